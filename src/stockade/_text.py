@@ -1,0 +1,55 @@
+"""Text that a guest chose, made safe to show.
+
+A guest names its functions, imports, exports and files. Such a name can be megabytes long, carry terminal escape
+sequences, or turn the reading direction of the line it is printed in. Every message, report and table shows it
+through `printable`; raw output that goes to a terminal passes `terminal_safe`.
+"""
+
+import unicodedata
+
+__all__ = ["NAME_LIMIT", "printable", "terminal_safe"]
+
+NAME_LIMIT = 120
+"""How many characters of a guest-chosen name are shown: enough to know it, too few to flood a log."""
+
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def _escape(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN_CATEGORIES:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable(text: str | bytes, limit: int = NAME_LIMIT) -> str:
+    """Shortens and escapes text from an untrusted source, so that it fits in one line of a message.
+
+    Args:
+        text: The text, or its bytes (taken as UTF-8; other bytes are escaped).
+        limit: How many characters are kept; the rest is told as a count.
+
+    Returns:
+        One line without control, format or direction-changing characters.
+    """
+    length = len(text)
+    # Cut before anything else: the cost must not depend on what the guest chose.
+    if isinstance(text, bytes):
+        text = text[: limit * 4].decode("utf-8", "backslashreplace")
+    kept = "".join(map(_escape, text[:limit]))
+    return kept if length <= limit else f"{kept}… ({length:,} long)"
+
+
+def terminal_safe(output: bytes) -> str:
+    """Escapes what could steer a terminal in a guest's output; lines, tabs and ordinary text stay as they are.
+
+    Args:
+        output: Bytes that a guest wrote to its stdout or stderr.
+
+    Returns:
+        Text in which every control character but newline, carriage return before newline, and tab is escaped.
+    """
+    text = output.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
+    return "".join(c if c in "\n\t" else _escape(c) for c in text)

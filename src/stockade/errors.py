@@ -1,0 +1,116 @@
+"""What can go wrong, as one tree.
+
+::
+
+    StockadeError                 everything that Stockade raises on purpose
+      PolicyError                 the policy is wrong or asks for what cannot be enforced; nothing ran
+      ModuleError                 the module cannot be run; nothing ran
+        ModuleNotFound            no such file
+        InvalidModule             not a regular file, not WebAssembly, damaged, or beyond a structural limit
+        LinkError                 it asks for an import or an entry point that is not there
+      IsolationError              the place where a run should happen cannot be had
+        EngineError               the wasmtime library is missing, unfit or exhausted
+      UsageError                  an object was used in a way it does not allow (closed, or by two threads)
+      GuestError                  the guest failed; raised by `Report.check` and `stockade.call`, carries the report
+        GuestExit                 it ended with a non-zero exit code
+        GuestTrap                 it trapped or crashed
+        LimitExceeded             it ran into a limit: fuel, time, idle time, memory, stack, output
+        Denied                    the policy stopped it for something it tried
+        Cancelled                 the caller cancelled it
+
+The first four are the caller's to mend; `GuestError` is what the guest did. Each message says what was wrong, where,
+and what to do next. Text that a guest chose is shortened and escaped in every message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stockade.report import Report
+
+__all__ = [
+    "Cancelled",
+    "Denied",
+    "EngineError",
+    "GuestError",
+    "GuestExit",
+    "GuestTrap",
+    "InvalidModule",
+    "IsolationError",
+    "LimitExceeded",
+    "LinkError",
+    "ModuleError",
+    "ModuleNotFound",
+    "PolicyError",
+    "StockadeError",
+    "UsageError",
+]
+
+
+class StockadeError(Exception):
+    """Everything that Stockade raises on purpose."""
+
+
+class PolicyError(StockadeError):
+    """The policy is wrong, or asks for what cannot be enforced. Nothing ran: mend the named field."""
+
+
+class ModuleError(StockadeError):
+    """The module cannot be run. Nothing ran."""
+
+
+class ModuleNotFound(ModuleError):  # noqa: N818 - named like ModuleNotFoundError's cause, not its kind
+    """There is no file at the path that was given."""
+
+
+class InvalidModule(ModuleError):  # noqa: N818 - public name of the design
+    """The bytes are not a core WebAssembly module that may be run."""
+
+
+class LinkError(ModuleError):
+    """The module asks for an import, or lacks an entry point, that the run needs."""
+
+
+class IsolationError(StockadeError):
+    """The place where a run should happen cannot be had."""
+
+
+class EngineError(IsolationError):
+    """The wasmtime library is missing, unfit for this Stockade, or out of room."""
+
+
+class UsageError(StockadeError):
+    """An object was used in a way that it does not allow, such as after `close` or from two threads at once."""
+
+
+class GuestError(StockadeError):
+    """The guest failed.
+
+    Attributes:
+        report: What happened, in full.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class GuestExit(GuestError):  # noqa: N818 - an exit is not an error until someone asked for success
+    """The guest ended with a non-zero exit code."""
+
+
+class GuestTrap(GuestError):  # noqa: N818 - the field's word
+    """The guest trapped, or what ran it crashed."""
+
+
+class LimitExceeded(GuestError):  # noqa: N818 - says what happened
+    """The guest ran into a limit of its policy."""
+
+
+class Denied(GuestError):  # noqa: N818 - says what happened
+    """The policy ended the run for something that the guest tried."""
+
+
+class Cancelled(GuestError):  # noqa: N818 - says what happened
+    """The caller cancelled the run."""
