@@ -1,0 +1,216 @@
+"""Engines: one for each configuration, shared by everything in the process."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Any, NamedTuple
+
+from stockade.engine._failure import error_text
+from stockade.engine._seam import capi
+from stockade.engine._ticker import Ticker
+from stockade.errors import EngineError, InvalidModule
+
+__all__ = ["MAX_POOLED_MEMORIES", "MAX_POOLED_TABLES", "MAX_POOLED_TABLE_ELEMENTS", "Engine", "EngineConfig", "assemble"]
+
+_MAX_INSTANCES = 1000
+"""Instances that one engine keeps slots for; one run or session takes one."""
+
+MAX_POOLED_MEMORIES = 8
+"""Memories that a pooled instance may have, the guard's included."""
+
+MAX_POOLED_TABLES = 8
+"""Tables that a pooled instance may have, the guard's included."""
+
+MAX_POOLED_TABLE_ELEMENTS = 65_536
+"""Elements that a table of a pooled instance may have (512 KiB of reserved, untouched address space each)."""
+
+_MEMORY_RESERVATION_BYTES = 4 << 30
+"""Address space that wasmtime reserves for each memory, so that bounds checks cost nothing."""
+
+_KEEP_RESIDENT_BYTES = 64 << 10
+"""Memory of a finished instance up to this size is cleared by hand, which is faster than asking the kernel to."""
+
+_HOST_STACK_BYTES = 512 << 10
+"""Stack that native WASI functions may use on top of the guest's own."""
+
+
+class EngineConfig(NamedTuple):
+    """What an engine is built for; runs with equal configurations share an engine.
+
+    Attributes:
+        fuel: Whether code is compiled to count fuel.
+        stack_bytes: How much stack guest code may use.
+        simd: Whether the SIMD and relaxed SIMD proposals are on.
+        multi_memory: Whether the multi-memory proposal is on: for the guard always, for guests where allowed.
+        pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
+    """
+
+    fuel: bool
+    stack_bytes: int
+    simd: bool = True
+    multi_memory: bool = True
+    pooled: bool = True
+
+
+# Proposals that guests do not get. GC, threads and 64-bit memories widen what the engine must get right;
+# the weaver does not know stack switching or typed function references.
+_OFF = (
+    "gc_support",
+    "shared_memory",
+    "wasm_compact_imports",
+    "wasm_custom_page_sizes",
+    "wasm_exceptions",
+    "wasm_function_references",
+    "wasm_gc",
+    "wasm_memory64",
+    "wasm_stack_switching",
+    "wasm_threads",
+    "wasm_wide_arithmetic",
+)
+_ON = (
+    "epoch_interruption",
+    "memory_init_cow",
+    "wasm_bulk_memory",
+    "wasm_multi_value",
+    "wasm_reference_types",
+    "wasm_relaxed_simd_deterministic",
+    "wasm_tail_call",
+)
+
+
+def _address_space_is_limited() -> bool:
+    try:
+        import resource
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def _build(api: Any, config: EngineConfig) -> int:
+    # SAFETY: the config is ours until wasm_engine_new_with_config consumes it; the pooling config is copied into it
+    # and freed here. Every setter takes a live config and a plain number.
+    raw = api.config_new()
+    for name in _OFF:
+        getattr(api, f"config_{name}_set")(raw, False)
+    for name in _ON:
+        getattr(api, f"config_{name}_set")(raw, True)
+    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD (H26).
+    api.config_wasm_relaxed_simd_set(raw, config.simd)
+    api.config_wasm_simd_set(raw, config.simd)
+    api.config_wasm_multi_memory_set(raw, config.multi_memory)
+    api.config_consume_fuel_set(raw, config.fuel)
+    api.config_max_wasm_stack_set(raw, config.stack_bytes)
+    api.config_async_stack_size_set(raw, config.stack_bytes + _HOST_STACK_BYTES)
+    if config.pooled:
+        pool = api.pooling_allocation_config_new()
+        for name, value in {
+            "total_core_instances": _MAX_INSTANCES,
+            "total_memories": _MAX_INSTANCES * 2,
+            "total_tables": _MAX_INSTANCES * 2,
+            "total_stacks": _MAX_INSTANCES,
+            "max_memories_per_module": MAX_POOLED_MEMORIES,
+            "max_tables_per_module": MAX_POOLED_TABLES,
+            "max_core_instance_size": 64 << 20,
+            "table_elements": MAX_POOLED_TABLE_ELEMENTS,
+            "linear_memory_keep_resident": _KEEP_RESIDENT_BYTES,
+            "table_keep_resident": _KEEP_RESIDENT_BYTES,
+            "async_stack_keep_resident": 16 << 10,
+        }.items():
+            getattr(api, f"pooling_allocation_config_{name}_set")(pool, value)
+        api.pooling_allocation_strategy_set(raw, pool)
+        api.pooling_allocation_config_delete(pool)
+    engine = api.engine_new_with_config(raw)
+    if not engine:
+        raise EngineError(f"wasmtime refused the configuration {config}")
+    return int(engine)
+
+
+class Engine:
+    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as the process."""
+
+    _engines: dict[EngineConfig, Engine] = {}  # noqa: RUF012 - the shared registry, guarded by the lock
+    _lock = threading.Lock()
+
+    def __init__(self, config: EngineConfig) -> None:
+        api = capi()
+        self.config = config
+        self.pointer = _build(api, config)
+        # SAFETY: the linker holds its own reference to the engine; both are kept for the life of the process.
+        self.linker = api.linker_new(self.pointer)
+        if error := api.linker_define_wasi(self.linker):
+            raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
+        increment, pointer = api.engine_increment_epoch, self.pointer
+        self.ticker = Ticker(lambda: increment(pointer))
+        self._live = 0
+
+    @classmethod
+    def shared(cls, config: EngineConfig) -> Engine:
+        """Returns the engine for a configuration, built on first use.
+
+        Where the process has an address-space limit (RLIMIT_AS), slots cannot be reserved: instances are then
+        allocated one by one.
+        """
+        if config.pooled and _address_space_is_limited():
+            config = config._replace(pooled=False)
+        engine = cls._engines.get(config)
+        if engine is None:
+            with cls._lock:
+                engine = cls._engines.get(config)
+                if engine is None:
+                    engine = cls._engines[config] = cls(config)
+        return engine
+
+    @property
+    def live_instances(self) -> int:
+        """How many instances exist right now."""
+        return self._live
+
+    def admit(self) -> None:
+        """Counts one more instance.
+
+        Raises:
+            EngineError: All slots are taken.
+        """
+        with self._lock:
+            if self._live >= _MAX_INSTANCES:
+                raise EngineError(
+                    f"{_MAX_INSTANCES} runs and sessions are open on this engine, which is all it has room for: "
+                    "close sessions that are done, or run fewer at once"
+                )
+            self._live += 1
+
+    def dismiss(self) -> None:
+        """Counts one instance less."""
+        with self._lock:
+            self._live -= 1
+
+    def validate(self, wasm: bytes) -> None:
+        """Checks that a module is valid under the proposals of this engine.
+
+        Raises:
+            InvalidModule: It is not; the message says where.
+        """
+        # SAFETY: `wasm` is borrowed for the call only.
+        if error := capi().module_validate(self.pointer, wasm, len(wasm)):
+            raise InvalidModule(f"not valid WebAssembly: {error_text(error)}")
+
+
+def assemble(text: str) -> bytes:
+    """Translates WebAssembly text to its binary form.
+
+    Args:
+        text: A module in the text format (WAT).
+
+    Raises:
+        InvalidModule: The text does not parse.
+    """
+    api = capi()
+    encoded = text.encode()
+    vector = (ctypes.c_size_t * 2)()
+    # SAFETY: the text is borrowed for the call; the vector is ours, copied and then freed.
+    if error := api.wat2wasm(encoded, len(encoded), ctypes.addressof(vector)):
+        raise InvalidModule(f"not valid WebAssembly text: {error_text(error)}")
+    wasm = ctypes.string_at(vector[1], vector[0])
+    api.byte_vec_delete(ctypes.addressof(vector))
+    return wasm

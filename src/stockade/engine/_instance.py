@@ -1,0 +1,302 @@
+"""One store with one instance in it: the only place where guest code runs."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
+from typing import TYPE_CHECKING, Final
+
+from stockade.engine._failure import Failure, error_text
+from stockade.engine._seam import Extern, Value, capi
+from stockade.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stockade._wasi import WasiCall
+    from stockade.engine._compiled import CompiledModule
+
+__all__ = ["Directory", "Instance", "Memory", "Number"]
+
+Number = int | float
+Directory = tuple[bytes, bytes, bool]
+"""A mount for native WASI: host path, guest path, whether it may be written."""
+
+_PAGE_BYTES: Final = 65_536
+_FUEL_SLICE: Final = 10_000_000
+"""The guest yields at least this often while it burns fuel, so that the fuel read after a stop is never older."""
+
+_PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64")}
+_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
+
+
+class _Out(ctypes.Structure):
+    """The places that C calls write to, in one allocation: it lives as long as the instance."""
+
+    _fields_ = (
+        ("instance", c_uint64 * 2),
+        ("trap", c_void_p),
+        ("error", c_void_p),
+        ("extern", Extern),
+        ("number", c_uint64),
+    )
+
+
+class Memory:
+    """A linear memory of an instance, read and written from outside with bounds checks.
+
+    A guest can move or grow its memory whenever it runs, so base and size are asked for at every access.
+    """
+
+    def __init__(self, context: int, extern: bytes) -> None:
+        self._context = context
+        # SAFETY: the handle (wasmtime_memory_t) is copied: it is an index into the store, valid while that lives.
+        self._handle = ctypes.create_string_buffer(extern, len(extern))
+        self._address = addressof(self._handle)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its present size."""
+        # SAFETY: the store is alive (Instance.close drops this object's users first); so for the calls below.
+        return int(capi().memory_data_size(self._context, self._address))
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Makes the memory at least this large.
+
+        Raises:
+            EngineError: The memory cannot be had.
+        """
+        missing = size_bytes - self.size_bytes
+        if missing > 0:
+            previous = c_uint64()
+            pages = -(-missing // _PAGE_BYTES)
+            if error := capi().memory_grow(self._context, self._address, pages, addressof(previous)):
+                raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copies bytes out.
+
+        Raises:
+            IndexError: They are not all inside the memory.
+        """
+        self._check(address, size)
+        return string_at(capi().memory_data(self._context, self._address) + address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Copies bytes in.
+
+        Raises:
+            IndexError: They do not all fit inside the memory.
+        """
+        self._check(address, len(data))
+        memmove(capi().memory_data(self._context, self._address) + address, data, len(data))
+
+    def _check(self, address: int, size: int) -> None:
+        if address < 0 or size < 0 or address + size > self.size_bytes:
+            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self.size_bytes:,}")
+
+
+class Instance:
+    """An instance of a compiled module in a store of its own.
+
+    Use it from one thread at a time, and close it.
+
+    Args:
+        compiled: What to instantiate.
+        fuel: The budget in fuel units; None where the engine does not count.
+        memory_bytes: The most that any single memory may have, the guard's included.
+        table_elements: The most that any single table may have.
+        directories: What native WASI may reach.
+
+    Raises:
+        EngineError: There is no room, or a directory could not be opened.
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledModule,
+        *,
+        fuel: int | None,
+        memory_bytes: int,
+        table_elements: int,
+        directories: Sequence[Directory] = (),
+    ) -> None:
+        api = capi()
+        engine = compiled.engine
+        engine.admit()
+        self._engine = engine
+        self._compiled = compiled  # keeps the machine code alive while this store may run it
+        # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
+        # call that is given its address.
+        self._store: int | None = api.store_new(engine.pointer, None, None)
+        self._context: int = api.store_context(self._store)
+        out = self._out = _Out()
+        base = addressof(out)
+        self._instance = base
+        self._trap = base + _Out.trap.offset
+        self._error = base + _Out.error.offset
+        self._extern = base + _Out.extern.offset
+        self._handle = self._extern + Extern.of.offset
+        self._number = base + _Out.number.offset
+        self.failure: Failure | None = None
+        try:
+            api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
+            if fuel is not None:
+                api.context_set_fuel(self._context, fuel)
+                api.context_fuel_async_yield_interval(self._context, _FUEL_SLICE)
+            self._set_wasi(directories)
+            # SAFETY: no guest code runs here: the weaver took the start function out.
+            error = api.instance_pre_instantiate(compiled.prelinked, self._context, self._instance, self._trap)
+            if error:
+                self.failure = Failure.from_error(error)
+            elif out.trap:
+                self.failure = self._take_trap()
+            # Only now: instantiation must not yield. From here on, guest code yields at every tick.
+            api.context_epoch_deadline_async_yield_and_update(self._context, 1)
+            api.context_set_epoch_deadline(self._context, 1)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_wasi(self, directories: Sequence[Directory]) -> None:
+        api = capi()
+        # SAFETY: the config is ours until context_set_wasi consumes it, or until it is deleted on failure. Native
+        # WASI gets no stdio, arguments or environment: the guard serves those.
+        config = api.wasi_config_new()
+        for host, guest, writable in directories:
+            if not api.wasi_config_preopen_dir(config, host, guest, writable):
+                api.wasi_config_delete(config)
+                raise EngineError(f"the folder {printable_path(host)} could not be opened for the guest")
+        if error := api.context_set_wasi(self._context, config):
+            raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
+
+    def _take_trap(self) -> Failure:
+        trap, self._out.trap = self._out.trap, None
+        return Failure.from_trap(trap)
+
+    def _find(self, name: bytes) -> int:
+        """Looks an export up; returns its kind, its handle is at `self._handle`."""
+        # SAFETY: the name is borrowed for the call; the handle written to `out` is a copy.
+        if not capi().instance_export_get(self._context, self._instance, name, len(name), self._extern):
+            raise KeyError(name)
+        return int(self._out.extern.kind)
+
+    def memory(self, name: bytes) -> Memory:
+        """Returns an exported memory.
+
+        Raises:
+            KeyError: There is no memory of that name.
+        """
+        if self._find(name) != 3:
+            raise KeyError(name)
+        return Memory(self._context, string_at(self._handle, 24))
+
+    def fill_natives(self, table: bytes, calls: Sequence[WasiCall], module: str) -> None:
+        """Puts native WASI functions into the table through which the guard reaches those the guest lacks.
+
+        Args:
+            table: Name of the exported table.
+            calls: The functions, in the order of the table's slots.
+            module: The import module that provides them.
+        """
+        api = capi()
+        self._find(table)
+        handle = ctypes.create_string_buffer(string_at(self._handle, 24), 24)
+        where = module.encode()
+        for slot, call in enumerate(calls):
+            name = call.name.encode()
+            value = Value(kind=5)
+            # SAFETY: linker and store belong to one engine; handles are copies that the store keeps valid.
+            found = api.linker_get(
+                self._engine.linker, self._context, where, len(where), name, len(name), self._extern
+            )
+            assert found, call.name
+            memmove(addressof(value) + Value.of.offset, self._handle, 16)
+            if error := api.table_set(self._context, addressof(handle), slot, addressof(value)):
+                raise EngineError(f"native {call.name} cannot be lent to the guard: {error_text(error)}")
+
+    def call(
+        self,
+        export: bytes,
+        arguments: Sequence[tuple[str, Number]],
+        result_types: Sequence[str],
+        may_go_on: Callable[[], bool],
+    ) -> list[Number] | None:
+        """Calls an exported function, looking up at every tick.
+
+        Args:
+            export: Its name.
+            arguments: Type and value of each argument.
+            result_types: Types of its results.
+            may_go_on: Asked at every tick; when it says no, or raises, the guest is stopped where it is.
+
+        Returns:
+            The results; None where the guest did not return: then `failure` tells why, or is None where
+            `may_go_on` stopped it.
+
+        Raises:
+            KeyError: There is no function of that name.
+        """
+        api = capi()
+        if self._find(export) != 0:
+            raise KeyError(export)
+        values = (Value * (len(arguments) + len(result_types)))() if arguments or result_types else None
+        for index, (kind, number) in enumerate(arguments):
+            assert values is not None
+            values[index].kind, member = _PACKERS[kind]
+            setattr(values[index].of, member, number)
+        first = addressof(values) if values is not None else 0
+        results = first + ctypes.sizeof(Value) * len(arguments)
+        self.failure = None
+        # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
+        # all of them are kept by `self._out` and `values`, and nothing else uses the store before that. Deleting an
+        # unfinished future unwinds the guest. `poll` is never called again after it said that it is done.
+        future = api.func_call_async(
+            self._context,
+            self._handle,
+            first or None,
+            len(arguments),
+            results or None,
+            len(result_types),
+            self._trap,
+            self._error,
+        )
+        poll = api.call_future_poll
+        finished = False
+        try:
+            while not (finished := poll(future)):
+                if not may_go_on():
+                    return None
+        finally:
+            api.call_future_delete(future)
+        if finished and self._out.trap:
+            self.failure = self._take_trap()
+            return None
+        if self._out.error:
+            error, self._out.error = self._out.error, None
+            self.failure = Failure.from_error(error)
+            return None
+        if values is None:
+            return []
+        return [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+
+    def fuel_left(self) -> int:
+        """Returns the fuel that is left; after a stop in mid-loop it may be old by one slice of 10 million units."""
+        # SAFETY: writes one number into `out`. The engine counts fuel where the caller asks for this.
+        capi().context_get_fuel(self._context, self._number)
+        return int(self._out.number)
+
+    def close(self) -> None:
+        """Frees the store and all that is in it. Closing twice is harmless."""
+        store, self._store = self._store, None
+        if store is not None:
+            # SAFETY: we own the store; no future is alive, no handle is used after this.
+            capi().store_delete(store)
+            self._engine.dismiss()
+
+
+def printable_path(path: bytes) -> str:
+    """Shows a host path in a message."""
+    from stockade._text import printable
+
+    return printable(path)

@@ -1,0 +1,224 @@
+"""The seam: the one module that knows the wasmtime C API.
+
+It loads the shared library that the `wasmtime` wheel carries, without importing the wheel's Python code (which takes
+ten times as long), and declares the functions that Stockade calls. The declarations are held against the wheel's own
+bindings by a test; names and version are checked here, when the library is first needed, with one clear error.
+
+Made for wasmtime 50. On another release, read its changelog, run the tests, then widen `SUPPORTED_MAJORS`.
+
+Two rules hold for every caller. Pointers travel as plain integers, and whoever holds one says in a `# SAFETY:` comment
+who owns it and how long it lives. Functions that may run long (compile, validate, guest code) release the interpreter
+lock; short ones keep it, which is faster and lets no other thread in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+import sys
+from ctypes import c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stockade.errors import EngineError
+
+__all__ = ["LONG_CALLS", "SHORT_CALLS", "SUPPORTED_MAJORS", "Extern", "Value", "capi", "wasmtime_version"]
+
+SUPPORTED_MAJORS = (50,)
+"""The wasmtime releases that these declarations were made for."""
+
+_LIBRARY_NAMES = {"linux": "_libwasmtime.so", "darwin": "_libwasmtime.dylib", "win32": "_wasmtime.dll"}
+_MACHINES = {"AMD64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+
+
+class _ValueUnion(ctypes.Union):
+    _fields_ = (
+        ("i32", ctypes.c_int32),
+        ("i64", ctypes.c_int64),
+        ("f32", ctypes.c_float),
+        ("f64", ctypes.c_double),
+        ("func", c_uint64 * 2),
+        ("bytes", c_uint8 * 24),  # the largest member of wasmtime's union is a rooted reference of 24 bytes
+    )
+
+
+class Value(ctypes.Structure):
+    """`wasmtime_val_t`: a number with its kind (0 i32, 1 i64, 2 f32, 3 f64, 5 funcref)."""
+
+    _fields_ = (("kind", c_uint8), ("of", _ValueUnion))
+
+
+class _ExternUnion(ctypes.Union):
+    _fields_ = (("words", c_uint64 * 3),)
+
+
+class Extern(ctypes.Structure):
+    """`wasmtime_extern_t`: an export with its kind (0 function, 1 global, 2 table, 3 memory)."""
+
+    _fields_ = (("kind", c_uint8), ("of", _ExternUnion))
+
+
+_P = c_void_p
+_Prototypes = dict[str, tuple[Any, tuple[Any, ...]]]
+
+_FLAGS = (
+    "consume_fuel cranelift_nan_canonicalization epoch_interruption gc_support memory_init_cow parallel_compilation "
+    "shared_memory wasm_bulk_memory wasm_compact_imports wasm_custom_page_sizes wasm_exceptions "
+    "wasm_function_references wasm_gc wasm_memory64 wasm_multi_memory wasm_multi_value wasm_reference_types "
+    "wasm_relaxed_simd wasm_relaxed_simd_deterministic wasm_simd wasm_stack_switching wasm_tail_call wasm_threads "
+    "wasm_wide_arithmetic"
+).split()
+
+SHORT_CALLS: _Prototypes = {
+    "wasm_config_new": (_P, ()),
+    **{f"wasmtime_config_{flag}_set": (None, (_P, c_bool)) for flag in _FLAGS},
+    "wasmtime_config_max_wasm_stack_set": (None, (_P, c_size_t)),
+    "wasmtime_config_async_stack_size_set": (None, (_P, c_uint64)),
+    "wasmtime_pooling_allocation_config_new": (_P, ()),
+    "wasmtime_pooling_allocation_config_delete": (None, (_P,)),
+    "wasmtime_pooling_allocation_config_total_core_instances_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_total_memories_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_total_tables_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_total_stacks_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_max_memories_per_module_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_max_tables_per_module_set": (None, (_P, c_uint32)),
+    "wasmtime_pooling_allocation_config_max_core_instance_size_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_config_table_elements_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_config_linear_memory_keep_resident_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_config_table_keep_resident_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_config_async_stack_keep_resident_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_strategy_set": (None, (_P, _P)),
+    "wasmtime_engine_increment_epoch": (None, (_P,)),
+    "wasmtime_linker_new": (_P, (_P,)),
+    "wasmtime_linker_define_wasi": (_P, (_P,)),
+    "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P)),
+    "wasmtime_store_new": (_P, (_P, _P, _P)),
+    "wasmtime_store_delete": (None, (_P,)),
+    "wasmtime_store_context": (_P, (_P,)),
+    "wasmtime_store_limiter": (None, (_P, c_int64, c_int64, c_int64, c_int64, c_int64)),
+    "wasmtime_context_set_fuel": (_P, (_P, c_uint64)),
+    "wasmtime_context_get_fuel": (_P, (_P, _P)),
+    "wasmtime_context_fuel_async_yield_interval": (_P, (_P, c_uint64)),
+    "wasmtime_context_set_epoch_deadline": (None, (_P, c_uint64)),
+    # The header of release 50 declares an error as the result, but the function returns nothing.
+    "wasmtime_context_epoch_deadline_async_yield_and_update": (None, (_P, c_uint64)),
+    "wasmtime_context_set_wasi": (_P, (_P, _P)),
+    "wasi_config_new": (_P, ()),
+    "wasi_config_delete": (None, (_P,)),
+    "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),
+    "wasmtime_instance_export_get": (c_bool, (_P, _P, c_char_p, c_size_t, _P)),
+    "wasmtime_memory_data": (_P, (_P, _P)),
+    "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
+    "wasmtime_memory_grow": (_P, (_P, _P, c_uint64, _P)),
+    "wasmtime_table_set": (_P, (_P, _P, c_uint64, _P)),
+    "wasmtime_func_call_async": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P, _P)),
+    "wasmtime_call_future_delete": (None, (_P,)),
+    "wasmtime_module_delete": (None, (_P,)),
+    "wasmtime_instance_pre_delete": (None, (_P,)),
+    "wasmtime_linker_instantiate_pre": (_P, (_P, _P, _P)),
+    "wasmtime_error_delete": (None, (_P,)),
+    "wasmtime_error_message": (None, (_P, _P)),
+    "wasmtime_error_wasm_trace": (None, (_P, _P)),
+    "wasmtime_trap_code": (c_bool, (_P, _P)),
+    "wasm_trap_delete": (None, (_P,)),
+    "wasm_trap_trace": (None, (_P, _P)),
+    "wasm_frame_func_index": (c_uint32, (_P,)),
+    "wasm_frame_func_offset": (c_size_t, (_P,)),
+    "wasmtime_frame_func_name": (_P, (_P,)),
+    "wasm_frame_vec_delete": (None, (_P,)),
+    "wasm_byte_vec_delete": (None, (_P,)),
+}
+"""Functions that return at once: called with the interpreter lock held."""
+
+LONG_CALLS: _Prototypes = {
+    "wasm_engine_new_with_config": (_P, (_P,)),
+    "wasmtime_wat2wasm": (_P, (c_char_p, c_size_t, _P)),
+    "wasmtime_module_validate": (_P, (_P, c_char_p, c_size_t)),
+    "wasmtime_module_new": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
+    "wasmtime_call_future_poll": (c_bool, (_P,)),
+}
+"""Functions that compile, map memory or run guest code: called with the interpreter lock released."""
+
+
+class _CApi:
+    """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix."""
+
+    def __init__(self, path: Path) -> None:
+        # SAFETY: PyDLL keeps the interpreter lock during a call. None of these functions waits for another thread
+        # that could need the lock: no callback into Python is ever registered with the library.
+        short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+        missing = []
+        for library, prototypes in ((short, SHORT_CALLS), (long, LONG_CALLS)):
+            for name, (result, arguments) in prototypes.items():
+                try:
+                    function = getattr(library, name)
+                except AttributeError:
+                    missing.append(name)
+                    continue
+                function.restype, function.argtypes = result, arguments
+                setattr(self, name.removeprefix("wasmtime_").removeprefix("wasm_"), function)
+        if missing:
+            raise EngineError(
+                f"the wasmtime library at {path} lacks {', '.join(missing)}. "
+                f"Install the release that Stockade was made for: pip install 'wasmtime>=50,<51'"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} is not declared in the seam")
+
+
+@cache
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec("wasmtime")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("the wasmtime package is not installed: pip install 'wasmtime>=50,<51'")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def wasmtime_version() -> str:
+    """Returns the version of the installed wasmtime wheel, such as `"50.0.1"`.
+
+    Raises:
+        EngineError: The wheel is not installed, or its metadata is missing.
+    """
+    folder = _package_folder()
+    # The metadata folder's name tells the version; importlib.metadata would take twenty times as long to say it.
+    for metadata in sorted(folder.parent.glob("wasmtime-*.dist-info")):
+        return metadata.name.removeprefix("wasmtime-").removesuffix(".dist-info")
+    from importlib import metadata as slow_metadata
+
+    try:
+        return slow_metadata.version("wasmtime")
+    except slow_metadata.PackageNotFoundError:
+        raise EngineError(
+            f"{folder} has no version: reinstall it with pip install 'wasmtime>=50,<51'"
+        ) from None
+
+
+@cache
+def capi() -> Any:
+    """Loads the C API on first use.
+
+    Raises:
+        EngineError: The library is missing, of an unknown release, or lacks a function.
+    """
+    version = wasmtime_version()
+    if int(version.split(".", 1)[0]) not in SUPPORTED_MAJORS:
+        raise EngineError(
+            f"wasmtime {version} is installed, but this Stockade was made for release "
+            f"{SUPPORTED_MAJORS[0]}: pip install 'wasmtime>=50,<51'"
+        )
+    machine = _MACHINES.get(platform.machine())
+    library = _LIBRARY_NAMES.get(sys.platform)
+    if machine is None or library is None:
+        raise EngineError(f"wasmtime has no build for {sys.platform} on {platform.machine()}")
+    path = _package_folder() / f"{sys.platform}-{machine}" / library
+    if not path.is_file():
+        raise EngineError(f"the wasmtime wheel has no library at {path}: reinstall it for this platform")
+    return _CApi(path)
+
+

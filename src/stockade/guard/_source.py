@@ -1,0 +1,239 @@
+"""The guard's source, ready to be woven: its code cut where indices stand, and the layout of its state.
+
+Everything is read from `guard.wat`: function bodies, and the addresses of state fields, which stand there as constants
+with exported names such as `memory_limit:u64`. So neither the weaver nor the run path repeats a number of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from stockade.engine import assemble
+from stockade.wasm import ExternKind, FuncType, Kind, ParsedModule, Reader, SectionId, all_sites, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["GUEST_MEMORY", "Body", "Guard", "Layout", "Reference", "guard"]
+
+GUEST_MEMORY = 0
+"""Index of the guest's memory in the guard's own module; its own memory is the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A place in the guard's code where an index must be put.
+
+    Attributes:
+        kind: What the index counts.
+        index: The index in the guard's own module.
+        alignment: For the memory of a load or store that leaves the index out: the alignment to write before it.
+    """
+
+    kind: Kind
+    index: int
+    alignment: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One guard function.
+
+    Attributes:
+        name: Its name, for backtraces.
+        type: Its type.
+        parts: Its code, cut at the references: bytes to copy, then the reference that follows them, if any.
+        calls: The functions that it calls, by index in the guard's own module.
+    """
+
+    name: str
+    type: FuncType
+    parts: tuple[tuple[bytes, Reference | None], ...]
+    calls: frozenset[int]
+
+
+class Layout:
+    """Where the fields of the guard's state lie, and how they are packed.
+
+    Args:
+        fields: The constants that the guard exports: name and type -> address.
+    """
+
+    _CODES = {"u8": "B", "u32": "I", "u64": "Q", "stream": "IIIxxxxQ"}  # noqa: RUF012 - a constant
+    _WIDTHS = {"stream": 4}  # noqa: RUF012 - numbers in a field that is not one number
+
+    def __init__(self, fields: Mapping[str, int]) -> None:
+        self.constants: dict[str, int] = {}
+        self.offsets: dict[str, int] = {}
+        codes: dict[str, str] = {}
+        for declared, address in fields.items():
+            name, _, kind = declared.partition(":")
+            if kind == "const":
+                self.constants[name] = address
+                continue
+            kind, _, count = kind.partition("[")
+            self.offsets[name] = address
+            codes[name] = count.rstrip("]") + self._CODES[kind]
+        # One format over everything the host reads: unpacking it at once is cheaper than field by field.
+        pattern, position, index = "<", 0, 0
+        self._places: dict[str, slice] = {}
+        for name, address in sorted(self.offsets.items(), key=lambda item: item[1]):
+            if address >= self.offsets["end_of_report"]:
+                break
+            code = codes[name]
+            numbers = len(struct.unpack("<" + code, bytes(struct.calcsize("<" + code))))
+            pattern += f"{address - position}x{code}"
+            position = address + struct.calcsize("<" + code)
+            self._places[name] = slice(index, index + numbers)
+            index += numbers
+        self._format = struct.Struct(pattern)
+        self._codes = codes
+
+    @property
+    def report_bytes(self) -> int:
+        """How many bytes from the beginning hold everything that a report needs."""
+        return self._format.size
+
+    def write(self, block: bytearray, name: str, *numbers: int) -> None:
+        """Puts a field into a block of state."""
+        struct.pack_into("<" + self._codes[name], block, self.offsets[name], *numbers)
+
+    def unpack(self, block: bytes) -> tuple[int, ...]:
+        """Reads all fields of a report at once; `place` tells where each is."""
+        return self._format.unpack(block)
+
+    def place(self, name: str) -> slice:
+        """Returns where a field's numbers are in what `unpack` returns."""
+        return self._places[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The guard, taken apart.
+
+    Attributes:
+        digest: SHA-256 of its source, part of every cache key.
+        layout: Its state.
+        bodies: Its functions by index in its own module.
+        natives: Native WASI functions by index in its own module.
+        exports: Its functions by the name they are exported under.
+        memory_pages: Pages that its state begins with.
+    """
+
+    digest: str
+    layout: Layout
+    bodies: dict[int, Body]
+    natives: dict[int, str]
+    exports: dict[str, int]
+    memory_pages: int
+
+
+@cache
+def guard() -> Guard:
+    """Reads and assembles the guard, once in a process."""
+    source = files("stockade.guard").joinpath("guard.wat").read_bytes()
+    module = parse(assemble(source.decode()))
+    natives = {
+        index: entry.name.decode()
+        for index, entry in enumerate(i for i in module.imports if i.kind is ExternKind.FUNC)
+    }
+    constants = _constants(module)
+    exports: dict[str, int] = {}
+    fields: dict[str, int] = {}
+    for raw, export in module.exports.items():
+        name = raw.decode()
+        if export.kind is ExternKind.FUNC:
+            exports[name] = export.index
+        elif export.kind is ExternKind.GLOBAL:
+            fields[name] = constants[export.index]
+    names = {index: name for name, index in exports.items()}
+    bodies = {
+        index: _body(module, index, names.get(index, "helper"), constants)
+        for index in range(module.imported_functions, len(module.functions))
+    }
+    return Guard(
+        hashlib.sha256(source).hexdigest(),
+        Layout(fields),
+        bodies,
+        natives,
+        exports,
+        module.memories[GUEST_MEMORY + 1],
+    )
+
+
+def _constants(module: ParsedModule) -> list[int]:
+    """The values of the guard's globals: all are immutable i32 constants."""
+    section = module.section(SectionId.GLOBAL)
+    assert section is not None
+    reader = Reader(module.data, section.start, section.end, "guard")
+    values = []
+    for _ in range(reader.u32()):
+        assert reader.take(3) == b"\x7f\x00\x41", "globals of the guard are constants of type i32"
+        start = reader.position
+        reader.leb()
+        values.append(_signed(module.data[start : reader.position]))
+        assert reader.byte() == 0x0B
+    return values
+
+
+def _signed(encoded: bytes) -> int:
+    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
+    return value - (1 << 7 * len(encoded)) if encoded[-1] & 0x40 else value
+
+
+def _body(module: ParsedModule, index: int, name: str, constants: list[int]) -> Body:
+    start, end = module.bodies[index - module.imported_functions]
+    reader = Reader(module.data, start, end, "guard")
+    for _ in range(reader.u32()):
+        reader.u32()
+        reader.byte()
+    parts: list[tuple[bytes, Reference | None]] = []
+    calls = set()
+    copied = start
+    for position, after, reference in _references(module.data, reader.position, end):
+        before = module.data[copied:position]
+        copied = after
+        if reference.kind is Kind.GLOBAL_GET:
+            parts.append((before + b"\x41" + _sleb(constants[reference.index]), None))
+            continue
+        if reference.kind is Kind.CALL:
+            calls.add(reference.index)
+        parts.append((before, reference))
+    parts.append((module.data[copied:end], None))
+    return Body(name, module.function_type(index), tuple(_joined(parts)), frozenset(calls))
+
+
+def _references(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, Reference]]:
+    for site in all_sites(data, start, end):
+        if site.kind is Kind.MEMORY and site.start == site.end:
+            # The guest's memory, left out of a memory argument: the alignment byte before it is written anew.
+            yield site.start, site.start + 1, Reference(Kind.MEMORY, site.index, data[site.start])
+        else:
+            yield site.start, site.end, Reference(site.kind, site.index)
+
+
+def _joined(parts: list[tuple[bytes, Reference | None]]) -> Iterator[tuple[bytes, Reference | None]]:
+    """Joins neighbours where no index stands between them."""
+    pending = b""
+    for code, reference in parts:
+        pending += code
+        if reference is not None:
+            yield pending, reference
+            pending = b""
+    yield pending, None
+
+
+def _sleb(value: int) -> bytes:
+    out = bytearray()
+    while True:
+        byte = value & 0x7F
+        value >>= 7
+        if (value == 0 and not byte & 0x40) or (value == -1 and byte & 0x40):
+            out.append(byte)
+            return bytes(out)
+        out.append(byte | 0x80)

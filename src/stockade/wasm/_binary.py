@@ -1,0 +1,107 @@
+"""Numbers and vectors of the WebAssembly binary format, read with bounds checks and written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.errors import InvalidModule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Reader", "uleb", "vector"]
+
+
+def uleb(value: int) -> bytes:
+    """Encodes an unsigned number in LEB128, as short as it gets."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def vector(items: Iterable[bytes]) -> bytes:
+    """Encodes a vector: how many items, then the items."""
+    items = list(items)
+    return uleb(len(items)) + b"".join(items)
+
+
+class Reader:
+    """Reads a part of a module from front to back and never past its end.
+
+    Args:
+        data: The whole module.
+        position: Where to begin.
+        end: Where the part ends.
+        what: What is being read, for messages.
+    """
+
+    __slots__ = ("data", "end", "position", "what")
+
+    def __init__(self, data: bytes, position: int, end: int, what: str) -> None:
+        self.data = data
+        self.position = position
+        self.end = end
+        self.what = what
+
+    def damaged(self, problem: str) -> InvalidModule:
+        """Returns the error that says what is wrong and where."""
+        return InvalidModule(
+            f"damaged module: {problem} at byte {self.position:,}, in the {self.what}. "
+            "The file is cut short or corrupt: build or fetch it again"
+        )
+
+    def byte(self) -> int:
+        """Reads one byte."""
+        position = self.position
+        if position >= self.end:
+            raise self.damaged("unexpected end")
+        self.position = position + 1
+        return self.data[position]
+
+    def u32(self) -> int:
+        """Reads an unsigned number of at most 32 bits."""
+        value = self._leb(5)
+        if value >> 32:
+            raise self.damaged("number too large")
+        return value
+
+    def leb(self) -> None:
+        """Skips a number of at most 64 bits, signed or not."""
+        self._leb(10)
+
+    def _leb(self, most: int) -> int:
+        value = shift = 0
+        for _ in range(most):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+        raise self.damaged("number too long")
+
+    def take(self, size: int) -> bytes:
+        """Reads this many bytes."""
+        start = self.position
+        if size > self.end - start:
+            raise self.damaged("unexpected end")
+        self.position = start + size
+        return self.data[start : start + size]
+
+    def name(self) -> bytes:
+        """Reads a name: a length, then UTF-8."""
+        return self.take(self.u32())
+
+    def count(self) -> int:
+        """Reads how many items follow; each takes at least a byte, so a false count is caught here."""
+        count = self.u32()
+        if count > self.end - self.position:
+            raise self.damaged(f"{count:,} items announced in {self.end - self.position:,} bytes")
+        return count
+
+    def finish(self) -> None:
+        """Checks that nothing is left over."""
+        if self.position != self.end:
+            raise self.damaged("bytes left over")

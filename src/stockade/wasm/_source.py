@@ -1,0 +1,74 @@
+"""Reading a module file that someone else may have put there.
+
+The file is opened once, checked on the open descriptor, and read within a bound: a folder, a FIFO or `/dev/zero` is
+refused without reading from it, and a file that grows while it is read is cut at the bound (H34). What is hashed is
+what is compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from stockade._text import printable
+from stockade.errors import InvalidModule, ModuleNotFound
+
+__all__ = ["read_module_file"]
+
+
+def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
+    """Reads a regular file of a bounded size.
+
+    Args:
+        path: Where it is.
+        limit_bytes: The most it may have.
+
+    Raises:
+        ModuleNotFound: There is no such file.
+        InvalidModule: It is not a regular file, cannot be read, or is too large.
+    """
+    shown = printable(os.fspath(path), 400)
+    try:
+        # Not blocking: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        near = _neighbours(Path(path))
+        raise ModuleNotFound(f"no file at {shown}{near}") from None
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        raise InvalidModule(f"{shown} cannot be opened: {reason}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidModule(f"{shown} is {_kind(status.st_mode)}, not a regular file: give the path of a module")
+        if status.st_size > limit_bytes:
+            raise InvalidModule(
+                f"{shown} has {status.st_size:,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
+            )
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise InvalidModule(f"{shown} grew beyond {limit_bytes:,} bytes while it was read (limits.module_size)")
+    return data
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a special file")
+
+
+def _neighbours(path: Path) -> str:
+    import difflib
+
+    try:
+        names = [entry.name for entry in os.scandir(path.parent) if entry.name.endswith((".wasm", ".wat"))][:1000]
+    except OSError:
+        return f" (nor a folder {printable(str(path.parent), 400)})"
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {printable(close[0])}?" if close else ""
