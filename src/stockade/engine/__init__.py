@@ -9,7 +9,14 @@ from stockade.engine._engine import (
     EngineConfig,
     assemble,
 )
-from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, UNREACHABLE, EngineFrame, Failure
+from stockade.engine._failure import (
+    OUT_OF_FUEL,
+    STACK_OVERFLOW,
+    TRAP_CODES,
+    UNREACHABLE,
+    EngineFrame,
+    Failure,
+)
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._seam import wasmtime_version
 

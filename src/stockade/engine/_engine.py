@@ -11,7 +11,14 @@ from stockade.engine._seam import capi
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
 
-__all__ = ["MAX_POOLED_MEMORIES", "MAX_POOLED_TABLES", "MAX_POOLED_TABLE_ELEMENTS", "Engine", "EngineConfig", "assemble"]
+__all__ = [
+    "MAX_POOLED_MEMORIES",
+    "MAX_POOLED_TABLES",
+    "MAX_POOLED_TABLE_ELEMENTS",
+    "Engine",
+    "EngineConfig",
+    "assemble",
+]
 
 _MAX_INSTANCES = 1000
 """Instances that one engine keeps slots for; one run or session takes one."""

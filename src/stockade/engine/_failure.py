@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 from stockade._text import NAME_LIMIT, printable
 from stockade.engine._seam import capi
 
-__all__ = ["OUT_OF_FUEL", "STACK_OVERFLOW", "TRAP_CODES", "UNREACHABLE", "EngineFrame", "Failure", "error_text"]
+__all__ = [
+    "OUT_OF_FUEL",
+    "STACK_OVERFLOW",
+    "TRAP_CODES",
+    "UNREACHABLE",
+    "EngineFrame",
+    "Failure",
+    "error_text",
+]
 
 TRAP_CODES: dict[int, tuple[str, str]] = {
     0: ("stack_overflow", "call stack exhausted"),

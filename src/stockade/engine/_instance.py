@@ -6,6 +6,7 @@ import ctypes
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
 from typing import TYPE_CHECKING, Final
 
+from stockade._text import printable
 from stockade.engine._failure import Failure, error_text
 from stockade.engine._seam import Extern, Value, capi
 from stockade.errors import EngineError
@@ -26,6 +27,9 @@ _PAGE_BYTES: Final = 65_536
 _FUEL_SLICE: Final = 10_000_000
 """The guest yields at least this often while it burns fuel, so that the fuel read after a stop is never older."""
 
+_FAR_AWAY: Final = 1 << 62
+"""An epoch that is never reached."""
+
 _PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64")}
 _MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
 
@@ -42,6 +46,10 @@ class _Out(ctypes.Structure):
     )
 
 
+_Handle = c_uint64 * 3
+"""Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
+
+
 class Memory:
     """A linear memory of an instance, read and written from outside with bounds checks.
 
@@ -51,7 +59,7 @@ class Memory:
     def __init__(self, context: int, extern: bytes) -> None:
         self._context = context
         # SAFETY: the handle (wasmtime_memory_t) is copied: it is an index into the store, valid while that lives.
-        self._handle = ctypes.create_string_buffer(extern, len(extern))
+        self._handle = _Handle.from_buffer_copy(extern)
         self._address = addressof(self._handle)
 
     @property
@@ -143,15 +151,18 @@ class Instance:
             api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
                 api.context_set_fuel(self._context, fuel)
-                api.context_fuel_async_yield_interval(self._context, _FUEL_SLICE)
             self._set_wasi(directories)
-            # SAFETY: no guest code runs here: the weaver took the start function out.
+            # Instantiation runs code of the engine's own, which must not be interrupted; no guest code, for the weaver
+            # took the start function out. Yielding is for the guest, and begins after it.
+            api.context_set_epoch_deadline(self._context, _FAR_AWAY)
+            # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
             error = api.instance_pre_instantiate(compiled.prelinked, self._context, self._instance, self._trap)
             if error:
                 self.failure = Failure.from_error(error)
             elif out.trap:
                 self.failure = self._take_trap()
-            # Only now: instantiation must not yield. From here on, guest code yields at every tick.
+            if fuel is not None:
+                api.context_fuel_async_yield_interval(self._context, _FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(self._context, 1)
             api.context_set_epoch_deadline(self._context, 1)
         except BaseException:
@@ -166,7 +177,7 @@ class Instance:
         for host, guest, writable in directories:
             if not api.wasi_config_preopen_dir(config, host, guest, writable):
                 api.wasi_config_delete(config)
-                raise EngineError(f"the folder {printable_path(host)} could not be opened for the guest")
+                raise EngineError(f"the folder {printable(host, 400)} could not be opened for the guest")
         if error := api.context_set_wasi(self._context, config):
             raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
 
@@ -201,15 +212,13 @@ class Instance:
         """
         api = capi()
         self._find(table)
-        handle = ctypes.create_string_buffer(string_at(self._handle, 24), 24)
+        handle = _Handle.from_buffer_copy(string_at(self._handle, 24))
         where = module.encode()
         for slot, call in enumerate(calls):
             name = call.name.encode()
             value = Value(kind=5)
             # SAFETY: linker and store belong to one engine; handles are copies that the store keeps valid.
-            found = api.linker_get(
-                self._engine.linker, self._context, where, len(where), name, len(name), self._extern
-            )
+            found = api.linker_get(self._engine.linker, self._context, where, len(where), name, len(name), self._extern)
             assert found, call.name
             memmove(addressof(value) + Value.of.offset, self._handle, 16)
             if error := api.table_set(self._context, addressof(handle), slot, addressof(value)):
@@ -262,14 +271,13 @@ class Instance:
             self._error,
         )
         poll = api.call_future_poll
-        finished = False
         try:
-            while not (finished := poll(future)):
+            while not poll(future):
                 if not may_go_on():
                     return None
         finally:
             api.call_future_delete(future)
-        if finished and self._out.trap:
+        if self._out.trap:
             self.failure = self._take_trap()
             return None
         if self._out.error:
@@ -279,6 +287,11 @@ class Instance:
         if values is None:
             return []
         return [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+
+    def set_fuel(self, fuel: int) -> None:
+        """Sets the budget anew."""
+        # SAFETY: the store is alive, and nothing of it runs.
+        capi().context_set_fuel(self._context, fuel)
 
     def fuel_left(self) -> int:
         """Returns the fuel that is left; after a stop in mid-loop it may be old by one slice of 10 million units."""
@@ -293,10 +306,3 @@ class Instance:
             # SAFETY: we own the store; no future is alive, no handle is used after this.
             capi().store_delete(store)
             self._engine.dismiss()
-
-
-def printable_path(path: bytes) -> str:
-    """Shows a host path in a message."""
-    from stockade._text import printable
-
-    return printable(path)

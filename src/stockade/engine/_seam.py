@@ -63,13 +63,32 @@ class Extern(ctypes.Structure):
 _P = c_void_p
 _Prototypes = dict[str, tuple[Any, tuple[Any, ...]]]
 
-_FLAGS = (
-    "consume_fuel cranelift_nan_canonicalization epoch_interruption gc_support memory_init_cow parallel_compilation "
-    "shared_memory wasm_bulk_memory wasm_compact_imports wasm_custom_page_sizes wasm_exceptions "
-    "wasm_function_references wasm_gc wasm_memory64 wasm_multi_memory wasm_multi_value wasm_reference_types "
-    "wasm_relaxed_simd wasm_relaxed_simd_deterministic wasm_simd wasm_stack_switching wasm_tail_call wasm_threads "
-    "wasm_wide_arithmetic"
-).split()
+_FLAGS = [
+    "consume_fuel",
+    "cranelift_nan_canonicalization",
+    "epoch_interruption",
+    "gc_support",
+    "memory_init_cow",
+    "parallel_compilation",
+    "shared_memory",
+    "wasm_bulk_memory",
+    "wasm_compact_imports",
+    "wasm_custom_page_sizes",
+    "wasm_exceptions",
+    "wasm_function_references",
+    "wasm_gc",
+    "wasm_memory64",
+    "wasm_multi_memory",
+    "wasm_multi_value",
+    "wasm_reference_types",
+    "wasm_relaxed_simd",
+    "wasm_relaxed_simd_deterministic",
+    "wasm_simd",
+    "wasm_stack_switching",
+    "wasm_tail_call",
+    "wasm_threads",
+    "wasm_wide_arithmetic",
+]
 
 SHORT_CALLS: _Prototypes = {
     "wasm_config_new": (_P, ()),
@@ -194,9 +213,7 @@ def wasmtime_version() -> str:
     try:
         return slow_metadata.version("wasmtime")
     except slow_metadata.PackageNotFoundError:
-        raise EngineError(
-            f"{folder} has no version: reinstall it with pip install 'wasmtime>=50,<51'"
-        ) from None
+        raise EngineError(f"{folder} has no version: reinstall it with pip install 'wasmtime>=50,<51'") from None
 
 
 @cache
@@ -220,5 +237,3 @@ def capi() -> Any:
     if not path.is_file():
         raise EngineError(f"the wasmtime wheel has no library at {path}: reinstall it for this platform")
     return _CApi(path)
-
-

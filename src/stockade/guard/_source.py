@@ -60,56 +60,71 @@ class Body:
 class Layout:
     """Where the fields of the guard's state lie, and how they are packed.
 
+    The host writes and reads one stretch, from the field `block` up to the field `room`.
+
     Args:
         fields: The constants that the guard exports: name and type -> address.
+
+    Attributes:
+        constants: The guard's constants that are no addresses.
+        offsets: The address of each field.
+        names: The fields that are one number, in the order in which `unpack` returns them. A stream is four:
+            `stdout.base`, `stdout.head`, `stdout.cap` and `stdout.total`.
+        block: The address where the stretch begins.
+        size: How many bytes it has.
     """
 
     _CODES = {"u8": "B", "u32": "I", "u64": "Q", "stream": "IIIxxxxQ"}  # noqa: RUF012 - a constant
-    _WIDTHS = {"stream": 4}  # noqa: RUF012 - numbers in a field that is not one number
+    _PARTS = {"stream": (".base", ".head", ".cap", ".total")}  # noqa: RUF012 - a constant
 
     def __init__(self, fields: Mapping[str, int]) -> None:
         self.constants: dict[str, int] = {}
         self.offsets: dict[str, int] = {}
-        codes: dict[str, str] = {}
-        for declared, address in fields.items():
-            name, _, kind = declared.partition(":")
+        declared: list[tuple[int, str, str, str]] = []
+        for declaration, address in fields.items():
+            name, _, kind = declaration.partition(":")
             if kind == "const":
                 self.constants[name] = address
                 continue
             kind, _, count = kind.partition("[")
             self.offsets[name] = address
-            codes[name] = count.rstrip("]") + self._CODES[kind]
-        # One format over everything the host reads: unpacking it at once is cheaper than field by field.
-        pattern, position, index = "<", 0, 0
-        self._places: dict[str, slice] = {}
-        for name, address in sorted(self.offsets.items(), key=lambda item: item[1]):
-            if address >= self.offsets["end_of_report"]:
-                break
-            code = codes[name]
-            numbers = len(struct.unpack("<" + code, bytes(struct.calcsize("<" + code))))
+            declared.append((address, name, kind, count.rstrip("]")))
+        self.block = self.offsets["block"]
+        self.size = self.offsets["room"] - self.block
+        self._codes: dict[str, str] = {}
+        # One format over the whole stretch: unpacking it at once is cheaper than field by field.
+        pattern, position, names, arrays = "<", self.block, list[str](), dict[str, slice]()
+        index = 0
+        for address, name, kind, count in sorted(declared):
+            if kind == "u8" or not self.block <= address < self.offsets["room"]:
+                continue
+            code = count + self._CODES[kind]
+            self._codes[name] = "<" + code
             pattern += f"{address - position}x{code}"
             position = address + struct.calcsize("<" + code)
-            self._places[name] = slice(index, index + numbers)
-            index += numbers
-        self._format = struct.Struct(pattern)
-        self._codes = codes
-
-    @property
-    def report_bytes(self) -> int:
-        """How many bytes from the beginning hold everything that a report needs."""
-        return self._format.size
+            if count:
+                arrays[name] = slice(index, index + int(count))
+                index += int(count)
+                continue
+            # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
+            assert not arrays, f"{name} stands behind an array"
+            names += [name + part for part in self._PARTS.get(kind, ("",))]
+            index = len(names)
+        self.names = tuple(names)
+        self._arrays = arrays
+        self._format = struct.Struct(f"{pattern}{self.offsets['room'] - position}x")
 
     def write(self, block: bytearray, name: str, *numbers: int) -> None:
-        """Puts a field into a block of state."""
-        struct.pack_into("<" + self._codes[name], block, self.offsets[name], *numbers)
+        """Puts a field into a block that begins at `self.block`."""
+        struct.pack_into(self._codes[name], block, self.offsets[name] - self.block, *numbers)
 
     def unpack(self, block: bytes) -> tuple[int, ...]:
-        """Reads all fields of a report at once; `place` tells where each is."""
+        """Reads all numbers of a block: first those of `names`, then the arrays."""
         return self._format.unpack(block)
 
-    def place(self, name: str) -> slice:
-        """Returns where a field's numbers are in what `unpack` returns."""
-        return self._places[name]
+    def array(self, name: str) -> slice:
+        """Returns where an array is in what `unpack` returns."""
+        return self._arrays[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +154,7 @@ def guard() -> Guard:
     source = files("stockade.guard").joinpath("guard.wat").read_bytes()
     module = parse(assemble(source.decode()))
     natives = {
-        index: entry.name.decode()
-        for index, entry in enumerate(i for i in module.imports if i.kind is ExternKind.FUNC)
+        index: entry.name.decode() for index, entry in enumerate(i for i in module.imports if i.kind is ExternKind.FUNC)
     }
     constants = _constants(module)
     exports: dict[str, int] = {}
@@ -148,9 +162,9 @@ def guard() -> Guard:
     for raw, export in module.exports.items():
         name = raw.decode()
         if export.kind is ExternKind.FUNC:
-            exports[name] = export.index
+            exports[name] = export.place
         elif export.kind is ExternKind.GLOBAL:
-            fields[name] = constants[export.index]
+            fields[name] = constants[export.place]
     names = {index: name for name, index in exports.items()}
     bodies = {
         index: _body(module, index, names.get(index, "helper"), constants)
@@ -212,9 +226,9 @@ def _references(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, R
     for site in all_sites(data, start, end):
         if site.kind is Kind.MEMORY and site.start == site.end:
             # The guest's memory, left out of a memory argument: the alignment byte before it is written anew.
-            yield site.start, site.start + 1, Reference(Kind.MEMORY, site.index, data[site.start])
+            yield site.start, site.start + 1, Reference(Kind.MEMORY, site.target, data[site.start])
         else:
-            yield site.start, site.end, Reference(site.kind, site.index)
+            yield site.start, site.end, Reference(site.kind, site.target)
 
 
 def _joined(parts: list[tuple[bytes, Reference | None]]) -> Iterator[tuple[bytes, Reference | None]]:

@@ -186,7 +186,7 @@ class _Weaver:
             return self._without_guard()
 
         # Which functions of the guard are needed, and where each will stand.
-        growers = {index: guard.exports["memory_grow"] for index in memories}
+        growers = dict.fromkeys(memories, guard.exports["memory_grow"])
         table_growers = {index: guard.exports[_TABLE_GROWERS[module.tables[index].element]] for index in tables}
         needed = self._closure([*self.wasi.values(), *growers.values(), *table_growers.values()])
         copied = set(growers.values()) | set(table_growers.values())
@@ -216,7 +216,7 @@ class _Weaver:
         export = module.exports.get(b"memory")
         appended = []
         if export is not None and export.kind is ExternKind.MEMORY:
-            guest_memory = export.index
+            guest_memory = export.place
         else:
             guest_memory = len(module.memories)
             appended.append(b"\x01\x00\x00")
@@ -301,7 +301,7 @@ class _Weaver:
     def _find_sites(self) -> set[tuple[Kind, int]]:
         """Finds all sites in the code, keeps them by body, and returns what is grown."""
         module = self.module
-        grown = set()
+        grown: set[tuple[Kind, int]] = set()
         for number, (start, end) in enumerate(module.bodies):
             reader = Reader(module.data, start, end, "code")
             for _ in range(reader.count()):
@@ -310,7 +310,7 @@ class _Weaver:
             found = list(sites(module.data, reader.position, end, module.imported_functions))
             if found:
                 self._sites[number] = found
-                grown |= {(s.kind, s.index) for s in found if s.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW)}
+                grown |= {(s.kind, s.target) for s in found if s.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW)}
         return grown
 
     def _closure(self, roots: Iterable[int]) -> set[int]:
@@ -367,16 +367,16 @@ class _Weaver:
             for site in self._sites[number]:
                 code += data[done : site.start]
                 if site.kind is Kind.MEMORY_GROW:
-                    code += b"\x10" + uleb(memories[site.index])
+                    code += b"\x10" + uleb(memories[site.target])
                 elif site.kind is Kind.TABLE_GROW:
-                    code += b"\x10" + uleb(tables[site.index])
+                    code += b"\x10" + uleb(tables[site.target])
                 else:
-                    code += _OPCODES[site.kind] + uleb(redirect[site.index])
+                    code += _OPCODES[site.kind] + uleb(redirect[site.target])
                 done = site.end
             code += data[done:end]
             # Everything since the last changed body is copied in one piece, sizes included.
             parts.append(data[self._after(copied) : self._after(number - 1)])
-            parts += [uleb(len(code)), code]
+            parts += [uleb(len(code)), bytes(code)]
             copied = number
         parts.append(data[self._after(copied) : self._after(len(bodies) - 1)])
         return b"".join([*parts, *self.code])
@@ -458,7 +458,7 @@ class _Weaver:
 
     def _export_edits(self, redirect: dict[int, int]) -> Iterator[tuple[int, int, bytes]]:
         exports = self.module.exports.values()
-        if not any(export.kind is ExternKind.FUNC and export.index in redirect for export in exports):
+        if not any(export.kind is ExternKind.FUNC and export.place in redirect for export in exports):
             return
         count, start, end = self._content(SectionId.EXPORT)
         reader = Reader(self.module.data, start, end, "export section")

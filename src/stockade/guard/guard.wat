@@ -61,64 +61,69 @@
 (import "guest" "externref_table" (table $guest.externrefs 0 externref))
 (memory $state (export "memory") 2)
 
+;; -- layout of $state: descriptors --------------------------------------------------------------------------------
+
+(global $kinds         (export "kinds:u8[4096]")    i32 (i32.const 0))    ;; what became of each descriptor, see below
+
 ;; -- layout of $state: the policy block, written by the host --------------------------------------------------------
 
-(global $memory_limit  (export "memory_limit:u64")  i32 (i32.const 0))    ;; bytes that all memories and tables may have
-(global $memory_used   (export "memory_used:u64")   i32 (i32.const 8))    ;; bytes they have (never shrinks: also the peak)
-(global $table_limit   (export "table_limit:u64")   i32 (i32.const 16))   ;; elements that all tables may have together
-(global $table_used    (export "table_used:u64")    i32 (i32.const 24))   ;; elements they have
-(global $slice         (export "slice:u64")         i32 (i32.const 32))   ;; longest wait at a stretch, nanoseconds
-(global $stop_on_memory (export "stop_on_memory:u32") i32 (i32.const 40)) ;; 1: refused growth ends the run
-(global $scratch       (export "scratch:u32")       i32 (i32.const 44))   ;; where free room begins, above everything else
-(global $stdin         (export "stdin:u32")         i32 (i32.const 48))   ;; where stdin's bytes stand
-(global $stdin_size    (export "stdin_size:u32")    i32 (i32.const 52))   ;; how many there are
-(global $args          (export "args:u32")          i32 (i32.const 56))   ;; arguments, each ended by a zero byte
-(global $args_count    (export "args_count:u32")    i32 (i32.const 60))
-(global $args_size     (export "args_size:u32")     i32 (i32.const 64))   ;; their bytes in all, zero bytes included
-(global $environ       (export "environ:u32")       i32 (i32.const 68))   ;; NAME=value, each ended by a zero byte
-(global $environ_count (export "environ_count:u32") i32 (i32.const 72))
-(global $environ_size  (export "environ_size:u32")  i32 (i32.const 76))
+(global $block         (export "block:u8")          i32 (i32.const 4096)) ;; the host writes and reads from here
+(global $memory_limit  (export "memory_limit:u64")  i32 (i32.const 4096))    ;; bytes that all memories and tables may have
+(global $memory_used   (export "memory_used:u64")   i32 (i32.const 4104))    ;; bytes they have (never shrinks: also the peak)
+(global $table_limit   (export "table_limit:u64")   i32 (i32.const 4112))   ;; elements that all tables may have together
+(global $table_used    (export "table_used:u64")    i32 (i32.const 4120))   ;; elements they have
+(global $slice         (export "slice:u64")         i32 (i32.const 4128))   ;; longest wait at a stretch, nanoseconds
+(global $stop_on_memory (export "stop_on_memory:u32") i32 (i32.const 4136)) ;; 1: refused growth ends the run
+(global $scratch       (export "scratch:u32")       i32 (i32.const 4140))   ;; where free room begins, above everything else
+(global $stdin         (export "stdin:u32")         i32 (i32.const 4144))   ;; where stdin's bytes stand
+(global $stdin_size    (export "stdin_size:u32")    i32 (i32.const 4148))   ;; how many there are
+(global $args          (export "args:u32")          i32 (i32.const 4152))   ;; arguments, each ended by a zero byte
+(global $args_count    (export "args_count:u32")    i32 (i32.const 4156))
+(global $args_size     (export "args_size:u32")     i32 (i32.const 4160))   ;; their bytes in all, zero bytes included
+(global $environ       (export "environ:u32")       i32 (i32.const 4164))   ;; NAME=value, each ended by a zero byte
+(global $environ_count (export "environ_count:u32") i32 (i32.const 4168))
+(global $environ_size  (export "environ_size:u32")  i32 (i32.const 4172))
 ;; An output stream is five fields. Its first cap bytes land in [base, base+cap) in order; of what follows, the part
 ;; [head, cap) keeps the newest. So the beginning and the end of the output are kept, and total tells how much there was.
-(global $stdout        (export "stdout:stream")     i32 (i32.const 80))
-(global $stderr        (export "stderr:stream")     i32 (i32.const 104))
-(global $rules         (export "rules:u8[64]")      i32 (i32.const 128))  ;; by call number: 0, or the errno that refuses it
+(global $stdout        (export "stdout:stream")     i32 (i32.const 4176))
+(global $stderr        (export "stderr:stream")     i32 (i32.const 4200))
+(global $rules         (export "rules:u8[64]")      i32 (i32.const 4224))  ;; by call number: 0, or the errno that refuses it
 
 ;; -- layout of $state: what happened, written here ------------------------------------------------------------------
 
-(global $exited        (export "exited:u32")        i32 (i32.const 192))  ;; 1: the guest called proc_exit
-(global $exit_code     (export "exit_code:u32")     i32 (i32.const 196))  ;; with this
-(global $stop          (export "stop:u32")          i32 (i32.const 200))  ;; why the guard ended the run, see below
-(global $stdin_read    (export "stdin_read:u32")    i32 (i32.const 204))  ;; bytes of stdin the guest has taken
-(global $memory_refusals (export "memory_refusals:u64") i32 (i32.const 208)) ;; growths refused by memory_limit
-(global $memory_asked  (export "memory_asked:u64")  i32 (i32.const 216))  ;; the most bytes that were asked for in vain
-(global $table_refusals (export "table_refusals:u64") i32 (i32.const 224)) ;; growths refused by table_limit
-(global $table_asked   (export "table_asked:u64")   i32 (i32.const 232))  ;; the most elements asked for in vain
-(global $idle          (export "idle:u64")          i32 (i32.const 240))  ;; nanoseconds spent waiting in poll_oneoff
-(global $read          (export "read:u64")          i32 (i32.const 248))  ;; bytes read from files
-(global $written       (export "written:u64")       i32 (i32.const 256))  ;; bytes written to files
-(global $random        (export "random:u64")        i32 (i32.const 264))  ;; bytes of randomness handed out
-(global $opened        (export "opened:u64")        i32 (i32.const 272))  ;; files and folders opened
-(global $open_now      (export "open_now:u64")      i32 (i32.const 280))  ;; of these, open now
-(global $open_peak     (export "open_peak:u64")     i32 (i32.const 288))  ;; and the most at any time
-(global $created       (export "created:u64")       i32 (i32.const 296))  ;; files, folders and links created
-(global $deleted       (export "deleted:u64")       i32 (i32.const 304))  ;; files and folders removed
-(global $calls         (export "calls:u64[46]")     i32 (i32.const 320))  ;; by call number: how often it was made
-(global $denied        (export "denied:u64[46]")    i32 (i32.const 688))  ;; and how often it was refused
-(global $end_of_report (export "end_of_report:u8")  i32 (i32.const 1056)) ;; the host reads up to here
-(global $kinds         (export "kinds:u8[4096]")    i32 (i32.const 2048)) ;; what each descriptor is, see below
-(global $room          (export "room:u8")           i32 (i32.const 6144)) ;; from here on the host places its data
+(global $exited        (export "exited:u32")        i32 (i32.const 4288))  ;; 1: the guest called proc_exit
+(global $exit_code     (export "exit_code:u32")     i32 (i32.const 4292))  ;; with this
+(global $stop          (export "stop:u32")          i32 (i32.const 4296))  ;; why the guard ended the run, see below
+(global $stdin_read    (export "stdin_read:u32")    i32 (i32.const 4300))  ;; bytes of stdin the guest has taken
+(global $memory_refusals (export "memory_refusals:u64") i32 (i32.const 4304)) ;; growths refused by memory_limit
+(global $memory_asked  (export "memory_asked:u64")  i32 (i32.const 4312))  ;; the most bytes that were asked for in vain
+(global $table_refusals (export "table_refusals:u64") i32 (i32.const 4320)) ;; growths refused by table_limit
+(global $table_asked   (export "table_asked:u64")   i32 (i32.const 4328))  ;; the most elements asked for in vain
+(global $idle          (export "idle:u64")          i32 (i32.const 4336))  ;; nanoseconds spent waiting in poll_oneoff
+(global $read          (export "read:u64")          i32 (i32.const 4344))  ;; bytes read from files
+(global $written       (export "written:u64")       i32 (i32.const 4352))  ;; bytes written to files
+(global $random        (export "random:u64")        i32 (i32.const 4360))  ;; bytes of randomness handed out
+(global $opened        (export "opened:u64")        i32 (i32.const 4368))  ;; files and folders opened
+(global $open_now      (export "open_now:u64")      i32 (i32.const 4376))  ;; of these, open now
+(global $open_peak     (export "open_peak:u64")     i32 (i32.const 4384))  ;; and the most at any time
+(global $created       (export "created:u64")       i32 (i32.const 4392))  ;; files, folders and links created
+(global $deleted       (export "deleted:u64")       i32 (i32.const 4400))  ;; files and folders removed
+(global $calls         (export "calls:u64[46]")     i32 (i32.const 4416))  ;; by call number: how often it was made
+(global $denied        (export "denied:u64[46]")    i32 (i32.const 4784))  ;; and how often it was refused
+(global $end_of_report (export "end_of_report:u8")  i32 (i32.const 5152)) ;; the host reads up to here
+(global $room          (export "room:u8")           i32 (i32.const 5152)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY (export "STOP_MEMORY:const") i32 (i32.const 1))     ;; memory growth was refused, policy says stop
 (global $STOP_HOST_MEMORY (export "STOP_HOST_MEMORY:const") i32 (i32.const 2)) ;; the host has no memory left for the guard
 
-;; Kinds of descriptors in $kinds.
-(global $CLOSED i32 (i32.const 0))
-(global $STDIN (export "STDIN:const") i32 (i32.const 1))
-(global $STDOUT (export "STDOUT:const") i32 (i32.const 2))
-(global $STDERR (export "STDERR:const") i32 (i32.const 3))
+;; Kinds of descriptors in $kinds. As it was born: 0, 1 and 2 are stdin, stdout and stderr, others are native WASI's.
+(global $BORN i32 (i32.const 0))
+(global $STDIN i32 (i32.const 1))
+(global $STDOUT i32 (i32.const 2))
+(global $STDERR i32 (i32.const 3))
 (global $FILE i32 (i32.const 4))                                          ;; opened by the guest
+(global $CLOSED i32 (i32.const 5))
 (global $MAX_DESCRIPTORS (export "MAX_DESCRIPTORS:const") i32 (i32.const 4096))
 
 ;; Errno values of WASI.
@@ -180,9 +185,12 @@
 
 ;; The kind of a descriptor; numbers beyond the table were never given out.
 (func $kind (param $fd i32) (result i32)
-  (if (result i32) (i32.lt_u (local.get $fd) (global.get $MAX_DESCRIPTORS))
-    (then (i32.load8_u $state (i32.add (global.get $kinds) (local.get $fd))))
-    (else (global.get $CLOSED))))
+  (local $kind i32)
+  (if (i32.ge_u (local.get $fd) (global.get $MAX_DESCRIPTORS)) (then (return (global.get $CLOSED))))
+  (local.set $kind (i32.load8_u $state (i32.add (global.get $kinds) (local.get $fd))))
+  (if (i32.and (i32.eqz (local.get $kind)) (i32.le_u (local.get $fd) (i32.const 2)))
+    (then (return (i32.add (local.get $fd) (global.get $STDIN)))))
+  (local.get $kind))
 
 (func $set_kind (param $fd i32) (param $kind i32)
   (if (i32.lt_u (local.get $fd) (global.get $MAX_DESCRIPTORS))

@@ -43,13 +43,13 @@ class Site(NamedTuple):
         kind: The instruction.
         start: Offset of its first byte.
         end: Offset after it.
-        index: The function, memory, table, global or type that it names.
+        target: Index of the function, memory, table, global or type that it names.
     """
 
     kind: Kind
     start: int
     end: int
-    index: int
+    target: int
 
 
 _LEB = rb"[\x80-\xff]*+[\x00-\x7f]"
@@ -116,7 +116,7 @@ def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
             break
         reader = Reader(data, position, end, "code")
         for site in _decode(reader):
-            if site.kind in _WOVEN and (site.kind not in _CALLS.values() or site.index < imported):
+            if site.kind in _WOVEN and (site.kind not in _CALLS.values() or site.target < imported):
                 yield site
         position = reader.position
 
@@ -141,7 +141,7 @@ def all_sites(data: bytes, start: int, end: int) -> Iterator[Site]:
         yield from _decode(reader)
 
 
-def _decode(reader: Reader) -> Iterator[Site]:  # noqa: C901 - one arm for each form of the instruction encoding
+def _decode(reader: Reader) -> Iterator[Site]:
     start = reader.position
     opcode = reader.byte()
     if opcode in _CALLS:

@@ -121,7 +121,7 @@ class Export(NamedTuple):
     """Something the module offers: its kind, and its place in the index space of that kind."""
 
     kind: ExternKind
-    index: int
+    place: int
 
 
 class TableType(NamedTuple):
@@ -332,7 +332,7 @@ def read_const_expression(reader: Reader) -> list[tuple[int, int, int]]:
     Returns:
         The start, end and index of every function reference in it.
     """
-    references = []
+    references: list[tuple[int, int, int]] = []
     while True:
         opcode = reader.byte()
         if opcode == 0x0B:

@@ -1,0 +1,91 @@
+"""Stockade runs WebAssembly that nobody trusts, under a policy, and reports truthfully what happened.
+
+>>> import stockade
+>>> stockade.call(b'(module (func (export "add") (param i32 i32) (result i32)'
+...               b' local.get 0 local.get 1 i32.add))', "add", 5, 3)
+8
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stockade._version import __version__
+
+if TYPE_CHECKING:
+    from stockade.errors import (
+        Cancelled,
+        Denied,
+        EngineError,
+        GuestError,
+        GuestExit,
+        GuestTrap,
+        InvalidModule,
+        IsolationError,
+        LimitExceeded,
+        LinkError,
+        ModuleError,
+        ModuleNotFound,
+        PolicyError,
+        StockadeError,
+        UsageError,
+    )
+    from stockade.execution import Module
+    from stockade.policy import Filesystem, Limits, Mount, Policy
+    from stockade.report import Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
+    from stockade.sandbox import Sandbox, Session, call, run
+
+__all__ = [
+    "Cancelled",
+    "Denied",
+    "EngineError",
+    "Filesystem",
+    "Frame",
+    "GuestError",
+    "GuestExit",
+    "GuestTrap",
+    "InvalidModule",
+    "IsolationError",
+    "LimitExceeded",
+    "Limits",
+    "LinkError",
+    "Module",
+    "ModuleError",
+    "ModuleNotFound",
+    "Mount",
+    "Outcome",
+    "Policy",
+    "PolicyError",
+    "Report",
+    "Sandbox",
+    "Session",
+    "StockadeError",
+    "Timings",
+    "TrapInfo",
+    "Truncated",
+    "Usage",
+    "UsageError",
+    "Violation",
+    "__version__",
+    "call",
+    "run",
+]
+
+_HOMES = ("stockade.sandbox", "stockade.policy", "stockade.report", "stockade.execution", "stockade.errors")
+
+
+def __getattr__(name: str) -> Any:
+    """Finds a public name when it is first used: importing the package alone stays cheap."""
+    if name in __all__:
+        from importlib import import_module
+
+        for home in _HOMES:
+            module = import_module(home)
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module 'stockade' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,174 @@
+"""How a run ended: told by trap codes and by the guard's state, never by text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
+from stockade.guard import guard
+from stockade.report import Frame, Outcome, TrapInfo, Violation
+
+if TYPE_CHECKING:
+    from stockade.engine import Number
+    from stockade.execution._plan import Plan
+    from stockade.execution._state import StateReading
+    from stockade.guard import Woven
+    from stockade.policy import Limits
+
+__all__ = ["Ending", "Verdict", "conclude"]
+
+
+class Ending(NamedTuple):
+    """Why the guest did not return.
+
+    Attributes:
+        failure: What the engine says; None where it was stopped from outside.
+        cancelled: Whether the caller stopped it; if neither, its time was up.
+        refused: What it asked for at its start and may not have.
+    """
+
+    failure: Failure | None = None
+    cancelled: bool = False
+    refused: Violation | None = None
+
+    @classmethod
+    def too_large(cls, woven: Woven, limits: Limits) -> Ending:
+        """The module's memories or tables are over the limit before the first instruction."""
+        if woven.initial_table_elements > limits.table_elements:
+            return cls(
+                refused=Violation(
+                    kind="table",
+                    subject="initial tables",
+                    limit=limits.table_elements,
+                    observed=woven.initial_table_elements,
+                    action="stop",
+                )
+            )
+        return cls(
+            refused=Violation(
+                kind="memory",
+                subject="initial memory",
+                limit=limits.memory,
+                observed=woven.initial_memory_bytes,
+                action="stop",
+            )
+        )
+
+
+class Verdict(NamedTuple):
+    """What a report says about the end of a run."""
+
+    outcome: Outcome
+    exit_code: int | None
+    value: int | float | list[int | float] | None
+    trap: TrapInfo | None
+    violations: tuple[Violation, ...]
+
+
+def conclude(
+    plan: Plan,
+    ending: Ending | None,
+    reading: StateReading | None,
+    results: list[Number] | None,
+    command: bool,
+    fuel: int | None,
+    wall_seconds: float,
+) -> Verdict:
+    """Says how a run ended.
+
+    Args:
+        plan: What ran.
+        ending: Why it did not return; None where it did.
+        reading: The guard's counters; None for a module without a guard.
+        results: What it returned.
+        command: Whether the result is an exit code.
+        fuel: Fuel used; None where it was not metered.
+        wall_seconds: How long it ran.
+    """
+    violations = _violations(plan, reading)
+    limits = plan.policy.limits
+    exit_code: int | None = None
+    value: int | float | list[int | float] | None = None
+    trap = None
+    if reading is not None and reading.number["exited"]:
+        # The flag stands where only the guard can write, and the guard traps right after setting it.
+        status = reading.number["exit_code"]
+        exit_code = status & 0xFF
+        outcome = Outcome.EXIT if status else Outcome.OK
+    elif reading is not None and reading.number["stop"]:
+        outcome = Outcome.MEMORY if reading.number["stop"] == _constant("STOP_MEMORY") else Outcome.CRASHED
+    elif ending is None:
+        assert results is not None
+        status = int(results[0]) if command and results else 0
+        outcome = Outcome.EXIT if status else Outcome.OK
+        if command:
+            exit_code = status & 0xFF
+        else:
+            value = results[0] if len(results) == 1 else results or None
+    elif ending.refused is not None:
+        outcome = Outcome.MEMORY
+        violations += (ending.refused,)
+    elif ending.failure is None and ending.cancelled:
+        outcome = Outcome.CANCELLED
+    elif ending.failure is None:
+        outcome = Outcome.TIMEOUT
+        violations += (_stopped("timeout", "limits.wall_time", limits.wall_time, wall_seconds),)
+    elif ending.failure.code == OUT_OF_FUEL:
+        outcome = Outcome.FUEL
+        violations += (_stopped("fuel", "limits.fuel", limits.fuel, fuel),)
+    else:
+        trap = _trap(plan, ending.failure)
+        outcome = Outcome.TRAP
+        if ending.failure.code == STACK_OVERFLOW:
+            outcome = Outcome.STACK
+            violations += (_stopped("stack", "limits.stack", limits.stack, None),)
+    return Verdict(outcome, exit_code, value, trap, violations)
+
+
+def _constant(name: str) -> int:
+    return guard().layout.constants[name]
+
+
+def _stopped(kind: str, subject: str, limit: float | None, observed: float | None) -> Violation:
+    return Violation(kind=kind, subject=subject, limit=limit, observed=observed, action="stop")
+
+
+def _violations(plan: Plan, reading: StateReading | None) -> tuple[Violation, ...]:
+    if reading is None:
+        return ()
+    limits = plan.policy.limits
+    found = []
+    action = limits.on_memory_denied
+    for kind, call, refusals, asked, limit in (
+        ("memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
+        ("table", "table.grow", "table_refusals", "table_asked", limits.table_elements),
+    ):
+        if count := reading.number[refusals]:
+            found.append(
+                Violation(
+                    kind=kind,
+                    subject=f"limits.{'memory' if kind == 'memory' else 'table_elements'}",
+                    limit=limit,
+                    observed=reading.number[asked],
+                    call=call,
+                    action="stop" if action == "stop" else "deny",
+                    count=count,
+                )
+            )
+    for call, count in reading.denied.items():
+        found.append(Violation(kind="call", subject=call, call=call, count=count))
+    return tuple(found)
+
+
+def _trap(plan: Plan, failure: Failure) -> TrapInfo:
+    woven = plan.program.woven
+    frames = []
+    for frame in failure.frames:
+        name = frame.function_name
+        own = frame.function_index - woven.guest_functions
+        if own >= 0:
+            name = f"guard: {woven.guard_functions[own]}" if own < len(woven.guard_functions) else "guard"
+        frames.append(Frame(name, frame.function_index, frame.offset_bytes))
+    if failure.code is None:
+        return TrapInfo("host", failure.message, tuple(frames))
+    return TrapInfo(TRAP_CODES.get(failure.code, ("unknown", ""))[0], failure.message, tuple(frames))

@@ -1,0 +1,215 @@
+"""Modules as users hold them: loaded once, known by the hash of their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from stockade._text import printable
+from stockade.engine import assemble
+from stockade.errors import InvalidModule, LinkError
+from stockade.policy import Limits
+from stockade.wasm import ExternKind, FuncType, ParsedModule, parse, read_module_file
+
+__all__ = ["Entry", "Item", "Module"]
+
+_MAGIC = b"\0asm"
+
+
+class Item(NamedTuple):
+    """Something that a module imports or exports.
+
+    Attributes:
+        module: For an import: where it is asked from.
+        name: Its name.
+        kind: `func`, `table`, `memory`, `global` or `tag`.
+        type: For a function: its type, as `(i32, i64) -> (i32)`.
+    """
+
+    module: str
+    name: str
+    kind: str
+    type: str
+
+
+class Entry(NamedTuple):
+    """An exported function to call: its name and its type."""
+
+    name: bytes
+    type: FuncType
+
+
+class Module:
+    """A WebAssembly module, read once: what was hashed is what will run.
+
+    Make one with `load`, keep it, and give it to every run: that skips reading and hashing the file again.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data = data
+        self.name = printable(name)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Module {self.name} sha256={self.sha256[:16]}>"
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | bytes | Module,
+        *,
+        limit_bytes: int = Limits().module_size,
+        text: bool = False,
+    ) -> Module:
+        """Reads a module.
+
+        Args:
+            source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module.
+            limit_bytes: The most bytes it may have.
+            text: Whether bytes may be in the text format, too.
+
+        Raises:
+            ModuleNotFound: There is no file at the path.
+            InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
+        """
+        if isinstance(source, Module):
+            return source
+        if isinstance(source, bytes | bytearray | memoryview):
+            data, name = bytes(source), "<bytes>"
+            if len(data) > limit_bytes:
+                raise InvalidModule(
+                    f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
+                )
+        else:
+            data, name = read_module_file(source, limit_bytes), Path(source).name
+            text = text or os.fspath(source).endswith(".wat")
+        if text and not data.startswith(_MAGIC):
+            try:
+                data = assemble(data.decode())
+            except UnicodeDecodeError:
+                raise InvalidModule(f"{printable(name)} is neither WebAssembly nor text in UTF-8") from None
+        module = cls(data, name)
+        if not module._is_component:
+            _ = module.parsed
+        return module
+
+    @property
+    def _is_component(self) -> bool:
+        return self.data[:4] == _MAGIC and self.data[6:8] == b"\x01\x00"
+
+    @cached_property
+    def parsed(self) -> ParsedModule:
+        """The module taken apart.
+
+        Raises:
+            InvalidModule: It is a component, or damaged.
+        """
+        return parse(self.data)
+
+    @property
+    def kind(self) -> Literal["command", "reactor", "plain", "component"]:
+        """What it is: a `command` has `_start`, a `reactor` has `_initialize`, a `plain` module neither."""
+        if self._is_component:
+            return "component"
+        if self._function(b"_start") is not None:
+            return "command"
+        return "reactor" if self._function(b"_initialize") is not None else "plain"
+
+    @cached_property
+    def imports(self) -> tuple[Item, ...]:
+        """What it asks for."""
+        module = self.parsed
+        return tuple(
+            Item(
+                _text(entry.module),
+                _text(entry.name),
+                entry.kind.name.lower(),
+                str(module.types[entry.type_index]) if entry.kind is ExternKind.FUNC else "",
+            )
+            for entry in module.imports
+        )
+
+    @cached_property
+    def exports(self) -> tuple[Item, ...]:
+        """What it offers."""
+        module = self.parsed
+        return tuple(
+            Item(
+                "",
+                _text(name),
+                export.kind.name.lower(),
+                str(module.function_type(export.place)) if export.kind is ExternKind.FUNC else "",
+            )
+            for name, export in module.exports.items()
+        )
+
+    def _function(self, name: bytes) -> FuncType | None:
+        export = self.parsed.exports.get(name)
+        if export is None or export.kind is not ExternKind.FUNC:
+            return None
+        return self.parsed.function_type(export.place)
+
+    @cached_property
+    def command_entry(self) -> Entry:
+        """What a run calls: `_start`, else `main` without parameters, whose result is the exit code.
+
+        Raises:
+            LinkError: There is neither.
+        """
+        start = self._function(b"_start")
+        if start == FuncType((), ()):
+            return Entry(b"_start", start)
+        main = self._function(b"main")
+        if start is None and main in (FuncType((), ("i32",)), FuncType((), ())):
+            assert main is not None
+            return Entry(b"main", main)
+        if start is not None:
+            raise LinkError(f"_start of {self.name} has the type {start}; a command's is () -> ()")
+        if main is not None:
+            raise LinkError(f"main of {self.name} has the type {main}; it can be run as () -> (i32), or called")
+        raise LinkError(
+            f"{self.name} exports neither _start nor main, so there is nothing to run. "
+            f"Call one of its functions instead: {self._offers()}"
+        )
+
+    def function_entry(self, name: str) -> Entry:
+        """Returns an exported function by its name.
+
+        Raises:
+            LinkError: There is none.
+        """
+        encoded = name.encode("utf-8", "surrogateescape")
+        type_ = self._function(encoded)
+        if type_ is None:
+            raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")
+        return Entry(encoded, type_)
+
+    @property
+    def initializer(self) -> Entry | None:
+        """A reactor's `_initialize`, which comes before every other call; None where there is none."""
+        type_ = self._function(b"_initialize")
+        return Entry(b"_initialize", type_) if type_ == FuncType((), ()) else None
+
+    def _offers(self, near: str = "") -> str:
+        """Names some exported functions, the ones most like `near` first."""
+        import difflib
+
+        # A hostile module may export a hundred thousand names of a megabyte each.
+        names = []
+        for name, export in self.parsed.exports.items():
+            if export.kind is ExternKind.FUNC:
+                names.append(printable(name, 60))
+                if len(names) == 500:
+                    break
+        if not names:
+            return "no functions at all"
+        close = difflib.get_close_matches(near, names, n=3) if near else []
+        shown = [*close, *(name for name in names if name not in close)][:5]
+        return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

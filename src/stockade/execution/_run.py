@@ -1,0 +1,265 @@
+"""The one path that every run takes: instantiate, write the policy, call, read, report.
+
+`run`, `call`, sessions and the command line all come here. A `Guest` is one live instance; `invoke` calls into it and
+makes the report; whoever opened it closes it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from stockade._wasi import MODULE
+from stockade.engine import Instance
+from stockade.errors import UsageError
+from stockade.execution._ending import Ending, conclude
+from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.report import ModuleInfo, PolicyInfo, Report, Timings, Truncated, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stockade.engine import Memory, Number
+    from stockade.execution._module import Entry
+    from stockade.execution._plan import Plan
+    from stockade.execution._state import StateReading
+
+__all__ = ["Guest", "Watch"]
+
+_SLACK_BYTES = 256 << 10
+"""Room above the guard's buffers for copies of one poll's subscriptions."""
+
+
+class Watch:
+    """Says at every tick whether the guest may go on: until its deadline, or until it is cancelled."""
+
+    __slots__ = ("cancelled", "deadline")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.deadline = float("inf")
+
+    def start(self, seconds: float | None) -> None:
+        """Sets the deadline, counted from now."""
+        self.deadline = float("inf") if seconds is None else time.monotonic() + seconds
+
+    def cancel(self) -> None:
+        """Stops the guest at the next tick. May be called from any thread."""
+        self.cancelled = True
+
+    def __call__(self) -> bool:
+        return not self.cancelled and time.monotonic() < self.deadline
+
+
+class Guest:
+    """One live instance of a module under a policy. For one thread at a time.
+
+    Args:
+        plan: What to run, and under which policy.
+        policy_info: The policy's name and digest, for reports.
+        args: Arguments for the guest, after its own name.
+        env: Its environment.
+        stdin: Its standard input.
+        watch: Says when it must stop.
+
+    Raises:
+        EngineError: There is no room for an instance.
+        UsageError: The inputs do not fit.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        policy_info: PolicyInfo,
+        *,
+        args: Sequence[bytes],
+        env: Mapping[bytes, bytes],
+        stdin: bytes,
+        watch: Watch,
+    ) -> None:
+        begun = time.perf_counter()
+        self._plan = plan
+        self._policy_info = policy_info
+        self._watch = watch
+        self._limits = limits = plan.policy.limits
+        if args or env or stdin:
+            self._block, end = place_inputs(plan.state, limits, [PROGRAM_NAME, *args], env, stdin)
+        else:
+            self._block, end = plan.bare
+        woven = plan.program.woven
+        self._instance: Instance | None = None
+        self._state: State | None = None
+        self._ending: Ending | None = None
+        self._started = woven.start_export is None
+        if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
+            # Not instantiated at all: the module asks for more than it may have.
+            self._ending = Ending.too_large(woven, limits)
+            self._instantiate_seconds = 0.0
+            return
+        instance = self._instance = Instance(
+            plan.program.compiled,
+            fuel=limits.fuel,
+            memory_bytes=max(limits.memory, end + _SLACK_BYTES),
+            table_elements=max(limits.table_elements, len(woven.natives)),
+            directories=plan.directories,
+        )
+        try:
+            if instance.failure is not None:
+                self._ending = Ending(failure=instance.failure)
+            else:
+                self._furnish(instance)
+        except BaseException:
+            self.close()
+            raise
+        self._instantiate_seconds = time.perf_counter() - begun
+
+    def _furnish(self, instance: Instance) -> None:
+        woven = self._plan.program.woven
+        if woven.state_export is not None:
+            self._state = State(instance.memory(woven.state_export))
+            self._state.write(self._block)
+        if woven.natives_export is not None:
+            instance.fill_natives(woven.natives_export, woven.natives, MODULE)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the guest has come to its end, so that it can not be called again."""
+        return self._ending is not None
+
+    def invoke(self, entry: Entry, arguments: Sequence[Number] = (), *, command: bool = False) -> Report:
+        """Calls an exported function and reports on it.
+
+        What was the module's start function runs before the first call, under the same limits.
+
+        Args:
+            entry: The function.
+            arguments: A number for each of its parameters.
+            command: Whether its result is an exit code.
+        """
+        begun = time.perf_counter()
+        cpu = time.thread_time()
+        results: list[Number] | None = None
+        instance = self._instance
+        if instance is not None and self._ending is None:
+            ticker = self._plan.program.compiled.engine.ticker
+            self._watch.start(self._limits.wall_time)
+            ticker.enter()
+            try:
+                if self._start(instance):
+                    typed = list(zip(entry.type.params, arguments, strict=True))
+                    results = instance.call(entry.name, typed, entry.type.results, self._watch)
+                    if results is None:
+                        self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+            finally:
+                ticker.leave()
+        wall = time.perf_counter() - begun
+        return self._report(results, command, begun, wall, time.thread_time() - cpu)
+
+    def _start(self, instance: Instance) -> bool:
+        if not self._started:
+            self._started = True
+            export = self._plan.program.woven.start_export
+            assert export is not None
+            if instance.call(export, (), (), self._watch) is None:
+                self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+        return self._ending is None
+
+    def renew(self) -> None:
+        """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
+        if self._instance is None or self._ending is not None:
+            return
+        if self._limits.fuel is not None:
+            self._instance.set_fuel(self._limits.fuel)
+        if self._state is not None:
+            self._state.renew(self._block)
+
+    def _report(self, results: list[Number] | None, command: bool, begun: float, wall: float, cpu: float) -> Report:
+        plan = self._plan
+        reading = self._state.read() if self._state is not None else None
+        fuel = None
+        if self._limits.fuel is not None:
+            fuel = 0 if self._instance is None else self._limits.fuel - self._instance.fuel_left()
+        verdict = conclude(plan, self._ending, reading, results, command, fuel, wall)
+        stdout = stderr = b""
+        truncated = Truncated()
+        if self._state is not None and reading is not None:
+            stdout, dropped_out = self._state.output(reading, "stdout")
+            stderr, dropped_err = self._state.output(reading, "stderr")
+            if dropped_out or dropped_err:
+                truncated = Truncated(dropped_out, dropped_err)
+        return Report(
+            outcome=verdict.outcome,
+            exit_code=verdict.exit_code,
+            value=verdict.value,
+            stdout=stdout,
+            stderr=stderr,
+            truncated=truncated,
+            usage=_usage(reading, plan, fuel, wall, cpu),
+            violations=verdict.violations,
+            trap=verdict.trap,
+            module=ModuleInfo(plan.module.sha256, plan.module.name),
+            policy=self._policy_info,
+            timings=Timings(
+                compile=plan.compile_seconds,
+                instantiate=self._instantiate_seconds,
+                run=wall,
+                total=plan.compile_seconds + self._instantiate_seconds + time.perf_counter() - begun,
+                cache_hit=plan.was_compiled,
+            ),
+        )
+
+    def memory(self, name: bytes) -> Memory:
+        """Returns an exported memory of the guest.
+
+        Raises:
+            UsageError: It has none of that name, or has ended.
+        """
+        if self._instance is None or self._ending is not None:
+            raise UsageError("the guest has ended: its memory is gone. Open a new session")
+        try:
+            return self._instance.memory(name)
+        except KeyError:
+            raise UsageError("the guest exports no memory") from None
+
+    def close(self) -> None:
+        """Frees everything. Closing twice is harmless."""
+        if self._instance is not None:
+            self._instance.close()
+            self._instance = self._state = None
+        if self._ending is None:
+            self._ending = Ending()
+
+
+def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: float, cpu: float) -> Usage:
+    if reading is None:
+        size = plan.program.woven.initial_memory_bytes
+        return Usage(
+            fuel=fuel,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            memory_bytes=size,
+            memory_peak_bytes=size,
+            table_elements=plan.program.woven.initial_table_elements,
+        )
+    number = reading.number
+    memory = number["memory_used"]
+    return Usage(
+        fuel=fuel,
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        idle_seconds=number["idle"] / 1e9,
+        memory_bytes=memory,
+        memory_peak_bytes=memory,
+        table_elements=number["table_used"],
+        calls=reading.calls,
+        denied=reading.denied,
+        read_bytes=number["read"],
+        written_bytes=number["written"],
+        stdout_bytes=number["stdout.total"],
+        stderr_bytes=number["stderr.total"],
+        files_opened=number["opened"],
+        files_open_peak=number["open_peak"],
+        files_created=number["created"],
+        files_deleted=number["deleted"],
+        random_bytes=number["random"],
+    )

@@ -1,0 +1,146 @@
+"""The guard's state as the host writes and reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stockade._wasi import WASI
+from stockade.errors import UsageError
+from stockade.guard import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stockade.engine import Memory
+    from stockade.policy import Limits
+
+__all__ = ["PROGRAM_NAME", "State", "StateReading", "place_inputs"]
+
+_MOST_BYTES: Final = 1 << 30
+"""The guard's memory has this much room for arguments, environment, stdin and captured output together."""
+
+PROGRAM_NAME: Final = b"main.wasm"
+"""What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
+
+_NAMES: Final = tuple(call.name for call in WASI)
+
+
+class StateReading:
+    """The counters of the guard at one moment.
+
+    Attributes:
+        number: Each counter by its name; a stream is `stdout.base`, `.head`, `.cap` and `.total`.
+        calls: WASI call -> how often it was made, without zeros.
+        denied: WASI call -> how often it was refused, without zeros.
+    """
+
+    __slots__ = ("calls", "denied", "number")
+
+    def __init__(self, block: bytes) -> None:
+        layout = guard().layout
+        numbers = layout.unpack(block)
+        self.number = dict(zip(layout.names, numbers, strict=False))
+        self.calls = _by_call(numbers[layout.array("calls")])
+        self.denied = _by_call(numbers[layout.array("denied")])
+
+
+def _by_call(counts: tuple[int, ...]) -> dict[str, int]:
+    return {call: count for call, count in zip(_NAMES, counts, strict=True) if count} if any(counts) else {}
+
+
+def place_inputs(
+    initial: bytes, limits: Limits, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes
+) -> tuple[bytes, int]:
+    """Completes the guard's first state with what this run is given.
+
+    Args:
+        initial: The state as every run under this policy begins with it.
+        limits: Tells how much output is kept.
+        args: The guest's arguments, its own name first.
+        env: Its environment.
+        stdin: Its standard input.
+
+    Returns:
+        The state with all that stands behind it (arguments, environment, stdin), and where all buffers end.
+
+    Raises:
+        UsageError: All together is more than the guard has room for.
+    """
+    layout = guard().layout
+    block = bytearray(initial)
+    arguments = b"".join(arg + b"\0" for arg in args)
+    variables = b"".join(name + b"=" + value + b"\0" for name, value in env.items())
+    at = layout.offsets["room"]
+    layout.write(block, "args", at)
+    layout.write(block, "args_count", len(args))
+    layout.write(block, "args_size", len(arguments))
+    at += len(arguments)
+    layout.write(block, "environ", at)
+    layout.write(block, "environ_count", len(env))
+    layout.write(block, "environ_size", len(variables))
+    at += len(variables)
+    layout.write(block, "stdin", at)
+    layout.write(block, "stdin_size", len(stdin))
+    at += len(stdin)
+    for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
+        layout.write(block, name, at, cap - cap // 2, cap, 0)
+        at += cap
+    at = (at + 7) & ~7
+    if at > _MOST_BYTES:
+        raise UsageError(
+            f"arguments, environment, stdin and output limits together take {at:,} bytes; {_MOST_BYTES:,} fit. "
+            "Give large inputs as files in a mount"
+        )
+    layout.write(block, "scratch", at)
+    return bytes(block) + arguments + variables + stdin, at
+
+
+class State:
+    """The guard's state in a live instance.
+
+    Args:
+        memory: The memory that holds it.
+    """
+
+    __slots__ = ("_memory",)
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def write(self, block: bytes) -> None:
+        """Writes the state and the inputs behind it, before the guest's first instruction."""
+        start = guard().layout.block
+        self._memory.grow_to(start + len(block))
+        self._memory.write(start, block)
+
+    def renew(self, block: bytes) -> None:
+        """Begins counting anew, for the next call of a session.
+
+        What the guest has stays counted (memory, tables, open files); so does how much of stdin it has read.
+        """
+        layout = guard().layout
+        fresh = bytearray(block[: layout.size])
+        now = self.read().number
+        for name in ("memory_used", "table_used", "stdin_read", "open_now"):
+            layout.write(fresh, name, now[name])
+        layout.write(fresh, "open_peak", now["open_now"])
+        self._memory.write(layout.block, bytes(fresh))
+
+    def read(self) -> StateReading:
+        """Reads all counters."""
+        layout = guard().layout
+        return StateReading(self._memory.read(layout.block, layout.size))
+
+    def output(self, reading: StateReading, name: str) -> tuple[bytes, int]:
+        """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""
+        number = reading.number
+        total = number[name + ".total"]
+        if not total:
+            return b"", 0
+        base, head, cap = number[name + ".base"], number[name + ".head"], number[name + ".cap"]
+        if total <= cap:
+            return self._memory.read(base, total), 0
+        kept = self._memory.read(base, cap) if cap else b""
+        tail = cap - head
+        newest = (total - head) % tail if tail else 0
+        return kept[:head] + kept[head + newest :] + kept[head : head + newest], total - cap

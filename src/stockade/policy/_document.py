@@ -1,0 +1,117 @@
+"""Policy files: TOML in, a checked policy out. What a file says is enforced, or the file is refused."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stockade._text import printable
+from stockade.errors import PolicyError
+from stockade.policy._model import Filesystem, Limits, Mount, Policy
+from stockade.policy._units import parse_count, parse_seconds, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["parse_policy", "read_policy"]
+
+_PARSERS = {
+    "fuel": parse_count,
+    "wall_time": parse_seconds,
+    "memory": parse_size,
+    "table_elements": parse_count,
+    "stack": parse_size,
+    "memories": parse_count,
+    "tables": parse_count,
+    "module_size": parse_size,
+    "stdout": parse_size,
+    "stderr": parse_size,
+}
+_MAX_FILE_BYTES = 1 << 20
+
+
+def read_policy(path: Path) -> Policy:
+    """Reads a policy file; relative mount paths are relative to its folder."""
+    shown = printable(str(path), 400)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise PolicyError(f"the policy file {shown} cannot be read: {problem}") from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise PolicyError(f"the policy file {shown} is larger than {_MAX_FILE_BYTES:,} bytes")
+    try:
+        policy = parse_policy(text)
+    except PolicyError as problem:
+        raise PolicyError(f"{shown}: {problem}") from None
+    mounts = tuple(
+        msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
+    )
+    return policy.replace(mounts=mounts)
+
+
+def parse_policy(text: str) -> Policy:
+    """Reads a policy from TOML text."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise PolicyError(f"not TOML: {problem}") from None
+    _known(document, Policy.__struct_fields__, "")
+    name = document.get("name", "custom")
+    if not isinstance(name, str):
+        raise PolicyError(f"name is {name!r}: it must be text")
+    return Policy(
+        name=name,
+        limits=Limits(**_limits(_table(document, "limits"))),
+        filesystem=Filesystem(mounts=tuple(_mounts(_table(document, "filesystem")))),
+    )
+
+
+def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise PolicyError(f"{name} is {table!r}: it must be a table")
+    return table
+
+
+def _known(table: dict[str, Any], fields: Iterable[str], path: str) -> None:
+    for key in table:
+        if key not in fields:
+            close = difflib.get_close_matches(key, list(fields), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            raise PolicyError(f"{path}{printable(key)} is not known: {hint}")
+
+
+def _limits(table: dict[str, Any]) -> dict[str, Any]:
+    _known(table, Limits.__struct_fields__, "limits.")
+    values = {}
+    for key, value in table.items():
+        parser = _PARSERS.get(key)
+        try:
+            values[key] = value if parser is None else parser(value)
+        except ValueError as problem:
+            raise PolicyError(f"limits.{key}: {problem}") from None
+    return values
+
+
+def _mounts(table: dict[str, Any]) -> list[Mount]:
+    _known(table, Filesystem.__struct_fields__, "filesystem.")
+    entries = table.get("mounts", [])
+    if not isinstance(entries, list):
+        raise PolicyError(f"filesystem.mounts is {entries!r}: it must be a list of tables")
+    mounts = []
+    for number, entry in enumerate(entries):
+        path = f"filesystem.mounts[{number}]"
+        if not isinstance(entry, dict):
+            raise PolicyError(f"{path} is {entry!r}: it must be a table with host, guest and mode")
+        _known(entry, Mount.__struct_fields__, f"{path}.")
+        for required in ("host", "guest"):
+            if required not in entry:
+                raise PolicyError(f"{path} has no {required}: it must be a path")
+        mounts.append(Mount(**entry))
+    return mounts

@@ -1,0 +1,63 @@
+"""Sizes, times and counts as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ["parse_count", "parse_seconds", "parse_size"]
+
+_SIZES = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+}
+_TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
+_QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+UNLIMITED = "unlimited"
+
+
+def _quantity(value: object, units: dict[str, int] | dict[str, float], example: str) -> float | None:
+    if value == UNLIMITED:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not a number such as {example}")
+    if isinstance(value, int | float):
+        return value
+    match = _QUANTITY.fullmatch(value)
+    if match is None or match[2] not in units:
+        names = ", ".join(unit for unit in units if unit)
+        raise ValueError(f'{value!r} is not a quantity such as {example} or "{UNLIMITED}" (units: {names})')
+    number = match[1].replace("_", "")
+    amount = float(number) if "." in number else int(number)
+    return amount * units[match[2]]
+
+
+def _whole(number: float | None) -> int | None:
+    if number is None:
+        return None
+    if not math.isfinite(number) or number != int(number):
+        raise ValueError(f"{number} is not a whole number")
+    return int(number)
+
+
+def parse_size(value: object) -> int | None:
+    """Reads a number of bytes: `"128MiB"` is 128 * 2**20, `"128MB"` is 128 * 10**6; `"unlimited"` is None."""
+    return _whole(_quantity(value, _SIZES, '"128MiB"'))
+
+
+def parse_seconds(value: object) -> float | None:
+    """Reads a time in seconds: `"250ms"` is 0.25; `"unlimited"` is None."""
+    number = _quantity(value, _TIMES, '"5s"')
+    return None if number is None else float(number)
+
+
+def parse_count(value: object) -> int | None:
+    """Reads a count; `"unlimited"` is None."""
+    return _whole(_quantity(value, {"": 1}, "1000"))

@@ -1,0 +1,31 @@
+"""What did happen: reports as plain frozen data. Nothing of the engine."""
+
+from stockade.report._model import (
+    Frame,
+    ModuleInfo,
+    Outcome,
+    PolicyInfo,
+    Report,
+    Timings,
+    TrapInfo,
+    Truncated,
+    Usage,
+    Violation,
+)
+from stockade.report._render import rows, summary, violation_text
+
+__all__ = [
+    "Frame",
+    "ModuleInfo",
+    "Outcome",
+    "PolicyInfo",
+    "Report",
+    "Timings",
+    "TrapInfo",
+    "Truncated",
+    "Usage",
+    "Violation",
+    "rows",
+    "summary",
+    "violation_text",
+]

@@ -1,0 +1,275 @@
+"""What happened in a run, as frozen data."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = [
+    "Frame",
+    "ModuleInfo",
+    "Outcome",
+    "PolicyInfo",
+    "Report",
+    "Timings",
+    "TrapInfo",
+    "Truncated",
+    "Usage",
+    "Violation",
+]
+
+
+class Outcome(StrEnum):
+    """How a run ended. Nothing that a guest names can change it."""
+
+    OK = "ok"
+    """The guest returned, or left with exit code 0."""
+    EXIT = "exit"
+    """The guest left with a non-zero exit code."""
+    TRAP = "trap"
+    """The guest trapped; `Report.trap` tells how."""
+    FUEL = "fuel"
+    """The fuel budget was used up."""
+    TIMEOUT = "timeout"
+    """The wall-clock deadline passed."""
+    IDLE = "idle"
+    """The guest waited for too long."""
+    MEMORY = "memory"
+    """More memory was needed than allowed: at the start, or by growth where the policy says stop."""
+    STACK = "stack"
+    """The guest's call stack was exhausted."""
+    OUTPUT = "output"
+    """The guest wrote more than allowed, where the policy says stop."""
+    DENIED = "denied"
+    """The guest tried something that the policy forbids, where the policy says stop."""
+    CANCELLED = "cancelled"
+    """The caller cancelled the run."""
+    CRASHED = "crashed"
+    """What ran the guest failed, not the guest."""
+
+
+class Truncated(msgspec.Struct, frozen=True):
+    """Output that was dropped for want of room: bytes from the middle of each stream."""
+
+    stdout: int = 0
+    stderr: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run used, from the place that measured it.
+
+    Attributes:
+        fuel: Fuel units; None where the policy does not meter. After a stop by time or cancellation it is "at
+            least": a running loop keeps up to 10 million units in a register.
+        wall_seconds: From the first instruction to the last.
+        cpu_seconds: Processor time of the thread that ran the guest.
+        idle_seconds: Time spent waiting in `poll_oneoff`.
+        memory_bytes: What the guest's memories and tables have at the end (8 bytes an element).
+        memory_peak_bytes: The most they had; WebAssembly memory never shrinks.
+        table_elements: Elements of its tables at the end.
+        calls: WASI call -> how often the guest made it, refused ones included. Calls it did not make are left out.
+        denied: WASI call -> how often the policy refused it.
+        read_bytes: Read from files.
+        written_bytes: Written to files.
+        stdout_bytes: Written to stdout, dropped bytes included.
+        stderr_bytes: Written to stderr, dropped bytes included.
+        files_opened: Files and folders opened.
+        files_open_peak: The most open at a time.
+        files_created: Files, folders and links created.
+        files_deleted: Files and folders removed.
+        random_bytes: Random bytes handed out.
+        host_calls: Calls of functions that the embedder lent.
+        network_sent_bytes: Sent over the network.
+        network_received_bytes: Received from the network.
+        network_connections: Network connections made.
+    """
+
+    fuel: int | None = None
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    table_elements: int = 0
+    calls: dict[str, int] = {}
+    denied: dict[str, int] = {}
+    read_bytes: int = 0
+    written_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    files_opened: int = 0
+    files_open_peak: int = 0
+    files_created: int = 0
+    files_deleted: int = 0
+    random_bytes: int = 0
+    host_calls: int = 0
+    network_sent_bytes: int = 0
+    network_received_bytes: int = 0
+    network_connections: int = 0
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the guest tried and the policy forbids.
+
+    Attributes:
+        kind: What was violated: `call`, `memory`, `table`, `fuel`, `timeout`, `stack`.
+        subject: What it was about: the name of a call or limit.
+        limit: What is allowed, where it is a number.
+        observed: What was asked for or reached, where it is a number.
+        call: The WASI call or instruction that asked, if one did.
+        action: What was done: `deny`, `stop` or `note`.
+        count: How often it happened.
+        at: Seconds into the run of the first time, where it is known.
+    """
+
+    kind: str
+    subject: str
+    limit: float | None = None
+    observed: float | None = None
+    call: str | None = None
+    action: Literal["deny", "stop", "note"] = "deny"
+    count: int = 1
+    at: float | None = None
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One frame of a backtrace, innermost first.
+
+    Attributes:
+        function: Name of the function, shortened and escaped; None where the module does not tell.
+        index: Its index in the module.
+        offset: Offset of the instruction from the function's start, in bytes of the woven module.
+    """
+
+    function: str | None
+    index: int
+    offset: int
+
+
+class TrapInfo(msgspec.Struct, frozen=True):
+    """How the guest trapped.
+
+    Attributes:
+        code: Name of the trap code, such as `unreachable`; `host` where native WASI ended the run.
+        message: The same in words.
+        frames: The innermost frames of the guest's stack.
+    """
+
+    code: str
+    message: str
+    frames: tuple[Frame, ...] = ()
+
+
+class ModuleInfo(msgspec.Struct, frozen=True):
+    """Which module ran: the SHA-256 of its bytes, and the name it was loaded under."""
+
+    sha256: str
+    name: str
+
+
+class PolicyInfo(msgspec.Struct, frozen=True):
+    """Which policy held: its digest and its name."""
+
+    digest: str
+    name: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time went, in seconds.
+
+    Attributes:
+        compile: Validation, weaving and compilation; 0 where machine code was at hand.
+        instantiate: Setting up the instance.
+        run: The guest's own time.
+        total: All of it, and the report.
+        cache_hit: Whether machine code was at hand.
+    """
+
+    compile: float = 0.0
+    instantiate: float = 0.0
+    run: float = 0.0
+    total: float = 0.0
+    cache_hit: bool = False
+
+
+_LIMIT_OUTCOMES = frozenset(
+    {Outcome.FUEL, Outcome.TIMEOUT, Outcome.IDLE, Outcome.MEMORY, Outcome.STACK, Outcome.OUTPUT}
+)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a run.
+
+    Attributes:
+        outcome: How it ended.
+        exit_code: The guest's exit code, 0 to 255 (its low eight bits, as POSIX has it); None where it did not exit.
+        value: What a called function returned: a number, a list of several, or None.
+        stdout: What the guest wrote to stdout, as kept.
+        stderr: What it wrote to stderr, as kept.
+        truncated: How much of both was dropped.
+        usage: What it used.
+        violations: What it tried and was not allowed.
+        trap: How it trapped, if it did.
+        module: Which module ran.
+        policy: Which policy held.
+        timings: Where the time went.
+    """
+
+    outcome: Outcome
+    exit_code: int | None = None
+    value: int | float | list[int | float] | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: Truncated = Truncated()
+    usage: Usage = Usage()
+    violations: tuple[Violation, ...] = ()
+    trap: TrapInfo | None = None
+    module: ModuleInfo
+    policy: PolicyInfo
+    timings: Timings = Timings()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the guest did its work: it returned, or left with exit code 0."""
+        return self.outcome is Outcome.OK
+
+    def check(self) -> Self:
+        """Returns the report if the run went well.
+
+        Raises:
+            GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`.
+        """
+        if self.ok:
+            return self
+        kinds: dict[Outcome, type[GuestError]] = {
+            Outcome.EXIT: GuestExit,
+            Outcome.DENIED: Denied,
+            Outcome.CANCELLED: Cancelled,
+        }
+        kind = LimitExceeded if self.outcome in _LIMIT_OUTCOMES else kinds.get(self.outcome, GuestTrap)
+        raise kind(f"{self.module.name}: {self.summary()}", self)
+
+    def summary(self) -> str:
+        """Says in one sentence how the run ended."""
+        from stockade.report._render import summary
+
+        return summary(self)
+
+    def to_json(self) -> str:
+        """Returns the report as JSON; output as text where it is UTF-8, else in base64 under `stdout_base64`."""
+        from stockade.report._render import to_json
+
+        return to_json(self)
+
+    def render(self) -> str:
+        """Returns the report as text for people, without colour."""
+        from stockade.report._render import render
+
+        return render(self)

@@ -1,0 +1,137 @@
+"""Reports for people and for machines."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stockade._text import terminal_safe
+from stockade.report._model import Outcome
+
+if TYPE_CHECKING:
+    from stockade.report._model import Report, Violation
+
+__all__ = ["duration", "render", "rows", "size", "summary", "to_json", "violation_text"]
+
+_ENDINGS = {
+    Outcome.OK: "finished",
+    Outcome.FUEL: "stopped: all fuel was used up",
+    Outcome.TIMEOUT: "stopped: the time was up",
+    Outcome.IDLE: "stopped: it waited too long",
+    Outcome.MEMORY: "stopped: it needed more memory than allowed",
+    Outcome.STACK: "stopped: its call stack was exhausted",
+    Outcome.OUTPUT: "stopped: it wrote more than allowed",
+    Outcome.DENIED: "stopped: it tried something forbidden",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.CRASHED: "the sandbox failed",
+}
+
+
+def size(count: float) -> str:
+    """Shows a number of bytes in the largest binary unit that keeps it readable."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Shows a time in a unit that keeps it readable."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def summary(report: Report) -> str:
+    """Says in one sentence how a run ended."""
+    if report.outcome is Outcome.EXIT:
+        return f"left with exit code {report.exit_code}"
+    if report.outcome is Outcome.TRAP and report.trap is not None:
+        return f"trapped: {report.trap.message}"
+    return _ENDINGS.get(report.outcome, str(report.outcome))
+
+
+def violation_text(violation: Violation) -> str:
+    """Says in one line what was tried and what was done about it."""
+    show = size if violation.kind == "memory" else lambda number: f"{number:,.10g}"
+    text = f"{violation.kind}: {violation.subject}"
+    if violation.observed is not None and violation.limit is not None:
+        text += f" ({show(violation.observed)} asked for, {show(violation.limit)} allowed)"
+    if violation.count > 1:
+        text += f", {violation.count:,} times"
+    return f"{text} → {violation.action}"
+
+
+def rows(report: Report) -> list[tuple[str, str]]:
+    """Returns the lines of a report as pairs of label and text."""
+    usage, timings = report.usage, report.timings
+    lines = [
+        ("module", f"{report.module.name}  sha256 {report.module.sha256[:16]}…"),
+        ("policy", f"{report.policy.name}  {report.policy.digest[:16]}…"),
+        ("outcome", f"{report.outcome} - {summary(report)}"),
+    ]
+    if report.exit_code is not None:
+        lines.append(("exit code", str(report.exit_code)))
+    if report.value is not None:
+        lines.append(("value", str(report.value)))
+    if report.trap is not None:
+        for number, frame in enumerate(report.trap.frames[:8]):
+            name = frame.function or f"function {frame.index}"
+            lines.append(("trap" if number == 0 else "", f"{name} + {frame.offset:#x}"))
+    compile_time = "at hand" if timings.cache_hit else duration(timings.compile)
+    lines.append(
+        (
+            "time",
+            f"{duration(timings.run)} run, {duration(timings.instantiate)} instantiate, "
+            f"{compile_time} compile, {duration(usage.cpu_seconds)} processor",
+        )
+    )
+    if usage.idle_seconds:
+        lines.append(("waiting", duration(usage.idle_seconds)))
+    lines.append(("fuel", "not metered" if usage.fuel is None else f"{usage.fuel:,}"))
+    lines.append(("memory", f"{size(usage.memory_peak_bytes)} peak"))
+    output = f"stdout {size(usage.stdout_bytes)}, stderr {size(usage.stderr_bytes)}"
+    if report.truncated.stdout or report.truncated.stderr:
+        dropped = report.truncated.stdout + report.truncated.stderr
+        output += f" ({size(dropped)} dropped from the middle)"
+    lines.append(("output", output))
+    if usage.files_opened or usage.files_created or usage.files_deleted:
+        lines.append(
+            (
+                "files",
+                f"{usage.files_opened:,} opened, {usage.files_created:,} created, {usage.files_deleted:,} deleted, "
+                f"{size(usage.read_bytes)} read, {size(usage.written_bytes)} written",
+            )
+        )
+    if usage.calls:
+        most = sorted(usage.calls.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{name} ×{count:,}" for name, count in most[:5])
+        rest = f" and {len(most) - 5} more kinds" if len(most) > 5 else ""
+        lines.append(("WASI calls", f"{sum(usage.calls.values()):,}: {shown}{rest}"))
+    for number, violation in enumerate(report.violations):
+        lines.append(("violations" if number == 0 else "", violation_text(violation)))
+    return lines
+
+
+def render(report: Report) -> str:
+    """Returns a report as text."""
+    lines = rows(report)
+    width = max(len(label) for label, _ in lines)
+    return terminal_safe("\n".join(f"{label:>{width}}  {text}" for label, text in lines).encode())
+
+
+def to_json(report: Report) -> str:
+    """Returns a report as JSON."""
+    document: dict[str, Any] = msgspec.to_builtins(report, builtin_types=(bytes,))
+    for stream in ("stdout", "stderr"):
+        output: bytes = document[stream]
+        try:
+            document[stream] = output.decode()
+        except UnicodeDecodeError:
+            document[stream] = output.decode("utf-8", "replace")
+            document[f"{stream}_base64"] = base64.b64encode(output).decode()
+    document["ok"] = report.ok
+    return msgspec.json.encode(document).decode()

@@ -1,0 +1,460 @@
+"""The facade: `Sandbox` and `Session`, and the one-call forms `run` and `call`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal
+
+from stockade._text import printable
+from stockade.errors import IsolationError, UsageError
+from stockade.execution import Entry, Guest, Module, Plan, Watch, check_mounts, make_plan
+from stockade.policy import Policy
+from stockade.report import PolicyInfo, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+    from stockade.engine import Number
+
+__all__ = ["Sandbox", "Session", "Source", "call", "run"]
+
+Source = str | os.PathLike[str] | bytes | Module
+"""Where a module comes from: a path, its bytes, or a loaded module."""
+
+_MAX_PLANS = 64
+_INTEGER_BITS = {"i32": 32, "i64": 64}
+
+
+def _silent(step: str) -> None:
+    """Reports no progress."""
+
+
+class Sandbox:
+    """Runs modules under one policy. Reusable, and safe to share between threads.
+
+    `run` and `call` return a report whatever the guest did; they raise only for what the caller did wrong.
+
+    Args:
+        policy: A policy, or the name of a preset.
+        isolation: Where runs happen: `inprocess`.
+
+    Raises:
+        PolicyError: There is no such preset, or a mount cannot be granted.
+        IsolationError: The isolation is not to be had.
+    """
+
+    def __init__(
+        self, policy: Policy | str = "default", isolation: Literal["inprocess", "process"] = "inprocess"
+    ) -> None:
+        self.policy = Policy.preset(policy) if isinstance(policy, str) else policy
+        if isolation != "inprocess":
+            raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
+        self._policy_info = PolicyInfo(self.policy.digest, printable(self.policy.name))
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._closed = False
+        check_mounts(self.policy.filesystem.mounts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
+        self._closed = True
+        with self._lock:
+            self._plans.clear()
+
+    def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
+        """Loads and compiles a module ahead of its first run.
+
+        Args:
+            module: The module.
+            progress: Is told what is being done, before each step that may take long.
+
+        Returns:
+            The module, loaded: give it to `run` and `call`.
+
+        Raises:
+            ModuleError: It cannot be run.
+        """
+        loaded = self._load(module)
+        self._plan(loaded, progress)
+        return loaded
+
+    def run(
+        self,
+        module: Source,
+        args: Sequence[str | bytes] = (),
+        *,
+        stdin: bytes | str = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> Report:
+        """Runs a WASI command: `_start`, else `main`.
+
+        Args:
+            module: Path of a module, its bytes, or a loaded module.
+            args: Arguments for the guest, after its name.
+            stdin: What it reads from its standard input.
+            env: Its environment; nothing of the host's environment is passed on.
+
+        Returns:
+            What happened.
+
+        Raises:
+            ModuleError: The module cannot be run.
+            PolicyError: The policy cannot be enforced.
+            UsageError: The sandbox is closed, or an argument is unfit.
+        """
+        return self._run(Watch(), module, args, stdin, env)
+
+    def call(self, module: Source, export: str, *args: Number) -> Report:
+        """Calls an exported function with numbers; a reactor is initialized first.
+
+        Args:
+            module: Path of a module, its bytes, or a loaded module.
+            export: Name of the function.
+            *args: A number for each parameter.
+
+        Returns:
+            What happened; `Report.value` is what the function returned.
+
+        Raises:
+            ModuleError: The module cannot be run, or has no such function.
+            UsageError: The sandbox is closed, or the arguments do not fit the function.
+        """
+        return self._call(Watch(), module, export, args)
+
+    async def run_async(
+        self,
+        module: Source,
+        args: Sequence[str | bytes] = (),
+        *,
+        stdin: bytes | str = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> Report:
+        """Does what `run` does without blocking the event loop. Cancelling the task stops the guest."""
+        watch = Watch()
+        return await _aside(watch, lambda: self._run(watch, module, args, stdin, env))
+
+    async def call_async(self, module: Source, export: str, *args: Number) -> Report:
+        """Does what `call` does without blocking the event loop. Cancelling the task stops the guest."""
+        watch = Watch()
+        return await _aside(watch, lambda: self._call(watch, module, export, args))
+
+    def open(
+        self,
+        module: Source,
+        args: Sequence[str | bytes] = (),
+        *,
+        stdin: bytes | str = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Opens a live instance that keeps its state between calls; a reactor is initialized first.
+
+        Args:
+            module: Path of a module, its bytes, or a loaded module.
+            args: Arguments that the guest sees, after its name.
+            stdin: What it reads from its standard input.
+            env: Its environment.
+
+        Raises:
+            ModuleError: The module cannot be run.
+            GuestError: Its initialization failed.
+        """
+        loaded = self._load(module)
+        watch = Watch()
+        return Session(loaded, self._guest(loaded, watch, args, stdin, env), watch)
+
+    # -- what the methods share -----------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        watch: Watch,
+        module: Source,
+        args: Sequence[str | bytes],
+        stdin: bytes | str,
+        env: Mapping[str, str] | None,
+    ) -> Report:
+        loaded = self._load(module)
+        entry = loaded.command_entry
+        guest = self._guest(loaded, watch, args, stdin, env)
+        try:
+            return guest.invoke(entry, command=True)
+        finally:
+            guest.close()
+
+    def _call(self, watch: Watch, module: Source, export: str, args: Sequence[Number]) -> Report:
+        loaded = self._load(module)
+        entry = loaded.function_entry(export)
+        arguments = _numbers(entry, args)
+        guest = self._guest(loaded, watch, (), b"", None)
+        try:
+            initializer = loaded.initializer
+            if initializer is not None and initializer.name != entry.name:
+                report = guest.invoke(initializer)
+                if not report.ok or guest.ended:
+                    return report
+            return guest.invoke(entry, arguments)
+        finally:
+            guest.close()
+
+    def _load(self, module: Source, *, text: bool = False) -> Module:
+        if self._closed:
+            raise UsageError("the sandbox is closed: make a new one")
+        if isinstance(module, Module):
+            return module
+        return Module.load(module, limit_bytes=self.policy.limits.module_size, text=text)
+
+    def _plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
+        plan = self._plans.get(module.sha256)
+        if plan is None:
+            made = make_plan(module, self.policy, progress)
+            plan = made.at_hand()
+            with self._lock:
+                self._plans[module.sha256] = plan
+                while len(self._plans) > _MAX_PLANS:
+                    self._plans.popitem(last=False)
+            return made
+        return plan
+
+    def _guest(
+        self,
+        module: Module,
+        watch: Watch,
+        args: Sequence[str | bytes],
+        stdin: bytes | str,
+        env: Mapping[str, str] | None,
+    ) -> Guest:
+        if isinstance(args, str | bytes):
+            raise UsageError("args is a single text: give a list of arguments")
+        plan = self._plan(module)
+        return Guest(
+            plan,
+            self._policy_info,
+            args=[_c_string(arg, "an argument") for arg in args],
+            env={_variable(name): _c_string(value, "a variable's value") for name, value in (env or {}).items()},
+            stdin=stdin.encode() if isinstance(stdin, str) else bytes(stdin),
+            watch=watch,
+        )
+
+
+class Session:
+    """One live instance: its memory and globals are kept between calls. Use it as a context manager.
+
+    Each call has its own budget of fuel and time, and its own report. When the guest traps, exits or is stopped, the
+    session is over: what is left of it is not to be trusted.
+    """
+
+    def __init__(self, module: Module, guest: Guest, watch: Watch) -> None:
+        self._module = module
+        self._guest = guest
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._closed = False
+        initializer = module.initializer
+        if initializer is not None:
+            try:
+                self._invoke(initializer, ()).check()
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def call(self, export: str, *args: Number) -> Report:
+        """Calls an exported function.
+
+        Args:
+            export: Name of the function.
+            *args: A number for each parameter.
+
+        Raises:
+            LinkError: There is no such function.
+            UsageError: The session is over, in use by another thread, or the arguments do not fit.
+        """
+        entry = self._module.function_entry(export)
+        return self._invoke(entry, _numbers(entry, args))
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Copies bytes out of the guest's exported memory.
+
+        Raises:
+            UsageError: They are not all inside it, or the session is over.
+        """
+        with self._exclusive():
+            try:
+                return self._guest.memory(b"memory").read(address, size)
+            except IndexError as problem:
+                raise UsageError(f"outside the guest's memory: {problem}") from None
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Copies bytes into the guest's exported memory.
+
+        Raises:
+            UsageError: They do not all fit inside it, or the session is over.
+        """
+        with self._exclusive():
+            try:
+                self._guest.memory(b"memory").write(address, data)
+            except IndexError as problem:
+                raise UsageError(f"outside the guest's memory: {problem}") from None
+
+    def cancel(self) -> None:
+        """Stops a call that is under way. May be called from any thread."""
+        self._watch.cancel()
+
+    def close(self) -> None:
+        """Ends the session and frees the instance. Closing twice is harmless.
+
+        Raises:
+            UsageError: A call is under way in another thread: cancel it first.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise UsageError("a call is under way in another thread: cancel it first")
+        try:
+            self._closed = True
+            self._guest.close()
+        finally:
+            self._lock.release()
+
+    def _invoke(self, entry: Entry, arguments: Sequence[Number]) -> Report:
+        with self._exclusive():
+            if self._guest.ended:
+                raise UsageError("the guest has ended, so the session is over: open a new one")
+            self._guest.renew()
+            return self._guest.invoke(entry, arguments)
+
+    def _exclusive(self) -> _Exclusive:
+        return _Exclusive(self._lock, self._check_open)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the session is closed: open a new one")
+
+
+class _Exclusive:
+    """Holds the session's lock; a second thread is told so instead of waiting (H86)."""
+
+    def __init__(self, lock: threading.Lock, check: Callable[[], None]) -> None:
+        self._lock = lock
+        self._check = check
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise UsageError("the session is in use by another thread: give each thread a session of its own")
+        try:
+            self._check()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+
+def run(
+    module: Source,
+    args: Sequence[str | bytes] = (),
+    *,
+    stdin: bytes | str = b"",
+    env: Mapping[str, str] | None = None,
+    policy: Policy | str = "default",
+) -> Report:
+    """Runs a WASI command once.
+
+    Args:
+        module: Path of a module, its bytes, or a loaded module.
+        args: Arguments for the guest, after its name.
+        stdin: What it reads from its standard input.
+        env: Its environment.
+        policy: A policy, or the name of a preset.
+
+    Returns:
+        What happened.
+
+    Raises:
+        StockadeError: The caller did something wrong: no such file, not WebAssembly, an impossible policy.
+    """
+    with Sandbox(policy) as sandbox:
+        return sandbox.run(module, args, stdin=stdin, env=env)
+
+
+def call(
+    module: Source, export: str, *args: Number, policy: Policy | str = "default"
+) -> int | float | list[int | float] | None:
+    """Calls an exported function once and returns its value.
+
+    Args:
+        module: Path of a module (`.wat` text is fine here), its bytes, or a loaded module.
+        export: Name of the function.
+        *args: A number for each parameter.
+        policy: A policy, or the name of a preset.
+
+    Raises:
+        GuestError: The guest failed.
+        StockadeError: The caller did something wrong.
+    """
+    with Sandbox(policy) as sandbox:
+        loaded = sandbox._load(module, text=True)  # noqa: SLF001 - one facade, two forms
+        return sandbox.call(loaded, export, *args).check().value
+
+
+async def _aside(watch: Watch, work: Callable[[], Report]) -> Report:
+    """Does the work in a thread; a cancelled task stops the guest and waits until it has stopped."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        watch.cancel()
+        await asyncio.wait([task])
+        raise
+
+
+def _c_string(text: str | bytes, what: str) -> bytes:
+    data = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogateescape")
+    if b"\0" in data:
+        raise UsageError(f"{what} contains a zero byte, which no WASI guest can receive: {printable(data)}")
+    return data
+
+
+def _variable(name: str) -> bytes:
+    if not name or "=" in name:
+        raise UsageError(f"{printable(name) or 'an empty text'} cannot be the name of a variable")
+    return _c_string(name, "a variable's name")
+
+
+def _numbers(entry: Entry, args: Sequence[Number]) -> list[Number]:
+    """Checks that the arguments fit the parameters."""
+    params = entry.type.params
+    shown = printable(entry.name)
+    if len(args) != len(params):
+        raise UsageError(f"{shown} takes {len(params)} arguments {entry.type}, {len(args)} were given")
+    for name in (*params, *entry.type.results):
+        if name not in ("i32", "i64", "f32", "f64"):
+            raise UsageError(f"{shown} has the type {entry.type}: only numbers can be passed and returned")
+    return [_number(shown, place, type_, value) for place, (type_, value) in enumerate(zip(params, args, strict=True))]
+
+
+def _number(function: str, place: int, type_: str, value: Number) -> Number:
+    where = f"argument {place + 1} of {function}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{where} is {value!r}: it must be a number ({type_})")
+    bits = _INTEGER_BITS.get(type_)
+    if bits is None:
+        return float(value)
+    if not isinstance(value, int):
+        raise UsageError(f"{where} is {value!r}: it must be a whole number ({type_})")
+    if not -(1 << bits - 1) <= value < 1 << bits:
+        raise UsageError(f"{where} is {value}: it does not fit {type_}")
+    return value
