@@ -215,14 +215,14 @@ class Sandbox:
     def _plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = make_plan(module, self.policy, progress)
-            plan = made.at_hand()
-            with self._lock:
-                self._plans[module.sha256] = plan
-                while len(self._plans) > _MAX_PLANS:
-                    self._plans.popitem(last=False)
-            return made
+            self._keep(plan := make_plan(module, self.policy, progress))
         return plan
+
+    def _keep(self, plan: Plan) -> None:
+        with self._lock:
+            self._plans[plan.module.sha256] = plan
+            while len(self._plans) > _MAX_PLANS:
+                self._plans.popitem(last=False)
 
     def _guest(
         self,
@@ -235,6 +235,9 @@ class Sandbox:
         if isinstance(args, str | bytes):
             raise UsageError("args is a single text: give a list of arguments")
         plan = self._plan(module)
+        if not plan.was_compiled:
+            # The first run tells what compiling took; for every later one it was done before.
+            self._keep(plan.at_hand())
         return Guest(
             plan,
             self._policy_info,

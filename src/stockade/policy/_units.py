@@ -27,7 +27,7 @@ def _quantity(value: object, units: dict[str, int] | dict[str, float], example: 
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not a number such as {example}")
+        raise ValueError(f"{value!r} is not a number such as {example}")  # noqa: TRY004 - one error for unfit text
     if isinstance(value, int | float):
         return value
     match = _QUANTITY.fullmatch(value)

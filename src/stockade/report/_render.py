@@ -82,13 +82,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
             name = frame.function or f"function {frame.index}"
             lines.append(("trap" if number == 0 else "", f"{name} + {frame.offset:#x}"))
     compile_time = "at hand" if timings.cache_hit else duration(timings.compile)
-    lines.append(
-        (
-            "time",
-            f"{duration(timings.run)} run, {duration(timings.instantiate)} instantiate, "
-            f"{compile_time} compile, {duration(usage.cpu_seconds)} processor",
-        )
-    )
+    lines.append(("time", f"{duration(timings.run)} run, {duration(timings.instantiate)} instantiate"))
+    lines.append(("", f"{compile_time} compile, {duration(usage.cpu_seconds)} processor"))
     if usage.idle_seconds:
         lines.append(("waiting", duration(usage.idle_seconds)))
     lines.append(("fuel", "not metered" if usage.fuel is None else f"{usage.fuel:,}"))
@@ -99,13 +94,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
         output += f" ({size(dropped)} dropped from the middle)"
     lines.append(("output", output))
     if usage.files_opened or usage.files_created or usage.files_deleted:
-        lines.append(
-            (
-                "files",
-                f"{usage.files_opened:,} opened, {usage.files_created:,} created, {usage.files_deleted:,} deleted, "
-                f"{size(usage.read_bytes)} read, {size(usage.written_bytes)} written",
-            )
-        )
+        counts = f"{usage.files_opened:,} opened, {usage.files_created:,} created, {usage.files_deleted:,} deleted"
+        lines.append(("files", f"{counts}, {size(usage.read_bytes)} read, {size(usage.written_bytes)} written"))
     if usage.calls:
         most = sorted(usage.calls.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{name} ×{count:,}" for name, count in most[:5])

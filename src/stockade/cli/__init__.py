@@ -1,0 +1,57 @@
+"""The command line: a thin face over the facade.
+
+Exit status: the guest's own; 124 stopped by time; 125 wrong use, or Stockade's own failure; 126 the module cannot be
+run or was denied; 127 no such file; 130 interrupted; 134 trap; 137 stopped by another limit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from stockade._version import __version__
+from stockade.cli._run import run
+from stockade.cli._status import ExitStatus
+from stockade.errors import ModuleError, ModuleNotFound, StockadeError
+
+__all__ = ["main", "stockade"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="stockade")
+def stockade() -> None:
+    """Run WebAssembly that nobody trusts, under a policy, and see what it did."""
+
+
+stockade.add_command(run)
+
+
+def main() -> None:
+    """Runs the command line and leaves with its exit status; no traceback reaches the user."""
+    try:
+        status = stockade.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        status = leave.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        status = ExitStatus.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stockade: interrupted", err=True)
+        status = ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = ExitStatus.USAGE
+    except StockadeError as problem:
+        click.echo(f"stockade: {problem}", err=True)
+        status = _status(problem)
+    sys.exit(status)
+
+
+def _status(problem: StockadeError) -> int:
+    if isinstance(problem, ModuleNotFound):
+        return ExitStatus.NOT_FOUND
+    return ExitStatus.CANNOT_RUN if isinstance(problem, ModuleError) else ExitStatus.USAGE

@@ -1,0 +1,180 @@
+"""`stockade run`: one module, one policy, one run."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stockade.cli._status import exit_status
+from stockade.cli._terminal import interruptible, progress, show_output, show_report
+from stockade.errors import UsageError
+from stockade.execution import Module
+from stockade.policy import Mount, Policy, parse_count, parse_seconds, parse_size
+from stockade.report import Outcome, summary, violation_text
+from stockade.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.report import Report
+
+__all__ = ["run"]
+
+_MAX_STDIN_BYTES = 256 << 20
+
+
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.argument("module", type=click.Path())
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--dir",
+    "directories",
+    multiple=True,
+    metavar="HOST::GUEST[::rw]",
+    help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
+)
+@click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable. May be repeated.")
+@click.option("--invoke", metavar="EXPORT", help="Call this function, with ARGS as numbers, and print its value.")
+@click.option(
+    "--policy", "policy_name", metavar="FILE|PRESET", default="default", show_default=True, help="The policy."
+)
+@click.option("--fuel", metavar="UNITS", help='Fuel budget, about one unit an instruction, or "unlimited".')
+@click.option("--memory", metavar="SIZE", help="Most memory, such as 64MiB.")
+@click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
+@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the run happens.")
+@click.option("--report", "wants_report", is_flag=True, help="Show the whole report on stderr.")
+@click.option("--json", "wants_json", is_flag=True, help="Print the report, output included, as JSON on stdout.")
+@click.option("--quiet", is_flag=True, help="Say nothing but what the guest says.")
+def run(
+    module: str,
+    args: tuple[str, ...],
+    directories: tuple[str, ...],
+    variables: tuple[str, ...],
+    invoke: str | None,
+    policy_name: str,
+    fuel: str | None,
+    memory: str | None,
+    timeout: str | None,
+    isolation: str,
+    wants_report: bool,
+    wants_json: bool,
+    quiet: bool,
+) -> int:
+    """Run MODULE with ARGS in a sandbox.
+
+    The guest's output and exit code become those of this command. What the policy stopped is told on stderr.
+
+    \b
+    Exit status: the guest's own; 124 time was up; 125 wrong use; 126 the module
+    cannot be run; 127 no such file; 134 trap; 137 another limit.
+    """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
+    policy = _policy(policy_name, directories, fuel=fuel, memory=memory, timeout=timeout)
+    with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
+        loaded = Module.load(module, limit_bytes=policy.limits.module_size)
+        with suppress(BrokenPipeError), progress(loaded.name) as tell:
+            interruptible(lambda: _prepare(sandbox, loaded, tell))
+        if invoke is not None:
+            entry = loaded.function_entry(invoke)
+            report = sandbox.call(loaded, invoke, *_numbers(args, entry.type.params))
+        else:
+            report = sandbox.run(loaded, args, stdin=_stdin(loaded), env=_environment(variables))
+    _show(report, wants_report=wants_report, wants_json=wants_json, quiet=quiet, invoked=invoke is not None)
+    return exit_status(report)
+
+
+def _prepare(sandbox: Sandbox, module: Module, tell: Any) -> None:
+    sandbox.prepare(module, tell)
+
+
+def _policy(
+    name: str, directories: Sequence[str], *, fuel: str | None, memory: str | None, timeout: str | None
+) -> Policy:
+    looks_like_file = os.sep in name or name.endswith(".toml") or Path(name).is_file()
+    policy = Policy.load(name) if looks_like_file else Policy.preset(name)
+    changes: dict[str, Any] = {}
+    for option, field, text, parse in (
+        ("--fuel", "fuel", fuel, parse_count),
+        ("--memory", "memory", memory, parse_size),
+        ("--timeout", "wall_time", timeout, parse_seconds),
+    ):
+        if text is not None:
+            try:
+                changes[field] = parse(text)
+            except ValueError as problem:
+                raise click.UsageError(f"{option}: {problem}") from None
+    if directories:
+        changes["mounts"] = [*policy.filesystem.mounts, *map(_mount, directories)]
+    return policy.replace(**changes)
+
+
+def _mount(text: str) -> Mount:
+    host, separator, rest = text.partition("::")
+    guest, _, mode = rest.partition("::")
+    if not separator or not host or not guest:
+        raise click.UsageError(f"--dir {text}: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw")
+    if mode not in ("", "ro", "rw"):
+        raise click.UsageError(f"--dir {text}: the rights are ro or rw, not {mode}")
+    return Mount(host, guest, "rw" if mode == "rw" else "ro")
+
+
+def _environment(variables: Sequence[str]) -> dict[str, str]:
+    environment = {}
+    for text in variables:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise click.UsageError(f"--env {text}: write NAME=VALUE")
+        environment[name] = value
+    return environment
+
+
+def _numbers(args: Sequence[str], types: Sequence[str]) -> list[int | float]:
+    numbers: list[int | float] = []
+    for place, text in enumerate(args):
+        try:
+            numbers.append(float(text) if place < len(types) and types[place][0] == "f" else int(text, 0))
+        except ValueError:
+            raise click.UsageError(f"argument {place + 1} is {text!r}: it must be a number") from None
+    return numbers
+
+
+def _stdin(module: Module) -> bytes:
+    """Reads our own stdin for the guest, if it is a file or a pipe and the guest can read at all."""
+    if not any(item.name == "fd_read" for item in module.imports):
+        return b""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return b""
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        return b""
+    data = sys.stdin.buffer.read(_MAX_STDIN_BYTES + 1)
+    if len(data) > _MAX_STDIN_BYTES:
+        raise UsageError(f"stdin has more than {_MAX_STDIN_BYTES:,} bytes: give large inputs as files, with --dir")
+    return data
+
+
+def _show(report: Report, *, wants_report: bool, wants_json: bool, quiet: bool, invoked: bool) -> None:
+    if wants_json:
+        click.echo(report.to_json())
+        return
+    show_output(report)
+    if invoked and report.ok and report.value is not None:
+        values = report.value if isinstance(report.value, list) else [report.value]
+        click.echo(" ".join(map(str, values)))
+    if quiet:
+        return
+    if wants_report:
+        show_report(report)
+        return
+    for violation in report.violations:
+        click.echo(f"stockade: {violation_text(violation)}", err=True)
+    if report.outcome not in (Outcome.OK, Outcome.EXIT):
+        click.echo(f"stockade: {report.module.name}: {summary(report)}", err=True)
+        for frame in report.trap.frames[:5] if report.trap else ():
+            click.echo(f"  at {frame.function or f'function {frame.index}'} + {frame.offset:#x}", err=True)

@@ -1,0 +1,104 @@
+"""What people see on a terminal: progress, output that cannot steer it, reports in colour."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stockade._text import terminal_safe
+from stockade.cli._status import ExitStatus
+from stockade.report import Outcome, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stockade.report import Report
+
+__all__ = ["interruptible", "progress", "show_output", "show_report"]
+
+_COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is being done while it lasts, on a terminal only.
+
+    Args:
+        what: What it is done to.
+
+    Yields:
+        A function to be told each step.
+    """
+    if not sys.stderr.isatty():
+        yield lambda step: None  # noqa: ARG005 - nobody looks
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda step: status.update(f"{step} {what}")
+
+
+def interruptible(work: Callable[[], None]) -> None:
+    """Does work that Python cannot interrupt (compiling) so that Ctrl-C ends the process at once.
+
+    Args:
+        work: What to do; it has nothing to clean up.
+    """
+    problems: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.05)
+    except KeyboardInterrupt:
+        sys.stderr.write("\r\x1b[?25h" if sys.stderr.isatty() else "")
+        sys.stderr.write("stockade: interrupted\n")
+        sys.stderr.flush()
+        os._exit(ExitStatus.INTERRUPTED)
+    if problems:
+        raise problems[0]
+
+
+def show_output(report: Report) -> None:
+    """Passes the guest's output on: as it is to files and pipes, made harmless to terminals."""
+    for stream, output, dropped in (
+        (sys.stdout, report.stdout, report.truncated.stdout),
+        (sys.stderr, report.stderr, report.truncated.stderr),
+    ):
+        if stream.isatty():
+            stream.write(terminal_safe(output))
+        else:
+            stream.buffer.write(output)
+        stream.flush()
+        if dropped:
+            name = "stdout" if stream is sys.stdout else "stderr"
+            sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
+
+
+def show_report(report: Report) -> None:
+    """Shows a report on stderr: as a table in colour on a terminal, as plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        sys.stderr.write(report.render() + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = _COLOURS.get(report.outcome, "red")
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(justify="right", style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows(report):
+        style = colour if label == "outcome" else "red" if label == "violations" else ""
+        table.add_row(label, Text(terminal_safe(text.encode()), style=style))
+    Console(stderr=True).print(table)

