@@ -53,20 +53,29 @@ _Handle = c_uint64 * 3
 class Memory:
     """A linear memory of an instance, read and written from outside with bounds checks.
 
-    A guest can move or grow its memory whenever it runs, so base and size are asked for at every access.
+    A guest can move its memory whenever it runs, so the base is asked for at every access. It never shrinks, so what
+    was once inside stays inside.
+
+    Args:
+        context: The store that it lives in.
+        handle: The `wasmtime_memory_t`, copied.
     """
 
-    def __init__(self, context: int, extern: bytes) -> None:
+    __slots__ = ("_address", "_context", "_handle", "_known_bytes")
+
+    def __init__(self, context: int, handle: bytes) -> None:
         self._context = context
-        # SAFETY: the handle (wasmtime_memory_t) is copied: it is an index into the store, valid while that lives.
-        self._handle = _Handle.from_buffer_copy(extern)
+        # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do.
+        self._handle = _Handle.from_buffer_copy(handle)
         self._address = addressof(self._handle)
+        self._known_bytes = 0
 
     @property
     def size_bytes(self) -> int:
         """Its present size."""
         # SAFETY: the store is alive (Instance.close drops this object's users first); so for the calls below.
-        return int(capi().memory_data_size(self._context, self._address))
+        self._known_bytes = capi().memory_data_size(self._context, self._address)
+        return self._known_bytes
 
     def grow_to(self, size_bytes: int) -> None:
         """Makes the memory at least this large.
@@ -74,12 +83,12 @@ class Memory:
         Raises:
             EngineError: The memory cannot be had.
         """
-        missing = size_bytes - self.size_bytes
-        if missing > 0:
-            previous = c_uint64()
-            pages = -(-missing // _PAGE_BYTES)
-            if error := capi().memory_grow(self._context, self._address, pages, addressof(previous)):
-                raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
+        if size_bytes <= self._known_bytes or size_bytes <= self.size_bytes:
+            return
+        previous = c_uint64()
+        pages = -(-(size_bytes - self._known_bytes) // _PAGE_BYTES)
+        if error := capi().memory_grow(self._context, self._address, pages, addressof(previous)):
+            raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
 
     def read(self, address: int, size: int) -> bytes:
         """Copies bytes out.
@@ -100,8 +109,8 @@ class Memory:
         memmove(capi().memory_data(self._context, self._address) + address, data, len(data))
 
     def _check(self, address: int, size: int) -> None:
-        if address < 0 or size < 0 or address + size > self.size_bytes:
-            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self.size_bytes:,}")
+        if address < 0 or size < 0 or (address + size > self._known_bytes and address + size > self.size_bytes):
+            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._known_bytes:,}")
 
 
 class Instance:

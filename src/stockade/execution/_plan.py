@@ -24,7 +24,8 @@ from stockade.engine import (
 from stockade.errors import InvalidModule
 from stockade.execution._mounts import check_mounts
 from stockade.execution._state import PROGRAM_NAME, place_inputs
-from stockade.guard import Woven, check_imports, guard, weave
+from stockade.guard import StateFormat, Woven, check_imports, guard, weave
+from stockade.report import ModuleInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +45,27 @@ WAIT_SLICE_NANOSECONDS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A woven, compiled module."""
+    """A woven, compiled module.
+
+    Attributes:
+        compiled: Its machine code.
+        woven: What the weaver tells of it.
+        calls: The WASI calls that it can make.
+        state_format: How to read the guard's state in it.
+    """
 
     compiled: CompiledModule
     woven: Woven
+    calls: tuple[str, ...]
+    state_format: StateFormat
+
+    @classmethod
+    def of(cls, compiled: CompiledModule, woven: Woven, module: Module) -> Program:
+        """Puts a program together; the WASI calls that it can make are those that it imports."""
+        asked = {entry.name.decode() for entry in module.parsed.imports}
+        calls = [call for call in WASI if call.name in asked]
+        format_ = StateFormat(guard().layout, [call.number for call in calls])
+        return cls(compiled, woven, tuple(call.name for call in calls), format_)
 
 
 class _Programs:
@@ -108,7 +126,7 @@ def _compile(module: Module, config: EngineConfig, progress: Callable[[str], Non
     progress("weaving")
     woven = weave(module.parsed, guard())
     progress("compiling")
-    return Program(CompiledModule(Engine.shared(config), woven.wasm), woven)
+    return Program.of(CompiledModule(Engine.shared(config), woven.wasm), woven, module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +138,7 @@ class Plan:
         policy: The policy.
         program: Its machine code.
         directories: What native WASI may reach.
+        info: The module, for reports.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind, and where its buffers end.
         compile_seconds: What making this plan took, where the machine code was not at hand.
@@ -130,6 +149,7 @@ class Plan:
     policy: Policy
     program: Program
     directories: tuple[Directory, ...]
+    info: ModuleInfo
     state: bytes
     bare: tuple[bytes, int]
     compile_seconds: float
@@ -167,7 +187,8 @@ def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -
     seconds = 0.0 if at_hand else time.perf_counter() - begun
     state = _initial_state(policy, program.woven)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
-    return Plan(module, policy, program, directories, state, bare, seconds, at_hand)
+    info = ModuleInfo(module.sha256, module.name)
+    return Plan(module, policy, program, directories, info, state, bare, seconds, at_hand)
 
 
 def _initial_state(policy: Policy, woven: Woven) -> bytes:

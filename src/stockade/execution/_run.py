@@ -14,7 +14,7 @@ from stockade.engine import Instance
 from stockade.errors import UsageError
 from stockade.execution._ending import Ending, conclude
 from stockade.execution._state import PROGRAM_NAME, State, place_inputs
-from stockade.report import ModuleInfo, PolicyInfo, Report, Timings, Truncated, Usage
+from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,7 +116,8 @@ class Guest:
     def _furnish(self, instance: Instance) -> None:
         woven = self._plan.program.woven
         if woven.state_export is not None:
-            self._state = State(instance.memory(woven.state_export))
+            program = self._plan.program
+            self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._block)
         if woven.natives_export is not None:
             instance.fill_natives(woven.natives_export, woven.natives, MODULE)
@@ -197,7 +198,7 @@ class Guest:
             usage=_usage(reading, plan, fuel, wall, cpu),
             violations=verdict.violations,
             trap=verdict.trap,
-            module=ModuleInfo(plan.module.sha256, plan.module.name),
+            module=plan.info,
             policy=self._policy_info,
             timings=Timings(
                 compile=plan.compile_seconds,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stockade._wasi import WASI
 from stockade.errors import UsageError
 from stockade.guard import guard
 
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade.engine import Memory
+    from stockade.guard import StateFormat
     from stockade.policy import Limits
 
 __all__ = ["PROGRAM_NAME", "State", "StateReading", "place_inputs"]
@@ -21,8 +21,6 @@ _MOST_BYTES: Final = 1 << 30
 
 PROGRAM_NAME: Final = b"main.wasm"
 """What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
-
-_NAMES: Final = tuple(call.name for call in WASI)
 
 
 class StateReading:
@@ -36,16 +34,15 @@ class StateReading:
 
     __slots__ = ("calls", "denied", "number")
 
-    def __init__(self, block: bytes) -> None:
-        layout = guard().layout
-        numbers = layout.unpack(block)
-        self.number = dict(zip(layout.names, numbers, strict=False))
-        self.calls = _by_call(numbers[layout.array("calls")])
-        self.denied = _by_call(numbers[layout.array("denied")])
+    def __init__(self, block: bytes, format_: StateFormat, names: Sequence[str]) -> None:
+        numbers = format_.unpack(block)
+        self.number = dict(zip(format_.names, numbers, strict=False))
+        self.calls = _by_call(names, numbers[format_.calls])
+        self.denied = _by_call(names, numbers[format_.denied])
 
 
-def _by_call(counts: tuple[int, ...]) -> dict[str, int]:
-    return {call: count for call, count in zip(_NAMES, counts, strict=True) if count} if any(counts) else {}
+def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
+    return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
 
 
 def place_inputs(
@@ -100,12 +97,16 @@ class State:
 
     Args:
         memory: The memory that holds it.
+        format_: How to read it.
+        names: The WASI calls that the guest imports, in the order of the format.
     """
 
-    __slots__ = ("_memory",)
+    __slots__ = ("_format", "_memory", "_names")
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, format_: StateFormat, names: Sequence[str]) -> None:
         self._memory = memory
+        self._format = format_
+        self._names = names
 
     def write(self, block: bytes) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
@@ -129,7 +130,7 @@ class State:
     def read(self) -> StateReading:
         """Reads all counters."""
         layout = guard().layout
-        return StateReading(self._memory.read(layout.block, layout.size))
+        return StateReading(self._memory.read(layout.block, layout.size), self._format, self._names)
 
     def output(self, reading: StateReading, name: str) -> tuple[bytes, int]:
         """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""

@@ -17,9 +17,9 @@ from stockade.engine import assemble
 from stockade.wasm import ExternKind, FuncType, Kind, ParsedModule, Reader, SectionId, all_sites, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["GUEST_MEMORY", "Body", "Guard", "Layout", "Reference", "guard"]
+__all__ = ["GUEST_MEMORY", "Body", "Guard", "Layout", "Reference", "StateFormat", "guard"]
 
 GUEST_MEMORY = 0
 """Index of the guest's memory in the guard's own module; its own memory is the next."""
@@ -68,8 +68,6 @@ class Layout:
     Attributes:
         constants: The guard's constants that are no addresses.
         offsets: The address of each field.
-        names: The fields that are one number, in the order in which `unpack` returns them. A stream is four:
-            `stdout.base`, `stdout.head`, `stdout.cap` and `stdout.total`.
         block: The address where the stretch begins.
         size: How many bytes it has.
     """
@@ -80,51 +78,58 @@ class Layout:
     def __init__(self, fields: Mapping[str, int]) -> None:
         self.constants: dict[str, int] = {}
         self.offsets: dict[str, int] = {}
-        declared: list[tuple[int, str, str, str]] = []
+        self._kinds: dict[str, str] = {}
         for declaration, address in fields.items():
             name, _, kind = declaration.partition(":")
             if kind == "const":
                 self.constants[name] = address
-                continue
-            kind, _, count = kind.partition("[")
-            self.offsets[name] = address
-            declared.append((address, name, kind, count.rstrip("]")))
+            else:
+                self.offsets[name] = address
+                self._kinds[name] = kind
         self.block = self.offsets["block"]
         self.size = self.offsets["room"] - self.block
-        self._codes: dict[str, str] = {}
-        # One format over the whole stretch: unpacking it at once is cheaper than field by field.
-        pattern, position, names, arrays = "<", self.block, list[str](), dict[str, slice]()
-        index = 0
-        for address, name, kind, count in sorted(declared):
-            if kind == "u8" or not self.block <= address < self.offsets["room"]:
-                continue
-            code = count + self._CODES[kind]
-            self._codes[name] = "<" + code
-            pattern += f"{address - position}x{code}"
-            position = address + struct.calcsize("<" + code)
-            if count:
-                arrays[name] = slice(index, index + int(count))
-                index += int(count)
-                continue
-            # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
-            assert not arrays, f"{name} stands behind an array"
-            names += [name + part for part in self._PARTS.get(kind, ("",))]
-            index = len(names)
-        self.names = tuple(names)
-        self._arrays = arrays
-        self._format = struct.Struct(f"{pattern}{self.offsets['room'] - position}x")
 
     def write(self, block: bytearray, name: str, *numbers: int) -> None:
         """Puts a field into a block that begins at `self.block`."""
-        struct.pack_into(self._codes[name], block, self.offsets[name] - self.block, *numbers)
+        struct.pack_into("<" + self._CODES[self._kinds[name]], block, self.offsets[name] - self.block, *numbers)
 
-    def unpack(self, block: bytes) -> tuple[int, ...]:
-        """Reads all numbers of a block: first those of `names`, then the arrays."""
-        return self._format.unpack(block)
+    def scalars(self) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+        """Yields what the host reads, arrays left out: address, format and the names of its numbers.
 
-    def array(self, name: str) -> slice:
-        """Returns where an array is in what `unpack` returns."""
-        return self._arrays[name]
+        A stream is four numbers: `stdout.base`, `stdout.head`, `stdout.cap` and `stdout.total`.
+        """
+        for name, kind in self._kinds.items():
+            if (
+                kind in self._CODES
+                and kind != "u8"
+                and self.offsets["stdout"] <= self.offsets[name] < self.offsets["room"]
+            ):
+                yield self.offsets[name], self._CODES[kind], tuple(name + part for part in self._PARTS.get(kind, ("",)))
+
+
+class StateFormat:
+    """Unpacks a block of state at once: what a report needs, and of the arrays only the calls that can occur.
+
+    Args:
+        layout: Where everything is.
+        calls: Numbers of the WASI calls that the guest imports.
+    """
+
+    def __init__(self, layout: Layout, calls: Sequence[int]) -> None:
+        fields = sorted(layout.scalars())
+        self.names = tuple(name for _, _, names in fields for name in names)
+        wanted = [(address, code) for address, code, _ in fields]
+        first = len(self.names)
+        self.calls = slice(first, first + len(calls))
+        self.denied = slice(self.calls.stop, self.calls.stop + len(calls))
+        wanted += [(layout.offsets[array] + 8 * n, "Q") for array in ("calls", "denied") for n in sorted(calls)]
+        pattern, position = "<", layout.block
+        for address, code in wanted:
+            # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
+            assert address >= position, "the arrays of the guard's state come last"
+            pattern += f"{address - position}x{code}"
+            position = address + struct.calcsize("<" + code)
+        self.unpack = struct.Struct(f"{pattern}{layout.block + layout.size - position}x").unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,7 @@
 
 (global $block         (export "block:u8")          i32 (i32.const 4096)) ;; the host writes and reads from here
 (global $memory_limit  (export "memory_limit:u64")  i32 (i32.const 4096))    ;; bytes that all memories and tables may have
-(global $memory_used   (export "memory_used:u64")   i32 (i32.const 4104))    ;; bytes they have (never shrinks: also the peak)
 (global $table_limit   (export "table_limit:u64")   i32 (i32.const 4112))   ;; elements that all tables may have together
-(global $table_used    (export "table_used:u64")    i32 (i32.const 4120))   ;; elements they have
 (global $slice         (export "slice:u64")         i32 (i32.const 4128))   ;; longest wait at a stretch, nanoseconds
 (global $stop_on_memory (export "stop_on_memory:u32") i32 (i32.const 4136)) ;; 1: refused growth ends the run
 (global $scratch       (export "scratch:u32")       i32 (i32.const 4140))   ;; where free room begins, above everything else
@@ -108,10 +106,11 @@
 (global $open_peak     (export "open_peak:u64")     i32 (i32.const 4384))  ;; and the most at any time
 (global $created       (export "created:u64")       i32 (i32.const 4392))  ;; files, folders and links created
 (global $deleted       (export "deleted:u64")       i32 (i32.const 4400))  ;; files and folders removed
-(global $calls         (export "calls:u64[46]")     i32 (i32.const 4416))  ;; by call number: how often it was made
-(global $denied        (export "denied:u64[46]")    i32 (i32.const 4784))  ;; and how often it was refused
-(global $end_of_report (export "end_of_report:u8")  i32 (i32.const 5152)) ;; the host reads up to here
-(global $room          (export "room:u8")           i32 (i32.const 5152)) ;; from here on the host places its data
+(global $memory_used   (export "memory_used:u64")   i32 (i32.const 4408)) ;; bytes that memories and tables have (never shrinks: the peak)
+(global $table_used    (export "table_used:u64")    i32 (i32.const 4416)) ;; elements that tables have; the host writes both first
+(global $calls         (export "calls:u64[46]")     i32 (i32.const 4424))  ;; by call number: how often it was made
+(global $denied        (export "denied:u64[46]")    i32 (i32.const 4792))  ;; and how often it was refused
+(global $room          (export "room:u8")           i32 (i32.const 5160)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY (export "STOP_MEMORY:const") i32 (i32.const 1))     ;; memory growth was refused, policy says stop

@@ -1,0 +1,39 @@
+# Everything a newcomer or CI needs. Only Python >= 3.11 and make are taken for granted.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint types check bench clean
+
+help: ## Show what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+
+# One environment for all: the stamp is renewed when the project's metadata changes.
+$(VENV)/.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped
+	@$(BIN)/python demo/main_job.py
+
+test: $(VENV)/.stamp ## Run the tests
+	$(BIN)/pytest --quiet
+
+lint: $(VENV)/.stamp ## Check style and layers
+	$(BIN)/ruff check src tests benchmarks demo
+	$(BIN)/ruff format --check src tests benchmarks demo
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+types: $(VENV)/.stamp ## Check types
+	$(BIN)/mypy
+
+check: lint types test ## All of the above, as CI does
+
+bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard against native WASI
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what make made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
