@@ -11,6 +11,8 @@ from stockade._text import terminal_safe
 from stockade.report._model import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stockade.report._model import Report, Violation
 
 __all__ = ["duration", "render", "rows", "size", "summary", "to_json", "violation_text"]
@@ -56,10 +58,12 @@ def summary(report: Report) -> str:
 
 def violation_text(violation: Violation) -> str:
     """Says in one line what was tried and what was done about it."""
-    show = size if violation.kind == "memory" else lambda number: f"{number:,.10g}"
+    formats: dict[str, Callable[[float], str]] = {"memory": size, "timeout": duration}
+    show = formats.get(violation.kind, lambda number: f"{number:,.10g}")
     text = f"{violation.kind}: {violation.subject}"
     if violation.observed is not None and violation.limit is not None:
-        text += f" ({show(violation.observed)} asked for, {show(violation.limit)} allowed)"
+        verb = "reached" if violation.call is None else "asked for"
+        text += f" ({show(violation.observed)} {verb}, {show(violation.limit)} allowed)"
     if violation.count > 1:
         text += f", {violation.count:,} times"
     return f"{text} → {violation.action}"
