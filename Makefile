@@ -25,7 +25,7 @@ test: $(VENV)/.stamp ## Run the tests
 lint: $(VENV)/.stamp ## Check style and layers
 	$(BIN)/ruff check src tests benchmarks demo
 	$(BIN)/ruff format --check src tests benchmarks demo
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 types: $(VENV)/.stamp ## Check types
 	$(BIN)/mypy

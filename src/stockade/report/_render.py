@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def count(number: float) -> str:
+    """Shows a number."""
+    return f"{number:,.10g}"
+
+
 def summary(report: Report) -> str:
     """Says in one sentence how a run ended."""
     if report.outcome is Outcome.EXIT:
@@ -59,7 +64,7 @@ def summary(report: Report) -> str:
 def violation_text(violation: Violation) -> str:
     """Says in one line what was tried and what was done about it."""
     formats: dict[str, Callable[[float], str]] = {"memory": size, "timeout": duration}
-    show = formats.get(violation.kind, lambda number: f"{number:,.10g}")
+    show = formats.get(violation.kind, count)
     text = f"{violation.kind}: {violation.subject}"
     if violation.observed is not None and violation.limit is not None:
         verb = "reached" if violation.call is None else "asked for"
