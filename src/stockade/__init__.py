@@ -31,12 +31,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stockade.execution import Module
-    from stockade.policy import Filesystem, Limits, Mount, Policy
+    from stockade.policy import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi
     from stockade.report import Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
     from stockade.sandbox import Sandbox, Session, call, run
 
 __all__ = [
     "Cancelled",
+    "Clock",
     "Denied",
     "EngineError",
     "Filesystem",
@@ -56,6 +57,7 @@ __all__ = [
     "Outcome",
     "Policy",
     "PolicyError",
+    "Random",
     "Report",
     "Sandbox",
     "Session",
@@ -66,6 +68,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "Violation",
+    "Wasi",
     "__version__",
     "call",
     "run",

@@ -6,13 +6,13 @@ but `proc_exit` return an errno.
 
 from typing import NamedTuple
 
-__all__ = ["ENOTCAPABLE", "MODULE", "WASI", "WASI_BY_NAME", "WasiCall"]
+__all__ = ["ERRNO", "MODULE", "WASI", "WASI_BY_NAME", "WasiCall"]
 
-MODULE = "wasi_snapshot_preview1"
+MODULE = b"wasi_snapshot_preview1"
 """The import module under which guests ask for these functions."""
 
-ENOTCAPABLE = 76
-"""The errno of a call for which the guest lacks the capability (WASI `errno.notcapable`)."""
+ERRNO = {"nosys": 52, "perm": 63, "notcapable": 76}
+"""Errnos with which a policy may refuse a call, by their names in the specification."""
 
 
 class WasiCall(NamedTuple):

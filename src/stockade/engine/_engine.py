@@ -50,6 +50,7 @@ class EngineConfig(NamedTuple):
         stack_bytes: How much stack guest code may use.
         simd: Whether the SIMD and relaxed SIMD proposals are on.
         multi_memory: Whether the multi-memory proposal is on: for the guard always, for guests where allowed.
+        canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
 
@@ -57,6 +58,7 @@ class EngineConfig(NamedTuple):
     stack_bytes: int
     simd: bool = True
     multi_memory: bool = True
+    canonical_nans: bool = False
     pooled: bool = True
 
 
@@ -106,6 +108,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     api.config_wasm_relaxed_simd_set(raw, config.simd)
     api.config_wasm_simd_set(raw, config.simd)
     api.config_wasm_multi_memory_set(raw, config.multi_memory)
+    api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)
     api.config_consume_fuel_set(raw, config.fuel)
     api.config_max_wasm_stack_set(raw, config.stack_bytes)
     api.config_async_stack_size_set(raw, config.stack_bytes + _HOST_STACK_BYTES)

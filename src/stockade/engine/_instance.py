@@ -30,6 +30,9 @@ _FUEL_SLICE: Final = 10_000_000
 _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
+_FUNCREF: Final = 5
+"""The kind of a `wasmtime_val_t` that is a reference to a function."""
+
 _PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64")}
 _MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
 
@@ -211,26 +214,27 @@ class Instance:
             raise KeyError(name)
         return Memory(self._context, string_at(self._handle, 24))
 
-    def fill_natives(self, table: bytes, calls: Sequence[WasiCall], module: str) -> None:
-        """Puts native WASI functions into the table through which the guard reaches those the guest lacks.
+    def lend(self, table: bytes, calls: Sequence[tuple[int, WasiCall]], module: bytes) -> None:
+        """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
 
         Args:
             table: Name of the exported table.
-            calls: The functions, in the order of the table's slots.
+            calls: The functions, each with its slot.
             module: The import module that provides them.
         """
         api = capi()
         self._find(table)
         handle = _Handle.from_buffer_copy(string_at(self._handle, 24))
-        where = module.encode()
-        for slot, call in enumerate(calls):
+        address = addressof(handle)
+        linker, context, extern = self._engine.linker, self._context, self._extern
+        for slot, call in calls:
             name = call.name.encode()
-            value = Value(kind=5)
-            # SAFETY: linker and store belong to one engine; handles are copies that the store keeps valid.
-            found = api.linker_get(self._engine.linker, self._context, where, len(where), name, len(name), self._extern)
+            # SAFETY: linker and store belong to one engine. The function lands in `out.extern`; an extern that holds a
+            # function and a value that holds a reference to one lie alike, so with the kind changed it is that value.
+            found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
             assert found, call.name
-            memmove(addressof(value) + Value.of.offset, self._handle, 16)
-            if error := api.table_set(self._context, addressof(handle), slot, addressof(value)):
+            self._out.extern.kind = _FUNCREF
+            if error := api.table_set(context, address, slot, extern):
                 raise EngineError(f"native {call.name} cannot be lent to the guard: {error_text(error)}")
 
     def call(

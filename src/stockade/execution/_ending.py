@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from stockade._text import printable
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
 from stockade.guard import guard
 from stockade.report import Frame, Outcome, TrapInfo, Violation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stockade.engine import Number
     from stockade.execution._plan import Plan
-    from stockade.execution._state import StateReading
+    from stockade.execution._state import GuardViolation, StateReading
     from stockade.guard import Woven
     from stockade.policy import Limits
 
@@ -55,6 +58,17 @@ class Ending(NamedTuple):
         )
 
 
+_STOPS = {
+    guard().layout.constants[name]: outcome
+    for name, outcome in {
+        "STOP_MEMORY": Outcome.MEMORY,
+        "STOP_HOST_MEMORY": Outcome.CRASHED,
+        "STOP_DENIED": Outcome.DENIED,
+        "STOP_IDLE": Outcome.IDLE,
+    }.items()
+}
+
+
 class Verdict(NamedTuple):
     """What a report says about the end of a run."""
 
@@ -69,6 +83,7 @@ def conclude(
     plan: Plan,
     ending: Ending | None,
     reading: StateReading | None,
+    noted: Sequence[GuardViolation],
     results: list[Number] | None,
     command: bool,
     fuel: int | None,
@@ -80,12 +95,13 @@ def conclude(
         plan: What ran.
         ending: Why it did not return; None where it did.
         reading: The guard's counters; None for a module without a guard.
+        noted: The violations that the guard wrote down.
         results: What it returned.
         command: Whether the result is an exit code.
         fuel: Fuel used; None where it was not metered.
         wall_seconds: How long it ran.
     """
-    violations = _violations(plan, reading)
+    violations = _violations(plan, reading, noted)
     limits = plan.policy.limits
     exit_code: int | None = None
     value: int | float | list[int | float] | None = None
@@ -96,7 +112,7 @@ def conclude(
         exit_code = status & 0xFF
         outcome = Outcome.EXIT if status else Outcome.OK
     elif reading is not None and reading.number["stop"]:
-        outcome = Outcome.MEMORY if reading.number["stop"] == _constant("STOP_MEMORY") else Outcome.CRASHED
+        outcome = _STOPS[reading.number["stop"]]
     elif ending is None:
         assert results is not None
         status = int(results[0]) if command and results else 0
@@ -125,19 +141,15 @@ def conclude(
     return Verdict(outcome, exit_code, value, trap, violations)
 
 
-def _constant(name: str) -> int:
-    return guard().layout.constants[name]
-
-
 def _stopped(kind: str, subject: str, limit: float | None, observed: float | None) -> Violation:
     return Violation(kind=kind, subject=subject, limit=limit, observed=observed, action="stop")
 
 
-def _violations(plan: Plan, reading: StateReading | None) -> tuple[Violation, ...]:
+def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardViolation]) -> tuple[Violation, ...]:
     if reading is None:
         return ()
     limits = plan.policy.limits
-    found = []
+    found: list[Violation] = []
     action = limits.on_memory_denied
     for kind, call, refusals, asked, limit in (
         ("memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
@@ -155,9 +167,32 @@ def _violations(plan: Plan, reading: StateReading | None) -> tuple[Violation, ..
                     count=count,
                 )
             )
-    for call, count in reading.denied.items():
-        found.append(Violation(kind="call", subject=call, call=call, count=count))
+    found += map(_from_guard, noted)
     return tuple(found)
+
+
+def _from_guard(entry: GuardViolation) -> Violation:
+    subject = entry.call
+    if entry.subject_bytes:
+        subject = printable(entry.subject)
+        if entry.subject_bytes > len(entry.subject):
+            subject += f"… ({entry.subject_bytes:,} long)"
+    return Violation(
+        kind=entry.kind,
+        subject=subject,
+        limit=_number(entry, entry.limit),
+        observed=_number(entry, entry.observed),
+        call=entry.call,
+        action=entry.action,
+        count=entry.times,
+        at=entry.at_seconds,
+    )
+
+
+def _number(entry: GuardViolation, value: int) -> float | None:
+    if not entry.limit and not entry.observed:
+        return None
+    return value / 1e9 if entry.kind == "idle" else value
 
 
 def _trap(plan: Plan, failure: Failure) -> TrapInfo:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stockade._wasi import ENOTCAPABLE, WASI
+from stockade._wasi import ERRNO, WASI, WASI_BY_NAME, WasiCall
 from stockade.engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory
     from stockade.execution._module import Module
-    from stockade.policy import Limits, Policy
+    from stockade.policy import Policy
 
 __all__ = ["Plan", "Program", "make_plan"]
 
@@ -76,9 +76,9 @@ class _Programs:
         self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
         self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
 
-    def get(self, module: Module, limits: Limits, progress: Callable[[str], None]) -> tuple[Program, bool]:
+    def get(self, module: Module, policy: Policy, progress: Callable[[str], None]) -> tuple[Program, bool]:
         """Returns the program for a module, and whether it was at hand."""
-        config = _config(module, limits)
+        config = _config(module, policy)
         key = (module.sha256, config)
         with self._lock:
             program = self._kept.get(key)
@@ -106,7 +106,7 @@ class _Programs:
 _programs = _Programs()
 
 
-def _config(module: Module, limits: Limits) -> EngineConfig:
+def _config(module: Module, policy: Policy) -> EngineConfig:
     parsed = module.parsed
     # One more memory for the guard, one for a guest that has none, one more table for natives.
     pooled = (
@@ -114,7 +114,12 @@ def _config(module: Module, limits: Limits) -> EngineConfig:
         and len(parsed.tables) + 1 <= MAX_POOLED_TABLES
         and max((table.minimum for table in parsed.tables), default=0) <= MAX_POOLED_TABLE_ELEMENTS
     )
-    return EngineConfig(fuel=limits.fuel is not None, stack_bytes=limits.stack, pooled=pooled)
+    return EngineConfig(
+        fuel=policy.limits.fuel is not None,
+        stack_bytes=policy.limits.stack,
+        canonical_nans=policy.reproducible,
+        pooled=pooled,
+    )
 
 
 def _compile(module: Module, config: EngineConfig, progress: Callable[[str], None]) -> Program:
@@ -139,6 +144,7 @@ class Plan:
         program: Its machine code.
         directories: What native WASI may reach.
         info: The module, for reports.
+        natives: Native functions to lend to the guard, each with its slot in the woven module's table.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind, and where its buffers end.
         compile_seconds: What making this plan took, where the machine code was not at hand.
@@ -150,6 +156,7 @@ class Plan:
     program: Program
     directories: tuple[Directory, ...]
     info: ModuleInfo
+    natives: tuple[tuple[int, WasiCall], ...]
     state: bytes
     bare: tuple[bytes, int]
     compile_seconds: float
@@ -183,26 +190,82 @@ def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -
             raise InvalidModule(f"{module.name} has {found} {what}; the policy allows {allowed} (limits.{what})")
     check_imports(module.parsed)
     begun = time.perf_counter()
-    program, at_hand = _programs.get(module, limits, progress)
+    program, at_hand = _programs.get(module, policy, progress)
     seconds = 0.0 if at_hand else time.perf_counter() - begun
-    state = _initial_state(policy, program.woven)
+    natives = _natives(policy, program)
+    state = _initial_state(policy, program.woven, natives)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
-    return Plan(module, policy, program, directories, info, state, bare, seconds, at_hand)
+    return Plan(module, policy, program, directories, info, natives, state, bare, seconds, at_hand)
 
 
-def _initial_state(policy: Policy, woven: Woven) -> bytes:
-    layout = guard().layout
+_CLOCK = WASI_BY_NAME["clock_time_get"]
+_UNLIMITED = 2**64 - 1
+_NANOSECONDS = 1_000_000_000
+
+
+def _natives(policy: Policy, program: Program) -> tuple[tuple[int, WasiCall], ...]:
+    """Which of the natives that the guest does not import the guard can come to need under this policy.
+
+    Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
+    call one all the same, the empty slot in its table traps.
+    """
     limits = policy.limits
+    files = any(name.startswith("path_") for name in program.calls)
+    rates = limits.call_rate is not None or limits.read_rate is not None or limits.write_rate is not None
+    clocks = rates or "poll_oneoff" in program.calls or bool(policy.filesystem.mounts)
+    return tuple(
+        (slot, call)
+        for slot, call in enumerate(program.woven.natives)
+        if (files if call.group in ("fd", "path") else clocks)
+    )
+
+
+def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, WasiCall], ...]) -> bytes:
+    """The policy as the guard reads it."""
+    layout = guard().layout
+    constants = layout.constants
+    limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
+    resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
+    fields: dict[str, int | None] = {
+        "memory_limit": limits.memory,
+        "memory_used": woven.initial_memory_bytes,
+        "table_limit": limits.table_elements,
+        "table_used": woven.initial_table_elements,
+        "calls_limit": limits.calls,
+        "call_rate": limits.call_rate,
+        "open_limit": limits.open_files,
+        "created_limit": limits.files_created,
+        "file_size_limit": limits.file_size,
+        "read_limit": limits.read_bytes,
+        "write_limit": limits.write_bytes,
+        "read_rate": limits.read_rate,
+        "write_rate": limits.write_rate,
+        "random_limit": limits.random_bytes,
+        "idle_limit": None if limits.idle_time is None else int(limits.idle_time * _NANOSECONDS),
+        "slice": WAIT_SLICE_NANOSECONDS,
+        "clock_resolution": round(resolution * _NANOSECONDS),
+        "clock_step": round(clock.step * _NANOSECONDS),
+        "clock_start": round(clock.start * _NANOSECONDS),
+        "clock_mode": constants.get(f"CLOCK_{clock.mode.upper()}", constants["CLOCK_REAL"]),
+        "random_mode": constants["RANDOM_SEEDED" if random.mode == "seeded" else "RANDOM_NATIVE"],
+        "random_state": random.seed,
+        "on_violation": constants[policy.on_violation.upper()],
+        "on_rate": constants[limits.on_rate.upper()],
+        "on_memory": limits.on_memory_denied == "stop",
+        "may_create": filesystem.create,
+        "may_delete": filesystem.delete,
+        "may_link": filesystem.symlinks,
+        "has_clock": _CLOCK not in woven.natives or any(call is _CLOCK for _, call in natives),
+    }
     block = bytearray(layout.size)
-    layout.write(block, "memory_limit", limits.memory)
-    layout.write(block, "memory_used", woven.initial_memory_bytes)
-    layout.write(block, "table_limit", limits.table_elements)
-    layout.write(block, "table_used", woven.initial_table_elements)
-    layout.write(block, "slice", WAIT_SLICE_NANOSECONDS)
-    layout.write(block, "stop_on_memory", limits.on_memory_denied == "stop")
-    rules = layout.offsets["rules"] - layout.block
+    for name, value in fields.items():
+        layout.write(block, name, _UNLIMITED if value is None else int(value))
+    refused = set(policy.wasi.refused())
+    for section, group in ((clock, "clock"), (random, "random")):
+        if section.mode == "none":
+            refused |= {call.name for call in WASI if call.group == group}
     for call in WASI:
-        if call.group == "sock":
-            block[rules + call.number] = ENOTCAPABLE
+        if call.name in refused:
+            block[layout.offsets["rules"] - layout.block + call.number] = ERRNO[policy.wasi.errno]
     return bytes(block)

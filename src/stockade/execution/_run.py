@@ -119,8 +119,8 @@ class Guest:
             program = self._plan.program
             self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._block)
-        if woven.natives_export is not None:
-            instance.fill_natives(woven.natives_export, woven.natives, MODULE)
+        if woven.natives_export is not None and self._plan.natives:
+            instance.lend(woven.natives_export, self._plan.natives, MODULE)
 
     @property
     def ended(self) -> bool:
@@ -180,7 +180,8 @@ class Guest:
         fuel = None
         if self._limits.fuel is not None:
             fuel = 0 if self._instance is None else self._limits.fuel - self._instance.fuel_left()
-        verdict = conclude(plan, self._ending, reading, results, command, fuel, wall)
+        noted = self._state.violations(reading) if self._state is not None and reading is not None else []
+        verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
         stdout = stderr = b""
         truncated = Truncated()
         if self._state is not None and reading is not None:

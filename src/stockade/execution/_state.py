@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import struct
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from stockade._wasi import WASI
 from stockade.errors import UsageError
 from stockade.guard import guard
 
@@ -92,6 +94,50 @@ def place_inputs(
     return bytes(block) + arguments + variables + stdin, at
 
 
+class GuardViolation(NamedTuple):
+    """An entry of the guard's table of violations.
+
+    Attributes:
+        kind: What was violated, as reports name it.
+        call: The WASI call that did it.
+        times: How often.
+        limit: What is allowed; 0 where it is not a number.
+        observed: The most that was asked for.
+        at_seconds: When it happened first, in seconds since the instance was made.
+        action: What was done: `deny`, `stop` or `note`.
+        subject: The path that it was about, as far as it was kept.
+        subject_bytes: The length of the whole path.
+    """
+
+    kind: str
+    call: str
+    times: int
+    limit: int
+    observed: int
+    at_seconds: float
+    action: Literal["deny", "stop", "note"]
+    subject: bytes
+    subject_bytes: int
+
+    @classmethod
+    def unpack(cls, entry: bytes) -> GuardViolation:
+        """Reads an entry."""
+        kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
+        constants = guard().layout.constants
+        subject = entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
+        return cls(_KINDS[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
+
+
+_ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
+_KINDS: Final = {
+    number: name.removeprefix("KIND_") for name, number in guard().layout.constants.items() if name.startswith("KIND_")
+}
+
+
+_LASTING: Final = ("memory_used", "table_used", "stdin_read", "open_now", "virtual_now", "random_state")
+"""What belongs to the instance, not to one call of a session."""
+
+
 class State:
     """The guard's state in a live instance.
 
@@ -122,7 +168,7 @@ class State:
         layout = guard().layout
         fresh = bytearray(block[: layout.size])
         now = self.read().number
-        for name in ("memory_used", "table_used", "stdin_read", "open_now"):
+        for name in _LASTING:
             layout.write(fresh, name, now[name])
         layout.write(fresh, "open_peak", now["open_now"])
         self._memory.write(layout.block, bytes(fresh))
@@ -131,6 +177,14 @@ class State:
         """Reads all counters."""
         layout = guard().layout
         return StateReading(self._memory.read(layout.block, layout.size), self._format, self._names)
+
+    def violations(self, reading: StateReading) -> list[GuardViolation]:
+        """Returns what the guard wrote down, in the order of its first time."""
+        layout = guard().layout
+        size, start = layout.constants["VIOLATION_SIZE"], layout.offsets["violations"]
+        count = reading.number["violation_count"]
+        table = self._memory.read(start, count * size) if count else b""
+        return [GuardViolation.unpack(table[at : at + size]) for at in range(0, len(table), size)]
 
     def output(self, reading: StateReading, name: str) -> tuple[bytes, int]:
         """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""

@@ -61,92 +61,401 @@
 (import "guest" "externref_table" (table $guest.externrefs 0 externref))
 (memory $state (export "memory") 2)
 
-;; -- layout of $state: descriptors --------------------------------------------------------------------------------
+;; -- layout of $state: descriptors and violations -------------------------------------------------------------------
 
-(global $kinds         (export "kinds:u8[4096]")    i32 (i32.const 0))    ;; what became of each descriptor, see below
+(global $kinds              (export "kinds:u8[4096]")            i32 (i32.const 0)) ;; what became of each descriptor, see below
+(global $violations         (export "violations:u8")             i32 (i32.const 4096)) ;; VIOLATIONS_MAX entries, see $violate
 
 ;; -- layout of $state: the policy block, written by the host --------------------------------------------------------
+;; A limit of 2^64-1 is no limit.
 
-(global $block         (export "block:u8")          i32 (i32.const 4096)) ;; the host writes and reads from here
-(global $memory_limit  (export "memory_limit:u64")  i32 (i32.const 4096))    ;; bytes that all memories and tables may have
-(global $table_limit   (export "table_limit:u64")   i32 (i32.const 4112))   ;; elements that all tables may have together
-(global $slice         (export "slice:u64")         i32 (i32.const 4128))   ;; longest wait at a stretch, nanoseconds
-(global $stop_on_memory (export "stop_on_memory:u32") i32 (i32.const 4136)) ;; 1: refused growth ends the run
-(global $scratch       (export "scratch:u32")       i32 (i32.const 4140))   ;; where free room begins, above everything else
-(global $stdin         (export "stdin:u32")         i32 (i32.const 4144))   ;; where stdin's bytes stand
-(global $stdin_size    (export "stdin_size:u32")    i32 (i32.const 4148))   ;; how many there are
-(global $args          (export "args:u32")          i32 (i32.const 4152))   ;; arguments, each ended by a zero byte
-(global $args_count    (export "args_count:u32")    i32 (i32.const 4156))
-(global $args_size     (export "args_size:u32")     i32 (i32.const 4160))   ;; their bytes in all, zero bytes included
-(global $environ       (export "environ:u32")       i32 (i32.const 4164))   ;; NAME=value, each ended by a zero byte
-(global $environ_count (export "environ_count:u32") i32 (i32.const 4168))
-(global $environ_size  (export "environ_size:u32")  i32 (i32.const 4172))
-;; An output stream is five fields. Its first cap bytes land in [base, base+cap) in order; of what follows, the part
-;; [head, cap) keeps the newest. So the beginning and the end of the output are kept, and total tells how much there was.
-(global $stdout        (export "stdout:stream")     i32 (i32.const 4176))
-(global $stderr        (export "stderr:stream")     i32 (i32.const 4200))
-(global $rules         (export "rules:u8[64]")      i32 (i32.const 4224))  ;; by call number: 0, or the errno that refuses it
+(global $block              (export "block:u8")                  i32 (i32.const 12288)) ;; the host writes and reads from here
+(global $memory_limit       (export "memory_limit:u64")          i32 (i32.const 12288)) ;; bytes that all memories and tables may have together
+(global $table_limit        (export "table_limit:u64")           i32 (i32.const 12296)) ;; elements that all tables may have together
+(global $calls_limit        (export "calls_limit:u64")           i32 (i32.const 12304)) ;; WASI calls in the run
+(global $call_rate          (export "call_rate:u64")             i32 (i32.const 12312)) ;; WASI calls in a second
+(global $open_limit         (export "open_limit:u64")            i32 (i32.const 12320)) ;; files and folders open at a time
+(global $created_limit      (export "created_limit:u64")         i32 (i32.const 12328)) ;; files, folders and links created
+(global $file_size_limit    (export "file_size_limit:u64")       i32 (i32.const 12336)) ;; bytes that a file may reach by writing
+(global $read_limit         (export "read_limit:u64")            i32 (i32.const 12344)) ;; bytes read from files
+(global $write_limit        (export "write_limit:u64")           i32 (i32.const 12352)) ;; bytes written to files
+(global $read_rate          (export "read_rate:u64")             i32 (i32.const 12360)) ;; bytes read in a second
+(global $write_rate         (export "write_rate:u64")            i32 (i32.const 12368)) ;; bytes written in a second
+(global $random_limit       (export "random_limit:u64")          i32 (i32.const 12376)) ;; random bytes
+(global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 12384)) ;; nanoseconds of one wait
+(global $slice              (export "slice:u64")                 i32 (i32.const 12392)) ;; longest wait at a stretch, nanoseconds
+(global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 12400)) ;; nanoseconds to which a coarse clock is cut
+(global $clock_step         (export "clock_step:u64")            i32 (i32.const 12408)) ;; nanoseconds that a virtual clock advances each time it is read
+(global $clock_start        (export "clock_start:u64")           i32 (i32.const 12416)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
+(global $clock_mode         (export "clock_mode:u32")            i32 (i32.const 12424)) ;; CLOCK_REAL, CLOCK_COARSE or CLOCK_VIRTUAL
+(global $random_mode        (export "random_mode:u32")           i32 (i32.const 12428)) ;; RANDOM_NATIVE or RANDOM_SEEDED
+(global $on_violation       (export "on_violation:u32")          i32 (i32.const 12432)) ;; DENY, STOP or NOTE
+(global $on_rate            (export "on_rate:u32")               i32 (i32.const 12436)) ;; WAIT or REFUSE, where a rate is exceeded
+(global $on_memory          (export "on_memory:u32")             i32 (i32.const 12440)) ;; 1: refused growth ends the run
+(global $may_create         (export "may_create:u32")            i32 (i32.const 12444)) ;; 1: files and folders may be created
+(global $may_delete         (export "may_delete:u32")            i32 (i32.const 12448)) ;; 1: files and folders may be removed, or replaced by renaming
+(global $may_link           (export "may_link:u32")              i32 (i32.const 12452)) ;; 1: symbolic and hard links may be made
+(global $has_clock          (export "has_clock:u32")             i32 (i32.const 12456)) ;; 1: a clock can be read, so violations can be dated
+(global $stdin              (export "stdin:u32")                 i32 (i32.const 12460)) ;; where stdin's bytes stand
+(global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 12464)) ;; how many there are
+(global $args               (export "args:u32")                  i32 (i32.const 12468)) ;; arguments, each ended by a zero byte
+(global $args_count         (export "args_count:u32")            i32 (i32.const 12472)) ;; how many
+(global $args_size          (export "args_size:u32")             i32 (i32.const 12476)) ;; their bytes in all, zero bytes included
+(global $environ            (export "environ:u32")               i32 (i32.const 12480)) ;; NAME=value, each ended by a zero byte
+(global $environ_count      (export "environ_count:u32")         i32 (i32.const 12484)) ;; how many
+(global $environ_size       (export "environ_size:u32")          i32 (i32.const 12488)) ;; their bytes in all
+(global $scratch            (export "scratch:u32")               i32 (i32.const 12492)) ;; where free room begins, above everything else
+(global $rules              (export "rules:u8[64]")              i32 (i32.const 12496)) ;; by call number: 0, or the errno that refuses it
 
-;; -- layout of $state: what happened, written here ------------------------------------------------------------------
+;; An output stream is four numbers: base, head, cap (each u32) and total (u64). Its first cap bytes land in
+;; [base, base+cap) in order; of what follows, the part [head, cap) keeps the newest. So the beginning and the end of the
+;; output are kept, and total tells how much there was.
+(global $stdout             (export "stdout:stream")             i32 (i32.const 12560)) ;; the captured output
+(global $stderr             (export "stderr:stream")             i32 (i32.const 12584)) ;; the same of stderr
 
-(global $exited        (export "exited:u32")        i32 (i32.const 4288))  ;; 1: the guest called proc_exit
-(global $exit_code     (export "exit_code:u32")     i32 (i32.const 4292))  ;; with this
-(global $stop          (export "stop:u32")          i32 (i32.const 4296))  ;; why the guard ended the run, see below
-(global $stdin_read    (export "stdin_read:u32")    i32 (i32.const 4300))  ;; bytes of stdin the guest has taken
-(global $memory_refusals (export "memory_refusals:u64") i32 (i32.const 4304)) ;; growths refused by memory_limit
-(global $memory_asked  (export "memory_asked:u64")  i32 (i32.const 4312))  ;; the most bytes that were asked for in vain
-(global $table_refusals (export "table_refusals:u64") i32 (i32.const 4320)) ;; growths refused by table_limit
-(global $table_asked   (export "table_asked:u64")   i32 (i32.const 4328))  ;; the most elements asked for in vain
-(global $idle          (export "idle:u64")          i32 (i32.const 4336))  ;; nanoseconds spent waiting in poll_oneoff
-(global $read          (export "read:u64")          i32 (i32.const 4344))  ;; bytes read from files
-(global $written       (export "written:u64")       i32 (i32.const 4352))  ;; bytes written to files
-(global $random        (export "random:u64")        i32 (i32.const 4360))  ;; bytes of randomness handed out
-(global $opened        (export "opened:u64")        i32 (i32.const 4368))  ;; files and folders opened
-(global $open_now      (export "open_now:u64")      i32 (i32.const 4376))  ;; of these, open now
-(global $open_peak     (export "open_peak:u64")     i32 (i32.const 4384))  ;; and the most at any time
-(global $created       (export "created:u64")       i32 (i32.const 4392))  ;; files, folders and links created
-(global $deleted       (export "deleted:u64")       i32 (i32.const 4400))  ;; files and folders removed
-(global $memory_used   (export "memory_used:u64")   i32 (i32.const 4408)) ;; bytes that memories and tables have (never shrinks: the peak)
-(global $table_used    (export "table_used:u64")    i32 (i32.const 4416)) ;; elements that tables have; the host writes both first
-(global $calls         (export "calls:u64[46]")     i32 (i32.const 4424))  ;; by call number: how often it was made
-(global $denied        (export "denied:u64[46]")    i32 (i32.const 4792))  ;; and how often it was refused
-(global $room          (export "room:u8")           i32 (i32.const 5160)) ;; from here on the host places its data
+;; -- layout of $state: what happened ---------------------------------------------------------------------------------
+
+(global $exited             (export "exited:u32")                i32 (i32.const 12608)) ;; 1: the guest called proc_exit
+(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12612)) ;; with this
+(global $stop               (export "stop:u32")                  i32 (i32.const 12616)) ;; why the guard ended the run, see below
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12620)) ;; bytes of stdin the guest has taken
+(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12624)) ;; entries in $violations
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 12628)) ;; a bit for each kind that has an entry
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12632)) ;; violations that found no entry
+(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12640)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used         (export "table_used:u64")            i32 (i32.const 12648)) ;; the same, elements of tables
+(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12656)) ;; growths refused by memory_limit
+(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12664)) ;; the most bytes asked for in vain
+(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12672)) ;; growths refused by table_limit
+(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12680)) ;; the most elements asked for in vain
+(global $idle               (export "idle:u64")                  i32 (i32.const 12688)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 12696)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 12704)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 12712)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 12720)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 12728)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12736)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 12744)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 12752)) ;; files and folders removed
+(global $credit             (export "credit:u64")                i32 (i32.const 12760)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 12768)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 12776)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 12784)) ;; when the present second of call_rate began; 0: not yet
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12792)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 12800)) ;; of the seeded generator; the host writes the seed
+(global $read_window        (export "read_window:u64")           i32 (i32.const 12808)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 12816)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 12824)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 12832)) ;; bytes since then
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 12840)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 13208)) ;; and how often it was refused
+(global $borrowed                                                i32 (i32.const 13576)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 13704)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
-(global $STOP_MEMORY (export "STOP_MEMORY:const") i32 (i32.const 1))     ;; memory growth was refused, policy says stop
-(global $STOP_HOST_MEMORY (export "STOP_HOST_MEMORY:const") i32 (i32.const 2)) ;; the host has no memory left for the guard
+(global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
+(global $STOP_HOST_MEMORY   (export "STOP_HOST_MEMORY:const")    i32 (i32.const 2)) ;; the host has no memory left for the guard
+(global $STOP_DENIED        (export "STOP_DENIED:const")         i32 (i32.const 3)) ;; a violation, and the policy says stop
+(global $STOP_IDLE          (export "STOP_IDLE:const")           i32 (i32.const 4)) ;; one wait was longer than idle_limit
+
+;; What is done about a violation, in $on_violation and in its entry; and where a rate is exceeded, in $on_rate.
+(global $DENY               (export "DENY:const")                i32 (i32.const 0))
+(global $STOP               (export "STOP:const")                i32 (i32.const 1))
+(global $NOTE               (export "NOTE:const")                i32 (i32.const 2))
+(global $WAIT               (export "WAIT:const")                i32 (i32.const 0))
+(global $REFUSE             (export "REFUSE:const")              i32 (i32.const 1))
+
+(global $CLOCK_REAL         (export "CLOCK_REAL:const")          i32 (i32.const 0))
+(global $CLOCK_COARSE       (export "CLOCK_COARSE:const")        i32 (i32.const 1))
+(global $CLOCK_VIRTUAL      (export "CLOCK_VIRTUAL:const")       i32 (i32.const 2))
+(global $RANDOM_NATIVE      (export "RANDOM_NATIVE:const")       i32 (i32.const 0))
+(global $RANDOM_SEEDED      (export "RANDOM_SEEDED:const")       i32 (i32.const 1))
+
+;; Kinds of violations, by the names that reports give them.
+(global $KIND_call          (export "KIND_call:const")           i32 (i32.const 0))
+(global $KIND_calls         (export "KIND_calls:const")          i32 (i32.const 1))
+(global $KIND_call_rate     (export "KIND_call_rate:const")      i32 (i32.const 2))
+(global $KIND_open_files    (export "KIND_open_files:const")     i32 (i32.const 3))
+(global $KIND_files_created (export "KIND_files_created:const")  i32 (i32.const 4))
+(global $KIND_create        (export "KIND_create:const")         i32 (i32.const 5))
+(global $KIND_delete        (export "KIND_delete:const")         i32 (i32.const 6))
+(global $KIND_symlinks      (export "KIND_symlinks:const")       i32 (i32.const 7))
+(global $KIND_file_size     (export "KIND_file_size:const")      i32 (i32.const 8))
+(global $KIND_read_bytes    (export "KIND_read_bytes:const")     i32 (i32.const 9))
+(global $KIND_write_bytes   (export "KIND_write_bytes:const")    i32 (i32.const 10))
+(global $KIND_read_rate     (export "KIND_read_rate:const")      i32 (i32.const 11))
+(global $KIND_write_rate    (export "KIND_write_rate:const")     i32 (i32.const 12))
+(global $KIND_path          (export "KIND_path:const")           i32 (i32.const 13))
+(global $KIND_random_bytes  (export "KIND_random_bytes:const")   i32 (i32.const 14))
+(global $KIND_idle          (export "KIND_idle:const")           i32 (i32.const 15))
+
+;; An entry of $violations: kind u32, call u32, count u64, limit u64, observed u64, at u64 (nanoseconds), length of the
+;; subject u32, action u32, and the first bytes of the subject. The last entries are kept for kinds that have none yet,
+;; so that a flood of one kind cannot push out the first of another.
+(global $VIOLATION_SIZE     (export "VIOLATION_SIZE:const")      i32 (i32.const 128))
+(global $VIOLATIONS_MAX     (export "VIOLATIONS_MAX:const")      i32 (i32.const 64))
+(global $VIOLATIONS_COMMON                                       i32 (i32.const 48))
+(global $SUBJECT            (export "SUBJECT:const")             i32 (i32.const 48)) ;; where the subject stands in an entry
+(global $SUBJECT_MAX        (export "SUBJECT_MAX:const")         i32 (i32.const 80)) ;; how much of it is kept
 
 ;; Kinds of descriptors in $kinds. As it was born: 0, 1 and 2 are stdin, stdout and stderr, others are native WASI's.
-(global $BORN i32 (i32.const 0))
-(global $STDIN i32 (i32.const 1))
-(global $STDOUT i32 (i32.const 2))
-(global $STDERR i32 (i32.const 3))
-(global $FILE i32 (i32.const 4))                                          ;; opened by the guest
-(global $CLOSED i32 (i32.const 5))
-(global $MAX_DESCRIPTORS (export "MAX_DESCRIPTORS:const") i32 (i32.const 4096))
+(global $STDIN                                                   i32 (i32.const 1))
+(global $STDOUT                                                  i32 (i32.const 2))
+(global $STDERR                                                  i32 (i32.const 3))
+(global $FILE                                                    i32 (i32.const 4)) ;; opened by the guest
+(global $APPENDING                                               i32 (i32.const 5)) ;; the same, and every write goes to its end
+(global $CLOSED                                                  i32 (i32.const 6))
+(global $MAX_DESCRIPTORS    (export "MAX_DESCRIPTORS:const")     i32 (i32.const 4096))
 
 ;; Errno values of WASI.
-(global $SUCCESS i32 (i32.const 0))
-(global $EEXIST i32 (i32.const 20))
-(global $EINVAL i32 (i32.const 28))
-(global $EMFILE i32 (i32.const 33))
+(global $SUCCESS                                                 i32 (i32.const 0))
+(global $EACCES                                                  i32 (i32.const 2))
+(global $EAGAIN                                                  i32 (i32.const 6))
+(global $EDQUOT                                                  i32 (i32.const 19))
+(global $EEXIST                                                  i32 (i32.const 20))
+(global $EFBIG                                                   i32 (i32.const 22))
+(global $EINVAL                                                  i32 (i32.const 28))
+(global $EMFILE                                                  i32 (i32.const 33))
+(global $ENOENT                                                  i32 (i32.const 44))
+(global $ENOTSOCK                                                i32 (i32.const 57))
+(global $EPERM                                                   i32 (i32.const 63))
+(global $EROFS                                                   i32 (i32.const 69))
+(global $ENOTCAPABLE                                             i32 (i32.const 76))
 
 ;; As POSIX: the most buffers that one read or write may name, and a bound like it for one poll.
-(global $IOV_MAX (export "IOV_MAX:const") i32 (i32.const 1024))
-(global $POLL_MAX (export "POLL_MAX:const") i32 (i32.const 1024))
-(global $SUBSCRIPTION_SIZE i32 (i32.const 48))
-(global $EVENT_SIZE i32 (i32.const 32))
+(global $IOV_MAX            (export "IOV_MAX:const")             i32 (i32.const 1024))
+(global $POLL_MAX           (export "POLL_MAX:const")            i32 (i32.const 1024))
+(global $SUBSCRIPTION_SIZE                                       i32 (i32.const 48))
+(global $EVENT_SIZE                                              i32 (i32.const 32))
 
 ;; -- helpers --------------------------------------------------------------------------------------------------------
 
-;; Every call begins here. Counts it; returns 0, or the errno with which the policy refuses it.
+;; Every call begins here. Counts it; returns 0, or the errno with which the policy refuses it. Limits on the number of
+;; calls are looked at only when the credit is used up, so that no clock needs to be read for each call.
 (func $enter (param $number i32) (result i32)
-  (local $errno i32) (local $slot i32)
+  (local $slot i32) (local $credit i64) (local $errno i32)
   (local.set $slot (i32.add (global.get $calls) (i32.shl (local.get $number) (i32.const 3))))
   (i64.store $state (local.get $slot) (i64.add (i64.load $state (local.get $slot)) (i64.const 1)))
+  (if (i64.eqz (local.tee $credit (i64.load $state (global.get $credit))))
+    (then
+      (if (local.tee $errno (call $renew_credit (local.get $number))) (then (return (local.get $errno))))
+      (local.set $credit (i64.load $state (global.get $credit)))))
+  (i64.store $state (global.get $credit) (i64.sub (local.get $credit) (i64.const 1)))
   (if (local.tee $errno (i32.load8_u $state (i32.add (global.get $rules) (local.get $number))))
-    (then (call $add (i32.add (global.get $denied) (i32.shl (local.get $number) (i32.const 3))) (i64.const 1))))
+    (then
+      (return (call $refuse (global.get $KIND_call) (local.get $number) (i64.const 0) (i64.const 0) (local.get $errno)))))
+  (global.get $SUCCESS))
+
+;; Looks at calls_limit and call_rate, and sets how many calls may be made until they are looked at again.
+(func $renew_credit (param $number i32) (result i32)
+  (local $limit i64) (local $made i64) (local $rate i64) (local $now i64) (local $end i64) (local $credit i64)
+  (local $errno i32)
+  (call $add (global.get $calls_made) (i64.load $state (global.get $granted)))
+  (i64.store $state (global.get $granted) (i64.const 0))
+  (local.set $limit (i64.load $state (global.get $calls_limit)))
+  (local.set $made (i64.load $state (global.get $calls_made)))
+  (local.set $credit (i64.sub (local.get $limit) (local.get $made)))
+  (if (i64.ge_u (local.get $made) (local.get $limit))
+    (then
+      (if (local.tee $errno
+            (call $refuse (global.get $KIND_calls) (local.get $number) (local.get $limit)
+              (i64.add (local.get $made) (i64.const 1)) (global.get $EPERM)))
+        (then (return (local.get $errno))))
+      (local.set $credit (i64.const 1))))
+  (local.set $rate (i64.load $state (global.get $call_rate)))
+  (if (i64.ne (local.get $rate) (i64.const -1))
+    (then
+      (local.set $now (if (result i64) (memory.size $guest) (then (call $now (i32.const 1))) (else (i64.const 0))))
+      (local.set $end (i64.add (i64.load $state (global.get $call_window)) (i64.const 1000000000)))
+      (if (i32.and (i64.ne (i64.load $state (global.get $call_window)) (i64.const 0))
+                   (i64.lt_u (local.get $now) (local.get $end)))
+        ;; The second's calls were made before the second was over.
+        (then
+          (if (local.tee $errno
+                (call $exceed_rate (global.get $KIND_call_rate) (local.get $number) (local.get $rate)
+                  (i64.sub (local.get $end) (local.get $now))))
+            (then (return (local.get $errno))))
+          (local.set $now (call $now (i32.const 1)))))
+      (i64.store $state (global.get $call_window) (i64.or (local.get $now) (i64.const 1)))
+      (if (i64.lt_u (local.get $rate) (local.get $credit)) (then (local.set $credit (local.get $rate))))))
+  (i64.store $state (global.get $granted) (local.get $credit))
+  (i64.store $state (global.get $credit) (local.get $credit))
+  (global.get $SUCCESS))
+
+;; A rate is exceeded: waits until it is not (noted once as a violation), or refuses, as the policy says.
+(func $exceed_rate (param $kind i32) (param $number i32) (param $rate i64) (param $nanoseconds i64) (result i32)
+  ;; A guest without memory has no place for what waiting needs.
+  (if (i32.or (i32.eq (i32.load $state (global.get $on_rate)) (global.get $REFUSE)) (i32.eqz (memory.size $guest)))
+    (then
+      (return
+        (call $refuse (local.get $kind) (local.get $number) (local.get $rate)
+          (i64.add (local.get $rate) (i64.const 1)) (global.get $EAGAIN)))))
+  (call $record (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $rate)
+    (i64.add (local.get $rate) (i64.const 1)) (global.get $NOTE))
+  (call $sleep (local.get $nanoseconds))
+  (global.get $SUCCESS))
+
+;; -- violations -----------------------------------------------------------------------------------------------------
+
+;; A violation without a path. Returns the errno with which the call fails, or 0 where the policy only takes note.
+(func $refuse (param $kind i32) (param $number i32) (param $limit i64) (param $observed i64) (param $errno i32)
+  (result i32)
+  (call $refuse_path (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $limit)
+    (local.get $observed) (local.get $errno)))
+
+;; A violation that is about a path in the guest's memory.
+(func $refuse_path (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $limit i64)
+  (param $observed i64) (param $errno i32) (result i32)
+  (local $action i32)
+  (local.set $action (i32.load $state (global.get $on_violation)))
+  (call $record (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $limit)
+    (local.get $observed) (local.get $action))
+  (if (i32.eq (local.get $action) (global.get $NOTE)) (then (return (global.get $SUCCESS))))
+  (call $add (i32.add (global.get $denied) (i32.shl (local.get $number) (i32.const 3))) (i64.const 1))
+  (if (i32.eq (local.get $action) (global.get $STOP)) (then (call $end_run (global.get $STOP_DENIED))))
   (local.get $errno))
+
+;; Native WASI's answer to a call on a path. Where it refused for want of rights, that is a violation: a folder that is
+;; read-only, a way out of a mount. It is refused whatever the policy says about violations.
+(func $judge (param $number i32) (param $errno i32) (param $path i32) (param $size i32) (result i32)
+  (if (i32.eqz (local.get $errno)) (then (return (global.get $SUCCESS))))
+  (if (i32.or
+        (i32.or (i32.eq (local.get $errno) (global.get $EPERM)) (i32.eq (local.get $errno) (global.get $ENOTCAPABLE)))
+        (i32.or (i32.eq (local.get $errno) (global.get $EROFS)) (i32.eq (local.get $errno) (global.get $EACCES))))
+    (then
+      (drop
+        (call $refuse_path (global.get $KIND_path) (local.get $number) (local.get $path) (local.get $size)
+          (i64.const 0) (i64.const 0) (local.get $errno)))))
+  (local.get $errno))
+
+;; Writes a violation down: once for each kind, call and subject, with a count.
+(func $record (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $limit i64)
+  (param $observed i64) (param $action i32)
+  (local $entry i32) (local $left i32) (local $bit i32) (local $count i32) (local $kept i32)
+  (local.set $kept (local.get $size))
+  (if (i32.gt_u (local.get $kept) (global.get $SUBJECT_MAX)) (then (local.set $kept (global.get $SUBJECT_MAX))))
+  (call $check (local.get $path) (i64.extend_i32_u (local.get $kept)))
+  (local.set $entry (global.get $violations))
+  (local.set $count (i32.load $state (global.get $violation_count)))
+  (local.set $left (local.get $count))
+  (block $new
+    (loop $next
+      (br_if $new (i32.eqz (local.get $left)))
+      (if (call $is_entry (local.get $entry) (local.get $kind) (local.get $number) (local.get $path) (local.get $size)
+            (local.get $kept))
+        (then
+          (call $add (i32.add (local.get $entry) (i32.const 8)) (i64.const 1))
+          (call $keep_max (i32.add (local.get $entry) (i32.const 24)) (local.get $observed))
+          (return)))
+      (local.set $entry (i32.add (local.get $entry) (global.get $VIOLATION_SIZE)))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+      (br $next)))
+  (local.set $bit (i32.shl (i32.const 1) (local.get $kind)))
+  (if (i32.or
+        (i32.ge_u (local.get $count) (global.get $VIOLATIONS_MAX))
+        (i32.and
+          (i32.ge_u (local.get $count) (global.get $VIOLATIONS_COMMON))
+          (i32.ne (i32.and (i32.load $state (global.get $violation_kinds)) (local.get $bit)) (i32.const 0))))
+    (then
+      (call $add (global.get $violations_dropped) (i64.const 1))
+      (return)))
+  (i32.store $state (global.get $violation_kinds)
+    (i32.or (i32.load $state (global.get $violation_kinds)) (local.get $bit)))
+  (i32.store $state (global.get $violation_count) (i32.add (local.get $count) (i32.const 1)))
+  (i32.store $state (local.get $entry) (local.get $kind))
+  (i32.store $state offset=4 (local.get $entry) (local.get $number))
+  (i64.store $state offset=8 (local.get $entry) (i64.const 1))
+  (i64.store $state offset=16 (local.get $entry) (local.get $limit))
+  (i64.store $state offset=24 (local.get $entry) (local.get $observed))
+  (i32.store $state offset=40 (local.get $entry) (local.get $size))
+  (i32.store $state offset=44 (local.get $entry) (local.get $action))
+  (memory.copy $state $guest (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept))
+  ;; A guest without memory has no place where native WASI could write the time.
+  (if (i32.and (i32.ne (memory.size $guest) (i32.const 0)) (i32.load $state (global.get $has_clock)))
+    (then (i64.store $state offset=32 (local.get $entry) (call $now (i32.const 1))))))
+
+;; Whether an entry is about the same.
+(func $is_entry (param $entry i32) (param $kind i32) (param $number i32) (param $path i32) (param $size i32)
+  (param $kept i32) (result i32)
+  (local $subject i32)
+  (if (i32.ne (i32.load $state (local.get $entry)) (local.get $kind)) (then (return (i32.const 0))))
+  (if (i32.ne (i32.load $state offset=4 (local.get $entry)) (local.get $number)) (then (return (i32.const 0))))
+  (if (i32.ne (i32.load $state offset=40 (local.get $entry)) (local.get $size)) (then (return (i32.const 0))))
+  (local.set $subject (i32.add (local.get $entry) (global.get $SUBJECT)))
+  (block $same
+    (loop $next
+      (br_if $same (i32.eqz (local.get $kept)))
+      (if (i32.ne (i32.load8_u $state (local.get $subject)) (i32.load8_u $guest (local.get $path)))
+        (then (return (i32.const 0))))
+      (local.set $subject (i32.add (local.get $subject) (i32.const 1)))
+      (local.set $path (i32.add (local.get $path) (i32.const 1)))
+      (local.set $kept (i32.sub (local.get $kept) (i32.const 1)))
+      (br $next)))
+  (i32.const 1))
+
+;; -- asking native WASI for oneself -----------------------------------------------------------------------------------
+
+;; Native WASI writes its answers into the guest's memory only. So the guard uses the lowest bytes of it for a moment and
+;; puts back what stood there: nothing of the guest runs in between.
+
+;; The time of a clock.
+(func $now (param $clock i32) (result i64)
+  (local $saved i64) (local $now i64)
+  (local.set $saved (i64.load $guest (i32.const 0)))
+  (drop (call $native.clock_time_get (local.get $clock) (i64.const 0) (i32.const 0)))
+  (local.set $now (i64.load $guest (i32.const 0)))
+  (i64.store $guest (i32.const 0) (local.get $saved))
+  (local.get $now))
+
+;; Where a file is read and written next; -1 where it has no such place.
+(func $position (param $fd i32) (result i64)
+  (local $saved i64) (local $position i64)
+  (local.set $saved (i64.load $guest (i32.const 0)))
+  (local.set $position (i64.const -1))
+  (if (i32.eqz (call $native.fd_tell (local.get $fd) (i32.const 0)))
+    (then (local.set $position (i64.load $guest (i32.const 0)))))
+  (i64.store $guest (i32.const 0) (local.get $saved))
+  (local.get $position))
+
+;; The size of an open file; -1 where it has none.
+(func $file_size (param $fd i32) (result i64)
+  (local $size i64)
+  (memory.copy $state $guest (global.get $borrowed) (i32.const 0) (i32.const 64))
+  (local.set $size (i64.const -1))
+  (if (i32.eqz (call $native.fd_filestat_get (local.get $fd) (i32.const 0)))
+    (then (local.set $size (i64.load $guest (i32.const 32)))))
+  (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 64))
+  (local.get $size))
+
+;; Whether something stands at a path; a link is something, whatever it points to.
+(func $exists (param $fd i32) (param $path i32) (param $size i32) (result i32)
+  (local $found i32)
+  (memory.copy $state $guest (global.get $borrowed) (i32.const 0) (i32.const 64))
+  (local.set $found
+    (i32.eqz
+      (call $native.path_filestat_get (local.get $fd) (i32.const 0) (local.get $path) (local.get $size) (i32.const 0))))
+  (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 64))
+  (local.get $found))
+
+;; Waits, in slices between which the engine looks up.
+(func $sleep (param $nanoseconds i64)
+  (local $end i64) (local $left i64)
+  (local.set $end (i64.add (call $now (i32.const 1)) (local.get $nanoseconds)))
+  (block $done
+    (loop $slice
+      (local.set $left (i64.sub (local.get $end) (call $now (i32.const 1))))
+      (br_if $done (i64.le_s (local.get $left) (i64.const 0)))
+      (if (i64.gt_u (local.get $left) (i64.load $state (global.get $slice)))
+        (then (local.set $left (i64.load $state (global.get $slice)))))
+      (memory.copy $state $guest (global.get $borrowed) (i32.const 0) (i32.const 96))
+      (memory.fill $guest (i32.const 0) (i32.const 0) (i32.const 96))
+      (i32.store $guest (i32.const 16) (i32.const 1))        ;; a subscription to the monotonic clock,
+      (i64.store $guest (i32.const 24) (local.get $left))    ;; so long from now; its event goes behind it
+      (drop (call $native.poll_oneoff (i32.const 0) (i32.const 48) (i32.const 1) (i32.const 80)))
+      (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 96))
+      (br $slice))))
+
+;; -- small helpers ----------------------------------------------------------------------------------------------------
 
 ;; Adds to a counter.
 (func $add (param $counter i32) (param $amount i64)
@@ -195,10 +504,15 @@
   (if (i32.lt_u (local.get $fd) (global.get $MAX_DESCRIPTORS))
     (then (i32.store8 $state (i32.add (global.get $kinds) (local.get $fd)) (local.get $kind)))))
 
+;; Whether the guest opened it.
+(func $is_file (param $fd i32) (result i32)
+  (local $kind i32)
+  (local.set $kind (call $kind (local.get $fd)))
+  (i32.or (i32.eq (local.get $kind) (global.get $FILE)) (i32.eq (local.get $kind) (global.get $APPENDING))))
+
 ;; A descriptor is free again.
 (func $forget (param $fd i32)
-  (if (i32.eq (call $kind (local.get $fd)) (global.get $FILE))
-    (then (call $add (global.get $open_now) (i64.const -1))))
+  (if (call $is_file (local.get $fd)) (then (call $add (global.get $open_now) (i64.const -1))))
   (call $set_kind (local.get $fd) (global.get $CLOSED)))
 
 ;; -- stdin, stdout, stderr ------------------------------------------------------------------------------------------
@@ -337,12 +651,202 @@
 (func (export "clock_res_get") (param $clock i32) (param $result i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 4))) (then (return (local.get $errno))))
-  (call $native.clock_res_get (local.get $clock) (local.get $result)))
+  (if (local.tee $errno (call $native.clock_res_get (local.get $clock) (local.get $result)))
+    (then (return (local.get $errno))))
+  (if (i32.load $state (global.get $clock_mode))
+    (then (i64.store $guest (local.get $result) (i64.load $state (global.get $clock_resolution)))))
+  (global.get $SUCCESS))
 
 (func (export "clock_time_get") (param $clock i32) (param $precision i64) (param $result i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $mode i32) (local $resolution i64)
   (if (local.tee $errno (call $enter (i32.const 5))) (then (return (local.get $errno))))
-  (call $native.clock_time_get (local.get $clock) (local.get $precision) (local.get $result)))
+  (local.set $mode (i32.load $state (global.get $clock_mode)))
+  (if (i32.and (i32.eq (local.get $mode) (global.get $CLOCK_VIRTUAL)) (i32.le_u (local.get $clock) (i32.const 1)))
+    (then
+      (i64.store $guest (local.get $result) (call $virtual (local.get $clock)))
+      (call $add (global.get $virtual_now) (i64.load $state (global.get $clock_step)))
+      (return (global.get $SUCCESS))))
+  (local.set $errno (call $native.clock_time_get (local.get $clock) (local.get $precision) (local.get $result)))
+  (if (i32.and (i32.eq (local.get $mode) (global.get $CLOCK_COARSE)) (i32.eqz (local.get $errno)))
+    (then
+      (local.set $resolution (i64.load $state (global.get $clock_resolution)))
+      (i64.store $guest (local.get $result)
+        (i64.sub (i64.load $guest (local.get $result))
+                 (i64.rem_u (i64.load $guest (local.get $result)) (local.get $resolution))))))
+  (local.get $errno))
+
+;; The time on the virtual clock: of day (0), or since the beginning of the run (1).
+(func $virtual (param $clock i32) (result i64)
+  (i64.add (i64.load $state (global.get $virtual_now))
+    (select (i64.const 0) (i64.load $state (global.get $clock_start)) (local.get $clock))))
+
+;; -- limits on files --------------------------------------------------------------------------------------------------
+
+;; The first buffer that is not empty, which is the one that native WASI reads into or writes from; 0 if there is none.
+(func $first_buffer (param $iovs i32) (param $count i32) (result i32)
+  (call $check (local.get $iovs) (i64.shl (i64.extend_i32_u (local.get $count)) (i64.const 3)))
+  (block $none
+    (loop $next
+      (br_if $none (i32.eqz (local.get $count)))
+      (if (i32.load $guest offset=4 (local.get $iovs)) (then (return (local.get $iovs))))
+      (local.set $iovs (i32.add (local.get $iovs) (i32.const 8)))
+      (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+      (br $next)))
+  (i32.const 0))
+
+;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only takes note.
+(func $may_reach (param $number i32) (param $from i64) (param $size i64) (result i32)
+  (local $end i64) (local $limit i64)
+  (local.set $limit (i64.load $state (global.get $file_size_limit)))
+  (local.set $end (i64.add (local.get $from) (local.get $size)))
+  (if (i64.lt_u (local.get $end) (local.get $from)) (then (local.set $end (i64.const -1))))
+  (if (i64.le_u (local.get $end) (local.get $limit)) (then (return (global.get $SUCCESS))))
+  (call $refuse (global.get $KIND_file_size) (local.get $number) (local.get $limit) (local.get $end)
+    (global.get $EFBIG)))
+
+;; What stands before every write to a file: all of its first buffer must fit the limits. $from is where it would begin,
+;; or -1 for the file's own position.
+(func $may_write (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $from i64) (result i32)
+  (local $buffer i32) (local $size i64) (local $errno i32) (local $total i64)
+  (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
+  (if (i32.eqz (local.tee $buffer (call $first_buffer (local.get $iovs) (local.get $count))))
+    (then (return (global.get $SUCCESS))))
+  (local.set $size (i64.load32_u $guest offset=4 (local.get $buffer)))
+  (local.set $total (i64.add (i64.load $state (global.get $written)) (local.get $size)))
+  (if (i64.gt_u (local.get $total) (i64.load $state (global.get $write_limit)))
+    (then
+      (if (local.tee $errno
+            (call $refuse (global.get $KIND_write_bytes) (local.get $number)
+              (i64.load $state (global.get $write_limit)) (local.get $total) (global.get $EDQUOT)))
+        (then (return (local.get $errno))))))
+  (if (i32.and (call $is_file (local.get $fd)) (i64.ne (i64.load $state (global.get $file_size_limit)) (i64.const -1)))
+    (then
+      (if (i32.eq (call $kind (local.get $fd)) (global.get $APPENDING))
+        (then (local.set $from (call $file_size (local.get $fd))))
+        (else
+          (if (i64.eq (local.get $from) (i64.const -1))
+            (then (local.set $from (call $position (local.get $fd)))))))
+      ;; What has no position is no file: native WASI will say so.
+      (if (i64.ne (local.get $from) (i64.const -1))
+        (then
+          (if (local.tee $errno (call $may_reach (local.get $number) (local.get $from) (local.get $size)))
+            (then (return (local.get $errno))))))))
+  (call $pace (global.get $write_window) (i64.load $state (global.get $write_rate)) (global.get $KIND_write_rate)
+    (local.get $number)))
+
+(func $has_written (param $bytes i64)
+  (call $add (global.get $written) (local.get $bytes))
+  (call $passed (global.get $write_window) (local.get $bytes)))
+
+;; What stands before every read from a file. Returns an errno, or 0; then $shorten says how long the first buffer may
+;; be. $from is where the read would begin, or -1 for the file's own position.
+(func $may_read (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $from i64) (result i32)
+  (local $buffer i32) (local $left i64) (local $errno i32)
+  (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
+  (local.set $buffer (call $first_buffer (local.get $iovs) (local.get $count)))
+  (if (i32.and
+        (i32.and (i32.ne (local.get $buffer) (i32.const 0)) (call $is_file (local.get $fd)))
+        (i64.eqz (call $read_left)))
+    (then
+      ;; Nothing is left. To be told that the file is at its end is still allowed.
+      (if (i64.eq (local.get $from) (i64.const -1)) (then (local.set $from (call $position (local.get $fd)))))
+      (if (i64.lt_u (local.get $from) (call $file_size (local.get $fd)))
+        (then
+          (if (local.tee $errno
+                (call $refuse (global.get $KIND_read_bytes) (local.get $number)
+                  (i64.load $state (global.get $read_limit))
+                  (i64.add (i64.load $state (global.get $read)) (i64.const 1)) (global.get $EDQUOT)))
+            (then (return (local.get $errno))))))))
+  (call $pace (global.get $read_window) (i64.load $state (global.get $read_rate)) (global.get $KIND_read_rate)
+    (local.get $number)))
+
+;; How many bytes may still be read.
+(func $read_left (result i64)
+  (local $limit i64) (local $read i64)
+  (local.set $limit (i64.load $state (global.get $read_limit)))
+  (local.set $read (i64.load $state (global.get $read)))
+  (if (result i64) (i64.lt_u (local.get $read) (local.get $limit))
+    (then (i64.sub (local.get $limit) (local.get $read)))
+    (else (i64.const 0))))
+
+;; Shortens the first buffer to what may still be read. Returns its true length, for $restore; 0: nothing was changed.
+(func $shorten (param $iovs i32) (param $count i32) (result i32)
+  (local $buffer i32) (local $size i32) (local $left i64)
+  (if (i32.eqz (local.tee $buffer (call $first_buffer (local.get $iovs) (local.get $count))))
+    (then (return (i32.const 0))))
+  (local.set $size (i32.load $guest offset=4 (local.get $buffer)))
+  (local.set $left (call $read_left))
+  ;; With nothing left, the file is at its end, or the policy only takes note.
+  (if (i32.or (i64.eqz (local.get $left)) (i64.le_u (i64.extend_i32_u (local.get $size)) (local.get $left)))
+    (then (return (i32.const 0))))
+  (if (i32.eq (i32.load $state (global.get $on_violation)) (global.get $NOTE)) (then (return (i32.const 0))))
+  (i32.store $guest offset=4 (local.get $buffer) (i32.wrap_i64 (local.get $left)))
+  (local.get $size))
+
+(func $restore (param $iovs i32) (param $count i32) (param $size i32)
+  (if (local.get $size)
+    (then (i32.store $guest offset=4 (call $first_buffer (local.get $iovs) (local.get $count)) (local.get $size)))))
+
+(func $has_read (param $bytes i64)
+  (call $add (global.get $read) (local.get $bytes))
+  (call $passed (global.get $read_window) (local.get $bytes)))
+
+;; Bytes went through: counts them for the rate, from the first one on.
+(func $passed (param $window i32) (param $bytes i64)
+  (if (i64.eqz (i64.load $state (local.get $window)))
+    (then (i64.store $state (local.get $window) (i64.or (call $now (i32.const 1)) (i64.const 1)))))
+  (call $add (i32.add (local.get $window) (i32.const 8)) (local.get $bytes)))
+
+;; Holds a rate: a second's worth may go at once; what is more has to wait until its time, or is refused.
+(func $pace (param $window i32) (param $rate i64) (param $kind i32) (param $number i32) (result i32)
+  (local $bytes i64) (local $due i64) (local $now i64) (local $errno i32)
+  (local.set $bytes (i64.load $state offset=8 (local.get $window)))
+  (if (i64.lt_u (local.get $bytes) (local.get $rate)) (then (return (global.get $SUCCESS))))
+  (local.set $now (call $now (i32.const 1)))
+  (local.set $due
+    (i64.add (i64.load $state (local.get $window))
+      (i64.add (i64.mul (i64.div_u (local.get $bytes) (local.get $rate)) (i64.const 1000000000))
+               (i64.div_u (i64.mul (i64.rem_u (local.get $bytes) (local.get $rate)) (i64.const 1000000000))
+                          (local.get $rate)))))
+  (if (i64.lt_u (local.get $now) (local.get $due))
+    (then
+      (if (local.tee $errno
+            (call $exceed_rate (local.get $kind) (local.get $number) (local.get $rate)
+              (i64.sub (local.get $due) (local.get $now))))
+        (then (return (local.get $errno))))
+      (local.set $now (call $now (i32.const 1)))))
+  (i64.store $state (local.get $window) (i64.or (local.get $now) (i64.const 1)))
+  (i64.store $state offset=8 (local.get $window) (i64.const 0))
+  (global.get $SUCCESS))
+
+;; Whether one more file, folder or link may be created at a path.
+(func $may_create_one (param $number i32) (param $path i32) (param $size i32) (result i32)
+  (local $created i64)
+  (if (i32.eqz (i32.load $state (global.get $may_create)))
+    (then
+      (return
+        (call $refuse_path (global.get $KIND_create) (local.get $number) (local.get $path) (local.get $size)
+          (i64.const 0) (i64.const 0) (global.get $EPERM)))))
+  (local.set $created (i64.load $state (global.get $created)))
+  (if (i64.lt_u (local.get $created) (i64.load $state (global.get $created_limit)))
+    (then (return (global.get $SUCCESS))))
+  (call $refuse_path (global.get $KIND_files_created) (local.get $number) (local.get $path) (local.get $size)
+    (i64.load $state (global.get $created_limit)) (i64.add (local.get $created) (i64.const 1)) (global.get $EDQUOT)))
+
+(func $may_link_one (param $number i32) (param $path i32) (param $size i32) (result i32)
+  (local $errno i32)
+  (if (i32.eqz (i32.load $state (global.get $may_link)))
+    (then
+      (if (local.tee $errno
+            (call $refuse_path (global.get $KIND_symlinks) (local.get $number) (local.get $path) (local.get $size)
+              (i64.const 0) (i64.const 0) (global.get $EPERM)))
+        (then (return (local.get $errno))))))
+  (call $may_create_one (local.get $number) (local.get $path) (local.get $size)))
+
+(func $may_delete_one (param $number i32) (param $path i32) (param $size i32) (result i32)
+  (if (i32.load $state (global.get $may_delete)) (then (return (global.get $SUCCESS))))
+  (call $refuse_path (global.get $KIND_delete) (local.get $number) (local.get $path) (local.get $size) (i64.const 0)
+    (i64.const 0) (global.get $EPERM)))
 
 ;; -- descriptors ----------------------------------------------------------------------------------------------------
 
@@ -354,6 +858,8 @@
 (func (export "fd_allocate") (param $fd i32) (param $offset i64) (param $length i64) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 7))) (then (return (local.get $errno))))
+  (if (local.tee $errno (call $may_reach (i32.const 7) (local.get $offset) (local.get $length)))
+    (then (return (local.get $errno))))
   (call $native.fd_allocate (local.get $fd) (local.get $offset) (local.get $length)))
 
 (func (export "fd_close") (param $fd i32) (result i32)
@@ -376,7 +882,14 @@
 (func (export "fd_fdstat_set_flags") (param $fd i32) (param $flags i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 11))) (then (return (local.get $errno))))
-  (call $native.fd_fdstat_set_flags (local.get $fd) (local.get $flags)))
+  (if (local.tee $errno (call $native.fd_fdstat_set_flags (local.get $fd) (local.get $flags)))
+    (then (return (local.get $errno))))
+  (if (call $is_file (local.get $fd)) (then (call $set_kind (local.get $fd) (call $file_kind (local.get $flags)))))
+  (global.get $SUCCESS))
+
+;; What a file is, by its flags: bit 0 is APPEND.
+(func $file_kind (param $flags i32) (result i32)
+  (select (global.get $APPENDING) (global.get $FILE) (i32.and (local.get $flags) (i32.const 1))))
 
 (func (export "fd_fdstat_set_rights") (param $fd i32) (param $base i64) (param $inheriting i64) (result i32)
   (local $errno i32)
@@ -391,6 +904,8 @@
 (func (export "fd_filestat_set_size") (param $fd i32) (param $size i64) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 14))) (then (return (local.get $errno))))
+  (if (local.tee $errno (call $may_reach (i32.const 14) (i64.const 0) (local.get $size)))
+    (then (return (local.get $errno))))
   (call $native.fd_filestat_set_size (local.get $fd) (local.get $size)))
 
 (func (export "fd_filestat_set_times") (param $fd i32) (param $accessed i64) (param $modified i64) (param $flags i32)
@@ -401,13 +916,17 @@
 
 (func (export "fd_pread") (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64) (param $taken i32)
   (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $size i32)
   (if (local.tee $errno (call $enter (i32.const 16))) (then (return (local.get $errno))))
   (if (local.tee $errno
-        (call $native.fd_pread (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset) (local.get $taken)))
+        (call $may_read (i32.const 16) (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset)))
     (then (return (local.get $errno))))
-  (call $add (global.get $read) (i64.load32_u $guest (local.get $taken)))
-  (global.get $SUCCESS))
+  (local.set $size (call $shorten (local.get $iovs) (local.get $count)))
+  (local.set $errno
+    (call $native.fd_pread (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset) (local.get $taken)))
+  (call $restore (local.get $iovs) (local.get $count) (local.get $size))
+  (if (i32.eqz (local.get $errno)) (then (call $has_read (i64.load32_u $guest (local.get $taken)))))
+  (local.get $errno))
 
 (func (export "fd_prestat_get") (param $fd i32) (param $result i32) (result i32)
   (local $errno i32)
@@ -424,22 +943,29 @@
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 19))) (then (return (local.get $errno))))
   (if (local.tee $errno
+        (call $may_write (i32.const 19) (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
         (call $native.fd_pwrite (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset)
           (local.get $written)))
     (then (return (local.get $errno))))
-  (call $add (global.get $written) (i64.load32_u $guest (local.get $written)))
+  (call $has_written (i64.load32_u $guest (local.get $written)))
   (global.get $SUCCESS))
 
 (func (export "fd_read") (param $fd i32) (param $iovs i32) (param $count i32) (param $taken i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $size i32)
   (if (local.tee $errno (call $enter (i32.const 20))) (then (return (local.get $errno))))
   (if (i32.eq (call $kind (local.get $fd)) (global.get $STDIN))
     (then (return (call $take_stdin (local.get $iovs) (local.get $count) (local.get $taken)))))
   (if (local.tee $errno
-        (call $native.fd_read (local.get $fd) (local.get $iovs) (local.get $count) (local.get $taken)))
+        (call $may_read (i32.const 20) (local.get $fd) (local.get $iovs) (local.get $count) (i64.const -1)))
     (then (return (local.get $errno))))
-  (call $add (global.get $read) (i64.load32_u $guest (local.get $taken)))
-  (global.get $SUCCESS))
+  (local.set $size (call $shorten (local.get $iovs) (local.get $count)))
+  (local.set $errno
+    (call $native.fd_read (local.get $fd) (local.get $iovs) (local.get $count) (local.get $taken)))
+  (call $restore (local.get $iovs) (local.get $count) (local.get $size))
+  (if (i32.eqz (local.get $errno)) (then (call $has_read (i64.load32_u $guest (local.get $taken)))))
+  (local.get $errno))
 
 (func (export "fd_readdir") (param $fd i32) (param $buffer i32) (param $size i32) (param $cookie i64) (param $used i32)
   (result i32)
@@ -483,9 +1009,12 @@
   (if (i32.eq (local.get $kind) (global.get $STDERR))
     (then (return (call $capture (global.get $stderr) (local.get $iovs) (local.get $count) (local.get $written)))))
   (if (local.tee $errno
+        (call $may_write (i32.const 26) (local.get $fd) (local.get $iovs) (local.get $count) (i64.const -1)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
         (call $native.fd_write (local.get $fd) (local.get $iovs) (local.get $count) (local.get $written)))
     (then (return (local.get $errno))))
-  (call $add (global.get $written) (i64.load32_u $guest (local.get $written)))
+  (call $has_written (i64.load32_u $guest (local.get $written)))
   (global.get $SUCCESS))
 
 ;; -- paths ----------------------------------------------------------------------------------------------------------
@@ -493,7 +1022,12 @@
 (func (export "path_create_directory") (param $fd i32) (param $path i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 27))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $native.path_create_directory (local.get $fd) (local.get $path) (local.get $size)))
+  (if (local.tee $errno (call $may_create_one (i32.const 27) (local.get $path) (local.get $size)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
+        (call $judge (i32.const 27)
+          (call $native.path_create_directory (local.get $fd) (local.get $path) (local.get $size))
+          (local.get $path) (local.get $size)))
     (then (return (local.get $errno))))
   (call $add (global.get $created) (i64.const 1))
   (global.get $SUCCESS))
@@ -502,50 +1036,89 @@
   (param $result i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 28))) (then (return (local.get $errno))))
-  (call $native.path_filestat_get (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
-    (local.get $result)))
+  (call $judge (i32.const 28)
+    (call $native.path_filestat_get (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
+      (local.get $result))
+    (local.get $path) (local.get $size)))
 
 (func (export "path_filestat_set_times") (param $fd i32) (param $flags i32) (param $path i32) (param $size i32)
   (param $accessed i64) (param $modified i64) (param $what i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 29))) (then (return (local.get $errno))))
-  (call $native.path_filestat_set_times (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
-    (local.get $accessed) (local.get $modified) (local.get $what)))
+  (call $judge (i32.const 29)
+    (call $native.path_filestat_set_times (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
+      (local.get $accessed) (local.get $modified) (local.get $what))
+    (local.get $path) (local.get $size)))
 
 (func (export "path_link") (param $old_fd i32) (param $flags i32) (param $old i32) (param $old_size i32)
   (param $new_fd i32) (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 30))) (then (return (local.get $errno))))
+  (if (local.tee $errno (call $may_link_one (i32.const 30) (local.get $new) (local.get $new_size)))
+    (then (return (local.get $errno))))
   (if (local.tee $errno
-        (call $native.path_link (local.get $old_fd) (local.get $flags) (local.get $old) (local.get $old_size)
-          (local.get $new_fd) (local.get $new) (local.get $new_size)))
+        (call $judge (i32.const 30)
+          (call $native.path_link (local.get $old_fd) (local.get $flags) (local.get $old) (local.get $old_size)
+            (local.get $new_fd) (local.get $new) (local.get $new_size))
+          (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
   (call $add (global.get $created) (i64.const 1))
   (global.get $SUCCESS))
 
-;; To know whether O_CREAT created, it is tried with O_EXCL first; where the file exists, as the guest asked.
-(func $open (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
+;; Opens a file that the guest would have created if it were missing (O_CREAT, bit 0 of the flags; O_EXCL is bit 2 and
+;; O_TRUNC bit 3). To know whether it is created, O_EXCL is tried first; where the file exists, then as the guest asked.
+;; Where creating is not allowed, the file must exist.
+(func $open_or_create (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
   (param $rights i64) (param $inheriting i64) (param $fdflags i32) (param $result i32) (result i32)
-  (local $errno i32)
-  (if (i32.and (local.get $flags) (i32.const 1))
+  (local $errno i32) (local $exclusive i32)
+  (local.set $exclusive (i32.and (local.get $flags) (i32.const 4)))
+  (if (i32.or (i32.eqz (i32.load $state (global.get $may_create)))
+              (i64.ge_u (i64.load $state (global.get $created)) (i64.load $state (global.get $created_limit))))
     (then
-      (local.set $errno
-        (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-          (i32.or (local.get $flags) (i32.const 4)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-          (local.get $result)))
-      (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
-      (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST)) (i32.and (local.get $flags) (i32.const 4)))
+      (if (call $exists (local.get $fd) (local.get $path) (local.get $size))
+        (then
+          (if (local.get $exclusive) (then (return (global.get $EEXIST))))
+          (return
+            (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+              (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting)
+              (local.get $fdflags) (local.get $result)))))
+      (if (local.tee $errno (call $may_create_one (i32.const 31) (local.get $path) (local.get $size)))
         (then (return (local.get $errno))))))
-  (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size) (local.get $flags)
-    (local.get $rights) (local.get $inheriting) (local.get $fdflags) (local.get $result)))
+  (local.set $errno
+    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+      (i32.or (local.get $flags) (i32.const 4)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+      (local.get $result)))
+  (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
+  (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST)) (local.get $exclusive))
+    (then (return (local.get $errno))))
+  ;; It exists. Without O_CREAT, so that a link to nothing (which O_EXCL takes for a file) creates nothing uncounted.
+  (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+    (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+    (local.get $result)))
 
 (func (export "path_open") (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
   (param $rights i64) (param $inheriting i64) (param $fdflags i32) (param $result i32) (result i32)
-  (local $errno i32) (local $new i32)
+  (local $errno i32) (local $new i32) (local $open i64)
   (if (local.tee $errno (call $enter (i32.const 31))) (then (return (local.get $errno))))
+  (local.set $open (i64.add (i64.load $state (global.get $open_now)) (i64.const 1)))
+  (if (i64.gt_u (local.get $open) (i64.load $state (global.get $open_limit)))
+    (then
+      (if (local.tee $errno
+            (call $refuse_path (global.get $KIND_open_files) (i32.const 31) (local.get $path) (local.get $size)
+              (i64.load $state (global.get $open_limit)) (local.get $open) (global.get $EMFILE)))
+        (then (return (local.get $errno))))))
   (if (local.tee $errno
-        (call $open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size) (local.get $flags)
-          (local.get $rights) (local.get $inheriting) (local.get $fdflags) (local.get $result)))
+        (call $judge (i32.const 31)
+          (if (result i32) (i32.and (local.get $flags) (i32.const 1))
+            (then
+              (call $open_or_create (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+                (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+                (local.get $result)))
+            (else
+              (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+                (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+                (local.get $result))))
+          (local.get $path) (local.get $size)))
     (then (return (local.get $errno))))
   (local.set $new (i32.load $guest (local.get $result)))
   ;; No descriptor is ever out of the table's reach.
@@ -553,41 +1126,64 @@
     (then
       (drop (call $native.fd_close (local.get $new)))
       (return (global.get $EMFILE))))
-  (call $set_kind (local.get $new) (global.get $FILE))
+  (call $set_kind (local.get $new) (call $file_kind (local.get $fdflags)))
   (call $add (global.get $opened) (i64.const 1))
-  (call $add (global.get $open_now) (i64.const 1))
-  (call $keep_max (global.get $open_peak) (i64.load $state (global.get $open_now)))
+  (i64.store $state (global.get $open_now) (local.get $open))
+  (call $keep_max (global.get $open_peak) (local.get $open))
   (global.get $SUCCESS))
 
 (func (export "path_readlink") (param $fd i32) (param $path i32) (param $size i32) (param $buffer i32)
   (param $buffer_size i32) (param $used i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 32))) (then (return (local.get $errno))))
-  (call $native.path_readlink (local.get $fd) (local.get $path) (local.get $size) (local.get $buffer)
-    (local.get $buffer_size) (local.get $used)))
+  (call $judge (i32.const 32)
+    (call $native.path_readlink (local.get $fd) (local.get $path) (local.get $size) (local.get $buffer)
+      (local.get $buffer_size) (local.get $used))
+    (local.get $path) (local.get $size)))
 
 (func (export "path_remove_directory") (param $fd i32) (param $path i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 33))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $native.path_remove_directory (local.get $fd) (local.get $path) (local.get $size)))
+  (if (local.tee $errno (call $may_delete_one (i32.const 33) (local.get $path) (local.get $size)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
+        (call $judge (i32.const 33)
+          (call $native.path_remove_directory (local.get $fd) (local.get $path) (local.get $size))
+          (local.get $path) (local.get $size)))
     (then (return (local.get $errno))))
   (call $add (global.get $deleted) (i64.const 1))
   (global.get $SUCCESS))
 
+;; To rename over something removes it, which is a right of its own.
 (func (export "path_rename") (param $old_fd i32) (param $old i32) (param $old_size i32) (param $new_fd i32)
   (param $new i32) (param $new_size i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $replaces i32)
   (if (local.tee $errno (call $enter (i32.const 34))) (then (return (local.get $errno))))
-  (call $native.path_rename (local.get $old_fd) (local.get $old) (local.get $old_size) (local.get $new_fd)
-    (local.get $new) (local.get $new_size)))
+  (local.set $replaces (call $exists (local.get $new_fd) (local.get $new) (local.get $new_size)))
+  (if (local.get $replaces)
+    (then
+      (if (local.tee $errno (call $may_delete_one (i32.const 34) (local.get $new) (local.get $new_size)))
+        (then (return (local.get $errno))))))
+  (if (local.tee $errno
+        (call $judge (i32.const 34)
+          (call $native.path_rename (local.get $old_fd) (local.get $old) (local.get $old_size) (local.get $new_fd)
+            (local.get $new) (local.get $new_size))
+          (local.get $new) (local.get $new_size)))
+    (then (return (local.get $errno))))
+  (call $add (global.get $deleted) (i64.extend_i32_u (local.get $replaces)))
+  (global.get $SUCCESS))
 
 (func (export "path_symlink") (param $old i32) (param $old_size i32) (param $fd i32) (param $new i32)
   (param $new_size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 35))) (then (return (local.get $errno))))
+  (if (local.tee $errno (call $may_link_one (i32.const 35) (local.get $new) (local.get $new_size)))
+    (then (return (local.get $errno))))
   (if (local.tee $errno
-        (call $native.path_symlink (local.get $old) (local.get $old_size) (local.get $fd) (local.get $new)
-          (local.get $new_size)))
+        (call $judge (i32.const 35)
+          (call $native.path_symlink (local.get $old) (local.get $old_size) (local.get $fd) (local.get $new)
+            (local.get $new_size))
+          (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
   (call $add (global.get $created) (i64.const 1))
   (global.get $SUCCESS))
@@ -595,17 +1191,17 @@
 (func (export "path_unlink_file") (param $fd i32) (param $path i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 36))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $native.path_unlink_file (local.get $fd) (local.get $path) (local.get $size)))
+  (if (local.tee $errno (call $may_delete_one (i32.const 36) (local.get $path) (local.get $size)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
+        (call $judge (i32.const 36)
+          (call $native.path_unlink_file (local.get $fd) (local.get $path) (local.get $size))
+          (local.get $path) (local.get $size)))
     (then (return (local.get $errno))))
   (call $add (global.get $deleted) (i64.const 1))
   (global.get $SUCCESS))
 
 ;; -- waiting --------------------------------------------------------------------------------------------------------
-
-;; The time of a clock. Native WASI writes it to the guest's memory, so a place is needed that is ours for the moment.
-(func $now (param $clock i32) (param $place i32) (result i64)
-  (drop (call $native.clock_time_get (local.get $clock) (i64.const 0) (local.get $place)))
-  (i64.load $guest (local.get $place)))
 
 ;; Native WASI waits as long as it is told, out of reach of any deadline. So no wait is longer than a slice: each clock
 ;; subscription is put down as a monotonic deadline, native WASI is asked to wait for at most a slice of it, and between
@@ -613,7 +1209,7 @@
 ;; What changes in the guest's subscriptions is put back before the call returns.
 (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $events i32) (result i32)
   (local $errno i32) (local $size i32) (local $copy i32) (local $deadlines i32) (local $begin i64)
-  (local $clocks i32)
+  (local $clocks i32) (local $virtual i32)
   (if (local.tee $errno (call $enter (i32.const 37))) (then (return (local.get $errno))))
   (if (i32.or (i32.eqz (local.get $count)) (i32.gt_u (local.get $count) (global.get $POLL_MAX)))
     (then (return (global.get $EINVAL))))
@@ -631,26 +1227,29 @@
   (local.set $deadlines (i32.add (local.get $copy) (local.get $size)))
   (call $reserve (i64.extend_i32_u (i32.add (local.get $deadlines) (i32.shl (local.get $count) (i32.const 3)))))
   (memory.copy $state $guest (local.get $copy) (local.get $in) (local.get $size))
-  (local.set $begin (call $now (i32.const 1) (local.get $out)))
+  (local.set $virtual (i32.eq (i32.load $state (global.get $clock_mode)) (global.get $CLOCK_VIRTUAL)))
+  (local.set $begin (call $now_for_waits (i32.const 1)))
   (local.set $clocks
-    (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $out)
-      (local.get $begin)))
+    (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $begin)))
   (local.set $errno
     (if (result i32) (local.get $clocks)
       (then (call $wait (local.get $in) (local.get $out) (local.get $count) (local.get $events)
-              (local.get $copy) (local.get $deadlines)))
+              (local.get $copy) (local.get $deadlines) (local.get $begin) (local.get $virtual)))
       (else (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))))
   (memory.copy $guest $state (local.get $in) (local.get $copy) (local.get $size))
-  (if (local.get $clocks)
-    (then
-      ;; The clock is read into the first subscription, which is then put back: the events must stay.
-      (call $add (global.get $idle) (i64.sub (call $now (i32.const 1) (local.get $in)) (local.get $begin)))
-      (memory.copy $guest $state (local.get $in) (local.get $copy) (local.get $size))))
+  (if (i32.and (i32.ne (local.get $clocks) (i32.const 0)) (i32.eqz (local.get $virtual)))
+    (then (call $add (global.get $idle) (i64.sub (call $now (i32.const 1)) (local.get $begin)))))
   (local.get $errno))
+
+;; The time against which waits are measured: that of the clock which the guest sees.
+(func $now_for_waits (param $clock i32) (result i64)
+  (if (result i64) (i32.eq (i32.load $state (global.get $clock_mode)) (global.get $CLOCK_VIRTUAL))
+    (then (call $virtual (local.get $clock)))
+    (else (call $now (local.get $clock)))))
 
 ;; Writes the monotonic time at which each clock subscription is due, or the end of time for a subscription of another
 ;; kind or for a clock that native WASI will refuse. Returns how many clock subscriptions there are.
-(func $set_deadlines (param $copy i32) (param $deadlines i32) (param $count i32) (param $place i32) (param $begin i64)
+(func $set_deadlines (param $copy i32) (param $deadlines i32) (param $count i32) (param $begin i64)
   (result i32)
   (local $due i64) (local $timeout i64) (local $clock i32) (local $clocks i32) (local $real i64)
   (loop $next
@@ -671,7 +1270,7 @@
             (if (i32.eqz (local.get $clock))
               ;; An absolute time of day: as far off from now as it is on that clock.
               (then
-                (local.set $real (call $now (i32.const 0) (local.get $place)))
+                (local.set $real (call $now_for_waits (i32.const 0)))
                 (local.set $due (local.get $begin))
                 (if (i64.gt_u (local.get $timeout) (local.get $real))
                   (then
@@ -684,24 +1283,51 @@
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (local.get $clocks))
 
-;; Waits in slices until a subscription is due or a descriptor is ready. The loop is where the engine looks up.
+;; Waits in slices until a subscription is due or a descriptor is ready. The loop is where the engine looks up. On the
+;; virtual clock nobody waits: if no descriptor is ready, the clock moves on to the next deadline.
 (func $wait (param $in i32) (param $out i32) (param $count i32) (param $events i32) (param $copy i32)
-  (param $deadlines i32) (result i32)
+  (param $deadlines i32) (param $begin i64) (param $virtual i32) (result i32)
   (local $errno i32) (local $now i64) (local $ready i32)
   (loop $slice
-    (local.set $now (call $now (i32.const 1) (local.get $out)))
+    (local.set $now
+      (if (result i64) (local.get $virtual)
+        (then (i64.const -1))
+        (else (call $now (i32.const 1)))))
     (call $patch (local.get $in) (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now))
     (if (local.tee $errno
           (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))
       (then (return (local.get $errno))))
-    ;; The clock is read into the first subscription, which is patched again before the next slice.
-    (local.set $now (call $now (i32.const 1) (local.get $in)))
+    (local.set $now (call $now_for_waits (i32.const 1)))
     (local.set $ready
       (call $settle (local.get $out) (i32.load $guest (local.get $events)) (local.get $copy) (local.get $deadlines)
         (local.get $count) (local.get $now)))
-    (br_if $slice (i32.eqz (local.get $ready))))
+    (if (i32.eqz (local.get $ready))
+      (then
+        (if (i64.gt_u (i64.sub (local.get $now) (local.get $begin)) (i64.load $state (global.get $idle_limit)))
+          (then
+            (call $record (global.get $KIND_idle) (i32.const 37) (i32.const 0) (i32.const 0)
+              (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $now) (local.get $begin))
+              (global.get $STOP))
+            (call $add (global.get $idle) (i64.sub (local.get $now) (local.get $begin)))
+            (call $end_run (global.get $STOP_IDLE))))
+        (if (local.get $virtual)
+          (then
+            (i64.store $state (global.get $virtual_now)
+              (call $earliest (local.get $deadlines) (local.get $count)))))
+        (br $slice))))
   (i32.store $guest (local.get $events) (local.get $ready))
   (global.get $SUCCESS))
+
+;; The nearest of the deadlines.
+(func $earliest (param $deadlines i32) (param $count i32) (result i64)
+  (local $least i64)
+  (local.set $least (i64.const -1))
+  (loop $next
+    (if (i64.lt_u (i64.load $state (local.get $deadlines)) (local.get $least))
+      (then (local.set $least (i64.load $state (local.get $deadlines)))))
+    (local.set $deadlines (i32.add (local.get $deadlines) (i32.const 8)))
+    (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
+  (local.get $least))
 
 ;; Tells native WASI to wait for each clock subscription until it is due, but for no longer than a slice.
 (func $patch (param $in i32) (param $copy i32) (param $deadlines i32) (param $count i32) (param $now i64)
@@ -760,7 +1386,7 @@
 
 ;; Ends the run by a trap, with the code noted where only the guard can write: every code is passed on as it is.
 (func (export "proc_exit") (param $code i32)
-  (drop (call $enter (i32.const 38)))
+  (call $add (i32.add (global.get $calls) (i32.const 304)) (i64.const 1)) ;; leaving is never refused: only counted
   (i32.store $state (global.get $exit_code) (local.get $code))
   (i32.store $state (global.get $exited) (i32.const 1))
   (unreachable))
@@ -771,11 +1397,64 @@
   (call $native.proc_raise (local.get $signal)))
 
 (func (export "random_get") (param $buffer i32) (param $size i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $total i64)
   (if (local.tee $errno (call $enter (i32.const 40))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $native.random_get (local.get $buffer) (local.get $size)))
+  (call $check (local.get $buffer) (i64.extend_i32_u (local.get $size)))
+  (local.set $total (i64.add (i64.load $state (global.get $random)) (i64.extend_i32_u (local.get $size))))
+  (if (i64.gt_u (local.get $total) (i64.load $state (global.get $random_limit)))
+    (then
+      (if (local.tee $errno
+            (call $refuse (global.get $KIND_random_bytes) (i32.const 40)
+              (i64.load $state (global.get $random_limit)) (local.get $total) (global.get $EDQUOT)))
+        (then (return (local.get $errno))))))
+  (if (local.tee $errno
+        (if (result i32) (i32.load $state (global.get $random_mode))
+          (then (call $seeded (local.get $buffer) (local.get $size)))
+          (else (call $entropy (local.get $buffer) (local.get $size)))))
     (then (return (local.get $errno))))
-  (call $add (global.get $random) (i64.extend_i32_u (local.get $size)))
+  (i64.store $state (global.get $random) (local.get $total))
+  (global.get $SUCCESS))
+
+;; Randomness of the host, a piece at a time: the loop is where the engine looks up and counts fuel.
+(func $entropy (param $buffer i32) (param $size i32) (result i32)
+  (local $errno i32) (local $part i32)
+  (block $done
+    (loop $next
+      (br_if $done (i32.eqz (local.get $size)))
+      (local.set $part (local.get $size))
+      (if (i32.gt_u (local.get $part) (i32.const 4096)) (then (local.set $part (i32.const 4096))))
+      (if (local.tee $errno (call $native.random_get (local.get $buffer) (local.get $part)))
+        (then (return (local.get $errno))))
+      (local.set $buffer (i32.add (local.get $buffer) (local.get $part)))
+      (local.set $size (i32.sub (local.get $size) (local.get $part)))
+      (br $next)))
+  (global.get $SUCCESS))
+
+;; SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), eight bytes a step, lowest
+;; first; what is left of the last step is dropped.
+(func $seeded (param $buffer i32) (param $size i32) (result i32)
+  (local $z i64)
+  (block $done
+    (loop $next
+      (br_if $done (i32.eqz (local.get $size)))
+      (local.set $z (i64.add (i64.load $state (global.get $random_state)) (i64.const 0x9e3779b97f4a7c15)))
+      (i64.store $state (global.get $random_state) (local.get $z))
+      (local.set $z
+        (i64.mul (i64.xor (local.get $z) (i64.shr_u (local.get $z) (i64.const 30))) (i64.const 0xbf58476d1ce4e5b9)))
+      (local.set $z
+        (i64.mul (i64.xor (local.get $z) (i64.shr_u (local.get $z) (i64.const 27))) (i64.const 0x94d049bb133111eb)))
+      (local.set $z (i64.xor (local.get $z) (i64.shr_u (local.get $z) (i64.const 31))))
+      (if (i32.ge_u (local.get $size) (i32.const 8))
+        (then
+          (i64.store $guest (local.get $buffer) (local.get $z))
+          (local.set $buffer (i32.add (local.get $buffer) (i32.const 8)))
+          (local.set $size (i32.sub (local.get $size) (i32.const 8)))
+          (br $next)))
+      (loop $byte
+        (i64.store8 $guest (local.get $buffer) (local.get $z))
+        (local.set $z (i64.shr_u (local.get $z) (i64.const 8)))
+        (local.set $buffer (i32.add (local.get $buffer) (i32.const 1)))
+        (br_if $byte (local.tee $size (i32.sub (local.get $size) (i32.const 1)))))))
   (global.get $SUCCESS))
 
 (func (export "sched_yield") (result i32)
@@ -784,8 +1463,6 @@
   (call $native.sched_yield))
 
 ;; -- sockets: there are none in preview 1 that a guest could open, and the policy refuses these ------------------------
-
-(global $ENOTSOCK i32 (i32.const 57))
 
 (func (export "sock_accept") (param $fd i32) (param $flags i32) (param $result i32) (result i32)
   (local $errno i32)
@@ -819,7 +1496,7 @@
   (if (i64.le_u (local.get $asked) (i64.load $state (global.get $memory_limit))) (then (return (i32.const 1))))
   (call $add (global.get $memory_refusals) (i64.const 1))
   (call $keep_max (global.get $memory_asked) (local.get $asked))
-  (if (i32.load $state (global.get $stop_on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
+  (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
   (i32.const 0))
 
 ;; The weaver makes a copy of this for each memory that the guest grows.
@@ -838,7 +1515,7 @@
     (then
       (call $add (global.get $table_refusals) (i64.const 1))
       (call $keep_max (global.get $table_asked) (local.get $asked))
-      (if (i32.load $state (global.get $stop_on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
+      (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
       (return (i32.const 0))))
   (call $may_have (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3))))
 

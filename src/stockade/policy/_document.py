@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
-from stockade.policy._model import Filesystem, Limits, Mount, Policy
-from stockade.policy._units import parse_count, parse_seconds, parse_size
+from stockade.policy._model import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi
+from stockade.policy._units import parse_count, parse_rate, parse_seconds, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["parse_policy", "read_policy"]
@@ -30,7 +31,19 @@ _PARSERS = {
     "module_size": parse_size,
     "stdout": parse_size,
     "stderr": parse_size,
+    "idle_time": parse_seconds,
+    "open_files": parse_count,
+    "files_created": parse_count,
+    "file_size": parse_size,
+    "read_bytes": parse_size,
+    "write_bytes": parse_size,
+    "read_rate": parse_rate,
+    "write_rate": parse_rate,
+    "random_bytes": parse_size,
+    "calls": parse_count,
+    "call_rate": parse_count,
 }
+_CLOCK_PARSERS = {"resolution": parse_seconds, "start": parse_seconds, "step": parse_seconds}
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -67,8 +80,12 @@ def parse_policy(text: str) -> Policy:
         raise PolicyError(f"name is {name!r}: it must be text")
     return Policy(
         name=name,
-        limits=Limits(**_limits(_table(document, "limits"))),
-        filesystem=Filesystem(mounts=tuple(_mounts(_table(document, "filesystem")))),
+        limits=Limits(**_section(document, "limits", Limits.__struct_fields__, _PARSERS)),
+        filesystem=Filesystem(**_filesystem(document)),
+        clock=Clock(**_section(document, "clock", Clock.__struct_fields__, _CLOCK_PARSERS)),
+        random=Random(**_section(document, "random", Random.__struct_fields__)),
+        wasi=Wasi(**_wasi(document)),
+        on_violation=document.get("on_violation", "deny"),
     )
 
 
@@ -87,20 +104,41 @@ def _known(table: dict[str, Any], fields: Iterable[str], path: str) -> None:
             raise PolicyError(f"{path}{printable(key)} is not known: {hint}")
 
 
-def _limits(table: dict[str, Any]) -> dict[str, Any]:
-    _known(table, Limits.__struct_fields__, "limits.")
+def _section(
+    document: dict[str, Any],
+    name: str,
+    fields: Iterable[str],
+    parsers: Mapping[str, Callable[[object], int | float | None]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Reads a table whose keys are fields; quantities take units."""
+    table = _table(document, name)
+    _known(table, fields, f"{name}.")
     values = {}
     for key, value in table.items():
-        parser = _PARSERS.get(key)
+        parser = parsers.get(key)
         try:
             values[key] = value if parser is None else parser(value)
         except ValueError as problem:
-            raise PolicyError(f"limits.{key}: {problem}") from None
+            raise PolicyError(f"{name}.{key}: {problem}") from None
     return values
 
 
+def _wasi(document: dict[str, Any]) -> dict[str, Any]:
+    values = _section(document, "wasi", Wasi.__struct_fields__)
+    for key in ("allow", "deny"):
+        if key in values:
+            if not isinstance(values[key], list):
+                raise PolicyError(f"wasi.{key} is {values[key]!r}: it must be a list of calls")
+            values[key] = tuple(values[key])
+    return values
+
+
+def _filesystem(document: dict[str, Any]) -> dict[str, Any]:
+    values = _section(document, "filesystem", Filesystem.__struct_fields__)
+    return {**values, "mounts": tuple(_mounts(values))}
+
+
 def _mounts(table: dict[str, Any]) -> list[Mount]:
-    _known(table, Filesystem.__struct_fields__, "filesystem.")
     entries = table.get("mounts", [])
     if not isinstance(entries, list):
         raise PolicyError(f"filesystem.mounts is {entries!r}: it must be a list of tables")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from stockade._wasi import ERRNO, WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Filesystem", "Limits", "Mount", "Policy"]
+__all__ = ["Clock", "Filesystem", "Limits", "Mount", "Policy", "Random", "Wasi"]
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
+_MAX_COUNT = 2**62
+_MAX_RATE = 10**10  # what fits the guard's arithmetic in nanoseconds
+_MAX_NANOSECONDS = 2**62
 
 
 class _Bound(msgspec.Struct, frozen=True):
@@ -39,11 +44,33 @@ class _Bound(msgspec.Struct, frozen=True):
             raise PolicyError(f"{path} is {value:,}: it must be between {self.least:,} and {self.most:,}")
 
 
+def _one_of(path: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        raise PolicyError(f"{path} is {value!r}: it must be one of {listed}")
+
+
+def _flag(path: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise PolicyError(f"{path} is {value!r}: it must be true or false")
+
+
 _BOUNDS = {
     "fuel": _Bound(1, _MAX_FUEL, unlimited=True),
     "wall_time": _Bound(0.001, _MAX_SECONDS, unlimited=True, whole=False),
     "memory": _Bound(0, 4 << 30),
     "table_elements": _Bound(0, 10_000_000),
+    "idle_time": _Bound(0.001, _MAX_SECONDS, unlimited=True, whole=False),
+    "open_files": _Bound(0, 4096),
+    "files_created": _Bound(0, _MAX_COUNT, unlimited=True),
+    "file_size": _Bound(0, _MAX_COUNT, unlimited=True),
+    "read_bytes": _Bound(0, _MAX_COUNT, unlimited=True),
+    "write_bytes": _Bound(0, _MAX_COUNT, unlimited=True),
+    "read_rate": _Bound(1, _MAX_RATE, unlimited=True),
+    "write_rate": _Bound(1, _MAX_RATE, unlimited=True),
+    "random_bytes": _Bound(0, _MAX_COUNT, unlimited=True),
+    "calls": _Bound(0, _MAX_COUNT, unlimited=True),
+    "call_rate": _Bound(1, _MAX_RATE, unlimited=True),
     "stack": _Bound(16 << 10, 64 << 20),
     "memories": _Bound(0, 16),
     "tables": _Bound(0, 16),
@@ -69,6 +96,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         module_size: Bytes that a module file may have.
         stdout: Bytes of stdout that are kept, half of them for the beginning and half for the end.
         stderr: The same for stderr.
+        idle_time: Seconds that a single wait in `poll_oneoff` may last; a longer one ends the run with outcome `idle`.
+        open_files: Files and folders that may be open at a time, beside stdin, stdout, stderr and the mounts.
+        files_created: Files, folders and links that may be created.
+        file_size: Bytes that a file may reach by writing, seeking or setting its size.
+        read_bytes: Bytes that may be read from files.
+        write_bytes: Bytes that may be written to files.
+        read_rate: Bytes that may be read in a second; a second's worth may go at once.
+        write_rate: The same for writing.
+        random_bytes: Random bytes that may be handed out.
+        calls: WASI calls that may be made.
+        call_rate: WASI calls that may be made in a second.
+        on_rate: What an exceeded rate does: `wait`, the call waits for its turn; `refuse`, it fails with EAGAIN.
     """
 
     fuel: int | None = 5_000_000_000
@@ -82,12 +121,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     module_size: int = 100 << 20
     stdout: int = 1 << 20
     stderr: int = 1 << 20
+    idle_time: float | None = None
+    open_files: int = 64
+    files_created: int | None = 1_000
+    file_size: int | None = 256 << 20
+    read_bytes: int | None = None
+    write_bytes: int | None = 256 << 20
+    read_rate: int | None = None
+    write_rate: int | None = None
+    random_bytes: int | None = 64 << 20
+    calls: int | None = None
+    call_rate: int | None = None
+    on_rate: Literal["wait", "refuse"] = "wait"
 
     def __post_init__(self) -> None:
         for name, bound in _BOUNDS.items():
             bound.check(f"limits.{name}", getattr(self, name))
-        if self.on_memory_denied not in ("fail", "stop"):
-            raise PolicyError(f'limits.on_memory_denied is {self.on_memory_denied!r}: it must be "fail" or "stop"')
+        _one_of("limits.on_memory_denied", self.on_memory_denied, ("fail", "stop"))
+        _one_of("limits.on_rate", self.on_rate, ("wait", "refuse"))
 
 
 class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,13 +166,95 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Filesystem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which folders a guest may reach. None, unless they are named.
+    """Which folders a guest may reach, and what it may do there. None, unless they are named.
 
     Attributes:
         mounts: The folders.
+        create: Whether files and folders may be created in writable mounts.
+        delete: Whether files and folders may be removed there, or replaced by renaming.
+        symlinks: Whether symbolic and hard links may be made there.
     """
 
     mounts: tuple[Mount, ...] = ()
+    create: bool = True
+    delete: bool = False
+    symlinks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("create", "delete", "symlinks"):
+            _flag(f"filesystem.{name}", getattr(self, name))
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What time the guest sees. It can never set one.
+
+    Attributes:
+        mode: `real`; `coarse`, cut to `resolution`; `virtual`, which starts at `start`, moves on by `step` whenever it
+            is read and by the time of every wait, which then takes none; or `none`, clocks are refused.
+        resolution: Seconds to which a coarse clock is cut.
+        start: Seconds since 1970 at which the virtual time of day starts.
+        step: Seconds by which a virtual clock moves on when it is read.
+    """
+
+    mode: Literal["real", "coarse", "virtual", "none"] = "real"
+    resolution: float = 1e-3
+    start: float = 946_684_800.0
+    step: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _one_of("clock.mode", self.mode, ("real", "coarse", "virtual", "none"))
+        for name, least in (("resolution", 1e-9), ("start", 0), ("step", 0)):
+            _Bound(least, _MAX_NANOSECONDS / 1e9, whole=False).check(f"clock.{name}", getattr(self, name))
+
+
+class Random(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What randomness the guest gets.
+
+    Attributes:
+        mode: `full`, the host's entropy; `seeded`, SplitMix64 from `seed`, the same in every run; `none`, refused.
+        seed: Where the seeded generator starts.
+    """
+
+    mode: Literal["none", "seeded", "full"] = "full"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("random.mode", self.mode, ("none", "seeded", "full"))
+        _Bound(0, 2**64 - 1).check("random.seed", self.seed)
+
+
+class Wasi(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which WASI calls the guest may make.
+
+    Attributes:
+        allow: Calls, by name (`fd_write`), pattern (`path_*`) or group (`clock`); what is not allowed is refused.
+        deny: Calls that are refused all the same.
+        errno: How they are refused: `notcapable`, `perm` or `nosys`.
+    """
+
+    allow: tuple[str, ...] = ("*",)
+    deny: tuple[str, ...] = ("sock_*",)
+    errno: Literal["notcapable", "perm", "nosys"] = "notcapable"
+
+    def __post_init__(self) -> None:
+        _one_of("wasi.errno", self.errno, tuple(ERRNO))
+        for name in ("allow", "deny"):
+            for pattern in getattr(self, name):
+                if not isinstance(pattern, str) or not _matching(pattern):
+                    raise PolicyError(
+                        f"wasi.{name} has {pattern!r}, which is no WASI call, group or pattern of calls: "
+                        "write names such as fd_write, path_* or clock"
+                    )
+
+    def refused(self) -> frozenset[str]:
+        """Returns the names of the calls that are refused."""
+        allowed = {name for pattern in self.allow for name in _matching(pattern)}
+        denied = {name for pattern in self.deny for name in _matching(pattern)}
+        return frozenset(WASI_BY_NAME) - allowed | denied
+
+
+def _matching(pattern: str) -> list[str]:
+    return [call.name for call in WASI if call.group == pattern or fnmatchcase(call.name, pattern)]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,12 +263,29 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         name: A name for reports.
         limits: How much it may use.
-        filesystem: Which folders it may reach.
+        filesystem: Which folders it may reach, and what it may do there.
+        clock: What time it sees.
+        random: What randomness it gets.
+        wasi: Which WASI calls it may make.
+        on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
+            with outcome `denied`; `note`, the call is made all the same, and noted (for learning what a guest needs).
     """
 
     name: str = "default"
     limits: Limits = Limits()
     filesystem: Filesystem = Filesystem()
+    clock: Clock = Clock()
+    random: Random = Random()
+    wasi: Wasi = Wasi()
+    on_violation: Literal["deny", "stop", "note"] = "deny"
+
+    def __post_init__(self) -> None:
+        _one_of("on_violation", self.on_violation, ("deny", "stop", "note"))
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical."""
+        return self.clock.mode in ("virtual", "none") and self.random.mode != "full"
 
     @classmethod
     def preset(cls, name: str) -> Policy:
@@ -188,7 +338,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if name in self.__struct_fields__:
                 own[name] = value
                 continue
-            for part in ("limits", "filesystem"):
+            for part in ("limits", "filesystem", "clock", "random", "wasi"):
                 if name in getattr(self, part).__struct_fields__:
                     parts.setdefault(part, {})[name] = tuple(value) if isinstance(value, list) else value
                     break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stockade.errors import PolicyError
-from stockade.policy._model import Limits, Policy
+from stockade.policy._model import Clock, Filesystem, Limits, Policy, Random
 
 __all__ = ["preset"]
 
@@ -12,7 +12,24 @@ _PRESETS = {
     # The strict and permissive figures are those of the first seed document (mission item 90).
     "strict": Policy(
         name="strict",
-        limits=Limits(fuel=5_000_000_000, wall_time=5.0, memory=128_000_000),
+        limits=Limits(
+            fuel=5_000_000_000,
+            wall_time=5.0,
+            idle_time=5.0,
+            memory=128_000_000,
+            open_files=10,
+            read_bytes=10 << 20,
+            write_bytes=5 << 20,
+            read_rate=1 << 20,
+            write_rate=1 << 20,
+            file_size=10 << 20,
+            files_created=100,
+            calls=1_000_000,
+            call_rate=10_000,
+            random_bytes=1 << 20,
+        ),
+        clock=Clock(mode="coarse"),
+        random=Random(mode="seeded"),
     ),
     "permissive": Policy(
         name="permissive",
@@ -24,7 +41,13 @@ _PRESETS = {
             memories=4,
             tables=16,
             stack=1 << 20,
+            open_files=1_000,
+            files_created=None,
+            file_size=None,
+            write_bytes=None,
+            random_bytes=None,
         ),
+        filesystem=Filesystem(delete=True),
     ),
 }
 

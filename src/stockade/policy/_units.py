@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["parse_count", "parse_seconds", "parse_size"]
+__all__ = ["parse_count", "parse_rate", "parse_seconds", "parse_size"]
 
 _SIZES = {
     "": 1,
@@ -50,6 +50,11 @@ def _whole(number: float | None) -> int | None:
 def parse_size(value: object) -> int | None:
     """Reads a number of bytes: `"128MiB"` is 128 * 2**20, `"128MB"` is 128 * 10**6; `"unlimited"` is None."""
     return _whole(_quantity(value, _SIZES, '"128MiB"'))
+
+
+def parse_rate(value: object) -> int | None:
+    """Reads a number of bytes a second: `"1MiB/s"`, or a size; `"unlimited"` is None."""
+    return parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
 
 
 def parse_seconds(value: object) -> float | None:

@@ -119,7 +119,9 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """Something that the guest tried and the policy forbids.
 
     Attributes:
-        kind: What was violated: `call`, `memory`, `table`, `fuel`, `timeout`, `stack`.
+        kind: What was violated: a limit (`memory`, `table`, `fuel`, `timeout`, `stack`, `idle`, `calls`, `call_rate`,
+            `open_files`, `files_created`, `file_size`, `read_bytes`, `write_bytes`, `read_rate`, `write_rate`,
+            `random_bytes`), a right (`call`, `create`, `delete`, `symlinks`), or `path`: native WASI refused it.
         subject: What it was about: the name of a call or limit.
         limit: What is allowed, where it is a number.
         observed: What was asked for or reached, where it is a number.

@@ -31,6 +31,9 @@ _ENDINGS = {
 }
 
 
+_BYTE_KINDS = ("file_size", "read_bytes", "write_bytes", "random_bytes", "read_rate", "write_rate")
+
+
 def size(count: float) -> str:
     """Shows a number of bytes in the largest binary unit that keeps it readable."""
     for unit in ("B", "KiB", "MiB"):
@@ -63,7 +66,12 @@ def summary(report: Report) -> str:
 
 def violation_text(violation: Violation) -> str:
     """Says in one line what was tried and what was done about it."""
-    formats: dict[str, Callable[[float], str]] = {"memory": size, "timeout": duration}
+    formats: dict[str, Callable[[float], str]] = {
+        "memory": size,
+        "timeout": duration,
+        "idle": duration,
+        **dict.fromkeys(_BYTE_KINDS, size),
+    }
     show = formats.get(violation.kind, count)
     text = f"{violation.kind}: {violation.subject}"
     if violation.observed is not None and violation.limit is not None:
