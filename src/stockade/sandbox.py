@@ -6,16 +6,17 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from stockade._text import printable
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import Entry, Guest, Module, Plan, Watch, check_mounts, make_plan
+from stockade.execution import Entry, Guest, Module, Plan, Streams, Watch, check_mounts, make_plan
 from stockade.policy import Policy
 from stockade.report import PolicyInfo, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from stockade.engine import Number
@@ -24,6 +25,12 @@ __all__ = ["Sandbox", "Session", "Source", "call", "run"]
 
 Source = str | os.PathLike[str] | bytes | Module
 """Where a module comes from: a path, its bytes, or a loaded module."""
+
+Stdin = bytes | str | Callable[[int], bytes]
+"""A guest's standard input: all of it, or a function that fetches it piece by piece."""
+
+OnOutput = Callable[[bytes], object]
+"""Is given a piece of output."""
 
 _MAX_PLANS = 64
 _INTEGER_BITS = {"i32": 32, "i64": 64}
@@ -93,16 +100,24 @@ class Sandbox:
         module: Source,
         args: Sequence[str | bytes] = (),
         *,
-        stdin: bytes | str = b"",
+        stdin: Stdin = b"",
         env: Mapping[str, str] | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
     ) -> Report:
         """Runs a WASI command: `_start`, else `main`.
+
+        Callbacks are called on this thread while the guest is halted, some hundred times a second; what one raises ends
+        the run and is raised here. A guest that writes faster than they take waits for them.
 
         Args:
             module: Path of a module, its bytes, or a loaded module.
             args: Arguments for the guest, after its name.
-            stdin: What it reads from its standard input.
+            stdin: What it reads from its standard input: bytes, or a function that is called with a number of bytes and
+                returns at most so many, none at the end.
             env: Its environment; nothing of the host's environment is passed on.
+            on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
+            on_stderr: The same for stderr.
 
         Returns:
             What happened.
@@ -112,7 +127,7 @@ class Sandbox:
             PolicyError: The policy cannot be enforced.
             UsageError: The sandbox is closed, or an argument is unfit.
         """
-        return self._run(Watch(), module, args, stdin, env)
+        return self._run(Watch(), module, args, stdin, env, on_stdout, on_stderr)
 
     def call(self, module: Source, export: str, *args: Number) -> Report:
         """Calls an exported function with numbers; a reactor is initialized first.
@@ -136,12 +151,14 @@ class Sandbox:
         module: Source,
         args: Sequence[str | bytes] = (),
         *,
-        stdin: bytes | str = b"",
+        stdin: Stdin = b"",
         env: Mapping[str, str] | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
     ) -> Report:
         """Does what `run` does without blocking the event loop. Cancelling the task stops the guest."""
         watch = Watch()
-        return await _aside(watch, lambda: self._run(watch, module, args, stdin, env))
+        return await _aside(watch, lambda: self._run(watch, module, args, stdin, env, on_stdout, on_stderr))
 
     async def call_async(self, module: Source, export: str, *args: Number) -> Report:
         """Does what `call` does without blocking the event loop. Cancelling the task stops the guest."""
@@ -179,12 +196,14 @@ class Sandbox:
         watch: Watch,
         module: Source,
         args: Sequence[str | bytes],
-        stdin: bytes | str,
+        stdin: Stdin,
         env: Mapping[str, str] | None,
+        on_stdout: OnOutput | None,
+        on_stderr: OnOutput | None,
     ) -> Report:
         loaded = self._load(module)
         entry = loaded.command_entry
-        guest = self._guest(loaded, watch, args, stdin, env)
+        guest = self._guest(loaded, watch, args, stdin, env, on_stdout, on_stderr)
         try:
             return guest.invoke(entry, command=True)
         finally:
@@ -229,8 +248,10 @@ class Sandbox:
         module: Module,
         watch: Watch,
         args: Sequence[str | bytes],
-        stdin: bytes | str,
+        stdin: Stdin,
         env: Mapping[str, str] | None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
     ) -> Guest:
         if isinstance(args, str | bytes):
             raise UsageError("args is a single text: give a list of arguments")
@@ -238,13 +259,17 @@ class Sandbox:
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
+        streams = None
+        if callable(stdin) or on_stdout is not None or on_stderr is not None:
+            streams = Streams(stdin if callable(stdin) else None, on_stdout, on_stderr)
         return Guest(
             plan,
             self._policy_info,
             args=[_c_string(arg, "an argument") for arg in args],
             env={_variable(name): _c_string(value, "a variable's value") for name, value in (env or {}).items()},
-            stdin=stdin.encode() if isinstance(stdin, str) else bytes(stdin),
+            stdin=b"" if callable(stdin) else stdin.encode() if isinstance(stdin, str) else bytes(stdin),
             watch=watch,
+            streams=streams,
         )
 
 
@@ -370,8 +395,10 @@ def run(
     module: Source,
     args: Sequence[str | bytes] = (),
     *,
-    stdin: bytes | str = b"",
+    stdin: Stdin = b"",
     env: Mapping[str, str] | None = None,
+    on_stdout: OnOutput | None = None,
+    on_stderr: OnOutput | None = None,
     policy: Policy | str = "default",
 ) -> Report:
     """Runs a WASI command once.
@@ -381,6 +408,8 @@ def run(
         args: Arguments for the guest, after its name.
         stdin: What it reads from its standard input.
         env: Its environment.
+        on_stdout: Is given stdout in pieces as they are written.
+        on_stderr: The same for stderr.
         policy: A policy, or the name of a preset.
 
     Returns:
@@ -390,7 +419,7 @@ def run(
         StockadeError: The caller did something wrong: no such file, not WebAssembly, an impossible policy.
     """
     with Sandbox(policy) as sandbox:
-        return sandbox.run(module, args, stdin=stdin, env=env)
+        return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
 
 
 def call(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stockade._wasi import WasiCall
     from stockade.engine._compiled import CompiledModule
 
-__all__ = ["Directory", "Instance", "Memory", "Number"]
+__all__ = ["Directory", "Instance", "Memory", "Number", "PinnedMemory"]
 
 Number = int | float
 Directory = tuple[bytes, bytes, bool]
@@ -111,9 +111,47 @@ class Memory:
         self._check(address, len(data))
         memmove(capi().memory_data(self._context, self._address) + address, data, len(data))
 
+    def pin(self) -> PinnedMemory:
+        """Returns what the memory has now, to be looked at while the guest is halted in the middle of a call."""
+        size = self.size_bytes
+        return PinnedMemory(capi().memory_data(self._context, self._address), size)
+
     def _check(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or (address + size > self._known_bytes and address + size > self.size_bytes):
             raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._known_bytes:,}")
+
+
+class PinnedMemory:
+    """The bytes that a memory had when it was pinned, at a fixed place. Only for memories that never move.
+
+    While a call is halted between two polls, the store must not be asked for anything: this asks nothing.
+
+    Args:
+        base: Where the memory lies.
+        size_bytes: How much of it may be touched.
+    """
+
+    __slots__ = ("_base", "_size_bytes")
+
+    def __init__(self, base: int, size_bytes: int) -> None:
+        # SAFETY: wasmtime reserves 4 GiB of addresses for a 32-bit memory, which therefore grows in place and never
+        # moves; the holder drops this object before the store is closed.
+        self._base = base
+        self._size_bytes = size_bytes
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copies bytes out."""
+        self._check(address, size)
+        return string_at(self._base + address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Copies bytes in."""
+        self._check(address, len(data))
+        memmove(self._base + address, data, len(data))
+
+    def _check(self, address: int, size: int) -> None:
+        if address < 0 or size < 0 or address + size > self._size_bytes:
+            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._size_bytes:,}")
 
 
 class Instance:

@@ -4,5 +4,6 @@ from stockade.execution._module import Entry, Item, Module
 from stockade.execution._mounts import check_mounts
 from stockade.execution._plan import Plan, make_plan
 from stockade.execution._run import Guest, Watch
+from stockade.execution._streams import Streams
 
-__all__ = ["Entry", "Guest", "Item", "Module", "Plan", "Watch", "check_mounts", "make_plan"]
+__all__ = ["Entry", "Guest", "Item", "Module", "Plan", "Streams", "Watch", "check_mounts", "make_plan"]

@@ -23,7 +23,7 @@ from stockade.engine import (
 )
 from stockade.errors import InvalidModule
 from stockade.execution._mounts import check_mounts
-from stockade.execution._state import PROGRAM_NAME, place_inputs
+from stockade.execution._state import PROGRAM_NAME, Placed, place_inputs
 from stockade.guard import StateFormat, Woven, check_imports, guard, weave
 from stockade.report import ModuleInfo
 
@@ -145,8 +145,9 @@ class Plan:
         directories: What native WASI may reach.
         info: The module, for reports.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
+        waiting_natives: The same for a run whose guest may have to wait for the host's callbacks.
         state: The guard's state as every run begins with it, inputs left out.
-        bare: The same completed for a run without inputs, the most frequent kind, and where its buffers end.
+        bare: The same completed for a run without inputs, the most frequent kind.
         compile_seconds: What making this plan took, where the machine code was not at hand.
         was_compiled: Whether the machine code was at hand.
     """
@@ -157,8 +158,9 @@ class Plan:
     directories: tuple[Directory, ...]
     info: ModuleInfo
     natives: tuple[tuple[int, WasiCall], ...]
+    waiting_natives: tuple[tuple[int, WasiCall], ...]
     state: bytes
-    bare: tuple[bytes, int]
+    bare: Placed
     compile_seconds: float
     was_compiled: bool
 
@@ -193,10 +195,11 @@ def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -
     program, at_hand = _programs.get(module, policy, progress)
     seconds = 0.0 if at_hand else time.perf_counter() - begun
     natives = _natives(policy, program)
+    waiting = _natives(policy, program, waits=True)
     state = _initial_state(policy, program.woven, natives)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
-    return Plan(module, policy, program, directories, info, natives, state, bare, seconds, at_hand)
+    return Plan(module, policy, program, directories, info, natives, waiting, state, bare, seconds, at_hand)
 
 
 _CLOCK = WASI_BY_NAME["clock_time_get"]
@@ -204,7 +207,7 @@ _UNLIMITED = 2**64 - 1
 _NANOSECONDS = 1_000_000_000
 
 
-def _natives(policy: Policy, program: Program) -> tuple[tuple[int, WasiCall], ...]:
+def _natives(policy: Policy, program: Program, *, waits: bool = False) -> tuple[tuple[int, WasiCall], ...]:
     """Which of the natives that the guest does not import the guard can come to need under this policy.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
@@ -213,7 +216,7 @@ def _natives(policy: Policy, program: Program) -> tuple[tuple[int, WasiCall], ..
     limits = policy.limits
     files = any(name.startswith("path_") for name in program.calls)
     rates = limits.call_rate is not None or limits.read_rate is not None or limits.write_rate is not None
-    clocks = rates or "poll_oneoff" in program.calls or bool(policy.filesystem.mounts)
+    clocks = waits or rates or "poll_oneoff" in program.calls or bool(policy.filesystem.mounts)
     return tuple(
         (slot, call)
         for slot, call in enumerate(program.woven.natives)

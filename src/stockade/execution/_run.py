@@ -17,12 +17,13 @@ from stockade.execution._state import PROGRAM_NAME, State, place_inputs
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine import Memory, Number
     from stockade.execution._module import Entry
     from stockade.execution._plan import Plan
     from stockade.execution._state import StateReading
+    from stockade.execution._streams import Streams
 
 __all__ = ["Guest", "Watch"]
 
@@ -51,6 +52,10 @@ class Watch:
         return not self.cancelled and time.monotonic() < self.deadline
 
 
+def _nothing() -> None:
+    """Serves no streams."""
+
+
 class Guest:
     """One live instance of a module under a policy. For one thread at a time.
 
@@ -59,8 +64,9 @@ class Guest:
         policy_info: The policy's name and digest, for reports.
         args: Arguments for the guest, after its own name.
         env: Its environment.
-        stdin: Its standard input.
+        stdin: Its standard input, unless `streams` has a callback for it.
         watch: Says when it must stop.
+        streams: Callbacks for output and input while it runs.
 
     Raises:
         EngineError: There is no room for an instance.
@@ -76,16 +82,23 @@ class Guest:
         env: Mapping[bytes, bytes],
         stdin: bytes,
         watch: Watch,
+        streams: Streams | None = None,
     ) -> None:
         begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
         self._watch = watch
         self._limits = limits = plan.policy.limits
-        if args or env or stdin:
-            self._block, end = place_inputs(plan.state, limits, [PROGRAM_NAME, *args], env, stdin)
+        self._streams = streams
+        if streams is not None:
+            given = None if streams.stdin is not None else stdin
+            arguments = [PROGRAM_NAME, *args]
+            placed = place_inputs(plan.state, limits, arguments, env, given, listening=streams.listening)
+        elif args or env or stdin:
+            placed = place_inputs(plan.state, limits, [PROGRAM_NAME, *args], env, stdin)
         else:
-            self._block, end = plan.bare
+            placed = plan.bare
+        self._placed = placed
         woven = plan.program.woven
         self._instance: Instance | None = None
         self._state: State | None = None
@@ -99,7 +112,7 @@ class Guest:
         instance = self._instance = Instance(
             plan.program.compiled,
             fuel=limits.fuel,
-            memory_bytes=max(limits.memory, end + _SLACK_BYTES),
+            memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
             directories=plan.directories,
         )
@@ -118,9 +131,10 @@ class Guest:
         if woven.state_export is not None:
             program = self._plan.program
             self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
-            self._state.write(self._block)
-        if woven.natives_export is not None and self._plan.natives:
-            instance.lend(woven.natives_export, self._plan.natives, MODULE)
+            self._state.write(self._placed)
+        natives = self._plan.natives if self._streams is None else self._plan.waiting_natives
+        if woven.natives_export is not None and natives:
+            instance.lend(woven.natives_export, natives, MODULE)
 
     @property
     def ended(self) -> bool:
@@ -144,24 +158,39 @@ class Guest:
         if instance is not None and self._ending is None:
             ticker = self._plan.program.compiled.engine.ticker
             self._watch.start(self._limits.wall_time)
+            may_go_on, serve = self._attention()
             ticker.enter()
             try:
-                if self._start(instance):
+                if self._start(instance, may_go_on):
                     typed = list(zip(entry.type.params, arguments, strict=True))
-                    results = instance.call(entry.name, typed, entry.type.results, self._watch)
+                    results = instance.call(entry.name, typed, entry.type.results, may_go_on)
                     if results is None:
                         self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
             finally:
                 ticker.leave()
+            serve()
         wall = time.perf_counter() - begun
         return self._report(results, command, begun, wall, time.thread_time() - cpu)
 
-    def _start(self, instance: Instance) -> bool:
+    def _attention(self) -> tuple[Callable[[], bool], Callable[[], None]]:
+        """What is done whenever the guest yields, and what is left to do when it has ended."""
+        streams, state, watch = self._streams, self._state, self._watch
+        if streams is None or state is None:
+            return watch, _nothing
+        memory = state.pin()
+
+        def look() -> bool:
+            streams.serve(memory)
+            return watch()
+
+        return look, lambda: streams.serve(memory)
+
+    def _start(self, instance: Instance, may_go_on: Callable[[], bool]) -> bool:
         if not self._started:
             self._started = True
             export = self._plan.program.woven.start_export
             assert export is not None
-            if instance.call(export, (), (), self._watch) is None:
+            if instance.call(export, (), (), may_go_on) is None:
                 self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
         return self._ending is None
 
@@ -172,7 +201,7 @@ class Guest:
         if self._limits.fuel is not None:
             self._instance.set_fuel(self._limits.fuel)
         if self._state is not None:
-            self._state.renew(self._block)
+            self._state.renew(self._placed.block)
 
     def _report(self, results: list[Number] | None, command: bool, begun: float, wall: float, cpu: float) -> Report:
         plan = self._plan

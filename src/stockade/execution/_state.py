@@ -12,11 +12,26 @@ from stockade.guard import guard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.engine import Memory
+    from stockade.engine import Memory, PinnedMemory
     from stockade.guard import StateFormat
     from stockade.policy import Limits
 
-__all__ = ["PROGRAM_NAME", "State", "StateReading", "place_inputs"]
+__all__ = [
+    "PROGRAM_NAME",
+    "STDIN_PIECE_BYTES",
+    "TAP_BYTES",
+    "GuardViolation",
+    "Placed",
+    "State",
+    "StateReading",
+    "place_inputs",
+]
+
+STDIN_PIECE_BYTES: Final = 64 << 10
+"""The most that is asked of a stdin callback at a time."""
+
+TAP_BYTES: Final = 256 << 10
+"""Output that may wait for the host's callbacks; a guest that is ahead of them waits. A power of two."""
 
 _MOST_BYTES: Final = 1 << 30
 """The guard's memory has this much room for arguments, environment, stdin and captured output together."""
@@ -47,9 +62,29 @@ def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
     return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
 
 
+class Placed(NamedTuple):
+    """The guard's state for one run, ready to be written.
+
+    Attributes:
+        block: The state, and behind it arguments, environment and stdin.
+        reach_bytes: How far the guard's memory must reach before the guest runs.
+        end_bytes: How far it may come to reach.
+    """
+
+    block: bytes
+    reach_bytes: int
+    end_bytes: int
+
+
 def place_inputs(
-    initial: bytes, limits: Limits, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes
-) -> tuple[bytes, int]:
+    initial: bytes,
+    limits: Limits,
+    args: Sequence[bytes],
+    env: Mapping[bytes, bytes],
+    stdin: bytes | None,
+    *,
+    listening: bool = False,
+) -> Placed:
     """Completes the guard's first state with what this run is given.
 
     Args:
@@ -57,10 +92,8 @@ def place_inputs(
         limits: Tells how much output is kept.
         args: The guest's arguments, its own name first.
         env: Its environment.
-        stdin: Its standard input.
-
-    Returns:
-        The state with all that stands behind it (arguments, environment, stdin), and where all buffers end.
+        stdin: Its standard input; None where the host is asked for it piece by piece.
+        listening: Whether the host wants output as it is written.
 
     Raises:
         UsageError: All together is more than the guard has room for.
@@ -79,8 +112,18 @@ def place_inputs(
     layout.write(block, "environ_size", len(variables))
     at += len(variables)
     layout.write(block, "stdin", at)
-    layout.write(block, "stdin_size", len(stdin))
-    at += len(stdin)
+    if stdin is None:
+        layout.write(block, "stdin_mode", layout.constants["STDIN_ASKED"])
+        at += STDIN_PIECE_BYTES
+    else:
+        layout.write(block, "stdin_size", len(stdin))
+        at += len(stdin)
+    at = (at + 7) & ~7
+    if listening:
+        layout.write(block, "tap", at)
+        layout.write(block, "tap_size", TAP_BYTES)
+        at += TAP_BYTES
+    reach = at
     for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
         layout.write(block, name, at, cap - cap // 2, cap, 0)
         at += cap
@@ -91,7 +134,7 @@ def place_inputs(
             "Give large inputs as files in a mount"
         )
     layout.write(block, "scratch", at)
-    return bytes(block) + arguments + variables + stdin, at
+    return Placed(bytes(block) + arguments + variables + (stdin or b""), reach, at)
 
 
 class GuardViolation(NamedTuple):
@@ -154,11 +197,14 @@ class State:
         self._format = format_
         self._names = names
 
-    def write(self, block: bytes) -> None:
+    def write(self, placed: Placed) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
-        start = guard().layout.block
-        self._memory.grow_to(start + len(block))
-        self._memory.write(start, block)
+        self._memory.grow_to(placed.reach_bytes)
+        self._memory.write(guard().layout.block, placed.block)
+
+    def pin(self) -> PinnedMemory:
+        """Returns the memory as it can be looked at while the guest is halted in the middle of a call."""
+        return self._memory.pin()
 
     def renew(self, block: bytes) -> None:
         """Begins counting anew, for the next call of a session.

@@ -98,59 +98,65 @@
 (global $has_clock          (export "has_clock:u32")             i32 (i32.const 12456)) ;; 1: a clock can be read, so violations can be dated
 (global $stdin              (export "stdin:u32")                 i32 (i32.const 12460)) ;; where stdin's bytes stand
 (global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 12464)) ;; how many there are
-(global $args               (export "args:u32")                  i32 (i32.const 12468)) ;; arguments, each ended by a zero byte
-(global $args_count         (export "args_count:u32")            i32 (i32.const 12472)) ;; how many
-(global $args_size          (export "args_size:u32")             i32 (i32.const 12476)) ;; their bytes in all, zero bytes included
-(global $environ            (export "environ:u32")               i32 (i32.const 12480)) ;; NAME=value, each ended by a zero byte
-(global $environ_count      (export "environ_count:u32")         i32 (i32.const 12484)) ;; how many
-(global $environ_size       (export "environ_size:u32")          i32 (i32.const 12488)) ;; their bytes in all
-(global $scratch            (export "scratch:u32")               i32 (i32.const 12492)) ;; where free room begins, above everything else
-(global $rules              (export "rules:u8[64]")              i32 (i32.const 12496)) ;; by call number: 0, or the errno that refuses it
+(global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 12468)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
+(global $args               (export "args:u32")                  i32 (i32.const 12472)) ;; arguments, each ended by a zero byte
+(global $args_count         (export "args_count:u32")            i32 (i32.const 12476)) ;; how many
+(global $args_size          (export "args_size:u32")             i32 (i32.const 12480)) ;; their bytes in all, zero bytes included
+(global $environ            (export "environ:u32")               i32 (i32.const 12484)) ;; NAME=value, each ended by a zero byte
+(global $environ_count      (export "environ_count:u32")         i32 (i32.const 12488)) ;; how many
+(global $environ_size       (export "environ_size:u32")          i32 (i32.const 12492)) ;; their bytes in all
+(global $scratch            (export "scratch:u32")               i32 (i32.const 12496)) ;; where free room begins, above everything else
+(global $rules              (export "rules:u8[64]")              i32 (i32.const 12500)) ;; by call number: 0, or the errno that refuses it
 
 ;; An output stream is four numbers: base, head, cap (each u32) and total (u64). Its first cap bytes land in
 ;; [base, base+cap) in order; of what follows, the part [head, cap) keeps the newest. So the beginning and the end of the
 ;; output are kept, and total tells how much there was.
-(global $stdout             (export "stdout:stream")             i32 (i32.const 12560)) ;; the captured output
-(global $stderr             (export "stderr:stream")             i32 (i32.const 12584)) ;; the same of stderr
+(global $stdout             (export "stdout:stream")             i32 (i32.const 12568)) ;; the captured output
+(global $stderr             (export "stderr:stream")             i32 (i32.const 12592)) ;; the same of stderr
+(global $tap                (export "tap:u32")                   i32 (i32.const 12616)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 12620)) ;; its bytes, a power of two
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 12624)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 12632)) ;; of these, taken out by the host
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 12640)) ;; 1: the guest waits for the host to give more of stdin
 
 ;; -- layout of $state: what happened ---------------------------------------------------------------------------------
 
-(global $exited             (export "exited:u32")                i32 (i32.const 12608)) ;; 1: the guest called proc_exit
-(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12612)) ;; with this
-(global $stop               (export "stop:u32")                  i32 (i32.const 12616)) ;; why the guard ended the run, see below
-(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12620)) ;; bytes of stdin the guest has taken
-(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12624)) ;; entries in $violations
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 12628)) ;; a bit for each kind that has an entry
-(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12632)) ;; violations that found no entry
-(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12640)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
-(global $table_used         (export "table_used:u64")            i32 (i32.const 12648)) ;; the same, elements of tables
-(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12656)) ;; growths refused by memory_limit
-(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12664)) ;; the most bytes asked for in vain
-(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12672)) ;; growths refused by table_limit
-(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12680)) ;; the most elements asked for in vain
-(global $idle               (export "idle:u64")                  i32 (i32.const 12688)) ;; nanoseconds spent waiting in poll_oneoff
-(global $read               (export "read:u64")                  i32 (i32.const 12696)) ;; bytes read from files
-(global $written            (export "written:u64")               i32 (i32.const 12704)) ;; bytes written to files
-(global $random             (export "random:u64")                i32 (i32.const 12712)) ;; random bytes handed out
-(global $opened             (export "opened:u64")                i32 (i32.const 12720)) ;; files and folders opened
-(global $open_now           (export "open_now:u64")              i32 (i32.const 12728)) ;; of these, open now
-(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12736)) ;; and the most at any time
-(global $created            (export "created:u64")               i32 (i32.const 12744)) ;; files, folders and links created
-(global $deleted            (export "deleted:u64")               i32 (i32.const 12752)) ;; files and folders removed
-(global $credit             (export "credit:u64")                i32 (i32.const 12760)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 12768)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 12776)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 12784)) ;; when the present second of call_rate began; 0: not yet
-(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12792)) ;; nanoseconds on the virtual clock
-(global $random_state       (export "random_state:u64")          i32 (i32.const 12800)) ;; of the seeded generator; the host writes the seed
-(global $read_window        (export "read_window:u64")           i32 (i32.const 12808)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 12816)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 12824)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 12832)) ;; bytes since then
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 12840)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 13208)) ;; and how often it was refused
-(global $borrowed                                                i32 (i32.const 13576)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 13704)) ;; from here on the host places its data
+(global $exited             (export "exited:u32")                i32 (i32.const 12644)) ;; 1: the guest called proc_exit
+(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12648)) ;; with this
+(global $stop               (export "stop:u32")                  i32 (i32.const 12652)) ;; why the guard ended the run, see below
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12656)) ;; bytes of stdin the guest has taken
+(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12660)) ;; entries in $violations
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 12664)) ;; a bit for each kind that has an entry
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12672)) ;; violations that found no entry
+(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12680)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used         (export "table_used:u64")            i32 (i32.const 12688)) ;; the same, elements of tables
+(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12696)) ;; growths refused by memory_limit
+(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12704)) ;; the most bytes asked for in vain
+(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12712)) ;; growths refused by table_limit
+(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12720)) ;; the most elements asked for in vain
+(global $idle               (export "idle:u64")                  i32 (i32.const 12728)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 12736)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 12744)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 12752)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 12760)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 12768)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12776)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 12784)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 12792)) ;; files and folders removed
+(global $credit             (export "credit:u64")                i32 (i32.const 12800)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 12808)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 12816)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 12824)) ;; when the present second of call_rate began; 0: not yet
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12832)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 12840)) ;; of the seeded generator; the host writes the seed
+(global $read_window        (export "read_window:u64")           i32 (i32.const 12848)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 12856)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 12864)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 12872)) ;; bytes since then
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 12880)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 13248)) ;; and how often it was refused
+(global $borrowed                                                i32 (i32.const 13616)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 13744)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -168,6 +174,8 @@
 (global $CLOCK_REAL         (export "CLOCK_REAL:const")          i32 (i32.const 0))
 (global $CLOCK_COARSE       (export "CLOCK_COARSE:const")        i32 (i32.const 1))
 (global $CLOCK_VIRTUAL      (export "CLOCK_VIRTUAL:const")       i32 (i32.const 2))
+(global $STDIN_BYTES        (export "STDIN_BYTES:const")          i32 (i32.const 0))
+(global $STDIN_ASKED        (export "STDIN_ASKED:const")          i32 (i32.const 1))
 (global $RANDOM_NATIVE      (export "RANDOM_NATIVE:const")       i32 (i32.const 0))
 (global $RANDOM_SEEDED      (export "RANDOM_SEEDED:const")       i32 (i32.const 1))
 
@@ -555,6 +563,54 @@
   (memory.copy $state $guest (i32.add (local.get $base) (local.get $head))
     (i32.add (local.get $source) (local.get $part)) (i32.sub (local.get $size) (local.get $part))))
 
+;; Passes output on to the host as it is written, in order, through a ring of frames: a head of eight bytes (1 for
+;; stdout or 2 for stderr, then the length), then the bytes, filled up to a multiple of eight. Where the ring is full, the
+;; guest waits: the host empties it whenever the engine looks up.
+(func $tell (param $stream i32) (param $source i32) (param $size i32)
+  (local $part i32) (local $ring i32) (local $most i32) (local $head i64)
+  (local.set $ring (i32.load $state (global.get $tap_size)))
+  (local.set $most (i32.sub (i32.shr_u (local.get $ring) (i32.const 1)) (i32.const 8)))
+  (loop $next
+    (if (i32.eqz (local.get $size)) (then (return)))
+    (local.set $part (local.get $size))
+    (if (i32.gt_u (local.get $part) (local.get $most)) (then (local.set $part (local.get $most))))
+    (loop $full
+      (if (i64.gt_u
+            (i64.add (i64.sub (i64.load $state (global.get $tap_written)) (i64.load $state (global.get $tap_read)))
+                     (i64.extend_i32_u (call $frame_size (local.get $part))))
+            (i64.extend_i32_u (local.get $ring)))
+        (then
+          (call $sleep (i64.const 1000000))
+          (br $full))))
+    (local.set $head (i64.load $state (global.get $tap_written)))
+    ;; Heads are aligned and the ring's size is a multiple of eight: a head never wraps.
+    (i64.store $state (call $in_ring (local.get $head))
+      (i64.or (select (i64.const 1) (i64.const 2) (i32.eq (local.get $stream) (global.get $stdout)))
+              (i64.shl (i64.extend_i32_u (local.get $part)) (i64.const 32))))
+    (call $into_ring (i64.add (local.get $head) (i64.const 8)) (local.get $source) (local.get $part))
+    (i64.store $state (global.get $tap_written)
+      (i64.add (local.get $head) (i64.extend_i32_u (call $frame_size (local.get $part)))))
+    (local.set $source (i32.add (local.get $source) (local.get $part)))
+    (local.set $size (i32.sub (local.get $size) (local.get $part)))
+    (br $next)))
+
+(func $frame_size (param $size i32) (result i32)
+  (i32.and (i32.add (local.get $size) (i32.const 15)) (i32.const -8)))
+
+(func $in_ring (param $at i64) (result i32)
+  (i32.add (i32.load $state (global.get $tap))
+    (i32.and (i32.wrap_i64 (local.get $at)) (i32.sub (i32.load $state (global.get $tap_size)) (i32.const 1)))))
+
+(func $into_ring (param $at i64) (param $source i32) (param $size i32)
+  (local $place i32) (local $first i32)
+  (local.set $place (call $in_ring (local.get $at)))
+  (local.set $first
+    (i32.sub (i32.add (i32.load $state (global.get $tap)) (i32.load $state (global.get $tap_size))) (local.get $place)))
+  (if (i32.lt_u (local.get $size) (local.get $first)) (then (local.set $first (local.get $size))))
+  (memory.copy $state $guest (local.get $place) (local.get $source) (local.get $first))
+  (memory.copy $state $guest (i32.load $state (global.get $tap)) (i32.add (local.get $source) (local.get $first))
+    (i32.sub (local.get $size) (local.get $first))))
+
 ;; fd_write to a captured stream. Stops early, as POSIX lets a write do, before the count would not fit its type.
 (func $capture (param $stream i32) (param $iovs i32) (param $count i32) (param $written i32) (result i32)
   (local $sum i32) (local $size i32)
@@ -567,6 +623,8 @@
       (local.set $size (i32.load $guest offset=4 (local.get $iovs)))
       (br_if $done (i32.lt_u (i32.add (local.get $sum) (local.get $size)) (local.get $sum)))
       (call $append (local.get $stream) (i32.load $guest (local.get $iovs)) (local.get $size))
+      (if (i32.load $state (global.get $tap))
+        (then (call $tell (local.get $stream) (i32.load $guest (local.get $iovs)) (local.get $size))))
       (local.set $sum (i32.add (local.get $sum) (local.get $size)))
       (local.set $iovs (i32.add (local.get $iovs) (i32.const 8)))
       (local.set $count (i32.sub (local.get $count) (i32.const 1)))
@@ -574,12 +632,21 @@
   (i32.store $guest (local.get $written) (local.get $sum))
   (global.get $SUCCESS))
 
+;; Waits until the host has put more of stdin in place, if all of it is read. At its end, the host changes the mode.
+(func $ask_for_stdin
+  (if (i32.lt_u (i32.load $state (global.get $stdin_read)) (i32.load $state (global.get $stdin_size))) (then (return)))
+  (i32.store $state (global.get $stdin_wanted) (i32.const 1))
+  (loop $wait
+    (call $sleep (i64.const 1000000))
+    (br_if $wait (i32.load $state (global.get $stdin_wanted)))))
+
 ;; fd_read from stdin.
 (func $take_stdin (param $iovs i32) (param $count i32) (param $taken i32) (result i32)
   (local $left i32) (local $size i32) (local $sum i32) (local $source i32)
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $check (local.get $iovs) (i64.extend_i32_u (i32.shl (local.get $count) (i32.const 3))))
   (call $check (local.get $taken) (i64.const 4))
+  (if (i32.eq (i32.load $state (global.get $stdin_mode)) (global.get $STDIN_ASKED)) (then (call $ask_for_stdin)))
   (local.set $source (i32.add (i32.load $state (global.get $stdin)) (i32.load $state (global.get $stdin_read))))
   (local.set $left (i32.sub (i32.load $state (global.get $stdin_size)) (i32.load $state (global.get $stdin_read))))
   (block $done
