@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 __all__ = ["ERRNO", "MODULE", "WASI", "WASI_BY_NAME", "WasiCall"]
 
-MODULE = b"wasi_snapshot_preview1"
+MODULE = "wasi_snapshot_preview1"
 """The import module under which guests ask for these functions."""
 
 ERRNO = {"nosys": 52, "perm": 63, "notcapable": 76}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Literal
 
 from stockade._text import printable
@@ -26,13 +28,16 @@ __all__ = ["Sandbox", "Session", "Source", "call", "run"]
 Source = str | os.PathLike[str] | bytes | Module
 """Where a module comes from: a path, its bytes, or a loaded module."""
 
-Stdin = bytes | str | Callable[[int], bytes]
+Stdin = bytes | str | Callable[[int], bytes | None]
 """A guest's standard input: all of it, or a function that fetches it piece by piece."""
 
 OnOutput = Callable[[bytes], object]
 """Is given a piece of output."""
 
 _MAX_PLANS = 64
+_F32_OVERFLOW = 2.0**128 - 2.0**103
+"""The least number that a 32-bit float rounds to infinity."""
+
 _INTEGER_BITS = {"i32": 32, "i64": 64}
 
 
@@ -114,7 +119,7 @@ class Sandbox:
             module: Path of a module, its bytes, or a loaded module.
             args: Arguments for the guest, after its name.
             stdin: What it reads from its standard input: bytes, or a function that is called with a number of bytes and
-                returns at most so many, none at the end.
+                returns at most so many: no bytes at the end, None where there are none yet.
             env: Its environment; nothing of the host's environment is passed on.
             on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
             on_stderr: The same for stderr.
@@ -286,13 +291,14 @@ class Session:
         self._watch = watch
         self._lock = threading.Lock()
         self._closed = False
-        initializer = module.initializer
-        if initializer is not None:
-            try:
-                self._invoke(initializer, ()).check()
-            except BaseException:
-                self.close()
-                raise
+        try:
+            if guest.ended:
+                guest.obituary().check()
+            if module.initializer is not None:
+                self._invoke(module.initializer, ()).check()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -339,7 +345,7 @@ class Session:
                 raise UsageError(f"outside the guest's memory: {problem}") from None
 
     def cancel(self) -> None:
-        """Stops a call that is under way. May be called from any thread."""
+        """Stops a call that is under way, and ends the session. May be called from any thread."""
         self._watch.cancel()
 
     def close(self) -> None:
@@ -360,6 +366,8 @@ class Session:
         with self._exclusive():
             if self._guest.ended:
                 raise UsageError("the guest has ended, so the session is over: open a new one")
+            # A cancellation is for the call under way; there is none.
+            self._watch.cancelled = False
             self._guest.renew()
             return self._guest.invoke(entry, arguments)
 
@@ -443,13 +451,22 @@ def call(
 
 
 async def _aside(watch: Watch, work: Callable[[], Report]) -> Report:
-    """Does the work in a thread; a cancelled task stops the guest and waits until it has stopped."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+    """Does the work in a thread. A cancelled task stops the guest and waits until it has stopped."""
+    started = threading.Event()
+
+    def begin() -> Report:
+        started.set()
+        return work()
+
+    future = asyncio.get_running_loop().run_in_executor(None, copy_context().run, begin)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
         watch.cancel()
-        await asyncio.wait([task])
+        if started.is_set():
+            await asyncio.wait([future])
+        else:
+            future.cancel()
         raise
 
 
@@ -484,7 +501,13 @@ def _number(function: str, place: int, type_: str, value: Number) -> Number:
         raise UsageError(f"{where} is {value!r}: it must be a number ({type_})")
     bits = _INTEGER_BITS.get(type_)
     if bits is None:
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise UsageError(f"{where} is too large for {type_}") from None
+        if type_ == "f32" and math.isfinite(number) and abs(number) >= _F32_OVERFLOW:
+            raise UsageError(f"{where} is {number}: it does not fit f32")
+        return number
     if not isinstance(value, int):
         raise UsageError(f"{where} is {value!r}: it must be a whole number ({type_})")
     if not -(1 << bits - 1) <= value < 1 << bits:

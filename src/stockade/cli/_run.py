@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
-import sys
+import select
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import click
 
 from stockade.cli._status import exit_status
 from stockade.cli._terminal import interruptible, progress, show_output, show_report
-from stockade.errors import UsageError
 from stockade.execution import Module
 from stockade.policy import Mount, Policy, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = ["run"]
-
-_MAX_STDIN_BYTES = 256 << 20
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -83,7 +79,7 @@ def run(
             entry = loaded.function_entry(invoke)
             report = sandbox.call(loaded, invoke, *_numbers(args, entry.type.params))
         else:
-            report = sandbox.run(loaded, args, stdin=_stdin(loaded), env=_environment(variables))
+            report = sandbox.run(loaded, args, stdin=_stdin, env=_environment(variables))
     _show(report, wants_report=wants_report, wants_json=wants_json, quiet=quiet, invoked=invoke is not None)
     return exit_status(report)
 
@@ -143,20 +139,13 @@ def _numbers(args: Sequence[str], types: Sequence[str]) -> list[int | float]:
     return numbers
 
 
-def _stdin(module: Module) -> bytes:
-    """Reads our own stdin for the guest, if it is a file or a pipe and the guest can read at all."""
-    if not any(item.name == "fd_read" for item in module.imports):
-        return b""
+def _stdin(size: int) -> bytes | None:
+    """Fetches a piece of our own stdin for the guest, when it asks; never waits, so that its deadline holds."""
     try:
-        mode = os.fstat(0).st_mode
-    except OSError:
+        ready = select.select([0], [], [], 0)[0]
+        return os.read(0, size) if ready else None
+    except (OSError, ValueError):
         return b""
-    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-        return b""
-    data = sys.stdin.buffer.read(_MAX_STDIN_BYTES + 1)
-    if len(data) > _MAX_STDIN_BYTES:
-        raise UsageError(f"stdin has more than {_MAX_STDIN_BYTES:,} bytes: give large inputs as files, with --dir")
-    return data
 
 
 def _show(report: Report, *, wants_report: bool, wants_json: bool, quiet: bool, invoked: bool) -> None:

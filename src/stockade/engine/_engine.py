@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ class EngineConfig(NamedTuple):
         simd: Whether the SIMD and relaxed SIMD proposals are on.
         multi_memory: Whether the multi-memory proposal is on: for the guard always, for guests where allowed.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
+        parallel: Whether a module is compiled by several threads.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
 
@@ -59,13 +61,13 @@ class EngineConfig(NamedTuple):
     simd: bool = True
     multi_memory: bool = True
     canonical_nans: bool = False
+    parallel: bool = True
     pooled: bool = True
 
 
 # Proposals that guests do not get. GC, threads and 64-bit memories widen what the engine must get right;
 # the weaver does not know stack switching or typed function references.
 _OFF = (
-    "gc_support",
     "shared_memory",
     "wasm_compact_imports",
     "wasm_custom_page_sizes",
@@ -78,6 +80,7 @@ _OFF = (
     "wasm_wide_arithmetic",
 )
 _ON = (
+    "gc_support",  # for references to the host (externref), not for the GC proposal
     "epoch_interruption",
     "memory_init_cow",
     "wasm_bulk_memory",
@@ -108,6 +111,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     api.config_wasm_relaxed_simd_set(raw, config.simd)
     api.config_wasm_simd_set(raw, config.simd)
     api.config_wasm_multi_memory_set(raw, config.multi_memory)
+    api.config_parallel_compilation_set(raw, config.parallel)
     api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)
     api.config_consume_fuel_set(raw, config.fuel)
     api.config_max_wasm_stack_set(raw, config.stack_bytes)
@@ -141,6 +145,7 @@ class Engine:
 
     _engines: dict[EngineConfig, Engine] = {}  # noqa: RUF012 - the shared registry, guarded by the lock
     _lock = threading.Lock()
+    _forked = False
 
     def __init__(self, config: EngineConfig) -> None:
         api = capi()
@@ -152,7 +157,8 @@ class Engine:
             raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
         increment, pointer = api.engine_increment_epoch, self.pointer
         self.ticker = Ticker(lambda: increment(pointer))
-        self._live = 0
+        # How many instances exist right now.
+        self.live_instances = 0
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -171,10 +177,23 @@ class Engine:
                     engine = cls._engines[config] = cls(config)
         return engine
 
-    @property
-    def live_instances(self) -> int:
-        """How many instances exist right now."""
-        return self._live
+    @classmethod
+    def for_compiling(cls, config: EngineConfig) -> Engine:
+        """Returns the engine that a module is to be compiled for.
+
+        In a forked child, the threads that the library started in the parent for compiling are missing: waiting for
+        them would take for ever. There, one thread does it.
+        """
+        return cls.shared(config._replace(parallel=False) if cls._forked else config)
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
+        cls._forked = True
+        cls._lock = threading.Lock()
+        for engine in cls._engines.values():
+            engine.ticker.forget()
+            engine.live_instances = 0
 
     def admit(self) -> None:
         """Counts one more instance.
@@ -183,17 +202,17 @@ class Engine:
             EngineError: All slots are taken.
         """
         with self._lock:
-            if self._live >= _MAX_INSTANCES:
+            if self.live_instances >= _MAX_INSTANCES:
                 raise EngineError(
                     f"{_MAX_INSTANCES} runs and sessions are open on this engine, which is all it has room for: "
                     "close sessions that are done, or run fewer at once"
                 )
-            self._live += 1
+            self.live_instances += 1
 
     def dismiss(self) -> None:
         """Counts one instance less."""
         with self._lock:
-            self._live -= 1
+            self.live_instances -= 1
 
     def validate(self, wasm: bytes) -> None:
         """Checks that a module is valid under the proposals of this engine.
@@ -220,7 +239,11 @@ def assemble(text: str) -> bytes:
     vector = (ctypes.c_size_t * 2)()
     # SAFETY: the text is borrowed for the call; the vector is ours, copied and then freed.
     if error := api.wat2wasm(encoded, len(encoded), ctypes.addressof(vector)):
-        raise InvalidModule(f"not valid WebAssembly text: {error_text(error)}")
+        raise InvalidModule(f"not valid WebAssembly text: {error_text(error, slice(0, 2))}")
     wasm = ctypes.string_at(vector[1], vector[0])
     api.byte_vec_delete(ctypes.addressof(vector))
     return wasm
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Engine.after_fork)

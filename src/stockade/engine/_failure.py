@@ -128,11 +128,12 @@ def _vector_bytes(vector: int, limit: int) -> bytes:
     return string_at(data, min(size, limit)) if data and size else b""
 
 
-def error_text(error: int) -> str:
-    """Reads and frees an error; its innermost cause, shortened and escaped, is what is returned.
+def error_text(error: int, wanted: slice = slice(-1, None)) -> str:
+    """Reads and frees an error; shortens and escapes what it says.
 
     Args:
         error: A `wasmtime_error_t` that the caller owns; it is freed here.
+        wanted: Which lines: the last is the innermost cause.
     """
     api = capi()
     vector = (c_size_t * 2)()
@@ -142,4 +143,4 @@ def error_text(error: int) -> str:
     api.byte_vec_delete(ctypes.addressof(vector))
     api.error_delete(error)
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
-    return printable(lines[-1] if lines else "no reason given", _MESSAGE_LIMIT)
+    return printable(" ".join(lines[wanted]) or "no reason given", _MESSAGE_LIMIT)

@@ -208,8 +208,9 @@ class Instance:
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
             error = api.instance_pre_instantiate(compiled.prelinked, self._context, self._instance, self._trap)
             if error:
-                self.failure = Failure.from_error(error)
-            elif out.trap:
+                # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
+                raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
+            if out.trap:
                 self.failure = self._take_trap()
             if fuel is not None:
                 api.context_fuel_async_yield_interval(self._context, _FUEL_SLICE)

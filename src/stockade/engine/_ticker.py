@@ -42,6 +42,12 @@ class Ticker:
         """How many runs are under way."""
         return self._running
 
+    def forget(self) -> None:
+        """Begins anew in a forked child, which has the parent's memory but not its threads."""
+        self._lock = threading.Lock()
+        self._running = 0
+        self._thread = None
+
     def enter(self) -> None:
         """Counts one more run, and starts the thread if there is none."""
         with self._lock:

@@ -150,20 +150,20 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
         return ()
     limits = plan.policy.limits
     found: list[Violation] = []
-    action = limits.on_memory_denied
-    for kind, call, refusals, asked, limit in (
-        ("memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
-        ("table", "table.grow", "table_refusals", "table_asked", limits.table_elements),
+    for kind, subject, call, refusals, asked, limit in (
+        ("memory", "limits.memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
+        ("memory", "limits.memory", "table.grow", "table_memory_refusals", "memory_asked", limits.memory),
+        ("table", "limits.table_elements", "table.grow", "table_refusals", "table_asked", limits.table_elements),
     ):
         if count := reading.number[refusals]:
             found.append(
                 Violation(
                     kind=kind,
-                    subject=f"limits.{'memory' if kind == 'memory' else 'table_elements'}",
+                    subject=subject,
                     limit=limit,
                     observed=reading.number[asked],
                     call=call,
-                    action="stop" if action == "stop" else "deny",
+                    action="stop" if limits.on_memory_denied == "stop" else "deny",
                     count=count,
                 )
             )

@@ -6,6 +6,7 @@ reads. So one compiled module serves all policies that share an engine.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -102,8 +103,15 @@ class _Programs:
                     self._kept.popitem(last=False)
         return program, False
 
+    def after_fork(self) -> None:
+        """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
+        self._lock = threading.Lock()
+        self._under_way.clear()
+
 
 _programs = _Programs()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_programs.after_fork)
 
 
 def _config(module: Module, policy: Policy) -> EngineConfig:
@@ -131,7 +139,7 @@ def _compile(module: Module, config: EngineConfig, progress: Callable[[str], Non
     progress("weaving")
     woven = weave(module.parsed, guard())
     progress("compiling")
-    return Program.of(CompiledModule(Engine.shared(config), woven.wasm), woven, module)
+    return Program.of(CompiledModule(Engine.for_compiling(config), woven.wasm), woven, module)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Watch:
         self.deadline = float("inf")
 
     def start(self, seconds: float | None) -> None:
-        """Sets the deadline, counted from now."""
+        """Sets the deadline, counted from now; an old cancellation stays in force."""
         self.deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def cancel(self) -> None:
@@ -87,8 +87,9 @@ class Guest:
         begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
-        self._watch = watch
         self._limits = limits = plan.policy.limits
+        self._watch = watch
+        watch.start(limits.wall_time)
         self._streams = streams
         if streams is not None:
             given = None if streams.stdin is not None else stdin
@@ -104,6 +105,7 @@ class Guest:
         self._state: State | None = None
         self._ending: Ending | None = None
         self._started = woven.start_export is None
+        self._wall_seconds = self._cpu_seconds = 0.0
         if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
@@ -134,7 +136,7 @@ class Guest:
             self._state.write(self._placed)
         natives = self._plan.natives if self._streams is None else self._plan.waiting_natives
         if woven.natives_export is not None and natives:
-            instance.lend(woven.natives_export, natives, MODULE)
+            instance.lend(woven.natives_export, natives, MODULE.encode())
 
     @property
     def ended(self) -> bool:
@@ -157,7 +159,6 @@ class Guest:
         instance = self._instance
         if instance is not None and self._ending is None:
             ticker = self._plan.program.compiled.engine.ticker
-            self._watch.start(self._limits.wall_time)
             may_go_on, serve = self._attention()
             ticker.enter()
             try:
@@ -166,11 +167,20 @@ class Guest:
                     results = instance.call(entry.name, typed, entry.type.results, may_go_on)
                     if results is None:
                         self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+                serve()
+            except BaseException:
+                # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
+                self._ending = Ending(cancelled=True)
+                raise
             finally:
                 ticker.leave()
-            serve()
-        wall = time.perf_counter() - begun
-        return self._report(results, command, begun, wall, time.thread_time() - cpu)
+        self._wall_seconds += time.perf_counter() - begun
+        self._cpu_seconds += time.thread_time() - cpu
+        return self._report(results, command)
+
+    def obituary(self) -> Report:
+        """Reports on a guest that had ended before anything of it was called."""
+        return self._report(None, command=False)
 
     def _attention(self) -> tuple[Callable[[], bool], Callable[[], None]]:
         """What is done whenever the guest yields, and what is left to do when it has ended."""
@@ -198,12 +208,16 @@ class Guest:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
         if self._instance is None or self._ending is not None:
             return
+        self._watch.start(self._limits.wall_time)
+        self._wall_seconds = self._cpu_seconds = 0.0
         if self._limits.fuel is not None:
             self._instance.set_fuel(self._limits.fuel)
         if self._state is not None:
             self._state.renew(self._placed.block)
 
-    def _report(self, results: list[Number] | None, command: bool, begun: float, wall: float, cpu: float) -> Report:
+    def _report(self, results: list[Number] | None, command: bool) -> Report:
+        begun = time.perf_counter()
+        wall = self._wall_seconds
         plan = self._plan
         reading = self._state.read() if self._state is not None else None
         fuel = None
@@ -225,7 +239,7 @@ class Guest:
             stdout=stdout,
             stderr=stderr,
             truncated=truncated,
-            usage=_usage(reading, plan, fuel, wall, cpu),
+            usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
             violations=verdict.violations,
             trap=verdict.trap,
             module=plan.info,
@@ -234,7 +248,7 @@ class Guest:
                 compile=plan.compile_seconds,
                 instantiate=self._instantiate_seconds,
                 run=wall,
-                total=plan.compile_seconds + self._instantiate_seconds + time.perf_counter() - begun,
+                total=plan.compile_seconds + self._instantiate_seconds + wall + time.perf_counter() - begun,
                 cache_hit=plan.was_compiled,
             ),
         )

@@ -30,13 +30,13 @@ class Streams:
     """Callbacks of one run.
 
     Attributes:
-        stdin: Is called with a number of bytes and returns at most so many; nothing means the end. None: stdin is given
-            as bytes.
+        stdin: Is called with a number of bytes and returns at most so many: no bytes at the end, None where there are
+            none yet (the guest goes on waiting, under its deadline). Without a callback, stdin is given as bytes.
         stdout: Is given each piece of stdout as the guest wrote it. None: nobody listens.
         stderr: The same for stderr.
     """
 
-    stdin: Callable[[int], bytes] | None = None
+    stdin: Callable[[int], bytes | None] | None = None
     stdout: Callable[[bytes], object] | None = None
     stderr: Callable[[bytes], object] | None = None
 
@@ -73,15 +73,17 @@ class Streams:
             if callback is not None:
                 callback(piece)
 
-    def _answer(self, memory: PinnedMemory, fetch: Callable[[int], bytes]) -> None:
+    def _answer(self, memory: PinnedMemory, fetch: Callable[[int], bytes | None]) -> None:
         layout = guard().layout
         (wanted,) = struct.unpack("<I", memory.read(layout.offsets["stdin_wanted"], 4))
         if not wanted:
             return
         piece = fetch(STDIN_PIECE_BYTES)
-        if not isinstance(piece, bytes) or len(piece) > STDIN_PIECE_BYTES:
+        if piece is None:
+            return
+        if len(piece) > STDIN_PIECE_BYTES:
             raise UsageError(
-                f"the stdin callback returned {type(piece).__name__}: at most {STDIN_PIECE_BYTES:,} bytes fit"
+                f"the stdin callback returned {len(piece):,} bytes; it was asked for {STDIN_PIECE_BYTES:,}"
             )
         (place,) = struct.unpack("<I", memory.read(layout.offsets["stdin"], 4))
         memory.write(place, piece)

@@ -105,7 +105,7 @@ def check_imports(module: ParsedModule) -> None:
         if entry.kind is not ExternKind.FUNC:
             unknown.append(f"{name} ({entry.kind.name.lower()})")
             continue
-        call = WASI_BY_NAME.get(entry.name.decode("utf-8", "replace")) if entry.module == MODULE else None
+        call = WASI_BY_NAME.get(entry.name.decode("utf-8", "replace")) if entry.module == MODULE.encode() else None
         actual = module.types[entry.type_index]
         if call is None:
             unknown.append(f"{name} (function {actual})")
@@ -128,7 +128,7 @@ def _hint(module: ParsedModule) -> str:
         return "It was built for WASI 0.2: rebuild it for wasm32-wasip1"
     if any(name in (b"__wbindgen_placeholder__", b"wbg", b"go", b"gojs") for name in modules):
         return "It was built for a JavaScript host: rebuild it for WASI (wasm32-wasip1, GOOS=wasip1)"
-    return f"Guests get WASI preview 1 ({MODULE.decode()}) and nothing else: rebuild the module without these imports"
+    return f"Guests get WASI preview 1 ({MODULE}) and nothing else: rebuild the module without these imports"
 
 
 class _Indices(NamedTuple):

@@ -153,10 +153,11 @@
 (global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 12856)) ;; bytes since then (stands right behind its window)
 (global $write_window       (export "write_window:u64")          i32 (i32.const 12864)) ;; the same for write_rate
 (global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 12872)) ;; bytes since then
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 12880)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 13248)) ;; and how often it was refused
-(global $borrowed                                                i32 (i32.const 13616)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 13744)) ;; from here on the host places its data
+(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 12880)) ;; growths of tables refused by memory_limit
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 12888)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 13256)) ;; and how often it was refused
+(global $borrowed                                                i32 (i32.const 13624)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 13752)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -253,6 +254,10 @@
     (then
       (return (call $refuse (global.get $KIND_call) (local.get $number) (i64.const 0) (i64.const 0) (local.get $errno)))))
   (global.get $SUCCESS))
+
+;; Counts a call that is not subject to any limit.
+(func $count (param $number i32)
+  (call $add (i32.add (global.get $calls) (i32.shl (local.get $number) (i32.const 3))) (i64.const 1)))
 
 ;; Looks at calls_limit and call_rate, and sets how many calls may be made until they are looked at again.
 (func $renew_credit (param $number i32) (result i32)
@@ -1158,10 +1163,17 @@
   (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
   (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST)) (local.get $exclusive))
     (then (return (local.get $errno))))
-  ;; It exists. Without O_CREAT, so that a link to nothing (which O_EXCL takes for a file) creates nothing uncounted.
-  (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-    (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-    (local.get $result)))
+  ;; It exists, or is a link to nothing, which O_EXCL takes for a file: then what it points to is created, and counted.
+  (local.set $errno
+    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+      (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+      (local.get $result)))
+  (if (i32.ne (local.get $errno) (global.get $ENOENT)) (then (return (local.get $errno))))
+  (local.set $errno
+    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size) (local.get $flags)
+      (local.get $rights) (local.get $inheriting) (local.get $fdflags) (local.get $result)))
+  (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
+  (local.get $errno))
 
 (func (export "path_open") (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
   (param $rights i64) (param $inheriting i64) (param $fdflags i32) (param $result i32) (result i32)
@@ -1304,8 +1316,6 @@
               (local.get $copy) (local.get $deadlines) (local.get $begin) (local.get $virtual)))
       (else (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))))
   (memory.copy $guest $state (local.get $in) (local.get $copy) (local.get $size))
-  (if (i32.and (i32.ne (local.get $clocks) (i32.const 0)) (i32.eqz (local.get $virtual)))
-    (then (call $add (global.get $idle) (i64.sub (call $now (i32.const 1)) (local.get $begin)))))
   (local.get $errno))
 
 ;; The time against which waits are measured: that of the clock which the guest sees.
@@ -1354,7 +1364,8 @@
 ;; virtual clock nobody waits: if no descriptor is ready, the clock moves on to the next deadline.
 (func $wait (param $in i32) (param $out i32) (param $count i32) (param $events i32) (param $copy i32)
   (param $deadlines i32) (param $begin i64) (param $virtual i32) (result i32)
-  (local $errno i32) (local $now i64) (local $ready i32)
+  (local $errno i32) (local $now i64) (local $ready i32) (local $before i64)
+  (local.set $before (local.get $begin))
   (loop $slice
     (local.set $now
       (if (result i64) (local.get $virtual)
@@ -1365,6 +1376,9 @@
           (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))
       (then (return (local.get $errno))))
     (local.set $now (call $now_for_waits (i32.const 1)))
+    ;; Counted slice by slice: whoever is stopped in its sleep has slept all the same.
+    (call $add (global.get $idle) (i64.sub (local.get $now) (local.get $before)))
+    (local.set $before (local.get $now))
     (local.set $ready
       (call $settle (local.get $out) (i32.load $guest (local.get $events)) (local.get $copy) (local.get $deadlines)
         (local.get $count) (local.get $now)))
@@ -1375,12 +1389,11 @@
             (call $record (global.get $KIND_idle) (i32.const 37) (i32.const 0) (i32.const 0)
               (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $now) (local.get $begin))
               (global.get $STOP))
-            (call $add (global.get $idle) (i64.sub (local.get $now) (local.get $begin)))
             (call $end_run (global.get $STOP_IDLE))))
         (if (local.get $virtual)
           (then
-            (i64.store $state (global.get $virtual_now)
-              (call $earliest (local.get $deadlines) (local.get $count)))))
+            (local.set $before (call $earliest (local.get $deadlines) (local.get $count)))
+            (i64.store $state (global.get $virtual_now) (local.get $before))))
         (br $slice))))
   (i32.store $guest (local.get $events) (local.get $ready))
   (global.get $SUCCESS))
@@ -1451,9 +1464,10 @@
 
 ;; -- processes, randomness, scheduling ------------------------------------------------------------------------------
 
-;; Ends the run by a trap, with the code noted where only the guard can write: every code is passed on as it is.
+;; Ends the run by a trap, with the code noted where only the guard can write: every code is passed on as it is. Leaving
+;; is never refused.
 (func (export "proc_exit") (param $code i32)
-  (call $add (i32.add (global.get $calls) (i32.const 304)) (i64.const 1)) ;; leaving is never refused: only counted
+  (call $count (i32.const 38))
   (i32.store $state (global.get $exit_code) (local.get $code))
   (i32.store $state (global.get $exited) (i32.const 1))
   (unreachable))
@@ -1557,11 +1571,11 @@
 
 ;; Asks whether memories and tables may have so many bytes more. If not, notes it, and ends the run where the policy
 ;; says so: a guest may ignore the -1 it gets, the report does not.
-(func $may_have (param $more i64) (result i32)
+(func $may_have (param $more i64) (param $refusals i32) (result i32)
   (local $asked i64)
   (local.set $asked (i64.add (i64.load $state (global.get $memory_used)) (local.get $more)))
   (if (i64.le_u (local.get $asked) (i64.load $state (global.get $memory_limit))) (then (return (i32.const 1))))
-  (call $add (global.get $memory_refusals) (i64.const 1))
+  (call $add (local.get $refusals) (i64.const 1))
   (call $keep_max (global.get $memory_asked) (local.get $asked))
   (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
   (i32.const 0))
@@ -1570,7 +1584,7 @@
 (func (export "memory_grow") (param $pages i32) (result i32)
   (local $bytes i64) (local $before i32)
   (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $pages)) (i64.const 16)))
-  (if (i32.eqz (call $may_have (local.get $bytes))) (then (return (i32.const -1))))
+  (if (i32.eqz (call $may_have (local.get $bytes) (global.get $memory_refusals))) (then (return (i32.const -1))))
   (if (i32.ne (local.tee $before (memory.grow $guest (local.get $pages))) (i32.const -1))
     (then (call $add (global.get $memory_used) (local.get $bytes))))
   (local.get $before))
@@ -1584,7 +1598,7 @@
       (call $keep_max (global.get $table_asked) (local.get $asked))
       (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
       (return (i32.const 0))))
-  (call $may_have (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3))))
+  (call $may_have (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3)) (global.get $table_memory_refusals)))
 
 (func $had_elements (param $more i32)
   (call $add (global.get $table_used) (i64.extend_i32_u (local.get $more)))

@@ -85,9 +85,12 @@ def _stepper(imported: int) -> re.Pattern[bytes]:
             options.append(rb"[" + re.escape(bytes([imported])) + rb"-\x7f]")
             options.append(rb"[" + re.escape(bytes([0x80 + imported])) + rb"-\xff]" + _LEB)
         calls = rb"[\x10\x12\xd2](?:" + rb"|".join(options) + rb")"
-    else:
+    elif imported <= 0x4000:
         # So many imports: an index is certain to be no import only from three groups on.
         calls = rb"[\x10\x12\xd2][\x80-\xff]{2}(?!\x80*\x00)" + _LEB
+    else:
+        # No shape of an index is certain: every call is decoded.
+        calls = rb"(?!)"
     return re.compile(rb"(?:" + rb"|".join([*_PLAIN, calls]) + rb")*+", re.DOTALL)
 
 

@@ -1,0 +1,703 @@
+"""The command line, as people and scripts use it: the real command in a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade.cli._run import run as run_command
+from tests.conftest import HELLO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "stockade")
+
+LOOP = '(module (func (export "_start") (loop br 0)))'
+
+SLEEP = """
+(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 3600000000000))
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
+"""
+
+CAT = """
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 1024))
+    (loop $more
+      (i32.store (i32.const 4) (i32.const 65536))
+      (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (i32.store (i32.const 4) (i32.load (i32.const 8)))
+      (if (i32.load (i32.const 8))
+        (then
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
+          (br $more))))))
+"""
+
+NUMBERS = """
+(module
+  (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+  (func (export "half") (param f64) (result f64) (f64.div (local.get 0) (f64.const 2)))
+  (func (export "swap") (param i64 f32) (result f32 i64) (local.get 1) (local.get 0))
+  (func (export "nothing")))
+"""
+
+ENVIRONMENT = """
+(module
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (drop (call $sizes (i32.const 0) (i32.const 20)))
+    (drop (call $get (i32.const 64) (i32.const 1024)))
+    (i32.store (i32.const 16) (i32.const 1024))
+    (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 32)))))
+"""
+
+# Tries to create the file "new" in the first granted folder; its exit code is the errno.
+CREATE = """
+(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "new")
+  (func (export "_start")
+    (call $exit (call $open
+      (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 3) (i32.const 1)
+      (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 16)))))
+"""
+
+
+def quoted(data: bytes) -> str:
+    """Bytes as a string of the text format."""
+    return "".join(f"\\{byte:02x}" for byte in data)
+
+
+def speaker(data: bytes, stream: int = 1, exit_code: int = 0) -> str:
+    """A guest that writes these bytes and leaves."""
+    return f"""
+    (module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") {len(data) // 65536 + 1})
+      (data (i32.const 16) "{quoted(data)}")
+      (func (export "_start")
+        (i32.store (i32.const 0) (i32.const 16))
+        (i32.store (i32.const 4) (i32.const {len(data)}))
+        (drop (call $write (i32.const {stream}) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (call $exit (i32.const {exit_code}))))
+    """
+
+
+def leb(number: int) -> bytes:
+    """An unsigned number in LEB128."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def section(number: int, content: bytes) -> bytes:
+    """A section of a module."""
+    return bytes([number]) + leb(len(content)) + content
+
+
+def large_module(functions: int) -> bytes:
+    """A module that takes a while to compile; `_start` is its first function and does nothing."""
+    bodies = b"".join(
+        leb(len(body) + 2) + b"\0" + body + b"\x0b"
+        for body in (b"\x41" + leb(number % 60) + b"\x1a" for number in range(functions))
+    )
+    return (
+        b"\0asm\x01\0\0\0"
+        + section(1, b"\x01\x60\0\0")
+        + section(3, leb(functions) + b"\0" * functions)
+        + section(7, b"\x01\x06_start\0\0")
+        + section(10, leb(functions) + bodies)
+    )
+
+
+def save(folder: Path, text: str, name: str = "guest.wat") -> Path:
+    """Writes a guest to a file."""
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def stockade(*args: str | Path, stdin: bytes | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Runs the command with pipes for its output."""
+    return subprocess.run(
+        [*COMMAND, *map(str, args)],
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        input=stdin,
+        capture_output=True,
+        timeout=30,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def in_terminal(streams: Sequence[str], *args: str | Path) -> tuple[int, bytes, dict[str, bytes]]:
+    """Runs the command with some of its output streams on a terminal.
+
+    Returns:
+        The exit status, what the terminal was sent, and what the other streams were.
+    """
+    ours, theirs = pty.openpty()
+    targets = {name: theirs if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        **targets,  # type: ignore[arg-type]
+    )
+    os.close(theirs)
+    shown = b""
+    deadline = time.monotonic() + 30
+    try:
+        while time.monotonic() < deadline and select.select([ours], [], [], 30)[0]:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError as problem:
+                assert problem.errno == errno.EIO
+                break
+            if not piece:
+                break
+            shown += piece
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return process.returncode, shown, {"stdout": out or b"", "stderr": err or b""}
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Lets children be interrupted, even where whoever runs the tests ignores the signal."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_output_passes_through_byte_for_byte(tmp_path: Path) -> None:
+    """Holds item 49: a pipe gets every byte that the guest wrote, escape sequences and invalid UTF-8 included."""
+    every_byte = bytes(range(256)) + b"\x1b[31m\r\n"
+
+    out = stockade("run", save(tmp_path, speaker(every_byte)))
+    err = stockade("run", save(tmp_path, speaker(every_byte, stream=2)))
+
+    assert (out.returncode, out.stdout, out.stderr) == (0, every_byte, b"")
+    assert (err.returncode, err.stdout, err.stderr) == (0, b"", every_byte)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 42, 124, 126, 127, 128, 137, 255])
+def test_exit_code_of_the_guest_is_that_of_the_command(tmp_path: Path, code: int) -> None:
+    """Holds items 3 and 53 and H50: codes from 126 on are codes, not errors."""
+    done = stockade("run", save(tmp_path, speaker(b"bye\n", exit_code=code)))
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"bye\n", b"")
+
+
+def test_failure_is_never_told_as_success(tmp_path: Path) -> None:
+    """A guest that leaves with 256 failed, though a shell would see 0: the command leaves 1."""
+    assert stockade("run", save(tmp_path, speaker(b"", exit_code=256))).returncode == 1
+
+
+@pytest.mark.parametrize(("guest", "what"), [(LOOP, "loop"), (SLEEP, "sleep")])
+def test_timeout_leaves_124(tmp_path: Path, guest: str, what: str) -> None:
+    """Holds items 25 and 31 and H1: a deadline stops computing and sleeping guests alike."""
+    begun = time.monotonic()
+
+    done = stockade("run", "--timeout", "300ms", "--fuel", "unlimited", save(tmp_path, guest, f"{what}.wat"))
+
+    assert done.returncode == 124
+    assert done.stdout == b""
+    assert re.fullmatch(
+        rf"stockade: timeout: limits.wall_time \(3\d\d\.\d ms reached, 300.0 ms allowed\) → stop\n"
+        rf"stockade: {what}.wat: stopped: the time was up\n",
+        done.stderr.decode(),
+    )
+    assert time.monotonic() - begun < 5
+
+
+def test_no_timeout_without_need(tmp_path: Path) -> None:
+    """The twin of the above: a guest within its limits is left alone."""
+    done = stockade("run", "--timeout", "5s", "--fuel", "1_000", "--memory", "64KiB", save(tmp_path, HELLO))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello world\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "guest", "message"),
+    [
+        (
+            ["--fuel", "1000"],
+            LOOP,
+            "stockade: fuel: limits.fuel (1,000 reached, 1,000 allowed) → stop\n"
+            "stockade: guest.wat: stopped: all fuel was used up\n",
+        ),
+        (
+            ["--memory", "1MiB"],
+            '(module (memory 17) (func (export "_start")))',
+            "stockade: memory: initial memory (1.1 MiB reached, 1.0 MiB allowed) → stop\n"
+            "stockade: guest.wat: stopped: it needed more memory than allowed\n",
+        ),
+        (
+            [],
+            '(module (func $deep (export "_start") call $deep))',
+            "stockade: stack: limits.stack → stop\nstockade: guest.wat: stopped: its call stack was exhausted\n",
+        ),
+    ],
+    ids=["fuel", "memory", "stack"],
+)
+def test_limits_leave_137(tmp_path: Path, options: list[str], guest: str, message: str) -> None:
+    """Holds items 20, 39 and 44: each limit is named with its figures."""
+    done = stockade("run", *options, save(tmp_path, guest))
+
+    assert done.returncode == 137
+    assert done.stderr.decode().startswith(message)
+
+
+def test_trap_leaves_134(tmp_path: Path) -> None:
+    """Holds H49: a trap is told as one, with where it happened."""
+    done = stockade("run", save(tmp_path, '(module (func $boom (export "_start") unreachable))'))
+
+    assert done.returncode == 134
+    assert done.stderr.decode() == (
+        "stockade: guest.wat: trapped: unreachable instruction executed\n  at boom + 0x1\n"
+    )
+
+
+def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path) -> None:
+    """An offset lies within its function, or is left out: it is never a wrapped -1."""
+    done = stockade("run", save(tmp_path, '(module (func $deep (export "_start") call $deep))'))
+
+    assert "at deep" in done.stderr.decode()
+    assert "0xffffffffffffffff" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dir", "data", "GUEST"], "Error: --dir data: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw"),
+        (["--dir", "::/data", "GUEST"], "Error: --dir ::/data: write HOST::GUEST, such as ./data::/data, or "),
+        (["--dir", ".::/data::write", "GUEST"], "Error: --dir .::/data::write: the rights are ro or rw, not write"),
+        (["--dir", ".::/a::rw::x", "GUEST"], "Error: --dir .::/a::rw::x: the rights are ro or rw, not rw::x"),
+        (
+            ["--dir", ".::data", "GUEST"],
+            "stockade: a mount's guest path is 'data': it must be absolute, without . or ..",
+        ),
+        (
+            ["--dir", "missing::/data", "GUEST"],
+            "stockade: the mount /data has no folder behind it: missing does not exist",
+        ),
+        (["--env", "NAME", "GUEST"], "Error: --env NAME: write NAME=VALUE"),
+        (["--env", "=value", "GUEST"], "stockade: an empty text cannot be the name of a variable"),
+        (["--memory", "5x", "GUEST"], "Error: --memory: '5x' is not a quantity such as \"128MiB\""),
+        (["--memory", "-1", "GUEST"], "Error: --memory: '-1' is not a quantity such as \"128MiB\""),
+        (
+            ["--memory", "5GiB", "GUEST"],
+            "stockade: limits.memory is 5,368,709,120: it must be between 0 and 4,294,967,296",
+        ),
+        (["--timeout", "soon", "GUEST"], "Error: --timeout: 'soon' is not a quantity such as \"5s\""),
+        (["--timeout", "0", "GUEST"], "stockade: limits.wall_time is 0.0: it must be between 0.001 and 315,360,000.0"),
+        (["--fuel", "1.5", "GUEST"], "Error: --fuel: 1.5 is not a whole number"),
+        (["--fuel", "0", "GUEST"], "stockade: limits.fuel is 0: it must be between 1 and 9,223,372,036,854,775,807"),
+        (["--policy", "strct", "GUEST"], "stockade: there is no preset 'strct': choose default, permissive, strict"),
+        (["--policy", "missing.toml", "GUEST"], "stockade: the policy file missing.toml cannot be read: "),
+        (["--policy", "./missing", "GUEST"], "stockade: the policy file missing cannot be read: "),
+        (["--no-such-option", "GUEST"], "No such option"),
+        (["--isolation", "none", "GUEST"], "Invalid value for '--isolation'"),
+        ([], "Error: Missing argument 'MODULE'."),
+        (["--invoke", "add", "NUMBERS", "five", "3"], "Error: argument 1 is 'five': it must be a"),
+        (["--invoke", "add", "NUMBERS", "5", "1.5"], "Error: argument 2 is '1.5': it must be a"),
+        (["--invoke", "half", "NUMBERS", ""], "Error: argument 1 is '': it must be a"),
+        (
+            ["--invoke", "add", "NUMBERS", "5"],
+            "stockade: add takes 2 arguments (i32, i32) -> (i32), 1 were given",
+        ),
+        (
+            ["--invoke", "add", "NUMBERS", "4294967296", "0"],
+            "stockade: argument 1 of add is 4294967296: it does not fit i32",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_leaves_125(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Holds H19, H28 and item 113: nothing runs, and the message says which option is wrong and what would be right."""
+    files = {"GUEST": save(tmp_path, HELLO), "NUMBERS": save(tmp_path, NUMBERS, "numbers.wat")}
+
+    done = stockade("run", *(files.get(argument, argument) for argument in arguments), cwd=tmp_path)
+
+    assert done.returncode == 125
+    assert done.stdout == b""
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_unlimited_memory_is_refused_in_words(tmp_path: Path) -> None:
+    """Every run has a memory limit; who writes "unlimited" is told so and what may be written."""
+    done = stockade("run", "--memory", "unlimited", save(tmp_path, HELLO))
+
+    assert done.returncode == 125
+    assert b"None" not in done.stderr
+    assert b"memory" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--dir", "--env"])
+def test_wrong_options_are_shown_escaped(tmp_path: Path, option: str) -> None:
+    """The attack: a script is tricked into an option with escape sequences, which the complaint would replay."""
+    done = stockade("run", option, "\x1b]0;pwned\x07", save(tmp_path, HELLO))
+
+    assert done.returncode == 125
+    assert b"\x1b" not in done.stderr
+    assert rb"\x1b]0;pwned\x07" in done.stderr
+
+
+def test_modules_that_cannot_be_run_leave_126(tmp_path: Path) -> None:
+    """Holds items 6, 9, 10 and 13."""
+    wasm = tmp_path / "bad.wasm"
+    wasm.write_bytes(b"echo hello")
+    plain = stockade("run", save(tmp_path, NUMBERS, "numbers.wat"))
+    unlinked = stockade("run", save(tmp_path, '(module (import "env" "f" (func)) (func (export "_start")))'))
+    unexported = stockade("run", "--invoke", "subtract", tmp_path / "numbers.wat")
+
+    assert stockade("run", wasm).returncode == 126
+    assert plain.returncode == unlinked.returncode == unexported.returncode == 126
+    assert plain.stderr.decode() == (
+        "stockade: numbers.wat exports neither _start nor main, so there is nothing to run. "
+        "Call one of its functions instead: add, half, swap, nothing\n"
+    )
+    assert unexported.stderr.decode() == (
+        "stockade: numbers.wat exports no function subtract; it has add, half, swap, nothing\n"
+    )
+
+
+def test_missing_file_leaves_127(tmp_path: Path) -> None:
+    """Holds item 8: a near miss is suggested."""
+    save(tmp_path, HELLO, "hello.wat")
+
+    done = stockade("run", "helo.wat", cwd=tmp_path)
+
+    assert done.returncode == 127
+    assert done.stderr == b"stockade: no file at helo.wat; did you mean hello.wat?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["add", "5", "3"], b"8\n"),
+        (["add", "0x10", "-1"], b"15\n"),
+        (["add", "-5", "3"], b"-2\n"),
+        (["half", "5"], b"2.5\n"),
+        (["half", "-inf"], b"-inf\n"),
+        (["swap", "9007199254740993", "0.5"], b"0.5 9007199254740993\n"),
+        (["nothing"], b""),
+    ],
+    ids=" ".join,
+)
+def test_invoke_prints_values(tmp_path: Path, arguments: list[str], output: bytes) -> None:
+    """Holds items 2 and 95: integers, floats, several results and none."""
+    name, *numbers = arguments
+
+    done = stockade("run", "--invoke", name, save(tmp_path, NUMBERS), *numbers)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, b"")
+
+
+def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
+    """Holds items 52 to 55: stdout is one JSON document, whatever the guest wrote or did."""
+    good = stockade("run", "--json", save(tmp_path, speaker(b"\xff\x1b[31m{", exit_code=3)))
+    bad = stockade("run", "--json", "--fuel", "1000", save(tmp_path, LOOP))
+    value = stockade("run", "--json", "--invoke", "add", save(tmp_path, NUMBERS), "5", "3")
+
+    report = json.loads(good.stdout)
+    assert (good.returncode, good.stderr) == (3, b"")
+    assert report["outcome"] == "exit"
+    assert report["exit_code"] == 3
+    assert report["ok"] is False
+    assert report["stdout"] == "\ufffd\x1b[31m{"
+    assert report["stdout_base64"] == "/xtbMzFtew=="
+    assert report["usage"]["calls"] == {"fd_write": 1, "proc_exit": 1}
+    assert b"\x1b" not in good.stdout
+    assert bad.returncode == 137
+    assert json.loads(bad.stdout)["outcome"] == "fuel"
+    assert json.loads(bad.stdout)["violations"][0]["subject"] == "limits.fuel"
+    assert json.loads(value.stdout)["value"] == 8
+
+
+def test_report_is_plain_when_piped(tmp_path: Path) -> None:
+    """Holds item 86: the report goes to stderr, without escape sequences, and leaves stdout to the guest."""
+    done = stockade("run", "--report", save(tmp_path, HELLO))
+
+    assert (done.returncode, done.stdout) == (0, b"hello world\n")
+    assert b"\x1b" not in done.stderr
+    lines = [line.split(maxsplit=1) for line in done.stderr.decode().splitlines()]
+    assert ["outcome", "ok - finished"] in lines
+    assert ["WASI", "calls  1: fd_write ×1"] in lines
+
+
+def test_report_on_a_terminal_has_colour(tmp_path: Path) -> None:
+    """The twin of the above: people get a table in colour."""
+    status, shown, others = in_terminal(["stderr"], "run", "--report", save(tmp_path, HELLO))
+
+    assert (status, others["stdout"]) == (0, b"hello world\n")
+    assert b"\x1b[32mok - finished" in shown
+
+
+@pytest.mark.parametrize("options", [["--fuel", "1000"], ["--timeout", "100ms"]], ids=" ".join)
+def test_quiet_says_nothing(tmp_path: Path, options: list[str]) -> None:
+    """Holds item 51: the exit status alone tells."""
+    loud = stockade("run", *options, save(tmp_path, LOOP))
+    quiet = stockade("run", "--quiet", *options, save(tmp_path, LOOP))
+
+    assert quiet.returncode == loud.returncode != 0
+    assert loud.stderr
+    assert (quiet.stdout, quiet.stderr) == (b"", b"")
+
+
+def test_quiet_leaves_the_guest_its_voice(tmp_path: Path) -> None:
+    """The twin of the above."""
+    done = stockade("run", "--quiet", save(tmp_path, speaker(b"psst\n", stream=2)))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"psst\n")
+
+
+def test_granted_folder_is_read_only_unless_asked(tmp_path: Path) -> None:
+    """Holds items 57 and 58. The attack: a guest creates a file in a folder that it may only read."""
+    guest = save(tmp_path, CREATE)
+    data = tmp_path / "data"
+    data.mkdir()
+
+    read_only = [stockade("run", "--dir", f"{data}::/data{mode}", guest).returncode for mode in ("", "::ro")]
+    assert read_only == [76, 76]  # errno notcapable
+    assert list(data.iterdir()) == []
+
+    assert stockade("run", "--dir", f"{data}::/data::rw", guest).returncode == 0
+    assert [path.name for path in data.iterdir()] == ["new"]
+
+
+def test_no_folder_unless_granted(tmp_path: Path) -> None:
+    """Holds item 59. The attack: a guest uses the first folder, which is none of its own."""
+    assert stockade("run", save(tmp_path, CREATE), cwd=tmp_path).returncode == 8  # errno badf
+    assert [path.name for path in tmp_path.iterdir()] == ["guest.wat"]
+
+
+def test_environment_is_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds items 69 and 70. The attack: a guest reads a secret from the host's environment."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    guest = save(tmp_path, ENVIRONMENT)
+
+    assert stockade("run", guest).stdout == b""
+    assert stockade("run", "--env", "A=1", "--env", "B=x=y", guest).stdout == b"A=1\0B=x=y\0"
+
+
+@pytest.mark.parametrize("data", [b"", b"one line\n", bytes(range(256)) * 2000], ids=["empty", "line", "512 kB"])
+def test_stdin_is_passed_on(tmp_path: Path, data: bytes) -> None:
+    """A pipe into the command is the guest's stdin."""
+    done = stockade("run", save(tmp_path, CAT), stdin=data)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, data, b"")
+
+
+def test_stdin_is_left_alone_where_the_guest_cannot_read(tmp_path: Path) -> None:
+    """A guest that does not read does not wait for a pipe that nobody closes."""
+    reading, writing = os.pipe()
+    try:
+        done = subprocess.run(
+            [*COMMAND, "run", str(save(tmp_path, HELLO))], stdin=reading, capture_output=True, timeout=20, check=False
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+    assert (done.returncode, done.stdout) == (0, b"hello world\n")
+
+
+@pytest.mark.parametrize(("guest", "what"), [(LOOP, "loop"), (SLEEP, "sleep")])
+def test_interrupt_ends_the_command_at_once(tmp_path: Path, interrupts: None, guest: str, what: str) -> None:
+    """Holds H13: Ctrl-C stops computing and sleeping guests within 0.3 s and leaves 130, without a traceback."""
+    path = save(tmp_path, guest, f"{what}.wat")
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--timeout", "1m", "--fuel", "unlimited", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        out, err = process.communicate(timeout=20)
+        seconds = time.monotonic() - begun
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 130
+    assert out == b""
+    assert b"Traceback" not in err
+    assert b"interrupted" in err or b"cancelled" in err
+    assert seconds < 0.3
+
+
+def test_interrupt_ends_compiling_at_once(tmp_path: Path, interrupts: None) -> None:
+    """Holds H13 and H11: a module that takes long to compile can be given up."""
+    path = tmp_path / "large.wasm"
+    path.write_bytes(large_module(100_000))
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=20)
+        seconds = time.monotonic() - begun
+    finally:
+        process.kill()
+        process.wait()
+
+    assert (process.returncode, err) == (130, b"stockade: interrupted\n")
+    assert seconds < 0.5
+
+
+def test_escape_sequences_reach_pipes_but_not_terminals(tmp_path: Path) -> None:
+    """Holds H46. The attack: a guest retitles, repaints or remaps the terminal of whoever looks at its output."""
+    attack = b"\x1b]0;pwned\x07 \x1b[2J \x9b31m \xe2\x80\xae plain\ttext\n"
+    guest = save(tmp_path, speaker(attack, stream=1))
+    status, shown, others = in_terminal(["stdout"], "run", guest)
+
+    assert (status, others["stderr"]) == (0, b"")
+    assert shown == rb"\x1b]0;pwned\x07 \x1b[2J \x9b31m \u202e plain" + b"\ttext\r\n"
+    assert stockade("run", guest).stdout == attack
+
+
+def test_escape_sequences_on_stderr_do_not_reach_terminals(tmp_path: Path) -> None:
+    """Holds H46 for the other stream."""
+    guest = save(tmp_path, speaker(b"\x1b]0;pwned\x07\n", stream=2))
+    status, shown, others = in_terminal(["stderr"], "run", guest)
+
+    assert (status, others["stdout"]) == (0, b"")
+    assert rb"\x1b]0;pwned\x07" in shown
+    assert b"\x1b]0;pwned" not in shown
+
+
+def test_escape_sequences_in_names_do_not_reach_terminals(tmp_path: Path) -> None:
+    """The attack: the names of a file, of a function that traps, and of an export steer the terminal."""
+    trap = save(tmp_path, '(module (func $f (export "_start") unreachable) (func (export "\\1b]0;b\\07")))', "\x1b]0;a.wat")
+
+    for arguments in (["run", trap], ["run", "--report", trap], ["run", "--invoke", "x", trap]):
+        _, shown, _ = in_terminal(["stdout", "stderr"], *arguments)
+        assert rb"\x1b]0;" in shown
+        assert b"\x1b]0;" not in shown
+
+
+def test_progress_is_shown_on_terminals_only(tmp_path: Path) -> None:
+    """Compiling a large module is told on a terminal while it lasts; a pipe gets nothing of it."""
+    path = tmp_path / "large.wasm"
+    path.write_bytes(large_module(20_000))
+
+    status, shown, others = in_terminal(["stderr"], "run", path)
+    piped = stockade("run", path)
+
+    assert (status, others["stdout"]) == (0, b"")
+    assert b"compiling large.wasm" in shown
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, b"", b"")
+
+
+def test_closed_pipe_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
+    """Whoever reads our output, such as `head`, may stop at any time."""
+    data = b"line\n" * 100_000
+    guest = save(tmp_path, speaker(data))
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(guest)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert os.read(process.stdout.fileno(), 5) == b"line\n"
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert err == b""
+    assert stockade("run", guest).stdout == data
+
+
+def test_closed_stdout_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
+    """A daemon may start the command with stdout closed."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "run", str(save(tmp_path, HELLO))],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=20,
+        check=False,
+    )
+
+    assert b"Traceback" not in done.stderr
+
+
+def test_help_mentions_every_option() -> None:
+    """What `stockade run` understands, its help explains; statuses too."""
+    shown = stockade("run", "--help").stdout.decode()
+
+    promised = ["--dir", "--env", "--invoke", "--policy", "--fuel", "--memory", "--timeout", "--isolation", "--json"]
+    options = [name for parameter in run_command.params for name in parameter.opts if name.startswith("--")]
+    assert set(promised) <= set(options)
+    for name in options:
+        assert name in shown
+    for status in ("124", "125", "126", "127", "134", "137"):
+        assert status in shown
+
+
+def test_version_is_told() -> None:
+    """`--version` says which release this is."""
+    from importlib.metadata import version
+
+    done = stockade("--version")
+
+    assert (done.returncode, done.stdout.decode()) == (0, f"stockade, version {version('stockade')}\n")
+
+
+def test_policy_file_holds(tmp_path: Path) -> None:
+    """A policy is a preset or a file; options change it."""
+    (tmp_path / "p.toml").write_text('name = "mine"\n[limits]\nfuel = 1_000\n')
+    guest = save(tmp_path, LOOP)
+
+    from_file = stockade("run", "--json", "--policy", tmp_path / "p.toml", guest)
+    changed = stockade("run", "--json", "--policy", "strict", "--fuel", "500", guest)
+
+    assert json.loads(from_file.stdout)["policy"]["name"] == "mine"
+    assert json.loads(from_file.stdout)["usage"]["fuel"] == 1000
+    assert json.loads(changed.stdout)["policy"]["name"] == "strict"
+    assert json.loads(changed.stdout)["usage"]["fuel"] == 500

@@ -1,0 +1,929 @@
+"""The engine room: its seam to the C API, what is shared and what is fresh, and that nothing leaks or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import importlib
+import itertools
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stockade
+from stockade import Outcome, Policy, Report, Sandbox, Session
+from stockade._wasi import ERRNO, MODULE, WASI
+from stockade.engine import Engine, EngineConfig, _engine
+from stockade.engine._seam import LONG_CALLS, SHORT_CALLS, Extern, Value, capi, wasmtime_version
+from stockade.guard import guard
+from tests.conftest import HELLO, wat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCES = Path(stockade.__file__).parent
+SPIN = wat(
+    '(module (func (export "_start") (loop $forever (br $forever))) (func (export "fine") (result i32) (i32.const 7)))'
+)
+PATIENT = Policy().replace(wall_time=30.0, fuel=None)
+
+
+# -- the seam ---------------------------------------------------------------------------------------------------------
+
+# The header of release 50 declares an error as the result of this one, but the function returns nothing.
+WRONG_HEADERS = {"wasmtime_context_epoch_deadline_async_yield_and_update"}
+
+
+def shape(type_: type | None) -> tuple[str, int]:
+    """What matters of a C type: how it is passed, and how large it is."""
+    if type_ is None:
+        return "nothing", 0
+    if type_ in (ctypes.c_float, ctypes.c_double):
+        return "float", ctypes.sizeof(type_)
+    return "integer", ctypes.sizeof(type_)
+
+
+@pytest.mark.parametrize("name", sorted(SHORT_CALLS | LONG_CALLS))
+def test_declarations_agree_with_the_bindings_of_the_wheel(name: str) -> None:
+    """Holds H43: a declaration that disagrees with the library would corrupt memory instead of raising."""
+    bindings = importlib.import_module("wasmtime._bindings")
+    result, arguments = (SHORT_CALLS | LONG_CALLS)[name]
+    official = getattr(bindings, f"_{name}")
+
+    assert len(arguments) == len(official.argtypes)
+    assert [shape(own) for own in arguments] == [shape(theirs) for theirs in official.argtypes]
+    if name not in WRONG_HEADERS:
+        assert shape(result) == shape(official.restype)
+
+
+def test_structures_have_the_sizes_of_the_bindings() -> None:
+    """Holds H43."""
+    bindings = importlib.import_module("wasmtime._bindings")
+
+    assert ctypes.sizeof(Value) == ctypes.sizeof(bindings.wasmtime_val_t)
+    assert Value.of.offset == bindings.wasmtime_val_t.of.offset
+    assert ctypes.sizeof(Extern) == ctypes.sizeof(bindings.wasmtime_extern_t)
+    assert Extern.of.offset == bindings.wasmtime_extern_t.of.offset
+    assert ctypes.sizeof(bindings.wasmtime_instance_t) == 16
+    assert ctypes.sizeof(bindings.wasmtime_memory_t) == 24
+    assert ctypes.sizeof(bindings.wasmtime_table_t) <= 24
+
+
+def test_what_the_seam_does_not_declare_cannot_be_called() -> None:
+    """Holds item 93: one list says what is used of the library; the twin is on it."""
+    with pytest.raises(AttributeError, match="module_deserialize is not declared in the seam"):
+        _ = capi().module_deserialize
+    assert capi().module_new
+
+
+def test_version_is_that_of_the_installed_wheel() -> None:
+    """Holds H43."""
+    assert wasmtime_version() == importlib.import_module("importlib.metadata").version("wasmtime")
+
+
+def test_only_the_engine_room_names_the_library() -> None:
+    """Holds item 93: private parts of wasmtime are named in one room."""
+    guilty = [
+        str(path.relative_to(SOURCES))
+        for path in sorted(SOURCES.rglob("*.py"))
+        if re.search(r"^\s*(?:import|from)\s+(?:ctypes|wasmtime)\b", path.read_text(), re.MULTILINE)
+    ]
+
+    assert guilty
+    assert {Path(path).parts[0] for path in guilty} == {"engine"}
+
+
+def test_guard_counts_each_call_under_its_number() -> None:
+    """Holds item 82: the numbers in the guard's source are those of the table that reads the counters."""
+    source = (SOURCES / "guard" / "guard.wat").read_text()
+    functions = re.split(r'^\(func \(export "', source, flags=re.MULTILINE)[1:]
+    numbers = {
+        function.split('"', 1)[0]: [
+            int(number) for number in re.findall(r"\(call \$(?:enter|count) \(i32\.const (\d+)\)\)", function)
+        ]
+        for function in functions
+    }
+
+    for call in WASI:
+        assert numbers[call.name] == [call.number], call.name
+    others = {name for name, found in numbers.items() if found} - {call.name for call in WASI}
+    assert not others
+
+
+@pytest.mark.parametrize("call", WASI, ids=lambda call: call.name)
+def test_each_call_is_counted_under_its_name(call: stockade._wasi.WasiCall) -> None:
+    """Holds item 82: the same, by calling each from a tiny guest."""
+    zeros = " ".join(f"({kind}.const 0)" for kind in call.params)
+    results = f"(result {' '.join(call.results)})" if call.results else ""
+    drop = "drop" if call.results else ""
+    module = wat(
+        f"""
+        (module
+          (func $call (import "{MODULE}" "{call.name}") (param {" ".join(call.params)}) {results})
+          (memory (export "memory") 1)
+          (func (export "_start") (call $call {zeros}) {drop}))
+        """
+    )
+
+    # Rights that a call needs beside its name are granted; there is nothing here that it could reach.
+    report = Sandbox(Policy().replace(delete=True, symlinks=True)).run(module)
+
+    assert report.usage.calls == {call.name: 1}
+    assert report.usage.denied == ({call.name: 1} if call.group == "sock" else {})
+
+
+def test_guard_refuses_by_its_rules() -> None:
+    """Holds item 79: the array of rules has room for each call, and the arrays of counters as well."""
+    layout = guard().layout
+
+    assert layout.offsets["stdout"] - layout.offsets["rules"] >= len(WASI)
+    assert layout.offsets["denied"] - layout.offsets["calls"] == 8 * len(WASI)
+    assert layout.offsets["room"] - layout.offsets["denied"] >= 8 * len(WASI)
+    report = Sandbox().call(
+        wat(f'(module (func (export "f") (import "{MODULE}" "sock_shutdown") (param i32 i32) (result i32)))'), "f", 0, 0
+    )
+    assert report.value == ERRNO["notcapable"]
+
+
+# -- what is shared, what is fresh ------------------------------------------------------------------------------------
+
+
+def test_runs_share_one_engine() -> None:
+    """Holds item 16: the first run makes the engines it needs, the next hundred none."""
+    module = wat(HELLO)
+    Sandbox().run(module)
+    before = dict(Engine._engines)
+
+    for _ in range(50):
+        assert Sandbox().run(module).ok
+        assert Sandbox().run(wat(HELLO.replace("hello", "howdy"))).ok
+
+    assert before == Engine._engines
+    config = EngineConfig(fuel=True, stack_bytes=Policy().limits.stack)
+    assert Engine.shared(config) is Engine.shared(config)
+
+
+def test_another_configuration_is_another_engine() -> None:
+    """Holds item 16: the twin; what cannot be shared is not."""
+    config = EngineConfig(fuel=True, stack_bytes=512 << 10)
+
+    assert Engine.shared(config) is not Engine.shared(config._replace(fuel=False))
+
+
+MUTABLE = wat(
+    """
+    (module
+      (memory (export "memory") 1)
+      (global $g (mut i32) (i32.const 0))
+      (table $t 4 funcref)
+      (elem declare func $bump)
+      (data (i32.const 100) "original")
+      (func $bump (export "bump") (result i32)
+        (global.set $g (i32.add (global.get $g) (i32.const 1)))
+        (i32.store (i32.const 65532) (i32.add (i32.load (i32.const 65532)) (i32.const 1)))
+        (i32.store8 (i32.const 100) (i32.const 33))
+        (if (i32.eqz (ref.is_null (table.get $t (i32.const 1)))) (then unreachable))
+        (table.set $t (i32.const 1) (ref.func $bump))
+        (i32.add (global.get $g) (i32.load (i32.const 65532))))
+      (func (export "count") (result i32) (i32.add (global.get $g) (i32.load (i32.const 65532)))))
+    """
+)
+
+
+def test_each_run_begins_anew() -> None:
+    """Holds items 17 and 47, H53 and H83. Attack: leaving something in memory, globals or tables for the next run."""
+    box = Sandbox()
+
+    for _ in range(50):
+        assert box.call(MUTABLE, "bump").value == 2
+    assert box.call(MUTABLE, "count").value == 0
+    with box.open(MUTABLE) as session:
+        assert session.read_memory(100, 8) == b"original"
+        assert session.read_memory(0, 65_536).count(b"\0") == 65_536 - 8
+
+
+def test_grown_memory_is_not_handed_on() -> None:
+    """Holds item 47 and H53. Attack: a secret in the pages that one run grew, read by the next one that grows."""
+    module = wat(
+        """
+        (module (memory (export "memory") 1)
+          (func (export "leave") (result i32)
+            (drop (memory.grow (i32.const 16)))
+            (memory.fill (i32.const 0) (i32.const 0x5a) (i32.const 1114112))
+            (i32.load (i32.const 1000000)))
+          (func (export "look") (result i32) (local $at i32) (local $sum i32)
+            (drop (memory.grow (i32.const 16)))
+            (loop $next
+              (local.set $sum (i32.or (local.get $sum) (i32.load (local.get $at))))
+              (br_if $next (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 4))) (i32.const 1114112))))
+            (local.get $sum)))
+        """
+    )
+    box = Sandbox()
+
+    for _ in range(20):
+        assert box.call(module, "leave").value == 0x5A5A5A5A
+        assert box.call(module, "look").value == 0
+
+
+def test_output_of_one_run_is_not_in_the_next() -> None:
+    """Holds item 47. Attack: reading the output or input of the run before."""
+    box = Sandbox()
+    echo = wat(
+        f"""
+        (module
+          (func $read (import "{MODULE}" "fd_read") (param i32 i32 i32 i32) (result i32))
+          (func $write (import "{MODULE}" "fd_write") (param i32 i32 i32 i32) (result i32))
+          (memory (export "memory") 1)
+          (func (export "_start")
+            (i32.store (i32.const 0) (i32.const 100))
+            (i32.store (i32.const 4) (i32.const 1000))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (i32.store (i32.const 4) (i32.load (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))
+        """
+    )
+
+    assert box.run(echo, stdin=b"secret" * 100).stdout == b"secret" * 100
+    assert box.run(echo).stdout == b""
+    assert box.run(echo, stdin=b"x").stdout == b"x"
+
+
+# -- leaks ------------------------------------------------------------------------------------------------------------
+
+
+def resident_bytes() -> int:
+    """How much memory this process has in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def live_instances() -> int:
+    """How many instances exist in all engines."""
+    return sum(engine.live_instances for engine in Engine._engines.values())
+
+
+def wait_for_ticker_to_end() -> bool:
+    """Waits up to a second for the ticker threads to end."""
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        if not any(thread.name == "stockade-ticker" for thread in threading.enumerate()):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_ticker_thread_ends_after_the_last_run() -> None:
+    """Holds item 26: and begins again for the next."""
+    assert wait_for_ticker_to_end()
+    baseline = threading.active_count()
+    for _ in range(3):
+        report = Sandbox(Policy().replace(wall_time=0.05)).run(SPIN)
+        assert report.outcome is Outcome.TIMEOUT
+        assert any(thread.name == "stockade-ticker" for thread in threading.enumerate())
+        assert wait_for_ticker_to_end()
+        assert threading.active_count() == baseline
+
+
+def test_thousands_of_runs_leave_nothing_behind() -> None:
+    """Holds items 16 and 26: memory, descriptors and instances are what they were."""
+    box = Sandbox()
+    modules = [wat(HELLO), MUTABLE, wat('(module (func (export "_start") unreachable))')]
+
+    def burst(count: int) -> None:
+        for _ in range(count):
+            box.run(modules[0], args=["a"], stdin=b"b", env={"C": "d"})
+            box.call(modules[1], "bump")
+            box.run(modules[2])
+
+    burst(200)
+    gc.collect()
+    memory, descriptors = resident_bytes(), open_descriptors()
+    burst(2000)
+    gc.collect()
+
+    assert resident_bytes() - memory < 8 << 20
+    assert open_descriptors() == descriptors
+    assert live_instances() == 0
+
+
+def test_compiled_modules_are_freed() -> None:
+    """Holds item 16: machine code lives only as long as something may run it."""
+    box = Sandbox()
+
+    def burst(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            assert box.call(wat(f'(module (func (export "f") (result i32) (i32.const {number})))'), "f").value == number
+
+    burst(0, 150)
+    gc.collect()
+    memory = resident_bytes()
+    burst(1000, 300)
+    gc.collect()
+
+    assert resident_bytes() - memory < 8 << 20
+
+
+def test_errors_before_the_run_leave_nothing_behind() -> None:
+    """Holds item 16: refused modules and arguments take no slot."""
+    before = live_instances()
+    module = wat(HELLO)
+    for _ in range(20):
+        with pytest.raises(stockade.LinkError):
+            Sandbox().call(module, "missing")
+        with pytest.raises(stockade.UsageError):
+            Sandbox().call(MUTABLE, "bump", 1)
+        with pytest.raises(stockade.UsageError):
+            Sandbox().run(module, args=["\0"])
+        with pytest.raises(stockade.LinkError):
+            Sandbox().run(wat('(module (import "env" "f" (func)) (func (export "_start")))'))
+
+    assert live_instances() == before == 0
+
+
+def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds H83. Attack: opening sessions until there is no room; it is told as the host's trouble, and it passes."""
+    monkeypatch.setattr(_engine, "_MAX_INSTANCES", 2)
+    box = Sandbox()
+    with box.open(MUTABLE) as first, box.open(MUTABLE) as second:
+        with pytest.raises(stockade.EngineError) as caught:
+            box.run(wat(HELLO))
+        assert first.call("bump").value == second.call("bump").value == 2
+
+    assert str(caught.value) == (
+        "2 runs and sessions are open on this engine, which is all it has room for: "
+        "close sessions that are done, or run fewer at once"
+    )
+    assert box.run(wat(HELLO)).ok
+    assert live_instances() == 0
+
+
+def test_a_pool_full_of_memories_is_an_engine_error() -> None:
+    """Holds H83 and H54. Attack: modules with many memories, which fill the pool before instances run out.
+
+    That the host has no room is no fault of the guest that comes too late: it must not be told as its trap.
+    """
+    module = wat(
+        """
+        (module
+          (memory (export "memory") 1) (memory 1) (memory 1) (memory 1)
+          (func (export "f") (drop (memory.grow (i32.const 1)))))
+        """
+    )
+    box = Sandbox(Policy().replace(memories=4))
+    with contextlib.ExitStack() as stack, contextlib.suppress(stockade.EngineError):
+        for _ in range(900):
+            stack.enter_context(box.open(module))
+            report = box.call(module, "f")
+            assert report.ok, report.trap
+    assert box.call(module, "f").ok
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_sandbox() -> None:
+    """Holds item 16 and H86: each run gets its own input and output."""
+    box = Sandbox()
+    echo = wat(
+        f"""
+        (module
+          (func $read (import "{MODULE}" "fd_read") (param i32 i32 i32 i32) (result i32))
+          (func $write (import "{MODULE}" "fd_write") (param i32 i32 i32 i32) (result i32))
+          (func $exit (import "{MODULE}" "proc_exit") (param i32))
+          (memory (export "memory") 1)
+          (func (export "_start")
+            (i32.store (i32.const 0) (i32.const 100))
+            (i32.store (i32.const 4) (i32.const 4))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (call $exit (i32.load8_u (i32.const 100)))))
+        """
+    )
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(200):
+                data = struct.pack("<I", number * 1000 + turn)
+                report = box.run(echo, stdin=data)
+                if report.stdout != data or report.exit_code != data[0]:
+                    wrong.append(report)
+        except BaseException as problem:
+            wrong.append(problem)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert wrong == []
+    assert live_instances() == 0
+
+
+def test_threads_compile_a_module_once() -> None:
+    """Holds item 16: whoever comes second waits for the first."""
+    module = wat('(module (func (export "f") (result i32) (i32.const 424242)))')
+    gate = threading.Barrier(8)
+    hits: list[bool] = []
+
+    def work() -> None:
+        gate.wait(10)
+        hits.append(Sandbox().call(module, "f").timings.cache_hit)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(hits) == [False] + [True] * 7
+
+
+def test_a_running_guest_lets_other_threads_run() -> None:
+    """Holds item 114: the interpreter lock is free while guest code runs."""
+    beats = 0
+    done = threading.Event()
+    report: list[Report] = []
+
+    def work() -> None:
+        report.append(Sandbox(Policy().replace(wall_time=0.3, fuel=None)).run(SPIN))
+        done.set()
+
+    threading.Thread(target=work).start()
+    while not done.wait(0.01):
+        beats += 1
+
+    assert report[0].outcome is Outcome.TIMEOUT
+    assert beats >= 10
+
+
+# -- cancelling -------------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_task_stops_its_guest_and_no_other() -> None:
+    """Holds item 114 and H13: the event loop goes on, the other run goes on, the cancelled one ends at once."""
+
+    async def scenario() -> None:
+        box = Sandbox(PATIENT)
+        bystander_box = Sandbox(Policy().replace(wall_time=0.4, fuel=None))
+        beats: list[float] = []
+
+        async def heart() -> None:
+            while True:
+                beats.append(time.monotonic())
+                await asyncio.sleep(0.01)
+
+        pulse = asyncio.create_task(heart())
+        cancelled = asyncio.create_task(box.run_async(SPIN))
+        bystander = asyncio.create_task(bystander_box.run_async(SPIN))
+        await asyncio.sleep(0.1)
+        begun = time.monotonic()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert time.monotonic() - begun < 0.25
+        assert not bystander.done()
+        assert (await bystander).outcome is Outcome.TIMEOUT
+        pulse.cancel()
+        assert len(beats) >= 15
+        assert max(later - earlier for earlier, later in itertools.pairwise(beats)) < 0.2
+        assert (await box.call_async(SPIN, "fine")).value == 7
+
+    asyncio.run(scenario())
+    assert live_instances() == 0
+
+
+def test_many_guests_run_under_one_event_loop() -> None:
+    """Holds item 114: the twin; nothing is cancelled, and all are right."""
+
+    async def scenario() -> list[Report]:
+        box = Sandbox()
+        return await asyncio.gather(*(box.run_async(wat(HELLO)) for _ in range(20)))
+
+    assert [report.stdout for report in asyncio.run(scenario())] == [b"hello world\n"] * 20
+
+
+def test_cancelling_a_run_that_waits_for_its_turn_returns_at_once() -> None:
+    """Holds H13: a task that has not begun is not held up by those that have."""
+
+    async def scenario() -> float:
+        from concurrent.futures import ThreadPoolExecutor
+
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        first = asyncio.create_task(Sandbox(Policy().replace(wall_time=0.6, fuel=None)).run_async(SPIN))
+        second = asyncio.create_task(Sandbox(PATIENT).run_async(SPIN))
+        await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        elapsed = time.monotonic() - begun
+        assert (await first).outcome is Outcome.TIMEOUT
+        return elapsed
+
+    assert asyncio.run(scenario()) < 0.3
+    assert live_instances() == 0
+
+
+@contextlib.contextmanager
+def interrupt_after(seconds: float) -> Iterator[None]:
+    """Sends this process what Ctrl-C sends."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_interrupt_stops_a_guest_in_the_main_thread() -> None:
+    """Holds H13: Ctrl-C is heard while guest code runs, and nothing leaks."""
+    box = Sandbox(PATIENT)
+    descriptors = open_descriptors()
+    begun = time.monotonic()
+
+    with interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
+        box.run(SPIN)
+
+    assert 0.2 <= time.monotonic() - begun < 0.5
+    assert live_instances() == 0
+    assert open_descriptors() == descriptors
+    assert all(engine.ticker.running == 0 for engine in Engine._engines.values())
+    assert box.call(SPIN, "fine").value == 7
+
+
+def test_interrupt_stops_a_sleeping_guest() -> None:
+    """Holds H13: the same for a guest that waits."""
+    module = wat(
+        f"""
+        (module
+          (func $poll (import "{MODULE}" "poll_oneoff") (param i32 i32 i32 i32) (result i32))
+          (memory (export "memory") 1)
+          (func (export "_start")
+            (i32.store (i32.const 16) (i32.const 1))
+            (i64.store (i32.const 24) (i64.const 20_000_000_000))
+            (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
+        """
+    )
+    begun = time.monotonic()
+
+    with interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
+        Sandbox(PATIENT).run(module)
+
+    assert time.monotonic() - begun < 0.5
+    assert live_instances() == 0
+
+
+def test_interrupted_session_is_over() -> None:
+    """Holds H13 and H83: what was stopped midway is not called again."""
+    with Sandbox(PATIENT).open(SPIN) as session:
+        with interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
+            session.call("_start")
+        with pytest.raises(stockade.UsageError, match="the guest has ended"):
+            session.call("fine")
+
+    assert live_instances() == 0
+
+
+def test_deadlines_hold_in_a_forked_child() -> None:
+    """Holds item 27: a child made by fork, as multiprocessing makes them, has no ticker thread of its parent's."""
+    script = """
+import os, signal, sys, time, warnings
+warnings.simplefilter("ignore")
+import stockade
+spin = stockade.Module.load(b'(module (func (export "_start") (loop $l (br $l))))', text=True)
+box = stockade.Sandbox(stockade.Policy().replace(wall_time=0.1, fuel=None))
+assert box.run(spin).outcome == "timeout"
+child = os.fork()
+if not child:
+    signal.alarm(3)
+    os._exit(0 if box.run(spin).outcome == "timeout" else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=True)
+
+    assert result.stdout.strip() == b"0", "killed by its alarm: the deadline was never looked at"
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------------
+
+TALKER = wat(
+    f"""
+    (module
+      (func $write (import "{MODULE}" "fd_write") (param i32 i32 i32 i32) (result i32))
+      (func $exit (export "leave") (import "{MODULE}" "proc_exit") (param i32))
+      (memory (export "memory") 1)
+      (global $calls (mut i32) (i32.const 0))
+      (data (i32.const 0) "\\08\\00\\00\\00\\03\\00\\00\\00hey")
+      (func (export "_initialize") (global.set $calls (i32.const 100)))
+      (func (export "say") (result i32)
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))
+        (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+        (global.get $calls))
+      (func (export "spin") (loop $forever (br $forever)))
+      (func (export "trap") unreachable)
+      (func (export "nothing")))
+    """
+)
+
+
+def test_session_keeps_state_and_counts_each_call() -> None:
+    """Holds items 17 and 82: state is kept, budgets and counters begin anew; `_initialize` came first."""
+    with Sandbox().open(TALKER) as session:
+        reports = [session.call("say") for _ in range(3)]
+
+    assert [report.value for report in reports] == [101, 102, 103]
+    assert [report.stdout for report in reports] == [b"hey"] * 3
+    assert [report.usage.calls for report in reports] == [{"fd_write": 1}] * 3
+    assert [report.usage.stdout_bytes for report in reports] == [3] * 3
+    assert len({report.usage.fuel for report in reports}) == 1
+
+
+def test_call_initializes_a_reactor_first() -> None:
+    """Holds item 2: each call has an instance of its own, and `_initialize` runs before it."""
+    assert [Sandbox().call(TALKER, "say").value for _ in range(2)] == [101, 101]
+
+
+def test_each_call_of_a_session_has_its_own_budget() -> None:
+    """Holds H9: a session does not run out of fuel or time by being used for long."""
+    module = wat(
+        """
+        (module (func (export "count") (param $n i32)
+          (loop $next (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))
+        """
+    )
+    with Sandbox(Policy().replace(fuel=10_000, wall_time=0.2)).open(module) as session:
+        for _ in range(30):
+            time.sleep(0.01)
+            assert session.call("count", 1000).ok
+        assert session.call("count", 100_000).outcome is Outcome.FUEL
+
+
+@pytest.mark.parametrize(
+    ("export", "args", "outcome"),
+    [("trap", (), Outcome.TRAP), ("leave", (0,), Outcome.OK), ("leave", (3,), Outcome.EXIT)],
+)
+def test_session_is_over_when_the_guest_ended(export: str, args: tuple[int, ...], outcome: Outcome) -> None:
+    """Holds H83: a tainted instance is never used again."""
+    with Sandbox().open(TALKER) as session:
+        assert session.call("say").ok
+        assert session.call(export, *args).outcome is outcome
+        with pytest.raises(stockade.UsageError) as caught:
+            session.call("say")
+        assert str(caught.value) == "the guest has ended, so the session is over: open a new one"
+        with pytest.raises(stockade.UsageError):
+            session.read_memory(0, 1)
+        with pytest.raises(stockade.UsageError):
+            session.write_memory(0, b"x")
+
+
+def test_session_is_over_when_its_time_was_up() -> None:
+    """Holds H83."""
+    with Sandbox(Policy().replace(wall_time=0.05)).open(TALKER) as session:
+        assert session.call("spin").outcome is Outcome.TIMEOUT
+        with pytest.raises(stockade.UsageError):
+            session.call("say")
+
+
+def in_use(session: Session) -> threading.Thread:
+    """Makes another thread call into the session, and returns once it does."""
+    thread = threading.Thread(target=session.call, args=("spin",))
+    thread.start()
+    until = time.monotonic() + 5
+    while not session._lock.locked() and time.monotonic() < until:
+        time.sleep(0.001)
+    return thread
+
+
+def test_session_belongs_to_one_thread_at_a_time() -> None:
+    """Holds H86. Attack: one store used from two threads at once is undefined behaviour."""
+    with Sandbox(PATIENT).open(TALKER) as session:
+        thread = in_use(session)
+        for use in (
+            lambda: session.call("say"),
+            lambda: session.read_memory(0, 1),
+            lambda: session.write_memory(0, b"x"),
+        ):
+            with pytest.raises(stockade.UsageError) as caught:
+                use()
+            assert str(caught.value) == (
+                "the session is in use by another thread: give each thread a session of its own"
+            )
+        with pytest.raises(stockade.UsageError, match="a call is under way in another thread: cancel it first"):
+            session.close()
+        session.cancel()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_session_may_move_between_threads() -> None:
+    """Holds H86: the twin; one after the other is fine."""
+    values: list[object] = []
+    with Sandbox().open(TALKER) as session:
+        for _ in range(3):
+            thread = threading.Thread(target=lambda: values.append(session.call("say").value))
+            thread.start()
+            thread.join(5)
+
+    assert values == [101, 102, 103]
+
+
+def test_cancelled_call_of_a_session_is_reported() -> None:
+    """Holds H13: the outcome says who stopped it."""
+    with Sandbox(PATIENT).open(TALKER) as session:
+        timer = threading.Timer(0.1, session.cancel)
+        timer.start()
+        begun = time.monotonic()
+        report = session.call("spin")
+        assert time.monotonic() - begun < 0.4
+        with pytest.raises(stockade.Cancelled):
+            report.check()
+
+    assert report.outcome is Outcome.CANCELLED
+
+
+def test_cancelling_an_idle_session_does_not_stop_a_later_call() -> None:
+    """Holds H13: cancel stops the call that is under way, and there is none."""
+    with Sandbox(Policy().replace(wall_time=0.2)).open(TALKER) as session:
+        session.cancel()
+        assert session.call("say").ok
+        assert session.call("spin").outcome is Outcome.TIMEOUT
+
+
+def test_closing_a_session_twice_is_harmless() -> None:
+    """Holds item 92."""
+    session = Sandbox().open(TALKER)
+    assert session.call("say").ok
+    session.close()
+    session.close()
+
+    with pytest.raises(stockade.UsageError) as caught:
+        session.call("say")
+    assert str(caught.value) == "the session is closed: open a new one"
+    with pytest.raises(stockade.UsageError):
+        session.read_memory(0, 1)
+    assert live_instances() == 0
+
+
+def test_failing_initializer_raises_and_leaves_nothing_behind() -> None:
+    """Holds item 16: the twin is every other session of a reactor."""
+    module = wat('(module (func (export "_initialize") unreachable) (func (export "f")))')
+
+    with pytest.raises(stockade.GuestTrap):
+        Sandbox().open(module)
+
+    assert Sandbox().call(module, "f").outcome is Outcome.TRAP
+    assert live_instances() == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        ('(memory (export "memory") 2)', stockade.LimitExceeded),
+        ('(memory (export "memory") 1) (data (i32.const 65536) "x")', stockade.GuestTrap),
+        ('(memory (export "memory") 1) (data (i32.const 65535) "x")', None),
+    ],
+    ids=["too much memory", "data outside of memory", "fine"],
+)
+def test_session_that_cannot_begin_is_told_at_once(start: str, error: type[stockade.GuestError] | None) -> None:
+    """Holds item 39: why a module could not be set up is in the error, not lost until the first call."""
+    module = wat(f'(module {start} (func (export "f") (result i32) (i32.const 5)))')
+    box = Sandbox(Policy().replace(memory=65_536))
+    if error is None:
+        with box.open(module) as session:
+            assert session.call("f").value == 5
+        return
+    with pytest.raises(error) as caught:
+        box.open(module)
+    assert caught.value.report.outcome is box.call(module, "f").outcome
+    assert live_instances() == 0
+
+
+def test_memory_of_a_session_is_reached_within_its_bounds() -> None:
+    """Holds H62: the host's own accesses are checked like the guest's."""
+    with Sandbox().open(TALKER) as session:
+        session.write_memory(65_532, b"last")
+        assert session.read_memory(65_532, 4) == b"last"
+        assert session.read_memory(65_536, 0) == b""
+        for address, size in ((65_533, 4), (65_536, 1), (-1, 1), (0, -1), (0, 65_537), (2**32, 1), (2**64, 1)):
+            with pytest.raises(stockade.UsageError, match="outside the guest's memory"):
+                session.read_memory(address, size)
+        for address, data in ((65_533, b"four"), (65_536, b"x"), (-1, b"x"), (2**32, b"x"), (2**64 - 1, b"xx")):
+            with pytest.raises(stockade.UsageError, match="outside the guest's memory"):
+                session.write_memory(address, data)
+        assert session.call("say").ok
+
+
+def test_memory_that_is_not_exported_is_not_there() -> None:
+    """Holds H62: the guard's own memory is not to be had by asking for one."""
+    module = wat('(module (memory 1) (func (export "f") (drop (memory.grow (i32.const 0)))))')
+    with Sandbox().open(module) as session:
+        assert session.call("f").ok
+        with pytest.raises(stockade.UsageError) as caught:
+            session.read_memory(0, 1)
+
+    assert str(caught.value) == "the guest exports no memory"
+
+
+# -- sandboxes --------------------------------------------------------------------------------------------------------
+
+
+def test_closing_a_sandbox_twice_is_harmless() -> None:
+    """Holds item 92."""
+    box = Sandbox()
+    assert box.run(wat(HELLO)).ok
+    box.close()
+    box.close()
+
+    for use in (
+        lambda: box.run(wat(HELLO)),
+        lambda: box.call(TALKER, "say"),
+        lambda: box.open(TALKER),
+        lambda: box.prepare(wat(HELLO)),
+    ):
+        with pytest.raises(stockade.UsageError) as caught:
+            use()
+        assert str(caught.value) == "the sandbox is closed: make a new one"
+
+
+def test_sandbox_is_a_context_manager() -> None:
+    """Holds item 92."""
+    with Sandbox() as box:
+        assert box.run(wat(HELLO)).ok
+    with pytest.raises(stockade.UsageError):
+        box.run(wat(HELLO))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("i32", 2**31 - 1),
+        ("i32", -(2**31)),
+        ("i64", 2**63 - 1),
+        ("i64", -(2**63)),
+        ("f64", 0.1),
+        ("f32", 0.5),
+        ("f64", 3),
+    ],
+)
+def test_numbers_pass_unchanged(kind: str, value: float) -> None:
+    """Holds item 2."""
+    module = wat(f'(module (func (export "same") (param {kind}) (result {kind}) (local.get 0)))')
+
+    assert Sandbox().call(module, "same", value).value == value
+
+
+def test_unsigned_numbers_pass_as_their_bits() -> None:
+    """Holds item 2: WebAssembly does not tell signed from unsigned, so either may be given; results are signed."""
+    module = wat('(module (func (export "same") (param i32 i64) (result i32 i64) (local.get 0) (local.get 1)))')
+
+    assert Sandbox().call(module, "same", 2**32 - 1, 2**64 - 1).value == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("i32", 2**32),
+        ("i32", -(2**31) - 1),
+        ("i64", 2**64),
+        ("i64", -(2**63) - 1),
+        ("i32", 1.0),
+        ("i64", True),
+        ("f64", "1"),
+        ("f64", 2**1024),
+    ],
+    ids=lambda part: str(part)[:24],
+)
+def test_numbers_that_do_not_fit_are_refused(kind: str, value: object) -> None:
+    """Holds H19: nothing is cut to size in silence."""
+    module = wat(f'(module (func (export "same") (param {kind}) (result {kind}) (local.get 0)))')
+
+    with pytest.raises(stockade.UsageError, match="argument 1 of same is"):
+        Sandbox().call(module, "same", value)  # type: ignore[arg-type]
+
+
+def test_several_results_come_as_a_list() -> None:
+    """Holds item 2."""
+    module = wat('(module (func (export "two") (result i32 f64) (i32.const 1) (f64.const 2.5)))')
+
+    assert Sandbox().call(module, "two").value == [1, 2.5]

@@ -1,0 +1,300 @@
+"""Reports: what machines and people read, and what is raised."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+import msgspec
+import pytest
+
+import stockade
+from stockade import Outcome, Policy, Report, Sandbox
+from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded, StockadeError
+from stockade.report import Frame, ModuleInfo, PolicyInfo, Timings, TrapInfo, Truncated, Usage, Violation
+from tests.conftest import HELLO, wat
+
+
+def make(outcome: Outcome = Outcome.OK, **fields: object) -> Report:
+    """A report with these fields."""
+    return msgspec.structs.replace(
+        Report(
+            outcome=outcome,
+            module=ModuleInfo("0123456789abcdef" * 4, "app.wasm"),
+            policy=PolicyInfo("fedcba9876543210" * 4, "strict"),
+        ),
+        **fields,
+    )
+
+
+FULL = make(
+    Outcome.TRAP,
+    stdout=b"out",
+    stderr=b"err",
+    truncated=Truncated(stdout=1024, stderr=1),
+    usage=Usage(
+        fuel=1_234_567,
+        wall_seconds=0.25,
+        cpu_seconds=0.125,
+        idle_seconds=1.5,
+        memory_bytes=65_536,
+        memory_peak_bytes=3 << 20,
+        table_elements=10,
+        calls={"fd_write": 1200, "fd_read": 3, "clock_time_get": 3, "path_open": 2, "args_get": 1, "fd_close": 1},
+        denied={"sock_send": 4},
+        read_bytes=2048,
+        written_bytes=5,
+        stdout_bytes=1027,
+        stderr_bytes=4,
+        files_opened=2,
+        files_created=1,
+        files_deleted=1_000,
+        random_bytes=16,
+    ),
+    violations=(
+        Violation(kind="memory", subject="limits.memory", limit=1 << 20, observed=1 << 30, call="memory.grow"),
+        Violation(kind="call", subject="sock_send", call="sock_send", count=4),
+        Violation(kind="fuel", subject="limits.fuel", limit=5_000_000, observed=5_000_000, action="stop"),
+    ),
+    trap=TrapInfo(
+        "unreachable",
+        "unreachable instruction executed",
+        (Frame("inner", 7, 16), Frame(None, 3, 255)),
+    ),
+    timings=Timings(compile=1.5, instantiate=0.00002, run=0.25, total=1.8),
+)
+
+GOLDEN = """\
+    module  app.wasm  sha256 0123456789abcdef…
+    policy  strict  fedcba9876543210…
+   outcome  trap - trapped: unreachable instruction executed
+      trap  inner + 0x10
+            function 3 + 0xff
+      time  250.0 ms run, 20 µs instantiate
+            1.50 s compile, 125.0 ms processor
+   waiting  1.50 s
+      fuel  1,234,567
+    memory  3.0 MiB peak
+    output  stdout 1.0 KiB, stderr 4 B (1.0 KiB dropped from the middle)
+     files  2 opened, 1 created, 1,000 deleted, 2.0 KiB read, 5 B written
+WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2, args_get ×1 and 1 more kinds
+violations  memory: limits.memory (1.0 GiB asked for, 1.0 MiB allowed) → deny
+            call: sock_send, 4 times → deny
+            fuel: limits.fuel (5,000,000 reached, 5,000,000 allowed) → stop"""
+
+
+def test_render_shows_all_that_happened() -> None:
+    """Holds item 86."""
+    assert FULL.render() == GOLDEN
+
+
+def test_render_of_a_quiet_run_is_short() -> None:
+    """Holds item 86: what did not happen is not shown."""
+    report = make(exit_code=0, timings=Timings(instantiate=1e-5, run=0.5, total=0.5, cache_hit=True))
+
+    assert report.render() == (
+        "   module  app.wasm  sha256 0123456789abcdef…\n"
+        "   policy  strict  fedcba9876543210…\n"
+        "  outcome  ok - finished\n"
+        "exit code  0\n"
+        "     time  500.0 ms run, 10 µs instantiate\n"
+        "           at hand compile, 0 µs processor\n"
+        "     fuel  not metered\n"
+        "   memory  0 B peak\n"
+        "   output  stdout 0 B, stderr 0 B"
+    )
+
+
+def test_render_does_not_steer_a_terminal() -> None:
+    """Holds H46 and H80. Attack: escape sequences in a name that reached the report; ordinary text is the twin."""
+    report = make(module=ModuleInfo("0" * 64, "\x1b[2J\u202eapp ünïcødé"))
+
+    assert "\x1b" not in report.render()
+    assert "\u202e" not in report.render()
+    assert "\\x1b[2J\\u202eapp ünïcødé" in report.render()
+
+
+def test_json_holds_every_field() -> None:
+    """Holds items 55 and 86: the JSON twin loses nothing and reads back as it was."""
+    document = json.loads(FULL.to_json())
+
+    assert document["ok"] is False
+    assert document["outcome"] == "trap"
+    assert set(document) == {*Report.__struct_fields__, "ok"}
+    assert set(document["usage"]) == set(Usage.__struct_fields__)
+    assert document["violations"][0] == {
+        "kind": "memory",
+        "subject": "limits.memory",
+        "limit": 1 << 20,
+        "observed": 1 << 30,
+        "call": "memory.grow",
+        "action": "deny",
+        "count": 1,
+        "at": None,
+    }
+    assert document["trap"]["frames"] == [
+        {"function": "inner", "index": 7, "offset": 16},
+        {"function": None, "index": 3, "offset": 255},
+    ]
+    for stream in ("stdout", "stderr"):
+        document[stream] = document[stream].encode()
+    del document["ok"]
+    assert msgspec.convert(document, Report) == FULL
+
+
+def test_json_of_a_real_run_reads_back() -> None:
+    """Holds item 55."""
+    report = Sandbox().run(wat(HELLO))
+    document = json.loads(report.to_json())
+
+    assert document.pop("ok") is True
+    for stream in ("stdout", "stderr"):
+        document[stream] = document[stream].encode()
+    assert msgspec.convert(document, Report) == report
+
+
+@pytest.mark.parametrize("output", [b"\xff\xfe\x00", b"caf\xe9", bytes(range(256)), b"\xed\xa0\x80"])
+def test_output_that_is_not_text_is_in_base64(output: bytes) -> None:
+    """Holds item 55: bytes are not lost in JSON."""
+    document = json.loads(make(stdout=output, stderr=b"text").to_json())
+
+    assert base64.b64decode(document["stdout_base64"]) == output
+    assert document["stdout"] == output.decode("utf-8", "replace")
+    assert document["stderr"] == "text"
+    assert "stderr_base64" not in document
+
+
+@pytest.mark.parametrize("output", [b"", b"plain", "ünïcødé 🦀".encode(), b"\x00\x1b[2J\r\n"])
+def test_output_that_is_text_is_text(output: bytes) -> None:
+    """Holds item 55: the twin; control characters are escaped as JSON does."""
+    encoded = make(stderr=output).to_json()
+    document = json.loads(encoded)
+
+    assert document["stderr"].encode() == output
+    assert "stderr_base64" not in document
+    assert "\x1b" not in encoded
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 2**63 - 1, -(2**63), 0.5, [1, 2.5], []])
+def test_value_is_kept_in_json(value: object) -> None:
+    """Holds item 55."""
+    assert json.loads(make(value=value).to_json())["value"] == value
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_json_is_valid_for_numbers_that_it_does_not_know(value: float) -> None:
+    """Holds item 85. Attack: a function that returns NaN, so that whoever reads the report cannot parse it."""
+
+    def refuse(constant: str) -> object:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(make(value=value).to_json(), parse_constant=refuse)
+    make(value=value).render()
+
+
+CHECKS = {
+    Outcome.EXIT: (GuestExit, "left with exit code 3"),
+    Outcome.TRAP: (GuestTrap, "trapped: unreachable instruction executed"),
+    Outcome.FUEL: (LimitExceeded, "stopped: all fuel was used up"),
+    Outcome.TIMEOUT: (LimitExceeded, "stopped: the time was up"),
+    Outcome.IDLE: (LimitExceeded, "stopped: it waited too long"),
+    Outcome.MEMORY: (LimitExceeded, "stopped: it needed more memory than allowed"),
+    Outcome.STACK: (LimitExceeded, "stopped: its call stack was exhausted"),
+    Outcome.OUTPUT: (LimitExceeded, "stopped: it wrote more than allowed"),
+    Outcome.DENIED: (Denied, "stopped: it tried something forbidden"),
+    Outcome.CANCELLED: (Cancelled, "cancelled"),
+    Outcome.CRASHED: (GuestTrap, "the sandbox failed"),
+}
+
+
+@pytest.mark.parametrize("outcome", CHECKS)
+def test_check_raises_what_fits_the_outcome(outcome: Outcome) -> None:
+    """Holds item 32: one class for each kind of end, with the report attached."""
+    kind, text = CHECKS[outcome]
+    trap = TrapInfo("unreachable", "unreachable instruction executed") if outcome is Outcome.TRAP else None
+    report = make(outcome, exit_code=3 if outcome is Outcome.EXIT else None, trap=trap)
+
+    with pytest.raises(GuestError) as caught:
+        report.check()
+
+    assert type(caught.value) is kind
+    assert isinstance(caught.value, StockadeError)
+    assert caught.value.report is report
+    assert str(caught.value) == f"app.wasm: {text}"
+    assert not report.ok
+
+
+def test_check_returns_a_report_that_is_fine() -> None:
+    """Holds item 32: the twin."""
+    report = make(exit_code=0)
+
+    assert report.check() is report
+    assert report.ok
+    assert report.summary() == "finished"
+
+
+def test_every_outcome_is_covered() -> None:
+    """Holds item 32: a new outcome needs a row above."""
+    assert set(CHECKS) | {Outcome.OK} == set(Outcome)
+    assert {str(outcome) for outcome in Outcome} == {
+        "ok", "exit", "trap", "fuel", "timeout", "idle", "memory", "stack", "output", "denied", "cancelled", "crashed",
+    }  # fmt: skip
+
+
+def test_reports_cannot_be_changed() -> None:
+    """Holds H59: a report is what it was when it was made."""
+    with pytest.raises(AttributeError):
+        FULL.outcome = Outcome.OK  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        FULL.usage.fuel = 0  # type: ignore[misc]
+
+
+def test_report_names_module_and_policy() -> None:
+    """Holds item 52."""
+    module = wat(HELLO)
+    policy = Policy.preset("strict")
+
+    report = Sandbox(policy).run(module)
+
+    assert report.module == ModuleInfo(module.sha256, "<bytes>")
+    assert report.policy == PolicyInfo(policy.digest, "strict")
+
+
+def test_timings_say_whether_machine_code_was_at_hand() -> None:
+    """Holds items 52 and 53: the times are true, and add up."""
+    module = wat('(module (func (export "f") (result i32) (i32.const 987123)))')
+    box = Sandbox()
+
+    first, second = box.call(module, "f"), box.call(module, "f")
+
+    assert not first.timings.cache_hit
+    assert first.timings.compile > 0
+    assert (second.timings.cache_hit, second.timings.compile) == (True, 0.0)
+    for timings in (first.timings, second.timings):
+        parts = timings.compile + timings.instantiate + timings.run
+        assert 0 < parts <= timings.total < parts + 1
+    assert second.usage.wall_seconds == second.timings.run
+
+
+def test_usage_never_repeats_across_runs() -> None:
+    """Holds H58 and H59: counters begin at zero in each run."""
+    box = Sandbox()
+    reports = [box.run(wat(HELLO)) for _ in range(3)]
+
+    assert len({report.usage.fuel for report in reports}) == 1
+    assert [report.usage.calls for report in reports] == [{"fd_write": 1}] * 3
+    assert [report.violations for report in reports] == [()] * 3
+
+
+def test_call_raises_where_run_reports() -> None:
+    """Holds item 95: `stockade.call` returns the value, or raises with the report."""
+    module = wat(
+        '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))'
+        ' (func (export "div") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1))))'
+    )
+
+    assert stockade.call(module, "add", 5, 3) == 8
+    with pytest.raises(GuestTrap) as caught:
+        stockade.call(module, "div", 1, 0)
+    assert caught.value.report.outcome is Outcome.TRAP

@@ -1,0 +1,396 @@
+"""The reader of modules: whatever the bytes, it says what they hold or that they are damaged."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import stockade
+from stockade.engine import assemble
+from stockade.wasm import (
+    Export,
+    ExternKind,
+    FuncType,
+    Import,
+    Reader,
+    SectionId,
+    TableType,
+    parse,
+    read_const_expression,
+    type_name,
+    uleb,
+)
+from tests.guard._modules import HEADER, custom, i32, leb, name, ref_func, section, vec
+
+_HELP = "The file is cut short or corrupt: build or fetch it again"
+
+_EVERYTHING = r"""
+(module $every_section
+  (type $t (func (param i32 i64 f32 f64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+  (import "env" "g" (global $g i32))
+  (table $a 2 5 funcref)
+  (table $b 1 externref)
+  (memory (export "memory") 1 3)
+  (global $h (mut i64) (i64.const -5))
+  (global $r funcref (ref.func $close))
+  (global $v v128 (v128.const i64x2 1 2))
+  (global $f f32 (f32.const 1.5))
+  (global $d f64 (f64.const 2.5))
+  (global $n externref (ref.null extern))
+  (global $s i32 (i32.add (global.get $g) (i32.const 4)))
+  (export "close" (func $close))
+  (export "a" (table $a))
+  (export "h" (global $h))
+  (start $begin)
+  (elem (table $a) (i32.const 0) func $begin $close)
+  (elem declare func $f)
+  (func $begin (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 1)))
+  (func $f (export "f") (type $t) (local i64 i64 i32)
+    (drop (call $close (local.get 0)))
+    (i32.const 7))
+  (data "abc")
+  (data (i32.const 9) "defg"))
+"""
+
+
+@pytest.fixture(scope="module")
+def everything() -> bytes:
+    """A module with all sections that guests may have."""
+    return assemble(_EVERYTHING)
+
+
+def _damage(problem: str, position: int, where: str) -> str:
+    return f"damaged module: {problem} at byte {position:,}, in the {where}. {_HELP}"
+
+
+def _message(data: bytes) -> str:
+    with pytest.raises(stockade.InvalidModule) as caught:
+        parse(data)
+    return str(caught.value)
+
+
+def test_every_part_of_a_module_is_told(everything: bytes) -> None:
+    """The positive twin of every refusal below: a whole module is read in full."""
+    module = parse(everything)
+
+    close = FuncType(("i32",), ("i32",))
+    assert str(close) == "(i32) -> (i32)"
+    assert module.imports == [
+        Import(b"wasi_snapshot_preview1", b"fd_close", ExternKind.FUNC, module.types.index(close)),
+        Import(b"env", b"g", ExternKind.GLOBAL, 0),
+    ]
+    assert [module.function_type(index) for index in range(3)] == [
+        close,
+        FuncType((), ()),
+        FuncType(("i32", "i64", "f32", "f64"), ("i32",)),
+    ]
+    assert module.imported_functions == 1
+    assert module.tables == [TableType(0x70, 2), TableType(0x6F, 1)]
+    assert (module.memories, module.imported_memories) == ([1], 0)
+    assert module.globals == 8
+    assert module.exports == {
+        b"memory": Export(ExternKind.MEMORY, 0),
+        b"close": Export(ExternKind.FUNC, 0),
+        b"a": Export(ExternKind.TABLE, 0),
+        b"h": Export(ExternKind.GLOBAL, 1),
+        b"f": Export(ExternKind.FUNC, 2),
+    }
+    assert module.start == 1
+    assert len(module.bodies) == 2
+    assert all(everything[end - 1] == 0x0B for _, end in module.bodies)
+    assert [found.id for found in module.sections if found.id] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11]
+    assert module.section(SectionId.TAG) is None
+
+
+def test_a_module_cut_short_is_refused_wherever_it_is_cut(everything: bytes) -> None:
+    """The attack: a file that ends in the middle of anything. Only a cut between sections can leave a module."""
+    module = parse(everything)
+    code = module.section(SectionId.CODE)
+    function = module.section(SectionId.FUNCTION)
+    assert code is not None
+    assert function is not None
+    # Between sections what is left is a module, unless it has lost the code of its functions.
+    whole = {8} | {found.end for found in module.sections if found.end < function.start or found.end >= code.end}
+
+    for cut in range(len(everything)):
+        if cut in whole:
+            assert parse(everything[:cut]).data == everything[:cut]
+        else:
+            with pytest.raises(stockade.InvalidModule):
+                parse(everything[:cut])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_changed_bytes_raise_nothing_but_invalid_module(data: st.DataObject, everything: bytes) -> None:
+    """The attack: bytes of a good module are changed, left out or put in, to make the reader fail in its own way."""
+    mutant = bytearray(everything)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(8, len(mutant) - 1))
+        change = data.draw(st.sampled_from(["set", "insert", "delete"]))
+        value = data.draw(st.one_of(st.sampled_from([0, 1, 0x0B, 0x40, 0x60, 0x7F, 0x80, 0xFF]), st.integers(0, 255)))
+        if change == "set":
+            mutant[place] = value
+        elif change == "insert":
+            mutant.insert(place, value)
+        else:
+            del mutant[place]
+
+    try:
+        module = stockade.Module.load(bytes(mutant))
+    except stockade.InvalidModule:
+        return
+    assert module.kind == "plain"
+    assert len(module.imports) == len(module.parsed.imports)
+    assert len(module.exports) == len(module.parsed.exports)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 15), st.binary(max_size=24)).map(lambda made: section(made[0], made[1])), max_size=6
+    )
+)
+def test_arbitrary_sections_raise_nothing_but_invalid_module(sections: list[bytes]) -> None:
+    """The attack: sections of any number in any order with any content."""
+    try:
+        parse(HEADER + b"".join(sections))
+    except stockade.InvalidModule:
+        return
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=64))
+def test_arbitrary_bytes_raise_nothing_but_invalid_module(data: bytes) -> None:
+    """The attack: bytes that are no module at all."""
+    for attempt in (data, HEADER + data):
+        try:
+            parse(attempt)
+        except stockade.InvalidModule:
+            continue
+
+
+def test_an_empty_module_is_a_module() -> None:
+    """The smallest module there is, and the same with custom sections anywhere."""
+    assert parse(HEADER).bodies == []
+    assert [
+        found.id for found in parse(HEADER + custom("a") + section(1, vec([])) + custom("b", b"\xff")).sections
+    ] == [
+        0,
+        1,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 10])
+def test_a_false_count_is_refused_before_anything_is_made(number: int) -> None:
+    """The attack: four billion items announced in six bytes, so that the reader reserves room for them. Holds H11."""
+    where = f"{SectionId(number).name.lower()} section"
+    at = len(HEADER) + 2
+
+    message = _message(HEADER + section(number, b"\xff\xff\xff\xff\x0f" + b"\x00"))
+
+    assert message == _damage("4,294,967,295 items announced in 1 bytes", at + 5, where)
+    if number != 10:
+        assert parse(HEADER + section(number, b"\x00")).functions == []
+
+
+def test_a_false_count_inside_a_type_is_refused() -> None:
+    """The attack: a type that announces more parameters than there are bytes."""
+    message = _message(HEADER + section(1, vec([b"\x60" + leb(1_000_000) + b"\x7f\x00"])))
+
+    assert message == _damage("1,000,000 items announced in 2 bytes", 15, "type section")
+    assert parse(HEADER + section(1, vec([b"\x60" + leb(1) + b"\x7f\x00"]))).types == [FuncType(("i32",), ())]
+
+
+def test_text_and_other_files_are_told_from_modules() -> None:
+    """Holds H45: bytes must begin as a module does; text is not taken for one unless it is asked for."""
+    text = b"(module)"
+    hint = (
+        "not WebAssembly: the file does not begin with \\0asm. "
+        "Text format is read from files that end in .wat; source code must be compiled first"
+    )
+
+    for data in (b"", b"\0as", text, b"\x7fELF\x02\x01\x01\x00", b"#!/bin/sh\n"):
+        assert _message(data) == hint
+    with pytest.raises(stockade.InvalidModule, match=r"^not WebAssembly: the file does not begin with"):
+        stockade.Module.load(text)
+    assert stockade.Module.load(text, text=True).data == HEADER
+
+
+def test_a_component_is_told_from_a_module() -> None:
+    """A component is named as such, with the target to build for instead."""
+    component = b"\0asm\x0d\x00\x01\x00"
+
+    assert _message(component) == (
+        "this is a WebAssembly component; Stockade runs core modules. "
+        "Build for the target wasm32-wasip1 instead of wasm32-wasip2"
+    )
+    assert stockade.Module.load(component).kind == "component"
+    assert stockade.Module.load(HEADER).kind == "plain"
+
+
+def test_another_version_is_refused() -> None:
+    """A module of a version that does not exist, and one cut inside its version."""
+    assert _message(b"\0asm\x02\x00\x00\x00") == (
+        "WebAssembly version 02000000 is not known; core modules are version 1"
+    )
+    assert _message(b"\0asm\x01\x00") == "WebAssembly version 0100 is not known; core modules are version 1"
+
+
+def test_sections_out_of_order_are_refused() -> None:
+    """The attack: two readers that disagree on which of two sections counts. Holds the order, once each."""
+    types, functions = section(1, vec([b"\x60\x00\x00"])), section(3, vec([]))
+
+    assert parse(HEADER + types + functions).types == [FuncType((), ())]
+    assert _message(HEADER + functions + types) == _damage(
+        "section type is out of order", len(HEADER + functions + types), "file"
+    )
+    assert _message(HEADER + types + types) == _damage(
+        "section type is out of order", len(HEADER + types + types), "file"
+    )
+    # The data count comes between elements and code, whatever its number.
+    count = section(12, b"\x00")
+    assert parse(HEADER + section(9, vec([])) + count + section(10, vec([]))).bodies == []
+    assert "section data_count is out of order" in _message(HEADER + section(10, vec([])) + count)
+
+
+def test_an_unknown_section_is_refused() -> None:
+    """A section number that no proposal has which guests may use."""
+    assert _message(HEADER + section(14, b"")) == _damage("section number 14 is not known", 10, "file")
+
+
+def test_a_section_longer_than_the_file_is_refused() -> None:
+    """The attack: a section that claims what comes after the file."""
+    assert _message(HEADER + b"\x01\x7f\x00") == _damage("section 1 announces 127 bytes, 1 are left", 10, "file")
+
+
+def test_bytes_left_over_in_a_section_are_refused() -> None:
+    """The attack: a section longer than what it lists, read by one reader and skipped by another."""
+    assert _message(HEADER + section(1, vec([]) + b"\x00")) == _damage("bytes left over", 11, "type section")
+
+
+def test_functions_without_code_and_code_without_functions_are_refused() -> None:
+    """The attack: bodies that belong to no function, so that every later index is off by one."""
+    types, one, body = section(1, vec([b"\x60\x00\x00"])), section(3, vec([b"\x00"])), vec([b"\x02\x00\x0b"])
+
+    assert len(parse(HEADER + types + one + section(10, body)).bodies) == 1
+    for data in (HEADER + types + one, HEADER + types + section(10, body)):
+        assert _message(data) == _damage("functions and their code differ in number", len(data), "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "position"),
+    [
+        (b"\x01\x5f\x00", "type form 0x5f belongs to a proposal that guests may not use", 12),
+        (b"\x01\x4e\x00", "type form 0x4e belongs to a proposal that guests may not use", 12),
+        (b"\x01\x60\x01\x64\x70\x00", "value type 0x64 belongs to a proposal that guests may not use", 14),
+    ],
+)
+def test_types_of_other_proposals_are_refused(content: bytes, problem: str, position: int) -> None:
+    """Holds H25: recursive, struct and typed reference types belong to proposals that are off."""
+    assert _message(HEADER + section(1, content)) == _damage(problem, position, "type section")
+
+
+@pytest.mark.parametrize("flags", [2, 3, 4, 5, 7, 8])
+def test_shared_and_64_bit_memories_and_tables_are_refused(flags: int) -> None:
+    """Holds H25: memory64 and threads are off, also where only the reader looks."""
+    problem = "a shared or 64-bit memory or table belongs to a proposal that guests may not use"
+
+    assert _message(HEADER + section(5, bytes([1, flags, 1, 1]))) == _damage(problem, 12, "memory section")
+    assert _message(HEADER + section(4, bytes([1, 0x70, flags, 1, 1]))) == _damage(problem, 13, "table section")
+    assert parse(HEADER + section(5, bytes([1, 1, 1, 1]))).memories == [1]
+    assert parse(HEADER + section(4, bytes([1, 0x70, 1, 1, 1]))).tables == [TableType(0x70, 1)]
+
+
+def test_tables_of_other_types_are_refused() -> None:
+    """A table of another element type, or with an initial value, belongs to a proposal that is off."""
+    for code in (0x69, 0x40, 0x64):
+        problem = f"table of {type_name(code)}: guests may have funcref and externref tables"
+        assert _message(HEADER + section(4, bytes([1, code, 0, 1]))) == _damage(problem, 12, "table section")
+
+
+def test_indices_beyond_what_there_is_are_refused() -> None:
+    """The attack: indices that the weaver would look up. Python would fail on them with an IndexError."""
+    types = section(1, vec([b"\x60\x00\x00"]))
+
+    assert "type 1 does not exist" in _message(HEADER + types + section(2, vec([name("a") + name("b") + b"\x00\x01"])))
+    assert "type 9 does not exist" in _message(HEADER + types + section(3, vec([b"\x09"])))
+    assert "function 0 does not exist" in _message(HEADER + section(7, vec([name("f") + b"\x00\x00"])))
+    assert "function 3 does not exist" in _message(HEADER + section(8, b"\x03"))
+    good = types + section(2, vec([name("a") + name("b") + b"\x00\x00"])) + section(7, vec([name("f") + b"\x00\x00"]))
+    assert parse(HEADER + good).exports == {b"f": Export(ExternKind.FUNC, 0)}
+
+
+def test_unknown_kinds_of_imports_and_exports_are_refused() -> None:
+    """Holds the escaping of guest-chosen names: an escape sequence in a name does not reach the message as it is."""
+    wrong = name("m") + name("\x1b[2Jx") + b"\x05"
+
+    assert _message(HEADER + section(2, vec([wrong]))) == _damage(
+        r"import \x1b[2Jx is of the unknown kind 5", len(HEADER) + 3 + len(wrong), "import section"
+    )
+    assert _message(HEADER + section(7, vec([name("\u202ex") + b"\x05\x00"]))) == _damage(
+        r"export \u202ex is of the unknown kind 5", 17, "export section"
+    )
+
+
+def test_a_long_name_is_cut_in_a_message() -> None:
+    """The attack: a name of a megabyte, to flood a log."""
+    message = _message(HEADER + section(7, vec([name("x" * 1_000_000) + b"\x09\x00"])))
+
+    assert "x" * 120 + "… (1,000,000 long) is of the unknown kind 9" in message
+    assert len(message) < 400
+
+
+def test_numbers_are_read_in_their_range_only() -> None:
+    """A number of 32 bits takes at most five bytes, padded or not, and no more than 32 bits."""
+
+    def read(data: bytes) -> int:
+        return Reader(data, 0, len(data), "test").u32()
+
+    for value in (0, 1, 127, 128, 16_383, 16_384, 2**32 - 1):
+        assert read(uleb(value)) == value
+        assert uleb(value) == leb(value)
+        assert read(leb(value, 5)) == value
+    for data, problem in (
+        (b"\xff\xff\xff\xff\x1f", "number too large"),
+        (b"\x80\x80\x80\x80\x80\x00", "number too long"),
+        (b"\x80\x80", "unexpected end"),
+        (b"", "unexpected end"),
+    ):
+        with pytest.raises(stockade.InvalidModule, match=problem):
+            read(data)
+
+
+def test_the_reader_never_reads_past_its_part() -> None:
+    """The attack: a length inside a part that reaches into the bytes behind it."""
+    reader = Reader(b"\x03abcdef", 0, 3, "part")
+
+    with pytest.raises(stockade.InvalidModule) as caught:
+        reader.name()
+    assert str(caught.value) == _damage("unexpected end", 1, "part")
+    assert Reader(b"\x03abcdef", 0, 4, "part").name() == b"abc"
+
+
+def test_function_references_in_constant_expressions_are_found() -> None:
+    """A reference to an import in a global or an element must be seen, or the guard could be gone round."""
+    code = i32(-1) + b"\x42\x7f" + b"\x43" + b"\x0b" * 4 + b"\x44" + b"\x0b" * 8 + b"\xfd\x0c" + b"\x0b" * 16
+    code += b"\x23\x01" + b"\xd0\x70" + b"\x6a\x6b\x6c\x7c\x7d\x7e" + ref_func(5, 5) + ref_func(1) + b"\x0b"
+    reader = Reader(code + b"\xff", 0, len(code), "test")
+
+    found = read_const_expression(reader)
+
+    assert [index for _, _, index in found] == [5, 1]
+    assert [code[start:end] for start, end, _ in found] == [leb(5, 5), b"\x01"]
+    reader.finish()
+
+
+@pytest.mark.parametrize(
+    "code", [b"\x10\x00\x0b", b"\x40\x00\x0b", b"\xfd\x0f\x0b", b"\xfb\x00\x00\x0b", b"\x0c\x00\x0b"]
+)
+def test_other_instructions_in_constant_expressions_are_refused(code: bytes) -> None:
+    """The attack: code where only constants may stand."""
+    with pytest.raises(stockade.InvalidModule, match="cannot stand in a constant expression"):
+        read_const_expression(Reader(code, 0, len(code), "test"))
