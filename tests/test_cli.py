@@ -288,9 +288,7 @@ def test_trap_leaves_134(tmp_path: Path) -> None:
     done = stockade("run", save(tmp_path, '(module (func $boom (export "_start") unreachable))'))
 
     assert done.returncode == 134
-    assert done.stderr.decode() == (
-        "stockade: guest.wat: trapped: unreachable instruction executed\n  at boom + 0x1\n"
-    )
+    assert done.stderr.decode() == ("stockade: guest.wat: trapped: unreachable instruction executed\n  at boom + 0x1\n")
 
 
 def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path) -> None:
@@ -612,7 +610,9 @@ def test_escape_sequences_on_stderr_do_not_reach_terminals(tmp_path: Path) -> No
 
 def test_escape_sequences_in_names_do_not_reach_terminals(tmp_path: Path) -> None:
     """The attack: the names of a file, of a function that traps, and of an export steer the terminal."""
-    trap = save(tmp_path, '(module (func $f (export "_start") unreachable) (func (export "\\1b]0;b\\07")))', "\x1b]0;a.wat")
+    trap = save(
+        tmp_path, '(module (func $f (export "_start") unreachable) (func (export "\\1b]0;b\\07")))', "\x1b]0;a.wat"
+    )
 
     for arguments in (["run", trap], ["run", "--report", trap], ["run", "--invoke", "x", trap]):
         _, shown, _ = in_terminal(["stdout", "stderr"], *arguments)

@@ -326,8 +326,12 @@ def test_any_buffers_capture_exactly_what_the_guest_has(buffers: list[tuple[int,
     memory = bytearray(content * 2)
     memory[IOVS : IOVS + 8 * len(buffers)] = iovecs(*buffers)
     expected = b""
+    outcome = Outcome.OK
     for address, size in buffers:
+        if len(expected) + size >= 2**32:
+            break  # what is written so far is all that the count can tell: a short write
         if address + size > END:
+            outcome = Outcome.TRAP
             break
         expected += memory[address : address + size]
     with probe() as session:
@@ -336,8 +340,7 @@ def test_any_buffers_capture_exactly_what_the_guest_has(buffers: list[tuple[int,
 
     assert report.usage.stdout_bytes == len(expected)
     assert report.stdout == expected or report.truncated.stdout
-    inside = all(address + size <= END for address, size in buffers)
-    assert report.outcome is (Outcome.OK if inside else Outcome.TRAP)
+    assert report.outcome is outcome
 
 
 @pytest.mark.parametrize("call", ["args_get", "environ_get"])

@@ -148,7 +148,7 @@ class Engine:
     _forked = False
 
     def __init__(self, config: EngineConfig) -> None:
-        api = capi()
+        api = self.api = capi()
         self.config = config
         self.pointer = _build(api, config)
         # SAFETY: the linker holds its own reference to the engine; both are kept for the life of the process.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
 from stockade.engine._failure import Failure, error_text
-from stockade.engine._seam import Extern, Value, capi
+from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -60,13 +60,15 @@ class Memory:
     was once inside stays inside.
 
     Args:
+        api: The C API.
         context: The store that it lives in.
         handle: The `wasmtime_memory_t`, copied.
     """
 
-    __slots__ = ("_address", "_context", "_handle", "_known_bytes")
+    __slots__ = ("_address", "_api", "_context", "_handle", "_known_bytes")
 
-    def __init__(self, context: int, handle: bytes) -> None:
+    def __init__(self, api: Any, context: int, handle: bytes) -> None:
+        self._api = api
         self._context = context
         # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do.
         self._handle = _Handle.from_buffer_copy(handle)
@@ -77,7 +79,7 @@ class Memory:
     def size_bytes(self) -> int:
         """Its present size."""
         # SAFETY: the store is alive (Instance.close drops this object's users first); so for the calls below.
-        self._known_bytes = capi().memory_data_size(self._context, self._address)
+        self._known_bytes = self._api.memory_data_size(self._context, self._address)
         return self._known_bytes
 
     def grow_to(self, size_bytes: int) -> None:
@@ -90,7 +92,7 @@ class Memory:
             return
         previous = c_uint64()
         pages = -(-(size_bytes - self._known_bytes) // _PAGE_BYTES)
-        if error := capi().memory_grow(self._context, self._address, pages, addressof(previous)):
+        if error := self._api.memory_grow(self._context, self._address, pages, addressof(previous)):
             raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
 
     def read(self, address: int, size: int) -> bytes:
@@ -100,7 +102,7 @@ class Memory:
             IndexError: They are not all inside the memory.
         """
         self._check(address, size)
-        return string_at(capi().memory_data(self._context, self._address) + address, size)
+        return string_at(self._api.memory_data(self._context, self._address) + address, size)
 
     def write(self, address: int, data: bytes) -> None:
         """Copies bytes in.
@@ -109,12 +111,12 @@ class Memory:
             IndexError: They do not all fit inside the memory.
         """
         self._check(address, len(data))
-        memmove(capi().memory_data(self._context, self._address) + address, data, len(data))
+        memmove(self._api.memory_data(self._context, self._address) + address, data, len(data))
 
     def pin(self) -> PinnedMemory:
         """Returns what the memory has now, to be looked at while the guest is halted in the middle of a call."""
         size = self.size_bytes
-        return PinnedMemory(capi().memory_data(self._context, self._address), size)
+        return PinnedMemory(self._api.memory_data(self._context, self._address), size)
 
     def _check(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or (address + size > self._known_bytes and address + size > self.size_bytes):
@@ -179,8 +181,8 @@ class Instance:
         table_elements: int,
         directories: Sequence[Directory] = (),
     ) -> None:
-        api = capi()
         engine = compiled.engine
+        api = self._api = engine.api
         engine.admit()
         self._engine = engine
         self._compiled = compiled  # keeps the machine code alive while this store may run it
@@ -221,7 +223,7 @@ class Instance:
             raise
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
-        api = capi()
+        api = self._api
         # SAFETY: the config is ours until context_set_wasi consumes it, or until it is deleted on failure. Native
         # WASI gets no stdio, arguments or environment: the guard serves those.
         config = api.wasi_config_new()
@@ -239,7 +241,7 @@ class Instance:
     def _find(self, name: bytes) -> int:
         """Looks an export up; returns its kind, its handle is at `self._handle`."""
         # SAFETY: the name is borrowed for the call; the handle written to `out` is a copy.
-        if not capi().instance_export_get(self._context, self._instance, name, len(name), self._extern):
+        if not self._api.instance_export_get(self._context, self._instance, name, len(name), self._extern):
             raise KeyError(name)
         return int(self._out.extern.kind)
 
@@ -251,7 +253,7 @@ class Instance:
         """
         if self._find(name) != 3:
             raise KeyError(name)
-        return Memory(self._context, string_at(self._handle, 24))
+        return Memory(self._api, self._context, string_at(self._handle, 24))
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, WasiCall]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
@@ -261,7 +263,7 @@ class Instance:
             calls: The functions, each with its slot.
             module: The import module that provides them.
         """
-        api = capi()
+        api = self._api
         self._find(table)
         handle = _Handle.from_buffer_copy(string_at(self._handle, 24))
         address = addressof(handle)
@@ -298,7 +300,7 @@ class Instance:
         Raises:
             KeyError: There is no function of that name.
         """
-        api = capi()
+        api = self._api
         if self._find(export) != 0:
             raise KeyError(export)
         values = (Value * (len(arguments) + len(result_types)))() if arguments or result_types else None
@@ -343,12 +345,12 @@ class Instance:
     def set_fuel(self, fuel: int) -> None:
         """Sets the budget anew."""
         # SAFETY: the store is alive, and nothing of it runs.
-        capi().context_set_fuel(self._context, fuel)
+        self._api.context_set_fuel(self._context, fuel)
 
     def fuel_left(self) -> int:
         """Returns the fuel that is left; after a stop in mid-loop it may be old by one slice of 10 million units."""
         # SAFETY: writes one number into `out`. The engine counts fuel where the caller asks for this.
-        capi().context_get_fuel(self._context, self._number)
+        self._api.context_get_fuel(self._context, self._number)
         return int(self._out.number)
 
     def close(self) -> None:
@@ -356,5 +358,5 @@ class Instance:
         store, self._store = self._store, None
         if store is not None:
             # SAFETY: we own the store; no future is alive, no handle is used after this.
-            capi().store_delete(store)
+            self._api.store_delete(store)
             self._engine.dismiss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
@@ -58,15 +59,16 @@ class Ending(NamedTuple):
         )
 
 
-_STOPS = {
-    guard().layout.constants[name]: outcome
-    for name, outcome in {
+@cache
+def _stops() -> dict[int, Outcome]:
+    """What it means that the guard ended the run, by its reasons."""
+    outcomes = {
         "STOP_MEMORY": Outcome.MEMORY,
         "STOP_HOST_MEMORY": Outcome.CRASHED,
         "STOP_DENIED": Outcome.DENIED,
         "STOP_IDLE": Outcome.IDLE,
-    }.items()
-}
+    }
+    return {guard().layout.constants[name]: outcome for name, outcome in outcomes.items()}
 
 
 class Verdict(NamedTuple):
@@ -112,7 +114,7 @@ def conclude(
         exit_code = status & 0xFF
         outcome = Outcome.EXIT if status else Outcome.OK
     elif reading is not None and reading.number["stop"]:
-        outcome = _STOPS[reading.number["stop"]]
+        outcome = _stops()[reading.number["stop"]]
     elif ending is None:
         assert results is not None
         status = int(results[0]) if command and results else 0
@@ -148,6 +150,9 @@ def _stopped(kind: str, subject: str, limit: float | None, observed: float | Non
 def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardViolation]) -> tuple[Violation, ...]:
     if reading is None:
         return ()
+    number = reading.number
+    if not (noted or number["memory_refusals"] or number["table_refusals"] or number["table_memory_refusals"]):
+        return ()
     limits = plan.policy.limits
     found: list[Violation] = []
     for kind, subject, call, refusals, asked, limit in (
@@ -155,13 +160,13 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
         ("memory", "limits.memory", "table.grow", "table_memory_refusals", "memory_asked", limits.memory),
         ("table", "limits.table_elements", "table.grow", "table_refusals", "table_asked", limits.table_elements),
     ):
-        if count := reading.number[refusals]:
+        if count := number[refusals]:
             found.append(
                 Violation(
                     kind=kind,
                     subject=subject,
                     limit=limit,
-                    observed=reading.number[asked],
+                    observed=number[asked],
                     call=call,
                     action="stop" if limits.on_memory_denied == "stop" else "deny",
                     count=count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from stockade._wasi import WASI
@@ -168,13 +169,17 @@ class GuardViolation(NamedTuple):
         kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
         constants = guard().layout.constants
         subject = entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
-        return cls(_KINDS[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
+        return cls(_kinds()[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
 
 
 _ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
-_KINDS: Final = {
-    number: name.removeprefix("KIND_") for name, number in guard().layout.constants.items() if name.startswith("KIND_")
-}
+
+
+@cache
+def _kinds() -> dict[int, str]:
+    """The names of kinds of violations, by the guard's numbers."""
+    constants = guard().layout.constants
+    return {number: name.removeprefix("KIND_") for name, number in constants.items() if name.startswith("KIND_")}
 
 
 _LASTING: Final = ("memory_used", "table_used", "stdin_read", "open_now", "virtual_now", "random_state")
@@ -221,8 +226,8 @@ class State:
 
     def read(self) -> StateReading:
         """Reads all counters."""
-        layout = guard().layout
-        return StateReading(self._memory.read(layout.block, layout.size), self._format, self._names)
+        format_ = self._format
+        return StateReading(self._memory.read(format_.start, format_.size), format_, self._names)
 
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""

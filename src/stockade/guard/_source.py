@@ -102,7 +102,7 @@ class Layout:
             if (
                 kind in self._CODES
                 and kind != "u8"
-                and self.offsets["stdout"] <= self.offsets[name] < self.offsets["room"]
+                and self.offsets["stdout"] <= self.offsets[name] < self.offsets["notes"]
             ):
                 yield self.offsets[name], self._CODES[kind], tuple(name + part for part in self._PARTS.get(kind, ("",)))
 
@@ -113,9 +113,19 @@ class StateFormat:
     Args:
         layout: Where everything is.
         calls: Numbers of the WASI calls that the guest imports.
+
+    Attributes:
+        start: Where the block begins in the guard's memory.
+        size: How many bytes it has.
+        names: The names of the first numbers.
+        calls: Where the counters of calls are among the numbers.
+        denied: Where those of refused calls are.
+        unpack: Reads all numbers from the block.
     """
 
     def __init__(self, layout: Layout, calls: Sequence[int]) -> None:
+        self.start = layout.offsets["stdout"]
+        self.size = layout.offsets["notes"] - self.start
         fields = sorted(layout.scalars())
         self.names = tuple(name for _, _, names in fields for name in names)
         wanted = [(address, code) for address, code, _ in fields]
@@ -123,13 +133,13 @@ class StateFormat:
         self.calls = slice(first, first + len(calls))
         self.denied = slice(self.calls.stop, self.calls.stop + len(calls))
         wanted += [(layout.offsets[array] + 8 * n, "Q") for array in ("calls", "denied") for n in sorted(calls)]
-        pattern, position = "<", layout.block
+        pattern, position = "<", self.start
         for address, code in wanted:
             # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
             assert address >= position, "the arrays of the guard's state come last"
             pattern += f"{address - position}x{code}"
             position = address + struct.calcsize("<" + code)
-        self.unpack = struct.Struct(f"{pattern}{layout.block + layout.size - position}x").unpack
+        self.unpack = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,49 +113,53 @@
 ;; output are kept, and total tells how much there was.
 (global $stdout             (export "stdout:stream")             i32 (i32.const 12568)) ;; the captured output
 (global $stderr             (export "stderr:stream")             i32 (i32.const 12592)) ;; the same of stderr
-(global $tap                (export "tap:u32")                   i32 (i32.const 12616)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 12620)) ;; its bytes, a power of two
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 12624)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 12632)) ;; of these, taken out by the host
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 12640)) ;; 1: the guest waits for the host to give more of stdin
 
-;; -- layout of $state: what happened ---------------------------------------------------------------------------------
+;; -- layout of $state: what happened, as the host reads it ------------------------------------------------------------
 
-(global $exited             (export "exited:u32")                i32 (i32.const 12644)) ;; 1: the guest called proc_exit
-(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12648)) ;; with this
-(global $stop               (export "stop:u32")                  i32 (i32.const 12652)) ;; why the guard ended the run, see below
-(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12656)) ;; bytes of stdin the guest has taken
-(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12660)) ;; entries in $violations
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 12664)) ;; a bit for each kind that has an entry
-(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12672)) ;; violations that found no entry
-(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12680)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
-(global $table_used         (export "table_used:u64")            i32 (i32.const 12688)) ;; the same, elements of tables
-(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12696)) ;; growths refused by memory_limit
-(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12704)) ;; the most bytes asked for in vain
-(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12712)) ;; growths refused by table_limit
-(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12720)) ;; the most elements asked for in vain
-(global $idle               (export "idle:u64")                  i32 (i32.const 12728)) ;; nanoseconds spent waiting in poll_oneoff
-(global $read               (export "read:u64")                  i32 (i32.const 12736)) ;; bytes read from files
-(global $written            (export "written:u64")               i32 (i32.const 12744)) ;; bytes written to files
-(global $random             (export "random:u64")                i32 (i32.const 12752)) ;; random bytes handed out
-(global $opened             (export "opened:u64")                i32 (i32.const 12760)) ;; files and folders opened
-(global $open_now           (export "open_now:u64")              i32 (i32.const 12768)) ;; of these, open now
-(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12776)) ;; and the most at any time
-(global $created            (export "created:u64")               i32 (i32.const 12784)) ;; files, folders and links created
-(global $deleted            (export "deleted:u64")               i32 (i32.const 12792)) ;; files and folders removed
-(global $credit             (export "credit:u64")                i32 (i32.const 12800)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 12808)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 12816)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 12824)) ;; when the present second of call_rate began; 0: not yet
-(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12832)) ;; nanoseconds on the virtual clock
-(global $random_state       (export "random_state:u64")          i32 (i32.const 12840)) ;; of the seeded generator; the host writes the seed
-(global $read_window        (export "read_window:u64")           i32 (i32.const 12848)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 12856)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 12864)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 12872)) ;; bytes since then
-(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 12880)) ;; growths of tables refused by memory_limit
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 12888)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 13256)) ;; and how often it was refused
+(global $exited             (export "exited:u32")                i32 (i32.const 12616)) ;; 1: the guest called proc_exit
+(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12620)) ;; with this
+(global $stop               (export "stop:u32")                  i32 (i32.const 12624)) ;; why the guard ended the run, see below
+(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12628)) ;; entries in $violations
+(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12632)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used         (export "table_used:u64")            i32 (i32.const 12640)) ;; the same, elements of tables
+(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12648)) ;; growths refused by memory_limit
+(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12656)) ;; the most bytes asked for in vain
+(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12664)) ;; growths refused by table_limit
+(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12672)) ;; the most elements asked for in vain
+(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 12680)) ;; growths of tables refused by memory_limit
+(global $idle               (export "idle:u64")                  i32 (i32.const 12688)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 12696)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 12704)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 12712)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 12720)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 12728)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12736)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 12744)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 12752)) ;; files and folders removed
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12760)) ;; bytes of stdin the guest has taken
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12768)) ;; violations that found no entry
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12776)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 12784)) ;; of the seeded generator; the host writes the seed
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 12792)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 13160)) ;; and how often it was refused
+
+;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
+
+(global $notes              (export "notes:u8")                  i32 (i32.const 13528)) ;; from here on nothing is read for reports
+(global $credit             (export "credit:u64")                i32 (i32.const 13528)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 13536)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 13544)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 13552)) ;; when the present second of call_rate began; 0: not yet
+(global $read_window        (export "read_window:u64")           i32 (i32.const 13560)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 13568)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 13576)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 13584)) ;; bytes since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 13592)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 13600)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 13608)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 13612)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 13616)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 13620)) ;; a bit for each kind that has an entry
 (global $borrowed                                                i32 (i32.const 13624)) ;; guest bytes whose place is used for a moment, see $now
 (global $room               (export "room:u8")                   i32 (i32.const 13752)) ;; from here on the host places its data
 
