@@ -270,8 +270,8 @@ class Sandbox:
         return Guest(
             plan,
             self._policy_info,
-            args=[_c_string(arg, "an argument") for arg in args],
-            env={_variable(name): _c_string(value, "a variable's value") for name, value in (env or {}).items()},
+            args=[_c_string(arg, "an argument") for arg in args] if args else (),
+            env={_variable(name): _c_string(value, "a variable's value") for name, value in env.items()} if env else {},
             stdin=b"" if callable(stdin) else stdin.encode() if isinstance(stdin, str) else bytes(stdin),
             watch=watch,
             streams=streams,

@@ -14,7 +14,6 @@ from stockade.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade._wasi import WasiCall
     from stockade.engine._compiled import CompiledModule
 
 __all__ = ["Directory", "Instance", "Memory", "Number", "PinnedMemory"]
@@ -255,28 +254,28 @@ class Instance:
             raise KeyError(name)
         return Memory(self._api, self._context, string_at(self._handle, 24))
 
-    def lend(self, table: bytes, calls: Sequence[tuple[int, WasiCall]], module: bytes) -> None:
+    def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
 
         Args:
             table: Name of the exported table.
-            calls: The functions, each with its slot.
+            calls: The names of the functions, each with its slot.
             module: The import module that provides them.
         """
-        api = self._api
+        api, context, extern = self._api, self._context, self._extern
+        linker, value = self._engine.linker, self._out.extern
         self._find(table)
-        handle = _Handle.from_buffer_copy(string_at(self._handle, 24))
+        # SAFETY: the table's handle is copied, for the place it came in is used again. Linker and store belong to one
+        # engine. A function lands in `out.extern`; an extern that holds a function and a value that holds a reference
+        # to one lie alike, so with its kind changed it is that value.
+        handle = _Handle.from_buffer_copy(value.of)
         address = addressof(handle)
-        linker, context, extern = self._engine.linker, self._context, self._extern
-        for slot, call in calls:
-            name = call.name.encode()
-            # SAFETY: linker and store belong to one engine. The function lands in `out.extern`; an extern that holds a
-            # function and a value that holds a reference to one lie alike, so with the kind changed it is that value.
+        for slot, name in calls:
             found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
-            assert found, call.name
-            self._out.extern.kind = _FUNCREF
+            assert found, name
+            value.kind = _FUNCREF
             if error := api.table_set(context, address, slot, extern):
-                raise EngineError(f"native {call.name} cannot be lent to the guard: {error_text(error)}")
+                raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
 
     def call(
         self,

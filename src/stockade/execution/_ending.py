@@ -108,13 +108,13 @@ def conclude(
     exit_code: int | None = None
     value: int | float | list[int | float] | None = None
     trap = None
-    if reading is not None and reading.number["exited"]:
+    if reading is not None and reading.number.exited:
         # The flag stands where only the guard can write, and the guard traps right after setting it.
-        status = reading.number["exit_code"]
+        status = reading.number.exit_code
         exit_code = status & 0xFF
         outcome = Outcome.EXIT if status else Outcome.OK
-    elif reading is not None and reading.number["stop"]:
-        outcome = _stops()[reading.number["stop"]]
+    elif reading is not None and reading.number.stop:
+        outcome = _stops()[reading.number.stop]
     elif ending is None:
         assert results is not None
         status = int(results[0]) if command and results else 0
@@ -151,7 +151,7 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     if reading is None:
         return ()
     number = reading.number
-    if not (noted or number["memory_refusals"] or number["table_refusals"] or number["table_memory_refusals"]):
+    if not (noted or number.memory_refusals or number.table_refusals or number.table_memory_refusals):
         return ()
     limits = plan.policy.limits
     found: list[Violation] = []
@@ -160,13 +160,13 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
         ("memory", "limits.memory", "table.grow", "table_memory_refusals", "memory_asked", limits.memory),
         ("table", "limits.table_elements", "table.grow", "table_refusals", "table_asked", limits.table_elements),
     ):
-        if count := number[refusals]:
+        if count := getattr(number, refusals):
             found.append(
                 Violation(
                     kind=kind,
                     subject=subject,
                     limit=limit,
-                    observed=number[asked],
+                    observed=getattr(number, asked),
                     call=call,
                     action="stop" if limits.on_memory_denied == "stop" else "deny",
                     count=count,

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stockade._wasi import ERRNO, WASI, WASI_BY_NAME, WasiCall
+from stockade._wasi import ERRNO, WASI
 from stockade.engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -24,7 +24,7 @@ from stockade.engine import (
 )
 from stockade.errors import InvalidModule
 from stockade.execution._mounts import check_mounts
-from stockade.execution._state import PROGRAM_NAME, Placed, place_inputs
+from stockade.execution._state import PROGRAM_NAME, Counters, Placed, place_inputs
 from stockade.guard import StateFormat, Woven, check_imports, guard, weave
 from stockade.report import ModuleInfo
 
@@ -66,6 +66,7 @@ class Program:
         asked = {entry.name.decode() for entry in module.parsed.imports}
         calls = [call for call in WASI if call.name in asked]
         format_ = StateFormat(guard().layout, [call.number for call in calls])
+        assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
         return cls(compiled, woven, tuple(call.name for call in calls), format_)
 
 
@@ -165,8 +166,8 @@ class Plan:
     program: Program
     directories: tuple[Directory, ...]
     info: ModuleInfo
-    natives: tuple[tuple[int, WasiCall], ...]
-    waiting_natives: tuple[tuple[int, WasiCall], ...]
+    natives: tuple[tuple[int, bytes], ...]
+    waiting_natives: tuple[tuple[int, bytes], ...]
     state: bytes
     bare: Placed
     compile_seconds: float
@@ -210,12 +211,11 @@ def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -
     return Plan(module, policy, program, directories, info, natives, waiting, state, bare, seconds, at_hand)
 
 
-_CLOCK = WASI_BY_NAME["clock_time_get"]
 _UNLIMITED = 2**64 - 1
 _NANOSECONDS = 1_000_000_000
 
 
-def _natives(policy: Policy, program: Program, *, waits: bool = False) -> tuple[tuple[int, WasiCall], ...]:
+def _natives(policy: Policy, program: Program, *, waits: bool = False) -> tuple[tuple[int, bytes], ...]:
     """Which of the natives that the guest does not import the guard can come to need under this policy.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
@@ -226,19 +226,26 @@ def _natives(policy: Policy, program: Program, *, waits: bool = False) -> tuple[
     rates = limits.call_rate is not None or limits.read_rate is not None or limits.write_rate is not None
     clocks = waits or rates or "poll_oneoff" in program.calls or bool(policy.filesystem.mounts)
     return tuple(
-        (slot, call)
+        (slot, call.name.encode())
         for slot, call in enumerate(program.woven.natives)
         if (files if call.group in ("fd", "path") else clocks)
     )
 
 
-def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, WasiCall], ...]) -> bytes:
+def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, bytes], ...]) -> bytes:
     """The policy as the guard reads it."""
     layout = guard().layout
     constants = layout.constants
     limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
+    lacking = any(call.name == "clock_time_get" for call in woven.natives)
+    has_clock = not lacking or any(name == b"clock_time_get" for _, name in natives)
+    # The first second begins with the run, so that not even its first call has to read a clock.
+    credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
     fields: dict[str, int | None] = {
+        "credit": credit,
+        "granted": credit,
+        "call_window": 1,
         "memory_limit": limits.memory,
         "memory_used": woven.initial_memory_bytes,
         "table_limit": limits.table_elements,
@@ -267,7 +274,8 @@ def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, WasiC
         "may_create": filesystem.create,
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,
-        "has_clock": _CLOCK not in woven.natives or any(call is _CLOCK for _, call in natives),
+        "has_clock": has_clock,
+        or any(name == b"clock_time_get" for _, name in natives),
     }
     block = bytearray(layout.size)
     for name, value in fields.items():

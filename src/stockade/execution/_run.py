@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guest", "Watch"]
 
+_NOTHING_DROPPED = Truncated()
+
 _SLACK_BYTES = 256 << 10
 """Room above the guard's buffers for copies of one poll's subscriptions."""
 
@@ -226,7 +228,7 @@ class Guest:
         noted = self._state.violations(reading) if self._state is not None and reading is not None else []
         verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
         stdout = stderr = b""
-        truncated = Truncated()
+        truncated = _NOTHING_DROPPED
         if self._state is not None and reading is not None:
             stdout, dropped_out = self._state.output(reading, "stdout")
             stderr, dropped_err = self._state.output(reading, "stderr")
@@ -287,24 +289,24 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
             table_elements=plan.program.woven.initial_table_elements,
         )
     number = reading.number
-    memory = number["memory_used"]
+    memory = number.memory_used
     return Usage(
         fuel=fuel,
         wall_seconds=wall,
         cpu_seconds=cpu,
-        idle_seconds=number["idle"] / 1e9,
+        idle_seconds=number.idle / 1e9,
         memory_bytes=memory,
         memory_peak_bytes=memory,
-        table_elements=number["table_used"],
+        table_elements=number.table_used,
         calls=reading.calls,
         denied=reading.denied,
-        read_bytes=number["read"],
-        written_bytes=number["written"],
-        stdout_bytes=number["stdout.total"],
-        stderr_bytes=number["stderr.total"],
-        files_opened=number["opened"],
-        files_open_peak=number["open_peak"],
-        files_created=number["created"],
-        files_deleted=number["deleted"],
-        random_bytes=number["random"],
+        read_bytes=number.read,
+        written_bytes=number.written,
+        stdout_bytes=number.stdout_total,
+        stderr_bytes=number.stderr_total,
+        files_opened=number.opened,
+        files_open_peak=number.open_peak,
+        files_created=number.created,
+        files_deleted=number.deleted,
+        random_bytes=number.random,
     )

@@ -21,6 +21,7 @@ __all__ = [
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
     "TAP_BYTES",
+    "Counters",
     "GuardViolation",
     "Placed",
     "State",
@@ -41,22 +42,55 @@ PROGRAM_NAME: Final = b"main.wasm"
 """What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
 
 
-class StateReading:
-    """The counters of the guard at one moment.
+class Counters(NamedTuple):
+    """What the guard counted and noted, field by field as `guard.wat` has it."""
+
+    stdout_base: int
+    stdout_head: int
+    stdout_cap: int
+    stdout_total: int
+    stderr_base: int
+    stderr_head: int
+    stderr_cap: int
+    stderr_total: int
+    exited: int
+    exit_code: int
+    stop: int
+    violation_count: int
+    memory_used: int
+    table_used: int
+    memory_refusals: int
+    memory_asked: int
+    table_refusals: int
+    table_asked: int
+    table_memory_refusals: int
+    idle: int
+    read: int
+    written: int
+    random: int
+    opened: int
+    open_now: int
+    open_peak: int
+    created: int
+    deleted: int
+    stdin_read: int
+    violations_dropped: int
+    virtual_now: int
+    random_state: int
+
+
+class StateReading(NamedTuple):
+    """The guard's state at one moment.
 
     Attributes:
-        number: Each counter by its name; a stream is `stdout.base`, `.head`, `.cap` and `.total`.
+        number: The counters.
         calls: WASI call -> how often it was made, without zeros.
         denied: WASI call -> how often it was refused, without zeros.
     """
 
-    __slots__ = ("calls", "denied", "number")
-
-    def __init__(self, block: bytes, format_: StateFormat, names: Sequence[str]) -> None:
-        numbers = format_.unpack(block)
-        self.number = dict(zip(format_.names, numbers, strict=False))
-        self.calls = _by_call(names, numbers[format_.calls])
-        self.denied = _by_call(names, numbers[format_.denied])
+    number: Counters
+    calls: dict[str, int]
+    denied: dict[str, int]
 
 
 def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
@@ -220,30 +254,37 @@ class State:
         fresh = bytearray(block[: layout.size])
         now = self.read().number
         for name in _LASTING:
-            layout.write(fresh, name, now[name])
-        layout.write(fresh, "open_peak", now["open_now"])
+            layout.write(fresh, name, getattr(now, name))
+        layout.write(fresh, "open_peak", now.open_now)
         self._memory.write(layout.block, bytes(fresh))
 
     def read(self) -> StateReading:
         """Reads all counters."""
         format_ = self._format
-        return StateReading(self._memory.read(format_.start, format_.size), format_, self._names)
+        numbers = format_.unpack(self._memory.read(format_.start, format_.size))
+        return StateReading(
+            Counters._make(numbers[: format_.calls.start]),
+            _by_call(self._names, numbers[format_.calls]),
+            _by_call(self._names, numbers[format_.denied]),
+        )
 
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""
         layout = guard().layout
         size, start = layout.constants["VIOLATION_SIZE"], layout.offsets["violations"]
-        count = reading.number["violation_count"]
+        count = reading.number.violation_count
         table = self._memory.read(start, count * size) if count else b""
         return [GuardViolation.unpack(table[at : at + size]) for at in range(0, len(table), size)]
 
-    def output(self, reading: StateReading, name: str) -> tuple[bytes, int]:
+    def output(self, reading: StateReading, name: Literal["stdout", "stderr"]) -> tuple[bytes, int]:
         """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""
         number = reading.number
-        total = number[name + ".total"]
+        if name == "stdout":
+            base, head, cap, total = number.stdout_base, number.stdout_head, number.stdout_cap, number.stdout_total
+        else:
+            base, head, cap, total = number.stderr_base, number.stderr_head, number.stderr_cap, number.stderr_total
         if not total:
             return b"", 0
-        base, head, cap = number[name + ".base"], number[name + ".head"], number[name + ".cap"]
         if total <= cap:
             return self._memory.read(base, total), 0
         kept = self._memory.read(base, cap) if cap else b""

@@ -73,7 +73,7 @@ class Layout:
     """
 
     _CODES = {"u8": "B", "u32": "I", "u64": "Q", "stream": "IIIxxxxQ"}  # noqa: RUF012 - a constant
-    _PARTS = {"stream": (".base", ".head", ".cap", ".total")}  # noqa: RUF012 - a constant
+    _PARTS = {"stream": ("_base", "_head", "_cap", "_total")}  # noqa: RUF012 - a constant
 
     def __init__(self, fields: Mapping[str, int]) -> None:
         self.constants: dict[str, int] = {}
@@ -96,7 +96,7 @@ class Layout:
     def scalars(self) -> Iterator[tuple[int, str, tuple[str, ...]]]:
         """Yields what the host reads, arrays left out: address, format and the names of its numbers.
 
-        A stream is four numbers: `stdout.base`, `stdout.head`, `stdout.cap` and `stdout.total`.
+        A stream is four numbers: `stdout_base`, `stdout_head`, `stdout_cap` and `stdout_total`.
         """
         for name, kind in self._kinds.items():
             if (

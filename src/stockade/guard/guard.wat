@@ -149,7 +149,7 @@
 (global $credit             (export "credit:u64")                i32 (i32.const 13528)) ;; calls that may be made before limits are looked at again
 (global $granted            (export "granted:u64")               i32 (i32.const 13536)) ;; what credit was when it was last set
 (global $calls_made         (export "calls_made:u64")            i32 (i32.const 13544)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 13552)) ;; when the present second of call_rate began; 0: not yet
+(global $call_window        (export "call_window:u64")           i32 (i32.const 13552)) ;; when the present second of call_rate began
 (global $read_window        (export "read_window:u64")           i32 (i32.const 13560)) ;; when counting for read_rate began; 0: not yet
 (global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 13568)) ;; bytes since then (stands right behind its window)
 (global $write_window       (export "write_window:u64")          i32 (i32.const 13576)) ;; the same for write_rate
