@@ -275,7 +275,6 @@ def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, bytes
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,
         "has_clock": has_clock,
-        or any(name == b"clock_time_get" for _, name in natives),
     }
     block = bytearray(layout.size)
     for name, value in fields.items():
