@@ -283,6 +283,9 @@ class Session:
 
     Each call has its own budget of fuel and time, and its own report. When the guest traps, exits or is stopped, the
     session is over: what is left of it is not to be trusted.
+
+    Attributes:
+        initialization: The report on a reactor's `_initialize`; None for a guest that has none.
     """
 
     def __init__(self, module: Module, guest: Guest, watch: Watch) -> None:
@@ -291,11 +294,12 @@ class Session:
         self._watch = watch
         self._lock = threading.Lock()
         self._closed = False
+        self.initialization: Report | None = None
         try:
             if guest.ended:
                 guest.obituary().check()
             if module.initializer is not None:
-                self._invoke(module.initializer, ()).check()
+                self.initialization = self._invoke(module.initializer, ()).check()
         except BaseException:
             self.close()
             raise

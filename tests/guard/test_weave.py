@@ -602,19 +602,20 @@ def test_each_table_is_grown_by_a_function_of_its_own() -> None:
         assert (report.value, report.usage.table_elements, report.usage.memory_bytes) == (4, 10, 80)
 
 
-def test_externref_tables_are_refused_by_the_engine() -> None:
-    """Holds H25: references of the host need the collector, which guests do not get; function references do not.
+def test_growth_of_externref_tables_is_accounted() -> None:
+    """Holds item 45 and H17: tables of references to the host are limited as those of functions are."""
+    data = assemble(
+        '(module (table $t 1 externref) (func (export "f") (param i32) (result i32)'
+        " (table.grow $t (ref.null extern) (local.get 0))))"
+    )
 
-    The weaver has a function for them all the same.
-    """
-    data = assemble('(module (table $t 1 externref) (func (export "f") (result i32)'
-                    ' (table.grow $t (ref.null extern) (i32.const 1))))')  # fmt: skip
-
-    with pytest.raises(stockade.InvalidModule, match=r"^not valid WebAssembly: gc types are disallowed"):
-        Sandbox().call(data, "f")
     assert "externref_table_grow" in weave(data, guard()).guard_functions
     _check(data, weave(data, guard()))
-    assert Sandbox().call(assemble('(module (table 1 funcref) (func (export "f")))'), "f").ok
+    with Sandbox(Policy().replace(table_elements=10)).open(data) as session:
+        assert session.call("f", 9).value == 1
+        refused = session.call("f", 1)
+    assert (refused.value, refused.usage.table_elements) == (-1, 10)
+    assert [(found.kind, found.call) for found in refused.violations] == [("table", "table.grow")]
 
 
 # -- the guest's memory -----------------------------------------------------------------------------------------------
@@ -930,6 +931,27 @@ def test_hello_world_is_woven_alike_every_time() -> None:
     assert weave(data, guard()).wasm == weave(bytes(data), guard()).wasm
     assert len(weave(data, guard()).wasm) > len(data)
     assert weave(data + custom("x"), guard()).wasm == weave(data, guard()).wasm
+
+
+@pytest.mark.parametrize("calls", [1, 200])
+def test_a_function_that_outgrows_the_engine_is_the_modules_fault(calls: int) -> None:
+    """A function so close to the engine's limit that the guard's longer indices take it beyond: refused, not run.
+
+    The module cannot be run, and nothing is wrong with the engine. With few enough calls it is run.
+    """
+    built = Builder(memories=[(1, None)], exports=[("memory", MEMORY, 0), ("f", FUNC, 1)])
+    built.wasi("sched_yield", (), ("i32",))
+    for _ in range(130):
+        built.function(b"")
+    built.function((call(0) + b"\x1a") * calls + b"\x01" * (7_654_321 - 100 - 3 * calls))
+    data = built.build()
+    _validate_original(data)
+
+    if calls == 1:
+        assert Sandbox().call(data, "f").ok
+        return
+    with pytest.raises(stockade.ModuleError):
+        Sandbox().call(data, "f")
 
 
 def test_an_unknown_element_form_is_refused() -> None:

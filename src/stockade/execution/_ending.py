@@ -190,7 +190,7 @@ def _from_guard(entry: GuardViolation) -> Violation:
         call=entry.call,
         action=entry.action,
         count=entry.times,
-        at=entry.at_seconds,
+        at=entry.at_seconds or None,
     )
 
 

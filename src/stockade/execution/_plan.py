@@ -140,7 +140,13 @@ def _compile(module: Module, config: EngineConfig, progress: Callable[[str], Non
     progress("weaving")
     woven = weave(module.parsed, guard())
     progress("compiling")
-    return Program.of(CompiledModule(Engine.for_compiling(config), woven.wasm), woven, module)
+    engine = Engine.for_compiling(config)
+    try:
+        engine.validate(woven.wasm)
+    except InvalidModule as problem:
+        # The original was valid, so with the guard in it, it is beyond a limit of the engine.
+        raise InvalidModule(f"{module.name} leaves no room for the guard: {problem}") from None
+    return Program.of(CompiledModule(engine, woven.wasm), woven, module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ class Plan:
         directories: What native WASI may reach.
         info: The module, for reports.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
-        waiting_natives: The same for a run whose guest may have to wait for the host's callbacks.
+        needs_time: Whether the host must keep the time for the guard, which has no clock but has limits on rates.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind.
         compile_seconds: What making this plan took, where the machine code was not at hand.
@@ -167,7 +173,7 @@ class Plan:
     directories: tuple[Directory, ...]
     info: ModuleInfo
     natives: tuple[tuple[int, bytes], ...]
-    waiting_natives: tuple[tuple[int, bytes], ...]
+    needs_time: bool
     state: bytes
     bare: Placed
     compile_seconds: float
@@ -203,43 +209,42 @@ def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -
     begun = time.perf_counter()
     program, at_hand = _programs.get(module, policy, progress)
     seconds = 0.0 if at_hand else time.perf_counter() - begun
-    natives = _natives(policy, program)
-    waiting = _natives(policy, program, waits=True)
-    state = _initial_state(policy, program.woven, natives)
+    has_clock = "poll_oneoff" in program.calls
+    rates = (limits.call_rate, limits.read_rate, limits.write_rate)
+    needs_time = not has_clock and any(rate is not None for rate in rates)
+    state = _initial_state(policy, program.woven, has_clock)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
-    return Plan(module, policy, program, directories, info, natives, waiting, state, bare, seconds, at_hand)
+    return Plan(
+        module, policy, program, directories, info, _natives(program), needs_time, state, bare, seconds, at_hand
+    )
 
 
 _UNLIMITED = 2**64 - 1
 _NANOSECONDS = 1_000_000_000
 
 
-def _natives(policy: Policy, program: Program, *, waits: bool = False) -> tuple[tuple[int, bytes], ...]:
-    """Which of the natives that the guest does not import the guard can come to need under this policy.
+def _natives(program: Program) -> tuple[tuple[int, bytes], ...]:
+    """Which of the natives that the guest does not import the guard can come to need: their slots and names.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
     call one all the same, the empty slot in its table traps.
     """
-    limits = policy.limits
     files = any(name.startswith("path_") for name in program.calls)
-    rates = limits.call_rate is not None or limits.read_rate is not None or limits.write_rate is not None
-    clocks = waits or rates or "poll_oneoff" in program.calls or bool(policy.filesystem.mounts)
+    waits = "poll_oneoff" in program.calls
     return tuple(
         (slot, call.name.encode())
         for slot, call in enumerate(program.woven.natives)
-        if (files if call.group in ("fd", "path") else clocks)
+        if (files if call.group in ("fd", "path") else waits)
     )
 
 
-def _initial_state(policy: Policy, woven: Woven, natives: tuple[tuple[int, bytes], ...]) -> bytes:
+def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
     """The policy as the guard reads it."""
     layout = guard().layout
     constants = layout.constants
     limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
-    lacking = any(call.name == "clock_time_get" for call in woven.natives)
-    has_clock = not lacking or any(name == b"clock_time_get" for _, name in natives)
     # The first second begins with the run, so that not even its first call has to read a clock.
     credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
     fields: dict[str, int | None] = {

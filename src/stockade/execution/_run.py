@@ -14,6 +14,7 @@ from stockade.engine import Instance
 from stockade.errors import UsageError
 from stockade.execution._ending import Ending, conclude
 from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.execution._timekeeper import Timekeeper
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
@@ -136,9 +137,8 @@ class Guest:
             program = self._plan.program
             self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
-        natives = self._plan.natives if self._streams is None else self._plan.waiting_natives
-        if woven.natives_export is not None and natives:
-            instance.lend(woven.natives_export, natives, MODULE.encode())
+        if woven.natives_export is not None and self._plan.natives:
+            instance.lend(woven.natives_export, self._plan.natives, MODULE.encode())
 
     @property
     def ended(self) -> bool:
@@ -187,15 +187,21 @@ class Guest:
     def _attention(self) -> tuple[Callable[[], bool], Callable[[], None]]:
         """What is done whenever the guest yields, and what is left to do when it has ended."""
         streams, state, watch = self._streams, self._state, self._watch
-        if streams is None or state is None:
+        if state is None or (streams is None and not self._plan.needs_time):
             return watch, _nothing
         memory = state.pin()
+        timekeeper = Timekeeper()
+
+        def serve() -> None:
+            if streams is not None:
+                streams.serve(memory)
 
         def look() -> bool:
-            streams.serve(memory)
+            serve()
+            timekeeper.serve(memory, watch)
             return watch()
 
-        return look, lambda: streams.serve(memory)
+        return look, serve
 
     def _start(self, instance: Instance, may_go_on: Callable[[], bool]) -> bool:
         if not self._started:

@@ -95,7 +95,7 @@
 (global $may_create         (export "may_create:u32")            i32 (i32.const 12444)) ;; 1: files and folders may be created
 (global $may_delete         (export "may_delete:u32")            i32 (i32.const 12448)) ;; 1: files and folders may be removed, or replaced by renaming
 (global $may_link           (export "may_link:u32")              i32 (i32.const 12452)) ;; 1: symbolic and hard links may be made
-(global $has_clock          (export "has_clock:u32")             i32 (i32.const 12456)) ;; 1: a clock can be read, so violations can be dated
+(global $has_clock          (export "has_clock:u32")             i32 (i32.const 12456)) ;; 1: native clocks and waits are in reach; 0: the host keeps the time
 (global $stdin              (export "stdin:u32")                 i32 (i32.const 12460)) ;; where stdin's bytes stand
 (global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 12464)) ;; how many there are
 (global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 12468)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
@@ -146,22 +146,24 @@
 ;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
 
 (global $notes              (export "notes:u8")                  i32 (i32.const 13528)) ;; from here on nothing is read for reports
-(global $credit             (export "credit:u64")                i32 (i32.const 13528)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 13536)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 13544)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 13552)) ;; when the present second of call_rate began
-(global $read_window        (export "read_window:u64")           i32 (i32.const 13560)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 13568)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 13576)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 13584)) ;; bytes since then
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 13592)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 13600)) ;; of these, taken out by the host
-(global $tap                (export "tap:u32")                   i32 (i32.const 13608)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 13612)) ;; its bytes, a power of two
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 13616)) ;; 1: the guest waits for the host to give more of stdin
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 13620)) ;; a bit for each kind that has an entry
-(global $borrowed                                                i32 (i32.const 13624)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 13752)) ;; from here on the host places its data
+(global $host_now           (export "host_now:u64")              i32 (i32.const 13528)) ;; nanoseconds into the run, by the host, as of its last look
+(global $host_wait          (export "host_wait:u64")             i32 (i32.const 13536)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $credit             (export "credit:u64")                i32 (i32.const 13544)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 13552)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 13560)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 13568)) ;; when the present second of call_rate began
+(global $read_window        (export "read_window:u64")           i32 (i32.const 13576)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 13584)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 13592)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 13600)) ;; bytes since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 13608)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 13616)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 13624)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 13628)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 13632)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 13636)) ;; a bit for each kind that has an entry
+(global $borrowed                                                i32 (i32.const 13640)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 13768)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -282,17 +284,16 @@
   (local.set $rate (i64.load $state (global.get $call_rate)))
   (if (i64.ne (local.get $rate) (i64.const -1))
     (then
-      (local.set $now (if (result i64) (memory.size $guest) (then (call $now (i32.const 1))) (else (i64.const 0))))
+      (local.set $now (call $time))
       (local.set $end (i64.add (i64.load $state (global.get $call_window)) (i64.const 1000000000)))
-      (if (i32.and (i64.ne (i64.load $state (global.get $call_window)) (i64.const 0))
-                   (i64.lt_u (local.get $now) (local.get $end)))
+      (if (i64.lt_u (local.get $now) (local.get $end))
         ;; The second's calls were made before the second was over.
         (then
           (if (local.tee $errno
                 (call $exceed_rate (global.get $KIND_call_rate) (local.get $number) (local.get $rate)
                   (i64.sub (local.get $end) (local.get $now))))
             (then (return (local.get $errno))))
-          (local.set $now (call $now (i32.const 1)))))
+          (local.set $now (call $time))))
       (i64.store $state (global.get $call_window) (i64.or (local.get $now) (i64.const 1)))
       (if (i64.lt_u (local.get $rate) (local.get $credit)) (then (local.set $credit (local.get $rate))))))
   (i64.store $state (global.get $granted) (local.get $credit))
@@ -301,8 +302,7 @@
 
 ;; A rate is exceeded: waits until it is not (noted once as a violation), or refuses, as the policy says.
 (func $exceed_rate (param $kind i32) (param $number i32) (param $rate i64) (param $nanoseconds i64) (result i32)
-  ;; A guest without memory has no place for what waiting needs.
-  (if (i32.or (i32.eq (i32.load $state (global.get $on_rate)) (global.get $REFUSE)) (i32.eqz (memory.size $guest)))
+  (if (i32.eq (i32.load $state (global.get $on_rate)) (global.get $REFUSE))
     (then
       (return
         (call $refuse (local.get $kind) (local.get $number) (local.get $rate)
@@ -387,9 +387,7 @@
   (i32.store $state offset=40 (local.get $entry) (local.get $size))
   (i32.store $state offset=44 (local.get $entry) (local.get $action))
   (memory.copy $state $guest (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept))
-  ;; A guest without memory has no place where native WASI could write the time.
-  (if (i32.and (i32.ne (memory.size $guest) (i32.const 0)) (i32.load $state (global.get $has_clock)))
-    (then (i64.store $state offset=32 (local.get $entry) (call $now (i32.const 1))))))
+  (i64.store $state offset=32 (local.get $entry) (call $time)))
 
 ;; Whether an entry is about the same.
 (func $is_entry (param $entry i32) (param $kind i32) (param $number i32) (param $path i32) (param $size i32)
@@ -454,9 +452,26 @@
   (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 64))
   (local.get $found))
 
-;; Waits, in slices between which the engine looks up.
+;; The time for limits: nanoseconds into the run. Where the guest lacks native clocks, the host notes the time whenever
+;; it looks up, which is exact enough for rates.
+(func $time (result i64)
+  (if (result i64) (call $has_time)
+    (then (call $now (i32.const 1)))
+    (else (i64.load $state (global.get $host_now)))))
+
+;; Whether native WASI can tell the time and wait: it must be in reach, and needs memory of the guest to write to.
+(func $has_time (result i32)
+  (i32.and (i32.load $state (global.get $has_clock)) (i32.ne (memory.size $guest) (i32.const 0))))
+
+;; Waits, in slices between which the engine looks up. Without native waits, the host is asked to: it sees it the next
+;; time that it looks up, and until then the guest goes round in the loop.
 (func $sleep (param $nanoseconds i64)
   (local $end i64) (local $left i64)
+  (if (i32.eqz (call $has_time))
+    (then
+      (i64.store $state (global.get $host_wait) (local.get $nanoseconds))
+      (loop $host (br_if $host (i64.ne (i64.load $state (global.get $host_wait)) (i64.const 0))))
+      (return)))
   (local.set $end (i64.add (call $now (i32.const 1)) (local.get $nanoseconds)))
   (block $done
     (loop $slice
@@ -870,7 +885,7 @@
 ;; Bytes went through: counts them for the rate, from the first one on.
 (func $passed (param $window i32) (param $bytes i64)
   (if (i64.eqz (i64.load $state (local.get $window)))
-    (then (i64.store $state (local.get $window) (i64.or (call $now (i32.const 1)) (i64.const 1)))))
+    (then (i64.store $state (local.get $window) (i64.or (call $time) (i64.const 1)))))
   (call $add (i32.add (local.get $window) (i32.const 8)) (local.get $bytes)))
 
 ;; Holds a rate: a second's worth may go at once; what is more has to wait until its time, or is refused.
@@ -878,7 +893,7 @@
   (local $bytes i64) (local $due i64) (local $now i64) (local $errno i32)
   (local.set $bytes (i64.load $state offset=8 (local.get $window)))
   (if (i64.lt_u (local.get $bytes) (local.get $rate)) (then (return (global.get $SUCCESS))))
-  (local.set $now (call $now (i32.const 1)))
+  (local.set $now (call $time))
   (local.set $due
     (i64.add (i64.load $state (local.get $window))
       (i64.add (i64.mul (i64.div_u (local.get $bytes) (local.get $rate)) (i64.const 1000000000))
@@ -890,7 +905,7 @@
             (call $exceed_rate (local.get $kind) (local.get $number) (local.get $rate)
               (i64.sub (local.get $due) (local.get $now))))
         (then (return (local.get $errno))))
-      (local.set $now (call $now (i32.const 1)))))
+      (local.set $now (call $time))))
   (i64.store $state (local.get $window) (i64.or (local.get $now) (i64.const 1)))
   (i64.store $state offset=8 (local.get $window) (i64.const 0))
   (global.get $SUCCESS))

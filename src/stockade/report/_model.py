@@ -128,7 +128,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
         call: The WASI call or instruction that asked, if one did.
         action: What was done: `deny`, `stop` or `note`.
         count: How often it happened.
-        at: Seconds into the run of the first time, where it is known.
+        at: Seconds into the run of the first time; None where the guest has no clock by which to tell.
     """
 
     kind: str
