@@ -1,0 +1,511 @@
+"""Mounts: what may be granted, and that nothing else is reached."""
+
+from __future__ import annotations
+
+import ast
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import Module, Mount, Policy, PolicyError, Sandbox, StockadeError
+from tests.conftest import wat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+PERM, NOENT, BADF = 63, 44, 8
+"""Errno values of WASI."""
+
+# Tells the guest's own name and the name of the first mount.
+NAMES = """
+(module
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_prestat_get" (func $mount (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_prestat_dir_name" (func $name (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func $show (param $at i32) (param $size i32)
+    (i32.store (i32.const 16) (local.get $at))
+    (i32.store (i32.const 20) (local.get $size))
+    (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 32))))
+  (func (export "_start")
+    (drop (call $sizes (i32.const 0) (i32.const 4)))
+    (drop (call $args (i32.const 64) (i32.const 1024)))
+    (call $show (i32.const 1024) (i32.load (i32.const 4)))
+    (drop (call $mount (i32.const 3) (i32.const 8)))
+    (drop (call $name (i32.const 3) (i32.const 2048) (i32.load (i32.const 12))))
+    (call $show (i32.const 2048) (i32.load (i32.const 12)))))
+"""
+
+# Opens "etc/passwd" in the folder with the number 3, and leaves with the errno; `/` stands before it in memory.
+PASSWD = """
+(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "/etc/passwd")
+  (func (export "_start")
+    (call $exit (call $open
+      (i32.const 3) (i32.const 0) (i32.const {at}) (i32.const {size}) (i32.const 0)
+      (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)))))
+"""
+
+
+def sandbox(*mounts: Mount) -> Sandbox:
+    """A sandbox with these mounts and time to spare."""
+    return Sandbox(Policy().replace(mounts=mounts, wall_time=30.0, fuel=None))
+
+
+def refusal(*mounts: Mount) -> str:
+    """Why these mounts are refused."""
+    with pytest.raises(PolicyError) as caught:
+        sandbox(*mounts)
+    return str(caught.value)
+
+
+def outcomes(python: Module, box: Sandbox, expressions: Iterable[str]) -> dict[str, object]:
+    """Evaluates expressions in CPython in the sandbox: the value of each, or the errno it failed with."""
+    code = (
+        "import os, sys\n"
+        "found = {}\n"
+        f"for expression in {list(expressions)!r}:\n"
+        "    try:\n"
+        "        found[expression] = eval(expression)\n"
+        "    except OSError as problem:\n"
+        "        found[expression] = problem.errno\n"
+        "print(found)\n"
+    )
+    report = box.run(python, ["-c", code])
+    assert report.ok, report.stderr
+    found: dict[str, object] = ast.literal_eval(report.stdout.decode())
+    return found
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Folders `a` (with `sub`), `b` and `out`; links in `a`, some of which lead out of it."""
+    for name in ("a", "a/sub", "b", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "f").write_text("in a")
+    (tmp_path / "a" / "sub" / "f").write_text("in sub")
+    (tmp_path / "b" / "f").write_text("in b")
+    (tmp_path / "out" / "secret").write_text("secret")
+    for link, target in {
+        "inside": "f",
+        "folder_inside": "sub",
+        "outside": "../out/secret",
+        "outside_absolute": str(tmp_path / "out" / "secret"),
+        "inside_absolute": str(tmp_path / "a" / "f"),
+        "folder_outside": "../out",
+    }.items():
+        (tmp_path / "a" / link).symlink_to(target)
+    return tmp_path
+
+
+def test_missing_folder_is_refused(tree: Path) -> None:
+    """Holds H28 and item 65. The attack: a typo in a path grants nothing, or another folder, without a word."""
+    for name in ("absent", "absent/sub", "a/f/sub"):
+        path = f"{tree}/{name}"
+        assert refusal(Mount(path, "/data")) == f"the mount /data has no folder behind it: {path} does not exist"
+
+    (tree / "dangling").symlink_to("absent")
+    path = f"{tree}/dangling"
+    assert refusal(Mount(path, "/data")) == f"the mount /data has no folder behind it: {path} does not exist"
+    sandbox(Mount(f"{tree}/a", "/data"))
+
+
+def test_what_is_not_a_folder_is_refused(tree: Path) -> None:
+    """Holds H28: only folders can be granted."""
+    os.mkfifo(tree / "fifo")
+
+    for name in ("a/f", "fifo", "a/outside"):
+        path = f"{tree}/{name}"
+        assert refusal(Mount(path, "/data")) == f"the mount /data cannot be made: {path} is not a folder"
+    sandbox(Mount(f"{tree}/a/folder_inside", "/data"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable to root")
+def test_unreadable_folder_is_refused(tree: Path) -> None:
+    """Holds H28: what cannot be granted as written is refused before anything runs."""
+    path = tree / "a"
+    path.chmod(0o500)
+    sandbox(Mount(str(path), "/data"))
+    assert refusal(Mount(str(path), "/data", "rw")) == (
+        f"the mount /data cannot be made: {path} cannot be read and written by this user"
+    )
+
+    path.chmod(0o000)
+    try:
+        assert (
+            refusal(Mount(str(path), "/data")) == f"the mount /data cannot be made: {path} cannot be read by this user"
+        )
+    finally:
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        (("a", "/x", "ro"), ("a", "/y", "rw"), "a"),
+        (("a", "/x", "rw"), ("a", "/y", "ro"), "a"),
+        (("a", "/x", "rw"), ("a/sub", "/y", "ro"), "a/sub"),
+        (("a", "/x", "ro"), ("a/sub", "/y", "rw"), "a/sub"),
+        (("a/sub", "/x", "ro"), ("a", "/y", "rw"), "a/sub"),
+        (("a", "/x", "rw"), ("link/sub", "/y", "ro"), "a/sub"),
+        (("a", "/x", "ro"), ("link/sub", "/y", "rw"), "a/sub"),
+        (("link", "/x", "rw"), ("a/folder_inside", "/y", "ro"), "a/sub"),
+        (("a", "/x", "rw"), ("b/../a/./sub", "/y", "ro"), "a/sub"),
+        ((".", "/x", "rw"), ("a", "/y", "ro"), "a"),
+    ],
+    ids=lambda value: f"{value[0]} {value[2]}" if isinstance(value, tuple) else "",
+)
+def test_one_folder_with_two_rights_is_refused(
+    tree: Path, first: tuple[str, str, str], second: tuple[str, str, str], shared: str
+) -> None:
+    """Holds H27. The attack: what is read-only under one name is written to through another."""
+    (tree / "link").symlink_to("a")
+    mounts = [Mount(f"{tree}/{host}", guest, mode) for host, guest, mode in (first, second)]  # type: ignore[arg-type]
+
+    assert refusal(*mounts) == (
+        f"the mounts {first[1]} ({first[2]}) and {second[1]} ({second[2]}) share the folder {tree}/{shared} "
+        "with different rights: what one forbids the other would allow. "
+        "Give both the same mode, or mount separate folders"
+    )
+    sandbox(*(Mount(mount.host, mount.guest, "ro") for mount in mounts))
+
+
+def test_folders_with_a_common_beginning_are_not_nested(tree: Path) -> None:
+    """The twin of the above: `data2` does not lie in `data`."""
+    for name in ("data", "data2"):
+        (tree / name).mkdir()
+
+    sandbox(Mount(f"{tree}/data", "/x", "ro"), Mount(f"{tree}/data2", "/y", "rw"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("/x", "/x"), ("/x", "/x/"), ("/", "//"), ("/x", "//x"), ("/x/y", "/x//y")], ids=str
+)
+def test_two_folders_at_one_place_are_refused(tree: Path, first: str, second: str) -> None:
+    """Holds H29. The attack: of two folders at one place, the guest gets the one that nobody meant."""
+    message = refusal(Mount(f"{tree}/a", first), Mount(f"{tree}/b", second))
+
+    assert message == f"two folders are mounted at {first}: {tree}/a and {tree}/b"
+    sandbox(Mount(f"{tree}/a", "/x"), Mount(f"{tree}/b", "/xy"), Mount(f"{tree}/out", "/"))
+
+
+@pytest.mark.parametrize(
+    ("guest", "message"),
+    [
+        ("data", "a mount's guest path is 'data': it must be absolute, without . or .."),
+        ("./data", "a mount's guest path is './data': it must be absolute, without . or .."),
+        ("/data/../etc", "a mount's guest path is '/data/../etc': it must be absolute, without . or .."),
+        ("/..", "a mount's guest path is '/..': it must be absolute, without . or .."),
+        ("/data/.", "a mount's guest path is '/data/.': it must be absolute, without . or .."),
+        ("", "a mount's guest path is '': it must be a path"),
+        ("/da\0ta", "a mount's guest path is '/da\\x00ta': it must be a path"),
+    ],
+)
+def test_odd_guest_paths_are_refused(guest: str, message: str) -> None:
+    """The attack: a mount whose name means another place to the guest than to the reader of the policy."""
+    with pytest.raises(PolicyError) as caught:
+        Mount(".", guest)
+
+    assert str(caught.value) == message
+    assert Mount(".", "/..data/.hidden").guest == "/..data/.hidden"
+
+
+@pytest.mark.parametrize(("host", "shown"), [("", "''"), ("/da\0ta", "'/da\\x00ta'")])
+def test_odd_host_paths_are_refused(host: str, shown: str) -> None:
+    """The attack: a path that the system would cut at the zero byte."""
+    with pytest.raises(PolicyError) as caught:
+        Mount(host, "/data")
+
+    assert str(caught.value) == f"a mount's host path is {shown}: it must be a path"
+
+
+@pytest.mark.parametrize("mode", ["RW", "write", "none", "", "r"])
+def test_odd_modes_are_refused(mode: str) -> None:
+    """Holds H28. The attack: a misspelt mode silently becomes another one."""
+    with pytest.raises(PolicyError) as caught:
+        Mount(".", "/data", mode)  # type: ignore[arg-type]
+
+    assert str(caught.value) == f"the mount at '/data' has mode '{mode}': it must be \"ro\" or \"rw\""
+    assert [Mount(".", "/data").mode, Mount(".", "/data", "rw").mode] == ["ro", "rw"]
+
+
+def test_paths_that_are_too_long_are_refused(tree: Path) -> None:
+    """A path that no system has is a policy error like others, in a message of a fit length."""
+    message = refusal(Mount(f"{tree}/{'x' * 5000}", "/data"))
+
+    assert message.startswith("the mount /data ")
+    assert len(message) < 1000
+
+
+def test_paths_are_escaped_in_messages(tree: Path) -> None:
+    """The attack: a policy from elsewhere names paths that steer the terminal of whoever checks it."""
+    mounts = [Mount(f"{tree}/\x1b[31m", "/\x1b[32m"), Mount(f"{tree}/a", "/\x1b[32m"), Mount(f"{tree}/b", "/\x1b[32m")]
+
+    messages = [refusal(mounts[0]), refusal(*mounts[1:])]
+
+    assert not any("\x1b" in message for message in messages)
+    assert all(r"\x1b[32m" in message for message in messages)
+
+
+def test_two_folders_are_reached_by_their_names(tree: Path, python: Module) -> None:
+    """Holds H29 and item 57: each folder has its own name and its own rights."""
+    box = sandbox(Mount(f"{tree}/a", "/a"), Mount(f"{tree}/b", "/deep/b", "rw"))
+
+    found = outcomes(
+        python,
+        box,
+        [
+            "open('/a/f').read()",
+            "open('/deep/b/f').read()",
+            "open('/deep/b/new', 'w').write('new')",
+            "open('/a/new', 'w').write('new')",
+            "open('/b/f').read()",
+            "open('/a/../deep/b/f').read()",
+        ],
+    )
+
+    assert list(found.values()) == ["in a", "in b", 3, PERM, NOENT, PERM]
+    assert (tree / "b" / "new").read_text() == "new"
+    assert not (tree / "a" / "new").exists()
+
+
+def test_read_only_folder_stays_as_it_is(tree: Path, python: Module) -> None:
+    """Holds items 57 and 58, H35. The attack: every call that changes a folder is tried on a read-only one."""
+    attempts = [
+        "open('/a/new', 'w')",
+        "open('/a/new', 'x')",
+        "open('/a/f', 'w')",
+        "open('/a/f', 'a')",
+        "open('/a/f', 'r+')",
+        "os.truncate('/a/f', 0)",
+        "os.unlink('/a/f')",
+        "os.mkdir('/a/new')",
+        "os.rmdir('/a/sub')",
+        "os.rename('/a/f', '/a/new')",
+        "os.rename('/a/f', '/b/new')",
+        "os.rename('/b/f', '/a/f')",
+        "os.link('/a/f', '/a/new')",
+        "os.link('/a/f', '/b/new')",
+        "os.symlink('f', '/a/new')",
+        "os.utime('/a/f', (1, 1))",
+    ]
+    box = sandbox(Mount(f"{tree}/a", "/a"), Mount(f"{tree}/b", "/b", "rw"))
+    before = {path: path.lstat() for path in sorted(tree.rglob("*"))}
+
+    found = outcomes(python, box, attempts)
+
+    assert found == dict.fromkeys(attempts, PERM)
+    after = {path: path.lstat() for path in sorted(tree.rglob("*"))}
+    assert [*after] == [*before]
+    for path, status in before.items():
+        assert (after[path].st_size, after[path].st_mtime_ns, after[path].st_nlink) == (
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_nlink,
+        )
+
+
+def test_writable_folder_can_be_changed(tree: Path, python: Module) -> None:
+    """The twin of the above: the same calls work where they are allowed."""
+    box = sandbox(Mount(f"{tree}/a", "/a", "rw"))
+
+    found = outcomes(
+        python,
+        box,
+        [
+            "open('/a/new', 'x').close()",
+            "open('/a/f', 'a').write('!')",
+            "os.truncate('/a/new', 3)",
+            "os.mkdir('/a/folder')",
+            "os.rmdir('/a/folder')",
+            "os.rename('/a/new', '/a/newer')",
+            "os.link('/a/newer', '/a/newest')",
+            "os.unlink('/a/newer')",
+            "os.utime('/a/newest', (1, 1))",
+        ],
+    )
+
+    assert [value for value in found.values() if value is not None] == [1]
+    assert (tree / "a" / "f").read_text() == "in a!"
+    assert (tree / "a" / "newest").stat().st_size == 3
+
+
+def test_nothing_outside_a_mount_is_reached(tree: Path, python: Module) -> None:
+    """Holds item 64, H31 and H32. The attack: `..`, absolute paths and links that lead out of the mount."""
+    attempts = {
+        "open('/a/../out/secret').read()": PERM,
+        "open('/a/sub/../../out/secret').read()": PERM,
+        "open('/a/" + "../" * 20 + "etc/passwd').read()": PERM,
+        f"open({str(tree / 'out' / 'secret')!r}).read()": NOENT,
+        "open('/etc/passwd').read()": NOENT,
+        "open('../out/secret').read()": NOENT,
+        "open('/proc/self/environ').read()": NOENT,
+        "open('/a/outside').read()": PERM,
+        "open('/a/outside_absolute').read()": PERM,
+        "open('/a/inside_absolute').read()": PERM,
+        "open('/a/folder_outside/secret').read()": PERM,
+        "open('/a/folder_outside/../out/secret').read()": PERM,
+        "open('/a/outside', 'w')": PERM,
+        "open('/a/folder_outside/new', 'w')": PERM,
+        "os.listdir('/a/folder_outside')": PERM,
+        "os.listdir('/')": NOENT,
+        "os.listdir('/a/..')": PERM,
+        "os.symlink('/etc/passwd', '/a/planted')": PERM,
+    }
+
+    assert outcomes(python, sandbox(Mount(f"{tree}/a", "/a", "rw")), attempts) == attempts
+    assert [path.name for path in (tree / "out").iterdir()] == ["secret"]
+    assert (tree / "out" / "secret").read_text() == "secret"
+
+
+def test_links_that_a_guest_plants_lead_nowhere(tree: Path, python: Module) -> None:
+    """Holds H31. The attack: a guest makes a link that leads out of its folder, and opens it."""
+    box = sandbox(Mount(f"{tree}/a", "/a", "rw"))
+
+    found = outcomes(
+        python,
+        box,
+        [
+            "os.symlink('../out/secret', '/a/planted') or 'planted'",
+            "open('/a/planted').read()",
+            "open('/a/planted', 'w').write('PWND')",
+        ],
+    )
+
+    assert list(found.values())[1:] == [PERM, PERM]
+    assert (tree / "out" / "secret").read_text() == "secret"
+
+
+def test_links_inside_a_mount_are_followed(tree: Path, python: Module) -> None:
+    """The twin of both: links and `..` that stay inside the mount work."""
+    expected = {
+        "open('/a/inside').read()": "in a",
+        "open('/a/folder_inside/f').read()": "in sub",
+        "open('/a/sub/../f').read()": "in a",
+        "os.listdir('/a/folder_inside')": ["f"],
+        "os.readlink('/a/outside')": "../out/secret",
+    }
+
+    assert outcomes(python, sandbox(Mount(f"{tree}/a", "/a")), expected) == expected
+
+
+@pytest.mark.parametrize(("at", "size"), [(0, 11), (1, 10)], ids=["absolute", "relative"])
+def test_no_filesystem_by_default(at: int, size: int) -> None:
+    """Holds items 59 and 108. The attack: a correctly built guest opens /etc/passwd in the first folder."""
+    guest = wat(PASSWD.format(at=at, size=size))
+
+    report = Sandbox().run(guest)
+
+    assert report.exit_code == BADF
+    assert report.usage.calls == {"path_open": 1, "proc_exit": 1}
+    assert report.usage.files_opened == 0
+
+
+def test_the_same_guest_opens_what_it_was_granted(tree: Path) -> None:
+    """The twin of the above: with a folder that has such a file, the relative path opens; the absolute one does not."""
+    (tree / "a" / "etc").mkdir()
+    (tree / "a" / "etc" / "passwd").write_text("granted")
+    box = sandbox(Mount(f"{tree}/a", "/"))
+
+    relative = box.run(wat(PASSWD.format(at=1, size=10)))
+    absolute = box.run(wat(PASSWD.format(at=0, size=11)))
+
+    assert (relative.exit_code, relative.usage.files_opened) == (0, 1)
+    assert (absolute.exit_code, absolute.usage.files_opened) == (PERM, 0)
+
+
+def test_host_paths_are_not_told_to_the_guest(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds H30. The attack: a guest learns the host's user and folder names from its own name and its mounts."""
+    path = tree / "guest.wat"
+    path.write_text(NAMES)
+
+    report = sandbox(Mount(f"{tree}/a", "/data")).run(path)
+
+    assert report.stdout == b"main.wasm\0/data"
+
+
+def test_relative_host_paths_are_from_the_current_folder(
+    tree: Path, python: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Python, `Mount("a", …)` means what `open("a")` would mean when the sandbox was made."""
+    monkeypatch.chdir(tree)
+
+    assert outcomes(python, sandbox(Mount("a", "/a")), ["open('/a/f').read()"]) == {"open('/a/f').read()": "in a"}
+
+
+def test_folder_that_vanishes_is_told(tree: Path) -> None:
+    """A folder that was there when the sandbox was made and is gone at the run is an error, not an empty run."""
+    box = sandbox(Mount(f"{tree}/b", "/b"))
+    (tree / "b").rename(tree / "gone")
+
+    with pytest.raises(PolicyError) as caught:
+        box.run(wat(NAMES))
+
+    assert str(caught.value) == f"the mount /b has no folder behind it: {tree}/b does not exist"
+    (tree / "gone").rename(tree / "b")
+    assert box.run(wat(NAMES)).stdout == b"main.wasm\0/b"
+
+
+def test_folder_that_vanishes_between_runs_is_told(tree: Path) -> None:
+    """The same for a later run, when the module is at hand."""
+    box = sandbox(Mount(f"{tree}/b", "/b"))
+    assert box.run(wat(NAMES)).stdout == b"main.wasm\0/b"
+    (tree / "b").rename(tree / "gone")
+
+    with pytest.raises(StockadeError) as caught:
+        box.run(wat(NAMES))
+
+    assert f"{tree}/b" in str(caught.value)
+
+
+def replace_by_a_link(python: Module, box: Sandbox, seen: str) -> list[object]:
+    """What the guest sees in its folder `/sub` before and after it has put a link in its place."""
+    code = "os.rename('/a/sub', '/a/old') or os.symlink('../out', '/a/sub')"
+    before = outcomes(python, box, ["os.listdir('/sub')"])
+    outcomes(python, box, [code])
+    try:
+        after = outcomes(python, box, [seen])
+    except StockadeError:
+        after = {}
+    return [*before.values(), *after.values()]
+
+
+@pytest.mark.parametrize("seen", ["os.listdir('/sub')", "open('/sub/secret').read()"])
+def test_guest_cannot_exchange_a_folder_that_it_is_granted(tree: Path, python: Module, seen: str) -> None:
+    """Holds H32. The attack: of two nested folders, a guest replaces the inner one by a link that leads out of both,
+    and is granted what the link leads to in the next run.
+    """
+    mounts = [Mount(f"{tree}/a", "/a", "rw"), Mount(f"{tree}/a/sub", "/sub", "rw")]
+    try:
+        box = sandbox(*mounts)
+    except PolicyError:
+        return  # Refusing nested folders where one can be written to is an answer, too.
+
+    answers = replace_by_a_link(python, box, seen)
+
+    assert answers[0] == ["f"]
+    assert ["secret"] not in answers
+    assert "secret" not in answers
+
+
+def test_granted_folder_that_the_host_replaces_by_a_link_is_not_followed(tree: Path, python: Module) -> None:
+    """Holds H32. The attack: between two runs, whoever may write beside the folder puts a link in its place."""
+    box = sandbox(Mount(f"{tree}/b", "/b"))
+    assert outcomes(python, box, ["os.listdir('/b')"]) == {"os.listdir('/b')": ["f"]}
+    (tree / "b").rename(tree / "gone")
+    (tree / "b").symlink_to("out")
+
+    try:
+        found = outcomes(python, box, ["os.listdir('/b')"])
+    except StockadeError:
+        return
+
+    assert found != {"os.listdir('/b')": ["secret"]}
