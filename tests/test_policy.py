@@ -35,7 +35,9 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 }
 
 SECTIONS = (
-    "fuel, wall_time, memory, on_memory_denied, table_elements, stack, memories, tables, module_size, stdout, stderr"
+    "fuel, wall_time, memory, on_memory_denied, table_elements, stack, memories, tables, module_size, stdout, stderr, "
+    "idle_time, open_files, files_created, file_size, read_bytes, write_bytes, read_rate, write_rate, random_bytes, "
+    "calls, call_rate, on_rate"
 )
 
 
@@ -140,7 +142,8 @@ def test_presets_have_the_figures_that_were_asked_for() -> None:
     """Holds items 20, 21 and 90: the seed's strict and permissive figures, written with units."""
     strict, permissive = Policy.preset("strict"), Policy.preset("permissive")
 
-    assert strict.limits == Policy.loads('[limits]\nmemory = "128MB"\nwall_time = "5s"\nfuel = 5_000_000_000').limits
+    written = Policy.loads('[limits]\nmemory = "128MB"\nwall_time = "5s"\nfuel = 5_000_000_000').limits
+    assert (written.memory, written.wall_time, written.fuel) == (128_000_000, 5.0, 5_000_000_000)
     assert (strict.name, strict.limits.memory, strict.limits.wall_time) == ("strict", 128_000_000, 5.0)
     assert strict.limits.fuel == 5_000_000_000
     assert permissive.name == "permissive"
@@ -221,7 +224,7 @@ def test_empty_text_is_the_default_under_another_name() -> None:
     [
         ("nmae = 'x'", "nmae is not known: did you mean name?"),
         ("[limit]", "limit is not known: did you mean limits?"),
-        ("[zzz]", "zzz is not known: known are name, limits, filesystem"),
+        ("[zzz]", "zzz is not known: known are name, limits, filesystem, clock, random, wasi, on_violation"),
         ("[limits]\nmemroy = 1", "limits.memroy is not known: did you mean memory?"),
         ("[limits]\nfule = 1", "limits.fule is not known: did you mean fuel?"),
         ("[limits]\nqqq = 1", f"limits.qqq is not known: known are {SECTIONS}"),

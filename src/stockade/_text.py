@@ -37,9 +37,12 @@ def printable(text: str | bytes, limit: int = NAME_LIMIT) -> str:
     length = len(text)
     # Cut before anything else: the cost must not depend on what the guest chose.
     if isinstance(text, bytes):
+        whole = length <= limit * 4
         text = text[: limit * 4].decode("utf-8", "backslashreplace")
+    else:
+        whole = True
     kept = "".join(map(_escape, text[:limit]))
-    return kept if length <= limit else f"{kept}… ({length:,} long)"
+    return kept if whole and len(text) <= limit else f"{kept}… ({length:,} long)"
 
 
 def terminal_safe(output: bytes) -> str:

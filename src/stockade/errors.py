@@ -95,6 +95,9 @@ class GuestError(StockadeError):
         super().__init__(message)
         self.report = report
 
+    def __reduce__(self) -> tuple[type[GuestError], tuple[str, Report]]:
+        return type(self), (str(self), self.report)
+
 
 class GuestExit(GuestError):  # noqa: N818 - an exit is not an error until someone asked for success
     """The guest ended with a non-zero exit code."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stockade._text import printable
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import Entry, Guest, Module, Plan, Streams, Watch, check_mounts, make_plan
+from stockade.execution import Entry, Grants, Guest, Module, Plan, Streams, Watch, make_plan
 from stockade.policy import Policy
 from stockade.report import PolicyInfo, Report
 
@@ -69,7 +69,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._closed = False
-        check_mounts(self.policy.filesystem.mounts)
+        self._grants = Grants(self.policy.filesystem.mounts)
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +82,7 @@ class Sandbox:
         self._closed = True
         with self._lock:
             self._plans.clear()
+        self._grants.close()
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -239,7 +240,7 @@ class Sandbox:
     def _plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
         plan = self._plans.get(module.sha256)
         if plan is None:
-            self._keep(plan := make_plan(module, self.policy, progress))
+            self._keep(plan := make_plan(module, self.policy, self._grants.directories, progress))
         return plan
 
     def _keep(self, plan: Plan) -> None:
@@ -260,6 +261,7 @@ class Sandbox:
     ) -> Guest:
         if isinstance(args, str | bytes):
             raise UsageError("args is a single text: give a list of arguments")
+        self._grants.check()
         plan = self._plan(module)
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.

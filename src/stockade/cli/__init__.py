@@ -30,6 +30,7 @@ stockade.add_command(run)
 
 def main() -> None:
     """Runs the command line and leaves with its exit status; no traceback reaches the user."""
+    _open_standard_streams()
     try:
         status = stockade.main(standalone_mode=False)
         sys.stdout.flush()
@@ -45,10 +46,25 @@ def main() -> None:
         # Whoever read our output has gone; Python would complain about it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ExitStatus.USAGE
+    except OSError as problem:
+        click.echo(f"stockade: {problem.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = ExitStatus.USAGE
     except StockadeError as problem:
         click.echo(f"stockade: {problem}", err=True)
         status = _status(problem)
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Opens what is closed of stdin, stdout and stderr: their numbers would go to the next files that are opened."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _status(problem: StockadeError) -> int:

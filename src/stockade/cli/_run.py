@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stockade._text import printable
 from stockade.cli._status import exit_status
 from stockade.cli._terminal import interruptible, progress, show_output, show_report
 from stockade.execution import Module
@@ -102,6 +103,8 @@ def _policy(
         if text is not None:
             try:
                 changes[field] = parse(text)
+                if changes[field] is None and field == "memory":
+                    raise ValueError("memory cannot be unlimited: give a limit, such as 1GiB")
             except ValueError as problem:
                 raise click.UsageError(f"{option}: {problem}") from None
     if directories:
@@ -113,9 +116,9 @@ def _mount(text: str) -> Mount:
     host, separator, rest = text.partition("::")
     guest, _, mode = rest.partition("::")
     if not separator or not host or not guest:
-        raise click.UsageError(f"--dir {text}: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw")
+        raise click.UsageError(f"--dir {printable(text)}: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw")
     if mode not in ("", "ro", "rw"):
-        raise click.UsageError(f"--dir {text}: the rights are ro or rw, not {mode}")
+        raise click.UsageError(f"--dir {printable(text)}: the rights are ro or rw, not {printable(mode)}")
     return Mount(host, guest, "rw" if mode == "rw" else "ro")
 
 
@@ -124,7 +127,7 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
     for text in variables:
         name, separator, value = text.partition("=")
         if not separator:
-            raise click.UsageError(f"--env {text}: write NAME=VALUE")
+            raise click.UsageError(f"--env {printable(text)}: write NAME=VALUE")
         environment[name] = value
     return environment
 

@@ -114,11 +114,16 @@ def _frames(trace: Any, owner: int) -> tuple[EngineFrame, ...]:
             EngineFrame(
                 api.frame_func_index(frame),
                 printable(_vector_bytes(name, NAME_LIMIT * 4 + 1)) if name else None,
-                api.frame_func_offset(frame),
+                _offset(api.frame_func_offset(frame)),
             )
         )
     api.frame_vec_delete(ctypes.addressof(vector))
     return tuple(frames)
+
+
+def _offset(raw: int) -> int:
+    """The engine says the largest number for a function's prologue, where no instruction of the guest is running."""
+    return raw if raw < 1 << 32 else 0
 
 
 def _vector_bytes(vector: int, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,66 @@ if TYPE_CHECKING:
     from stockade.engine import Directory
     from stockade.policy import Mount
 
-__all__ = ["check_mounts"]
+__all__ = ["Grants"]
 
 
-def check_mounts(mounts: Sequence[Mount]) -> tuple[Directory, ...]:
+class Grants:
+    """Folders that guests may reach, held open from the moment they were checked.
+
+    Native WASI is given the open folder, not its path: whoever can rename things on the way to it (another guest, in a
+    folder that contains it) cannot make it another folder.
+
+    Args:
+        mounts: The mounts of a policy.
+
+    Raises:
+        PolicyError: One cannot be granted.
+    """
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self._mounts = tuple(mounts)
+        self._descriptors: list[int] = []
+        self._finalizer = weakref.finalize(self, _close_all, self._descriptors)
+        directories: list[Directory] = []
+        for real, mount in _check_mounts(mounts):
+            try:
+                descriptor = os.open(real, _OPEN_FOLDER)
+            except OSError as problem:
+                reason = f"{printable(str(real), 400)}: {problem.strerror}"
+                raise PolicyError(f"the mount {printable(mount.guest)} cannot be made: {reason}") from None
+            self._descriptors.append(descriptor)
+            host = f"/proc/self/fd/{descriptor}" if _HAS_PROC else str(real)
+            directories.append((os.fsencode(host), mount.guest.encode(), mount.mode == "rw"))
+        self.directories = tuple(directories)
+
+    def check(self) -> None:
+        """Checks that the folders still are.
+
+        Raises:
+            PolicyError: One was removed.
+        """
+        for descriptor, mount in zip(self._descriptors, self._mounts, strict=True):
+            if os.fstat(descriptor).st_nlink == 0:
+                raise PolicyError(
+                    f"the mount {printable(mount.guest)} has no folder behind it any more: "
+                    f"{printable(mount.host, 400)} was removed"
+                )
+
+    def close(self) -> None:
+        """Lets go of the folders. Closing twice is harmless."""
+        self._finalizer()
+
+
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_HAS_PROC = Path("/proc/self/fd").is_dir()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
     """Checks that every mount can be granted.
 
     A folder that is mounted twice, or inside another mount, must have the same rights both times: native WASI
@@ -28,7 +85,7 @@ def check_mounts(mounts: Sequence[Mount]) -> tuple[Directory, ...]:
         mounts: The mounts of a policy.
 
     Returns:
-        What native WASI is given.
+        Each mount with its folder, links resolved.
 
     Raises:
         PolicyError: A folder is missing, is not a folder or is unreadable; or two mounts contradict each other.
@@ -38,26 +95,38 @@ def check_mounts(mounts: Sequence[Mount]) -> tuple[Directory, ...]:
     for mount in mounts:
         shown = printable(mount.host, 400)
         path = Path(mount.host)
-        if not path.exists():
-            raise PolicyError(f"the mount {mount.guest} has no folder behind it: {shown} does not exist")
+        guest = printable(mount.guest)
+        try:
+            found = path.exists()
+        except OSError as problem:
+            raise PolicyError(f"the mount {guest} cannot be made: {shown}: {problem.strerror}") from None
+        if not found:
+            raise PolicyError(f"the mount {guest} has no folder behind it: {shown} does not exist")
         if not path.is_dir():
-            raise PolicyError(f"the mount {mount.guest} cannot be made: {shown} is not a folder")
+            raise PolicyError(f"the mount {guest} cannot be made: {shown} is not a folder")
         needed = os.R_OK | os.X_OK | (os.W_OK if mount.mode == "rw" else 0)
         if not os.access(path, needed):
             right = "read and written" if mount.mode == "rw" else "read"
-            raise PolicyError(f"the mount {mount.guest} cannot be made: {shown} cannot be {right} by this user")
-        name = mount.guest.rstrip("/") or "/"
+            raise PolicyError(f"the mount {guest} cannot be made: {shown} cannot be {right} by this user")
+        name = "/" + "/".join(part for part in mount.guest.split("/") if part)
         if name in names:
-            raise PolicyError(f"two folders are mounted at {name}: {names[name].host} and {mount.host}")
+            first = printable(names[name].host, 400)
+            raise PolicyError(f"two folders are mounted at {printable(name)}: {first} and {shown}")
         names[name] = mount
         real = path.resolve()
-        for other, first in seen:
+        for other, earlier in seen:
             nested = real == other or real in other.parents or other in real.parents
-            if nested and first.mode != mount.mode:
+            if nested and earlier.mode != mount.mode:
+                inner = max(real, other, key=lambda folder: len(folder.parts))
                 raise PolicyError(
-                    f"the mounts {first.guest} ({first.mode}) and {mount.guest} ({mount.mode}) share the folder "
-                    f"{printable(str(max(real, other, key=lambda p: len(p.parts))), 400)} with different rights: "
+                    f"the mounts {printable(earlier.guest)} ({earlier.mode}) and {guest} ({mount.mode}) share the "
+                    f"folder {printable(str(inner), 400)} with different rights: "
                     "what one forbids the other would allow. Give both the same mode, or mount separate folders"
                 )
+            if real != other and nested and mount.mode == "rw":
+                raise PolicyError(
+                    f"of the mounts {printable(earlier.guest)} and {guest}, one lies inside the other and both are "
+                    "writable: a guest could put a link in the place of the inner one. Mount the outer one only"
+                )
         seen.append((real, mount))
-    return tuple((os.fsencode(real), mount.guest.encode(), mount.mode == "rw") for real, mount in seen)
+    return seen

@@ -23,7 +23,6 @@ from stockade.engine import (
     EngineConfig,
 )
 from stockade.errors import InvalidModule
-from stockade.execution._mounts import check_mounts
 from stockade.execution._state import PROGRAM_NAME, Counters, Placed, place_inputs
 from stockade.guard import StateFormat, Woven, check_imports, guard, weave
 from stockade.report import ModuleInfo
@@ -184,21 +183,22 @@ class Plan:
         return replace(self, compile_seconds=0.0, was_compiled=True)
 
 
-def make_plan(module: Module, policy: Policy, progress: Callable[[str], None]) -> Plan:
+def make_plan(
+    module: Module, policy: Policy, directories: tuple[Directory, ...], progress: Callable[[str], None]
+) -> Plan:
     """Makes a module ready to run under a policy.
 
     Args:
         module: The module.
         policy: The policy.
+        directories: What native WASI may reach: the policy's mounts, checked and open.
         progress: Is told what is being done, before each step that may take long.
 
     Raises:
-        PolicyError: A mount cannot be granted.
         InvalidModule: The module is not valid, or beyond a structural limit.
         LinkError: It imports what nothing provides.
     """
     limits = policy.limits
-    directories = check_mounts(policy.filesystem.mounts)
     for what, found, allowed in (
         ("memories", len(module.parsed.memories), limits.memories),
         ("tables", len(module.parsed.tables), limits.tables),

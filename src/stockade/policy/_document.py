@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import stat
 import tomllib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,8 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
-from stockade.policy._model import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi
-from stockade.policy._units import parse_count, parse_rate, parse_seconds, parse_size
+from stockade.policy._model import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi, may_be_unlimited
+from stockade.policy._units import parse_count, parse_rate, parse_seconds, parse_size, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,19 +51,24 @@ _MAX_FILE_BYTES = 1 << 20
 
 def read_policy(path: Path) -> Policy:
     """Reads a policy file; relative mount paths are relative to its folder."""
-    shown = printable(str(path), 400)
+    shown_path = printable(str(path), 400)
     try:
-        with path.open("rb") as file:
+        # Not blocking: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with os.fdopen(descriptor, "rb", closefd=True) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PolicyError(f"the policy file {shown_path} is not a regular file")
             data = file.read(_MAX_FILE_BYTES + 1)
         text = data.decode()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise PolicyError(f"the policy file {shown} cannot be read: {problem}") from None
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        raise PolicyError(f"the policy file {shown_path} cannot be read: {reason}") from None
     if len(data) > _MAX_FILE_BYTES:
-        raise PolicyError(f"the policy file {shown} is larger than {_MAX_FILE_BYTES:,} bytes")
+        raise PolicyError(f"the policy file {shown_path} is larger than {_MAX_FILE_BYTES:,} bytes")
     try:
         policy = parse_policy(text)
     except PolicyError as problem:
-        raise PolicyError(f"{shown}: {problem}") from None
+        raise PolicyError(f"{shown_path}: {problem}") from None
     mounts = tuple(
         msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
     )
@@ -72,12 +79,14 @@ def parse_policy(text: str) -> Policy:
     """Reads a policy from TOML text."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise PolicyError(f"not TOML: {problem}") from None
+    except RecursionError:
+        raise PolicyError("not a policy: it is nested too deep") from None
+    except ValueError as problem:  # not TOML, or a number of thousands of digits
+        raise PolicyError(f"not TOML: {printable(str(problem), 400)}") from None
     _known(document, Policy.__struct_fields__, "")
     name = document.get("name", "custom")
     if not isinstance(name, str):
-        raise PolicyError(f"name is {name!r}: it must be text")
+        raise PolicyError(f"name is {shown(name)}: it must be text")
     return Policy(
         name=name,
         limits=Limits(**_section(document, "limits", Limits.__struct_fields__, _PARSERS)),
@@ -92,7 +101,7 @@ def parse_policy(text: str) -> Policy:
 def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
     table = document.get(name, {})
     if not isinstance(table, dict):
-        raise PolicyError(f"{name} is {table!r}: it must be a table")
+        raise PolicyError(f"{name} is {shown(table)}: it must be a table")
     return table
 
 
@@ -118,6 +127,8 @@ def _section(
         parser = parsers.get(key)
         try:
             values[key] = value if parser is None else parser(value)
+            if parser is not None and values[key] is None and not may_be_unlimited(key):
+                raise ValueError("it cannot be unlimited: give a limit")
         except ValueError as problem:
             raise PolicyError(f"{name}.{key}: {problem}") from None
     return values
@@ -128,7 +139,7 @@ def _wasi(document: dict[str, Any]) -> dict[str, Any]:
     for key in ("allow", "deny"):
         if key in values:
             if not isinstance(values[key], list):
-                raise PolicyError(f"wasi.{key} is {values[key]!r}: it must be a list of calls")
+                raise PolicyError(f"wasi.{key} is {shown(values[key])}: it must be a list of calls")
             values[key] = tuple(values[key])
     return values
 
@@ -141,12 +152,12 @@ def _filesystem(document: dict[str, Any]) -> dict[str, Any]:
 def _mounts(table: dict[str, Any]) -> list[Mount]:
     entries = table.get("mounts", [])
     if not isinstance(entries, list):
-        raise PolicyError(f"filesystem.mounts is {entries!r}: it must be a list of tables")
+        raise PolicyError(f"filesystem.mounts is {shown(entries)}: it must be a list of tables")
     mounts = []
     for number, entry in enumerate(entries):
         path = f"filesystem.mounts[{number}]"
         if not isinstance(entry, dict):
-            raise PolicyError(f"{path} is {entry!r}: it must be a table with host, guest and mode")
+            raise PolicyError(f"{path} is {shown(entry)}: it must be a table with host, guest and mode")
         _known(entry, Mount.__struct_fields__, f"{path}.")
         for required in ("host", "guest"):
             if required not in entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 from fnmatch import fnmatchcase
@@ -12,11 +13,12 @@ import msgspec
 
 from stockade._wasi import ERRNO, WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
+from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Clock", "Filesystem", "Limits", "Mount", "Policy", "Random", "Wasi"]
+__all__ = ["Clock", "Filesystem", "Limits", "Mount", "Policy", "Random", "Wasi", "may_be_unlimited"]
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
@@ -37,22 +39,24 @@ class _Bound(msgspec.Struct, frozen=True):
         if value is None and self.unlimited:
             return
         number_types = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, number_types) or not math.isfinite(value):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if isinstance(value, bool) or not isinstance(value, number_types) or infinite:
             also = " or unlimited (None)" if self.unlimited else ""
-            raise PolicyError(f"{path} is {value!r}: it must be a {'whole ' * self.whole}number{also}")
+            raise PolicyError(f"{path} is {shown(value)}: it must be a {'whole ' * self.whole}number{also}")
         if not self.least <= value <= self.most:
-            raise PolicyError(f"{path} is {value:,}: it must be between {self.least:,} and {self.most:,}")
+            figure = f"{value:,}" if abs(value) < 10**30 else shown(value)
+            raise PolicyError(f"{path} is {figure}: it must be between {self.least:,} and {self.most:,}")
 
 
 def _one_of(path: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        listed = ", ".join(f'"{choice}"' for choice in choices)
-        raise PolicyError(f"{path} is {value!r}: it must be one of {listed}")
+        *others, last = (f'"{choice}"' for choice in choices)
+        raise PolicyError(f"{path} is {shown(value)}: it must be {', '.join(others)} or {last}")
 
 
 def _flag(path: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise PolicyError(f"{path} is {value!r}: it must be true or false")
+        raise PolicyError(f"{path} is {shown(value)}: it must be true or false")
 
 
 _BOUNDS = {
@@ -78,6 +82,11 @@ _BOUNDS = {
     "stdout": _Bound(0, 256 << 20),
     "stderr": _Bound(0, 256 << 20),
 }
+
+
+def may_be_unlimited(limit: str) -> bool:
+    """Whether a limit can be left out."""
+    return _BOUNDS[limit].unlimited if limit in _BOUNDS else False
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,13 +165,14 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.mode not in ("ro", "rw"):
-            raise PolicyError(f'the mount at {self.guest!r} has mode {self.mode!r}: it must be "ro" or "rw"')
+            raise PolicyError(f'the mount at {shown(self.guest)} has mode {shown(self.mode)}: it must be "ro" or "rw"')
         for side, path in (("host", self.host), ("guest", self.guest)):
-            if not path or "\0" in path:
-                raise PolicyError(f"a mount's {side} path is {path!r}: it must be a path")
+            unchecked: object = path
+            if not isinstance(unchecked, str) or not unchecked or "\0" in unchecked:
+                raise PolicyError(f"a mount's {side} path is {shown(path)}: it must be a path")
         parts = self.guest.split("/")
         if self.guest[0] != "/" or ".." in parts or "." in parts:
-            raise PolicyError(f"a mount's guest path is {self.guest!r}: it must be absolute, without . or ..")
+            raise PolicyError(f"a mount's guest path is {shown(self.guest)}: it must be absolute, without . or ..")
 
 
 class Filesystem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,6 +191,9 @@ class Filesystem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     symlinks: bool = False
 
     def __post_init__(self) -> None:
+        mounts: object = self.mounts
+        if not isinstance(mounts, tuple) or not all(isinstance(mount, Mount) for mount in mounts):
+            raise PolicyError(f"filesystem.mounts is {shown(mounts)}: it must be a list of Mount")
         for name in ("create", "delete", "symlinks"):
             _flag(f"filesystem.{name}", getattr(self, name))
 
@@ -242,7 +255,7 @@ class Wasi(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for pattern in getattr(self, name):
                 if not isinstance(pattern, str) or not _matching(pattern):
                     raise PolicyError(
-                        f"wasi.{name} has {pattern!r}, which is no WASI call, group or pattern of calls: "
+                        f"wasi.{name} has {shown(pattern)}, which is no WASI call, group or pattern of calls: "
                         "write names such as fd_write, path_* or clock"
                     )
 
@@ -255,6 +268,17 @@ class Wasi(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def _matching(pattern: str) -> list[str]:
     return [call.name for call in WASI if call.group == pattern or fnmatchcase(call.name, pattern)]
+
+
+_SECTIONS = ("limits", "filesystem", "clock", "random", "wasi")
+_PARTS = {
+    "name": str,
+    "limits": Limits,
+    "filesystem": Filesystem,
+    "clock": Clock,
+    "random": Random,
+    "wasi": Wasi,
+}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -280,6 +304,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     on_violation: Literal["deny", "stop", "note"] = "deny"
 
     def __post_init__(self) -> None:
+        for name, kind in _PARTS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise PolicyError(f"{name} is {shown(getattr(self, name))}: it must be {kind.__name__}")
         _one_of("on_violation", self.on_violation, ("deny", "stop", "note"))
 
     @property
@@ -338,12 +365,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if name in self.__struct_fields__:
                 own[name] = value
                 continue
-            for part in ("limits", "filesystem", "clock", "random", "wasi"):
+            for part in _SECTIONS:
                 if name in getattr(self, part).__struct_fields__:
                     parts.setdefault(part, {})[name] = tuple(value) if isinstance(value, list) else value
                     break
             else:
-                raise PolicyError(f"a policy has no field {name!r}")
+                known = [
+                    *self.__struct_fields__,
+                    *(f for part in _SECTIONS for f in getattr(self, part).__struct_fields__),
+                ]
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f": did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+                raise PolicyError(f"a policy has no field {shown(name)}{hint}")
         for part, values in parts.items():
             own[part] = msgspec.structs.replace(own.get(part, getattr(self, part)), **values)
         return msgspec.structs.replace(self, **own)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["parse_count", "parse_rate", "parse_seconds", "parse_size"]
+from stockade._text import printable
+
+__all__ = ["parse_count", "parse_rate", "parse_seconds", "parse_size", "shown"]
 
 _SIZES = {
     "": 1,
@@ -23,18 +25,29 @@ _QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 UNLIMITED = "unlimited"
 
 
+def shown(value: object) -> str:
+    """Returns a value of a policy as it is shown in a message: short, and on one line."""
+    text = repr(value) if not isinstance(value, int) or value.bit_length() <= 1000 else "a huge number"
+    return printable(text, 200)
+
+
 def _quantity(value: object, units: dict[str, int] | dict[str, float], example: str) -> float | None:
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not a number such as {example}")  # noqa: TRY004 - one error for unfit text
+        raise ValueError(f"{shown(value)} is not a number such as {example}")  # noqa: TRY004 - one error for unfit text
     if isinstance(value, int | float):
+        if isinstance(value, int) and value.bit_length() > 1000:
+            raise ValueError("the number is too large")
         return value
     match = _QUANTITY.fullmatch(value)
     if match is None or match[2] not in units:
         names = ", ".join(unit for unit in units if unit)
-        raise ValueError(f'{value!r} is not a quantity such as {example} or "{UNLIMITED}" (units: {names})')
+        hint = f" (units: {names})" if names else ""
+        raise ValueError(f'{shown(value)} is not a quantity such as {example} or "{UNLIMITED}"{hint}')
     number = match[1].replace("_", "")
+    if len(number) > 300:
+        raise ValueError(f"{printable(value, 40)!r} is too large")
     amount = float(number) if "." in number else int(number)
     return amount * units[match[2]]
 

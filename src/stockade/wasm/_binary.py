@@ -53,6 +53,13 @@ class Reader:
             "The file is cut short or corrupt: build or fetch it again"
         )
 
+    def forbidden(self, what: str) -> InvalidModule:
+        """Returns the error for a sound module that needs what guests do not get."""
+        return InvalidModule(
+            f"the module needs {what}, at byte {self.position:,}, in the {self.what}: "
+            "that belongs to a proposal that guests may not use. Build it without"
+        )
+
     def byte(self) -> int:
         """Reads one byte."""
         position = self.position

@@ -236,7 +236,7 @@ def _read_types(module: ParsedModule, reader: Reader) -> None:
     for _ in range(reader.count()):
         form = reader.byte()
         if form != 0x60:
-            raise reader.damaged(f"type form {form:#04x} belongs to a proposal that guests may not use")
+            raise reader.forbidden(f"type form {form:#04x}")
         params = tuple(_value_type(reader) for _ in range(reader.count()))
         results = tuple(_value_type(reader) for _ in range(reader.count()))
         module.types.append(FuncType(params, results))
@@ -250,7 +250,7 @@ def type_name(code: int) -> str:
 def _value_type(reader: Reader) -> str:
     code = reader.byte()
     if code not in _VALUE_TYPES:
-        raise reader.damaged(f"value type {code:#04x} belongs to a proposal that guests may not use")
+        raise reader.forbidden(f"value type {code:#04x}")
     return _VALUE_TYPES[code]
 
 
@@ -293,7 +293,7 @@ def _read_functions(module: ParsedModule, reader: Reader) -> None:
 def _limits(reader: Reader) -> int:
     flags = reader.byte()
     if flags > 1:
-        raise reader.damaged("a shared or 64-bit memory or table belongs to a proposal that guests may not use")
+        raise reader.forbidden("a shared or 64-bit memory or table, or pages of another size")
     minimum = reader.u32()
     if flags:
         reader.u32()

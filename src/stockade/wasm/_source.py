@@ -7,6 +7,7 @@ what is compiled.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -36,12 +37,16 @@ def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
         near = _neighbours(Path(path))
         raise ModuleNotFound(f"no file at {shown}{near}") from None
     except (OSError, ValueError) as problem:
+        if isinstance(problem, OSError) and problem.errno == errno.ENXIO:  # what a socket says
+            raise InvalidModule(f"{shown} is a socket, not a regular file: give the path of a module") from None
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise InvalidModule(f"{shown} cannot be opened: {reason}") from None
+    # Not through fdopen yet: that refuses a folder in words of its own, and leaves the descriptor open.
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InvalidModule(f"{shown} is {_kind(status.st_mode)}, not a regular file: give the path of a module")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidModule(f"{shown} is {_kind(status.st_mode)}, not a regular file: give the path of a module")
         if status.st_size > limit_bytes:
             raise InvalidModule(
                 f"{shown} has {status.st_size:,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
