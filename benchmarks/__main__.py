@@ -109,13 +109,13 @@ def hello_world() -> tuple[dict[str, Spread], list[Promise]]:
         stockade.Sandbox(policy) for policy in (stockade.Policy(), _every_limit(), _no_limit())
     )
     assert default.run(loaded).stdout == b"hello world\n"
-    against = in_turn({"idiomatic wasmtime-py": idiomatic, "stockade": lambda: default.run(loaded)}, 60, 5, batch=50)
+    against = in_turn({"idiomatic wasmtime-py": idiomatic, "stockade": lambda: default.run(loaded)}, 8, 1, batch=500)
     # Measured apart: the threads that the idiomatic way leaves behind would disturb what is closer to the noise.
     limits = in_turn(
         {"every limit set": lambda: limited.run(loaded), "no limit set": lambda: unlimited.run(loaded)},
-        100,
-        10,
-        batch=50,
+        8,
+        1,
+        batch=500,
     )
     return against | limits, [
         Promise(
@@ -178,7 +178,7 @@ def instantiation() -> list[Promise]:
     def instantiate(compiled: CompiledModule) -> None:
         Instance(compiled, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
 
-    spread = in_turn({"native": lambda: instantiate(original), "woven": lambda: instantiate(woven)}, 60, 5, batch=50)
+    spread = in_turn({"native": lambda: instantiate(original), "woven": lambda: instantiate(woven)}, 8, 1, batch=500)
     return [
         Promise("instantiation with 43 imports: woven over native", spread["woven"].p50 / spread["native"].p50, 1.2)
     ]

@@ -17,7 +17,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
-from stockade.engine._instance import Directory, Instance, Memory, Number, PinnedMemory
+from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._seam import wasmtime_version
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Instance",
     "Memory",
     "Number",
-    "PinnedMemory",
     "assemble",
     "wasmtime_version",
 ]

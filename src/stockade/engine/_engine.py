@@ -68,6 +68,7 @@ class EngineConfig(NamedTuple):
 # Proposals that guests do not get. GC, threads and 64-bit memories widen what the engine must get right;
 # the weaver does not know stack switching or typed function references.
 _OFF = (
+    "memory_may_move",  # so that the host may keep the address of a memory
     "shared_memory",
     "wasm_compact_imports",
     "wasm_custom_page_sizes",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stockade.engine._compiled import CompiledModule
 
-__all__ = ["Directory", "Instance", "Memory", "Number", "PinnedMemory"]
+__all__ = ["Directory", "Instance", "Memory", "Number"]
 
 Number = int | float
 Directory = tuple[bytes, bytes, bool]
@@ -48,6 +48,13 @@ class _Out(ctypes.Structure):
     )
 
 
+# Looked up once: the offset of a field takes longer to ask for than a call into the library.
+_TRAP: Final[int] = _Out.trap.offset
+_ERROR: Final[int] = _Out.error.offset
+_EXTERN: Final[int] = _Out.extern.offset
+_HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
+_NUMBER: Final[int] = _Out.number.offset
+
 _Handle = c_uint64 * 3
 """Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
 
@@ -55,8 +62,8 @@ _Handle = c_uint64 * 3
 class Memory:
     """A linear memory of an instance, read and written from outside with bounds checks.
 
-    A guest can move its memory whenever it runs, so the base is asked for at every access. It never shrinks, so what
-    was once inside stays inside.
+    Memories never move and never shrink: where it lies is asked for once, and what was once inside stays inside. So
+    bytes known to be inside may be looked at while a call is halted, when the store must not be asked for anything.
 
     Args:
         api: The C API.
@@ -64,20 +71,23 @@ class Memory:
         handle: The `wasmtime_memory_t`, copied.
     """
 
-    __slots__ = ("_address", "_api", "_context", "_handle", "_known_bytes")
+    __slots__ = ("_address", "_api", "_base", "_context", "_handle", "_known_bytes")
 
     def __init__(self, api: Any, context: int, handle: bytes) -> None:
         self._api = api
         self._context = context
-        # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do.
+        # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do. The
+        # base is valid as long: the engine is told that memories may not move, so they grow in place. The holder drops
+        # this object before the store is closed.
         self._handle = _Handle.from_buffer_copy(handle)
         self._address = addressof(self._handle)
+        self._base: int = api.memory_data(context, self._address)
         self._known_bytes = 0
 
     @property
     def size_bytes(self) -> int:
         """Its present size."""
-        # SAFETY: the store is alive (Instance.close drops this object's users first); so for the calls below.
+        # SAFETY: the store is alive and no call of it is halted.
         self._known_bytes = self._api.memory_data_size(self._context, self._address)
         return self._known_bytes
 
@@ -87,12 +97,13 @@ class Memory:
         Raises:
             EngineError: The memory cannot be had.
         """
-        if size_bytes <= self._known_bytes or size_bytes <= self.size_bytes:
+        if size_bytes <= self.size_bytes:
             return
         previous = c_uint64()
         pages = -(-(size_bytes - self._known_bytes) // _PAGE_BYTES)
         if error := self._api.memory_grow(self._context, self._address, pages, addressof(previous)):
             raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
+        self._known_bytes += pages * _PAGE_BYTES
 
     def read(self, address: int, size: int) -> bytes:
         """Copies bytes out.
@@ -101,7 +112,7 @@ class Memory:
             IndexError: They are not all inside the memory.
         """
         self._check(address, size)
-        return string_at(self._api.memory_data(self._context, self._address) + address, size)
+        return string_at(self._base + address, size)
 
     def write(self, address: int, data: bytes) -> None:
         """Copies bytes in.
@@ -110,49 +121,11 @@ class Memory:
             IndexError: They do not all fit inside the memory.
         """
         self._check(address, len(data))
-        memmove(self._api.memory_data(self._context, self._address) + address, data, len(data))
-
-    def pin(self) -> PinnedMemory:
-        """Returns what the memory has now, to be looked at while the guest is halted in the middle of a call."""
-        size = self.size_bytes
-        return PinnedMemory(self._api.memory_data(self._context, self._address), size)
+        memmove(self._base + address, data, len(data))
 
     def _check(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or (address + size > self._known_bytes and address + size > self.size_bytes):
             raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._known_bytes:,}")
-
-
-class PinnedMemory:
-    """The bytes that a memory had when it was pinned, at a fixed place. Only for memories that never move.
-
-    While a call is halted between two polls, the store must not be asked for anything: this asks nothing.
-
-    Args:
-        base: Where the memory lies.
-        size_bytes: How much of it may be touched.
-    """
-
-    __slots__ = ("_base", "_size_bytes")
-
-    def __init__(self, base: int, size_bytes: int) -> None:
-        # SAFETY: wasmtime reserves 4 GiB of addresses for a 32-bit memory, which therefore grows in place and never
-        # moves; the holder drops this object before the store is closed.
-        self._base = base
-        self._size_bytes = size_bytes
-
-    def read(self, address: int, size: int) -> bytes:
-        """Copies bytes out."""
-        self._check(address, size)
-        return string_at(self._base + address, size)
-
-    def write(self, address: int, data: bytes) -> None:
-        """Copies bytes in."""
-        self._check(address, len(data))
-        memmove(self._base + address, data, len(data))
-
-    def _check(self, address: int, size: int) -> None:
-        if address < 0 or size < 0 or address + size > self._size_bytes:
-            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._size_bytes:,}")
 
 
 class Instance:
@@ -192,11 +165,11 @@ class Instance:
         out = self._out = _Out()
         base = addressof(out)
         self._instance = base
-        self._trap = base + _Out.trap.offset
-        self._error = base + _Out.error.offset
-        self._extern = base + _Out.extern.offset
-        self._handle = self._extern + Extern.of.offset
-        self._number = base + _Out.number.offset
+        self._trap = base + _TRAP
+        self._error = base + _ERROR
+        self._extern = base + _EXTERN
+        self._handle = base + _HANDLE
+        self._number = base + _NUMBER
         self.failure: Failure | None = None
         try:
             api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)

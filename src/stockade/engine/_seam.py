@@ -69,6 +69,7 @@ _FLAGS = [
     "epoch_interruption",
     "gc_support",
     "memory_init_cow",
+    "memory_may_move",
     "parallel_compilation",
     "shared_memory",
     "wasm_bulk_memory",

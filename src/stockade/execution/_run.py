@@ -189,7 +189,7 @@ class Guest:
         streams, state, watch = self._streams, self._state, self._watch
         if state is None or (streams is None and not self._plan.needs_time):
             return watch, _nothing
-        memory = state.pin()
+        memory = state.memory
         timekeeper = Timekeeper()
 
         def serve() -> None:
@@ -249,6 +249,7 @@ class Guest:
             truncated=truncated,
             usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
             violations=verdict.violations,
+            violations_dropped=0 if reading is None else reading.number.violations_dropped,
             trap=verdict.trap,
             module=plan.info,
             policy=self._policy_info,

@@ -13,7 +13,7 @@ from stockade.guard import guard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.engine import Memory, PinnedMemory
+    from stockade.engine import Memory
     from stockade.guard import StateFormat
     from stockade.policy import Limits
 
@@ -227,23 +227,22 @@ class State:
         memory: The memory that holds it.
         format_: How to read it.
         names: The WASI calls that the guest imports, in the order of the format.
+
+    Attributes:
+        memory: The memory that holds it.
     """
 
-    __slots__ = ("_format", "_memory", "_names")
+    __slots__ = ("_format", "_names", "memory")
 
     def __init__(self, memory: Memory, format_: StateFormat, names: Sequence[str]) -> None:
-        self._memory = memory
+        self.memory = memory
         self._format = format_
         self._names = names
 
     def write(self, placed: Placed) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
-        self._memory.grow_to(placed.reach_bytes)
-        self._memory.write(guard().layout.block, placed.block)
-
-    def pin(self) -> PinnedMemory:
-        """Returns the memory as it can be looked at while the guest is halted in the middle of a call."""
-        return self._memory.pin()
+        self.memory.grow_to(placed.reach_bytes)
+        self.memory.write(guard().layout.block, placed.block)
 
     def renew(self, block: bytes) -> None:
         """Begins counting anew, for the next call of a session.
@@ -256,12 +255,12 @@ class State:
         for name in _LASTING:
             layout.write(fresh, name, getattr(now, name))
         layout.write(fresh, "open_peak", now.open_now)
-        self._memory.write(layout.block, bytes(fresh))
+        self.memory.write(layout.block, bytes(fresh))
 
     def read(self) -> StateReading:
         """Reads all counters."""
         format_ = self._format
-        numbers = format_.unpack(self._memory.read(format_.start, format_.size))
+        numbers = format_.unpack(self.memory.read(format_.start, format_.size))
         return StateReading(
             Counters._make(numbers[: format_.calls.start]),
             _by_call(self._names, numbers[format_.calls]),
@@ -270,10 +269,12 @@ class State:
 
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""
+        count = reading.number.violation_count
+        if not count:
+            return []
         layout = guard().layout
         size, start = layout.constants["VIOLATION_SIZE"], layout.offsets["violations"]
-        count = reading.number.violation_count
-        table = self._memory.read(start, count * size) if count else b""
+        table = self.memory.read(start, count * size)
         return [GuardViolation.unpack(table[at : at + size]) for at in range(0, len(table), size)]
 
     def output(self, reading: StateReading, name: Literal["stdout", "stderr"]) -> tuple[bytes, int]:
@@ -286,8 +287,8 @@ class State:
         if not total:
             return b"", 0
         if total <= cap:
-            return self._memory.read(base, total), 0
-        kept = self._memory.read(base, cap) if cap else b""
+            return self.memory.read(base, total), 0
+        kept = self.memory.read(base, cap) if cap else b""
         tail = cap - head
         newest = (total - head) % tail if tail else 0
         return kept[:head] + kept[head + newest :] + kept[head : head + newest], total - cap

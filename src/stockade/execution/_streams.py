@@ -18,7 +18,7 @@ from stockade.guard import guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.engine import PinnedMemory
+    from stockade.engine import Memory
 
 __all__ = ["Streams"]
 
@@ -45,7 +45,7 @@ class Streams:
         """Whether somebody wants output as it is written."""
         return self.stdout is not None or self.stderr is not None
 
-    def serve(self, memory: PinnedMemory) -> None:
+    def serve(self, memory: Memory) -> None:
         """Empties the ring and answers the flag.
 
         Args:
@@ -56,7 +56,7 @@ class Streams:
         if self.stdin is not None:
             self._answer(memory, self.stdin)
 
-    def _pass_on(self, memory: PinnedMemory) -> None:
+    def _pass_on(self, memory: Memory) -> None:
         offsets = guard().layout.offsets
         (ring,) = struct.unpack("<I", memory.read(offsets["tap"], 4))
         (end,) = struct.unpack("<Q", memory.read(offsets["tap_written"], 8))
@@ -73,7 +73,7 @@ class Streams:
             if callback is not None:
                 callback(piece)
 
-    def _answer(self, memory: PinnedMemory, fetch: Callable[[int], bytes | None]) -> None:
+    def _answer(self, memory: Memory, fetch: Callable[[int], bytes | None]) -> None:
         layout = guard().layout
         (wanted,) = struct.unpack("<I", memory.read(layout.offsets["stdin_wanted"], 4))
         if not wanted:

@@ -15,7 +15,7 @@ from stockade.guard import guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.engine import PinnedMemory
+    from stockade.engine import Memory
 
 __all__ = ["Timekeeper"]
 
@@ -28,7 +28,7 @@ class Timekeeper:
     def __init__(self) -> None:
         self._began = time.monotonic_ns()
 
-    def serve(self, memory: PinnedMemory, may_go_on: Callable[[], bool]) -> None:
+    def serve(self, memory: Memory, may_go_on: Callable[[], bool]) -> None:
         """Notes the time, and waits if the guard asks for it.
 
         Args:

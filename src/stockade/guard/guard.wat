@@ -220,6 +220,7 @@
 (global $FILE                                                    i32 (i32.const 4)) ;; opened by the guest
 (global $APPENDING                                               i32 (i32.const 5)) ;; the same, and every write goes to its end
 (global $CLOSED                                                  i32 (i32.const 6))
+(global $NATIVE                                                  i32 (i32.const 7)) ;; a mount that was given another number
 (global $MAX_DESCRIPTORS    (export "MAX_DESCRIPTORS:const")     i32 (i32.const 4096))
 
 ;; Errno values of WASI.
@@ -442,13 +443,15 @@
   (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 64))
   (local.get $size))
 
-;; Whether something stands at a path; a link is something, whatever it points to.
-(func $exists (param $fd i32) (param $path i32) (param $size i32) (result i32)
+;; Whether something stands at a path. Looked at without following (lookup flags 0), a link is something, whatever it
+;; points to; with 1, it is what it points to.
+(func $exists (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (result i32)
   (local $found i32)
   (memory.copy $state $guest (global.get $borrowed) (i32.const 0) (i32.const 64))
   (local.set $found
     (i32.eqz
-      (call $native.path_filestat_get (local.get $fd) (i32.const 0) (local.get $path) (local.get $size) (i32.const 0))))
+      (call $native.path_filestat_get (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+        (i32.const 0))))
   (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 64))
   (local.get $found))
 
@@ -835,9 +838,11 @@
   (local $buffer i32) (local $left i64) (local $errno i32)
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (local.set $buffer (call $first_buffer (local.get $iovs) (local.get $count)))
+  ;; Where the policy only takes note, that is done after the read.
   (if (i32.and
         (i32.and (i32.ne (local.get $buffer) (i32.const 0)) (call $is_file (local.get $fd)))
-        (i64.eqz (call $read_left)))
+        (i32.and (i64.eqz (call $read_left))
+                 (i32.ne (i32.load $state (global.get $on_violation)) (global.get $NOTE))))
     (then
       ;; Nothing is left. To be told that the file is at its end is still allowed.
       (if (i64.eq (local.get $from) (i64.const -1)) (then (local.set $from (call $position (local.get $fd)))))
@@ -860,27 +865,41 @@
     (then (i64.sub (local.get $limit) (local.get $read)))
     (else (i64.const 0))))
 
-;; Shortens the first buffer to what may still be read. Returns its true length, for $restore; 0: nothing was changed.
-(func $shorten (param $iovs i32) (param $count i32) (result i32)
-  (local $buffer i32) (local $size i32) (local $left i64)
-  (if (i32.eqz (local.tee $buffer (call $first_buffer (local.get $iovs) (local.get $count))))
-    (then (return (i32.const 0))))
+;; Shortens the first buffer to what may still be read. Returns its true length, for $has_read; 0: nothing was changed.
+(func $shorten (param $buffer i32) (result i32)
+  (local $size i32) (local $left i64)
+  (if (i32.eqz (local.get $buffer)) (then (return (i32.const 0))))
   (local.set $size (i32.load $guest offset=4 (local.get $buffer)))
   (local.set $left (call $read_left))
-  ;; With nothing left, the file is at its end, or the policy only takes note.
+  ;; With nothing left, the file is at its end.
   (if (i32.or (i64.eqz (local.get $left)) (i64.le_u (i64.extend_i32_u (local.get $size)) (local.get $left)))
     (then (return (i32.const 0))))
   (if (i32.eq (i32.load $state (global.get $on_violation)) (global.get $NOTE)) (then (return (i32.const 0))))
   (i32.store $guest offset=4 (local.get $buffer) (i32.wrap_i64 (local.get $left)))
   (local.get $size))
 
-(func $restore (param $iovs i32) (param $count i32) (param $size i32)
+;; After a read: counts it, and puts the length of a shortened buffer back, unless what was read stands there now. The
+;; count may be wanted in that very place, so it is written once more.
+(func $has_read (param $number i32) (param $errno i32) (param $taken i32) (param $buffer i32) (param $size i32)
+  (param $left i64) (result i32)
+  (local $bytes i32)
+  (if (i32.eqz (local.get $errno)) (then (local.set $bytes (i32.load $guest (local.get $taken)))))
   (if (local.get $size)
-    (then (i32.store $guest offset=4 (call $first_buffer (local.get $iovs) (local.get $count)) (local.get $size)))))
-
-(func $has_read (param $bytes i64)
-  (call $add (global.get $read) (local.get $bytes))
-  (call $passed (global.get $read_window) (local.get $bytes)))
+    (then
+      (if (i32.or
+            (i32.eq (i32.load $guest offset=4 (local.get $buffer)) (i32.wrap_i64 (local.get $left)))
+            (i32.and (i32.eqz (local.get $errno))
+                     (i32.eq (local.get $taken) (i32.add (local.get $buffer) (i32.const 4)))))
+        (then (i32.store $guest offset=4 (local.get $buffer) (local.get $size))))))
+  (if (local.get $errno) (then (return (local.get $errno))))
+  (i32.store $guest (local.get $taken) (local.get $bytes))
+  (call $add (global.get $read) (i64.extend_i32_u (local.get $bytes)))
+  (call $passed (global.get $read_window) (i64.extend_i32_u (local.get $bytes)))
+  (if (i64.gt_u (i64.load $state (global.get $read)) (i64.load $state (global.get $read_limit)))
+    (then
+      (call $record (global.get $KIND_read_bytes) (local.get $number) (i32.const 0) (i32.const 0)
+        (i64.load $state (global.get $read_limit)) (i64.load $state (global.get $read)) (global.get $NOTE))))
+  (global.get $SUCCESS))
 
 ;; Bytes went through: counts them for the rate, from the first one on.
 (func $passed (param $window i32) (param $bytes i64)
@@ -1007,17 +1026,17 @@
 
 (func (export "fd_pread") (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64) (param $taken i32)
   (result i32)
-  (local $errno i32) (local $size i32)
+  (local $errno i32) (local $buffer i32) (local $size i32) (local $left i64)
   (if (local.tee $errno (call $enter (i32.const 16))) (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $may_read (i32.const 16) (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset)))
     (then (return (local.get $errno))))
-  (local.set $size (call $shorten (local.get $iovs) (local.get $count)))
-  (local.set $errno
-    (call $native.fd_pread (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset) (local.get $taken)))
-  (call $restore (local.get $iovs) (local.get $count) (local.get $size))
-  (if (i32.eqz (local.get $errno)) (then (call $has_read (i64.load32_u $guest (local.get $taken)))))
-  (local.get $errno))
+  (local.set $buffer (call $first_buffer (local.get $iovs) (local.get $count)))
+  (local.set $left (call $read_left))
+  (local.set $size (call $shorten (local.get $buffer)))
+  (call $has_read (i32.const 16)
+    (call $native.fd_pread (local.get $fd) (local.get $iovs) (local.get $count) (local.get $offset) (local.get $taken))
+    (local.get $taken) (local.get $buffer) (local.get $size) (local.get $left)))
 
 (func (export "fd_prestat_get") (param $fd i32) (param $result i32) (result i32)
   (local $errno i32)
@@ -1044,19 +1063,19 @@
   (global.get $SUCCESS))
 
 (func (export "fd_read") (param $fd i32) (param $iovs i32) (param $count i32) (param $taken i32) (result i32)
-  (local $errno i32) (local $size i32)
+  (local $errno i32) (local $buffer i32) (local $size i32) (local $left i64)
   (if (local.tee $errno (call $enter (i32.const 20))) (then (return (local.get $errno))))
   (if (i32.eq (call $kind (local.get $fd)) (global.get $STDIN))
     (then (return (call $take_stdin (local.get $iovs) (local.get $count) (local.get $taken)))))
   (if (local.tee $errno
         (call $may_read (i32.const 20) (local.get $fd) (local.get $iovs) (local.get $count) (i64.const -1)))
     (then (return (local.get $errno))))
-  (local.set $size (call $shorten (local.get $iovs) (local.get $count)))
-  (local.set $errno
-    (call $native.fd_read (local.get $fd) (local.get $iovs) (local.get $count) (local.get $taken)))
-  (call $restore (local.get $iovs) (local.get $count) (local.get $size))
-  (if (i32.eqz (local.get $errno)) (then (call $has_read (i64.load32_u $guest (local.get $taken)))))
-  (local.get $errno))
+  (local.set $buffer (call $first_buffer (local.get $iovs) (local.get $count)))
+  (local.set $left (call $read_left))
+  (local.set $size (call $shorten (local.get $buffer)))
+  (call $has_read (i32.const 20)
+    (call $native.fd_read (local.get $fd) (local.get $iovs) (local.get $count) (local.get $taken))
+    (local.get $taken) (local.get $buffer) (local.get $size) (local.get $left)))
 
 (func (export "fd_readdir") (param $fd i32) (param $buffer i32) (param $size i32) (param $cookie i64) (param $used i32)
   (result i32)
@@ -1072,7 +1091,9 @@
   (if (i32.ne (local.get $from) (local.get $to))
     (then
       (call $forget (local.get $to))
-      (call $set_kind (local.get $to) (call $kind (local.get $from)))
+      ;; What native WASI gave at birth is told by its number alone, which it has no longer.
+      (local.set $errno (call $kind (local.get $from)))
+      (call $set_kind (local.get $to) (select (local.get $errno) (global.get $NATIVE) (local.get $errno)))
       (call $set_kind (local.get $from) (global.get $CLOSED))))
   (global.get $SUCCESS))
 
@@ -1156,42 +1177,28 @@
   (call $add (global.get $created) (i64.const 1))
   (global.get $SUCCESS))
 
-;; Opens a file that the guest would have created if it were missing (O_CREAT, bit 0 of the flags; O_EXCL is bit 2 and
-;; O_TRUNC bit 3). To know whether it is created, O_EXCL is tried first; where the file exists, then as the guest asked.
-;; Where creating is not allowed, the file must exist.
+;; Opens a file that the guest would have created if it were missing (O_CREAT, bit 0 of the flags; O_EXCL is bit 2). A
+;; file is created where nothing stands at the path, or where a link there points to nothing. Where creating is not
+;; allowed, the file must exist. Flags are passed on as they came, for O_CREAT means more to native WASI than creating.
 (func $open_or_create (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
   (param $rights i64) (param $inheriting i64) (param $fdflags i32) (param $result i32) (result i32)
-  (local $errno i32) (local $exclusive i32)
-  (local.set $exclusive (i32.and (local.get $flags) (i32.const 4)))
-  (if (i32.or (i32.eqz (i32.load $state (global.get $may_create)))
-              (i64.ge_u (i64.load $state (global.get $created)) (i64.load $state (global.get $created_limit))))
+  (local $errno i32) (local $creates i32)
+  (local.set $creates
+    (i32.eqz
+      (call $exists (local.get $fd)
+        (select (i32.const 0) (local.get $lookup) (i32.and (local.get $flags) (i32.const 4)))
+        (local.get $path) (local.get $size))))
+  (if (local.get $creates)
     (then
-      (if (call $exists (local.get $fd) (local.get $path) (local.get $size))
-        (then
-          (if (local.get $exclusive) (then (return (global.get $EEXIST))))
-          (return
-            (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-              (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting)
-              (local.get $fdflags) (local.get $result)))))
       (if (local.tee $errno (call $may_create_one (i32.const 31) (local.get $path) (local.get $size)))
         (then (return (local.get $errno))))))
   (local.set $errno
-    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-      (i32.or (local.get $flags) (i32.const 4)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-      (local.get $result)))
-  (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
-  (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST)) (local.get $exclusive))
-    (then (return (local.get $errno))))
-  ;; It exists, or is a link to nothing, which O_EXCL takes for a file: then what it points to is created, and counted.
-  (local.set $errno
-    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-      (i32.and (local.get $flags) (i32.const -2)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-      (local.get $result)))
-  (if (i32.ne (local.get $errno) (global.get $ENOENT)) (then (return (local.get $errno))))
-  (local.set $errno
-    (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size) (local.get $flags)
-      (local.get $rights) (local.get $inheriting) (local.get $fdflags) (local.get $result)))
-  (if (i32.eqz (local.get $errno)) (then (call $add (global.get $created) (i64.const 1))))
+    (call $judge (i32.const 31)
+      (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size) (local.get $flags)
+        (local.get $rights) (local.get $inheriting) (local.get $fdflags) (local.get $result))
+      (local.get $path) (local.get $size)))
+  (if (i32.and (local.get $creates) (i32.eqz (local.get $errno)))
+    (then (call $add (global.get $created) (i64.const 1))))
   (local.get $errno))
 
 (func (export "path_open") (param $fd i32) (param $lookup i32) (param $path i32) (param $size i32) (param $flags i32)
@@ -1206,17 +1213,17 @@
               (i64.load $state (global.get $open_limit)) (local.get $open) (global.get $EMFILE)))
         (then (return (local.get $errno))))))
   (if (local.tee $errno
-        (call $judge (i32.const 31)
-          (if (result i32) (i32.and (local.get $flags) (i32.const 1))
-            (then
-              (call $open_or_create (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
-                (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-                (local.get $result)))
-            (else
+        (if (result i32) (i32.and (local.get $flags) (i32.const 1))
+          (then
+            (call $open_or_create (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
+              (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
+              (local.get $result)))
+          (else
+            (call $judge (i32.const 31)
               (call $native.path_open (local.get $fd) (local.get $lookup) (local.get $path) (local.get $size)
                 (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags)
-                (local.get $result))))
-          (local.get $path) (local.get $size)))
+                (local.get $result))
+              (local.get $path) (local.get $size)))))
     (then (return (local.get $errno))))
   (local.set $new (i32.load $guest (local.get $result)))
   ;; No descriptor is ever out of the table's reach.
@@ -1257,7 +1264,7 @@
   (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32) (local $replaces i32)
   (if (local.tee $errno (call $enter (i32.const 34))) (then (return (local.get $errno))))
-  (local.set $replaces (call $exists (local.get $new_fd) (local.get $new) (local.get $new_size)))
+  (local.set $replaces (call $exists (local.get $new_fd) (i32.const 0) (local.get $new) (local.get $new_size)))
   (if (local.get $replaces)
     (then
       (if (local.tee $errno (call $may_delete_one (i32.const 34) (local.get $new) (local.get $new_size)))

@@ -217,7 +217,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         stderr: What it wrote to stderr, as kept.
         truncated: How much of both was dropped.
         usage: What it used.
-        violations: What it tried and was not allowed.
+        violations: What it tried and was not allowed: each kind, call and subject once, with a count.
+        violations_dropped: Violations for which there was no room: of kinds that are told already.
         trap: How it trapped, if it did.
         module: Which module ran.
         policy: Which policy held.
@@ -232,6 +233,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     truncated: Truncated = Truncated()
     usage: Usage = Usage()
     violations: tuple[Violation, ...] = ()
+    violations_dropped: int = 0
     trap: TrapInfo | None = None
     module: ModuleInfo
     policy: PolicyInfo

@@ -120,6 +120,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
         lines.append(("WASI calls", f"{sum(usage.calls.values()):,}: {shown}{rest}"))
     for number, violation in enumerate(report.violations):
         lines.append(("violations" if number == 0 else "", violation_text(violation)))
+    if report.violations_dropped:
+        lines.append(("", f"and {report.violations_dropped:,} more of these kinds"))
     return lines
 
 

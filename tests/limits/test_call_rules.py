@@ -1,0 +1,299 @@
+"""Which WASI calls a guest may make, how many, and how fast."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import stockade
+from stockade._wasi import WASI
+from stockade.policy import Limits, Policy, Wasi
+from tests.conftest import wat
+from tests.limits._guests import EAGAIN, ENOSYS, ENOTCAPABLE, EPERM, SUCCESS, Script, kinds
+
+
+def every_kind_of_call() -> tuple[Script, list[str]]:
+    """A script of calls from several groups, all of which succeed under the default policy; and their names."""
+    script = Script()
+    cell = script.cell().address
+    calls = {
+        "args_sizes_get": (cell, cell),
+        "environ_sizes_get": (cell, cell),
+        "clock_time_get": (1, 1, cell),
+        "clock_res_get": (1, cell),
+        "random_get": (cell, 8),
+        "fd_fdstat_get": (1, script.room(24)),
+        "sched_yield": (),
+    }
+    for name, arguments in calls.items():
+        script.call(name, *arguments)
+    return script, list(calls)
+
+
+@pytest.mark.parametrize(
+    ("rules", "refused"),
+    [
+        (Wasi(), set()),
+        (Wasi(deny=("clock_time_get",)), {"clock_time_get"}),
+        (Wasi(deny=("clock",)), {"clock_time_get", "clock_res_get"}),
+        (Wasi(deny=("*_sizes_get", "random")), {"args_sizes_get", "environ_sizes_get", "random_get"}),
+        (Wasi(deny=("clock_*",), allow=("clock_time_get", "*")), {"clock_time_get", "clock_res_get"}),
+        (
+            Wasi(allow=("clock", "fd_*", "sched_yield"), deny=()),
+            {"args_sizes_get", "environ_sizes_get", "random_get"},
+        ),
+        (Wasi(allow=("*",), deny=("*",)), set(every_kind_of_call()[1])),
+        (Wasi(allow=(), deny=()), set(every_kind_of_call()[1])),
+    ],
+    ids=["default", "name", "group", "patterns", "deny wins", "allow", "deny all", "allow none"],
+)
+def test_calls_are_refused_by_name_group_and_pattern(rules: Wasi, refused: set[str]) -> None:
+    """Holds items 76 and 79: exactly the denied calls fail, each with a violation, and each is counted."""
+    script, names = every_kind_of_call()
+    played = script.play(Policy(wasi=rules))
+
+    assert played.errnos == [ENOTCAPABLE if name in refused else SUCCESS for name in names]
+    assert [(v.kind, v.subject, v.call, v.action, v.count) for v in played.report.violations] == [
+        ("call", name, name, "deny", 1) for name in names if name in refused
+    ]
+    assert played.report.usage.calls == dict.fromkeys(names, 1)
+    assert played.report.usage.denied == dict.fromkeys(refused, 1)
+
+
+@pytest.mark.parametrize(("errno", "number"), [("notcapable", ENOTCAPABLE), ("perm", EPERM), ("nosys", ENOSYS)])
+def test_the_errno_of_a_refusal_is_the_policys(errno: str, number: int) -> None:
+    """A guest sees the errno that the policy names."""
+    script = Script()
+    script.call("sched_yield")
+    played = script.play(Policy(wasi=Wasi(deny=("sched",), errno=errno)))  # type: ignore[arg-type]
+
+    assert played.errnos == [number]
+
+
+@pytest.mark.parametrize("call", [call for call in WASI if call.results], ids=lambda call: call.name)
+def test_every_call_can_be_refused(call: object) -> None:
+    """Holds item 79 for each call of WASI: refused before its arguments, here all senseless, are looked at."""
+    name, params = call.name, call.params  # type: ignore[attr-defined]
+    script = Script()
+    script.call(name, *[-1] * len(params))
+    played = script.play(Policy(wasi=Wasi(deny=(name,))))
+
+    assert played.errnos == [ENOTCAPABLE]
+    assert played.report.usage.denied == {name: 1}
+    assert played.only_violation().call == name
+
+
+def test_sockets_are_refused_unless_asked_for() -> None:
+    """By default no socket call is made; where they are allowed, there are still no sockets."""
+    script = Script()
+    script.call("sock_shutdown", 3, 0)
+    script.call("sock_accept", 3, 0, script.cell().address)
+
+    assert script.play(Policy()).errnos == [ENOTCAPABLE, ENOTCAPABLE]
+    assert script.play(Policy(wasi=Wasi(deny=()))).errnos == [57, 57]
+
+
+def test_a_denied_call_ends_the_run_where_the_policy_says_stop() -> None:
+    """Outcome denied, one violation, nothing after it."""
+    script, _ = every_kind_of_call()
+    played = script.play(Policy(wasi=Wasi(deny=("random",)), on_violation="stop"))
+
+    assert played.report.outcome is stockade.Outcome.DENIED
+    violation = played.only_violation()
+    assert (violation.kind, violation.subject, violation.action) == ("call", "random_get", "stop")
+    assert "sched_yield" not in played.report.usage.calls
+    assert played.report.usage.denied == {"random_get": 1}
+    assert played.report.usage.random_bytes == 0
+
+
+def test_a_denied_call_is_made_where_the_policy_takes_note() -> None:
+    """What a guest needs can be learned: all calls succeed, and those that are not allowed are noted."""
+    script, names = every_kind_of_call()
+    played = script.play(Policy(wasi=Wasi(allow=("fd",)), on_violation="note"))
+
+    assert played.errnos == [SUCCESS] * len(names)
+    assert [v.subject for v in played.report.violations] == [name for name in names if name != "fd_fdstat_get"]
+    assert {v.action for v in played.report.violations} == {"note"}
+    assert played.report.usage.denied == {}
+
+
+def yields(count: int) -> Script:
+    """A script of so many calls."""
+    script = Script()
+    for _ in range(count):
+        script.call("sched_yield")
+    return script
+
+
+@pytest.mark.parametrize("limit", [0, 1, 10])
+def test_exactly_the_limit_of_calls_can_be_made(limit: int) -> None:
+    """Holds items 80 and 82: the limit succeeds, all beyond it are refused, and the most that was asked for is told."""
+    played = yields(limit + 3).play(Policy(limits=Limits(calls=limit)))
+
+    assert played.errnos == [SUCCESS] * limit + [EPERM] * 3
+    violation = played.only_violation()
+    assert (violation.kind, violation.subject, violation.limit) == ("calls", "sched_yield", limit)
+    assert (violation.observed, violation.count, violation.action) == (limit + 1, 3, "deny")
+    assert played.report.usage.calls == {"sched_yield": limit + 3}
+    assert played.report.usage.denied == {"sched_yield": 3}
+    assert yields(limit).play(Policy(limits=Limits(calls=limit))).report.violations == ()
+
+
+def test_one_call_too_many_ends_the_run_where_the_policy_says_stop() -> None:
+    """Outcome denied at the first call beyond the limit."""
+    played = yields(5).play(Policy(limits=Limits(calls=3), on_violation="stop"))
+
+    assert played.report.outcome is stockade.Outcome.DENIED
+    assert played.report.usage.calls == {"sched_yield": 4}
+    assert (played.only_violation().kind, played.only_violation().action) == ("calls", "stop")
+
+
+def test_calls_beyond_the_limit_are_noted() -> None:
+    """All are made; the violation tells by how much."""
+    played = yields(6).play(Policy(limits=Limits(calls=3), on_violation="note"))
+
+    assert played.errnos == [SUCCESS] * 6
+    violation = played.only_violation()
+    assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "note", 3, 6)
+
+
+LEAVE = """
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (drop (call $yield)) (drop (call $yield))
+    (call $exit (i32.const 3))))
+"""
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(limits=Limits(calls=0)),
+        Policy(limits=Limits(calls=1)),
+        Policy(wasi=Wasi(deny=("*",))),
+        Policy(wasi=Wasi(deny=("proc_exit",))),
+        Policy(limits=Limits(call_rate=1, on_rate="refuse")),
+    ],
+    ids=["no calls", "one call", "all denied", "exit denied", "rate"],
+)
+def test_a_guest_can_always_leave(policy: Policy) -> None:
+    """proc_exit is never refused: there would be nothing to go on to."""
+    report = stockade.Sandbox(policy).run(wat(LEAVE))
+
+    assert report.outcome is stockade.Outcome.EXIT
+    assert report.exit_code == 3
+    assert report.usage.calls["proc_exit"] == 1
+
+
+def test_a_rate_of_calls_is_held_by_waiting() -> None:
+    """Holds item 80: 25 calls at 10 a second take 2 seconds, and none is refused."""
+    script = yields(25)
+    begun = time.monotonic()
+    played = script.play(Policy(limits=Limits(call_rate=10)))
+    seconds = time.monotonic() - begun
+
+    assert played.errnos == [SUCCESS] * 25
+    assert 1.9 < seconds < 3.5
+    violation = played.only_violation()
+    assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "note")
+    assert (violation.limit, violation.observed, violation.count) == (10, 11, 2)
+    assert played.report.usage.denied == {}
+
+
+def test_a_deadline_holds_while_a_rate_of_calls_makes_wait() -> None:
+    """The wait for the next second is over when the deadline comes."""
+    begun = time.monotonic()
+    played = yields(25).play(Policy(limits=Limits(call_rate=10, wall_time=0.2)))
+
+    assert played.report.outcome is stockade.Outcome.TIMEOUT
+    assert 0.15 < time.monotonic() - begun < 1.9
+    assert kinds(played.report.violations) == ["call_rate", "timeout"]
+
+
+def test_a_rate_of_calls_is_held_by_refusing() -> None:
+    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on (H60)."""
+    script = yields(8)
+    result = script.cell()
+    for _ in range(40):
+        script.call("clock_time_get", 1, 1, result.address)
+    played = script.play(Policy(limits=Limits(call_rate=5, on_rate="refuse")))
+
+    assert played.errnos == [SUCCESS] * 5 + [EAGAIN] * 43
+    assert [(v.kind, v.subject, v.limit, v.observed, v.count, v.action) for v in played.report.violations] == [
+        ("call_rate", "sched_yield", 5, 6, 3, "deny"),
+        ("call_rate", "clock_time_get", 5, 6, 40, "deny"),
+    ]
+    assert played.report.usage.denied == {"sched_yield": 3, "clock_time_get": 40}
+
+
+PATIENT = """
+(module
+  (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+  (memory (export "memory") 1)
+  (func (export "go") (result i32)
+    (local $made i32)
+    (loop $next
+      (br_if $next (call $yield))
+      (br_if $next (i32.lt_u (local.tee $made (i32.add (local.get $made) (i32.const 1))) (i32.const 12))))
+    (local.get $made)))
+"""
+
+
+def test_refused_calls_do_not_use_up_the_rate() -> None:
+    """Holds H60: a guest that asks again and again gets its calls when the second is over, refusals not counted."""
+    begun = time.monotonic()
+    report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=6, calls=12, on_rate="refuse"))).call(
+        wat(PATIENT), "go"
+    )
+
+    assert report.value == 12
+    assert 0.9 < time.monotonic() - begun < 3
+    assert report.usage.calls["sched_yield"] == 12 + report.usage.denied["sched_yield"]
+
+
+def test_a_rate_beyond_the_limit_ends_the_run_where_the_policy_says_stop() -> None:
+    """With on_rate = refuse, an exceeded rate is a violation as any other."""
+    policy = Policy(limits=Limits(call_rate=3, on_rate="refuse"), on_violation="stop")
+    played = yields(5).play(policy)
+
+    assert played.report.outcome is stockade.Outcome.DENIED
+    assert played.report.usage.calls == {"sched_yield": 4}
+    assert (played.only_violation().kind, played.only_violation().action) == ("call_rate", "stop")
+
+
+WITHOUT_MEMORY = """
+(module
+  (import "wasi_snapshot_preview1" "sock_shutdown" (func $shutdown (param i32 i32) (result i32)))
+  (func (export "go") (result i32)
+    (local $made i32) (local $tries i32)
+    (loop $next
+      (if (i32.eq (call $shutdown (i32.const 9) (i32.const 0)) (i32.const 57))
+        (then (local.set $made (i32.add (local.get $made) (i32.const 1)))))
+      (br_if $next (i32.lt_u (local.tee $tries (i32.add (local.get $tries) (i32.const 1))) (i32.const 9))))
+    (local.get $made)))
+"""
+
+
+def test_a_guest_without_memory_is_held_to_its_limits() -> None:
+    """Attack: without a memory there is no place where native WASI could write the time that a rate needs."""
+    module = wat(WITHOUT_MEMORY)
+    report = stockade.Sandbox(Policy(limits=Limits(calls=4), wasi=Wasi(deny=()))).call(module, "go")
+    assert report.value == 4
+    assert report.usage.denied == {"sock_shutdown": 5}
+
+    refusing = Limits(fuel=None, call_rate=4, on_rate="refuse")
+    report = stockade.Sandbox(Policy(limits=refusing, wasi=Wasi(deny=()))).call(module, "go")
+    assert report.value == 4
+    assert kinds(report.violations) == ["call_rate"]
+
+    # The host keeps the time and waits in its place.
+    waiting = Limits(fuel=None, call_rate=4)
+    report = stockade.Sandbox(Policy(limits=waiting, wasi=Wasi(deny=()))).call(module, "go")
+    assert report.value == 9
+    assert 1.9 < report.usage.wall_seconds < 4
+
+    assert stockade.Sandbox(Policy(wasi=Wasi(deny=()))).call(module, "go").value == 9

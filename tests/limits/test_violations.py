@@ -1,0 +1,277 @@
+"""What is written down about violations: each once, none lost to a flood, nothing that could harm a reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stockade
+from stockade.policy import Limits, Policy, Wasi
+from tests.limits._guests import (
+    CREAT,
+    DIRECTORY,
+    EMFILE,
+    EPERM,
+    FOLLOW,
+    MOUNT,
+    READ_RIGHTS,
+    SUCCESS,
+    Script,
+    files_policy,
+    kinds,
+    player,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ENTRIES = 48
+"""Entries that any kind may take; the others are kept for kinds that have none yet."""
+
+
+def stat(script: Script, path: str | bytes, *, buffer: int | None = None) -> None:
+    """Asks for the state of a path."""
+    script.call("path_filestat_get", MOUNT, FOLLOW, path, script.room(64) if buffer is None else buffer)
+
+
+def flood(script: Script, count: int = 10_000) -> None:
+    """As many distinct paths, each of which leads out of the mount."""
+    buffer = script.room(64)
+    for number in range(count):
+        stat(script, f"../{number:05}", buffer=buffer)
+
+
+def test_equal_violations_are_one_entry_with_a_count(tmp_path: Path) -> None:
+    """One entry for each kind, call and subject; the order is that of their first time, and times are told."""
+    script = Script()
+    for _ in range(3):
+        stat(script, "../a")
+        stat(script, "../b")
+        script.open("../a", rights=READ_RIGHTS)
+    script.call("path_unlink_file", MOUNT, "a")
+    played = script.play(files_policy(tmp_path, delete=False))
+
+    assert [(v.kind, v.call, v.subject, v.count) for v in played.report.violations] == [
+        ("path", "path_filestat_get", "../a", 3),
+        ("path", "path_filestat_get", "../b", 3),
+        ("path", "path_open", "../a", 3),
+        ("delete", "path_unlink_file", "a", 1),
+    ]
+    stamps = [v.at for v in played.report.violations]
+    assert None not in stamps
+    assert stamps == sorted(stamps, key=lambda at: at or 0.0)
+    assert played.report.usage.denied == {"path_filestat_get": 6, "path_open": 3, "path_unlink_file": 1}
+    assert played.dropped == 0
+
+
+def test_the_most_that_was_asked_for_is_told(tmp_path: Path) -> None:
+    """Of equal violations, the largest demand is kept."""
+    script = Script()
+    fd = script.open("new", CREAT)
+    for size in (20, 500, 30):
+        script.call("fd_filestat_set_size", fd, size)
+    played = script.play(files_policy(tmp_path, file_size=10))
+
+    assert (played.only_violation().observed, played.only_violation().count) == (500, 3)
+
+
+def test_a_flood_cannot_push_out_the_first_of_another_kind(tmp_path: Path) -> None:
+    """Attack of H59: 10,000 distinct paths first, then one violation of each other kind that a script can cause."""
+    (tmp_path / "data").write_bytes(b"0123456789")
+    script = Script()
+    flood(script)
+    fd = script.open("data")
+    script.open("data")  # open_files
+    script.call("path_create_directory", MOUNT, "folder")
+    script.call("path_create_directory", MOUNT, "another")  # files_created
+    script.call("path_unlink_file", MOUNT, "data")  # delete
+    script.call("path_symlink", "data", MOUNT, "link")  # symlinks
+    script.read(fd, 5)
+    script.read(fd, 1)  # read_bytes
+    script.write(fd, b"123")
+    script.write(fd, b"x")  # write_bytes
+    script.call("fd_filestat_set_size", fd, 11)  # file_size
+    script.call("random_get", script.room(8), 8)  # random_bytes
+    script.call("sched_yield")  # call
+    script.call("sched_yield")  # call, and here the limit of calls is reached
+    script.call("sched_yield")
+    policy = files_policy(
+        tmp_path,
+        delete=False,
+        symlinks=False,
+        open_files=1,
+        files_created=1,
+        read_bytes=5,
+        write_bytes=3,
+        file_size=10,
+        random_bytes=7,
+        calls=len(script) - 1,
+    ).replace(wasi=Wasi(deny=("sched",)))
+    played = script.play(policy)
+
+    others = [
+        "open_files", "files_created", "delete", "symlinks", "read_bytes", "write_bytes", "file_size",
+        "random_bytes", "call", "calls",
+    ]  # fmt: skip
+    assert kinds(played.report.violations) == ["path"] * _ENTRIES + others
+    assert played.report.violations[0].subject == "../00000"
+    assert played.dropped == 10_000 - _ENTRIES
+    assert played.report.usage.denied["path_filestat_get"] == 10_000
+
+
+def test_a_flood_of_one_subject_takes_one_entry(tmp_path: Path) -> None:
+    """The positive twin: the same path 10,000 times is one entry, and nothing is dropped."""
+    script = Script()
+    path, buffer = script.put("../a"), script.room(64)
+    for _ in range(10_000):
+        script.call("path_filestat_get", MOUNT, FOLLOW, path, 4, buffer)
+    played = script.play(files_policy(tmp_path))
+
+    assert played.only_violation().count == 10_000
+    assert played.dropped == 0
+
+
+def test_the_second_of_a_rare_kind_is_dropped_after_a_flood_but_counted(tmp_path: Path) -> None:
+    """After a flood each further kind has one entry; more of it are counted as dropped, as equal ones are in it."""
+    script = Script()
+    flood(script, 100)
+    for name in ("a", "b", "a"):
+        script.call("path_unlink_file", MOUNT, name)
+    played = script.play(files_policy(tmp_path, delete=False))
+
+    assert played.errnos[-3:] == [EPERM] * 3
+    last = played.report.violations[-1]
+    assert (last.kind, last.subject, last.count) == ("delete", "a", 2)
+    assert played.dropped == 100 - _ENTRIES + 1
+
+
+@pytest.mark.parametrize("length", [1, 79, 80])
+def test_a_subject_of_up_to_80_bytes_is_told_whole(tmp_path: Path, length: int) -> None:
+    """A path that fits is in the report as it was."""
+    script = Script()
+    path = "p" * length
+    script.call("path_unlink_file", MOUNT, path)
+
+    assert script.play(files_policy(tmp_path, delete=False)).only_violation().subject == path
+
+
+@pytest.mark.parametrize("length", [81, 5_000, 100_000])
+def test_a_long_subject_is_cut_and_its_length_told(tmp_path: Path, length: int) -> None:
+    """Attack: a path of any length, to fill a report or a log."""
+    script = Script()
+    script.call("path_unlink_file", MOUNT, "p" * length)
+    subject = script.play(files_policy(tmp_path, delete=False)).only_violation().subject
+
+    assert subject == "p" * 80 + f"… ({length:,} long)"
+
+
+def test_long_subjects_that_differ_in_length_are_different(tmp_path: Path) -> None:
+    """Equal beginnings are not taken for equal paths where the lengths tell."""
+    script = Script()
+    for length in (81, 82, 81):
+        script.call("path_unlink_file", MOUNT, "p" * length)
+
+    assert [v.count for v in script.play(files_policy(tmp_path, delete=False)).report.violations] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
+        (b"a\r\nb\x00c", "a\\x0d\\x0ab\\x00c"),
+        (b"\xff\xfe", "\\xff\\xfe"),
+        ("abc\u202edef".encode(), "abc\\u202edef"),
+        ("grün".encode(), "grün"),
+    ],
+    ids=["escape", "lines", "not text", "direction", "umlaut"],
+)
+def test_a_subject_cannot_steer_who_reads_it(tmp_path: Path, path: bytes, shown: str) -> None:
+    """Attack: escape sequences, line ends, direction marks and broken UTF-8 in a path."""
+    script = Script()
+    script.call("path_unlink_file", MOUNT, path)
+    report = script.play(files_policy(tmp_path, delete=False)).report
+
+    assert report.violations[0].subject == shown
+    assert "\x1b" not in report.render()
+
+
+def test_a_subject_outside_memory_traps(tmp_path: Path) -> None:
+    """Attack: a path that begins near or beyond the end of memory: no byte of it is read."""
+    for address, size in ((0xFFFF_FFF0, 8), (0xFFFF_FFF0, 0xFFFF_FFFF), (128 << 16, 1), ((128 << 16) - 4, 5)):
+        script = Script()
+        script.call("path_unlink_file", MOUNT, address, size)
+        report = script.play(files_policy(tmp_path, delete=False)).report
+        assert report.outcome is stockade.Outcome.TRAP
+        assert report.trap is not None
+        assert report.violations == ()
+
+
+def test_a_subject_whose_length_wraps_round_is_refused_as_any_other(tmp_path: Path) -> None:
+    """Attack: a path whose end wraps round 2^32. It is refused before anything beyond its first bytes is read."""
+    script = Script(low=b"." * 128)
+    script.call("path_unlink_file", MOUNT, 16, 0xFFFF_FFF0)
+    played = script.play(files_policy(tmp_path, delete=False))
+
+    assert played.errnos == [EPERM]
+    assert played.only_violation().subject == "." * 80 + "… (4,294,967,280 long)"
+
+
+def test_stop_ends_the_run_with_exactly_one_violation(tmp_path: Path) -> None:
+    """Outcome denied; of a flood only the first was made, and the next kind never."""
+    script = Script()
+    script.open(".", DIRECTORY)
+    flood(script, 100)
+    script.call("path_unlink_file", MOUNT, "a")
+    played = script.play(files_policy(tmp_path, delete=False, on_violation="stop"))
+
+    assert played.report.outcome is stockade.Outcome.DENIED
+    violation = played.only_violation()
+    assert (violation.kind, violation.subject, violation.action, violation.count) == ("path", "../00000", "stop", 1)
+    assert played.report.usage.calls == {"path_open": 1, "path_filestat_get": 1}
+    with pytest.raises(stockade.StockadeError):
+        played.report.check()
+
+
+def test_what_is_no_violation_stops_nothing(tmp_path: Path) -> None:
+    """The positive twin: a missing file and a bad descriptor are errors of the guest's, not of the policy's."""
+    script = Script()
+    stat(script, "missing")
+    script.open("missing")
+    script.close(99)
+    script.call("path_unlink_file", MOUNT, "missing")
+    script.call("path_create_directory", MOUNT, "a")
+    script.call("path_create_directory", MOUNT, "a")
+    played = script.play(files_policy(tmp_path, on_violation="stop"))
+
+    assert played.report.ok
+    assert SUCCESS in played.errnos
+    assert played.report.violations == ()
+
+
+def test_violations_do_not_pile_up_over_the_calls_of_a_session(tmp_path: Path) -> None:
+    """Holds H59: each call of a session reports its own violations and counts."""
+    (tmp_path / "a").touch()
+    script = Script()
+    script.open("a")
+    script.call("path_unlink_file", MOUNT, "a")
+    image, start, errnos, count = script.image()
+    with stockade.Sandbox(files_policy(tmp_path, delete=False, open_files=1)).open(player()) as session:
+        session.write_memory(0, image)
+        first = session.call("play", start, errnos, count)
+        second = session.call("play", start, errnos, count)
+        assert int.from_bytes(session.read_memory(errnos, 4), "little") == EMFILE
+
+    assert [(v.kind, v.count) for v in first.violations] == [("delete", 1)]
+    assert [(v.kind, v.count) for v in second.violations] == [("open_files", 1), ("delete", 1)]
+
+
+def test_two_runs_share_no_violations() -> None:
+    """Holds H59: a sandbox that is used again begins with none."""
+    denied, fine = Script(), Script()
+    denied.call("random_get", denied.room(16), 16)
+    fine.call("random_get", fine.room(16), 8)
+    policy = Policy(limits=Limits(random_bytes=8))
+
+    assert len(denied.play(policy).report.violations) == 1
+    assert fine.play(policy).report.violations == ()
