@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
+from typing import Literal, TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,9 @@ import stockade
 from stockade.policy import Clock, Limits, Policy, Random
 from tests.conftest import wat
 from tests.limits._guests import EINVAL, ENOTCAPABLE, SUCCESS, Later, Script, clock_subscription, kinds
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REALTIME, MONOTONIC = 0, 1
 START = 946_684_800 * 10**9
@@ -422,3 +427,32 @@ def test_a_huge_request_for_randomness_is_refused_by_its_own_limit() -> None:
     assert report.usage.random_bytes == 0
     (violation,) = report.violations
     assert (violation.kind, violation.observed, violation.count) == ("random_bytes", 100_000_000, 3)
+
+
+@pytest.mark.parametrize("mode", ["real", "coarse", "virtual", "none"])
+def test_file_times_tell_no_more_than_the_clock(
+    mode: Literal["real", "coarse", "virtual", "none"], tmp_path: Path
+) -> None:
+    """Attack of H85: the time that the clock hides is read off a file that was just written."""
+    (tmp_path / "file").write_text("content")
+    os.utime(tmp_path / "file", ns=(1_234_567_891, 1_234_567_891))
+    module = wat(
+        """
+        (module
+          (import "wasi_snapshot_preview1" "path_filestat_get"
+            (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 8) "file")
+          (func (export "modified") (result i64)
+            (if (call $stat (i32.const 3) (i32.const 0) (i32.const 8) (i32.const 4) (i32.const 64))
+              (then (unreachable)))
+            (i64.load (i32.const 112))))
+        """
+    )
+    clock = Clock(mode=mode, resolution=0.001, start=5.0)
+    policy = Policy(clock=clock).replace(mounts=[stockade.Mount(str(tmp_path), "/data")])
+
+    report = stockade.Sandbox(policy).call(module, "modified")
+
+    expected = {"real": 1_234_567_891, "coarse": 1_234_000_000, "virtual": 5_000_000_000, "none": 0}
+    assert report.value == expected[mode]

@@ -183,6 +183,7 @@
 (global $CLOCK_VIRTUAL      (export "CLOCK_VIRTUAL:const")       i32 (i32.const 2))
 (global $STDIN_BYTES        (export "STDIN_BYTES:const")          i32 (i32.const 0))
 (global $STDIN_ASKED        (export "STDIN_ASKED:const")          i32 (i32.const 1))
+(global $CLOCK_NONE         (export "CLOCK_NONE:const")           i32 (i32.const 3))
 (global $RANDOM_NATIVE      (export "RANDOM_NATIVE:const")       i32 (i32.const 0))
 (global $RANDOM_SEEDED      (export "RANDOM_SEEDED:const")       i32 (i32.const 1))
 
@@ -1009,7 +1010,25 @@
 (func (export "fd_filestat_get") (param $fd i32) (param $result i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 13))) (then (return (local.get $errno))))
-  (call $native.fd_filestat_get (local.get $fd) (local.get $result)))
+  (if (i32.eqz (local.tee $errno (call $native.fd_filestat_get (local.get $fd) (local.get $result))))
+    (then (call $cut_times (local.get $result))))
+  (local.get $errno))
+
+;; The times of a file tell no more than the clock does: cut like a coarse clock's, or all the same.
+(func $cut_times (param $filestat i32)
+  (local $mode i32) (local $end i32) (local $resolution i64)
+  (if (i32.eqz (local.tee $mode (i32.load $state (global.get $clock_mode)))) (then (return)))
+  (local.set $resolution (i64.load $state (global.get $clock_resolution)))
+  (local.set $end (i32.add (local.get $filestat) (i32.const 64)))
+  (local.set $filestat (i32.add (local.get $filestat) (i32.const 40)))
+  (loop $next
+    (i64.store $guest (local.get $filestat)
+      (if (result i64) (i32.eq (local.get $mode) (global.get $CLOCK_COARSE))
+        (then (i64.sub (i64.load $guest (local.get $filestat))
+                       (i64.rem_u (i64.load $guest (local.get $filestat)) (local.get $resolution))))
+        (else (i64.load $state (global.get $clock_start)))))
+    (br_if $next
+      (i32.lt_u (local.tee $filestat (i32.add (local.get $filestat) (i32.const 8))) (local.get $end)))))
 
 (func (export "fd_filestat_set_size") (param $fd i32) (param $size i64) (result i32)
   (local $errno i32)
@@ -1148,10 +1167,14 @@
   (param $result i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 28))) (then (return (local.get $errno))))
-  (call $judge (i32.const 28)
-    (call $native.path_filestat_get (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
-      (local.get $result))
-    (local.get $path) (local.get $size)))
+  (if (local.tee $errno
+        (call $judge (i32.const 28)
+          (call $native.path_filestat_get (local.get $fd) (local.get $flags) (local.get $path) (local.get $size)
+            (local.get $result))
+          (local.get $path) (local.get $size)))
+    (then (return (local.get $errno))))
+  (call $cut_times (local.get $result))
+  (global.get $SUCCESS))
 
 (func (export "path_filestat_set_times") (param $fd i32) (param $flags i32) (param $path i32) (param $size i32)
   (param $accessed i64) (param $modified i64) (param $what i32) (result i32)

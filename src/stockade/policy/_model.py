@@ -199,7 +199,7 @@ class Filesystem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What time the guest sees. It can never set one.
+    """What time the guest sees, on clocks and on files. It can never set a clock.
 
     Attributes:
         mode: `real`; `coarse`, cut to `resolution`; `virtual`, which starts at `start`, moves on by `step` whenever it

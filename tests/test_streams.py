@@ -1,0 +1,166 @@
+"""Output passed on while the guest runs, and input fetched when it asks."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import stockade
+from stockade import Outcome, Policy, Sandbox, UsageError
+from stockade.execution._state import STDIN_PIECE_BYTES, TAP_BYTES
+from tests.conftest import wat
+
+PATIENT = Policy().replace(fuel=None, wall_time=20.0)
+
+ECHO = """
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 3)
+  (func (export "_start")
+    (loop $next
+      (i32.store (i32.const 0) (i32.const 65536))
+      (i32.store (i32.const 4) (i32.const 100000))
+      (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
+      (i32.store (i32.const 4) (i32.load (i32.const 8)))
+      (if (i32.load (i32.const 8))
+        (then
+          (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
+          (br $next))))))
+"""
+
+
+def both(times: int, size: int) -> stockade.Module:
+    """A guest that writes to stdout and stderr in turn, so many bytes so many times."""
+    return wat(
+        f"""
+        (module
+          (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 20)
+          (func (export "_start") (local $left i32)
+            (local.set $left (i32.const {times}))
+            (i32.store (i32.const 0) (i32.const 1024))
+            (i32.store (i32.const 4) (i32.const {size}))
+            (loop $next
+              (memory.fill (i32.const 1024) (local.get $left) (i32.const {size}))
+              (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+              (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
+              (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))
+        """
+    )
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1000, TAP_BYTES // 2 - 8, TAP_BYTES // 2 - 7, TAP_BYTES + 1])
+def test_output_arrives_whole_and_in_order(size: int) -> None:
+    """Whatever the pieces are cut into, each stream is whole, and the two keep their order among each other."""
+    times = 5
+    pieces: list[tuple[str, bytes]] = []
+
+    report = Sandbox(PATIENT).run(
+        both(times, size),
+        on_stdout=lambda piece: pieces.append(("out", piece)),
+        on_stderr=lambda piece: pieces.append(("err", piece)),
+    )
+
+    expected = b"".join(bytes([number]) * size for number in range(times, 0, -1))
+    assert report.outcome is Outcome.OK
+    assert b"".join(piece for stream, piece in pieces if stream == "out") == expected
+    assert b"".join(piece for stream, piece in pieces if stream == "err") == expected
+    joined = b"".join(piece for _, piece in pieces)
+    assert joined == b"".join(bytes([number]) * (2 * size) for number in range(times, 0, -1))
+    changes = [stream for number, (stream, _) in enumerate(pieces) if not number or pieces[number - 1][0] != stream]
+    assert changes == ["out", "err"] * times
+    assert report.usage.stdout_bytes == times * size
+
+
+def test_output_arrives_while_the_guest_runs() -> None:
+    """A callback hears of what was written although the guest never ends; the deadline holds all the same."""
+    text = """
+    (module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\08\\00\\00\\00\\02\\00\\00\\00hi")
+      (func (export "_start")
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))
+        (loop $ever (br $ever))))
+    """
+    begun = time.monotonic()
+    heard: list[float] = []
+
+    report = Sandbox(Policy().replace(fuel=None, wall_time=0.5)).run(
+        wat(text), on_stdout=lambda piece: heard.append(time.monotonic() - begun)
+    )
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.stdout == b"hi"
+    assert len(heard) == 1
+    assert heard[0] < 0.4
+
+
+def test_a_listener_of_one_stream_gets_that_one_only() -> None:
+    """Nobody listens to stderr: it is captured, and kept out of the other's callback."""
+    heard: list[bytes] = []
+    report = Sandbox(PATIENT).run(both(1, 3), on_stdout=heard.append)
+    assert b"".join(heard) == report.stdout == report.stderr == b"\1\1\1"
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
+def test_what_a_callback_raises_ends_the_run_and_reaches_the_caller(raised: type[BaseException]) -> None:
+    """Holds H84: an exception in a callback stops that run, not the host; the next run is as good as new."""
+    box = Sandbox(PATIENT)
+
+    def refuse(piece: bytes) -> None:
+        raise raised("enough")
+
+    for streams in ({"on_stdout": refuse}, {"on_stderr": refuse}):
+        with pytest.raises(raised, match="enough"):
+            box.run(both(1_000_000, 100), **streams)
+    with pytest.raises(raised, match="enough"):
+        box.run(wat(ECHO), stdin=lambda size: refuse(b""))  # type: ignore[arg-type,return-value]
+    assert box.run(both(1, 3)).stdout == b"\1\1\1"
+
+
+def test_stdin_is_fetched_when_it_is_wanted() -> None:
+    """Pieces arrive in order up to the end; the callback is asked for no more than fits and not again after the end."""
+    pieces = iter([b"first,", b"", b"never"])
+    asked: list[int] = []
+
+    def fetch(size: int) -> bytes | None:
+        asked.append(size)
+        return next(pieces) if len(asked) != 2 else None  # not yet
+
+    report = Sandbox(PATIENT).run(wat(ECHO), stdin=fetch)
+
+    assert report.stdout == b"first,"
+    assert asked == [STDIN_PIECE_BYTES] * 3
+    assert next(pieces) == b"never"
+
+
+def test_large_stdin_is_fetched_whole() -> None:
+    """The twin of bytes: what fits no buffer at once arrives all the same."""
+    data = bytes(range(256)) * 1024
+    places = iter(range(0, len(data) + STDIN_PIECE_BYTES, STDIN_PIECE_BYTES))
+
+    def fetch(size: int) -> bytes:
+        place = next(places)
+        return data[place : place + size]
+
+    report = Sandbox(PATIENT).run(wat(ECHO), stdin=fetch)
+
+    assert report.stdout == data
+    assert Sandbox(PATIENT).run(wat(ECHO), stdin=data).stdout == data
+
+
+def test_a_callback_that_returns_too_much_is_told() -> None:
+    """What does not fit is refused, never cut."""
+    with pytest.raises(UsageError) as caught:
+        Sandbox(PATIENT).run(wat(ECHO), stdin=lambda size: bytes(size + 1))
+    assert str(caught.value) == "the stdin callback returned 65,537 bytes; it was asked for 65,536"
+
+
+def test_a_guest_that_waits_for_input_meets_its_deadline() -> None:
+    """Attack of H1: input that never comes must not hold the run."""
+    report = Sandbox(Policy().replace(fuel=None, wall_time=0.3)).run(wat(ECHO), stdin=lambda size: None)
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.wall_seconds < 1
