@@ -92,7 +92,7 @@ class Guest:
         self._policy_info = policy_info
         self._limits = limits = plan.policy.limits
         self._watch = watch
-        watch.start(limits.wall_time)
+        self._timed = False
         self._streams = streams
         if streams is not None:
             given = None if streams.stdin is not None else stdin
@@ -160,6 +160,10 @@ class Guest:
         results: list[Number] | None = None
         instance = self._instance
         if instance is not None and self._ending is None:
+            if not self._timed:
+                # From the guest's first instruction on, and once: an initializer and the call after it share the time.
+                self._timed = True
+                self._watch.start(self._limits.wall_time)
             ticker = self._plan.program.compiled.engine.ticker
             may_go_on, serve = self._attention()
             ticker.enter()
@@ -216,7 +220,7 @@ class Guest:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
         if self._instance is None or self._ending is not None:
             return
-        self._watch.start(self._limits.wall_time)
+        self._timed = False
         self._wall_seconds = self._cpu_seconds = 0.0
         if self._limits.fuel is not None:
             self._instance.set_fuel(self._limits.fuel)
