@@ -314,7 +314,7 @@ def test_thousands_of_runs_leave_nothing_behind() -> None:
     burst(200)
     gc.collect()
     memory, descriptors = resident_bytes(), open_descriptors()
-    burst(2000)
+    burst(10_000)
     gc.collect()
 
     assert resident_bytes() - memory < 8 << 20
