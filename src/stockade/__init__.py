@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from stockade.execution import Module
     from stockade.policy import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi
-    from stockade.report import Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
+    from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
     from stockade.sandbox import Sandbox, Session, call, run
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Clock",
     "Denied",
     "EngineError",
+    "Event",
     "Filesystem",
     "Frame",
     "GuestError",

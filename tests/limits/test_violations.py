@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stockade
+from stockade.execution._state import MAX_EVENTS
+from stockade.guard import guard
 from stockade.policy import Limits, Policy, Wasi
 from tests.limits._guests import (
     CREAT,
@@ -275,3 +277,56 @@ def test_two_runs_share_no_violations() -> None:
 
     assert len(denied.play(policy).report.violations) == 1
     assert fine.play(policy).report.violations == ()
+
+
+# -- events ---------------------------------------------------------------------------------------------------------
+
+
+def test_events_tell_each_time_in_order(tmp_path: Path) -> None:
+    """What a violation counts, events tell one by one: call, subject, result and time."""
+    script = Script()
+    script.open("a", CREAT)
+    script.open("../out")
+    script.open("a", CREAT)
+    played = script.play(files_policy(tmp_path, create=False))
+
+    events = played.report.events
+    assert [(event.kind, event.subject, event.call, event.errno, event.action) for event in events] == [
+        ("create", "a", "path_open", EPERM, "deny"),
+        ("path", "../out", "path_open", EPERM, "deny"),
+        ("create", "a", "path_open", EPERM, "deny"),
+    ]
+    times = [event.at for event in events if event.at is not None]
+    assert len(times) == 3
+    assert times == sorted(times)
+    assert played.report.events_dropped == 0
+    assert [violation.count for violation in played.report.violations] == [2, 1]
+
+
+def test_a_flood_of_events_keeps_the_newest_and_counts_the_rest(tmp_path: Path) -> None:
+    """Attack of H80: a flood pushes out what came before; the first of each kind stays among the violations."""
+    script = Script()
+    script.open("first", CREAT)
+    for number in range(100):
+        script.open(f"../{number}")
+    report = script.play(files_policy(tmp_path, create=False)).report
+
+    assert [event.subject for event in report.events] == [f"../{number}" for number in range(100 - MAX_EVENTS, 100)]
+    assert report.events_dropped == 101 - MAX_EVENTS
+    assert report.violations[0].subject == "first"
+    assert guard().layout.constants["EVENTS_MAX"] == MAX_EVENTS
+
+
+def test_what_is_let_through_is_an_event_without_an_error(tmp_path: Path) -> None:
+    """The twin for a policy that takes note; what native WASI refuses stays refused, and is told so."""
+    script = Script()
+    script.open("new", CREAT)
+    script.open("../out")
+    played = script.play(files_policy(tmp_path, create=False, on_violation="note"))
+
+    assert played.errnos == [SUCCESS, EPERM]
+    assert [(event.kind, event.errno, event.action) for event in played.report.events] == [
+        ("create", SUCCESS, "note"),
+        ("path", EPERM, "deny"),
+    ]
+    assert played.report.usage.denied == {"path_open": 1}

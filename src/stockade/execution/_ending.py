@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from stockade._text import printable
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
 from stockade.guard import guard
-from stockade.report import Frame, Outcome, TrapInfo, Violation
+from stockade.report import Event, Frame, Outcome, TrapInfo, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
     from stockade.execution._plan import Plan
-    from stockade.execution._state import GuardViolation, StateReading
+    from stockade.execution._state import GuardEvent, GuardViolation, StateReading
     from stockade.guard import Woven
     from stockade.policy import Limits
 
-__all__ = ["Ending", "Verdict", "conclude"]
+__all__ = ["Ending", "Verdict", "conclude", "tell_event"]
 
 
 class Ending(NamedTuple):
@@ -176,15 +176,33 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     return tuple(found)
 
 
+def tell_event(entry: GuardEvent) -> Event:
+    """Puts an event of the guard into a report's words."""
+    return Event(
+        kind=entry.kind,
+        subject=_subject(entry),
+        call=entry.call,
+        errno=entry.errno,
+        action=entry.action,
+        limit=_number(entry, entry.limit),
+        observed=_number(entry, entry.observed),
+        at=entry.at_seconds or None,
+    )
+
+
+def _subject(entry: GuardViolation | GuardEvent) -> str:
+    if not entry.subject_bytes:
+        return entry.call
+    subject = printable(entry.subject)
+    if entry.subject_bytes > len(entry.subject):
+        subject += f"… ({entry.subject_bytes:,} long)"
+    return subject
+
+
 def _from_guard(entry: GuardViolation) -> Violation:
-    subject = entry.call
-    if entry.subject_bytes:
-        subject = printable(entry.subject)
-        if entry.subject_bytes > len(entry.subject):
-            subject += f"… ({entry.subject_bytes:,} long)"
     return Violation(
         kind=entry.kind,
-        subject=subject,
+        subject=_subject(entry),
         limit=_number(entry, entry.limit),
         observed=_number(entry, entry.observed),
         call=entry.call,
@@ -194,7 +212,7 @@ def _from_guard(entry: GuardViolation) -> Violation:
     )
 
 
-def _number(entry: GuardViolation, value: int) -> float | None:
+def _number(entry: GuardViolation | GuardEvent, value: int) -> float | None:
     if not entry.limit and not entry.observed:
         return None
     return value / 1e9 if entry.kind == "idle" else value

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from stockade._wasi import MODULE
 from stockade.engine import Instance
 from stockade.errors import UsageError
-from stockade.execution._ending import Ending, conclude
-from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.execution._ending import Ending, conclude, tell_event
+from stockade.execution._state import MAX_EVENTS, PROGRAM_NAME, State, place_inputs
 from stockade.execution._timekeeper import Timekeeper
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
@@ -253,6 +253,8 @@ class Guest:
             truncated=truncated,
             usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
             violations=verdict.violations,
+            events=tuple(map(tell_event, self._state.events(reading))) if self._state and reading else (),
+            events_dropped=0 if reading is None else max(0, reading.number.event_count - MAX_EVENTS),
             violations_dropped=0 if reading is None else reading.number.violations_dropped,
             trap=verdict.trap,
             module=plan.info,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from stockade.policy import Limits
 
 __all__ = [
+    "MAX_EVENTS",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
     "TAP_BYTES",
     "Counters",
+    "GuardEvent",
     "GuardViolation",
     "Placed",
     "State",
@@ -31,6 +33,9 @@ __all__ = [
 
 STDIN_PIECE_BYTES: Final = 64 << 10
 """The most that is asked of a stdin callback at a time."""
+
+MAX_EVENTS: Final = 32
+"""Events that the guard's ring holds (`EVENTS_MAX` in guard.wat, which a test holds to it)."""
 
 TAP_BYTES: Final = 256 << 10
 """Output that may wait for the host's callbacks; a guest that is ahead of them waits. A power of two."""
@@ -75,6 +80,7 @@ class Counters(NamedTuple):
     deleted: int
     stdin_read: int
     violations_dropped: int
+    event_count: int
     virtual_now: int
     random_state: int
 
@@ -206,6 +212,28 @@ class GuardViolation(NamedTuple):
         return cls(_kinds()[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
 
 
+class GuardEvent(NamedTuple):
+    """An entry of the guard's ring of events: one violation, one time. Fields as in `GuardViolation`."""
+
+    kind: str
+    call: str
+    errno: int
+    action: Literal["deny", "stop", "note"]
+    limit: int
+    observed: int
+    at_seconds: float
+    subject: bytes
+    subject_bytes: int
+
+    @classmethod
+    def unpack(cls, entry: bytes) -> GuardEvent:
+        """Reads an entry."""
+        kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
+        constants = guard().layout.constants
+        subject = entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
+        return cls(_kinds()[kind], WASI[call].name, errno, _ACTIONS[action], limit, observed, at / 1e9, subject, length)
+
+
 _ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
 
 
@@ -276,6 +304,17 @@ class State:
         size, start = layout.constants["VIOLATION_SIZE"], layout.offsets["violations"]
         table = self.memory.read(start, count * size)
         return [GuardViolation.unpack(table[at : at + size]) for at in range(0, len(table), size)]
+
+    def events(self, reading: StateReading) -> list[GuardEvent]:
+        """Returns the newest events, the oldest of them first."""
+        count = reading.number.event_count
+        if not count:
+            return []
+        layout = guard().layout
+        size, most = layout.constants["VIOLATION_SIZE"], layout.constants["EVENTS_MAX"]
+        ring = self.memory.read(layout.offsets["events"], min(count, most) * size)
+        places = (number % most * size for number in range(max(0, count - most), count))
+        return [GuardEvent.unpack(ring[at : at + size]) for at in places]
 
     def output(self, reading: StateReading, name: Literal["stdout", "stderr"]) -> tuple[bytes, int]:
         """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""

@@ -64,106 +64,108 @@
 ;; -- layout of $state: descriptors and violations -------------------------------------------------------------------
 
 (global $kinds              (export "kinds:u8[4096]")            i32 (i32.const 0)) ;; what became of each descriptor, see below
+(global $events             (export "events:u8")                  i32 (i32.const 12288)) ;; a ring of EVENTS_MAX entries, see $record
 (global $violations         (export "violations:u8")             i32 (i32.const 4096)) ;; VIOLATIONS_MAX entries, see $violate
 
 ;; -- layout of $state: the policy block, written by the host --------------------------------------------------------
 ;; A limit of 2^64-1 is no limit.
 
-(global $block              (export "block:u8")                  i32 (i32.const 12288)) ;; the host writes and reads from here
-(global $memory_limit       (export "memory_limit:u64")          i32 (i32.const 12288)) ;; bytes that all memories and tables may have together
-(global $table_limit        (export "table_limit:u64")           i32 (i32.const 12296)) ;; elements that all tables may have together
-(global $calls_limit        (export "calls_limit:u64")           i32 (i32.const 12304)) ;; WASI calls in the run
-(global $call_rate          (export "call_rate:u64")             i32 (i32.const 12312)) ;; WASI calls in a second
-(global $open_limit         (export "open_limit:u64")            i32 (i32.const 12320)) ;; files and folders open at a time
-(global $created_limit      (export "created_limit:u64")         i32 (i32.const 12328)) ;; files, folders and links created
-(global $file_size_limit    (export "file_size_limit:u64")       i32 (i32.const 12336)) ;; bytes that a file may reach by writing
-(global $read_limit         (export "read_limit:u64")            i32 (i32.const 12344)) ;; bytes read from files
-(global $write_limit        (export "write_limit:u64")           i32 (i32.const 12352)) ;; bytes written to files
-(global $read_rate          (export "read_rate:u64")             i32 (i32.const 12360)) ;; bytes read in a second
-(global $write_rate         (export "write_rate:u64")            i32 (i32.const 12368)) ;; bytes written in a second
-(global $random_limit       (export "random_limit:u64")          i32 (i32.const 12376)) ;; random bytes
-(global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 12384)) ;; nanoseconds of one wait
-(global $slice              (export "slice:u64")                 i32 (i32.const 12392)) ;; longest wait at a stretch, nanoseconds
-(global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 12400)) ;; nanoseconds to which a coarse clock is cut
-(global $clock_step         (export "clock_step:u64")            i32 (i32.const 12408)) ;; nanoseconds that a virtual clock advances each time it is read
-(global $clock_start        (export "clock_start:u64")           i32 (i32.const 12416)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
-(global $clock_mode         (export "clock_mode:u32")            i32 (i32.const 12424)) ;; CLOCK_REAL, CLOCK_COARSE or CLOCK_VIRTUAL
-(global $random_mode        (export "random_mode:u32")           i32 (i32.const 12428)) ;; RANDOM_NATIVE or RANDOM_SEEDED
-(global $on_violation       (export "on_violation:u32")          i32 (i32.const 12432)) ;; DENY, STOP or NOTE
-(global $on_rate            (export "on_rate:u32")               i32 (i32.const 12436)) ;; WAIT or REFUSE, where a rate is exceeded
-(global $on_memory          (export "on_memory:u32")             i32 (i32.const 12440)) ;; 1: refused growth ends the run
-(global $may_create         (export "may_create:u32")            i32 (i32.const 12444)) ;; 1: files and folders may be created
-(global $may_delete         (export "may_delete:u32")            i32 (i32.const 12448)) ;; 1: files and folders may be removed, or replaced by renaming
-(global $may_link           (export "may_link:u32")              i32 (i32.const 12452)) ;; 1: symbolic and hard links may be made
-(global $has_clock          (export "has_clock:u32")             i32 (i32.const 12456)) ;; 1: native clocks and waits are in reach; 0: the host keeps the time
-(global $stdin              (export "stdin:u32")                 i32 (i32.const 12460)) ;; where stdin's bytes stand
-(global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 12464)) ;; how many there are
-(global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 12468)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
-(global $args               (export "args:u32")                  i32 (i32.const 12472)) ;; arguments, each ended by a zero byte
-(global $args_count         (export "args_count:u32")            i32 (i32.const 12476)) ;; how many
-(global $args_size          (export "args_size:u32")             i32 (i32.const 12480)) ;; their bytes in all, zero bytes included
-(global $environ            (export "environ:u32")               i32 (i32.const 12484)) ;; NAME=value, each ended by a zero byte
-(global $environ_count      (export "environ_count:u32")         i32 (i32.const 12488)) ;; how many
-(global $environ_size       (export "environ_size:u32")          i32 (i32.const 12492)) ;; their bytes in all
-(global $scratch            (export "scratch:u32")               i32 (i32.const 12496)) ;; where free room begins, above everything else
-(global $rules              (export "rules:u8[64]")              i32 (i32.const 12500)) ;; by call number: 0, or the errno that refuses it
+(global $block              (export "block:u8")                  i32 (i32.const 16384)) ;; the host writes and reads from here
+(global $memory_limit       (export "memory_limit:u64")          i32 (i32.const 16384)) ;; bytes that all memories and tables may have together
+(global $table_limit        (export "table_limit:u64")           i32 (i32.const 16392)) ;; elements that all tables may have together
+(global $calls_limit        (export "calls_limit:u64")           i32 (i32.const 16400)) ;; WASI calls in the run
+(global $call_rate          (export "call_rate:u64")             i32 (i32.const 16408)) ;; WASI calls in a second
+(global $open_limit         (export "open_limit:u64")            i32 (i32.const 16416)) ;; files and folders open at a time
+(global $created_limit      (export "created_limit:u64")         i32 (i32.const 16424)) ;; files, folders and links created
+(global $file_size_limit    (export "file_size_limit:u64")       i32 (i32.const 16432)) ;; bytes that a file may reach by writing
+(global $read_limit         (export "read_limit:u64")            i32 (i32.const 16440)) ;; bytes read from files
+(global $write_limit        (export "write_limit:u64")           i32 (i32.const 16448)) ;; bytes written to files
+(global $read_rate          (export "read_rate:u64")             i32 (i32.const 16456)) ;; bytes read in a second
+(global $write_rate         (export "write_rate:u64")            i32 (i32.const 16464)) ;; bytes written in a second
+(global $random_limit       (export "random_limit:u64")          i32 (i32.const 16472)) ;; random bytes
+(global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 16480)) ;; nanoseconds of one wait
+(global $slice              (export "slice:u64")                 i32 (i32.const 16488)) ;; longest wait at a stretch, nanoseconds
+(global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 16496)) ;; nanoseconds to which a coarse clock is cut
+(global $clock_step         (export "clock_step:u64")            i32 (i32.const 16504)) ;; nanoseconds that a virtual clock advances each time it is read
+(global $clock_start        (export "clock_start:u64")           i32 (i32.const 16512)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
+(global $clock_mode         (export "clock_mode:u32")            i32 (i32.const 16520)) ;; CLOCK_REAL, CLOCK_COARSE or CLOCK_VIRTUAL
+(global $random_mode        (export "random_mode:u32")           i32 (i32.const 16524)) ;; RANDOM_NATIVE or RANDOM_SEEDED
+(global $on_violation       (export "on_violation:u32")          i32 (i32.const 16528)) ;; DENY, STOP or NOTE
+(global $on_rate            (export "on_rate:u32")               i32 (i32.const 16532)) ;; WAIT or REFUSE, where a rate is exceeded
+(global $on_memory          (export "on_memory:u32")             i32 (i32.const 16536)) ;; 1: refused growth ends the run
+(global $may_create         (export "may_create:u32")            i32 (i32.const 16540)) ;; 1: files and folders may be created
+(global $may_delete         (export "may_delete:u32")            i32 (i32.const 16544)) ;; 1: files and folders may be removed, or replaced by renaming
+(global $may_link           (export "may_link:u32")              i32 (i32.const 16548)) ;; 1: symbolic and hard links may be made
+(global $has_clock          (export "has_clock:u32")             i32 (i32.const 16552)) ;; 1: native clocks and waits are in reach; 0: the host keeps the time
+(global $stdin              (export "stdin:u32")                 i32 (i32.const 16556)) ;; where stdin's bytes stand
+(global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 16560)) ;; how many there are
+(global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 16564)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
+(global $args               (export "args:u32")                  i32 (i32.const 16568)) ;; arguments, each ended by a zero byte
+(global $args_count         (export "args_count:u32")            i32 (i32.const 16572)) ;; how many
+(global $args_size          (export "args_size:u32")             i32 (i32.const 16576)) ;; their bytes in all, zero bytes included
+(global $environ            (export "environ:u32")               i32 (i32.const 16580)) ;; NAME=value, each ended by a zero byte
+(global $environ_count      (export "environ_count:u32")         i32 (i32.const 16584)) ;; how many
+(global $environ_size       (export "environ_size:u32")          i32 (i32.const 16588)) ;; their bytes in all
+(global $scratch            (export "scratch:u32")               i32 (i32.const 16592)) ;; where free room begins, above everything else
+(global $rules              (export "rules:u8[64]")              i32 (i32.const 16596)) ;; by call number: 0, or the errno that refuses it
 
 ;; An output stream is four numbers: base, head, cap (each u32) and total (u64). Its first cap bytes land in
 ;; [base, base+cap) in order; of what follows, the part [head, cap) keeps the newest. So the beginning and the end of the
 ;; output are kept, and total tells how much there was.
-(global $stdout             (export "stdout:stream")             i32 (i32.const 12568)) ;; the captured output
-(global $stderr             (export "stderr:stream")             i32 (i32.const 12592)) ;; the same of stderr
+(global $stdout             (export "stdout:stream")             i32 (i32.const 16664)) ;; the captured output
+(global $stderr             (export "stderr:stream")             i32 (i32.const 16688)) ;; the same of stderr
 
 ;; -- layout of $state: what happened, as the host reads it ------------------------------------------------------------
 
-(global $exited             (export "exited:u32")                i32 (i32.const 12616)) ;; 1: the guest called proc_exit
-(global $exit_code          (export "exit_code:u32")             i32 (i32.const 12620)) ;; with this
-(global $stop               (export "stop:u32")                  i32 (i32.const 12624)) ;; why the guard ended the run, see below
-(global $violation_count    (export "violation_count:u32")       i32 (i32.const 12628)) ;; entries in $violations
-(global $memory_used        (export "memory_used:u64")           i32 (i32.const 12632)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
-(global $table_used         (export "table_used:u64")            i32 (i32.const 12640)) ;; the same, elements of tables
-(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 12648)) ;; growths refused by memory_limit
-(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 12656)) ;; the most bytes asked for in vain
-(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 12664)) ;; growths refused by table_limit
-(global $table_asked        (export "table_asked:u64")           i32 (i32.const 12672)) ;; the most elements asked for in vain
-(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 12680)) ;; growths of tables refused by memory_limit
-(global $idle               (export "idle:u64")                  i32 (i32.const 12688)) ;; nanoseconds spent waiting in poll_oneoff
-(global $read               (export "read:u64")                  i32 (i32.const 12696)) ;; bytes read from files
-(global $written            (export "written:u64")               i32 (i32.const 12704)) ;; bytes written to files
-(global $random             (export "random:u64")                i32 (i32.const 12712)) ;; random bytes handed out
-(global $opened             (export "opened:u64")                i32 (i32.const 12720)) ;; files and folders opened
-(global $open_now           (export "open_now:u64")              i32 (i32.const 12728)) ;; of these, open now
-(global $open_peak          (export "open_peak:u64")             i32 (i32.const 12736)) ;; and the most at any time
-(global $created            (export "created:u64")               i32 (i32.const 12744)) ;; files, folders and links created
-(global $deleted            (export "deleted:u64")               i32 (i32.const 12752)) ;; files and folders removed
-(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 12760)) ;; bytes of stdin the guest has taken
-(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 12768)) ;; violations that found no entry
-(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 12776)) ;; nanoseconds on the virtual clock
-(global $random_state       (export "random_state:u64")          i32 (i32.const 12784)) ;; of the seeded generator; the host writes the seed
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 12792)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 13160)) ;; and how often it was refused
+(global $exited             (export "exited:u32")                i32 (i32.const 16712)) ;; 1: the guest called proc_exit
+(global $exit_code          (export "exit_code:u32")             i32 (i32.const 16716)) ;; with this
+(global $stop               (export "stop:u32")                  i32 (i32.const 16720)) ;; why the guard ended the run, see below
+(global $violation_count    (export "violation_count:u32")       i32 (i32.const 16724)) ;; entries in $violations
+(global $memory_used        (export "memory_used:u64")           i32 (i32.const 16728)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used         (export "table_used:u64")            i32 (i32.const 16736)) ;; the same, elements of tables
+(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 16744)) ;; growths refused by memory_limit
+(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 16752)) ;; the most bytes asked for in vain
+(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 16760)) ;; growths refused by table_limit
+(global $table_asked        (export "table_asked:u64")           i32 (i32.const 16768)) ;; the most elements asked for in vain
+(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 16776)) ;; growths of tables refused by memory_limit
+(global $idle               (export "idle:u64")                  i32 (i32.const 16784)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 16792)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 16800)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 16808)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 16816)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 16824)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 16832)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 16840)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 16848)) ;; files and folders removed
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 16856)) ;; bytes of stdin the guest has taken
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 16864)) ;; violations that found no entry
+(global $event_count        (export "event_count:u64")           i32 (i32.const 16872)) ;; events written, overwritten ones included
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16880)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 16888)) ;; of the seeded generator; the host writes the seed
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 16896)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 17264)) ;; and how often it was refused
 
 ;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
 
-(global $notes              (export "notes:u8")                  i32 (i32.const 13528)) ;; from here on nothing is read for reports
-(global $host_now           (export "host_now:u64")              i32 (i32.const 13528)) ;; nanoseconds into the run, by the host, as of its last look
-(global $host_wait          (export "host_wait:u64")             i32 (i32.const 13536)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
-(global $credit             (export "credit:u64")                i32 (i32.const 13544)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 13552)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 13560)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 13568)) ;; when the present second of call_rate began
-(global $read_window        (export "read_window:u64")           i32 (i32.const 13576)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 13584)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 13592)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 13600)) ;; bytes since then
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 13608)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 13616)) ;; of these, taken out by the host
-(global $tap                (export "tap:u32")                   i32 (i32.const 13624)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 13628)) ;; its bytes, a power of two
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 13632)) ;; 1: the guest waits for the host to give more of stdin
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 13636)) ;; a bit for each kind that has an entry
-(global $borrowed                                                i32 (i32.const 13640)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 13768)) ;; from here on the host places its data
+(global $notes              (export "notes:u8")                  i32 (i32.const 17632)) ;; from here on nothing is read for reports
+(global $host_now           (export "host_now:u64")              i32 (i32.const 17632)) ;; nanoseconds into the run, by the host, as of its last look
+(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17640)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $credit             (export "credit:u64")                i32 (i32.const 17648)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 17656)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17664)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 17672)) ;; when the present second of call_rate began
+(global $read_window        (export "read_window:u64")           i32 (i32.const 17680)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17688)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 17696)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17704)) ;; bytes since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17712)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17720)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 17728)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17732)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17736)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17740)) ;; a bit for each kind that has an entry
+(global $borrowed                                                i32 (i32.const 17744)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 17872)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -210,6 +212,9 @@
 ;; so that a flood of one kind cannot push out the first of another.
 (global $VIOLATION_SIZE     (export "VIOLATION_SIZE:const")      i32 (i32.const 128))
 (global $VIOLATIONS_MAX     (export "VIOLATIONS_MAX:const")      i32 (i32.const 64))
+;; An entry of $events, one for each time: kind u32, call u32, errno u32, action u32, limit u64, observed u64, at u64,
+;; length of the subject u32, and at $SUBJECT its first bytes. The newest overwrites the oldest.
+(global $EVENTS_MAX         (export "EVENTS_MAX:const")           i32 (i32.const 32))
 (global $VIOLATIONS_COMMON                                       i32 (i32.const 48))
 (global $SUBJECT            (export "SUBJECT:const")             i32 (i32.const 48)) ;; where the subject stands in an entry
 (global $SUBJECT_MAX        (export "SUBJECT_MAX:const")         i32 (i32.const 80)) ;; how much of it is kept
@@ -310,7 +315,7 @@
         (call $refuse (local.get $kind) (local.get $number) (local.get $rate)
           (i64.add (local.get $rate) (i64.const 1)) (global.get $EAGAIN)))))
   (call $record (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $rate)
-    (i64.add (local.get $rate) (i64.const 1)) (global.get $NOTE))
+    (i64.add (local.get $rate) (i64.const 1)) (global.get $NOTE) (global.get $SUCCESS))
   (call $sleep (local.get $nanoseconds))
   (global.get $SUCCESS))
 
@@ -328,32 +333,44 @@
   (local $action i32)
   (local.set $action (i32.load $state (global.get $on_violation)))
   (call $record (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $limit)
-    (local.get $observed) (local.get $action))
+    (local.get $observed) (local.get $action)
+    (select (global.get $SUCCESS) (local.get $errno) (i32.eq (local.get $action) (global.get $NOTE))))
   (if (i32.eq (local.get $action) (global.get $NOTE)) (then (return (global.get $SUCCESS))))
-  (call $add (i32.add (global.get $denied) (i32.shl (local.get $number) (i32.const 3))) (i64.const 1))
-  (if (i32.eq (local.get $action) (global.get $STOP)) (then (call $end_run (global.get $STOP_DENIED))))
+  (call $refused (local.get $number) (local.get $action))
   (local.get $errno))
+
+;; A call is refused: counts that, and ends the run where the policy says so.
+(func $refused (param $number i32) (param $action i32)
+  (call $add (i32.add (global.get $denied) (i32.shl (local.get $number) (i32.const 3))) (i64.const 1))
+  (if (i32.eq (local.get $action) (global.get $STOP)) (then (call $end_run (global.get $STOP_DENIED)))))
 
 ;; Native WASI's answer to a call on a path. Where it refused for want of rights, that is a violation: a folder that is
 ;; read-only, a way out of a mount. It is refused whatever the policy says about violations.
 (func $judge (param $number i32) (param $errno i32) (param $path i32) (param $size i32) (result i32)
+  (local $action i32)
   (if (i32.eqz (local.get $errno)) (then (return (global.get $SUCCESS))))
   (if (i32.or
         (i32.or (i32.eq (local.get $errno) (global.get $EPERM)) (i32.eq (local.get $errno) (global.get $ENOTCAPABLE)))
         (i32.or (i32.eq (local.get $errno) (global.get $EROFS)) (i32.eq (local.get $errno) (global.get $EACCES))))
     (then
-      (drop
-        (call $refuse_path (global.get $KIND_path) (local.get $number) (local.get $path) (local.get $size)
-          (i64.const 0) (i64.const 0) (local.get $errno)))))
+      (local.set $action
+        (select (global.get $STOP) (global.get $DENY)
+          (i32.eq (i32.load $state (global.get $on_violation)) (global.get $STOP))))
+      (call $record (global.get $KIND_path) (local.get $number) (local.get $path) (local.get $size) (i64.const 0)
+        (i64.const 0) (local.get $action) (local.get $errno))
+      (call $refused (local.get $number) (local.get $action))))
   (local.get $errno))
 
 ;; Writes a violation down: once for each kind, call and subject, with a count.
 (func $record (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $limit i64)
-  (param $observed i64) (param $action i32)
-  (local $entry i32) (local $left i32) (local $bit i32) (local $count i32) (local $kept i32)
+  (param $observed i64) (param $action i32) (param $errno i32)
+  (local $entry i32) (local $left i32) (local $bit i32) (local $count i32) (local $kept i32) (local $now i64)
   (local.set $kept (local.get $size))
   (if (i32.gt_u (local.get $kept) (global.get $SUBJECT_MAX)) (then (local.set $kept (global.get $SUBJECT_MAX))))
   (call $check (local.get $path) (i64.extend_i32_u (local.get $kept)))
+  (local.set $now (call $time))
+  (call $note_event (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $kept)
+    (local.get $limit) (local.get $observed) (local.get $action) (local.get $errno) (local.get $now))
   (local.set $entry (global.get $violations))
   (local.set $count (i32.load $state (global.get $violation_count)))
   (local.set $left (local.get $count))
@@ -389,7 +406,26 @@
   (i32.store $state offset=40 (local.get $entry) (local.get $size))
   (i32.store $state offset=44 (local.get $entry) (local.get $action))
   (memory.copy $state $guest (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept))
-  (i64.store $state offset=32 (local.get $entry) (call $time)))
+  (i64.store $state offset=32 (local.get $entry) (local.get $now)))
+
+;; Writes an event into the ring.
+(func $note_event (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $kept i32)
+  (param $limit i64) (param $observed i64) (param $action i32) (param $errno i32) (param $now i64)
+  (local $entry i32)
+  (local.set $entry
+    (i32.add (global.get $events)
+      (i32.mul (global.get $VIOLATION_SIZE)
+        (i32.rem_u (i32.wrap_i64 (i64.load $state (global.get $event_count))) (global.get $EVENTS_MAX)))))
+  (call $add (global.get $event_count) (i64.const 1))
+  (i32.store $state (local.get $entry) (local.get $kind))
+  (i32.store $state offset=4 (local.get $entry) (local.get $number))
+  (i32.store $state offset=8 (local.get $entry) (local.get $errno))
+  (i32.store $state offset=12 (local.get $entry) (local.get $action))
+  (i64.store $state offset=16 (local.get $entry) (local.get $limit))
+  (i64.store $state offset=24 (local.get $entry) (local.get $observed))
+  (i64.store $state offset=32 (local.get $entry) (local.get $now))
+  (i32.store $state offset=40 (local.get $entry) (local.get $size))
+  (memory.copy $state $guest (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept)))
 
 ;; Whether an entry is about the same.
 (func $is_entry (param $entry i32) (param $kind i32) (param $number i32) (param $path i32) (param $size i32)
@@ -899,7 +935,8 @@
   (if (i64.gt_u (i64.load $state (global.get $read)) (i64.load $state (global.get $read_limit)))
     (then
       (call $record (global.get $KIND_read_bytes) (local.get $number) (i32.const 0) (i32.const 0)
-        (i64.load $state (global.get $read_limit)) (i64.load $state (global.get $read)) (global.get $NOTE))))
+        (i64.load $state (global.get $read_limit)) (i64.load $state (global.get $read)) (global.get $NOTE)
+        (global.get $SUCCESS))))
   (global.get $SUCCESS))
 
 ;; Bytes went through: counts them for the rate, from the first one on.
@@ -1437,7 +1474,7 @@
           (then
             (call $record (global.get $KIND_idle) (i32.const 37) (i32.const 0) (i32.const 0)
               (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $now) (local.get $begin))
-              (global.get $STOP))
+              (global.get $STOP) (global.get $SUCCESS))
             (call $end_run (global.get $STOP_IDLE))))
         (if (local.get $virtual)
           (then

@@ -1,6 +1,7 @@
 """What did happen: reports as plain frozen data. Nothing of the engine."""
 
 from stockade.report._model import (
+    Event,
     Frame,
     ModuleInfo,
     Outcome,
@@ -15,6 +16,7 @@ from stockade.report._model import (
 from stockade.report._render import rows, summary, violation_text
 
 __all__ = [
+    "Event",
     "Frame",
     "ModuleInfo",
     "Outcome",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "Event",
     "Frame",
     "ModuleInfo",
     "Outcome",
@@ -141,6 +142,30 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     at: float | None = None
 
 
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One violation, one time.
+
+    Attributes:
+        kind: What was violated, as in `Violation`.
+        subject: What it was about.
+        call: The WASI call.
+        errno: What the call returned for it; 0 where it was let through or the run ended.
+        action: What was done.
+        limit: What is allowed, where it is a number.
+        observed: What was asked for, where it is a number.
+        at: Seconds into the run; None where the guest has no clock by which to tell.
+    """
+
+    kind: str
+    subject: str
+    call: str
+    errno: int = 0
+    action: Literal["deny", "stop", "note"] = "deny"
+    limit: float | None = None
+    observed: float | None = None
+    at: float | None = None
+
+
 class Frame(msgspec.Struct, frozen=True):
     """One frame of a backtrace, innermost first.
 
@@ -218,6 +243,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         truncated: How much of both was dropped.
         usage: What it used.
         violations: What it tried and was not allowed: each kind, call and subject once, with a count.
+        events: The newest violations one by one, in order: at most 32.
+        events_dropped: How many older ones there were.
         violations_dropped: Violations for which there was no room: of kinds that are told already.
         trap: How it trapped, if it did.
         module: Which module ran.
@@ -233,6 +260,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     truncated: Truncated = Truncated()
     usage: Usage = Usage()
     violations: tuple[Violation, ...] = ()
+    events: tuple[Event, ...] = ()
+    events_dropped: int = 0
     violations_dropped: int = 0
     trap: TrapInfo | None = None
     module: ModuleInfo
