@@ -20,6 +20,7 @@ from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
 from stockade.errors import LinkError
 from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
 from stockade.wasm import (
+    SECTION_ORDER,
     ExternKind,
     FuncType,
     Kind,
@@ -485,7 +486,7 @@ class _Weaver:
         """
         data = self.module.data
         out = [data[:8]]
-        for id_ in _SECTION_ORDER:
+        for id_ in SECTION_ORDER:
             if id_ in changed:
                 content = changed[id_]
             else:
@@ -500,20 +501,3 @@ class _Weaver:
                     size = section.end - section.start
                     out += [bytes([SectionId.CUSTOM]), uleb(size), data[section.start : section.end]]
         return b"".join(out)
-
-
-_SECTION_ORDER = (
-    SectionId.TYPE,
-    SectionId.IMPORT,
-    SectionId.FUNCTION,
-    SectionId.TABLE,
-    SectionId.MEMORY,
-    SectionId.TAG,
-    SectionId.GLOBAL,
-    SectionId.EXPORT,
-    SectionId.START,
-    SectionId.ELEMENT,
-    SectionId.DATA_COUNT,
-    SectionId.CODE,
-    SectionId.DATA,
-)

@@ -3,6 +3,7 @@
 from stockade.wasm._binary import Reader, uleb, vector
 from stockade.wasm._instructions import Kind, Site, all_sites, sites
 from stockade.wasm._reader import (
+    SECTION_ORDER,
     Export,
     ExternKind,
     FuncType,
@@ -18,6 +19,7 @@ from stockade.wasm._reader import (
 from stockade.wasm._source import read_module_file
 
 __all__ = [
+    "SECTION_ORDER",
     "Export",
     "ExternKind",
     "FuncType",

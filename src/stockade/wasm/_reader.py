@@ -11,6 +11,7 @@ from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader
 
 __all__ = [
+    "SECTION_ORDER",
     "Export",
     "ExternKind",
     "FuncType",
@@ -46,27 +47,24 @@ class SectionId(IntEnum):
     TAG = 13
 
 
-# The order in which sections must stand.
-_ORDER = {
-    section: place
-    for place, section in enumerate(
-        [
-            SectionId.TYPE,
-            SectionId.IMPORT,
-            SectionId.FUNCTION,
-            SectionId.TABLE,
-            SectionId.MEMORY,
-            SectionId.TAG,
-            SectionId.GLOBAL,
-            SectionId.EXPORT,
-            SectionId.START,
-            SectionId.ELEMENT,
-            SectionId.DATA_COUNT,
-            SectionId.CODE,
-            SectionId.DATA,
-        ]
-    )
-}
+SECTION_ORDER = (
+    SectionId.TYPE,
+    SectionId.IMPORT,
+    SectionId.FUNCTION,
+    SectionId.TABLE,
+    SectionId.MEMORY,
+    SectionId.TAG,
+    SectionId.GLOBAL,
+    SectionId.EXPORT,
+    SectionId.START,
+    SectionId.ELEMENT,
+    SectionId.DATA_COUNT,
+    SectionId.CODE,
+    SectionId.DATA,
+)
+"""The order in which sections must stand."""
+
+_PLACES = {section: place for place, section in enumerate(SECTION_ORDER)}
 
 
 class ExternKind(IntEnum):
@@ -216,11 +214,11 @@ def parse(data: bytes) -> ParsedModule:
         module.sections.append(Section(id_, start, start + size))
         if id_ == SectionId.CUSTOM:
             continue
-        if id_ not in _ORDER:
+        if id_ not in _PLACES:
             raise reader.damaged(f"section number {id_} is not known")
-        if _ORDER[SectionId(id_)] <= last:
+        if _PLACES[SectionId(id_)] <= last:
             raise reader.damaged(f"section {SectionId(id_).name.lower()} is out of order")
-        last = _ORDER[SectionId(id_)]
+        last = _PLACES[SectionId(id_)]
         parser = _PARSERS.get(SectionId(id_))
         if parser is not None:
             name = SectionId(id_).name.lower().replace("_", " ")
