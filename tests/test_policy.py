@@ -224,7 +224,10 @@ def test_empty_text_is_the_default_under_another_name() -> None:
     [
         ("nmae = 'x'", "nmae is not known: did you mean name?"),
         ("[limit]", "limit is not known: did you mean limits?"),
-        ("[zzz]", "zzz is not known: known are name, limits, filesystem, clock, random, wasi, on_violation"),
+        (
+            "[zzz]",
+            "zzz is not known: known are name, limits, filesystem, environment, clock, random, wasi, on_violation",
+        ),
         ("[limits]\nmemroy = 1", "limits.memroy is not known: did you mean memory?"),
         ("[limits]\nfule = 1", "limits.fule is not known: did you mean fuel?"),
         ("[limits]\nqqq = 1", f"limits.qqq is not known: known are {SECTIONS}"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stockade.execution import Module
-    from stockade.policy import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi
+    from stockade.policy import Clock, Environment, Filesystem, Limits, Mount, Policy, Random, Wasi
     from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
     from stockade.sandbox import Sandbox, Session, call, run
 
@@ -40,6 +40,7 @@ __all__ = [
     "Clock",
     "Denied",
     "EngineError",
+    "Environment",
     "Event",
     "Filesystem",
     "Frame",

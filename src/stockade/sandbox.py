@@ -121,7 +121,7 @@ class Sandbox:
             args: Arguments for the guest, after its name.
             stdin: What it reads from its standard input: bytes, or a function that is called with a number of bytes and
                 returns at most so many: no bytes at the end, None where there are none yet.
-            env: Its environment; nothing of the host's environment is passed on.
+            env: Its environment, beside what the policy passes on.
             on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
             on_stderr: The same for stderr.
 
@@ -266,6 +266,9 @@ class Sandbox:
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
+        granted = self.policy.environment
+        if granted.mode != "none" or granted.set:
+            env = {**granted.of(os.environ), **(env or {})}
         streams = None
         if callable(stdin) or on_stdout is not None or on_stderr is not None:
             streams = Streams(stdin if callable(stdin) else None, on_stdout, on_stderr)

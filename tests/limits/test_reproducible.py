@@ -5,7 +5,7 @@ from __future__ import annotations
 import stockade
 from stockade.policy import Clock, Limits, Policy, Random
 
-RUNS = 5
+RUNS = 20
 
 WORK = """
 import hashlib, json, math, random, struct, sys, time, uuid

@@ -13,7 +13,7 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
-from stockade.policy._model import Clock, Filesystem, Limits, Mount, Policy, Random, Wasi, may_be_unlimited
+from stockade.policy._model import Clock, Environment, Filesystem, Limits, Mount, Policy, Random, Wasi, may_be_unlimited
 from stockade.policy._units import parse_count, parse_rate, parse_seconds, parse_size, shown
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def parse_policy(text: str) -> Policy:
         name=name,
         limits=Limits(**_section(document, "limits", Limits.__struct_fields__, _PARSERS)),
         filesystem=Filesystem(**_filesystem(document)),
+        environment=Environment(**_environment(document)),
         clock=Clock(**_section(document, "clock", Clock.__struct_fields__, _CLOCK_PARSERS)),
         random=Random(**_section(document, "random", Random.__struct_fields__)),
         wasi=Wasi(**_wasi(document)),
@@ -131,6 +132,17 @@ def _section(
                 raise ValueError("it cannot be unlimited: give a limit")
         except ValueError as problem:
             raise PolicyError(f"{name}.{key}: {problem}") from None
+    return values
+
+
+def _environment(document: dict[str, Any]) -> dict[str, Any]:
+    values = _section(document, "environment", Environment.__struct_fields__)
+    if "names" in values:
+        if not isinstance(values["names"], list):
+            raise PolicyError(f"environment.names is {shown(values['names'])}: it must be a list of names")
+        values["names"] = tuple(values["names"])
+    if not isinstance(values.get("set", {}), dict):
+        raise PolicyError(f"environment.set is {shown(values['set'])}: it must be a table")
     return values
 
 

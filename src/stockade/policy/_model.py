@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +18,9 @@ from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
-__all__ = ["Clock", "Filesystem", "Limits", "Mount", "Policy", "Random", "Wasi", "may_be_unlimited"]
+__all__ = ["Clock", "Environment", "Filesystem", "Limits", "Mount", "Policy", "Random", "Wasi", "may_be_unlimited"]
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
@@ -220,6 +222,62 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             _Bound(least, _MAX_NANOSECONDS / 1e9, whole=False).check(f"clock.{name}", getattr(self, name))
 
 
+class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which environment variables the guest sees. None of the host's, unless they are named.
+
+    Attributes:
+        mode: What of the host's environment is passed on: `none`; `allow`, the variables in `names`; `deny`, all but
+            those; `full`. Where they are not named one by one, variables for loaders and such as look like secrets
+            are left out all the same.
+        names: Names for `allow` and `deny`, matched exactly.
+        set: Variables with their values, whatever the host has.
+    """
+
+    mode: Literal["none", "allow", "deny", "full"] = "none"
+    names: tuple[str, ...] = ()
+    set: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        _one_of("environment.mode", self.mode, ("none", "allow", "deny", "full"))
+        unchecked: object = self.names
+        if not isinstance(unchecked, tuple):
+            raise PolicyError(f"environment.names is {shown(unchecked)}: it must be a list of names")
+        names: tuple[object, ...] = (*self.names, *self.set)
+        for name in names:
+            if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+                raise PolicyError(f"environment has the name {shown(name)}: it cannot be that of a variable")
+        values: dict[str, object] = {**self.set}
+        for name, value in values.items():
+            if not isinstance(value, str) or "\0" in value:
+                raise PolicyError(f"environment.set.{shown(name)} is {shown(value)}: it must be text")
+        if self.names and self.mode in ("none", "full"):
+            raise PolicyError(f'environment.names says nothing where the mode is "{self.mode}": leave it out')
+
+    def of(self, host: Mapping[str, str]) -> dict[str, str]:
+        """Returns what a guest sees of a host's environment.
+
+        Args:
+            host: The host's variables.
+        """
+        if self.mode == "allow":
+            passed = {name: host[name] for name in self.names if name in host}
+        elif self.mode == "none":
+            passed = {}
+        else:
+            passed = {
+                name: value for name, value in host.items() if name not in self.names and not _SENSITIVE.search(name)
+            }
+        return {**passed, **self.set}
+
+
+# Variables that steer loaders and interpreters, and names under which secrets are kept.
+_SENSITIVE = re.compile(
+    r"^(LD_|DYLD_|PYTHON|NODE_OPTIONS|PERL5|RUBYOPT|BASH_ENV|IFS|AWS_|AZURE_|GOOGLE_|GCP_)"
+    r"|SECRET|TOKEN|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH|COOKIE|SESSION",
+    re.IGNORECASE,
+)
+
+
 class Random(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What randomness the guest gets.
 
@@ -270,11 +328,12 @@ def _matching(pattern: str) -> list[str]:
     return [call.name for call in WASI if call.group == pattern or fnmatchcase(call.name, pattern)]
 
 
-_SECTIONS = ("limits", "filesystem", "clock", "random", "wasi")
+_SECTIONS = ("limits", "filesystem", "environment", "clock", "random", "wasi")
 _PARTS = {
     "name": str,
     "limits": Limits,
     "filesystem": Filesystem,
+    "environment": Environment,
     "clock": Clock,
     "random": Random,
     "wasi": Wasi,
@@ -288,6 +347,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         name: A name for reports.
         limits: How much it may use.
         filesystem: Which folders it may reach, and what it may do there.
+        environment: Which environment variables it sees.
         clock: What time it sees.
         random: What randomness it gets.
         wasi: Which WASI calls it may make.
@@ -298,6 +358,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str = "default"
     limits: Limits = Limits()
     filesystem: Filesystem = Filesystem()
+    environment: Environment = Environment()
     clock: Clock = Clock()
     random: Random = Random()
     wasi: Wasi = Wasi()
