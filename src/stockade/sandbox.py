@@ -261,7 +261,8 @@ class Sandbox:
     ) -> Guest:
         if isinstance(args, str | bytes):
             raise UsageError("args is a single text: give a list of arguments")
-        self._grants.check()
+        if self._grants.directories:
+            self._grants.check()
         plan = self._plan(module)
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.

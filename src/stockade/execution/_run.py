@@ -13,7 +13,7 @@ from stockade._wasi import MODULE
 from stockade.engine import Instance
 from stockade.errors import UsageError
 from stockade.execution._ending import Ending, conclude, tell_event
-from stockade.execution._state import MAX_EVENTS, PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import PROGRAM_NAME, State, place_inputs
 from stockade.execution._timekeeper import Timekeeper
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from stockade.engine import Memory, Number
     from stockade.execution._module import Entry
     from stockade.execution._plan import Plan
-    from stockade.execution._state import StateReading
+    from stockade.execution._state import GuardViolation, StateReading
     from stockade.execution._streams import Streams
+    from stockade.report import Event
 
 __all__ = ["Guest", "Watch"]
 
@@ -230,20 +231,27 @@ class Guest:
     def _report(self, results: list[Number] | None, command: bool) -> Report:
         begun = time.perf_counter()
         wall = self._wall_seconds
-        plan = self._plan
-        reading = self._state.read() if self._state is not None else None
+        plan, state = self._plan, self._state
+        reading = state.read() if state is not None else None
         fuel = None
         if self._limits.fuel is not None:
             fuel = 0 if self._instance is None else self._limits.fuel - self._instance.fuel_left()
-        noted = self._state.violations(reading) if self._state is not None and reading is not None else []
-        verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
+        noted: list[GuardViolation] = []
+        events: tuple[Event, ...] = ()
+        events_dropped = violations_dropped = 0
         stdout = stderr = b""
         truncated = _NOTHING_DROPPED
-        if self._state is not None and reading is not None:
-            stdout, dropped_out = self._state.output(reading, "stdout")
-            stderr, dropped_err = self._state.output(reading, "stderr")
+        if state is not None and reading is not None:
+            if reading.number.event_count:
+                noted = state.violations(reading)
+                events = tuple(map(tell_event, state.events(reading)))
+                events_dropped = reading.number.event_count - len(events)
+                violations_dropped = reading.number.violations_dropped
+            stdout, dropped_out = state.output(reading, "stdout")
+            stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
                 truncated = Truncated(dropped_out, dropped_err)
+        verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
         return Report(
             outcome=verdict.outcome,
             exit_code=verdict.exit_code,
@@ -253,9 +261,9 @@ class Guest:
             truncated=truncated,
             usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
             violations=verdict.violations,
-            events=tuple(map(tell_event, self._state.events(reading))) if self._state and reading else (),
-            events_dropped=0 if reading is None else max(0, reading.number.event_count - MAX_EVENTS),
-            violations_dropped=0 if reading is None else reading.number.violations_dropped,
+            events=events,
+            events_dropped=events_dropped,
+            violations_dropped=violations_dropped,
             trap=verdict.trap,
             module=plan.info,
             policy=self._policy_info,

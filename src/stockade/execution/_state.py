@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from stockade.policy import Limits
 
 __all__ = [
-    "MAX_EVENTS",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
     "TAP_BYTES",
@@ -33,9 +32,6 @@ __all__ = [
 
 STDIN_PIECE_BYTES: Final = 64 << 10
 """The most that is asked of a stdin callback at a time."""
-
-MAX_EVENTS: Final = 32
-"""Events that the guard's ring holds (`EVENTS_MAX` in guard.wat, which a test holds to it)."""
 
 TAP_BYTES: Final = 256 << 10
 """Output that may wait for the host's callbacks; a guest that is ahead of them waits. A power of two."""
