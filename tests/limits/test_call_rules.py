@@ -297,3 +297,27 @@ def test_a_guest_without_memory_is_held_to_its_limits() -> None:
     assert 1.9 < report.usage.wall_seconds < 4
 
     assert stockade.Sandbox(Policy(wasi=Wasi(deny=()))).call(module, "go").value == 9
+
+
+def test_time_kept_by_the_host_goes_on_from_an_initializer_to_the_call() -> None:
+    """A guest without a clock: the second that began in `_initialize` is not begun again by the call after it."""
+    five, four = ("(drop (call $yield))" * count for count in (5, 4))
+    module = wat(
+        f"""
+        (module
+          (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+          (memory (export "memory") 1)
+          (func (export "_initialize") {five})
+          (func (export "go") (local $left i32)
+            (local.set $left (i32.const 200000000))
+            (loop $work (br_if $work (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+            {four}))
+        """
+    )
+
+    # The work is there so that the host looks up, and notes the time, before the calls are made.
+    report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=4))).call(module, "go")
+
+    # Nine calls at four a second: the fifth has to wait until second 1, the ninth until second 2.
+    assert report.ok
+    assert 1.9 < report.usage.wall_seconds < 2.6

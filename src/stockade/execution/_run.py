@@ -94,6 +94,7 @@ class Guest:
         self._limits = limits = plan.policy.limits
         self._watch = watch
         self._timed = False
+        self._timekeeper: Timekeeper | None = None
         self._streams = streams
         if streams is not None:
             given = None if streams.stdin is not None else stdin
@@ -195,7 +196,8 @@ class Guest:
         if state is None or (streams is None and not self._plan.needs_time):
             return watch, _nothing
         memory = state.memory
-        timekeeper = Timekeeper()
+        # One for the life of the guest: its time must not run backwards from one call to the next.
+        timekeeper = self._timekeeper = self._timekeeper or Timekeeper()
 
         def serve() -> None:
             if streams is not None:
