@@ -15,11 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
 import stockade
-from stockade.report import rows
+from stockade.cli._terminal import report_table
 
 ACTS = [
     (
@@ -83,20 +82,6 @@ def _python_path() -> Path:
     raise SystemExit("CPython for WASI is not installed: run this by `make demo`")
 
 
-def _colour(report: stockade.Report) -> str:
-    return {"ok": "green", "exit": "yellow"}.get(report.outcome, "red")
-
-
-def _table(report: stockade.Report) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_column(justify="right", style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows(report):
-        style = _colour(report) if label == "outcome" else "red" if label == "violations" else ""
-        table.add_row(label, Text(text, style=style))
-    return table
-
-
 def main() -> int:
     """Plays the acts; returns 0 if each ended as it should."""
     console = Console()
@@ -120,7 +105,7 @@ def main() -> int:
             console.print(Syntax(code.strip(), "python", background_color="default", padding=(0, 2)))
             output = (report.stdout + report.stderr).decode()
             console.print(Panel(Text(output.rstrip() or "(no output)"), title="the guest says", title_align="left"))
-            console.print(_table(report))
+            console.print(report_table(report))
         untouched = (data / "planets.csv").read_text() == PLANETS
     console.print()
     console.rule("[bold]the host", align="left")

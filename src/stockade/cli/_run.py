@@ -75,7 +75,7 @@ def run(
     with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
         loaded = Module.load(module, limit_bytes=policy.limits.module_size)
         with suppress(BrokenPipeError), progress(loaded.name) as tell:
-            interruptible(lambda: _prepare(sandbox, loaded, tell))
+            interruptible(lambda: sandbox.prepare(loaded, tell))
         if invoke is not None:
             entry = loaded.function_entry(invoke)
             report = sandbox.call(loaded, invoke, *_numbers(args, entry.type.params))
@@ -83,10 +83,6 @@ def run(
             report = sandbox.run(loaded, args, stdin=_stdin, env=_environment(variables))
     _show(report, wants_report=wants_report, wants_json=wants_json, quiet=quiet, invoked=invoke is not None)
     return exit_status(report)
-
-
-def _prepare(sandbox: Sandbox, module: Module, tell: Any) -> None:
-    sandbox.prepare(module, tell)
 
 
 def _policy(

@@ -15,9 +15,11 @@ from stockade.report import Outcome, rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.table import Table
+
     from stockade.report import Report
 
-__all__ = ["interruptible", "progress", "show_output", "show_report"]
+__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report"]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
 
@@ -41,7 +43,7 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(f"{step} {what}")
 
 
-def interruptible(work: Callable[[], None]) -> None:
+def interruptible(work: Callable[[], object]) -> None:
     """Does work that Python cannot interrupt (compiling) so that Ctrl-C ends the process at once.
 
     Args:
@@ -91,14 +93,19 @@ def show_report(report: Report) -> None:
         sys.stderr.write(report.render() + "\n")
         return
     from rich.console import Console
+
+    Console(stderr=True).print(report_table(report))
+
+
+def report_table(report: Report) -> Table:
+    """Returns a report as a table in colour."""
     from rich.table import Table
     from rich.text import Text
 
-    colour = _COLOURS.get(report.outcome, "red")
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(justify="right", style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in rows(report):
-        style = colour if label == "outcome" else "red" if label == "violations" else ""
+        style = _COLOURS.get(report.outcome, "red") if label == "outcome" else "red" if label == "violations" else ""
         table.add_row(label, Text(terminal_safe(text.encode()), style=style))
-    Console(stderr=True).print(table)
+    return table

@@ -13,7 +13,6 @@ from stockade.engine._failure import (
     OUT_OF_FUEL,
     STACK_OVERFLOW,
     TRAP_CODES,
-    UNREACHABLE,
     EngineFrame,
     Failure,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "OUT_OF_FUEL",
     "STACK_OVERFLOW",
     "TRAP_CODES",
-    "UNREACHABLE",
     "CompiledModule",
     "Directory",
     "Engine",

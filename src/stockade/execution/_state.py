@@ -203,8 +203,7 @@ class GuardViolation(NamedTuple):
     def unpack(cls, entry: bytes) -> GuardViolation:
         """Reads an entry."""
         kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
-        constants = guard().layout.constants
-        subject = entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
+        subject = _kept_subject(entry, length)
         return cls(_kinds()[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
 
 
@@ -225,8 +224,7 @@ class GuardEvent(NamedTuple):
     def unpack(cls, entry: bytes) -> GuardEvent:
         """Reads an entry."""
         kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
-        constants = guard().layout.constants
-        subject = entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
+        subject = _kept_subject(entry, length)
         return cls(_kinds()[kind], WASI[call].name, errno, _ACTIONS[action], limit, observed, at / 1e9, subject, length)
 
 
@@ -238,6 +236,12 @@ def _kinds() -> dict[int, str]:
     """The names of kinds of violations, by the guard's numbers."""
     constants = guard().layout.constants
     return {number: name.removeprefix("KIND_") for name, number in constants.items() if name.startswith("KIND_")}
+
+
+def _kept_subject(entry: bytes, length: int) -> bytes:
+    """What an entry of violations or events keeps of a subject of this length."""
+    constants = guard().layout.constants
+    return entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
 
 
 _LASTING: Final = ("memory_used", "table_used", "stdin_read", "open_now", "virtual_now", "random_state")
@@ -294,8 +298,6 @@ class State:
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""
         count = reading.number.violation_count
-        if not count:
-            return []
         layout = guard().layout
         size, start = layout.constants["VIOLATION_SIZE"], layout.offsets["violations"]
         table = self.memory.read(start, count * size)
@@ -304,8 +306,6 @@ class State:
     def events(self, reading: StateReading) -> list[GuardEvent]:
         """Returns the newest events, the oldest of them first."""
         count = reading.number.event_count
-        if not count:
-            return []
         layout = guard().layout
         size, most = layout.constants["VIOLATION_SIZE"], layout.constants["EVENTS_MAX"]
         ring = self.memory.read(layout.offsets["events"], min(count, most) * size)
