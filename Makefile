@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types check bench clean
+.PHONY: help demo test lint types check docs bench clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -31,6 +31,9 @@ types: $(VENV)/.stamp ## Check types
 	$(BIN)/mypy
 
 check: lint types test ## All of the above, as CI does
+
+docs: $(VENV)/.stamp ## Write the reference pages anew
+	$(BIN)/stockade policy schema --markdown > docs/policy.md
 
 bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard against native WASI
 	$(BIN)/python -m benchmarks

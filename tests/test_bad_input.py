@@ -437,11 +437,15 @@ def test_multi_memory_needs_a_policy_that_allows_it() -> None:
     """Holds items 42 and 45."""
     module = wat('(module (memory 1) (memory 1) (func (export "_start")))')
 
-    with pytest.raises(InvalidModule) as caught:
-        Sandbox().run(module)
-
-    assert str(caught.value) == "<bytes> has 2 memories; the policy allows 1 (limits.memories)"
-    assert Sandbox(Policy().replace(memories=2)).run(module).ok
+    for changes, message in (
+        ({}, "<bytes> has 2 memories; the policy allows 1 (limits.memories)"),
+        ({"multi_memory": True}, "<bytes> has 2 memories; the policy allows 1 (limits.memories)"),
+        ({"memories": 2}, "<bytes> has 2 memories; the policy allows one (features.multi_memory)"),
+    ):
+        with pytest.raises(InvalidModule) as caught:
+            Sandbox(Policy().replace(**changes)).run(module)
+        assert str(caught.value) == message
+    assert Sandbox(Policy().replace(memories=2, multi_memory=True)).run(module).ok
 
 
 def test_tables_are_limited_in_number() -> None:

@@ -312,7 +312,7 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         (["--dir", ".::/a::rw::x", "GUEST"], "Error: --dir .::/a::rw::x: the rights are ro or rw, not rw::x"),
         (
             ["--dir", ".::data", "GUEST"],
-            "stockade: a mount's guest path is 'data': it must be absolute, without . or ..",
+            "stockade: mount.guest is 'data': it must be an absolute path without . or .., such as \"/data\"",
         ),
         (
             ["--dir", "missing::/data", "GUEST"],
@@ -324,13 +324,16 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         (["--memory", "-1", "GUEST"], "Error: --memory: '-1' is not a quantity such as \"128MiB\""),
         (
             ["--memory", "5GiB", "GUEST"],
-            "stockade: limits.memory is 5,368,709,120: it must be between 0 and 4,294,967,296",
+            "stockade: limits.memory is 5,368,709,120: it must be between 65,536 and 4,294,967,296",
         ),
         (["--timeout", "soon", "GUEST"], "Error: --timeout: 'soon' is not a quantity such as \"5s\""),
         (["--timeout", "0", "GUEST"], "stockade: limits.wall_time is 0.0: it must be between 0.001 and 315,360,000.0"),
         (["--fuel", "1.5", "GUEST"], "Error: --fuel: 1.5 is not a whole number"),
         (["--fuel", "0", "GUEST"], "stockade: limits.fuel is 0: it must be between 1 and 9,223,372,036,854,775,807"),
-        (["--policy", "strct", "GUEST"], "stockade: there is no preset 'strct': choose default, permissive, strict"),
+        (
+            ["--policy", "strct", "GUEST"],
+            "stockade: there is no preset 'strct': choose default, minimal, strict, basic, development, permissive",
+        ),
         (["--policy", "missing.toml", "GUEST"], "stockade: the policy file missing.toml cannot be read: "),
         (["--policy", "./missing", "GUEST"], "stockade: the policy file missing cannot be read: "),
         (["--no-such-option", "GUEST"], "No such option"),

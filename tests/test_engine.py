@@ -385,7 +385,7 @@ def test_a_pool_full_of_memories_is_an_engine_error() -> None:
           (func (export "f") (drop (memory.grow (i32.const 1)))))
         """
     )
-    box = Sandbox(Policy().replace(memories=4))
+    box = Sandbox(Policy().replace(memories=4, multi_memory=True))
     with contextlib.ExitStack() as stack, contextlib.suppress(stockade.EngineError):
         for _ in range(900):
             stack.enter_context(box.open(module))

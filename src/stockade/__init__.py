@@ -31,22 +31,44 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stockade.execution import Module
-    from stockade.policy import Clock, Environment, Filesystem, Limits, Mount, Policy, Random, Wasi
+    from stockade.policy import (
+        Change,
+        Clock,
+        Environment,
+        Features,
+        Filesystem,
+        Host,
+        Limits,
+        Mount,
+        Network,
+        Numeric,
+        Policy,
+        PortRange,
+        Process,
+        Random,
+        Reason,
+        Score,
+        Statement,
+        Wasi,
+    )
     from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
     from stockade.sandbox import Sandbox, Session, call, run
 
 __all__ = [
     "Cancelled",
+    "Change",
     "Clock",
     "Denied",
     "EngineError",
     "Environment",
     "Event",
+    "Features",
     "Filesystem",
     "Frame",
     "GuestError",
     "GuestExit",
     "GuestTrap",
+    "Host",
     "InvalidModule",
     "IsolationError",
     "LimitExceeded",
@@ -56,13 +78,20 @@ __all__ = [
     "ModuleError",
     "ModuleNotFound",
     "Mount",
+    "Network",
+    "Numeric",
     "Outcome",
     "Policy",
     "PolicyError",
+    "PortRange",
+    "Process",
     "Random",
+    "Reason",
     "Report",
     "Sandbox",
+    "Score",
     "Session",
+    "Statement",
     "StockadeError",
     "Timings",
     "TrapInfo",
@@ -76,7 +105,7 @@ __all__ = [
     "run",
 ]
 
-_HOMES = ("stockade.sandbox", "stockade.policy", "stockade.report", "stockade.execution", "stockade.errors")
+_HOMES = ("stockade.errors", "stockade.policy", "stockade.report", "stockade.execution", "stockade.sandbox")
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stockade.report import Report
 
 __all__ = [
@@ -53,7 +55,38 @@ class StockadeError(Exception):
 
 
 class PolicyError(StockadeError):
-    """The policy is wrong, or asks for what cannot be enforced. Nothing ran: mend the named field."""
+    """The policy is wrong, or asks for what cannot be enforced. Nothing ran: mend the named fields.
+
+    Attributes:
+        problems: What is wrong, one sentence for each mistake.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
+
+    def __reduce__(self) -> tuple[type[PolicyError], tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self), self.problems)
+
+    @classmethod
+    def several(cls, problems: Sequence[str], where: str = "") -> PolicyError:
+        """Makes one error of several mistakes.
+
+        Args:
+            problems: A sentence for each.
+            where: The file that they are in, if any.
+        """
+        prefix = f"{where}: " if where else ""
+        if len(problems) == 1:
+            return cls(f"{prefix}{problems[0]}", tuple(problems))
+        listed = "".join(f"\n  {problem}" for problem in problems[:_MAX_LISTED])
+        rest = len(problems) - _MAX_LISTED
+        more = f"\n  and {rest:,} more" if rest > 0 else ""
+        return cls(f"{prefix}{len(problems):,} mistakes:{listed}{more}", tuple(problems))
+
+
+_MAX_LISTED = 20
+"""Mistakes of a policy that a message tells."""
 
 
 class ModuleError(StockadeError):

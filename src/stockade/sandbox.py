@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Literal
 
-from stockade._text import printable
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import Entry, Grants, Guest, Module, Plan, Streams, Watch, make_plan
+from stockade.execution import Ground, Inputs, Module, Watch, fit_numbers
 from stockade.policy import Policy
-from stockade.report import PolicyInfo, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from stockade.engine import Number
+    from stockade.execution import Entry, Guest, OnOutput, Source, Stdin
+    from stockade.report import Report
 
-__all__ = ["Sandbox", "Session", "Source", "call", "run"]
+__all__ = ["Sandbox", "Session", "call", "run"]
 
-Source = str | os.PathLike[str] | bytes | Module
-"""Where a module comes from: a path, its bytes, or a loaded module."""
-
-Stdin = bytes | str | Callable[[int], bytes | None]
-"""A guest's standard input: all of it, or a function that fetches it piece by piece."""
-
-OnOutput = Callable[[bytes], object]
-"""Is given a piece of output."""
-
-_MAX_PLANS = 64
-_F32_OVERFLOW = 2.0**128 - 2.0**103
-"""The least number that a 32-bit float rounds to infinity."""
-
-_INTEGER_BITS = {"i32": 32, "i64": 64}
+_MAX_NARROWED = 16
+"""Policies of single runs that are kept ready."""
 
 
 def _silent(step: str) -> None:
@@ -55,7 +40,7 @@ class Sandbox:
         isolation: Where runs happen: `inprocess`.
 
     Raises:
-        PolicyError: There is no such preset, or a mount cannot be granted.
+        PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
         IsolationError: The isolation is not to be had.
     """
 
@@ -65,11 +50,9 @@ class Sandbox:
         self.policy = Policy.preset(policy) if isinstance(policy, str) else policy
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
-        self._policy_info = PolicyInfo(self.policy.digest, printable(self.policy.name))
         self._lock = threading.Lock()
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
-        self._closed = False
-        self._grants = Grants(self.policy.filesystem.mounts)
+        self._ground: Ground | None = Ground(self.policy)
+        self._narrowed: OrderedDict[Policy, Ground] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +62,9 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
-        self._closed = True
+        self._ground = None
         with self._lock:
-            self._plans.clear()
-        self._grants.close()
+            self._narrowed.clear()
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -97,8 +79,9 @@ class Sandbox:
         Raises:
             ModuleError: It cannot be run.
         """
-        loaded = self._load(module)
-        self._plan(loaded, progress)
+        ground = self._under(None)
+        loaded = ground.load(module)
+        ground.plan(loaded, progress)
         return loaded
 
     def run(
@@ -110,6 +93,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        policy: Policy | str | None = None,
     ) -> Report:
         """Runs a WASI command: `_start`, else `main`.
 
@@ -124,6 +108,7 @@ class Sandbox:
             env: Its environment, beside what the policy passes on.
             on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
             on_stderr: The same for stderr.
+            policy: A policy for this run. What it permits beyond the sandbox's own stays forbidden: both must permit.
 
         Returns:
             What happened.
@@ -133,15 +118,16 @@ class Sandbox:
             PolicyError: The policy cannot be enforced.
             UsageError: The sandbox is closed, or an argument is unfit.
         """
-        return self._run(Watch(), module, args, stdin, env, on_stdout, on_stderr)
+        return self._run(self._under(policy), Watch(), module, Inputs(args, stdin, env, on_stdout, on_stderr))
 
-    def call(self, module: Source, export: str, *args: Number) -> Report:
+    def call(self, module: Source, export: str, *args: Number, policy: Policy | str | None = None) -> Report:
         """Calls an exported function with numbers; a reactor is initialized first.
 
         Args:
             module: Path of a module, its bytes, or a loaded module.
             export: Name of the function.
             *args: A number for each parameter.
+            policy: A policy for this call; both it and the sandbox's own must permit.
 
         Returns:
             What happened; `Report.value` is what the function returned.
@@ -150,7 +136,7 @@ class Sandbox:
             ModuleError: The module cannot be run, or has no such function.
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
-        return self._call(Watch(), module, export, args)
+        return self._call(self._under(policy), Watch(), module, export, args)
 
     async def run_async(
         self,
@@ -161,15 +147,19 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        policy: Policy | str | None = None,
     ) -> Report:
         """Does what `run` does without blocking the event loop. Cancelling the task stops the guest."""
-        watch = Watch()
-        return await _aside(watch, lambda: self._run(watch, module, args, stdin, env, on_stdout, on_stderr))
+        watch, ground = Watch(), self._under(policy)
+        inputs = Inputs(args, stdin, env, on_stdout, on_stderr)
+        return await _aside(watch, lambda: self._run(ground, watch, module, inputs))
 
-    async def call_async(self, module: Source, export: str, *args: Number) -> Report:
+    async def call_async(
+        self, module: Source, export: str, *args: Number, policy: Policy | str | None = None
+    ) -> Report:
         """Does what `call` does without blocking the event loop. Cancelling the task stops the guest."""
-        watch = Watch()
-        return await _aside(watch, lambda: self._call(watch, module, export, args))
+        watch, ground = Watch(), self._under(policy)
+        return await _aside(watch, lambda: self._call(ground, watch, module, export, args))
 
     def open(
         self,
@@ -178,6 +168,7 @@ class Sandbox:
         *,
         stdin: bytes | str = b"",
         env: Mapping[str, str] | None = None,
+        policy: Policy | str | None = None,
     ) -> Session:
         """Opens a live instance that keeps its state between calls; a reactor is initialized first.
 
@@ -186,40 +177,33 @@ class Sandbox:
             args: Arguments that the guest sees, after its name.
             stdin: What it reads from its standard input.
             env: Its environment.
+            policy: A policy for this session; both it and the sandbox's own must permit.
 
         Raises:
             ModuleError: The module cannot be run.
             GuestError: Its initialization failed.
         """
-        loaded = self._load(module)
+        ground = self._under(policy)
+        loaded = ground.load(module)
         watch = Watch()
-        return Session(loaded, self._guest(loaded, watch, args, stdin, env), watch)
+        return Session(loaded, ground.guest(loaded, watch, Inputs(args, stdin, env)), watch)
 
     # -- what the methods share -----------------------------------------------------------------------------------
 
-    def _run(
-        self,
-        watch: Watch,
-        module: Source,
-        args: Sequence[str | bytes],
-        stdin: Stdin,
-        env: Mapping[str, str] | None,
-        on_stdout: OnOutput | None,
-        on_stderr: OnOutput | None,
-    ) -> Report:
-        loaded = self._load(module)
+    def _run(self, ground: Ground, watch: Watch, module: Source, inputs: Inputs) -> Report:
+        loaded = ground.load(module)
         entry = loaded.command_entry
-        guest = self._guest(loaded, watch, args, stdin, env, on_stdout, on_stderr)
+        guest = ground.guest(loaded, watch, inputs)
         try:
             return guest.invoke(entry, command=True)
         finally:
             guest.close()
 
-    def _call(self, watch: Watch, module: Source, export: str, args: Sequence[Number]) -> Report:
-        loaded = self._load(module)
+    def _call(self, ground: Ground, watch: Watch, module: Source, export: str, args: Sequence[Number]) -> Report:
+        loaded = ground.load(module)
         entry = loaded.function_entry(export)
-        arguments = _numbers(entry, args)
-        guest = self._guest(loaded, watch, (), b"", None)
+        arguments = fit_numbers(entry, args)
+        guest = ground.guest(loaded, watch)
         try:
             initializer = loaded.initializer
             if initializer is not None and initializer.name != entry.name:
@@ -230,58 +214,22 @@ class Sandbox:
         finally:
             guest.close()
 
-    def _load(self, module: Source, *, text: bool = False) -> Module:
-        if self._closed:
+    def _under(self, policy: Policy | str | None) -> Ground:
+        """Returns the ground for a run: the sandbox's own, or a narrower one where the run has a policy of its own."""
+        ground = self._ground
+        if ground is None:
             raise UsageError("the sandbox is closed: make a new one")
-        if isinstance(module, Module):
-            return module
-        return Module.load(module, limit_bytes=self.policy.limits.module_size, text=text)
-
-    def _plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
-        plan = self._plans.get(module.sha256)
-        if plan is None:
-            self._keep(plan := make_plan(module, self.policy, self._grants.directories, progress))
-        return plan
-
-    def _keep(self, plan: Plan) -> None:
+        if policy is None:
+            return ground
+        asked = Policy.preset(policy) if isinstance(policy, str) else policy
         with self._lock:
-            self._plans[plan.module.sha256] = plan
-            while len(self._plans) > _MAX_PLANS:
-                self._plans.popitem(last=False)
-
-    def _guest(
-        self,
-        module: Module,
-        watch: Watch,
-        args: Sequence[str | bytes],
-        stdin: Stdin,
-        env: Mapping[str, str] | None,
-        on_stdout: OnOutput | None = None,
-        on_stderr: OnOutput | None = None,
-    ) -> Guest:
-        if isinstance(args, str | bytes):
-            raise UsageError("args is a single text: give a list of arguments")
-        if self._grants.directories:
-            self._grants.check()
-        plan = self._plan(module)
-        if not plan.was_compiled:
-            # The first run tells what compiling took; for every later one it was done before.
-            self._keep(plan.at_hand())
-        granted = self.policy.environment
-        if granted.mode != "none" or granted.set:
-            env = {**granted.of(os.environ), **(env or {})}
-        streams = None
-        if callable(stdin) or on_stdout is not None or on_stderr is not None:
-            streams = Streams(stdin if callable(stdin) else None, on_stdout, on_stderr)
-        return Guest(
-            plan,
-            self._policy_info,
-            args=[_c_string(arg, "an argument") for arg in args] if args else (),
-            env={_variable(name): _c_string(value, "a variable's value") for name, value in env.items()} if env else {},
-            stdin=b"" if callable(stdin) else stdin.encode() if isinstance(stdin, str) else bytes(stdin),
-            watch=watch,
-            streams=streams,
-        )
+            found = self._narrowed.get(asked)
+            if found is None:
+                found = self._narrowed[asked] = Ground(self.policy.narrow(asked))
+            self._narrowed.move_to_end(asked)
+            while len(self._narrowed) > _MAX_NARROWED:
+                self._narrowed.popitem(last=False)
+        return found
 
 
 class Session:
@@ -328,7 +276,7 @@ class Session:
             UsageError: The session is over, in use by another thread, or the arguments do not fit.
         """
         entry = self._module.function_entry(export)
-        return self._invoke(entry, _numbers(entry, args))
+        return self._invoke(entry, fit_numbers(entry, args))
 
     def read_memory(self, address: int, size: int) -> bytes:
         """Copies bytes out of the guest's exported memory.
@@ -456,7 +404,7 @@ def call(
         StockadeError: The caller did something wrong.
     """
     with Sandbox(policy) as sandbox:
-        loaded = sandbox._load(module, text=True)  # noqa: SLF001 - one facade, two forms
+        loaded = Module.load(module, limit_bytes=sandbox.policy.limits.module_size, text=True)
         return sandbox.call(loaded, export, *args).check().value
 
 
@@ -478,48 +426,3 @@ async def _aside(watch: Watch, work: Callable[[], Report]) -> Report:
         else:
             future.cancel()
         raise
-
-
-def _c_string(text: str | bytes, what: str) -> bytes:
-    data = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogateescape")
-    if b"\0" in data:
-        raise UsageError(f"{what} contains a zero byte, which no WASI guest can receive: {printable(data)}")
-    return data
-
-
-def _variable(name: str) -> bytes:
-    if not name or "=" in name:
-        raise UsageError(f"{printable(name) or 'an empty text'} cannot be the name of a variable")
-    return _c_string(name, "a variable's name")
-
-
-def _numbers(entry: Entry, args: Sequence[Number]) -> list[Number]:
-    """Checks that the arguments fit the parameters."""
-    params = entry.type.params
-    shown = printable(entry.name)
-    if len(args) != len(params):
-        raise UsageError(f"{shown} takes {len(params)} arguments {entry.type}, {len(args)} were given")
-    for name in (*params, *entry.type.results):
-        if name not in ("i32", "i64", "f32", "f64"):
-            raise UsageError(f"{shown} has the type {entry.type}: only numbers can be passed and returned")
-    return [_number(shown, place, type_, value) for place, (type_, value) in enumerate(zip(params, args, strict=True))]
-
-
-def _number(function: str, place: int, type_: str, value: Number) -> Number:
-    where = f"argument {place + 1} of {function}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{where} is {value!r}: it must be a number ({type_})")
-    bits = _INTEGER_BITS.get(type_)
-    if bits is None:
-        try:
-            number = float(value)
-        except OverflowError:
-            raise UsageError(f"{where} is too large for {type_}") from None
-        if type_ == "f32" and math.isfinite(number) and abs(number) >= _F32_OVERFLOW:
-            raise UsageError(f"{where} is {number}: it does not fit f32")
-        return number
-    if not isinstance(value, int):
-        raise UsageError(f"{where} is {value!r}: it must be a whole number ({type_})")
-    if not -(1 << bits - 1) <= value < 1 << bits:
-        raise UsageError(f"{where} is {value}: it does not fit {type_}")
-    return value

@@ -558,7 +558,7 @@ def test_every_one_of_many_imports_leads_to_the_guard(imports: int) -> None:
 
 def test_each_memory_is_grown_by_a_function_of_its_own() -> None:
     """Holds H14: all memories are in one account, whichever of them is exported, or none."""
-    policy = Policy().replace(memories=3, memory=8 * 65_536)
+    policy = Policy().replace(memories=3, multi_memory=True, memory=8 * 65_536)
     module = wat("""
       (module (memory $a 1) (memory $b 2 3) (memory $c 0)
         (func (export "a") (param i32) (result i32) (memory.grow $a (local.get 0)))
@@ -641,7 +641,7 @@ def test_the_exported_memory_is_the_guests_whatever_its_index() -> None:
       (memory $a 1) (memory $b 1) (export "memory" (memory $b))
       (data (memory $a) (i32.const 0) {_TEXT}first\n") (data (memory $b) (i32.const 0) {_TEXT}second")
     """
-    sandbox = Sandbox(Policy().replace(memories=2))
+    sandbox = Sandbox(Policy().replace(memories=2, multi_memory=True))
 
     assert sandbox.run(_writes(memories)).stdout == b"second"
     with sandbox.open(_writes(memories)) as session:
@@ -815,9 +815,12 @@ def test_a_second_memory_is_refused_unless_the_module_declares_one() -> None:
     """The attack: the flag that names a memory, in a module that has one memory: the guard's would be the second."""
     with pytest.raises(stockade.InvalidModule, match=r"^not valid WebAssembly: "):
         Sandbox().prepare(_hello_with(i32(0) + b"\x28\x42\x00\x00\x1a"))
+    allowed = Sandbox(Policy().replace(memories=2, multi_memory=True))
+    with pytest.raises(stockade.InvalidModule, match=r"^not valid WebAssembly: unknown memory 1"):
+        allowed.prepare(_hello_with(i32(0) + b"\x28\x42\x01\x00\x1a"))
     built = Builder(memories=[(1, None), (1, None)])
     built.exports = [("f", FUNC, built.function(i32(0) + b"\x28\x42\x01\x00\x1a"))]
-    assert Sandbox(Policy().replace(memories=2)).call(built.build(), "f").ok
+    assert allowed.call(built.build(), "f").ok
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 import stockade
 from stockade.guard import guard
-from stockade.policy import Limits, Policy
+from stockade.policy import Features, Limits, Policy
 from tests.conftest import HELLO, wat
 from tests.limits._guests import (
     APPEND,
@@ -66,7 +66,7 @@ def test_a_guest_that_names_what_the_guard_appended_is_refused(attack: str) -> N
     """Attack: an index that is only valid in the woven module. The original is validated first, so it is refused."""
     module = _assembled(NAMING_GUEST.format(NAMING[attack]))
     with pytest.raises(stockade.InvalidModule):
-        stockade.Sandbox(Policy(limits=Limits(memories=2))).run(module)
+        stockade.Sandbox(Policy(limits=Limits(memories=2), features=Features(multi_memory=True))).run(module)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ TWO_MEMORIES = f"""
 
 def test_of_two_memories_the_exported_one_is_meant() -> None:
     """Attack: the guard and native WASI disagree on which memory a pointer means. Growth of both is one budget."""
-    policy = Policy(limits=Limits(memories=2, memory=3 << 16))
+    policy = Policy(limits=Limits(memories=2, memory=3 << 16), features=Features(multi_memory=True))
     report = stockade.Sandbox(policy).run(wat(TWO_MEMORIES))
 
     assert report.trap is None

@@ -66,12 +66,18 @@ def test_environment_is_read_from_files() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('mode = "all"', 'environment.mode is \'all\': it must be "none", "allow", "deny" or "full"'),
-        ('names = "LANG"', "environment.names is 'LANG': it must be a list of names"),
-        ('mode = "allow"\nnames = ["A=B"]', "environment has the name 'A=B': it cannot be that of a variable"),
+        (
+            'mode = "all"',
+            'environment.mode is \'all\': it must be "none", "allow", "deny" or "full"; did you mean "allow"?',
+        ),
+        ('names = "LANG"', "environment.names is 'LANG': it must be a list of names of variables"),
+        (
+            'mode = "allow"\nnames = ["A=B"]',
+            "environment.names[0] is 'A=B': it must be the name of a variable, such as \"LANG\"",
+        ),
         ('names = ["A"]', 'environment.names says nothing where the mode is "none": leave it out'),
-        ("set = 3", "environment.set is 3: it must be a table"),
-        ("set = { A = 3 }", "environment.set.'A' is 3: it must be text"),
+        ("set = 3", "environment.set is 3: it must be a table of variables"),
+        ("set = { A = 3 }", "environment.set.A is 3: it must be text"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:

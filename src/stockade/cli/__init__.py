@@ -10,8 +10,10 @@ import os
 import sys
 
 import click
+from click.shell_completion import get_completion_class
 
 from stockade._version import __version__
+from stockade.cli._policy import policy
 from stockade.cli._run import run
 from stockade.cli._status import ExitStatus
 from stockade.errors import ModuleError, ModuleNotFound, StockadeError
@@ -26,6 +28,21 @@ def stockade() -> None:
 
 
 stockade.add_command(run)
+stockade.add_command(policy)
+
+
+@stockade.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete our commands.
+
+    \b
+    For bash, put this into ~/.bashrc:
+      eval "$(stockade completion bash)"
+    """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(stockade, {}, "stockade", "_STOCKADE_COMPLETE").source())
 
 
 def main() -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import select
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stockade._text import printable
+from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
 from stockade.cli._terminal import interruptible, progress, show_output, show_report
 from stockade.execution import Module
-from stockade.policy import Mount, Policy, parse_count, parse_seconds, parse_size
+from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
 from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stockade.policy import Policy
     from stockade.report import Report
 
 __all__ = ["run"]
@@ -38,9 +39,7 @@ __all__ = ["run"]
 )
 @click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable. May be repeated.")
 @click.option("--invoke", metavar="EXPORT", help="Call this function, with ARGS as numbers, and print its value.")
-@click.option(
-    "--policy", "policy_name", metavar="FILE|PRESET", default="default", show_default=True, help="The policy."
-)
+@click.option("--policy", "base", type=PolicyName(), default="default", show_default=True, help="The policy.")
 @click.option("--fuel", metavar="UNITS", help='Fuel budget, about one unit an instruction, or "unlimited".')
 @click.option("--memory", metavar="SIZE", help="Most memory, such as 64MiB.")
 @click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
@@ -54,7 +53,7 @@ def run(
     directories: tuple[str, ...],
     variables: tuple[str, ...],
     invoke: str | None,
-    policy_name: str,
+    base: Policy,
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
@@ -71,7 +70,7 @@ def run(
     Exit status: the guest's own; 124 time was up; 125 wrong use; 126 the module
     cannot be run; 127 no such file; 134 trap; 137 another limit.
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
-    policy = _policy(policy_name, directories, fuel=fuel, memory=memory, timeout=timeout)
+    policy = _policy(base, directories, fuel=fuel, memory=memory, timeout=timeout)
     with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
         loaded = Module.load(module, limit_bytes=policy.limits.module_size)
         with suppress(BrokenPipeError), progress(loaded.name) as tell:
@@ -86,10 +85,8 @@ def run(
 
 
 def _policy(
-    name: str, directories: Sequence[str], *, fuel: str | None, memory: str | None, timeout: str | None
+    policy: Policy, directories: Sequence[str], *, fuel: str | None, memory: str | None, timeout: str | None
 ) -> Policy:
-    looks_like_file = os.sep in name or name.endswith(".toml") or Path(name).is_file()
-    policy = Policy.load(name) if looks_like_file else Policy.preset(name)
     changes: dict[str, Any] = {}
     for option, field, text, parse in (
         ("--fuel", "fuel", fuel, parse_count),

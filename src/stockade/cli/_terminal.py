@@ -13,13 +13,13 @@ from stockade.cli._status import ExitStatus
 from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.table import Table
 
     from stockade.report import Report
 
-__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report"]
+__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report", "show_table"]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
 
@@ -95,6 +95,29 @@ def show_report(report: Report) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(report_table(report))
+
+
+def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
+    """Shows rows of cells on stdout: in colour on a terminal, as plain aligned text elsewhere.
+
+    Args:
+        rows: Each a list of cells, which are a text and its style.
+    """
+    listed = [[(terminal_safe(text.encode()), style) for text, style in row] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(len(text) for text, _ in column) for column in zip(*listed, strict=True)]
+        for row in listed:
+            line = "  ".join(text.ljust(width) for (text, _), width in zip(row, widths, strict=True))
+            sys.stdout.write(f"{line.rstrip()}\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    for row in listed:
+        table.add_row(*(Text(text, style=style) for text, style in row))
+    Console().print(table)
 
 
 def report_table(report: Report) -> Table:

@@ -49,8 +49,11 @@ class EngineConfig(NamedTuple):
     Attributes:
         fuel: Whether code is compiled to count fuel.
         stack_bytes: How much stack guest code may use.
-        simd: Whether the SIMD and relaxed SIMD proposals are on.
-        multi_memory: Whether the multi-memory proposal is on: for the guard always, for guests where allowed.
+        simd: Whether the SIMD proposal is on. This and the next three: for what runs always, when a module is
+            validated as its guest wrote it where the policy allows.
+        relaxed_simd: Whether the relaxed SIMD proposal is on.
+        tail_call: Whether the tail call proposal is on.
+        multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
         parallel: Whether a module is compiled by several threads.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
@@ -59,6 +62,8 @@ class EngineConfig(NamedTuple):
     fuel: bool
     stack_bytes: int
     simd: bool = True
+    relaxed_simd: bool = True
+    tail_call: bool = True
     multi_memory: bool = True
     canonical_nans: bool = False
     parallel: bool = True
@@ -88,7 +93,6 @@ _ON = (
     "wasm_multi_value",
     "wasm_reference_types",
     "wasm_relaxed_simd_deterministic",
-    "wasm_tail_call",
 )
 
 
@@ -109,8 +113,9 @@ def _build(api: Any, config: EngineConfig) -> int:
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
     # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD (H26).
-    api.config_wasm_relaxed_simd_set(raw, config.simd)
+    api.config_wasm_relaxed_simd_set(raw, config.relaxed_simd and config.simd)
     api.config_wasm_simd_set(raw, config.simd)
+    api.config_wasm_tail_call_set(raw, config.tail_call)
     api.config_wasm_multi_memory_set(raw, config.multi_memory)
     api.config_parallel_compilation_set(raw, config.parallel)
     api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)

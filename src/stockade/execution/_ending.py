@@ -151,12 +151,15 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     if reading is None:
         return ()
     number = reading.number
-    if not (noted or number.memory_refusals or number.table_refusals or number.table_memory_refusals):
+    refused = number.memory_refusals | number.growth_refusals | number.table_refusals | number.table_memory_refusals
+    if not (noted or refused):
         return ()
     limits = plan.policy.limits
     found: list[Violation] = []
+    pace = limits.memory_growth
     for kind, subject, call, refusals, asked, limit in (
         ("memory", "limits.memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
+        ("memory_growth", "limits.memory_growth", "memory.grow", "growth_refusals", "growth_asked", pace),
         ("memory", "limits.memory", "table.grow", "table_memory_refusals", "memory_asked", limits.memory),
         ("table", "limits.table_elements", "table.grow", "table_refusals", "table_asked", limits.table_elements),
     ):

@@ -6,7 +6,7 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
 from stockade.engine import assemble
@@ -14,7 +14,7 @@ from stockade.errors import InvalidModule, LinkError
 from stockade.policy import Limits
 from stockade.wasm import ExternKind, FuncType, ParsedModule, parse, read_module_file
 
-__all__ = ["Entry", "Item", "Module"]
+__all__ = ["Entry", "Item", "Module", "Source"]
 
 _MAGIC = b"\0asm"
 
@@ -213,3 +213,7 @@ class Module:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | Module
+"""Where a module comes from: a path, its bytes, or a loaded module."""

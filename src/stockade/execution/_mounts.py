@@ -23,7 +23,8 @@ class Grants:
     """Folders that guests may reach, held open from the moment they were checked.
 
     Native WASI is given the open folder, not its path: whoever can rename things on the way to it (another guest, in a
-    folder that contains it) cannot make it another folder.
+    folder that contains it) cannot make it another folder. They are let go of when nothing refers to this any
+    more: closing them under a run in another thread would give their numbers, and so other folders, to its guest.
 
     Args:
         mounts: The mounts of a policy.
@@ -35,7 +36,7 @@ class Grants:
     def __init__(self, mounts: Sequence[Mount]) -> None:
         self._mounts = tuple(mounts)
         self._descriptors: list[int] = []
-        self._finalizer = weakref.finalize(self, _close_all, self._descriptors)
+        weakref.finalize(self, _close_all, self._descriptors)
         directories: list[Directory] = []
         for real, mount in _check_mounts(mounts):
             try:
@@ -60,10 +61,6 @@ class Grants:
                     f"the mount {printable(mount.guest)} has no folder behind it any more: "
                     f"{printable(mount.host, 400)} was removed"
                 )
-
-    def close(self) -> None:
-        """Lets go of the folders. Closing twice is harmless."""
-        self._finalizer()
 
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -25,6 +25,7 @@ from stockade.engine import (
 from stockade.errors import InvalidModule
 from stockade.execution._state import PROGRAM_NAME, Counters, Placed, place_inputs
 from stockade.guard import StateFormat, Woven, check_imports, guard, weave
+from stockade.policy import Limits
 from stockade.report import ModuleInfo
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory
     from stockade.execution._module import Module
-    from stockade.policy import Policy
+    from stockade.policy import Features, Policy
 
 __all__ = ["Plan", "Program", "make_plan"]
 
@@ -76,9 +77,11 @@ class _Programs:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
         self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
+        self._valid: OrderedDict[tuple[str, Features], None] = OrderedDict()
 
     def get(self, module: Module, policy: Policy, progress: Callable[[str], None]) -> tuple[Program, bool]:
         """Returns the program for a module, and whether it was at hand."""
+        self._validate(module, policy.features, progress)
         config = _config(module, policy)
         key = (module.sha256, config)
         with self._lock:
@@ -102,6 +105,29 @@ class _Programs:
                 while len(self._kept) > _MAX_PROGRAMS:
                     self._kept.popitem(last=False)
         return program, False
+
+    def _validate(self, module: Module, features: Features, progress: Callable[[str], None]) -> None:
+        """Validates a module as its guest wrote it, under the proposals that the policy allows."""
+        key = (module.sha256, features)
+        with self._lock:
+            if key in self._valid:
+                self._valid.move_to_end(key)
+                return
+        progress("checking")
+        plain = EngineConfig(
+            fuel=False,
+            stack_bytes=Limits().stack,
+            simd=features.simd,
+            relaxed_simd=features.relaxed_simd,
+            tail_call=features.tail_call,
+            multi_memory=features.multi_memory,
+            pooled=False,
+        )
+        Engine.shared(plain).validate(module.data)
+        with self._lock:
+            self._valid[key] = None
+            while len(self._valid) > _MAX_PROGRAMS:
+                self._valid.popitem(last=False)
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
@@ -131,11 +157,6 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
 
 
 def _compile(module: Module, config: EngineConfig, progress: Callable[[str], None]) -> Program:
-    progress("checking")
-    # The original is validated as a guest may write it: with one memory, unless it legitimately has more.
-    multi_memory = len(module.parsed.memories) > 1
-    plain = EngineConfig(fuel=False, stack_bytes=config.stack_bytes, multi_memory=multi_memory, pooled=False)
-    Engine.shared(plain).validate(module.data)
     progress("weaving")
     woven = weave(module.parsed, guard())
     progress("compiling")
@@ -205,12 +226,16 @@ def make_plan(
     ):
         if found > allowed:
             raise InvalidModule(f"{module.name} has {found} {what}; the policy allows {allowed} (limits.{what})")
+    if len(module.parsed.memories) > 1 and not policy.features.multi_memory:
+        raise InvalidModule(
+            f"{module.name} has {len(module.parsed.memories)} memories; the policy allows one (features.multi_memory)"
+        )
     check_imports(module.parsed)
     begun = time.perf_counter()
     program, at_hand = _programs.get(module, policy, progress)
     seconds = 0.0 if at_hand else time.perf_counter() - begun
     has_clock = "poll_oneoff" in program.calls
-    rates = (limits.call_rate, limits.read_rate, limits.write_rate)
+    rates = (limits.call_rate, limits.read_rate, limits.write_rate, limits.memory_growth)
     needs_time = not has_clock and any(rate is not None for rate in rates)
     state = _initial_state(policy, program.woven, has_clock)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
@@ -266,6 +291,7 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "write_rate": limits.write_rate,
         "random_limit": limits.random_bytes,
         "idle_limit": None if limits.idle_time is None else int(limits.idle_time * _NANOSECONDS),
+        "growth_rate": limits.memory_growth,
         "slice": WAIT_SLICE_NANOSECONDS,
         "clock_resolution": round(resolution * _NANOSECONDS),
         "clock_step": round(clock.step * _NANOSECONDS),

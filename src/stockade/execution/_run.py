@@ -14,6 +14,7 @@ from stockade.engine import Instance
 from stockade.errors import UsageError
 from stockade.execution._ending import Ending, conclude, tell_event
 from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Memory, Number
     from stockade.execution._module import Entry
+    from stockade.execution._mounts import Grants
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardViolation, StateReading
     from stockade.execution._streams import Streams
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Guest", "Watch"]
 
 _NOTHING_DROPPED = Truncated()
+
+_WHOLE_CORE = 100
+"""Percent."""
 
 _SLACK_BYTES = 256 << 10
 """Room above the guard's buffers for copies of one poll's subscriptions."""
@@ -66,6 +71,7 @@ class Guest:
     Args:
         plan: What to run, and under which policy.
         policy_info: The policy's name and digest, for reports.
+        grants: What it may reach, held open until it is closed.
         args: Arguments for the guest, after its own name.
         env: Its environment.
         stdin: Its standard input, unless `streams` has a callback for it.
@@ -81,6 +87,7 @@ class Guest:
         self,
         plan: Plan,
         policy_info: PolicyInfo,
+        grants: Grants,
         *,
         args: Sequence[bytes],
         env: Mapping[bytes, bytes],
@@ -91,6 +98,7 @@ class Guest:
         begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
+        self._grants: Grants | None = grants
         self._limits = limits = plan.policy.limits
         self._watch = watch
         self._timed = False
@@ -193,19 +201,24 @@ class Guest:
     def _attention(self) -> tuple[Callable[[], bool], Callable[[], None]]:
         """What is done whenever the guest yields, and what is left to do when it has ended."""
         streams, state, watch = self._streams, self._state, self._watch
-        if state is None or (streams is None and not self._plan.needs_time):
+        percent = self._limits.cpu_percent
+        # What is not there at all costs no run anything.
+        if percent == _WHOLE_CORE and (state is None or (streams is None and not self._plan.needs_time)):
             return watch, _nothing
-        memory = state.memory
+        throttle = Throttle(percent) if percent < _WHOLE_CORE else None
         # One for the life of the guest: its time must not run backwards from one call to the next.
         timekeeper = self._timekeeper = self._timekeeper or Timekeeper()
 
         def serve() -> None:
-            if streams is not None:
-                streams.serve(memory)
+            if streams is not None and state is not None:
+                streams.serve(state.memory)
 
         def look() -> bool:
             serve()
-            timekeeper.serve(memory, watch)
+            if throttle is not None:
+                throttle.serve(watch)
+            if state is not None:
+                timekeeper.serve(state.memory, watch)
             return watch()
 
         return look, serve
@@ -296,6 +309,7 @@ class Guest:
         if self._instance is not None:
             self._instance.close()
             self._instance = self._state = None
+        self._grants = None
         if self._ending is None:
             self._ending = Ending()
 

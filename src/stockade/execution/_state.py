@@ -65,6 +65,8 @@ class Counters(NamedTuple):
     table_refusals: int
     table_asked: int
     table_memory_refusals: int
+    growth_refusals: int
+    growth_asked: int
     idle: int
     read: int
     written: int

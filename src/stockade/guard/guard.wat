@@ -84,88 +84,93 @@
 (global $write_rate         (export "write_rate:u64")            i32 (i32.const 16464)) ;; bytes written in a second
 (global $random_limit       (export "random_limit:u64")          i32 (i32.const 16472)) ;; random bytes
 (global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 16480)) ;; nanoseconds of one wait
-(global $slice              (export "slice:u64")                 i32 (i32.const 16488)) ;; longest wait at a stretch, nanoseconds
-(global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 16496)) ;; nanoseconds to which a coarse clock is cut
-(global $clock_step         (export "clock_step:u64")            i32 (i32.const 16504)) ;; nanoseconds that a virtual clock advances each time it is read
-(global $clock_start        (export "clock_start:u64")           i32 (i32.const 16512)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
-(global $clock_mode         (export "clock_mode:u32")            i32 (i32.const 16520)) ;; CLOCK_REAL, CLOCK_COARSE or CLOCK_VIRTUAL
-(global $random_mode        (export "random_mode:u32")           i32 (i32.const 16524)) ;; RANDOM_NATIVE or RANDOM_SEEDED
-(global $on_violation       (export "on_violation:u32")          i32 (i32.const 16528)) ;; DENY, STOP or NOTE
-(global $on_rate            (export "on_rate:u32")               i32 (i32.const 16532)) ;; WAIT or REFUSE, where a rate is exceeded
-(global $on_memory          (export "on_memory:u32")             i32 (i32.const 16536)) ;; 1: refused growth ends the run
-(global $may_create         (export "may_create:u32")            i32 (i32.const 16540)) ;; 1: files and folders may be created
-(global $may_delete         (export "may_delete:u32")            i32 (i32.const 16544)) ;; 1: files and folders may be removed, or replaced by renaming
-(global $may_link           (export "may_link:u32")              i32 (i32.const 16548)) ;; 1: symbolic and hard links may be made
-(global $has_clock          (export "has_clock:u32")             i32 (i32.const 16552)) ;; 1: native clocks and waits are in reach; 0: the host keeps the time
-(global $stdin              (export "stdin:u32")                 i32 (i32.const 16556)) ;; where stdin's bytes stand
-(global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 16560)) ;; how many there are
-(global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 16564)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
-(global $args               (export "args:u32")                  i32 (i32.const 16568)) ;; arguments, each ended by a zero byte
-(global $args_count         (export "args_count:u32")            i32 (i32.const 16572)) ;; how many
-(global $args_size          (export "args_size:u32")             i32 (i32.const 16576)) ;; their bytes in all, zero bytes included
-(global $environ            (export "environ:u32")               i32 (i32.const 16580)) ;; NAME=value, each ended by a zero byte
-(global $environ_count      (export "environ_count:u32")         i32 (i32.const 16584)) ;; how many
-(global $environ_size       (export "environ_size:u32")          i32 (i32.const 16588)) ;; their bytes in all
-(global $scratch            (export "scratch:u32")               i32 (i32.const 16592)) ;; where free room begins, above everything else
-(global $rules              (export "rules:u8[64]")              i32 (i32.const 16596)) ;; by call number: 0, or the errno that refuses it
+(global $growth_rate        (export "growth_rate:u64")      i32 (i32.const 16488)) ;; pages by which memories may grow in a second
+(global $slice              (export "slice:u64")                 i32 (i32.const 16496)) ;; longest wait at a stretch, nanoseconds
+(global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 16504)) ;; nanoseconds to which a coarse clock is cut
+(global $clock_step         (export "clock_step:u64")            i32 (i32.const 16512)) ;; nanoseconds that a virtual clock advances each time it is read
+(global $clock_start        (export "clock_start:u64")           i32 (i32.const 16520)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
+(global $clock_mode         (export "clock_mode:u32")            i32 (i32.const 16528)) ;; CLOCK_REAL, CLOCK_COARSE or CLOCK_VIRTUAL
+(global $random_mode        (export "random_mode:u32")           i32 (i32.const 16532)) ;; RANDOM_NATIVE or RANDOM_SEEDED
+(global $on_violation       (export "on_violation:u32")          i32 (i32.const 16536)) ;; DENY, STOP or NOTE
+(global $on_rate            (export "on_rate:u32")               i32 (i32.const 16540)) ;; WAIT or REFUSE, where a rate is exceeded
+(global $on_memory          (export "on_memory:u32")             i32 (i32.const 16544)) ;; 1: refused growth ends the run
+(global $may_create         (export "may_create:u32")            i32 (i32.const 16548)) ;; 1: files and folders may be created
+(global $may_delete         (export "may_delete:u32")            i32 (i32.const 16552)) ;; 1: files and folders may be removed, or replaced by renaming
+(global $may_link           (export "may_link:u32")              i32 (i32.const 16556)) ;; 1: symbolic and hard links may be made
+(global $has_clock          (export "has_clock:u32")             i32 (i32.const 16560)) ;; 1: native clocks and waits are in reach; 0: the host keeps the time
+(global $stdin              (export "stdin:u32")                 i32 (i32.const 16564)) ;; where stdin's bytes stand
+(global $stdin_size         (export "stdin_size:u32")            i32 (i32.const 16568)) ;; how many there are
+(global $stdin_mode         (export "stdin_mode:u32")            i32 (i32.const 16572)) ;; STDIN_BYTES, all is there; STDIN_ASKED, the host is asked for more
+(global $args               (export "args:u32")                  i32 (i32.const 16576)) ;; arguments, each ended by a zero byte
+(global $args_count         (export "args_count:u32")            i32 (i32.const 16580)) ;; how many
+(global $args_size          (export "args_size:u32")             i32 (i32.const 16584)) ;; their bytes in all, zero bytes included
+(global $environ            (export "environ:u32")               i32 (i32.const 16588)) ;; NAME=value, each ended by a zero byte
+(global $environ_count      (export "environ_count:u32")         i32 (i32.const 16592)) ;; how many
+(global $environ_size       (export "environ_size:u32")          i32 (i32.const 16596)) ;; their bytes in all
+(global $scratch            (export "scratch:u32")               i32 (i32.const 16600)) ;; where free room begins, above everything else
+(global $rules              (export "rules:u8[64]")              i32 (i32.const 16604)) ;; by call number: 0, or the errno that refuses it
 
 ;; An output stream is four numbers: base, head, cap (each u32) and total (u64). Its first cap bytes land in
 ;; [base, base+cap) in order; of what follows, the part [head, cap) keeps the newest. So the beginning and the end of the
 ;; output are kept, and total tells how much there was.
-(global $stdout             (export "stdout:stream")             i32 (i32.const 16664)) ;; the captured output
-(global $stderr             (export "stderr:stream")             i32 (i32.const 16688)) ;; the same of stderr
+(global $stdout             (export "stdout:stream")             i32 (i32.const 16672)) ;; the captured output
+(global $stderr             (export "stderr:stream")             i32 (i32.const 16696)) ;; the same of stderr
 
 ;; -- layout of $state: what happened, as the host reads it ------------------------------------------------------------
 
-(global $exited             (export "exited:u32")                i32 (i32.const 16712)) ;; 1: the guest called proc_exit
-(global $exit_code          (export "exit_code:u32")             i32 (i32.const 16716)) ;; with this
-(global $stop               (export "stop:u32")                  i32 (i32.const 16720)) ;; why the guard ended the run, see below
-(global $violation_count    (export "violation_count:u32")       i32 (i32.const 16724)) ;; entries in $violations
-(global $memory_used        (export "memory_used:u64")           i32 (i32.const 16728)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
-(global $table_used         (export "table_used:u64")            i32 (i32.const 16736)) ;; the same, elements of tables
-(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 16744)) ;; growths refused by memory_limit
-(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 16752)) ;; the most bytes asked for in vain
-(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 16760)) ;; growths refused by table_limit
-(global $table_asked        (export "table_asked:u64")           i32 (i32.const 16768)) ;; the most elements asked for in vain
-(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 16776)) ;; growths of tables refused by memory_limit
-(global $idle               (export "idle:u64")                  i32 (i32.const 16784)) ;; nanoseconds spent waiting in poll_oneoff
-(global $read               (export "read:u64")                  i32 (i32.const 16792)) ;; bytes read from files
-(global $written            (export "written:u64")               i32 (i32.const 16800)) ;; bytes written to files
-(global $random             (export "random:u64")                i32 (i32.const 16808)) ;; random bytes handed out
-(global $opened             (export "opened:u64")                i32 (i32.const 16816)) ;; files and folders opened
-(global $open_now           (export "open_now:u64")              i32 (i32.const 16824)) ;; of these, open now
-(global $open_peak          (export "open_peak:u64")             i32 (i32.const 16832)) ;; and the most at any time
-(global $created            (export "created:u64")               i32 (i32.const 16840)) ;; files, folders and links created
-(global $deleted            (export "deleted:u64")               i32 (i32.const 16848)) ;; files and folders removed
-(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 16856)) ;; bytes of stdin the guest has taken
-(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 16864)) ;; violations that found no entry
-(global $event_count        (export "event_count:u64")           i32 (i32.const 16872)) ;; events written, overwritten ones included
-(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16880)) ;; nanoseconds on the virtual clock
-(global $random_state       (export "random_state:u64")          i32 (i32.const 16888)) ;; of the seeded generator; the host writes the seed
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 16896)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 17264)) ;; and how often it was refused
+(global $exited             (export "exited:u32")                i32 (i32.const 16720)) ;; 1: the guest called proc_exit
+(global $exit_code          (export "exit_code:u32")             i32 (i32.const 16724)) ;; with this
+(global $stop               (export "stop:u32")                  i32 (i32.const 16728)) ;; why the guard ended the run, see below
+(global $violation_count    (export "violation_count:u32")       i32 (i32.const 16732)) ;; entries in $violations
+(global $memory_used        (export "memory_used:u64")           i32 (i32.const 16736)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used         (export "table_used:u64")            i32 (i32.const 16744)) ;; the same, elements of tables
+(global $memory_refusals    (export "memory_refusals:u64")       i32 (i32.const 16752)) ;; growths refused by memory_limit
+(global $memory_asked       (export "memory_asked:u64")          i32 (i32.const 16760)) ;; the most bytes asked for in vain
+(global $table_refusals     (export "table_refusals:u64")        i32 (i32.const 16768)) ;; growths refused by table_limit
+(global $table_asked        (export "table_asked:u64")           i32 (i32.const 16776)) ;; the most elements asked for in vain
+(global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 16784)) ;; growths of tables refused by memory_limit
+(global $growth_refusals    (export "growth_refusals:u64")  i32 (i32.const 16792)) ;; growths of memories refused by growth_rate
+(global $growth_asked       (export "growth_asked:u64")     i32 (i32.const 16800)) ;; the most pages in a second asked for in vain
+(global $idle               (export "idle:u64")                  i32 (i32.const 16808)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 16816)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 16824)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 16832)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 16840)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 16848)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 16856)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 16864)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 16872)) ;; files and folders removed
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 16880)) ;; bytes of stdin the guest has taken
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 16888)) ;; violations that found no entry
+(global $event_count        (export "event_count:u64")           i32 (i32.const 16896)) ;; events written, overwritten ones included
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16904)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 16912)) ;; of the seeded generator; the host writes the seed
+(global $calls              (export "calls:u64[46]")             i32 (i32.const 16920)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[46]")            i32 (i32.const 17288)) ;; and how often it was refused
 
 ;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
 
-(global $notes              (export "notes:u8")                  i32 (i32.const 17632)) ;; from here on nothing is read for reports
-(global $host_now           (export "host_now:u64")              i32 (i32.const 17632)) ;; nanoseconds into the run, by the host, as of its last look
-(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17640)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
-(global $credit             (export "credit:u64")                i32 (i32.const 17648)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 17656)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17664)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 17672)) ;; when the present second of call_rate began
-(global $read_window        (export "read_window:u64")           i32 (i32.const 17680)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17688)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 17696)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17704)) ;; bytes since then
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17712)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17720)) ;; of these, taken out by the host
-(global $tap                (export "tap:u32")                   i32 (i32.const 17728)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17732)) ;; its bytes, a power of two
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17736)) ;; 1: the guest waits for the host to give more of stdin
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17740)) ;; a bit for each kind that has an entry
-(global $borrowed                                                i32 (i32.const 17744)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 17872)) ;; from here on the host places its data
+(global $notes              (export "notes:u8")                  i32 (i32.const 17656)) ;; from here on nothing is read for reports
+(global $host_now           (export "host_now:u64")              i32 (i32.const 17656)) ;; nanoseconds into the run, by the host, as of its last look
+(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17664)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $credit             (export "credit:u64")                i32 (i32.const 17672)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 17680)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17688)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 17696)) ;; when the present second of call_rate began
+(global $read_window        (export "read_window:u64")           i32 (i32.const 17704)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17712)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 17720)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17728)) ;; bytes since then
+(global $growth_window      (export "growth_window:u64")    i32 (i32.const 17736)) ;; when the present second of growth_rate began; 0: not yet
+(global $growth_in_window   (export "growth_in_window:u64") i32 (i32.const 17744)) ;; pages since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17752)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17760)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 17768)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17772)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17776)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17780)) ;; a bit for each kind that has an entry
+(global $borrowed                                                i32 (i32.const 17784)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 17912)) ;; from here on the host places its data
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -1664,13 +1669,35 @@
   (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
   (i32.const 0))
 
+;; Asks whether memories may grow by so many pages now. What is refused does not count.
+(func $may_grow_now (param $pages i64) (result i32)
+  (local $now i64) (local $asked i64)
+  (local.set $now (i64.or (call $time) (i64.const 1)))
+  (if (i32.or
+        (i64.eqz (i64.load $state (global.get $growth_window)))
+        (i64.ge_u (i64.sub (local.get $now) (i64.load $state (global.get $growth_window))) (i64.const 1000000000)))
+    (then
+      (i64.store $state (global.get $growth_window) (local.get $now))
+      (i64.store $state (global.get $growth_in_window) (i64.const 0))))
+  (local.set $asked (i64.add (i64.load $state (global.get $growth_in_window)) (local.get $pages)))
+  (if (i64.le_u (local.get $asked) (i64.load $state (global.get $growth_rate))) (then (return (i32.const 1))))
+  (call $add (global.get $growth_refusals) (i64.const 1))
+  (call $keep_max (global.get $growth_asked) (local.get $asked))
+  (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
+  (i32.const 0))
+
 ;; The weaver makes a copy of this for each memory that the guest grows.
 (func (export "memory_grow") (param $pages i32) (result i32)
   (local $bytes i64) (local $before i32)
   (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $pages)) (i64.const 16)))
   (if (i32.eqz (call $may_have (local.get $bytes) (global.get $memory_refusals))) (then (return (i32.const -1))))
+  (if (i64.ne (i64.load $state (global.get $growth_rate)) (i64.const -1))
+    (then
+      (if (i32.eqz (call $may_grow_now (i64.extend_i32_u (local.get $pages)))) (then (return (i32.const -1))))))
   (if (i32.ne (local.tee $before (memory.grow $guest (local.get $pages))) (i32.const -1))
-    (then (call $add (global.get $memory_used) (local.get $bytes))))
+    (then
+      (call $add (global.get $memory_used) (local.get $bytes))
+      (call $add (global.get $growth_in_window) (i64.extend_i32_u (local.get $pages)))))
   (local.get $before))
 
 (func $may_have_elements (param $more i32) (result i32)

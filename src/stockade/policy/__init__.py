@@ -1,18 +1,47 @@
 """What may happen: policies as plain frozen data. Nothing of the engine."""
 
-from stockade.policy._model import Clock, Environment, Filesystem, Limits, Mount, Policy, Random, Wasi
+from stockade.policy._algebra import Change
+from stockade.policy._custom import Numeric
+from stockade.policy._enforced import check_enforceable, unenforceable
+from stockade.policy._explain import Statement
+from stockade.policy._fields import Plain
+from stockade.policy._limits import Limits
+from stockade.policy._network import Host, Network, PortRange
+from stockade.policy._policy import Policy
+from stockade.policy._presets import PRESETS
+from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
+from stockade.policy._schema import reference
+from stockade.policy._score import Reason, Score
+from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 
 __all__ = [
+    "PRESETS",
+    "Change",
     "Clock",
     "Environment",
+    "Features",
     "Filesystem",
+    "Host",
     "Limits",
     "Mount",
+    "Network",
+    "Numeric",
+    "Plain",
     "Policy",
+    "PortRange",
+    "Process",
     "Random",
+    "Reason",
+    "Score",
+    "Statement",
     "Wasi",
+    "check_enforceable",
     "parse_count",
     "parse_seconds",
     "parse_size",
+    "reference",
+    "unenforceable",
+    "write_toml",
+    "write_value",
 ]

@@ -1,51 +1,32 @@
-"""Policy files: TOML in, a checked policy out. What a file says is enforced, or the file is refused."""
+"""Policy documents in TOML, YAML and JSON: what one says is enforced, or it is refused."""
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
 import stat
 import tomllib
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
-from stockade.policy._model import Clock, Environment, Filesystem, Limits, Mount, Policy, Random, Wasi, may_be_unlimited
-from stockade.policy._units import parse_count, parse_rate, parse_seconds, parse_size, shown
+from stockade.policy._policy import Policy
+from stockade.policy._presets import preset
+from stockade.policy._units import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["parse_policy", "read_policy"]
+    from stockade.policy._fields import Plain
 
-_PARSERS = {
-    "fuel": parse_count,
-    "wall_time": parse_seconds,
-    "memory": parse_size,
-    "table_elements": parse_count,
-    "stack": parse_size,
-    "memories": parse_count,
-    "tables": parse_count,
-    "module_size": parse_size,
-    "stdout": parse_size,
-    "stderr": parse_size,
-    "idle_time": parse_seconds,
-    "open_files": parse_count,
-    "files_created": parse_count,
-    "file_size": parse_size,
-    "read_bytes": parse_size,
-    "write_bytes": parse_size,
-    "read_rate": parse_rate,
-    "write_rate": parse_rate,
-    "random_bytes": parse_size,
-    "calls": parse_count,
-    "call_rate": parse_count,
-}
-_CLOCK_PARSERS = {"resolution": parse_seconds, "start": parse_seconds, "step": parse_seconds}
+__all__ = ["Format", "parse_policy", "read_policy"]
+
+Format: TypeAlias = Literal["toml", "yaml", "json"]
+
+_FORMATS: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -66,113 +47,93 @@ def read_policy(path: Path) -> Policy:
     if len(data) > _MAX_FILE_BYTES:
         raise PolicyError(f"the policy file {shown_path} is larger than {_MAX_FILE_BYTES:,} bytes")
     try:
-        policy = parse_policy(text)
+        policy = parse_policy(text, _FORMATS.get(path.suffix.lower(), "toml"))
+        mounts = tuple(
+            msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
+        )
+        policy = policy.replace(mounts=mounts)
+        _check_file_is_safe(path, policy)
     except PolicyError as problem:
-        raise PolicyError(f"{shown_path}: {problem}") from None
-    mounts = tuple(
-        msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
-    )
-    return policy.replace(mounts=mounts)
+        raise PolicyError.several(problem.problems, shown_path) from None
+    return policy
 
 
-def parse_policy(text: str) -> Policy:
-    """Reads a policy from TOML text."""
+def _check_file_is_safe(path: Path, policy: Policy) -> None:
+    """Refuses a policy under which a guest could write the next one."""
+    file = os.path.realpath(path)
+    for place, mount in enumerate(policy.filesystem.mounts):
+        folder = os.path.realpath(mount.host)
+        if mount.mode == "rw" and os.path.commonpath((folder, file)) == folder:
+            raise PolicyError(
+                f"filesystem.mounts[{place}].host is {shown(mount.host)}, a writable folder with this policy file in "
+                "it: the guest could change its own policy. Keep the policy elsewhere, or mount a folder beside it"
+            )
+
+
+def parse_policy(text: str, format_: Format) -> Policy:
+    """Reads a policy from text."""
     try:
-        document = tomllib.loads(text)
+        parse = _PARSERS[format_]
+    except (KeyError, TypeError):
+        raise PolicyError(f'the format is {shown(format_)}: it must be "toml", "yaml" or "json"') from None
+    try:
+        document = parse(text)
     except RecursionError:
         raise PolicyError("not a policy: it is nested too deep") from None
-    except ValueError as problem:  # not TOML, or a number of thousands of digits
-        raise PolicyError(f"not TOML: {printable(str(problem), 400)}") from None
-    _known(document, Policy.__struct_fields__, "")
-    name = document.get("name", "custom")
-    if not isinstance(name, str):
-        raise PolicyError(f"name is {shown(name)}: it must be text")
-    return Policy(
-        name=name,
-        limits=Limits(**_section(document, "limits", Limits.__struct_fields__, _PARSERS)),
-        filesystem=Filesystem(**_filesystem(document)),
-        environment=Environment(**_environment(document)),
-        clock=Clock(**_section(document, "clock", Clock.__struct_fields__, _CLOCK_PARSERS)),
-        random=Random(**_section(document, "random", Random.__struct_fields__)),
-        wasi=Wasi(**_wasi(document)),
-        on_violation=document.get("on_violation", "deny"),
-    )
-
-
-def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
-    table = document.get(name, {})
-    if not isinstance(table, dict):
-        raise PolicyError(f"{name} is {shown(table)}: it must be a table")
-    return table
-
-
-def _known(table: dict[str, Any], fields: Iterable[str], path: str) -> None:
-    for key in table:
-        if key not in fields:
-            close = difflib.get_close_matches(key, list(fields), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
-            raise PolicyError(f"{path}{printable(key)} is not known: {hint}")
-
-
-def _section(
-    document: dict[str, Any],
-    name: str,
-    fields: Iterable[str],
-    parsers: Mapping[str, Callable[[object], int | float | None]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Reads a table whose keys are fields; quantities take units."""
-    table = _table(document, name)
-    _known(table, fields, f"{name}.")
-    values = {}
-    for key, value in table.items():
-        parser = parsers.get(key)
+    except ValueError as problem:  # wrong syntax, or a number of thousands of digits
+        raise PolicyError(f"not {format_.upper()}: {printable(str(problem), 400)}") from None
+    if not isinstance(document, dict):
+        raise PolicyError(f"not a policy: it is {shown(document)}, where a table is expected")
+    document = dict(document)
+    base = Policy()
+    if "extends" in document:
+        name = document.pop("extends")
+        if not isinstance(name, str):
+            raise PolicyError(f"extends is {shown(name)}: it must be the name of a preset")
         try:
-            values[key] = value if parser is None else parser(value)
-            if parser is not None and values[key] is None and not may_be_unlimited(key):
-                raise ValueError("it cannot be unlimited: give a limit")
-        except ValueError as problem:
-            raise PolicyError(f"{name}.{key}: {problem}") from None
-    return values
+            base = preset(name)
+        except PolicyError as problem:
+            raise PolicyError(f"extends: {problem}") from None
+    return Policy.from_document("", {"name": "custom", **document}, base)
 
 
-def _environment(document: dict[str, Any]) -> dict[str, Any]:
-    values = _section(document, "environment", Environment.__struct_fields__)
-    if "names" in values:
-        if not isinstance(values["names"], list):
-            raise PolicyError(f"environment.names is {shown(values['names'])}: it must be a list of names")
-        values["names"] = tuple(values["names"])
-    if not isinstance(values.get("set", {}), dict):
-        raise PolicyError(f"environment.set is {shown(values['set'])}: it must be a table")
-    return values
+def _parse_json(text: str) -> Plain:
+    def once(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ValueError(f"the key {printable(twice)} is there twice")
+        return table
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    document: Plain = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    return document
 
 
-def _wasi(document: dict[str, Any]) -> dict[str, Any]:
-    values = _section(document, "wasi", Wasi.__struct_fields__)
-    for key in ("allow", "deny"):
-        if key in values:
-            if not isinstance(values[key], list):
-                raise PolicyError(f"wasi.{key} is {shown(values[key])}: it must be a list of calls")
-            values[key] = tuple(values[key])
-    return values
+def _parse_yaml(text: str) -> Plain:
+    try:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
+        from ruamel.yaml.events import AliasEvent
+    except ImportError:
+        raise PolicyError(
+            'YAML needs another package: install it with pip install "stockade[yaml]", or write the policy in TOML'
+        ) from None
+    loader = YAML(typ="safe", pure=True)
+    try:
+        # An alias can stand for a tree that is exponentially larger than the text.
+        if any(isinstance(event, AliasEvent) for event in loader.parse(text)):
+            raise ValueError("aliases are not allowed")
+        document: Plain = loader.load(text)
+    except YAMLError as problem:
+        raise ValueError(" ".join(str(problem).split())) from None
+    except (ArithmeticError, LookupError, TypeError, AttributeError) as problem:
+        # What the YAML library itself stumbles over.
+        raise ValueError(f"{type(problem).__name__}: {problem}") from None
+    return {} if document is None else document
 
 
-def _filesystem(document: dict[str, Any]) -> dict[str, Any]:
-    values = _section(document, "filesystem", Filesystem.__struct_fields__)
-    return {**values, "mounts": tuple(_mounts(values))}
-
-
-def _mounts(table: dict[str, Any]) -> list[Mount]:
-    entries = table.get("mounts", [])
-    if not isinstance(entries, list):
-        raise PolicyError(f"filesystem.mounts is {shown(entries)}: it must be a list of tables")
-    mounts = []
-    for number, entry in enumerate(entries):
-        path = f"filesystem.mounts[{number}]"
-        if not isinstance(entry, dict):
-            raise PolicyError(f"{path} is {shown(entry)}: it must be a table with host, guest and mode")
-        _known(entry, Mount.__struct_fields__, f"{path}.")
-        for required in ("host", "guest"):
-            if required not in entry:
-                raise PolicyError(f"{path} has no {required}: it must be a path")
-        mounts.append(Mount(**entry))
-    return mounts
+_PARSERS: dict[str, Callable[[str], object]] = {"toml": tomllib.loads, "yaml": _parse_yaml, "json": _parse_json}

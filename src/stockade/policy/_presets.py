@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stockade.errors import PolicyError
-from stockade.policy._model import Clock, Filesystem, Limits, Policy, Random
+from stockade.policy._limits import Limits
+from stockade.policy._network import Network
+from stockade.policy._policy import Policy
+from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Random
 
-__all__ = ["preset"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_PRESETS = {
-    "default": Policy(),
-    # The strict and permissive figures are those of the first seed document (mission item 90).
-    "strict": Policy(
+__all__ = ["PRESETS", "preset"]
+
+_PAGE_BYTES = 65_536
+
+
+def _minimal() -> Policy:
+    """The least: no rights at all, and the third seed's resource limits (mission items 22, 41, 63, 75, 94).
+
+    That seed allows 5 s of execution in 30 s altogether; here the stricter one holds for both.
+    """
+    return Policy(
+        name="minimal",
+        limits=Limits(
+            fuel=10_000_000,
+            wall_time=5.0,
+            idle_time=5.0,
+            cpu_percent=50,
+            memory=160 * _PAGE_BYTES,
+            memory_growth=10,
+            tables=1,
+            open_files=10,
+            read_bytes=10 << 20,
+            write_bytes=5 << 20,
+            read_rate=1 << 20,
+            write_rate=1 << 20,
+            file_size=5 << 20,
+            files_created=0,
+            calls=1_000_000,
+            call_rate=10_000,
+            random_bytes=1 << 20,
+        ),
+        filesystem=Filesystem(create=False),
+        clock=Clock(mode="coarse"),
+        random=Random(mode="seeded"),
+    )
+
+
+def _strict() -> Policy:
+    """For code that nobody knows: the first seed's strict figures, and a quota on everything (mission item 90)."""
+    return Policy(
         name="strict",
         limits=Limits(
             fuel=5_000_000_000,
             wall_time=5.0,
             idle_time=5.0,
             memory=128_000_000,
-            open_files=10,
+            open_files=3,
             read_bytes=10 << 20,
             write_bytes=5 << 20,
             read_rate=1 << 20,
@@ -30,8 +72,38 @@ _PRESETS = {
         ),
         clock=Clock(mode="coarse"),
         random=Random(mode="seeded"),
-    ),
-    "permissive": Policy(
+    )
+
+
+def _basic() -> Policy:
+    """The second seed's defaults: 30 s, a million units of fuel for each of their milliseconds, 512 MiB."""
+    return Policy(
+        name="basic",
+        limits=Limits(fuel=30_000_000_000, wall_time=30.0, memory=512 << 20),
+    )
+
+
+def _development() -> Policy:
+    """For one's own code: the third seed's capabilities for development (mission item 75)."""
+    import tempfile
+
+    return Policy(
+        name="development",
+        limits=Limits(fuel=None, wall_time=30.0, memory=512 << 20, file_size=10 << 20),
+        filesystem=Filesystem(
+            mounts=(Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),  # noqa: S108 - in the guest
+        ),
+        environment=Environment(mode="allow", names=("PATH", "TEMP", "TMP")),
+        network=Network(mode="loopback"),
+    )
+
+
+def _permissive() -> Policy:
+    """For large jobs of code that is half trusted: the first seed's permissive figures (mission item 90).
+
+    Folders, deleting in them and hosts are granted by name only, so not here.
+    """
+    return Policy(
         name="permissive",
         limits=Limits(
             fuel=100_000_000_000,
@@ -41,15 +113,25 @@ _PRESETS = {
             memories=4,
             tables=16,
             stack=1 << 20,
-            open_files=1_000,
+            open_files=20,
             files_created=None,
             file_size=None,
             write_bytes=None,
             random_bytes=None,
         ),
-        filesystem=Filesystem(delete=True),
-    ),
+        features=Features(relaxed_simd=True, multi_memory=True),
+    )
+
+
+PRESETS: dict[str, Callable[[], Policy]] = {
+    "default": Policy,
+    "minimal": _minimal,
+    "strict": _strict,
+    "basic": _basic,
+    "development": _development,
+    "permissive": _permissive,
 }
+"""How each preset is made, by its name."""
 
 
 def preset(name: str) -> Policy:
@@ -58,7 +140,6 @@ def preset(name: str) -> Policy:
     Raises:
         PolicyError: There is none of that name.
     """
-    try:
-        return _PRESETS[name]
-    except KeyError:
-        raise PolicyError(f"there is no preset {name!r}: choose {', '.join(sorted(_PRESETS))}") from None
+    if name not in PRESETS:
+        raise PolicyError(f"there is no preset {name!r}: choose {', '.join(PRESETS)}")
+    return PRESETS[name]()

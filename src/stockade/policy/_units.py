@@ -7,7 +7,17 @@ import re
 
 from stockade._text import printable
 
-__all__ = ["parse_count", "parse_rate", "parse_seconds", "parse_size", "shown"]
+__all__ = [
+    "UNLIMITED",
+    "parse_count",
+    "parse_rate",
+    "parse_seconds",
+    "parse_size",
+    "shown",
+    "write_rate",
+    "write_seconds",
+    "write_size",
+]
 
 _SIZES = {
     "": 1,
@@ -79,3 +89,26 @@ def parse_seconds(value: object) -> float | None:
 def parse_count(value: object) -> int | None:
     """Reads a count; `"unlimited"` is None."""
     return _whole(_quantity(value, {"": 1}, "1000"))
+
+
+def write_size(size: int) -> str | int:
+    """Writes a number of bytes exactly, with the largest unit in which it is whole: 134217728 is `"128MiB"`."""
+    for unit, factor in (("GiB", 1 << 30), ("GB", 10**9), ("MiB", 1 << 20), ("MB", 10**6), ("KiB", 1 << 10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return size
+
+
+def write_rate(rate: int) -> str | int:
+    """Writes a number of bytes a second exactly: 1048576 is `"1MiB/s"`."""
+    text = write_size(rate)
+    return text if isinstance(text, int) else f"{text}/s"
+
+
+def write_seconds(seconds: float) -> str | float:
+    """Writes a time exactly, with a unit where that is exact: 0.25 is `"250ms"`, 300.0 is `"5min"`."""
+    for unit, factor in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        count = round(seconds / factor)
+        if 0 < count < 10_000 and count * factor == seconds:
+            return f"{count}{unit}"
+    return seconds

@@ -1,0 +1,199 @@
+"""`stockade policy`: policies checked, shown, explained, compared and rated."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stockade._text import printable
+from stockade.cli._status import ExitStatus
+from stockade.cli._terminal import show_table
+from stockade.errors import PolicyError
+from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from stockade.policy import Change
+
+__all__ = ["PolicyName", "policy"]
+
+_SUFFIXES = (".toml", ".yaml", ".yml", ".json")
+_RISKS = {"none": "green", "low": "cyan", "medium": "yellow", "high": "red"}
+_EFFECTS = {"wider": "red", "both": "yellow", "narrower": "green", "none": "dim"}
+_LABELS = {"minimal": "red", "basic": "red", "standard": "yellow", "hardened": "green", "fortress": "green"}
+
+
+class PolicyName(click.ParamType):  # type: ignore[type-arg]
+    """A policy file, or the name of a preset."""
+
+    name = "FILE|PRESET"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Policy:  # noqa: ARG002
+        """Loads the policy."""
+        if isinstance(value, Policy):
+            return value
+        is_file = os.sep in value or value.endswith(_SUFFIXES) or Path(value).is_file()
+        return Policy.load(value) if is_file else Policy.preset(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offers presets, and files."""
+        from click.shell_completion import CompletionItem
+
+        presets = [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]
+        return [*presets, *click.Path().shell_complete(ctx, param, incomplete)]
+
+
+_as_json = click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+
+
+@click.group()
+def policy() -> None:
+    """Check, show, explain, compare and rate policies.
+
+    A policy is a file in TOML, YAML or JSON, or the name of a preset.
+    """
+
+
+@policy.command()
+@click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True)
+def check(names: tuple[str, ...]) -> int:
+    """Check that policies are right, and can be enforced.
+
+    Every mistake is told. Exit status: 0 all are; 125 one is not.
+    """
+    status = 0
+    for name in names:
+        shown = printable(name, 400)
+        try:
+            found = PolicyName().convert(name, None, None)
+            check_enforceable(found)
+        except PolicyError as problem:
+            status = ExitStatus.USAGE
+            for message in problem.problems:
+                click.echo(f"{shown}: {message}" if shown not in message else message, err=True)
+        else:
+            click.echo(f"{shown}: a good policy, {found.score()}")
+    return status
+
+
+@policy.command()
+@click.argument("found", metavar="FILE|PRESET", type=PolicyName())
+@_as_json
+def show(found: Policy, wants_json: bool) -> None:
+    """Print a policy with every field, as TOML."""
+    click.echo(_json(found.to_document()) if wants_json else found.to_toml(), nl=wants_json)
+
+
+@policy.command()
+@click.argument("found", metavar="FILE|PRESET", type=PolicyName())
+@_as_json
+def explain(found: Policy, wants_json: bool) -> None:
+    """Say in sentences what a guest can and cannot do, with the risk of each grant."""
+    statements = found.explain()
+    if wants_json:
+        click.echo(_json([statement._asdict() for statement in statements]))
+        return
+    capability = ""
+    rows = []
+    for statement in statements:
+        first = statement.capability if statement.capability != capability else ""
+        capability = statement.capability
+        risk = "" if statement.risk == "none" else f"{statement.risk} risk"
+        rows.append(((first, "bold"), (statement.text, ""), (risk, _RISKS[statement.risk])))
+    show_table(rows)
+
+
+@policy.command()
+@click.argument("before", metavar="BEFORE", type=PolicyName())
+@click.argument("after", metavar="AFTER", type=PolicyName())
+@_as_json
+def diff(before: Policy, after: Policy, wants_json: bool) -> int:
+    """Show what changes from one policy to another, and whether it permits more.
+
+    Exit status: 0 there is no difference; 1 there is.
+    """
+    changes = before.diff(after)
+    if wants_json:
+        click.echo(_json([change._asdict() for change in changes]))
+        return int(bool(changes))
+    show_table([_row(change) for change in changes])
+    less, more = after.is_subset(before), before.is_subset(after)
+    if not changes:
+        click.echo("no difference")
+    elif less and more:
+        click.echo("both permit the same")
+    elif less:
+        click.echo("the second permits less")
+    else:
+        click.echo("the second permits more" if more else "each permits something that the other does not")
+    return int(bool(changes))
+
+
+def _row(change: Change) -> tuple[tuple[str, str], ...]:
+    effect = "" if change.effect == "none" else change.effect
+    values = f"{printable(write_value(change.before), 300)} → {printable(write_value(change.after), 300)}"
+    return (change.path, "bold"), (values, ""), (effect, _EFFECTS[change.effect])
+
+
+@policy.command()
+@click.argument("found", metavar="FILE|PRESET", type=PolicyName())
+@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where runs happen.")
+@click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Leave with 1 if the score is lower.")
+@_as_json
+def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int:
+    """Rate how much stands between a guest and the host, from 0 to 100.
+
+    Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress.
+    """
+    rated = found.score("inprocess" if isolation == "inprocess" else "process")
+    if wants_json:
+        reasons = [reason._asdict() for reason in rated.reasons]
+        click.echo(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))
+    else:
+        colour = _LABELS[rated.label]
+        rows = []
+        for reason in rated.reasons:
+            style = "green" if reason.points == reason.most else "red" if not reason.points else "yellow"
+            bar = "█" * reason.points + "░" * (reason.most - reason.points)
+            rows.append(
+                ((reason.control, "bold"), (f"{reason.points}/{reason.most}", style), (bar, style), (reason.why, ""))
+            )
+        show_table([*rows, (("score", "bold"), (str(rated.value), colour), (rated.label, colour), ("", ""))])
+    return int(rated.value < at_least)
+
+
+@policy.command()
+@click.option("--markdown", is_flag=True, help="Print the reference page instead.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of policies, for editors and checkers."""
+    click.echo(reference() if markdown else _json(Policy.schema()), nl=not markdown)
+
+
+@policy.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--preset", "found", type=PolicyName(), default="default", show_default=True, help="What to begin with.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(file: Path | None, found: Policy, force: bool) -> None:
+    """Write a policy to begin with, each field with what it means: to FILE, or to stdout."""
+    text = write_toml(found.replace(name="custom" if file is None else file.stem or "custom"), told=True)
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise click.UsageError(f"{printable(str(file), 400)} is there already: use --force to write over it") from None
+    except OSError as problem:
+        raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
+    click.echo(f"{file} written: change what you need, then try stockade policy check {file}", err=True)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=not sys.stdout.isatty())

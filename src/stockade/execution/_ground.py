@@ -1,0 +1,113 @@
+"""A policy made ready for runs: checked, its mounts open, its modules planned."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from stockade._text import printable
+from stockade.execution._inputs import Inputs, environment
+from stockade.execution._module import Module, Source
+from stockade.execution._mounts import Grants
+from stockade.execution._plan import Plan, make_plan
+from stockade.execution._run import Guest, Watch
+from stockade.policy import Policy, check_enforceable
+from stockade.report import PolicyInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Ground"]
+
+_MAX_PLANS = 64
+
+
+def _silent(step: str) -> None:
+    """Reports no progress."""
+
+
+class Ground:
+    """Where modules run under one policy. Safe to share between threads.
+
+    It needs no closing: what it holds open is let go of with the last run that stands on it.
+
+    Args:
+        policy: The policy.
+
+    Raises:
+        PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        check_enforceable(policy)
+        self.policy = policy
+        self._info = PolicyInfo(policy.digest, printable(policy.name))
+        self._grants = Grants(policy.filesystem.mounts)
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def load(self, source: Source, *, text: bool = False) -> Module:
+        """Loads a module, as large as the policy allows.
+
+        Raises:
+            ModuleError: It cannot be loaded.
+        """
+        if isinstance(source, Module):
+            return source
+        return Module.load(source, limit_bytes=self.policy.limits.module_size, text=text)
+
+    def plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
+        """Makes a module ready to run, or returns what was made before.
+
+        Args:
+            module: The module.
+            progress: Is told what is being done, before each step that may take long.
+
+        Raises:
+            ModuleError: It cannot be run.
+        """
+        plan = self._plans.get(module.sha256)
+        if plan is None:
+            self._keep(plan := make_plan(module, self.policy, self._grants.directories, progress))
+        return plan
+
+    def _keep(self, plan: Plan) -> None:
+        with self._lock:
+            self._plans[plan.module.sha256] = plan
+            while len(self._plans) > _MAX_PLANS:
+                self._plans.popitem(last=False)
+
+    def guest(self, module: Module, watch: Watch, inputs: Inputs = Inputs()) -> Guest:  # noqa: B008 - it is frozen
+        """Makes a live instance of a module.
+
+        Args:
+            module: The module.
+            watch: Says when it must stop.
+            inputs: What it is given.
+
+        Raises:
+            ModuleError: It cannot be run.
+            UsageError: The inputs do not fit.
+        """
+        plan = self.plan(module)
+        if self._grants.directories:
+            self._grants.check()
+        if not plan.was_compiled:
+            # The first run tells what compiling took; for every later one it was done before.
+            self._keep(plan.at_hand())
+        granted = self.policy.environment
+        env = inputs.env
+        if granted.mode != "none" or granted.set:
+            env = {**granted.of(os.environ), **(env or {})}
+        return Guest(
+            plan,
+            self._info,
+            self._grants,
+            args=inputs.arguments() if inputs.args else (),
+            env=environment(env) if env else {},
+            stdin=inputs.input(),
+            watch=watch,
+            streams=inputs.streams(),
+        )

@@ -1,0 +1,364 @@
+"""Policies as a lattice: what two of them permit together, whether one permits no more than another, what changes.
+
+Every part has a meet, the most that both sides permit. A meet is commutative, associative and idempotent, and permits
+at most what each side does: disjoint lists give nothing, not everything. Where both sides are equal they stay as they
+were written; otherwise lists come out sorted. One policy is a subset of another if meeting it changes nothing of what
+it means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from stockade._wasi import WASI
+from stockade.errors import PolicyError
+from stockade.policy._custom import Custom, Numeric
+from stockade.policy._fields import Part, Plain, Quantity, fields_of
+from stockade.policy._frozen import FrozenDict
+from stockade.policy._limits import Limits
+from stockade.policy._network import Host, Network, PortRange, is_loopback, is_public
+from stockade.policy._policy import Policy
+from stockade.policy._rights import (
+    SENSITIVE,
+    Clock,
+    Environment,
+    Features,
+    Filesystem,
+    Mount,
+    Process,
+    Random,
+    Wasi,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Change", "diff", "is_subset", "narrow"]
+
+_T = TypeVar("_T")
+
+
+def narrow(first: Policy, second: Policy) -> Policy:
+    """Returns what both policies permit."""
+    if first == second:
+        return first
+    return Policy(
+        name=_names(first.name, second.name),
+        on_violation=_stricter(first.on_violation, second.on_violation, ("note", "deny", "stop")),
+        limits=_meet(_limits, first.limits, second.limits),
+        filesystem=_meet(_filesystem, first.filesystem, second.filesystem),
+        environment=_meet(_environment, first.environment, second.environment),
+        clock=_meet(_clock, first.clock, second.clock),
+        random=_meet(_random, first.random, second.random),
+        network=_meet(_network, first.network, second.network),
+        process=_meet(_process, first.process, second.process),
+        features=_meet(_features, first.features, second.features),
+        wasi=_meet(_wasi, first.wasi, second.wasi),
+        custom=_custom(first.custom, second.custom),
+    )
+
+
+def is_subset(first: Policy, second: Policy) -> bool:
+    """Whether everything that the first policy permits is permitted by the second one, too."""
+    return _meaning(narrow(first, second)) == _meaning(first)
+
+
+def _meet(meet: Callable[[_T, _T], _T], first: _T, second: _T) -> _T:
+    return first if first == second else meet(first, second)
+
+
+def _meaning(policy: Policy) -> Policy:
+    """Returns a policy in the one form that all policies have which permit the same."""
+    return msgspec.structs.replace(
+        policy,
+        name="meaning",
+        limits=_limits(policy.limits, policy.limits),
+        filesystem=_filesystem(policy.filesystem, policy.filesystem),
+        environment=_environment(policy.environment, policy.environment),
+        # When a virtual clock starts and which numbers a seed gives are no rights.
+        clock=msgspec.structs.replace(_clock(policy.clock, policy.clock), start=0, step=0),
+        random=Random(mode=policy.random.mode),
+        network=_network(policy.network, policy.network),
+        process=_process(policy.process, policy.process),
+        wasi=msgspec.structs.replace(_wasi(policy.wasi, policy.wasi), errno="notcapable"),
+        custom=FrozenDict({name: value for name, value in policy.custom.items() if value not in (False, ())}),
+    )
+
+
+def _stricter(first: _T, second: _T, order: tuple[_T, ...]) -> _T:
+    """Returns the stricter of two words, given all from the laxest to the strictest."""
+    return order[max(order.index(first), order.index(second))]
+
+
+def _names(first: str, second: str) -> str:
+    if first == second:
+        return first
+    together = " & ".join(sorted({*first.split(" & "), *second.split(" & ")}))
+    return together if len(together) <= 1000 else "narrowed"
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+def _limits(first: Limits, second: Limits) -> Limits:
+    values: dict[str, object] = {}
+    for field in fields_of(Limits).values():
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(field.kind, Quantity):
+            values[field.name] = other if one is None else one if other is None else min(one, other)
+    values["on_memory_denied"] = _stricter(first.on_memory_denied, second.on_memory_denied, ("fail", "stop"))
+    values["on_rate"] = _stricter(first.on_rate, second.on_rate, ("wait", "refuse"))
+    values.update(_refill(first, second))
+    return Limits(**values)  # type: ignore[arg-type]
+
+
+def _refill(first: Limits, second: Limits) -> dict[str, object]:
+    """Meets refills: the smaller amount at the longer interval, as long as both sides refill at all."""
+    budgets = [side for side in (first, second) if side.fuel is not None]
+    refilled = [side for side in budgets if side.fuel_refill]
+    if not budgets or len(refilled) < len(budgets):
+        return {"fuel_refill": 0, "fuel_refill_max": 0, "fuel_refill_interval": 1.0}
+    return {
+        "fuel_refill": min(side.fuel_refill for side in refilled),
+        "fuel_refill_interval": max(side.fuel_refill_interval for side in refilled),
+        "fuel_refill_max": min(side.fuel_refill_max for side in refilled),
+    }
+
+
+# -- rights ---------------------------------------------------------------------------------------------------------
+
+
+def _filesystem(first: Filesystem, second: Filesystem) -> Filesystem:
+    # Only the same folder under the same name is common: what lies below a path depends on links that are not known.
+    modes: dict[tuple[str, str], set[str]] = {}
+    theirs = {(mount.host, mount.guest, mount.mode) for mount in second.mounts}
+    for mount in first.mounts:
+        for mode in ("ro", "rw"):
+            if (mount.host, mount.guest, mode) in theirs:
+                modes.setdefault((mount.host, mount.guest), set()).add(min(mode, mount.mode))
+    mounts = (Mount(host, guest, "rw" if "rw" in found else "ro") for (host, guest), found in sorted(modes.items()))
+    return Filesystem(
+        mounts=tuple(mounts),
+        create=first.create and second.create,
+        delete=first.delete and second.delete,
+        symlinks=first.symlinks and second.symlinks,
+    )
+
+
+def _environment(first: Environment, second: Environment) -> Environment:
+    sides = (first, second)
+    common = {name: value for name, value in first.set.items() if second.set.get(name) == value}
+    # A variable that one side sets hides the host's value, which must not come to light again.
+    hidden = {*first.set, *second.set}
+    allowing = [side for side in sides if side.mode == "allow"]
+    if any(side.mode == "none" for side in sides):
+        return Environment(set=FrozenDict(common))
+    if allowing:
+        names = {name for name in allowing[0].names if all(side.passes(name) for side in sides)} - hidden
+        return Environment(mode="allow" if names else "none", names=tuple(sorted(names)), set=FrozenDict(common))
+    names = {name for side in sides for name in side.names} | hidden - set(common)
+    names = {name for name in names - set(common) if not SENSITIVE.search(name)}
+    return Environment(mode="deny" if names else "full", names=tuple(sorted(names)), set=FrozenDict(common))
+
+
+def _clock(first: Clock, second: Clock) -> Clock:
+    mode = _stricter(first.mode, second.mode, ("real", "coarse", "virtual", "none"))
+    sides = [side for side in (first, second) if side.mode == mode]
+    if mode == "coarse":
+        return Clock(mode=mode, resolution=max(side.resolution for side in sides))
+    if mode == "virtual":
+        return Clock(mode=mode, start=max(side.start for side in sides), step=max(side.step for side in sides))
+    return Clock(mode=mode)
+
+
+def _random(first: Random, second: Random) -> Random:
+    mode = _stricter(first.mode, second.mode, ("full", "seeded", "none"))
+    seeds = [side.seed for side in (first, second) if side.mode == "seeded"]
+    return Random(mode=mode, seed=max(seeds)) if mode == "seeded" else Random(mode=mode)
+
+
+def _features(first: Features, second: Features) -> Features:
+    both = {name: getattr(first, name) and getattr(second, name) for name in fields_of(Features)}
+    both["relaxed_simd"] = both["relaxed_simd"] and both["simd"]
+    return Features(**both)
+
+
+def _process(first: Process, second: Process) -> Process:
+    if "none" in (first.mode, second.mode):
+        return Process()
+    listing = [set(side.commands) for side in (first, second) if side.mode == "commands"]
+    if not listing:
+        return Process(mode="full")
+    common = tuple(sorted(set.intersection(*listing)))
+    return Process(mode="commands", commands=common) if common else Process()
+
+
+def _wasi(first: Wasi, second: Wasi) -> Wasi:
+    refused = first.refused() | second.refused()
+    errno = _stricter(first.errno, second.errno, ("perm", "nosys", "notcapable"))
+    groups: dict[str, list[str]] = {}
+    for call in WASI:
+        groups.setdefault(call.group, []).append(call.name)
+    deny = []
+    for group, calls in groups.items():
+        inside = [name for name in calls if name in refused]
+        deny += [f"{group}_*"] if inside == calls and len(calls) > 1 else inside
+    return Wasi(allow=("*",), deny=tuple(sorted(deny)), errno=errno)
+
+
+def _custom(first: FrozenDict[Custom], second: FrozenDict[Custom]) -> FrozenDict[Custom]:
+    if first == second:
+        return first
+    met = {}
+    for name in sorted(set(first) & set(second)):
+        value = _capability(first[name], second[name])
+        if value is not None:
+            met[name] = value
+    return FrozenDict(met)
+
+
+def _capability(first: Custom, second: Custom) -> Custom | None:
+    """Meets two capabilities; None where nothing is left."""
+    if first == second and type(first) is type(second):
+        return first
+    if isinstance(first, bool) and isinstance(second, bool):
+        return False
+    if isinstance(first, Numeric) and isinstance(second, Numeric):
+        value, least = min(first.value, second.value), max(first.min, second.min)
+        return Numeric(value, least, min(first.max, second.max)) if least <= value else None
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return tuple(sorted(set(first) & set(second)))
+    return None
+
+
+# -- network --------------------------------------------------------------------------------------------------------
+
+
+def _network(first: Network, second: Network) -> Network:
+    modes = {first.mode, second.mode}
+    if "none" in modes:
+        return Network()
+    sides = [side for side in (first, second) if side.mode != "full"]
+    if not sides:
+        return Network(mode="full")
+    if all(side.mode == "loopback" for side in sides):
+        return Network(mode="loopback")
+    if all(side.mode == "ports" for side in sides):
+        ports = _common_ports(sides[0].ports, sides[-1].ports)
+        return Network(mode="ports", ports=ports) if ports else Network()
+    hosts = _merged(_common_hosts(sides[0], sides[-1]))
+    return Network(mode="hosts", hosts=hosts) if hosts else Network()
+
+
+def _common_hosts(first: Network, second: Network) -> Iterable[Host]:
+    if first.mode != "hosts":
+        first, second = second, first
+    for rule in first.hosts:
+        if second.mode == "loopback":
+            if is_loopback(rule.name):
+                yield rule
+        elif second.mode == "ports":
+            public = is_public(rule.name) if not isinstance(rule.name, str) else not is_loopback(rule.name)
+            ports = _common_ports(rule.ports, second.ports)
+            if public and ports:
+                yield Host(rule.host, ports, rule.secure)
+        else:
+            for other in second.hosts:
+                ports = _common_ports(rule.ports, other.ports)
+                if rule.name == other.name and ports:
+                    yield Host(rule.host, ports, rule.secure or other.secure)
+
+
+def _merged(rules: Iterable[Host]) -> tuple[Host, ...]:
+    """Puts rules for the same host together, each port once."""
+    ports: dict[tuple[str, bool], set[int]] = {}
+    for rule in rules:
+        found = ports.setdefault((str(rule.name), rule.secure), set())
+        for span in rule.ports:
+            found.update(range(span.first, span.last + 1))
+    merged = []
+    for (name, secure), found in sorted(ports.items()):
+        left = found - ports.get((name, False), set()) if secure else found
+        if left:
+            merged.append(Host(name, _ranges(left), secure))
+    return tuple(merged)
+
+
+def _common_ports(first: tuple[PortRange, ...], second: tuple[PortRange, ...]) -> tuple[PortRange, ...]:
+    common: set[int] = set()
+    for one in first:
+        for other in second:
+            common.update(range(max(one.first, other.first), min(one.last, other.last) + 1))
+    return _ranges(common)
+
+
+def _ranges(ports: set[int]) -> tuple[PortRange, ...]:
+    spans: list[list[int]] = []
+    for port in sorted(ports):
+        if spans and port == spans[-1][1] + 1:
+            spans[-1][1] = port
+        else:
+            spans.append([port, port])
+    return tuple(PortRange(first, last) for first, last in spans)
+
+
+# -- differences ----------------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """Something in which two policies differ.
+
+    Attributes:
+        path: Where it stands in the document, such as `limits.memory`.
+        before: What it was, as a document has it.
+        after: What it is.
+        effect: What the change does to what is permitted: `wider`, `narrower`, `both` (something gained and something
+            lost), or `none`.
+    """
+
+    path: str
+    before: Plain
+    after: Plain
+    effect: Literal["wider", "narrower", "both", "none"]
+
+
+_FIELD_BY_FIELD = ("limits", "filesystem", "features")
+"""Parts in which each field stands for itself; in the others the fields mean something together."""
+
+
+def diff(before: Policy, after: Policy) -> tuple[Change, ...]:
+    """Returns what changes from one policy to another."""
+    changes = []
+    for name, field in fields_of(Policy).items():
+        old, new = getattr(before, name), getattr(after, name)
+        if old == new:
+            continue
+        effect = _effect(before, msgspec.structs.replace(before, **{name: new}))
+        if not isinstance(old, Part):
+            changes.append(Change(name, field.kind.write(old), field.kind.write(new), effect))
+            continue
+        for inner in fields_of(type(old)).values():
+            one, other = getattr(old, inner.name), getattr(new, inner.name)
+            if one == other:
+                continue
+            if name in _FIELD_BY_FIELD and not inner.name.startswith("fuel_refill"):
+                changed = _with(before, name, old, inner.name, other)
+                effect = _effect(before, changed) if changed is not None else effect
+            changes.append(Change(f"{name}.{inner.name}", inner.kind.write(one), inner.kind.write(other), effect))
+    return tuple(changes)
+
+
+def _with(policy: Policy, name: str, part: Part, field: str, value: object) -> Policy | None:
+    try:
+        return msgspec.structs.replace(policy, **{name: msgspec.structs.replace(part, **{field: value})})
+    except PolicyError:  # what only holds together with another field's change
+        return None
+
+
+def _effect(before: Policy, after: Policy) -> Literal["wider", "narrower", "both", "none"]:
+    less, more = is_subset(after, before), is_subset(before, after)
+    if less and more:
+        return "none"
+    return "narrower" if less else "wider" if more else "both"

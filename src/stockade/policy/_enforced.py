@@ -1,0 +1,64 @@
+"""What of a policy this release cannot enforce. It is refused when the policy is used, never passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.errors import PolicyError
+from stockade.policy._fields import fields_of
+from stockade.policy._units import shown
+
+if TYPE_CHECKING:
+    from stockade.policy._fields import Part
+    from stockade.policy._policy import Policy
+
+__all__ = ["check_enforceable", "unenforceable"]
+
+_NOT_YET = {
+    "limits.fuel_refill": 0,
+    "network.mode": "none",
+    "process.mode": "none",
+    "features.threads": False,
+    "features.memory64": False,
+    "features.exceptions": False,
+    "features.gc": False,
+}
+"""Fields that can only be used at one value yet."""
+
+
+def unenforceable(policy: Policy) -> tuple[str, ...]:
+    """Returns the paths of the fields that ask for what cannot be enforced yet.
+
+    Args:
+        policy: The policy.
+    """
+    return tuple(path for path, only in _NOT_YET.items() if _at(policy, path) != only)
+
+
+def check_enforceable(policy: Policy) -> None:
+    """Checks that all of a policy can be enforced.
+
+    Raises:
+        PolicyError: Something cannot.
+    """
+    problems = []
+    for path in unenforceable(policy):
+        section, _, name = path.partition(".")
+        part: Part = getattr(policy, section)
+        kind = fields_of(type(part))[name].kind
+        problems.append(
+            f"{path} is {shown(kind.write(_at(policy, path)))}, which this release cannot enforce yet: "
+            f"set it to {_word(kind.write(_NOT_YET[path]))}"
+        )
+    if problems:
+        raise PolicyError.several(problems)
+
+
+def _at(policy: Policy, path: str) -> object:
+    section, _, name = path.partition(".")
+    value: object = getattr(getattr(policy, section), name)
+    return value
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

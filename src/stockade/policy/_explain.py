@@ -1,0 +1,313 @@
+"""A policy in sentences: what a guest can and cannot do, and the risk of each grant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from stockade._text import printable
+from stockade._wasi import WASI
+from stockade.policy._custom import Numeric
+from stockade.policy._enforced import unenforceable
+from stockade.policy._fields import fields_of
+from stockade.policy._rights import SENSITIVE, Features
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stockade.policy._limits import Limits
+    from stockade.policy._policy import Policy
+
+__all__ = ["Risk", "Statement", "explain"]
+
+Risk = Literal["none", "low", "medium", "high"]
+
+
+class Statement(NamedTuple):
+    """One thing that a guest can or cannot do.
+
+    Attributes:
+        capability: What it is about.
+        text: The sentence.
+        risk: What a hostile guest could make of it: `none`, `low`, `medium` or `high`.
+        path: The field that decides it.
+    """
+
+    capability: str
+    text: str
+    risk: Risk
+    path: str
+
+
+def explain(policy: Policy) -> tuple[Statement, ...]:
+    """Says in sentences what a guest can and cannot do."""
+    parts = (
+        _files(policy),
+        _environment(policy),
+        _network(policy),
+        _process(policy),
+        _clock(policy),
+        _random(policy),
+        _calls(policy),
+        _time(policy.limits),
+        _memory(policy.limits),
+        _output(policy.limits),
+        _features(policy),
+        _custom(policy),
+        _violations(policy),
+    )
+    said = [statement for part in parts for statement in part]
+    return (*said, *(_unenforced(path) for path in unenforceable(policy)))
+
+
+def _unenforced(path: str) -> Statement:
+    return Statement("not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path)
+
+
+def _files(policy: Policy) -> Iterator[Statement]:
+    files, limits = policy.filesystem, policy.limits
+    if not files.mounts:
+        yield Statement("files", "It sees no files of the host.", "none", "filesystem.mounts")
+        return
+    for mount in files.mounts:
+        host, guest = printable(mount.host, 400), printable(mount.guest)
+        path = f"filesystem.mounts[{files.mounts.index(mount)}]"
+        if mount.mode == "ro":
+            yield Statement("files", f"It can read all of {host}, as {guest}.", "low", path)
+        else:
+            yield Statement("files", f"It can read and change all of {host}, as {guest}.", "medium", path)
+    if any(mount.mode == "rw" for mount in files.mounts):
+        made = "as many files as it likes" if limits.files_created is None else f"{limits.files_created:,} files"
+        can_create = files.create and limits.files_created != 0
+        create = f"It can create {made} there." if can_create else "It cannot create files there."
+        yield Statement("files", create, "low" if can_create else "none", "filesystem.create")
+        delete = "It can delete and replace what is there." if files.delete else "It cannot delete anything there."
+        yield Statement("files", delete, "medium" if files.delete else "none", "filesystem.delete")
+        links = "It can make links there: whoever follows them on the host leaves the folder."
+        yield Statement(
+            "files",
+            links if files.symlinks else "It cannot make links there.",
+            "high" if files.symlinks else "none",
+            "filesystem.symlinks",
+        )
+        written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
+        size = _up_to(limits.file_size, ", and no file beyond {}", ", and files of any size")
+        pace = _up_to(limits.write_rate, ", at {} per second", "")
+        full = limits.write_bytes is None
+        yield Statement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
+    read = _up_to(limits.read_bytes, "It can read {} in all", "It can read as much as it likes")
+    pace = _up_to(limits.read_rate, ", at {} per second", "")
+    opened = f"It can have {_count(limits.open_files, 'file')} open at a time."
+    yield Statement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
+
+
+def _environment(policy: Policy) -> Iterator[Statement]:
+    environment = policy.environment
+    names = _listed(environment.names)
+    secret = [name for name in environment.names if SENSITIVE.search(name)]
+    text: str
+    risk: Risk
+    match environment.mode:
+        case "none":
+            text, risk = "It sees no environment variables of the host.", "none"
+        case "allow":
+            text, risk = f"It sees the host's {names}, where they are set.", "high" if secret else "low"
+        case "deny":
+            text, risk = f"It sees the host's variables but {names} and those that look like secrets.", "medium"
+        case "full":
+            text, risk = "It sees the host's variables but those that look like secrets.", "medium"
+    yield Statement("environment", text, risk, "environment.mode")
+    if environment.set:
+        told = _listed(tuple(environment.set))
+        yield Statement("environment", f"It is given values for {told}.", "low", "environment.set")
+
+
+def _network(policy: Policy) -> Iterator[Statement]:
+    network = policy.network
+    match network.mode:
+        case "none":
+            yield Statement("network", "It cannot reach any host.", "none", "network.mode")
+        case "loopback":
+            text = "It can reach services of this machine: many trust whoever comes from there."
+            yield Statement("network", text, "high", "network.mode")
+        case "hosts":
+            for place, host in enumerate(network.hosts):
+                ports = _listed(tuple(str(ports) for ports in host.ports))
+                how = "encrypted" if host.secure else "also unencrypted"
+                text = f"It can reach {printable(host.host)} on port {ports}, {how}."
+                yield Statement("network", text, "medium" if host.secure else "high", f"network.hosts[{place}]")
+        case "ports":
+            ports = _listed(tuple(str(ports) for ports in network.ports))
+            text = f"It can reach any public host on port {ports}, and carry off what it read."
+            yield Statement("network", text, "high", "network.ports")
+        case "full":
+            text = "It can reach any host, private networks and cloud metadata included."
+            yield Statement("network", text, "high", "network.mode")
+
+
+def _process(policy: Policy) -> Iterator[Statement]:
+    match policy.process.mode:
+        case "none":
+            yield Statement("processes", "It cannot start programs of the host.", "none", "process.mode")
+        case "commands":
+            told = _listed(policy.process.commands)
+            yield Statement("processes", f"It can start {told}, unconfined.", "high", "process.commands")
+        case "full":
+            yield Statement("processes", "It can start any program of the host, unconfined.", "high", "process.mode")
+
+
+def _clock(policy: Policy) -> Iterator[Statement]:
+    clock = policy.clock
+    text, risk = _CLOCKS[clock.mode]
+    if clock.mode == "coarse":
+        text = text.format(f"{clock.resolution * 1e3:g} ms")
+    yield Statement("clock", text, risk, "clock.mode")
+
+
+_CLOCKS: dict[str, tuple[str, Risk]] = {
+    "real": ("It can read the time to the nanosecond, and so measure what other code does; it cannot set it.", "low"),
+    "coarse": ("It can read the time to within {}; it cannot set it.", "none"),
+    "virtual": ("It sees a made-up time, the same in every run.", "none"),
+    "none": ("It cannot read the time.", "none"),
+}
+
+
+def _random(policy: Policy) -> Iterator[Statement]:
+    random = policy.random
+    much = _up_to(policy.limits.random_bytes, ", up to {}", "")
+    text = {
+        "none": "It gets no random numbers.",
+        "seeded": f"It gets random numbers that are the same in every run{much}: not fit for keys.",
+        "full": f"It gets random numbers of the host{much}.",
+    }[random.mode]
+    yield Statement("randomness", text, "none", "random.mode")
+
+
+def _calls(policy: Policy) -> Iterator[Statement]:
+    refused = policy.wasi.refused()
+    groups: dict[str, list[str]] = {}
+    for call in WASI:
+        groups.setdefault(call.group, []).append(call.name)
+    whole = [
+        f"{group}_*" if len(names) > 1 else names[0] for group, names in groups.items() if refused.issuperset(names)
+    ]
+    single = [name for names in groups.values() if not refused.issuperset(names) for name in names if name in refused]
+    if len(refused) == len(WASI):
+        text = "It can make no WASI calls."
+    elif refused:
+        text = f"It can make all WASI calls but {_listed((*whole, *single))}."
+    else:
+        text = "It can make all WASI calls."
+    sockets = not any(name.startswith("sock_") for name in refused)
+    yield Statement("calls", text, "low" if sockets else "none", "wasi")
+    limits = policy.limits
+    total = "as many calls as it likes" if limits.calls is None else f"{limits.calls:,} calls in all"
+    pace = "" if limits.call_rate is None else f", {limits.call_rate:,} per second"
+    yield Statement("calls", f"It can make {total}{pace}.", "none", "limits.calls")
+
+
+def _time(limits: Limits) -> Iterator[Statement]:
+    if limits.wall_time is None:
+        yield Statement("time", "It may run for ever.", "high", "limits.wall_time")
+    else:
+        risk: Risk = "none" if limits.wall_time <= 60 else "low" if limits.wall_time <= 3600 else "medium"
+        text = f"It is stopped after {_seconds(limits.wall_time)}, also while it sleeps."
+        yield Statement("time", text, risk, "limits.wall_time")
+    if limits.idle_time is not None:
+        text = f"It is stopped when it waits for more than {_seconds(limits.idle_time)} at once."
+        yield Statement("time", text, "none", "limits.idle_time")
+    if limits.fuel is None:
+        risk = "high" if limits.wall_time is None else "low"
+        yield Statement("time", "Its instructions are not counted.", risk, "limits.fuel")
+    else:
+        text = f"It is stopped after about {_scaled(limits.fuel)} instructions"
+        if limits.fuel_refill:
+            every = _seconds(limits.fuel_refill_interval)
+            text += (
+                f", {_scaled(limits.fuel_refill)} more every {every}, at most {_scaled(limits.fuel_refill_max)} in hand"
+            )
+        yield Statement("time", f"{text}.", "none", "limits.fuel")
+    if limits.cpu_percent < 100:
+        text = f"It gets {limits.cpu_percent}% of one core."
+        yield Statement("time", text, "none", "limits.cpu_percent")
+
+
+def _memory(limits: Limits) -> Iterator[Statement]:
+    stop = "the run ends" if limits.on_memory_denied == "stop" else "growing fails"
+    pace = "" if limits.memory_growth is None else f", growing by {_bytes(limits.memory_growth << 16)} per second"
+    risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
+    text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
+    yield Statement("memory", text, risk, "limits.memory")
+    yield Statement("memory", f"It has {_bytes(limits.stack)} of stack.", "none", "limits.stack")
+
+
+def _output(limits: Limits) -> Iterator[Statement]:
+    text = f"Of what it prints, {_bytes(limits.stdout)} are kept, and {_bytes(limits.stderr)} of its error messages."
+    yield Statement("output", text, "none", "limits.stdout")
+
+
+def _features(policy: Policy) -> Iterator[Statement]:
+    used = [name for name in fields_of(Features) if getattr(policy.features, name)]
+    text = f"It may use the proposals {_listed(used)}." if used else "It may use no proposals beyond bulk memory."
+    risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
+    yield Statement("features", text, risky, "features")
+
+
+def _custom(policy: Policy) -> Iterator[Statement]:
+    for name, value in sorted(policy.custom.items()):
+        shown = printable(name)
+        if isinstance(value, Numeric):
+            text = f"It has {shown}: from {value.min:,g} up to {value.value:,g}."
+        elif isinstance(value, bool):
+            text = f"It has {shown}." if value else f"It does not have {shown}."
+        else:
+            text = f"It has {shown}: {_listed((value,) if isinstance(value, str) else value)}."
+        yield Statement("custom", text, "none" if value is False else "medium", f"custom.{shown}")
+
+
+def _violations(policy: Policy) -> Iterator[Statement]:
+    text, risk = _ON_VIOLATION[policy.on_violation]
+    yield Statement("violations", text, risk, "on_violation")
+
+
+_ON_VIOLATION: dict[str, tuple[str, Risk]] = {
+    "deny": ("A call that is against the policy fails, and is reported; the guest goes on.", "none"),
+    "stop": ("The first call that is against the policy ends the run.", "none"),
+    "note": ("A call that is against the policy IS MADE ALL THE SAME, and noted: this is for learning only.", "high"),
+}
+
+
+def _listed(items: Iterable[str]) -> str:
+    shown = [printable(item) for item in items]
+    if len(shown) > 12:
+        shown = [*shown[:11], f"{len(shown) - 11} more"]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:]))) or "nothing"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _up_to(limit: int | None, text: str, unlimited: str) -> str:
+    return unlimited if limit is None else text.format(_bytes(limit))
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:,.1f}".removesuffix(".0") + f" {unit}"
+    return _count(size, "byte")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1e3:g} ms"
+    if seconds <= 120:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:g} minutes" if seconds <= 7200 else f"{seconds / 3600:,.4g} hours"
+
+
+def _scaled(number: int) -> str:
+    for word, factor in (("billion", 10**9), ("million", 10**6)):
+        if number >= factor:
+            return f"{number / factor:,.1f}".removesuffix(".0") + f" {word}"
+    return f"{number:,}"

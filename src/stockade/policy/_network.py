@@ -1,0 +1,252 @@
+"""Which hosts and ports a guest may reach, and what counts as one of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from stockade.errors import PolicyError
+from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts
+from stockade.policy._units import shown
+
+__all__ = ["Address", "Host", "Network", "PortRange", "host_name", "is_loopback", "is_public"]
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LAST_PORT = 65_535
+_LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*")
+_LEGACY_ADDRESS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
+"""What C libraries take for an IPv4 address: `2130706433`, `0x7f.1` and `127.1` are all 127.0.0.1."""
+
+
+@lru_cache(maxsize=1024)
+def host_name(host: str) -> str | Address | None:
+    """Returns a host in the one form in which hosts are compared.
+
+    Args:
+        host: A name, in any case, with or without a dot at its end, in any script; or an address, IPv6 with or
+            without brackets.
+
+    Returns:
+        The name in small ASCII letters; an address where it is one in any of its forms, an IPv4 address also where it
+        comes as IPv6; None where it is neither.
+    """
+    if len(host) > 255:
+        return None
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if ":" in host:
+        try:
+            address = ipaddress.IPv6Address(host)
+        except ValueError:
+            return None
+        return address.ipv4_mapped or address
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return None
+    name = name.lower().removesuffix(".")
+    if _LEGACY_ADDRESS.fullmatch(name):
+        return _legacy_address(name)
+    return name if _LABELS.fullmatch(name) else None
+
+
+def _legacy_address(text: str) -> Address | None:
+    *first, last = text.split(".")
+    try:
+        numbers = [int(part, 16) if part[:2] == "0x" else int(part, 8 if part[0] == "0" else 10) for part in first]
+        rest = int(last, 16) if last[:2] == "0x" else int(last, 8 if last[0] == "0" else 10)
+    except ValueError:
+        return None
+    room = 256 ** (4 - len(first))
+    if rest >= room or any(number > 255 for number in numbers):
+        return None
+    value = rest + sum(number << (24 - 8 * place) for place, number in enumerate(numbers))
+    return ipaddress.IPv4Address(value)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the public internet: not this machine's, a private network's or a link's.
+
+    That leaves out 127.0.0.0/8, 10.0.0.0/8 and their like, and 169.254.169.254, where clouds keep credentials; also
+    where they hide in an IPv6 address.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def is_loopback(host: str | Address) -> bool:
+    """Whether a host, in the form of `host_name`, is this machine by its name or address."""
+    if isinstance(host, str):
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761
+    return host.is_loopback
+
+
+class PortRange(Part, frozen=True, forbid_unknown_fields=True):
+    """Ports from a first to a last one, both included.
+
+    Attributes:
+        first: The first port.
+        last: The last port; the same as the first for a single one.
+    """
+
+    PATH: ClassVar = "ports"
+
+    first: Annotated[int, Quantity(COUNT, 1, _LAST_PORT)]
+    last: Annotated[int, Quantity(COUNT, 1, _LAST_PORT)]
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if self.first > self.last:
+            raise PolicyError(f"ports {self.first}-{self.last} are the wrong way round: write {self.last}-{self.first}")
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+class _Ports(Kind):
+    """A port, or a range of them as text."""
+
+    def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - for parts
+        match = re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", value) if isinstance(value, str) else None
+        if match is not None:
+            first, last = int(match[1]), int(match[2] or match[1])
+        elif isinstance(value, int) and not isinstance(value, bool):
+            first = last = value
+        else:
+            raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}")
+        try:
+            return PortRange(first, last)
+        except PolicyError as problem:
+            raise PolicyError(f"{path} is {shown(value)}: {problem}") from None
+
+    def settle(self, path: str, value: object) -> PortRange:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = PortRange(value, value)
+        if not isinstance(value, PortRange):
+            raise PolicyError(f"{path} is {shown(value)}: it must be a port or a PortRange")
+        return value
+
+    def write(self, value: object) -> Plain:
+        assert isinstance(value, PortRange)
+        return value.first if value.first == value.last else str(value)
+
+    def schema(self) -> dict[str, Plain]:
+        number: dict[str, Plain] = {"type": "integer", "minimum": 1, "maximum": _LAST_PORT}
+        return {"anyOf": [number, {"type": "string", "pattern": r"^\s*[0-9]{1,5}\s*(-\s*[0-9]{1,5}\s*)?$"}]}
+
+    def allowed(self) -> str:
+        return 'a port or a range of ports, such as 443 or "8000-8010"'
+
+
+class _PortList(Texts):
+    def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - for parts
+        if isinstance(value, list):
+            value = [self.item.read(f"{path}[{place}]", entry) for place, entry in enumerate(value)]
+        return self.settle(path, value)
+
+
+_PORTS = _PortList("ports", _Ports())
+_HTTPS = PortRange(443, 443)
+
+
+def _is_plain_host(text: str) -> bool:
+    name = host_name(text)
+    return name is not None and (isinstance(name, str) or text.strip("[]").lower() == str(name))
+
+
+class Host(Part, frozen=True, forbid_unknown_fields=True):
+    """A host that may be reached.
+
+    Attributes:
+        host: Its name or address, exactly; a name says nothing of the names below it.
+        ports: Its ports.
+        secure: Whether only encrypted connections are allowed (HTTPS, TLS).
+    """
+
+    PATH: ClassVar = "host"
+
+    host: Annotated[str, Text("the name or address of one host", check=_is_plain_host, example='"api.example.com"')]
+    ports: Annotated[tuple[PortRange, ...], _PORTS] = (_HTTPS,)
+    secure: bool = True
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if not self.ports:
+            raise PolicyError(f"the host {shown(self.host)} has no ports: name them, or leave the host out")
+
+    @property
+    def name(self) -> str | Address:
+        """The host in the one form in which hosts are compared."""
+        name = host_name(self.host)
+        assert name is not None
+        return name
+
+
+class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which hosts the guest may reach. None, unless they are named.
+
+    Attributes:
+        mode: `none`; `loopback`, this machine only; `hosts`, those in `hosts`; `ports`, any public host on those in
+            `ports`; `full`, anything, private networks too.
+        hosts: For `hosts`: tables of `host`, `ports` and `secure`.
+        ports: For `ports`: ports, or ranges of them as text.
+    """
+
+    PATH: ClassVar = "network"
+    FOLLOW_MODE: ClassVar = ("hosts", "ports")
+
+    mode: Literal["none", "loopback", "hosts", "ports", "full"] = "none"
+    hosts: tuple[Host, ...] = ()
+    ports: Annotated[tuple[PortRange, ...], _PORTS] = ()
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        for name in ("hosts", "ports"):
+            given = bool(getattr(self, name))
+            if given and self.mode != name:
+                raise PolicyError(f'network.{name} says nothing where the mode is "{self.mode}": leave it out')
+            if not given and self.mode == name:
+                raise PolicyError(f'network.{name} is empty: name the {name}, or set the mode to "none"')
+
+    def permits(self, host: str, port: int, *, secure: bool) -> bool:
+        """Whether a connection may be made, as far as the host's name or address tells.
+
+        What a name stands for is for whoever connects to check with `is_public`, and to keep to.
+
+        Args:
+            host: The name or address that the guest asks for.
+            port: The port.
+            secure: Whether the connection is encrypted.
+        """
+        name = host_name(host)
+        if name is None or not 1 <= port <= _LAST_PORT:
+            return False
+        match self.mode:
+            case "none":
+                return False
+            case "loopback":
+                return is_loopback(name)
+            case "hosts":
+                return any(
+                    rule.name == name and any(port in ports for ports in rule.ports) and (secure or not rule.secure)
+                    for rule in self.hosts
+                )
+            case "ports":
+                public = is_public(name) if not isinstance(name, str) else not is_loopback(name)
+                return public and any(port in ports for ports in self.ports)
+            case "full":
+                return True

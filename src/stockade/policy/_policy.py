@@ -1,0 +1,243 @@
+"""A whole policy: its parts under one name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import msgspec
+
+from stockade.errors import PolicyError
+from stockade.policy._custom import CUSTOM, Custom, grants
+from stockade.policy._fields import Part, Plain, Section, Text, fields_of, suggestion
+from stockade.policy._frozen import FrozenDict
+from stockade.policy._limits import Limits
+from stockade.policy._network import Network
+from stockade.policy._rights import Clock, Environment, Features, Filesystem, Process, Random, Wasi
+from stockade.policy._units import shown
+
+if TYPE_CHECKING:
+    import os
+
+    from stockade.policy._algebra import Change
+    from stockade.policy._explain import Statement
+    from stockade.policy._score import Score
+
+__all__ = ["Policy"]
+
+
+class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a guest may do. Whatever is not named here, it may not.
+
+    Attributes:
+        name: A name for reports.
+        on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
+            with outcome `denied`; `note`, the call is made all the same, and noted (for learning what a guest needs).
+        limits: How much it may use.
+        filesystem: Which folders it may reach, and what it may do there.
+        environment: Which environment variables it sees.
+        clock: What time it sees.
+        random: What randomness it gets.
+        network: Which hosts it may reach.
+        process: Which commands of the host it may start.
+        features: Which WebAssembly proposals it may use.
+        wasi: Which WASI calls it may make.
+        custom: Capabilities that host functions ask for, by name: true or false, text, a list of texts, or an amount
+            with its bounds, as `{ value = 4, min = 1, max = 8 }`.
+    """
+
+    PATH: ClassVar = ""
+
+    name: Annotated[str, Text("text", check=lambda name: 0 < len(name) <= 1000)] = "default"
+    on_violation: Literal["deny", "stop", "note"] = "deny"
+    limits: Limits = Limits()
+    filesystem: Filesystem = Filesystem()
+    environment: Environment = Environment()
+    clock: Clock = Clock()
+    random: Random = Random()
+    network: Network = Network()
+    process: Process = Process()
+    features: Features = Features()
+    wasi: Wasi = Wasi()
+    custom: Annotated[FrozenDict[Custom], CUSTOM] = FrozenDict()
+
+    @classmethod
+    def preset(cls, name: str) -> Policy:
+        """Returns a policy that comes with Stockade.
+
+        Args:
+            name: `default`, `minimal`, `strict`, `basic`, `development` or `permissive`.
+
+        Raises:
+            PolicyError: There is none of that name.
+        """
+        from stockade.policy._presets import preset
+
+        return preset(name)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Reads a policy from a file in TOML, YAML (`.yaml`, `.yml`) or JSON (`.json`).
+
+        Relative mount paths are relative to the file.
+
+        Raises:
+            PolicyError: The file cannot be read, or is not a policy; the message names all that is wrong with it.
+        """
+        from stockade.policy._document import read_policy
+
+        return read_policy(Path(path))
+
+    @classmethod
+    def loads(cls, text: str, format: Literal["toml", "yaml", "json"] = "toml") -> Policy:  # noqa: A002 - the usual word
+        """Reads a policy from text.
+
+        Args:
+            text: The text.
+            format: What it is written in.
+
+        Raises:
+            PolicyError: The text is not a policy; the message names all that is wrong with it.
+        """
+        from stockade.policy._document import parse_policy
+
+        return parse_policy(text, format)
+
+    def to_toml(self) -> str:
+        """Returns the policy as a TOML document that says every field."""
+        from stockade.policy._toml import write_toml
+
+        return write_toml(self)
+
+    def replace(self, **changes: object) -> Policy:
+        """Returns this policy with changes.
+
+        Args:
+            **changes: Fields of the policy, or of its parts (`wall_time=2.0`, `mounts=[...]`).
+
+        Raises:
+            PolicyError: There is no such field, or a value is out of its range.
+        """
+        own: dict[str, object] = {}
+        inner: dict[str, dict[str, object]] = {}
+        for name, value in changes.items():
+            if name in fields_of(Policy):
+                own[name] = value
+            else:
+                inner.setdefault(_part_with(name), {})[name] = value
+        for part, values in inner.items():
+            base = own.get(part, getattr(self, part))
+            if not isinstance(base, Part):
+                raise PolicyError(f"{part} is {shown(base)}: it must be {part.capitalize()}")
+            own[part] = msgspec.structs.replace(base, **values)
+        return msgspec.structs.replace(self, **own)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the policy says, equal for equal policies in any process and release."""
+        document = self.to_document()
+        for path, default in _LATER.items():
+            section, _, field = path.partition(".")
+            table = document[section]
+            assert isinstance(table, dict)
+            if table.get(field) == default:
+                del table[field]
+        return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical."""
+        return self.clock.mode in ("virtual", "none") and self.random.mode != "full"
+
+    def narrow(self, other: Policy) -> Policy:
+        """Returns what both policies permit.
+
+        Args:
+            other: The other policy.
+
+        Returns:
+            A policy that permits at most what each of them permits: the smaller limit, the rights that both give.
+            The order does not matter.
+        """
+        from stockade.policy._algebra import narrow
+
+        return narrow(self, other)
+
+    def is_subset(self, other: Policy) -> bool:
+        """Whether everything that this policy permits is permitted by another one, too.
+
+        Args:
+            other: The other policy.
+        """
+        from stockade.policy._algebra import is_subset
+
+        return is_subset(self, other)
+
+    def diff(self, other: Policy) -> tuple[Change, ...]:
+        """Returns what changes from this policy to another one, and whether it permits more or less.
+
+        Args:
+            other: The other policy.
+        """
+        from stockade.policy._algebra import diff
+
+        return diff(self, other)
+
+    def explain(self) -> tuple[Statement, ...]:
+        """Says in sentences what a guest can and cannot do, with the risk of each grant."""
+        from stockade.policy._explain import explain
+
+        return explain(self)
+
+    def score(self, isolation: Literal["inprocess", "process"] = "inprocess") -> Score:
+        """Rates how much stands between a guest and the host, from 0 to 100, with reasons.
+
+        Only what is enforced counts, and a policy that permits more never gets a higher score.
+
+        Args:
+            isolation: Where runs happen.
+
+        Raises:
+            IsolationError: That isolation is not to be had.
+        """
+        from stockade.policy._score import score
+
+        return score(self, isolation)
+
+    def grants(self, name: str, asked: bool | float | str = True) -> bool:
+        """Whether a custom capability covers what is asked for; one that is not set covers nothing.
+
+        Args:
+            name: Name of the capability.
+            asked: For one that is on or off, True; for an amount, how much; for a text or list, one of the texts.
+        """
+        return grants(self.custom, name, asked)
+
+    @staticmethod
+    def schema() -> dict[str, Plain]:
+        """Returns the JSON Schema of policy documents."""
+        from stockade.policy._schema import schema
+
+        return schema()
+
+
+_LATER: dict[str, object] = {}
+"""Fields that were added after the first release, as `section.field`, with the value that changes no digest."""
+
+
+def _part_with(name: str) -> str:
+    """Finds the part of a policy that has a field."""
+    known: list[str] = list(fields_of(Policy))
+    found = []
+    for part, field in fields_of(Policy).items():
+        if isinstance(field.kind, Section):
+            inner = fields_of(field.kind.part)
+            known += inner
+            if name in inner:
+                found.append(part)
+    if not found:
+        raise PolicyError(f"a policy has no field {shown(name)}: {suggestion(name, tuple(dict.fromkeys(known)))}")
+    if len(found) > 1:
+        raise PolicyError(f"several parts of a policy have {name}: give one as a whole, {' or '.join(found)}=...")
+    return found[0]

@@ -1,0 +1,296 @@
+"""What a guest may reach in the host: files, environment, clocks, randomness, WASI calls, processes, proposals."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from stockade._wasi import WASI, WASI_BY_NAME
+from stockade.errors import PolicyError
+from stockade.policy._fields import COUNT, SECONDS, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
+from stockade.policy._frozen import FrozenDict
+from stockade.policy._syscalls import SYSCALLS, Verdict, find_syscall
+from stockade.policy._units import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SENSITIVE", "Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
+
+_MAX_SECONDS = 2**62 / 1e9  # what fits the guard's arithmetic in nanoseconds
+
+
+def _is_guest_path(path: str) -> bool:
+    parts = path.split("/")
+    return path.startswith("/") and ".." not in parts and "." not in parts
+
+
+class Mount(Part, frozen=True, forbid_unknown_fields=True):
+    """A host folder that the guest may reach.
+
+    Attributes:
+        host: Path of the folder on the host; in a policy file, relative to that file.
+        guest: Absolute path under which the guest sees it.
+        mode: `ro` for reading, `rw` for reading and writing.
+    """
+
+    PATH: ClassVar = "mount"
+
+    host: Annotated[str, Text("the path of a folder", example='"./data"')]
+    guest: Annotated[str, Text("an absolute path without . or ..", check=_is_guest_path, example='"/data"')]
+    mode: Literal["ro", "rw"] = "ro"
+
+
+class Filesystem(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which folders a guest may reach, and what it may do there. None, unless they are named.
+
+    Attributes:
+        mounts: The folders.
+        create: Whether files and folders may be created in writable mounts.
+        delete: Whether files and folders may be removed there, or replaced by renaming.
+        symlinks: Whether symbolic and hard links may be made there.
+    """
+
+    PATH: ClassVar = "filesystem"
+
+    mounts: tuple[Mount, ...] = ()
+    create: bool = True
+    delete: bool = False
+    symlinks: bool = False
+
+
+# Variables that steer loaders and interpreters, and names under which secrets are kept.
+SENSITIVE = re.compile(
+    r"^(LD_|DYLD_|PYTHON|NODE_OPTIONS|PERL5|RUBYOPT|BASH_ENV|IFS|AWS_|AZURE_|GOOGLE_|GCP_)"
+    r"|SECRET|TOKEN|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH|COOKIE|SESSION",
+    re.IGNORECASE,
+)
+
+_VARIABLE = Text("the name of a variable", check=lambda name: bool(name) and "=" not in name, example='"LANG"')
+
+
+class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which environment variables the guest sees. None of the host's, unless they are named.
+
+    Attributes:
+        mode: What of the host's environment is passed on: `none`; `allow`, the variables in `names`; `deny`, all but
+            those; `full`. Where they are not named one by one, variables for loaders and such as look like secrets
+            are left out all the same.
+        names: Names for `allow` and `deny`, matched exactly.
+        set: Variables with their values, whatever the host has.
+    """
+
+    PATH: ClassVar = "environment"
+    FOLLOW_MODE: ClassVar = ("names",)
+
+    mode: Literal["none", "allow", "deny", "full"] = "none"
+    names: Annotated[tuple[str, ...], Texts("names of variables", _VARIABLE)] = ()
+    set: Annotated[FrozenDict[str], TextsByName("variables", _VARIABLE, Text(check=lambda _: True))] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if self.names and self.mode in ("none", "full"):
+            raise PolicyError(f'environment.names says nothing where the mode is "{self.mode}": leave it out')
+
+    def passes(self, name: str) -> bool:
+        """Whether a variable of the host's environment is passed on.
+
+        Args:
+            name: Its name.
+        """
+        if self.mode == "allow":
+            return name in self.names
+        return self.mode != "none" and name not in self.names and not SENSITIVE.search(name)
+
+    def of(self, host: Mapping[str, str]) -> dict[str, str]:
+        """Returns what a guest sees of a host's environment.
+
+        Args:
+            host: The host's variables.
+        """
+        return {**{name: value for name, value in host.items() if self.passes(name)}, **self.set}
+
+
+class Clock(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What time the guest sees, on clocks and on files. It can never set a clock.
+
+    Attributes:
+        mode: `real`; `coarse`, cut to `resolution`; `virtual`, which starts at `start`, moves on by `step` whenever it
+            is read and by the time of every wait, which then takes none; or `none`, clocks are refused.
+        resolution: Seconds to which a coarse clock is cut.
+        start: Seconds since 1970 at which the virtual time of day starts.
+        step: Seconds by which a virtual clock moves on when it is read.
+    """
+
+    PATH: ClassVar = "clock"
+
+    mode: Literal["real", "coarse", "virtual", "none"] = "real"
+    resolution: Annotated[float, Quantity(SECONDS, 1e-9, _MAX_SECONDS)] = 1e-3
+    start: Annotated[float, Quantity(SECONDS, 0, _MAX_SECONDS)] = 946_684_800.0
+    step: Annotated[float, Quantity(SECONDS, 0, _MAX_SECONDS)] = 1e-6
+
+
+class Random(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What randomness the guest gets.
+
+    Attributes:
+        mode: `full`, the host's entropy; `seeded`, SplitMix64 from `seed`, the same in every run; `none`, refused.
+        seed: Where the seeded generator starts.
+    """
+
+    PATH: ClassVar = "random"
+
+    mode: Literal["none", "seeded", "full"] = "full"
+    seed: Annotated[int, Quantity(COUNT, 0, 2**64 - 1)] = 0
+
+
+class Process(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which commands of the host the guest may start. None: WASI preview 1 has no call for it.
+
+    Attributes:
+        mode: `none`; `commands`, those in `commands`; `full`, any.
+        commands: Absolute paths of programs, matched exactly.
+    """
+
+    PATH: ClassVar = "process"
+    FOLLOW_MODE: ClassVar = ("commands",)
+
+    mode: Literal["none", "commands", "full"] = "none"
+    commands: Annotated[
+        tuple[str, ...],
+        Texts("paths of programs", Text("an absolute path", check=_is_guest_path, example='"/usr/bin/git"')),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if (self.mode == "commands") != bool(self.commands):
+            raise PolicyError(
+                'process.commands is empty: name the commands, or set the mode to "none"'
+                if self.mode == "commands"
+                else f'process.commands says nothing where the mode is "{self.mode}": leave it out'
+            )
+
+    def permits(self, command: str) -> bool:
+        """Whether a command may be started.
+
+        Args:
+            command: Absolute path of the program.
+        """
+        return self.mode == "full" or (self.mode == "commands" and command in self.commands)
+
+
+class Features(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which proposals a guest may use, beside multi-value, bulk memory and reference types, which all may.
+
+    A guest that uses another one is refused.
+
+    Attributes:
+        simd: Instructions on vectors of 128 bits.
+        relaxed_simd: Vector instructions whose results may differ between machines; here they are always the same.
+        tail_call: Calls that take the place of their caller.
+        multi_memory: More than one memory, as far as `limits.memories` goes.
+        threads: Shared memories and atomic instructions.
+        memory64: Memories and tables with addresses of 64 bits.
+        exceptions: Throwing and catching.
+        gc: Structures and arrays that the engine collects.
+    """
+
+    PATH: ClassVar = "features"
+
+    simd: bool = True
+    relaxed_simd: bool = False
+    tail_call: bool = True
+    multi_memory: bool = False
+    threads: bool = False
+    memory64: bool = False
+    exceptions: bool = False
+    gc: bool = False
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if self.relaxed_simd and not self.simd:
+            raise PolicyError("features.relaxed_simd is true and features.simd is false: it needs simd, too")
+
+
+class _CallPattern(Kind):
+    """A WASI call, a group or pattern of them, or a POSIX system call that some of them stand for."""
+
+    def settle(self, path: str, value: object) -> str:
+        if not isinstance(value, str) or (not _matching(value) and value.lower() not in SYSCALLS):
+            raise PolicyError(
+                f"{path} is {shown(value)}, which is no WASI call, group or pattern of calls: "
+                "write names such as fd_write, path_* or clock"
+            )
+        return value
+
+    def schema(self) -> dict[str, Plain]:
+        return {"type": "string"}
+
+    def allowed(self) -> str:
+        return 'a WASI call, group, pattern or POSIX name, such as "fd_write", "clock", "path_*" or "READ"'
+
+
+_Calls = Annotated[tuple[str, ...], Texts("calls, groups, patterns or POSIX names", _CallPattern())]
+
+
+class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which WASI calls the guest may make.
+
+    Attributes:
+        allow: Calls, by name (`fd_write`), pattern (`path_*`), group (`clock`), or the name of the POSIX system call
+            that they stand for (`READ`); what is not allowed is refused.
+        deny: Calls that are refused all the same.
+        errno: How they are refused: `notcapable`, `perm` or `nosys`.
+    """
+
+    PATH: ClassVar = "wasi"
+
+    allow: _Calls = ("*",)
+    deny: _Calls = ("sock_*",)
+    errno: Literal["notcapable", "perm", "nosys"] = "notcapable"
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        for pattern in self.allow:
+            if not _matching(pattern) and SYSCALLS[pattern.lower()].never:
+                raise PolicyError(
+                    f"wasi.allow has {shown(pattern)}, which no guest can be given: WASI has no such call. Leave it out"
+                )
+
+    def refused(self) -> frozenset[str]:
+        """Returns the names of the WASI calls that are refused."""
+        allowed = {name for pattern in self.allow for name in _matching(pattern)}
+        denied = {name for pattern in self.deny for name in _matching(pattern)}
+        return frozenset(WASI_BY_NAME) - allowed | denied
+
+    def syscall(self, call: str | int, platform: str = "linux-x86_64") -> Verdict:
+        """Says what becomes of a POSIX system call that a native program would make, when a guest wants the same.
+
+        Args:
+            call: Its name, in any case, or its number.
+            platform: For numbers: `linux-x86_64`, `linux-aarch64` or `darwin`.
+
+        Returns:
+            `allowed`, `refused` by this policy, `forbidden` to every guest, or `unknown`, which is refused, too.
+
+        Raises:
+            PolicyError: There is no such platform.
+        """
+        found = find_syscall(call, platform)
+        if found is None:
+            return "unknown"
+        if found.never:
+            return "forbidden"
+        refused = self.refused()
+        return "refused" if found.wasi and all(name in refused for name in found.wasi) else "allowed"
+
+
+def _matching(pattern: str) -> list[str]:
+    known = SYSCALLS.get(pattern.lower())
+    posix = known.wasi if known is not None else ()
+    return [
+        call.name
+        for call in WASI
+        if call.group == pattern or fnmatchcase(call.name, pattern) or (call.name in posix and pattern != call.name)
+    ]

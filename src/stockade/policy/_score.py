@@ -1,0 +1,205 @@
+"""How much stands between a guest and the host, as a number with its reasons.
+
+Every control that is enforced gives points, more the stricter it is set, none where it is not enforced; a policy that
+permits more never gets a higher score. Labels and bands are those of the second seed document (mission item 93).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from stockade.errors import IsolationError
+from stockade.policy._enforced import unenforceable
+from stockade.policy._fields import fields_of
+from stockade.policy._rights import SENSITIVE, Features
+from stockade.policy._units import shown
+
+if TYPE_CHECKING:
+    from stockade.policy._policy import Policy
+
+__all__ = ["Reason", "Score", "score"]
+
+_BANDS = ((85, "fortress"), (70, "hardened"), (50, "standard"), (30, "basic"), (0, "minimal"))
+
+Label = Literal["minimal", "basic", "standard", "hardened", "fortress"]
+
+
+class Reason(NamedTuple):
+    """What one control gives to a score.
+
+    Attributes:
+        control: Its name.
+        points: What it gives.
+        most: What it could give.
+        why: Why it gives no more, or what it does.
+    """
+
+    control: str
+    points: int
+    most: int
+    why: str
+
+
+class Score(NamedTuple):
+    """How much stands between a guest and the host.
+
+    Attributes:
+        value: From 0 to 100.
+        label: `minimal` (0 to 29), `basic` (30 to 49), `standard` (50 to 69), `hardened` (70 to 84) or `fortress`.
+        reasons: What it is made of; their points add up to the value.
+    """
+
+    value: int
+    label: str
+    reasons: tuple[Reason, ...]
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.label})"
+
+
+def score(policy: Policy, isolation: str) -> Score:
+    """Rates a policy under an isolation."""
+    if isolation != "inprocess":
+        raise IsolationError(f'isolation {shown(isolation)} is not available in this release: use "inprocess"')
+    reasons = (
+        Reason(
+            "engine", 34, 34, "WebAssembly in wasmtime: the guest has its own memory and no way out but its imports"
+        ),
+        Reason("process", 0, 20, "runs happen in this process: a hole in the engine is a hole in the host"),
+        _network(policy),
+        _files(policy),
+        _quotas(policy),
+        _time(policy),
+        _memory(policy),
+        _environment(policy),
+        _clock(policy),
+        _calls(policy),
+        _features(policy),
+        _violations(policy),
+    )
+    value = sum(reason.points for reason in reasons)
+    return Score(value, next(label for least, label in _BANDS if value >= least), reasons)
+
+
+def _enforced(policy: Policy, path: str) -> bool:
+    return path not in unenforceable(policy)
+
+
+def _network(policy: Policy) -> Reason:
+    points, why = {
+        "none": (8, "no connections"),
+        # Neither loopback nor hosts contains the other, so neither may give more.
+        "loopback": (2, "services of this machine can be reached"),
+        "hosts": (2, "named hosts only"),
+        "ports": (1, "any public host on some ports"),
+        "full": (0, "any host, private networks too"),
+    }[policy.network.mode]
+    if policy.process.mode != "none":
+        points, why = 0, "commands of the host may be started"
+    if not (_enforced(policy, "network.mode") and _enforced(policy, "process.mode")):
+        points, why = 0, "asked for, but not enforced in this release"
+    return Reason("network", points, 8, why)
+
+
+def _files(policy: Policy) -> Reason:
+    files = policy.filesystem
+    modes = {mount.mode for mount in files.mounts}
+    if not modes:
+        return Reason("files", 8, 8, "no folders")
+    if "rw" not in modes:
+        return Reason("files", 5, 8, "folders for reading only")
+    points = 3 - files.create - files.delete - files.symlinks
+    rights = [name for name in ("create", "delete", "symlinks") if getattr(files, name)]
+    return Reason("files", max(points, 0), 8, f"folders for writing{', with ' + ', '.join(rights) if rights else ''}")
+
+
+_QUOTAS = ("read_bytes", "write_bytes", "file_size", "files_created", "random_bytes")
+
+
+def _quotas(policy: Policy) -> Reason:
+    missing = [name for name in _QUOTAS if getattr(policy.limits, name) is None]
+    if policy.on_violation == "note":
+        return Reason("quotas", 0, 4, 'noted only: on_violation is "note"')
+    points = max(0, 4 - len(missing))
+    return Reason(
+        "quotas", points, 4, f"no limit on {', '.join(missing)}" if missing else "files and randomness are capped"
+    )
+
+
+def _time(policy: Policy) -> Reason:
+    limits = policy.limits
+    wall = math.inf if limits.wall_time is None else limits.wall_time
+    points = 4 if wall <= 60 else 2 if wall <= 3600 else 0
+    told = ["no deadline" if wall == math.inf else f"{wall:g} s"]
+    if limits.fuel is None:
+        told.append("fuel is not metered")
+    elif limits.fuel_refill and _enforced(policy, "limits.fuel_refill"):
+        told.append("fuel is refilled")
+        points += 1
+    else:
+        points += 2
+        told.append("fuel is metered")
+    return Reason("time", points, 6, ", ".join(told))
+
+
+def _memory(policy: Policy) -> Reason:
+    size = policy.limits.memory
+    points = 4 if size <= 256 << 20 else 3 if size <= 1 << 30 else 1
+    return Reason("memory", points, 4, f"{size / (1 << 20):,.0f} MiB for memories and tables together")
+
+
+def _environment(policy: Policy) -> Reason:
+    environment = policy.environment
+    if environment.mode == "none":
+        return Reason("environment", 4, 4, "nothing of the host's")
+    secret = [name for name in environment.names if environment.mode == "allow" and SENSITIVE.search(name)]
+    if environment.mode == "allow" and not secret:
+        return Reason("environment", 3, 4, f"{len(environment.names)} named variables")
+    if secret:
+        return Reason("environment", 0, 4, f"secrets by name: {', '.join(map(shown, secret[:3]))}")
+    return Reason("environment", 1, 4, "all variables that do not look like secrets")
+
+
+def _clock(policy: Policy) -> Reason:
+    clock = policy.clock
+    if clock.mode in ("none", "virtual"):
+        return Reason("clock", 3, 3, "no real time to measure with")
+    if clock.mode == "coarse":
+        points = 2 if clock.resolution >= 1e-3 else 1
+        return Reason("clock", points, 3, f"cut to {clock.resolution * 1e3:g} ms")
+    return Reason("clock", 0, 3, "to the nanosecond: good enough to measure caches with")
+
+
+def _calls(policy: Policy) -> Reason:
+    limits = policy.limits
+    if policy.on_violation == "note":
+        return Reason("calls", 0, 4, 'noted only: on_violation is "note"')
+    told = [name for name in ("calls", "call_rate") if getattr(limits, name) is not None]
+    sockets = any(name.startswith("sock_") and name not in policy.wasi.refused() for name in _SOCKETS)
+    points = 2 * (not sockets) + len(told)
+    parts = ["socket calls are allowed" if sockets else "socket calls are refused"]
+    parts.append("calls are limited" if told else "calls are not limited")
+    return Reason("calls", points, 4, ", ".join(parts))
+
+
+_SOCKETS = ("sock_accept", "sock_recv", "sock_send", "sock_shutdown")
+
+
+def _features(policy: Policy) -> Reason:
+    risky = [name for name in fields_of(Features) if getattr(policy.features, name) and name not in _WELL_TRIED]
+    return Reason(
+        "features", max(0, 3 - len(risky)), 3, f"{', '.join(risky)} allowed" if risky else "well tried proposals only"
+    )
+
+
+_WELL_TRIED = ("simd", "tail_call")
+
+
+def _violations(policy: Policy) -> Reason:
+    points, why = {
+        "stop": (2, "the first violation ends the run"),
+        "deny": (1, "a guest may go on trying"),
+        "note": (0, "violations are let through"),
+    }[policy.on_violation]
+    return Reason("violations", points, 2, why)

@@ -1,0 +1,113 @@
+"""Shares and speeds: a part of a core, growth by the second."""
+
+from __future__ import annotations
+
+import pytest
+
+import stockade
+from stockade import Outcome, Policy, Sandbox
+from tests.conftest import wat
+
+SPIN = '(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))'
+WAIT_THEN_SPIN = """
+(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 500000000))
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+    (loop br 0)))
+"""
+GROW = """
+(module
+  (memory (export "memory") 1)
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "twice") (param i32 i32) (result i32)
+    (drop (memory.grow (local.get 0)))
+    (memory.grow (local.get 1))))
+"""
+GROW_FOR_LONG = """
+(module
+  (memory (export "memory") 1)
+  (func (export "until") (param $pages i32) (loop $again
+    (drop (memory.grow (i32.const 1)))
+    (br_if $again (i32.lt_u (memory.size) (local.get $pages))))))
+"""
+
+
+@pytest.mark.parametrize("percent", [20, 50])
+def test_busy_guest_gets_its_share_of_a_core(percent: int) -> None:
+    """Holds item 29: CPU time over wall time is the share, within a tenth of it."""
+    report = Sandbox(Policy().replace(cpu_percent=percent, fuel=None, wall_time=1.5)).run(wat(SPIN))
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.cpu_seconds / report.usage.wall_seconds == pytest.approx(percent / 100, rel=0.1)
+
+
+def test_waiting_saves_up_no_share() -> None:
+    """The attack: a guest sleeps, and then takes the whole core for as long as it slept."""
+    report = Sandbox(Policy().replace(cpu_percent=20, fuel=None, wall_time=1.5)).run(wat(WAIT_THEN_SPIN))
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.cpu_seconds <= 0.2 * 1.0 + 0.1
+
+
+def test_a_halted_guest_can_be_stopped() -> None:
+    """The deadline holds while the guest is halted for being over its share."""
+    report = Sandbox(Policy().replace(cpu_percent=1, fuel=None, wall_time=0.3)).run(wat(SPIN))
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.wall_seconds < 0.4
+
+
+def test_memory_grows_by_so_many_pages_a_second() -> None:
+    """Holds item 41: ten pages are granted, the eleventh within the second is not, and that is reported."""
+    sandbox = Sandbox(Policy().replace(memory_growth=10))
+
+    granted = sandbox.call(wat(GROW), "twice", 4, 6)
+    refused = sandbox.call(wat(GROW), "twice", 5, 6)
+
+    assert (granted.value, granted.violations, granted.usage.memory_bytes) == (5, (), 11 * 65536)
+    assert (refused.value, refused.usage.memory_bytes) == (-1, 6 * 65536)
+    (violation,) = refused.violations
+    assert (violation.kind, violation.subject, violation.call) == (
+        "memory_growth",
+        "limits.memory_growth",
+        "memory.grow",
+    )
+    assert (violation.limit, violation.observed, violation.action, violation.count) == (10, 11, "deny", 1)
+
+
+def test_refused_growth_does_not_count() -> None:
+    """Holds H63: what was refused leaves room for what fits."""
+    report = Sandbox(Policy().replace(memory_growth=10)).call(wat(GROW), "twice", 11, 10)
+
+    assert (report.value, report.usage.memory_bytes) == (1, 11 * 65536)
+
+
+def test_growth_can_go_on_in_the_next_second() -> None:
+    """Also in a guest that has no clock: the host tells it the time. Nobody else's seconds are meant."""
+    report = Sandbox(Policy().replace(memory_growth=10, fuel=None)).call(wat(GROW_FOR_LONG), "until", 25)
+
+    assert report.outcome is Outcome.OK
+    assert report.usage.memory_bytes == 25 * 65536
+    assert report.usage.wall_seconds >= 1.9
+
+
+def test_growth_that_is_too_quick_can_end_the_run() -> None:
+    """As the policy says."""
+    policy = Policy().replace(memory_growth=10, on_memory_denied="stop")
+
+    report = Sandbox(policy).call(wat(GROW), "grow", 11)
+
+    assert report.outcome is Outcome.MEMORY
+    assert report.violations[0].action == "stop"
+    assert Sandbox(policy).call(wat(GROW), "grow", 10).ok
+
+
+def test_minimal_preset_runs() -> None:
+    """It uses both, and half a megabyte is enough for a start."""
+    report = stockade.run(wat('(module (memory 2) (func (export "_start")))'), policy="minimal")
+
+    assert report.ok

@@ -1,0 +1,198 @@
+"""`stockade policy`: what people and scripts see."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from stockade import Policy
+from stockade.cli import stockade
+from stockade.policy import PRESETS, reference
+
+
+def command(*args: str) -> Result:
+    """What a command prints, not on a terminal, and how it ends: `return_value` is its exit status, if it is not 0."""
+    return CliRunner().invoke(stockade, ["policy", *args], standalone_mode=False)
+
+
+def test_check_says_what_is_good(tmp_path: Path) -> None:
+    """Files in every format, and presets."""
+    (tmp_path / "p.toml").write_text('extends = "strict"\n[limits]\nmemory = "1MiB"')
+    (tmp_path / "p.json").write_text('{"limits": {"fuel": "unlimited"}}')
+    (tmp_path / "p.yaml").write_text("limits:\n  wall_time: 1s\n")
+    paths = [str(tmp_path / name) for name in ("p.toml", "p.json", "p.yaml")]
+
+    result = command("check", "strict", *paths)
+
+    assert result.return_value == 0
+    assert result.stdout.splitlines() == [
+        "strict: a good policy, 78 (hardened)",
+        f"{paths[0]}: a good policy, 78 (hardened)",
+        f"{paths[1]}: a good policy, 71 (hardened)",
+        f"{paths[2]}: a good policy, 73 (hardened)",
+    ]
+
+
+def test_check_tells_every_mistake(tmp_path: Path) -> None:
+    """Holds item 113: all mistakes of all files at once, each with its file."""
+    path = tmp_path / "p.toml"
+    path.write_text('nmae = "x"\n[limits]\nmemroy = 1\nfuel = -1\n[environment]\nmode = "alow"')
+
+    result = command("check", str(path), "default", "nothing")
+
+    assert result.return_value == 125
+    assert result.stdout == "default: a good policy, 73 (hardened)\n"
+    assert result.stderr.splitlines() == [
+        f"{path}: nmae is not known: did you mean name?",
+        f"{path}: limits.memroy is not known: did you mean memory?",
+        f"{path}: limits.fuel is -1: it must be between 1 and 9,223,372,036,854,775,807",
+        f'{path}: environment.mode is \'alow\': it must be "none", "allow", "deny" or "full"; did you mean "allow"?',
+        "there is no preset 'nothing': choose default, minimal, strict, basic, development, permissive",
+    ]
+
+
+def test_check_refuses_what_cannot_be_enforced() -> None:
+    """A policy that is well written but cannot be held is not good."""
+    result = command("check", "development")
+
+    assert result.return_value == 125
+    assert result.stderr == (
+        "development: network.mode is 'loopback', which this release cannot enforce yet: set it to \"none\"\n"
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_show_prints_the_whole_policy(name: str) -> None:
+    """As TOML, and as JSON."""
+    shown = command("show", name)
+    as_json = command("show", name, "--json")
+
+    assert Policy.loads(shown.stdout) == Policy.preset(name)
+    assert json.loads(as_json.stdout) == Policy.preset(name).to_document()
+    assert tomllib.loads(shown.stdout).keys() <= json.loads(as_json.stdout).keys()
+
+
+def test_explain_prints_sentences_with_risks() -> None:
+    """In aligned plain text; the risk stands behind what carries one."""
+    lines = command("explain", "permissive").stdout.splitlines()
+
+    assert lines[0] == "files        It sees no files of the host."
+    (clock,) = (line for line in lines if line.startswith("clock"))
+    assert clock.endswith("low risk")
+    told = json.loads(command("explain", "permissive", "--json").stdout)
+    assert told[0] == {
+        "capability": "files",
+        "text": "It sees no files of the host.",
+        "risk": "none",
+        "path": "filesystem.mounts",
+    }
+    assert len(told) == len(Policy.preset("permissive").explain())
+
+
+def test_explain_shows_no_escape_sequences(tmp_path: Path) -> None:
+    """The attack: a policy from elsewhere steers the terminal of whoever reads it."""
+    path = tmp_path / "p.toml"
+    path.write_text('[environment]\nset = { "A\\u001b[2J" = "x" }')
+
+    assert "\x1b" not in command("explain", str(path)).stdout
+
+
+def test_diff_tells_what_is_wider(tmp_path: Path) -> None:
+    """A line for each field, what it does to the guest's rights, and what it comes to."""
+    path = tmp_path / "p.toml"
+    path.write_text('extends = "strict"\nname = "strict"\n[limits]\nfuel = 1000\nmemory = "256MiB"')
+
+    result = command("diff", "strict", str(path))
+
+    assert result.return_value == 1
+    assert result.stdout.splitlines() == [
+        "limits.fuel    5_000_000_000 → 1000  narrower",
+        'limits.memory  "128MB" → "256MiB"    wider',
+        "each permits something that the other does not",
+    ]
+    assert command("diff", "permissive", "strict").stdout.splitlines()[-1] == "the second permits less"
+    assert command("diff", "strict", "permissive").stdout.splitlines()[-1] == "the second permits more"
+    as_json = json.loads(command("diff", "strict", str(path), "--json").stdout)
+    assert as_json[1] == {"path": "limits.memory", "before": "128MB", "after": "256MiB", "effect": "wider"}
+
+
+def test_diff_of_equals_is_empty() -> None:
+    """Exit status 0, as of diff(1)."""
+    result = command("diff", "strict", "strict")
+
+    assert (result.return_value, result.stdout) == (0, "no difference\n")
+
+
+def test_score_prints_its_reasons() -> None:
+    """A row for each control, the sum last."""
+    lines = command("score", "strict").stdout.splitlines()
+
+    assert lines[0].split()[:2] == ["engine", "34/34"]
+    assert lines[-1].split() == ["score", "78", "hardened"]
+    rated = json.loads(command("score", "strict", "--json").stdout)
+    assert rated["value"] == sum(reason["points"] for reason in rated["reasons"]) == 78
+
+
+def test_score_can_be_asked_for_a_least_value() -> None:
+    """For scripts: exactly the score is enough, one more is not."""
+    assert command("score", "strict", "--at-least", "78").return_value == 0
+    assert command("score", "strict", "--at-least", "79").return_value == 1
+
+
+def test_schema_is_that_of_policies() -> None:
+    """As JSON Schema, and as the reference page."""
+    schema = json.loads(command("schema").stdout)
+
+    assert schema == Policy.schema()
+    jsonschema.validate(Policy.preset("strict").to_document(), schema)
+    assert command("schema", "--markdown").stdout == reference()
+
+
+def test_reference_page_is_up_to_date() -> None:
+    """`make docs` writes it anew."""
+    page = Path(__file__).parent.parent / "docs" / "policy.md"
+
+    assert page.read_text(encoding="utf-8") == reference()
+
+
+def test_init_writes_a_policy_that_says_what_each_field_means(tmp_path: Path) -> None:
+    """To a file, once; to stdout without one."""
+    path = tmp_path / "mine.toml"
+
+    written = command("init", str(path), "--preset", "strict")
+    again = command("init", str(path))
+
+    assert Policy.load(path) == Policy.preset("strict").replace(name="mine")
+    assert "# Bytes of stack for guest code. (16KiB to 64MiB)\n" in path.read_text()
+    assert written.stderr == f"{path} written: change what you need, then try stockade policy check {path}\n"
+    assert str(again.exception) == f"{path} is there already: use --force to write over it"
+    assert Policy.load(path).name == "mine"
+    assert command("init", str(path), "--force").exception is None
+    assert Policy.load(path) == Policy(name="mine")
+    assert Policy.loads(command("init").stdout) == Policy(name="custom")
+
+
+def test_init_says_why_it_cannot_write(tmp_path: Path) -> None:
+    """No traceback."""
+    result = command("init", str(tmp_path / "no" / "p.toml"))
+
+    assert str(result.exception) == f"{tmp_path}/no/p.toml cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered(shell: str) -> None:
+    """What the shell is to evaluate, and what it will be told."""
+    script = CliRunner().invoke(stockade, ["completion", shell], standalone_mode=False).stdout
+    told = CliRunner().invoke(
+        stockade,
+        env={"_STOCKADE_COMPLETE": "bash_complete", "COMP_WORDS": "stockade policy show st", "COMP_CWORD": "3"},
+        prog_name="stockade",
+    )
+
+    assert "_STOCKADE_COMPLETE" in script
+    assert "plain,strict" in told.stdout.splitlines()
