@@ -147,6 +147,8 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
         len(parsed.memories) + 2 <= MAX_POOLED_MEMORIES
         and len(parsed.tables) + 1 <= MAX_POOLED_TABLES
         and max((table.minimum for table in parsed.tables), default=0) <= MAX_POOLED_TABLE_ELEMENTS
+        # A table of a pool cannot grow beyond it, whatever the policy allows.
+        and (not parsed.tables or policy.limits.table_elements <= MAX_POOLED_TABLE_ELEMENTS)
     )
     return EngineConfig(
         fuel=policy.limits.fuel is not None,
@@ -220,6 +222,10 @@ def make_plan(
         LinkError: It imports what nothing provides.
     """
     limits = policy.limits
+    if len(module.data) > limits.module_size:
+        raise InvalidModule(
+            f"the module has {len(module.data):,} bytes; modules may have {limits.module_size:,} (limits.module_size)"
+        )
     for what, found, allowed in (
         ("memories", len(module.parsed.memories), limits.memories),
         ("tables", len(module.parsed.tables), limits.tables),

@@ -17,6 +17,7 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LAST_PORT = 65_535
 _LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")  # a zone may be any text to ipaddress, line breaks too
 _LEGACY_ADDRESS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
 """What C libraries take for an IPv4 address: `2130706433`, `0x7f.1` and `127.1` are all 127.0.0.1."""
 
@@ -38,6 +39,8 @@ def host_name(host: str) -> str | Address | None:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if ":" in host:
+        if not _IPV6.fullmatch(host):
+            return None
         try:
             address = ipaddress.IPv6Address(host)
         except ValueError:
@@ -79,8 +82,13 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(inner)
+        if address not in _GLOBAL_UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
+
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that is assigned; fec0::/10, ::127.0.0.1, ::ffff:0:127.0.0.1 and local NAT64 (64:ff9b:1::/48) lie outside."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 

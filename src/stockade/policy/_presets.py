@@ -9,6 +9,7 @@ from stockade.policy._limits import Limits
 from stockade.policy._network import Network
 from stockade.policy._policy import Policy
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Random
+from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +141,6 @@ def preset(name: str) -> Policy:
     Raises:
         PolicyError: There is none of that name.
     """
-    if name not in PRESETS:
-        raise PolicyError(f"there is no preset {name!r}: choose {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise PolicyError(f"there is no preset {shown(name)}: choose {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -63,7 +63,7 @@ class Filesystem(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # Variables that steer loaders and interpreters, and names under which secrets are kept.
 SENSITIVE = re.compile(
     r"^(LD_|DYLD_|PYTHON|NODE_OPTIONS|PERL5|RUBYOPT|BASH_ENV|IFS|AWS_|AZURE_|GOOGLE_|GCP_)"
-    r"|SECRET|TOKEN|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH|COOKIE|SESSION",
+    r"|SECRET|TOKEN|PASSW|(^|_)PASS|PWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|(^|_)KEY($|_)|AUTH|COOKIE|SESSION",
     re.IGNORECASE,
 )
 

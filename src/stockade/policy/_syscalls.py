@@ -203,4 +203,6 @@ def find_syscall(call: str | int, platform: str) -> Syscall | None:
     if isinstance(call, str):
         found = SYSCALLS.get(call.lower())
         return found if found is not None and found.numbers[place] is not None else None
+    if type(call) is not int:  # None is the number of what a platform lacks, True equals 1
+        return None
     return next((known for known in SYSCALLS.values() if known.numbers[place] == call), None)
