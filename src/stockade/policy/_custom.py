@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import msgspec
 
 from stockade.errors import PolicyError
-from stockade.policy._fields import Kind, Part, Plain, Text, TextsByName
+from stockade.policy._fields import Kind, Part, Plain, Text, TextsByName, each
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class _Capability(Kind):
                 f"{path} is {shown(value)}: a number needs bounds, such as {{ value = 4, min = 1, max = 8 }}"
             )
         if isinstance(value, list | tuple):
-            return tuple(dict.fromkeys(_TEXT.settle(f"{path}[{place}]", entry) for place, entry in enumerate(value)))
+            places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
+            return tuple(dict.fromkeys(each(_TEXT.settle, places)))
         if isinstance(value, bool | Numeric):
             return value
         if not isinstance(value, str):
@@ -85,6 +86,11 @@ class _Capability(Kind):
 
     def schema(self) -> dict[str, Plain]:
         number: dict[str, Plain] = {"type": "number", "minimum": -_MAX, "maximum": _MAX}
+        told = {
+            "value": "How much is granted.",
+            "min": "The least that may be asked for.",
+            "max": "The most that may ever be granted.",
+        }
         return {
             "anyOf": [
                 {"type": "boolean"},
@@ -92,7 +98,7 @@ class _Capability(Kind):
                 {"type": "array", "items": {"type": "string"}},
                 {
                     "type": "object",
-                    "properties": {"value": number, "min": number, "max": number},
+                    "properties": {name: {"description": text, **number} for name, text in told.items()},
                     "required": ["value", "min", "max"],
                     "additionalProperties": False,
                 },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tomllib
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
@@ -40,12 +41,12 @@ def read_policy(path: Path) -> Policy:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PolicyError(f"the policy file {shown_path} is not a regular file")
             data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise PolicyError(f"the policy file {shown_path} is larger than {_MAX_FILE_BYTES:,} bytes")
         text = data.decode()
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise PolicyError(f"the policy file {shown_path} cannot be read: {reason}") from None
-    if len(data) > _MAX_FILE_BYTES:
-        raise PolicyError(f"the policy file {shown_path} is larger than {_MAX_FILE_BYTES:,} bytes")
     try:
         policy = parse_policy(text, _FORMATS.get(path.suffix.lower(), "toml"))
         mounts = tuple(
@@ -60,14 +61,34 @@ def read_policy(path: Path) -> Policy:
 
 def _check_file_is_safe(path: Path, policy: Policy) -> None:
     """Refuses a policy under which a guest could write the next one."""
-    file = os.path.realpath(path)
+    on_the_way = _folders_on_the_way(path)
     for place, mount in enumerate(policy.filesystem.mounts):
         folder = os.path.realpath(mount.host)
-        if mount.mode == "rw" and os.path.commonpath((folder, file)) == folder:
+        if mount.mode == "rw" and any(os.path.commonpath((folder, other)) == folder for other in on_the_way):
             raise PolicyError(
                 f"filesystem.mounts[{place}].host is {shown(mount.host)}, a writable folder with this policy file in "
                 "it: the guest could change its own policy. Keep the policy elsewhere, or mount a folder beside it"
             )
+
+
+def _folders_on_the_way(path: Path) -> set[str]:
+    """Returns the folders in which something stands that leads to a file: its links, theirs, and the file itself.
+
+    Whoever can write to one of them can put another file in its place.
+    """
+    folders: set[str] = set()
+    seen: set[Path] = set()
+    todo = [path.absolute()]
+    while todo:
+        here = todo.pop()
+        for entry in (here, *here.parents):
+            if entry in seen:
+                continue
+            seen.add(entry)
+            folders.add(os.path.realpath(entry.parent))
+            if entry.is_symlink():
+                todo.append(entry.parent / entry.readlink())
+    return folders
 
 
 def parse_policy(text: str, format_: Format) -> Policy:
@@ -76,9 +97,11 @@ def parse_policy(text: str, format_: Format) -> Policy:
         parse = _PARSERS[format_]
     except (KeyError, TypeError):
         raise PolicyError(f'the format is {shown(format_)}: it must be "toml", "yaml" or "json"') from None
+    if not isinstance(text, str):
+        raise PolicyError(f"the text of a policy is {shown(text)}: it must be text")
     try:
         document = parse(text)
-    except RecursionError:
+    except (RecursionError, _TooDeep):
         raise PolicyError("not a policy: it is nested too deep") from None
     except ValueError as problem:  # wrong syntax, or a number of thousands of digits
         raise PolicyError(f"not {format_.upper()}: {printable(str(problem), 400)}") from None
@@ -95,6 +118,23 @@ def parse_policy(text: str, format_: Format) -> Policy:
         except PolicyError as problem:
             raise PolicyError(f"extends: {problem}") from None
     return Policy.from_document("", {"name": "custom", **document}, base)
+
+
+class _TooDeep(Exception):  # noqa: N818 - never leaves this module
+    """Text is nested deeper than any policy."""
+
+
+_MAX_DEPTH = 100
+_TOML_TEXT = re.compile(r'''"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*''', re.DOTALL)
+
+
+def _parse_toml(text: str) -> Plain:
+    # The library takes memory and time with the square of the parts of a dotted key.
+    bare = _TOML_TEXT.sub("x", text)
+    if any(key.count(".") > _MAX_DEPTH for key in re.split(r"[\n=,{}\[\]]", bare)):
+        raise _TooDeep
+    document: Plain = tomllib.loads(text)
+    return document
 
 
 def _parse_json(text: str) -> Plain:
@@ -117,23 +157,40 @@ def _parse_yaml(text: str) -> Plain:
     try:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
-        from ruamel.yaml.events import AliasEvent
+        from ruamel.yaml.events import (
+            AliasEvent,
+            CollectionEndEvent,
+            CollectionStartEvent,
+            DocumentStartEvent,
+            ScalarEvent,
+        )
     except ImportError:
         raise PolicyError(
             'YAML needs another package: install it with pip install "stockade[yaml]", or write the policy in TOML'
         ) from None
     loader = YAML(typ="safe", pure=True)
     try:
-        # An alias can stand for a tree that is exponentially larger than the text.
-        if any(isinstance(event, AliasEvent) for event in loader.parse(text)):
-            raise ValueError("aliases are not allowed")
+        depth = 0
+        for event in loader.parse(text):
+            # An alias can stand for a tree that is exponentially larger than the text.
+            if isinstance(event, AliasEvent):
+                raise ValueError("aliases are not allowed")  # noqa: TRY004 - an error of the text
+            if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
+                raise ValueError("a policy is read as YAML 1.2, and no other version")
+            if isinstance(event, ScalarEvent) and event.value == "<<" and event.implicit[0]:
+                raise ValueError("merge keys (<<) are not allowed")
+            # The library takes time with the square of the depth.
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise _TooDeep
         document: Plain = loader.load(text)
     except YAMLError as problem:
-        raise ValueError(" ".join(str(problem).split())) from None
-    except (ArithmeticError, LookupError, TypeError, AttributeError) as problem:
+        text, _, _ = str(problem).partition("To suppress this check")
+        raise ValueError(" ".join(text.split())) from None
+    except (ArithmeticError, AssertionError, LookupError, TypeError, AttributeError) as problem:
         # What the YAML library itself stumbles over.
         raise ValueError(f"{type(problem).__name__}: {problem}") from None
     return {} if document is None else document
 
 
-_PARSERS: dict[str, Callable[[str], object]] = {"toml": tomllib.loads, "yaml": _parse_yaml, "json": _parse_json}
+_PARSERS: dict[str, Callable[[str], object]] = {"toml": _parse_toml, "yaml": _parse_yaml, "json": _parse_json}

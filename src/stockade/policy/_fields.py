@@ -11,10 +11,21 @@ import difflib
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from textwrap import dedent
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 from typing import get_type_hints as _get_type_hints
 
 import msgspec
@@ -54,9 +65,12 @@ __all__ = [
     "Texts",
     "TextsByName",
     "Unit",
+    "each",
     "fields_of",
     "suggestion",
 ]
+
+_T = TypeVar("_T")
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """The data of a document: what TOML, YAML and JSON have in common."""
@@ -234,7 +248,7 @@ class Quantity(Kind):
             figure = f"{value:,}" if abs(value) < 10**30 else shown(value)
             only = f"{self.least:,}" if self.least == self.most else f"between {self.least:,} and {self.most:,}"
             raise PolicyError(f"{path} is {figure}: it must be {only}")
-        return value if self.whole else float(value)
+        return value if self.whole else float(value) + 0.0  # not -0.0, which is equal and written otherwise
 
     def write(self, value: object) -> Plain:
         return UNLIMITED if value is None else self.unit.write(value)
@@ -273,6 +287,24 @@ def _power(value: int) -> str:
     return f"{value:,}"
 
 
+def each(read: Callable[[str, object], _T], entries: Iterable[tuple[str, object]]) -> list[_T]:
+    """Reads each entry, and tells all that is wrong with them.
+
+    Raises:
+        PolicyError: One or more are not allowed.
+    """
+    kept: list[_T] = []
+    problems: list[str] = []
+    for name, entry in entries:
+        try:
+            kept.append(read(name, entry))
+        except PolicyError as problem:
+            problems += problem.problems
+    if problems:
+        raise PolicyError.several(problems)
+    return kept
+
+
 class Texts(Kind):
     """A list of texts without repetition.
 
@@ -287,7 +319,8 @@ class Texts(Kind):
     def settle(self, path: str, value: object) -> tuple[object, ...]:
         if not isinstance(value, list | tuple) or len(value) > _MAX_ITEMS:
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}")
-        return tuple(dict.fromkeys(self.item.settle(f"{path}[{place}]", entry) for place, entry in enumerate(value)))
+        places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
+        return tuple(dict.fromkeys(each(self.item.settle, places)))
 
     def write(self, value: object) -> Plain:
         assert isinstance(value, tuple)
@@ -321,11 +354,12 @@ class TextsByName(Kind):
     def _read(self, path: str, value: object, item: Callable[[str, object], object]) -> FrozenDict[object]:
         if not isinstance(value, Mapping) or len(value) > _MAX_ITEMS:
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}")
-        kept = {}
-        for name, entry in value.items():
+
+        def pair(name: str, entry: object) -> tuple[str, object]:
             self.name.settle(f"a name in {path}", name)
-            kept[name] = item(f"{path}.{printable(name)}", entry)
-        return FrozenDict(kept)
+            return name, item(f"{path}.{printable(name)}", entry)
+
+        return FrozenDict(each(pair, value.items()))
 
     def write(self, value: object) -> Plain:
         assert isinstance(value, dict)
@@ -393,7 +427,10 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if problems:
             raise PolicyError.several(problems)
         if base is None:
-            return cls(**values)
+            try:
+                return cls(**values)
+            except PolicyError as problem:  # what does not go together, told without the place in a list
+                raise PolicyError.several([f"{path}: {text}" for text in problem.problems]) from None
         if "mode" in values:
             values = {**{name: fields[name].default for name in cls.FOLLOW_MODE}, **values}
         return msgspec.structs.replace(base, **values)
@@ -445,16 +482,8 @@ class Items(Texts):
     def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - a list is set as a whole
         if not isinstance(value, list):
             raise PolicyError(f"{path} is {shown(value)}: it must be a list of tables")
-        problems: list[str] = []
-        kept: list[object] = []
-        for place, entry in enumerate(value):
-            try:
-                kept.append(self.item.read(f"{path}[{place}]", entry))
-            except PolicyError as problem:
-                problems += problem.problems
-        if problems:
-            raise PolicyError.several(problems)
-        return self.settle(path, kept)
+        places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
+        return self.settle(path, each(self.item.read, places))
 
     def allowed(self) -> str:
         return "a list of tables"

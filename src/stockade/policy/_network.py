@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from stockade.errors import PolicyError
-from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts
+from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each
 from stockade.policy._units import shown
 
 __all__ = ["Address", "Host", "Network", "PortRange", "host_name", "is_loopback", "is_public"]
@@ -163,7 +163,7 @@ class _Ports(Kind):
 class _PortList(Texts):
     def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - for parts
         if isinstance(value, list):
-            value = [self.item.read(f"{path}[{place}]", entry) for place, entry in enumerate(value)]
+            value = each(self.item.read, ((f"{path}[{place}]", entry) for place, entry in enumerate(value)))
         return self.settle(path, value)
 
 

@@ -141,6 +141,7 @@ def preset(name: str) -> Policy:
     Raises:
         PolicyError: There is none of that name.
     """
-    if not isinstance(name, str) or name not in PRESETS:
+    unchecked: object = name
+    if not isinstance(unchecked, str) or name not in PRESETS:
         raise PolicyError(f"there is no preset {shown(name)}: choose {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from stockade._text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "UNLIMITED",
@@ -30,7 +35,15 @@ _SIZES = {
     "MiB": 1 << 20,
     "GiB": 1 << 30,
 }
-_TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
+_TIMES: dict[str, int | Fraction] = {
+    "": 1,
+    "s": 1,
+    "ms": Fraction(1, 1000),
+    "us": Fraction(1, 1_000_000),
+    "m": 60,
+    "min": 60,
+    "h": 3600,
+}
 _QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 UNLIMITED = "unlimited"
 
@@ -41,7 +54,7 @@ def shown(value: object) -> str:
     return printable(text, 200)
 
 
-def _quantity(value: object, units: dict[str, int] | dict[str, float], example: str) -> float | None:
+def _quantity(value: object, units: Mapping[str, int | Fraction], example: str) -> float | Fraction | None:
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -58,15 +71,14 @@ def _quantity(value: object, units: dict[str, int] | dict[str, float], example: 
     number = match[1].replace("_", "")
     if len(number) > 300:
         raise ValueError(f"{printable(value, 40)!r} is too large")
-    amount = float(number) if "." in number else int(number)
-    return amount * units[match[2]]
+    return Fraction(number) * units[match[2]]
 
 
-def _whole(number: float | None) -> int | None:
+def _whole(number: float | Fraction | None) -> int | None:
     if number is None:
         return None
     if not math.isfinite(number) or number != int(number):
-        raise ValueError(f"{number} is not a whole number")
+        raise ValueError(f"{float(number)} is not a whole number")
     return int(number)
 
 
@@ -107,8 +119,8 @@ def write_rate(rate: int) -> str | int:
 
 def write_seconds(seconds: float) -> str | float:
     """Writes a time exactly, with a unit where that is exact: 0.25 is `"250ms"`, 300.0 is `"5min"`."""
-    for unit, factor in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        count = round(seconds / factor)
-        if 0 < count < 10_000 and count * factor == seconds:
+    for unit in ("h", "min", "s", "ms", "us"):
+        count = round(seconds / _TIMES[unit])
+        if 0 < count < 10_000 and float(count * _TIMES[unit]) == seconds:
             return f"{count}{unit}"
     return seconds

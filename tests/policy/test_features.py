@@ -1,0 +1,261 @@
+"""WebAssembly proposals: a guest gets those that its policy allows, however it asks for them, and no other."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from stockade import Features, InvalidModule, Limits, Module, Policy, PolicyError, Sandbox
+from stockade.engine import assemble
+from stockade.policy._fields import fields_of
+from tests.conftest import HELLO, wat
+
+ANSWER = 7
+
+# Modules that need one proposal each, by all ways that lead into it; what `f` returns is put in for {0}.
+AVAILABLE = {
+    "simd": {
+        "instruction": '(func (export "f") (result i32) (i32x4.extract_lane 1 (i32x4.splat (i32.const {0}))))',
+        "constant": ('(func (export "f") (result i32) (drop (v128.const i64x2 1 2)) (i32.const {0}))'),
+        "local": '(func (export "f") (result i32) (local v128) (i32.const {0}))',
+        "parameter": '(func (param v128)) (func (export "f") (result i32) (i32.const {0}))',
+        "result": '(func (result v128) (unreachable)) (func (export "f") (result i32) (i32.const {0}))',
+        "type": '(type (func (param v128))) (func (export "f") (result i32) (i32.const {0}))',
+        "block": (
+            '(func (export "f") (result i32) (drop (block (result v128) (i64x2.splat (i64.const 1)))) (i32.const {0}))'
+        ),
+        "global": '(global v128 (v128.const i64x2 1 2)) (func (export "f") (result i32) (i32.const {0}))',
+        "memory": '(memory 1) (func (export "f") (result i32) (drop (v128.load (i32.const 0))) (i32.const {0}))',
+        "where it is never executed": (
+            '(func (drop (i8x16.splat (i32.const 1)))) (func (export "f") (result i32) (i32.const {0}))'
+        ),
+    },
+    "relaxed_simd": {
+        "instruction": (
+            '(func (export "f") (result i32)'
+            " (i32x4.extract_lane 1 (i32x4.relaxed_trunc_f32x4_s (f32x4.splat (f32.const {0})))))"
+        ),
+        "where it is never executed": (
+            "(func (param v128) (drop (i8x16.relaxed_swizzle (local.get 0) (local.get 0))))"
+            ' (func (export "f") (result i32) (i32.const {0}))'
+        ),
+    },
+    "tail_call": {
+        "call": '(func $g (result i32) (i32.const {0})) (func (export "f") (result i32) (return_call $g))',
+        "indirect call": (
+            "(type $t (func (result i32))) (table funcref (elem $g)) (func $g (type $t) (i32.const {0}))"
+            ' (func (export "f") (result i32) (return_call_indirect (type $t) (i32.const 0)))'
+        ),
+    },
+    "multi_memory": {
+        "two memories": '(memory 1) (memory 1) (func (export "f") (result i32) (i32.const {0}))',
+        "load": (
+            '(memory 1) (memory $b 1) (data (memory $b) (i32.const 0) "\\{0:02x}")'
+            ' (func (export "f") (result i32) (i32.load8_u $b (i32.const 0)))'
+        ),
+        "copy": (
+            '(memory $a 1) (memory $b 1) (data (memory $b) (i32.const 0) "\\{0:02x}")'
+            ' (func (export "f") (result i32)'
+            " (memory.copy $a $b (i32.const 0) (i32.const 0) (i32.const 1)) (i32.load8_u (i32.const 0)))"
+        ),
+    },
+}
+CASES = [pytest.param(feature, way, id=f"{feature} {way}") for feature, ways in AVAILABLE.items() for way in ways]
+
+LEGACY_EXCEPTIONS = bytes.fromhex(
+    "0061736d 01000000"
+    "01 05 01 60 00 01 7f"  # type: () -> i32
+    "03 02 01 00"
+    "07 05 01 01 66 00 00"  # export "f"
+    "0a 0c 01 0a 00 06 7f 41 07 19 41 08 0b 0b"  # try 7 catch_all 8
+)
+
+# Modules that need what no guest can be given yet.
+NEVER: dict[str, dict[str, str | bytes]] = {
+    "threads": {
+        "shared memory": '(memory 1 1 shared) (func (export "f") (result i32) (i32.const 7))',
+        "imported shared memory": '(import "a" "b" (memory 1 1 shared)) (func (export "f") (result i32) (i32.const 7))',
+        "atomic instruction": '(memory 1) (func (export "f") (result i32) (i32.atomic.load (i32.const 0)))',
+        "fence": '(func (export "f") (result i32) (atomic.fence) (i32.const 7))',
+    },
+    "memory64": {
+        "memory": '(memory i64 1) (func (export "f") (result i32) (i32.load (i64.const 0)))',
+        "table": '(table i64 1 funcref) (func (export "f") (result i32) (i32.const 7))',
+        "imported memory": '(import "a" "b" (memory i64 1)) (func (export "f") (result i32) (i32.const 7))',
+    },
+    "exceptions": {
+        "throw": (
+            '(tag $t) (func (export "f") (result i32) (block $h (try_table (catch $t $h) (throw $t))) (i32.const 7))'
+        ),
+        "tag": '(tag (param i32)) (func (export "f") (result i32) (i32.const 7))',
+        "reference": '(func (export "f") (result i32) (drop (ref.null exn)) (i32.const 7))',
+        "legacy": LEGACY_EXCEPTIONS,
+    },
+    "gc": {
+        "struct": (
+            "(type $s (struct (field i32)))"
+            ' (func (export "f") (result i32) (struct.get $s 0 (struct.new $s (i32.const 7))))'
+        ),
+        "array": (
+            '(type $a (array i8)) (func (export "f") (result i32) (array.len (array.new_default $a (i32.const 7))))'
+        ),
+        "i31": '(func (export "f") (result i32) (i31.get_s (ref.i31 (i32.const 7))))',
+        "cast": '(func (export "f") (result i32) (ref.test (ref i31) (ref.null any)))',
+        "recursive types": '(rec (type (func)) (type (func))) (func (export "f") (result i32) (i32.const 7))',
+    },
+}
+NEVER_CASES = [pytest.param(feature, way, id=f"{feature} {way}") for feature, ways in NEVER.items() for way in ways]
+
+_serial = count()
+
+
+def fresh(body: str) -> Module:
+    """A module that nothing in this process has seen: its machine code cannot be at hand."""
+    return wat(f'(module (func (export "_start") (export "{__name__} {next(_serial)}")) {body})')
+
+
+def policy(*features: str) -> Policy:
+    """A policy that allows these proposals and no other."""
+    allowed = {name: name in features for name in fields_of(Features)}
+    return Policy(features=Features(**allowed), limits=Limits(memories=2))
+
+
+def with_(feature: str) -> Policy:
+    return policy(feature, *(["simd"] if feature == "relaxed_simd" else []))
+
+
+def without(feature: str) -> Policy:
+    """A policy that allows everything that can be enforced but one proposal, and what needs it."""
+    return policy(*(set(AVAILABLE) - {feature} - ({"relaxed_simd"} if feature == "simd" else set())))
+
+
+def test_there_is_a_guest_for_every_feature() -> None:
+    """A new field of `Features` fails here until it is tested."""
+    assert [*AVAILABLE, *NEVER] == list(fields_of(Features))
+
+
+@pytest.mark.parametrize(("feature", "way"), CASES)
+def test_a_guest_gets_the_proposals_that_its_policy_allows(feature: str, way: str) -> None:
+    """Holds item 45 and H25: refused without, accepted with it, and nothing else is needed."""
+    body = AVAILABLE[feature][way].format(ANSWER)
+    box = Sandbox(without(feature))
+
+    for attempt in (box.prepare, box.run, box.open, lambda module: box.call(module, "f")):
+        with pytest.raises(InvalidModule, match=r"support is not enabled|features\.multi_memory"):
+            attempt(fresh(body))
+    report = Sandbox(with_(feature)).call(fresh(body), "f")
+    assert report.check().value == ANSWER
+
+
+@pytest.mark.parametrize(("feature", "way"), CASES)
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_machine_code_of_one_policy_does_not_serve_a_stricter_one(first: str, feature: str, way: str) -> None:
+    """Attack: a module compiled for a policy that allows a proposal is at hand when one comes that does not."""
+    module = fresh(AVAILABLE[feature][way].format(ANSWER))
+    allowing, refusing = Sandbox(with_(feature)), Sandbox(without(feature))
+
+    def allow() -> None:
+        assert allowing.call(module, "f").check().value == ANSWER
+        assert Sandbox(with_(feature)).call(module.data, "f").check().value == ANSWER
+
+    def refuse() -> None:
+        for same in (module, module.data):
+            with pytest.raises(InvalidModule):
+                refusing.call(same, "f")
+            with pytest.raises(InvalidModule):
+                Sandbox(without(feature)).call(same, "f")
+
+    for step in (allow, refuse, allow) if first == "with" else (refuse, allow, refuse):
+        step()
+
+
+@pytest.mark.parametrize(("feature", "way"), CASES)
+def test_a_policy_for_one_call_allows_no_more_than_both(feature: str, way: str) -> None:
+    """Attack: a call brings a laxer policy of its own; or the code of a laxer call serves the next, stricter one."""
+    module = fresh(AVAILABLE[feature][way].format(ANSWER))
+    lax, strict = with_(feature), without(feature)
+    box = Sandbox(lax)
+
+    assert box.call(module, "f", policy=lax).check().value == ANSWER
+    with pytest.raises(InvalidModule):
+        box.call(module, "f", policy=strict)
+    assert box.call(module, "f").check().value == ANSWER
+    with pytest.raises(InvalidModule):
+        Sandbox(strict).call(module, "f", policy=lax)
+
+
+@pytest.mark.parametrize(("feature", "way"), NEVER_CASES)
+def test_some_proposals_are_for_no_guest_yet(feature: str, way: str) -> None:
+    """Holds item 45, item 30 and H25: such a module is refused under any policy that can be used."""
+    source = NEVER[feature][way]
+    wasm = source if isinstance(source, bytes) else assemble(f"(module {source})")
+
+    for allowed in (Policy(), policy(), policy(*AVAILABLE)):
+        with pytest.raises(InvalidModule, match=r"not enabled|feature|a proposal that guests may not use"):
+            Sandbox(allowed).call(wasm, "f")
+
+
+@pytest.mark.parametrize("feature", NEVER)
+def test_asking_for_what_cannot_be_enforced_is_an_error(feature: str) -> None:
+    """Holds H25 and H37: such a policy can be written down, but a sandbox refuses it rather than to ignore it."""
+    asking = policy(feature)
+
+    assert getattr(asking.features, feature) is True
+    with pytest.raises(PolicyError) as caught:
+        Sandbox(asking)
+    assert str(caught.value) == (f"features.{feature} is True, which this release cannot enforce yet: set it to false")
+    Sandbox(policy())
+
+
+def test_all_that_cannot_be_enforced_is_told_at_once() -> None:
+    """Nobody mends a policy in five attempts."""
+    with pytest.raises(PolicyError) as caught:
+        Sandbox(policy(*NEVER))
+
+    assert str(caught.value) == "4 mistakes:" + "".join(
+        f"\n  features.{feature} is True, which this release cannot enforce yet: set it to false" for feature in NEVER
+    )
+
+
+NEEDS_SIMD = "features.relaxed_simd is true and features.simd is false: it needs simd, too"
+
+
+def test_relaxed_simd_needs_simd() -> None:
+    """Holds H26: an engine with the one and not the other would abort the process, so no such policy can be made."""
+    attempts = (
+        lambda: Features(simd=False, relaxed_simd=True),
+        lambda: Policy().replace(simd=False, relaxed_simd=True),
+        lambda: Policy(features=Features(relaxed_simd=True)).replace(simd=False),
+        lambda: Policy.loads("[features]\nsimd = false\nrelaxed_simd = true"),
+        lambda: Policy.loads("extends = 'permissive'\n[features]\nsimd = false"),
+    )
+    for attempt in attempts:
+        with pytest.raises(PolicyError) as caught:
+            attempt()
+        assert str(caught.value) == NEEDS_SIMD
+
+    Policy.loads("extends = 'permissive'\n[features]\nsimd = false\nrelaxed_simd = false")
+
+
+@pytest.mark.parametrize(
+    "features", [(), ("simd",), ("simd", "relaxed_simd"), ("tail_call",), tuple(AVAILABLE)], ids=str
+)
+def test_a_plain_guest_needs_no_proposal(features: tuple[str, ...]) -> None:
+    """Holds H26: the process lives with any features on and off, and what asks for none of them runs."""
+    assert Sandbox(policy(*features)).run(wat(HELLO)).stdout == b"hello world\n"
+
+
+def test_two_memories_need_the_feature_and_the_limit() -> None:
+    """Holds item 42: neither of the two stands for the other, and the message names the one that is missing."""
+    module = fresh(AVAILABLE["multi_memory"]["two memories"].format(ANSWER))
+    limits, features = Limits(memories=2), Features(multi_memory=True)
+
+    assert Sandbox(Policy(limits=limits, features=features)).call(module, "f").value == ANSWER
+    for lacking, message in (
+        (Policy(features=features), "has 2 memories; the policy allows 1 (limits.memories)"),
+        (Policy(limits=limits), "has 2 memories; the policy allows one (features.multi_memory)"),
+    ):
+        with pytest.raises(InvalidModule) as caught:
+            Sandbox(lacking).call(module, "f")
+        assert str(caught.value) == f"<bytes> {message}"
