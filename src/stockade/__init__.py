@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Reason,
         Score,
         Statement,
+        Structure,
         Wasi,
     )
     from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
@@ -93,6 +94,7 @@ __all__ = [
     "Session",
     "Statement",
     "StockadeError",
+    "Structure",
     "Timings",
     "TrapInfo",
     "Truncated",

@@ -104,6 +104,8 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
         rows: Each a list of cells, which are a text and its style.
     """
     listed = [[(terminal_safe(text.encode()), style) for text, style in row] for row in rows]
+    if not listed:
+        return
     if not sys.stdout.isatty():
         widths = [max(len(text) for text, _ in column) for column in zip(*listed, strict=True)]
         for row in listed:

@@ -1,6 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
-from stockade.engine._compiled import CompiledModule
+from stockade.engine._cache import Cache, CacheEntry
+from stockade.engine._compiled import CompiledModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -16,6 +17,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
+from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._seam import wasmtime_version
 
@@ -26,6 +28,8 @@ __all__ = [
     "OUT_OF_FUEL",
     "STACK_OVERFLOW",
     "TRAP_CODES",
+    "Cache",
+    "CacheEntry",
     "CompiledModule",
     "Directory",
     "Engine",
@@ -36,5 +40,7 @@ __all__ = [
     "Memory",
     "Number",
     "assemble",
+    "compile_to_bytes",
+    "private_folders",
     "wasmtime_version",
 ]

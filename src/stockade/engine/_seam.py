@@ -157,6 +157,8 @@ LONG_CALLS: _Prototypes = {
     "wasmtime_wat2wasm": (_P, (c_char_p, c_size_t, _P)),
     "wasmtime_module_validate": (_P, (_P, c_char_p, c_size_t)),
     "wasmtime_module_new": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_module_serialize": (_P, (_P, _P)),
+    "wasmtime_module_deserialize": (_P, (_P, c_char_p, c_size_t, _P)),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_call_future_poll": (c_bool, (_P,)),
 }

@@ -26,11 +26,11 @@ from stockade.wasm import (
     Kind,
     ParsedModule,
     Reader,
+    Scan,
     SectionId,
-    Site,
     parse,
     read_const_expression,
-    sites,
+    scan,
     uleb,
     vector,
 )
@@ -80,18 +80,20 @@ class Woven:
     initial_table_elements: int
 
 
-def weave(module: ParsedModule | bytes, guard: Guard) -> Woven:
+def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
     """Weaves the guard into a module.
 
     Args:
         module: The original, validated by the engine under the features that guests may use.
         guard: The guard.
+        scanned: What was found in its code, if that is known.
 
     Raises:
         LinkError: It imports what nothing provides, or a WASI function under a wrong type.
         InvalidModule: It contains something that the weaver does not know.
     """
-    return _Weaver(parse(module) if isinstance(module, bytes) else module, guard).weave()
+    parsed = parse(module) if isinstance(module, bytes) else module
+    return _Weaver(parsed, guard, scanned or scan(parsed)).weave()
 
 
 def check_imports(module: ParsedModule) -> None:
@@ -159,11 +161,11 @@ class _Indices(NamedTuple):
 class _Weaver:
     """The work on one module."""
 
-    def __init__(self, module: ParsedModule, guard: Guard) -> None:
+    def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
         check_imports(module)
         self.module = module
         self.guard = guard
-        self._sites: dict[int, list[Site]] = {}
+        self._scan = scan
         # Index of a WASI import in the guest -> the guard's function for it.
         self.wasi: dict[int, int] = {}
         self.native_index: dict[str, int] = {}
@@ -180,7 +182,7 @@ class _Weaver:
 
     def weave(self) -> Woven:
         module, guard = self.module, self.guard
-        grown = self._find_sites()
+        grown = self._scan.grown
         memories = {index for kind, index in grown if kind is Kind.MEMORY_GROW}
         tables = {index for kind, index in grown if kind is Kind.TABLE_GROW}
         if not (self.wasi or grown):
@@ -299,21 +301,6 @@ class _Weaver:
         wasm = self._assemble({SectionId.EXPORT: self._extended(SectionId.EXPORT, [entry]), SectionId.START: None})
         return self._woven(wasm, None, name, None, ())
 
-    def _find_sites(self) -> set[tuple[Kind, int]]:
-        """Finds all sites in the code, keeps them by body, and returns what is grown."""
-        module = self.module
-        grown: set[tuple[Kind, int]] = set()
-        for number, (start, end) in enumerate(module.bodies):
-            reader = Reader(module.data, start, end, "code")
-            for _ in range(reader.count()):
-                reader.u32()
-                reader.byte()
-            found = list(sites(module.data, reader.position, end, module.imported_functions))
-            if found:
-                self._sites[number] = found
-                grown |= {(s.kind, s.target) for s in found if s.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW)}
-        return grown
-
     def _closure(self, roots: Iterable[int]) -> set[int]:
         """The guard functions that these need, themselves included."""
         needed: set[int] = set()
@@ -361,11 +348,11 @@ class _Weaver:
         data, bodies = self.module.data, self.module.bodies
         parts = [uleb(len(bodies) + len(self.code))]
         copied = None
-        for number in sorted(self._sites):
+        for number in sorted(self._scan.sites):
             start, end = bodies[number]
             code = bytearray()
             done = start
-            for site in self._sites[number]:
+            for site in self._scan.sites[number]:
                 code += data[done : site.start]
                 if site.kind is Kind.MEMORY_GROW:
                     code += b"\x10" + uleb(memories[site.target])

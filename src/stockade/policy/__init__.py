@@ -12,6 +12,7 @@ from stockade.policy._presets import PRESETS
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
 from stockade.policy._schema import reference
 from stockade.policy._score import Reason, Score
+from stockade.policy._structure import Structure
 from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 
@@ -35,6 +36,7 @@ __all__ = [
     "Reason",
     "Score",
     "Statement",
+    "Structure",
     "Wasi",
     "check_enforceable",
     "parse_count",

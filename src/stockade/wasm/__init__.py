@@ -16,6 +16,7 @@ from stockade.wasm._reader import (
     read_const_expression,
     type_name,
 )
+from stockade.wasm._scan import Scan, code_figures, outline_figures, scan
 from stockade.wasm._source import read_module_file
 
 __all__ = [
@@ -27,14 +28,18 @@ __all__ = [
     "Kind",
     "ParsedModule",
     "Reader",
+    "Scan",
     "Section",
     "SectionId",
     "Site",
     "TableType",
     "all_sites",
+    "code_figures",
+    "outline_figures",
     "parse",
     "read_const_expression",
     "read_module_file",
+    "scan",
     "sites",
     "type_name",
     "uleb",

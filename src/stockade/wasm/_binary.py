@@ -101,11 +101,17 @@ class Reader:
         """Reads a name: a length, then UTF-8."""
         return self.take(self.u32())
 
-    def count(self) -> int:
-        """Reads how many items follow; each takes at least a byte, so a false count is caught here."""
+    def count(self, most: int = 2**32) -> int:
+        """Reads how many items follow; each takes at least a byte, so a false count is caught here.
+
+        Args:
+            most: More than these are refused.
+        """
         count = self.u32()
         if count > self.end - self.position:
             raise self.damaged(f"{count:,} items announced in {self.end - self.position:,} bytes")
+        if count > most:
+            raise InvalidModule(f"{count:,} items in the {self.what}: the engine takes no more than {most:,}")
         return count
 
     def finish(self) -> None:
