@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stockade.execution import Module
+    from stockade.host import F32, F64, I32, I64, U32, U64, GuestMemory, HostCall
     from stockade.policy import (
         Change,
         Clock,
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
     from stockade.sandbox import Sandbox, Session, call, run
 
 __all__ = [
+    "F32",
+    "F64",
+    "I32",
+    "I64",
+    "U32",
+    "U64",
     "Cancelled",
     "Change",
     "Clock",
@@ -68,8 +75,10 @@ __all__ = [
     "Frame",
     "GuestError",
     "GuestExit",
+    "GuestMemory",
     "GuestTrap",
     "Host",
+    "HostCall",
     "InvalidModule",
     "IsolationError",
     "LimitExceeded",
@@ -107,7 +116,14 @@ __all__ = [
     "run",
 ]
 
-_HOMES = ("stockade.errors", "stockade.policy", "stockade.report", "stockade.execution", "stockade.sandbox")
+_HOMES = (
+    "stockade.errors",
+    "stockade.policy",
+    "stockade.report",
+    "stockade.execution",
+    "stockade.host",
+    "stockade.sandbox",
+)
 
 
 def __getattr__(name: str) -> Any:

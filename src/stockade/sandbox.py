@@ -6,10 +6,11 @@ import asyncio
 import threading
 from collections import OrderedDict
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from stockade.errors import IsolationError, UsageError
 from stockade.execution import Ground, Inputs, Module, Watch, fit_numbers
+from stockade.host import HostFunctions
 from stockade.policy import Policy
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = ["Sandbox", "Session", "call", "run"]
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
 
 _MAX_NARROWED = 16
 """Policies of single runs that are kept ready."""
@@ -51,7 +54,8 @@ class Sandbox:
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
         self._lock = threading.Lock()
-        self._ground: Ground | None = Ground(self.policy)
+        self._functions = HostFunctions()
+        self._ground: Ground | None = Ground(self.policy, self._functions)
         self._narrowed: OrderedDict[Policy, Ground] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -83,6 +87,31 @@ class Sandbox:
         loaded = ground.load(module)
         ground.plan(loaded, progress)
         return loaded
+
+    def host_function(
+        self, module: str, name: str | None = None, *, requires: str | None = None
+    ) -> Callable[[_Function], _Function]:
+        """Lends a function to guests, as a decorator: guests import it and call it.
+
+        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.I64` and its like say
+        more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first parameter
+        annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises ends the
+        run that called it, as a trap.
+
+        Args:
+            module: The import module, such as `env`.
+            name: The name of the import; by default, that of the function.
+            requires: A custom capability: the run ends as denied where the policy does not grant it.
+
+        Raises:
+            UsageError: The annotations are not fit, or the name is taken.
+        """
+
+        def lend(function: _Function) -> _Function:
+            self._functions.add(module, function.__name__ if name is None else name, function, requires)
+            return function
+
+        return lend
 
     def run(
         self,
@@ -225,7 +254,7 @@ class Sandbox:
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
-                found = self._narrowed[asked] = Ground(self.policy.narrow(asked))
+                found = self._narrowed[asked] = Ground(self.policy.narrow(asked), self._functions)
             self._narrowed.move_to_end(asked)
             while len(self._narrowed) > _MAX_NARROWED:
                 self._narrowed.popitem(last=False)

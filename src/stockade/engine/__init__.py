@@ -1,7 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
 from stockade.engine._cache import Cache, CacheEntry
-from stockade.engine._compiled import CompiledModule, compile_to_bytes
+from stockade.engine._compiled import CompiledModule, LinkedModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -19,6 +19,7 @@ from stockade.engine._failure import (
 )
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
+from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._seam import wasmtime_version
 
 __all__ = [
@@ -36,7 +37,11 @@ __all__ = [
     "EngineConfig",
     "EngineFrame",
     "Failure",
+    "FindMemory",
     "Instance",
+    "Lending",
+    "Lent",
+    "LinkedModule",
     "Memory",
     "Number",
     "assemble",

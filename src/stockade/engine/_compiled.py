@@ -1,4 +1,4 @@
-"""Machine code: a module compiled and linked ahead of its runs."""
+"""Machine code: a module compiled, and linked ahead of its runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,50 @@ from stockade.errors import EngineError, LinkError
 
 if TYPE_CHECKING:
     from stockade.engine._engine import Engine
+    from stockade.engine._lending import Lending
 
-__all__ = ["CompiledModule", "compile_to_bytes"]
+__all__ = ["CompiledModule", "LinkedModule", "compile_to_bytes"]
 
 
-def _free(module: int, prelinked: int) -> None:
-    api = capi()
-    # SAFETY: called once, when the last reference to the CompiledModule is gone; instances hold their own.
-    api.instance_pre_delete(prelinked)
-    api.module_delete(module)
+def _free_module(module: int) -> None:
+    # SAFETY: called once, when the last reference to the CompiledModule is gone; what is linked holds its own.
+    capi().module_delete(module)
+
+
+def _free_linked(prelinked: int) -> None:
+    # SAFETY: called once, when the last reference to the LinkedModule is gone; instances hold their own.
+    capi().instance_pre_delete(prelinked)
+
+
+class LinkedModule:
+    """Machine code with its imports resolved, ready to be instantiated.
+
+    Args:
+        compiled: The machine code.
+        lending: Functions beside native WASI.
+
+    Raises:
+        LinkError: An import is neither.
+
+    Attributes:
+        engine: Its engine.
+        prelinked: The `wasmtime_instance_pre_t`.
+        lends: Whether there are functions beside native WASI.
+    """
+
+    def __init__(self, compiled: CompiledModule, lending: Lending | None = None) -> None:
+        api = capi()
+        prelinked = c_void_p()
+        linker = compiled.engine.linker if lending is None else lending.linker
+        # SAFETY: linker and module are alive; the result holds its own references to both contents.
+        if error := api.linker_instantiate_pre(linker, compiled.module, ctypes.addressof(prelinked)):
+            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
+        assert prelinked.value is not None
+        self.engine = compiled.engine
+        self.prelinked = prelinked.value
+        self.lends = lending is not None
+        self._held = (compiled, lending)
+        weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 
 
 def _compile(engine: Engine, wasm: bytes) -> int:
@@ -63,7 +98,7 @@ def compile_to_bytes(engine: Engine, wasm: bytes) -> bytes:
 
 
 class CompiledModule:
-    """A module in machine code, its imports resolved against native WASI.
+    """A module in machine code.
 
     Args:
         engine: The engine to compile for.
@@ -71,7 +106,10 @@ class CompiledModule:
 
     Raises:
         EngineError: The engine does not accept it.
-        LinkError: An import is not native WASI.
+
+    Attributes:
+        engine: The engine.
+        module: The `wasmtime_module_t`.
     """
 
     def __init__(self, engine: Engine, wasm: bytes) -> None:
@@ -87,13 +125,11 @@ class CompiledModule:
 
         Raises:
             EngineError: It is of another release, configuration or machine.
-            LinkError: An import is not native WASI.
         """
-        api = capi()
         module = c_void_p()
         # SAFETY: `code` is borrowed for the call. The engine checks the header only, so whoever calls this has to know
         # where the bytes come from: the cache authenticates them, the compiling process is our own.
-        if error := api.module_deserialize(engine.pointer, code, len(code), ctypes.addressof(module)):
+        if error := capi().module_deserialize(engine.pointer, code, len(code), ctypes.addressof(module)):
             raise EngineError(f"the machine code cannot be loaded: {error_text(error)}")
         assert module.value is not None
         self = cls.__new__(cls)
@@ -102,19 +138,10 @@ class CompiledModule:
 
     def to_bytes(self) -> bytes:
         """Returns the machine code, for `load`."""
-        return _serialize(self._module)
+        return _serialize(self.module)
 
     def _take(self, engine: Engine, module: int) -> None:
-        api = capi()
-        prelinked = c_void_p()
-        # SAFETY: linker and module are alive; the result holds its own references to both contents.
-        if error := api.linker_instantiate_pre(engine.linker, module, ctypes.addressof(prelinked)):
-            api.module_delete(module)
-            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
-        assert prelinked.value is not None
         self.engine = engine
-        self._module = module
-        self.prelinked = prelinked.value
-        self._finalizer = weakref.finalize(self, _free, module, prelinked.value)
+        self.module = module
         # Machine code needs no farewell at interpreter exit, where threads may still run it.
-        self._finalizer.atexit = False
+        weakref.finalize(self, _free_module, module).atexit = False

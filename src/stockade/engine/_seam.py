@@ -113,7 +113,16 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_define_wasi": (_P, (_P,)),
+    "wasmtime_linker_clone": (_P, (_P,)),
+    "wasmtime_linker_delete": (None, (_P,)),
+    "wasmtime_linker_define_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
     "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P)),
+    "wasmtime_caller_context": (_P, (_P,)),
+    "wasmtime_trap_new": (_P, (c_char_p, c_size_t)),
+    "wasm_functype_new": (_P, (_P, _P)),
+    "wasm_functype_delete": (None, (_P,)),
+    "wasm_valtype_new": (_P, (c_uint8,)),
+    "wasm_valtype_vec_new": (None, (_P, c_size_t, _P)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
     "wasmtime_store_delete": (None, (_P,)),
     "wasmtime_store_context": (_P, (_P,)),
@@ -170,7 +179,8 @@ class _CApi:
 
     def __init__(self, path: Path) -> None:
         # SAFETY: PyDLL keeps the interpreter lock during a call. None of these functions waits for another thread
-        # that could need the lock: no callback into Python is ever registered with the library.
+        # that could need the lock, and none runs guest code: callbacks into Python (host functions) can come out of
+        # long calls only, which release the lock.
         short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         missing = []
         for library, prototypes in ((short, SHORT_CALLS), (long, LONG_CALLS)):

@@ -36,6 +36,11 @@ class Ending(NamedTuple):
     refused: Violation | None = None
 
     @classmethod
+    def without_capability(cls, name: str, function: str) -> Ending:
+        """The guest called a host function that needs a capability which the policy does not grant."""
+        return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
+
+    @classmethod
     def too_large(cls, woven: Woven, limits: Limits) -> Ending:
         """The module's memories or tables are over the limit before the first instruction."""
         if woven.initial_table_elements > limits.table_elements:
@@ -124,7 +129,7 @@ def conclude(
         else:
             value = results[0] if len(results) == 1 else results or None
     elif ending.refused is not None:
-        outcome = Outcome.MEMORY
+        outcome = Outcome.DENIED if ending.refused.kind == "capability" else Outcome.MEMORY
         violations += (ending.refused,)
     elif ending.failure is None and ending.cancelled:
         outcome = Outcome.CANCELLED

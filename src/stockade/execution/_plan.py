@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stockade._wasi import ERRNO, WASI
+from stockade.engine import Lending, LinkedModule
 from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Program, programs
 from stockade.execution._state import PROGRAM_NAME, Placed, place_inputs
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory
     from stockade.execution._module import Module
+    from stockade.host import HostFunctions
     from stockade.policy import Policy
 
 __all__ = ["Plan", "make_plan"]
@@ -34,6 +36,7 @@ class Plan:
         module: The module.
         policy: The policy.
         program: Its machine code.
+        linked: The same with its imports.
         directories: What native WASI may reach.
         info: The module, for reports.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
@@ -47,6 +50,7 @@ class Plan:
     module: Module
     policy: Policy
     program: Program
+    linked: LinkedModule
     directories: tuple[Directory, ...]
     info: ModuleInfo
     natives: tuple[tuple[int, bytes], ...]
@@ -62,7 +66,11 @@ class Plan:
 
 
 def make_plan(
-    module: Module, policy: Policy, directories: tuple[Directory, ...], progress: Callable[[str], None]
+    module: Module,
+    policy: Policy,
+    directories: tuple[Directory, ...],
+    functions: HostFunctions,
+    progress: Callable[[str], None],
 ) -> Plan:
     """Makes a module ready to run under a policy.
 
@@ -70,6 +78,7 @@ def make_plan(
         module: The module.
         policy: The policy.
         directories: What native WASI may reach: the policy's mounts, checked and open.
+        functions: What the embedder lends.
         progress: Is told what is being done, before each step that may take long.
 
     Raises:
@@ -78,10 +87,14 @@ def make_plan(
     """
     limits = policy.limits
     check_outline(module.name, module.parsed, policy.structure, limits, policy.features)
-    check_imports(module.parsed)
+    check_imports(module.parsed, functions.types())
     begun = time.perf_counter()
     program, was_compiled = programs.get(module, policy, progress)
     seconds = time.perf_counter() - begun if not was_compiled else 0.0
+    linked = program.linked
+    if linked is None:
+        wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
+        linked = LinkedModule(program.compiled, Lending(program.compiled.engine, functions.lent(wanted)))
     has_clock = "poll_oneoff" in program.calls
     rates = (limits.call_rate, limits.read_rate, limits.write_rate, limits.memory_growth)
     needs_time = not has_clock and any(rate is not None for rate in rates)
@@ -89,7 +102,18 @@ def make_plan(
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
-        module, policy, program, directories, info, _natives(program), needs_time, state, bare, seconds, was_compiled
+        module,
+        policy,
+        program,
+        linked,
+        directories,
+        info,
+        _natives(program),
+        needs_time,
+        state,
+        bare,
+        seconds,
+        was_compiled,
     )
 
 

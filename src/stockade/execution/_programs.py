@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stockade._wasi import WASI
+from stockade._wasi import MODULE, WASI
 from stockade.engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -28,12 +28,13 @@ from stockade.engine import (
     CompiledModule,
     Engine,
     EngineConfig,
+    LinkedModule,
     wasmtime_version,
 )
 from stockade.errors import EngineError
 from stockade.execution._aside import make_aside
 from stockade.execution._prepare import check_figures, prepare, validate
-from stockade.execution._state import Counters
+from stockade.execution._state import HOST_CALLS, Counters
 from stockade.guard import StateFormat, Woven, guard
 from stockade.policy import Features
 
@@ -55,20 +56,26 @@ _WORTH_KEEPING_SECONDS = 0.01
 """What is compiled faster than this is not kept on disk."""
 
 
+_PYTHON_STACK_BYTES = 8 << 20
+"""Stack for host functions, which are Python, and run on the guest's stack: what a process usually has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A woven, compiled module.
 
     Attributes:
         compiled: Its machine code.
+        linked: The same linked to native WASI; None where it imports more than that.
         woven: What the weaver tells of it; its bytes are not kept.
         figures: Figures of the original's code.
-        calls: The WASI calls that it can make.
+        calls: The calls that it can make.
         state_format: How to read the guard's state in it.
         valid_under: Sets of proposals under which the original is known to be valid.
     """
 
     compiled: CompiledModule
+    linked: LinkedModule | None
     woven: Woven
     figures: dict[str, int]
     calls: tuple[str, ...]
@@ -79,13 +86,18 @@ class Program:
     def of(
         cls, compiled: CompiledModule, woven: Woven, figures: dict[str, int], module: Module, features: Features
     ) -> Program:
-        """Puts a program together; the WASI calls that it can make are those that it imports."""
-        asked = {entry.name.decode() for entry in module.parsed.imports}
-        calls = [call for call in WASI if call.name in asked]
-        format_ = StateFormat(guard().layout, [call.number for call in calls])
+        """Puts a program together; the calls that it can make are those that it imports."""
+        asked = {
+            entry.name.decode() if entry.module == MODULE.encode() else HOST_CALLS for entry in module.parsed.imports
+        }
+        numbers = {call.name: call.number for call in WASI if call.name in asked}
+        if HOST_CALLS in asked:
+            numbers[HOST_CALLS] = guard().layout.constants["HOST"]
+        format_ = StateFormat(guard().layout, list(numbers.values()))
         assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
-        names = tuple(call.name for call in calls)
-        return cls(compiled, replace(woven, wasm=b""), figures, names, format_, {features})
+        names = tuple(numbers)
+        linked = None if HOST_CALLS in numbers else LinkedModule(compiled)
+        return cls(compiled, linked, replace(woven, wasm=b""), figures, names, format_, {features})
 
 
 class _Programs:
@@ -154,10 +166,12 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
         and len(parsed.tables) + 1 <= MAX_POOLED_TABLES
         and max((table.minimum for table in parsed.tables), default=0) <= MAX_POOLED_TABLE_ELEMENTS
     )
+    lends = any(entry.module != MODULE.encode() for entry in parsed.imports)
     return EngineConfig(
         fuel=policy.limits.fuel is not None,
         stack_bytes=policy.limits.stack,
         canonical_nans=policy.reproducible,
+        host_stack_bytes=_PYTHON_STACK_BYTES if lends else EngineConfig._field_defaults["host_stack_bytes"],
         pooled=pooled,
     )
 

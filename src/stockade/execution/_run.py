@@ -10,12 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
-from stockade.engine import Instance
+from stockade.engine import Failure, Instance
 from stockade.errors import UsageError
 from stockade.execution._ending import Ending, conclude, tell_event
-from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import HOST_CALLS, PROGRAM_NAME, State, place_inputs
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
+from stockade.host import CapabilityMissing, HostFunctionFailed
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardViolation, StateReading
     from stockade.execution._streams import Streams
+    from stockade.policy import Policy
     from stockade.report import Event
 
 __all__ = ["Guest", "Watch"]
@@ -125,7 +127,7 @@ class Guest:
             self._instantiate_seconds = 0.0
             return
         instance = self._instance = Instance(
-            plan.program.compiled,
+            plan.linked,
             fuel=limits.fuel,
             memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -141,7 +143,13 @@ class Guest:
             raise
         self._instantiate_seconds = time.perf_counter() - begun
 
+    @property
+    def policy(self) -> Policy:
+        """The policy that it runs under."""
+        return self._plan.policy
+
     def _furnish(self, instance: Instance) -> None:
+        instance.owner = self
         woven = self._plan.program.woven
         if woven.state_export is not None:
             program = self._plan.program
@@ -174,7 +182,7 @@ class Guest:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
                 self._watch.start(self._limits.wall_time)
-            ticker = self._plan.program.compiled.engine.ticker
+            ticker = self._plan.linked.engine.ticker
             may_go_on, serve = self._attention()
             ticker.enter()
             try:
@@ -182,7 +190,7 @@ class Guest:
                     typed = list(zip(entry.type.params, arguments, strict=True))
                     results = instance.call(entry.name, typed, entry.type.results, may_go_on)
                     if results is None:
-                        self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+                        self._ending = self._end(instance)
                 serve()
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
@@ -229,8 +237,21 @@ class Guest:
             export = self._plan.program.woven.start_export
             assert export is not None
             if instance.call(export, (), (), may_go_on) is None:
-                self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+                self._ending = self._end(instance)
         return self._ending is None
+
+    def _end(self, instance: Instance) -> Ending:
+        """Why the guest did not return."""
+        problem = instance.problem
+        if problem is None:
+            return Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+        if isinstance(problem, CapabilityMissing):
+            return Ending.without_capability(problem.capability, problem.function)
+        if not isinstance(problem, HostFunctionFailed):
+            # KeyboardInterrupt and its like are for whoever began the call.
+            raise problem
+        failure = instance.failure or Failure(None, "", ())
+        return Ending(failure=failure._replace(message=str(problem)))
 
     def renew(self) -> None:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
@@ -335,8 +356,9 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         memory_bytes=memory,
         memory_peak_bytes=memory,
         table_elements=number.table_used,
-        calls=reading.calls,
-        denied=reading.denied,
+        calls=_without_host_calls(reading.calls),
+        denied=_without_host_calls(reading.denied),
+        host_calls=reading.calls.get(HOST_CALLS, 0),
         read_bytes=number.read,
         written_bytes=number.written,
         stdout_bytes=number.stdout_total,
@@ -347,3 +369,7 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         files_deleted=number.deleted,
         random_bytes=number.random,
     )
+
+
+def _without_host_calls(calls: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in calls.items() if name != HOST_CALLS} if HOST_CALLS in calls else calls
