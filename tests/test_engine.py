@@ -148,8 +148,9 @@ def test_guard_refuses_by_its_rules() -> None:
     layout = guard().layout
 
     assert layout.offsets["stdout"] - layout.offsets["rules"] >= len(WASI)
-    assert layout.offsets["denied"] - layout.offsets["calls"] == 8 * len(WASI)
-    assert layout.offsets["room"] - layout.offsets["denied"] >= 8 * len(WASI)
+    assert layout.offsets["denied"] - layout.offsets["calls"] == 8 * (len(WASI) + 1)
+    assert layout.constants["HOST"] == len(WASI)
+    assert layout.offsets["notes"] - layout.offsets["denied"] == 8 * (len(WASI) + 1)
     report = Sandbox().call(
         wat(f'(module (func (export "f") (import "{MODULE}" "sock_shutdown") (param i32 i32) (result i32)))'), "f", 0, 0
     )

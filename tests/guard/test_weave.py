@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stockade
-from stockade import Outcome, Policy, Sandbox
-from stockade._wasi import WASI, WASI_BY_NAME
-from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
-from stockade.guard import Woven, guard, weave
+from stockade import Outcome, Policy, Sandbox, Structure
+from stockade._wasi import MODULE, WASI, WASI_BY_NAME
+from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
+from stockade.guard import Woven, check_imports, guard, weave
 from stockade.wasm import (
     ExternKind,
     Kind,
@@ -244,6 +244,10 @@ def _check(data: bytes, woven: Woven) -> None:
         """Where a reference of the guest must go."""
         if index >= imported:
             return index
+        # Functions of an embedder: each has a counting function of its own, in their order at the end.
+        lent = [place for place, entry in enumerate(original.imports) if entry.module != MODULE.encode()]
+        if index in lent:
+            return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
         return functions + woven.guard_functions.index(names[index])
 
     # Nothing of the guest is renumbered: each index space begins as it was.
@@ -390,7 +394,7 @@ def test_what_is_woven_can_be_compiled_and_linked(rich: bytes) -> None:
     woven = weave(rich, guard())
 
     _check(rich, woven)
-    CompiledModule(Engine.shared(_WOVEN), woven.wasm)
+    LinkedModule(CompiledModule(Engine.shared(_WOVEN), woven.wasm))
 
 
 # -- what passes through ----------------------------------------------------------------------------------------------
@@ -828,7 +832,7 @@ def test_a_second_memory_is_refused_unless_the_module_declares_one() -> None:
 
 def _refusal(data: bytes) -> str:
     with pytest.raises(stockade.LinkError) as caught:
-        weave(data, guard())
+        check_imports(parse(data))
     with pytest.raises(stockade.LinkError) as by_sandbox:
         Sandbox().run(data)
     # A sandbox may find no entry point first; where there is one it says the same.
@@ -841,7 +845,8 @@ def _importing(text: str) -> bytes:
 
 
 _ONLY_WASI = (
-    "Guests get WASI preview 1 (wasi_snapshot_preview1) and nothing else: rebuild the module without these imports"
+    "Guests get WASI preview 1 (wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild "
+    "the module without them"
 )
 
 

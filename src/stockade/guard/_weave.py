@@ -95,6 +95,7 @@ def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = Non
         scanned: What was found in its code, if that is known.
 
     Raises:
+        LinkError: It imports a WASI function under a wrong type, or something that is no function.
         InvalidModule: It contains something that the weaver does not know.
     """
     parsed = parse(module) if isinstance(module, bytes) else module
@@ -185,6 +186,9 @@ class _Weaver:
     """The work on one module."""
 
     def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
+        # Whether somebody lends the other functions is for whoever instantiates the module to see.
+        others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and _wasi_call(entry) is None)
+        check_imports(module, {(entry.module, entry.name): module.types[entry.type_index] for entry in others})
         self.module = module
         self.guard = guard
         self._scan = scan
