@@ -341,21 +341,32 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         ([], "Error: Missing argument 'MODULE'."),
         (
             ["--invoke", "add", "NUMBERS", "5", "1.5"],
-            "stockade: add: (i32, i32) -> (i32): argument 2 is text, but parameter 2 is i32, which takes a whole number "
-            "from -2**31 to 2**32 - 1. Text takes the place of two i32 in a row: address and length\n",
+            "stockade: add: (i32, i32) -> (i32): argument 2 is text, but parameter 2 is i32, which takes a whole ",
+        ),
+        (
+            ["--invoke", "add", "NUMBERS", "five", "3"],
+            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 3. Give a number for each",
+        ),
+        (
+            ["--invoke", "add", "NUMBERS", "five"],
+            "stockade: add: (i32, i32) -> (i32): text is passed and returned through memory, but the module",
         ),
         (
             ["--invoke", "half", "NUMBERS", ""],
-            "stockade: half: (f64) -> (f64): argument 1 is text, but parameter 1 is f64",
+            "stockade: half: (f64) -> (f64): argument 1 is text, but parameter 1 is f64, which takes a number",
         ),
         (
             ["--invoke", "add", "NUMBERS", "5"],
-            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 1. Give a number for each, or a "
-            "text for two i32 in a row (address and length)\n",
+            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 1. Give a number for each",
         ),
         (
             ["--invoke", "add", "NUMBERS", "4294967296", "0"],
-            "stockade: add: (i32, i32) -> (i32): argument 1 is 4294967296; i32 takes a whole number from -2**31 to 2**32 - 1",
+            "stockade: add: (i32, i32) -> (i32): argument 1 is 4294967296; i32 takes a whole number from -2**31",
+        ),
+        (["--invoke", "add", "--returns", "json", "NUMBERS", "5", "6"], "Invalid value for '--returns'"),
+        (
+            ["--returns", "text", "GUEST"],
+            "Error: --returns tells how to read what a function returns: name",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -27,8 +27,12 @@ __all__ = [
     "Violation",
 ]
 
-Value: TypeAlias = int | float | bytes | str | list[int | float | bytes | str] | None
-"""What a called function returned: a number, a vector's or a text's bytes, a text, a list of several, or nothing."""
+if TYPE_CHECKING:
+    Value: TypeAlias = int | float | bytes | str | list[int | float | bytes | str] | None
+    """What a called function returned: a number, the bytes of a vector or a text, a text, several, or nothing."""
+else:
+    # msgspec reads no union of bytes and text, for JSON cannot tell them apart. Other formats can.
+    Value = Any
 
 
 class Outcome(StrEnum):
@@ -51,7 +55,7 @@ class Outcome(StrEnum):
     STACK = "stack"
     """The guest's call stack was exhausted."""
     OUTPUT = "output"
-    """The guest returned more than allowed."""
+    """The guest wrote or returned more than allowed."""
     DENIED = "denied"
     """The guest tried something that the policy forbids, where the policy says stop."""
     CANCELLED = "cancelled"

@@ -24,7 +24,7 @@ _ENDINGS = {
     Outcome.IDLE: "stopped: it waited too long",
     Outcome.MEMORY: "stopped: it needed more memory than allowed",
     Outcome.STACK: "stopped: its call stack was exhausted",
-    Outcome.OUTPUT: "stopped: it returned more than allowed",
+    Outcome.OUTPUT: "stopped: it wrote or returned more than allowed",
     Outcome.DENIED: "stopped: it tried something forbidden",
     Outcome.CANCELLED: "cancelled",
     Outcome.CRASHED: "the sandbox failed",
