@@ -5,7 +5,7 @@ from stockade.execution._inputs import Inputs, OnOutput, Stdin
 from stockade.execution._module import Entry, Item, Module, Source
 from stockade.execution._run import Guest, Watch
 from stockade.execution._texts import Returns
-from stockade.execution._values import Argument, Call, fit, signature
+from stockade.execution._values import Argument, Call, fit
 
 __all__ = [
     "Argument",
@@ -22,5 +22,4 @@ __all__ = [
     "Stdin",
     "Watch",
     "fit",
-    "signature",
 ]

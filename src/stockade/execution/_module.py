@@ -18,6 +18,9 @@ __all__ = ["Entry", "Item", "Module", "Source"]
 
 _MAGIC = b"\0asm"
 
+_SHOWN_TYPES = 20
+"""Parameters, and results, that a signature shows; a function may have a thousand."""
+
 
 class Item(NamedTuple):
     """Something that a module imports or exports.
@@ -36,10 +39,17 @@ class Item(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An exported function to call: its name and its type."""
+    """An exported function to call: its name and its type. As text it is its signature, `add: (i32, i32) -> (i32)`."""
 
     name: bytes
     type: FuncType
+
+    def __str__(self) -> str:
+        sides = []
+        for types in self.type:
+            rest = f", … ({len(types):,} in all)" if len(types) > _SHOWN_TYPES else ""
+            sides.append(f"({', '.join(types[:_SHOWN_TYPES])}{rest})")
+        return f"{printable(self.name)}: {' -> '.join(sides)}"
 
 
 class Module:

@@ -191,14 +191,13 @@ class Enter(Protocol):
 
 
 def make_exchange(
-    module: Module, entry: Entry, shown: str, texts: Sequence[tuple[int, bytes]], returns: Returns | None
+    module: Module, entry: Entry, texts: Sequence[tuple[int, bytes]], returns: Returns | None
 ) -> Exchange:
     """Finds what a module offers for the texts of a call.
 
     Args:
         module: The module.
         entry: The function to be called.
-        shown: Its signature, for messages.
         texts: What is passed.
         returns: What its result is read as.
 
@@ -209,19 +208,19 @@ def make_exchange(
         raise UsageError(f'returns is {returns!r}: it must be "text", "bytes" or None')
     if returns is not None and entry.type.results not in (("i32", "i32"), ("i64",), ("i32",)):
         raise UsageError(
-            f"{shown}: its result cannot be read as {returns}. A function returns that as two i32 (address, length), "
+            f"{entry}: its result cannot be read as {returns}. A function returns that as two i32 (address, length), "
             "as one i64 (the address in the upper half, the length in the lower), or as one i32 (the address of a pair)"
         )
     export = module.parsed.exports.get(MEMORY)
     if export is None or export.kind is not ExternKind.MEMORY:
         raise UsageError(
-            f'{shown}: text is passed and returned through memory, but the module exports none as "memory". '
+            f'{entry}: text is passed and returned through memory, but the module exports none as "memory". '
             'Export it: (export "memory" (memory 0))'
         )
     convention = _convention(module)
     if texts and convention is None:
         raise UsageError(
-            f"{shown}: no text can be passed, for the module exports no allocator to make room for it{_unfit(module)}. "
+            f"{entry}: no text can be passed, for the module exports no allocator to make room for it{_unfit(module)}. "
             f"Export one of {', '.join(map(str, CONVENTIONS))}; or call a function of the module that makes room, "
             "write there with Session.write_memory, and pass address and length as numbers"
         )

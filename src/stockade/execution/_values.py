@@ -6,7 +6,6 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.execution._texts import make_exchange
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from stockade.execution._module import Entry, Module
     from stockade.execution._texts import Exchange, Returns
 
-__all__ = ["Argument", "Call", "fit", "signature"]
+__all__ = ["Argument", "Call", "fit"]
 
 Argument: TypeAlias = int | float | bytes | str
 """What callers pass: a number, a vector (v128) as an int or its 16 bytes, or a text that takes the place of two i32."""
@@ -28,9 +27,6 @@ _F32_OVERFLOW: Final = 2.0**128 - 2.0**103
 _INTEGER_BITS: Final = {"i32": 32, "i64": 64}
 _VECTOR_BYTES: Final = 16
 _VALUE_TYPES: Final = ("i32", "i64", "f32", "f64", "v128")
-
-_SHOWN_TYPES: Final = 20
-"""Parameters, and results, that a message shows; a function may have a thousand."""
 
 _SHOWN_BITS: Final = 160
 """Integers up to this size are shown in full."""
@@ -61,15 +57,6 @@ class Call(NamedTuple):
     exchange: Exchange | None = None
 
 
-def signature(entry: Entry) -> str:
-    """Shows a function with its type, such as `add: (i32, i32) -> (i32)`."""
-    sides = []
-    for types in entry.type:
-        rest = f", … ({len(types):,} in all)" if len(types) > _SHOWN_TYPES else ""
-        sides.append(f"({', '.join(types[:_SHOWN_TYPES])}{rest})")
-    return f"{printable(entry.name)}: {' -> '.join(sides)}"
-
-
 def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns | None = None) -> Call:
     """Checks that arguments fit an exported function.
 
@@ -84,44 +71,42 @@ def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns 
         UsageError: The arguments do not fit, or the function cannot be called from outside.
     """
     entry = module.function_entry(export)
-    shown = signature(entry)
     params = entry.type.params
     for what, types in (("parameter", params), ("result", entry.type.results)):
         for place, name in enumerate(types):
             if name not in _VALUE_TYPES:
                 raise UsageError(
-                    f"{shown}: {what} {place + 1} is of type {name}, and references cannot cross the border. "
+                    f"{entry}: {what} {place + 1} is of type {name}, and references cannot cross the border. "
                     "Call a function that takes and returns only i32, i64, f32, f64 and v128"
                 )
     numbers: list[Number] = []
     texts: list[tuple[int, bytes]] = []
-    for number, value in enumerate(args):
+    for number, value in enumerate(args, 1):
         place = len(numbers)
         if place >= len(params):
             break
-        where = f"{shown}: argument {number + 1}"
         if isinstance(value, str | bytes) and params[place] != "v128":
             if params[place : place + 2] != ("i32", "i32"):
                 raise UsageError(
-                    f"{where} is {_kind(value)}, but parameter {place + 1} is {params[place]}, which takes "
-                    f"{_ALLOWED[params[place]]}. Text takes the place of two i32 in a row: address and length"
+                    f"{entry}: argument {number} is {_kind(value)}, but parameter {place + 1} is {params[place]}, "
+                    f"which takes {_ALLOWED[params[place]]}. Text takes the place of two i32 in a row: address and length"
                 )
-            texts.append((place, _encoded(where, value)))
+            texts.append((place, _encoded(entry, number, value)))
             numbers += (0, 0)
         else:
-            numbers.append(_number(where, params[place], value))
+            numbers.append(_number(entry, number, params[place], value))
     if len(args) + len(texts) != len(params):
         text = ", or a text for two i32 in a row (address and length)" if ("i32", "i32") in pairwise(params) else ""
         raise UsageError(
-            f"{shown} has {len(params):,} parameters, and the arguments fill {len(args) + len(texts):,}. "
+            f"{entry} has {len(params):,} parameters, and the arguments fill {len(args) + len(texts):,}. "
             f"Give a number for each{text}"
         )
     if texts or returns is not None:
-        return Call(entry, numbers, make_exchange(module, entry, shown, texts, returns))
+        return Call(entry, numbers, make_exchange(module, entry, texts, returns))
     return Call(entry, numbers)
 
 
-def _number(where: str, type_: str, value: Argument) -> Number:
+def _number(entry: Entry, number: int, type_: str, value: Argument) -> Number:
     """Returns a value as the engine takes it."""
     if not isinstance(value, bool):
         if bits := _INTEGER_BITS.get(type_):
@@ -133,10 +118,10 @@ def _number(where: str, type_: str, value: Argument) -> Number:
             if isinstance(value, int) and 0 <= value < 1 << 8 * _VECTOR_BYTES:
                 return value.to_bytes(_VECTOR_BYTES, "little")
         elif isinstance(value, int | float):
-            number = _float(value)
-            if number is not None and (type_ == "f64" or not math.isfinite(number) or abs(number) < _F32_OVERFLOW):
-                return number
-    raise UsageError(f"{where} is {_kind(value)}; {type_} takes {_ALLOWED[type_]}")
+            found = _float(value)
+            if found is not None and (type_ == "f64" or not math.isfinite(found) or abs(found) < _F32_OVERFLOW):
+                return found
+    raise UsageError(f"{entry}: argument {number} is {_kind(value)}; {type_} takes {_ALLOWED[type_]}")
 
 
 def _float(value: float) -> float | None:
@@ -146,16 +131,18 @@ def _float(value: float) -> float | None:
         return None
 
 
-def _encoded(where: str, text: str | bytes) -> bytes:
+def _encoded(entry: Entry, number: int, text: str | bytes) -> bytes:
     try:
         data = text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError as problem:
         raise UsageError(
-            f"{where} has a character at {problem.start:,} that UTF-8 cannot express, half of a surrogate pair. "
-            "Mend the text, or pass bytes"
+            f"{entry}: argument {number} has a character at {problem.start:,} that UTF-8 cannot express, half of a "
+            "surrogate pair. Mend the text, or pass bytes"
         ) from None
     if len(data) > _MOST_TEXT_BYTES:
-        raise UsageError(f"{where} has {len(data):,} bytes; a 32-bit length can tell {_MOST_TEXT_BYTES:,}")
+        raise UsageError(
+            f"{entry}: argument {number} has {len(data):,} bytes; a 32-bit length can tell {_MOST_TEXT_BYTES:,}"
+        )
     return data
 
 
