@@ -89,7 +89,8 @@ def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns 
             if params[place : place + 2] != ("i32", "i32"):
                 raise UsageError(
                     f"{entry}: argument {number} is {_kind(value)}, but parameter {place + 1} is {params[place]}, "
-                    f"which takes {_ALLOWED[params[place]]}. Text takes the place of two i32 in a row: address and length"
+                    f"which takes {_ALLOWED[params[place]]}. "
+                    "Text takes the place of two i32 in a row: address and length"
                 )
             texts.append((place, _encoded(entry, number, value)))
             numbers += (0, 0)
