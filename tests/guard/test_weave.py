@@ -245,7 +245,8 @@ def _check(data: bytes, woven: Woven) -> None:
         if index >= imported:
             return index
         # Functions of an embedder: each has a counting function of its own, in their order at the end.
-        lent = [place for place, entry in enumerate(original.imports) if entry.module != MODULE.encode()]
+        known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
+        lent = [place for place, entry in enumerate(original.imports) if (entry.module, entry.name) not in known]
         if index in lent:
             return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
         return functions + woven.guard_functions.index(names[index])

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "Instance", "Memory", "Number"]
 
-Number = int | float
+Number = int | float | bytes
+"""What functions take and return; a v128 is its 16 bytes, as they lie in memory."""
+
 Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
@@ -33,8 +35,8 @@ _FAR_AWAY: Final = 1 << 62
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
 
-_PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64")}
-_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
+_PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64"), "v128": (4, "v128")}
+_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
 
 
 class _Out(ctypes.Structure):
@@ -305,7 +307,9 @@ class Instance:
         for index, (kind, number) in enumerate(arguments):
             assert values is not None
             values[index].kind, member = _PACKERS[kind]
-            setattr(values[index].of, member, number)
+            # SAFETY: ctypes copies into `values`, which is ours: a number into its member, cut to that member's bits; a
+            # vector byte by byte into its 16. References never come here: callers refuse them.
+            setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
         first = addressof(values) if values is not None else 0
         results = first + ctypes.sizeof(Value) * len(arguments)
         self.failure = None
@@ -343,7 +347,10 @@ class Instance:
             return None
         if values is None:
             return []
-        return [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+        # SAFETY: the engine wrote each result's kind beside it, so the member that is read is the one that was written;
+        # what is read is a copy.
+        found = [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+        return found if "v128" not in result_types else [bytes(v) if isinstance(v, ctypes.Array) else v for v in found]
 
     def set_fuel(self, fuel: int) -> None:
         """Sets the budget anew."""

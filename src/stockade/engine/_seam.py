@@ -39,13 +39,14 @@ class _ValueUnion(ctypes.Union):
         ("i64", ctypes.c_int64),
         ("f32", ctypes.c_float),
         ("f64", ctypes.c_double),
+        ("v128", c_uint8 * 16),  # plain bytes, little-endian: aligned like the rest of the union, to 8
         ("func", c_uint64 * 2),
         ("bytes", c_uint8 * 24),  # the largest member of wasmtime's union is a rooted reference of 24 bytes
     )
 
 
 class Value(ctypes.Structure):
-    """`wasmtime_val_t`: a number with its kind (0 i32, 1 i64, 2 f32, 3 f64, 5 funcref)."""
+    """`wasmtime_val_t`: a number with its kind (0 i32, 1 i64, 2 f32, 3 f64, 4 v128, 5 funcref)."""
 
     _fields_ = (("kind", c_uint8), ("of", _ValueUnion))
 

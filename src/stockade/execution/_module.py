@@ -18,6 +18,9 @@ __all__ = ["Entry", "Item", "Module", "Source"]
 
 _MAGIC = b"\0asm"
 
+_SHOWN_TYPES = 20
+"""Parameters, and results, that a signature shows; a function may have a thousand."""
+
 
 class Item(NamedTuple):
     """Something that a module imports or exports.
@@ -36,10 +39,17 @@ class Item(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An exported function to call: its name and its type."""
+    """An exported function to call: its name and its type. As text it is its signature, `add: (i32, i32) -> (i32)`."""
 
     name: bytes
     type: FuncType
+
+    def __str__(self) -> str:
+        sides = []
+        for types in self.type:
+            rest = f", … ({len(types):,} in all)" if len(types) > _SHOWN_TYPES else ""
+            sides.append(f"({', '.join(types[:_SHOWN_TYPES])}{rest})")
+        return f"{printable(self.name)}: {' -> '.join(sides)}"
 
 
 class Module:
@@ -114,9 +124,9 @@ class Module:
         """What it is: a `command` has `_start`, a `reactor` has `_initialize`, a `plain` module neither."""
         if self._is_component:
             return "component"
-        if self._function(b"_start") is not None:
+        if self.function_type(b"_start") is not None:
             return "command"
-        return "reactor" if self._function(b"_initialize") is not None else "plain"
+        return "reactor" if self.function_type(b"_initialize") is not None else "plain"
 
     @cached_property
     def imports(self) -> tuple[Item, ...]:
@@ -146,7 +156,8 @@ class Module:
             for name, export in module.exports.items()
         )
 
-    def _function(self, name: bytes) -> FuncType | None:
+    def function_type(self, name: bytes) -> FuncType | None:
+        """Returns the type of an exported function; None where there is none of that name."""
         export = self.parsed.exports.get(name)
         if export is None or export.kind is not ExternKind.FUNC:
             return None
@@ -159,10 +170,10 @@ class Module:
         Raises:
             LinkError: There is neither.
         """
-        start = self._function(b"_start")
+        start = self.function_type(b"_start")
         if start == FuncType((), ()):
             return Entry(b"_start", start)
-        main = self._function(b"main")
+        main = self.function_type(b"main")
         if start is None and main in (FuncType((), ("i32",)), FuncType((), ())):
             assert main is not None
             return Entry(b"main", main)
@@ -182,7 +193,7 @@ class Module:
             LinkError: There is none.
         """
         encoded = name.encode("utf-8", "surrogateescape")
-        type_ = self._function(encoded)
+        type_ = self.function_type(encoded)
         if type_ is None:
             raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")
         return Entry(encoded, type_)
@@ -190,7 +201,7 @@ class Module:
     @property
     def initializer(self) -> Entry | None:
         """A reactor's `_initialize`, which comes before every other call; None where there is none."""
-        type_ = self._function(b"_initialize")
+        type_ = self.function_type(b"_initialize")
         return Entry(b"_initialize", type_) if type_ == FuncType((), ()) else None
 
     def _offers(self, near: str = "") -> str:

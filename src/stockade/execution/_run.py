@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from stockade._wasi import MODULE
 from stockade.engine import Failure, Instance
 from stockade.errors import UsageError
-from stockade.execution._ending import Ending, conclude, tell_event
+from stockade.execution._ending import Ended, Ending, conclude, tell_event
 from stockade.execution._state import HOST_CALLS, PROGRAM_NAME, State, place_inputs
+from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
 from stockade.host import CapabilityMissing, HostFunctionFailed
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine import Memory, Number
-    from stockade.execution._module import Entry
     from stockade.execution._mounts import Grants
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardViolation, StateReading
     from stockade.execution._streams import Streams
+    from stockade.execution._values import Call
     from stockade.policy import Policy
     from stockade.report import Event
 
@@ -163,19 +164,19 @@ class Guest:
         """Whether the guest has come to its end, so that it can not be called again."""
         return self._ending is not None
 
-    def invoke(self, entry: Entry, arguments: Sequence[Number] = (), *, command: bool = False) -> Report:
+    def invoke(self, call: Call, *, command: bool = False) -> Report:
         """Calls an exported function and reports on it.
 
-        What was the module's start function runs before the first call, under the same limits.
+        What was the module's start function runs before the first call, under the same limits; so does what passes
+        texts to the function and from it.
 
         Args:
-            entry: The function.
-            arguments: A number for each of its parameters.
+            call: The function, and what is passed.
             command: Whether its result is an exit code.
         """
         begun = time.perf_counter()
         cpu = time.thread_time()
-        results: list[Number] | None = None
+        results: Sequence[Number | str] | None = None
         instance = self._instance
         if instance is not None and self._ending is None:
             if not self._timed:
@@ -186,11 +187,10 @@ class Guest:
             may_go_on, serve = self._attention()
             ticker.enter()
             try:
-                if self._start(instance, may_go_on):
-                    typed = list(zip(entry.type.params, arguments, strict=True))
-                    results = instance.call(entry.name, typed, entry.type.results, may_go_on)
-                    if results is None:
-                        self._ending = self._end(instance)
+                try:
+                    results = self._call(instance, call, may_go_on)
+                except Ended as end:
+                    self._ending = end.ending
                 serve()
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
@@ -231,14 +231,22 @@ class Guest:
 
         return look, serve
 
-    def _start(self, instance: Instance, may_go_on: Callable[[], bool]) -> bool:
+    def _call(self, instance: Instance, call: Call, may_go_on: Callable[[], bool]) -> Sequence[Number | str]:
+        def enter(export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]) -> list[Number]:
+            found = instance.call(export, arguments, results, may_go_on)
+            if found is None:
+                raise Ended(self._end(instance))
+            return found
+
         if not self._started:
             self._started = True
             export = self._plan.program.woven.start_export
             assert export is not None
-            if instance.call(export, (), (), may_go_on) is None:
-                self._ending = self._end(instance)
-        return self._ending is None
+            enter(export, (), ())
+        if call.exchange is not None:
+            return call.exchange.perform(call, instance.memory(MEMORY), enter, self._limits.stdout)
+        entry = call.entry
+        return enter(entry.name, list(zip(entry.type.params, call.numbers, strict=True)), entry.type.results)
 
     def _end(self, instance: Instance) -> Ending:
         """Why the guest did not return."""
@@ -264,7 +272,7 @@ class Guest:
         if self._state is not None:
             self._state.renew(self._placed.block)
 
-    def _report(self, results: list[Number] | None, command: bool) -> Report:
+    def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
         begun = time.perf_counter()
         wall = self._wall_seconds
         plan, state = self._plan, self._state
