@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         StockadeError,
         UsageError,
     )
-    from stockade.execution import Module
+    from stockade.execution import Inspection, Module
     from stockade.policy import (
         Change,
         Clock,
@@ -69,6 +69,7 @@ __all__ = [
     "GuestExit",
     "GuestTrap",
     "Host",
+    "Inspection",
     "InvalidModule",
     "IsolationError",
     "LimitExceeded",

@@ -16,6 +16,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
+from stockade.engine._features import PROPOSALS, Proposal, features_used
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._seam import wasmtime_version
 
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_POOLED_TABLES",
     "MAX_POOLED_TABLE_ELEMENTS",
     "OUT_OF_FUEL",
+    "PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
     "CompiledModule",
@@ -35,6 +37,8 @@ __all__ = [
     "Instance",
     "Memory",
     "Number",
+    "Proposal",
     "assemble",
+    "features_used",
     "wasmtime_version",
 ]

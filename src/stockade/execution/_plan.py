@@ -23,9 +23,9 @@ from stockade.engine import (
     EngineConfig,
 )
 from stockade.errors import InvalidModule
+from stockade.execution._features import validate
 from stockade.execution._state import PROGRAM_NAME, Counters, Placed, place_inputs
 from stockade.guard import StateFormat, Woven, check_imports, guard, weave
-from stockade.policy import Limits
 from stockade.report import ModuleInfo
 
 if TYPE_CHECKING:
@@ -114,16 +114,7 @@ class _Programs:
                 self._valid.move_to_end(key)
                 return
         progress("checking")
-        plain = EngineConfig(
-            fuel=False,
-            stack_bytes=Limits().stack,
-            simd=features.simd,
-            relaxed_simd=features.relaxed_simd,
-            tail_call=features.tail_call,
-            multi_memory=features.multi_memory,
-            pooled=False,
-        )
-        Engine.shared(plain).validate(module.data)
+        validate(module, features)
         with self._lock:
             self._valid[key] = None
             while len(self._valid) > _MAX_PROGRAMS:

@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from stockade.errors import PolicyError
 from stockade.policy._fields import BYTES, COUNT, RATE, SECONDS, Part, Quantity
 
-__all__ = ["Limits"]
+__all__ = ["MAX_MODULE_BYTES", "Limits"]
+
+MAX_MODULE_BYTES = 1 << 30
+"""The most bytes that any policy lets a module have."""
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
@@ -76,7 +79,7 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     instances: Annotated[int, Quantity(COUNT, 1, 1)] = 1
     memories: Annotated[int, Quantity(COUNT, 0, 16)] = 1
     tables: Annotated[int, Quantity(COUNT, 0, 16)] = 4
-    module_size: Annotated[int, Quantity(BYTES, 8, 1 << 30)] = 100 << 20
+    module_size: Annotated[int, Quantity(BYTES, 8, MAX_MODULE_BYTES)] = 100 << 20
     stdout: Annotated[int, Quantity(BYTES, 0, 256 << 20)] = 1 << 20
     stderr: Annotated[int, Quantity(BYTES, 0, 256 << 20)] = 1 << 20
     open_files: Annotated[int, Quantity(COUNT, 0, 4096)] = 64
