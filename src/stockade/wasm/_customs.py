@@ -73,13 +73,13 @@ class Customs:
 
     def _read_producers(self, reader: Reader) -> None:
         found: list[Producer] = []
-        for _ in range(reader.count()):
+        for _ in range(min(reader.count(), _SHOWN)):
             role = printable(reader.name())
             for _ in range(reader.count()):
-                name, version = printable(reader.name()), printable(reader.name())
-                if len(found) < _SHOWN:
-                    found.append(Producer(role=role, name=name, version=version))
-        self.producers = tuple(found)
+                if len(found) == _SHOWN:
+                    return
+                found.append(Producer(role=role, name=printable(reader.name()), version=printable(reader.name())))
+                self.producers = tuple(found)
 
     def _read_names(self, reader: Reader) -> None:
         # The module's name comes first, where there is one.

@@ -45,6 +45,9 @@ MOST_ITEMS: Final = 1_000_000
 MOST_BYTES: Final = 32 << 20
 """Bytes of a section that is taken apart here: real ones have kilobytes, but a hostile one could fill a file."""
 
+MOST_SECTIONS: Final = 100_000
+"""Sections that are listed; real modules have some dozens."""
+
 
 class SectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A section of a file.
@@ -160,15 +163,18 @@ def outline(data: bytes) -> Outline:
 
 
 def _framing(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tells the number, beginning and end of each section."""
+    """Tells the number, beginning and end of each section, custom ones included."""
     reader = Reader(data, 8, len(data), "file")
-    while reader.position < reader.end:
+    for _ in range(MOST_SECTIONS + 1):
+        if reader.position == reader.end:
+            return
         number, size = reader.byte(), reader.u32()
         start = reader.position
         if size > reader.end - start:
             raise reader.damaged(f"section {number} announces {size:,} bytes, {reader.end - start:,} are left")
         yield number, start, start + size
         reader.position = start + size
+    raise reader.damaged(f"more than {MOST_SECTIONS:,} sections")
 
 
 class _Core:
