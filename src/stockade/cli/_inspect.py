@@ -31,7 +31,7 @@ _SECTIONS = 6
 _CALLS = 4
 """How much of a list is shown without --all."""
 
-_CELL = 100
+_CELL = 160
 """How many characters of a name or type are shown without --all."""
 
 _Row = tuple[tuple[str, str], ...]
@@ -166,19 +166,18 @@ def _block(title: str, rows: Sequence[_Row], *, everything: bool, shown: int = _
         return
     if not first:
         click.echo()
+    rows = [((f"  {row[0][0]}", row[0][1]), *row[1:]) for row in rows]
     # One row more is not worth a row that says so.
     kept = rows if everything or len(rows) <= shown + 1 else rows[:shown]
-    cells = [
-        [
-            (text if everything else printable(text, _CELL), style)
-            for text, style in (("  " + row[0][0], row[0][1]), *row[1:])
-        ]
-        for row in kept
-    ]
+    cells = [[(text if everything else _cut(text), style) for text, style in row] for row in kept]
     click.echo(click.style(title, bold=True))
     show_table(cells)
     if len(kept) < len(rows):
         click.echo(f"  … and {len(rows) - len(kept):,} more: --all shows them")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
 
 
 def _write(out: str, wasm: bytes, *, force: bool) -> None:
