@@ -210,7 +210,7 @@ def test_every_group_of_calls_says_what_it_grants() -> None:
     assert set(GROUPS) == {call.group for call in WASI}
 
 
-# -- for machines -------------------------------------------------------------------------------------------------------
+# -- for machines ------------------------------------------------------------------------------------------------------
 
 
 def test_json_has_the_same_for_machines(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_an_inspection_cannot_be_changed() -> None:
     assert inspection == Module.load(assemble("(module)")).inspect()
 
 
-# -- hostile modules ----------------------------------------------------------------------------------------------------
+# -- hostile modules ---------------------------------------------------------------------------------------------------
 
 
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_missing_file_leaves_127(tmp_path: Path) -> None:
     assert process("inspect", "--json", save(tmp_path, "(component)")).returncode == 0
 
 
-# -- the woven module ---------------------------------------------------------------------------------------------------
+# -- the woven module --------------------------------------------------------------------------------------------------
 
 
 def test_what_the_weaver_adds_is_told(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_the_type_of_an_own_function_is_found_in_both_forms(program: str) -> Non
     assert outline(longer).exports == outline(data).exports
 
 
-# -- other proposals, components, what is not known ---------------------------------------------------------------------
+# -- other proposals, components, what is not known --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,11 +290,11 @@ def test_a_version_that_does_not_exist_yet_is_told() -> None:
         outline(b"\x7fELF")
 
 
-# -- hostile modules ----------------------------------------------------------------------------------------------------
+# -- hostile modules ---------------------------------------------------------------------------------------------------
 
 
 def test_names_are_shortened_and_escaped() -> None:
-    """The attack: names that steer a terminal, turn the reading direction, or have megabytes, wherever one can stand."""
+    """The attack: names that steer a terminal, turn the reading direction, or have megabytes, wherever one may be."""
     evil = "\x1b[2J\u202eA" + "B" * 3_000_000
     shown = "\\x1b[2J\\u202eA" + "B" * 114 + f"… ({len(evil.encode()):,} long)"
     data = (
@@ -326,8 +326,9 @@ def test_a_false_count_is_refused_before_anything_is_made(number: int) -> None:
 
 
 def test_false_counts_in_custom_sections_are_left_out() -> None:
-    """The attack: a custom section is nobody's business but its writer's: a damaged one must not hide the module."""
-    data = HEADER + custom("producers", b"\xff\xff\xff\xff\x0f") + custom("name", b"\x00\xff\x01") + section(0, b"\x7f")
+    """The attack: a custom section is nobody's business but its writer's: a damaged one must hide nothing."""
+    data = HEADER + custom("producers", b"\xff\xff\xff\xff\x0f") + custom("name", b"\x00\xff\x01")
+    data += section(0, b"\x7f")
 
     told = outline(data)
 
@@ -404,7 +405,7 @@ def test_indices_beyond_what_there_is_are_told_as_they_are() -> None:
     assert told.imports[0].type == "type 99"
 
 
-# -- any bytes ----------------------------------------------------------------------------------------------------------
+# -- any bytes ---------------------------------------------------------------------------------------------------------
 
 
 def _attempt(data: bytes) -> None:
