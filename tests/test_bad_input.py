@@ -428,7 +428,7 @@ def test_proposals_are_not_called_damage(feature: str) -> None:
     with pytest.raises(InvalidModule) as caught:
         Sandbox().run(wat(f'(module {FEATURES[feature][0]} (func (export "_start")))'))
 
-    assert "proposal that guests may not use" in str(caught.value)
+    assert "which this release cannot run: build it without" in str(caught.value)
     assert "damaged" not in str(caught.value)
     assert "cut short or corrupt" not in str(caught.value)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         StockadeError,
         UsageError,
     )
-    from stockade.execution import Module
+    from stockade.execution import Inspection, Module
     from stockade.host import F32, F64, I32, I64, U32, U64, GuestMemory, HostCall
     from stockade.policy import (
         Change,
@@ -79,6 +79,7 @@ __all__ = [
     "GuestTrap",
     "Host",
     "HostCall",
+    "Inspection",
     "InvalidModule",
     "IsolationError",
     "LimitExceeded",

@@ -17,6 +17,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
+from stockade.engine._features import PROPOSALS, Proposal, features_used
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_POOLED_TABLES",
     "MAX_POOLED_TABLE_ELEMENTS",
     "OUT_OF_FUEL",
+    "PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
     "Cache",
@@ -44,8 +46,10 @@ __all__ = [
     "LinkedModule",
     "Memory",
     "Number",
+    "Proposal",
     "assemble",
     "compile_to_bytes",
+    "features_used",
     "private_folders",
     "wasmtime_version",
 ]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.engine import assemble
+from stockade.engine import assemble, features_used
 from stockade.errors import InvalidModule, LinkError
+from stockade.execution._features import refuse_unrunnable
+from stockade.execution._inspection import Inspection, inspect
 from stockade.policy import Limits
-from stockade.wasm import ExternKind, FuncType, ParsedModule, parse, read_module_file
+from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
 
 __all__ = ["Entry", "Item", "Module", "Source"]
 
@@ -81,6 +83,9 @@ class Module:
             limit_bytes: The most bytes it may have.
             text: Whether bytes may be in the text format, too.
 
+        A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
+        it is to run.
+
         Raises:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
@@ -103,7 +108,11 @@ class Module:
                 raise InvalidModule(f"{printable(name)} is neither WebAssembly nor text in UTF-8") from None
         module = cls(data, name)
         if not module._is_component:
-            _ = module.parsed
+            try:
+                # Where functools keeps it: a module that can run is taken apart once.
+                module.__dict__["parsed"] = parse(data)
+            except Unsupported:
+                outline(data)
         return module
 
     @property
@@ -115,15 +124,23 @@ class Module:
         """The module taken apart.
 
         Raises:
-            InvalidModule: It is a component, or damaged.
+            InvalidModule: It is a component, or uses proposals that this release cannot run.
         """
-        return parse(self.data)
+        try:
+            return parse(self.data)
+        except Unsupported:
+            refuse_unrunnable(self.name, features_used(self.data))
+            raise
 
     @property
     def kind(self) -> Literal["command", "reactor", "plain", "component"]:
         """What it is: a `command` has `_start`, a `reactor` has `_initialize`, a `plain` module neither."""
         if self._is_component:
             return "component"
+        if "parsed" not in self.__dict__:
+            kind = outline(self.data).kind
+            assert kind != "unknown"  # it would not have been loaded
+            return kind
         if self.function_type(b"_start") is not None:
             return "command"
         return "reactor" if self.function_type(b"_initialize") is not None else "plain"
@@ -155,6 +172,16 @@ class Module:
             )
             for name, export in module.exports.items()
         )
+
+    def inspect(self) -> Inspection:
+        """Tells what the module is made of, what it uses and asks for, and what a policy would have to allow.
+
+        Nothing of it runs, and nothing is compiled; the engine validates it a few times.
+
+        Raises:
+            InvalidModule: It is damaged where only inspection looks.
+        """
+        return inspect(self.data, self.name, self.sha256)
 
     def function_type(self, name: bytes) -> FuncType | None:
         """Returns the type of an exported function; None where there is none of that name."""

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from stockade.engine import Engine, EngineConfig
 from stockade.errors import InvalidModule
+from stockade.execution._features import validate
 from stockade.guard import Woven, guard, weave
-from stockade.policy import Features, Limits, Structure
 from stockade.wasm import ParsedModule, code_figures, outline_figures, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["check_figures", "check_outline", "prepare", "validate"]
+    from stockade.policy import Features, Limits, Structure
+
+__all__ = ["check_figures", "check_outline", "prepare"]
 
 _WORDS = {
     "functions": "has {:,} functions",
@@ -70,24 +72,6 @@ def check_outline(name: str, module: ParsedModule, structure: Structure, limits:
         )
 
 
-def validate(module: ParsedModule, features: Features) -> None:
-    """Validates a module as its guest wrote it, under the proposals that a policy allows.
-
-    Raises:
-        InvalidModule: It is not valid.
-    """
-    plain = EngineConfig(
-        fuel=False,
-        stack_bytes=Limits().stack,
-        simd=features.simd,
-        relaxed_simd=features.relaxed_simd,
-        tail_call=features.tail_call,
-        multi_memory=features.multi_memory,
-        pooled=False,
-    )
-    Engine.shared(plain).validate(module.data)
-
-
 def prepare(
     name: str,
     module: ParsedModule,
@@ -113,7 +97,7 @@ def prepare(
         InvalidModule: It is not valid, or beyond what the policy allows.
     """
     progress("checking")
-    validate(module, features)
+    validate(name, module.data, features)
     found = scan(module)
     figures = code_figures(module, found, structure.nesting)
     check_figures(name, figures, structure)

@@ -33,7 +33,8 @@ from stockade.engine import (
 )
 from stockade.errors import EngineError
 from stockade.execution._aside import make_aside
-from stockade.execution._prepare import check_figures, prepare, validate
+from stockade.execution._features import validate
+from stockade.execution._prepare import check_figures, prepare
 from stockade.execution._state import HOST_CALLS, Counters
 from stockade.guard import StateFormat, Woven, guard
 from stockade.policy import Features
@@ -117,7 +118,7 @@ class _Programs:
         program, at_hand = self._get(module, policy, progress)
         if policy.features not in program.valid_under:
             progress("checking")
-            validate(module.parsed, policy.features)
+            validate(module.name, module.data, policy.features)
             program.valid_under.add(policy.features)
         check_figures(module.name, program.figures, policy.structure)
         return program, at_hand

@@ -2,10 +2,11 @@
 
 from stockade.policy._algebra import Change
 from stockade.policy._custom import Numeric
-from stockade.policy._enforced import check_enforceable, unenforceable
+from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._explain import Statement
 from stockade.policy._fields import Plain
-from stockade.policy._limits import Limits
+from stockade.policy._limits import MAX_MODULE_BYTES, Limits
+from stockade.policy._needs import Need, needs
 from stockade.policy._network import Host, Network, PortRange
 from stockade.policy._policy import Policy
 from stockade.policy._presets import PRESETS
@@ -17,6 +18,7 @@ from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 
 __all__ = [
+    "MAX_MODULE_BYTES",
     "PRESETS",
     "Change",
     "Clock",
@@ -26,6 +28,7 @@ __all__ = [
     "Host",
     "Limits",
     "Mount",
+    "Need",
     "Network",
     "Numeric",
     "Plain",
@@ -39,10 +42,12 @@ __all__ = [
     "Structure",
     "Wasi",
     "check_enforceable",
+    "needs",
     "parse_count",
     "parse_seconds",
     "parse_size",
     "reference",
+    "runnable_features",
     "unenforceable",
     "write_toml",
     "write_value",

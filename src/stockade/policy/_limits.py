@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from stockade.errors import PolicyError
 from stockade.policy._fields import BYTES, COUNT, RATE, SECONDS, Part, Quantity
 
-__all__ = ["Limits"]
+__all__ = ["MAX_MODULE_BYTES", "Limits"]
+
+MAX_MODULE_BYTES = 1 << 30
+"""The most bytes that any policy lets a module have."""
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
@@ -80,7 +83,7 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     instances: Annotated[int, Quantity(COUNT, 1, 1)] = 1
     memories: Annotated[int, Quantity(COUNT, 0, 100)] = 1
     tables: Annotated[int, Quantity(COUNT, 0, 100)] = 4
-    module_size: Annotated[int, Quantity(BYTES, 8, 1 << 30)] = 100 << 20
+    module_size: Annotated[int, Quantity(BYTES, 8, MAX_MODULE_BYTES)] = 100 << 20
     compile_time: Annotated[float, Quantity(SECONDS, 0.1, 86_400)] = 60.0
     compile_memory: Annotated[int, Quantity(BYTES, 64 << 20, 1 << 40)] = 1 << 30
     compile_process: Literal["auto", "always", "never"] = "auto"

@@ -264,6 +264,10 @@ def _value_types(reader: Reader) -> tuple[str, ...]:
         raise reader.forbidden(f"value type {unknown.args[0]:#04x}") from None
 
 
+_COMPACT = (0x7E, 0x7F)
+"""What stands in the place of an import's kind where several imports share a module's name."""
+
+
 def _read_imports(module: ParsedModule, reader: Reader) -> None:
     for _ in range(reader.count(_MOST_ITEMS)):
         where, name = reader.name(), reader.name()
@@ -287,6 +291,8 @@ def _read_imports(module: ParsedModule, reader: Reader) -> None:
         elif code == ExternKind.TAG:
             reader.byte()
             reader.u32()
+        elif code in _COMPACT and not name:
+            raise reader.forbidden("imports in a compact form")
         else:
             raise reader.damaged(f"import {printable(name)} is of the unknown kind {code}")
         module.imports.append(Import(where, name, ExternKind(code), type_index))
@@ -313,7 +319,7 @@ def _limits(reader: Reader) -> int:
 def _table_type(reader: Reader) -> TableType:
     element = reader.byte()
     if element not in (0x70, 0x6F):
-        raise reader.damaged(f"table of {type_name(element)}: guests may have funcref and externref tables")
+        raise reader.forbidden(f"a table of {type_name(element)} where guests may have funcref and externref tables")
     return TableType(element, _limits(reader))
 
 
