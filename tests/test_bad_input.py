@@ -44,7 +44,8 @@ CUT_SHORT = (
 )
 
 ONLY_WASI = (
-    "Guests get WASI preview 1 (wasi_snapshot_preview1) and nothing else: rebuild the module without these imports"
+    "Guests get WASI preview 1 (wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild "
+    "the module without them"
 )
 
 # Every section that a core module can have, with something in it.

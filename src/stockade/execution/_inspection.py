@@ -120,6 +120,13 @@ def _wanted(found: Outline) -> dict[str, int | bool]:
         "limits.tables": len(found.tables),
         "limits.memory": pages + elements * _ELEMENT_BYTES,
         "limits.table_elements": elements,
+        "structure.functions": found.functions,
+        "structure.types": len(found.types),
+        "structure.imports": len(found.imports),
+        "structure.exports": len(found.exports),
+        "structure.globals": len(found.globals),
+        "structure.data_segments": found.data_segments,
+        "structure.element_segments": found.element_segments,
     }
 
 

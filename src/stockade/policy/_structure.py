@@ -39,7 +39,7 @@ class Structure(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     locals: Annotated[int, _up_to(50_000)] = 10_000
     types: Annotated[int, _up_to(1_000_000)] = 10_000
     imports: Annotated[int, _up_to(1_000_000)] = 100_000
-    exports: Annotated[int, _up_to(1_000_000)] = 100_000
+    exports: Annotated[int, _up_to(1_000_000)] = 200_000
     globals: Annotated[int, _up_to(1_000_000)] = 100_000
     data_segments: Annotated[int, _up_to(100_000)] = 100_000
     element_segments: Annotated[int, _up_to(100_000)] = 10_000
