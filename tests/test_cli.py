@@ -339,16 +339,34 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         (["--no-such-option", "GUEST"], "No such option"),
         (["--isolation", "none", "GUEST"], "Invalid value for '--isolation'"),
         ([], "Error: Missing argument 'MODULE'."),
-        (["--invoke", "add", "NUMBERS", "five", "3"], "Error: argument 1 is 'five': it must be a"),
-        (["--invoke", "add", "NUMBERS", "5", "1.5"], "Error: argument 2 is '1.5': it must be a"),
-        (["--invoke", "half", "NUMBERS", ""], "Error: argument 1 is '': it must be a"),
+        (
+            ["--invoke", "add", "NUMBERS", "5", "1.5"],
+            "stockade: add: (i32, i32) -> (i32): argument 2 is text, but parameter 2 is i32, which takes a whole ",
+        ),
+        (
+            ["--invoke", "add", "NUMBERS", "five", "3"],
+            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 3. Give a number for each",
+        ),
+        (
+            ["--invoke", "add", "NUMBERS", "five"],
+            "stockade: add: (i32, i32) -> (i32): text is passed and returned through memory, but the module",
+        ),
+        (
+            ["--invoke", "half", "NUMBERS", ""],
+            "stockade: half: (f64) -> (f64): argument 1 is text, but parameter 1 is f64, which takes a number",
+        ),
         (
             ["--invoke", "add", "NUMBERS", "5"],
-            "stockade: add takes 2 arguments (i32, i32) -> (i32), 1 were given",
+            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 1. Give a number for each",
         ),
         (
             ["--invoke", "add", "NUMBERS", "4294967296", "0"],
-            "stockade: argument 1 of add is 4294967296: it does not fit i32",
+            "stockade: add: (i32, i32) -> (i32): argument 1 is 4294967296; i32 takes a whole number from -2**31",
+        ),
+        (["--invoke", "add", "--returns", "json", "NUMBERS", "5", "6"], "Invalid value for '--returns'"),
+        (
+            ["--returns", "text", "GUEST"],
+            "Error: --returns tells how to read what a function returns: name",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -433,6 +451,52 @@ def test_invoke_prints_values(tmp_path: Path, arguments: list[str], output: byte
     done = stockade("run", "--invoke", name, save(tmp_path, NUMBERS), *numbers)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, output, b"")
+
+
+TEXTS = """
+(module
+  (memory (export "memory") 1)
+  (func (export "malloc") (param i32) (result i32) i32.const 1024)
+  (func (export "echo") (param i32 i32) (result i32 i32) local.get 0 local.get 1)
+  (func (export "lanes") (param v128 f64) (result v128 f64) local.get 0 local.get 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["echo", "--returns", "text", "GUEST", "wörld"], "wörld\n".encode()),
+        (["echo", "--returns", "text", "GUEST", "text:5"], b"5\n"),
+        (["echo", "--returns", "text", "GUEST", "text:text:"], b"text:\n"),
+        (["echo", "--returns", "text", "GUEST", ""], b"\n"),
+        (["echo", "--returns", "bytes", "GUEST", "a\x1b[2J"], b"a\x1b[2J"),
+        (["echo", "GUEST", "hello"], b"1024 5\n"),
+        (["echo", "GUEST", "1024", "0x5"], b"1024 5\n"),
+        (["lanes", "GUEST", "0x1f", "1e3"], b"0x0000000000000000000000000000001f 1000.0\n"),
+        (["lanes", "GUEST", "0x000102030405060708090a0b0c0d0e0f", "nan"], b"0x000102030405060708090a0b0c0d0e0f nan\n"),
+    ],
+    ids=lambda value: " ".join(value[2:]).encode("unicode_escape").decode() if isinstance(value, list) else "",
+)
+def test_invoke_passes_and_prints_text_and_vectors(tmp_path: Path, arguments: list[str], output: bytes) -> None:
+    """Arguments are read as the parameters want them; text is what is not a number, or is said to be text."""
+    path = save(tmp_path, TEXTS)
+
+    done = stockade("run", "--invoke", *(path if argument == "GUEST" else argument for argument in arguments))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, b"")
+
+
+def test_what_invoke_cannot_read_leaves_the_status_of_its_kind(tmp_path: Path) -> None:
+    """A result outside the memory is the guest's trap, one beyond the limit a limit; neither prints a value."""
+    path = save(tmp_path, TEXTS)
+
+    outside = stockade("run", "--invoke", "echo", "--returns", "bytes", path, "65536", "1")
+    beyond = stockade("run", "--invoke", "echo", "--returns", "bytes", path, "0", "-1")
+
+    assert (outside.returncode, outside.stdout) == (134, b"")
+    assert outside.stderr.endswith(b"trapped: echo returned 1 byte at 65,536: not inside its memory of 65,536\n")
+    assert (beyond.returncode, beyond.stdout) == (137, b"")
+    assert b"value: limits.stdout (4.0 GiB reached, 1.0 MiB allowed) \xe2\x86\x92 stop\n" in beyond.stderr
 
 
 def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:

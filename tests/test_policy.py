@@ -39,7 +39,8 @@ PARTS = "name, on_violation, limits, filesystem, environment, clock, random, net
 SECTIONS = (
     "fuel, fuel_refill, fuel_refill_interval, fuel_refill_max, wall_time, idle_time, cpu_percent, memory, "
     "memory_growth, on_memory_denied, table_elements, stack, instances, memories, tables, module_size, stdout, "
-    "stderr, open_files, files_created, file_size, read_bytes, write_bytes, read_rate, write_rate, random_bytes, calls, call_rate, on_rate"
+    "stderr, open_files, files_created, file_size, read_bytes, write_bytes, read_rate, write_rate, random_bytes, "
+    "calls, call_rate, on_rate"
 )
 
 

@@ -201,7 +201,7 @@ CHECKS = {
     Outcome.IDLE: (LimitExceeded, "stopped: it waited too long"),
     Outcome.MEMORY: (LimitExceeded, "stopped: it needed more memory than allowed"),
     Outcome.STACK: (LimitExceeded, "stopped: its call stack was exhausted"),
-    Outcome.OUTPUT: (LimitExceeded, "stopped: it wrote more than allowed"),
+    Outcome.OUTPUT: (LimitExceeded, "stopped: it wrote or returned more than allowed"),
     Outcome.DENIED: (Denied, "stopped: it tried something forbidden"),
     Outcome.CANCELLED: (Cancelled, "cancelled"),
     Outcome.CRASHED: (GuestTrap, "the sandbox failed"),

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         StockadeError,
         UsageError,
     )
-    from stockade.execution import Module
+    from stockade.execution import Inspection, Module
+    from stockade.host import F32, F64, I32, I64, U32, U64, GuestMemory, HostCall
     from stockade.policy import (
         Change,
         Clock,
@@ -49,12 +50,19 @@ if TYPE_CHECKING:
         Reason,
         Score,
         Statement,
+        Structure,
         Wasi,
     )
     from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
     from stockade.sandbox import Sandbox, Session, call, run
 
 __all__ = [
+    "F32",
+    "F64",
+    "I32",
+    "I64",
+    "U32",
+    "U64",
     "Cancelled",
     "Change",
     "Clock",
@@ -67,8 +75,11 @@ __all__ = [
     "Frame",
     "GuestError",
     "GuestExit",
+    "GuestMemory",
     "GuestTrap",
     "Host",
+    "HostCall",
+    "Inspection",
     "InvalidModule",
     "IsolationError",
     "LimitExceeded",
@@ -93,6 +104,7 @@ __all__ = [
     "Session",
     "Statement",
     "StockadeError",
+    "Structure",
     "Timings",
     "TrapInfo",
     "Truncated",
@@ -105,7 +117,14 @@ __all__ = [
     "run",
 ]
 
-_HOMES = ("stockade.errors", "stockade.policy", "stockade.report", "stockade.execution", "stockade.sandbox")
+_HOMES = (
+    "stockade.errors",
+    "stockade.policy",
+    "stockade.report",
+    "stockade.execution",
+    "stockade.host",
+    "stockade.sandbox",
+)
 
 
 def __getattr__(name: str) -> Any:

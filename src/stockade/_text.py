@@ -41,7 +41,9 @@ def printable(text: str | bytes, limit: int = NAME_LIMIT) -> str:
         text = text[: limit * 4].decode("utf-8", "backslashreplace")
     else:
         whole = True
-    kept = "".join(map(_escape, text[:limit]))
+    kept = text[:limit]
+    if not kept.isprintable():
+        kept = "".join(map(_escape, kept))
     return kept if whole and len(text) <= limit else f"{kept}… ({length:,} long)"
 
 

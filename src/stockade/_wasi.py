@@ -6,13 +6,27 @@ but `proc_exit` return an errno.
 
 from typing import NamedTuple
 
-__all__ = ["ERRNO", "MODULE", "WASI", "WASI_BY_NAME", "WasiCall"]
+__all__ = ["ERRNO", "GROUPS", "MODULE", "WASI", "WASI_BY_NAME", "WasiCall"]
 
 MODULE = "wasi_snapshot_preview1"
 """The import module under which guests ask for these functions."""
 
 ERRNO = {"nosys": 52, "perm": 63, "notcapable": 76}
 """Errnos with which a policy may refuse a call, by their names in the specification."""
+
+GROUPS = {
+    "args": "read its arguments",
+    "environ": "read the environment variables that the policy grants",
+    "clock": "read the time",
+    "fd": "read and write what is open: stdin, stdout, stderr and files in the mounts",
+    "path": "open, create and remove files in the mounts",
+    "poll": "wait for a time, or for input",
+    "proc": "end itself with an exit code",
+    "random": "get random bytes",
+    "sched": "let others go first",
+    "sock": "accept and use network connections",
+}
+"""What each group of calls lets a guest do, where the policy grants it."""
 
 
 class WasiCall(NamedTuple):
@@ -21,8 +35,7 @@ class WasiCall(NamedTuple):
     Attributes:
         number: Its place in this table, which is also its place in the guard's arrays of counters.
         name: Its name in the specification.
-        group: The capability it belongs to: `args`, `environ`, `clock`, `fd`, `path`, `poll`, `proc`, `random`,
-            `sched` or `sock`.
+        group: The capability it belongs to, a key of `GROUPS`.
         params: The types of its parameters, `i32` or `i64`.
         results: The types of its results.
     """

@@ -6,21 +6,23 @@ import asyncio
 import threading
 from collections import OrderedDict
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import Ground, Inputs, Module, Watch, fit_numbers
+from stockade.execution import Call, Ground, Inputs, Module, Watch, fit
+from stockade.host import HostFunctions
 from stockade.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
-    from stockade.engine import Number
-    from stockade.execution import Entry, Guest, OnOutput, Source, Stdin
-    from stockade.report import Report
+    from stockade.execution import Argument, Guest, OnOutput, Returns, Source, Stdin
+    from stockade.report import Report, Value
 
 __all__ = ["Sandbox", "Session", "call", "run"]
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
 
 _MAX_NARROWED = 16
 """Policies of single runs that are kept ready."""
@@ -51,7 +53,8 @@ class Sandbox:
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
         self._lock = threading.Lock()
-        self._ground: Ground | None = Ground(self.policy)
+        self._functions = HostFunctions()
+        self._ground: Ground | None = Ground(self.policy, self._functions)
         self._narrowed: OrderedDict[Policy, Ground] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -83,6 +86,31 @@ class Sandbox:
         loaded = ground.load(module)
         ground.plan(loaded, progress)
         return loaded
+
+    def host_function(
+        self, module: str, name: str | None = None, *, requires: str | None = None
+    ) -> Callable[[_Function], _Function]:
+        """Lends a function to guests, as a decorator: guests import it and call it.
+
+        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.I64` and its like say
+        more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first parameter
+        annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises ends the
+        run that called it, as a trap.
+
+        Args:
+            module: The import module, such as `env`.
+            name: The name of the import; by default, that of the function.
+            requires: A custom capability: the run ends as denied where the policy does not grant it.
+
+        Raises:
+            UsageError: The annotations are not fit, or the name is taken.
+        """
+
+        def lend(function: _Function) -> _Function:
+            self._functions.add(module, function.__name__ if name is None else name, function, requires)
+            return function
+
+        return lend
 
     def run(
         self,
@@ -120,13 +148,22 @@ class Sandbox:
         """
         return self._run(self._under(policy), Watch(), module, Inputs(args, stdin, env, on_stdout, on_stderr))
 
-    def call(self, module: Source, export: str, *args: Number, policy: Policy | str | None = None) -> Report:
-        """Calls an exported function with numbers; a reactor is initialized first.
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: Policy | str | None = None,
+    ) -> Report:
+        """Calls an exported function; a reactor is initialized first.
 
         Args:
             module: Path of a module, its bytes, or a loaded module.
             export: Name of the function.
-            *args: A number for each parameter.
+            *args: A number for each parameter; a text (UTF-8) or bytes for two i32, address and length, where the
+                module exports an allocator.
+            returns: Reads the result as `text` or `bytes`, whose address and length it is; at most `limits.stdout`.
             policy: A policy for this call; both it and the sandbox's own must permit.
 
         Returns:
@@ -136,7 +173,7 @@ class Sandbox:
             ModuleError: The module cannot be run, or has no such function.
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
-        return self._call(self._under(policy), Watch(), module, export, args)
+        return self._call(self._under(policy), Watch(), module, export, args, returns)
 
     async def run_async(
         self,
@@ -155,11 +192,16 @@ class Sandbox:
         return await _aside(watch, lambda: self._run(ground, watch, module, inputs))
 
     async def call_async(
-        self, module: Source, export: str, *args: Number, policy: Policy | str | None = None
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: Policy | str | None = None,
     ) -> Report:
         """Does what `call` does without blocking the event loop. Cancelling the task stops the guest."""
         watch, ground = Watch(), self._under(policy)
-        return await _aside(watch, lambda: self._call(ground, watch, module, export, args))
+        return await _aside(watch, lambda: self._call(ground, watch, module, export, args, returns))
 
     def open(
         self,
@@ -195,22 +237,29 @@ class Sandbox:
         entry = loaded.command_entry
         guest = ground.guest(loaded, watch, inputs)
         try:
-            return guest.invoke(entry, command=True)
+            return guest.invoke(Call(entry), command=True)
         finally:
             guest.close()
 
-    def _call(self, ground: Ground, watch: Watch, module: Source, export: str, args: Sequence[Number]) -> Report:
+    def _call(
+        self,
+        ground: Ground,
+        watch: Watch,
+        module: Source,
+        export: str,
+        args: Sequence[Argument],
+        returns: Returns | None,
+    ) -> Report:
         loaded = ground.load(module)
-        entry = loaded.function_entry(export)
-        arguments = fit_numbers(entry, args)
+        call = fit(loaded, export, args, returns)
         guest = ground.guest(loaded, watch)
         try:
             initializer = loaded.initializer
-            if initializer is not None and initializer.name != entry.name:
-                report = guest.invoke(initializer)
+            if initializer is not None and initializer.name != call.entry.name:
+                report = guest.invoke(Call(initializer))
                 if not report.ok or guest.ended:
                     return report
-            return guest.invoke(entry, arguments)
+            return guest.invoke(call)
         finally:
             guest.close()
 
@@ -225,7 +274,7 @@ class Sandbox:
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
-                found = self._narrowed[asked] = Ground(self.policy.narrow(asked))
+                found = self._narrowed[asked] = Ground(self.policy.narrow(asked), self._functions)
             self._narrowed.move_to_end(asked)
             while len(self._narrowed) > _MAX_NARROWED:
                 self._narrowed.popitem(last=False)
@@ -253,7 +302,7 @@ class Session:
             if guest.ended:
                 guest.obituary().check()
             if module.initializer is not None:
-                self.initialization = self._invoke(module.initializer, ()).check()
+                self.initialization = self._invoke(Call(module.initializer)).check()
         except BaseException:
             self.close()
             raise
@@ -264,19 +313,19 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def call(self, export: str, *args: Number) -> Report:
+    def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report:
         """Calls an exported function.
 
         Args:
             export: Name of the function.
-            *args: A number for each parameter.
+            *args: What is passed, as to `Sandbox.call`.
+            returns: What the result is read as, as there.
 
         Raises:
             LinkError: There is no such function.
             UsageError: The session is over, in use by another thread, or the arguments do not fit.
         """
-        entry = self._module.function_entry(export)
-        return self._invoke(entry, fit_numbers(entry, args))
+        return self._invoke(fit(self._module, export, args, returns))
 
     def read_memory(self, address: int, size: int) -> bytes:
         """Copies bytes out of the guest's exported memory.
@@ -320,14 +369,14 @@ class Session:
         finally:
             self._lock.release()
 
-    def _invoke(self, entry: Entry, arguments: Sequence[Number]) -> Report:
+    def _invoke(self, call: Call) -> Report:
         with self._exclusive():
             if self._guest.ended:
                 raise UsageError("the guest has ended, so the session is over: open a new one")
             # A cancellation is for the call under way; there is none.
             self._watch.cancelled = False
             self._guest.renew()
-            return self._guest.invoke(entry, arguments)
+            return self._guest.invoke(call)
 
     def _exclusive(self) -> _Exclusive:
         return _Exclusive(self._lock, self._check_open)
@@ -389,14 +438,15 @@ def run(
 
 
 def call(
-    module: Source, export: str, *args: Number, policy: Policy | str = "default"
-) -> int | float | list[int | float] | None:
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: Policy | str = "default"
+) -> Value:
     """Calls an exported function once and returns its value.
 
     Args:
         module: Path of a module (`.wat` text is fine here), its bytes, or a loaded module.
         export: Name of the function.
-        *args: A number for each parameter.
+        *args: What is passed, as to `Sandbox.call`.
+        returns: What the result is read as, as there.
         policy: A policy, or the name of a preset.
 
     Raises:
@@ -405,7 +455,7 @@ def call(
     """
     with Sandbox(policy) as sandbox:
         loaded = Module.load(module, limit_bytes=sandbox.policy.limits.module_size, text=True)
-        return sandbox.call(loaded, export, *args).check().value
+        return sandbox.call(loaded, export, *args, returns=returns).check().value
 
 
 async def _aside(watch: Watch, work: Callable[[], Report]) -> Report:

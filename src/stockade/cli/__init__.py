@@ -13,6 +13,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from stockade._version import __version__
+from stockade.cli._cache import cache
+from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
 from stockade.cli._status import ExitStatus
@@ -28,7 +30,9 @@ def stockade() -> None:
 
 
 stockade.add_command(run)
+stockade.add_command(inspect)
 stockade.add_command(policy)
+stockade.add_command(cache)
 
 
 @stockade.command()

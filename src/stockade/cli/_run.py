@@ -12,7 +12,7 @@ import click
 from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
-from stockade.cli._terminal import interruptible, progress, show_output, show_report
+from stockade.cli._terminal import interruptible, progress, show_output, show_report, show_value
 from stockade.execution import Module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
@@ -21,10 +21,14 @@ from stockade.sandbox import Sandbox
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stockade.execution import Argument, Returns
     from stockade.policy import Policy
     from stockade.report import Report
 
 __all__ = ["run"]
+
+_TEXT_MARK = "text:"
+"""Says that the rest of an argument is text, even if it looks like a number."""
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -38,7 +42,12 @@ __all__ = ["run"]
     help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
 )
 @click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable. May be repeated.")
-@click.option("--invoke", metavar="EXPORT", help="Call this function, with ARGS as numbers, and print its value.")
+@click.option(
+    "--invoke",
+    metavar="EXPORT",
+    help="Call this function with ARGS, and print its value. What is not a number is text; so is text:5.",
+)
+@click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read what the invoked function returns as this.")
 @click.option("--policy", "base", type=PolicyName(), default="default", show_default=True, help="The policy.")
 @click.option("--fuel", metavar="UNITS", help='Fuel budget, about one unit an instruction, or "unlimited".')
 @click.option("--memory", metavar="SIZE", help="Most memory, such as 64MiB.")
@@ -53,6 +62,7 @@ def run(
     directories: tuple[str, ...],
     variables: tuple[str, ...],
     invoke: str | None,
+    returns: Returns | None,
     base: Policy,
     fuel: str | None,
     memory: str | None,
@@ -70,17 +80,19 @@ def run(
     Exit status: the guest's own; 124 time was up; 125 wrong use; 126 the module
     cannot be run; 127 no such file; 134 trap; 137 another limit.
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
+    if returns is not None and invoke is None:
+        raise click.UsageError("--returns tells how to read what a function returns: name the function with --invoke")
     policy = _policy(base, directories, fuel=fuel, memory=memory, timeout=timeout)
     with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
         loaded = Module.load(module, limit_bytes=policy.limits.module_size)
         with suppress(BrokenPipeError), progress(loaded.name) as tell:
             interruptible(lambda: sandbox.prepare(loaded, tell))
         if invoke is not None:
-            entry = loaded.function_entry(invoke)
-            report = sandbox.call(loaded, invoke, *_numbers(args, entry.type.params))
+            params = loaded.function_entry(invoke).type.params
+            report = sandbox.call(loaded, invoke, *_arguments(args, params), returns=returns)
         else:
             report = sandbox.run(loaded, args, stdin=_stdin, env=_environment(variables))
-    _show(report, wants_report=wants_report, wants_json=wants_json, quiet=quiet, invoked=invoke is not None)
+    _show(report, returns, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
     return exit_status(report)
 
 
@@ -125,14 +137,24 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
     return environment
 
 
-def _numbers(args: Sequence[str], types: Sequence[str]) -> list[int | float]:
-    numbers: list[int | float] = []
-    for place, text in enumerate(args):
-        try:
-            numbers.append(float(text) if place < len(types) and types[place][0] == "f" else int(text, 0))
-        except ValueError:
-            raise click.UsageError(f"argument {place + 1} is {text!r}: it must be a number") from None
-    return numbers
+def _arguments(texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
+    """Reads arguments as the parameters in their places want them; what does not fit is told by the call itself."""
+    found: list[Argument] = []
+    place = 0
+    for text in texts:
+        value = _argument(text, params[place] if place < len(params) else "")
+        found.append(value)
+        place += 2 if isinstance(value, str) else 1
+    return found
+
+
+def _argument(text: str, type_: str) -> Argument:
+    if text.startswith(_TEXT_MARK):
+        return text.removeprefix(_TEXT_MARK)
+    try:
+        return float(text) if type_ in ("f32", "f64") else int(text, 0)
+    except ValueError:
+        return text
 
 
 def _stdin(size: int) -> bytes | None:
@@ -144,14 +166,12 @@ def _stdin(size: int) -> bytes | None:
         return b""
 
 
-def _show(report: Report, *, wants_report: bool, wants_json: bool, quiet: bool, invoked: bool) -> None:
+def _show(report: Report, returns: Returns | None, *, wants_report: bool, wants_json: bool, quiet: bool) -> None:
     if wants_json:
         click.echo(report.to_json())
         return
     show_output(report)
-    if invoked and report.ok and report.value is not None:
-        values = report.value if isinstance(report.value, list) else [report.value]
-        click.echo(" ".join(map(str, values)))
+    show_value(report, returns)
     if quiet:
         return
     if wants_report:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from stockade.execution import Returns
     from stockade.report import Report
 
-__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report", "show_table"]
+__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report", "show_table", "show_value"]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
 
@@ -87,6 +88,33 @@ def show_output(report: Report) -> None:
             sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
 
 
+def show_value(report: Report, returns: Returns | None) -> None:
+    """Shows on stdout what a called function returned, if it returned; nothing is put behind bytes.
+
+    Args:
+        report: The report on the call.
+        returns: What its result was read as.
+    """
+    value = report.value
+    if value is None:
+        return
+    if isinstance(value, bytes) and returns == "bytes":
+        data = value
+    else:
+        values = value if isinstance(value, list) else [value]
+        data = " ".join(map(_value_text, values)).encode() + b"\n"
+    if sys.stdout.isatty():
+        sys.stdout.write(terminal_safe(data))
+    else:
+        sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+def _value_text(value: float | bytes | str) -> str:
+    # A vector is shown as `--invoke` takes it: as one number.
+    return f"{int.from_bytes(value, 'little'):#034x}" if isinstance(value, bytes) else str(value)
+
+
 def show_report(report: Report) -> None:
     """Shows a report on stderr: as a table in colour on a terminal, as plain lines elsewhere."""
     if not sys.stderr.isatty():
@@ -104,6 +132,8 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
         rows: Each a list of cells, which are a text and its style.
     """
     listed = [[(terminal_safe(text.encode()), style) for text, style in row] for row in rows]
+    if not listed:
+        return
     if not sys.stdout.isatty():
         widths = [max(len(text) for text, _ in column) for column in zip(*listed, strict=True)]
         for row in listed:

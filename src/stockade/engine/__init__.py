@@ -1,6 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
-from stockade.engine._compiled import CompiledModule
+from stockade.engine._cache import Cache, CacheEntry
+from stockade.engine._compiled import CompiledModule, LinkedModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -16,7 +17,10 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
+from stockade.engine._features import PROPOSALS, Proposal, features_used
+from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
+from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._seam import wasmtime_version
 
 __all__ = [
@@ -24,17 +28,28 @@ __all__ = [
     "MAX_POOLED_TABLES",
     "MAX_POOLED_TABLE_ELEMENTS",
     "OUT_OF_FUEL",
+    "PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
+    "Cache",
+    "CacheEntry",
     "CompiledModule",
     "Directory",
     "Engine",
     "EngineConfig",
     "EngineFrame",
     "Failure",
+    "FindMemory",
     "Instance",
+    "Lending",
+    "Lent",
+    "LinkedModule",
     "Memory",
     "Number",
+    "Proposal",
     "assemble",
+    "compile_to_bytes",
+    "features_used",
+    "private_folders",
     "wasmtime_version",
 ]

@@ -1,11 +1,11 @@
-"""Machine code: a module compiled and linked ahead of its runs."""
+"""Machine code: a module compiled, and linked ahead of its runs."""
 
 from __future__ import annotations
 
 import ctypes
 import weakref
 from ctypes import c_void_p
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stockade.engine._failure import error_text
 from stockade.engine._seam import capi
@@ -13,19 +13,74 @@ from stockade.errors import EngineError, LinkError
 
 if TYPE_CHECKING:
     from stockade.engine._engine import Engine
+    from stockade.engine._lending import Lending
 
-__all__ = ["CompiledModule"]
+__all__ = ["CompiledModule", "LinkedModule", "compile_to_bytes"]
 
 
-def _free(module: int, prelinked: int) -> None:
+def _free_module(module: int) -> None:
+    # SAFETY: called once, when the last reference to the CompiledModule is gone; what is linked holds its own.
+    capi().module_delete(module)
+
+
+def _free_linked(prelinked: int) -> None:
+    # SAFETY: called once, when the last reference to the LinkedModule is gone; instances hold their own.
+    capi().instance_pre_delete(prelinked)
+
+
+class LinkedModule:
+    """Machine code with its imports resolved, ready to be instantiated.
+
+    Args:
+        compiled: The machine code.
+        lending: Functions beside native WASI.
+
+    Raises:
+        LinkError: An import is neither.
+
+    Attributes:
+        engine: Its engine.
+        prelinked: The `wasmtime_instance_pre_t`.
+        lends: Whether there are functions beside native WASI.
+    """
+
+    def __init__(self, compiled: CompiledModule, lending: Lending | None = None) -> None:
+        api = capi()
+        prelinked = c_void_p()
+        linker = compiled.engine.linker if lending is None else lending.linker
+        # SAFETY: linker and module are alive; the result holds its own references to both contents.
+        if error := api.linker_instantiate_pre(linker, compiled.module, ctypes.addressof(prelinked)):
+            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
+        assert prelinked.value is not None
+        self.engine = compiled.engine
+        self.prelinked = prelinked.value
+        self.lends = lending is not None
+        self._held = (compiled, lending)
+        weakref.finalize(self, _free_linked, prelinked.value).atexit = False
+
+
+def _compile(engine: Engine, wasm: bytes) -> int:
+    module = c_void_p()
+    # SAFETY: `wasm` is borrowed for the call. On success we own the module; on failure only the error.
+    if error := capi().module_new(engine.pointer, wasm, len(wasm), ctypes.addressof(module)):
+        raise EngineError(f"the engine does not compile this module: {error_text(error)}")
+    assert module.value is not None
+    return module.value
+
+
+def _serialize(module: int) -> bytes:
     api = capi()
-    # SAFETY: called once, when the last reference to the CompiledModule is gone; instances hold their own.
-    api.instance_pre_delete(prelinked)
-    api.module_delete(module)
+    vector = (ctypes.c_size_t * 2)()
+    # SAFETY: the caller keeps the module for the call; the vector is ours, copied and then freed.
+    if error := api.module_serialize(module, ctypes.addressof(vector)):
+        raise EngineError(f"the engine does not serialize this module: {error_text(error)}")
+    code = ctypes.string_at(vector[1], vector[0])
+    api.byte_vec_delete(ctypes.addressof(vector))
+    return code
 
 
-class CompiledModule:
-    """A module in machine code, its imports resolved against native WASI.
+def compile_to_bytes(engine: Engine, wasm: bytes) -> bytes:
+    """Compiles a module to machine code that another engine of the same configuration can load.
 
     Args:
         engine: The engine to compile for.
@@ -33,23 +88,60 @@ class CompiledModule:
 
     Raises:
         EngineError: The engine does not accept it.
-        LinkError: An import is not native WASI.
+    """
+    module = _compile(engine, wasm)
+    try:
+        return _serialize(module)
+    finally:
+        # SAFETY: the module is ours, and nothing else refers to it.
+        capi().module_delete(module)
+
+
+class CompiledModule:
+    """A module in machine code.
+
+    Args:
+        engine: The engine to compile for.
+        wasm: A woven module, already validated in its original form.
+
+    Raises:
+        EngineError: The engine does not accept it.
+
+    Attributes:
+        engine: The engine.
+        module: The `wasmtime_module_t`.
     """
 
     def __init__(self, engine: Engine, wasm: bytes) -> None:
-        api = capi()
-        self.engine = engine
-        module, prelinked = c_void_p(), c_void_p()
-        # SAFETY: `wasm` is borrowed for the call. On success we own the module; on failure only the error.
-        if error := api.module_new(engine.pointer, wasm, len(wasm), ctypes.addressof(module)):
-            raise EngineError(f"the engine does not compile this module: {error_text(error)}")
-        # SAFETY: linker and module are alive; the result holds its own references to both contents.
-        if error := api.linker_instantiate_pre(engine.linker, module, ctypes.addressof(prelinked)):
-            api.module_delete(module)
-            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
+        self._take(engine, _compile(engine, wasm))
+
+    @classmethod
+    def load(cls, engine: Engine, code: bytes) -> Self:
+        """Loads machine code, which runs as it is: it must come from `to_bytes`, by a way where nobody could change it.
+
+        Args:
+            engine: An engine of the configuration that it was compiled for.
+            code: The machine code.
+
+        Raises:
+            EngineError: It is of another release, configuration or machine.
+        """
+        module = c_void_p()
+        # SAFETY: `code` is borrowed for the call. The engine checks the header only, so whoever calls this has to know
+        # where the bytes come from: the cache authenticates them, the compiling process is our own.
+        if error := capi().module_deserialize(engine.pointer, code, len(code), ctypes.addressof(module)):
+            raise EngineError(f"the machine code cannot be loaded: {error_text(error)}")
         assert module.value is not None
-        assert prelinked.value is not None
-        self.prelinked = prelinked.value
-        self._finalizer = weakref.finalize(self, _free, module.value, prelinked.value)
+        self = cls.__new__(cls)
+        self._take(engine, module.value)
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Returns the machine code, for `load`."""
+        return _serialize(self.module)
+
+    def _take(self, engine: Engine, module: int) -> None:
+        self.engine = engine
+        self.module = module
         # Machine code needs no farewell at interpreter exit, where threads may still run it.
-        self._finalizer.atexit = False
+        weakref.finalize(self, _free_module, module).atexit = False

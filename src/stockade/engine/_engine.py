@@ -39,9 +39,6 @@ _MEMORY_RESERVATION_BYTES = 4 << 30
 _KEEP_RESIDENT_BYTES = 64 << 10
 """Memory of a finished instance up to this size is cleared by hand, which is faster than asking the kernel to."""
 
-_HOST_STACK_BYTES = 512 << 10
-"""Stack that native WASI functions may use on top of the guest's own."""
-
 
 class EngineConfig(NamedTuple):
     """What an engine is built for; runs with equal configurations share an engine.
@@ -56,6 +53,7 @@ class EngineConfig(NamedTuple):
         multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
         parallel: Whether a module is compiled by several threads.
+        host_stack_bytes: How much stack native WASI and host functions may use on top of the guest's own.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
 
@@ -67,6 +65,7 @@ class EngineConfig(NamedTuple):
     multi_memory: bool = True
     canonical_nans: bool = False
     parallel: bool = True
+    host_stack_bytes: int = 512 << 10
     pooled: bool = True
 
 
@@ -121,7 +120,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)
     api.config_consume_fuel_set(raw, config.fuel)
     api.config_max_wasm_stack_set(raw, config.stack_bytes)
-    api.config_async_stack_size_set(raw, config.stack_bytes + _HOST_STACK_BYTES)
+    api.config_async_stack_size_set(raw, config.stack_bytes + config.host_stack_bytes)
     if config.pooled:
         pool = api.pooling_allocation_config_new()
         for name, value in {

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
 from stockade.engine._failure import Failure, error_text
+from stockade.engine._lending import running
 from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.engine._compiled import CompiledModule
+    from stockade.engine._compiled import LinkedModule
 
 __all__ = ["Directory", "Instance", "Memory", "Number"]
 
-Number = int | float
+Number = int | float | bytes
+"""What functions take and return; a v128 is its 16 bytes, as they lie in memory."""
+
 Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
@@ -32,8 +35,8 @@ _FAR_AWAY: Final = 1 << 62
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
 
-_PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64")}
-_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
+_PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64"), "v128": (4, "v128")}
+_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
 
 
 class _Out(ctypes.Structure):
@@ -134,7 +137,7 @@ class Instance:
     Use it from one thread at a time, and close it.
 
     Args:
-        compiled: What to instantiate.
+        linked: What to instantiate.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -142,22 +145,27 @@ class Instance:
 
     Raises:
         EngineError: There is no room, or a directory could not be opened.
+
+    Attributes:
+        failure: Why the last call did not return.
+        problem: What a host function raised in it.
+        owner: For whoever made the instance: host functions find it here.
     """
 
     def __init__(
         self,
-        compiled: CompiledModule,
+        linked: LinkedModule,
         *,
         fuel: int | None,
         memory_bytes: int,
         table_elements: int,
         directories: Sequence[Directory] = (),
     ) -> None:
-        engine = compiled.engine
+        engine = linked.engine
         api = self._api = engine.api
         engine.admit()
         self._engine = engine
-        self._compiled = compiled  # keeps the machine code alive while this store may run it
+        self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
         self._store: int | None = api.store_new(engine.pointer, None, None)
@@ -171,6 +179,8 @@ class Instance:
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
         self.failure: Failure | None = None
+        self.problem: BaseException | None = None
+        self.owner: object = None
         try:
             api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
@@ -180,7 +190,7 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(self._context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            error = api.instance_pre_instantiate(compiled.prelinked, self._context, self._instance, self._trap)
+            error = api.instance_pre_instantiate(linked.prelinked, self._context, self._instance, self._trap)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
@@ -226,6 +236,24 @@ class Instance:
         if self._find(name) != 3:
             raise KeyError(name)
         return Memory(self._api, self._context, string_at(self._handle, 24))
+
+    def memory_of_caller(self, context: int, name: bytes) -> Memory:
+        """Returns an exported memory for a host function that the guest calls; it is good during that call only.
+
+        Args:
+            context: The store, as the library lends it for the call.
+            name: Name of the memory.
+
+        Raises:
+            KeyError: There is no memory of that name.
+        """
+        extern = Extern()
+        # SAFETY: the guest is halted in its call to us, and the library lends its store for as long. Name and place are
+        # borrowed for the call.
+        found = self._api.instance_export_get(context, self._instance, name, len(name), addressof(extern))
+        if not found or extern.kind != 3:
+            raise KeyError(name)
+        return Memory(self._api, context, string_at(addressof(extern) + Extern.of.offset, 24))
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
@@ -279,7 +307,9 @@ class Instance:
         for index, (kind, number) in enumerate(arguments):
             assert values is not None
             values[index].kind, member = _PACKERS[kind]
-            setattr(values[index].of, member, number)
+            # SAFETY: ctypes copies into `values`, which is ours: a number into its member, cut to that member's bits; a
+            # vector byte by byte into its 16. References never come here: callers refuse them.
+            setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
         first = addressof(values) if values is not None else 0
         results = first + ctypes.sizeof(Value) * len(arguments)
         self.failure = None
@@ -297,12 +327,17 @@ class Instance:
             self._error,
         )
         poll = api.call_future_poll
+        lends = self._linked.lends
+        if lends:
+            running.instances.append(self)
         try:
             while not poll(future):
                 if not may_go_on():
                     return None
         finally:
             api.call_future_delete(future)
+            if lends:
+                running.instances.pop()
         if self._out.trap:
             self.failure = self._take_trap()
             return None
@@ -312,7 +347,10 @@ class Instance:
             return None
         if values is None:
             return []
-        return [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+        # SAFETY: the engine wrote each result's kind beside it, so the member that is read is the one that was written;
+        # what is read is a copy.
+        found = [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
+        return found if "v128" not in result_types else [bytes(v) if isinstance(v, ctypes.Array) else v for v in found]
 
     def set_fuel(self, fuel: int) -> None:
         """Sets the budget anew."""

@@ -39,13 +39,14 @@ class _ValueUnion(ctypes.Union):
         ("i64", ctypes.c_int64),
         ("f32", ctypes.c_float),
         ("f64", ctypes.c_double),
+        ("v128", c_uint8 * 16),  # plain bytes, little-endian: aligned like the rest of the union, to 8
         ("func", c_uint64 * 2),
         ("bytes", c_uint8 * 24),  # the largest member of wasmtime's union is a rooted reference of 24 bytes
     )
 
 
 class Value(ctypes.Structure):
-    """`wasmtime_val_t`: a number with its kind (0 i32, 1 i64, 2 f32, 3 f64, 5 funcref)."""
+    """`wasmtime_val_t`: a number with its kind (0 i32, 1 i64, 2 f32, 3 f64, 4 v128, 5 funcref)."""
 
     _fields_ = (("kind", c_uint8), ("of", _ValueUnion))
 
@@ -113,7 +114,16 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_define_wasi": (_P, (_P,)),
+    "wasmtime_linker_clone": (_P, (_P,)),
+    "wasmtime_linker_delete": (None, (_P,)),
+    "wasmtime_linker_define_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
     "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P)),
+    "wasmtime_caller_context": (_P, (_P,)),
+    "wasmtime_trap_new": (_P, (c_char_p, c_size_t)),
+    "wasm_functype_new": (_P, (_P, _P)),
+    "wasm_functype_delete": (None, (_P,)),
+    "wasm_valtype_new": (_P, (c_uint8,)),
+    "wasm_valtype_vec_new": (None, (_P, c_size_t, _P)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
     "wasmtime_store_delete": (None, (_P,)),
     "wasmtime_store_context": (_P, (_P,)),
@@ -157,6 +167,8 @@ LONG_CALLS: _Prototypes = {
     "wasmtime_wat2wasm": (_P, (c_char_p, c_size_t, _P)),
     "wasmtime_module_validate": (_P, (_P, c_char_p, c_size_t)),
     "wasmtime_module_new": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_module_serialize": (_P, (_P, _P)),
+    "wasmtime_module_deserialize": (_P, (_P, c_char_p, c_size_t, _P)),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_call_future_poll": (c_bool, (_P,)),
 }
@@ -168,7 +180,8 @@ class _CApi:
 
     def __init__(self, path: Path) -> None:
         # SAFETY: PyDLL keeps the interpreter lock during a call. None of these functions waits for another thread
-        # that could need the lock: no callback into Python is ever registered with the library.
+        # that could need the lock, and none runs guest code: callbacks into Python (host functions) can come out of
+        # long calls only, which release the lock.
         short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         missing = []
         for library, prototypes in ((short, SHORT_CALLS), (long, LONG_CALLS)):

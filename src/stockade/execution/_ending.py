@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from stockade.execution._state import GuardEvent, GuardViolation, StateReading
     from stockade.guard import Woven
     from stockade.policy import Limits
+    from stockade.report import Value
 
-__all__ = ["Ending", "Verdict", "conclude", "tell_event"]
+__all__ = ["Ended", "Ending", "Verdict", "conclude", "tell_event"]
 
 
 class Ending(NamedTuple):
@@ -28,12 +29,19 @@ class Ending(NamedTuple):
     Attributes:
         failure: What the engine says; None where it was stopped from outside.
         cancelled: Whether the caller stopped it; if neither, its time was up.
-        refused: What it asked for at its start and may not have.
+        refused: What it asked for and may not have: memory or a table at its start, or to return too much.
+        broken: How it broke the convention by which text is passed.
     """
 
     failure: Failure | None = None
     cancelled: bool = False
     refused: Violation | None = None
+    broken: TrapInfo | None = None
+
+    @classmethod
+    def without_capability(cls, name: str, function: str) -> Ending:
+        """The guest called a host function that needs a capability which the policy does not grant."""
+        return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
 
     @classmethod
     def too_large(cls, woven: Woven, limits: Limits) -> Ending:
@@ -59,6 +67,18 @@ class Ending(NamedTuple):
         )
 
 
+class Ended(Exception):  # noqa: N818 - it says what happened to the guest, which is no error of the host's
+    """The guest came to its end in the middle of something.
+
+    Attributes:
+        ending: Why.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__()
+        self.ending = ending
+
+
 @cache
 def _stops() -> dict[int, Outcome]:
     """What it means that the guard ended the run, by its reasons."""
@@ -76,7 +96,7 @@ class Verdict(NamedTuple):
 
     outcome: Outcome
     exit_code: int | None
-    value: int | float | list[int | float] | None
+    value: Value
     trap: TrapInfo | None
     violations: tuple[Violation, ...]
 
@@ -86,7 +106,7 @@ def conclude(
     ending: Ending | None,
     reading: StateReading | None,
     noted: Sequence[GuardViolation],
-    results: list[Number] | None,
+    results: Sequence[Number | str] | None,
     command: bool,
     fuel: int | None,
     wall_seconds: float,
@@ -106,7 +126,7 @@ def conclude(
     violations = _violations(plan, reading, noted)
     limits = plan.policy.limits
     exit_code: int | None = None
-    value: int | float | list[int | float] | None = None
+    value: Value = None
     trap = None
     if reading is not None and reading.number.exited:
         # The flag stands where only the guard can write, and the guard traps right after setting it.
@@ -122,9 +142,11 @@ def conclude(
         if command:
             exit_code = status & 0xFF
         else:
-            value = results[0] if len(results) == 1 else results or None
+            value = results[0] if len(results) == 1 else list(results) or None
+    elif ending.broken is not None:
+        outcome, trap = Outcome.TRAP, ending.broken
     elif ending.refused is not None:
-        outcome = Outcome.MEMORY
+        outcome = {"capability": Outcome.DENIED, "value": Outcome.OUTPUT}.get(ending.refused.kind, Outcome.MEMORY)
         violations += (ending.refused,)
     elif ending.failure is None and ending.cancelled:
         outcome = Outcome.CANCELLED

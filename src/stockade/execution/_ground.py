@@ -19,6 +19,8 @@ from stockade.report import PolicyInfo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.host import HostFunctions
+
 __all__ = ["Ground"]
 
 _MAX_PLANS = 64
@@ -35,14 +37,16 @@ class Ground:
 
     Args:
         policy: The policy.
+        functions: What the embedder lends.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, functions: HostFunctions) -> None:
         check_enforceable(policy)
         self.policy = policy
+        self._functions = functions
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = Grants(policy.filesystem.mounts)
         self._lock = threading.Lock()
@@ -70,7 +74,7 @@ class Ground:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            self._keep(plan := make_plan(module, self.policy, self._grants.directories, progress))
+            self._keep(plan := make_plan(module, self.policy, self._grants.directories, self._functions, progress))
         return plan
 
     def _keep(self, plan: Plan) -> None:

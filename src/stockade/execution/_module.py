@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.engine import assemble
+from stockade.engine import assemble, features_used
 from stockade.errors import InvalidModule, LinkError
+from stockade.execution._features import refuse_unrunnable
+from stockade.execution._inspection import Inspection, inspect
 from stockade.policy import Limits
-from stockade.wasm import ExternKind, FuncType, ParsedModule, parse, read_module_file
+from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
 
 __all__ = ["Entry", "Item", "Module", "Source"]
 
 _MAGIC = b"\0asm"
+
+_SHOWN_TYPES = 20
+"""Parameters, and results, that a signature shows; a function may have a thousand."""
 
 
 class Item(NamedTuple):
@@ -36,10 +41,17 @@ class Item(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An exported function to call: its name and its type."""
+    """An exported function to call: its name and its type. As text it is its signature, `add: (i32, i32) -> (i32)`."""
 
     name: bytes
     type: FuncType
+
+    def __str__(self) -> str:
+        sides = []
+        for types in self.type:
+            rest = f", … ({len(types):,} in all)" if len(types) > _SHOWN_TYPES else ""
+            sides.append(f"({', '.join(types[:_SHOWN_TYPES])}{rest})")
+        return f"{printable(self.name)}: {' -> '.join(sides)}"
 
 
 class Module:
@@ -71,6 +83,9 @@ class Module:
             limit_bytes: The most bytes it may have.
             text: Whether bytes may be in the text format, too.
 
+        A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
+        it is to run.
+
         Raises:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
@@ -93,7 +108,11 @@ class Module:
                 raise InvalidModule(f"{printable(name)} is neither WebAssembly nor text in UTF-8") from None
         module = cls(data, name)
         if not module._is_component:
-            _ = module.parsed
+            try:
+                # Where functools keeps it: a module that can run is taken apart once.
+                module.__dict__["parsed"] = parse(data)
+            except Unsupported:
+                outline(data)
         return module
 
     @property
@@ -105,18 +124,26 @@ class Module:
         """The module taken apart.
 
         Raises:
-            InvalidModule: It is a component, or damaged.
+            InvalidModule: It is a component, or uses proposals that this release cannot run.
         """
-        return parse(self.data)
+        try:
+            return parse(self.data)
+        except Unsupported:
+            refuse_unrunnable(self.name, features_used(self.data))
+            raise
 
     @property
     def kind(self) -> Literal["command", "reactor", "plain", "component"]:
         """What it is: a `command` has `_start`, a `reactor` has `_initialize`, a `plain` module neither."""
         if self._is_component:
             return "component"
-        if self._function(b"_start") is not None:
+        if "parsed" not in self.__dict__:
+            kind = outline(self.data).kind
+            assert kind != "unknown"  # it would not have been loaded
+            return kind
+        if self.function_type(b"_start") is not None:
             return "command"
-        return "reactor" if self._function(b"_initialize") is not None else "plain"
+        return "reactor" if self.function_type(b"_initialize") is not None else "plain"
 
     @cached_property
     def imports(self) -> tuple[Item, ...]:
@@ -146,7 +173,18 @@ class Module:
             for name, export in module.exports.items()
         )
 
-    def _function(self, name: bytes) -> FuncType | None:
+    def inspect(self) -> Inspection:
+        """Tells what the module is made of, what it uses and asks for, and what a policy would have to allow.
+
+        Nothing of it runs, and nothing is compiled; the engine validates it a few times.
+
+        Raises:
+            InvalidModule: It is damaged where only inspection looks.
+        """
+        return inspect(self.data, self.name, self.sha256)
+
+    def function_type(self, name: bytes) -> FuncType | None:
+        """Returns the type of an exported function; None where there is none of that name."""
         export = self.parsed.exports.get(name)
         if export is None or export.kind is not ExternKind.FUNC:
             return None
@@ -159,10 +197,10 @@ class Module:
         Raises:
             LinkError: There is neither.
         """
-        start = self._function(b"_start")
+        start = self.function_type(b"_start")
         if start == FuncType((), ()):
             return Entry(b"_start", start)
-        main = self._function(b"main")
+        main = self.function_type(b"main")
         if start is None and main in (FuncType((), ("i32",)), FuncType((), ())):
             assert main is not None
             return Entry(b"main", main)
@@ -182,7 +220,7 @@ class Module:
             LinkError: There is none.
         """
         encoded = name.encode("utf-8", "surrogateescape")
-        type_ = self._function(encoded)
+        type_ = self.function_type(encoded)
         if type_ is None:
             raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")
         return Entry(encoded, type_)
@@ -190,7 +228,7 @@ class Module:
     @property
     def initializer(self) -> Entry | None:
         """A reactor's `_initialize`, which comes before every other call; None where there is none."""
-        type_ = self._function(b"_initialize")
+        type_ = self.function_type(b"_initialize")
         return Entry(b"_initialize", type_) if type_ == FuncType((), ()) else None
 
     def _offers(self, near: str = "") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
+from stockade.engine import private_folders
 from stockade.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -85,9 +86,11 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
         Each mount with its folder, links resolved.
 
     Raises:
-        PolicyError: A folder is missing, is not a folder or is unreadable; or two mounts contradict each other.
+        PolicyError: A folder is missing, is not a folder or is unreadable; two mounts contradict each other; or one
+            covers what is Stockade's own.
     """
     seen: list[tuple[Path, Mount]] = []
+    own = [folder.resolve() for folder in private_folders()] if mounts else []
     names: dict[str, Mount] = {}
     for mount in mounts:
         shown = printable(mount.host, 400)
@@ -111,6 +114,12 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
             raise PolicyError(f"two folders are mounted at {printable(name)}: {first} and {shown}")
         names[name] = mount
         real = path.resolve()
+        for private in own:
+            if real == private or private in real.parents or real in private.parents:
+                raise PolicyError(
+                    f"the mount {guest} covers {printable(str(private), 400)}, where Stockade keeps machine code and "
+                    "secrets, which no guest may reach: mount a folder beside it"
+                )
         for other, earlier in seen:
             nested = real == other or real in other.parents or other in real.parents
             if nested and earlier.mode != mount.mode:

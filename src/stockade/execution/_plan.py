@@ -1,31 +1,17 @@
-"""From a module and a policy to machine code that is ready to run: inspect, weave, compile.
-
-Machine code depends on the module and on the engine's configuration only: the policy itself is data that the guard
-reads. So one compiled module serves all policies that share an engine.
-"""
+"""From a module and a policy to what all its runs share: machine code, and the policy as the guard reads it."""
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stockade._wasi import ERRNO, WASI
-from stockade.engine import (
-    MAX_POOLED_MEMORIES,
-    MAX_POOLED_TABLE_ELEMENTS,
-    MAX_POOLED_TABLES,
-    CompiledModule,
-    Engine,
-    EngineConfig,
-)
-from stockade.errors import InvalidModule
-from stockade.execution._state import PROGRAM_NAME, Counters, Placed, place_inputs
-from stockade.guard import StateFormat, Woven, check_imports, guard, weave
-from stockade.policy import Limits
+from stockade.engine import Lending, LinkedModule
+from stockade.execution._prepare import check_outline
+from stockade.execution._programs import Program, programs
+from stockade.execution._state import PROGRAM_NAME, Placed, place_inputs
+from stockade.guard import Woven, check_imports, guard
 from stockade.report import ModuleInfo
 
 if TYPE_CHECKING:
@@ -33,142 +19,13 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory
     from stockade.execution._module import Module
-    from stockade.policy import Features, Policy
+    from stockade.host import HostFunctions
+    from stockade.policy import Policy
 
-__all__ = ["Plan", "Program", "make_plan"]
-
-_MAX_PROGRAMS = 64
-"""Programs that are kept compiled; the one unused for longest goes first."""
+__all__ = ["Plan", "make_plan"]
 
 WAIT_SLICE_NANOSECONDS = 10_000_000
 """A sleeping guest looks up this often, so that deadlines hold while it sleeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A woven, compiled module.
-
-    Attributes:
-        compiled: Its machine code.
-        woven: What the weaver tells of it.
-        calls: The WASI calls that it can make.
-        state_format: How to read the guard's state in it.
-    """
-
-    compiled: CompiledModule
-    woven: Woven
-    calls: tuple[str, ...]
-    state_format: StateFormat
-
-    @classmethod
-    def of(cls, compiled: CompiledModule, woven: Woven, module: Module) -> Program:
-        """Puts a program together; the WASI calls that it can make are those that it imports."""
-        asked = {entry.name.decode() for entry in module.parsed.imports}
-        calls = [call for call in WASI if call.name in asked]
-        format_ = StateFormat(guard().layout, [call.number for call in calls])
-        assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
-        return cls(compiled, woven, tuple(call.name for call in calls), format_)
-
-
-class _Programs:
-    """Compiled modules by content and configuration, the most recently used ones."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
-        self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
-        self._valid: OrderedDict[tuple[str, Features], None] = OrderedDict()
-
-    def get(self, module: Module, policy: Policy, progress: Callable[[str], None]) -> tuple[Program, bool]:
-        """Returns the program for a module, and whether it was at hand."""
-        self._validate(module, policy.features, progress)
-        config = _config(module, policy)
-        key = (module.sha256, config)
-        with self._lock:
-            program = self._kept.get(key)
-            if program is not None:
-                self._kept.move_to_end(key)
-                return program, True
-            turn = self._under_way.setdefault(key, threading.Lock())
-        # Whoever comes second waits for the first one's result instead of compiling it again.
-        with turn:
-            with self._lock:
-                if key in self._kept:
-                    return self._kept[key], True
-            try:
-                program = _compile(module, config, progress)
-            finally:
-                with self._lock:
-                    self._under_way.pop(key, None)
-            with self._lock:
-                self._kept[key] = program
-                while len(self._kept) > _MAX_PROGRAMS:
-                    self._kept.popitem(last=False)
-        return program, False
-
-    def _validate(self, module: Module, features: Features, progress: Callable[[str], None]) -> None:
-        """Validates a module as its guest wrote it, under the proposals that the policy allows."""
-        key = (module.sha256, features)
-        with self._lock:
-            if key in self._valid:
-                self._valid.move_to_end(key)
-                return
-        progress("checking")
-        plain = EngineConfig(
-            fuel=False,
-            stack_bytes=Limits().stack,
-            simd=features.simd,
-            relaxed_simd=features.relaxed_simd,
-            tail_call=features.tail_call,
-            multi_memory=features.multi_memory,
-            pooled=False,
-        )
-        Engine.shared(plain).validate(module.data)
-        with self._lock:
-            self._valid[key] = None
-            while len(self._valid) > _MAX_PROGRAMS:
-                self._valid.popitem(last=False)
-
-    def after_fork(self) -> None:
-        """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
-        self._lock = threading.Lock()
-        self._under_way.clear()
-
-
-_programs = _Programs()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_programs.after_fork)
-
-
-def _config(module: Module, policy: Policy) -> EngineConfig:
-    parsed = module.parsed
-    # One more memory for the guard, one for a guest that has none, one more table for natives.
-    pooled = (
-        len(parsed.memories) + 2 <= MAX_POOLED_MEMORIES
-        and len(parsed.tables) + 1 <= MAX_POOLED_TABLES
-        and max((table.minimum for table in parsed.tables), default=0) <= MAX_POOLED_TABLE_ELEMENTS
-        # A table of a pool cannot grow beyond it, whatever the policy allows.
-        and (not parsed.tables or policy.limits.table_elements <= MAX_POOLED_TABLE_ELEMENTS)
-    )
-    return EngineConfig(
-        fuel=policy.limits.fuel is not None,
-        stack_bytes=policy.limits.stack,
-        canonical_nans=policy.reproducible,
-        pooled=pooled,
-    )
-
-
-def _compile(module: Module, config: EngineConfig, progress: Callable[[str], None]) -> Program:
-    progress("weaving")
-    woven = weave(module.parsed, guard())
-    progress("compiling")
-    engine = Engine.for_compiling(config)
-    try:
-        engine.validate(woven.wasm)
-    except InvalidModule as problem:
-        # The original was valid, so with the guard in it, it is beyond a limit of the engine.
-        raise InvalidModule(f"{module.name} leaves no room for the guard: {problem}") from None
-    return Program.of(CompiledModule(engine, woven.wasm), woven, module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +36,7 @@ class Plan:
         module: The module.
         policy: The policy.
         program: Its machine code.
+        linked: The same with its imports.
         directories: What native WASI may reach.
         info: The module, for reports.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
@@ -192,6 +50,7 @@ class Plan:
     module: Module
     policy: Policy
     program: Program
+    linked: LinkedModule
     directories: tuple[Directory, ...]
     info: ModuleInfo
     natives: tuple[tuple[int, bytes], ...]
@@ -207,7 +66,11 @@ class Plan:
 
 
 def make_plan(
-    module: Module, policy: Policy, directories: tuple[Directory, ...], progress: Callable[[str], None]
+    module: Module,
+    policy: Policy,
+    directories: tuple[Directory, ...],
+    functions: HostFunctions,
+    progress: Callable[[str], None],
 ) -> Plan:
     """Makes a module ready to run under a policy.
 
@@ -215,6 +78,7 @@ def make_plan(
         module: The module.
         policy: The policy.
         directories: What native WASI may reach: the policy's mounts, checked and open.
+        functions: What the embedder lends.
         progress: Is told what is being done, before each step that may take long.
 
     Raises:
@@ -222,24 +86,15 @@ def make_plan(
         LinkError: It imports what nothing provides.
     """
     limits = policy.limits
-    if len(module.data) > limits.module_size:
-        raise InvalidModule(
-            f"the module has {len(module.data):,} bytes; modules may have {limits.module_size:,} (limits.module_size)"
-        )
-    for what, found, allowed in (
-        ("memories", len(module.parsed.memories), limits.memories),
-        ("tables", len(module.parsed.tables), limits.tables),
-    ):
-        if found > allowed:
-            raise InvalidModule(f"{module.name} has {found} {what}; the policy allows {allowed} (limits.{what})")
-    if len(module.parsed.memories) > 1 and not policy.features.multi_memory:
-        raise InvalidModule(
-            f"{module.name} has {len(module.parsed.memories)} memories; the policy allows one (features.multi_memory)"
-        )
-    check_imports(module.parsed)
+    check_outline(module.name, module.parsed, policy.structure, limits, policy.features)
+    check_imports(module.parsed, functions.types())
     begun = time.perf_counter()
-    program, at_hand = _programs.get(module, policy, progress)
-    seconds = 0.0 if at_hand else time.perf_counter() - begun
+    program, was_compiled = programs.get(module, policy, progress)
+    seconds = time.perf_counter() - begun if not was_compiled else 0.0
+    linked = program.linked
+    if linked is None:
+        wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
+        linked = LinkedModule(program.compiled, Lending(program.compiled.engine, functions.lent(wanted)))
     has_clock = "poll_oneoff" in program.calls
     rates = (limits.call_rate, limits.read_rate, limits.write_rate, limits.memory_growth)
     needs_time = not has_clock and any(rate is not None for rate in rates)
@@ -247,7 +102,18 @@ def make_plan(
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
-        module, policy, program, directories, info, _natives(program), needs_time, state, bare, seconds, at_hand
+        module,
+        policy,
+        program,
+        linked,
+        directories,
+        info,
+        _natives(program),
+        needs_time,
+        state,
+        bare,
+        seconds,
+        was_compiled,
     )
 
 

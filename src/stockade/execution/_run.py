@@ -10,23 +10,26 @@ import time
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
-from stockade.engine import Instance
+from stockade.engine import Failure, Instance
 from stockade.errors import UsageError
-from stockade.execution._ending import Ending, conclude, tell_event
-from stockade.execution._state import PROGRAM_NAME, State, place_inputs
+from stockade.execution._ending import Ended, Ending, conclude, tell_event
+from stockade.execution._state import HOST_CALLS, PROGRAM_NAME, State, place_inputs
+from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
+from stockade.host import CapabilityMissing, HostFunctionFailed
 from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine import Memory, Number
-    from stockade.execution._module import Entry
     from stockade.execution._mounts import Grants
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardViolation, StateReading
     from stockade.execution._streams import Streams
+    from stockade.execution._values import Call
+    from stockade.policy import Policy
     from stockade.report import Event
 
 __all__ = ["Guest", "Watch"]
@@ -125,7 +128,7 @@ class Guest:
             self._instantiate_seconds = 0.0
             return
         instance = self._instance = Instance(
-            plan.program.compiled,
+            plan.linked,
             fuel=limits.fuel,
             memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -141,7 +144,13 @@ class Guest:
             raise
         self._instantiate_seconds = time.perf_counter() - begun
 
+    @property
+    def policy(self) -> Policy:
+        """The policy that it runs under."""
+        return self._plan.policy
+
     def _furnish(self, instance: Instance) -> None:
+        instance.owner = self
         woven = self._plan.program.woven
         if woven.state_export is not None:
             program = self._plan.program
@@ -155,34 +164,33 @@ class Guest:
         """Whether the guest has come to its end, so that it can not be called again."""
         return self._ending is not None
 
-    def invoke(self, entry: Entry, arguments: Sequence[Number] = (), *, command: bool = False) -> Report:
+    def invoke(self, call: Call, *, command: bool = False) -> Report:
         """Calls an exported function and reports on it.
 
-        What was the module's start function runs before the first call, under the same limits.
+        What was the module's start function runs before the first call, under the same limits; so does what passes
+        texts to the function and from it.
 
         Args:
-            entry: The function.
-            arguments: A number for each of its parameters.
+            call: The function, and what is passed.
             command: Whether its result is an exit code.
         """
         begun = time.perf_counter()
         cpu = time.thread_time()
-        results: list[Number] | None = None
+        results: Sequence[Number | str] | None = None
         instance = self._instance
         if instance is not None and self._ending is None:
             if not self._timed:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
                 self._watch.start(self._limits.wall_time)
-            ticker = self._plan.program.compiled.engine.ticker
+            ticker = self._plan.linked.engine.ticker
             may_go_on, serve = self._attention()
             ticker.enter()
             try:
-                if self._start(instance, may_go_on):
-                    typed = list(zip(entry.type.params, arguments, strict=True))
-                    results = instance.call(entry.name, typed, entry.type.results, may_go_on)
-                    if results is None:
-                        self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+                try:
+                    results = self._call(instance, call, may_go_on)
+                except Ended as end:
+                    self._ending = end.ending
                 serve()
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
@@ -223,14 +231,35 @@ class Guest:
 
         return look, serve
 
-    def _start(self, instance: Instance, may_go_on: Callable[[], bool]) -> bool:
+    def _call(self, instance: Instance, call: Call, may_go_on: Callable[[], bool]) -> Sequence[Number | str]:
+        def enter(export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]) -> list[Number]:
+            found = instance.call(export, arguments, results, may_go_on)
+            if found is None:
+                raise Ended(self._end(instance))
+            return found
+
         if not self._started:
             self._started = True
             export = self._plan.program.woven.start_export
             assert export is not None
-            if instance.call(export, (), (), may_go_on) is None:
-                self._ending = Ending(failure=instance.failure, cancelled=self._watch.cancelled)
-        return self._ending is None
+            enter(export, (), ())
+        if call.exchange is not None:
+            return call.exchange.perform(call, instance.memory(MEMORY), enter, self._limits.stdout)
+        entry = call.entry
+        return enter(entry.name, list(zip(entry.type.params, call.numbers, strict=True)), entry.type.results)
+
+    def _end(self, instance: Instance) -> Ending:
+        """Why the guest did not return."""
+        problem = instance.problem
+        if problem is None:
+            return Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+        if isinstance(problem, CapabilityMissing):
+            return Ending.without_capability(problem.capability, problem.function)
+        if not isinstance(problem, HostFunctionFailed):
+            # KeyboardInterrupt and its like are for whoever began the call.
+            raise problem
+        failure = instance.failure or Failure(None, "", ())
+        return Ending(failure=failure._replace(message=str(problem)))
 
     def renew(self) -> None:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
@@ -243,7 +272,7 @@ class Guest:
         if self._state is not None:
             self._state.renew(self._placed.block)
 
-    def _report(self, results: list[Number] | None, command: bool) -> Report:
+    def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
         begun = time.perf_counter()
         wall = self._wall_seconds
         plan, state = self._plan, self._state
@@ -335,8 +364,9 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         memory_bytes=memory,
         memory_peak_bytes=memory,
         table_elements=number.table_used,
-        calls=reading.calls,
-        denied=reading.denied,
+        calls=_without_host_calls(reading.calls),
+        denied=_without_host_calls(reading.denied),
+        host_calls=reading.calls.get(HOST_CALLS, 0),
         read_bytes=number.read,
         written_bytes=number.written,
         stdout_bytes=number.stdout_total,
@@ -347,3 +377,7 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         files_deleted=number.deleted,
         random_bytes=number.random,
     )
+
+
+def _without_host_calls(calls: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in calls.items() if name != HOST_CALLS} if HOST_CALLS in calls else calls

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stockade.policy import Limits
 
 __all__ = [
+    "HOST_CALLS",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
     "TAP_BYTES",
@@ -41,6 +42,10 @@ _MOST_BYTES: Final = 1 << 30
 
 PROGRAM_NAME: Final = b"main.wasm"
 """What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
+
+
+HOST_CALLS: Final = "host functions"
+"""What stands for all functions of the embedder among the names of calls."""
 
 
 class Counters(NamedTuple):
@@ -206,7 +211,9 @@ class GuardViolation(NamedTuple):
         """Reads an entry."""
         kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
         subject = _kept_subject(entry, length)
-        return cls(_kinds()[kind], WASI[call].name, count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
+        return cls(
+            _kinds()[kind], _call_name(call), count, limit, observed, at / 1e9, _ACTIONS[action], subject, length
+        )
 
 
 class GuardEvent(NamedTuple):
@@ -227,7 +234,14 @@ class GuardEvent(NamedTuple):
         """Reads an entry."""
         kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
         subject = _kept_subject(entry, length)
-        return cls(_kinds()[kind], WASI[call].name, errno, _ACTIONS[action], limit, observed, at / 1e9, subject, length)
+        return cls(
+            _kinds()[kind], _call_name(call), errno, _ACTIONS[action], limit, observed, at / 1e9, subject, length
+        )
+
+
+def _call_name(number: int) -> str:
+    """The name of a call by the guard's number."""
+    return WASI[number].name if number < len(WASI) else HOST_CALLS
 
 
 _ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")

@@ -1,62 +1,158 @@
-"""Numbers that go into a guest: checked against the function's type before anything runs."""
+"""What goes into a guest's function and comes out of it: checked against its type before anything runs."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.execution._texts import make_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
-    from stockade.execution._module import Entry
+    from stockade.execution._module import Entry, Module
+    from stockade.execution._texts import Exchange, Returns
 
-__all__ = ["fit_numbers"]
+__all__ = ["Argument", "Call", "fit"]
 
-_F32_OVERFLOW = 2.0**128 - 2.0**103
+Argument: TypeAlias = int | float | bytes | str
+"""What callers pass: a number, a vector (v128) as an int or its 16 bytes, or a text that takes the place of two i32."""
+
+_F32_OVERFLOW: Final = 2.0**128 - 2.0**103
 """The least number that a 32-bit float rounds to infinity."""
 
-_INTEGER_BITS = {"i32": 32, "i64": 64}
+_INTEGER_BITS: Final = {"i32": 32, "i64": 64}
+_VECTOR_BYTES: Final = 16
+_VALUE_TYPES: Final = ("i32", "i64", "f32", "f64", "v128")
+
+_SHOWN_BITS: Final = 160
+"""Integers up to this size are shown in full."""
+
+_MOST_TEXT_BYTES: Final = (1 << 32) - 1
+
+_ALLOWED: Final = {
+    "i32": "a whole number from -2**31 to 2**32 - 1",
+    "i64": "a whole number from -2**63 to 2**64 - 1",
+    "f32": "a number, at most 3.4028235e+38 if it is finite",
+    "f64": "a number, at most 1.7976931348623157e+308 if it is finite",
+    "v128": "a whole number from 0 to 2**128 - 1, or 16 bytes",
+}
+"""What a parameter takes, by its type."""
 
 
-def fit_numbers(entry: Entry, args: Sequence[Number]) -> list[Number]:
-    """Checks that arguments fit the parameters of a function.
+class Call(NamedTuple):
+    """A call that fits the type of its function.
+
+    Attributes:
+        entry: The function.
+        numbers: A number for each parameter; 0 for the address and the length of a text.
+        exchange: What else is passed and returned, if anything.
+    """
+
+    entry: Entry
+    numbers: Sequence[Number] = ()
+    exchange: Exchange | None = None
+
+
+def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns | None = None) -> Call:
+    """Checks that arguments fit an exported function.
 
     Args:
-        entry: The function.
-        args: A number for each of its parameters.
+        module: The module that exports it.
+        export: Its name.
+        args: What is passed.
+        returns: What the result is read as, where it is the place of a text.
 
     Raises:
-        UsageError: They do not.
+        LinkError: There is no such function.
+        UsageError: The arguments do not fit, or the function cannot be called from outside.
     """
+    entry = module.function_entry(export)
     params = entry.type.params
-    shown = printable(entry.name)
-    if len(args) != len(params):
-        raise UsageError(f"{shown} takes {len(params)} arguments {entry.type}, {len(args)} were given")
-    for name in (*params, *entry.type.results):
-        if name not in ("i32", "i64", "f32", "f64"):
-            raise UsageError(f"{shown} has the type {entry.type}: only numbers can be passed and returned")
-    return [_number(shown, place, type_, value) for place, (type_, value) in enumerate(zip(params, args, strict=True))]
+    for what, types in (("parameter", params), ("result", entry.type.results)):
+        for place, name in enumerate(types):
+            if name not in _VALUE_TYPES:
+                raise UsageError(
+                    f"{entry}: {what} {place + 1} is of type {name}, and references cannot cross the border. "
+                    "Call a function that takes and returns only i32, i64, f32, f64 and v128"
+                )
+    numbers: list[Number] = []
+    texts: list[tuple[int, bytes]] = []
+    for number, value in enumerate(args, 1):
+        place = len(numbers)
+        if place >= len(params):
+            break
+        if isinstance(value, str | bytes) and params[place] != "v128":
+            if params[place : place + 2] != ("i32", "i32"):
+                raise UsageError(
+                    f"{entry}: argument {number} is {_kind(value)}, but parameter {place + 1} is {params[place]}, "
+                    f"which takes {_ALLOWED[params[place]]}. "
+                    "Text takes the place of two i32 in a row: address and length"
+                )
+            texts.append((place, _encoded(entry, number, value)))
+            numbers += (0, 0)
+        else:
+            numbers.append(_number(entry, number, params[place], value))
+    if len(args) + len(texts) != len(params):
+        text = ", or a text for two i32 in a row (address and length)" if ("i32", "i32") in pairwise(params) else ""
+        raise UsageError(
+            f"{entry} has {len(params):,} parameters, and the arguments fill {len(args) + len(texts):,}. "
+            f"Give a number for each{text}"
+        )
+    if texts or returns is not None:
+        return Call(entry, numbers, make_exchange(module, entry, texts, returns))
+    return Call(entry, numbers)
 
 
-def _number(function: str, place: int, type_: str, value: Number) -> Number:
-    where = f"argument {place + 1} of {function}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{where} is {value!r}: it must be a number ({type_})")
-    bits = _INTEGER_BITS.get(type_)
-    if bits is None:
-        try:
-            number = float(value)
-        except OverflowError:
-            raise UsageError(f"{where} is too large for {type_}") from None
-        if type_ == "f32" and math.isfinite(number) and abs(number) >= _F32_OVERFLOW:
-            raise UsageError(f"{where} is {number}: it does not fit f32")
-        return number
-    if not isinstance(value, int):
-        raise UsageError(f"{where} is {value!r}: it must be a whole number ({type_})")
-    if not -(1 << bits - 1) <= value < 1 << bits:
-        raise UsageError(f"{where} is {value}: it does not fit {type_}")
-    return value
+def _number(entry: Entry, number: int, type_: str, value: Argument) -> Number:
+    """Returns a value as the engine takes it."""
+    if not isinstance(value, bool):
+        if bits := _INTEGER_BITS.get(type_):
+            if isinstance(value, int) and -(1 << bits - 1) <= value < 1 << bits:
+                return value
+        elif type_ == "v128":
+            if isinstance(value, bytes) and len(value) == _VECTOR_BYTES:
+                return value
+            if isinstance(value, int) and 0 <= value < 1 << 8 * _VECTOR_BYTES:
+                return value.to_bytes(_VECTOR_BYTES, "little")
+        elif isinstance(value, int | float):
+            found = _float(value)
+            if found is not None and (type_ == "f64" or not math.isfinite(found) or abs(found) < _F32_OVERFLOW):
+                return found
+    raise UsageError(f"{entry}: argument {number} is {_kind(value)}; {type_} takes {_ALLOWED[type_]}")
+
+
+def _float(value: float) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _encoded(entry: Entry, number: int, text: str | bytes) -> bytes:
+    try:
+        data = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as problem:
+        raise UsageError(
+            f"{entry}: argument {number} has a character at {problem.start:,} that UTF-8 cannot express, half of a "
+            "surrogate pair. Mend the text, or pass bytes"
+        ) from None
+    if len(data) > _MOST_TEXT_BYTES:
+        raise UsageError(
+            f"{entry}: argument {number} has {len(data):,} bytes; a 32-bit length can tell {_MOST_TEXT_BYTES:,}"
+        )
+    return data
+
+
+def _kind(value: object) -> str:
+    """Says what was given, at a length that does not depend on it."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bytes):
+        return "1 byte" if len(value) == 1 else f"{len(value):,} bytes"
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"a whole number of {value.bit_length():,} bits"
+    return repr(value) if isinstance(value, int | float | None) else f"of type {type(value).__name__}"

@@ -13,6 +13,7 @@ reached or skipped. What cannot be woven is refused with the reason, never run w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
@@ -26,19 +27,24 @@ from stockade.wasm import (
     Kind,
     ParsedModule,
     Reader,
+    Scan,
     SectionId,
-    Site,
     parse,
     read_const_expression,
-    sites,
+    scan,
     uleb,
     vector,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from stockade.wasm import Import
 
 __all__ = ["Woven", "check_imports", "weave"]
+
+NOTHING: Mapping[tuple[bytes, bytes], FuncType] = MappingProxyType({})
+"""No functions beside those of WASI."""
 
 _VALUE_CODES = {
     "i32": 0x7F,
@@ -80,22 +86,28 @@ class Woven:
     initial_table_elements: int
 
 
-def weave(module: ParsedModule | bytes, guard: Guard) -> Woven:
+def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
     """Weaves the guard into a module.
 
     Args:
         module: The original, validated by the engine under the features that guests may use.
         guard: The guard.
+        scanned: What was found in its code, if that is known.
 
     Raises:
-        LinkError: It imports what nothing provides, or a WASI function under a wrong type.
+        LinkError: It imports a WASI function under a wrong type, or something that is no function.
         InvalidModule: It contains something that the weaver does not know.
     """
-    return _Weaver(parse(module) if isinstance(module, bytes) else module, guard).weave()
+    parsed = parse(module) if isinstance(module, bytes) else module
+    return _Weaver(parsed, guard, scanned or scan(parsed)).weave()
 
 
-def check_imports(module: ParsedModule) -> None:
-    """Checks that everything the module imports is a function of WASI preview 1, under its right type.
+def check_imports(module: ParsedModule, lent: Mapping[tuple[bytes, bytes], FuncType] = NOTHING) -> None:
+    """Checks that everything the module imports is there, under its right type.
+
+    Args:
+        module: The module.
+        lent: Functions beside those of WASI preview 1, by import module and name.
 
     Raises:
         LinkError: Something is not; the message names it and what would be needed.
@@ -106,19 +118,30 @@ def check_imports(module: ParsedModule) -> None:
         if entry.kind is not ExternKind.FUNC:
             unknown.append(f"{name} ({entry.kind.name.lower()})")
             continue
-        call = WASI_BY_NAME.get(entry.name.decode("utf-8", "replace")) if entry.module == MODULE.encode() else None
         actual = module.types[entry.type_index]
-        if call is None:
+        call = _wasi_call(entry)
+        if call is not None:
+            expected, where = FuncType(call.params, call.results), "in WASI preview 1"
+        elif (entry.module, entry.name) in lent:
+            expected, where = lent[entry.module, entry.name], "as a host function"
+        else:
             unknown.append(f"{name} (function {actual})")
-        elif actual != FuncType(call.params, call.results):
-            raise LinkError(
-                f"the module imports {name} as {actual}, but in WASI preview 1 it is "
-                f"{FuncType(call.params, call.results)}: rebuild it with a current toolchain"
-            )
+            continue
+        if actual != expected:
+            raise LinkError(f"the module imports {name} as {actual}, but {where} it is {expected}: {_mend(call)}")
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        hint = _hint(module)
-        raise LinkError(f"nothing provides what the module imports: {shown}. {hint}")
+        raise LinkError(f"nothing provides what the module imports: {shown}. {_hint(module)}")
+
+
+def _wasi_call(entry: Import) -> WasiCall | None:
+    return WASI_BY_NAME.get(entry.name.decode("utf-8", "replace")) if entry.module == MODULE.encode() else None
+
+
+def _mend(call: WasiCall | None) -> str:
+    if call is not None:
+        return "rebuild it with a current toolchain"
+    return "change the annotations of the function, or rebuild the module"
 
 
 def _hint(module: ParsedModule) -> str:
@@ -129,7 +152,10 @@ def _hint(module: ParsedModule) -> str:
         return "It was built for WASI 0.2: rebuild it for wasm32-wasip1"
     if any(name in (b"__wbindgen_placeholder__", b"wbg", b"go", b"gojs") for name in modules):
         return "It was built for a JavaScript host: rebuild it for WASI (wasm32-wasip1, GOOS=wasip1)"
-    return f"Guests get WASI preview 1 ({MODULE}) and nothing else: rebuild the module without these imports"
+    return (
+        f"Guests get WASI preview 1 ({MODULE}) and what Sandbox.host_function lends: lend these, or rebuild the module "
+        "without them"
+    )
 
 
 class _Indices(NamedTuple):
@@ -159,19 +185,26 @@ class _Indices(NamedTuple):
 class _Weaver:
     """The work on one module."""
 
-    def __init__(self, module: ParsedModule, guard: Guard) -> None:
-        check_imports(module)
+    def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
+        # Whether somebody lends the other functions is for whoever instantiates the module to see.
+        others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and _wasi_call(entry) is None)
+        check_imports(module, {(entry.module, entry.name): module.types[entry.type_index] for entry in others})
         self.module = module
         self.guard = guard
-        self._sites: dict[int, list[Site]] = {}
+        self._scan = scan
         # Index of a WASI import in the guest -> the guard's function for it.
         self.wasi: dict[int, int] = {}
         self.native_index: dict[str, int] = {}
+        # Indices of other imports: functions of the embedder.
+        self.lent: dict[int, FuncType] = {}
         functions = (entry for entry in module.imports if entry.kind is ExternKind.FUNC)
         for index, entry in enumerate(functions):
-            name = entry.name.decode()
-            self.wasi[index] = guard.exports[name]
-            self.native_index.setdefault(name, index)
+            call = _wasi_call(entry)
+            if call is None:
+                self.lent[index] = module.types[entry.type_index]
+                continue
+            self.wasi[index] = guard.exports[call.name]
+            self.native_index.setdefault(call.name, index)
         self.types: list[bytes] = []
         self.type_index: dict[FuncType, int] = {}
         self.names: list[str] = []
@@ -180,16 +213,18 @@ class _Weaver:
 
     def weave(self) -> Woven:
         module, guard = self.module, self.guard
-        grown = self._find_sites()
+        grown = self._scan.grown
         memories = {index for kind, index in grown if kind is Kind.MEMORY_GROW}
         tables = {index for kind, index in grown if kind is Kind.TABLE_GROW}
-        if not (self.wasi or grown):
+        if not (self.wasi or self.lent or grown):
             return self._without_guard()
 
         # Which functions of the guard are needed, and where each will stand.
         growers = dict.fromkeys(memories, guard.exports["memory_grow"])
         table_growers = {index: guard.exports[_TABLE_GROWERS[module.tables[index].element]] for index in tables}
-        needed = self._closure([*self.wasi.values(), *growers.values(), *table_growers.values()])
+        counter = guard.exports["host_call"]
+        roots = [*self.wasi.values(), *growers.values(), *table_growers.values()]
+        needed = self._closure([*roots, counter] if self.lent else roots)
         copied = set(growers.values()) | set(table_growers.values())
         first = len(module.functions)
         place: dict[int, int] = {}
@@ -212,6 +247,8 @@ class _Weaver:
         memory_place = {memory: after + slot for slot, memory in enumerate(sorted(memories))}
         after += len(memories)
         table_place = {table: after + slot for slot, table in enumerate(sorted(tables))}
+        after += len(tables)
+        lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
 
         # The memories: the guest's as native WASI finds it, or an empty one, then the guard's state.
         export = module.exports.get(b"memory")
@@ -237,8 +274,11 @@ class _Weaver:
         for table, index in sorted(table_growers.items()):
             self._append(guard.bodies[index], indices._replace(table=table))
 
+        for index, type_ in sorted(self.lent.items()):
+            self._append_counted(index, type_, place[counter])
+
         # Where references of the guest go.
-        redirect = {index: place[target] for index, target in self.wasi.items()}
+        redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
         code = self._rewrite_code(redirect, memory_place, table_place)
 
         exports = [self._export(b"stockade.state", ExternKind.MEMORY, state_memory)]
@@ -299,21 +339,6 @@ class _Weaver:
         wasm = self._assemble({SectionId.EXPORT: self._extended(SectionId.EXPORT, [entry]), SectionId.START: None})
         return self._woven(wasm, None, name, None, ())
 
-    def _find_sites(self) -> set[tuple[Kind, int]]:
-        """Finds all sites in the code, keeps them by body, and returns what is grown."""
-        module = self.module
-        grown: set[tuple[Kind, int]] = set()
-        for number, (start, end) in enumerate(module.bodies):
-            reader = Reader(module.data, start, end, "code")
-            for _ in range(reader.count()):
-                reader.u32()
-                reader.byte()
-            found = list(sites(module.data, reader.position, end, module.imported_functions))
-            if found:
-                self._sites[number] = found
-                grown |= {(s.kind, s.target) for s in found if s.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW)}
-        return grown
-
     def _closure(self, roots: Iterable[int]) -> set[int]:
         """The guard functions that these need, themselves included."""
         needed: set[int] = set()
@@ -355,17 +380,25 @@ class _Weaver:
         code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
         self.code.append(uleb(len(code)) + code)
 
+    def _append_counted(self, index: int, type_: FuncType, counter: int) -> None:
+        """A function that has a call counted before it makes it: for functions of the embedder."""
+        self.names.append("host_call")
+        self.function_types.append(self._type(type_))
+        arguments = b"".join(b"\x20" + uleb(place) for place in range(len(type_.params)))
+        code = b"\x00\x10" + uleb(counter) + arguments + b"\x10" + uleb(index) + b"\x0b"
+        self.code.append(uleb(len(code)) + code)
+
     # -- the guest's own parts ------------------------------------------------------------------------------------
 
     def _rewrite_code(self, redirect: dict[int, int], memories: dict[int, int], tables: dict[int, int]) -> bytes:
         data, bodies = self.module.data, self.module.bodies
         parts = [uleb(len(bodies) + len(self.code))]
         copied = None
-        for number in sorted(self._sites):
+        for number in sorted(self._scan.sites):
             start, end = bodies[number]
             code = bytearray()
             done = start
-            for site in self._sites[number]:
+            for site in self._scan.sites[number]:
                 code += data[done : site.start]
                 if site.kind is Kind.MEMORY_GROW:
                     code += b"\x10" + uleb(memories[site.target])

@@ -145,32 +145,35 @@
 (global $event_count        (export "event_count:u64")           i32 (i32.const 16896)) ;; events written, overwritten ones included
 (global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16904)) ;; nanoseconds on the virtual clock
 (global $random_state       (export "random_state:u64")          i32 (i32.const 16912)) ;; of the seeded generator; the host writes the seed
-(global $calls              (export "calls:u64[46]")             i32 (i32.const 16920)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[46]")            i32 (i32.const 17288)) ;; and how often it was refused
+(global $calls              (export "calls:u64[47]")             i32 (i32.const 16920)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[47]")            i32 (i32.const 17296)) ;; and how often it was refused
 
 ;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
 
-(global $notes              (export "notes:u8")                  i32 (i32.const 17656)) ;; from here on nothing is read for reports
-(global $host_now           (export "host_now:u64")              i32 (i32.const 17656)) ;; nanoseconds into the run, by the host, as of its last look
-(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17664)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
-(global $credit             (export "credit:u64")                i32 (i32.const 17672)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 17680)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17688)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 17696)) ;; when the present second of call_rate began
-(global $read_window        (export "read_window:u64")           i32 (i32.const 17704)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17712)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 17720)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17728)) ;; bytes since then
-(global $growth_window      (export "growth_window:u64")    i32 (i32.const 17736)) ;; when the present second of growth_rate began; 0: not yet
-(global $growth_in_window   (export "growth_in_window:u64") i32 (i32.const 17744)) ;; pages since then
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17752)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17760)) ;; of these, taken out by the host
-(global $tap                (export "tap:u32")                   i32 (i32.const 17768)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17772)) ;; its bytes, a power of two
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17776)) ;; 1: the guest waits for the host to give more of stdin
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17780)) ;; a bit for each kind that has an entry
-(global $borrowed                                                i32 (i32.const 17784)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 17912)) ;; from here on the host places its data
+(global $notes              (export "notes:u8")                  i32 (i32.const 17672)) ;; from here on nothing is read for reports
+(global $host_now           (export "host_now:u64")              i32 (i32.const 17672)) ;; nanoseconds into the run, by the host, as of its last look
+(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17680)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $credit             (export "credit:u64")                i32 (i32.const 17688)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 17696)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17704)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 17712)) ;; when the present second of call_rate began
+(global $read_window        (export "read_window:u64")           i32 (i32.const 17720)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17728)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 17736)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17744)) ;; bytes since then
+(global $growth_window      (export "growth_window:u64")    i32 (i32.const 17752)) ;; when the present second of growth_rate began; 0: not yet
+(global $growth_in_window   (export "growth_in_window:u64") i32 (i32.const 17760)) ;; pages since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17768)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17776)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 17784)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17788)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17792)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17796)) ;; a bit for each kind that has an entry
+(global $borrowed                                                i32 (i32.const 17800)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 17928)) ;; from here on the host places its data
+
+;; What stands for all functions of the embedder where calls have numbers: one more than the last of WASI's.
+(global $HOST               (export "HOST:const")                i32 (i32.const 46))
 
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
@@ -1655,6 +1658,12 @@
   (local $errno i32)
   (if (local.tee $errno (call $enter (i32.const 45))) (then (return (local.get $errno))))
   (global.get $ENOTSOCK))
+
+;; -- functions of the embedder -----------------------------------------------------------------------------------------
+
+;; Before a function that the embedder lends. It has no errno to be refused with, so that beyond a limit the run ends.
+(func (export "host_call")
+  (if (call $enter (global.get $HOST)) (then (call $end_run (global.get $STOP_DENIED)))))
 
 ;; -- growth ---------------------------------------------------------------------------------------------------------
 

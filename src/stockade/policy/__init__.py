@@ -2,20 +2,23 @@
 
 from stockade.policy._algebra import Change
 from stockade.policy._custom import Numeric
-from stockade.policy._enforced import check_enforceable, unenforceable
+from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._explain import Statement
 from stockade.policy._fields import Plain
-from stockade.policy._limits import Limits
+from stockade.policy._limits import MAX_MODULE_BYTES, Limits
+from stockade.policy._needs import Need, needs
 from stockade.policy._network import Host, Network, PortRange
 from stockade.policy._policy import Policy
 from stockade.policy._presets import PRESETS
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
 from stockade.policy._schema import reference
 from stockade.policy._score import Reason, Score
+from stockade.policy._structure import Structure
 from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 
 __all__ = [
+    "MAX_MODULE_BYTES",
     "PRESETS",
     "Change",
     "Clock",
@@ -25,6 +28,7 @@ __all__ = [
     "Host",
     "Limits",
     "Mount",
+    "Need",
     "Network",
     "Numeric",
     "Plain",
@@ -35,12 +39,15 @@ __all__ = [
     "Reason",
     "Score",
     "Statement",
+    "Structure",
     "Wasi",
     "check_enforceable",
+    "needs",
     "parse_count",
     "parse_seconds",
     "parse_size",
     "reference",
+    "runnable_features",
     "unenforceable",
     "write_toml",
     "write_value",

@@ -31,6 +31,7 @@ from stockade.policy._rights import (
     Random,
     Wasi,
 )
+from stockade.policy._structure import Structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +55,7 @@ def narrow(first: Policy, second: Policy) -> Policy:
         random=_meet(_random, first.random, second.random),
         network=_meet(_network, first.network, second.network),
         process=_meet(_process, first.process, second.process),
+        structure=_meet(_structure, first.structure, second.structure),
         features=_meet(_features, first.features, second.features),
         wasi=_meet(_wasi, first.wasi, second.wasi),
         custom=_custom(first.custom, second.custom),
@@ -108,6 +110,7 @@ def _limits(first: Limits, second: Limits) -> Limits:
         one, other = getattr(first, field.name), getattr(second, field.name)
         if isinstance(field.kind, Quantity):
             values[field.name] = other if one is None else one if other is None else min(one, other)
+    values["compile_process"] = _stricter(first.compile_process, second.compile_process, ("never", "auto", "always"))
     values["on_memory_denied"] = _stricter(first.on_memory_denied, second.on_memory_denied, ("fail", "stop"))
     values["on_rate"] = _stricter(first.on_rate, second.on_rate, ("wait", "refuse"))
     values.update(_refill(first, second))
@@ -183,6 +186,10 @@ def _features(first: Features, second: Features) -> Features:
     both = {name: getattr(first, name) and getattr(second, name) for name in fields_of(Features)}
     both["relaxed_simd"] = both["relaxed_simd"] and both["simd"]
     return Features(**both)
+
+
+def _structure(first: Structure, second: Structure) -> Structure:
+    return Structure(**{name: min(getattr(first, name), getattr(second, name)) for name in fields_of(Structure)})
 
 
 def _process(first: Process, second: Process) -> Process:
@@ -324,7 +331,7 @@ class Change(NamedTuple):
     effect: Literal["wider", "narrower", "both", "none"]
 
 
-_FIELD_BY_FIELD = ("limits", "filesystem", "features")
+_FIELD_BY_FIELD = ("limits", "filesystem", "structure", "features")
 """Parts in which each field stands for itself; in the others the fields mean something together."""
 
 

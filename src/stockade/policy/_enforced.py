@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from stockade.errors import PolicyError
 from stockade.policy._fields import fields_of
+from stockade.policy._rights import Features
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     from stockade.policy._fields import Part
     from stockade.policy._policy import Policy
 
-__all__ = ["check_enforceable", "unenforceable"]
+__all__ = ["check_enforceable", "runnable_features", "unenforceable"]
 
 _NOT_YET = {
     "limits.fuel_refill": 0,
@@ -52,6 +53,11 @@ def check_enforceable(policy: Policy) -> None:
         )
     if problems:
         raise PolicyError.several(problems)
+
+
+def runnable_features() -> frozenset[str]:
+    """Returns the names of the WebAssembly proposals that a policy can let guests use."""
+    return frozenset(name for name in fields_of(Features) if f"features.{name}" not in _NOT_YET)
 
 
 def _at(policy: Policy, path: str) -> object:

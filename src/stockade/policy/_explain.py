@@ -51,6 +51,7 @@ def explain(policy: Policy) -> tuple[Statement, ...]:
         _time(policy.limits),
         _memory(policy.limits),
         _output(policy.limits),
+        _compiling(policy),
         _features(policy),
         _custom(policy),
         _violations(policy),
@@ -250,6 +251,20 @@ def _features(policy: Policy) -> Iterator[Statement]:
     text = f"It may use the proposals {_listed(used)}." if used else "It may use no proposals beyond bulk memory."
     risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
     yield Statement("features", text, risky, "features")
+
+
+def _compiling(policy: Policy) -> Iterator[Statement]:
+    limits, structure = policy.limits, policy.structure
+    text = f"A module has at most {_bytes(limits.module_size)} and {structure.functions:,} functions."
+    yield Statement("module", text, "none", "structure.functions")
+    if limits.compile_process == "never":
+        text = "It is compiled in this process, for as long as that takes."
+        yield Statement("module", text, "medium", "limits.compile_process")
+    else:
+        which = "It" if limits.compile_process == "always" else "Over 64 KiB, it"
+        many = f"{_seconds(limits.compile_time)} and {_bytes(limits.compile_memory)}"
+        text = f"{which} is compiled in a process of its own, within {many}."
+        yield Statement("module", text, "none", "limits.compile_process")
 
 
 def _custom(policy: Policy) -> Iterator[Statement]:

@@ -383,7 +383,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)).values():
-            given = getattr(self, field.name)
+            given: object = getattr(self, field.name)
             kept = field.kind.settle(f"{self.PATH}.{field.name}" if self.PATH else field.name, given)
             if kept is not given:
                 msgspec.structs.force_setattr(self, field.name, kept)

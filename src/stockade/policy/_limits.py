@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from stockade.errors import PolicyError
 from stockade.policy._fields import BYTES, COUNT, RATE, SECONDS, Part, Quantity
 
-__all__ = ["Limits"]
+__all__ = ["MAX_MODULE_BYTES", "Limits"]
+
+MAX_MODULE_BYTES = 1 << 30
+"""The most bytes that any policy lets a module have."""
 
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _MAX_FUEL = 2**63 - 1
@@ -44,6 +47,10 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         memories: Linear memories that a module may declare; more than one need `features.multi_memory`.
         tables: Tables that a module may declare.
         module_size: Bytes that a module file may have.
+        compile_time: Seconds that preparing and compiling a module may take in a process of its own.
+        compile_memory: Bytes of memory that it may need there.
+        compile_process: Which modules are compiled in a process of their own: `auto`, those over 64 KiB; `always`, all;
+            `never`, none, which leaves compiling without limits of time and memory.
         stdout: Bytes of stdout that are kept, half of them for the beginning and half for the end.
         stderr: The same for stderr.
         open_files: Files and folders that may be open at a time, beside stdin, stdout, stderr and the mounts.
@@ -74,9 +81,12 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     table_elements: Annotated[int, Quantity(COUNT, 0, 10_000_000)] = 10_000
     stack: Annotated[int, Quantity(BYTES, 16 << 10, 64 << 20)] = 512 << 10
     instances: Annotated[int, Quantity(COUNT, 1, 1)] = 1
-    memories: Annotated[int, Quantity(COUNT, 0, 16)] = 1
-    tables: Annotated[int, Quantity(COUNT, 0, 16)] = 4
-    module_size: Annotated[int, Quantity(BYTES, 8, 1 << 30)] = 100 << 20
+    memories: Annotated[int, Quantity(COUNT, 0, 100)] = 1
+    tables: Annotated[int, Quantity(COUNT, 0, 100)] = 4
+    module_size: Annotated[int, Quantity(BYTES, 8, MAX_MODULE_BYTES)] = 100 << 20
+    compile_time: Annotated[float, Quantity(SECONDS, 0.1, 86_400)] = 60.0
+    compile_memory: Annotated[int, Quantity(BYTES, 64 << 20, 1 << 40)] = 1 << 30
+    compile_process: Literal["auto", "always", "never"] = "auto"
     stdout: Annotated[int, Quantity(BYTES, 0, 256 << 20)] = 1 << 20
     stderr: Annotated[int, Quantity(BYTES, 0, 256 << 20)] = 1 << 20
     open_files: Annotated[int, Quantity(COUNT, 0, 4096)] = 64

@@ -15,6 +15,7 @@ from stockade.policy._frozen import FrozenDict
 from stockade.policy._limits import Limits
 from stockade.policy._network import Network
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Process, Random, Wasi
+from stockade.policy._structure import Structure
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         random: What randomness it gets.
         network: Which hosts it may reach.
         process: Which commands of the host it may start.
+        structure: What a module may be made of.
         features: Which WebAssembly proposals it may use.
         wasi: Which WASI calls it may make.
         custom: Capabilities that host functions ask for, by name: true or false, text, a list of texts, or an amount
@@ -58,6 +60,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     random: Random = Random()
     network: Network = Network()
     process: Process = Process()
+    structure: Structure = Structure()
     features: Features = Features()
     wasi: Wasi = Wasi()
     custom: Annotated[FrozenDict[Custom], CUSTOM] = FrozenDict()

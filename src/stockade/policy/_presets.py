@@ -29,6 +29,7 @@ def _minimal() -> Policy:
         limits=Limits(
             fuel=10_000_000,
             wall_time=5.0,
+            compile_process="always",
             idle_time=5.0,
             cpu_percent=50,
             memory=160 * _PAGE_BYTES,
@@ -58,6 +59,7 @@ def _strict() -> Policy:
         limits=Limits(
             fuel=5_000_000_000,
             wall_time=5.0,
+            compile_process="always",
             idle_time=5.0,
             memory=128_000_000,
             open_files=3,

@@ -11,6 +11,7 @@ from stockade.report._model import (
     TrapInfo,
     Truncated,
     Usage,
+    Value,
     Violation,
 )
 from stockade.report._render import rows, summary, violation_text
@@ -26,6 +27,7 @@ __all__ = [
     "TrapInfo",
     "Truncated",
     "Usage",
+    "Value",
     "Violation",
     "rows",
     "summary",

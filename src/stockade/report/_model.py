@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -23,8 +23,16 @@ __all__ = [
     "TrapInfo",
     "Truncated",
     "Usage",
+    "Value",
     "Violation",
 ]
+
+if TYPE_CHECKING:
+    Value: TypeAlias = int | float | bytes | str | list[int | float | bytes | str] | None
+    """What a called function returned: a number, the bytes of a vector or a text, a text, several, or nothing."""
+else:
+    # msgspec reads no union of bytes and text, for JSON cannot tell them apart. Other formats can.
+    Value = Any
 
 
 class Outcome(StrEnum):
@@ -47,7 +55,7 @@ class Outcome(StrEnum):
     STACK = "stack"
     """The guest's call stack was exhausted."""
     OUTPUT = "output"
-    """The guest wrote more than allowed, where the policy says stop."""
+    """The guest wrote or returned more than allowed."""
     DENIED = "denied"
     """The guest tried something that the policy forbids, where the policy says stop."""
     CANCELLED = "cancelled"
@@ -122,7 +130,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: What was violated: a limit (`memory`, `table`, `fuel`, `timeout`, `stack`, `idle`, `calls`, `call_rate`,
             `open_files`, `files_created`, `file_size`, `read_bytes`, `write_bytes`, `read_rate`, `write_rate`,
-            `random_bytes`), a right (`call`, `create`, `delete`, `symlinks`), or `path`: native WASI refused it.
+            `random_bytes`, `value`), a right (`call`, `create`, `delete`, `symlinks`), or `path`: native WASI refused
+            it.
         subject: What it was about: the name of a call or limit.
         limit: What is allowed, where it is a number.
         observed: What was asked for or reached, where it is a number.
@@ -184,7 +193,8 @@ class TrapInfo(msgspec.Struct, frozen=True):
     """How the guest trapped.
 
     Attributes:
-        code: Name of the trap code, such as `unreachable`; `host` where native WASI ended the run.
+        code: Name of the trap code, such as `unreachable`; `host` where native WASI ended the run; `bad_pointer` or
+            `bad_text` where the guest broke the convention by which text is passed.
         message: The same in words.
         frames: The innermost frames of the guest's stack.
     """
@@ -237,7 +247,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome: How it ended.
         exit_code: The guest's exit code, 0 to 255 (its low eight bits, as POSIX has it); None where it did not exit.
-        value: What a called function returned: a number, a list of several, or None.
+        value: What a called function returned: a number (integers as signed ones), the 16 bytes of a v128, a list of
+            several, or None; a text or bytes where the caller asked for them.
         stdout: What the guest wrote to stdout, as kept.
         stderr: What it wrote to stderr, as kept.
         truncated: How much of both was dropped.
@@ -254,7 +265,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     exit_code: int | None = None
-    value: int | float | list[int | float] | None = None
+    value: Value = None
     stdout: bytes = b""
     stderr: bytes = b""
     truncated: Truncated = Truncated()
@@ -296,7 +307,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return summary(self)
 
     def to_json(self) -> str:
-        """Returns the report as JSON; output as text where it is UTF-8, else in base64 under `stdout_base64`."""
+        """Returns the report as JSON; bytes as text where they are UTF-8, else in base64 under `stdout_base64`.
+
+        The same for `stderr` and `value`. JSON has no infinities and no NaN: they are null.
+        """
         from stockade.report._render import to_json
 
         return to_json(self)

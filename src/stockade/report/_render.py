@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stockade._text import terminal_safe
+from stockade._text import printable, terminal_safe
 from stockade.report._model import Outcome
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ _ENDINGS = {
     Outcome.IDLE: "stopped: it waited too long",
     Outcome.MEMORY: "stopped: it needed more memory than allowed",
     Outcome.STACK: "stopped: its call stack was exhausted",
-    Outcome.OUTPUT: "stopped: it wrote more than allowed",
+    Outcome.OUTPUT: "stopped: it wrote or returned more than allowed",
     Outcome.DENIED: "stopped: it tried something forbidden",
     Outcome.CANCELLED: "cancelled",
     Outcome.CRASHED: "the sandbox failed",
 }
 
+_VALUE_SHOWN = 400
+"""Characters of a returned value that are shown to people."""
 
-_BYTE_KINDS = ("file_size", "read_bytes", "write_bytes", "random_bytes", "read_rate", "write_rate")
+_BYTE_KINDS = ("file_size", "read_bytes", "write_bytes", "random_bytes", "read_rate", "write_rate", "value")
 
 
 def size(count: float) -> str:
@@ -93,7 +95,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
     if report.exit_code is not None:
         lines.append(("exit code", str(report.exit_code)))
     if report.value is not None:
-        lines.append(("value", str(report.value)))
+        value = report.value
+        lines.append(("value", printable(value if isinstance(value, str | bytes) else str(value), _VALUE_SHOWN)))
     if report.trap is not None:
         for number, frame in enumerate(report.trap.frames[:8]):
             name = frame.function or f"function {frame.index}"
@@ -135,12 +138,23 @@ def render(report: Report) -> str:
 def to_json(report: Report) -> str:
     """Returns a report as JSON."""
     document: dict[str, Any] = msgspec.to_builtins(report, builtin_types=(bytes,))
-    for stream in ("stdout", "stderr"):
-        output: bytes = document[stream]
-        try:
-            document[stream] = output.decode()
-        except UnicodeDecodeError:
-            document[stream] = output.decode("utf-8", "replace")
-            document[f"{stream}_base64"] = base64.b64encode(output).decode()
+    for field in ("stdout", "stderr", "value"):
+        document[field], in_base64 = _in_json(document[field])
+        if in_base64 is not None:
+            document[f"{field}_base64"] = in_base64
     document["ok"] = report.ok
     return msgspec.json.encode(document).decode()
+
+
+def _in_json(found: Any) -> tuple[Any, Any]:
+    """Returns a value with its bytes as text; and with them in base64, where that text does not tell them exactly."""
+    if isinstance(found, list):
+        pairs = [_in_json(item) for item in found]
+        exact = [in_base64 for _, in_base64 in pairs]
+        return [text for text, _ in pairs], exact if any(exact) else None
+    if not isinstance(found, bytes):
+        return found, None
+    try:
+        return found.decode(), None
+    except UnicodeDecodeError:
+        return found.decode("utf-8", "replace"), base64.b64encode(found).decode()

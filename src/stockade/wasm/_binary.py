@@ -9,7 +9,22 @@ from stockade.errors import InvalidModule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Reader", "uleb", "vector"]
+__all__ = ["Reader", "Unsupported", "uleb", "vector"]
+
+
+class Unsupported(InvalidModule):
+    """A module that is sound, as far as it was read, has something of a proposal that the reader does not know.
+
+    Attributes:
+        what: What it has.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[Unsupported], tuple[str, str]]:
+        return type(self), (str(self), self.what)
 
 
 def uleb(value: int) -> bytes:
@@ -53,11 +68,12 @@ class Reader:
             "The file is cut short or corrupt: build or fetch it again"
         )
 
-    def forbidden(self, what: str) -> InvalidModule:
+    def forbidden(self, what: str) -> Unsupported:
         """Returns the error for a sound module that needs what guests do not get."""
-        return InvalidModule(
+        return Unsupported(
             f"the module needs {what}, at byte {self.position:,}, in the {self.what}: "
-            "that belongs to a proposal that guests may not use. Build it without"
+            "that belongs to a proposal that guests may not use. Build it without",
+            what,
         )
 
     def byte(self) -> int:
@@ -72,6 +88,13 @@ class Reader:
         """Reads an unsigned number of at most 32 bits."""
         value = self._leb(5)
         if value >> 32:
+            raise self.damaged("number too large")
+        return value
+
+    def u64(self) -> int:
+        """Reads an unsigned number of at most 64 bits."""
+        value = self._leb(10)
+        if value >> 64:
             raise self.damaged("number too large")
         return value
 
@@ -101,11 +124,17 @@ class Reader:
         """Reads a name: a length, then UTF-8."""
         return self.take(self.u32())
 
-    def count(self) -> int:
-        """Reads how many items follow; each takes at least a byte, so a false count is caught here."""
+    def count(self, most: int = 2**32) -> int:
+        """Reads how many items follow; each takes at least a byte, so a false count is caught here.
+
+        Args:
+            most: More than these are refused.
+        """
         count = self.u32()
         if count > self.end - self.position:
             raise self.damaged(f"{count:,} items announced in {self.end - self.position:,} bytes")
+        if count > most:
+            raise InvalidModule(f"{count:,} items in the {self.what}: the engine takes no more than {most:,}")
         return count
 
     def finish(self) -> None:

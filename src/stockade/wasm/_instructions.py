@@ -19,7 +19,7 @@ from stockade.wasm._binary import Reader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Kind", "Site", "all_sites", "sites"]
+__all__ = ["Kind", "Site", "all_sites", "deepest_nesting", "sites", "walk"]
 
 
 class Kind(Enum):
@@ -34,6 +34,7 @@ class Kind(Enum):
     GLOBAL_GET = "global.get"
     TYPE = "type index"
     TABLE = "table index"
+    BRANCH_TABLE = "br_table"
 
 
 class Site(NamedTuple):
@@ -43,7 +44,8 @@ class Site(NamedTuple):
         kind: The instruction.
         start: Offset of its first byte.
         end: Offset after it.
-        target: Index of the function, memory, table, global or type that it names.
+        target: Index of the function, memory, table, global or type that it names; for a table of branches, how many
+            it has.
     """
 
     kind: Kind
@@ -109,6 +111,11 @@ def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     Raises:
         InvalidModule: An instruction is not known here.
     """
+    return (site for site in walk(data, start, end, imported) if site.kind is not Kind.BRANCH_TABLE)
+
+
+def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
+    """Finds what `sites` does, and tables of branches."""
     step = _stepper(imported).match
     position = start
     while position < end:
@@ -124,7 +131,7 @@ def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
         position = reader.position
 
 
-_WOVEN = frozenset({Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC, Kind.MEMORY_GROW, Kind.TABLE_GROW})
+_WOVEN = frozenset({Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC, Kind.MEMORY_GROW, Kind.TABLE_GROW, Kind.BRANCH_TABLE})
 
 
 def all_sites(data: bytes, start: int, end: int) -> Iterator[Site]:
@@ -141,7 +148,68 @@ def all_sites(data: bytes, start: int, end: int) -> Iterator[Site]:
     """
     reader = Reader(data, start, end, "code")
     while reader.position < end:
-        yield from _decode(reader)
+        yield from (site for site in _decode(reader) if site.kind is not Kind.BRANCH_TABLE)
+
+
+_OPENERS = b"\x02\x03\x04\x1f"
+_NO_OPENERS = bytes(code for code in range(256) if code not in _OPENERS)
+
+# Any run of instructions that neither opens nor ends a block.
+_FLAT = re.compile(
+    rb"(?:%s)*+"
+    % rb"|".join(
+        (
+            _PLAIN[0].replace(rb"\x0b", b""),
+            _PLAIN[1].replace(rb"\x02-\x04", b""),
+            *_PLAIN[2:],
+            rb"[\x10\x12\xd2]" + _LEB,
+        )
+    ),
+    re.DOTALL,
+)
+
+
+def deepest_nesting(data: bytes, start: int, end: int, enough: int) -> int:
+    """Measures how deep blocks are nested in a body.
+
+    Args:
+        data: The module, already validated by the engine.
+        start: Where the body's instructions begin.
+        end: Where the body ends.
+        enough: A depth up to which it need not be exact.
+
+    Returns:
+        The depth, where it is more than `enough`; else some number up to it.
+    """
+    # A block takes three bytes, and each begins with one of these: most bodies cannot be that deep.
+    if end - start < 3 * enough or len(data[start:end].translate(None, _NO_OPENERS)) <= enough:
+        return 0
+    step = _FLAT.match
+    depth = deepest = 0
+    position = start
+    while position < end:
+        match = step(data, position, end)
+        assert match is not None
+        position = match.end()
+        if position >= end:
+            break
+        opcode = data[position]
+        if opcode == 0x0B:
+            depth -= 1
+            position += 1
+            continue
+        if opcode in _OPENERS:
+            depth += 1
+            if depth > deepest:
+                deepest = depth
+            if opcode != 0x1F and data[position + 1] < 0x80:
+                position += 2
+                continue
+        reader = Reader(data, position, end, "code")
+        for _ in _decode(reader):
+            pass
+        position = reader.position
+    return deepest
 
 
 def _decode(reader: Reader) -> Iterator[Site]:
@@ -172,8 +240,10 @@ def _decode(reader: Reader) -> Iterator[Site]:
         yield _index(reader, Kind.TYPE)
         yield _index(reader, Kind.TABLE)
     elif opcode == 0x0E:
-        for _ in range(reader.count() + 1):
+        count = reader.count()
+        for _ in range(count + 1):
             reader.u32()
+        yield Site(Kind.BRANCH_TABLE, start, reader.position, count)
     elif opcode == 0x1C:
         for _ in range(reader.count()):
             reader.byte()

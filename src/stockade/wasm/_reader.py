@@ -64,6 +64,12 @@ SECTION_ORDER = (
 )
 """The order in which sections must stand."""
 
+_MOST_ITEMS = 1_000_000
+"""Types, functions, imports, exports and globals that a module may have: the engine allows no more either."""
+
+_MOST_VALUES = 1_000
+"""Parameters or results that a function may have: the same."""
+
 _PLACES = {section: place for place, section in enumerate(SECTION_ORDER)}
 
 
@@ -231,13 +237,11 @@ def parse(data: bytes) -> ParsedModule:
 
 
 def _read_types(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         form = reader.byte()
         if form != 0x60:
             raise reader.forbidden(f"type form {form:#04x}")
-        params = tuple(_value_type(reader) for _ in range(reader.count()))
-        results = tuple(_value_type(reader) for _ in range(reader.count()))
-        module.types.append(FuncType(params, results))
+        module.types.append(FuncType(_value_types(reader), _value_types(reader)))
 
 
 def type_name(code: int) -> str:
@@ -252,8 +256,20 @@ def _value_type(reader: Reader) -> str:
     return _VALUE_TYPES[code]
 
 
+def _value_types(reader: Reader) -> tuple[str, ...]:
+    codes = reader.take(reader.count(_MOST_VALUES))
+    try:
+        return tuple([_VALUE_TYPES[code] for code in codes])
+    except KeyError as unknown:
+        raise reader.forbidden(f"value type {unknown.args[0]:#04x}") from None
+
+
+_COMPACT = (0x7E, 0x7F)
+"""What stands in the place of an import's kind where several imports share a module's name."""
+
+
 def _read_imports(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         where, name = reader.name(), reader.name()
         code = reader.byte()
         type_index = 0
@@ -275,13 +291,15 @@ def _read_imports(module: ParsedModule, reader: Reader) -> None:
         elif code == ExternKind.TAG:
             reader.byte()
             reader.u32()
+        elif code in _COMPACT and not name:
+            raise reader.forbidden("imports in a compact form")
         else:
             raise reader.damaged(f"import {printable(name)} is of the unknown kind {code}")
         module.imports.append(Import(where, name, ExternKind(code), type_index))
 
 
 def _read_functions(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         type_index = reader.u32()
         if type_index >= len(module.types):
             raise reader.damaged(f"type {type_index} does not exist")
@@ -301,7 +319,7 @@ def _limits(reader: Reader) -> int:
 def _table_type(reader: Reader) -> TableType:
     element = reader.byte()
     if element not in (0x70, 0x6F):
-        raise reader.damaged(f"table of {type_name(element)}: guests may have funcref and externref tables")
+        raise reader.forbidden(f"a table of {type_name(element)} where guests may have funcref and externref tables")
     return TableType(element, _limits(reader))
 
 
@@ -314,7 +332,7 @@ def _read_memories(module: ParsedModule, reader: Reader) -> None:
 
 
 def _read_globals(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         _value_type(reader)
         reader.byte()
         read_const_expression(reader)
@@ -352,7 +370,7 @@ def read_const_expression(reader: Reader) -> list[tuple[int, int, int]]:
 
 
 def _read_exports(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         name = reader.name()
         code = reader.byte()
         if code > ExternKind.TAG:
@@ -370,7 +388,7 @@ def _read_start(module: ParsedModule, reader: Reader) -> None:
 
 
 def _read_code(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count()):
+    for _ in range(reader.count(_MOST_ITEMS)):
         size = reader.u32()
         start = reader.position
         if size > reader.end - start:

@@ -1,0 +1,277 @@
+"""Machine code kept on disk, so that a module is compiled once and not once a process.
+
+An entry is run as it is, so each carries a keyed MAC under a secret of the user, and is believed only after the MAC was
+checked over every byte of it. The folder must be ours alone, and everything in it is reached through its descriptor,
+without following links. Whatever is wrong (no folder, someone else's, a torn or changed entry, a full disk) costs time:
+the module is compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from stockade.engine._folders import cache_folder, open_private, state_folder
+from stockade.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Cache", "CacheEntry"]
+
+_MAGIC = b"stockade machine code 1\n"
+_MAC_BYTES = 32
+_HEAD_BYTES = len(_MAGIC) + _MAC_BYTES
+_SUFFIX = ".code"
+_TEMPORARY = ".new"
+_SECRET = "cache.key"  # noqa: S105 - the name of a file
+_SECRET_BYTES = 32
+_STALE_SECONDS = 3600.0
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+DEFAULT_LIMIT_BYTES = 2 << 30
+"""What all entries may take together."""
+
+
+class CacheEntry(NamedTuple):
+    """An entry of the cache.
+
+    Attributes:
+        name: Its key.
+        size_bytes: What it takes.
+        used: When it was last used, in seconds since 1970.
+    """
+
+    name: str
+    size_bytes: int
+    used: float
+
+
+class Cache:
+    """A folder with machine code. Safe to share between threads and processes.
+
+    Args:
+        folder: Where it is; by default, the user's.
+        state: Where the secret is; by default, the user's.
+        limit_bytes: What all entries may take together; those unused for longest go first.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, state: Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
+    ) -> None:
+        self.folder = folder or cache_folder()
+        self.state = state or state_folder()
+        self.limit_bytes = limit_bytes
+        self.problem = ""
+        """Why the cache is not used, if it is not."""
+
+    def get(self, name: str) -> bytes | None:
+        """Returns what was kept under a key; None where there is nothing that can be believed.
+
+        Args:
+            name: The key: letters and digits.
+        """
+        with self._opened() as here:
+            if here is None:
+                return None
+            content = self._read(here, name)
+            if content is not None:
+                # What is used stays; removal goes by this time.
+                with suppress(OSError):
+                    os.utime(name + _SUFFIX, dir_fd=here.folder, follow_symlinks=False)
+            return content
+
+    def put(self, name: str, content: bytes) -> bool:
+        """Keeps something under a key, all or nothing.
+
+        Args:
+            name: The key: letters and digits.
+            content: What to keep.
+
+        Returns:
+            Whether it was kept.
+        """
+        assert name.isalnum(), name
+        with self._opened() as here:
+            if here is None or len(content) + _HEAD_BYTES > self.limit_bytes:
+                return False
+            temporary = secrets.token_hex(16) + _TEMPORARY
+            try:
+                descriptor = os.open(temporary, _WRITE, 0o600, dir_fd=here.folder)
+                try:
+                    with os.fdopen(descriptor, "wb") as file:
+                        file.write(_MAGIC + here.mac(name, content))
+                        file.write(content)
+                    os.rename(temporary, name + _SUFFIX, src_dir_fd=here.folder, dst_dir_fd=here.folder)
+                except OSError:
+                    with suppress(OSError):
+                        os.unlink(temporary, dir_fd=here.folder)
+                    raise
+            except OSError as problem:
+                self.problem = f"{self.folder} cannot be written: {problem.strerror}"
+                return False
+            self._make_room(here)
+            return True
+
+    def entries(self) -> list[CacheEntry]:
+        """Returns all entries, the one used last first."""
+        with self._opened() as here:
+            return [] if here is None else sorted(_entries(here), key=lambda entry: -entry.used)
+
+    def verify(self) -> list[str]:
+        """Checks every entry, and removes those that cannot be believed.
+
+        Returns:
+            Their keys.
+        """
+        with self._opened() as here:
+            if here is None:
+                return []
+            bad = [entry.name for entry in _entries(here) if self._read(here, entry.name) is None]
+            for name in bad:
+                with suppress(OSError):
+                    os.unlink(name + _SUFFIX, dir_fd=here.folder)
+            return bad
+
+    def clear(self) -> int:
+        """Removes all entries.
+
+        Returns:
+            How many there were.
+        """
+        with self._opened() as here:
+            if here is None:
+                return 0
+            removed = 0
+            for name in _names(here.folder):
+                if name.endswith((_SUFFIX, _TEMPORARY)):
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=here.folder)
+                        removed += name.endswith(_SUFFIX)
+            return removed
+
+    def _opened(self) -> _Opened:
+        return _Opened(self)
+
+    def _read(self, here: _Place, name: str) -> bytes | None:
+        try:
+            descriptor = os.open(name + _SUFFIX, _READ, dir_fd=here.folder)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
+                return None
+            head = file.read(_HEAD_BYTES)
+            content = file.read(max(0, status.st_size - _HEAD_BYTES))
+        if head[: len(_MAGIC)] != _MAGIC:
+            return None
+        return content if hmac.compare_digest(head[len(_MAGIC) :], here.mac(name, content)) else None
+
+    def _make_room(self, here: _Place) -> None:
+        """Removes what was unused for longest until the rest fits, and what dead processes left half written."""
+        entries = sorted(_entries(here), key=lambda entry: entry.used)
+        total = sum(entry.size_bytes for entry in entries)
+        for entry in entries:
+            if total <= self.limit_bytes:
+                break
+            with suppress(OSError):
+                os.unlink(entry.name + _SUFFIX, dir_fd=here.folder)
+            total -= entry.size_bytes
+        now = time.time()
+        for name in _names(here.folder):
+            if name.endswith(_TEMPORARY):
+                with suppress(OSError):
+                    if now - os.stat(name, dir_fd=here.folder, follow_symlinks=False).st_mtime > _STALE_SECONDS:
+                        os.unlink(name, dir_fd=here.folder)
+
+
+class _Place(NamedTuple):
+    """The folder, open, and the user's secret."""
+
+    folder: int
+    secret: bytes
+
+    def mac(self, name: str, content: bytes) -> bytes:
+        """Returns the MAC of an entry; its key is part of it, so that no entry passes for another one."""
+        mac = hmac.new(self.secret, digestmod=hashlib.sha256)
+        mac.update(f"{name}\n".encode())
+        mac.update(content)
+        return mac.digest()
+
+
+class _Opened:
+    """Opens the folder and fetches the secret; tells why not, where that fails."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._folder = -1
+
+    def __enter__(self) -> _Place | None:
+        cache = self._cache
+        if cache.folder is None or cache.state is None:
+            cache.problem = "switched off, or there is no home folder"
+            return None
+        try:
+            self._folder = open_private(cache.folder)
+            return _Place(self._folder, _secret(cache.state))
+        except EngineError as problem:
+            cache.problem = str(problem)
+        except OSError as problem:
+            cache.problem = f"{problem.filename}: {problem.strerror}"
+        self.__exit__()
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+
+def _names(folder: int) -> list[str]:
+    return os.listdir(folder)
+
+
+def _entries(here: _Place) -> Iterator[CacheEntry]:
+    for name in _names(here.folder):
+        if name.endswith(_SUFFIX):
+            with suppress(OSError):
+                status = os.stat(name, dir_fd=here.folder, follow_symlinks=False)
+                yield CacheEntry(name.removesuffix(_SUFFIX), status.st_size, status.st_mtime)
+
+
+def _secret(folder: Path) -> bytes:
+    """Returns the user's secret; makes one where there is none."""
+    descriptor = open_private(folder)
+    try:
+        for _ in range(2):
+            with suppress(FileNotFoundError):
+                return _read_secret(descriptor, folder)
+            temporary = secrets.token_hex(16) + _TEMPORARY
+            with os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb") as file:
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+            # Whoever links first wins; the others read that one.
+            with suppress(FileExistsError):
+                os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            os.unlink(temporary, dir_fd=descriptor)
+        return _read_secret(descriptor, folder)
+    finally:
+        os.close(descriptor)
+
+
+def _read_secret(descriptor: int, folder: Path) -> bytes:
+    with os.fdopen(os.open(_SECRET, _READ, dir_fd=descriptor), "rb") as file:
+        status = os.fstat(file.fileno())
+        secret = file.read(_SECRET_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+        private = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
+    if len(secret) != _SECRET_BYTES or not private:
+        raise EngineError(f"{folder / _SECRET} is not a secret of yours: remove it, and another one is made")
+    return secret

@@ -1,0 +1,116 @@
+"""From a module to one that can be compiled: held to its policy's figures, validated, the guard woven in.
+
+What this costs is for the module to say, so it happens in a process of its own for all but small modules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.engine import Engine, EngineConfig
+from stockade.errors import InvalidModule
+from stockade.execution._features import validate
+from stockade.guard import Woven, guard, weave
+from stockade.wasm import ParsedModule, code_figures, outline_figures, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stockade.policy import Features, Limits, Structure
+
+__all__ = ["check_figures", "check_outline", "prepare"]
+
+_WORDS = {
+    "functions": "has {:,} functions",
+    "function_size": "has a function of {:,} bytes",
+    "locals": "has a function with {:,} local variables",
+    "types": "has {:,} types",
+    "imports": "has {:,} imports",
+    "exports": "has {:,} exports",
+    "globals": "has {:,} globals",
+    "data_segments": "has {:,} segments of data",
+    "element_segments": "has {:,} segments of table elements",
+    "br_table": "has a br_table with {:,} branches",
+    "nesting": "has blocks nested {:,} deep",
+}
+
+
+def check_figures(name: str, figures: Mapping[str, int], structure: Structure) -> None:
+    """Checks that a module is within what a policy allows.
+
+    Args:
+        name: The module's name, for messages.
+        figures: Figures of the module, by the names that policies give them.
+        structure: What is allowed.
+
+    Raises:
+        InvalidModule: It is not.
+    """
+    for figure, found in figures.items():
+        allowed = getattr(structure, figure)
+        if found > allowed:
+            what = _WORDS[figure].format(found)
+            raise InvalidModule(f"{name} {what}; the policy allows {allowed:,} (structure.{figure})")
+
+
+def check_outline(name: str, module: ParsedModule, structure: Structure, limits: Limits, features: Features) -> None:
+    """Checks what can be told of a module without looking at its code.
+
+    Raises:
+        InvalidModule: It is beyond what the policy allows.
+    """
+    size = len(module.data)
+    if size > limits.module_size:
+        raise InvalidModule(
+            f"the module has {size:,} bytes; modules may have {limits.module_size:,} (limits.module_size)"
+        )
+    check_figures(name, outline_figures(module), structure)
+    for what, found, allowed in (
+        ("memories", len(module.memories), limits.memories),
+        ("tables", len(module.tables), limits.tables),
+    ):
+        if found > allowed:
+            raise InvalidModule(f"{name} has {found} {what}; the policy allows {allowed} (limits.{what})")
+    if len(module.memories) > 1 and not features.multi_memory:
+        raise InvalidModule(
+            f"{name} has {len(module.memories)} memories; the policy allows one (features.multi_memory)"
+        )
+
+
+def prepare(
+    name: str,
+    module: ParsedModule,
+    config: EngineConfig,
+    features: Features,
+    structure: Structure,
+    progress: Callable[[str], None],
+) -> tuple[Woven, dict[str, int]]:
+    """Makes a module ready to be compiled.
+
+    Args:
+        name: The module's name, for messages.
+        module: The module, its outline checked.
+        config: What it will be compiled for.
+        features: The proposals that it may use.
+        structure: What it may be made of.
+        progress: Is told what is being done.
+
+    Returns:
+        The woven module, and the figures of the original's code.
+
+    Raises:
+        InvalidModule: It is not valid, or beyond what the policy allows.
+    """
+    progress("checking")
+    validate(name, module.data, features)
+    found = scan(module)
+    figures = code_figures(module, found, structure.nesting)
+    check_figures(name, figures, structure)
+    progress("weaving")
+    woven = weave(module, guard(), found)
+    try:
+        Engine.shared(config._replace(pooled=False)).validate(woven.wasm)
+    except InvalidModule as problem:
+        # The original was valid, so with the guard in it, it is beyond a limit of the engine.
+        raise InvalidModule(f"{name} leaves no room for the guard: {problem}") from None
+    return woven, figures

@@ -1,0 +1,424 @@
+"""What a module is, as far as its bytes tell: of any module, also of those that may not run.
+
+`parse` is strict, because what it reads is woven and run. This reader tells of modules with types, memories and
+sections of other proposals, too, and of components. What it does not know is named in `unread`, never guessed at.
+A false length ends in `InvalidModule`. Names are shortened and escaped as they are read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from stockade._text import printable
+from stockade.errors import InvalidModule
+from stockade.wasm._binary import Reader, Unsupported
+from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
+from stockade.wasm._customs import Customs, Producer
+from stockade.wasm._reader import MAGIC, SECTION_ORDER, ExternKind, SectionId
+from stockade.wasm._types import (
+    GlobalInfo,
+    MemoryInfo,
+    TableInfo,
+    read_global_type,
+    read_memory_type,
+    read_table_type,
+    read_types,
+    skip_const_expression,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stockade.wasm._reader import FuncType
+
+__all__ = ["ExportInfo", "ImportInfo", "Outline", "SectionInfo", "outline"]
+
+_CORE: Final = b"\x01\x00\x00\x00"
+_COMPONENT_LAYER: Final = b"\x01\x00"
+_PLACES: Final = {section: place for place, section in enumerate(SECTION_ORDER)}
+
+MOST_ITEMS: Final = 1_000_000
+"""Types, imports, functions, globals or exports that a module may have: what engines agreed on."""
+
+MOST_BYTES: Final = 32 << 20
+"""Bytes of a section that is taken apart here: real ones have kilobytes, but a hostile one could fill a file."""
+
+MOST_SECTIONS: Final = 100_000
+"""Sections that are listed; real modules have some dozens."""
+
+
+class SectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A section of a file.
+
+    Attributes:
+        kind: What it holds: `type`, `code`, `custom`, …
+        name: The name of a custom section; empty otherwise.
+        size_bytes: Bytes of its content.
+    """
+
+    kind: str
+    name: str
+    size_bytes: int
+
+
+class ImportInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a module asks for.
+
+    Attributes:
+        module: Where it is asked from; empty in components.
+        name: Its name there.
+        kind: `func`, `table`, `memory`, `global` or `tag`; in components `func`, `instance` and the like.
+        type: Its type in words, such as `(i32) -> (i32)`.
+    """
+
+    module: str
+    name: str
+    kind: str
+    type: str
+
+
+class ExportInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a module offers.
+
+    Attributes:
+        name: Its name.
+        kind: As of an import.
+        type: Its type in words.
+    """
+
+    name: str
+    kind: str
+    type: str
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a module is made of. Names and types are safe to show.
+
+    Attributes:
+        kind: A `command` has `_start`, a `reactor` has `_initialize`, a `plain` module neither; a `component` is no
+            core module; `unknown` is a version of the format that does not exist yet.
+        size_bytes: Bytes of the file.
+        sections: Its sections, in their order.
+        types: Every type, such as `(i32) -> (i32)`.
+        imports: What it asks for.
+        exports: What it offers.
+        functions: How many functions it has, imported ones included.
+        imported_functions: How many of them it imports.
+        memories: Its memories, imported ones first.
+        tables: Its tables, imported ones first.
+        globals: Its globals, imported ones first.
+        tags: Types of its exception tags, imported ones first.
+        start: The function that runs at instantiation, if any.
+        element_segments: How many element segments it has.
+        element_bytes: Bytes of the element section.
+        data_segments: How many data segments it has.
+        data_bytes: Bytes of the data section.
+        producers: What it says that it was made with.
+        module_name: The name that it gives itself, if any.
+        target_features: Proposals that its toolchain says it uses (`+`) or must not use (`-`).
+        unread: What was not understood, and so is not told.
+    """
+
+    kind: Literal["command", "reactor", "plain", "component", "unknown"]
+    size_bytes: int
+    sections: tuple[SectionInfo, ...] = ()
+    types: tuple[str, ...] = ()
+    imports: tuple[ImportInfo, ...] = ()
+    exports: tuple[ExportInfo, ...] = ()
+    functions: int = 0
+    imported_functions: int = 0
+    memories: tuple[MemoryInfo, ...] = ()
+    tables: tuple[TableInfo, ...] = ()
+    globals: tuple[GlobalInfo, ...] = ()
+    tags: tuple[str, ...] = ()
+    start: int | None = None
+    element_segments: int = 0
+    element_bytes: int = 0
+    data_segments: int = 0
+    data_bytes: int = 0
+    producers: tuple[Producer, ...] = ()
+    module_name: str | None = None
+    target_features: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def outline(data: bytes) -> Outline:
+    """Tells what a module is made of.
+
+    Args:
+        data: The file.
+
+    Raises:
+        InvalidModule: It is not WebAssembly, or is damaged.
+    """
+    if data[:4] != MAGIC:
+        raise InvalidModule("not WebAssembly: the file does not begin with \\0asm")
+    if data[4:8] == _CORE:
+        return _Core(data).read()
+    if data[6:8] == _COMPONENT_LAYER:
+        return _component(data)
+    return Outline(kind="unknown", size_bytes=len(data))
+
+
+def _framing(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Tells the number, beginning and end of each section, custom ones included."""
+    reader = Reader(data, 8, len(data), "file")
+    for _ in range(MOST_SECTIONS + 1):
+        if reader.position == reader.end:
+            return
+        number, size = reader.byte(), reader.u32()
+        start = reader.position
+        if size > reader.end - start:
+            raise reader.damaged(f"section {number} announces {size:,} bytes, {reader.end - start:,} are left")
+        yield number, start, start + size
+        reader.position = start + size
+    raise reader.damaged(f"more than {MOST_SECTIONS:,} sections")
+
+
+class _Core:
+    """The reading of one core module."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.sections: list[SectionInfo] = []
+        self.customs = Customs()
+        self.types: list[FuncType | str] = []
+        self.imports: list[ImportInfo] = []
+        self.exports: list[ExportInfo] = []
+        # The type index of every function as far as it must be known, and where those of own functions lie.
+        self.imported: list[int] = []
+        self.own = b""
+        self.own_types: list[int] | None = None
+        self.functions = 0
+        self.memories: list[MemoryInfo] = []
+        self.tables: list[TableInfo] = []
+        self.globals: list[GlobalInfo] = []
+        self.tags: list[str] = []
+        self.start: int | None = None
+        self.counts: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
+        self.unread: list[str] = []
+        self.kind: Literal["command", "reactor", "plain"] = "plain"
+
+    def read(self) -> Outline:
+        last = -1
+        for number, start, end in _framing(self.data):
+            if number == SectionId.CUSTOM:
+                name = self.customs.take(self.data, start, end)
+                self.sections.append(SectionInfo(kind="custom", name=name, size_bytes=end - start))
+                continue
+            if number not in _PLACES:
+                self.sections.append(SectionInfo(kind=f"section {number}", name="", size_bytes=end - start))
+                self.unread.append(f"section {number}, which belongs to no proposal that is known here")
+                continue
+            section = SectionId(number)
+            kind = section.name.lower().replace("_", " ")
+            self.sections.append(SectionInfo(kind=kind, name="", size_bytes=end - start))
+            reader = Reader(self.data, start, end, f"{kind} section")
+            if _PLACES[section] <= last:
+                raise reader.damaged(f"section {kind} is out of order")
+            last = _PLACES[section]
+            try:
+                self._read(section, reader)
+            except Unsupported as problem:
+                self.unread.append(f"the rest of the {kind} section, from byte {reader.position:,} on: {problem.what}")
+        return self._told()
+
+    def _read(self, section: SectionId, reader: Reader) -> None:
+        self.sizes[section] = reader.end - reader.position
+        read = _PARTS.get(section)
+        if section is SectionId.START:
+            self.start = reader.u32()
+        elif section is SectionId.DATA_COUNT:
+            reader.u32()
+        elif section is SectionId.FUNCTION:
+            self.counts[section] = _bounded(reader)
+            self.own = self.data[reader.position : reader.end]
+            return
+        elif read is not None:
+            for _ in range(_bounded(reader)):
+                read(self, reader)
+        else:
+            # Only counted: what is in them is for the engine to read.
+            self.counts[section] = reader.count()
+            return
+        reader.finish()
+
+    def _read_type(self, reader: Reader) -> None:
+        read_types(reader, self.types)
+
+    def _read_import(self, reader: Reader) -> None:
+        module, raw = reader.name(), reader.name()
+        code = reader.byte()
+        if code == ExternKind.FUNC:
+            index = reader.u32()
+            self.imported.append(index)
+            type_ = self._type(index)
+        elif code == ExternKind.TABLE:
+            self.tables.append(read_table_type(reader, imported=True))
+            type_ = str(self.tables[-1])
+        elif code == ExternKind.MEMORY:
+            self.memories.append(read_memory_type(reader, imported=True))
+            type_ = str(self.memories[-1])
+        elif code == ExternKind.GLOBAL:
+            self.globals.append(read_global_type(reader, imported=True))
+            type_ = str(self.globals[-1])
+        elif code == ExternKind.TAG:
+            self._read_tag(reader)
+            type_ = self.tags[-1]
+        else:
+            raise reader.forbidden(f"an import of the kind {code:#04x}")
+        kind = ExternKind(code).name.lower()
+        self.imports.append(ImportInfo(module=printable(module), name=printable(raw), kind=kind, type=type_))
+
+    def _read_table(self, reader: Reader) -> None:
+        initialised = reader.data[reader.position : reader.position + 2] == b"\x40\x00"
+        if initialised:
+            reader.take(2)
+        self.tables.append(read_table_type(reader, imported=False))
+        if initialised:
+            skip_const_expression(reader)
+
+    def _read_memory(self, reader: Reader) -> None:
+        self.memories.append(read_memory_type(reader, imported=False))
+
+    def _read_global(self, reader: Reader) -> None:
+        self.globals.append(read_global_type(reader, imported=False))
+        skip_const_expression(reader)
+
+    def _read_tag(self, reader: Reader) -> None:
+        if reader.byte():
+            raise reader.forbidden("a tag that is no exception's")
+        self.tags.append(self._type(reader.u32()))
+
+    def _read_export(self, reader: Reader) -> None:
+        name = reader.name()
+        code = reader.byte()
+        if code > ExternKind.TAG:
+            raise reader.forbidden(f"an export of the kind {code:#04x}")
+        kind = ExternKind(code)
+        self.exports.append(
+            ExportInfo(name=printable(name), kind=kind.name.lower(), type=self._type_of(kind, reader.u32()))
+        )
+        if kind is ExternKind.FUNC:
+            if name == b"_start":
+                self.kind = "command"
+            elif name == b"_initialize" and self.kind != "command":
+                self.kind = "reactor"
+
+    def _type(self, index: int) -> str:
+        return str(self.types[index]) if index < len(self.types) else f"type {index:,}"
+
+    def _type_of(self, kind: ExternKind, index: int) -> str:
+        if kind is ExternKind.FUNC:
+            if index < len(self.imported):
+                return self._type(self.imported[index])
+            found = self._own_type(index - len(self.imported))
+            return f"function {index:,}" if found is None else self._type(found)
+        items: list[object] = []
+        if kind is ExternKind.TABLE:
+            items += self.tables
+        elif kind is ExternKind.MEMORY:
+            items += self.memories
+        elif kind is ExternKind.GLOBAL:
+            items += self.globals
+        else:
+            items += self.tags
+        return str(items[index]) if index < len(items) else f"{kind.name.lower()} {index:,}"
+
+    def _own_type(self, place: int) -> int | None:
+        """The type index of an own function, read when it is asked for: most modules export a few of thousands."""
+        count = self.counts.get(SectionId.FUNCTION, 0)
+        if place >= count:
+            return None
+        if len(self.own) == count:  # a byte for each, so none is part of a longer number
+            return self.own[place]
+        if self.own_types is None:
+            reader = Reader(self.own, 0, len(self.own), "function section")
+            self.own_types = [reader.u32() for _ in range(count)]
+        return self.own_types[place]
+
+    def _told(self) -> Outline:
+        own = self.counts.get(SectionId.FUNCTION, 0)
+        if own != self.counts.get(SectionId.CODE, 0):
+            end = Reader(self.data, len(self.data), len(self.data), "file")
+            raise end.damaged("functions and their code differ in number")
+        return Outline(
+            kind=self.kind,
+            size_bytes=len(self.data),
+            sections=tuple(self.sections),
+            types=tuple(map(str, self.types)),
+            imports=tuple(self.imports),
+            exports=tuple(self.exports),
+            functions=len(self.imported) + own,
+            imported_functions=len(self.imported),
+            memories=tuple(self.memories),
+            tables=tuple(self.tables),
+            globals=tuple(self.globals),
+            tags=tuple(self.tags),
+            start=self.start,
+            element_segments=self.counts.get(SectionId.ELEMENT, 0),
+            element_bytes=self.sizes.get(SectionId.ELEMENT, 0),
+            data_segments=self.counts.get(SectionId.DATA, 0),
+            data_bytes=self.sizes.get(SectionId.DATA, 0),
+            producers=self.customs.producers,
+            module_name=self.customs.module_name,
+            target_features=self.customs.target_features,
+            unread=tuple(self.unread),
+        )
+
+
+_PARTS: dict[SectionId, Callable[[_Core, Reader], None]] = {
+    SectionId.TYPE: _Core._read_type,  # noqa: SLF001 - its own table
+    SectionId.IMPORT: _Core._read_import,  # noqa: SLF001
+    SectionId.TABLE: _Core._read_table,  # noqa: SLF001
+    SectionId.MEMORY: _Core._read_memory,  # noqa: SLF001
+    SectionId.TAG: _Core._read_tag,  # noqa: SLF001
+    SectionId.GLOBAL: _Core._read_global,  # noqa: SLF001
+    SectionId.EXPORT: _Core._read_export,  # noqa: SLF001
+}
+
+
+def _bounded(reader: Reader) -> int:
+    """Reads how many items a section has, each of which takes work and memory here."""
+    if reader.end - reader.position > MOST_BYTES:
+        raise reader.forbidden(f"{reader.end - reader.position:,} bytes of it, where {MOST_BYTES:,} are read")
+    count = reader.count()
+    if count > MOST_ITEMS:
+        raise reader.damaged(f"{count:,} items, where engines take {MOST_ITEMS:,}")
+    return count
+
+
+def _component(data: bytes) -> Outline:
+    sections: list[SectionInfo] = []
+    imports: list[ImportInfo] = []
+    exports: list[ExportInfo] = []
+    customs = Customs()
+    unread = []
+    for number, start, end in _framing(data):
+        kind = COMPONENT_SECTIONS[number] if number < len(COMPONENT_SECTIONS) else f"section {number}"
+        name = ""
+        reader = Reader(data, start, end, f"{kind} section")
+        try:
+            if kind == "custom":
+                name = customs.take(data, start, end)
+            elif kind == "import":
+                found = read_component_imports(reader)
+                imports += [ImportInfo(module="", name=name, kind=sort, type="") for name, sort in found]
+            elif kind == "export":
+                found = read_component_exports(reader)
+                exports += [ExportInfo(name=name, kind=sort, type="") for name, sort in found]
+        except Unsupported as problem:
+            unread.append(f"the rest of the {kind} section, from byte {reader.position:,} on: {problem.what}")
+        sections.append(SectionInfo(kind=kind, name=name, size_bytes=end - start))
+    return Outline(
+        kind="component",
+        size_bytes=len(data),
+        sections=tuple(sections),
+        imports=tuple(imports),
+        exports=tuple(exports),
+        producers=customs.producers,
+        unread=tuple(unread),
+    )

@@ -1,0 +1,100 @@
+"""One walk over a module's code: what the weaver redirects, and the figures by which a module may be refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stockade.wasm._binary import Reader
+from stockade.wasm._instructions import Kind, Site, deepest_nesting, walk
+from stockade.wasm._reader import SectionId
+
+if TYPE_CHECKING:
+    from stockade.wasm._reader import ParsedModule
+
+__all__ = ["Scan", "code_figures", "outline_figures", "scan"]
+
+
+@dataclass(slots=True)
+class Scan:
+    """What was found in the code of a module.
+
+    Attributes:
+        sites: By the number of the body: calls and references to imports, and growth. Bodies without any are left out.
+        grown: The memories and tables that are grown, each with its kind of growth.
+        starts: Where the instructions of each body begin.
+        most_locals: The most local variables of a function, parameters left out.
+        most_branches: The most branches of one `br_table`.
+    """
+
+    sites: dict[int, list[Site]] = field(default_factory=dict)
+    grown: set[tuple[Kind, int]] = field(default_factory=set)
+    starts: list[int] = field(default_factory=list)
+    most_locals: int = 0
+    most_branches: int = 0
+
+
+def scan(module: ParsedModule) -> Scan:
+    """Walks over the code of a module.
+
+    Args:
+        module: A module that the engine has validated.
+
+    Raises:
+        InvalidModule: An instruction is not known here.
+    """
+    found = Scan()
+    for number, (start, end) in enumerate(module.bodies):
+        reader = Reader(module.data, start, end, "code")
+        locals_ = 0
+        for _ in range(reader.count()):
+            locals_ += reader.u32()
+            reader.byte()
+        found.most_locals = max(found.most_locals, locals_)
+        found.starts.append(reader.position)
+        here = []
+        for site in walk(module.data, reader.position, end, module.imported_functions):
+            if site.kind is Kind.BRANCH_TABLE:
+                found.most_branches = max(found.most_branches, site.target)
+                continue
+            here.append(site)
+            if site.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW):
+                found.grown.add((site.kind, site.target))
+        if here:
+            found.sites[number] = here
+    return found
+
+
+def outline_figures(module: ParsedModule) -> dict[str, int]:
+    """Returns the figures of a module that can be told without its code, by the names that policies give them."""
+    return {
+        "functions": len(module.functions),
+        "function_size": max((end - start for start, end in module.bodies), default=0),
+        "types": len(module.types),
+        "imports": len(module.imports),
+        "exports": len(module.exports),
+        "globals": module.globals,
+        "data_segments": _announced(module, SectionId.DATA),
+        "element_segments": _announced(module, SectionId.ELEMENT),
+    }
+
+
+def code_figures(module: ParsedModule, scan: Scan, nesting: int) -> dict[str, int]:
+    """Returns the figures of a module's code.
+
+    Args:
+        module: The module.
+        scan: What was found in it.
+        nesting: A depth of blocks up to which it need not be exact.
+    """
+    bodies = zip(scan.starts, module.bodies, strict=True)
+    return {
+        "locals": scan.most_locals,
+        "br_table": scan.most_branches,
+        "nesting": max((deepest_nesting(module.data, at, end, nesting) for at, (_, end) in bodies), default=0),
+    }
+
+
+def _announced(module: ParsedModule, id_: SectionId) -> int:
+    section = module.section(id_)
+    return 0 if section is None else Reader(module.data, section.start, section.end, "section").u32()
