@@ -27,20 +27,23 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "memory": (65_536, 4 << 30, False),
     "table_elements": (0, 10_000_000, False),
     "stack": (16 << 10, 64 << 20, False),
-    "memories": (0, 16, False),
-    "tables": (0, 16, False),
+    "memories": (0, 100, False),
+    "tables": (0, 100, False),
     "module_size": (8, 1 << 30, False),
     "stdout": (0, 256 << 20, False),
     "stderr": (0, 256 << 20, False),
 }
 
-PARTS = "name, on_violation, limits, filesystem, environment, clock, random, network, process, features, wasi, custom"
+PARTS = (
+    "name, on_violation, limits, filesystem, environment, clock, random, network, process, structure, features, wasi, "
+    "custom"
+)
 
 SECTIONS = (
     "fuel, fuel_refill, fuel_refill_interval, fuel_refill_max, wall_time, idle_time, cpu_percent, memory, "
-    "memory_growth, on_memory_denied, table_elements, stack, instances, memories, tables, module_size, stdout, "
-    "stderr, open_files, files_created, file_size, read_bytes, write_bytes, read_rate, write_rate, random_bytes, "
-    "calls, call_rate, on_rate"
+    "memory_growth, on_memory_denied, table_elements, stack, instances, memories, tables, module_size, compile_time, "
+    "compile_memory, compile_process, stdout, stderr, open_files, files_created, file_size, read_bytes, write_bytes, "
+    "read_rate, write_rate, random_bytes, calls, call_rate, on_rate"
 )
 
 

@@ -24,6 +24,7 @@ from stockade import (
     PortRange,
     Process,
     Random,
+    Structure,
     Wasi,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "port_ranges",
     "processes",
     "randoms",
+    "structures",
     "texts",
     "variables",
     "wasis",
@@ -82,9 +84,11 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
     "limits.table_elements": (0, 10_000_000, False),
     "limits.stack": (16 << 10, 64 << 20, False),
     "limits.instances": (1, 1, False),
-    "limits.memories": (0, 16, False),
-    "limits.tables": (0, 16, False),
+    "limits.memories": (0, 100, False),
+    "limits.tables": (0, 100, False),
     "limits.module_size": (8, 1 << 30, False),
+    "limits.compile_time": (0.1, 86_400.0, False),
+    "limits.compile_memory": (64 << 20, 1 << 40, False),
     "limits.stdout": (0, 256 << 20, False),
     "limits.stderr": (0, 256 << 20, False),
     "limits.open_files": (0, 4096, False),
@@ -101,6 +105,17 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
     "clock.start": (0.0, _NANOSECONDS, False),
     "clock.step": (0.0, _NANOSECONDS, False),
     "random.seed": (0, 2**64 - 1, False),
+    "structure.functions": (0, 1_000_000, False),
+    "structure.function_size": (0, 7_654_321, False),
+    "structure.locals": (0, 50_000, False),
+    "structure.types": (0, 1_000_000, False),
+    "structure.imports": (0, 1_000_000, False),
+    "structure.exports": (0, 1_000_000, False),
+    "structure.globals": (0, 1_000_000, False),
+    "structure.data_segments": (0, 100_000, False),
+    "structure.element_segments": (0, 100_000, False),
+    "structure.br_table": (0, 65_520, False),
+    "structure.nesting": (0, 100_000, False),
 }
 """Every numeric field: the least, the most, and whether None, which is unlimited, is allowed. Times are floats."""
 
@@ -108,6 +123,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "on_violation": ("deny", "stop", "note"),
     "limits.on_memory_denied": ("fail", "stop"),
     "limits.on_rate": ("wait", "refuse"),
+    "limits.compile_process": ("auto", "always", "never"),
     "environment.mode": ("none", "allow", "deny", "full"),
     "clock.mode": ("real", "coarse", "virtual", "none"),
     "random.mode": ("none", "seeded", "full"),
@@ -183,7 +199,12 @@ def limits(draw: st.DrawFn) -> Limits:
     fields = {path.partition(".")[2]: amounts(path) for path in AMOUNTS if path.startswith("limits.")}
     del fields["fuel_refill"], fields["fuel_refill_max"]
     values = draw(
-        _some(**fields, on_memory_denied=_choice("limits.on_memory_denied"), on_rate=_choice("limits.on_rate"))
+        _some(
+            **fields,
+            on_memory_denied=_choice("limits.on_memory_denied"),
+            on_rate=_choice("limits.on_rate"),
+            compile_process=_choice("limits.compile_process"),
+        )
     )
     fuel = values.get("fuel", Limits().fuel)
     if fuel is not None and draw(st.sampled_from([False, False, True])):
@@ -271,6 +292,12 @@ def processes(draw: st.DrawFn) -> Process:
     return Process(mode=mode, commands=draw(_lists_of(command, least=1, most=3)) if mode == "commands" else ())
 
 
+def structures() -> st.SearchStrategy[Structure]:
+    """What modules may be made of."""
+    fields = {path.partition(".")[2]: amounts(path) for path in AMOUNTS if path.startswith("structure.")}
+    return _some(**fields).map(lambda values: Structure(**values))
+
+
 def features() -> st.SearchStrategy[Features]:
     """Sets of proposals; relaxed SIMD comes with SIMD only."""
     every = ("simd", "relaxed_simd", "tail_call", "multi_memory", "threads", "memory64", "exceptions", "gc")
@@ -324,6 +351,7 @@ def policies() -> st.SearchStrategy[Policy]:
         random=randoms(),
         network=networks(),
         process=processes(),
+        structure=structures(),
         features=features(),
         wasi=wasis(),
         custom=customs(),

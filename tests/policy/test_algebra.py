@@ -30,6 +30,7 @@ from stockade import (
     Process,
     Random,
     Sandbox,
+    Structure,
     Wasi,
 )
 from stockade.policy import PRESETS, Change
@@ -93,6 +94,9 @@ def _limits(draw: st.DrawFn) -> Limits:
             stderr=_one_of(0, 1 << 10),
             on_memory_denied=_one_of("fail", "stop"),
             on_rate=_one_of("wait", "refuse"),
+            compile_process=_one_of("auto", "always", "never"),
+            compile_time=_one_of(0.5, 5.0),
+            compile_memory=_one_of(64 << 20, 1 << 40),
             fuel_refill_interval=_one_of(0.5, 1.0, 10.0),
         )
     )
@@ -148,6 +152,7 @@ _SECTIONS: dict[str, st.SearchStrategy[Any]] = {
     "network": _networks(),
     "process": _one_of("none", "full").map(lambda mode: Process(mode=mode))
     | _lists(_COMMANDS, 1).map(lambda commands: Process(mode="commands", commands=commands)),
+    "structure": _some(functions=_one_of(0, 7), exports=_one_of(0, 7)).map(lambda fields: Structure(**fields)),
     "features": _some(**{name: st.booleans() for name in Features.__struct_fields__}).map(_features),
     "wasi": _some(
         allow=_lists(_CALLS), deny=_lists((*_CALLS, "fork")), errno=_one_of("notcapable", "perm", "nosys")
@@ -198,6 +203,7 @@ _WORDS = {
     "on_violation": ("note", "deny", "stop"),
     "on_memory_denied": ("fail", "stop"),
     "on_rate": ("wait", "refuse"),
+    "compile_process": ("never", "auto", "always"),
     "clock": ("real", "coarse", "virtual", "none"),
     "random": ("full", "seeded", "none"),
     "mount": ("rw", "ro"),
@@ -219,7 +225,7 @@ def _fuel_by(limits: Limits, seconds: float) -> float:
 def _check_limits(less: Limits, more: Limits) -> None:
     for name in Limits.__struct_fields__:
         one, other = getattr(less, name), getattr(more, name)
-        if name.startswith("on_"):
+        if name in _WORDS:
             assert _stricter(name, one, other), name
         elif not name.startswith("fuel_refill"):
             assert (math.inf if one is None else one) <= (math.inf if other is None else other), name
@@ -268,6 +274,8 @@ def check_permits_no_more(less: Policy, more: Policy) -> None:
     if less.network != more.network:
         assert _connections(less.network) <= _connections(more.network)
     assert _started(less.process) <= _started(more.process)
+    for name in Structure.__struct_fields__:
+        assert getattr(less.structure, name) <= getattr(more.structure, name), name
     for name in Features.__struct_fields__:
         assert getattr(less.features, name) <= getattr(more.features, name), name
     assert less.wasi.refused() >= more.wasi.refused()
@@ -394,10 +402,10 @@ def test_limits_narrow_to_the_smaller(one: Limits, two: Limits) -> None:
     both = Policy(limits=one).narrow(Policy(limits=two)).limits
 
     for name in Limits.__struct_fields__:
-        if not name.startswith(("on_", "fuel_refill")):
+        if name not in _WORDS and not name.startswith("fuel_refill"):
             sides = [value for value in (getattr(one, name), getattr(two, name)) if value is not None]
             assert getattr(both, name) == (min(sides) if sides else None), name
-    for name in ("on_memory_denied", "on_rate"):
+    for name in ("on_memory_denied", "on_rate", "compile_process"):
         assert getattr(both, name) in (getattr(one, name), getattr(two, name))
 
 
@@ -766,6 +774,9 @@ def test_a_laxer_policy_for_one_run_has_no_effect() -> None:
             memories=16,
             tables=16,
             module_size=1 << 30,
+            compile_process="never",
+            compile_time=86_400,
+            compile_memory=1 << 40,
             stdout=256 << 20,
             stderr=256 << 20,
             open_files=4096,
@@ -908,6 +919,9 @@ def test_wording_is_no_right(one: dict[str, Any], two: dict[str, Any]) -> None:
             {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5, fuel_refill_interval=2)},
             {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5)},
         ),
+        ({"limits": Limits(compile_process="always")}, {}),
+        ({}, {"limits": Limits(compile_process="never")}),
+        ({"structure": Structure(functions=99_999)}, {}),
         ({"filesystem": Filesystem(create=False)}, {}),
         ({}, {"filesystem": Filesystem(delete=True)}),
         ({}, {"filesystem": Filesystem(symlinks=True)}),

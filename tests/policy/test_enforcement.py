@@ -286,6 +286,12 @@ YIELD_DENIED = MappingProxyType({"wasi.deny": ("sched_yield",)})
 COARSE = MappingProxyType({"clock.mode": "coarse"})
 VIRTUAL = MappingProxyType({"clock.mode": "virtual", "clock.start": 1.0})
 
+# Far too much for a tenth of a second and for 64 MiB.
+# Each of them another module: what was compiled once is at hand.
+MANY = [f"{'(func)' * (30_000 + number)} {ANSWER}" for number in range(3)]
+ASIDE = MappingProxyType({"limits.compile_process": "always"})
+YIELD = '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))'
+
 EFFECTS = [
     Effect("name", plays(yields(1), lambda played: played.report.policy.name), {"one": "one", "two": "two"}),
     Effect("on_violation", plays(yields(1)), {"deny": ENOTCAPABLE, "stop": "denied", "note": SUCCESS}, YIELD_DENIED),
@@ -361,6 +367,26 @@ EFFECTS = [
         {0: bytes.fromhex("afcd1d7b39a820e2"), 1: bytes.fromhex("c15c0289ec2d0a91")},
         {"random.mode": "seeded"},
     ),
+    Effect("limits.compile_time", calls(MANY[0]), {0.1: "refused", 600.0: 7}, ASIDE),
+    Effect("limits.compile_memory", calls(MANY[1]), {64 << 20: "refused", 4 << 30: 7}, ASIDE),
+    Effect(
+        "limits.compile_process", calls(MANY[2]), {"always": "refused", "never": 7}, {"limits.compile_memory": 64 << 20}
+    ),
+    Effect("structure.functions", calls(f"(func) (func) {ANSWER}"), {2: "refused", 3: 7}),
+    Effect("structure.function_size", calls(f"(func nop nop nop nop) {ANSWER}"), {5: "refused", 6: 7}),
+    Effect("structure.locals", calls(f"(func (local i32 i64)) {ANSWER}"), {1: "refused", 2: 7}),
+    Effect("structure.types", calls(f"(func (param i32)) {ANSWER}"), {1: "refused", 2: 7}),
+    Effect("structure.imports", calls(f"{YIELD} {ANSWER}"), {0: "refused", 1: 7}),
+    Effect("structure.exports", calls(ANSWER), {0: "refused", 1: 7}),
+    Effect("structure.globals", calls(f"(global i32 (i32.const 0)) {ANSWER}"), {0: "refused", 1: 7}),
+    Effect("structure.data_segments", calls(f'(memory 1) (data (i32.const 0) "x") {ANSWER}'), {0: "refused", 1: 7}),
+    Effect(
+        "structure.element_segments", calls(f"(table 1 funcref) (elem (i32.const 0)) {ANSWER}"), {0: "refused", 1: 7}
+    ),
+    Effect(
+        "structure.br_table", calls(f"(func (block (br_table 0 0 0 (i32.const 0)))) {ANSWER}"), {1: "refused", 2: 7}
+    ),
+    Effect("structure.nesting", calls(f"(func (block (block (block)))) {ANSWER}"), {2: "refused", 3: 7}),
     Effect("features.simd", calls(SIMD), {False: "refused", True: 7}),
     Effect("features.relaxed_simd", calls(RELAXED), {False: "refused", True: 7}),
     Effect("features.tail_call", calls(TAIL), {False: "refused", True: 7}),

@@ -29,6 +29,7 @@ from stockade import (
     PortRange,
     Process,
     Random,
+    Structure,
     Wasi,
 )
 from stockade._text import printable
@@ -181,6 +182,14 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "memory in odd sizes": ("memory", _limited(memory=128_000_000, stack=100_000)),
     "output": ("output", Policy()),
     "no output": ("output", _limited(stdout=0, stderr=1)),
+    "a module": ("module", Policy()),
+    "a module compiled apart": (
+        "module",
+        Policy(
+            limits=Limits(compile_process="always", compile_time=0.5, module_size=8), structure=Structure(functions=1)
+        ),
+    ),
+    "a module compiled here": ("module", _limited(compile_process="never")),
     "well tried proposals": ("features", Policy()),
     "no proposals": ("features", Policy(features=Features(simd=False, tail_call=False))),
     "no vectors": ("features", Policy(features=Features(simd=False))),
@@ -346,6 +355,7 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (_limited(wall_time=3601), "limits.wall_time", "medium"),
         (_limited(fuel=None), "limits.fuel", "low"),
         (_limited(fuel=None, wall_time=None), "limits.fuel", "high"),
+        (_limited(compile_process="never"), "limits.compile_process", "medium"),
         (_limited(memory=2 << 30), "limits.memory", "low"),
         (Policy(features=Features(multi_memory=True)), "features", "low"),
         (Policy(custom={"gpu": True}), "custom.gpu", "medium"),
@@ -466,6 +476,6 @@ def test_statements_follow_the_order_of_their_subjects() -> None:
 
     assert list(dict.fromkeys(order)) == [
         *("files", "environment", "network", "processes", "clock", "randomness", "calls", "time", "memory", "output"),
-        *("features", "custom", "violations"),
+        *("module", "features", "custom", "violations"),
     ]
     assert order == sorted(order, key=order.index)

@@ -141,6 +141,8 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
     layout = guard().layout
     constants = layout.constants
     limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
+    # A refused call that is only noted is made all the same: "none" then tells no more than a made-up clock.
+    clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "note" else clock.mode
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
     # The first second begins with the run, so that not even its first call has to read a clock.
     credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
@@ -168,8 +170,8 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "clock_resolution": round(resolution * _NANOSECONDS),
         "clock_step": round(clock.step * _NANOSECONDS),
         "clock_start": 0 if clock.mode == "none" else round(clock.start * _NANOSECONDS),
-        "clock_mode": constants[f"CLOCK_{clock.mode.upper()}"],
-        "random_mode": constants["RANDOM_SEEDED" if random.mode == "seeded" else "RANDOM_NATIVE"],
+        "clock_mode": constants[f"CLOCK_{clock_mode.upper()}"],
+        "random_mode": constants["RANDOM_NATIVE" if random.mode == "full" else "RANDOM_SEEDED"],
         "random_state": random.seed,
         "on_violation": constants[policy.on_violation.upper()],
         "on_rate": constants[limits.on_rate.upper()],

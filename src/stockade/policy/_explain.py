@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from stockade.policy._limits import Limits
+    from stockade.policy._network import PortRange
     from stockade.policy._policy import Policy
 
 __all__ = ["Risk", "Statement", "explain"]
@@ -40,7 +41,9 @@ class Statement(NamedTuple):
 
 def explain(policy: Policy) -> tuple[Statement, ...]:
     """Says in sentences what a guest can and cannot do."""
+    noting = policy.on_violation == "note"
     parts = (
+        _violations(policy) if noting else (),
         _files(policy),
         _environment(policy),
         _network(policy),
@@ -54,7 +57,7 @@ def explain(policy: Policy) -> tuple[Statement, ...]:
         _compiling(policy),
         _features(policy),
         _custom(policy),
-        _violations(policy),
+        () if noting else _violations(policy),
     )
     said = [statement for part in parts for statement in part]
     return (*said, *(_unenforced(path) for path in unenforceable(policy)))
@@ -69,53 +72,58 @@ def _files(policy: Policy) -> Iterator[Statement]:
     if not files.mounts:
         yield Statement("files", "It sees no files of the host.", "none", "filesystem.mounts")
         return
-    for mount in files.mounts:
+    for place, mount in enumerate(files.mounts):
         host, guest = printable(mount.host, 400), printable(mount.guest)
-        path = f"filesystem.mounts[{files.mounts.index(mount)}]"
+        path = f"filesystem.mounts[{place}]"
         if mount.mode == "ro":
-            yield Statement("files", f"It can read all of {host}, as {guest}.", "low", path)
+            yield Statement("files", f'It can read all of "{host}", as {guest}.', "low", path)
         else:
-            yield Statement("files", f"It can read and change all of {host}, as {guest}.", "medium", path)
+            yield Statement("files", f'It can read and change all of "{host}", as {guest}.', "medium", path)
     if any(mount.mode == "rw" for mount in files.mounts):
-        made = "as many files as it likes" if limits.files_created is None else f"{limits.files_created:,} files"
-        can_create = files.create and limits.files_created != 0
-        create = f"It can create {made} there." if can_create else "It cannot create files there."
-        yield Statement("files", create, "low" if can_create else "none", "filesystem.create")
-        delete = "It can delete and replace what is there." if files.delete else "It cannot delete anything there."
-        yield Statement("files", delete, "medium" if files.delete else "none", "filesystem.delete")
-        links = "It can make links there: whoever follows them on the host leaves the folder."
-        yield Statement(
-            "files",
-            links if files.symlinks else "It cannot make links there.",
-            "high" if files.symlinks else "none",
-            "filesystem.symlinks",
-        )
-        written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
-        size = _up_to(limits.file_size, ", and no file beyond {}", ", and files of any size")
-        pace = _up_to(limits.write_rate, ", at {} per second", "")
-        full = limits.write_bytes is None
-        yield Statement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
+        yield from _changes(policy)
     read = _up_to(limits.read_bytes, "It can read {} in all", "It can read as much as it likes")
     pace = _up_to(limits.read_rate, ", at {} per second", "")
     opened = f"It can have {_count(limits.open_files, 'file')} open at a time."
     yield Statement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
 
 
+def _changes(policy: Policy) -> Iterator[Statement]:
+    """What can be done in writable folders."""
+    files, limits = policy.filesystem, policy.limits
+    created = limits.files_created
+    made = "as many files as it likes" if created is None else _count(created, "file")
+    may = {"create": files.create and created != 0, "delete": files.delete, "symlinks": files.symlinks}
+    granted: dict[str, tuple[str, Risk]] = {
+        "create": (f"It can create {made} there.", "low"),
+        "delete": ("It can delete and replace what is there.", "medium"),
+        "symlinks": ("It can make links there: whoever follows them on the host leaves the folder.", "high"),
+    }
+    refused = {"create": "create files", "delete": "delete anything", "symlinks": "make links"}
+    for right, (text, risk) in granted.items():
+        path = f"filesystem.{right}"
+        if may[right]:
+            yield Statement("files", text, risk, path)
+        elif policy.on_violation == "note":
+            yield Statement("files", f"That it may not {refused[right]} there is only noted.", risk, path)
+        else:
+            yield Statement("files", f"It cannot {refused[right]} there.", "none", path)
+    written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
+    size = _up_to(limits.file_size, ", and no file beyond {}", ", and files of any size")
+    pace = _up_to(limits.write_rate, ", at {} per second", "")
+    full = limits.write_bytes is None
+    yield Statement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
+
+
 def _environment(policy: Policy) -> Iterator[Statement]:
     environment = policy.environment
-    names = _listed(environment.names)
-    secret = [name for name in environment.names if SENSITIVE.search(name)]
-    text: str
-    risk: Risk
-    match environment.mode:
-        case "none":
-            text, risk = "It sees no environment variables of the host.", "none"
-        case "allow":
-            text, risk = f"It sees the host's {names}, where they are set.", "high" if secret else "low"
-        case "deny":
-            text, risk = f"It sees the host's variables but {names} and those that look like secrets.", "medium"
-        case "full":
-            text, risk = "It sees the host's variables but those that look like secrets.", "medium"
+    names = environment.names
+    text, risk = "It sees no environment variables of the host.", "none"
+    if environment.mode == "allow" and names:
+        secret = any(SENSITIVE.search(name) for name in names)
+        text, risk = f"It sees {_listed(names)} of the host's environment.", "high" if secret else "low"
+    elif environment.mode in ("deny", "full"):
+        but = f" {_listed(names)} and" if names else ""
+        text, risk = f"It sees the host's variables but{but} those that look like secrets.", "medium"
     yield Statement("environment", text, risk, "environment.mode")
     if environment.set:
         told = _listed(tuple(environment.set))
@@ -132,17 +140,20 @@ def _network(policy: Policy) -> Iterator[Statement]:
             yield Statement("network", text, "high", "network.mode")
         case "hosts":
             for place, host in enumerate(network.hosts):
-                ports = _listed(tuple(str(ports) for ports in host.ports))
                 how = "encrypted" if host.secure else "also unencrypted"
-                text = f"It can reach {printable(host.host)} on port {ports}, {how}."
+                text = f"It can reach {printable(str(host.name))} on {_ports(host.ports)}, {how}."
                 yield Statement("network", text, "medium" if host.secure else "high", f"network.hosts[{place}]")
         case "ports":
-            ports = _listed(tuple(str(ports) for ports in network.ports))
-            text = f"It can reach any public host on port {ports}, and carry off what it read."
+            text = f"It can reach any public host on {_ports(network.ports)}, and carry off what it read."
             yield Statement("network", text, "high", "network.ports")
         case "full":
             text = "It can reach any host, private networks and cloud metadata included."
             yield Statement("network", text, "high", "network.mode")
+
+
+def _ports(ports: tuple[PortRange, ...]) -> str:
+    one = len(ports) == 1 and ports[0].first == ports[0].last
+    return f"port{'' if one else 's'} {_listed(tuple(map(str, ports)))}"
 
 
 def _process(policy: Policy) -> Iterator[Statement]:
@@ -160,13 +171,17 @@ def _clock(policy: Policy) -> Iterator[Statement]:
     clock = policy.clock
     text, risk = _CLOCKS[clock.mode]
     if clock.mode == "coarse":
-        text = text.format(f"{clock.resolution * 1e3:g} ms")
+        text = text.format(_seconds(clock.resolution))
+        risk = "none" if clock.resolution >= 1e-3 else "low"
     yield Statement("clock", text, risk, "clock.mode")
 
 
 _CLOCKS: dict[str, tuple[str, Risk]] = {
-    "real": ("It can read the time to the nanosecond, and so measure what other code does; it cannot set it.", "low"),
-    "coarse": ("It can read the time to within {}; it cannot set it.", "none"),
+    "real": (
+        "It can read the time to the nanosecond, and so measure what other code does; it cannot set the clock.",
+        "low",
+    ),
+    "coarse": ("It can read the time to within {}; it cannot set the clock.", "none"),
     "virtual": ("It sees a made-up time, the same in every run.", "none"),
     "none": ("It cannot read the time.", "none"),
 }
@@ -192,16 +207,22 @@ def _calls(policy: Policy) -> Iterator[Statement]:
         f"{group}_*" if len(names) > 1 else names[0] for group, names in groups.items() if refused.issuperset(names)
     ]
     single = [name for names in groups.values() if not refused.issuperset(names) for name in names if name in refused]
-    if len(refused) == len(WASI):
-        text = "It can make no WASI calls."
+    allowed = [call.name for call in WASI if call.name not in refused]
+    if not allowed:
+        yield Statement("calls", "It can make no WASI calls.", "none", "wasi")
+        return
+    if len(allowed) < len(refused):
+        text = f"Of the WASI calls, it can make {_listed(allowed)} only."
     elif refused:
         text = f"It can make all WASI calls but {_listed((*whole, *single))}."
     else:
         text = "It can make all WASI calls."
-    sockets = not any(name.startswith("sock_") for name in refused)
+    if refused and policy.on_violation == "note":
+        text += " Others are only noted."
+    sockets = any(call.group == "sock" and call.name not in refused for call in WASI)
     yield Statement("calls", text, "low" if sockets else "none", "wasi")
     limits = policy.limits
-    total = "as many calls as it likes" if limits.calls is None else f"{limits.calls:,} calls in all"
+    total = "as many calls as it likes" if limits.calls is None else f"{_count(limits.calls, 'call')} in all"
     pace = "" if limits.call_rate is None else f", {limits.call_rate:,} per second"
     yield Statement("calls", f"It can make {total}{pace}.", "none", "limits.calls")
 
@@ -220,7 +241,7 @@ def _time(limits: Limits) -> Iterator[Statement]:
         risk = "high" if limits.wall_time is None else "low"
         yield Statement("time", "Its instructions are not counted.", risk, "limits.fuel")
     else:
-        text = f"It is stopped after about {_scaled(limits.fuel)} instructions"
+        text = f"It is stopped after about {_scaled(limits.fuel, 'instruction')}"
         if limits.fuel_refill:
             every = _seconds(limits.fuel_refill_interval)
             text += (
@@ -234,7 +255,7 @@ def _time(limits: Limits) -> Iterator[Statement]:
 
 def _memory(limits: Limits) -> Iterator[Statement]:
     stop = "the run ends" if limits.on_memory_denied == "stop" else "growing fails"
-    pace = "" if limits.memory_growth is None else f", growing by {_bytes(limits.memory_growth << 16)} per second"
+    pace = "" if limits.memory_growth is None else f", growing by up to {_bytes(limits.memory_growth << 16)} per second"
     risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
     text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
     yield Statement("memory", text, risk, "limits.memory")
@@ -242,20 +263,23 @@ def _memory(limits: Limits) -> Iterator[Statement]:
 
 
 def _output(limits: Limits) -> Iterator[Statement]:
-    text = f"Of what it prints, {_bytes(limits.stdout)} are kept, and {_bytes(limits.stderr)} of its error messages."
+    text = f"Of its stdout it can leave up to {_bytes(limits.stdout)}, of its stderr up to {_bytes(limits.stderr)}."
     yield Statement("output", text, "none", "limits.stdout")
 
 
 def _features(policy: Policy) -> Iterator[Statement]:
     used = [name for name in fields_of(Features) if getattr(policy.features, name)]
-    text = f"It may use the proposals {_listed(used)}." if used else "It may use no proposals beyond bulk memory."
+    if used:
+        text = f"It may use the proposal{'s' if len(used) > 1 else ''} {_listed(used)}."
+    else:
+        text = "It may use no WebAssembly proposals but those that all may use."
     risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
     yield Statement("features", text, risky, "features")
 
 
 def _compiling(policy: Policy) -> Iterator[Statement]:
     limits, structure = policy.limits, policy.structure
-    text = f"A module has at most {_bytes(limits.module_size)} and {structure.functions:,} functions."
+    text = f"A module has at most {_bytes(limits.module_size)} and {_count(structure.functions, 'function')}."
     yield Statement("module", text, "none", "structure.functions")
     if limits.compile_process == "never":
         text = "It is compiled in this process, for as long as that takes."
@@ -275,7 +299,8 @@ def _custom(policy: Policy) -> Iterator[Statement]:
         elif isinstance(value, bool):
             text = f"It has {shown}." if value else f"It does not have {shown}."
         else:
-            text = f"It has {shown}: {_listed((value,) if isinstance(value, str) else value)}."
+            texts = (value,) if isinstance(value, str) else value
+            text = f"It has {shown}: {_listed(texts)}." if any(texts) else f"It has {shown}, which is empty."
         yield Statement("custom", text, "none" if value is False else "medium", f"custom.{shown}")
 
 
@@ -299,7 +324,7 @@ def _listed(items: Iterable[str]) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return _plural(f"{number:,}", what)
 
 
 def _up_to(limit: int | None, text: str, unlimited: str) -> str:
@@ -314,15 +339,22 @@ def _bytes(size: int) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1e3:g} ms"
-    if seconds <= 120:
-        return f"{seconds:g} s"
-    return f"{seconds / 60:g} minutes" if seconds <= 7200 else f"{seconds / 3600:,.4g} hours"
+    for unit, length, most in (("ns", 1e-9, 1e-6), ("µs", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 121.0)):
+        if seconds < most:
+            return f"{seconds / length:g} {unit}"
+    for word, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length or seconds == length:
+            return _plural(f"{seconds / length:,.1f}".removesuffix(".0"), word)
+    return f"{seconds:g} s"
 
 
-def _scaled(number: int) -> str:
-    for word, factor in (("billion", 10**9), ("million", 10**6)):
+def _scaled(number: int, what: str = "") -> str:
+    for word, factor in (("trillion", 10**12), ("billion", 10**9), ("million", 10**6)):
         if number >= factor:
-            return f"{number / factor:,.1f}".removesuffix(".0") + f" {word}"
-    return f"{number:,}"
+            figure = f"{number / factor:,.1f}".removesuffix(".0") + f" {word}"
+            return f"{figure} {what}s" if what else figure
+    return _count(number, what) if what else f"{number:,}"
+
+
+def _plural(figure: str, what: str) -> str:
+    return f"{figure} {what}{'' if figure == '1' else 's'}"

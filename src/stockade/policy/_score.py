@@ -109,6 +109,8 @@ def _files(policy: Policy) -> Reason:
         return Reason("files", 8, 8, "no folders")
     if "rw" not in modes:
         return Reason("files", 5, 8, "folders for reading only")
+    if policy.on_violation == "note":
+        return Reason("files", 0, 8, 'folders for writing; rights there are noted only: on_violation is "note"')
     points = 3 - files.create - files.delete - files.symlinks
     rights = [name for name in ("create", "delete", "symlinks") if getattr(files, name)]
     return Reason("files", max(points, 0), 8, f"folders for writing{', with ' + ', '.join(rights) if rights else ''}")
@@ -146,16 +148,19 @@ def _time(policy: Policy) -> Reason:
 def _memory(policy: Policy) -> Reason:
     size = policy.limits.memory
     points = 4 if size <= 256 << 20 else 3 if size <= 1 << 30 else 1
-    return Reason("memory", points, 4, f"{size / (1 << 20):,.0f} MiB for memories and tables together")
+    told = f"{size / (1 << 20):,.1f}".removesuffix(".0")
+    return Reason("memory", points, 4, f"{told} MiB for memories and tables together")
 
 
 def _environment(policy: Policy) -> Reason:
     environment = policy.environment
-    if environment.mode == "none":
+    # What is set hides the host's variable of that name.
+    named = [name for name in environment.names if name not in environment.set] if environment.mode == "allow" else []
+    if environment.mode == "none" or (environment.mode == "allow" and not named):
         return Reason("environment", 4, 4, "nothing of the host's")
-    secret = [name for name in environment.names if environment.mode == "allow" and SENSITIVE.search(name)]
+    secret = [name for name in named if SENSITIVE.search(name)]
     if environment.mode == "allow" and not secret:
-        return Reason("environment", 3, 4, f"{len(environment.names)} named variables")
+        return Reason("environment", 3, 4, f"{len(named)} named variable{'s' * (len(named) > 1)}")
     if secret:
         return Reason("environment", 0, 4, f"secrets by name: {', '.join(map(shown, secret[:3]))}")
     return Reason("environment", 1, 4, "all variables that do not look like secrets")
