@@ -117,7 +117,8 @@ def _changes(policy: Policy) -> Iterator[Statement]:
 def _environment(policy: Policy) -> Iterator[Statement]:
     environment = policy.environment
     names = environment.names
-    text, risk = "It sees no environment variables of the host.", "none"
+    text: str = "It sees no environment variables of the host."
+    risk: Risk = "none"
     if environment.mode == "allow" and names:
         secret = any(SENSITIVE.search(name) for name in names)
         text, risk = f"It sees {_listed(names)} of the host's environment.", "high" if secret else "low"
