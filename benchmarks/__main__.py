@@ -19,6 +19,7 @@ from rich.table import Table
 import stockade
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._measure import Spread, in_turn
+from benchmarks._modules import cached_start_milliseconds, weaving_share
 
 _CALL_ROUNDS = {"clock_time_get": 100_000, "fd_read": 5_000, "fd_write": 5_000, "path_open": 2_000}
 
@@ -168,15 +169,15 @@ def single_calls(folder: Path) -> list[Promise]:
 
 def instantiation() -> list[Promise]:
     """Instantiating a woven module with 43 WASI imports, over the original linked straight to native WASI."""
-    from stockade.engine import CompiledModule, Engine, EngineConfig, Instance
+    from stockade.engine import CompiledModule, Engine, EngineConfig, Instance, LinkedModule
     from stockade.guard import guard, weave
 
     wasm = bytes(wasmtime.wat2wasm(MANY_IMPORTS))
     engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10))
-    original, woven = CompiledModule(engine, wasm), CompiledModule(engine, weave(wasm, guard()).wasm)
+    original, woven = (LinkedModule(CompiledModule(engine, code)) for code in (wasm, weave(wasm, guard()).wasm))
 
-    def instantiate(compiled: CompiledModule) -> None:
-        Instance(compiled, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
+    def instantiate(linked: LinkedModule) -> None:
+        Instance(linked, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
 
     spread = in_turn({"native": lambda: instantiate(original), "woven": lambda: instantiate(woven)}, 8, 1, batch=500)
     return [
@@ -184,14 +185,26 @@ def instantiation() -> list[Promise]:
     ]
 
 
+def modules(console: Console) -> list[Promise]:
+    """What happens to a module before it runs."""
+    promises = []
+    for large in (False, True):
+        what, share, told = weaving_share("python", large=large)
+        console.print(told, style="dim")
+        promises.append(Promise(what, share, 0.08))
+    promises.append(Promise("CPython ready in a second process, ms", cached_start_milliseconds("python"), 100.0))
+    return promises
+
+
 def main() -> int:
     """Measures, shows tables, and says whether the promises are kept."""
     console = Console()
+    before = modules(console)
     # Ours first: the threads of the idiomatic way stay around.
     with tempfile.TemporaryDirectory() as folder:
         promises = [*instantiation(), *single_calls(Path(folder))]
     spread, more = hello_world()
-    promises = [*more, *promises]
+    promises = [*more, *promises, *before]
     table = Table(title=f"one fresh hello world ({platform.machine()}, {os.cpu_count()} cores), µs")
     for heading in ("", "p50", "p95", "p99", "worst"):
         table.add_column(heading, justify="right")

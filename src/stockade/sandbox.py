@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from stockade.errors import IsolationError, UsageError
@@ -460,6 +458,10 @@ def call(
 
 async def _aside(watch: Watch, work: Callable[[], Report]) -> Report:
     """Does the work in a thread. A cancelled task stops the guest and waits until it has stopped."""
+    # Takes longer to import than a small guest to run, and most never need it.
+    import asyncio
+    from contextvars import copy_context
+
     started = threading.Event()
 
     def begin() -> Report:

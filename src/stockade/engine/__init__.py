@@ -1,6 +1,6 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
-from stockade.engine._cache import Cache, CacheEntry
+from stockade.engine._cache import Cache, CacheEntry, Kept
 from stockade.engine._compiled import CompiledModule, LinkedModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
@@ -41,6 +41,7 @@ __all__ = [
     "Failure",
     "FindMemory",
     "Instance",
+    "Kept",
     "Lending",
     "Lent",
     "LinkedModule",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import secrets
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.engine._folders import cache_folder, open_private, state_folder
@@ -22,13 +22,14 @@ from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from io import FileIO
 
-__all__ = ["Cache", "CacheEntry"]
+__all__ = ["Cache", "CacheEntry", "Kept"]
 
-_MAGIC = b"stockade machine code 1\n"
+_MAGIC = b"stockade machine code 2\n"
 _MAC_BYTES = 32
-_HEAD_BYTES = len(_MAGIC) + _MAC_BYTES
+_LENGTH_BYTES = 8
+_HEAD_BYTES = len(_MAGIC) + _MAC_BYTES + _LENGTH_BYTES
 _SUFFIX = ".code"
 _TEMPORARY = ".new"
 _SECRET = "cache.key"  # noqa: S105 - the name of a file
@@ -73,43 +74,48 @@ class Cache:
         self.problem = ""
         """Why the cache is not used, if it is not."""
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str) -> Kept | None:
         """Returns what was kept under a key; None where there is nothing that can be believed.
 
         Args:
             name: The key: letters and digits.
+
+        Returns:
+            The entry, to be closed.
         """
         with self._opened() as here:
             if here is None:
                 return None
-            content = self._read(here, name)
-            if content is not None:
+            kept = self._read(here, name)
+            if kept is not None:
                 # What is used stays; removal goes by this time.
                 with suppress(OSError):
                     os.utime(name + _SUFFIX, dir_fd=here.folder, follow_symlinks=False)
-            return content
+            return kept
 
-    def put(self, name: str, content: bytes) -> bool:
-        """Keeps something under a key, all or nothing.
+    def put(self, name: str, told: bytes, code: bytes) -> bool:
+        """Keeps machine code under a key, all or nothing.
 
         Args:
             name: The key: letters and digits.
-            content: What to keep.
+            told: What is told of the code.
+            code: The machine code.
 
         Returns:
             Whether it was kept.
         """
         assert name.isalnum(), name
         with self._opened() as here:
-            if here is None or len(content) + _HEAD_BYTES > self.limit_bytes:
+            if here is None or _HEAD_BYTES + len(told) + len(code) > self.limit_bytes:
                 return False
-            temporary = secrets.token_hex(16) + _TEMPORARY
+            temporary = os.urandom(16).hex() + _TEMPORARY
             try:
                 descriptor = os.open(temporary, _WRITE, 0o600, dir_fd=here.folder)
                 try:
                     with os.fdopen(descriptor, "wb") as file:
-                        file.write(_MAGIC + here.mac(name, content))
-                        file.write(content)
+                        file.write(_MAGIC + here.mac(name, told, code) + len(told).to_bytes(_LENGTH_BYTES, "little"))
+                        file.write(told)
+                        file.write(code)
                     os.rename(temporary, name + _SUFFIX, src_dir_fd=here.folder, dst_dir_fd=here.folder)
                 except OSError:
                     with suppress(OSError):
@@ -135,7 +141,13 @@ class Cache:
         with self._opened() as here:
             if here is None:
                 return []
-            bad = [entry.name for entry in _entries(here) if self._read(here, entry.name) is None]
+            bad = []
+            for entry in _entries(here):
+                kept = self._read(here, entry.name)
+                if kept is None:
+                    bad.append(entry.name)
+                else:
+                    kept.close()
             for name in bad:
                 with suppress(OSError):
                     os.unlink(name + _SUFFIX, dir_fd=here.folder)
@@ -161,20 +173,28 @@ class Cache:
     def _opened(self) -> _Opened:
         return _Opened(self)
 
-    def _read(self, here: _Place, name: str) -> bytes | None:
+    def _read(self, here: _Place, name: str) -> Kept | None:
         try:
             descriptor = os.open(name + _SUFFIX, _READ, dir_fd=here.folder)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
                 return None
-            head = file.read(_HEAD_BYTES)
-            content = file.read(max(0, status.st_size - _HEAD_BYTES))
-        if head[: len(_MAGIC)] != _MAGIC:
-            return None
-        return content if hmac.compare_digest(head[len(_MAGIC) :], here.mac(name, content)) else None
+            head = file.read(_HEAD_BYTES) or b""
+            size = int.from_bytes(head[-_LENGTH_BYTES:], "little")
+            if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > status.st_size - _HEAD_BYTES:
+                return None
+            told = file.read(size) or b""
+            kept = Kept(told, file, status.st_size - _HEAD_BYTES - size)
+        expected = head[len(_MAGIC) : -_LENGTH_BYTES]
+        with kept.looked_at() as code:
+            right = hmac.compare_digest(expected, here.mac(name, told, code))
+        if right:
+            return kept
+        kept.close()
+        return None
 
     def _make_room(self, here: _Place) -> None:
         """Removes what was unused for longest until the rest fits, and what dead processes left half written."""
@@ -194,17 +214,69 @@ class Cache:
                         os.unlink(name, dir_fd=here.folder)
 
 
+class Kept:
+    """An entry that was read: a copy that nobody can change any more, checked before it is handed out.
+
+    Args:
+        told: What is told of the machine code.
+        file: The file, at the beginning of the machine code.
+        size: How many bytes it has.
+
+    Attributes:
+        told: What is told of the machine code.
+    """
+
+    def __init__(self, told: bytes, file: FileIO, size: int) -> None:
+        self.told = told
+        self._bytes = b""
+        self._descriptor = -1
+        if not hasattr(os, "memfd_create") or not size:
+            self._bytes = file.read(size) or b""
+            return
+        # The engine can map a file, which is faster than to copy bytes; this one is in memory, and sealed.
+        self._descriptor = os.memfd_create("stockade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        while size > 0 and (copied := os.sendfile(self._descriptor, file.fileno(), None, size)):
+            size -= copied
+        import fcntl
+
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
+
+    @contextmanager
+    def looked_at(self) -> Iterator[memoryview]:
+        """Shows the machine code."""
+        if self._descriptor < 0 or not os.fstat(self._descriptor).st_size:
+            yield memoryview(self._bytes)
+            return
+        from mmap import PROT_READ, mmap
+
+        with mmap(self._descriptor, 0, prot=PROT_READ) as mapped, memoryview(mapped) as view:
+            yield view
+
+    @property
+    def code(self) -> bytes | Path:
+        """The machine code, or the path of a file that has it while this is not closed."""
+        return self._bytes if self._descriptor < 0 else Path(f"/proc/self/fd/{self._descriptor}")
+
+    def close(self) -> None:
+        """Lets go of the copy. Closing twice is harmless."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 class _Place(NamedTuple):
     """The folder, open, and the user's secret."""
 
     folder: int
     secret: bytes
 
-    def mac(self, name: str, content: bytes) -> bytes:
+    def mac(self, name: str, told: bytes, code: bytes | memoryview) -> bytes:
         """Returns the MAC of an entry; its key is part of it, so that no entry passes for another one."""
         mac = hmac.new(self.secret, digestmod=hashlib.sha256)
-        mac.update(f"{name}\n".encode())
-        mac.update(content)
+        mac.update(f"{name}\n{len(told)}\n".encode())
+        mac.update(told)
+        mac.update(code)
         return mac.digest()
 
 
@@ -255,9 +327,9 @@ def _secret(folder: Path) -> bytes:
         for _ in range(2):
             with suppress(FileNotFoundError):
                 return _read_secret(descriptor, folder)
-            temporary = secrets.token_hex(16) + _TEMPORARY
+            temporary = os.urandom(16).hex() + _TEMPORARY
             with os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
+                file.write(os.urandom(_SECRET_BYTES))
             # Whoever links first wins; the others read that one.
             with suppress(FileExistsError):
                 os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)

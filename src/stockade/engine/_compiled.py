@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from ctypes import c_void_p
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from stockade.engine._failure import error_text
@@ -116,20 +117,26 @@ class CompiledModule:
         self._take(engine, _compile(engine, wasm))
 
     @classmethod
-    def load(cls, engine: Engine, code: bytes) -> Self:
+    def load(cls, engine: Engine, code: bytes | Path) -> Self:
         """Loads machine code, which runs as it is: it must come from `to_bytes`, by a way where nobody could change it.
 
         Args:
             engine: An engine of the configuration that it was compiled for.
-            code: The machine code.
+            code: The machine code, or a file with nothing else in it.
 
         Raises:
             EngineError: It is of another release, configuration or machine.
         """
         module = c_void_p()
-        # SAFETY: `code` is borrowed for the call. The engine checks the header only, so whoever calls this has to know
-        # where the bytes come from: the cache authenticates them, the compiling process is our own.
-        if error := capi().module_deserialize(engine.pointer, code, len(code), ctypes.addressof(module)):
+        api, out = capi(), ctypes.addressof(module)
+        # SAFETY: `code` is borrowed for the call; a file is mapped privately, and may be closed afterwards. The engine
+        # checks the header only, so whoever calls this has to know where the bytes come from: the cache authenticates
+        # them, the compiling process is our own.
+        if isinstance(code, Path):
+            error = api.module_deserialize_file(engine.pointer, bytes(code), out)
+        else:
+            error = api.module_deserialize(engine.pointer, code, len(code), out)
+        if error:
             raise EngineError(f"the machine code cannot be loaded: {error_text(error)}")
         assert module.value is not None
         self = cls.__new__(cls)

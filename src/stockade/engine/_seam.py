@@ -169,6 +169,7 @@ LONG_CALLS: _Prototypes = {
     "wasmtime_module_new": (_P, (_P, c_char_p, c_size_t, _P)),
     "wasmtime_module_serialize": (_P, (_P, _P)),
     "wasmtime_module_deserialize": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_module_deserialize_file": (_P, (_P, c_char_p, _P)),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_call_future_poll": (c_bool, (_P,)),
 }

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -23,6 +19,8 @@ from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.guard import Woven  # noqa: TC001 - for msgspec
 
 if TYPE_CHECKING:
+    import subprocess
+
     from stockade.engine import EngineConfig
     from stockade.execution._module import Module
     from stockade.policy import Policy
@@ -135,6 +133,8 @@ def answer(file: IO[bytes], made: Made, code: bytes = b"") -> None:
 
 def _run(descriptors: tuple[int, int], seconds: float) -> int | None:
     """Runs the other process; returns its status, None where its time was up."""
+    import subprocess
+
     if not sys.executable:
         raise EngineError(
             "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
@@ -162,6 +162,9 @@ def _run(descriptors: tuple[int, int], seconds: float) -> int | None:
 
 
 def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    import select
+    from subprocess import TimeoutExpired
+
     if hasattr(os, "pidfd_open"):
         # Popen.wait looks up only every 50 ms, which is as long as a small module takes.
         ended = os.pidfd_open(child.pid)
@@ -171,7 +174,7 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
             os.close(ended)
     try:
         return child.wait(seconds)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return None
 
 
@@ -179,10 +182,14 @@ def _scratch() -> IO[bytes]:
     """An unnamed file, in memory where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stockade"), "w+b")
-    return tempfile.TemporaryFile()
+    from tempfile import TemporaryFile
+
+    return TemporaryFile()
 
 
 def _name(status: int) -> str:
+    import signal
+
     try:
         return signal.Signals(-status).name
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,6 +19,7 @@ from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outli
 
 __all__ = ["Entry", "Item", "Module", "Source"]
 
+_LARGE_BYTES = 4 << 20
 _MAGIC = b"\0asm"
 
 _SHOWN_TYPES = 20
@@ -60,10 +62,10 @@ class Module:
     Make one with `load`, keep it, and give it to every run: that skips reading and hashing the file again.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, sha256: str = "") -> None:
         self.data = data
         self.name = printable(name)
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.sha256 = sha256 or hashlib.sha256(data).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Module {self.name} sha256={self.sha256[:16]}>"
@@ -106,18 +108,20 @@ class Module:
                 data = assemble(data.decode())
             except UnicodeDecodeError:
                 raise InvalidModule(f"{printable(name)} is neither WebAssembly nor text in UTF-8") from None
-        module = cls(data, name)
-        if not module._is_component:
-            try:
-                # Where functools keeps it: a module that can run is taken apart once.
-                module.__dict__["parsed"] = parse(data)
-            except Unsupported:
-                outline(data)
+        digest = _Digest(data)
+        try:
+            parsed = _take_apart(data)
+        finally:
+            sha256 = digest.result()
+        module = cls(data, name, sha256)
+        if parsed is not None:
+            # Where functools keeps it: a module that can run is taken apart once.
+            module.__dict__["parsed"] = parsed
         return module
 
     @property
     def _is_component(self) -> bool:
-        return self.data[:4] == _MAGIC and self.data[6:8] == b"\x01\x00"
+        return _is_component(self.data)
 
     @cached_property
     def parsed(self) -> ParsedModule:
@@ -251,6 +255,41 @@ class Module:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+class _Digest:
+    """A SHA-256 in the making. For a large module it takes as long as taking it apart, and other threads can run."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._sha256 = ""
+        self._thread = threading.Thread(target=self._make) if len(data) >= _LARGE_BYTES else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def _make(self) -> None:
+        self._sha256 = hashlib.sha256(self._data).hexdigest()
+
+    def result(self) -> str:
+        """Returns it in hexadecimal."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._sha256 or hashlib.sha256(self._data).hexdigest()
+
+
+def _is_component(data: bytes) -> bool:
+    return data[:4] == _MAGIC and data[6:8] == b"\x01\x00"
+
+
+def _take_apart(data: bytes) -> ParsedModule | None:
+    """Takes a module apart; None where it is one that cannot run, and so is only for inspection."""
+    if _is_component(data):
+        return None
+    try:
+        return parse(data)
+    except Unsupported:
+        outline(data)
+        return None
 
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Module

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import threading
 import time
 from collections import OrderedDict
@@ -42,6 +41,7 @@ from stockade.policy import Features
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.engine import Kept
     from stockade.execution._module import Module
     from stockade.policy import Policy
 
@@ -201,6 +201,8 @@ def _load(
             return _from_entry(found, module, config), True
         except (EngineError, msgspec.MsgspecError):
             pass  # Of another release or machine: compiled again, and replaced.
+        finally:
+            found.close()
     begun = time.perf_counter()
     limits, features = policy.limits, policy.features
     small = len(module.data) <= _SMALL_BYTES
@@ -216,16 +218,14 @@ def _load(
     program = Program.of(compiled, woven, figures, module, features)
     if time.perf_counter() - begun > _WORTH_KEEPING_SECONDS:
         entry = _Entry(program.woven, figures, msgspec.structs.asdict(features))
-        head = msgspec.msgpack.encode(entry)
-        store.put(name, len(head).to_bytes(4, "little") + head + (code or compiled.to_bytes()))
+        store.put(name, msgspec.msgpack.encode(entry), code or compiled.to_bytes())
     return program, False
 
 
-def _from_entry(content: bytes, module: Module, config: EngineConfig) -> Program:
+def _from_entry(kept: Kept, module: Module, config: EngineConfig) -> Program:
     """Loads what the cache has authenticated."""
-    end = 4 + int.from_bytes(content[:4], "little")
-    entry = msgspec.msgpack.decode(content[4:end], type=_Entry)
-    compiled = CompiledModule.load(Engine.for_compiling(config), content[end:])
+    entry = msgspec.msgpack.decode(kept.told, type=_Entry)
+    compiled = CompiledModule.load(Engine.for_compiling(config), kept.code)
     return Program.of(compiled, entry.woven, entry.figures, module, Features(**entry.features))
 
 
@@ -243,5 +243,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         lines = []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.machine()} {flags}"
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    system = os.uname()
+    return f"{system.sysname} {system.machine} {flags}"

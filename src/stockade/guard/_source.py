@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockade.engine import assemble
@@ -142,57 +142,51 @@ class StateFormat:
         self.unpack = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack
 
 
-@dataclass(frozen=True, slots=True)
 class Guard:
     """The guard, taken apart.
+
+    Args:
+        source: Its text.
 
     Attributes:
         digest: SHA-256 of its source, part of every cache key.
         layout: Its state.
-        bodies: Its functions by index in its own module.
         natives: Native WASI functions by index in its own module.
         exports: Its functions by the name they are exported under.
         memory_pages: Pages that its state begins with.
     """
 
-    digest: str
-    layout: Layout
-    bodies: dict[int, Body]
-    natives: dict[int, str]
-    exports: dict[str, int]
-    memory_pages: int
+    def __init__(self, source: bytes) -> None:
+        self.digest = hashlib.sha256(source).hexdigest()
+        module = self._module = parse(assemble(source.decode()))
+        functions = (entry for entry in module.imports if entry.kind is ExternKind.FUNC)
+        self.natives = {index: entry.name.decode() for index, entry in enumerate(functions)}
+        self._constants = _constants(module)
+        self.exports: dict[str, int] = {}
+        fields: dict[str, int] = {}
+        for raw, export in module.exports.items():
+            if export.kind is ExternKind.FUNC:
+                self.exports[raw.decode()] = export.place
+            elif export.kind is ExternKind.GLOBAL:
+                fields[raw.decode()] = self._constants[export.place]
+        self.layout = Layout(fields)
+        self.memory_pages = module.memories[GUEST_MEMORY + 1]
+
+    @cached_property
+    def bodies(self) -> dict[int, Body]:
+        """Its functions by index in its own module. What is loaded from the cache does without."""
+        module = self._module
+        names = {index: name for name, index in self.exports.items()}
+        return {
+            index: _body(module, index, names.get(index, "helper"), self._constants)
+            for index in range(module.imported_functions, len(module.functions))
+        }
 
 
 @cache
 def guard() -> Guard:
     """Reads and assembles the guard, once in a process."""
-    source = files("stockade.guard").joinpath("guard.wat").read_bytes()
-    module = parse(assemble(source.decode()))
-    natives = {
-        index: entry.name.decode() for index, entry in enumerate(i for i in module.imports if i.kind is ExternKind.FUNC)
-    }
-    constants = _constants(module)
-    exports: dict[str, int] = {}
-    fields: dict[str, int] = {}
-    for raw, export in module.exports.items():
-        name = raw.decode()
-        if export.kind is ExternKind.FUNC:
-            exports[name] = export.place
-        elif export.kind is ExternKind.GLOBAL:
-            fields[name] = constants[export.place]
-    names = {index: name for name, index in exports.items()}
-    bodies = {
-        index: _body(module, index, names.get(index, "helper"), constants)
-        for index in range(module.imported_functions, len(module.functions))
-    }
-    return Guard(
-        hashlib.sha256(source).hexdigest(),
-        Layout(fields),
-        bodies,
-        natives,
-        exports,
-        module.memories[GUEST_MEMORY + 1],
-    )
+    return Guard(Path(__file__).with_name("guard.wat").read_bytes())
 
 
 def _constants(module: ParsedModule) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 import threading
@@ -48,6 +47,8 @@ F32 = Annotated[float, _Type("f32")]
 F64 = Annotated[float, _Type("f64")]
 """A 64-bit float: what `float` stands for, too."""
 
+_MISSING = object()
+
 _PLAIN = {int: _Type("i32"), bool: _Type("i32"), float: _Type("f64")}
 _BITS = {"i32": 32, "i64": 64}
 
@@ -80,8 +81,10 @@ class HostFunction:
         self._function = function
         self._requires = requires
         self._label = f"{printable(module)}.{printable(name)}"
+        from inspect import signature
+
         hints = _hints(function, self._label)
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(signature(function).parameters.values())
         self._wants_call = bool(parameters) and hints.get(parameters[0].name) is HostCall
         self._readers: list[type[str | bytes | bool] | _Type] = []
         params: list[str] = []
@@ -101,7 +104,7 @@ class HostFunction:
                 )
             self._readers.append(bool if hint is bool else type_)
             params.append(type_.name)
-        self._results = self._result_types(hints.get("return", inspect.Parameter.empty))
+        self._results = self._result_types(hints.get("return", _MISSING))
         self.type = FuncType(tuple(params), tuple(type_.name for type_ in self._results))
 
     def _result_types(self, hint: object) -> list[_Type]:
@@ -179,7 +182,7 @@ def _type(hint: object) -> _Type | None:
 
 
 def _told(hint: object) -> str:
-    if hint is None or hint is inspect.Parameter.empty:
+    if hint is None or hint is _MISSING:
         return "missing"
     return printable(getattr(hint, "__name__", None) or str(hint))
 

@@ -7,7 +7,6 @@ is written back, and how JSON Schema says the same.
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 from abc import ABC, abstractmethod
@@ -81,7 +80,9 @@ _MAX_ITEMS = 10_000
 
 def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Returns what to say of a word that is not known: what it is close to, or all that there is."""
-    close = difflib.get_close_matches(word[:200], known, n=1)
+    from difflib import get_close_matches
+
+    close = get_close_matches(word[:200], known, n=1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 
@@ -171,7 +172,9 @@ class Choice(Kind):
 
     def settle(self, path: str, value: object) -> str:
         if not isinstance(value, str) or value not in self.words:
-            close = difflib.get_close_matches(value[:200].lower(), self.words, n=1) if isinstance(value, str) else []
+            from difflib import get_close_matches
+
+            close = get_close_matches(value[:200].lower(), self.words, n=1) if isinstance(value, str) else []
             hint = f'; did you mean "{close[0]}"?' if close else ""
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}{hint}")
         return value

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from fractions import Fraction
 
 __all__ = [
     "UNLIMITED",
@@ -35,15 +35,7 @@ _SIZES = {
     "MiB": 1 << 20,
     "GiB": 1 << 30,
 }
-_TIMES: dict[str, int | Fraction] = {
-    "": 1,
-    "s": 1,
-    "ms": Fraction(1, 1000),
-    "us": Fraction(1, 1_000_000),
-    "m": 60,
-    "min": 60,
-    "h": 3600,
-}
+_MICROSECONDS = {"": 10**6, "s": 10**6, "ms": 1000, "us": 1, "m": 60 * 10**6, "min": 60 * 10**6, "h": 3600 * 10**6}
 _QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 UNLIMITED = "unlimited"
 
@@ -54,7 +46,8 @@ def shown(value: object) -> str:
     return printable(text, 200)
 
 
-def _quantity(value: object, units: Mapping[str, int | Fraction], example: str) -> float | Fraction | None:
+def _quantity(value: object, units: Mapping[str, int], example: str, scale: int = 1) -> float | Fraction | None:
+    """Reads a quantity; the units are counted in parts of one, of which there are `scale`."""
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -71,7 +64,10 @@ def _quantity(value: object, units: Mapping[str, int | Fraction], example: str) 
     number = match[1].replace("_", "")
     if len(number) > 300:
         raise ValueError(f"{printable(value, 40)!r} is too large")
-    return Fraction(number) * units[match[2]]
+    # A decimal is exact here, as no float is.
+    from fractions import Fraction
+
+    return Fraction(number) * units[match[2]] / scale
 
 
 def _whole(number: float | Fraction | None) -> int | None:
@@ -94,7 +90,7 @@ def parse_rate(value: object) -> int | None:
 
 def parse_seconds(value: object) -> float | None:
     """Reads a time in seconds: `"250ms"` is 0.25; `"unlimited"` is None."""
-    number = _quantity(value, _TIMES, '"5s"')
+    number = _quantity(value, _MICROSECONDS, '"5s"', 10**6)
     return None if number is None else float(number)
 
 
@@ -120,7 +116,8 @@ def write_rate(rate: int) -> str | int:
 def write_seconds(seconds: float) -> str | float:
     """Writes a time exactly, with a unit where that is exact: 0.25 is `"250ms"`, 300.0 is `"5min"`."""
     for unit in ("h", "min", "s", "ms", "us"):
-        count = round(seconds / _TIMES[unit])
-        if 0 < count < 10_000 and float(count * _TIMES[unit]) == seconds:
+        length = _MICROSECONDS[unit]
+        count = round(seconds * 10**6 / length)
+        if 0 < count < 10_000 and count * length / 10**6 == seconds:
             return f"{count}{unit}"
     return seconds

@@ -11,9 +11,13 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stockade._text import printable
 from stockade.errors import InvalidModule, ModuleNotFound
+
+if TYPE_CHECKING:
+    from io import FileIO
 
 __all__ = ["read_module_file"]
 
@@ -46,14 +50,25 @@ def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise InvalidModule(f"{shown} is {_kind(status.st_mode)}, not a regular file: give the path of a module")
-    with os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         if status.st_size > limit_bytes:
             raise InvalidModule(
                 f"{shown} has {status.st_size:,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
-        data = file.read(limit_bytes + 1)
+        # One more than it should have, so that its growing is seen; asking for the limit would clear as much memory.
+        data = _read(file, status.st_size + 1)
+        if len(data) > status.st_size:
+            data += _read(file, limit_bytes + 1 - len(data))
     if len(data) > limit_bytes:
         raise InvalidModule(f"{shown} grew beyond {limit_bytes:,} bytes while it was read (limits.module_size)")
+    return data
+
+
+def _read(file: FileIO, size: int) -> bytes:
+    """Reads so many bytes, or to the end."""
+    data = file.read(size) or b""
+    while 0 < len(data) < size and (more := file.read(size - len(data))):
+        data += more
     return data
 
 

@@ -1,0 +1,120 @@
+"""What happens to a module before it runs: reading and weaving over compiling, and a second process over none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.conftest import program_path
+
+from stockade.engine import Engine, EngineConfig, compile_to_bytes
+from stockade.guard import guard, weave
+from stockade.policy import Structure
+from stockade.wasm import ParsedModule, SectionId, code_figures, outline_figures, parse, scan, uleb
+
+__all__ = ["cached_start_milliseconds", "weaving_share"]
+
+_LARGE_BYTES = 50 << 20
+_SECOND_PROCESS = """
+import sys, time
+begun = time.perf_counter()
+import stockade
+imported = time.perf_counter()
+with stockade.Sandbox() as sandbox:
+    module = sandbox.prepare(sys.argv[1])
+    ready = time.perf_counter()
+    report = sandbox.run(module, ["-c", "print(1)"])
+assert report.stdout == b"1\\n", report
+print(ready - begun, report.timings.cache_hit)
+"""
+
+
+def enlarged(wasm: bytes, least_bytes: int) -> bytes:
+    """Returns a module with all its own functions several times over, until it is large enough."""
+    module = parse(wasm)
+    times = 1
+    code = module.section(SectionId.CODE)
+    assert code is not None
+    kept = sum(section.end - section.start for section in module.sections if section.id != SectionId.CUSTOM)
+    while kept + (times - 1) * (code.end - code.start) < least_bytes:
+        times += 1
+    out = [wasm[:8]]
+    for section in module.sections:
+        content = wasm[section.start : section.end]
+        if section.id in (SectionId.FUNCTION, SectionId.CODE):
+            content = _repeated(content, times)
+        if section.id != SectionId.CUSTOM:
+            out += [bytes([section.id]), uleb(len(content)), content]
+    return b"".join(out)
+
+
+def _repeated(vector: bytes, times: int) -> bytes:
+    count = shift = position = 0
+    while True:
+        byte = vector[position]
+        count |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return uleb(count * times) + vector[position:] * times
+
+
+def weaving_share(program: str, *, large: bool = False) -> tuple[str, float, str]:
+    """Measures reading, checking figures and weaving, over compiling the woven module.
+
+    Args:
+        program: A real program.
+        large: Whether it is enlarged to 50 MiB and more.
+
+    Returns:
+        What was measured, the share, and the figures behind it.
+    """
+    wasm = program_path(program).read_bytes()
+    if large:
+        wasm = enlarged(wasm, _LARGE_BYTES)
+    guard()
+    best = min(_prepare_seconds(wasm) for _ in range(3))
+    woven = weave(wasm, guard()).wasm
+    engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10, pooled=False))
+    begun = time.perf_counter()
+    compile_to_bytes(engine, woven)
+    compiling = time.perf_counter() - begun
+    told = f"{len(wasm) / 1e6:,.0f} MB: read and woven in {best:.2f} s, compiled in {compiling:.1f} s"
+    return f"{program}, {len(wasm) / 1e6:,.0f} MB: reading and weaving over compiling", best / compiling, told
+
+
+def _prepare_seconds(wasm: bytes) -> float:
+    begun = time.perf_counter()
+    module: ParsedModule = parse(wasm)
+    found = scan(module)
+    outline_figures(module)
+    code_figures(module, found, Structure().nesting)
+    weave(module, guard(), found)
+    return time.perf_counter() - begun
+
+
+def cached_start_milliseconds(program: str) -> float:
+    """Measures a second process that finds the machine code on disk: until the program is ready to run."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "STOCKADE_CACHE": str(Path(folder) / "cache"),
+            "STOCKADE_STATE": str(Path(folder) / "state"),
+        }
+        taken = []
+        for number in range(6):
+            done = subprocess.run(
+                [sys.executable, "-c", _SECOND_PROCESS, str(program_path(program))],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            seconds, hit = done.stdout.split()
+            assert (hit == "True") == (number > 0), done.stdout
+            if number:
+                taken.append(float(seconds) * 1e3)
+    return sorted(taken)[len(taken) // 2]
