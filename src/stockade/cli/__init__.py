@@ -13,6 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from stockade._version import __version__
+from stockade.cli._bench import bench
 from stockade.cli._cache import cache
 from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
@@ -33,6 +34,7 @@ stockade.add_command(run)
 stockade.add_command(inspect)
 stockade.add_command(policy)
 stockade.add_command(cache)
+stockade.add_command(bench)
 
 
 @stockade.command()

@@ -5,6 +5,7 @@ from stockade.execution._ground import Ground
 from stockade.execution._inputs import Inputs, OnOutput, Stdin
 from stockade.execution._inspection import Grant, Inspection
 from stockade.execution._module import Entry, Item, Module, Source
+from stockade.execution._programs import forget_programs
 from stockade.execution._run import Guest, Watch
 from stockade.execution._texts import Returns
 from stockade.execution._values import Argument, Call, fit
@@ -28,6 +29,7 @@ __all__ = [
     "Watch",
     "Weaving",
     "fit",
+    "forget_programs",
     "inspect_woven",
     "titles",
 ]

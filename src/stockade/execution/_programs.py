@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from stockade.execution._module import Module
     from stockade.policy import Policy
 
-__all__ = ["Program", "programs"]
+__all__ = ["Program", "forget_programs", "programs"]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
@@ -148,6 +148,11 @@ class _Programs:
                     self._kept.popitem(last=False)
         return program, at_hand
 
+    def forget(self) -> None:
+        """Forgets all programs; what runs keeps its own."""
+        with self._lock:
+            self._kept.clear()
+
     def after_fork(self) -> None:
         """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
         self._lock = threading.Lock()
@@ -155,6 +160,13 @@ class _Programs:
 
 
 programs = _Programs()
+
+
+def forget_programs() -> None:
+    """Forgets all machine code that this process has in memory: for measuring what it costs to have none."""
+    programs.forget()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=programs.after_fork)
 
