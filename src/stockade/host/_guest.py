@@ -67,7 +67,7 @@ class GuestMemory:
         """
         return self.read(address, size).decode()
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copies bytes in.
 
         Raises:
@@ -90,9 +90,7 @@ class GuestMemory:
 def _check_thread(thread: int) -> None:
     # The call may end at any time for another thread, and the memory be gone in the middle of a copy.
     if get_ident() != thread:
-        raise UsageError(
-            "the guest's memory is for the thread that the host function was called on: copy what you need"
-        )
+        raise UsageError("the guest's memory is for the thread that the guest runs on: copy what you need")
 
 
 def _unsigned(number: int) -> int:
