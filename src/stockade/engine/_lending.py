@@ -54,7 +54,7 @@ _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
 _MEMBERS = ("i32", "i64", "f32", "f64")
 _VALUE_BYTES = ctypes.sizeof(Value)
 _TRAPPED = b"ended by a host function"
-_CALLBACK_LEVELS = 16
+_CALLBACK_LEVELS = 8
 
 _numbers = itertools.count(1)
 _lent: dict[int, Lent] = {}
