@@ -105,7 +105,10 @@ class Sandbox:
         """
 
         def lend(function: _Function) -> _Function:
-            self._functions.add(module, function.__name__ if name is None else name, function, requires)
+            named = getattr(function, "__name__", None) if name is None else name
+            if named is None:
+                raise UsageError("what is lent has no name of its own: give the name of the import")
+            self._functions.add(module, named, function, requires)
             return function
 
         return lend

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
 from stockade.engine._failure import Failure, error_text
-from stockade.engine._lending import running
+from stockade.engine._lending import check_room, running
 from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
@@ -313,6 +313,9 @@ class Instance:
         first = addressof(values) if values is not None else 0
         results = first + ctypes.sizeof(Value) * len(arguments)
         self.failure = None
+        lends = self._linked.lends
+        if lends:
+            check_room()
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by `self._out` and `values`, and nothing else uses the store before that. Deleting an
         # unfinished future unwinds the guest. `poll` is never called again after it said that it is done.
@@ -327,7 +330,6 @@ class Instance:
             self._error,
         )
         poll = api.call_future_poll
-        lends = self._linked.lends
         if lends:
             running.instances.append(self)
         try:

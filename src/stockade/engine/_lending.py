@@ -11,6 +11,7 @@ import itertools
 import threading
 import weakref
 from ctypes import CFUNCTYPE, addressof, c_size_t, c_void_p
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from stockade.engine._failure import error_text
@@ -19,11 +20,12 @@ from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FunctionType
 
     from stockade.engine._engine import Engine
     from stockade.engine._instance import Instance, Memory, Number
 
-__all__ = ["FindMemory", "Lending", "Lent", "running"]
+__all__ = ["FindMemory", "Lending", "Lent", "check_room", "running"]
 
 FindMemory: TypeAlias = "Callable[[bytes], Memory]"
 """Finds an exported memory of the guest that calls; good during the call only. Raises KeyError."""
@@ -51,6 +53,7 @@ _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
 _MEMBERS = ("i32", "i64", "f32", "f64")
 _VALUE_BYTES = ctypes.sizeof(Value)
 _TRAPPED = b"ended by a host function"
+_CALLBACK_LEVELS = 8
 
 _numbers = itertools.count(1)
 _lent: dict[int, Lent] = {}
@@ -67,28 +70,72 @@ running = _Running()
 
 
 def _trampoline(number: int, caller: int, arguments: int, count: int, results: int, _: int) -> int | None:
-    instance = running.instances[-1]
+    # Nothing may pass through the library's frames: ctypes would print it and return what lies on the stack, which the
+    # library would free as a trap. So all is caught, twice, for a signal's handler may raise while the first is noted.
     try:
-        lent = _lent[number]
-        # SAFETY: the library lends both arrays for this call; they are as long as the type says, which it has checked.
-        given = (Value * count).from_address(arguments) if count else ()
-        values: list[Number] = [getattr(value.of, _MEMBERS[value.kind]) for value in given]
-        context = capi().caller_context(caller)
-        answers = lent.call(instance, lambda name: instance.memory_of_caller(context, name), values)
-        for place, (type_, answer) in enumerate(zip(lent.results, answers, strict=True)):
-            value = Value.from_address(results + place * _VALUE_BYTES)
-            value.kind = _KINDS[type_]
-            setattr(value.of, type_, answer)
+        try:
+            instance = running.instances[-1]
+            lent = _lent[number]
+            # SAFETY: the library lends both arrays for this call; they are as long as the type says, which it has
+            # checked.
+            given = (Value * count).from_address(arguments) if count else ()
+            values: list[Number] = [getattr(value.of, _MEMBERS[value.kind]) for value in given]
+            context = capi().caller_context(caller)
+            answers = lent.call(instance, lambda name: instance.memory_of_caller(context, name), values)
+            for place, (type_, answer) in enumerate(zip(lent.results, answers, strict=True)):
+                value = Value.from_address(results + place * _VALUE_BYTES)
+                value.kind = _KINDS[type_]
+                setattr(value.of, type_, answer)
+        except BaseException as problem:
+            # It is raised again where the call began.
+            instance.problem = problem
+            # SAFETY: the library takes the trap that is returned.
+            return int(capi().trap_new(_TRAPPED, len(_TRAPPED)))
     except BaseException as problem:
-        # Nothing may pass through the library's frames: it is raised again where the call began.
-        instance.problem = problem
-        # SAFETY: the library takes the trap that is returned.
+        running.instances[-1].problem = problem
+        # SAFETY: as above; a trap that was made and not returned is lost, a few bytes.
         return int(capi().trap_new(_TRAPPED, len(_TRAPPED)))
     return None
 
 
-_CALLBACK = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)(_trampoline)
-# Kept for the life of the process, as the library holds its address.
+def _deaf_at_entry(function: FunctionType) -> None:
+    """Has a function begin without looking for signals, which comes before any `try` of it could catch what they raise.
+
+    Python looks for them at the instruction RESUME, unless its argument says that it follows a `yield from`.
+    """
+    from dis import get_instructions
+
+    code = function.__code__
+    steps = get_instructions(code)
+    # Cells for its variables are made before.
+    at = next(step.offset for step in steps if step.opname == "RESUME")
+    changed = bytearray(code.co_code)
+    changed[at + 1] = 2
+    function.__code__ = code.replace(co_code=bytes(changed))
+
+
+def check_room(levels: int = _CALLBACK_LEVELS) -> int:
+    """Checks that calls from the library into Python will find room on Python's stack, which they cannot do without.
+
+    Args:
+        levels: How many calls deep they go before they can catch an error.
+
+    Raises:
+        RecursionError: There is none.
+    """
+    # By a function in C, for calls through C have a limit of their own.
+    return min((levels - 1,), key=check_room) if levels else 0
+
+
+@cache  # Kept for the life of the process, as the library holds its address.
+def _callback() -> c_void_p:
+    _deaf_at_entry(_trampoline)  # type: ignore[arg-type]
+    made = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)(_trampoline)
+    _callbacks.append(made)
+    return ctypes.cast(made, c_void_p)
+
+
+_callbacks: list[object] = []
 
 
 class Lending:
@@ -122,7 +169,7 @@ class Lending:
                 function.name,
                 len(function.name),
                 type_,
-                ctypes.cast(_CALLBACK, c_void_p),
+                _callback(),
                 number,
                 None,
             )

@@ -16,6 +16,7 @@ from stockade.wasm import FuncType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from inspect import Parameter
 
     from stockade.policy import Policy
 
@@ -81,16 +82,11 @@ class HostFunction:
         self._function = function
         self._requires = requires
         self._label = f"{printable(module)}.{printable(name)}"
-        from inspect import signature
-
-        hints = _hints(function, self._label)
-        parameters = list(signature(function).parameters.values())
+        hints, parameters = _declaration(function, self._label)
         self._wants_call = bool(parameters) and hints.get(parameters[0].name) is HostCall
         self._readers: list[type[str | bytes | bool] | _Type] = []
         params: list[str] = []
         for parameter in parameters[self._wants_call :]:
-            if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                raise UsageError(f"{self._label}: {parameter.name} must be a plain parameter, not * or keyword-only")
             hint = hints.get(parameter.name)
             if hint is str or hint is bytes:
                 self._readers.append(hint)
@@ -163,14 +159,31 @@ class HostFunctionFailed(Exception):  # noqa: N818 - says what happened; never l
     """A host function raised something, which ends the run that called it."""
 
     def __init__(self, label: str, problem: Exception) -> None:
-        super().__init__(f"{label} raised {type(problem).__name__}: {printable(str(problem), 400)}")
+        super().__init__(f"{label} raised {type(problem).__name__}: {_text(problem)}")
 
 
-def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
+def _declaration(function: Callable[..., object], label: str) -> tuple[Mapping[str, object], Sequence[Parameter]]:
+    """Reads a function's annotations and parameters."""
+    import inspect
+
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{label}: it is a coroutine function, which cannot be lent: the guest waits for its result")
     try:
-        return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as problem:
-        raise UsageError(f"{label}: its annotations cannot be read: {problem}") from None
+        hints = get_type_hints(function, include_extras=True)
+        parameters = list(inspect.signature(function).parameters.values())
+    except Exception as problem:  # Annotations are evaluated, and raise what they like.
+        raise UsageError(f"{label}: its annotations cannot be read: {_text(problem)}") from None
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            raise UsageError(f"{label}: {parameter.name} must be a plain parameter, not * or keyword-only")
+    return hints, parameters
+
+
+def _text(problem: Exception) -> str:
+    try:
+        return printable(str(problem), 400)
+    except Exception:  # Its own method failed.
+        return "(it cannot be told)"
 
 
 def _type(hint: object) -> _Type | None:
@@ -184,7 +197,7 @@ def _type(hint: object) -> _Type | None:
 def _told(hint: object) -> str:
     if hint is None or hint is _MISSING:
         return "missing"
-    return printable(getattr(hint, "__name__", None) or str(hint))
+    return printable(hint.__name__ if isinstance(hint, type) else str(hint))
 
 
 def _incoming(value: Number, type_: _Type) -> Number:
@@ -233,8 +246,11 @@ class HostFunctions:
             )
         if module == MODULE:
             raise UsageError(f"{MODULE} is WASI's own: lend functions under another name, such as env")
+        try:
+            key = (module.encode(), name.encode())
+        except UnicodeEncodeError:
+            raise UsageError(f"{printable(module)}.{printable(name)} is no text that UTF-8 can hold") from None
         made = HostFunction(module, name, function, requires)
-        key = (module.encode(), name.encode())
         with self._lock:
             if key in self._functions:
                 raise UsageError(f"{printable(module)}.{printable(name)} is lent already: choose another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from stockade.errors import UsageError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CapabilityMissing", "GuestMemory", "HostCall"]
 
 _ADDRESS_BITS = 0xFFFF_FFFF
+_OVER = "the guest's memory is only there while the host function runs: copy what you need"
 
 
 class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -30,13 +32,14 @@ class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never le
 
 
 class GuestMemory:
-    """The memory that a guest exports, good while a host function runs.
+    """The memory that a guest exports, good while a host function runs, and for its thread.
 
     Addresses and sizes come from the guest: each is checked, and what is outside ends the run.
     """
 
     def __init__(self, memory: Memory) -> None:
         self._memory: Memory | None = memory
+        self._thread = get_ident()
 
     @property
     def size_bytes(self) -> int:
@@ -64,22 +67,30 @@ class GuestMemory:
         """
         return self.read(address, size).decode()
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copies bytes in.
 
         Raises:
             IndexError: They do not all fit inside.
+            TypeError: They are no bytes.
         """
-        self._live().write(_unsigned(address), data)
+        self._live().write(_unsigned(address), data if isinstance(data, bytes) else memoryview(data).tobytes())
 
     def _live(self) -> Memory:
         if self._memory is None:
-            raise UsageError("the guest's memory is only there while the host function runs: copy what you need")
+            raise UsageError(_OVER)
+        _check_thread(self._thread)
         return self._memory
 
     def end(self) -> None:
         """Takes the memory away: the call is over."""
         self._memory = None
+
+
+def _check_thread(thread: int) -> None:
+    # The call may end at any time for another thread, and the memory be gone in the middle of a copy.
+    if get_ident() != thread:
+        raise UsageError("the guest's memory is for the thread that the guest runs on: copy what you need")
 
 
 def _unsigned(number: int) -> int:
@@ -98,6 +109,8 @@ class HostCall:
     def __init__(self, policy: Policy, find_memory: FindMemory) -> None:
         self.policy = policy
         self._find = find_memory
+        self._over = False
+        self._thread = get_ident()
         self._memory: GuestMemory | None = None
 
     @property
@@ -105,9 +118,12 @@ class HostCall:
         """The memory that the guest exports as `memory`.
 
         Raises:
-            UsageError: It exports none.
+            UsageError: It exports none, the call is over, or it goes on in another thread.
         """
+        _check_thread(self._thread)
         if self._memory is None:
+            if self._over:
+                raise UsageError(_OVER)
             try:
                 self._memory = GuestMemory(self._find(b"memory"))
             except KeyError:
@@ -125,10 +141,6 @@ class HostCall:
 
     def end(self) -> None:
         """Takes the memory away: the call is over."""
-        self._find = _gone
+        self._over = True
         if self._memory is not None:
             self._memory.end()
-
-
-def _gone(name: bytes) -> Memory:
-    raise KeyError(name)
