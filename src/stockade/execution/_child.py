@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import signal
+import sys
 from dataclasses import replace
 
 __all__ = ["main"]
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main(source: int, target: int) -> None:
@@ -32,8 +37,9 @@ def main(source: int, target: int) -> None:
     policy = Policy.loads(job.policy, "json")
     limits = policy.limits
     # Limits before anything of the module is looked at.
-    resource.setrlimit(resource.RLIMIT_CPU, (job.seconds, job.seconds))
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.compile_memory, limits.compile_memory))
+    _end_with(job.parent)
+    _limit(resource.RLIMIT_CPU, job.seconds)
+    _limit(resource.RLIMIT_DATA, limits.compile_memory)
     config = EngineConfig(**job.config)._replace(pooled=False)  # type: ignore[arg-type]
     with os.fdopen(target, "wb") as file:
         try:
@@ -46,3 +52,20 @@ def main(source: int, target: int) -> None:
             answer(file, Made(failure=(type(problem).__name__, str(problem))))
     # Nothing is left to do, and freeing the engine takes its time.
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Has the system end this process when the one that waits for it is killed, where the system can."""
+    if sys.platform == "linux":
+        # SAFETY: prctl takes numbers only.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Sets a limit, within the one that this process was started with."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(kind, (most, most))
