@@ -8,6 +8,7 @@ the module is compiled again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -15,7 +16,7 @@ import secrets
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from stockade.engine._folders import cache_folder, open_private, state_folder
 from stockade.errors import EngineError
@@ -163,15 +164,14 @@ class Cache:
 
     def _read(self, here: _Place, name: str) -> bytes | None:
         try:
-            descriptor = os.open(name + _SUFFIX, _READ, dir_fd=here.folder)
+            with _open_file(name + _SUFFIX, here.folder) as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
+                    return None
+                head = file.read(_HEAD_BYTES)
+                content = file.read(max(0, status.st_size - _HEAD_BYTES))
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
-                return None
-            head = file.read(_HEAD_BYTES)
-            content = file.read(max(0, status.st_size - _HEAD_BYTES))
         if head[: len(_MAGIC)] != _MAGIC:
             return None
         return content if hmac.compare_digest(head[len(_MAGIC) :], here.mac(name, content)) else None
@@ -203,7 +203,7 @@ class _Place(NamedTuple):
     def mac(self, name: str, content: bytes) -> bytes:
         """Returns the MAC of an entry; its key is part of it, so that no entry passes for another one."""
         mac = hmac.new(self.secret, digestmod=hashlib.sha256)
-        mac.update(f"{name}\n".encode())
+        mac.update(os.fsencode(name) + b"\n")
         mac.update(content)
         return mac.digest()
 
@@ -226,7 +226,7 @@ class _Opened:
         except EngineError as problem:
             cache.problem = str(problem)
         except OSError as problem:
-            cache.problem = f"{problem.filename}: {problem.strerror}"
+            cache.problem = f"{cache.folder} or {cache.state} cannot be used: {problem.strerror}"
         self.__exit__()
         return None
 
@@ -234,6 +234,15 @@ class _Opened:
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
+
+
+def _open_file(name: str, folder: int) -> IO[bytes]:
+    """Opens a regular file; what else may lie in its place is not opened, or not read."""
+    descriptor = os.open(name, _READ, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return os.fdopen(descriptor, "rb")
 
 
 def _names(folder: int) -> list[str]:
@@ -256,22 +265,29 @@ def _secret(folder: Path) -> bytes:
             with suppress(FileNotFoundError):
                 return _read_secret(descriptor, folder)
             temporary = secrets.token_hex(16) + _TEMPORARY
-            with os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
-            # Whoever links first wins; the others read that one.
-            with suppress(FileExistsError):
-                os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            os.unlink(temporary, dir_fd=descriptor)
+            file = os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb")
+            try:
+                with file:
+                    file.write(secrets.token_bytes(_SECRET_BYTES))
+                # Whoever links first wins; the others read that one.
+                with suppress(FileExistsError):
+                    os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            finally:
+                os.unlink(temporary, dir_fd=descriptor)
         return _read_secret(descriptor, folder)
     finally:
         os.close(descriptor)
 
 
 def _read_secret(descriptor: int, folder: Path) -> bytes:
-    with os.fdopen(os.open(_SECRET, _READ, dir_fd=descriptor), "rb") as file:
-        status = os.fstat(file.fileno())
-        secret = file.read(_SECRET_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
-        private = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
-    if len(secret) != _SECRET_BYTES or not private:
+    try:
+        with _open_file(_SECRET, descriptor) as file:
+            status = os.fstat(file.fileno())
+            secret = file.read(_SECRET_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        raise EngineError(f"{folder / _SECRET} cannot be read: {problem.strerror}") from None
+    if len(secret) != _SECRET_BYTES or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise EngineError(f"{folder / _SECRET} is not a secret of yours: remove it, and another one is made")
     return secret
