@@ -6,6 +6,7 @@ busy for seconds and take a gigabyte. In a process of its own it is stopped at a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -31,6 +32,8 @@ __all__ = ["Job", "Made", "make_aside"]
 
 _BOOT = "import sys; sys.path[:] = {paths!r}; from stockade.execution._child import main; main({source}, {target})"
 _MOST_ANSWER_BYTES = 4 << 30
+_FIRST_FREE = 3
+"""The first descriptor after the standard streams."""
 _UNREADABLE = "the compiling process left nothing that can be read"
 _FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
@@ -188,6 +191,16 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _scratch() -> IO[bytes]:
+    """An unnamed file, never under the number of a standard stream: there the other process has streams of its own."""
+    file = _unnamed()
+    if file.fileno() >= _FIRST_FREE:
+        return file
+    # The host has closed a standard stream.
+    with file:
+        return os.fdopen(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE), "w+b")
+
+
+def _unnamed() -> IO[bytes]:
     """An unnamed file, in memory where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stockade"), "w+b")
