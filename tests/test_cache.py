@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stockade
-from stockade import Module, Mount, Policy, PolicyError, Sandbox
+from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
 from stockade.engine import Cache
 from stockade.execution import _plan, _programs
 from tests.conftest import HELLO, wat
@@ -156,18 +156,23 @@ def test_a_module_is_what_was_read_whatever_the_file_becomes(own: Own, tmp_path:
     assert ask(path) == (42, False)
 
 
-@pytest.mark.parametrize(
-    "change", [{"fuel": None}, {"stack": 300 << 10}, {"clock": "fixed", "random": "seeded"}], ids=str
-)
+OTHER_CONFIGURATIONS = {
+    "fuel": {"fuel": None},
+    "stack": {"stack": 300 << 10},
+    "nans": {"clock": Clock(mode="none"), "random": Random(mode="none")},
+}
+
+
+@pytest.mark.parametrize("what", sorted(OTHER_CONFIGURATIONS))
 def test_another_configuration_of_the_engine_is_another_entry(
-    change: dict[str, object], own: Own, monkeypatch: pytest.MonkeyPatch
+    what: str, own: Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Holds H43: code without fuel, for another stack or with other NaNs is never taken for this one."""
     module = wat('(module (func (export "answer") (result i32) (i32.const 1)))')
     assert ask(module) == (1, False)
     forget(monkeypatch)
 
-    report = Sandbox(Policy().replace(**change)).call(module, "answer")
+    report = Sandbox(Policy().replace(**OTHER_CONFIGURATIONS[what])).call(module, "answer")
 
     assert (report.value, report.timings.cache_hit) == (1, False)
     assert len(own.entries) == 2

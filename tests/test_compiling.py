@@ -17,7 +17,7 @@ import pytest
 from stockade import EngineError, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
 from stockade.engine import Engine, EngineConfig
 from stockade.execution import _aside, _plan, _programs
-from stockade.policy._presets import PRESETS
+from stockade.policy import PRESETS
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
 
@@ -153,7 +153,7 @@ def test_an_engine_with_half_of_simd_does_not_abort() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
 
 
-# -- the same result ----------------------------------------------------------------------------------------------------
+# -- the same result --------------------------------------------------------------------------------------------------
 
 TRAPS = """
 (module
@@ -163,7 +163,7 @@ TRAPS = """
 """
 GROWS = """
 (module
-  (memory (export "memory") 1 100000)
+  (memory (export "memory") 1 50000)
   (func (export "_start") (local $left i32)
     (local.set $left (i32.const 3000))
     (loop $more
@@ -218,7 +218,7 @@ def test_a_real_program_does_the_same_wherever_it_was_compiled(monkeypatch: pyte
     assert told(there) == told(here)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"development"}))  # which asks for a network
 def test_every_preset_reaches_the_other_process(preset: str, aside: list[str]) -> None:
     """A policy goes there as a document; none is lost or changed on the way."""
     box = Sandbox(Policy.preset(preset).replace(compile_process="always"))
@@ -237,7 +237,7 @@ def test_a_policy_with_everything_reaches_the_other_process(tmp_path: Path, asid
     assert aside == ["<bytes>"]
 
 
-# -- the same refusals --------------------------------------------------------------------------------------------------
+# -- the same refusals ------------------------------------------------------------------------------------------------
 
 REFUSED = {
     "type": ('(module (func (export "_start") (result i32)))', {}, "not valid WebAssembly"),
@@ -266,7 +266,7 @@ def test_modules_are_refused_with_the_same_words_wherever(
     assert messages[0] == messages[1]
     assert words in messages[0]
     assert messages[0].isprintable()
-    assert "gu\\x1b[31m" in messages[0]
+    assert ("gu\\x1b[31m" in messages[0]) != (words == "not valid WebAssembly")
 
 
 def wat_unchecked(text: str) -> bytes:
@@ -274,7 +274,7 @@ def wat_unchecked(text: str) -> bytes:
     return wat(text).data
 
 
-# -- bombs --------------------------------------------------------------------------------------------------------------
+# -- bombs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +340,7 @@ def test_the_least_memory_that_a_policy_can_give_is_enough_for_small_modules() -
     assert Sandbox(ALWAYS.replace(compile_memory=64 << 20)).run(wat(HELLO)).stdout == b"hello world\n"
 
 
-# -- nobody is left behind ----------------------------------------------------------------------------------------------
+# -- nobody is left behind --------------------------------------------------------------------------------------------
 
 
 def children(pid: int) -> set[int]:
@@ -391,7 +391,6 @@ sys.argv = ["stockade", "cache", "warm", "--policy", sys.argv[2], sys.argv[1]]
 main()
 """
 GENEROUS = """
-version = 1
 [structure]
 functions = 1000000
 [limits]
@@ -438,28 +437,38 @@ def test_no_descriptor_is_left_open() -> None:
     """Neither after a success nor after a failure."""
     box = Sandbox(ALWAYS.replace(locals=1))
     assert box.run(wat(HELLO)).ok
-    before = sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+    def descriptors() -> set[str]:
+        # Runs keep files for the standard streams of later runs; the scratch files have a name of their own.
+        found = (path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        return {name for name in found if "memfd:stockade" in name or "pidfd" in name}
 
     assert box.run(wat(HELLO.replace("hello", "HELLO"))).ok
     with pytest.raises(InvalidModule):
         box.run(wat('(module (func (export "_start") (local i32 i32)))'))
 
-    assert sorted(path.name for path in Path("/proc/self/fd").iterdir()) == before
+    assert descriptors() == set()
     assert children(os.getpid()) == set()
 
 
-# -- what the other process may leave -----------------------------------------------------------------------------------
+# -- what the other process may leave ---------------------------------------------------------------------------------
+
+PYTHON = sys.executable
 
 # Finds the descriptors; `boot` is what it was to run.
 FAKE = """#!{python}
-import os, re, subprocess, sys
+import json, os, re, subprocess, sys
 boot = sys.argv[3]
 source, target = map(int, re.search(r"main[(]([0-9]+), ([0-9]+)[)]", boot).groups())
 def frame(head, body=b""):
     os.pwrite(target, len(head).to_bytes(8, "little") + head + body, 0)
 def genuine():
-    real = subprocess.run(["{python}", *sys.argv[1:]], pass_fds=(source, target))
-    assert real.returncode == 0
+    size = int.from_bytes(os.pread(source, 8, 0), "little")
+    job, body = json.loads(os.pread(source, size, 8)), os.pread(source, 1 << 30, 8 + size)
+    job["parent"] = os.getpid()
+    head = json.dumps(job).encode()
+    os.pwrite(source, len(head).to_bytes(8, "little") + head + body, 0)
+    subprocess.run(["{python}", *sys.argv[1:]], pass_fds=(source, target), check=True)
 {code}
 """
 
@@ -476,7 +485,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
     def put(code: str) -> None:
         path = tmp_path / "fake"
-        path.write_text(FAKE.format(python=sys.executable, code=code))
+        path.write_text(FAKE.format(python=PYTHON, code=code))
         path.chmod(0o700)
         monkeypatch.setattr(sys, "executable", str(path))
 
@@ -543,31 +552,36 @@ def test_a_compiling_process_that_hangs_is_ended(pretend: Callable[[str], None])
     assert children(os.getpid()) == set()
 
 
-def test_machine_code_that_is_none_is_not_loaded(pretend: Callable[[str], None]) -> None:
+def test_machine_code_that_is_none_is_not_loaded(
+    pretend: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All is right but the machine code."""
-    pretend("genuine(); size = int.from_bytes(os.pread(target, 8, 0), 'little')")
+    pretend("genuine()")
     assert Sandbox(ALWAYS).run(wat(HELLO)).stdout == b"hello world\n"
+    forget(monkeypatch)
     pretend("genuine(); os.ftruncate(target, 8 + int.from_bytes(os.pread(target, 8, 0), 'little') + 100)")
 
     with pytest.raises(EngineError, match=r"^the machine code cannot be loaded: "):
-        Sandbox(ALWAYS).run(wat(HELLO.replace("hello", "HELLO")))
+        Sandbox(ALWAYS).run(wat(HELLO))
+
+
+NO_PYTHON = (
+    "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
+    'limits.compile_process = "never"'
+)
 
 
 @pytest.mark.parametrize(
     ("executable", "message"),
     [
-        (
-            "",
-            "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
-            'limits.compile_process = "never"',
-        ),
-        (None, None),
+        ("", NO_PYTHON),
+        (None, NO_PYTHON),
         ("/nowhere/python", "no process can be started to compile in: No such file or directory"),
         ("/etc", "no process can be started to compile in: Permission denied"),
     ],
 )
 def test_no_python_to_compile_with_is_said(
-    executable: str | None, message: str | None, monkeypatch: pytest.MonkeyPatch
+    executable: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program with Python inside has no interpreter to start; it can compile in its own process."""
     monkeypatch.setattr(sys, "executable", executable)
@@ -575,11 +589,11 @@ def test_no_python_to_compile_with_is_said(
     with pytest.raises(EngineError) as failure:
         Sandbox(ALWAYS).run(wat(HELLO))
 
-    assert message is None or str(failure.value) == message
+    assert str(failure.value) == message
     assert Sandbox(NEVER).run(wat(HELLO)).stdout == b"hello world\n"
 
 
-# -- what is around it --------------------------------------------------------------------------------------------------
+# -- what is around it ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -620,6 +634,9 @@ def test_a_host_without_room_for_another_process_is_told_so(limit: str, message:
         "import os, resource\nfrom stockade import EngineError, Module, Policy, Sandbox\n"
         f"module = Module.load({HELLO!r}.encode(), text=True)\n"
         "box = Sandbox(Policy().replace(compile_process='always'))\n"
+        "Sandbox(Policy().replace(compile_process='never')).run(module)\n"
+        "box.run(Module.load(b'(module (func (export \"_start\")))', text=True))\n"
+        "module = Module.load(module.data + b'\\0\\2\\1x')\n"
         f"resource.setrlimit(resource.{limit})\n"
         "kept = []\n"
         "try:\n"
