@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
-import sys
 from dataclasses import replace
 
 __all__ = ["main"]
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main(source: int, target: int) -> None:
@@ -24,7 +19,7 @@ def main(source: int, target: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import msgspec
 
-    from stockade.engine import Engine, EngineConfig, compile_to_bytes
+    from stockade.engine import Engine, EngineConfig, compile_to_bytes, end_with
     from stockade.errors import EngineError, InvalidModule, LinkError
     from stockade.execution._aside import Job, Made, answer, read_framed
     from stockade.execution._prepare import check_outline, prepare
@@ -37,7 +32,7 @@ def main(source: int, target: int) -> None:
     policy = Policy.loads(job.policy, "json")
     limits = policy.limits
     # Limits before anything of the module is looked at.
-    _end_with(job.parent)
+    end_with(job.parent)
     _limit(resource.RLIMIT_CPU, job.seconds)
     _limit(resource.RLIMIT_DATA, limits.compile_memory)
     config = EngineConfig(**job.config)._replace(pooled=False)  # type: ignore[arg-type]
@@ -52,15 +47,6 @@ def main(source: int, target: int) -> None:
             answer(file, Made(failure=(type(problem).__name__, str(problem))))
     # Nothing is left to do, and freeing the engine takes its time.
     os._exit(0)
-
-
-def _end_with(parent: int) -> None:
-    """Has the system end this process when the one that waits for it is killed, where the system can."""
-    if sys.platform == "linux":
-        # SAFETY: prctl takes numbers only.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _limit(kind: int, most: int) -> None:
