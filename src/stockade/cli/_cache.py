@@ -49,7 +49,7 @@ def info(wants_json: bool) -> int:
     if store.problem:
         click.echo(f"stockade: the cache is not used: {store.problem}", err=True)
         return ExitStatus.USAGE
-    click.echo(f"{store.folder}: {len(entries):,} modules, {_size(total)} of {_size(store.limit_bytes)}")
+    click.echo(f"{store.folder}: {_modules(len(entries))}, {_size(total)} of {_size(store.limit_bytes)}")
     now = time.time()
     show_table(
         [
@@ -63,7 +63,7 @@ def info(wants_json: bool) -> int:
 @cache.command()
 def clear() -> None:
     """Remove everything from the cache."""
-    click.echo(f"{Cache().clear():,} modules removed")
+    click.echo(f"{_modules(Cache().clear())} removed")
 
 
 @cache.command()
@@ -75,7 +75,8 @@ def verify() -> int:
     bad = Cache().verify()
     for name in bad:
         click.echo(f"stockade: {printable(name)} was changed, and is removed", err=True)
-    click.echo(f"{len(Cache().entries()):,} modules are as they were written")
+    right = len(Cache().entries())
+    click.echo(f"{_modules(right)} {'is as it was' if right == 1 else 'are as they were'} written")
     return int(bool(bad))
 
 
@@ -98,6 +99,10 @@ def warm(modules: tuple[Path, ...], policy: Policy) -> int:
             else:
                 click.echo(f"{module.name}: ready after {time.perf_counter() - begun:.2f} s")
     return status
+
+
+def _modules(count: int) -> str:
+    return f"{count:,} module{'' if count == 1 else 's'}"
 
 
 def _size(size: int) -> str:

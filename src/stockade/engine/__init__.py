@@ -21,6 +21,7 @@ from stockade.engine._features import PROPOSALS, Proposal, features_used
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
+from stockade.engine._parent import end_with
 from stockade.engine._seam import wasmtime_version
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Proposal",
     "assemble",
     "compile_to_bytes",
+    "end_with",
     "features_used",
     "private_folders",
     "wasmtime_version",

@@ -8,6 +8,7 @@ the module is compiled again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -175,19 +176,18 @@ class Cache:
 
     def _read(self, here: _Place, name: str) -> Kept | None:
         try:
-            descriptor = os.open(name + _SUFFIX, _READ, dir_fd=here.folder)
+            with _open_file(name + _SUFFIX, here.folder) as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
+                    return None
+                head = file.read(_HEAD_BYTES) or b""
+                size = int.from_bytes(head[-_LENGTH_BYTES:], "little")
+                if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > status.st_size - _HEAD_BYTES:
+                    return None
+                told = file.read(size) or b""
+                kept = Kept(told, file, status.st_size - _HEAD_BYTES - size)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
-                return None
-            head = file.read(_HEAD_BYTES) or b""
-            size = int.from_bytes(head[-_LENGTH_BYTES:], "little")
-            if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > status.st_size - _HEAD_BYTES:
-                return None
-            told = file.read(size) or b""
-            kept = Kept(told, file, status.st_size - _HEAD_BYTES - size)
         expected = head[len(_MAGIC) : -_LENGTH_BYTES]
         with kept.looked_at() as code:
             right = hmac.compare_digest(expected, here.mac(name, told, code))
@@ -235,8 +235,15 @@ class Kept:
             return
         # The engine can map a file, which is faster than to copy bytes; this one is in memory, and sealed.
         self._descriptor = os.memfd_create("stockade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        while size > 0 and (copied := os.sendfile(self._descriptor, file.fileno(), None, size)):
-            size -= copied
+        try:
+            while size > 0 and (copied := os.sendfile(self._descriptor, file.fileno(), None, size)):
+                size -= copied
+            self._seal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _seal(self) -> None:
         import fcntl
 
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -274,7 +281,7 @@ class _Place(NamedTuple):
     def mac(self, name: str, told: bytes, code: bytes | memoryview) -> bytes:
         """Returns the MAC of an entry; its key is part of it, so that no entry passes for another one."""
         mac = hmac.new(self.secret, digestmod=hashlib.sha256)
-        mac.update(f"{name}\n{len(told)}\n".encode())
+        mac.update(os.fsencode(name) + f"\n{len(told)}\n".encode())
         mac.update(told)
         mac.update(code)
         return mac.digest()
@@ -298,7 +305,7 @@ class _Opened:
         except EngineError as problem:
             cache.problem = str(problem)
         except OSError as problem:
-            cache.problem = f"{problem.filename}: {problem.strerror}"
+            cache.problem = f"{cache.folder} or {cache.state} cannot be used: {problem.strerror}"
         self.__exit__()
         return None
 
@@ -306,6 +313,15 @@ class _Opened:
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
+
+
+def _open_file(name: str, folder: int) -> FileIO:
+    """Opens a regular file; what else may lie in its place is not opened, or not read."""
+    descriptor = os.open(name, _READ, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _names(folder: int) -> list[str]:
@@ -328,22 +344,29 @@ def _secret(folder: Path) -> bytes:
             with suppress(FileNotFoundError):
                 return _read_secret(descriptor, folder)
             temporary = os.urandom(16).hex() + _TEMPORARY
-            with os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb") as file:
-                file.write(os.urandom(_SECRET_BYTES))
-            # Whoever links first wins; the others read that one.
-            with suppress(FileExistsError):
-                os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            os.unlink(temporary, dir_fd=descriptor)
+            file = os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb")
+            try:
+                with file:
+                    file.write(os.urandom(_SECRET_BYTES))
+                # Whoever links first wins; the others read that one.
+                with suppress(FileExistsError):
+                    os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            finally:
+                os.unlink(temporary, dir_fd=descriptor)
         return _read_secret(descriptor, folder)
     finally:
         os.close(descriptor)
 
 
 def _read_secret(descriptor: int, folder: Path) -> bytes:
-    with os.fdopen(os.open(_SECRET, _READ, dir_fd=descriptor), "rb") as file:
-        status = os.fstat(file.fileno())
-        secret = file.read(_SECRET_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
-        private = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
-    if len(secret) != _SECRET_BYTES or not private:
+    try:
+        with _open_file(_SECRET, descriptor) as file:
+            status = os.fstat(file.fileno())
+            secret = file.read(_SECRET_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        raise EngineError(f"{folder / _SECRET} cannot be read: {problem.strerror}") from None
+    if len(secret) != _SECRET_BYTES or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise EngineError(f"{folder / _SECRET} is not a secret of yours: remove it, and another one is made")
     return secret

@@ -6,6 +6,7 @@ busy for seconds and take a gigabyte. In a process of its own it is stopped at a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -29,6 +30,9 @@ __all__ = ["Job", "Made", "make_aside"]
 
 _BOOT = "import sys; sys.path[:] = {paths!r}; from stockade.execution._child import main; main({source}, {target})"
 _MOST_ANSWER_BYTES = 4 << 30
+_FIRST_FREE = 3
+"""The first descriptor after the standard streams."""
+_UNREADABLE = "the compiling process left nothing that can be read"
 _FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
 
@@ -40,12 +44,14 @@ class Job(msgspec.Struct, frozen=True):
         config: What to compile for.
         policy: The policy, as a document.
         seconds: CPU time that it may use.
+        parent: The process that waits for it.
     """
 
     name: str
     config: dict[str, bool | int]
     policy: str
     seconds: int
+    parent: int
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -79,27 +85,36 @@ def make_aside(module: Module, config: EngineConfig, policy: Policy) -> tuple[Wo
         EngineError: The engine does not accept it, or there can be no other process.
     """
     limits = policy.limits
-    job = Job(module.name, config._asdict(), json.dumps(policy.to_document()), int(limits.compile_time * 2) + 1)
-    with ExitStack() as stack:
-        source, target = stack.enter_context(_scratch()), stack.enter_context(_scratch())
-        _write_framed(source, msgspec.json.encode(job), module.data)
-        status = _run((source.fileno(), target.fileno()), limits.compile_time)
-        if status is None:
-            raise InvalidModule(
-                f"{module.name} takes more than {limits.compile_time:g} s to compile (limits.compile_time): "
-                "it is too much for the compiler"
-            )
-        if status:
-            raise InvalidModule(
-                f"the compiler was ended by {_name(status)}, as it is where it needs more than "
-                f"{limits.compile_memory:,} bytes of memory (limits.compile_memory): {module.name} is too much for it"
-            )
-        head, code = read_framed(target)
-    made = msgspec.json.decode(head, type=Made)
+    # The clock ends it first; this is for the case that nobody is left to look at the clock.
+    seconds = int(limits.compile_time * max(2, os.cpu_count() or 1)) + 1
+    job = Job(module.name, config._asdict(), json.dumps(policy.to_document()), seconds, os.getpid())
+    try:
+        with ExitStack() as stack:
+            source, target = stack.enter_context(_scratch()), stack.enter_context(_scratch())
+            _write_framed(source, msgspec.json.encode(job), module.data)
+            status = _run((source.fileno(), target.fileno()), limits.compile_time)
+            head, code = (b"", b"") if status != 0 else read_framed(target)
+    except OSError as problem:
+        raise EngineError(f"no process can be started to compile in: {problem.strerror}") from None
+    if status is None:
+        raise InvalidModule(
+            f"{module.name} takes more than {limits.compile_time:g} s to compile (limits.compile_time): "
+            "it is too much for the compiler"
+        )
+    if status:
+        raise InvalidModule(
+            f"the compiler was ended by {_name(status)}, as it is where it needs more than "
+            f"{limits.compile_memory:,} bytes of memory (limits.compile_memory): {module.name} is too much for it"
+        )
+    try:
+        made = msgspec.json.decode(head, type=Made)
+    except msgspec.MsgspecError:
+        raise EngineError(_UNREADABLE) from None
     if made.failure is not None:
         kind, message = made.failure
         raise _FAILURES.get(kind, EngineError)(message)
-    assert made.woven is not None
+    if made.woven is None:
+        raise EngineError(_UNREADABLE)
     return made.woven, made.figures, code
 
 
@@ -122,7 +137,7 @@ def read_framed(file: IO[bytes]) -> tuple[bytes, bytes]:
     file.seek(0)
     head = int.from_bytes(file.read(8), "little")
     if head > size - 8:
-        raise EngineError("the compiling process left nothing that can be read")
+        raise EngineError(_UNREADABLE)
     return file.read(head), file.read()
 
 
@@ -142,18 +157,15 @@ def _run(descriptors: tuple[int, int], seconds: float) -> int | None:
         )
     source, target = descriptors
     paths = [str(Path(__file__).parents[2]), *sys.path]
-    try:
-        child = subprocess.Popen(  # noqa: S603 - our own code; the module goes by descriptor
-            [sys.executable, "-I", "-c", _BOOT.format(paths=paths, source=source, target=target)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            # Ctrl-C is for this process, which ends the other one.
-            start_new_session=True,
-        )
-    except OSError as problem:
-        raise EngineError(f"no process can be started to compile in: {problem.strerror}") from None
+    child = subprocess.Popen(  # noqa: S603 - our own code; the module goes by descriptor
+        [sys.executable, "-I", "-c", _BOOT.format(paths=paths, source=source, target=target)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        # Ctrl-C is for this process, which ends the other one.
+        start_new_session=True,
+    )
     try:
         return _wait(child, seconds)
     finally:
@@ -169,7 +181,10 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
         # Popen.wait looks up only every 50 ms, which is as long as a small module takes.
         ended = os.pidfd_open(child.pid)
         try:
-            return child.wait() if select.select([ended], [], [], seconds)[0] else None
+            # Not select(), which cannot wait for descriptors from 1024 on.
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            return child.wait() if poll.poll(seconds * 1000) else None
         finally:
             os.close(ended)
     try:
@@ -179,6 +194,16 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _scratch() -> IO[bytes]:
+    """An unnamed file, never under the number of a standard stream: there the other process has streams of its own."""
+    file = _unnamed()
+    if file.fileno() >= _FIRST_FREE:
+        return file
+    # The host has closed a standard stream.
+    with file:
+        return os.fdopen(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE), "w+b")
+
+
+def _unnamed() -> IO[bytes]:
     """An unnamed file, in memory where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stockade"), "w+b")

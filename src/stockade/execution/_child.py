@@ -19,7 +19,7 @@ def main(source: int, target: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import msgspec
 
-    from stockade.engine import Engine, EngineConfig, compile_to_bytes
+    from stockade.engine import Engine, EngineConfig, compile_to_bytes, end_with
     from stockade.errors import EngineError, InvalidModule, LinkError
     from stockade.execution._aside import Job, Made, answer, read_framed
     from stockade.execution._prepare import check_outline, prepare
@@ -32,8 +32,9 @@ def main(source: int, target: int) -> None:
     policy = Policy.loads(job.policy, "json")
     limits = policy.limits
     # Limits before anything of the module is looked at.
-    resource.setrlimit(resource.RLIMIT_CPU, (job.seconds, job.seconds))
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.compile_memory, limits.compile_memory))
+    end_with(job.parent)
+    _limit(resource.RLIMIT_CPU, job.seconds)
+    _limit(resource.RLIMIT_DATA, limits.compile_memory)
     config = EngineConfig(**job.config)._replace(pooled=False)  # type: ignore[arg-type]
     with os.fdopen(target, "wb") as file:
         try:
@@ -46,3 +47,11 @@ def main(source: int, target: int) -> None:
             answer(file, Made(failure=(type(problem).__name__, str(problem))))
     # Nothing is left to do, and freeing the engine takes its time.
     os._exit(0)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Sets a limit, within the one that this process was started with."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(kind, (most, most))

@@ -104,7 +104,7 @@ def prepare(
     progress("checking")
     validate(name, module.data, features)
     found = scan(module)
-    figures = code_figures(module, found, structure.nesting)
+    figures = code_figures(module, found)
     check_figures(name, figures, structure)
     progress("weaving")
     woven = weave(module, guard(), found)

@@ -79,19 +79,21 @@ def outline_figures(module: ParsedModule) -> dict[str, int]:
     }
 
 
-def code_figures(module: ParsedModule, scan: Scan, nesting: int) -> dict[str, int]:
+def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
     """Returns the figures of a module's code.
 
     Args:
         module: The module.
         scan: What was found in it.
-        nesting: A depth of blocks up to which it need not be exact.
     """
-    bodies = zip(scan.starts, module.bodies, strict=True)
+    # Exact, for the figures are kept, and held against whatever policy comes later.
+    nesting = 0
+    for start, (_, end) in zip(scan.starts, module.bodies, strict=True):
+        nesting = max(nesting, deepest_nesting(module.data, start, end, nesting))
     return {
         "locals": scan.most_locals,
         "br_table": scan.most_branches,
-        "nesting": max((deepest_nesting(module.data, at, end, nesting) for at, (_, end) in bodies), default=0),
+        "nesting": nesting,
     }
 
 
