@@ -245,7 +245,7 @@ def test_warm_goes_on_after_a_module_that_cannot_be_run(own: Own, tmp_path: Path
 
     assert result.return_value == 126
     first, second = result.stderr.splitlines()
-    assert first.startswith("stockade: not WebAssembly: ")
+    assert first.startswith(f"stockade: {bad}: not WebAssembly: ")
     assert second.startswith("stockade: ")
     assert "none.wasm" in second
     assert result.stdout.startswith("good.wat: ready after ")

@@ -473,6 +473,10 @@ def genuine():
 """
 
 UNREADABLE = "the compiling process left nothing that can be read"
+FAILED = (
+    "the compiling process failed with exit status {}: check that PYTHON is a sound Python with this Stockade and its "
+    "packages"
+)
 TOO_MUCH = (
     "the compiler was ended by {}, as it is where it needs more than 1,073,741,824 bytes of memory "
     "(limits.compile_memory): <bytes> is too much for it"
@@ -513,8 +517,8 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
             EngineError,
             "the compiling process left 4,294,967,297 bytes, more than machine code can have",
         ),
-        ("sys.exit(1)", InvalidModule, TOO_MUCH.format("exit status 1")),
-        ("frame(b'{}'); sys.exit(77)", InvalidModule, TOO_MUCH.format("exit status 77")),
+        ("sys.exit(1)", EngineError, FAILED.format(1)),
+        ("frame(b'{}'); sys.exit(77)", EngineError, FAILED.format(77)),
         ("os.kill(os.getpid(), 9)", InvalidModule, TOO_MUCH.format("SIGKILL")),
         ("os.kill(os.getpid(), 40)", InvalidModule, TOO_MUCH.format("exit status -40")),
     ],
@@ -530,6 +534,7 @@ def test_a_compiling_process_that_fails_is_told_in_words(
     box = Sandbox(ALWAYS)
     with monkeypatch.context():
         pretend(code)
+        message = message.replace("PYTHON", sys.executable)
         with pytest.raises(kind) as failure:
             box.run(wat(HELLO))
 

@@ -94,7 +94,7 @@ def warm(modules: tuple[Path, ...], policy: Policy) -> int:
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:
-                click.echo(f"stockade: {problem}", err=True)
+                click.echo(f"stockade: {printable(str(path), 400)}: {problem}", err=True)
                 status = ExitStatus.CANNOT_RUN
             else:
                 click.echo(f"{module.name}: ready after {time.perf_counter() - begun:.2f} s")

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from stockade._text import printable
 from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.guard import Woven  # noqa: TC001 - for msgspec
 
@@ -100,6 +101,11 @@ def make_aside(module: Module, config: EngineConfig, policy: Policy) -> tuple[Wo
         raise InvalidModule(
             f"{module.name} takes more than {limits.compile_time:g} s to compile (limits.compile_time): "
             "it is too much for the compiler"
+        )
+    if status > 0:
+        raise EngineError(
+            f"the compiling process failed with exit status {status}: check that {printable(sys.executable, 400)} is a "
+            "sound Python with this Stockade and its packages"
         )
     if status:
         raise InvalidModule(

@@ -53,7 +53,7 @@ _MAX_PROGRAMS = 64
 _SMALL_BYTES = 64 << 10
 """Modules up to this size are compiled in this process, unless the policy says otherwise."""
 
-_WORTH_KEEPING_SECONDS = 0.01
+_WORTH_KEEPING_SECONDS = 0.003
 """What is compiled faster than this is not kept on disk."""
 
 
