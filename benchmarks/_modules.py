@@ -13,7 +13,6 @@ from tests.conftest import program_path
 
 from stockade.engine import Engine, EngineConfig, compile_to_bytes
 from stockade.guard import guard, weave
-from stockade.policy import Structure
 from stockade.wasm import ParsedModule, SectionId, code_figures, outline_figures, parse, scan, uleb
 
 __all__ = ["cached_start_milliseconds", "weaving_share"]
@@ -90,7 +89,7 @@ def _prepare_seconds(wasm: bytes) -> float:
     module: ParsedModule = parse(wasm)
     found = scan(module)
     outline_figures(module)
-    code_figures(module, found, Structure().nesting)
+    code_figures(module, found)
     weave(module, guard(), found)
     return time.perf_counter() - begun
 
