@@ -27,6 +27,13 @@ GROW = """
     (drop (memory.grow (local.get 0)))
     (memory.grow (local.get 1))))
 """
+TABLES = """
+(module
+  (memory (export "memory") 1) (table 0 funcref)
+  (func (export "grow") (param i32 i32) (result i32 i32)
+    (table.grow 0 (ref.null func) (local.get 0))
+    (memory.grow (local.get 1))))
+"""
 GROW_FOR_LONG = """
 (module
   (memory (export "memory") 1)
@@ -77,6 +84,26 @@ def test_memory_grows_by_so_many_pages_a_second() -> None:
         "memory.grow",
     )
     assert (violation.limit, violation.observed, violation.action, violation.count) == (10, 11, "deny", 1)
+
+
+def test_tables_grow_at_the_same_pace() -> None:
+    """The attack: memory that is asked for as elements of a table, 8,192 to a page. One pace holds for both."""
+    sandbox = Sandbox(Policy().replace(memory_growth=2, table_elements=1_000_000))
+
+    granted = sandbox.call(wat(TABLES), "grow", 8192, 1)
+    refused = sandbox.call(wat(TABLES), "grow", 8193, 1)
+
+    assert (granted.value, granted.violations) == ([0, 1], ())
+    assert (refused.value, refused.usage.memory_bytes) == ([0, -1], 65536 + 8193 * 8)
+    (violation,) = refused.violations
+    assert (violation.kind, violation.call, violation.limit, violation.observed) == (
+        "memory_growth",
+        "memory.grow",
+        2,
+        3,
+    )
+    (other,) = sandbox.call(wat(TABLES), "grow", 16385, 2).violations
+    assert (other.kind, other.call, other.limit, other.observed) == ("memory_growth", "table.grow", 2, 3)
 
 
 def test_refused_growth_does_not_count() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
+from stockade.execution._state import PAGE_BYTES
 from stockade.guard import guard
 from stockade.report import Event, Frame, Outcome, TrapInfo, Violation
 
@@ -169,29 +170,34 @@ def _stopped(kind: str, subject: str, limit: float | None, observed: float | Non
     return Violation(kind=kind, subject=subject, limit=limit, observed=observed, action="stop")
 
 
+_GROWTH = (
+    ("memory.grow", "memory_refusals", "memory_asked", "limits.memory"),
+    ("memory.grow", "growth_refusals", "growth_asked", "limits.memory_growth"),
+    ("table.grow", "table_memory_refusals", "memory_asked", "limits.memory"),
+    ("table.grow", "table_growth_refusals", "growth_asked", "limits.memory_growth"),
+    ("table.grow", "table_refusals", "table_asked", "limits.table_elements"),
+)
+"""Refused growth: what asked, the guard's counter of refusals and of the most asked for, and the limit."""
+
+
 def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardViolation]) -> tuple[Violation, ...]:
     if reading is None:
         return ()
     number = reading.number
-    refused = number.memory_refusals | number.growth_refusals | number.table_refusals | number.table_memory_refusals
-    if not (noted or refused):
+    if not (noted or any(getattr(number, refusals) for _, refusals, _, _ in _GROWTH)):
         return ()
     limits = plan.policy.limits
     found: list[Violation] = []
-    pace = limits.memory_growth
-    for kind, subject, call, refusals, asked, limit in (
-        ("memory", "limits.memory", "memory.grow", "memory_refusals", "memory_asked", limits.memory),
-        ("memory_growth", "limits.memory_growth", "memory.grow", "growth_refusals", "growth_asked", pace),
-        ("memory", "limits.memory", "table.grow", "table_memory_refusals", "memory_asked", limits.memory),
-        ("table", "limits.table_elements", "table.grow", "table_refusals", "table_asked", limits.table_elements),
-    ):
+    for call, refusals, asked, path in _GROWTH:
         if count := getattr(number, refusals):
+            paced = path == "limits.memory_growth"
             found.append(
                 Violation(
-                    kind=kind,
-                    subject=subject,
-                    limit=limit,
-                    observed=getattr(number, asked),
+                    kind="table" if path == "limits.table_elements" else path.removeprefix("limits."),
+                    subject=path,
+                    limit=getattr(limits, path.removeprefix("limits.")),
+                    # The guard counts bytes; the policy, for a pace, pages.
+                    observed=-(-number.growth_asked // PAGE_BYTES) if paced else getattr(number, asked),
                     call=call,
                     action="stop" if limits.on_memory_denied == "stop" else "deny",
                     count=count,

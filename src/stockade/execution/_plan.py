@@ -10,7 +10,7 @@ from stockade._wasi import ERRNO, WASI
 from stockade.engine import Lending, LinkedModule
 from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Program, programs
-from stockade.execution._state import PROGRAM_NAME, Placed, place_inputs
+from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
 from stockade.guard import Woven, check_imports, guard
 from stockade.report import ModuleInfo
 
@@ -165,7 +165,7 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "write_rate": limits.write_rate,
         "random_limit": limits.random_bytes,
         "idle_limit": None if limits.idle_time is None else int(limits.idle_time * _NANOSECONDS),
-        "growth_rate": limits.memory_growth,
+        "growth_rate": None if limits.memory_growth is None else limits.memory_growth * PAGE_BYTES,
         "slice": WAIT_SLICE_NANOSECONDS,
         "clock_resolution": round(resolution * _NANOSECONDS),
         "clock_step": round(clock.step * _NANOSECONDS),

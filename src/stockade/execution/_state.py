@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST_CALLS",
+    "PAGE_BYTES",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
     "TAP_BYTES",
@@ -43,6 +44,9 @@ _MOST_BYTES: Final = 1 << 30
 PROGRAM_NAME: Final = b"main.wasm"
 """What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
 
+
+PAGE_BYTES: Final = 65_536
+"""A page of a linear memory."""
 
 HOST_CALLS: Final = "host functions"
 """What stands for all functions of the embedder among the names of calls."""
@@ -71,6 +75,7 @@ class Counters(NamedTuple):
     table_asked: int
     table_memory_refusals: int
     growth_refusals: int
+    table_growth_refusals: int
     growth_asked: int
     idle: int
     read: int

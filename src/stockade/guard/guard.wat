@@ -84,7 +84,7 @@
 (global $write_rate         (export "write_rate:u64")            i32 (i32.const 16464)) ;; bytes written in a second
 (global $random_limit       (export "random_limit:u64")          i32 (i32.const 16472)) ;; random bytes
 (global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 16480)) ;; nanoseconds of one wait
-(global $growth_rate        (export "growth_rate:u64")      i32 (i32.const 16488)) ;; pages by which memories may grow in a second
+(global $growth_rate        (export "growth_rate:u64")      i32 (i32.const 16488)) ;; bytes by which memories and tables may grow in a second
 (global $slice              (export "slice:u64")                 i32 (i32.const 16496)) ;; longest wait at a stretch, nanoseconds
 (global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 16504)) ;; nanoseconds to which a coarse clock is cut
 (global $clock_step         (export "clock_step:u64")            i32 (i32.const 16512)) ;; nanoseconds that a virtual clock advances each time it is read
@@ -130,47 +130,48 @@
 (global $table_asked        (export "table_asked:u64")           i32 (i32.const 16776)) ;; the most elements asked for in vain
 (global $table_memory_refusals (export "table_memory_refusals:u64") i32 (i32.const 16784)) ;; growths of tables refused by memory_limit
 (global $growth_refusals    (export "growth_refusals:u64")  i32 (i32.const 16792)) ;; growths of memories refused by growth_rate
-(global $growth_asked       (export "growth_asked:u64")     i32 (i32.const 16800)) ;; the most pages in a second asked for in vain
-(global $idle               (export "idle:u64")                  i32 (i32.const 16808)) ;; nanoseconds spent waiting in poll_oneoff
-(global $read               (export "read:u64")                  i32 (i32.const 16816)) ;; bytes read from files
-(global $written            (export "written:u64")               i32 (i32.const 16824)) ;; bytes written to files
-(global $random             (export "random:u64")                i32 (i32.const 16832)) ;; random bytes handed out
-(global $opened             (export "opened:u64")                i32 (i32.const 16840)) ;; files and folders opened
-(global $open_now           (export "open_now:u64")              i32 (i32.const 16848)) ;; of these, open now
-(global $open_peak          (export "open_peak:u64")             i32 (i32.const 16856)) ;; and the most at any time
-(global $created            (export "created:u64")               i32 (i32.const 16864)) ;; files, folders and links created
-(global $deleted            (export "deleted:u64")               i32 (i32.const 16872)) ;; files and folders removed
-(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 16880)) ;; bytes of stdin the guest has taken
-(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 16888)) ;; violations that found no entry
-(global $event_count        (export "event_count:u64")           i32 (i32.const 16896)) ;; events written, overwritten ones included
-(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16904)) ;; nanoseconds on the virtual clock
-(global $random_state       (export "random_state:u64")          i32 (i32.const 16912)) ;; of the seeded generator; the host writes the seed
-(global $calls              (export "calls:u64[47]")             i32 (i32.const 16920)) ;; by call number: how often it was made
-(global $denied             (export "denied:u64[47]")            i32 (i32.const 17296)) ;; and how often it was refused
+(global $table_growth_refusals (export "table_growth_refusals:u64") i32 (i32.const 16800)) ;; growths of tables refused by growth_rate
+(global $growth_asked       (export "growth_asked:u64")     i32 (i32.const 16808)) ;; the most bytes in a second asked for in vain
+(global $idle               (export "idle:u64")                  i32 (i32.const 16816)) ;; nanoseconds spent waiting in poll_oneoff
+(global $read               (export "read:u64")                  i32 (i32.const 16824)) ;; bytes read from files
+(global $written            (export "written:u64")               i32 (i32.const 16832)) ;; bytes written to files
+(global $random             (export "random:u64")                i32 (i32.const 16840)) ;; random bytes handed out
+(global $opened             (export "opened:u64")                i32 (i32.const 16848)) ;; files and folders opened
+(global $open_now           (export "open_now:u64")              i32 (i32.const 16856)) ;; of these, open now
+(global $open_peak          (export "open_peak:u64")             i32 (i32.const 16864)) ;; and the most at any time
+(global $created            (export "created:u64")               i32 (i32.const 16872)) ;; files, folders and links created
+(global $deleted            (export "deleted:u64")               i32 (i32.const 16880)) ;; files and folders removed
+(global $stdin_read         (export "stdin_read:u32")            i32 (i32.const 16888)) ;; bytes of stdin the guest has taken
+(global $violations_dropped (export "violations_dropped:u64")    i32 (i32.const 16896)) ;; violations that found no entry
+(global $event_count        (export "event_count:u64")           i32 (i32.const 16904)) ;; events written, overwritten ones included
+(global $virtual_now        (export "virtual_now:u64")           i32 (i32.const 16912)) ;; nanoseconds on the virtual clock
+(global $random_state       (export "random_state:u64")          i32 (i32.const 16920)) ;; of the seeded generator; the host writes the seed
+(global $calls              (export "calls:u64[47]")             i32 (i32.const 16928)) ;; by call number: how often it was made
+(global $denied             (export "denied:u64[47]")            i32 (i32.const 17304)) ;; and how often it was refused
 
 ;; -- layout of $state: the guard's own notes ---------------------------------------------------------------------------
 
-(global $notes              (export "notes:u8")                  i32 (i32.const 17672)) ;; from here on nothing is read for reports
-(global $host_now           (export "host_now:u64")              i32 (i32.const 17672)) ;; nanoseconds into the run, by the host, as of its last look
-(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17680)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
-(global $credit             (export "credit:u64")                i32 (i32.const 17688)) ;; calls that may be made before limits are looked at again
-(global $granted            (export "granted:u64")               i32 (i32.const 17696)) ;; what credit was when it was last set
-(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17704)) ;; calls made before that
-(global $call_window        (export "call_window:u64")           i32 (i32.const 17712)) ;; when the present second of call_rate began
-(global $read_window        (export "read_window:u64")           i32 (i32.const 17720)) ;; when counting for read_rate began; 0: not yet
-(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17728)) ;; bytes since then (stands right behind its window)
-(global $write_window       (export "write_window:u64")          i32 (i32.const 17736)) ;; the same for write_rate
-(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17744)) ;; bytes since then
-(global $growth_window      (export "growth_window:u64")    i32 (i32.const 17752)) ;; when the present second of growth_rate began; 0: not yet
-(global $growth_in_window   (export "growth_in_window:u64") i32 (i32.const 17760)) ;; pages since then
-(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17768)) ;; bytes put into it, frames and their heads
-(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17776)) ;; of these, taken out by the host
-(global $tap                (export "tap:u32")                   i32 (i32.const 17784)) ;; where the ring of output for the host lies; 0: nobody listens
-(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17788)) ;; its bytes, a power of two
-(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17792)) ;; 1: the guest waits for the host to give more of stdin
-(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17796)) ;; a bit for each kind that has an entry
-(global $borrowed                                                i32 (i32.const 17800)) ;; guest bytes whose place is used for a moment, see $now
-(global $room               (export "room:u8")                   i32 (i32.const 17928)) ;; from here on the host places its data
+(global $notes              (export "notes:u8")                  i32 (i32.const 17680)) ;; from here on nothing is read for reports
+(global $host_now           (export "host_now:u64")              i32 (i32.const 17680)) ;; nanoseconds into the run, by the host, as of its last look
+(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17688)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $credit             (export "credit:u64")                i32 (i32.const 17696)) ;; calls that may be made before limits are looked at again
+(global $granted            (export "granted:u64")               i32 (i32.const 17704)) ;; what credit was when it was last set
+(global $calls_made         (export "calls_made:u64")            i32 (i32.const 17712)) ;; calls made before that
+(global $call_window        (export "call_window:u64")           i32 (i32.const 17720)) ;; when the present second of call_rate began
+(global $read_window        (export "read_window:u64")           i32 (i32.const 17728)) ;; when counting for read_rate began; 0: not yet
+(global $read_in_window     (export "read_in_window:u64")        i32 (i32.const 17736)) ;; bytes since then (stands right behind its window)
+(global $write_window       (export "write_window:u64")          i32 (i32.const 17744)) ;; the same for write_rate
+(global $write_in_window    (export "write_in_window:u64")       i32 (i32.const 17752)) ;; bytes since then
+(global $growth_window      (export "growth_window:u64")    i32 (i32.const 17760)) ;; when the present second of growth_rate began; 0: not yet
+(global $growth_in_window   (export "growth_in_window:u64") i32 (i32.const 17768)) ;; bytes since then
+(global $tap_written        (export "tap_written:u64")           i32 (i32.const 17776)) ;; bytes put into it, frames and their heads
+(global $tap_read           (export "tap_read:u64")              i32 (i32.const 17784)) ;; of these, taken out by the host
+(global $tap                (export "tap:u32")                   i32 (i32.const 17792)) ;; where the ring of output for the host lies; 0: nobody listens
+(global $tap_size           (export "tap_size:u32")              i32 (i32.const 17796)) ;; its bytes, a power of two
+(global $stdin_wanted       (export "stdin_wanted:u32")          i32 (i32.const 17800)) ;; 1: the guest waits for the host to give more of stdin
+(global $violation_kinds    (export "violation_kinds:u32")       i32 (i32.const 17804)) ;; a bit for each kind that has an entry
+(global $borrowed                                                i32 (i32.const 17808)) ;; guest bytes whose place is used for a moment, see $now
+(global $room               (export "room:u8")                   i32 (i32.const 17936)) ;; from here on the host places its data
 
 ;; What stands for all functions of the embedder where calls have numbers: one more than the last of WASI's.
 (global $HOST               (export "HOST:const")                i32 (i32.const 46))
@@ -1678,9 +1679,10 @@
   (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
   (i32.const 0))
 
-;; Asks whether memories may grow by so many pages now. What is refused does not count.
-(func $may_grow_now (param $pages i64) (result i32)
+;; Asks whether memories and tables may grow by so many bytes now. What is refused does not count.
+(func $may_grow_now (param $bytes i64) (param $refusals i32) (result i32)
   (local $now i64) (local $asked i64)
+  (if (i64.eq (i64.load $state (global.get $growth_rate)) (i64.const -1)) (then (return (i32.const 1))))
   (local.set $now (i64.or (call $time) (i64.const 1)))
   (if (i32.or
         (i64.eqz (i64.load $state (global.get $growth_window)))
@@ -1688,9 +1690,9 @@
     (then
       (i64.store $state (global.get $growth_window) (local.get $now))
       (i64.store $state (global.get $growth_in_window) (i64.const 0))))
-  (local.set $asked (i64.add (i64.load $state (global.get $growth_in_window)) (local.get $pages)))
+  (local.set $asked (i64.add (i64.load $state (global.get $growth_in_window)) (local.get $bytes)))
   (if (i64.le_u (local.get $asked) (i64.load $state (global.get $growth_rate))) (then (return (i32.const 1))))
-  (call $add (global.get $growth_refusals) (i64.const 1))
+  (call $add (local.get $refusals) (i64.const 1))
   (call $keep_max (global.get $growth_asked) (local.get $asked))
   (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
   (i32.const 0))
@@ -1700,17 +1702,16 @@
   (local $bytes i64) (local $before i32)
   (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $pages)) (i64.const 16)))
   (if (i32.eqz (call $may_have (local.get $bytes) (global.get $memory_refusals))) (then (return (i32.const -1))))
-  (if (i64.ne (i64.load $state (global.get $growth_rate)) (i64.const -1))
-    (then
-      (if (i32.eqz (call $may_grow_now (i64.extend_i32_u (local.get $pages)))) (then (return (i32.const -1))))))
+  (if (i32.eqz (call $may_grow_now (local.get $bytes) (global.get $growth_refusals))) (then (return (i32.const -1))))
   (if (i32.ne (local.tee $before (memory.grow $guest (local.get $pages))) (i32.const -1))
     (then
       (call $add (global.get $memory_used) (local.get $bytes))
-      (call $add (global.get $growth_in_window) (i64.extend_i32_u (local.get $pages)))))
+      (call $add (global.get $growth_in_window) (local.get $bytes))))
   (local.get $before))
 
 (func $may_have_elements (param $more i32) (result i32)
-  (local $asked i64)
+  (local $asked i64) (local $bytes i64)
+  (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3)))
   (local.set $asked (i64.add (i64.load $state (global.get $table_used)) (i64.extend_i32_u (local.get $more))))
   (if (i64.gt_u (local.get $asked) (i64.load $state (global.get $table_limit)))
     (then
@@ -1718,11 +1719,15 @@
       (call $keep_max (global.get $table_asked) (local.get $asked))
       (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY))))
       (return (i32.const 0))))
-  (call $may_have (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3)) (global.get $table_memory_refusals)))
+  (if (i32.eqz (call $may_have (local.get $bytes) (global.get $table_memory_refusals))) (then (return (i32.const 0))))
+  (call $may_grow_now (local.get $bytes) (global.get $table_growth_refusals)))
 
 (func $had_elements (param $more i32)
+  (local $bytes i64)
+  (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3)))
   (call $add (global.get $table_used) (i64.extend_i32_u (local.get $more)))
-  (call $add (global.get $memory_used) (i64.shl (i64.extend_i32_u (local.get $more)) (i64.const 3))))
+  (call $add (global.get $memory_used) (local.get $bytes))
+  (call $add (global.get $growth_in_window) (local.get $bytes)))
 
 ;; The weaver makes a copy of one of these for each table that the guest grows.
 (func (export "funcref_table_grow") (param $value funcref) (param $more i32) (result i32)

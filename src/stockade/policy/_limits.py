@@ -38,7 +38,8 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         idle_time: Seconds that a single wait in `poll_oneoff` may last; a longer one ends the run with outcome `idle`.
         cpu_percent: Share of one core that a busy guest may use.
         memory: Bytes that all linear memories and tables of the run may have together (8 for a table element).
-        memory_growth: Pages of 64 KiB by which memories may grow in a second; a second's worth may go at once.
+        memory_growth: Pages of 64 KiB by which memories and tables may grow in a second; a second's worth may go at
+            once.
         on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on; `stop`, the run ends with
             outcome `memory`. A violation is reported either way.
         table_elements: Elements that all tables of the run may have together.
