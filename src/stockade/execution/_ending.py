@@ -184,7 +184,9 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     if reading is None:
         return ()
     number = reading.number
-    if not (noted or any(getattr(number, refusals) for _, refusals, _, _ in _GROWTH)):
+    # Most runs have none, and pay for each look.
+    refused = number.memory_refusals or number.growth_refusals or number.table_refusals
+    if not (noted or refused or number.table_memory_refusals or number.table_growth_refusals):
         return ()
     limits = plan.policy.limits
     found: list[Violation] = []

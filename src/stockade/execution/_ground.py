@@ -111,7 +111,8 @@ class Ground:
             self._grants,
             args=inputs.arguments() if inputs.args else (),
             env=environment(env) if env else {},
-            stdin=inputs.input(),
+            # Most runs are given nothing.
+            stdin=inputs.input() if inputs.stdin else b"",
             watch=watch,
             streams=inputs.streams(),
         )

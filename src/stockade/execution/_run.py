@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Guest", "Watch"]
 
 _NOTHING_DROPPED = Truncated()
+_CLOSED = Ending()
 
 _WHOLE_CORE = 100
 """Percent."""
@@ -340,7 +341,7 @@ class Guest:
             self._instance = self._state = None
         self._grants = None
         if self._ending is None:
-            self._ending = Ending()
+            self._ending = _CLOSED
 
 
 def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: float, cpu: float) -> Usage:
@@ -356,6 +357,9 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         )
     number = reading.number
     memory = number.memory_used
+    host_calls = reading.calls.pop(HOST_CALLS, 0)
+    if host_calls:
+        reading.denied.pop(HOST_CALLS, None)
     return Usage(
         fuel=fuel,
         wall_seconds=wall,
@@ -364,9 +368,9 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         memory_bytes=memory,
         memory_peak_bytes=memory,
         table_elements=number.table_used,
-        calls=_without_host_calls(reading.calls),
-        denied=_without_host_calls(reading.denied),
-        host_calls=reading.calls.get(HOST_CALLS, 0),
+        host_calls=host_calls,
+        calls=reading.calls,
+        denied=reading.denied,
         read_bytes=number.read,
         written_bytes=number.written,
         stdout_bytes=number.stdout_total,
@@ -377,7 +381,3 @@ def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: flo
         files_deleted=number.deleted,
         random_bytes=number.random,
     )
-
-
-def _without_host_calls(calls: dict[str, int]) -> dict[str, int]:
-    return {name: count for name, count in calls.items() if name != HOST_CALLS} if HOST_CALLS in calls else calls
