@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from stockade import EngineError, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
-from stockade.engine import Engine, EngineConfig
+from stockade import EngineError, Environment, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
+from stockade.engine import Engine, EngineConfig, library_folder
 from stockade.execution import _aside, _plan, _programs
 from stockade.policy import PRESETS
 from tests.conftest import HELLO, program_path, wat
@@ -691,7 +692,54 @@ def test_nothing_of_the_guests_gets_into_the_code_of_the_other_process(
     ((python, *options, code),) = started
     assert (python, options) == (sys.executable, ["-I", "-c"])
     assert "SystemExit" not in code
-    paths = re.escape(repr([str(Path(_aside.__file__).parents[2]), *sys.path]))
+    homes = [Path(_aside.__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder()]
+    paths = re.escape(repr(list(dict.fromkeys(map(str, homes)))))
     assert re.fullmatch(
-        rf"import sys; sys\.path\[:\] = {paths}; from stockade\.execution\._child import main; main\(\d+, \d+\)", code
+        rf"import sys; sys\.path \+= {paths}; from stockade\.execution\._child import main; main\(\d+, \d+\)", code
     )
+
+
+def test_what_lies_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
+    """The attack: a guest leaves a json.py in the working folder, and the compiling process imports it."""
+    script = """
+import sys
+from pathlib import Path
+import stockade
+hello = Path(sys.argv[1]).read_bytes()
+assert stockade.run(hello).stdout == b"hello world\\n"
+planted = "open('taken over', 'w'); raise SystemExit(1)"
+for name in ("json", "resource", "msgspec", "stockade", "os", "ctypes", "site", "sitecustomize"):
+    Path(name + ".py").write_text(planted)
+report = stockade.run(hello, policy=stockade.Policy().replace(compile_process="always", fuel=None))
+print(report.stdout, Path("taken over").exists())
+"""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "hello.wasm").write_bytes(wat(HELLO).data)
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "hello.wasm")],
+        cwd=tmp_path / "work",
+        env={**os.environ, "STOCKADE_CACHE": "off"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("b'hello world\\n' False\n", "")
+
+
+def test_the_other_process_is_told_no_more_of_the_policy_than_it_needs(
+    pretend: Callable[[str], None], tmp_path: Path
+) -> None:
+    """The attack: a compiler that a module has taken over reads the secrets of the policy."""
+    pretend(f"open({str(tmp_path / 'seen')!r}, 'wb').write(os.pread(source, 1 << 20, 0)); genuine()")
+    environment = Environment(set={"API_KEY": "hunter2hunter2"})  # type: ignore[arg-type]
+
+    report = Sandbox(ALWAYS.replace(environment=environment, name="hush hush")).run(wat(HELLO))
+
+    assert report.stdout == b"hello world\n"
+    seen = (tmp_path / "seen").read_bytes()
+    assert b"compile_memory" in seen
+    assert b"hunter2" not in seen
+    assert b"hush" not in seen

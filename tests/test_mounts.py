@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -513,3 +515,45 @@ def test_granted_folder_that_the_host_replaces_by_a_link_is_not_followed(tree: P
         return
 
     assert found != {"os.listdir('/b')": ["secret"]}
+
+
+def test_folders_that_the_host_imports_from_are_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a guest leaves a Python module where the host will look for one, and so runs code outside.
+
+    Read-only is fine, and so is a folder beside it, or below it.
+    """
+    modules, beside, below = tmp_path / "app", tmp_path / "data", tmp_path / "app" / "out"
+    below.mkdir(parents=True)
+    beside.mkdir()
+    monkeypatch.chdir(modules)
+    for entry in (str(modules), ""):
+        monkeypatch.setattr(sys, "path", [entry, *(place for place in sys.path if place not in ("", str(modules)))])
+        for folder in (modules, tmp_path):
+            with pytest.raises(PolicyError) as caught:
+                Sandbox(Policy().replace(mounts=[Mount(str(folder), "/work", "rw")]))
+            assert str(caught.value) == (
+                f"the mount /work is writable and covers {modules}, where this process looks for Python modules: a "
+                "guest could leave code there that the host would run. Mount it read-only, or a folder beside it"
+            )
+        for folder, mode in ((modules, "ro"), (beside, "rw"), (below, "rw")):
+            Sandbox(Policy().replace(mounts=[Mount(str(folder), "/work", mode)]))
+
+
+def test_the_command_does_not_import_from_the_working_folder(tmp_path: Path) -> None:
+    """The twin for the command line: it imports nothing from there, so that the folder can be granted."""
+    (tmp_path / "difflib.py").write_text("raise SystemExit('taken over')")
+    (tmp_path / "guest.wat").write_text('(module (func (export "_start")))')
+
+    ran = [sys.executable, "-m", "stockade", "run", "--dir", ".::/work::rw", "guest.wat"]
+    done = subprocess.run(ran, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    misspelt = subprocess.run(
+        [sys.executable, "-m", "stockade", "policy", "show", "missing.wat"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "taken over" not in misspelt.stderr

@@ -408,3 +408,18 @@ def test_other_instructions_in_constant_expressions_are_refused(code: bytes) -> 
     """The attack: code where only constants may stand."""
     with pytest.raises(stockade.InvalidModule, match="cannot stand in a constant expression"):
         read_const_expression(Reader(code, 0, len(code), "test"))
+
+
+@pytest.mark.parametrize(("types", "refused"), [(1_000, False), (1_001, True)])
+def test_types_name_a_bounded_number_of_values_in_all(types: int, refused: bool) -> None:
+    """The attack: a hundred megabytes of types, each byte of which takes eight in memory."""
+    one = b"\x60" + uleb(500) + b"\x7f" * 500 + uleb(500) + b"\x7f" * 500
+    content = uleb(types) + one * types
+    data = b"\0asm\1\0\0\0\x01" + uleb(len(content)) + content
+
+    if refused:
+        with pytest.raises(stockade.InvalidModule) as caught:
+            parse(data)
+        assert str(caught.value) == "the types of the module name more than 1,000,000 parameters and results in all"
+    else:
+        assert len(parse(data).types) == types

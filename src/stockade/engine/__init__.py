@@ -22,7 +22,7 @@ from stockade.engine._folders import private_folders
 from stockade.engine._instance import Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._parent import end_with
-from stockade.engine._seam import wasmtime_version
+from stockade.engine._seam import library_folder, wasmtime_version
 
 __all__ = [
     "MAX_POOLED_MEMORIES",
@@ -53,6 +53,7 @@ __all__ = [
     "compile_to_bytes",
     "end_with",
     "features_used",
+    "library_folder",
     "private_folders",
     "wasmtime_version",
 ]

@@ -24,7 +24,16 @@ from typing import Any
 
 from stockade.errors import EngineError
 
-__all__ = ["LONG_CALLS", "SHORT_CALLS", "SUPPORTED_MAJORS", "Extern", "Value", "capi", "wasmtime_version"]
+__all__ = [
+    "LONG_CALLS",
+    "SHORT_CALLS",
+    "SUPPORTED_MAJORS",
+    "Extern",
+    "Value",
+    "capi",
+    "library_folder",
+    "wasmtime_version",
+]
 
 SUPPORTED_MAJORS = (50,)
 """The wasmtime releases that these declarations were made for."""
@@ -210,6 +219,11 @@ def _package_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EngineError("the wasmtime package is not installed: pip install 'wasmtime>=50,<51'")
     return Path(spec.submodule_search_locations[0])
+
+
+def library_folder() -> Path:
+    """Returns the folder from which the wasmtime package is imported."""
+    return _package_folder().parent
 
 
 @cache

@@ -17,19 +17,20 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from stockade._text import printable
+from stockade.engine import library_folder
 from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.guard import Woven  # noqa: TC001 - for msgspec
+from stockade.policy import Policy
 
 if TYPE_CHECKING:
     import subprocess
 
     from stockade.engine import EngineConfig
     from stockade.execution._module import Module
-    from stockade.policy import Policy
 
 __all__ = ["Job", "Made", "make_aside"]
 
-_BOOT = "import sys; sys.path[:] = {paths!r}; from stockade.execution._child import main; main({source}, {target})"
+_BOOT = "import sys; sys.path += {paths!r}; from stockade.execution._child import main; main({source}, {target})"
 _MOST_ANSWER_BYTES = 4 << 30
 _FIRST_FREE = 3
 """The first descriptor after the standard streams."""
@@ -88,7 +89,9 @@ def make_aside(module: Module, config: EngineConfig, policy: Policy) -> tuple[Wo
     limits = policy.limits
     # The clock ends it first; this is for the case that nobody is left to look at the clock.
     seconds = int(limits.compile_time * max(2, os.cpu_count() or 1)) + 1
-    job = Job(module.name, config._asdict(), json.dumps(policy.to_document()), seconds, os.getpid())
+    # No more of the policy than that process needs: what it says of the host is not for a compiler to know.
+    needed = Policy(limits=limits, structure=policy.structure, features=policy.features)
+    job = Job(module.name, config._asdict(), json.dumps(needed.to_document()), seconds, os.getpid())
     try:
         with ExitStack() as stack:
             source, target = stack.enter_context(_scratch()), stack.enter_context(_scratch())
@@ -162,7 +165,9 @@ def _run(descriptors: tuple[int, int], seconds: float) -> int | None:
             'limits.compile_process = "never"'
         )
     source, target = descriptors
-    paths = [str(Path(__file__).parents[2]), *sys.path]
+    # Only where our own packages are, and last: never the working folder, which a guest may have written to.
+    homes = (Path(__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder())
+    paths = list(dict.fromkeys(map(str, homes)))
     child = subprocess.Popen(  # noqa: S603 - our own code; the module goes by descriptor
         [sys.executable, "-I", "-c", _BOOT.format(paths=paths, source=source, target=target)],
         stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,10 +88,12 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
 
     Raises:
         PolicyError: A folder is missing, is not a folder or is unreadable; two mounts contradict each other; or one
-            covers what is Stockade's own.
+            covers what is Stockade's own, or is writable and covers where this process imports from.
     """
     seen: list[tuple[Path, Mount]] = []
     own = [folder.resolve() for folder in private_folders()] if mounts else []
+    # What is imported late, by this library too, would be looked for in what a guest has written.
+    imported_from = [Path(entry or ".").resolve() for entry in sys.path] if mounts else []
     names: dict[str, Mount] = {}
     for mount in mounts:
         shown = printable(mount.host, 400)
@@ -119,6 +122,13 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
                 raise PolicyError(
                     f"the mount {guest} covers {printable(str(private), 400)}, where Stockade keeps machine code and "
                     "secrets, which no guest may reach: mount a folder beside it"
+                )
+        for place in imported_from if mount.mode == "rw" else ():
+            if real == place or real in place.parents:
+                raise PolicyError(
+                    f"the mount {guest} is writable and covers {printable(str(place), 400)}, where this process looks "
+                    "for Python modules: a guest could leave code there that the host would run. Mount it read-only, "
+                    "or a folder beside it"
                 )
         for other, earlier in seen:
             nested = real == other or real in other.parents or other in real.parents

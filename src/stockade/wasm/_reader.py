@@ -70,6 +70,9 @@ _MOST_ITEMS = 1_000_000
 _MOST_VALUES = 1_000
 """Parameters or results that a function may have: the same."""
 
+_MOST_VALUES_IN_ALL = 1_000_000
+"""Parameters and results that all types may name together, each of which takes eight bytes here and one in the file."""
+
 _PLACES = {section: place for place, section in enumerate(SECTION_ORDER)}
 
 
@@ -237,11 +240,18 @@ def parse(data: bytes) -> ParsedModule:
 
 
 def _read_types(module: ParsedModule, reader: Reader) -> None:
+    values = 0
     for _ in range(reader.count(_MOST_ITEMS)):
         form = reader.byte()
         if form != 0x60:
             raise reader.forbidden(f"type form {form:#04x}")
-        module.types.append(FuncType(_value_types(reader), _value_types(reader)))
+        type_ = FuncType(_value_types(reader), _value_types(reader))
+        values += len(type_.params) + len(type_.results)
+        if values > _MOST_VALUES_IN_ALL:
+            raise InvalidModule(
+                f"the types of the module name more than {_MOST_VALUES_IN_ALL:,} parameters and results in all"
+            )
+        module.types.append(type_)
 
 
 def type_name(code: int) -> str:
