@@ -69,9 +69,9 @@ def test_info_tells_what_is_there(own: Own) -> None:
     first, *rows = result.stdout.splitlines()
     assert first == f"{own.cache}: 4 modules, 3.5 MiB of 2,048.0 MiB"
     assert [row.split() for row in rows if row.strip()] == [
-        ["d" * 16, "0.0", "MiB", "used", "just", "now"],
-        ["c" * 16, "0.0", "MiB", "used", "2", "minutes", "ago"],
-        ["b" * 16, "0.5", "MiB", "used", "3", "hours", "ago"],
+        ["d" * 16, "0.1", "KiB", "used", "just", "now"],
+        ["c" * 16, "0.2", "KiB", "used", "2", "minutes", "ago"],
+        ["b" * 16, "512.1", "KiB", "used", "3", "hours", "ago"],
         ["a" * 16, "3.0", "MiB", "used", "5", "days", "ago"],
     ]
     assert "\x1b" not in result.stdout
@@ -82,7 +82,7 @@ def test_info_of_an_empty_cache(own: Own) -> None:
     result = command("info")
 
     assert (result.return_value, result.stderr) == (0, "")
-    assert result.stdout.strip() == f"{own.cache}: 0 modules, 0.0 MiB of 2,048.0 MiB"
+    assert result.stdout.strip() == f"{own.cache}: 0 modules, 0.0 KiB of 2,048.0 MiB"
 
 
 def test_info_in_json(own: Own) -> None:
@@ -278,7 +278,7 @@ def test_warm_needs_a_module() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "output"),
     [
-        (("info",), 0, b": 1 module, 0.0 MiB of 2,048.0 MiB\n"),
+        (("info",), 0, b": 1 module, 0.1 KiB of 2,048.0 MiB\n"),
         (("verify",), 0, b"1 module is as it was written\n"),
         (("clear",), 0, b"1 module removed\n"),
     ],

@@ -106,7 +106,7 @@ def _modules(count: int) -> str:
 
 
 def _size(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+    return f"{size / (1 << 20):,.1f} MiB" if size >= 1 << 20 else f"{size / (1 << 10):,.1f} KiB"
 
 
 def _ago(seconds: float) -> str:
