@@ -332,7 +332,10 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         (["--fuel", "0", "GUEST"], "stockade: limits.fuel is 0: it must be between 1 and 9,223,372,036,854,775,807"),
         (
             ["--policy", "strct", "GUEST"],
-            "stockade: there is no preset 'strct': choose default, minimal, strict, basic, development, permissive",
+            (
+                "stockade: there is no preset 'strct': choose default, minimal, strict, basic, development, "
+                "permissive; did you mean strict?"
+            ),
         ),
         (["--policy", "missing.toml", "GUEST"], "stockade: the policy file missing.toml cannot be read: "),
         (["--policy", "./missing", "GUEST"], "stockade: the policy file missing cannot be read: "),

@@ -177,6 +177,7 @@ def test_unknown_preset_is_refused(name: str) -> None:
             action(name)
         assert str(caught.value) == (
             f"there is no preset '{name}': choose default, minimal, strict, basic, development, permissive"
+            + ("; did you mean strict?" if name.lower().startswith("str") else "")
         )
 
 

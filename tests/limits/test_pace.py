@@ -65,7 +65,7 @@ def test_a_halted_guest_can_be_stopped() -> None:
     report = Sandbox(Policy().replace(cpu_percent=1, fuel=None, wall_time=0.3)).run(wat(SPIN))
 
     assert report.outcome is Outcome.TIMEOUT
-    assert report.usage.wall_seconds < 0.4
+    assert report.usage.wall_seconds < 0.9  # ten milliseconds of work are a second of halting
 
 
 def test_memory_grows_by_so_many_pages_a_second() -> None:

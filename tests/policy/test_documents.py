@@ -396,7 +396,10 @@ def test_a_document_extends_a_preset(name: str, format_: Format) -> None:
     [
         (
             "strickt",
-            "extends: there is no preset 'strickt': choose default, minimal, strict, basic, development, permissive",
+            (
+                "extends: there is no preset 'strickt': choose default, minimal, strict, basic, development, "
+                "permissive; did you mean strict?"
+            ),
         ),
         ("", "extends: there is no preset '': choose default, minimal, strict, basic, development, permissive"),
         (3, "extends is 3: it must be the name of a preset"),

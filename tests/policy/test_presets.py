@@ -278,7 +278,8 @@ def test_there_is_no_other_preset(name: Any) -> None:
     with pytest.raises(PolicyError) as caught:
         Policy.preset(name)
 
-    assert str(caught.value) == f"there is no preset {name!r}: {NO_PRESET}"
+    meant = "; did you mean strict?" if isinstance(name, str) and "str" in name.lower() else ""
+    assert str(caught.value) == f"there is no preset {name!r}: {NO_PRESET}{meant}"
 
 
 def test_a_long_name_is_shortened_in_the_message() -> None:

@@ -64,6 +64,7 @@ __all__ = [
     "Texts",
     "TextsByName",
     "Unit",
+    "closest",
     "each",
     "fields_of",
     "suggestion",
@@ -78,12 +79,18 @@ _MAX_ITEMS = 10_000
 """Entries that a list or table of a policy may have."""
 
 
-def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Returns what to say of a word that is not known: what it is close to, or all that there is."""
+def closest(word: object, known: tuple[str, ...]) -> str:
+    """Returns which of the known words was probably meant; "" where none is close."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word[:200], known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    close = get_close_matches(word[:200].strip().lower(), known, n=1) if isinstance(word, str) else []
+    return close[0] if close else ""
+
+
+def suggestion(word: str, known: tuple[str, ...]) -> str:
+    """Returns what to say of a word that is not known: what it is close to, or all that there is."""
+    close = closest(word, known)
+    return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
 
 
 class Kind(ABC):
@@ -172,10 +179,8 @@ class Choice(Kind):
 
     def settle(self, path: str, value: object) -> str:
         if not isinstance(value, str) or value not in self.words:
-            from difflib import get_close_matches
-
-            close = get_close_matches(value[:200].lower(), self.words, n=1) if isinstance(value, str) else []
-            hint = f'; did you mean "{close[0]}"?' if close else ""
+            close = closest(value, self.words)
+            hint = f'; did you mean "{close}"?' if close else ""
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}{hint}")
         return value
 
@@ -418,7 +423,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key, value in table.items():
             if key not in fields:
                 name = printable(key) if isinstance(key, str) else shown(key)
-                problems.append(f"{dot}{name} is not known: {suggestion(str(key), list(fields))}")
+                problems.append(f"{dot}{name} is not known: {suggestion(str(key), tuple(fields))}")
                 continue
             try:
                 values[key] = fields[key].kind.read(f"{dot}{key}", value, None if base is None else getattr(base, key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade.errors import PolicyError
+from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
 from stockade.policy._network import Network
 from stockade.policy._policy import Policy
@@ -144,6 +145,8 @@ def preset(name: str) -> Policy:
         PolicyError: There is none of that name.
     """
     unchecked: object = name
-    if not isinstance(unchecked, str) or name not in PRESETS:
-        raise PolicyError(f"there is no preset {shown(name)}: choose {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    if isinstance(unchecked, str) and name in PRESETS:
+        return PRESETS[name]()
+    close = closest(unchecked, tuple(PRESETS))
+    hint = f"; did you mean {close}?" if close else ""
+    raise PolicyError(f"there is no preset {shown(name)}: choose {', '.join(PRESETS)}{hint}")
