@@ -80,7 +80,7 @@ It asks to
   random  get random bytes                                                   random_get
   sock    accept and use network connections; the default policy refuses it  sock_shutdown
 
-Nothing provides
+WASI has none of these; functions can be lent by Sandbox.host_function
   wasi_snapshot_preview1.sched_yield (func () -> ()), which in WASI preview 1 is () -> (i32)
   env.log (func (i32, i64) -> ())
   env.memory (memory 1 or more pages)
@@ -115,7 +115,7 @@ def test_real_programs_need_nothing_beyond_the_default(program: str) -> None:
 
     assert result.exception is None
     assert told.endswith("A policy would have to allow\n  nothing beyond the default policy\n")
-    assert "Nothing provides" not in told
+    assert "WASI has none" not in told
     assert "Not understood" not in told
     assert f"  size       {path.stat().st_size:,} bytes\n" in told
     assert "  path     open, create and remove files in the mounts " in told

@@ -37,6 +37,8 @@ _CELL = 160
 _Row = tuple[tuple[str, str], ...]
 """Texts with their styles."""
 
+_UNPROVIDED = "WASI has none of these; functions can be lent by Sandbox.host_function"
+
 
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path())
@@ -78,7 +80,7 @@ def _show(found: Inspection, *, everything: bool) -> None:
     if found.kind == "component":
         imports = [((entry.name, "bold"), (entry.kind, "dim")) for entry in found.imports]
         _block("It imports", imports, everything=everything)
-    _block("Nothing provides", [((entry, "red"),) for entry in found.unprovided], everything=everything)
+    _block(_UNPROVIDED, [((entry, "red"),) for entry in found.unprovided], everything=everything)
     exports = [((entry.name, "bold"), (entry.kind, "dim"), (entry.type, "")) for entry in found.exports]
     _block("It offers", exports, everything=everything)
     sections = [

@@ -47,7 +47,7 @@ class Inspection(Outline, frozen=True, kw_only=True):
             have for them.
         problem: Why the engine does not take it for valid, under whatever proposals; None where it does.
         grants: Groups of WASI calls that it imports.
-        unprovided: What it imports and nothing provides.
+        unprovided: What it imports and WASI does not have.
         needs: Fields that a policy would have to set, beyond the default.
         obstacles: Why it cannot run, whatever the policy says.
     """
@@ -131,7 +131,7 @@ def _wanted(found: Outline) -> dict[str, int | bool]:
 
 
 def _imports(imports: tuple[ImportInfo, ...]) -> tuple[tuple[Grant, ...], tuple[str, ...]]:
-    """Sorts imports into groups of WASI calls and what nothing provides."""
+    """Sorts imports into groups of WASI calls and what is none."""
     calls: dict[str, list[str]] = {}
     unprovided = []
     for entry in imports:
