@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
     from stockade.engine._compiled import LinkedModule
 
-__all__ = ["Directory", "Instance", "Memory", "Number"]
+__all__ = ["F32_OVERFLOW", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
 Number = int | float | bytes
 """What functions take and return; a v128 is its 16 bytes, as they lie in memory."""
+
+INTEGER_BITS: Final = {"i32": 32, "i64": 64}
+"""How wide the integer types are."""
+
+F32_OVERFLOW: Final = 2.0**128 - 2.0**103
+"""The least number that a 32-bit float rounds to infinity."""
 
 Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from stockade.engine import F32_OVERFLOW, INTEGER_BITS
 from stockade.errors import UsageError
 from stockade.execution._texts import make_exchange
 
@@ -21,10 +22,6 @@ __all__ = ["Argument", "Call", "fit"]
 Argument: TypeAlias = int | float | bytes | str
 """What callers pass: a number, a vector (v128) as an int or its 16 bytes, or a text that takes the place of two i32."""
 
-_F32_OVERFLOW: Final = 2.0**128 - 2.0**103
-"""The least number that a 32-bit float rounds to infinity."""
-
-_INTEGER_BITS: Final = {"i32": 32, "i64": 64}
 _VECTOR_BYTES: Final = 16
 _VALUE_TYPES: Final = ("i32", "i64", "f32", "f64", "v128")
 
@@ -110,7 +107,7 @@ def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns 
 def _number(entry: Entry, number: int, type_: str, value: Argument) -> Number:
     """Returns a value as the engine takes it."""
     if not isinstance(value, bool):
-        if bits := _INTEGER_BITS.get(type_):
+        if bits := INTEGER_BITS.get(type_):
             if isinstance(value, int) and -(1 << bits - 1) <= value < 1 << bits:
                 return value
         elif type_ == "v128":
@@ -120,7 +117,7 @@ def _number(entry: Entry, number: int, type_: str, value: Argument) -> Number:
                 return value.to_bytes(_VECTOR_BYTES, "little")
         elif isinstance(value, int | float):
             found = _float(value)
-            if found is not None and (type_ == "f64" or not math.isfinite(found) or abs(found) < _F32_OVERFLOW):
+            if found is not None and (type_ == "f64" or not math.isfinite(found) or abs(found) < F32_OVERFLOW):
                 return found
     raise UsageError(f"{entry}: argument {number} is {_kind(value)}; {type_} takes {_ALLOWED[type_]}")
 

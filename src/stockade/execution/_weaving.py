@@ -11,11 +11,11 @@ from stockade._text import printable
 from stockade.execution._features import validate
 from stockade.guard import guard, weave
 from stockade.policy import Features, runnable_features
-from stockade.wasm import Reader, SectionId, parse, sites
+from stockade.wasm import SectionId, parse, scan
 
 if TYPE_CHECKING:
     from stockade.execution._module import Module
-    from stockade.wasm import ParsedModule
+    from stockade.wasm import ParsedModule, Scan
 
 __all__ = ["Weaving", "inspect_woven"]
 
@@ -71,7 +71,8 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
     """
     original = module.parsed
     validate(module.name, module.data, Features(**dict.fromkeys(runnable_features(), True)))
-    woven = weave(original, guard())
+    scanned = scan(original)
+    woven = weave(original, guard(), scanned)
     after = parse(woven.wasm)
     told = Weaving(
         size_bytes=len(original.data),
@@ -83,22 +84,16 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         memory_bytes=sum(after.memories[len(original.memories) :]) * 65_536,
         tables=len(after.tables) - len(original.tables),
         exports=tuple(printable(name) for name in after.exports if name not in original.exports),
-        redirected=_redirected(original),
+        redirected=_redirected(scanned),
         start_taken=original.start is not None,
         dropped_bytes=_custom_bytes(original) - _custom_bytes(after),
     )
     return told, woven.wasm
 
 
-def _redirected(module: ParsedModule) -> dict[str, int]:
+def _redirected(scanned: Scan) -> dict[str, int]:
     """Counts what the weaver redirects in the code."""
-    found: Counter[str] = Counter()
-    for start, end in module.bodies:
-        reader = Reader(module.data, start, end, "code")
-        for _ in range(reader.count()):
-            reader.u32()
-            reader.byte()
-        found.update(site.kind.value for site in sites(module.data, reader.position, end, module.imported_functions))
+    found = Counter(site.kind.value for sites in scanned.sites.values() for site in sites)
     return dict(found.most_common())
 
 

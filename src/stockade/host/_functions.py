@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_args
 
 from stockade._text import printable
 from stockade._wasi import MODULE
-from stockade.engine import FindMemory, Instance, Lent, Number
+from stockade.engine import F32_OVERFLOW, INTEGER_BITS, FindMemory, Instance, Lent, Number
 from stockade.errors import UsageError
 from stockade.host._guest import CapabilityMissing, HostCall
 from stockade.wasm import FuncType
@@ -51,7 +51,6 @@ F64 = Annotated[float, _Type("f64")]
 _MISSING = object()
 
 _PLAIN = {int: _Type("i32"), bool: _Type("i32"), float: _Type("f64")}
-_BITS = {"i32": 32, "i64": 64}
 
 
 class _Caller(Protocol):
@@ -201,17 +200,17 @@ def _told(hint: object) -> str:
 
 
 def _incoming(value: Number, type_: _Type) -> Number:
-    bits = _BITS.get(type_.name)
+    bits = INTEGER_BITS.get(type_.name)
     return value if bits is None or type_.signed else int(value) & ((1 << bits) - 1)
 
 
 def _outgoing(value: object, type_: _Type) -> Number:
-    bits = _BITS.get(type_.name)
+    bits = INTEGER_BITS.get(type_.name)
     if bits is None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"it returned {printable(repr(value))}, which is no number ({type_.name})")
         number = float(value)
-        if type_.name == "f32" and math.isfinite(number) and abs(number) >= 2.0**128 - 2.0**103:
+        if type_.name == "f32" and math.isfinite(number) and abs(number) >= F32_OVERFLOW:
             raise ValueError(f"it returned {number}, which does not fit f32")
         return number
     if not isinstance(value, int):

@@ -17,7 +17,7 @@ from stockade.policy._custom import Custom, Numeric
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._limits import Limits
-from stockade.policy._network import Address, Host, Network, PortRange, is_loopback, is_public
+from stockade.policy._network import Address, Host, Network, PortRange, is_loopback, may_be_public
 from stockade.policy._policy import Policy
 from stockade.policy._rights import (
     SENSITIVE,
@@ -271,9 +271,8 @@ def _common_hosts(first: Network, second: Network) -> Iterable[Host]:
             if is_loopback(rule.name):
                 yield rule
         elif second.mode == "ports":
-            public = is_public(rule.name) if not isinstance(rule.name, str) else not is_loopback(rule.name)
             ports = _common_ports(rule.ports, second.ports)
-            if public and ports:
+            if ports and may_be_public(rule.name):
                 yield Host(rule.host, ports, rule.secure)
         else:
             for other in theirs.get(rule.name, ()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import msgspec
 
 from stockade.errors import PolicyError
-from stockade.policy._fields import Kind, Part, Plain, Text, TextsByName, each
+from stockade.policy._fields import Kind, Part, Plain, Text, TextsByName, each, places
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class _Capability(Kind):
                 f"{path} is {shown(value)}: a number needs bounds, such as {{ value = 4, min = 1, max = 8 }}"
             )
         if isinstance(value, list | tuple):
-            places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
-            return tuple(dict.fromkeys(each(_TEXT.settle, places)))
+            return tuple(dict.fromkeys(each(_TEXT.settle, places(path, value))))
         if isinstance(value, bool | Numeric):
             return value
         if not isinstance(value, str):

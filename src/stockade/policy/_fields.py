@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from textwrap import dedent
 from typing import (
@@ -67,6 +67,7 @@ __all__ = [
     "closest",
     "each",
     "fields_of",
+    "places",
     "suggestion",
 ]
 
@@ -200,22 +201,20 @@ class Unit(NamedTuple):
         parse: Reads one.
         write: Writes one.
         pattern: What its text looks like, for JSON Schema.
-        example: One that is well written.
     """
 
     name: str
     parse: Callable[[object], int | float | None]
     write: Callable[..., str | int | float]
     pattern: str
-    example: str
 
 
 _NUMBER = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*"
 _SIZE = r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?"
-BYTES: Final = Unit("bytes", parse_size, write_size, _NUMBER + _SIZE + r"\s*$", '"64MiB"')
-RATE: Final = Unit("bytes per second", parse_rate, write_rate, _NUMBER + _SIZE + r"\s*(/s)?$", '"1MiB/s"')
-SECONDS: Final = Unit("seconds", parse_seconds, write_seconds, _NUMBER + r"(s|ms|us|m|min|h)?\s*$", '"250ms"')
-COUNT: Final = Unit("", parse_count, lambda count: count, _NUMBER + "$", "1000")
+BYTES: Final = Unit("bytes", parse_size, write_size, _NUMBER + _SIZE + r"\s*$")
+RATE: Final = Unit("bytes per second", parse_rate, write_rate, _NUMBER + _SIZE + r"\s*(/s)?$")
+SECONDS: Final = Unit("seconds", parse_seconds, write_seconds, _NUMBER + r"(s|ms|us|m|min|h)?\s*$")
+COUNT: Final = Unit("", parse_count, lambda count: count, _NUMBER + "$")
 
 
 class Quantity(Kind):
@@ -313,6 +312,11 @@ def each(read: Callable[[str, object], _T], entries: Iterable[tuple[str, object]
     return kept
 
 
+def places(path: str, entries: Iterable[object]) -> Iterator[tuple[str, object]]:
+    """Returns each entry of a list with where it stands, such as `wasi.allow[2]`."""
+    return ((f"{path}[{place}]", entry) for place, entry in enumerate(entries))
+
+
 class Texts(Kind):
     """A list of texts without repetition.
 
@@ -327,8 +331,7 @@ class Texts(Kind):
     def settle(self, path: str, value: object) -> tuple[object, ...]:
         if not isinstance(value, list | tuple) or len(value) > _MAX_ITEMS:
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}")
-        places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
-        return tuple(dict.fromkeys(each(self.item.settle, places)))
+        return tuple(dict.fromkeys(each(self.item.settle, places(path, value))))
 
     def write(self, value: object) -> Plain:
         assert isinstance(value, tuple)
@@ -490,8 +493,7 @@ class Items(Texts):
     def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - a list is set as a whole
         if not isinstance(value, list):
             raise PolicyError(f"{path} is {shown(value)}: it must be a list of tables")
-        places = ((f"{path}[{place}]", entry) for place, entry in enumerate(value))
-        return self.settle(path, each(self.item.read, places))
+        return self.settle(path, each(self.item.read, places(path, value)))
 
     def allowed(self) -> str:
         return "a list of tables"

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from stockade.errors import PolicyError
-from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each
+from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each, places
 from stockade.policy._units import shown
 
-__all__ = ["Address", "Host", "Network", "PortRange", "host_name", "is_loopback", "is_public"]
+__all__ = ["Address", "Host", "Network", "PortRange", "host_name", "is_loopback", "is_public", "may_be_public"]
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -59,8 +59,8 @@ def host_name(host: str) -> str | Address | None:
 def _legacy_address(text: str) -> Address | None:
     *first, last = text.split(".")
     try:
-        numbers = [int(part, 16) if part[:2] == "0x" else int(part, 8 if part[0] == "0" else 10) for part in first]
-        rest = int(last, 16) if last[:2] == "0x" else int(last, 8 if last[0] == "0" else 10)
+        numbers = [_legacy_number(part) for part in first]
+        rest = _legacy_number(last)
     except ValueError:
         return None
     room = 256 ** (4 - len(first))
@@ -68,6 +68,10 @@ def _legacy_address(text: str) -> Address | None:
         return None
     value = rest + sum(number << (24 - 8 * place) for place, number in enumerate(numbers))
     return ipaddress.IPv4Address(value)
+
+
+def _legacy_number(text: str) -> int:
+    return int(text, 16) if text[:2] == "0x" else int(text, 8 if text[0] == "0" else 10)
 
 
 def is_public(address: Address) -> bool:
@@ -98,6 +102,11 @@ def is_loopback(host: str | Address) -> bool:
     if isinstance(host, str):
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761
     return host.is_loopback
+
+
+def may_be_public(host: str | Address) -> bool:
+    """Whether a host, in the form of `host_name`, may be one of the public internet, as far as that tells."""
+    return not is_loopback(host) if isinstance(host, str) else is_public(host)
 
 
 class PortRange(Part, frozen=True, forbid_unknown_fields=True):
@@ -163,7 +172,7 @@ class _Ports(Kind):
 class _PortList(Texts):
     def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - for parts
         if isinstance(value, list):
-            value = each(self.item.read, ((f"{path}[{place}]", entry) for place, entry in enumerate(value)))
+            value = each(self.item.read, places(path, value))
         return self.settle(path, value)
 
 
@@ -254,7 +263,6 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     for rule in self.hosts
                 )
             case "ports":
-                public = is_public(name) if not isinstance(name, str) else not is_loopback(name)
-                return public and any(port in ports for ports in self.ports)
+                return may_be_public(name) and any(port in ports for ports in self.ports)
             case "full":
                 return True

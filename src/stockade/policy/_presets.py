@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stockade.errors import PolicyError
 from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
@@ -23,33 +25,25 @@ _PAGE_BYTES = 65_536
 def _minimal() -> Policy:
     """The least: no rights at all, and the third seed's resource limits (mission items 22, 41, 63, 75, 94).
 
-    That seed allows 5 s of execution in 30 s altogether; here the stricter one holds for both.
+    That seed allows 5 s of execution in 30 s altogether; here the stricter one holds for both. Its quotas on reading,
+    writing, calls and random bytes are those of `strict`, too.
     """
-    return Policy(
+    strict = _strict()
+    return msgspec.structs.replace(
+        strict,
         name="minimal",
-        limits=Limits(
+        limits=msgspec.structs.replace(
+            strict.limits,
             fuel=10_000_000,
-            wall_time=5.0,
-            compile_process="always",
-            idle_time=5.0,
             cpu_percent=50,
             memory=160 * _PAGE_BYTES,
             memory_growth=10,
             tables=1,
             open_files=10,
-            read_bytes=10 << 20,
-            write_bytes=5 << 20,
-            read_rate=1 << 20,
-            write_rate=1 << 20,
             file_size=5 << 20,
             files_created=0,
-            calls=1_000_000,
-            call_rate=10_000,
-            random_bytes=1 << 20,
         ),
         filesystem=Filesystem(create=False),
-        clock=Clock(mode="coarse"),
-        random=Random(mode="seeded"),
     )
 
 

@@ -3,7 +3,7 @@
 from stockade.wasm._binary import Reader, Unsupported, uleb, vector
 from stockade.wasm._customs import Producer
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
-from stockade.wasm._instructions import Kind, Site, all_sites, sites
+from stockade.wasm._instructions import Kind, Site, all_sites, walk
 from stockade.wasm._reader import (
     SECTION_ORDER,
     Export,
@@ -53,8 +53,8 @@ __all__ = [
     "read_const_expression",
     "read_module_file",
     "scan",
-    "sites",
     "type_name",
     "uleb",
     "vector",
+    "walk",
 ]

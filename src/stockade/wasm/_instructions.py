@@ -19,7 +19,7 @@ from stockade.wasm._binary import Reader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Kind", "Site", "all_sites", "deepest_nesting", "sites", "walk"]
+__all__ = ["Kind", "Site", "all_sites", "deepest_nesting", "walk"]
 
 
 class Kind(Enum):
@@ -96,8 +96,8 @@ def _stepper(imported: int) -> re.Pattern[bytes]:
     return re.compile(rb"(?:" + rb"|".join([*_PLAIN, calls]) + rb")*+", re.DOTALL)
 
 
-def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
-    """Finds calls and references to imported functions, and growth of memories and tables.
+def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
+    """Finds calls and references to imported functions, growth of memories and tables, and tables of branches.
 
     Args:
         data: The module, already validated by the engine.
@@ -111,11 +111,6 @@ def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     Raises:
         InvalidModule: An instruction is not known here.
     """
-    return (site for site in walk(data, start, end, imported) if site.kind is not Kind.BRANCH_TABLE)
-
-
-def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
-    """Finds what `sites` does, and tables of branches."""
     step = _stepper(imported).match
     position = start
     while position < end:
