@@ -439,16 +439,18 @@ def test_no_descriptor_is_left_open() -> None:
     box = Sandbox(ALWAYS.replace(locals=1))
     assert box.run(wat(HELLO)).ok
 
-    def descriptors() -> set[str]:
+    def descriptors() -> list[str]:
         # Runs keep files for the standard streams of later runs; the scratch files have a name of their own.
         found = (path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
-        return {name for name in found if "memfd:stockade" in name or "pidfd" in name}
+        return [name for name in found if "memfd:stockade" in name or "pidfd" in name]
 
+    # Machine code from the cache is mapped from such a file, and may be in use.
+    before = len(descriptors())
     assert box.run(wat(HELLO.replace("hello", "HELLO"))).ok
     with pytest.raises(InvalidModule):
         box.run(wat('(module (func (export "_start") (local i32 i32)))'))
 
-    assert descriptors() == set()
+    assert len(descriptors()) <= before
     assert children(os.getpid()) == set()
 
 

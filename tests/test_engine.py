@@ -360,16 +360,23 @@ def test_errors_before_the_run_leave_nothing_behind() -> None:
 
 def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds H83. Attack: opening sessions until there is no room; it is told as the host's trouble, and it passes."""
-    monkeypatch.setattr(_engine, "_MAX_INSTANCES", 2)
     box = Sandbox()
+    box.prepare(MUTABLE)
+    box.prepare(wat(HELLO))
+    for engine in Engine._engines.values():
+        monkeypatch.setattr(engine, "_most_instances", min(engine._most_instances, 1))
+    # One fits the pool, one is made without a slot, and of memory maps there are no more.
+    most = _engine.Engine._maps + 2 * (3 * 3 + 2)
+    monkeypatch.setattr(_engine, "_most_maps", lambda: most)
     with box.open(MUTABLE) as first, box.open(MUTABLE) as second:
         with pytest.raises(stockade.EngineError) as caught:
             box.run(wat(HELLO))
         assert first.call("bump").value == second.call("bump").value == 2
 
-    assert str(caught.value) == (
-        "2 runs and sessions are open on this engine, which is all it has room for: "
-        "close sessions that are done, or run fewer at once"
+    assert re.fullmatch(
+        r"[\d,]+ memory maps are taken by 2 runs and sessions that are open, and the kernel gives a process [\d,]+: "
+        r"close sessions that are done, run fewer at once, or raise vm\.max_map_count \(docs/performance\.md\)",
+        str(caught.value),
     )
     assert box.run(wat(HELLO)).ok
     assert live_instances() == 0

@@ -199,6 +199,7 @@ def test_every_error_is_a_stockade_error() -> None:
         "IsolationError": "StockadeError",
         "EngineError": "IsolationError",
         "UsageError": "StockadeError",
+        "QueueFull": "StockadeError",
         "GuestError": "StockadeError",
         "GuestExit": "GuestError",
         "GuestTrap": "GuestError",

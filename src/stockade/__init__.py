@@ -27,10 +27,11 @@ if TYPE_CHECKING:
         ModuleError,
         ModuleNotFound,
         PolicyError,
+        QueueFull,
         StockadeError,
         UsageError,
     )
-    from stockade.execution import Inspection, Module
+    from stockade.execution import Calibration, Inspection, Module, Pipe, calibrate
     from stockade.host import F32, F64, I32, I64, U32, U64, GuestMemory, HostCall
     from stockade.policy import (
         Change,
@@ -53,8 +54,24 @@ if TYPE_CHECKING:
         Structure,
         Wasi,
     )
-    from stockade.report import Event, Frame, Outcome, Report, Timings, TrapInfo, Truncated, Usage, Violation
-    from stockade.sandbox import Sandbox, Session, call, run
+    from stockade.report import (
+        Event,
+        Frame,
+        FuelAnomaly,
+        FuelHistory,
+        FuelStatistics,
+        Outcome,
+        Progress,
+        Report,
+        Timings,
+        TrapInfo,
+        Trend,
+        Truncated,
+        Usage,
+        Violation,
+    )
+    from stockade.sandbox import AsyncSession, Sandbox, Session, call, run
+    from stockade.scheduling import Job, Quota, Scheduler, SessionPool, Task, TaskResult
 
 __all__ = [
     "F32",
@@ -63,6 +80,8 @@ __all__ = [
     "I64",
     "U32",
     "U64",
+    "AsyncSession",
+    "Calibration",
     "Cancelled",
     "Change",
     "Clock",
@@ -73,6 +92,9 @@ __all__ = [
     "Features",
     "Filesystem",
     "Frame",
+    "FuelAnomaly",
+    "FuelHistory",
+    "FuelStatistics",
     "GuestError",
     "GuestExit",
     "GuestMemory",
@@ -82,6 +104,7 @@ __all__ = [
     "Inspection",
     "InvalidModule",
     "IsolationError",
+    "Job",
     "LimitExceeded",
     "Limits",
     "LinkError",
@@ -92,27 +115,37 @@ __all__ = [
     "Network",
     "Numeric",
     "Outcome",
+    "Pipe",
     "Policy",
     "PolicyError",
     "PortRange",
     "Process",
+    "Progress",
+    "QueueFull",
+    "Quota",
     "Random",
     "Reason",
     "Report",
     "Sandbox",
+    "Scheduler",
     "Score",
     "Session",
+    "SessionPool",
     "Statement",
     "StockadeError",
     "Structure",
+    "Task",
+    "TaskResult",
     "Timings",
     "TrapInfo",
+    "Trend",
     "Truncated",
     "Usage",
     "UsageError",
     "Violation",
     "Wasi",
     "__version__",
+    "calibrate",
     "call",
     "run",
 ]
@@ -124,6 +157,7 @@ _HOMES = (
     "stockade.execution",
     "stockade.host",
     "stockade.sandbox",
+    "stockade.scheduling",
 )
 
 

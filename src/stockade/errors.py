@@ -11,6 +11,7 @@
       IsolationError              the place where a run should happen cannot be had
         EngineError               the wasmtime library is missing, unfit or exhausted
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
+      QueueFull                   a scheduler has as many runs waiting as it takes
       GuestError                  the guest failed; raised by `Report.check` and `stockade.call`, carries the report
         GuestExit                 it ended with a non-zero exit code
         GuestTrap                 it trapped or crashed
@@ -45,6 +46,7 @@ __all__ = [
     "ModuleError",
     "ModuleNotFound",
     "PolicyError",
+    "QueueFull",
     "StockadeError",
     "UsageError",
 ]
@@ -115,6 +117,10 @@ class EngineError(IsolationError):
 
 class UsageError(StockadeError):
     """An object was used in a way that it does not allow, such as after `close` or from two threads at once."""
+
+
+class QueueFull(StockadeError):  # noqa: N818 - as queue.Full
+    """A scheduler has as many runs waiting as it takes. The run was not accepted: try again when some are done."""
 
 
 class GuestError(StockadeError):

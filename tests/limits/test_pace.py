@@ -138,3 +138,26 @@ def test_minimal_preset_runs() -> None:
     report = stockade.run(wat('(module (memory 2) (func (export "_start")))'), policy="minimal")
 
     assert report.ok
+
+
+def test_a_guest_that_only_naps_is_held_to_its_share() -> None:
+    """Attack: waits of a nanosecond without end, which cost the guest nothing and keep the host busy."""
+    module = wat(
+        """
+        (module
+          (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (func (export "_start")
+            (i32.store (i32.const 16) (i32.const 1))
+            (i64.store (i32.const 24) (i64.const 1))
+            (loop $nap
+              (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+              (br $nap))))
+        """
+    )
+    held = Sandbox(Policy().replace(cpu_percent=20, fuel=None, wall_time=1.0)).run(module)
+    free = Sandbox(Policy().replace(fuel=None, wall_time=1.0)).run(module)
+
+    assert held.outcome is free.outcome is Outcome.TIMEOUT
+    assert held.usage.cpu_seconds <= 0.2 + 0.1
+    assert held.usage.calls["poll_oneoff"] < free.usage.calls["poll_oneoff"]

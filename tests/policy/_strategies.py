@@ -76,6 +76,7 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
     "limits.fuel_refill": (0, MAX_FUEL, False),
     "limits.fuel_refill_interval": (0.001, _TEN_YEARS, False),
     "limits.fuel_refill_max": (0, MAX_FUEL, False),
+    "limits.fuel_time": (0.001, _TEN_YEARS, True),
     "limits.wall_time": (0.001, _TEN_YEARS, True),
     "limits.idle_time": (0.001, _TEN_YEARS, True),
     "limits.cpu_percent": (1, 100, False),
@@ -195,7 +196,7 @@ def amounts(path: str) -> st.SearchStrategy[Any]:
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limits:
-    """Limits, a third of them with refills of fuel where there is fuel to refill."""
+    """Limits, a third of them with refills where there are units to refill, with `fuel_time` and without."""
     fields = {path.partition(".")[2]: amounts(path) for path in AMOUNTS if path.startswith("limits.")}
     del fields["fuel_refill"], fields["fuel_refill_max"]
     values = draw(

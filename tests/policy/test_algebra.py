@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import time
+from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -97,12 +99,13 @@ def _limits(draw: st.DrawFn) -> Limits:
             compile_process=_one_of("auto", "always", "never"),
             compile_time=_one_of(0.5, 5.0),
             compile_memory=_one_of(64 << 20, 1 << 40),
-            fuel_refill_interval=_one_of(0.5, 1.0, 10.0),
+            fuel_refill_interval=_one_of(0.5, 1.0, 1.9, 10.0),
+            fuel_time=_one_of(0.5, 2.0, None),
         )
     )
     fuel = draw(_one_of(1, 10, 100, None))
     if fuel is not None and draw(st.booleans()):
-        values["fuel_refill"] = draw(_one_of(1, 5, 50))
+        values["fuel_refill"] = draw(_one_of(1, 5, 50, 5000))
         values["fuel_refill_max"] = fuel + draw(_one_of(0, 10, 1000))
     return Limits(fuel=fuel, **values)
 
@@ -215,11 +218,24 @@ def _stricter(kind: str, less: str, more: str) -> bool:
     return _WORDS[kind].index(less) >= _WORDS[kind].index(more)
 
 
+def _refills_by(limits: Limits, seconds: float) -> int:
+    """How often fuel was added when so many seconds have passed."""
+    return int(Fraction(str(seconds)) / Fraction(str(limits.fuel_refill_interval)))
+
+
 def _fuel_by(limits: Limits, seconds: float) -> float:
-    """All the fuel that a guest can have burnt after a time, if it burns what it gets."""
+    """The most units that a guest can have burnt after a time: each refill is the largest if nothing is in hand."""
     if limits.fuel is None:
         return math.inf
-    return limits.fuel + limits.fuel_refill * int(seconds / limits.fuel_refill_interval)
+    return limits.fuel + min(limits.fuel_refill, limits.fuel_refill_max) * _refills_by(limits, seconds)
+
+
+def _fuel_within(limits: Limits, seconds: float) -> float:
+    """The most units that a guest can burn in a span so long, if it saves up before, and burns all just in time."""
+    if limits.fuel is None or not limits.fuel_refill:
+        return _fuel_by(limits, seconds)
+    refills = _refills_by(limits, seconds) + 1
+    return limits.fuel_refill_max + min(limits.fuel_refill, limits.fuel_refill_max) * refills
 
 
 def _check_limits(less: Limits, more: Limits) -> None:
@@ -231,6 +247,7 @@ def _check_limits(less: Limits, more: Limits) -> None:
             assert (math.inf if one is None else one) <= (math.inf if other is None else other), name
     for seconds in (0.4, 0.5, 1, 2.5, 10, 1000):
         assert _fuel_by(less, seconds) <= _fuel_by(more, seconds)
+        assert _fuel_within(less, seconds) <= _fuel_within(more, seconds)
     if less.fuel_refill and more.fuel is not None:
         assert less.fuel_refill_max <= more.fuel_refill_max
 
@@ -531,13 +548,110 @@ def test_none_is_the_strictest_when_it_is_only_noted_too(on_violation: Any) -> N
             {"fuel": 15, "fuel_refill": 3, "fuel_refill_max": 15},
             (10, 3, 15, 2.0),
         ),
+        # The attack: amounts and intervals mixed so that both policies' rates are kept, and refills are larger.
+        (
+            {"fuel": 10, "fuel_refill": 100, "fuel_refill_max": 1000, "fuel_refill_interval": 100.0},
+            {"fuel": 10, "fuel_refill": 1, "fuel_refill_max": 1000},
+            (10, 1, 1000, 100.0),
+        ),
+        # A refill that overflows adds no more than there is room for.
+        (
+            {"fuel": 10, "fuel_refill": 100, "fuel_refill_max": 20},
+            {"fuel": 5, "fuel_refill": 50, "fuel_refill_max": 60},
+            (5, 20, 20, 1.0),
+        ),
+        # The attack: a time on one side, and units without end on the other.
+        ({"fuel": 10, "fuel_refill": 5, "fuel_refill_max": 20}, {"fuel": None, "fuel_time": 2.0}, (10, 5, 20, 1.0)),
     ],
 )
 def test_refills_narrow(one: dict[str, Any], two: dict[str, Any], both: tuple[float, ...]) -> None:
-    """The smaller amount at the longer interval, up to the smaller maximum."""
-    narrowed = Policy(limits=Limits(**one)).narrow(Policy(limits=Limits(**two))).limits
+    """The smaller amount at the longer interval, up to the smaller maximum; a time stays beside it."""
+    for first, second in ((one, two), (two, one)):
+        narrowed = Policy(limits=Limits(**first)).narrow(Policy(limits=Limits(**second))).limits
 
-    assert (narrowed.fuel, narrowed.fuel_refill, narrowed.fuel_refill_max, narrowed.fuel_refill_interval) == both
+        assert (narrowed.fuel, narrowed.fuel_refill, narrowed.fuel_refill_max, narrowed.fuel_refill_interval) == both
+        assert narrowed.fuel_time == one.get("fuel_time", two.get("fuel_time"))
+
+
+_Events = list[tuple[int, int]]
+
+
+def _played(limits: Limits, events: _Events) -> list[tuple[float, int, int]]:
+    """Plays a run that burns units of fuel at some moments, as long as it has any.
+
+    Args:
+        limits: The limits.
+        events: Tenths of a second that pass, and the units that are burnt then.
+
+    Returns:
+        After each event, the seconds since the beginning, the units burnt in all, and those in hand.
+    """
+    assert limits.fuel is not None
+    now, refills, burnt, in_hand = Fraction(0), 0, 0, limits.fuel
+    told = []
+    for tenths, units in events:
+        now += Fraction(tenths, 10)
+        while limits.fuel_refill and refills < _refills_by(limits, float(now)):
+            refills += 1
+            in_hand = min(in_hand + limits.fuel_refill, limits.fuel_refill_max)
+        spent = min(units, in_hand)
+        burnt, in_hand = burnt + spent, in_hand - spent
+        told.append((float(now), burnt, in_hand))
+        if not in_hand:
+            break
+    return told
+
+
+_BUDGETS = _limits().filter(lambda limits: limits.fuel is not None)
+_EVENTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=20)
+
+
+@settings(deadline=None, max_examples=200)
+@given(_BUDGETS, _BUDGETS, _EVENTS)
+def test_a_run_gets_no_more_under_narrowed_refills(one: Limits, two: Limits, events: _Events) -> None:
+    """Holds H68: however a guest saves up and burns, it has never burnt or in hand more than each policy gives."""
+    both = Policy(limits=one).narrow(Policy(limits=two)).limits
+
+    for side in (one, two):
+        for now, burnt, in_hand in _played(both, events):
+            assert burnt <= _fuel_by(side, now)
+            assert in_hand <= (side.fuel_refill_max if side.fuel_refill else side.fuel or 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(_BUDGETS, _BUDGETS, _EVENTS)
+def test_a_run_that_lasts_under_narrowed_refills_lasts_under_each(one: Limits, two: Limits, events: _Events) -> None:
+    """Holds H68: where refills come at the same moments, a guest that goes on under both policies does under each."""
+    two = msgspec.structs.replace(two, fuel_refill_interval=one.fuel_refill_interval)
+    both = Policy(limits=one).narrow(Policy(limits=two)).limits
+
+    lasted = _played(both, events)
+    for side in (one, two):
+        told = _played(side, events)
+        for less, more in zip(lasted, told, strict=False):
+            assert less[1] <= more[1]
+            assert less[1] < more[1] or less[2] <= more[2]
+        assert len(told) >= len(lasted)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "both"),
+    [
+        ({"fuel_time": 2.0}, {"fuel_time": 3.0}, (5_000_000_000, 2.0)),
+        ({"fuel": None, "fuel_time": 2.0}, {"fuel": None}, (None, 2.0)),
+        # How many units a time is, only the machine knows: both stay, and the lesser counts.
+        ({"fuel": None, "fuel_time": 2.0}, {"fuel": 10}, (10, 2.0)),
+        ({"fuel": None, "fuel_time": 3600.0}, {"fuel": 10, "fuel_time": 0.5}, (10, 0.5)),
+    ],
+)
+def test_fuel_of_a_time_narrows(one: dict[str, Any], two: dict[str, Any], both: tuple[float | None, ...]) -> None:
+    """Holds H68: the shorter time counts, beside the smaller number of units, whichever side they are from."""
+    for first, second in ((one, two), (two, one)):
+        narrowed = Policy(limits=Limits(**first)).narrow(Policy(limits=Limits(**second)))
+
+        assert (narrowed.limits.fuel, narrowed.limits.fuel_time) == both
+        for side in (one, two):
+            assert narrowed.is_subset(Policy(limits=Limits(**side)))
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -895,6 +1009,10 @@ def test_subsets_of_commands_and_calls_are_found(one: Process, two: Process, cal
         ({"name": "another"}, {}),
         ({"limits": Limits(fuel_refill_interval=0.5)}, {}),
         (
+            {"limits": Limits(fuel=5, fuel_refill=100, fuel_refill_max=6)},
+            {"limits": Limits(fuel=5, fuel_refill=6, fuel_refill_max=6)},
+        ),
+        (
             _mounts(Mount("a", "/a"), Mount("b", "/b")),
             _mounts(Mount("b", "/b"), Mount("a", "/a", "rw")),
         ),
@@ -912,12 +1030,19 @@ def test_wording_is_no_right(one: dict[str, Any], two: dict[str, Any]) -> None:
         ({"on_violation": "stop"}, {"on_violation": "deny"}),
         ({"on_violation": "deny"}, {"on_violation": "note"}),
         ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=None)}),
+        ({"limits": Limits(fuel_time=0.001)}, {}),
+        ({"limits": Limits(fuel=None, fuel_time=2)}, {"limits": Limits(fuel=None, fuel_time=2.001)}),
+        ({"limits": Limits(fuel=1, fuel_time=2)}, {"limits": Limits(fuel=None, fuel_time=2)}),
         ({"limits": Limits(on_memory_denied="stop")}, {"limits": Limits(on_memory_denied="fail")}),
         ({"limits": Limits(on_rate="refuse")}, {"limits": Limits(on_rate="wait")}),
         ({"limits": Limits(fuel=5)}, {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5)}),
         (
             {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5, fuel_refill_interval=2)},
             {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5)},
+        ),
+        (
+            {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=5)},
+            {"limits": Limits(fuel=5, fuel_refill=1, fuel_refill_max=6)},
         ),
         ({"limits": Limits(compile_process="always")}, {}),
         ({}, {"limits": Limits(compile_process="never")}),
@@ -994,6 +1119,13 @@ _HTTPS = {"host": "a.example", "ports": [443], "secure": True}
         ),
         ({}, {"limits": Limits(on_rate="refuse")}, [("limits.on_rate", "wait", "refuse", "narrower")]),
         ({}, {"limits": Limits(fuel_refill_interval=2)}, [("limits.fuel_refill_interval", "1s", "2s", "none")]),
+        ({}, {"limits": Limits(fuel_time=2)}, [("limits.fuel_time", "unlimited", "2s", "narrower")]),
+        # One may be more than the other or less: that is told of each.
+        (
+            {"limits": Limits(fuel=None, fuel_time=2)},
+            {"limits": Limits(fuel=1000)},
+            [("limits.fuel", "unlimited", 1000, "narrower"), ("limits.fuel_time", "2s", "unlimited", "wider")],
+        ),
         (
             {"limits": Limits(fuel=100)},
             {"limits": Limits(fuel=100, fuel_refill=1, fuel_refill_max=200)},

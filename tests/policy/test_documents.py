@@ -812,6 +812,140 @@ def test_yaml_without_its_package_tells_what_to_do(monkeypatch: pytest.MonkeyPat
     assert Policy.loads("name = 'x'").name == "x"
 
 
+# -- fuel of a time ---------------------------------------------------------------------------------------------------
+
+NO_ESTIMATES = (
+    *("~", "~ ", "~2", "~2 parsecs", "~0s", "~-1s", "~1e3s", "~.5s", "~2S", "~2MiB", "~unlimited", "~~2s", "~2s~"),
+    *("~11years", "~100000h", "~2s 3ms", "~\u0662s", "~" + "9" * 400 + "s", "~2s/s"),
+)
+"""What begins like fuel of a time, and is none."""
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("~2s", 2.0),
+        ("~250ms", 0.25),
+        ("~ 1_000 us ", 0.001),
+        ("~1.5 min", 90.0),
+        ("~2m", 120.0),
+        ("~87600h", 315_360_000.0),
+    ],
+)
+def test_fuel_may_be_told_in_time(text: str, seconds: float, format_: Format) -> None:
+    """Fuel for about a time is short for no limit in units and one in time; written back, it is those two."""
+    policy = Policy.loads(write({"limits": {"fuel": text}}, format_), format_)
+
+    assert policy == Policy(name="custom", limits=Limits(fuel=None, fuel_time=seconds))
+    assert policy.replace(name="default") == Policy().replace(fuel=text)
+    there_and_back(policy, format_)
+    assert "~" not in policy.to_toml()
+    assert policy.to_document()["limits"]["fuel"] == "unlimited"  # type: ignore[index, call-overload]
+    assert policy.replace(fuel=None).digest == policy.digest != Policy(name="custom").digest
+
+
+def test_fuel_of_a_time_is_written_as_two_fields() -> None:
+    """What is written has no short forms."""
+    lines = Policy.loads("limits.fuel = '~2s'").to_toml().splitlines()
+
+    assert [line for line in lines if line.startswith(("fuel =", "fuel_time"))] == [
+        'fuel = "unlimited"',
+        'fuel_time = "2s"',
+    ]
+
+
+def test_fuel_of_a_time_sets_the_time_anew() -> None:
+    """The time of the policy that is changed gives way; other fields stay, and units may be set beside it."""
+    policy = Policy().replace(fuel="~5s", memory=1 << 20)
+
+    assert policy.replace(fuel="~2s").limits == Limits(fuel=None, fuel_time=2.0, memory=1 << 20)
+    assert policy.replace(limits=Limits(fuel_time=9.0), fuel="~2s").limits == Limits(fuel=None, fuel_time=2.0)
+    assert policy.replace(fuel=7).limits == Limits(fuel=7, fuel_time=5.0, memory=1 << 20)
+    assert policy.replace(fuel_time=None).limits == Limits(fuel=None, memory=1 << 20)
+    assert (
+        Policy.loads("extends = 'strict'\n[limits]\nfuel = '~2s'").limits
+        == Policy.preset("strict").replace(fuel=None, fuel_time=2.0).limits
+    )
+
+
+def no_estimate(text: str) -> str:
+    """The message for what begins like fuel of a time, and is none."""
+    shown = repr(text) if len(text) < 198 else f"{repr(text)[:200]}… ({len(repr(text))} long)"
+    return (
+        f"limits.fuel is {shown}: after ~ it must be a time from 1ms to 315,360,000 seconds, "
+        'with its unit (s, ms, us, m, min, h): write "~2s"'
+    )
+
+
+@pytest.mark.parametrize("text", NO_ESTIMATES)
+def test_what_is_no_time_is_told_with_what_is_right(text: str) -> None:
+    """Holds item 113, H19: what begins like fuel of a time is one, or is refused; a unit must be named."""
+    assert str(refusal(json.dumps({"limits": {"fuel": text}}), "json")) == no_estimate(text)
+    with pytest.raises(PolicyError) as caught:
+        Policy().replace(fuel=text)
+    assert str(caught.value) == no_estimate(text)
+
+
+@pytest.mark.parametrize("also", ["2s", "3s", "unlimited"])
+def test_fuel_of_a_time_is_not_told_twice(also: str) -> None:
+    """Attack: a document that means the shorter time to its reader, and the longer one, or none, to the guest."""
+    message = "limits.fuel is '~2s', which is short for limits.fuel_time, and that is given, too: leave one of them out"
+
+    for text in (f"fuel = '~2s'\nfuel_time = '{also}'", f"fuel_time = '{also}'\nfuel = '~2s'"):
+        assert str(refusal(f"[limits]\n{text}")) == message
+    for seconds in (2.0, None):
+        with pytest.raises(PolicyError) as caught:
+            Policy().replace(fuel="~2s", fuel_time=seconds)
+        assert str(caught.value) == message
+
+
+def test_fuel_of_a_time_is_short_for_nothing_elsewhere() -> None:
+    """The twin: other fields do not take it, nor do limits made in Python, where `fuel` is a number."""
+    assert str(refusal("[limits]\nfuel_time = '~2s'")) == (
+        'limits.fuel_time: \'~2s\' is not a quantity such as "5s" or "unlimited" (units: s, ms, us, m, min, h)'
+    )
+    assert str(refusal("[limits]\nfuel = ' ~2s'")) == (
+        "limits.fuel: ' ~2s' is not a quantity such as 1000 or \"unlimited\""
+    )
+    with pytest.raises(PolicyError) as caught:
+        Limits(fuel="~2s")  # type: ignore[arg-type]
+    assert str(caught.value) == "limits.fuel is '~2s': it must be a whole number or unlimited (None)"
+
+
+def test_mistakes_beside_fuel_of_a_time_are_told_with_it() -> None:
+    """Holds item 113: all mistakes at once, in the section's and in other sections' fields."""
+    problem = refusal("[limits]\nmemroy = 1\nfuel = '~2'\n[clock]\nstep = -1")
+
+    assert problem.problems == (
+        "limits.memroy is not known: did you mean memory?",
+        no_estimate("~2"),
+        f"clock.step is -1.0: it must be between 0 and {2**62 / 1e9:,}",
+    )
+
+
+def test_refills_do_not_go_with_fuel_of_a_time_alone() -> None:
+    """Attack: refills beside a budget that has no units, which would be added to what is not counted."""
+    refills = "fuel_refill = 1\nfuel_refill_max = 1"
+
+    for text in ("fuel = '~2s'", "fuel = 'unlimited'\nfuel_time = '2s'"):
+        assert str(refusal(f"[limits]\n{text}\n{refills}")) == (
+            "limits.fuel_refill needs a budget in units, which limits.fuel_time is not: set limits.fuel, too, "
+            "or leave the refills out"
+        )
+    both = Policy.loads(f"[limits]\nfuel = 1\nfuel_time = '2s'\n{refills}").limits
+    assert both == Limits(fuel=1, fuel_time=2.0, fuel_refill=1, fuel_refill_max=1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "metered"),
+    [(Limits(), True), (Limits(fuel=None), False), (Limits(fuel=None, fuel_time=1), True), (Limits(fuel_time=1), True)],
+)
+def test_fuel_is_counted_for_either_budget(limits: Limits, metered: bool) -> None:
+    """Whether code is compiled to count fuel follows from both fields."""
+    assert limits.metered is metered
+
+
 # -- never wider than written -----------------------------------------------------------------------------------------
 
 # A field of a document is drawn together with what it means, so that nothing here has to read sizes and times as the
@@ -945,6 +1079,7 @@ def _fields() -> tuple[dict[str, Written], dict[str, Written]]:
     for path in FLAGS:
         right[path] = plain(st.booleans())
         wrong[path] = refused(None, 0, 1, "true", "yes", "", [], [True])
+    wrong["limits.fuel"] |= refused(*NO_ESTIMATES)
     right["name"] = plain(names())
     wrong["name"] = refused(None, 3, True, "", "a\0", [], ["x"], "x" * 1001)
     right["environment.names"] = listed(variables())
@@ -1033,7 +1168,20 @@ def _host_meaning(host: Any) -> Any:
     return host.host, tuple((ports.first, ports.last) for ports in host.ports), host.secure
 
 
+def _estimate(count: int, unit: str, space: str) -> tuple[Any, Any]:
+    least, most, _ = AMOUNTS["limits.fuel_time"]
+    seconds = float(count * TIMES[unit])
+    return f"~{space}{count:_}{space}{unit}{space}", seconds if least <= seconds <= most else REFUSED
+
+
 RIGHT, WRONG = _fields()
+ESTIMATES: Written = st.builds(
+    _estimate,
+    st.sampled_from([0, 1, 2, 250, 1000]) | st.integers(0, 10**10),
+    st.sampled_from([unit for unit in TIMES if unit]),
+    st.sampled_from(["", "", " "]),
+)
+"""What stands for `limits.fuel_time` in the place of `limits.fuel`, with the seconds."""
 FOLLOWERS = {"environment": ("names",), "network": ("hosts", "ports"), "process": ("commands",)}
 UNKNOWN = ("x", "Name", "limit", "memroy", "mode ", "mounts", "host", "allow_all", "__class__", "\0", "fuel.max", "ä")
 
@@ -1075,6 +1223,10 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any] | None]:
     whole_parts = (environments(), networks(), processes())
     for path in draw(st.lists(st.sampled_from(list(RIGHT)), unique=True, max_size=10)):
         written[path], meaning[path] = draw(WRONG[path] if spoilt and draw(st.booleans()) else RIGHT[path])
+    if draw(st.sampled_from([False, False, False, True])):
+        told_twice = "limits.fuel_time" in written
+        written["limits.fuel"], seconds = draw(ESTIMATES)
+        meaning["limits.fuel"], meaning["limits.fuel_time"] = None, REFUSED if told_twice else seconds
     for part in whole_parts if draw(st.booleans()) else ():
         section = draw(part)
         for field, value in section.to_document().items():
@@ -1420,6 +1572,11 @@ def test_the_schema_refuses_nothing_that_is_read(case: tuple[dict[str, Any], dic
         ({"limits": {"memory": "1MB/s"}}, {"limits": {"read_rate": "1MB/s"}}),
         ({"limits": {"fuel": 1.5}}, {"limits": {"wall_time": 1.5}}),
         ({"limits": {"fuel": "5s"}}, {"limits": {"fuel": "5_000"}}),
+        ({"limits": {"fuel": "~2"}}, {"limits": {"fuel": "~2s"}}),
+        ({"limits": {"fuel": "~2 parsecs"}}, {"limits": {"fuel": "~ 2_000.5 ms "}}),
+        ({"limits": {"fuel": " ~2s"}}, {"limits": {"fuel": "~2min"}}),
+        ({"limits": {"wall_time": "~2s"}}, {"limits": {"wall_time": "2s"}}),
+        ({"limits": {"fuel_time": "~2s"}}, {"limits": {"fuel_time": "2s"}}),
         ({"limits": {"fuel": True}}, {"limits": {"fuel": 1}}),
         ({"limits": {"wall_time": "5x"}}, {"limits": {"wall_time": "5 s"}}),
         ({"limits": {"wall_time": 0}}, {"limits": {"wall_time": 0.001}}),
@@ -1493,7 +1650,7 @@ def test_every_field_is_described() -> None:
 # -- frozen -----------------------------------------------------------------------------------------------------------
 
 FULL = Policy(
-    limits=Limits(fuel=1000, fuel_refill=1, fuel_refill_max=5000),
+    limits=Limits(fuel=1000, fuel_refill=1, fuel_refill_max=5000, fuel_time=3.0),
     custom={"gpu": True, "cores": Numeric(2, 1, 8), "models": ("a", "b"), "tier": "x"},
 ).replace(
     environment=Policy.loads(
@@ -1581,11 +1738,11 @@ def test_copies_are_equal_and_frozen(policy: Policy) -> None:
 # one changes: if a preset itself was changed on purpose, take the new digest over here and tell it in the changelog;
 # if a field was added, give it an entry in `_LATER` in `stockade.policy._policy`, which keeps the digests as they were.
 DIGESTS: dict[str, str] = {
-    "default": "d3f3057baff36828d16dff33c8795e53cef0e07f2e92bbfc1088ee79cdbba3f9",
-    "minimal": "ea2eb0360a6618e4f45b90a5cf092a5fb3e59779712f7ca0e1551e72402dd656",
-    "strict": "a2de96707cac7406754d0c64fcece4a3ae4a0af1c27600a93c5fca5fefef3eba",
-    "basic": "c42422c188f33106f06127e33afab1acc2b940f58b162fd8b423327916c213c8",
-    "permissive": "7b0d085e890a65ab5ca5df3548d00eef1c2463cce092626f993940e1abaea757",
+    "default": "e7198f43a720c78920d3ec2c0dfcab120016e55d6ce57b5f71039ab2bd02c9f3",
+    "minimal": "5306dc0933b70d0bc5e37a40d9a18d7e2af77ed1a589441198e7abcf92dbd98b",
+    "strict": "80fc5abcddeee2a31273e8d910602dd25f2804cae7f7080ce004890e7e4f472e",
+    "basic": "56178ee276f48219b12277ff004391b4c9c0a15b3bdc7acdb0a77cc81038df2e",
+    "permissive": "87c136579c1736adbb5c784ec6b5b608469b976cdf2dd84493a18aa6610bb822",
 }
 
 

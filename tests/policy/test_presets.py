@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import stockade
@@ -27,6 +28,7 @@ DEFAULT: dict[str, object] = {
     "limits.fuel_refill": 0,
     "limits.fuel_refill_interval": 1.0,
     "limits.fuel_refill_max": 0,
+    "limits.fuel_time": None,
     "limits.wall_time": 5.0,
     "limits.idle_time": None,
     "limits.cpu_percent": 100,
@@ -481,6 +483,11 @@ def test_the_same_in_documents(document: str, message: str | None) -> None:
 
 # -- refills --------------------------------------------------------------------------------------------------------
 
+NO_UNITS = (
+    "limits.fuel_refill needs a budget in units, which limits.fuel_time is not: set limits.fuel, too, "
+    "or leave the refills out"
+)
+
 
 @pytest.mark.parametrize(
     ("fields", "message"),
@@ -505,6 +512,10 @@ def test_the_same_in_documents(document: str, message: str | None) -> None:
         (
             {"fuel": None, "fuel_refill": 5, "fuel_refill_max": 5},
             "limits.fuel_refill says nothing where fuel is unlimited: leave it out",
+        ),
+        (
+            {"fuel": None, "fuel_time": 2.0, "fuel_refill": 5, "fuel_refill_max": 5},
+            NO_UNITS,
         ),
         (
             {"fuel": 10, "fuel_refill": -1, "fuel_refill_max": 10},
@@ -537,6 +548,7 @@ def test_refills_that_make_sense_can_be_written() -> None:
     """Holds item 33: the positive twin, at the borders; in a document with units."""
     least = Limits(fuel=1, fuel_refill=1, fuel_refill_max=1, fuel_refill_interval=0.001)
     assert (least.fuel, least.fuel_refill, least.fuel_refill_max, least.fuel_refill_interval) == (1, 1, 1, 0.001)
+    assert msgspec.structs.replace(least, fuel_time=0.001).fuel_time == 0.001
 
     text = "[limits]\nfuel = 10_000\nfuel_refill = 1_000\nfuel_refill_interval = '250ms'\nfuel_refill_max = 20_000"
     written = Policy.loads(text).limits

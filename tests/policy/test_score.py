@@ -170,6 +170,15 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
         ({"on_violation": "stop"}, {"on_violation": "deny"}, "violations", 1),
         ({"on_violation": "deny"}, {"on_violation": "note"}, "violations", 1),
         ({"limits": Limits(fuel=10**15)}, {"limits": Limits(fuel=None)}, "time", 2),
+        ({"limits": Limits(fuel=None, fuel_time=1e8)}, {"limits": Limits(fuel=None)}, "time", 2),
+        ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)}, "time", 1),
+        (
+            {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1, fuel_time=1e8)},
+            {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)},
+            "time",
+            1,
+        ),
+        ({"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)}, {"limits": Limits(fuel=None)}, "time", 1),
         ({"limits": Limits(wall_time=60)}, {"limits": Limits(wall_time=60.001)}, "time", 2),
         ({"limits": Limits(wall_time=3600)}, {"limits": Limits(wall_time=3600.001)}, "time", 2),
         ({"limits": Limits(wall_time=3600.001)}, {"limits": Limits(wall_time=None)}, "time", 0),
@@ -300,14 +309,12 @@ def _without(policy: Policy, path: str) -> Policy:
     section, _, field = path.partition(".")
     if section in ("network", "process"):
         return policy.replace(**{section: getattr(Policy(), section)})
-    if field == "fuel_refill":
-        return policy.replace(fuel_refill=0, fuel_refill_max=0)
     return policy.replace(**{field: getattr(getattr(Policy(), section), field)})
 
 
 @settings(deadline=None, max_examples=100)
 @given(policies())
-@example(Policy(limits=Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)))
+@example(Policy(network=Network(mode="loopback"), process=Process(mode="full")))
 @example(Policy(features=Features(threads=True, gc=True)))
 def test_asking_for_what_is_not_enforced_never_raises_a_score(policy: Policy) -> None:
     """Holds H69: without the fields that cannot be enforced, a policy has at least the same points."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
-from stockade.cli._terminal import interruptible, progress, show_output, show_report, show_value
+from stockade.cli._terminal import LiveOutput, interruptible, progress, show_output, show_report, show_value
 from stockade.execution import Module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
@@ -49,10 +50,11 @@ _TEXT_MARK = "text:"
 )
 @click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read what the invoked function returns as this.")
 @click.option("--policy", "base", type=PolicyName(), default="default", show_default=True, help="The policy.")
-@click.option("--fuel", metavar="UNITS", help='Fuel budget, about one unit an instruction, or "unlimited".')
+@click.option("--fuel", metavar="UNITS", help='Fuel budget: units; "~2s", an estimate; or "unlimited".')
 @click.option("--memory", metavar="SIZE", help="Most memory, such as 64MiB.")
 @click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
 @click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the run happens.")
+@click.option("--live", is_flag=True, help="Print output as it is written: all of it, also what no report would keep.")
 @click.option("--report", "wants_report", is_flag=True, help="Show the whole report on stderr.")
 @click.option("--json", "wants_json", is_flag=True, help="Print the report, output included, as JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but what the guest says.")
@@ -68,6 +70,7 @@ def run(
     memory: str | None,
     timeout: str | None,
     isolation: str,
+    live: bool,
     wants_report: bool,
     wants_json: bool,
     quiet: bool,
@@ -82,6 +85,10 @@ def run(
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if returns is not None and invoke is None:
         raise click.UsageError("--returns tells how to read what a function returns: name the function with --invoke")
+    if live and wants_json:
+        raise click.UsageError("--live prints output as it is written, --json prints it in the report: choose one")
+    if live and invoke is not None:
+        raise click.UsageError("--live is for commands: a function that is called with --invoke prints at its end")
     policy = _policy(base, directories, fuel=fuel, memory=memory, timeout=timeout)
     with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
         loaded = Module.load(module, limit_bytes=policy.limits.module_size)
@@ -91,8 +98,10 @@ def run(
             params = loaded.function_entry(invoke).type.params
             report = sandbox.call(loaded, invoke, *_arguments(args, params), returns=returns)
         else:
-            report = sandbox.run(loaded, args, stdin=_stdin, env=_environment(variables))
-    _show(report, returns, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
+            out, err = (LiveOutput(sys.stdout), LiveOutput(sys.stderr)) if live else (None, None)
+            environment = _environment(variables)
+            report = sandbox.run(loaded, args, stdin=_stdin, env=environment, on_stdout=out, on_stderr=err)
+    _show(report, returns, live=live, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
     return exit_status(report)
 
 
@@ -107,7 +116,8 @@ def _policy(
     ):
         if text is not None:
             try:
-                changes[field] = parse(text)
+                # An estimate is for the policy to read.
+                changes[field] = text if field == "fuel" and text.startswith("~") else parse(text)
                 if changes[field] is None and field == "memory":
                     raise ValueError("memory cannot be unlimited: give a limit, such as 1GiB")
             except ValueError as problem:
@@ -166,11 +176,14 @@ def _stdin(size: int) -> bytes | None:
         return b""
 
 
-def _show(report: Report, returns: Returns | None, *, wants_report: bool, wants_json: bool, quiet: bool) -> None:
+def _show(
+    report: Report, returns: Returns | None, *, live: bool, wants_report: bool, wants_json: bool, quiet: bool
+) -> None:
     if wants_json:
         click.echo(report.to_json())
         return
-    show_output(report)
+    if not live:
+        show_output(report)
     show_value(report, returns)
     if quiet:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from codecs import getincrementaldecoder
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,23 @@ from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TextIO
 
     from rich.table import Table
 
     from stockade.execution import Returns
     from stockade.report import Report
 
-__all__ = ["interruptible", "progress", "report_table", "show_output", "show_report", "show_table", "show_value"]
+__all__ = [
+    "LiveOutput",
+    "interruptible",
+    "progress",
+    "report_table",
+    "show_output",
+    "show_report",
+    "show_table",
+    "show_value",
+]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
 
@@ -86,6 +97,27 @@ def show_output(report: Report) -> None:
         if dropped:
             name = "stdout" if stream is sys.stdout else "stderr"
             sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
+
+
+class LiveOutput:
+    """Passes a stream of the guest on as it is written, harmless to terminals, as `show_output` does at the end.
+
+    Args:
+        stream: Where it goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        # A character may be cut in two by the border between two pieces.
+        self._decode = getincrementaldecoder("utf-8")("replace").decode
+
+    def __call__(self, piece: bytes) -> None:
+        """Passes a piece on."""
+        if self._stream.isatty():
+            self._stream.write(terminal_safe(self._decode(piece).encode()))
+        else:
+            self._stream.buffer.write(piece)
+        self._stream.flush()
 
 
 def show_value(report: Report, returns: Returns | None) -> None:

@@ -19,13 +19,14 @@ from stockade.engine._failure import (
 )
 from stockade.engine._features import PROPOSALS, Proposal, features_used
 from stockade.engine._folders import private_folders
-from stockade.engine._instance import F32_OVERFLOW, INTEGER_BITS, Directory, Instance, Memory, Number
+from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._parent import end_with
 from stockade.engine._seam import library_folder, wasmtime_version
 
 __all__ = [
     "F32_OVERFLOW",
+    "FUEL_SLICE",
     "INTEGER_BITS",
     "MAX_POOLED_MEMORIES",
     "MAX_POOLED_TABLES",

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CompiledModule", "LinkedModule", "compile_to_bytes"]
 
+MAPS_PER_MEMORY = 3
+"""What is in use of a memory, the image that it begins with, and what is reserved."""
+
+MAPS_PER_STACK = 2
+"""The stack, and the page behind it that must not be touched."""
+
 
 def _free_module(module: int) -> None:
     # SAFETY: called once, when the last reference to the CompiledModule is gone; what is linked holds its own.
@@ -35,6 +41,8 @@ class LinkedModule:
     Args:
         compiled: The machine code.
         lending: Functions beside native WASI.
+        parks: Whether it imports the function that halts guests.
+        memories: How many memories it has.
 
     Raises:
         LinkError: An import is neither.
@@ -43,9 +51,13 @@ class LinkedModule:
         engine: Its engine.
         prelinked: The `wasmtime_instance_pre_t`.
         lends: Whether there are functions beside native WASI.
+        parks: Whether it imports the function that halts guests.
+        maps: How many memory maps of the kernel an instance takes, at most.
     """
 
-    def __init__(self, compiled: CompiledModule, lending: Lending | None = None) -> None:
+    def __init__(
+        self, compiled: CompiledModule, lending: Lending | None = None, *, parks: bool = False, memories: int = 2
+    ) -> None:
         api = capi()
         prelinked = c_void_p()
         linker = compiled.engine.linker if lending is None else lending.linker
@@ -56,6 +68,8 @@ class LinkedModule:
         self.engine = compiled.engine
         self.prelinked = prelinked.value
         self.lends = lending is not None
+        self.parks = parks
+        self.maps = MAPS_PER_MEMORY * memories + MAPS_PER_STACK
         self._held = (compiled, lending)
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 

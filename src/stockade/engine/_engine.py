@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stockade.engine._failure import error_text
+from stockade.engine._parking import define_parking
 from stockade.engine._seam import capi
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
@@ -21,8 +25,15 @@ __all__ = [
     "assemble",
 ]
 
-_MAX_INSTANCES = 1000
-"""Instances that one engine keeps slots for; one run or session takes one."""
+_POOL_INSTANCES = 1000
+"""Instances that one pooled engine keeps slots for; one run or session takes one."""
+
+_POOL_MAPS = 2 * _POOL_INSTANCES
+"""Memory maps that a pooled engine takes from its making on: its stacks."""
+
+_SPARED_MAPS = 8_000
+"""Memory maps that are left to everything else in the process: libraries, machine code, threads. A thread that finds no
+map left for the stack of its signal handlers aborts the process, so guests must never take the last ones."""
 
 MAX_POOLED_MEMORIES = 8
 """Memories that a pooled instance may have, the guard's included."""
@@ -32,9 +43,6 @@ MAX_POOLED_TABLES = 8
 
 MAX_POOLED_TABLE_ELEMENTS = 65_536
 """Elements that a table of a pooled instance may have (512 KiB of reserved, untouched address space each)."""
-
-_MEMORY_RESERVATION_BYTES = 4 << 30
-"""Address space that wasmtime reserves for each memory, so that bounds checks cost nothing."""
 
 _KEEP_RESIDENT_BYTES = 64 << 10
 """Memory of a finished instance up to this size is cleared by hand, which is faster than asking the kernel to."""
@@ -124,10 +132,10 @@ def _build(api: Any, config: EngineConfig) -> int:
     if config.pooled:
         pool = api.pooling_allocation_config_new()
         for name, value in {
-            "total_core_instances": _MAX_INSTANCES,
-            "total_memories": _MAX_INSTANCES * 2,
-            "total_tables": _MAX_INSTANCES * 2,
-            "total_stacks": _MAX_INSTANCES,
+            "total_core_instances": _POOL_INSTANCES,
+            "total_memories": _POOL_INSTANCES * 2,
+            "total_tables": _POOL_INSTANCES * 2,
+            "total_stacks": _POOL_INSTANCES,
             "max_memories_per_module": MAX_POOLED_MEMORIES,
             "max_tables_per_module": MAX_POOLED_TABLES,
             "max_core_instance_size": 64 << 20,
@@ -150,6 +158,9 @@ class Engine:
 
     _engines: dict[EngineConfig, Engine] = {}  # noqa: RUF012 - the shared registry, guarded by the lock
     _lock = threading.Lock()
+    _maps = 0
+    """Memory maps that all engines of the process and their instances take, at most."""
+    _maps_lock = threading.Lock()
     _forked = False
 
     def __init__(self, config: EngineConfig) -> None:
@@ -160,10 +171,15 @@ class Engine:
         self.linker = api.linker_new(self.pointer)
         if error := api.linker_define_wasi(self.linker):
             raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
+        define_parking(api, self.linker)
         increment, pointer = api.engine_increment_epoch, self.pointer
         self.ticker = Ticker(lambda: increment(pointer))
         # How many instances exist right now.
         self.live_instances = 0
+        self._most_instances: float = _POOL_INSTANCES if config.pooled else math.inf
+        if config.pooled:
+            with self._maps_lock:
+                Engine._maps += _POOL_MAPS
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -196,28 +212,37 @@ class Engine:
         """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
         cls._forked = True
         cls._lock = threading.Lock()
+        cls._maps_lock = threading.Lock()
         for engine in cls._engines.values():
             engine.ticker.forget()
             engine.live_instances = 0
 
-    def admit(self) -> None:
-        """Counts one more instance.
+    def admit(self, maps: int) -> bool:
+        """Counts one more instance, if there is room for it.
 
-        Raises:
-            EngineError: All slots are taken.
+        Args:
+            maps: How many memory maps it takes.
         """
-        with self._lock:
-            if self.live_instances >= _MAX_INSTANCES:
-                raise EngineError(
-                    f"{_MAX_INSTANCES} runs and sessions are open on this engine, which is all it has room for: "
-                    "close sessions that are done, or run fewer at once"
-                )
+        with self._maps_lock:
+            if self.live_instances >= self._most_instances or Engine._maps + maps > _most_maps():
+                return False
             self.live_instances += 1
+            Engine._maps += maps
+            return True
 
-    def dismiss(self) -> None:
-        """Counts one instance less."""
-        with self._lock:
+    def dismiss(self, maps: int) -> None:
+        """Counts one instance less, which took so many memory maps."""
+        with self._maps_lock:
             self.live_instances -= 1
+            Engine._maps -= maps
+
+    def full(self) -> EngineError:
+        """What to say where there is no room for an instance."""
+        return EngineError(
+            f"{self._maps:,} memory maps are taken by {sum(e.live_instances for e in self._engines.values()):,} runs "
+            f"and sessions that are open, and the kernel gives a process {_kernel_maps():,}: close sessions that are "
+            "done, run fewer at once, or raise vm.max_map_count (docs/performance.md)"
+        )
 
     def validate(self, wasm: bytes) -> None:
         """Checks that a module is valid under the proposals of this engine.
@@ -228,6 +253,21 @@ class Engine:
         # SAFETY: `wasm` is borrowed for the call only.
         if error := capi().module_validate(self.pointer, wasm, len(wasm)):
             raise InvalidModule(f"not valid WebAssembly: {error_text(error)}")
+
+
+@cache
+def _kernel_maps() -> int:
+    """How many memory maps the kernel gives a process (Documentation/admin-guide/sysctl/vm.rst, max_map_count)."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 65_530
+
+
+@cache
+def _most_maps() -> int:
+    """How many of them engines and instances may take."""
+    return max(_kernel_maps() - _SPARED_MAPS, 2 * _POOL_MAPS)
 
 
 def assemble(text: str) -> bytes:

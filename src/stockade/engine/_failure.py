@@ -16,6 +16,7 @@ __all__ = [
     "OUT_OF_FUEL",
     "STACK_OVERFLOW",
     "TRAP_CODES",
+    "UNREACHABLE",
     "EngineFrame",
     "Failure",
     "error_text",
@@ -42,7 +43,7 @@ TRAP_CODES: dict[int, tuple[str, str]] = {
 }
 """Code of `wasmtime_trap_code_enum` (traps of core modules) -> its name in reports, and what it means."""
 
-STACK_OVERFLOW, OUT_OF_FUEL = 0, 11
+STACK_OVERFLOW, UNREACHABLE, OUT_OF_FUEL = 0, 9, 11
 
 _MAX_FRAMES = 32
 """A report shows this many frames of a backtrace: enough to find the place, too few to flood."""

@@ -7,17 +7,18 @@ from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
 from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
-from stockade.engine._failure import Failure, error_text
+from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._lending import check_room, running
+from stockade.engine._parking import PARKING, Bed
 from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stockade.engine._compiled import LinkedModule
 
-__all__ = ["F32_OVERFLOW", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
+__all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
 Number = int | float | bytes
 """What functions take and return; a v128 is its 16 bytes, as they lie in memory."""
@@ -32,14 +33,22 @@ Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
 _PAGE_BYTES: Final = 65_536
-_FUEL_SLICE: Final = 10_000_000
-"""The guest yields at least this often while it burns fuel, so that the fuel read after a stop is never older."""
+FUEL_SLICE: Final = 2_000_000
+"""The guest yields whenever it has burned so much, about 2 ms: only then is its fuel known, for a running loop keeps
+what it burns in a register."""
+
+_TICKS: Final = 2
+"""A guest that counts fuel also yields at the second tick of the epoch after it went on, for fuel may last long; at the
+first, which may come at once, it would seldom get to the end of a slice of fuel."""
 
 _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
+
+_FUEL_IS_KNOWN: Final = (OUT_OF_FUEL, UNREACHABLE)
+"""Traps before which the guest's count of fuel is written back."""
 
 _PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64"), "v128": (4, "v128")}
 _MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
@@ -140,10 +149,11 @@ class Memory:
 class Instance:
     """An instance of a compiled module in a store of its own.
 
-    Use it from one thread at a time, and close it.
+    Use it from one thread at a time, and close it. A function is called in steps: `begin`, then `poll` until that says
+    that it is over, then `results`; or `abandon`. Between two polls the guest is halted, and another thread may go on.
 
     Args:
-        linked: What to instantiate.
+        linked: What to instantiate. Its engine has admitted the instance; closing it tells the engine.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -153,10 +163,21 @@ class Instance:
         EngineError: There is no room, or a directory could not be opened.
 
     Attributes:
+        bed: Where its guest sleeps when it waits; None where it cannot.
         failure: Why the last call did not return.
         problem: What a host function raised in it.
         owner: For whoever made the instance: host functions find it here.
+        exact: Whether `fuel_left` tells how much there is, and not how much there was up to `FUEL_SLICE` ago. Only then
+            may it be set.
     """
+
+    exact = True
+    failure: Failure | None = None
+    problem: BaseException | None = None
+    owner: object = None
+    _future: int | None = None
+    _values: Any = None
+    _result_types: Sequence[str] = ()
 
     def __init__(
         self,
@@ -169,8 +190,8 @@ class Instance:
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
-        engine.admit()
         self._engine = engine
+        self._ticker = engine.ticker
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
@@ -184,9 +205,10 @@ class Instance:
         self._extern = base + _EXTERN
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
-        self.failure: Failure | None = None
-        self.problem: BaseException | None = None
-        self.owner: object = None
+        self.bed = Bed() if linked.parks else None
+        self._calls_back = linked.parks or linked.lends
+        self._metered = fuel is not None
+        self._ticks = _TICKS if self._metered else 1
         try:
             api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
@@ -196,19 +218,35 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(self._context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            error = api.instance_pre_instantiate(linked.prelinked, self._context, self._instance, self._trap)
+            if linked.parks:
+                error = self._instantiate_async(linked)
+            else:
+                error = api.instance_pre_instantiate(linked.prelinked, self._context, self._instance, self._trap)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
             if out.trap:
                 self.failure = self._take_trap()
             if fuel is not None:
-                api.context_fuel_async_yield_interval(self._context, _FUEL_SLICE)
-            api.context_epoch_deadline_async_yield_and_update(self._context, 1)
-            api.context_set_epoch_deadline(self._context, 1)
+                api.context_fuel_async_yield_interval(self._context, FUEL_SLICE)
+            api.context_epoch_deadline_async_yield_and_update(self._context, self._ticks)
         except BaseException:
             self.close()
             raise
+
+    def _instantiate_async(self, linked: LinkedModule) -> int | None:
+        """Instantiates what imports an asynchronous function, which the library does no other way."""
+        api = self._api
+        # SAFETY: the future borrows module, store and the places in `out` until it is deleted, here. Nothing of the
+        # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
+        future = api.instance_pre_instantiate_async(
+            linked.prelinked, self._context, self._instance, self._trap, self._error
+        )
+        while not api.call_future_poll(future):
+            pass
+        api.call_future_delete(future)
+        error, self._out.error = self._out.error, None
+        return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
         api = self._api
@@ -278,30 +316,21 @@ class Instance:
         handle = _Handle.from_buffer_copy(value.of)
         address = addressof(handle)
         for slot, name in calls:
+            if name == PARKING and self.bed is None:
+                self.bed, self._calls_back = Bed(), True
             found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
             assert found, name
             value.kind = _FUNCREF
             if error := api.table_set(context, address, slot, extern):
                 raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
 
-    def call(
-        self,
-        export: bytes,
-        arguments: Sequence[tuple[str, Number]],
-        result_types: Sequence[str],
-        may_go_on: Callable[[], bool],
-    ) -> list[Number] | None:
-        """Calls an exported function, looking up at every tick.
+    def begin(self, export: bytes, arguments: Sequence[tuple[str, Number]], result_types: Sequence[str]) -> None:
+        """Begins a call of an exported function; nothing of the guest runs before the first `poll`.
 
         Args:
             export: Its name.
             arguments: Type and value of each argument.
             result_types: Types of its results.
-            may_go_on: Asked at every tick; when it says no, or raises, the guest is stopped where it is.
-
-        Returns:
-            The results; None where the guest did not return: then `failure` tells why, or is None where
-            `may_go_on` stopped it.
 
         Raises:
             KeyError: There is no function of that name.
@@ -319,13 +348,15 @@ class Instance:
         first = addressof(values) if values is not None else 0
         results = first + ctypes.sizeof(Value) * len(arguments)
         self.failure = None
-        lends = self._linked.lends
-        if lends:
+        self._values, self._result_types = values, result_types
+        if self._linked.lends:
             check_room()
+        assert self._future is None
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
-        # all of them are kept by `self._out` and `values`, and nothing else uses the store before that. Deleting an
-        # unfinished future unwinds the guest. `poll` is never called again after it said that it is done.
-        future = api.func_call_async(
+        # all of them are kept by `self._out` and `self._values`, and nothing else uses the store before that but to ask
+        # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
+        # unwinds the guest. `poll` is never called again after it said that it is done.
+        self._future = api.func_call_async(
             self._context,
             self._handle,
             first or None,
@@ -335,38 +366,85 @@ class Instance:
             self._trap,
             self._error,
         )
-        poll = api.call_future_poll
-        if lends:
+
+    def poll(self) -> bool:
+        """Lets the guest run until it returns or traps, or yields.
+
+        Returns:
+            Whether the call is over. If not, `is_parked` says whether the guest waits for something; else it yields
+            for others.
+        """
+        ticker = self._ticker
+        ticks = ticker.count
+        # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
+        # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
+        self._api.context_set_epoch_deadline(self._context, self._ticks)
+        calls_back = self._calls_back
+        if calls_back:
             running.instances.append(self)
+        ticker.enter()
         try:
-            while not poll(future):
-                if not may_go_on():
-                    return None
+            if self._api.call_future_poll(self._future):
+                self._end()
+                return True
         finally:
-            api.call_future_delete(future)
-            if lends:
+            ticker.leave()
+            if calls_back:
                 running.instances.pop()
+        if self._metered:
+            self.exact = self.is_parked or ticker.count - ticks < _TICKS
+        return False
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the guest waits, until it is woken."""
+        return self.bed is not None and self.bed.taken
+
+    def wake(self) -> None:
+        """Lets a guest that waits go on when it is polled the next time."""
+        if self.bed is not None:
+            self.bed.wake()
+
+    def abandon(self) -> None:
+        """Ends the call under way where it is, if there is one."""
+        if self._future is not None:
+            self._end()
+
+    def _end(self) -> None:
+        future, self._future = self._future, None
+        # SAFETY: we own the future, which is deleted once: nobody else finds it any more.
+        self._api.call_future_delete(future)
+
+    def results(self) -> list[Number] | None:
+        """Returns the results of a call that is over; None where it did not return: then `failure` tells why."""
         if self._out.trap:
             self.failure = self._take_trap()
+            self.exact = self.failure.code in _FUEL_IS_KNOWN
             return None
         if self._out.error:
             error, self._out.error = self._out.error, None
             self.failure = Failure.from_error(error)
             return None
-        if values is None:
+        self.exact = True
+        if self._values is None:
             return []
         # SAFETY: the engine wrote each result's kind beside it, so the member that is read is the one that was written;
         # what is read is a copy.
-        found = [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(arguments) :]]
-        return found if "v128" not in result_types else [bytes(v) if isinstance(v, ctypes.Array) else v for v in found]
+        values, types = self._values, self._result_types
+        found = [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(values) - len(types) :]]
+        return found if "v128" not in types else [bytes(v) if isinstance(v, ctypes.Array) else v for v in found]
 
-    def set_fuel(self, fuel: int) -> None:
-        """Sets the budget anew."""
+    def set_fuel(self, fuel: int, slice_: int = FUEL_SLICE) -> None:
+        """Sets the fuel that is left, and after how much of it the guest yields.
+
+        Between two polls of a call only where `exact` says that the guest's own count has been written back.
+        """
         # SAFETY: the store is alive, and nothing of it runs.
         self._api.context_set_fuel(self._context, fuel)
+        self._api.context_fuel_async_yield_interval(self._context, slice_)
 
     def fuel_left(self) -> int:
-        """Returns the fuel that is left; after a stop in mid-loop it may be old by one slice of 10 million units."""
+        """Returns the fuel that is left; `exact` tells whether that is old."""
         # SAFETY: writes one number into `out`. The engine counts fuel where the caller asks for this.
         self._api.context_get_fuel(self._context, self._number)
         return int(self._out.number)
@@ -375,6 +453,7 @@ class Instance:
         """Frees the store and all that is in it. Closing twice is harmless."""
         store, self._store = self._store, None
         if store is not None:
+            self.abandon()
             # SAFETY: we own the store; no future is alive, no handle is used after this.
             self._api.store_delete(store)
-            self._engine.dismiss()
+            self._engine.dismiss(self._linked.maps)

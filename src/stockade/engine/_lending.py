@@ -20,12 +20,11 @@ from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FunctionType
 
     from stockade.engine._engine import Engine
     from stockade.engine._instance import Instance, Memory, Number
 
-__all__ = ["FindMemory", "Lending", "Lent", "check_room", "running"]
+__all__ = ["FindMemory", "Lending", "Lent", "check_room", "deaf_at_entry", "function_type", "running"]
 
 FindMemory: TypeAlias = "Callable[[bytes], Memory]"
 """Finds an exported memory of the guest that calls; good during the call only. Raises KeyError."""
@@ -98,13 +97,15 @@ def _trampoline(number: int, caller: int, arguments: int, count: int, results: i
     return None
 
 
-def _deaf_at_entry(function: FunctionType) -> None:
-    """Has a function begin without looking for signals, which comes before any `try` of it could catch what they raise.
+def deaf_at_entry(function: Callable[..., object]) -> None:
+    """Has a function begin without looking for signals, before any `try` of it could catch what they raise.
 
     Python looks for them at the instruction RESUME, unless its argument says that it follows a `yield from`.
     """
     from dis import get_instructions
+    from types import FunctionType
 
+    assert isinstance(function, FunctionType)
     code = function.__code__
     steps = get_instructions(code)
     # Cells for its variables are made before.
@@ -129,7 +130,7 @@ def check_room(levels: int = _CALLBACK_LEVELS) -> int:
 
 @cache  # Kept for the life of the process, as the library holds its address.
 def _callback() -> c_void_p:
-    _deaf_at_entry(_trampoline)  # type: ignore[arg-type]
+    deaf_at_entry(_trampoline)
     made = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)(_trampoline)
     _callbacks.append(made)
     return ctypes.cast(made, c_void_p)
@@ -160,7 +161,7 @@ class Lending:
             number = next(_numbers)
             _lent[number] = function
             numbers.append(number)
-            type_ = _function_type(api, function)
+            type_ = function_type(api, function.params, function.results)
             # SAFETY: names and type are borrowed for the call; the number is no pointer, and needs no finalizer.
             error = api.linker_define_func(
                 self.linker,
@@ -184,9 +185,16 @@ def _let_go(linker: int, numbers: list[int]) -> None:
         _lent.pop(number, None)
 
 
-def _function_type(api: Any, function: Lent) -> int:
+def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:
+    """Makes a `wasm_functype_t`, which is the caller's to delete.
+
+    Args:
+        api: The C API.
+        params: The types of its parameters.
+        results: The types of its results.
+    """
     vectors = []
-    for types in (function.params, function.results):
+    for types in (params, results):
         kinds = (c_void_p * len(types))(*(api.valtype_new(_KINDS[name]) for name in types))
         vector = (c_size_t * 2)()
         # SAFETY: the vector takes the types; the array that held their addresses is ours.

@@ -156,7 +156,9 @@ def conclude(
         violations += (_stopped("timeout", "limits.wall_time", limits.wall_time, wall_seconds),)
     elif ending.failure.code == OUT_OF_FUEL:
         outcome = Outcome.FUEL
-        violations += (_stopped("fuel", "limits.fuel", limits.fuel, fuel),)
+        # What was measured for `fuel_time` is a number of units, too.
+        path = "limits.fuel_time" if plan.fuel == plan.fuel_most else "limits.fuel"
+        violations += (_stopped("fuel", path, plan.fuel, fuel),)
     else:
         trap = _trap(plan, ending.failure)
         outcome = Outcome.TRAP

@@ -12,18 +12,28 @@ from stockade.execution._inputs import Inputs, environment
 from stockade.execution._module import Module, Source
 from stockade.execution._mounts import Grants
 from stockade.execution._plan import Plan, make_plan
-from stockade.execution._run import Guest, Watch
+from stockade.execution._run import Guest
 from stockade.policy import Policy, check_enforceable
 from stockade.report import PolicyInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from stockade.execution._steps import Watch
+    from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
 
 __all__ = ["Ground"]
 
 _MAX_PLANS = 64
+
+
+def _units_for(seconds: float) -> int:
+    """Estimates the fuel for some seconds of computing."""
+    # To measure that, a guest runs on a ground of its own.
+    from stockade.execution._calibrate import calibrate
+
+    return calibrate().fuel(seconds)
 
 
 def _silent(step: str) -> None:
@@ -74,7 +84,8 @@ class Ground:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            self._keep(plan := make_plan(module, self.policy, self._grants.directories, self._functions, progress))
+            plan = make_plan(module, self.policy, self._grants.directories, self._functions, _units_for, progress)
+            self._keep(plan)
         return plan
 
     def _keep(self, plan: Plan) -> None:
@@ -83,13 +94,29 @@ class Ground:
             while len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)
 
-    def guest(self, module: Module, watch: Watch, inputs: Inputs = Inputs()) -> Guest:  # noqa: B008 - it is frozen
+    def history(self, module: Module) -> Sequence[tuple[int, float]]:
+        """Returns the units and the seconds of the latest runs of a module."""
+        plan = self._plans.get(module.sha256)
+        return () if plan is None else tuple(plan.history)
+
+    def is_ready(self, module: Module) -> bool:
+        """Whether the module can run at once, without being compiled first."""
+        return module.sha256 in self._plans
+
+    def guest(
+        self,
+        module: Module,
+        watch: Watch,
+        inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+        streams: Streams | None = None,
+    ) -> Guest:
         """Makes a live instance of a module.
 
         Args:
             module: The module.
             watch: Says when it must stop.
             inputs: What it is given.
+            streams: Serves it while it runs; by default, the callbacks of its inputs.
 
         Raises:
             ModuleError: It cannot be run.
@@ -114,5 +141,5 @@ class Ground:
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
             watch=watch,
-            streams=inputs.streams(),
+            streams=streams if streams is not None else inputs.streams(watch),
         )

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+import inspect
+import queue
+import select
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.execution._pipe import Pipe
 from stockade.execution._streams import Streams
 
-__all__ = ["Inputs", "OnOutput", "Stdin", "environment"]
+if TYPE_CHECKING:
+    import asyncio
 
-Stdin: TypeAlias = bytes | str | Callable[[int], bytes | None]
-"""A guest's standard input: all of it, or a function that fetches it piece by piece."""
+    from stockade.execution._steps import Watch
+    from stockade.report import Progress
+
+__all__ = ["AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "Stdin", "environment"]
+
+Fetch: TypeAlias = Callable[[int], bytes | None]
+
+Stdin: TypeAlias = "bytes | str | Fetch | Pipe | queue.Queue[bytes | None] | IO[bytes]"
+"""A guest's standard input: all of it; a function that is called with a number of bytes and returns at most so many
+(none at the end, None where there are none yet); a pipe; a queue, in which None is the end; or an open binary file."""
+
+AsyncStdin: TypeAlias = (
+    "Stdin | Callable[[int], Awaitable[bytes | None]] | AsyncIterator[bytes] | asyncio.Queue[bytes | None]"
+    " | asyncio.StreamReader"
+)
+"""The same, or what an event loop can wait for."""
 
 OnOutput: TypeAlias = Callable[[bytes], object]
 """Is given a piece of output."""
+
+OnOutputAsync: TypeAlias = Callable[[bytes], Awaitable[object] | object]
+"""The same; what it returns is awaited, if it can be."""
+
+OnProgress: TypeAlias = "Callable[[Progress], object]"
+"""Is told how far a run is."""
 
 
 class Inputs(NamedTuple):
@@ -27,13 +52,15 @@ class Inputs(NamedTuple):
         env: Its environment, beside what the policy passes on.
         on_stdout: Is given stdout in pieces as they are written.
         on_stderr: The same for stderr.
+        on_progress: Is told how far the run is.
     """
 
     args: Sequence[str | bytes] = ()
-    stdin: Stdin = b""
+    stdin: AsyncStdin = b""
     env: Mapping[str, str] | None = None
     on_stdout: OnOutput | None = None
     on_stderr: OnOutput | None = None
+    on_progress: OnProgress | None = None
 
     def arguments(self) -> list[bytes]:
         """Returns the arguments as a guest gets them.
@@ -46,17 +73,97 @@ class Inputs(NamedTuple):
         return [_c_string(arg, "an argument") for arg in self.args]
 
     def input(self) -> bytes:
-        """Returns the standard input, as far as it is there; what a function fetches is not."""
-        if callable(self.stdin):
-            return b""
-        return self.stdin.encode() if isinstance(self.stdin, str) else bytes(self.stdin)
+        """Returns the standard input, as far as it is there; what has to be fetched is not."""
+        if isinstance(self.stdin, str):
+            return self.stdin.encode()
+        return bytes(self.stdin) if isinstance(self.stdin, bytes | bytearray | memoryview) else b""
 
-    def streams(self) -> Streams | None:
-        """Returns the callbacks; None where there are none."""
-        fetch = self.stdin if callable(self.stdin) else None
-        if fetch is None and self.on_stdout is None and self.on_stderr is None:
+    @property
+    def served(self) -> bool:
+        """Whether somebody has to serve the run while it is under way."""
+        return (
+            (type(self.stdin) is not bytes and not isinstance(self.stdin, str | bytes | bytearray | memoryview))
+            or self.on_stdout is not None
+            or self.on_stderr is not None
+            or self.on_progress is not None
+        )
+
+    def fetcher(self, watch: Watch) -> tuple[Fetch | None, bool]:
+        """Returns what fetches the standard input, and whether it wakes the run when there is more.
+
+        Args:
+            watch: The watch of the run.
+
+        Raises:
+            UsageError: Nothing can be read from that, or not here.
+        """
+        source = self.stdin
+        if isinstance(source, str | bytes | bytearray | memoryview):
+            return None, False
+        if isinstance(source, Pipe):
+            source.attach(watch.wake)
+            return source.take, True
+        if isinstance(source, queue.Queue):
+            return _Taker(source).take, False
+        if callable(source) and not inspect.iscoroutinefunction(source):
+            return cast("Fetch", source), False
+        if hasattr(source, "read") and not hasattr(source, "at_eof"):
+            return _reader(cast("IO[bytes]", source)), False
+        raise UsageError(
+            f"stdin is {type(source).__name__}: give bytes, text, a function, a stockade.Pipe, a queue.Queue or a "
+            "binary file; what only an event loop can wait for is for run_async"
+        )
+
+    def streams(self, watch: Watch) -> Streams | None:
+        """Returns the callbacks; None where there are none.
+
+        Args:
+            watch: The watch of the run.
+
+        Raises:
+            UsageError: Nothing can be read from what stdin is.
+        """
+        if not self.served:
             return None
-        return Streams(fetch, self.on_stdout, self.on_stderr)
+        fetch, wakes = self.fetcher(watch)
+        return Streams(fetch, self.on_stdout, self.on_stderr, self.on_progress, wakes=wakes)
+
+
+class _Taker:
+    """Takes pieces out of a queue, as large as they are wanted."""
+
+    def __init__(self, source: queue.Queue[bytes | None]) -> None:
+        self._source = source
+        self._rest = b""
+
+    def take(self, size: int) -> bytes | None:
+        while not self._rest:
+            try:
+                piece = self._source.get_nowait()
+            except queue.Empty:
+                return None
+            if piece is None:
+                return b""
+            self._rest = piece
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+
+def _reader(source: IO[bytes]) -> Fetch:
+    """Reads a file, without waiting for one that can make us wait: a pipe, a terminal, a socket.
+
+    What was read into the file's own buffer before is not seen until more comes.
+    """
+    read = getattr(source, "read1", source.read)
+    try:
+        descriptor = source.fileno()
+    except (AttributeError, OSError):
+        return read
+
+    def fetch(size: int) -> bytes | None:
+        return read(size) if select.select([descriptor], [], [], 0)[0] else None
+
+    return fetch
 
 
 def environment(variables: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from stockade._wasi import ERRNO, WASI
 from stockade.engine import Lending, LinkedModule
@@ -12,20 +14,22 @@ from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Program, programs
 from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
 from stockade.guard import Woven, check_imports, guard
-from stockade.report import ModuleInfo
+from stockade.report import SAMPLES_KEPT, ModuleInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from stockade.engine import Directory
+    from stockade.engine import CompiledModule, Directory, Lent
     from stockade.execution._module import Module
     from stockade.host import HostFunctions
     from stockade.policy import Policy
 
 __all__ = ["Plan", "make_plan"]
 
-WAIT_SLICE_NANOSECONDS = 10_000_000
-"""A sleeping guest looks up this often, so that deadlines hold while it sleeps."""
+
+_OVERDRAFT_FOR_REFILLS: Final = 65_536
+"""With refills, a guest that has spent what is in hand must yield, not trap; so the engine needs more to go on with
+than a block of instructions costs, for it counts a block before it runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,18 @@ class Plan:
         linked: The same with its imports.
         directories: What native WASI may reach.
         info: The module, for reports.
+        fuel: The units that a run begins with; None where the policy does not meter.
+        overdraft: Units that the engine has beyond them, and the guest has not: whoever comes to use one is over.
+        fuel_most: The units that it may be given in all; None where nothing but its refills limits that.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
+        natives_for_streams: The same for a run with callbacks, for which guests that import no waits must wait, too.
         needs_time: Whether the host must keep the time for the guard, which has no clock but has limits on rates.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind.
         compile_seconds: What making this plan took, where the machine code was not at hand.
         was_compiled: Whether the machine code was at hand.
+        without_slots: Makes the same ready for an engine that has no slots to run out of.
+        history: What the latest runs consumed, and in how many seconds.
     """
 
     module: Module
@@ -53,12 +63,33 @@ class Plan:
     linked: LinkedModule
     directories: tuple[Directory, ...]
     info: ModuleInfo
+    fuel: int | None
+    overdraft: int
+    fuel_most: int | None
     natives: tuple[tuple[int, bytes], ...]
+    natives_for_streams: tuple[tuple[int, bytes], ...]
     needs_time: bool
     state: bytes
     bare: Placed
     compile_seconds: float
     was_compiled: bool
+    without_slots: Callable[[], LinkedModule]
+    history: deque[tuple[int, float]]
+
+    def admit(self) -> LinkedModule:
+        """Returns what to instantiate, on an engine that has counted one instance more.
+
+        Raises:
+            EngineError: There is no room.
+        """
+        linked = self.linked
+        if linked.engine.admit(linked.maps):
+            return linked
+        if linked.engine.config.pooled:
+            linked = self.without_slots()
+            if linked.engine.admit(linked.maps):
+                return linked
+        raise linked.engine.full()
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
@@ -70,6 +101,7 @@ def make_plan(
     policy: Policy,
     directories: tuple[Directory, ...],
     functions: HostFunctions,
+    units_for: Callable[[float], int],
     progress: Callable[[str], None],
 ) -> Plan:
     """Makes a module ready to run under a policy.
@@ -79,6 +111,7 @@ def make_plan(
         policy: The policy.
         directories: What native WASI may reach: the policy's mounts, checked and open.
         functions: What the embedder lends.
+        units_for: Estimates the fuel for some seconds of computing.
         progress: Is told what is being done, before each step that may take long.
 
     Raises:
@@ -91,13 +124,19 @@ def make_plan(
     begun = time.perf_counter()
     program, was_compiled = programs.get(module, policy, progress)
     seconds = time.perf_counter() - begun if not was_compiled else 0.0
-    linked = program.linked
-    if linked is None:
-        wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
-        linked = LinkedModule(program.compiled, Lending(program.compiled.engine, functions.lent(wanted)))
+    wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
+    lent = functions.lent(wanted) if program.lends else ()
+    linked = program.linked or _linked(program, program.compiled, lent)
+
+    @cache
+    def without_slots() -> LinkedModule:
+        return _linked(program, program.without_slots(), lent)
+
     has_clock = "poll_oneoff" in program.calls
     rates = (limits.call_rate, limits.read_rate, limits.write_rate, limits.memory_growth)
     needs_time = not has_clock and any(rate is not None for rate in rates)
+    natives, parking = _natives(program)
+    most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _initial_state(policy, program.woven, has_clock)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
@@ -108,31 +147,51 @@ def make_plan(
         linked,
         directories,
         info,
-        _natives(program),
+        min((units for units in (limits.fuel, most) if units is not None), default=None),
+        _OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
+        most,
+        (*natives, *parking) if needs_time else natives,
+        (*natives, *parking),
         needs_time,
         state,
         bare,
         seconds,
         was_compiled,
+        without_slots,
+        deque(maxlen=SAMPLES_KEPT),
     )
+
+
+def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:
+    lending = Lending(compiled.engine, lent) if program.lends else None
+    return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories)
 
 
 _UNLIMITED = 2**64 - 1
 _NANOSECONDS = 1_000_000_000
 
 
-def _natives(program: Program) -> tuple[tuple[int, bytes], ...]:
+_Natives = tuple[tuple[int, bytes], ...]
+
+
+def _natives(program: Program) -> tuple[_Natives, _Natives]:
     """Which of the natives that the guest does not import the guard can come to need: their slots and names.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
     call one all the same, the empty slot in its table traps.
+
+    Returns:
+        Those that every run needs, and what halts the guest: only where it can come to wait.
     """
     files = any(name.startswith("path_") for name in program.calls)
-    waits = "poll_oneoff" in program.calls
-    return tuple(
-        (slot, call.name.encode())
-        for slot, call in enumerate(program.woven.natives)
-        if (files if call.group in ("fd", "path") else waits)
+    slots = [(slot, call) for slot, call in enumerate(program.woven.natives)]
+    return (
+        tuple(
+            (slot, call.name.encode())
+            for slot, call in slots
+            if call.group != "poll" and (files if call.group in ("fd", "path") else program.parks)
+        ),
+        tuple((slot, call.name.encode()) for slot, call in slots if call.group == "poll"),
     )
 
 
@@ -166,7 +225,6 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "random_limit": limits.random_bytes,
         "idle_limit": None if limits.idle_time is None else int(limits.idle_time * _NANOSECONDS),
         "growth_rate": None if limits.memory_growth is None else limits.memory_growth * PAGE_BYTES,
-        "slice": WAIT_SLICE_NANOSECONDS,
         "clock_resolution": round(resolution * _NANOSECONDS),
         "clock_step": round(clock.step * _NANOSECONDS),
         "clock_start": 0 if clock.mode == "none" else round(clock.start * _NANOSECONDS),

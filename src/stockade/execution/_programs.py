@@ -68,6 +68,8 @@ class Program:
     Attributes:
         compiled: Its machine code.
         linked: The same linked to native WASI; None where it imports more than that.
+        parks: Whether the guest imports waits.
+        memories: How many memories it has.
         woven: What the weaver tells of it; its bytes are not kept.
         figures: Figures of the original's code.
         calls: The calls that it can make.
@@ -79,9 +81,21 @@ class Program:
     linked: LinkedModule | None
     woven: Woven
     figures: dict[str, int]
+    parks: bool
+    memories: int
     calls: tuple[str, ...]
     state_format: StateFormat
     valid_under: set[Features] = field(default_factory=set)
+
+    @property
+    def lends(self) -> bool:
+        """Whether it imports functions of the embedder."""
+        return self.linked is None
+
+    def without_slots(self) -> CompiledModule:
+        """Returns its machine code for an engine that allocates instances one by one."""
+        engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
+        return CompiledModule.load(engine, self.compiled.to_bytes())
 
     @classmethod
     def of(
@@ -97,8 +111,11 @@ class Program:
         format_ = StateFormat(guard().layout, list(numbers.values()))
         assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
         names = tuple(numbers)
-        linked = None if HOST_CALLS in numbers else LinkedModule(compiled)
-        return cls(compiled, linked, replace(woven, wasm=b""), figures, names, format_, {features})
+        parks = "poll_oneoff" in numbers
+        # The guard's, and one for a guest that exports none.
+        memories = len(module.parsed.memories) + 2
+        linked = None if HOST_CALLS in numbers else LinkedModule(compiled, parks=parks, memories=memories)
+        return cls(compiled, linked, replace(woven, wasm=b""), figures, parks, memories, names, format_, {features})
 
 
 class _Programs:
@@ -183,7 +200,7 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
     )
     lends = any(entry.module != MODULE.encode() for entry in parsed.imports)
     return EngineConfig(
-        fuel=policy.limits.fuel is not None,
+        fuel=policy.limits.metered,
         stack_bytes=policy.limits.stack,
         canonical_nans=policy.reproducible,
         host_stack_bytes=_PYTHON_STACK_BYTES if lends else EngineConfig._field_defaults["host_stack_bytes"],

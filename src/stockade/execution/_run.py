@@ -6,33 +6,45 @@ makes the report; whoever opened it closes it.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
-from stockade.engine import Failure, Instance
+from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import UsageError
+from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
-from stockade.execution._state import HOST_CALLS, PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import HOST_CALLS, NEVER, PROGRAM_NAME, State, place_inputs
+from stockade.execution._steps import FOREVER, GO_ON
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
 from stockade.host import CapabilityMissing, HostFunctionFailed
-from stockade.report import PolicyInfo, Report, Timings, Truncated, Usage
+from stockade.report import (
+    FuelStatistics,
+    PolicyInfo,
+    Progress,
+    Report,
+    Timings,
+    Truncated,
+    Usage,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from stockade.engine import Memory, Number
     from stockade.execution._mounts import Grants
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardViolation, StateReading
+    from stockade.execution._steps import Steps, Watch
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
     from stockade.policy import Policy
     from stockade.report import Event
 
-__all__ = ["Guest", "Watch"]
+__all__ = ["Guest"]
 
 _NOTHING_DROPPED = Truncated()
 _CLOSED = Ending()
@@ -42,31 +54,6 @@ _WHOLE_CORE = 100
 
 _SLACK_BYTES = 256 << 10
 """Room above the guard's buffers for copies of one poll's subscriptions."""
-
-
-class Watch:
-    """Says at every tick whether the guest may go on: until its deadline, or until it is cancelled."""
-
-    __slots__ = ("cancelled", "deadline")
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self.deadline = float("inf")
-
-    def start(self, seconds: float | None) -> None:
-        """Sets the deadline, counted from now; an old cancellation stays in force."""
-        self.deadline = float("inf") if seconds is None else time.monotonic() + seconds
-
-    def cancel(self) -> None:
-        """Stops the guest at the next tick. May be called from any thread."""
-        self.cancelled = True
-
-    def __call__(self) -> bool:
-        return not self.cancelled and time.monotonic() < self.deadline
-
-
-def _nothing() -> None:
-    """Serves no streams."""
 
 
 class Guest:
@@ -87,6 +74,16 @@ class Guest:
         UsageError: The inputs do not fit.
     """
 
+    # As every guest begins; most never come to have another.
+    _instance: Instance | None = None
+    _state: State | None = None
+    _ending: Ending | None = None
+    _budget: Budget | None = None
+    _throttle: Throttle | None = None
+    _timed = False
+    _begun = _cpu_mark = 0.0
+    _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
+
     def __init__(
         self,
         plan: Plan,
@@ -105,9 +102,11 @@ class Guest:
         self._grants: Grants | None = grants
         self._limits = limits = plan.policy.limits
         self._watch = watch
-        self._timed = False
-        self._timekeeper: Timekeeper | None = None
+        # One for the life of the guest: its time must not run backwards from one call to the next.
+        self._timekeeper = Timekeeper() if plan.needs_time or streams is not None else None
         self._streams = streams
+        # Whoever looks at the guest from another thread, and whoever frees it, take turns.
+        self._alive = threading.Lock()
         if streams is not None:
             given = None if streams.stdin is not None else stdin
             arguments = [PROGRAM_NAME, *args]
@@ -118,19 +117,14 @@ class Guest:
             placed = plan.bare
         self._placed = placed
         woven = plan.program.woven
-        self._instance: Instance | None = None
-        self._state: State | None = None
-        self._ending: Ending | None = None
         self._started = woven.start_export is None
-        self._wall_seconds = self._cpu_seconds = 0.0
         if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
-            self._instantiate_seconds = 0.0
             return
         instance = self._instance = Instance(
-            plan.linked,
-            fuel=limits.fuel,
+            plan.admit(),
+            fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
             directories=plan.directories,
@@ -157,16 +151,22 @@ class Guest:
             program = self._plan.program
             self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
-        if woven.natives_export is not None and self._plan.natives:
-            instance.lend(woven.natives_export, self._plan.natives, MODULE.encode())
+        if woven.natives_export is not None:
+            plan = self._plan
+            # What takes a microsecond is lent where it can come to be needed.
+            natives = plan.natives if self._streams is None else plan.natives_for_streams
+            if natives:
+                instance.lend(woven.natives_export, natives, MODULE.encode())
+        if self._limits.fuel_refill:
+            self._measure_fuel(instance)
 
     @property
     def ended(self) -> bool:
         """Whether the guest has come to its end, so that it can not be called again."""
         return self._ending is not None
 
-    def invoke(self, call: Call, *, command: bool = False) -> Report:
-        """Calls an exported function and reports on it.
+    def invoke(self, call: Call, *, command: bool = False) -> Steps[Report]:
+        """Calls an exported function and reports on it, in steps.
 
         What was the module's start function runs before the first call, under the same limits; so does what passes
         texts to the function and from it.
@@ -175,8 +175,8 @@ class Guest:
             call: The function, and what is passed.
             command: Whether its result is an exit code.
         """
-        begun = time.perf_counter()
-        cpu = time.thread_time()
+        begun = self._begun = time.perf_counter()
+        self._cpu_mark = time.thread_time()
         results: Sequence[Number | str] | None = None
         instance = self._instance
         if instance is not None and self._ending is None:
@@ -184,70 +184,178 @@ class Guest:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
                 self._watch.start(self._limits.wall_time)
-            ticker = self._plan.linked.engine.ticker
-            may_go_on, serve = self._attention()
-            ticker.enter()
+                if self._budget is not None:
+                    self._budget.start()
+                if self._limits.cpu_percent < _WHOLE_CORE:
+                    self._throttle = Throttle(self._limits.cpu_percent)
             try:
                 try:
-                    results = self._call(instance, call, may_go_on)
+                    if call.exchange is None and self._started:
+                        # Most calls are this, and over at once.
+                        if not self._begin(instance, call.entry.name, call.given, call.entry.type.results):
+                            yield from self._carry_on(instance)
+                        results = self._come_back(instance)
+                    else:
+                        results = yield from self._call(instance, call)
                 except Ended as end:
                     self._ending = end.ending
-                serve()
+                if self._streams is not None:
+                    yield from self._streams.finish(None if self._state is None else self._state.memory)
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
                 raise
-            finally:
-                ticker.leave()
         self._wall_seconds += time.perf_counter() - begun
-        self._cpu_seconds += time.thread_time() - cpu
+        self._cpu_seconds += time.thread_time() - self._cpu_mark
         return self._report(results, command)
 
     def obituary(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
         return self._report(None, command=False)
 
-    def _attention(self) -> tuple[Callable[[], bool], Callable[[], None]]:
-        """What is done whenever the guest yields, and what is left to do when it has ended."""
-        streams, state, watch = self._streams, self._state, self._watch
-        percent = self._limits.cpu_percent
-        # What is not there at all costs no run anything.
-        if percent == _WHOLE_CORE and (state is None or (streams is None and not self._plan.needs_time)):
-            return watch, _nothing
-        throttle = Throttle(percent) if percent < _WHOLE_CORE else None
-        # One for the life of the guest: its time must not run backwards from one call to the next.
-        timekeeper = self._timekeeper = self._timekeeper or Timekeeper()
-
-        def serve() -> None:
-            if streams is not None and state is not None:
-                streams.serve(state.memory)
-
-        def look() -> bool:
-            serve()
-            if throttle is not None:
-                throttle.serve(watch)
-            if state is not None:
-                timekeeper.serve(state.memory, watch)
-            return watch()
-
-        return look, serve
-
-    def _call(self, instance: Instance, call: Call, may_go_on: Callable[[], bool]) -> Sequence[Number | str]:
-        def enter(export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]) -> list[Number]:
-            found = instance.call(export, arguments, results, may_go_on)
-            if found is None:
-                raise Ended(self._end(instance))
-            return found
-
+    def _call(self, instance: Instance, call: Call) -> Steps[Sequence[Number | str]]:
+        """Makes a call that is more than one of the guest's functions."""
         if not self._started:
             self._started = True
             export = self._plan.program.woven.start_export
             assert export is not None
-            enter(export, (), ())
-        if call.exchange is not None:
-            return call.exchange.perform(call, instance.memory(MEMORY), enter, self._limits.stdout)
+            yield from self._enter(export, (), ())
         entry = call.entry
-        return enter(entry.name, list(zip(entry.type.params, call.numbers, strict=True)), entry.type.results)
+        if call.exchange is not None:
+            memory = instance.memory(MEMORY)
+            return (yield from call.exchange.perform(call, memory, self._enter, self._limits.stdout))
+        return (yield from self._enter(entry.name, call.given, entry.type.results))
+
+    def _enter(
+        self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
+    ) -> Steps[list[Number]]:
+        """Calls one function of the guest."""
+        instance = self._instance
+        assert instance is not None
+        if not self._begin(instance, export, arguments, results):
+            yield from self._carry_on(instance)
+        return self._come_back(instance)
+
+    def _begin(
+        self, instance: Instance, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
+    ) -> bool:
+        """Lets the guest run for the first time; says whether it has come to its end."""
+        if self._watch.cancelled:
+            # Before its turn had come.
+            raise Ended(Ending(cancelled=True))
+        instance.begin(export, arguments, results)
+        return instance.poll()
+
+    def _carry_on(self, instance: Instance) -> Steps[None]:
+        """Lets it run again and again, until it has."""
+        try:
+            yield from self._between(instance)
+            while not instance.poll():
+                yield from self._between(instance)
+        finally:
+            instance.abandon()
+
+    def _come_back(self, instance: Instance) -> list[Number]:
+        """Returns what it returned.
+
+        Raises:
+            Ended: It did not.
+        """
+        found = instance.results()
+        if found is None:
+            raise Ended(self._end(instance))
+        return found
+
+    # -- while the guest is halted ------------------------------------------------------------------------------------
+
+    def _between(self, instance: Instance) -> Steps[None]:
+        """Does what is to be done whenever the guest has halted, and returns when it may go on.
+
+        Raises:
+            Ended: It may not.
+        """
+        watch = self._watch
+        if self._plan.fuel is not None:
+            (self._budget or self._measure_fuel(instance)).look()
+        if instance.is_parked:
+            yield from self._rest()
+            instance.wake()
+            # Waits, too, cost the host something: who does nothing but that is held to its share all the same.
+            if (until := self._within_share()) != GO_ON:
+                yield from self._wait_until(until)
+        else:
+            self._serve()
+            yield from self._wait_until(self._within_share())
+        if not watch():
+            raise Ended(Ending(cancelled=watch.cancelled))
+        self._note_time()
+
+    def _rest(self) -> Steps[None]:
+        """Waits for what the guest waits for: a time, more of stdin, or that its output has been taken."""
+        state, streams, watch = self._state, self._streams, self._watch
+        assert state is not None
+        nanoseconds, is_idle, wants_stdin = state.halt()
+        begun = time.monotonic()
+        until = min(FOREVER if nanoseconds == NEVER else begun + nanoseconds / 1e9, watch.deadline)
+        while True:
+            self._serve()
+            if wants_stdin and not state.wants_stdin():
+                return
+            now = time.monotonic()
+            if not watch():
+                if is_idle:
+                    # The guard has no chance any more to count what it has slept.
+                    state.add_idle(now - begun)
+                return
+            is_full = streams is not None and nanoseconds == 0 and streams.clogged
+            if now >= until and not is_full:
+                return
+            retry = now + streams.retry_seconds if wants_stdin and streams is not None else FOREVER
+            yield from self._pause(min(watch.deadline if is_full else until, retry))
+
+    def _within_share(self) -> float:
+        """Says when the guest is within its share of a core."""
+        percent = self._limits.cpu_percent
+        if percent == _WHOLE_CORE:
+            return GO_ON
+        assert self._throttle is not None
+        return self._throttle.until(self._cpu_seconds + time.thread_time() - self._cpu_mark)
+
+    def _wait_until(self, until: float) -> Steps[None]:
+        """Waits, but not beyond the deadline; `GO_ON` only lets others have their turn."""
+        if until == GO_ON:
+            yield from self._pause(GO_ON)
+            return
+        while time.monotonic() < until and self._watch():
+            yield from self._pause(min(until, self._watch.deadline))
+
+    def _pause(self, until: float) -> Steps[None]:
+        """Halts; another thread may go on."""
+        self._cpu_seconds += time.thread_time() - self._cpu_mark
+        begun = time.monotonic()
+        yield until
+        self._cpu_mark = time.thread_time()
+        rested = time.monotonic() - begun
+        self._rested_seconds += rested
+        if self._budget is not None:
+            self._budget.rested(rested)
+
+    def _serve(self) -> None:
+        """Passes output on, fetches input, and tells how far the guest is, for whoever asked."""
+        if self._streams is not None:
+            self._streams.serve(None if self._state is None else self._state.memory, self.progress)
+
+    def _note_time(self) -> None:
+        """Tells a guard without a clock what time it is."""
+        if self._timekeeper is not None and self._state is not None:
+            self._timekeeper.serve(self._state.memory)
+
+    def _measure_fuel(self, instance: Instance) -> Budget:
+        plan = self._plan
+        assert plan.fuel is not None
+        self._budget = Budget(instance, plan.fuel, plan.overdraft, plan.fuel_most, self._limits)
+        self._budget.start()
+        return self._budget
 
     def _end(self, instance: Instance) -> Ending:
         """Why the guest did not return."""
@@ -267,9 +375,12 @@ class Guest:
         if self._instance is None or self._ending is not None:
             return
         self._timed = False
-        self._wall_seconds = self._cpu_seconds = 0.0
-        if self._limits.fuel is not None:
-            self._instance.set_fuel(self._limits.fuel)
+        self._wall_seconds = self._cpu_seconds = self._rested_seconds = 0.0
+        self._budget = self._throttle = None
+        if self._plan.fuel is not None:
+            self._instance.set_fuel(self._plan.fuel + self._plan.overdraft)
+            if self._limits.fuel_refill:
+                self._measure_fuel(self._instance)
         if self._state is not None:
             self._state.renew(self._placed.block)
 
@@ -278,9 +389,8 @@ class Guest:
         wall = self._wall_seconds
         plan, state = self._plan, self._state
         reading = state.read() if state is not None else None
-        fuel = None
-        if self._limits.fuel is not None:
-            fuel = 0 if self._instance is None else self._limits.fuel - self._instance.fuel_left()
+        statistics = self._fuel_statistics(wall - self._rested_seconds)
+        fuel = None if statistics is None else statistics.consumed
         noted: list[GuardViolation] = []
         events: tuple[Event, ...] = ()
         events_dropped = violations_dropped = 0
@@ -305,6 +415,7 @@ class Guest:
             stderr=stderr,
             truncated=truncated,
             usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
+            fuel=statistics,
             violations=verdict.violations,
             events=events,
             events_dropped=events_dropped,
@@ -319,6 +430,50 @@ class Guest:
                 total=plan.compile_seconds + self._instantiate_seconds + wall + time.perf_counter() - begun,
                 cache_hit=plan.was_compiled,
             ),
+        )
+
+    def _fuel_statistics(self, seconds: float) -> FuelStatistics | None:
+        initial = self._plan.fuel
+        if initial is None:
+            return None
+        budget, instance = self._budget, self._instance
+        left = initial if instance is None else instance.fuel_left() - self._plan.overdraft
+        if left < 0 and self._ending is None:
+            # It came to its end with more than it had: the engine looks at loops and calls, not at the last block.
+            self._ending = Ending(failure=Failure(OUT_OF_FUEL, "", ()))
+        if budget is None and left > 0:
+            # Most runs end within their first slice: there is nothing to compare.
+            spent, exact = initial - left, instance is None or instance.exact
+            statistics = FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
+        else:
+            assert instance is not None
+            statistics = (budget or self._measure_fuel(instance)).statistics(seconds)
+        self._plan.history.append((statistics.consumed, seconds))
+        return statistics
+
+    def progress(self) -> Progress | None:
+        """Tells how far the guest is; None where it has been closed. May be called from any thread, at any time."""
+        with self._alive:
+            if self._instance is None:
+                return None
+            # The guest may be running: each counter is one aligned word, so it is either old or new.
+            reading = None if self._state is None else self._state.read()
+        budget = self._budget
+        fuel = None if self._plan.fuel is None else 0 if budget is None else budget.known
+        seconds = time.perf_counter() - self._begun if self._begun else 0.0
+        if reading is None:
+            size = self._plan.program.woven.initial_memory_bytes
+            return Progress(seconds=seconds, fuel=fuel, memory_bytes=size)
+        number = reading.number
+        return Progress(
+            seconds=seconds,
+            fuel=fuel,
+            idle_seconds=number.idle / 1e9,
+            memory_bytes=number.memory_used,
+            stdout_bytes=number.stdout_total,
+            stderr_bytes=number.stderr_total,
+            calls=sum(reading.calls.values()),
+            open_files=number.open_now,
         )
 
     def memory(self, name: bytes) -> Memory:
@@ -337,8 +492,9 @@ class Guest:
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
         if self._instance is not None:
-            self._instance.close()
-            self._instance = self._state = None
+            with self._alive:
+                instance, self._instance, self._state = self._instance, None, None
+            instance.close()
         self._grants = None
         if self._ending is None:
             self._ending = _CLOSED

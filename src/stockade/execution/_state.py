@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST_CALLS",
+    "NEVER",
     "PAGE_BYTES",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
@@ -47,6 +48,9 @@ PROGRAM_NAME: Final = b"main.wasm"
 
 PAGE_BYTES: Final = 65_536
 """A page of a linear memory."""
+
+NEVER: Final = 2**64 - 1
+"""Nanoseconds that are not over before the end of time."""
 
 HOST_CALLS: Final = "host functions"
 """What stands for all functions of the embedder among the names of calls."""
@@ -315,6 +319,32 @@ class State:
             _by_call(self._names, numbers[format_.calls]),
             _by_call(self._names, numbers[format_.denied]),
         )
+
+    def halt(self) -> tuple[int, bool, bool]:
+        """Tells for what the guest is halted.
+
+        Returns:
+            For how many nanoseconds; whether that counts as idle time of its; whether it waits for stdin.
+        """
+        offsets = guard().layout.offsets
+        return (
+            self._number("<Q", offsets["halt_for"]),
+            bool(self._number("<I", offsets["resting"])),
+            self.wants_stdin(),
+        )
+
+    def wants_stdin(self) -> bool:
+        """Whether the guest waits for more of stdin."""
+        return bool(self._number("<I", guard().layout.offsets["stdin_wanted"]))
+
+    def add_idle(self, seconds: float) -> None:
+        """Counts time that the guest has waited."""
+        offset = guard().layout.offsets["idle"]
+        self.memory.write(offset, struct.pack("<Q", self._number("<Q", offset) + int(seconds * 1e9)))
+
+    def _number(self, code: str, offset: int) -> int:
+        number: int = struct.unpack(code, self.memory.read(offset, struct.calcsize(code)))[0]
+        return number
 
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""

@@ -19,7 +19,7 @@ from stockade.report import TrapInfo, Violation
 from stockade.wasm import ExternKind, FuncType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from stockade.engine import Memory, Number
     from stockade.execution._module import Module
@@ -105,7 +105,9 @@ class Exchange:
     gives_back: Literal["arguments", "result"] | None
     after: Entry | None
 
-    def perform(self, call: Call, memory: Memory, enter: Enter, limit_bytes: int) -> Sequence[Number | str]:
+    def perform(
+        self, call: Call, memory: Memory, enter: Enter, limit_bytes: int
+    ) -> Generator[float, None, Sequence[Number | str]]:
         """Passes the texts, calls the function, reads its result, and gives back what was lent.
 
         Args:
@@ -123,8 +125,9 @@ class Exchange:
         entry, numbers = call.entry, list(call.numbers)
         lent: list[tuple[int, int]] = []
         for place, text in self.texts:
-            numbers[place : place + 2] = self._lend(text, lent, memory, enter), len(text)
-        results = enter(entry.name, list(zip(entry.type.params, numbers, strict=True)), entry.type.results)
+            numbers[place : place + 2] = (yield from self._lend(text, lent, memory, enter)), len(text)
+        given = list(zip(entry.type.params, numbers, strict=True))
+        results = yield from enter(entry.name, given, entry.type.results)
         found: Sequence[Number | str] = results
         if self.returns is not None:
             address, size = _place_of(entry, results, memory)
@@ -132,22 +135,24 @@ class Exchange:
                 raise Ended(Ending(refused=_too_much(size, limit_bytes)))
             found = [self._read(entry, memory, address, size)]
             if self.gives_back == "result":
-                self._free(address, size, enter)
+                yield from self._free(address, size, enter)
             if self.after is not None:
-                enter(self.after.name, list(zip(self.after.type.params, results, strict=True)), ())
+                yield from enter(self.after.name, list(zip(self.after.type.params, results, strict=True)), ())
         if self.gives_back == "arguments":
             for address, size in lent:
-                self._free(address, size, enter)
+                yield from self._free(address, size, enter)
         return found
 
-    def _lend(self, text: bytes, lent: list[tuple[int, int]], memory: Memory, enter: Enter) -> int:
+    def _lend(
+        self, text: bytes, lent: list[tuple[int, int]], memory: Memory, enter: Enter
+    ) -> Generator[float, None, int]:
         """Copies bytes into room that the guest makes for them; returns their address."""
         convention, size = self.convention, len(text)
         assert convention is not None
         if not size:
             # What allocators return for no bytes at all is different with each; nothing will be read there.
             return _EMPTY_ADDRESS
-        (answer,) = enter(convention.allocate.encode(), _given(convention.takes, size), ("i32",))
+        (answer,) = yield from enter(convention.allocate.encode(), _given(convention.takes, size), ("i32",))
         address = int(answer) & _WORD
         told = f"{convention.allocate} was asked for {_bytes(size)} and returned {address:,}"
         if not address:
@@ -161,10 +166,10 @@ class Exchange:
         lent.append((address, size))
         return address
 
-    def _free(self, address: int, size: int, enter: Enter) -> None:
+    def _free(self, address: int, size: int, enter: Enter) -> Generator[float, None, None]:
         assert self.convention is not None
         if size:
-            enter(self.convention.free.encode(), _given(self.convention.gives, size, address), ())
+            yield from enter(self.convention.free.encode(), _given(self.convention.gives, size, address), ())
 
     def _read(self, entry: Entry, memory: Memory, address: int, size: int) -> str | bytes:
         data = _copied(entry, memory, address, size)
@@ -182,8 +187,8 @@ class Enter(Protocol):
 
     def __call__(
         self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str], /
-    ) -> list[Number]:
-        """Returns the results.
+    ) -> Generator[float, None, list[Number]]:
+        """Returns the results, in steps as `Guest.invoke` does.
 
         Raises:
             Ended: The guest did not return.

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from stockade.execution._steps import GO_ON
 
 __all__ = ["Throttle"]
-
-_SLICE_SECONDS: Final = 0.01
-"""Halts are no longer than this at a stretch, so that deadlines and cancellation hold."""
 
 _MOST_SAVED_SECONDS: Final = 0.02
 """CPU time that a guest which waited may use at once; more would let it burst after every sleep."""
 
 
 class Throttle:
-    """Holds one run, on the thread that made it, to a share of a core.
+    """Holds one run to a share of a core, from its beginning on.
 
     Args:
         percent: The share, 1 to 99.
@@ -28,19 +24,19 @@ class Throttle:
         self._share = percent / 100
         self._credit_seconds = 0.0
         self._wall = time.monotonic()
-        self._cpu = time.thread_time()
+        self._cpu = 0.0
 
-    def serve(self, may_go_on: Callable[[], bool]) -> None:
-        """Halts the guest for as long as it is over its share.
+    def until(self, cpu_seconds: float) -> float:
+        """Says when the guest is within its share again.
 
         Args:
-            may_go_on: Ends the halt when it says no.
+            cpu_seconds: CPU time that it has used since this was made.
+
+        Returns:
+            A time of `time.monotonic`; `GO_ON` if it is.
         """
-        while True:
-            wall, cpu = time.monotonic(), time.thread_time()
-            earned = (wall - self._wall) * self._share - (cpu - self._cpu)
-            self._wall, self._cpu = wall, cpu
-            self._credit_seconds = min(self._credit_seconds + earned, _MOST_SAVED_SECONDS)
-            if self._credit_seconds >= 0 or not may_go_on():
-                return
-            time.sleep(min(-self._credit_seconds / self._share, _SLICE_SECONDS))
+        wall = time.monotonic()
+        earned = (wall - self._wall) * self._share - (cpu_seconds - self._cpu)
+        self._wall, self._cpu = wall, cpu_seconds
+        self._credit_seconds = min(self._credit_seconds + earned, _MOST_SAVED_SECONDS)
+        return wall - self._credit_seconds / self._share if self._credit_seconds < 0 else GO_ON

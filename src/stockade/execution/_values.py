@@ -53,6 +53,11 @@ class Call(NamedTuple):
     numbers: Sequence[Number] = ()
     exchange: Exchange | None = None
 
+    @property
+    def given(self) -> Sequence[tuple[str, Number]]:
+        """Type and value of each argument."""
+        return list(zip(self.entry.type.params, self.numbers, strict=True)) if self.numbers else ()
+
 
 def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns | None = None) -> Call:
     """Checks that arguments fit an exported function.

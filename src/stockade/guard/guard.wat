@@ -49,7 +49,10 @@
 (import "wasi_snapshot_preview1" "path_rename" (func $native.path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "path_symlink" (func $native.path_symlink (param i32 i32 i32 i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "path_unlink_file" (func $native.path_unlink_file (param i32 i32 i32) (result i32)))
+
+;; Not native: the engine binds this one to a function that halts the guest until the host wakes it (see $halt).
 (import "wasi_snapshot_preview1" "poll_oneoff" (func $native.poll_oneoff (param i32 i32 i32 i32) (result i32)))
+
 (import "wasi_snapshot_preview1" "proc_raise" (func $native.proc_raise (param i32) (result i32)))
 (import "wasi_snapshot_preview1" "random_get" (func $native.random_get (param i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "sched_yield" (func $native.sched_yield (result i32)))
@@ -83,9 +86,9 @@
 (global $read_rate          (export "read_rate:u64")             i32 (i32.const 16456)) ;; bytes read in a second
 (global $write_rate         (export "write_rate:u64")            i32 (i32.const 16464)) ;; bytes written in a second
 (global $random_limit       (export "random_limit:u64")          i32 (i32.const 16472)) ;; random bytes
-(global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 16480)) ;; nanoseconds of one wait
+(global $idle_limit         (export "idle_limit:u64")            i32 (i32.const 16480)) ;; nanoseconds of one wait, in poll_oneoff or for stdin
 (global $growth_rate        (export "growth_rate:u64")      i32 (i32.const 16488)) ;; bytes by which memories and tables may grow in a second
-(global $slice              (export "slice:u64")                 i32 (i32.const 16496)) ;; longest wait at a stretch, nanoseconds
+(global $halt_for           (export "halt_for:u64")              i32 (i32.const 16496)) ;; nanoseconds for which the guest asks to be halted; the host reads it
 (global $clock_resolution   (export "clock_resolution:u64")      i32 (i32.const 16504)) ;; nanoseconds to which a coarse clock is cut
 (global $clock_step         (export "clock_step:u64")            i32 (i32.const 16512)) ;; nanoseconds that a virtual clock advances each time it is read
 (global $clock_start        (export "clock_start:u64")           i32 (i32.const 16520)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
@@ -132,7 +135,7 @@
 (global $growth_refusals    (export "growth_refusals:u64")  i32 (i32.const 16792)) ;; growths of memories refused by growth_rate
 (global $table_growth_refusals (export "table_growth_refusals:u64") i32 (i32.const 16800)) ;; growths of tables refused by growth_rate
 (global $growth_asked       (export "growth_asked:u64")     i32 (i32.const 16808)) ;; the most bytes in a second asked for in vain
-(global $idle               (export "idle:u64")                  i32 (i32.const 16816)) ;; nanoseconds spent waiting in poll_oneoff
+(global $idle               (export "idle:u64")                  i32 (i32.const 16816)) ;; nanoseconds spent waiting, in poll_oneoff or for stdin
 (global $read               (export "read:u64")                  i32 (i32.const 16824)) ;; bytes read from files
 (global $written            (export "written:u64")               i32 (i32.const 16832)) ;; bytes written to files
 (global $random             (export "random:u64")                i32 (i32.const 16840)) ;; random bytes handed out
@@ -153,7 +156,7 @@
 
 (global $notes              (export "notes:u8")                  i32 (i32.const 17680)) ;; from here on nothing is read for reports
 (global $host_now           (export "host_now:u64")              i32 (i32.const 17680)) ;; nanoseconds into the run, by the host, as of its last look
-(global $host_wait          (export "host_wait:u64")             i32 (i32.const 17688)) ;; nanoseconds that the host is asked to wait; it writes 0 when it has
+(global $resting            (export "resting:u32")               i32 (i32.const 17688)) ;; 1: the guest is halted for a wait of its own, which counts as idle
 (global $credit             (export "credit:u64")                i32 (i32.const 17696)) ;; calls that may be made before limits are looked at again
 (global $granted            (export "granted:u64")               i32 (i32.const 17704)) ;; what credit was when it was last set
 (global $calls_made         (export "calls_made:u64")            i32 (i32.const 17712)) ;; calls made before that
@@ -242,6 +245,7 @@
 (global $SUCCESS                                                 i32 (i32.const 0))
 (global $EACCES                                                  i32 (i32.const 2))
 (global $EAGAIN                                                  i32 (i32.const 6))
+(global $EBADF                                                   i32 (i32.const 8))
 (global $EDQUOT                                                  i32 (i32.const 19))
 (global $EFBIG                                                   i32 (i32.const 22))
 (global $EINVAL                                                  i32 (i32.const 28))
@@ -323,7 +327,7 @@
           (i64.add (local.get $rate) (i64.const 1)) (global.get $EAGAIN)))))
   (call $record (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $rate)
     (i64.add (local.get $rate) (i64.const 1)) (global.get $NOTE) (global.get $SUCCESS))
-  (call $sleep (local.get $nanoseconds))
+  (call $halt (local.get $nanoseconds))
   (global.get $SUCCESS))
 
 ;; -- violations -----------------------------------------------------------------------------------------------------
@@ -510,29 +514,33 @@
 (func $has_time (result i32)
   (i32.and (i32.load $state (global.get $has_clock)) (i32.ne (memory.size $guest) (i32.const 0))))
 
-;; Waits, in slices between which the engine looks up. Without native waits, the host is asked to: it sees it the next
-;; time that it looks up, and until then the guest goes round in the loop.
-(func $sleep (param $nanoseconds i64)
-  (local $end i64) (local $left i64)
-  (if (i32.eqz (call $has_time))
+;; Halts the guest: its stack is left as it is, and no thread is held, until the host wakes it. The host does so when the
+;; time is over, or before, when what the guest waits for is there: more of stdin, where that is wanted.
+(func $halt (param $nanoseconds i64)
+  (i64.store $state (global.get $halt_for) (local.get $nanoseconds))
+  (drop (call $native.poll_oneoff (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))))
+
+;; Halts the guest, which waits since $began for something that comes in so many nanoseconds or by the host, and counts
+;; the time as idle. A wait beyond idle_limit ends the run.
+(func $rest (param $number i32) (param $began i64) (param $nanoseconds i64)
+  (local $before i64) (local $now i64) (local $most i64)
+  (local.set $before (call $time))
+  (local.set $most
+    (i64.sub (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $before) (local.get $began))))
+  (i32.store $state (global.get $resting) (i32.const 1))
+  (call $halt
+    (select (local.get $nanoseconds) (local.get $most) (i64.le_u (local.get $nanoseconds) (local.get $most))))
+  (i32.store $state (global.get $resting) (i32.const 0))
+  (local.set $now (call $time))
+  (call $add (global.get $idle) (i64.sub (local.get $now) (local.get $before)))
+  (if (i32.and
+        (i64.gt_u (local.get $nanoseconds) (local.get $most))
+        (i64.ge_u (i64.sub (local.get $now) (local.get $began)) (i64.load $state (global.get $idle_limit))))
     (then
-      (i64.store $state (global.get $host_wait) (local.get $nanoseconds))
-      (loop $host (br_if $host (i64.ne (i64.load $state (global.get $host_wait)) (i64.const 0))))
-      (return)))
-  (local.set $end (i64.add (call $now (i32.const 1)) (local.get $nanoseconds)))
-  (block $done
-    (loop $slice
-      (local.set $left (i64.sub (local.get $end) (call $now (i32.const 1))))
-      (br_if $done (i64.le_s (local.get $left) (i64.const 0)))
-      (if (i64.gt_u (local.get $left) (i64.load $state (global.get $slice)))
-        (then (local.set $left (i64.load $state (global.get $slice)))))
-      (memory.copy $state $guest (global.get $borrowed) (i32.const 0) (i32.const 96))
-      (memory.fill $guest (i32.const 0) (i32.const 0) (i32.const 96))
-      (i32.store $guest (i32.const 16) (i32.const 1))        ;; a subscription to the monotonic clock,
-      (i64.store $guest (i32.const 24) (local.get $left))    ;; so long from now; its event goes behind it
-      (drop (call $native.poll_oneoff (i32.const 0) (i32.const 48) (i32.const 1) (i32.const 80)))
-      (memory.copy $guest $state (i32.const 0) (global.get $borrowed) (i32.const 96))
-      (br $slice))))
+      (call $record (global.get $KIND_idle) (local.get $number) (i32.const 0) (i32.const 0)
+        (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $now) (local.get $began))
+        (global.get $STOP) (global.get $SUCCESS))
+      (call $end_run (global.get $STOP_IDLE)))))
 
 ;; -- small helpers ----------------------------------------------------------------------------------------------------
 
@@ -636,7 +644,7 @@
 
 ;; Passes output on to the host as it is written, in order, through a ring of frames: a head of eight bytes (1 for
 ;; stdout or 2 for stderr, then the length), then the bytes, filled up to a multiple of eight. Where the ring is full, the
-;; guest waits: the host empties it whenever the engine looks up.
+;; guest is halted until the host has emptied it.
 (func $tell (param $stream i32) (param $source i32) (param $size i32)
   (local $part i32) (local $ring i32) (local $most i32) (local $head i64)
   (local.set $ring (i32.load $state (global.get $tap_size)))
@@ -651,7 +659,7 @@
                      (i64.extend_i32_u (call $frame_size (local.get $part))))
             (i64.extend_i32_u (local.get $ring)))
         (then
-          (call $sleep (i64.const 1000000))
+          (call $halt (i64.const 0))
           (br $full))))
     (local.set $head (i64.load $state (global.get $tap_written)))
     ;; Heads are aligned and the ring's size is a multiple of eight: a head never wraps.
@@ -703,13 +711,23 @@
   (i32.store $guest (local.get $written) (local.get $sum))
   (global.get $SUCCESS))
 
-;; Waits until the host has put more of stdin in place, if all of it is read. At its end, the host changes the mode.
-(func $ask_for_stdin
-  (if (i32.lt_u (i32.load $state (global.get $stdin_read)) (i32.load $state (global.get $stdin_size))) (then (return)))
+;; Whether there are bytes of stdin to read, or its end. If not, the host is asked for more; it puts them in place, and at
+;; the end of stdin changes the mode.
+(func $has_stdin (result i32)
+  (if (i32.or
+        (i32.lt_u (i32.load $state (global.get $stdin_read)) (i32.load $state (global.get $stdin_size)))
+        (i32.ne (i32.load $state (global.get $stdin_mode)) (global.get $STDIN_ASKED)))
+    (then (return (i32.const 1))))
   (i32.store $state (global.get $stdin_wanted) (i32.const 1))
+  (i32.const 0))
+
+(func $await_stdin
+  (local $began i64)
+  (if (call $has_stdin) (then (return)))
+  (local.set $began (call $time))
   (loop $wait
-    (call $sleep (i64.const 1000000))
-    (br_if $wait (i32.load $state (global.get $stdin_wanted)))))
+    (call $rest (i32.const 20) (local.get $began) (i64.const -1))
+    (br_if $wait (i32.eqz (call $has_stdin)))))
 
 ;; fd_read from stdin.
 (func $take_stdin (param $iovs i32) (param $count i32) (param $taken i32) (result i32)
@@ -717,7 +735,7 @@
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $check (local.get $iovs) (i64.extend_i32_u (i32.shl (local.get $count) (i32.const 3))))
   (call $check (local.get $taken) (i64.const 4))
-  (if (i32.eq (i32.load $state (global.get $stdin_mode)) (global.get $STDIN_ASKED)) (then (call $ask_for_stdin)))
+  (call $await_stdin)
   (local.set $source (i32.add (i32.load $state (global.get $stdin)) (i32.load $state (global.get $stdin_read))))
   (local.set $left (i32.sub (i32.load $state (global.get $stdin_size)) (i32.load $state (global.get $stdin_read))))
   (block $done
@@ -1375,13 +1393,12 @@
 
 ;; -- waiting --------------------------------------------------------------------------------------------------------
 
-;; Native WASI waits as long as it is told, out of reach of any deadline. So no wait is longer than a slice: each clock
-;; subscription is put down as a monotonic deadline, native WASI is asked to wait for at most a slice of it, and between
-;; slices the loop lets the engine look up. Descriptors in the same poll are watched by native WASI all the while.
-;; What changes in the guest's subscriptions is put back before the call returns.
+;; Native WASI waits as long as it is told, out of reach of any deadline, and holds the thread. So the guard serves polls
+;; itself: each clock subscription is put down as a deadline on the monotonic clock, files and outputs are always ready,
+;; stdin is when the host has put more of it in place. While nothing is ready, the guest is halted.
 (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $events i32) (result i32)
-  (local $errno i32) (local $size i32) (local $copy i32) (local $deadlines i32) (local $begin i64)
-  (local $clocks i32) (local $virtual i32)
+  (local $errno i32) (local $size i32) (local $copy i32) (local $deadlines i32) (local $began i64) (local $now i64)
+  (local $ready i32) (local $due i64) (local $clocks i32) (local $virtual i32)
   (if (local.tee $errno (call $enter (i32.const 37))) (then (return (local.get $errno))))
   (if (i32.or (i32.eqz (local.get $count)) (i32.gt_u (local.get $count) (global.get $POLL_MAX)))
     (then (return (global.get $EINVAL))))
@@ -1389,27 +1406,66 @@
   (call $check (local.get $in) (i64.extend_i32_u (local.get $size)))
   (call $check (local.get $out) (i64.extend_i32_u (i32.mul (local.get $count) (global.get $EVENT_SIZE))))
   (call $check (local.get $events) (i64.const 4))
-  ;; Events written over the subscriptions would confuse native WASI as much as us.
+  ;; Where events would be written over subscriptions, the guest is confused.
   (if (i32.and
         (i32.lt_u (local.get $in) (i32.add (local.get $out) (i32.mul (local.get $count) (global.get $EVENT_SIZE))))
         (i32.lt_u (local.get $out) (i32.add (local.get $in) (local.get $size))))
     (then (return (global.get $EINVAL))))
-  ;; The subscriptions as the guest wrote them, and a deadline for each.
+  ;; The subscriptions as they are now, and a deadline for each.
   (local.set $copy (i32.load $state (global.get $scratch)))
   (local.set $deadlines (i32.add (local.get $copy) (local.get $size)))
   (call $reserve (i64.extend_i32_u (i32.add (local.get $deadlines) (i32.shl (local.get $count) (i32.const 3)))))
   (memory.copy $state $guest (local.get $copy) (local.get $in) (local.get $size))
+  (if (local.tee $errno (call $unfit (local.get $copy) (local.get $count))) (then (return (local.get $errno))))
   (local.set $virtual (i32.eq (i32.load $state (global.get $clock_mode)) (global.get $CLOCK_VIRTUAL)))
-  (local.set $begin (call $now_for_waits (i32.const 1)))
+  (local.set $now (call $now_for_waits (i32.const 1)))
   (local.set $clocks
-    (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $begin)))
-  (local.set $errno
-    (if (result i32) (local.get $clocks)
-      (then (call $wait (local.get $in) (local.get $out) (local.get $count) (local.get $events)
-              (local.get $copy) (local.get $deadlines) (local.get $begin) (local.get $virtual)))
-      (else (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))))
-  (memory.copy $guest $state (local.get $in) (local.get $copy) (local.get $size))
-  (local.get $errno))
+    (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now)))
+  (local.set $began (call $time))
+  (loop $again
+    (local.set $ready
+      (call $settle (local.get $out) (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now)))
+    (if (i32.eqz (local.get $ready))
+      (then
+        (local.set $due (call $earliest (local.get $deadlines) (local.get $count)))
+        (if (i32.and (local.get $virtual) (i32.ne (local.get $clocks) (i32.const 0)))
+          ;; On the virtual clock nobody waits: it moves on.
+          (then (i64.store $state (global.get $virtual_now) (local.get $due)))
+          (else
+            (call $rest (i32.const 37) (local.get $began)
+              (select (i64.const -1) (i64.sub (local.get $due) (local.get $now))
+                (i64.eq (local.get $due) (i64.const -1))))))
+        (local.set $now (call $now_for_waits (i32.const 1)))
+        (br $again))))
+  (i32.store $guest (local.get $events) (local.get $ready))
+  (global.get $SUCCESS))
+
+;; The errno for a poll in which a subscription is not fit, as native WASI has it: EINVAL for a clock that cannot be
+;; waited for, EBADF for a descriptor that is no file and not open that way.
+(func $unfit (param $copy i32) (param $count i32) (result i32)
+  (local $type i32) (local $of i32) (local $kind i32)
+  (loop $next
+    (local.set $type (i32.load8_u $state offset=8 (local.get $copy)))
+    (local.set $of (i32.load $state offset=16 (local.get $copy)))
+    (if (i32.eqz (local.get $type))
+      (then (if (i32.gt_u (local.get $of) (i32.const 1)) (then (return (global.get $EINVAL)))))
+      (else
+        (if (i32.gt_u (local.get $type) (i32.const 2)) (then (return (global.get $EINVAL))))
+        (local.set $kind (call $kind (local.get $of)))
+        (if (call $is_file (local.get $of))
+          (then
+            (if (i64.eq (call $position (local.get $of)) (i64.const -1)) (then (return (global.get $EBADF)))))
+          (else
+            (if (i32.eqz
+                  (if (result i32) (i32.eq (local.get $type) (i32.const 1))
+                    (then (i32.eq (local.get $kind) (global.get $STDIN)))
+                    (else
+                      (i32.or (i32.eq (local.get $kind) (global.get $STDOUT))
+                              (i32.eq (local.get $kind) (global.get $STDERR))))))
+              (then (return (global.get $EBADF))))))))
+    (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
+    (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
+  (global.get $SUCCESS))
 
 ;; The time against which waits are measured: that of the clock which the guest sees.
 (func $now_for_waits (param $clock i32) (result i64)
@@ -1417,16 +1473,15 @@
     (then (call $virtual (local.get $clock)))
     (else (call $now (local.get $clock)))))
 
-;; Writes the monotonic time at which each clock subscription is due, or the end of time for a subscription of another
-;; kind or for a clock that native WASI will refuse. Returns how many clock subscriptions there are.
+;; Writes the monotonic time at which each clock subscription is due, or the end of time for one of another kind. Returns
+;; how many clock subscriptions there are.
 (func $set_deadlines (param $copy i32) (param $deadlines i32) (param $count i32) (param $begin i64)
   (result i32)
   (local $due i64) (local $timeout i64) (local $clock i32) (local $clocks i32) (local $real i64)
   (loop $next
     (local.set $due (i64.const -1))
     (local.set $clock (i32.load $state offset=16 (local.get $copy)))
-    (if (i32.and (i32.eqz (i32.load8_u $state offset=8 (local.get $copy)))
-                 (i32.le_u (local.get $clock) (i32.const 1)))
+    (if (i32.eqz (i32.load8_u $state offset=8 (local.get $copy)))
       (then
         (local.set $clocks (i32.add (local.get $clocks) (i32.const 1)))
         (local.set $timeout (i64.load $state offset=24 (local.get $copy)))
@@ -1453,44 +1508,6 @@
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (local.get $clocks))
 
-;; Waits in slices until a subscription is due or a descriptor is ready. The loop is where the engine looks up. On the
-;; virtual clock nobody waits: if no descriptor is ready, the clock moves on to the next deadline.
-(func $wait (param $in i32) (param $out i32) (param $count i32) (param $events i32) (param $copy i32)
-  (param $deadlines i32) (param $begin i64) (param $virtual i32) (result i32)
-  (local $errno i32) (local $now i64) (local $ready i32) (local $before i64)
-  (local.set $before (local.get $begin))
-  (loop $slice
-    (local.set $now
-      (if (result i64) (local.get $virtual)
-        (then (i64.const -1))
-        (else (call $now (i32.const 1)))))
-    (call $patch (local.get $in) (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now))
-    (if (local.tee $errno
-          (call $native.poll_oneoff (local.get $in) (local.get $out) (local.get $count) (local.get $events)))
-      (then (return (local.get $errno))))
-    (local.set $now (call $now_for_waits (i32.const 1)))
-    ;; Counted slice by slice: whoever is stopped in its sleep has slept all the same.
-    (call $add (global.get $idle) (i64.sub (local.get $now) (local.get $before)))
-    (local.set $before (local.get $now))
-    (local.set $ready
-      (call $settle (local.get $out) (i32.load $guest (local.get $events)) (local.get $copy) (local.get $deadlines)
-        (local.get $count) (local.get $now)))
-    (if (i32.eqz (local.get $ready))
-      (then
-        (if (i64.gt_u (i64.sub (local.get $now) (local.get $begin)) (i64.load $state (global.get $idle_limit)))
-          (then
-            (call $record (global.get $KIND_idle) (i32.const 37) (i32.const 0) (i32.const 0)
-              (i64.load $state (global.get $idle_limit)) (i64.sub (local.get $now) (local.get $begin))
-              (global.get $STOP) (global.get $SUCCESS))
-            (call $end_run (global.get $STOP_IDLE))))
-        (if (local.get $virtual)
-          (then
-            (local.set $before (call $earliest (local.get $deadlines) (local.get $count)))
-            (i64.store $state (global.get $virtual_now) (local.get $before))))
-        (br $slice))))
-  (i32.store $guest (local.get $events) (local.get $ready))
-  (global.get $SUCCESS))
-
 ;; The nearest of the deadlines.
 (func $earliest (param $deadlines i32) (param $count i32) (result i64)
   (local $least i64)
@@ -1502,58 +1519,37 @@
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (local.get $least))
 
-;; Tells native WASI to wait for each clock subscription until it is due, but for no longer than a slice.
-(func $patch (param $in i32) (param $copy i32) (param $deadlines i32) (param $count i32) (param $now i64)
-  (local $left i64)
+;; Writes an event for each subscription that is due or ready. Returns how many there are.
+(func $settle (param $out i32) (param $copy i32) (param $deadlines i32) (param $count i32) (param $now i64)
+  (result i32)
+  (local $type i32) (local $ready i32) (local $bytes i64) (local $is i32)
   (loop $next
-    (memory.copy $guest $state (local.get $in) (local.get $copy) (global.get $SUBSCRIPTION_SIZE))
-    (if (i32.and (i32.eqz (i32.load8_u $state offset=8 (local.get $copy)))
-                 (i32.le_u (i32.load $state offset=16 (local.get $copy)) (i32.const 1)))
+    (local.set $type (i32.load8_u $state offset=8 (local.get $copy)))
+    (local.set $bytes (i64.const 1))
+    (local.set $is (i32.const 1))
+    (if (i32.eqz (local.get $type))
       (then
-        (local.set $left (i64.const 0))
-        (if (i64.gt_u (i64.load $state (local.get $deadlines)) (local.get $now))
-          (then (local.set $left (i64.sub (i64.load $state (local.get $deadlines)) (local.get $now)))))
-        (if (i64.gt_u (local.get $left) (i64.load $state (global.get $slice)))
-          (then (local.set $left (i64.load $state (global.get $slice)))))
-        (i32.store $guest offset=16 (local.get $in) (i32.const 1))      ;; the monotonic clock,
-        (i64.store $guest offset=24 (local.get $in) (local.get $left))  ;; so long from now
-        (i32.store16 $guest offset=40 (local.get $in) (i32.const 0))))
-    (local.set $in (i32.add (local.get $in) (global.get $SUBSCRIPTION_SIZE)))
-    (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
-    (local.set $deadlines (i32.add (local.get $deadlines) (i32.const 8)))
-    (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
-
-;; Keeps the events of descriptors that native WASI reported, drops those of clocks (most of them mark a slice), and
-;; adds one for each clock subscription that is truly due. Returns how many there are now.
-(func $settle (param $out i32) (param $reported i32) (param $copy i32) (param $deadlines i32) (param $count i32)
-  (param $now i64) (result i32)
-  (local $at i32) (local $kept i32)
-  (local.set $at (local.get $out))
-  (block $read
-    (loop $next
-      (br_if $read (i32.eqz (local.get $reported)))
-      (if (i32.load8_u $guest offset=10 (local.get $at))
-        (then
-          (memory.copy $guest $guest (local.get $out) (local.get $at) (global.get $EVENT_SIZE))
-          (local.set $out (i32.add (local.get $out) (global.get $EVENT_SIZE)))
-          (local.set $kept (i32.add (local.get $kept) (i32.const 1)))))
-      (local.set $at (i32.add (local.get $at) (global.get $EVENT_SIZE)))
-      (local.set $reported (i32.sub (local.get $reported) (i32.const 1)))
-      (br $next)))
-  (loop $next
-    (if (i32.and
-          (i32.and (i32.eqz (i32.load8_u $state offset=8 (local.get $copy)))
-                   (i32.le_u (i32.load $state offset=16 (local.get $copy)) (i32.const 1)))
-          (i64.le_u (i64.load $state (local.get $deadlines)) (local.get $now)))
+        (local.set $bytes (i64.const 0))
+        (local.set $is (i64.le_u (i64.load $state (local.get $deadlines)) (local.get $now))))
+      (else
+        (if (i32.eq (call $kind (i32.load $state offset=16 (local.get $copy))) (global.get $STDIN))
+          (then
+            (local.set $is (call $has_stdin))
+            (local.set $bytes
+              (i64.extend_i32_u
+                (i32.sub (i32.load $state (global.get $stdin_size)) (i32.load $state (global.get $stdin_read)))))))))
+    (if (local.get $is)
       (then
         (memory.fill $guest (local.get $out) (i32.const 0) (global.get $EVENT_SIZE))
-        (i64.store $guest (local.get $out) (i64.load $state (local.get $copy)))
+        (i64.store $guest (local.get $out) (i64.load $state (local.get $copy)))   ;; the user's data
+        (i32.store8 $guest offset=10 (local.get $out) (local.get $type))
+        (i64.store $guest offset=16 (local.get $out) (local.get $bytes))
         (local.set $out (i32.add (local.get $out) (global.get $EVENT_SIZE)))
-        (local.set $kept (i32.add (local.get $kept) (i32.const 1)))))
+        (local.set $ready (i32.add (local.get $ready) (i32.const 1)))))
     (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
     (local.set $deadlines (i32.add (local.get $deadlines) (i32.const 8)))
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
-  (local.get $kept))
+  (local.get $ready))
 
 ;; -- processes, randomness, scheduling ------------------------------------------------------------------------------
 

@@ -119,13 +119,19 @@ def _limits(first: Limits, second: Limits) -> Limits:
 
 
 def _refill(first: Limits, second: Limits) -> dict[str, object]:
-    """Meets refills: the smaller amount at the longer interval, as long as both sides refill at all."""
+    """Meets refills: the smaller amount at the longer interval, as long as all sides that count units refill at all.
+
+    So neither by any moment of a run, nor in a span of any length, can more be burnt than under each side, and more is
+    never in hand. Only when the refills come is not always when those of each side do: no interval has that but a
+    multiple of both, which would take far more away than either side.
+    """
     budgets = [side for side in (first, second) if side.fuel is not None]
     refilled = [side for side in budgets if side.fuel_refill]
     if not budgets or len(refilled) < len(budgets):
         return {"fuel_refill": 0, "fuel_refill_max": 0, "fuel_refill_interval": 1.0}
     return {
-        "fuel_refill": min(side.fuel_refill for side in refilled),
+        # A refill fills up what may be in hand, and no more, however large it is.
+        "fuel_refill": min(min(side.fuel_refill, side.fuel_refill_max) for side in refilled),
         "fuel_refill_interval": max(side.fuel_refill_interval for side in refilled),
         "fuel_refill_max": min(side.fuel_refill_max for side in refilled),
     }

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["check_enforceable", "runnable_features", "unenforceable"]
 
 _NOT_YET = {
-    "limits.fuel_refill": 0,
     "network.mode": "none",
     "process.mode": "none",
     "features.threads": False,

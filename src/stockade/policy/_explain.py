@@ -238,20 +238,33 @@ def _time(limits: Limits) -> Iterator[Statement]:
     if limits.idle_time is not None:
         text = f"It is stopped when it waits for more than {_seconds(limits.idle_time)} at once."
         yield Statement("time", text, "none", "limits.idle_time")
-    if limits.fuel is None:
-        risk = "high" if limits.wall_time is None else "low"
-        yield Statement("time", "Its instructions are not counted.", risk, "limits.fuel")
-    else:
-        text = f"It is stopped after about {_scaled(limits.fuel, 'instruction')}"
-        if limits.fuel_refill:
-            every = _seconds(limits.fuel_refill_interval)
-            text += (
-                f", {_scaled(limits.fuel_refill)} more every {every}, at most {_scaled(limits.fuel_refill_max)} in hand"
-            )
-        yield Statement("time", f"{text}.", "none", "limits.fuel")
+    yield from _fuel(limits)
     if limits.cpu_percent < 100:
         text = f"It gets {limits.cpu_percent}% of one core."
         yield Statement("time", text, "none", "limits.cpu_percent")
+
+
+def _fuel(limits: Limits) -> Iterator[Statement]:
+    if not limits.metered:
+        risk: Risk = "high" if limits.wall_time is None else "low"
+        yield Statement("time", "Its instructions are not counted.", risk, "limits.fuel")
+    if limits.fuel is not None:
+        many = _scaled(limits.fuel, "instruction")
+        text = f"It is stopped after about {many}."
+        if limits.fuel_refill:
+            text = f"It has about {many} to begin with, and is stopped when none are left."
+        yield Statement("time", text, "none", "limits.fuel")
+    if limits.fuel_refill:
+        every, most = _seconds(limits.fuel_refill_interval), _scaled(limits.fuel_refill_max)
+        text = f"Every {every} it gets {_scaled(limits.fuel_refill)} more, but never has more than {most} in hand."
+        yield Statement("time", text, "none", "limits.fuel_refill")
+    if limits.fuel_time is not None:
+        included = ", refills included" if limits.fuel_refill else ""
+        text = (
+            f"It is stopped after about {_seconds(limits.fuel_time)} of computing{included}: an estimate, for how much "
+            "it computes in a second is measured on the machine where it runs."
+        )
+        yield Statement("time", text, "none", "limits.fuel_time")
 
 
 def _memory(limits: Limits) -> Iterator[Statement]:

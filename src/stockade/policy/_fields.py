@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "ABOUT_SECONDS",
     "BYTES",
     "COUNT",
     "RATE",
@@ -213,8 +214,11 @@ _NUMBER = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*"
 _SIZE = r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?"
 BYTES: Final = Unit("bytes", parse_size, write_size, _NUMBER + _SIZE + r"\s*$")
 RATE: Final = Unit("bytes per second", parse_rate, write_rate, _NUMBER + _SIZE + r"\s*(/s)?$")
-SECONDS: Final = Unit("seconds", parse_seconds, write_seconds, _NUMBER + r"(s|ms|us|m|min|h)?\s*$")
+_TIME = r"(s|ms|us|m|min|h)"
+SECONDS: Final = Unit("seconds", parse_seconds, write_seconds, _NUMBER + _TIME + r"?\s*$")
 COUNT: Final = Unit("", parse_count, lambda count: count, _NUMBER + "$")
+ABOUT_SECONDS: Final = _NUMBER.replace("^", "^~", 1) + _TIME + r"\s*$"
+"""What an estimate looks like, such as `~2s`; its unit must be named, for where it stands a bare number is none."""
 
 
 class Quantity(Kind):
@@ -404,6 +408,18 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {field.name: field.kind.write(getattr(self, field.name)) for field in fields_of(type(self)).values()}
 
     @classmethod
+    def spelled_out(cls, given: dict[str, object]) -> dict[str, object]:
+        """Returns the fields that somebody sets, with what is short for several of them written as those.
+
+        Args:
+            given: The fields by their names: only those that are set, for what is short for others sets them anew.
+
+        Raises:
+            PolicyError: It cannot be told what is meant.
+        """
+        return given
+
+    @classmethod
     def from_document(cls, path: str, table: object, base: Self | None = None) -> Self:
         """Reads the part from a document.
 
@@ -435,6 +451,10 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         problems += [
             f"{path} has no {name}: it must be {fields[name].kind.allowed()}" for name in required if name not in table
         ]
+        try:
+            values = cls.spelled_out(values)
+        except PolicyError as problem:
+            problems += problem.problems
         if problems:
             raise PolicyError.several(problems)
         if base is None:

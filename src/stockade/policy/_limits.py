@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from stockade.errors import PolicyError
-from stockade.policy._fields import BYTES, COUNT, RATE, SECONDS, Part, Quantity
+from stockade.policy._fields import ABOUT_SECONDS, BYTES, COUNT, RATE, SECONDS, Part, Quantity
+from stockade.policy._units import parse_seconds, shown
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from stockade.policy._fields import Plain
 
 __all__ = ["MAX_MODULE_BYTES", "Limits"]
 
@@ -18,9 +25,32 @@ _MAX_COUNT = 2**62
 _MAX_RATE = 10**10  # what fits the guard's arithmetic in nanoseconds
 _PAGE = 65_536
 
-_Fuel = Annotated[int | None, Quantity(COUNT, 1, _MAX_FUEL, unlimited=True, what="units")]
+
+class _Fuel(Quantity):
+    """A budget in units; in its place a document may have an estimate, which `Limits.spelled_out` understands."""
+
+    def __init__(self) -> None:
+        super().__init__(COUNT, 1, _MAX_FUEL, unlimited=True, what="units")
+
+    def read(self, path: str, value: object, base: object = None) -> object:
+        return value if _is_estimate(value) else super().read(path, value, base)
+
+    def schema(self) -> dict[str, Plain]:
+        units = super().schema()["anyOf"]
+        assert isinstance(units, list)
+        return {"anyOf": [*units, {"type": "string", "pattern": ABOUT_SECONDS}]}
+
+    def allowed(self) -> str:
+        return f'{super().allowed()}, or a time such as "~2s"'
+
+
+def _is_estimate(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith("~")
+
+
 _Refill = Annotated[int, Quantity(COUNT, 0, _MAX_FUEL, what="units")]
-_Time = Annotated[float | None, Quantity(SECONDS, 0.001, _MAX_SECONDS, unlimited=True)]
+_MIN_SECONDS = 0.001
+_Time = Annotated[float | None, Quantity(SECONDS, _MIN_SECONDS, _MAX_SECONDS, unlimited=True)]
 _Bytes = Annotated[int | None, Quantity(BYTES, 0, _MAX_COUNT, unlimited=True)]
 _Count = Annotated[int | None, Quantity(COUNT, 0, _MAX_COUNT, unlimited=True)]
 _Speed = Annotated[int | None, Quantity(RATE, 1, _MAX_RATE, unlimited=True)]
@@ -30,10 +60,17 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a run may use. None is unlimited, where a field allows it; in documents that is "unlimited".
 
     Attributes:
-        fuel: Fuel units, about one for each instruction. Unlimited: not metered, which is faster.
-        fuel_refill: Units that are added every `fuel_refill_interval`.
-        fuel_refill_interval: Seconds between two refills.
-        fuel_refill_max: The most units that may be in hand after a refill; at least `fuel`, where there are refills.
+        fuel: Fuel units, about one for each instruction. Unlimited, where `fuel_time` is, too: not metered, which is
+            faster. `"~2s"` is short for `fuel = "unlimited"` and `fuel_time = "2s"`.
+        fuel_refill: Units that are added every `fuel_refill_interval` seconds of the run's wall time, but never so that
+            more than `fuel_refill_max` are in hand: what would be beyond it is lost, and does not count as refilled.
+            The units of `fuel` are spent first, then refilled ones. A run that has none in hand before the next refill
+            ends with outcome `fuel`.
+        fuel_refill_interval: Seconds from the beginning of a run to the first refill, and from each to the next.
+        fuel_refill_max: The most units that may be in hand; at least `fuel`, where there are refills.
+        fuel_time: Fuel for about so many seconds of computing: an estimate, for what a second takes is measured on the
+            machine where the policy is used (see `stockade.calibrate`). Where `fuel` is given as well, the lesser
+            counts. No refill adds to it: a run burns no more than this in all.
         wall_time: Seconds from the first instruction to the last, waits included. Unlimited: no deadline.
         idle_time: Seconds that a single wait in `poll_oneoff` may last; a longer one ends the run with outcome `idle`.
         cpu_percent: Share of one core that a busy guest may use.
@@ -69,10 +106,11 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "limits"
 
-    fuel: _Fuel = 5_000_000_000
+    fuel: Annotated[int | None, _Fuel()] = 5_000_000_000
     fuel_refill: _Refill = 0
-    fuel_refill_interval: Annotated[float, Quantity(SECONDS, 0.001, _MAX_SECONDS)] = 1.0
+    fuel_refill_interval: Annotated[float, Quantity(SECONDS, _MIN_SECONDS, _MAX_SECONDS)] = 1.0
     fuel_refill_max: _Refill = 0
+    fuel_time: _Time = None
     wall_time: _Time = 5.0
     idle_time: _Time = None
     cpu_percent: Annotated[int, Quantity(COUNT, 1, 100, what="percent")] = 100
@@ -108,9 +146,53 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if self.fuel_refill_max:
                 raise PolicyError("limits.fuel_refill_max says nothing where fuel_refill is 0: leave it out")
         elif self.fuel is None:
+            if self.fuel_time is not None:
+                raise PolicyError(
+                    "limits.fuel_refill needs a budget in units, which limits.fuel_time is not: set limits.fuel, too, "
+                    "or leave the refills out"
+                )
             raise PolicyError("limits.fuel_refill says nothing where fuel is unlimited: leave it out")
         elif self.fuel_refill_max < self.fuel:
             raise PolicyError(
                 f"limits.fuel_refill_max is {self.fuel_refill_max:,}: with refills it must be at least "
                 f"limits.fuel, which is {self.fuel:,}"
             )
+
+    @property
+    def metered(self) -> bool:
+        """Whether fuel is counted, because there is a budget of it, in units or in time."""
+        return self.fuel is not None or self.fuel_time is not None
+
+    @classmethod
+    def spelled_out(cls, given: dict[str, object]) -> dict[str, object]:
+        """Returns the limits that somebody sets, with an estimate in place of `fuel` written as `fuel_time`.
+
+        Args:
+            given: The limits that are set, by their names.
+
+        Raises:
+            PolicyError: The estimate is none, or `fuel_time` is set as well.
+        """
+        fuel = given.get("fuel")
+        if not _is_estimate(fuel):
+            return given
+        if "fuel_time" in given:
+            raise PolicyError(
+                f"limits.fuel is {shown(fuel)}, which is short for limits.fuel_time, and that is given, too: "
+                "leave one of them out"
+            )
+        return {**given, "fuel": None, "fuel_time": _estimated(fuel)}
+
+
+def _estimated(fuel: str) -> float:
+    """Reads an estimate such as `"~2s"`, in seconds."""
+    try:
+        seconds = parse_seconds(fuel[1:]) if re.search(ABOUT_SECONDS, fuel) else None
+    except ValueError:  # thousands of digits
+        seconds = None
+    if seconds is None or not _MIN_SECONDS <= seconds <= _MAX_SECONDS:
+        raise PolicyError(
+            f"limits.fuel is {shown(fuel)}: after ~ it must be a time from 1ms to {_MAX_SECONDS:,.0f} seconds, "
+            'with its unit (s, ms, us, m, min, h): write "~2s"'
+        )
+    return seconds

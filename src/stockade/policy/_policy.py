@@ -117,7 +117,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Returns this policy with changes.
 
         Args:
-            **changes: Fields of the policy, or of its parts (`wall_time=2.0`, `mounts=[...]`).
+            **changes: Fields of the policy, or of its parts (`wall_time=2.0`, `mounts=[...]`); `fuel="~2s"` is short
+                for `fuel=None, fuel_time=2.0`.
 
         Raises:
             PolicyError: There is no such field, or a value is out of its range.
@@ -133,7 +134,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             base = own.get(part, getattr(self, part))
             if not isinstance(base, Part):
                 raise PolicyError(f"{part} is {shown(base)}: it must be {part.capitalize()}")
-            own[part] = msgspec.structs.replace(base, **values)
+            own[part] = msgspec.structs.replace(base, **base.spelled_out(values))
         return msgspec.structs.replace(self, **own)
 
     @property

@@ -134,9 +134,9 @@ def _time(policy: Policy) -> Reason:
     wall = math.inf if limits.wall_time is None else limits.wall_time
     points = 4 if wall <= 60 else 2 if wall <= 3600 else 0
     told = ["no deadline" if wall == math.inf else f"{wall:g} s"]
-    if limits.fuel is None:
+    if not limits.metered:
         told.append("fuel is not metered")
-    elif limits.fuel_refill and _enforced(policy, "limits.fuel_refill"):
+    elif limits.fuel_refill and limits.fuel_time is None:  # no refill adds to the fuel of a time
         told.append("fuel is refilled")
         points += 1
     else:

@@ -1,11 +1,22 @@
 """What did happen: reports as plain frozen data. Nothing of the engine."""
 
+from stockade.report._fuel import (
+    SAMPLES_KEPT,
+    FuelAnomaly,
+    FuelHistory,
+    FuelSample,
+    FuelStatistics,
+    Trend,
+    history_of,
+    run_statistics,
+)
 from stockade.report._model import (
     Event,
     Frame,
     ModuleInfo,
     Outcome,
     PolicyInfo,
+    Progress,
     Report,
     Timings,
     TrapInfo,
@@ -17,19 +28,28 @@ from stockade.report._model import (
 from stockade.report._render import rows, summary, violation_text
 
 __all__ = [
+    "SAMPLES_KEPT",
     "Event",
     "Frame",
+    "FuelAnomaly",
+    "FuelHistory",
+    "FuelSample",
+    "FuelStatistics",
     "ModuleInfo",
     "Outcome",
     "PolicyInfo",
+    "Progress",
     "Report",
     "Timings",
     "TrapInfo",
+    "Trend",
     "Truncated",
     "Usage",
     "Value",
     "Violation",
+    "history_of",
     "rows",
+    "run_statistics",
     "summary",
     "violation_text",
 ]

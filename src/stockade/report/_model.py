@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
+from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
 
 if TYPE_CHECKING:
     from typing import Self
+
 
 __all__ = [
     "Event",
@@ -18,6 +20,7 @@ __all__ = [
     "ModuleInfo",
     "Outcome",
     "PolicyInfo",
+    "Progress",
     "Report",
     "Timings",
     "TrapInfo",
@@ -122,6 +125,30 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     network_sent_bytes: int = 0
     network_received_bytes: int = 0
     network_connections: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run is, while it is under way.
+
+    Attributes:
+        seconds: Since the call under way began.
+        fuel: Fuel units consumed, as of the last time that the guest was halted; None where the policy does not meter.
+        idle_seconds: Time spent waiting, without the wait under way.
+        memory_bytes: What the guest's memories and tables have (8 bytes an element).
+        stdout_bytes: Written to stdout.
+        stderr_bytes: Written to stderr.
+        calls: WASI calls and calls of lent functions made.
+        open_files: Files and folders open.
+    """
+
+    seconds: float
+    fuel: int | None = None
+    idle_seconds: float = 0.0
+    memory_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    calls: int = 0
+    open_files: int = 0
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,6 +280,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         stderr: What it wrote to stderr, as kept.
         truncated: How much of both was dropped.
         usage: What it used.
+        fuel: How it spent its fuel; None where the policy does not meter.
         violations: What it tried and was not allowed: each kind, call and subject once, with a count.
         events: The newest violations one by one, in order: at most 32.
         events_dropped: How many older ones there were.
@@ -270,6 +298,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bytes = b""
     truncated: Truncated = Truncated()
     usage: Usage = Usage()
+    fuel: FuelStatistics | None = None
     violations: tuple[Violation, ...] = ()
     events: tuple[Event, ...] = ()
     events_dropped: int = 0

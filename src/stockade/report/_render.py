@@ -13,6 +13,7 @@ from stockade.report._model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.report._fuel import FuelAnomaly
     from stockade.report._model import Report, Violation
 
 __all__ = ["duration", "render", "rows", "size", "summary", "to_json", "violation_text"]
@@ -106,7 +107,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
     lines.append(("", f"{compile_time} compile, {duration(usage.cpu_seconds)} processor"))
     if usage.idle_seconds:
         lines.append(("waiting", duration(usage.idle_seconds)))
-    lines.append(("fuel", "not metered" if usage.fuel is None else f"{usage.fuel:,}"))
+    lines.extend(_fuel_rows(report))
     lines.append(("memory", f"{size(usage.memory_peak_bytes)} peak"))
     output = f"stdout {size(usage.stdout_bytes)}, stderr {size(usage.stderr_bytes)}"
     if report.truncated.stdout or report.truncated.stderr:
@@ -126,6 +127,27 @@ def rows(report: Report) -> list[tuple[str, str]]:
     if report.violations_dropped:
         lines.append(("", f"and {report.violations_dropped:,} more of these kinds"))
     return lines
+
+
+def _fuel_rows(report: Report) -> list[tuple[str, str]]:
+    used, fuel = report.usage.fuel, report.fuel
+    if used is None or fuel is None:
+        return [("fuel", "not metered" if used is None else f"{used:,}")]
+    text = f"{'' if fuel.exact else 'at least '}{used:,} of {fuel.initial + fuel.refilled:,}"
+    if fuel.refills:
+        text += f", {fuel.refilled:,} of them in {fuel.refills:,} refills"
+    lines = [("fuel", text)]
+    if fuel.rate:
+        lines.append(("", f"{fuel.average_rate:,.3g} a second, {fuel.trend}"))
+    return lines + [("", anomaly_text(anomaly)) for anomaly in fuel.anomalies]
+
+
+def anomaly_text(anomaly: FuelAnomaly) -> str:
+    """Says in one line what was out of the ordinary about fuel."""
+    if anomaly.kind == "rapid_depletion":
+        return f"rapid depletion: all of it within {duration(anomaly.observed)}"
+    name = anomaly.kind.replace("_", " ")
+    return f"{name}: {anomaly.observed:,.3g} a second in the latest slice, {anomaly.expected:,.3g} before"
 
 
 def render(report: Report) -> str:

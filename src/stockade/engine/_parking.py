@@ -1,0 +1,107 @@
+"""Guests that wait: halted in a call to the host, with their stack left as it is, and no thread held.
+
+The guard's one way to wait is a function under the name of `poll_oneoff`, which is bound to an asynchronous host
+function here. It says at once that its answer comes later; so the call that runs the guest yields, and the guest goes
+on the next time it is polled after its instance was told to wake up.
+
+The library asks whether the answer is there by calling a function with an address: here `strlen`, and at the address
+stands a byte that is zero until then. So no Python runs on the guest's stack but a few instructions at the beginning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import CFUNCTYPE, POINTER, addressof, c_char, c_size_t, c_void_p
+from functools import cache
+from typing import TYPE_CHECKING
+
+from stockade.engine._failure import error_text
+from stockade.engine._lending import deaf_at_entry, function_type, running
+from stockade.errors import EngineError
+
+if TYPE_CHECKING:
+    from ctypes import _Pointer
+    from typing import Any
+
+__all__ = ["PARKING", "Bed", "define_parking"]
+
+_MODULE = b"wasi_snapshot_preview1"
+PARKING = b"poll_oneoff"
+"""The name under which guests, and the guard for them, import what halts them."""
+
+
+class _Continuation(ctypes.Structure):
+    """`wasmtime_async_continuation_t`: what the library calls to learn whether an answer is there."""
+
+    _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p))
+
+
+class Bed:
+    """Where one instance sleeps.
+
+    Attributes:
+        taken: Whether its guest is halted here.
+        awake: The byte that says whether it may go on, and a zero.
+        continuation: What the library is told when that begins.
+    """
+
+    __slots__ = ("awake", "continuation", "taken")
+
+    def __init__(self) -> None:
+        self.taken = False
+        # SAFETY: two bytes, the second always zero, so `strlen` stays inside: it returns 0 or 1, of which the library
+        # reads the lowest byte as a bool. They live as long as this object, which the instance keeps until its store
+        # is gone.
+        self.awake = (c_char * 2)()
+        self.continuation = _Continuation(_strlen(), addressof(self.awake), None)
+
+    def wake(self) -> None:
+        """Lets the guest go on when it is polled the next time."""
+        self.awake[0] = b"\1"
+        self.taken = False
+
+
+def _park(_: int, caller: int, args: int, count: int, results: int, size: int, trap: int, answer: Any) -> None:  # noqa: ARG001
+    # On the guest's stack: no calls and no loops, so that no handler of a signal begins here. The result is the zero
+    # that the library has put there.
+    bed: Any = running.instances[-1].bed
+    bed.taken = True
+    bed.awake[0] = b"\0"
+    answer[0] = bed.continuation
+
+
+@cache
+def _strlen() -> int:
+    address = ctypes.cast(ctypes.PyDLL(None).strlen, c_void_p).value
+    assert address is not None
+    return address
+
+
+@cache  # Kept for the life of the process, as the library holds its address.
+def _callback() -> tuple[c_void_p, object]:
+    deaf_at_entry(_park)
+    pointer: type[_Pointer[_Continuation]] = POINTER(_Continuation)
+    made = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, pointer)(_park)
+    return ctypes.cast(made, c_void_p), made
+
+
+def define_parking(api: Any, linker: int) -> None:
+    """Binds the guard's way to wait.
+
+    Args:
+        api: The C API.
+        linker: A linker with native WASI, whose `poll_oneoff` this replaces.
+
+    Raises:
+        EngineError: The library does not take it.
+    """
+    type_ = function_type(api, ("i32",) * 4, ("i32",))
+    api.linker_allow_shadowing(linker, True)
+    # SAFETY: names and type are borrowed for the call; the callback lives as long as the process. In the callback, the
+    # library lends the continuation to be filled in; what it copies from there lives in the instance's `Bed`.
+    error = api.linker_define_async_func(
+        linker, _MODULE, len(_MODULE), PARKING, len(PARKING), type_, _callback()[0], None, None
+    )
+    api.functype_delete(type_)
+    if error:
+        raise EngineError(f"guests cannot be made to wait: {error_text(error)}")

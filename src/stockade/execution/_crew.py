@@ -1,0 +1,338 @@
+"""The crew: a few threads that take the steps of thousands of runs.
+
+A run that waits holds no thread: it stands in a list of alarms, or nowhere at all until somebody wakes it. Those that
+can go on stand in line by fair shares: first among tenants, then among the runs of a tenant by their priorities.
+Whoever has used more of its share stands further back.
+
+As Python runs one thread at a time, a second thread would only get in the way of short runs. So a thread takes the next
+run only when every other one has been busy with a single slice for a while: with a guest that computes, which needs no
+Python, or with a function of the embedder that takes its time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import sys
+import threading
+import time
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from stockade.execution._steps import FOREVER, GO_ON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.execution._steps import Steps, Watch
+
+__all__ = ["MOST_THREADS", "NORMAL_PRIORITY", "Crew", "Errand", "crew"]
+
+_Result = TypeVar("_Result")
+
+NORMAL_PRIORITY: Final = 50
+"""The share of a run among the others of its tenant, if nothing is said."""
+
+MOST_THREADS: Final = 16
+"""Threads in all, where runs block theirs: in functions of the embedder, in files."""
+
+_SLICE_SECONDS: Final = 0.005
+"""How long a run that could go on keeps its thread while others stand in line."""
+
+_PATIENCE_SECONDS: Final = 0.002
+"""How long all others must have been busy with one slice before another thread goes to work."""
+
+_STUCK_SECONDS: Final = 0.1
+"""How long they must have been where all processors are busy already: no guest computes that long without yielding."""
+
+_LINGER_SECONDS: Final = 1.0
+"""How long a thread stays that has nothing to do."""
+
+_WAITING, _READY, _RUNNING, _OVER = range(4)
+
+
+class Errand(Generic[_Result]):
+    """One run, in the hands of the crew.
+
+    Args:
+        steps: What to do.
+        watch: Its watch.
+        done: What is called when it is over, with its result and None, or with None and what it raised; on a thread of
+            the crew.
+        priority: Its share among the runs of its tenant, from 1 on.
+        tenant: For whom it runs.
+    """
+
+    __slots__ = ("alarm", "context", "done", "priority", "state", "steps", "tenant", "used", "watch", "woken")
+
+    def __init__(
+        self,
+        steps: Steps[_Result],
+        watch: Watch,
+        done: Callable[[_Result | None, BaseException | None], object],
+        priority: int,
+        tenant: str,
+    ) -> None:
+        self.steps = steps
+        self.watch = watch
+        self.done = done
+        self.priority = priority
+        self.tenant = tenant
+        # Functions of the embedder see the context of whoever asked for the run.
+        self.context = copy_context()
+        self.state = _WAITING
+        self.woken = False
+        # Which of its alarms counts: one that was set before is not taken off the list.
+        self.alarm = 0
+        # Seconds that it has used, by its priority.
+        self.used = 0.0
+
+
+class _Tenant:
+    """The line of those that can go on for one tenant."""
+
+    __slots__ = ("errands", "line", "served", "used")
+
+    def __init__(self) -> None:
+        self.line: list[tuple[float, int, Errand[Any]]] = []
+        self.errands = 0
+        # Seconds that its runs have used, and what the one served last had used of its share.
+        self.used = 0.0
+        self.served = 0.0
+
+
+class Crew:
+    """Threads that take the steps of runs. They come when there is something to do, and go when there is not."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition(threading.Lock())
+        self._numbers = itertools.count(1)
+        self._tenants: dict[str, _Tenant] = {}
+        # Tenants with somebody in line, the one that has used least first.
+        self._order: list[tuple[float, int, _Tenant]] = []
+        self._served = 0.0
+        self._alarms: list[tuple[float, int, Errand[Any]]] = []
+        # When each slice under way began, by its thread.
+        self._busy: dict[int, float] = {}
+        self._threads = 0
+        self._idle = 0
+        # One of the idle threads looks after alarms and after the busy ones, at the latest at this time.
+        self._watching = False
+        self._looks_at = FOREVER
+        # Whether somebody was called who has not looked yet.
+        self._called = False
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return self._threads
+
+    def begin(self, errand: Errand[Any]) -> None:
+        """Takes a run on."""
+        errand.watch.on_wake = lambda: self.wake(errand)
+        with self._change:
+            tenant = self._tenants.get(errand.tenant)
+            if tenant is None:
+                tenant = self._tenants[errand.tenant] = _Tenant()
+                tenant.used = self._served
+            tenant.errands += 1
+            errand.used = tenant.served
+            self._line_up(errand)
+
+    def wake(self, errand: Errand[Any]) -> None:
+        """Has a run look around, if it waits."""
+        with self._change:
+            if errand.state == _RUNNING:
+                errand.woken = True
+            elif errand.state == _WAITING:
+                self._line_up(errand)
+
+    # -- all of this under the lock -----------------------------------------------------------------------------------
+
+    def _line_up(self, errand: Errand[Any]) -> None:
+        tenant = self._tenants[errand.tenant]
+        # Who was away does not come back with a share saved up.
+        errand.used = max(errand.used, tenant.served)
+        errand.state = _READY
+        errand.alarm = 0
+        if not tenant.line:
+            tenant.used = max(tenant.used, self._served)
+            if not self._order:
+                # Where others stand in line already, somebody knows.
+                self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
+            heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
+        heapq.heappush(tenant.line, (errand.used, next(self._numbers), errand))
+
+    def _next_in_line(self) -> Errand[Any]:
+        while True:
+            used, _, tenant = heapq.heappop(self._order)
+            if used < tenant.used:
+                # Its runs have gone on since it got its place.
+                heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
+                continue
+            _, _, errand = heapq.heappop(tenant.line)
+            if tenant.line:
+                heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
+            self._served = max(self._served, tenant.used)
+            tenant.served = max(tenant.served, errand.used)
+            return errand
+
+    def _ring(self, now: float) -> None:
+        """Lines up those whose time has come."""
+        while self._alarms and self._alarms[0][0] <= now:
+            _, number, errand = heapq.heappop(self._alarms)
+            if errand.alarm == number and errand.state == _WAITING:
+                self._line_up(errand)
+
+    def _may_work(self, now: float) -> bool:
+        busy = len(self._busy)
+        if not busy:
+            return True
+        patience = _PATIENCE_SECONDS if busy < _processors() else _STUCK_SECONDS
+        return max(self._busy.values()) <= now - patience
+
+    def _have_looked_at(self, when: float) -> None:
+        """Sees to it that a thread looks at what there is to do, at this time or before."""
+        if self._called or (self._watching and self._looks_at <= when):
+            return
+        if self._idle:
+            # Any of them would do, but the one that watches has to know when it must look.
+            self._change.notify_all()
+        elif self._threads < MOST_THREADS:
+            self._threads += 1
+            threading.Thread(target=self._work, name="stockade-crew", daemon=True).start()
+        else:
+            # All are at work, and look when they have done with what they are at.
+            return
+        self._called = True
+
+    def _wait_for_work(self) -> Errand[Any] | None:
+        """Returns the next run; None when there has been none for a while."""
+        idle_since = time.monotonic()
+        while True:
+            now = time.monotonic()
+            self._called = False
+            self._ring(now)
+            if self._order and self._may_work(now):
+                return self._next_in_line()
+            if self._watching:
+                # One looks after alarms and the busy ones; the others wait to be called.
+                if now - idle_since >= _LINGER_SECONDS:
+                    return None
+                self._rest(_LINGER_SECONDS)
+                continue
+            patience = FOREVER
+            if self._order:
+                patience = _PATIENCE_SECONDS
+                idle_since = now
+            if self._alarms:
+                patience = min(patience, self._alarms[0][0] - now)
+                idle_since = now
+            if now - idle_since >= _LINGER_SECONDS:
+                return None
+            patience = min(patience, _LINGER_SECONDS)
+            self._watching = True
+            self._looks_at = now + patience
+            try:
+                self._rest(patience)
+            finally:
+                self._watching = False
+
+    def _rest(self, seconds: float) -> None:
+        self._idle += 1
+        try:
+            self._change.wait(seconds)
+        finally:
+            self._idle -= 1
+
+    # -- the threads --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        me = threading.get_ident()
+        while True:
+            with self._change:
+                errand = self._wait_for_work()
+                if errand is None:
+                    self._threads -= 1
+                    return
+                began = self._busy[me] = time.monotonic()
+                errand.state = _RUNNING
+                if self._order:
+                    self._have_looked_at(began + _PATIENCE_SECONDS)
+                elif self._alarms:
+                    self._have_looked_at(self._alarms[0][0])
+            try:
+                until, outcome = errand.context.run(_advance, errand, began)
+            finally:
+                now = time.monotonic()
+                with self._change:
+                    del self._busy[me]
+            with self._change:
+                self._put_away(errand, now - began, FOREVER if until is None else until, over=until is None)
+            if until is None:
+                errand.watch.on_wake = None
+                _tell(errand, *outcome)
+            # Nothing of it is kept while this thread waits for the next.
+            del errand, outcome
+
+    def _put_away(self, errand: Errand[Any], seconds: float, until: float, *, over: bool) -> None:
+        tenant = self._tenants[errand.tenant]
+        tenant.used += seconds
+        errand.used += seconds * NORMAL_PRIORITY / errand.priority
+        if over:
+            errand.state = _OVER
+            tenant.errands -= 1
+            if not tenant.errands:
+                del self._tenants[errand.tenant]
+        elif errand.woken or until == GO_ON:
+            errand.woken = False
+            self._line_up(errand)
+        else:
+            errand.state = _WAITING
+            if until != FOREVER:
+                errand.alarm = next(self._numbers)
+                heapq.heappush(self._alarms, (until, errand.alarm, errand))
+                self._have_looked_at(self._alarms[0][0])
+
+
+def _tell(errand: Errand[Any], result: Any, problem: BaseException | None) -> None:
+    try:
+        errand.done(result, problem)
+    except BaseException:
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+
+def _advance(errand: Errand[Any], began: float) -> tuple[float | None, tuple[Any, BaseException | None]]:
+    """Takes steps until the run waits, has had its turn, or is over: then the first that is returned is None."""
+    try:
+        while True:
+            until = next(errand.steps)
+            if until != GO_ON or time.monotonic() - began >= _SLICE_SECONDS:
+                return until, (None, None)
+    except StopIteration as end:
+        return None, (end.value, None)
+    except BaseException as problem:
+        return None, (None, problem)
+
+
+def _processors() -> int:
+    return os.cpu_count() or 1
+
+
+_crew = Crew()
+
+
+def crew() -> Crew:
+    """Returns the crew of this process."""
+    return _crew
+
+
+def _after_fork() -> None:
+    """Begins anew in a forked child, which has the parent's memory but not its threads."""
+    global _crew
+    _crew = Crew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

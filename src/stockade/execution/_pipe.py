@@ -1,0 +1,87 @@
+"""Standard input that is written while the guest reads it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from stockade.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+__all__ = ["Pipe"]
+
+
+class Pipe:
+    r"""Standard input for one guest, written piece by piece, from any thread. As a context manager, it closes itself.
+
+    A guest that has read all there is waits, and holds no thread while it does. When the pipe is closed, and all of it
+    read, the guest comes to the end of its input.
+
+    >>> pipe = Pipe()
+    >>> pipe.write(b"one line\\n")
+    >>> pipe.close()
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pieces: deque[bytes] = deque()
+        self._closed = False
+        self._on_more: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write(self, data: bytes) -> None:
+        """Gives the guest more to read. Never waits.
+
+        Raises:
+            UsageError: The pipe is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("the pipe is closed: nothing can be written to it any more")
+            if data:
+                self._pieces.append(bytes(data))
+            on_more = self._on_more
+        if on_more is not None:
+            on_more()
+
+    def close(self) -> None:
+        """Says that nothing more comes. Closing twice is harmless."""
+        with self._lock:
+            self._closed = True
+            on_more = self._on_more
+        if on_more is not None:
+            on_more()
+
+    def attach(self, on_more: Callable[[], object]) -> None:
+        """Gives the pipe to a guest; Stockade does so when a run begins.
+
+        Args:
+            on_more: Is called whenever there is more to take.
+
+        Raises:
+            UsageError: Another guest has it.
+        """
+        with self._lock:
+            if self._on_more is not None:
+                raise UsageError("the pipe is the input of another guest: make one for each")
+            self._on_more = on_more
+
+    def take(self, size: int) -> bytes | None:
+        """Takes out at most so many bytes: none at the end, None where there are none yet."""
+        with self._lock:
+            if not self._pieces:
+                return b"" if self._closed else None
+            piece = self._pieces.popleft()
+            if len(piece) > size:
+                self._pieces.appendleft(piece[size:])
+                piece = piece[:size]
+            return piece

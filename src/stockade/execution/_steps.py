@@ -1,0 +1,103 @@
+"""A run in steps: it says until when it may wait, and whoever drives it does the waiting.
+
+What runs a guest is a generator. It yields whenever the guest has halted: with the time (of `time.monotonic`) at which
+it wants to go on, `GO_ON` for as soon as others have had their turn. It may be asked to go on before its time, and
+looks for itself whether there is a reason. So runs on the caller's thread and runs on shared ones differ in who waits,
+and in nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.report import Progress
+
+__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "drive"]
+
+_Result = TypeVar("_Result")
+
+Steps: TypeAlias = Generator[float, None, _Result]
+"""What runs in steps, and comes to a result."""
+
+GO_ON: Final = 0.0
+"""The time that is over already."""
+
+FOREVER: Final = float("inf")
+"""The time that never comes."""
+
+
+class Watch:
+    """What is known of a run from outside: whether it may go on, and who is to be told when something happened to it.
+
+    Attributes:
+        cancelled: Whether it is to end.
+        deadline: When it has to end, by `time.monotonic`.
+        on_wake: What is called, from any thread, when the run should look around before its time.
+        progress: Says how far the run is; None before and after.
+    """
+
+    __slots__ = ("cancelled", "deadline", "on_wake", "progress")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.progress: Callable[[], Progress | None] | None = None
+        self.deadline = FOREVER
+        self.on_wake: Callable[[], object] | None = None
+
+    def start(self, seconds: float | None) -> None:
+        """Sets the deadline, counted from now; an old cancellation stays in force."""
+        self.deadline = FOREVER if seconds is None else time.monotonic() + seconds
+
+    def cancel(self) -> None:
+        """Stops the guest: within a slice while it computes, at once while it waits. May be called from any thread."""
+        self.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the run look around, if it waits. May be called from any thread."""
+        on_wake = self.on_wake
+        if on_wake is not None:
+            on_wake()
+
+    def __call__(self) -> bool:
+        """Says whether the guest may go on."""
+        return not self.cancelled and time.monotonic() < self.deadline
+
+
+def drive(steps: Steps[_Result], watch: Watch) -> _Result:
+    """Takes all steps, on this thread.
+
+    Args:
+        steps: What to do.
+        watch: Its watch.
+
+    Returns:
+        What it came to.
+    """
+    woken: threading.Event | None = None
+    try:
+        while True:
+            try:
+                until = next(steps)
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
+            if until == GO_ON:
+                continue
+            if woken is None:
+                # It is asked once more before the first wait: what happened before now had nobody to tell.
+                woken = threading.Event()
+                watch.on_wake = woken.set
+                continue
+            woken.wait(None if until == FOREVER else max(0.0, until - time.monotonic()))
+            # Whatever came until here is seen in the next step.
+            woken.clear()
+    finally:
+        watch.on_wake = None
+        steps.close()

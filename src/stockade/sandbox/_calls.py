@@ -1,0 +1,69 @@
+"""The one-call forms `run` and `call`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.execution import Module
+from stockade.sandbox._sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stockade.execution import Argument, OnOutput, Returns, Source, Stdin
+    from stockade.policy import Policy
+    from stockade.report import Report, Value
+
+__all__ = ["call", "run"]
+
+
+def run(
+    module: Source,
+    args: Sequence[str | bytes] = (),
+    *,
+    stdin: Stdin = b"",
+    env: Mapping[str, str] | None = None,
+    on_stdout: OnOutput | None = None,
+    on_stderr: OnOutput | None = None,
+    policy: Policy | str = "default",
+) -> Report:
+    """Runs a WASI command once.
+
+    Args:
+        module: Path of a module, its bytes, or a loaded module.
+        args: Arguments for the guest, after its name.
+        stdin: What it reads from its standard input.
+        env: Its environment.
+        on_stdout: Is given stdout in pieces as they are written.
+        on_stderr: The same for stderr.
+        policy: A policy, or the name of a preset.
+
+    Returns:
+        What happened.
+
+    Raises:
+        StockadeError: The caller did something wrong: no such file, not WebAssembly, an impossible policy.
+    """
+    with Sandbox(policy) as sandbox:
+        return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
+
+
+def call(
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: Policy | str = "default"
+) -> Value:
+    """Calls an exported function once and returns its value.
+
+    Args:
+        module: Path of a module (`.wat` text is fine here), its bytes, or a loaded module.
+        export: Name of the function.
+        *args: What is passed, as to `Sandbox.call`.
+        returns: What the result is read as, as there.
+        policy: A policy, or the name of a preset.
+
+    Raises:
+        GuestError: The guest failed.
+        StockadeError: The caller did something wrong.
+    """
+    with Sandbox(policy) as sandbox:
+        loaded = Module.load(module, limit_bytes=sandbox.policy.limits.module_size, text=True)
+        return sandbox.call(loaded, export, *args, returns=returns).check().value

@@ -1,0 +1,152 @@
+"""Sessions kept ready, for guests that take long to begin. Each is used once: nothing is left for the next user."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from stockade.errors import UsageError
+from stockade.sandbox import check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    from stockade.execution import Source
+    from stockade.sandbox import Sandbox, Session
+
+__all__ = ["SessionPool"]
+
+_RETRY_SECONDS: Final = 0.005
+"""How soon a session is looked at again whose call was cancelled."""
+
+
+class SessionPool:
+    """Opens sessions ahead of their use. Safe to share between threads; use it as a context manager.
+
+    A session that was lent is closed when it comes back, whatever its user did with it, and another one is opened in
+    its place: a fresh store, a fresh memory, fresh globals.
+
+    Args:
+        sandbox: Where they run.
+        module: The module, as in `Sandbox.open`.
+        args: Arguments that the guest sees.
+        size: How many are kept ready.
+        env: Its environment.
+
+    Raises:
+        UsageError: The size is out of range.
+        ModuleError: The module cannot be run.
+        GuestError: Its initialization failed.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        module: Source,
+        args: Sequence[str | bytes] = (),
+        *,
+        size: int = 4,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        check_count("size", size, 1)
+        self._sandbox = sandbox
+        self._module = sandbox.prepare(module)
+        self._args = args
+        self._env = env
+        self._size = size
+        self._lock = threading.Lock()
+        self._ready: deque[Session] = deque()
+        self._wanted = threading.Event()
+        self._closed = False
+        try:
+            for _ in range(size):
+                self._ready.append(self._open())
+        except BaseException:
+            self.close()
+            raise
+        self._filler = threading.Thread(target=self._fill, name="stockade-pool", daemon=True)
+        self._filler.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def ready(self) -> int:
+        """How many sessions are ready."""
+        return len(self._ready)
+
+    @contextmanager
+    def lease(self) -> Iterator[Session]:
+        """Lends a fresh session; without one that is ready, opens one.
+
+        When the lease ends, a call that is still under way in another thread is cancelled.
+
+        Raises:
+            UsageError: The pool is closed.
+            GuestError: The guest's initialization failed.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("the pool is closed: make a new one")
+            session = self._ready.popleft() if self._ready else None
+        self._wanted.set()
+        if session is None:
+            session = self._open()
+        try:
+            yield session
+        finally:
+            _end(session)
+
+    def close(self) -> None:
+        """Closes what is ready; what is lent is closed by whoever has it. Closing twice is harmless."""
+        with self._lock:
+            self._closed = True
+            sessions, self._ready = self._ready, deque()
+        self._wanted.set()
+        for session in sessions:
+            session.close()
+
+    def _open(self) -> Session:
+        return self._sandbox.open(self._module, self._args, env=self._env)
+
+    def _fill(self) -> None:
+        while self._wanted.wait():
+            self._wanted.clear()
+            # What fails here fails again for whoever leases, and is told there: also what a function raises that the
+            # guest called while it was initialized.
+            with suppress(BaseException):
+                while self._refill():
+                    pass
+            if self._closed:
+                return
+
+    def _refill(self) -> bool:
+        """Opens one session, if one is missing."""
+        if self._closed or len(self._ready) >= self._size:
+            return False
+        session = self._open()
+        with self._lock:
+            if not self._closed:
+                self._ready.append(session)
+                return True
+        session.close()
+        return False
+
+
+def _end(session: Session) -> None:
+    """Closes a session, whatever its user left under way."""
+    while True:
+        try:
+            session.close()
+        except UsageError:
+            session.cancel()
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return

@@ -1,0 +1,651 @@
+"""The scheduler: bounded concurrency, a bounded queue, and fair turns between tenants.
+
+It only decides when a run begins. What is running stands in the crew's line, where shares are fair slice by slice.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sized
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from stockade._text import printable
+from stockade.errors import QueueFull, StockadeError, UsageError
+from stockade.execution import Errand, crew
+from stockade.report import Outcome
+from stockade.sandbox import check_count
+from stockade.scheduling._task import Task, TaskResult
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+    from typing import Self
+
+    from stockade.execution import Watch
+    from stockade.report import Report
+    from stockade.sandbox import Sandbox
+
+__all__ = ["Job", "Scheduler"]
+
+_PREPARING_THREADS: Final = 2
+"""Threads that load and compile modules, so that runs of others go on meanwhile."""
+
+
+class _Run:
+    """What the scheduler knows of a task.
+
+    Attributes:
+        task: The task.
+        context: The context of whoever submitted it, which functions of the embedder see.
+        report: Becomes its report, or what it raised.
+        watch: Its watch, from its beginning on.
+        cancelled: Whether it is not wanted any more.
+        dropped: Whether it was cancelled before anything of it had begun.
+        completed_at: When it was over, in UTC.
+    """
+
+    __slots__ = ("cancelled", "completed_at", "context", "dropped", "report", "task", "watch")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.context = copy_context()
+        self.report: Future[Report] = Future()
+        # So that nobody who waits for it can cancel it behind our back.
+        self.report.set_running_or_notify_cancel()
+        self.watch: Watch | None = None
+        self.cancelled = self.dropped = False
+        self.completed_at: datetime | None = None
+
+
+class Job:
+    """One task that a scheduler has taken on. It can be waited for, awaited and cancelled."""
+
+    def __init__(self, run: _Run, cancel: Callable[[_Run], None]) -> None:
+        self._run = run
+        self._cancel = cancel
+
+    def __repr__(self) -> str:
+        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
+
+    def __await__(self) -> Generator[Any, None, Report]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Report:
+        import asyncio
+
+        try:
+            return await asyncio.wrap_future(self._run.report)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self._run.task
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._run.report.done()
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When it was over, in UTC; None before."""
+        return self._run.completed_at
+
+    def result(self, timeout_seconds: float | None = None) -> Report:
+        """Waits for the report.
+
+        Args:
+            timeout_seconds: The longest to wait; the run goes on all the same.
+
+        Raises:
+            TimeoutError: It was not over by then.
+            StockadeError: It could not be run at all, or was cancelled before it began.
+        """
+        return self._run.report.result(timeout_seconds)
+
+    def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
+        """Waits, and tells what came of the task: also where it could not be run.
+
+        Args:
+            timeout_seconds: As in `result`.
+
+        Raises:
+            TimeoutError: It was not over by then.
+        """
+        problem = self._run.report.exception(timeout_seconds)
+        over = self._run.completed_at or datetime.now(UTC)
+        if problem is None:
+            return TaskResult.of(self.task.id, self.result(), over)
+        if not isinstance(problem, StockadeError):
+            raise problem
+        outcome = Outcome.CANCELLED if self._run.dropped else None
+        return TaskResult.refused(self.task.id, problem, over, outcome)
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Waits until it is over, and raises nothing.
+
+        Args:
+            timeout_seconds: The longest to wait.
+
+        Returns:
+            Whether it is over.
+        """
+        with suppress(TimeoutError):
+            self._run.report.exception(timeout_seconds)
+        return self.done
+
+    def cancel(self) -> None:
+        """Stops it, whether it waits for its turn, computes or sleeps; no other. What is over stays as it is."""
+        self._cancel(self._run)
+
+    def on_done(self, callback: Callable[[Job], object]) -> None:
+        """Has something called when it is over: at once, on this thread, if it is.
+
+        Args:
+            callback: Is given the job, on the thread that ended it: be quick there. What it raises goes to the log
+                `stockade`, and harms nothing else.
+        """
+
+        def call(_: object) -> None:
+            try:
+                callback(self)
+            except BaseException:
+                import logging
+
+                logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
+
+        self._run.report.add_done_callback(call)
+
+
+class _Window:
+    """Tasks taken from an iterable as there is room for them: as many as can run, and as many again to follow them."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        tasks: Iterable[Task],
+        progress: Callable[[int, int | None], object] | None,
+        room: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._source = iter(tasks)
+        self._total = len(tasks) if isinstance(tasks, Sized) else None
+        self._progress = progress
+        self._room = room
+        self._finished = 0
+        self._under_way: set[Job] = set()
+        # Taken from the iterable, and not by the scheduler yet.
+        self._kept: Task | None = None
+
+    def fill(self) -> Iterator[Job]:
+        """Submits what there is room for."""
+        while len(self._under_way) < self._room:
+            task = self._kept
+            if task is None:
+                try:
+                    task = next(self._source)
+                except StopIteration:
+                    return
+            try:
+                job = self._scheduler.submit(task)
+            except QueueFull:
+                if not self._under_way:
+                    raise
+                # There is room when one of these is done.
+                self._kept = task
+                return
+            self._kept = None
+            self._under_way.add(job)
+            yield job
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._under_way
+
+    def leave(self, job: Job) -> None:
+        """Counts one that is over."""
+        self._under_way.discard(job)
+        self._finished += 1
+        if self._progress is not None:
+            self._progress(self._finished, self._total)
+
+    def close(self) -> None:
+        """Stops what is under way."""
+        for job in self._under_way:
+            job.cancel()
+
+
+class _Line:
+    """Runs in line. Tenants take turns; among those of one tenant, the highest priority goes first, then the eldest."""
+
+    def __init__(self) -> None:
+        # The tenant whose turn it is stands first.
+        self._tenants: OrderedDict[str, dict[int, OrderedDict[_Run, None]]] = OrderedDict()
+        self._latest: str | None = None
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[_Run]:
+        for ranks in self._tenants.values():
+            for rank in ranks.values():
+                yield from rank
+
+    def add(self, run: _Run) -> None:
+        """Puts a run in line."""
+        tenant, priority = run.task.tenant, run.task.priority
+        if tenant not in self._tenants:
+            self._tenants[tenant] = {}
+            # Whoever had the last turn stands behind whoever has just come.
+            if self._latest is not None and self._latest in self._tenants:
+                self._tenants.move_to_end(self._latest)
+        self._tenants[tenant].setdefault(priority, OrderedDict())[run] = None
+        self._size += 1
+
+    def take(self, running: Mapping[str, int], most: int) -> _Run | None:
+        """Takes out the run that is next, of a tenant that has the fewest running.
+
+        Args:
+            running: How many each tenant has.
+            most: The most that one may have.
+
+        Returns:
+            The run; None where no tenant may have another one.
+        """
+        chosen, fewest = None, most
+        for tenant in self._tenants:
+            if running.get(tenant, 0) < fewest:
+                chosen, fewest = tenant, running.get(tenant, 0)
+                if not fewest:
+                    break
+        if chosen is None:
+            return None
+        self._latest = chosen
+        self._tenants.move_to_end(chosen)
+        ranks = self._tenants[chosen]
+        run = next(iter(ranks[max(ranks)]))
+        self.remove(run)
+        return run
+
+    def remove(self, run: _Run) -> bool:
+        """Takes out a run; says whether it was there."""
+        tenant, priority = run.task.tenant, run.task.priority
+        ranks = self._tenants.get(tenant)
+        rank = None if ranks is None else ranks.get(priority)
+        if ranks is None or rank is None or run not in rank:
+            return False
+        del rank[run]
+        self._size -= 1
+        if not rank:
+            del ranks[priority]
+            if not ranks:
+                del self._tenants[tenant]
+        return True
+
+
+class Scheduler:
+    """Runs many tasks in one sandbox. Safe to share between threads; use it as a context manager.
+
+    Args:
+        sandbox: Where they run; it must stay open.
+        concurrency: The most that are under way at once, guests that wait included.
+        queue_size: The most that may wait for their turn.
+        tenant_concurrency: The most that are under way for one tenant; None: as many as there is room for.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        concurrency: int = 100,
+        queue_size: int = 10_000,
+        tenant_concurrency: int | None = None,
+    ) -> None:
+        for name, number, least in (
+            ("concurrency", concurrency, 1),
+            ("queue_size", queue_size, 0),
+            ("tenant_concurrency", concurrency if tenant_concurrency is None else tenant_concurrency, 1),
+        ):
+            check_count(name, number, least)
+        self._sandbox = sandbox
+        self._concurrency = concurrency
+        self._queue_size = queue_size
+        self._tenant_concurrency = concurrency if tenant_concurrency is None else tenant_concurrency
+        self._lock = threading.Lock()
+        self._quiet = threading.Condition(self._lock)
+        # Taken on and not over: in line, or under way; and of the latter, those whose modules are in line.
+        self._unfinished = 0
+        self._line = _Line()
+        self._running: set[_Run] = set()
+        self._running_of: dict[str, int] = {}
+        self._unprepared = _Line()
+        self._preparing_threads = 0
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self.close(cancel=kind is not None)
+
+    @property
+    def running(self) -> int:
+        """How many are under way."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._line)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Takes nothing on any more, and waits until all is done. Closing twice is harmless.
+
+        Args:
+            cancel: Whether to stop what is not done.
+        """
+        with self._lock:
+            self._closed = True
+        try:
+            if cancel:
+                self.cancel_all()
+            with self._quiet:
+                self._quiet.wait_for(lambda: not self._unfinished)
+        except BaseException:
+            # Such as Ctrl-C: what is left is not waited for, so it is not to go on by itself.
+            self.cancel_all()
+            raise
+
+    def cancel_all(self) -> None:
+        """Stops everything that is under way or waits for its turn."""
+        with self._lock:
+            runs = [*self._line, *self._running]
+        for run in runs:
+            self._cancel(run)
+
+    # -- taking on ----------------------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> Job:
+        """Takes a task on.
+
+        Args:
+            task: What to run.
+
+        Returns:
+            The job: wait for it, await it, or cancel it.
+
+        Raises:
+            QueueFull: As many wait for their turn as may.
+            UsageError: The scheduler is closed, or the task's priority is none.
+        """
+        check_count("priority", task.priority, 1, 100)
+        run = _Run(task)
+        with self._lock:
+            if self._closed:
+                raise UsageError("the scheduler is closed: make a new one")
+            if len(self._line) >= self._queue_size and not self._has_room(task.tenant):
+                raise QueueFull(
+                    f"{len(self._running):,} runs are under way and {len(self._line):,} wait for their turn, which is "
+                    "as many as may: wait for some of them, or allow more by queue_size and concurrency"
+                )
+            self._unfinished += 1
+            self._line.add(run)
+            started = self._next_ones()
+        # Before anybody else can have something called, so that nothing they do there is waited for.
+        run.report.add_done_callback(self._done)
+        self._start(started)
+        return Job(run, self._cancel)
+
+    def execute(self, task: Task | str | bytes) -> TaskResult:
+        """Runs one task and waits for what comes of it.
+
+        Args:
+            task: The task, or its JSON.
+
+        Raises:
+            QueueFull: As many wait for their turn as may.
+            UsageError: It is no task, or the scheduler is closed.
+        """
+        job = self.submit(task if isinstance(task, Task) else Task.from_json(task))
+        try:
+            return job.task_result()
+        except BaseException:
+            # Such as Ctrl-C: nobody waits for it any more.
+            job.cancel()
+            raise
+
+    def map(
+        self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
+    ) -> Iterator[Report]:
+        """Runs tasks, and yields their reports in the order of the tasks.
+
+        Tasks are taken from the iterable as there is room, so it may be endless. Whoever stops iterating stops what is
+        under way.
+
+        Args:
+            tasks: What to run.
+            progress: Is told how many are done, and of how many, if that is known.
+
+        Raises:
+            QueueFull: Tasks of others fill the queue, and none of these is under way.
+            StockadeError: A task could not be run. The others that are under way are stopped.
+        """
+        window = self._window(tasks, progress)
+        jobs: deque[Job] = deque()
+        try:
+            while True:
+                jobs.extend(window.fill())
+                if not jobs:
+                    return
+                job = jobs.popleft()
+                job.wait()
+                window.leave(job)
+                yield job.result()
+        finally:
+            window.close()
+
+    def as_completed(
+        self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
+    ) -> Iterator[Job]:
+        """Runs tasks, and yields their jobs as they are done.
+
+        Args:
+            tasks: What to run, as in `map`.
+            progress: As in `map`.
+        """
+        window = self._window(tasks, progress)
+        done: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        try:
+            while True:
+                for job in window.fill():
+                    job.on_done(done.put)
+                if window.empty:
+                    return
+                job = done.get()
+                window.leave(job)
+                yield job
+        finally:
+            window.close()
+
+    async def as_completed_async(
+        self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
+    ) -> AsyncIterator[Job]:
+        """Does what `as_completed` does, without blocking the event loop.
+
+        Args:
+            tasks: What to run.
+            progress: As in `map`.
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        window = self._window(tasks, progress)
+        done: asyncio.Queue[Job] = asyncio.Queue()
+
+        def tell(job: Job) -> None:
+            # Of a loop that is closed, nobody waits for anything.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.put_nowait, job)
+
+        try:
+            while True:
+                for job in window.fill():
+                    job.on_done(tell)
+                if window.empty:
+                    return
+                job = await done.get()
+                window.leave(job)
+                yield job
+        finally:
+            window.close()
+
+    def _window(self, tasks: Iterable[Task], progress: Callable[[int, int | None], object] | None) -> _Window:
+        return _Window(self, tasks, progress, self._concurrency + min(self._concurrency, self._queue_size))
+
+    # -- whose turn it is (under the lock) ----------------------------------------------------------------------------
+
+    def _has_room(self, tenant: str) -> bool:
+        return len(self._running) < self._concurrency and self._running_of.get(tenant, 0) < self._tenant_concurrency
+
+    def _next_ones(self) -> list[_Run]:
+        """Takes out of the line whoever may begin."""
+        started: list[_Run] = []
+        while len(self._running) < self._concurrency:
+            run = self._line.take(self._running_of, self._tenant_concurrency)
+            if run is None:
+                break
+            self._running_of[run.task.tenant] = self._running_of.get(run.task.tenant, 0) + 1
+            self._running.add(run)
+            started.append(run)
+        return started
+
+    def _leave(self, run: _Run) -> list[_Run]:
+        """Takes out whoever is over, and lets others begin."""
+        if run in self._running:
+            self._running.discard(run)
+            self._running_of[run.task.tenant] -= 1
+            if not self._running_of[run.task.tenant]:
+                del self._running_of[run.task.tenant]
+        return self._next_ones()
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def _start(self, runs: Iterable[_Run]) -> None:
+        """Begins runs; in place of one that cannot begin, the next. Raises nothing, whatever is wrong with them."""
+        line = deque(runs)
+        failed: list[tuple[_Run, BaseException]] = []
+        while line:
+            run = line.popleft()
+            problem = self._try_to_begin(run)
+            if problem is not None:
+                failed.append((run, problem))
+                with self._lock:
+                    line.extend(self._leave(run))
+        # Others may be told, and do something in turn, when all that could begin has begun.
+        for run, problem in failed:
+            self._tell(run, None, problem)
+
+    def _try_to_begin(self, run: _Run) -> BaseException | None:
+        task = run.task
+        try:
+            if task.policy is None and task.quota is None and self._sandbox.is_ready(task.module):
+                self._begin(run)
+            else:
+                self._prepare_later(run)
+        except BaseException as problem:
+            return problem
+        return None
+
+    def _begin(self, run: _Run) -> None:
+        task = run.task
+        policy = task.narrowed(self._sandbox.policy) if task.policy is not None or task.quota is not None else None
+        steps, run.watch = self._sandbox.steps(
+            task.module,
+            task.args,
+            export=task.export,
+            stdin=task.stdin,
+            env=task.env,
+            policy=policy,
+            run_id=task.id,
+        )
+        if run.cancelled:
+            run.watch.cancel()
+
+        def done(report: Report | None, problem: BaseException | None) -> None:
+            self._over(run, report, problem)
+
+        # An errand keeps the context that it is made in.
+        crew().begin(run.context.run(Errand, steps, run.watch, done, task.priority, task.tenant))
+
+    def _prepare_later(self, run: _Run) -> None:
+        """Has another thread begin a run whose module may have to be loaded and compiled."""
+        with self._lock:
+            self._unprepared.add(run)
+            if self._preparing_threads < _PREPARING_THREADS:
+                self._preparing_threads += 1
+                try:
+                    threading.Thread(target=self._prepare, name="stockade-prepare", daemon=True).start()
+                except BaseException:
+                    self._preparing_threads -= 1
+                    if not self._preparing_threads and self._unprepared.remove(run):
+                        raise
+
+    def _prepare(self) -> None:
+        """On a thread of its own: begins runs until there are no more."""
+        while True:
+            with self._lock:
+                run = self._unprepared.take({}, 1)
+                if run is None:
+                    self._preparing_threads -= 1
+                    return
+            try:
+                self._begin(run)
+            except BaseException as problem:
+                self._over(run, None, problem)
+            # Nothing of it is kept while the next one is prepared.
+            del run
+
+    def _over(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
+        with self._lock:
+            started = self._leave(run)
+        self._start(started)
+        self._tell(run, report, problem)
+
+    def _tell(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
+        run.completed_at = datetime.now(UTC)
+        if problem is not None:
+            run.report.set_exception(problem)
+        else:
+            assert report is not None
+            run.report.set_result(report)
+
+    def _done(self, _: object) -> None:
+        with self._quiet:
+            self._unfinished -= 1
+            if not self._unfinished:
+                self._quiet.notify_all()
+
+    def _cancel(self, run: _Run) -> None:
+        with self._lock:
+            if run.report.done():
+                return
+            run.cancelled = True
+            watch = run.watch
+            run.dropped = self._line.remove(run) or self._unprepared.remove(run)
+        if run.dropped:
+            self._over(run, None, UsageError("the task was cancelled before it began"))
+        elif watch is not None:
+            watch.cancel()
