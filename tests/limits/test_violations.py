@@ -219,7 +219,7 @@ def test_a_subject_whose_length_wraps_round_is_refused_as_any_other(tmp_path: Pa
 
 
 def test_stop_ends_the_run_with_exactly_one_violation(tmp_path: Path) -> None:
-    """Outcome denied; of a flood only the first was made, and the next kind never."""
+    """Holds item 110: outcome denied; of a flood only the first was made, and the next kind never."""
     script = Script()
     script.open(".", DIRECTORY)
     flood(script, 100)

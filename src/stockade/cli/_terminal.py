@@ -109,7 +109,7 @@ class LiveOutput:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         # A character may be cut in two by the border between two pieces.
-        self._decode = getincrementaldecoder("utf-8")("replace").decode
+        self._decode = getincrementaldecoder("utf-8")("backslashreplace").decode
 
     def __call__(self, piece: bytes) -> None:
         """Passes a piece on."""

@@ -73,6 +73,8 @@ _EXTERN: Final[int] = _Out.extern.offset
 _HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
 _NUMBER: Final[int] = _Out.number.offset
 
+_VALUE_BYTES: Final = ctypes.sizeof(Value)
+
 _Handle = c_uint64 * 3
 """Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
 
@@ -338,17 +340,18 @@ class Instance:
         api = self._api
         if self._find(export) != 0:
             raise KeyError(export)
-        values = (Value * (len(arguments) + len(result_types)))() if arguments or result_types else None
-        for index, (kind, number) in enumerate(arguments):
-            assert values is not None
-            values[index].kind, member = _PACKERS[kind]
-            # SAFETY: ctypes copies into `values`, which is ours: a number into its member, cut to that member's bits; a
-            # vector byte by byte into its 16. References never come here: callers refuse them.
-            setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
-        first = addressof(values) if values is not None else 0
-        results = first + ctypes.sizeof(Value) * len(arguments)
-        self.failure = None
+        values = first = results = None
+        if arguments or result_types:
+            values = (Value * (len(arguments) + len(result_types)))()
+            for index, (kind, number) in enumerate(arguments):
+                values[index].kind, member = _PACKERS[kind]
+                # SAFETY: ctypes copies into `values`, which is ours: a number into its member, cut to that member's
+                # bits; a vector byte by byte into its 16. References never come here: callers refuse them.
+                setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
+            first = addressof(values)
+            results = first + _VALUE_BYTES * len(arguments)
         self._values, self._result_types = values, result_types
+        self.failure = None
         if self._linked.lends:
             check_room()
         assert self._future is None
@@ -359,9 +362,9 @@ class Instance:
         self._future = api.func_call_async(
             self._context,
             self._handle,
-            first or None,
+            first,
             len(arguments),
-            results or None,
+            results,
             len(result_types),
             self._trap,
             self._error,

@@ -141,5 +141,5 @@ class Ground:
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
             watch=watch,
-            streams=streams if streams is not None else inputs.streams(watch),
+            streams=streams or (inputs.streams(watch) if inputs.served else None),
         )

@@ -81,11 +81,9 @@ class Inputs(NamedTuple):
     @property
     def served(self) -> bool:
         """Whether somebody has to serve the run while it is under way."""
-        return (
-            (type(self.stdin) is not bytes and not isinstance(self.stdin, str | bytes | bytearray | memoryview))
-            or self.on_stdout is not None
-            or self.on_stderr is not None
-            or self.on_progress is not None
+        return not (
+            self.on_stdout is self.on_stderr is self.on_progress is None
+            and isinstance(self.stdin, bytes | str | bytearray | memoryview)
         )
 
     def fetcher(self, watch: Watch) -> tuple[Fetch | None, bool]:
