@@ -82,7 +82,9 @@ class Inputs(NamedTuple):
     def served(self) -> bool:
         """Whether somebody has to serve the run while it is under way."""
         return not (
-            self.on_stdout is self.on_stderr is self.on_progress is None
+            self.on_stdout is None
+            and self.on_stderr is None
+            and self.on_progress is None
             and isinstance(self.stdin, bytes | str | bytearray | memoryview)
         )
 
@@ -132,7 +134,8 @@ class _Taker:
 
     def __init__(self, source: queue.Queue[bytes | None]) -> None:
         self._source = source
-        self._rest = b""
+        # A view, so that taking a little of much copies only that.
+        self._rest = memoryview(b"")
 
     def take(self, size: int) -> bytes | None:
         while not self._rest:
@@ -142,9 +145,9 @@ class _Taker:
                 return None
             if piece is None:
                 return b""
-            self._rest = piece
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
+            self._rest = memoryview(piece)
+        taken, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return taken
 
 
 def _reader(source: IO[bytes]) -> Fetch:

@@ -28,7 +28,8 @@ class Pipe:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pieces: deque[bytes] = deque()
+        # Views, so that taking a little of much copies only that.
+        self._pieces: deque[memoryview] = deque()
         self._closed = False
         self._on_more: Callable[[], object] | None = None
 
@@ -48,7 +49,7 @@ class Pipe:
             if self._closed:
                 raise UsageError("the pipe is closed: nothing can be written to it any more")
             if data:
-                self._pieces.append(bytes(data))
+                self._pieces.append(memoryview(bytes(data)))
             on_more = self._on_more
         if on_more is not None:
             on_more()
@@ -84,4 +85,4 @@ class Pipe:
             if len(piece) > size:
                 self._pieces.appendleft(piece[size:])
                 piece = piece[:size]
-            return piece
+            return bytes(piece)
