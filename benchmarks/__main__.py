@@ -1,6 +1,7 @@
-"""`make bench`: runs against idiomatic wasmtime-py, guarded calls against native ones, limits against none.
+"""`make bench`: runs against idiomatic wasmtime-py, guarded calls against native ones, limits against none, crowds.
 
-Every promise is a ratio or a difference taken in one run. Exits with 1 when one is not kept.
+Every promise about cost is a ratio or a difference taken in one run. Exits with 1 when one is not kept.
+`python -m benchmarks PART...` measures some parts only.
 """
 
 from __future__ import annotations
@@ -10,50 +11,23 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import wasmtime
 from rich.console import Console
 from rich.table import Table
 
 import stockade
+from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
-from benchmarks._measure import Spread, in_turn
+from benchmarks._idiomatic import idiomatic_hello, native_engine
+from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, weaving_share
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _CALL_ROUNDS = {"clock_time_get": 100_000, "fd_read": 5_000, "fd_write": 5_000, "path_open": 2_000}
-
-
-class Promise(NamedTuple):
-    """A measured number and what it may be.
-
-    Attributes:
-        what: What was measured.
-        measured: The number.
-        bound: What it may be at most, or at least.
-        least: Whether the bound is the least.
-    """
-
-    what: str
-    measured: float
-    bound: float
-    least: bool = False
-
-    @property
-    def kept(self) -> bool:
-        """Whether it is within its bound."""
-        return self.measured >= self.bound if self.least else self.measured <= self.bound
-
-
-def _native_engine() -> tuple[wasmtime.Engine, wasmtime.Linker]:
-    """An engine with the same instrumentation as ours, so that a difference is the guard alone."""
-    config = wasmtime.Config()
-    config.consume_fuel = True
-    config.epoch_interruption = True
-    engine = wasmtime.Engine(config)
-    linker = wasmtime.Linker(engine)
-    linker.define_wasi()
-    return engine, linker
 
 
 def _every_limit(**changes: object) -> stockade.Policy:
@@ -82,30 +56,10 @@ def _no_limit() -> stockade.Policy:
     return stockade.Policy().replace(fuel=1 << 60, wall_time=None, **dict.fromkeys(unlimited.split()))
 
 
-def hello_world() -> tuple[dict[str, Spread], list[Promise]]:
+def hello_world(console: Console) -> list[Promise]:
     """A fresh, fuel- and time-limited hello world, its output captured: idiomatic, and ours under two policies."""
-    wasm = bytes(wasmtime.wat2wasm(HELLO))
-    engine, _ = _native_engine()
-    module = wasmtime.Module(engine, wasm)
-
-    def idiomatic() -> bytes:
-        output: list[bytes] = []
-        linker = wasmtime.Linker(engine)
-        linker.define_wasi()
-        store = wasmtime.Store(engine)
-        store.set_fuel(5_000_000_000)
-        store.set_epoch_deadline(500)
-        store.set_limits(memory_size=128 << 20)
-        wasi = wasmtime.WasiConfig()
-        wasi.stdout_custom = output.append
-        store.set_wasi(wasi)
-        start = linker.instantiate(store, module).exports(store)["_start"]
-        assert isinstance(start, wasmtime.Func)
-        start(store)
-        store.close()
-        return b"".join(output)
-
-    loaded = stockade.Module.load(wasm)
+    idiomatic = idiomatic_hello()
+    loaded = stockade.Module.load(HELLO.encode(), text=True)
     default, limited, unlimited = (
         stockade.Sandbox(policy) for policy in (stockade.Policy(), _every_limit(), _no_limit())
     )
@@ -118,7 +72,13 @@ def hello_world() -> tuple[dict[str, Spread], list[Promise]]:
         1,
         batch=500,
     )
-    return against | limits, [
+    table = Table(title=f"one fresh hello world ({platform.machine()}, {os.cpu_count()} cores), µs")
+    for heading in ("", "p50", "p95", "p99", "worst"):
+        table.add_column(heading, justify="right")
+    for name, times in (against | limits).items():
+        table.add_row(name, *(f"{value:,.1f}" for value in times))
+    console.print(table)
+    return [
         Promise(
             "hello world: times as fast as idiomatic wasmtime-py",
             against["idiomatic wasmtime-py"].p50 / against["stockade"].p50,
@@ -129,11 +89,17 @@ def hello_world() -> tuple[dict[str, Spread], list[Promise]]:
     ]
 
 
+def calls(_: Console) -> list[Promise]:
+    """What the guard adds to making an instance, and to a call."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [*instantiation(), *single_calls(Path(folder))]
+
+
 def single_calls(folder: Path) -> list[Promise]:
     """Single WASI calls through the guard with every limit on, over the same natively."""
     wasm = bytes(wasmtime.wat2wasm(CALLS))
     (folder / "file").write_bytes(bytes(4096))
-    engine, linker = _native_engine()
+    engine, linker = native_engine()
     store = wasmtime.Store(engine)
     store.set_fuel(1 << 60)
     store.set_epoch_deadline(1 << 60)
@@ -174,9 +140,11 @@ def instantiation() -> list[Promise]:
 
     wasm = bytes(wasmtime.wat2wasm(MANY_IMPORTS))
     engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10))
-    original, woven = (LinkedModule(CompiledModule(engine, code)) for code in (wasm, weave(wasm, guard()).wasm))
+    codes = (wasm, weave(wasm, guard()).wasm)
+    original, woven = (LinkedModule(CompiledModule(engine, code), parks=True) for code in codes)
 
     def instantiate(linked: LinkedModule) -> None:
+        assert engine.admit(linked.claim)
         Instance(linked, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
 
     spread = in_turn({"native": lambda: instantiate(original), "woven": lambda: instantiate(woven)}, 8, 1, batch=500)
@@ -196,21 +164,33 @@ def modules(console: Console) -> list[Promise]:
     return promises
 
 
-def main() -> int:
-    """Measures, shows tables, and says whether the promises are kept."""
+_PARTS: dict[str, Callable[[Console], list[Promise]]] = {
+    "asleep": asleep,
+    "parked": parked,
+    "shares": shares,
+    "heartbeat": heartbeat,
+    "modules": modules,
+    "calls": calls,
+    "throughput": throughput,
+    "hello": hello_world,
+}
+"""In the order in which they run: the idiomatic way last, whose threads stay around."""
+
+_CROWDS = ("asleep", "parked", "shares", "heartbeat", "throughput")
+
+
+def main(names: list[str]) -> int:
+    """Measures, shows tables, and says whether the promises are kept.
+
+    Args:
+        names: Parts; none for all of them, `crowds` for those with many guests.
+    """
+    wanted = {part for name in names or _PARTS for part in (_CROWDS if name == "crowds" else (name,))}
+    if unknown := wanted - _PARTS.keys():
+        print(f"no such part: {', '.join(sorted(unknown))}. There are: crowds, {', '.join(_PARTS)}", file=sys.stderr)
+        return 2
     console = Console()
-    before = modules(console)
-    # Ours first: the threads of the idiomatic way stay around.
-    with tempfile.TemporaryDirectory() as folder:
-        promises = [*instantiation(), *single_calls(Path(folder))]
-    spread, more = hello_world()
-    promises = [*more, *promises, *before]
-    table = Table(title=f"one fresh hello world ({platform.machine()}, {os.cpu_count()} cores), µs")
-    for heading in ("", "p50", "p95", "p99", "worst"):
-        table.add_column(heading, justify="right")
-    for name, times in spread.items():
-        table.add_row(name, *(f"{value:,.1f}" for value in times))
-    console.print(table)
+    promises = [promise for name, part in _PARTS.items() if name in wanted for promise in part(console)]
     kept = Table(title="promises")
     for heading in ("", "measured", "promised", ""):
         kept.add_column(heading, justify="right", overflow="fold")
@@ -223,7 +203,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
+    status = main(sys.argv[1:])
     sys.stdout.flush()
     # wasmtime-py's custom stdout can abort the interpreter at exit; nothing is left to do by now.
     os._exit(status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CALLS", "HELLO", "MANY_IMPORTS"]
+__all__ = ["CALLS", "HELLO", "MANY_IMPORTS", "SLEEP", "SPIN"]
 
 HELLO = r"""
 (module
@@ -12,6 +12,20 @@ HELLO = r"""
   (func (export "_start")
     (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))))
 """
+
+SLEEP = r"""
+(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 3600000000000))
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
+"""
+"""Sleeps for an hour."""
+
+SPIN = r"""(module (memory (export "memory") 1) (func (export "_start") (loop $next (br $next))))"""
+"""Computes for ever."""
 
 CALLS = r"""
 (module

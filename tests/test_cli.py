@@ -794,7 +794,7 @@ def test_policy_file_holds(tmp_path: Path) -> None:
     assert json.loads(changed.stdout)["usage"]["fuel"] == 500
 
 
-# -- output as it is written --------------------------------------------------------------------------------------------
+# -- output as it is written ------------------------------------------------------------------------------------------
 
 SPEAK_THEN_SLEEP = SLEEP.replace(
     '(memory (export "memory") 1)',

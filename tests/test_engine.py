@@ -366,7 +366,7 @@ def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None
     for engine in Engine._engines.values():
         monkeypatch.setattr(engine, "_most_instances", min(engine._most_instances, 1))
     # One fits the pool, one is made without a slot, and of memory maps there are no more.
-    most = _engine.Engine._maps + 2 * (3 * 3 + 2)
+    most = _engine.Engine._maps + 3 * 2 + 3 * 2 + 2
     monkeypatch.setattr(_engine, "_most_maps", lambda: most)
     with box.open(MUTABLE) as first, box.open(MUTABLE) as second:
         with pytest.raises(stockade.EngineError) as caught:
@@ -379,6 +379,24 @@ def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None
         str(caught.value),
     )
     assert box.run(wat(HELLO)).ok
+    assert live_instances() == 0
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        '(module (table 1 funcref) (table 1 funcref) (table 1 funcref) (func (export "f")) (func (export "_start")))',
+        '(module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) (memory 1) (func (export "f")))',
+    ],
+    ids=["tables", "memories"],
+)
+def test_a_pool_without_tables_or_memories_is_not_the_end(module: str) -> None:
+    """Holds H83. Attack: modules that take more tables or memories than the slots of a pool have for each instance."""
+    with Sandbox(Policy().replace(fuel=123_456)) as box, contextlib.ExitStack() as open_ones:
+        loaded = box.prepare(wat(module))
+        for _ in range(720):
+            open_ones.enter_context(box.open(loaded))
+        assert box.call(loaded, "f").ok
     assert live_instances() == 0
 
 

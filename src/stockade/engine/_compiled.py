@@ -6,7 +6,7 @@ import ctypes
 import weakref
 from ctypes import c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from stockade.engine._failure import error_text
 from stockade.engine._seam import capi
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from stockade.engine._lending import Lending
 
 __all__ = ["CompiledModule", "LinkedModule", "compile_to_bytes"]
+
+
+class Claim(NamedTuple):
+    """What an instance takes of what there is only so much of.
+
+    Attributes:
+        maps: Memory maps of the kernel, at most.
+        memories: Memories.
+        tables: Tables.
+    """
+
+    maps: int
+    memories: int
+    tables: int
+
 
 MAPS_PER_MEMORY = 3
 """What is in use of a memory, the image that it begins with, and what is reserved."""
@@ -43,6 +58,7 @@ class LinkedModule:
         lending: Functions beside native WASI.
         parks: Whether it imports the function that halts guests.
         memories: How many memories it has.
+        tables: How many tables it has.
 
     Raises:
         LinkError: An import is neither.
@@ -52,11 +68,17 @@ class LinkedModule:
         prelinked: The `wasmtime_instance_pre_t`.
         lends: Whether there are functions beside native WASI.
         parks: Whether it imports the function that halts guests.
-        maps: How many memory maps of the kernel an instance takes, at most.
+        claim: What an instance takes.
     """
 
     def __init__(
-        self, compiled: CompiledModule, lending: Lending | None = None, *, parks: bool = False, memories: int = 2
+        self,
+        compiled: CompiledModule,
+        lending: Lending | None = None,
+        *,
+        parks: bool = False,
+        memories: int = 2,
+        tables: int = 1,
     ) -> None:
         api = capi()
         prelinked = c_void_p()
@@ -69,7 +91,9 @@ class LinkedModule:
         self.prelinked = prelinked.value
         self.lends = lending is not None
         self.parks = parks
-        self.maps = MAPS_PER_MEMORY * memories + MAPS_PER_STACK
+        # The stacks of a pool are all there from its beginning on.
+        maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
+        self.claim = Claim(maps, memories, tables)
         self._held = (compiled, lending)
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 

@@ -8,13 +8,16 @@ import os
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
 from stockade.engine._seam import capi
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
+
+if TYPE_CHECKING:
+    from stockade.engine._compiled import Claim
 
 __all__ = [
     "MAX_POOLED_MEMORIES",
@@ -175,7 +178,7 @@ class Engine:
         increment, pointer = api.engine_increment_epoch, self.pointer
         self.ticker = Ticker(lambda: increment(pointer))
         # How many instances exist right now.
-        self.live_instances = 0
+        self.live_instances = self.live_memories = self.live_tables = 0
         self._most_instances: float = _POOL_INSTANCES if config.pooled else math.inf
         if config.pooled:
             with self._maps_lock:
@@ -215,25 +218,36 @@ class Engine:
         cls._maps_lock = threading.Lock()
         for engine in cls._engines.values():
             engine.ticker.forget()
-            engine.live_instances = 0
+            engine.live_instances = engine.live_memories = engine.live_tables = 0
 
-    def admit(self, maps: int) -> bool:
+    def admit(self, claim: Claim) -> bool:
         """Counts one more instance, if there is room for it.
 
         Args:
-            maps: How many memory maps it takes.
+            claim: What it takes.
         """
+        maps, memories, tables = claim
         with self._maps_lock:
-            if self.live_instances >= self._most_instances or Engine._maps + maps > _most_maps():
+            if (
+                self.live_instances >= self._most_instances
+                or self.live_memories + memories > 2 * self._most_instances
+                or self.live_tables + tables > 2 * self._most_instances
+                or Engine._maps + maps > _most_maps()
+            ):
                 return False
             self.live_instances += 1
+            self.live_memories += memories
+            self.live_tables += tables
             Engine._maps += maps
             return True
 
-    def dismiss(self, maps: int) -> None:
-        """Counts one instance less, which took so many memory maps."""
+    def dismiss(self, claim: Claim) -> None:
+        """Counts one instance less, which took so much."""
+        maps, memories, tables = claim
         with self._maps_lock:
             self.live_instances -= 1
+            self.live_memories -= memories
+            self.live_tables -= tables
             Engine._maps -= maps
 
     def full(self) -> EngineError:

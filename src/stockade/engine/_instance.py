@@ -459,4 +459,5 @@ class Instance:
             self.abandon()
             # SAFETY: we own the store; no future is alive, no handle is used after this.
             self._api.store_delete(store)
-            self._engine.dismiss(self._linked.maps)
+            self.owner = None
+            self._engine.dismiss(self._linked.claim)

@@ -36,6 +36,9 @@ class _Continuation(ctypes.Structure):
     _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p))
 
 
+_Awake = c_char * 2
+
+
 class Bed:
     """Where one instance sleeps.
 
@@ -52,7 +55,7 @@ class Bed:
         # SAFETY: two bytes, the second always zero, so `strlen` stays inside: it returns 0 or 1, of which the library
         # reads the lowest byte as a bool. They live as long as this object, which the instance keeps until its store
         # is gone.
-        self.awake = (c_char * 2)()
+        self.awake = _Awake()
         self.continuation = _Continuation(_strlen(), addressof(self.awake), None)
 
     def wake(self) -> None:

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -49,6 +50,9 @@ _STUCK_SECONDS: Final = 0.1
 _LINGER_SECONDS: Final = 1.0
 """How long a thread stays that has nothing to do."""
 
+_FORGOTTEN_ALARMS: Final = 64
+"""So many alarms that do not count any more may stay on the list, beside four for each run."""
+
 _WAITING, _READY, _RUNNING, _OVER = range(4)
 
 
@@ -64,7 +68,20 @@ class Errand(Generic[_Result]):
         tenant: For whom it runs.
     """
 
-    __slots__ = ("alarm", "context", "done", "priority", "state", "steps", "tenant", "used", "watch", "woken")
+    __slots__ = (
+        "alarm",
+        "context",
+        "done",
+        "limit",
+        "place",
+        "priority",
+        "state",
+        "steps",
+        "tenant",
+        "used",
+        "watch",
+        "woken",
+    )
 
     def __init__(
         self,
@@ -81,10 +98,12 @@ class Errand(Generic[_Result]):
         self.tenant = tenant
         # Functions of the embedder see the context of whoever asked for the run.
         self.context = copy_context()
-        self.state = _WAITING
+        # Not yet begun, it is as if it were over: waking it does nothing.
+        self.state = _OVER
         self.woken = False
-        # Which of its alarms counts: one that was set before is not taken off the list.
-        self.alarm = 0
+        # Which of its alarms count, that of its wait and that of its deadline, and which of its places in line: old
+        # ones are left where they are.
+        self.alarm = self.limit = self.place = 0
         # Seconds that it has used, by its priority.
         self.used = 0.0
 
@@ -92,11 +111,11 @@ class Errand(Generic[_Result]):
 class _Tenant:
     """The line of those that can go on for one tenant."""
 
-    __slots__ = ("errands", "line", "served", "used")
+    __slots__ = ("at_work", "errands", "line", "served", "used")
 
     def __init__(self) -> None:
         self.line: list[tuple[float, int, Errand[Any]]] = []
-        self.errands = 0
+        self.errands = self.at_work = 0
         # Seconds that its runs have used, and what the one served last had used of its share.
         self.used = 0.0
         self.served = 0.0
@@ -112,6 +131,9 @@ class Crew:
         # Tenants with somebody in line, the one that has used least first.
         self._order: list[tuple[float, int, _Tenant]] = []
         self._served = 0.0
+        # Those whose time is up, or who are not wanted any more: they only have to be told, and stand in no line.
+        self._ending: deque[Errand[Any]] = deque()
+        self._errands = 0
         self._alarms: list[tuple[float, int, Errand[Any]]] = []
         # When each slice under way began, by its thread.
         self._busy: dict[int, float] = {}
@@ -137,8 +159,8 @@ class Crew:
                 tenant = self._tenants[errand.tenant] = _Tenant()
                 tenant.used = self._served
             tenant.errands += 1
-            errand.used = tenant.served
-            self._line_up(errand)
+            self._errands += 1
+            self._come_back(errand)
 
     def wake(self, errand: Errand[Any]) -> None:
         """Has a run look around, if it waits."""
@@ -146,27 +168,62 @@ class Crew:
             if errand.state == _RUNNING:
                 errand.woken = True
             elif errand.state == _WAITING:
-                self._line_up(errand)
+                self._come_back(errand)
+            elif errand.state == _READY and errand.watch.cancelled:
+                self._end(errand)
 
     # -- all of this under the lock -----------------------------------------------------------------------------------
 
+    def _come_back(self, errand: Errand[Any]) -> None:
+        """Lines up one who was away, and who does not come back with a share saved up; nor does its tenant."""
+        tenant = self._tenants[errand.tenant]
+        errand.used = max(errand.used, tenant.served)
+        if not (tenant.line or tenant.at_work):
+            tenant.used = max(tenant.used, self._served)
+        self._line_up(errand)
+
     def _line_up(self, errand: Errand[Any]) -> None:
         tenant = self._tenants[errand.tenant]
-        # Who was away does not come back with a share saved up.
-        errand.used = max(errand.used, tenant.served)
         errand.state = _READY
-        errand.alarm = 0
+        errand.alarm, errand.place = 0, next(self._numbers)
         if not tenant.line:
-            tenant.used = max(tenant.used, self._served)
-            if not self._order:
-                # Where others stand in line already, somebody knows.
-                self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
-            heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
-        heapq.heappush(tenant.line, (errand.used, next(self._numbers), errand))
+            self._have_looked_soon()
+            heapq.heappush(self._order, (tenant.used, errand.place, tenant))
+        heapq.heappush(tenant.line, (errand.used, errand.place, errand))
+        if errand.watch.cancelled:
+            self._end(errand)
+        elif not errand.limit and errand.watch.deadline != FOREVER:
+            # It may be up before its turn has come.
+            errand.limit = self._set_alarm(errand, errand.watch.deadline)
 
-    def _next_in_line(self) -> Errand[Any]:
-        while True:
+    def _end(self, errand: Errand[Any]) -> None:
+        """Takes one out of the line that has only to be told, once."""
+        if not errand.place:
+            return
+        errand.place = 0
+        self._have_looked_soon()
+        self._ending.append(errand)
+
+    def _set_alarm(self, errand: Errand[Any], when: float) -> int:
+        """Returns the number of the alarm, which counts as long as its errand knows it."""
+        if len(self._alarms) > 4 * self._errands + _FORGOTTEN_ALARMS:
+            self._alarms = [entry for entry in self._alarms if entry[1] in (entry[2].alarm, entry[2].limit)]
+            heapq.heapify(self._alarms)
+        number = next(self._numbers)
+        heapq.heappush(self._alarms, (when, number, errand))
+        self._have_looked_at(self._alarms[0][0])
+        return number
+
+    def _next_in_line(self) -> Errand[Any] | None:
+        if self._ending:
+            return self._ending.popleft()
+        while self._order:
             used, _, tenant = heapq.heappop(self._order)
+            # Places that were left.
+            while tenant.line and tenant.line[0][2].place != tenant.line[0][1]:
+                heapq.heappop(tenant.line)
+            if not tenant.line:
+                continue
             if used < tenant.used:
                 # Its runs have gone on since it got its place.
                 heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
@@ -177,13 +234,16 @@ class Crew:
             self._served = max(self._served, tenant.used)
             tenant.served = max(tenant.served, errand.used)
             return errand
+        return None
 
     def _ring(self, now: float) -> None:
-        """Lines up those whose time has come."""
+        """Lines up those whose time has come; those in line whose time is up are to end."""
         while self._alarms and self._alarms[0][0] <= now:
             _, number, errand = heapq.heappop(self._alarms)
-            if errand.alarm == number and errand.state == _WAITING:
-                self._line_up(errand)
+            if number == errand.alarm and errand.state == _WAITING:
+                self._come_back(errand)
+            elif number == errand.limit and errand.state == _READY:
+                self._end(errand)
 
     def _may_work(self, now: float) -> bool:
         busy = len(self._busy)
@@ -191,6 +251,11 @@ class Crew:
             return True
         patience = _PATIENCE_SECONDS if busy < _processors() else _STUCK_SECONDS
         return max(self._busy.values()) <= now - patience
+
+    def _have_looked_soon(self) -> None:
+        if not (self._order or self._ending):
+            # Where others wait for their turn already, somebody knows.
+            self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
 
     def _have_looked_at(self, when: float) -> None:
         """Sees to it that a thread looks at what there is to do, at this time or before."""
@@ -214,8 +279,10 @@ class Crew:
             now = time.monotonic()
             self._called = False
             self._ring(now)
-            if self._order and self._may_work(now):
-                return self._next_in_line()
+            if (self._order or self._ending) and self._may_work(now):
+                errand = self._next_in_line()
+                if errand is not None:
+                    return errand
             if self._watching:
                 # One looks after alarms and the busy ones; the others wait to be called.
                 if now - idle_since >= _LINGER_SECONDS:
@@ -223,7 +290,7 @@ class Crew:
                 self._rest(_LINGER_SECONDS)
                 continue
             patience = FOREVER
-            if self._order:
+            if self._order or self._ending:
                 patience = _PATIENCE_SECONDS
                 idle_since = now
             if self._alarms:
@@ -258,7 +325,8 @@ class Crew:
                     return
                 began = self._busy[me] = time.monotonic()
                 errand.state = _RUNNING
-                if self._order:
+                self._tenants[errand.tenant].at_work += 1
+                if self._order or self._ending:
                     self._have_looked_at(began + _PATIENCE_SECONDS)
                 elif self._alarms:
                     self._have_looked_at(self._alarms[0][0])
@@ -273,15 +341,23 @@ class Crew:
             if until is None:
                 errand.watch.on_wake = None
                 _tell(errand, *outcome)
+                # It may still stand on the list of alarms.
+                del errand.steps, errand.done, errand.context
             # Nothing of it is kept while this thread waits for the next.
             del errand, outcome
 
     def _put_away(self, errand: Errand[Any], seconds: float, until: float, *, over: bool) -> None:
         tenant = self._tenants[errand.tenant]
+        tenant.at_work -= 1
         tenant.used += seconds
         errand.used += seconds * NORMAL_PRIORITY / errand.priority
         if over:
             errand.state = _OVER
+            errand.alarm = errand.limit = 0
+            self._errands -= 1
+            if not self._errands:
+                # None of them counts any more, and they would only keep a thread.
+                self._alarms.clear()
             tenant.errands -= 1
             if not tenant.errands:
                 del self._tenants[errand.tenant]
@@ -291,9 +367,7 @@ class Crew:
         else:
             errand.state = _WAITING
             if until != FOREVER:
-                errand.alarm = next(self._numbers)
-                heapq.heappush(self._alarms, (until, errand.alarm, errand))
-                self._have_looked_at(self._alarms[0][0])
+                errand.alarm = self._set_alarm(errand, until)
 
 
 def _tell(errand: Errand[Any], result: Any, problem: BaseException | None) -> None:

@@ -83,11 +83,11 @@ class Plan:
             EngineError: There is no room.
         """
         linked = self.linked
-        if linked.engine.admit(linked.maps):
+        if linked.engine.admit(linked.claim):
             return linked
         if linked.engine.config.pooled:
             linked = self.without_slots()
-            if linked.engine.admit(linked.maps):
+            if linked.engine.admit(linked.claim):
                 return linked
         raise linked.engine.full()
 
@@ -164,7 +164,7 @@ def make_plan(
 
 def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:
     lending = Lending(compiled.engine, lent) if program.lends else None
-    return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories)
+    return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories, tables=program.tables)
 
 
 _UNLIMITED = 2**64 - 1

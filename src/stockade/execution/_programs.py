@@ -37,6 +37,7 @@ from stockade.execution._prepare import check_figures, prepare
 from stockade.execution._state import HOST_CALLS, Counters
 from stockade.guard import StateFormat, Woven, guard
 from stockade.policy import Features
+from stockade.wasm import ExternKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,8 @@ class Program:
         compiled: Its machine code.
         linked: The same linked to native WASI; None where it imports more than that.
         parks: Whether the guest imports waits.
-        memories: How many memories it has.
+        memories: How many memories it has, the guard's included.
+        tables: How many tables it has, the guard's included.
         woven: What the weaver tells of it; its bytes are not kept.
         figures: Figures of the original's code.
         calls: The calls that it can make.
@@ -83,6 +85,7 @@ class Program:
     figures: dict[str, int]
     parks: bool
     memories: int
+    tables: int
     calls: tuple[str, ...]
     state_format: StateFormat
     valid_under: set[Features] = field(default_factory=set)
@@ -112,10 +115,16 @@ class Program:
         assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
         names = tuple(numbers)
         parks = "poll_oneoff" in numbers
-        # The guard's, and one for a guest that exports none.
-        memories = len(module.parsed.memories) + 2
-        linked = None if HOST_CALLS in numbers else LinkedModule(compiled, parks=parks, memories=memories)
-        return cls(compiled, linked, replace(woven, wasm=b""), figures, parks, memories, names, format_, {features})
+        parsed = module.parsed
+        export = parsed.exports.get(b"memory")
+        # The guard's own, and one for a guest that has none by the name under which native WASI looks for it.
+        memories = len(parsed.memories) + (1 if export is not None and export.kind is ExternKind.MEMORY else 2)
+        tables = len(parsed.tables) + 1
+        linked = None
+        if HOST_CALLS not in numbers:
+            linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
+        woven = replace(woven, wasm=b"")
+        return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})
 
 
 class _Programs:

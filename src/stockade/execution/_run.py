@@ -15,8 +15,9 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
-from stockade.execution._state import HOST_CALLS, NEVER, PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import NEVER, PROGRAM_NAME, State, place_inputs
 from stockade.execution._steps import FOREVER, GO_ON
+from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
@@ -28,7 +29,6 @@ from stockade.report import (
     Report,
     Timings,
     Truncated,
-    Usage,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stockade.engine import Memory, Number
     from stockade.execution._mounts import Grants
     from stockade.execution._plan import Plan
-    from stockade.execution._state import GuardViolation, StateReading
+    from stockade.execution._state import GuardViolation
     from stockade.execution._steps import Steps, Watch
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
@@ -414,7 +414,7 @@ class Guest:
             stdout=stdout,
             stderr=stderr,
             truncated=truncated,
-            usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
+            usage=usage_of(reading, plan, fuel, wall, self._cpu_seconds),
             fuel=statistics,
             violations=verdict.violations,
             events=events,
@@ -458,23 +458,8 @@ class Guest:
                 return None
             # The guest may be running: each counter is one aligned word, so it is either old or new.
             reading = None if self._state is None else self._state.read()
-        budget = self._budget
-        fuel = None if self._plan.fuel is None else 0 if budget is None else budget.known
-        seconds = time.perf_counter() - self._begun if self._begun else 0.0
-        if reading is None:
-            size = self._plan.program.woven.initial_memory_bytes
-            return Progress(seconds=seconds, fuel=fuel, memory_bytes=size)
-        number = reading.number
-        return Progress(
-            seconds=seconds,
-            fuel=fuel,
-            idle_seconds=number.idle / 1e9,
-            memory_bytes=number.memory_used,
-            stdout_bytes=number.stdout_total,
-            stderr_bytes=number.stderr_total,
-            calls=sum(reading.calls.values()),
-            open_files=number.open_now,
-        )
+        fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
+        return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
 
     def memory(self, name: bytes) -> Memory:
         """Returns an exported memory of the guest.
@@ -498,42 +483,3 @@ class Guest:
         self._grants = None
         if self._ending is None:
             self._ending = _CLOSED
-
-
-def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: float, cpu: float) -> Usage:
-    if reading is None:
-        size = plan.program.woven.initial_memory_bytes
-        return Usage(
-            fuel=fuel,
-            wall_seconds=wall,
-            cpu_seconds=cpu,
-            memory_bytes=size,
-            memory_peak_bytes=size,
-            table_elements=plan.program.woven.initial_table_elements,
-        )
-    number = reading.number
-    memory = number.memory_used
-    host_calls = reading.calls.pop(HOST_CALLS, 0)
-    if host_calls:
-        reading.denied.pop(HOST_CALLS, None)
-    return Usage(
-        fuel=fuel,
-        wall_seconds=wall,
-        cpu_seconds=cpu,
-        idle_seconds=number.idle / 1e9,
-        memory_bytes=memory,
-        memory_peak_bytes=memory,
-        table_elements=number.table_used,
-        host_calls=host_calls,
-        calls=reading.calls,
-        denied=reading.denied,
-        read_bytes=number.read,
-        written_bytes=number.written,
-        stdout_bytes=number.stdout_total,
-        stderr_bytes=number.stderr_total,
-        files_opened=number.opened,
-        files_open_peak=number.open_peak,
-        files_created=number.created,
-        files_deleted=number.deleted,
-        random_bytes=number.random,
-    )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from stockade._text import printable
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import NORMAL_PRIORITY, Call, Ground, Inputs, Module, Watch, drive, fit
-from stockade.host import HostFunctions
+from stockade.execution import NORMAL_PRIORITY, Inputs, Module, Watch, drive
 from stockade.policy import Policy
-from stockade.report import FuelSample, history_of
+from stockade.sandbox._runs import Runs
 from stockade.sandbox._session import AsyncSession, Session
 
 if TYPE_CHECKING:
@@ -31,21 +26,18 @@ if TYPE_CHECKING:
         Steps,
     )
     from stockade.execution.awaited import LoopStreams
-    from stockade.report import FuelHistory, Progress, Report
+    from stockade.report import Report
 
 __all__ = ["Sandbox"]
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
-
-_MAX_NARROWED = 16
-"""Policies of single runs that are kept ready."""
 
 
 def _silent(step: str) -> None:
     """Reports no progress."""
 
 
-class Sandbox:
+class Sandbox(Runs):
     """Runs modules under one policy. Reusable, and safe to share between threads.
 
     `run` and `call` return a report whatever the guest did; they raise only for what the caller did wrong.
@@ -62,27 +54,15 @@ class Sandbox:
     def __init__(
         self, policy: Policy | str = "default", isolation: Literal["inprocess", "process"] = "inprocess"
     ) -> None:
-        self.policy = Policy.preset(policy) if isinstance(policy, str) else policy
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
-        self._lock = threading.Lock()
-        self._functions = HostFunctions()
-        self._ground: Ground | None = Ground(self.policy, self._functions)
-        self._narrowed: OrderedDict[Policy, Ground] = OrderedDict()
-        self._numbers = itertools.count(1)
-        self._runs: dict[str, Watch] = {}
+        super().__init__(Policy.preset(policy) if isinstance(policy, str) else policy)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
-        self._ground = None
-        with self._lock:
-            self._narrowed.clear()
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -360,179 +340,6 @@ class Sandbox:
         session = AsyncSession(loaded, ground.guest(loaded, watch, inputs, streams), watch, streams, priority, tenant)
         await session.initialize()
         return session
-
-    # -- runs under way -----------------------------------------------------------------------------------------------
-
-    def monitor(self) -> dict[str, Progress]:
-        """Tells how far the runs under way are, by their names. May be called from any thread.
-
-        Runs that wait for their turn, or for their module to be compiled, are left out.
-        """
-        found = {}
-        for run_id, watch in tuple(self._runs.items()):
-            progress = watch.progress
-            told = None if progress is None else progress()
-            if told is not None:
-                found[run_id] = told
-        return found
-
-    def cancel(self, run_id: str) -> bool:
-        """Stops a run, and no other: within a slice while it computes, at once while it waits.
-
-        Args:
-            run_id: Its name, as given to `run` or told by `monitor`.
-
-        Returns:
-            Whether there was such a run.
-        """
-        watch = self._runs.get(run_id)
-        if watch is None:
-            return False
-        watch.cancel()
-        return True
-
-    def fuel_history(self, module: Module) -> FuelHistory | None:
-        """Tells what the latest runs of a module, under the sandbox's own policy, did with their fuel.
-
-        Args:
-            module: The module.
-
-        Returns:
-            The history of up to 64 runs; None where there was none, or none was metered.
-        """
-        return history_of(FuelSample(*sample) for sample in self._under(None).history(module))
-
-    # -- for whoever has the crew take the steps --------------------------------------------------------------------
-
-    def is_ready(self, module: Source) -> bool:
-        """Whether a module runs at once, without being loaded or compiled first.
-
-        Args:
-            module: The module.
-        """
-        return isinstance(module, Module) and self._under(None).is_ready(module)
-
-    def steps(
-        self,
-        module: Source,
-        args: Sequence[Argument] = (),
-        *,
-        export: str | None = None,
-        stdin: Stdin = b"",
-        env: Mapping[str, str] | None = None,
-        policy: Policy | str | None = None,
-        run_id: str | None = None,
-    ) -> tuple[Steps[Report], Watch]:
-        """Returns a run, or a call of an export, in steps that somebody else takes; and its watch.
-
-        Args:
-            module: As in `run`; so are `stdin`, `env`, `policy` and `run_id`.
-            args: Arguments of the command, or of the function.
-            export: The function; None to run a command.
-            stdin: Its standard input.
-            env: Its environment.
-            policy: A policy for this run.
-            run_id: What it is called.
-
-        Raises:
-            ModuleError: The module cannot be run.
-            PolicyError: The policy cannot be enforced.
-            UsageError: The sandbox is closed, or an argument is unfit.
-        """
-        ground = self._under(policy)
-        loaded = ground.load(module)
-        ground.plan(loaded)
-        watch, run_id = self._enlist(run_id)
-        if export is None:
-            texts = [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
-            steps = self._run(ground, watch, loaded, Inputs(texts, stdin, env))
-        else:
-            steps = self._call(ground, watch, loaded, export, args, None)
-        return self._listed(steps, run_id), watch
-
-    def _listed(self, steps: Steps[Report], run_id: str) -> Steps[Report]:
-        try:
-            return (yield from steps)
-        finally:
-            del self._runs[run_id]
-
-    # -- what the methods share -----------------------------------------------------------------------------------
-
-    def _enlist(self, run_id: str | None) -> tuple[Watch, str]:
-        """Puts a run on the list; whoever does takes it off."""
-        watch = Watch()
-        if run_id is None:
-            run_id = str(next(self._numbers))
-        if self._runs.setdefault(run_id, watch) is not watch:
-            raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
-        return watch, run_id
-
-    async def _ready(self, ground: Ground, module: Source) -> Module:
-        """Loads and compiles a module; on another thread, if there is anything to do."""
-        if isinstance(module, Module) and ground.is_ready(module):
-            return module
-        import asyncio
-
-        def prepare() -> Module:
-            loaded = ground.load(module)
-            ground.plan(loaded)
-            return loaded
-
-        return await asyncio.to_thread(prepare)
-
-    def _run(
-        self, ground: Ground, watch: Watch, module: Source, inputs: Inputs, streams: LoopStreams | None = None
-    ) -> Steps[Report]:
-        loaded = ground.load(module)
-        entry = loaded.command_entry
-        guest = ground.guest(loaded, watch, inputs, streams)
-        watch.progress = guest.progress
-        try:
-            return (yield from guest.invoke(Call(entry), command=True))
-        finally:
-            watch.progress = None
-            guest.close()
-
-    def _call(
-        self,
-        ground: Ground,
-        watch: Watch,
-        module: Source,
-        export: str,
-        args: Sequence[Argument],
-        returns: Returns | None,
-    ) -> Steps[Report]:
-        loaded = ground.load(module)
-        call = fit(loaded, export, args, returns)
-        guest = ground.guest(loaded, watch)
-        watch.progress = guest.progress
-        try:
-            initializer = loaded.initializer
-            if initializer is not None and initializer.name != call.entry.name:
-                report = yield from guest.invoke(Call(initializer))
-                if not report.ok or guest.ended:
-                    return report
-            return (yield from guest.invoke(call))
-        finally:
-            watch.progress = None
-            guest.close()
-
-    def _under(self, policy: Policy | str | None) -> Ground:
-        """Returns the ground for a run: the sandbox's own, or a narrower one where the run has a policy of its own."""
-        ground = self._ground
-        if ground is None:
-            raise UsageError("the sandbox is closed: make a new one")
-        if policy is None:
-            return ground
-        asked = Policy.preset(policy) if isinstance(policy, str) else policy
-        with self._lock:
-            found = self._narrowed.get(asked)
-            if found is None:
-                found = self._narrowed[asked] = Ground(self.policy.narrow(asked), self._functions)
-            self._narrowed.move_to_end(asked)
-            while len(self._narrowed) > _MAX_NARROWED:
-                self._narrowed.popitem(last=False)
-        return found
 
 
 def check_count(name: str, number: object, least: int, most: int | None = None) -> None:

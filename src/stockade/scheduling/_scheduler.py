@@ -23,7 +23,7 @@ from stockade.sandbox import check_count
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
     from typing import Self
 
     from stockade.execution import Watch
@@ -97,7 +97,7 @@ class Job:
     @property
     def completed_at(self) -> datetime | None:
         """When it was over, in UTC; None before."""
-        return self._run.completed_at
+        return self._run.completed_at if self.done else None
 
     def result(self, timeout_seconds: float | None = None) -> Report:
         """Waits for the report.
@@ -429,7 +429,7 @@ class Scheduler:
 
     def map(
         self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
-    ) -> Iterator[Report]:
+    ) -> Generator[Report, None, None]:
         """Runs tasks, and yields their reports in the order of the tasks.
 
         Tasks are taken from the iterable as there is room, so it may be endless. Whoever stops iterating stops what is
@@ -459,7 +459,7 @@ class Scheduler:
 
     def as_completed(
         self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
-    ) -> Iterator[Job]:
+    ) -> Generator[Job, None, None]:
         """Runs tasks, and yields their jobs as they are done.
 
         Args:
@@ -482,8 +482,10 @@ class Scheduler:
 
     async def as_completed_async(
         self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
-    ) -> AsyncIterator[Job]:
+    ) -> AsyncGenerator[Job, None]:
         """Does what `as_completed` does, without blocking the event loop.
+
+        A loop over it that is left early is closed with `contextlib.aclosing`: only then is what is under way stopped.
 
         Args:
             tasks: What to run.
@@ -551,6 +553,7 @@ class Scheduler:
             run = line.popleft()
             problem = self._try_to_begin(run)
             if problem is not None:
+                run.completed_at = datetime.now(UTC)
                 failed.append((run, problem))
                 with self._lock:
                     line.extend(self._leave(run))
@@ -619,13 +622,13 @@ class Scheduler:
             del run
 
     def _over(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
+        run.completed_at = datetime.now(UTC)
         with self._lock:
             started = self._leave(run)
         self._start(started)
         self._tell(run, report, problem)
 
     def _tell(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
-        run.completed_at = datetime.now(UTC)
         if problem is not None:
             run.report.set_exception(problem)
         else:
