@@ -364,7 +364,11 @@ async def _heartbeat(console: Console) -> list[Promise]:
         f"{over * 1e3:.1f} ms late at worst",
         style="dim",
     )
-    return [Promise(f"event loop beside {_SPINNING} guests that compute: worst ms late", late.worst, 50.0)]
+    crowded = spreads[f"deadlines of {_CROWDED} guests that compute"]
+    return [
+        Promise(f"event loop beside {_SPINNING} guests that compute: worst ms late", late.worst, 50.0),
+        Promise(f"deadlines of {_CROWDED} guests that compute: worst ms late", crowded.worst, 100.0),
+    ]
 
 
 # -- as fast as they go -----------------------------------------------------------------------------------------------

@@ -242,8 +242,11 @@ class Crew:
             _, number, errand = heapq.heappop(self._alarms)
             if number == errand.alarm and errand.state == _WAITING:
                 self._come_back(errand)
-            elif number == errand.limit and errand.state == _READY:
-                self._end(errand)
+            elif number == errand.limit:
+                # If it runs, it may not have seen that; it is looked at again when it lines up.
+                errand.limit = 0
+                if errand.state == _READY:
+                    self._end(errand)
 
     def _may_work(self, now: float) -> bool:
         busy = len(self._busy)
@@ -265,8 +268,14 @@ class Crew:
             # Any of them would do, but the one that watches has to know when it must look.
             self._change.notify_all()
         elif self._threads < MOST_THREADS:
+            try:
+                threading.Thread(target=self._work, name="stockade-crew", daemon=True).start()
+            except RuntimeError:
+                # The system has no more. Those that are there look when they have done with what they are at.
+                if not self._threads:
+                    raise
+                return
             self._threads += 1
-            threading.Thread(target=self._work, name="stockade-crew", daemon=True).start()
         else:
             # All are at work, and look when they have done with what they are at.
             return
@@ -330,14 +339,14 @@ class Crew:
                     self._have_looked_at(began + _PATIENCE_SECONDS)
                 elif self._alarms:
                     self._have_looked_at(self._alarms[0][0])
-            try:
-                until, outcome = errand.context.run(_advance, errand, began)
-            finally:
-                now = time.monotonic()
-                with self._change:
-                    del self._busy[me]
+            until, outcome = errand.context.run(_advance, errand, began)
+            seconds = time.monotonic() - began
             with self._change:
-                self._put_away(errand, now - began, FOREVER if until is None else until, over=until is None)
+                del self._busy[me]
+                if until is not None and not self._watching:
+                    # Nobody else has to look: this thread does, next.
+                    self._called = True
+                self._put_away(errand, seconds, FOREVER if until is None else until, over=until is None)
             if until is None:
                 errand.watch.on_wake = None
                 _tell(errand, *outcome)

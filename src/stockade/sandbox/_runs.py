@@ -132,13 +132,16 @@ class Runs:
         ground = self._under(policy)
         loaded = ground.load(module)
         ground.plan(loaded)
-        watch, run_id = self._enlist(run_id)
+        watch = Watch()
         if export is None:
-            texts = [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
+            # One text is no list of arguments: it is told so when the run begins.
+            texts = (
+                args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
+            )
             steps = self._run(ground, watch, loaded, Inputs(texts, stdin, env))
         else:
             steps = self._call(ground, watch, loaded, export, args, None)
-        return self._listed(steps, run_id), watch
+        return self._listed(steps, watch, run_id), watch
 
     # -- what its methods share ---------------------------------------------------------------------------------------
 
@@ -159,9 +162,9 @@ class Runs:
                 self._narrowed.popitem(last=False)
         return found
 
-    def _enlist(self, run_id: str | None) -> tuple[Watch, str]:
+    def _enlist(self, run_id: str | None, watch: Watch | None = None) -> tuple[Watch, str]:
         """Puts a run on the list; whoever does takes it off."""
-        watch = Watch()
+        watch = watch or Watch()
         if run_id is None:
             run_id = str(next(self._numbers))
         if self._runs.setdefault(run_id, watch) is not watch:
@@ -181,7 +184,9 @@ class Runs:
 
         return await asyncio.to_thread(prepare)
 
-    def _listed(self, steps: Steps[Report], run_id: str) -> Steps[Report]:
+    def _listed(self, steps: Steps[Report], watch: Watch, run_id: str | None) -> Steps[Report]:
+        """Takes steps as a run that is under way from the first of them on."""
+        _, run_id = self._enlist(run_id, watch)
         try:
             return (yield from steps)
         finally:
