@@ -39,7 +39,8 @@ from stockade import (
 )
 from stockade.engine import Engine
 from stockade.scheduling import _scheduler
-from stockade.scheduling._scheduler import _Line, _Run
+from stockade.scheduling._job import TaskRun
+from stockade.scheduling._line import Line
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -338,10 +339,10 @@ class Oracle:
     """Whose turn it is, as plainly as it can be said: a list of all that wait, searched each time."""
 
     def __init__(self) -> None:
-        self.waiting: list[_Run] = []
+        self.waiting: list[TaskRun] = []
         self.turns: list[str] = []
 
-    def add(self, run: _Run) -> None:
+    def add(self, run: TaskRun) -> None:
         if run.task.tenant not in {other.task.tenant for other in self.waiting}:
             # Who has just come stands before whoever had the last turn, behind all others that wait.
             place = len(self.turns)
@@ -356,7 +357,7 @@ class Oracle:
     def latest_is_last(self) -> bool:
         return bool(self.turns) and self.turns[-1] == self.latest
 
-    def take(self, running: dict[str, int], most: int) -> _Run | None:
+    def take(self, running: dict[str, int], most: int) -> TaskRun | None:
         able = [tenant for tenant in self.turns if running.get(tenant, 0) < most]
         if not able:
             return None
@@ -369,7 +370,7 @@ class Oracle:
         self.remove(run)
         return run
 
-    def remove(self, run: _Run) -> bool:
+    def remove(self, run: TaskRun) -> bool:
         if run not in self.waiting:
             return False
         self.waiting.remove(run)
@@ -382,14 +383,14 @@ class Oracle:
 @given(st.data())
 def test_the_line_keeps_its_rules(data: st.DataObject) -> None:
     """Holds fairness for any sequence of coming, going on, and being cancelled, against a plain list."""
-    line, oracle = _Line(), Oracle()
+    line, oracle = Line(), Oracle()
     running: dict[str, int] = {}
-    runs: list[_Run] = []
+    runs: list[TaskRun] = []
     most = data.draw(st.integers(1, 3))
     for what in data.draw(st.lists(st.sampled_from(["add", "add", "take", "end", "remove"]), max_size=40)):
         if what == "add":
             task = same(0, tenant=data.draw(st.sampled_from("abc")), priority=data.draw(st.sampled_from([1, 50, 51])))
-            runs.append(_Run(task))
+            runs.append(TaskRun(task))
             line.add(runs[-1])
             oracle.add(runs[-1])
         elif what == "take":

@@ -7,162 +7,30 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sized
-from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from stockade._text import printable
-from stockade.errors import QueueFull, StockadeError, UsageError
+from stockade.errors import QueueFull, UsageError
 from stockade.execution import Errand, crew
-from stockade.report import Outcome
 from stockade.sandbox import check_count
+from stockade.scheduling._job import Job, TaskRun
+from stockade.scheduling._line import Line
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from typing import Self
 
-    from stockade.execution import Watch
     from stockade.report import Report
     from stockade.sandbox import Sandbox
 
-__all__ = ["Job", "Scheduler"]
+__all__ = ["Scheduler"]
 
 _PREPARING_THREADS: Final = 2
 """Threads that load and compile modules, so that runs of others go on meanwhile."""
-
-
-class _Run:
-    """What the scheduler knows of a task.
-
-    Attributes:
-        task: The task.
-        context: The context of whoever submitted it, which functions of the embedder see.
-        report: Becomes its report, or what it raised.
-        watch: Its watch, from its beginning on.
-        cancelled: Whether it is not wanted any more.
-        dropped: Whether it was cancelled before anything of it had begun.
-        completed_at: When it was over, in UTC.
-    """
-
-    __slots__ = ("cancelled", "completed_at", "context", "dropped", "report", "task", "watch")
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.context = copy_context()
-        self.report: Future[Report] = Future()
-        # So that nobody who waits for it can cancel it behind our back.
-        self.report.set_running_or_notify_cancel()
-        self.watch: Watch | None = None
-        self.cancelled = self.dropped = False
-        self.completed_at: datetime | None = None
-
-
-class Job:
-    """One task that a scheduler has taken on. It can be waited for, awaited and cancelled."""
-
-    def __init__(self, run: _Run, cancel: Callable[[_Run], None]) -> None:
-        self._run = run
-        self._cancel = cancel
-
-    def __repr__(self) -> str:
-        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
-
-    def __await__(self) -> Generator[Any, None, Report]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Report:
-        import asyncio
-
-        try:
-            return await asyncio.wrap_future(self._run.report)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-
-    @property
-    def task(self) -> Task:
-        """The task."""
-        return self._run.task
-
-    @property
-    def done(self) -> bool:
-        """Whether it is over."""
-        return self._run.report.done()
-
-    @property
-    def completed_at(self) -> datetime | None:
-        """When it was over, in UTC; None before."""
-        return self._run.completed_at if self.done else None
-
-    def result(self, timeout_seconds: float | None = None) -> Report:
-        """Waits for the report.
-
-        Args:
-            timeout_seconds: The longest to wait; the run goes on all the same.
-
-        Raises:
-            TimeoutError: It was not over by then.
-            StockadeError: It could not be run at all, or was cancelled before it began.
-        """
-        return self._run.report.result(timeout_seconds)
-
-    def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
-        """Waits, and tells what came of the task: also where it could not be run.
-
-        Args:
-            timeout_seconds: As in `result`.
-
-        Raises:
-            TimeoutError: It was not over by then.
-        """
-        problem = self._run.report.exception(timeout_seconds)
-        over = self._run.completed_at or datetime.now(UTC)
-        if problem is None:
-            return TaskResult.of(self.task.id, self.result(), over)
-        if not isinstance(problem, StockadeError):
-            raise problem
-        outcome = Outcome.CANCELLED if self._run.dropped else None
-        return TaskResult.refused(self.task.id, problem, over, outcome)
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Waits until it is over, and raises nothing.
-
-        Args:
-            timeout_seconds: The longest to wait.
-
-        Returns:
-            Whether it is over.
-        """
-        with suppress(TimeoutError):
-            self._run.report.exception(timeout_seconds)
-        return self.done
-
-    def cancel(self) -> None:
-        """Stops it, whether it waits for its turn, computes or sleeps; no other. What is over stays as it is."""
-        self._cancel(self._run)
-
-    def on_done(self, callback: Callable[[Job], object]) -> None:
-        """Has something called when it is over: at once, on this thread, if it is.
-
-        Args:
-            callback: Is given the job, on the thread that ended it: be quick there. What it raises goes to the log
-                `stockade`, and harms nothing else.
-        """
-
-        def call(_: object) -> None:
-            try:
-                callback(self)
-            except BaseException:
-                import logging
-
-                logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
-
-        self._run.report.add_done_callback(call)
 
 
 class _Window:
@@ -224,75 +92,6 @@ class _Window:
             job.cancel()
 
 
-class _Line:
-    """Runs in line. Tenants take turns; among those of one tenant, the highest priority goes first, then the eldest."""
-
-    def __init__(self) -> None:
-        # The tenant whose turn it is stands first.
-        self._tenants: OrderedDict[str, dict[int, OrderedDict[_Run, None]]] = OrderedDict()
-        self._latest: str | None = None
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[_Run]:
-        for ranks in self._tenants.values():
-            for rank in ranks.values():
-                yield from rank
-
-    def add(self, run: _Run) -> None:
-        """Puts a run in line."""
-        tenant, priority = run.task.tenant, run.task.priority
-        if tenant not in self._tenants:
-            self._tenants[tenant] = {}
-            # Whoever had the last turn stands behind whoever has just come.
-            if self._latest is not None and self._latest in self._tenants:
-                self._tenants.move_to_end(self._latest)
-        self._tenants[tenant].setdefault(priority, OrderedDict())[run] = None
-        self._size += 1
-
-    def take(self, running: Mapping[str, int], most: int) -> _Run | None:
-        """Takes out the run that is next, of a tenant that has the fewest running.
-
-        Args:
-            running: How many each tenant has.
-            most: The most that one may have.
-
-        Returns:
-            The run; None where no tenant may have another one.
-        """
-        chosen, fewest = None, most
-        for tenant in self._tenants:
-            if running.get(tenant, 0) < fewest:
-                chosen, fewest = tenant, running.get(tenant, 0)
-                if not fewest:
-                    break
-        if chosen is None:
-            return None
-        self._latest = chosen
-        self._tenants.move_to_end(chosen)
-        ranks = self._tenants[chosen]
-        run = next(iter(ranks[max(ranks)]))
-        self.remove(run)
-        return run
-
-    def remove(self, run: _Run) -> bool:
-        """Takes out a run; says whether it was there."""
-        tenant, priority = run.task.tenant, run.task.priority
-        ranks = self._tenants.get(tenant)
-        rank = None if ranks is None else ranks.get(priority)
-        if ranks is None or rank is None or run not in rank:
-            return False
-        del rank[run]
-        self._size -= 1
-        if not rank:
-            del ranks[priority]
-            if not ranks:
-                del self._tenants[tenant]
-        return True
-
-
 class Scheduler:
     """Runs many tasks in one sandbox. Safe to share between threads; use it as a context manager.
 
@@ -328,10 +127,10 @@ class Scheduler:
         self._quiet = threading.Condition(self._lock)
         # Taken on and not over: in line, or under way; and of the latter, those whose modules are in line.
         self._unfinished = 0
-        self._line = _Line()
-        self._running: set[_Run] = set()
+        self._line = Line()
+        self._running: set[TaskRun] = set()
         self._running_of: dict[str, int] = {}
-        self._unprepared = _Line()
+        self._unprepared = Line()
         self._preparing_threads = 0
         self._closed = False
 
@@ -392,7 +191,7 @@ class Scheduler:
             UsageError: The scheduler is closed, or the task's priority is none.
         """
         check_count("priority", task.priority, 1, 100)
-        run = _Run(task)
+        run = TaskRun(task)
         with self._lock:
             if self._closed:
                 raise UsageError("the scheduler is closed: make a new one")
@@ -522,9 +321,9 @@ class Scheduler:
     def _has_room(self, tenant: str) -> bool:
         return len(self._running) < self._concurrency and self._running_of.get(tenant, 0) < self._tenant_concurrency
 
-    def _next_ones(self) -> list[_Run]:
+    def _next_ones(self) -> list[TaskRun]:
         """Takes out of the line whoever may begin."""
-        started: list[_Run] = []
+        started: list[TaskRun] = []
         while len(self._running) < self._concurrency:
             run = self._line.take(self._running_of, self._tenant_concurrency)
             if run is None:
@@ -534,7 +333,7 @@ class Scheduler:
             started.append(run)
         return started
 
-    def _leave(self, run: _Run) -> list[_Run]:
+    def _leave(self, run: TaskRun) -> list[TaskRun]:
         """Takes out whoever is over, and lets others begin."""
         if run in self._running:
             self._running.discard(run)
@@ -545,10 +344,10 @@ class Scheduler:
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def _start(self, runs: Iterable[_Run]) -> None:
+    def _start(self, runs: Iterable[TaskRun]) -> None:
         """Begins runs; in place of one that cannot begin, the next. Raises nothing, whatever is wrong with them."""
         line = deque(runs)
-        failed: list[tuple[_Run, BaseException]] = []
+        failed: list[tuple[TaskRun, BaseException]] = []
         while line:
             run = line.popleft()
             problem = self._try_to_begin(run)
@@ -561,7 +360,7 @@ class Scheduler:
         for run, problem in failed:
             self._tell(run, None, problem)
 
-    def _try_to_begin(self, run: _Run) -> BaseException | None:
+    def _try_to_begin(self, run: TaskRun) -> BaseException | None:
         task = run.task
         try:
             if task.policy is None and task.quota is None and self._sandbox.is_ready(task.module):
@@ -572,7 +371,7 @@ class Scheduler:
             return problem
         return None
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: TaskRun) -> None:
         task = run.task
         policy = task.narrowed(self._sandbox.policy) if task.policy is not None or task.quota is not None else None
         steps, run.watch = self._sandbox.steps(
@@ -593,7 +392,7 @@ class Scheduler:
         # An errand keeps the context that it is made in.
         crew().begin(run.context.run(Errand, steps, run.watch, done, task.priority, task.tenant))
 
-    def _prepare_later(self, run: _Run) -> None:
+    def _prepare_later(self, run: TaskRun) -> None:
         """Has another thread begin a run whose module may have to be loaded and compiled."""
         with self._lock:
             self._unprepared.add(run)
@@ -621,14 +420,14 @@ class Scheduler:
             # Nothing of it is kept while the next one is prepared.
             del run
 
-    def _over(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
+    def _over(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         run.completed_at = datetime.now(UTC)
         with self._lock:
             started = self._leave(run)
         self._start(started)
         self._tell(run, report, problem)
 
-    def _tell(self, run: _Run, report: Report | None, problem: BaseException | None) -> None:
+    def _tell(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         if problem is not None:
             run.report.set_exception(problem)
         else:
@@ -641,7 +440,7 @@ class Scheduler:
             if not self._unfinished:
                 self._quiet.notify_all()
 
-    def _cancel(self, run: _Run) -> None:
+    def _cancel(self, run: TaskRun) -> None:
         with self._lock:
             if run.report.done():
                 return

@@ -1,0 +1,151 @@
+"""One task that a scheduler has taken on: what the scheduler knows of it, and what its caller sees."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from stockade._text import printable
+from stockade.errors import StockadeError
+from stockade.report import Outcome
+from stockade.scheduling._task import Task, TaskResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from stockade.execution import Watch
+    from stockade.report import Report
+
+__all__ = ["Job", "TaskRun"]
+
+
+class TaskRun:
+    """What the scheduler knows of a task.
+
+    Attributes:
+        task: The task.
+        context: The context of whoever submitted it, which functions of the embedder see.
+        report: Becomes its report, or what it raised.
+        watch: Its watch, from its beginning on.
+        cancelled: Whether it is not wanted any more.
+        dropped: Whether it was cancelled before anything of it had begun.
+        completed_at: When it was over, in UTC.
+    """
+
+    __slots__ = ("cancelled", "completed_at", "context", "dropped", "report", "task", "watch")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.context = copy_context()
+        self.report: Future[Report] = Future()
+        # So that nobody who waits for it can cancel it behind our back.
+        self.report.set_running_or_notify_cancel()
+        self.watch: Watch | None = None
+        self.cancelled = self.dropped = False
+        self.completed_at: datetime | None = None
+
+
+class Job:
+    """One task that a scheduler has taken on. It can be waited for, awaited and cancelled."""
+
+    def __init__(self, run: TaskRun, cancel: Callable[[TaskRun], None]) -> None:
+        self._run = run
+        self._cancel = cancel
+
+    def __repr__(self) -> str:
+        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
+
+    def __await__(self) -> Generator[Any, None, Report]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Report:
+        import asyncio
+
+        try:
+            return await asyncio.wrap_future(self._run.report)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self._run.task
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._run.report.done()
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When it was over, in UTC; None before."""
+        return self._run.completed_at if self.done else None
+
+    def result(self, timeout_seconds: float | None = None) -> Report:
+        """Waits for the report.
+
+        Args:
+            timeout_seconds: The longest to wait; the run goes on all the same.
+
+        Raises:
+            TimeoutError: It was not over by then.
+            StockadeError: It could not be run at all, or was cancelled before it began.
+        """
+        return self._run.report.result(timeout_seconds)
+
+    def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
+        """Waits, and tells what came of the task: also where it could not be run.
+
+        Args:
+            timeout_seconds: As in `result`.
+
+        Raises:
+            TimeoutError: It was not over by then.
+        """
+        problem = self._run.report.exception(timeout_seconds)
+        over = self._run.completed_at or datetime.now(UTC)
+        if problem is None:
+            return TaskResult.of(self.task.id, self.result(), over)
+        if not isinstance(problem, StockadeError):
+            raise problem
+        outcome = Outcome.CANCELLED if self._run.dropped else None
+        return TaskResult.refused(self.task.id, problem, over, outcome)
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Waits until it is over, and raises nothing.
+
+        Args:
+            timeout_seconds: The longest to wait.
+
+        Returns:
+            Whether it is over.
+        """
+        with suppress(TimeoutError):
+            self._run.report.exception(timeout_seconds)
+        return self.done
+
+    def cancel(self) -> None:
+        """Stops it, whether it waits for its turn, computes or sleeps; no other. What is over stays as it is."""
+        self._cancel(self._run)
+
+    def on_done(self, callback: Callable[[Job], object]) -> None:
+        """Has something called when it is over: at once, on this thread, if it is.
+
+        Args:
+            callback: Is given the job, on the thread that ended it: be quick there. What it raises goes to the log
+                `stockade`, and harms nothing else.
+        """
+
+        def call(_: object) -> None:
+            try:
+                callback(self)
+            except BaseException:
+                import logging
+
+                logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
+
+        self._run.report.add_done_callback(call)
