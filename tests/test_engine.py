@@ -24,7 +24,7 @@ import pytest
 import stockade
 from stockade import Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
-from stockade.engine import Engine, EngineConfig, _engine
+from stockade.engine import Engine, EngineConfig
 from stockade.engine._seam import LONG_CALLS, SHORT_CALLS, Extern, Value, capi, wasmtime_version
 from stockade.guard import guard
 from tests.conftest import HELLO, wat
@@ -364,10 +364,9 @@ def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None
     box.prepare(MUTABLE)
     box.prepare(wat(HELLO))
     for engine in Engine._engines.values():
-        monkeypatch.setattr(engine, "_most_instances", min(engine._most_instances, 1))
+        monkeypatch.setattr(engine, "_slots_left", min(engine._slots_left, 1))
     # One fits the pool, one is made without a slot, and of memory maps there are no more.
-    most = _engine.Engine._maps + 3 * 2 + 3 * 2 + 2
-    monkeypatch.setattr(_engine, "_most_maps", lambda: most)
+    monkeypatch.setattr(Engine, "_maps_left", 3 * 2 + 3 * 2 + 2)
     with box.open(MUTABLE) as first, box.open(MUTABLE) as second:
         with pytest.raises(stockade.EngineError) as caught:
             box.run(wat(HELLO))

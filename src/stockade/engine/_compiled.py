@@ -24,13 +24,11 @@ class Claim(NamedTuple):
 
     Attributes:
         maps: Memory maps of the kernel, at most.
-        memories: Memories.
-        tables: Tables.
+        slots: Slots of a pool, which has two memories and two tables for each.
     """
 
     maps: int
-    memories: int
-    tables: int
+    slots: int
 
 
 MAPS_PER_MEMORY = 3
@@ -93,7 +91,7 @@ class LinkedModule:
         self.parks = parks
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
-        self.claim = Claim(maps, memories, tables)
+        self.claim = Claim(maps, max(1, -(-memories // 2), -(-tables // 2)))
         self._held = (compiled, lending)
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 

@@ -156,13 +156,28 @@ def _build(api: Any, config: EngineConfig) -> int:
     return int(engine)
 
 
+@cache
+def _kernel_maps() -> int:
+    """How many memory maps the kernel gives a process (Documentation/admin-guide/sysctl/vm.rst, max_map_count)."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 65_530
+
+
+@cache
+def _most_maps() -> int:
+    """How many of them engines and instances may take."""
+    return max(_kernel_maps() - _SPARED_MAPS, 2 * _POOL_MAPS)
+
+
 class Engine:
     """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as the process."""
 
     _engines: dict[EngineConfig, Engine] = {}  # noqa: RUF012 - the shared registry, guarded by the lock
     _lock = threading.Lock()
-    _maps = 0
-    """Memory maps that all engines of the process and their instances take, at most."""
+    _maps_left = _most_maps()
+    """Memory maps that engines of the process and their instances may still take."""
     _maps_lock = threading.Lock()
     _forked = False
 
@@ -178,11 +193,10 @@ class Engine:
         increment, pointer = api.engine_increment_epoch, self.pointer
         self.ticker = Ticker(lambda: increment(pointer))
         # How many instances exist right now.
-        self.live_instances = self.live_memories = self.live_tables = 0
-        self._most_instances: float = _POOL_INSTANCES if config.pooled else math.inf
-        if config.pooled:
-            with self._maps_lock:
-                Engine._maps += _POOL_MAPS
+        self.live_instances = 0
+        self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
+        with self._maps_lock:
+            Engine._maps_left -= _POOL_MAPS if config.pooled else 0
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -218,7 +232,7 @@ class Engine:
         cls._maps_lock = threading.Lock()
         for engine in cls._engines.values():
             engine.ticker.forget()
-            engine.live_instances = engine.live_memories = engine.live_tables = 0
+            engine.live_instances = 0
 
     def admit(self, claim: Claim) -> bool:
         """Counts one more instance, if there is room for it.
@@ -226,36 +240,31 @@ class Engine:
         Args:
             claim: What it takes.
         """
-        maps, memories, tables = claim
+        maps, slots = claim
         with self._maps_lock:
-            if (
-                self.live_instances >= self._most_instances
-                or self.live_memories + memories > 2 * self._most_instances
-                or self.live_tables + tables > 2 * self._most_instances
-                or Engine._maps + maps > _most_maps()
-            ):
+            if slots > self._slots_left or maps > Engine._maps_left:
                 return False
+            self._slots_left -= slots
+            Engine._maps_left -= maps
             self.live_instances += 1
-            self.live_memories += memories
-            self.live_tables += tables
-            Engine._maps += maps
-            return True
+        return True
 
     def dismiss(self, claim: Claim) -> None:
         """Counts one instance less, which took so much."""
-        maps, memories, tables = claim
+        maps, slots = claim
         with self._maps_lock:
+            self._slots_left += slots
+            Engine._maps_left += maps
             self.live_instances -= 1
-            self.live_memories -= memories
-            self.live_tables -= tables
-            Engine._maps -= maps
 
     def full(self) -> EngineError:
         """What to say where there is no room for an instance."""
+        taken = _most_maps() - Engine._maps_left
+        alive = sum(engine.live_instances for engine in self._engines.values())
         return EngineError(
-            f"{self._maps:,} memory maps are taken by {sum(e.live_instances for e in self._engines.values()):,} runs "
-            f"and sessions that are open, and the kernel gives a process {_kernel_maps():,}: close sessions that are "
-            "done, run fewer at once, or raise vm.max_map_count (docs/performance.md)"
+            f"{taken:,} memory maps are taken by {alive:,} runs and sessions that are open, and the kernel gives a "
+            f"process {_kernel_maps():,}: close sessions that are done, run fewer at once, or raise vm.max_map_count "
+            "(docs/performance.md)"
         )
 
     def validate(self, wasm: bytes) -> None:
@@ -267,21 +276,6 @@ class Engine:
         # SAFETY: `wasm` is borrowed for the call only.
         if error := capi().module_validate(self.pointer, wasm, len(wasm)):
             raise InvalidModule(f"not valid WebAssembly: {error_text(error)}")
-
-
-@cache
-def _kernel_maps() -> int:
-    """How many memory maps the kernel gives a process (Documentation/admin-guide/sysctl/vm.rst, max_map_count)."""
-    try:
-        return int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65_530
-
-
-@cache
-def _most_maps() -> int:
-    """How many of them engines and instances may take."""
-    return max(_kernel_maps() - _SPARED_MAPS, 2 * _POOL_MAPS)
 
 
 def assemble(text: str) -> bytes:

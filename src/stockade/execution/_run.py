@@ -389,21 +389,27 @@ class Guest:
         wall = self._wall_seconds
         plan, state = self._plan, self._state
         reading = state.read() if state is not None else None
-        statistics = self._fuel_statistics(wall - self._rested_seconds)
-        fuel = None if statistics is None else statistics.consumed
+        statistics = fuel = None
+        if plan.fuel is not None:
+            statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
+            fuel = statistics.consumed
         noted: list[GuardViolation] = []
         events: tuple[Event, ...] = ()
         events_dropped = violations_dropped = 0
         stdout = stderr = b""
         truncated = _NOTHING_DROPPED
         if state is not None and reading is not None:
-            if reading.number.event_count:
+            number = reading.number
+            if number.event_count:
                 noted = state.violations(reading)
                 events = tuple(map(tell_event, state.events(reading)))
-                events_dropped = reading.number.event_count - len(events)
-                violations_dropped = reading.number.violations_dropped
-            stdout, dropped_out = state.output(reading, "stdout")
-            stderr, dropped_err = state.output(reading, "stderr")
+                events_dropped = number.event_count - len(events)
+                violations_dropped = number.violations_dropped
+            dropped_out = dropped_err = 0
+            if number.stdout_total:
+                stdout, dropped_out = state.output(reading, "stdout")
+            if number.stderr_total:
+                stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
                 truncated = Truncated(dropped_out, dropped_err)
         verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
@@ -432,24 +438,23 @@ class Guest:
             ),
         )
 
-    def _fuel_statistics(self, seconds: float) -> FuelStatistics | None:
-        initial = self._plan.fuel
-        if initial is None:
-            return None
-        budget, instance = self._budget, self._instance
-        left = initial if instance is None else instance.fuel_left() - self._plan.overdraft
-        if left < 0 and self._ending is None:
-            # It came to its end with more than it had: the engine looks at loops and calls, not at the last block.
-            self._ending = Ending(failure=Failure(OUT_OF_FUEL, "", ()))
-        if budget is None and left > 0:
-            # Most runs end within their first slice: there is nothing to compare.
-            spent, exact = initial - left, instance is None or instance.exact
-            statistics = FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
-        else:
-            assert instance is not None
-            statistics = (budget or self._measure_fuel(instance)).statistics(seconds)
-        self._plan.history.append((statistics.consumed, seconds))
-        return statistics
+    def _fuel_statistics(self, initial: int, seconds: float) -> FuelStatistics:
+        instance, plan = self._instance, self._plan
+        left, exact = initial, True
+        if instance is not None:
+            left, exact = instance.fuel_left() - plan.overdraft, instance.exact
+            if left <= 0 or self._budget is not None:
+                if left < 0 and self._ending is None:
+                    # It came to its end with more than it had: the engine looks at loops and calls, not at the last
+                    # block.
+                    self._ending = Ending(failure=Failure(OUT_OF_FUEL, "", ()))
+                statistics = (self._budget or self._measure_fuel(instance)).statistics(seconds)
+                plan.history.append((statistics.consumed, seconds))
+                return statistics
+        # Most runs end within their first slice: there is nothing to compare.
+        spent = initial - left
+        plan.history.append((spent, seconds))
+        return FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
 
     def progress(self) -> Progress | None:
         """Tells how far the guest is; None where it has been closed. May be called from any thread, at any time."""

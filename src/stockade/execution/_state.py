@@ -314,11 +314,10 @@ class State:
         """Reads all counters."""
         format_ = self._format
         numbers = format_.unpack(self.memory.read(format_.start, format_.size))
-        return StateReading(
-            Counters._make(numbers[: format_.calls.start]),
-            _by_call(self._names, numbers[format_.calls]),
-            _by_call(self._names, numbers[format_.denied]),
-        )
+        counters = Counters._make(numbers[: format_.calls.start])
+        # Whatever is refused is an event.
+        denied = _by_call(self._names, numbers[format_.denied]) if counters.event_count else {}
+        return StateReading(counters, _by_call(self._names, numbers[format_.calls]), denied)
 
     def halt(self) -> tuple[int, bool, bool]:
         """Tells for what the guest is halted.
