@@ -162,6 +162,69 @@ def test_signals_while_guests_go_to_sleep() -> None:
     assert len(heard) > 10
 
 
+DEEP = wat(
+    """
+    (module
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (func $deep (export "deep") (param $left i32)
+        (if (local.get $left)
+          (then (call $deep (i32.sub (local.get $left) (i32.const 1))))
+          (else
+            (i32.store (i32.const 16) (i32.const 1))
+            (i64.store (i32.const 24) (i64.const 1_000_000))
+            (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))))
+    """
+)
+
+
+def test_a_guest_may_wait_at_the_bottom_of_its_stack() -> None:
+    """Attack: waiting where next to nothing of the stack is left, so that what the host does there finds no room."""
+    box = Sandbox(UNMETERED)
+    fits, overflows = 0, 1 << 17
+    while overflows - fits > 1:
+        depth = (fits + overflows) // 2
+        report = box.call(DEEP, "deep", depth)
+        assert report.outcome in (Outcome.OK, Outcome.STACK)
+        fits, overflows = (depth, overflows) if report.ok else (fits, depth)
+    assert fits > 1000
+
+    async def scenario() -> list[Report]:
+        return await asyncio.gather(*(box.call_async(DEEP, "deep", fits - number % 3) for number in range(60)))
+
+    assert {report.outcome for report in asyncio.run(scenario())} == {Outcome.OK}
+
+
+def test_a_lent_function_may_run_guests_that_wait() -> None:
+    """Holds H86: a run within a run, each of them parked and woken for itself, by the dozen."""
+    inner, box = Sandbox(PATIENT), Sandbox(PATIENT)
+
+    @box.host_function("env", "nap")
+    def nap() -> int:
+        return int(inner.call(SLEEPER, "sleep", 20).ok)
+
+    module = wat(
+        """
+        (module
+          (import "env" "nap" (func $nap (result i32)))
+          (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (func $wait (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128))))
+          (func (export "f") (result i32)
+            (i32.store (i32.const 16) (i32.const 1))
+            (i64.store (i32.const 24) (i64.const 5_000_000))
+            (call $wait)
+            (i32.add (call $nap) (block (result i32) (call $wait) (call $nap)))))
+        """
+    )
+
+    async def scenario() -> list[Report]:
+        return await asyncio.gather(*(box.call_async(module, "f") for _ in range(24)))
+
+    assert box.call(module, "f").value == 2
+    assert [report.value for report in asyncio.run(scenario())] == [2] * 24
+
+
 # -- the loop goes on -------------------------------------------------------------------------------------------------
 
 
