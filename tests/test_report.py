@@ -12,7 +12,19 @@ import pytest
 import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded, StockadeError
-from stockade.report import Frame, ModuleInfo, PolicyInfo, Timings, TrapInfo, Truncated, Usage, Violation
+from stockade.report import (
+    Frame,
+    FuelAnomaly,
+    FuelStatistics,
+    ModuleInfo,
+    PolicyInfo,
+    Timings,
+    TrapInfo,
+    Trend,
+    Truncated,
+    Usage,
+    Violation,
+)
 from tests.conftest import HELLO, wat
 
 
@@ -52,6 +64,22 @@ FULL = make(
         files_deleted=1_000,
         random_bytes=16,
     ),
+    fuel=FuelStatistics(
+        initial=1_000_000,
+        consumed=1_234_567,
+        left=765_433,
+        exact=False,
+        seconds=0.5,
+        average_rate=2_469_134.0,
+        refilled=1_000_000,
+        refills=4,
+        rate=9_000_000.0,
+        trend=Trend.RISING,
+        anomalies=(
+            FuelAnomaly(kind="high_consumption", observed=9e6, expected=2e6),
+            FuelAnomaly(kind="rapid_depletion", observed=0.5, expected=1.0),
+        ),
+    ),
     violations=(
         Violation(kind="memory", subject="limits.memory", limit=1 << 20, observed=1 << 30, call="memory.grow"),
         Violation(kind="call", subject="sock_send", call="sock_send", count=4),
@@ -74,7 +102,10 @@ GOLDEN = """\
       time  250.0 ms run, 20 µs instantiate
             1.50 s compile, 125.0 ms processor
    waiting  1.50 s
-      fuel  1,234,567
+      fuel  at least 1,234,567 of 2,000,000, 1,000,000 of them in 4 refills
+            2,469,134 a second, rising
+            high consumption: 9,000,000 a second in the latest slice, 2,000,000 before
+            rapid depletion: all of it within 500.0 ms
     memory  3.0 MiB peak
     output  stdout 1.0 KiB, stderr 4 B (1.0 KiB dropped from the middle)
      files  2 opened, 1 created, 1,000 deleted, 2.0 KiB read, 5 B written

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stockade._text import printable, terminal_safe
+from stockade.report._fuel import Trend
 from stockade.report._model import Outcome
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def _fuel_rows(report: Report) -> list[tuple[str, str]]:
         text += f", {fuel.refilled:,} of them in {fuel.refills:,} refills"
     lines = [("fuel", text)]
     if fuel.rate:
-        lines.append(("", f"{fuel.average_rate:,.3g} a second, {fuel.trend}"))
+        trend = "" if fuel.trend is Trend.TOO_LITTLE_DATA else f", {fuel.trend}"
+        lines.append(("", f"{fuel.average_rate:,.0f} a second{trend}"))
     return lines + [("", anomaly_text(anomaly)) for anomaly in fuel.anomalies]
 
 
@@ -147,7 +149,7 @@ def anomaly_text(anomaly: FuelAnomaly) -> str:
     if anomaly.kind == "rapid_depletion":
         return f"rapid depletion: all of it within {duration(anomaly.observed)}"
     name = anomaly.kind.replace("_", " ")
-    return f"{name}: {anomaly.observed:,.3g} a second in the latest slice, {anomaly.expected:,.3g} before"
+    return f"{name}: {anomaly.observed:,.0f} a second in the latest slice, {anomaly.expected:,.0f} before"
 
 
 def render(report: Report) -> str:
