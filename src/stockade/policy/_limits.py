@@ -72,7 +72,8 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             machine where the policy is used (see `stockade.calibrate`). Where `fuel` is given as well, the lesser
             counts. No refill adds to it: a run burns no more than this in all.
         wall_time: Seconds from the first instruction to the last, waits included. Unlimited: no deadline.
-        idle_time: Seconds that a single wait in `poll_oneoff` may last; a longer one ends the run with outcome `idle`.
+        idle_time: Seconds that a single wait may last, in `poll_oneoff` or for stdin; a longer one ends the run with
+            outcome `idle`.
         cpu_percent: Share of one core that a busy guest may use.
         memory: Bytes that all linear memories and tables of the run may have together (8 for a table element).
         memory_growth: Pages of 64 KiB by which memories and tables may grow in a second; a second's worth may go at

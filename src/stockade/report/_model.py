@@ -79,10 +79,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         fuel: Fuel units; None where the policy does not meter. After a stop by time or cancellation it is "at
-            least": a running loop keeps up to 10 million units in a register.
+            least": a running loop keeps up to 2 million units in a register.
         wall_seconds: From the first instruction to the last.
         cpu_seconds: Processor time of the thread that ran the guest.
-        idle_seconds: Time spent waiting in `poll_oneoff`.
+        idle_seconds: Time spent waiting, in `poll_oneoff` or for stdin.
         memory_bytes: What the guest's memories and tables have at the end (8 bytes an element).
         memory_peak_bytes: The most they had; WebAssembly memory never shrinks.
         table_elements: Elements of its tables at the end.
