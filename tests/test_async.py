@@ -88,7 +88,7 @@ def test_many_guests_asleep_hold_few_threads() -> None:
     """More asleep at once than the pool has slots for, each with its own deadline, in a handful of threads."""
 
     async def scenario() -> list[Report]:
-        boxes = [Sandbox(PATIENT.replace(wall_time=1.0 + 0.2 * place)) for place in range(4)]
+        boxes = [Sandbox(PATIENT.replace(wall_time=3.0 + 0.2 * place)) for place in range(4)]
         for box in boxes:
             box.prepare(SLEEPER)
         runs = [asyncio.create_task(boxes[number % 4].run_async(SLEEPER)) for number in range(1200)]
@@ -100,10 +100,10 @@ def test_many_guests_asleep_hold_few_threads() -> None:
     reports = asyncio.run(scenario())
 
     assert {report.outcome for report in reports} == {Outcome.TIMEOUT}
-    late = [report.usage.wall_seconds - (1.0 + 0.2 * (number % 4)) for number, report in enumerate(reports)]
+    late = [report.usage.wall_seconds - (3.0 + 0.2 * (number % 4)) for number, report in enumerate(reports)]
     assert min(late) >= 0
     assert sorted(late)[len(late) // 2] < 0.5
-    assert all(report.usage.idle_seconds > 0.9 for report in reports)
+    assert all(report.usage.idle_seconds > 2.9 for report in reports)
     assert live_instances() == 0
 
 
@@ -123,7 +123,7 @@ def test_waits_cost_no_processor_time() -> None:
     """Attack: a thousand guests that sleep in order to keep the host's processors busy."""
 
     async def scenario() -> float:
-        box = Sandbox(PATIENT.replace(wall_time=1.5))
+        box = Sandbox(PATIENT.replace(wall_time=3.0))
         box.prepare(SLEEPER)
         runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(200)]
         await wait_for(lambda: len(box.monitor()) == 200)
@@ -318,17 +318,17 @@ def test_tenants_have_equal_shares_whatever_number_of_runs_they_have() -> None:
 
 
 def test_deadlines_do_not_wait_for_their_turn() -> None:
-    """Attack: a hundred guests that spin, so that the deadline of each is looked at only when it has its turn."""
+    """Attack: two hundred guests that spin, so that the deadline of each is looked at only when it has its turn."""
 
     async def scenario() -> list[Report]:
         box = Sandbox(UNMETERED.replace(wall_time=1.5))
-        return await asyncio.gather(*(box.run_async(SPIN) for _ in range(100)))
+        return await asyncio.gather(*(box.run_async(SPIN) for _ in range(200)))
 
     late = sorted(report.usage.wall_seconds - 1.5 for report in asyncio.run(scenario()))
 
     assert late[0] >= 0
-    assert late[len(late) // 2] < 0.1
-    assert late[-1] < 0.4
+    assert late[len(late) // 2] < 0.2
+    assert late[-1] < 0.5
 
 
 def test_cancelling_does_not_wait_for_its_turn() -> None:
