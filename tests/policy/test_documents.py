@@ -61,6 +61,8 @@ def write(document: dict[str, Any], format_: Format) -> str:
     dumper.Representer = _Quoting
     dumper.allow_unicode = False
     dumper.sort_base_mapping_type_on_output = False
+    # On one line: where it breaks long text beside escaped characters, the writer adds or loses a space.
+    dumper.width = 1 << 20
     dumper.dump(document, stream)
     return stream.getvalue()
 
