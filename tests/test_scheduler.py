@@ -1026,10 +1026,12 @@ def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
         for job in jobs:
             job.cancel()
         assert all(job.wait(10) for job in jobs)
+        # It is none the worse for it.
+        assert scheduler.submit(same(1)).result(10).ok
     assert sorted(map(id, over)) == sorted(map(id, jobs))
     outcomes = {job.task_result().outcome for job in jobs}
     assert outcomes <= {Outcome.OK, Outcome.CANCELLED, None}
-    assert {Outcome.OK, Outcome.CANCELLED} <= outcomes
+    assert Outcome.CANCELLED in outcomes
     assert scheduler._running_of == {}
     assert box.monitor() == {}
     wait_for(lambda: live_instances() == 0)
