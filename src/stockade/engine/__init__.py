@@ -1,7 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
 from stockade.engine._cache import Cache, CacheEntry, Kept
-from stockade.engine._compiled import CompiledModule, LinkedModule, compile_to_bytes
+from stockade.engine._compiled import Claim, CompiledModule, LinkedModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -37,6 +37,7 @@ __all__ = [
     "TRAP_CODES",
     "Cache",
     "CacheEntry",
+    "Claim",
     "CompiledModule",
     "Directory",
     "Engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from stockade.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.engine._compiled import LinkedModule
+    from stockade.engine._compiled import Claim, LinkedModule
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
@@ -33,6 +34,10 @@ Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
 _PAGE_BYTES: Final = 65_536
+
+_FREED_AT_ONCE_BYTES: Final = 4 << 20
+"""Memory up to this size is given back in less than half a millisecond."""
+
 FUEL_SLICE: Final = 2_000_000
 """The guest yields whenever it has burned so much, about 2 ms: only then is its fuel known, for a running loop keeps
 what it burns in a register."""
@@ -156,6 +161,7 @@ class Instance:
 
     Args:
         linked: What to instantiate. Its engine has admitted the instance; closing it tells the engine.
+        claim: What was admitted; by default, what the linked module says.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -189,11 +195,13 @@ class Instance:
         memory_bytes: int,
         table_elements: int,
         directories: Sequence[Directory] = (),
+        claim: Claim | None = None,
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
+        self._claim = claim or linked.claim
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
@@ -452,12 +460,21 @@ class Instance:
         self._api.context_get_fuel(self._context, self._number)
         return int(self._out.number)
 
-    def close(self) -> None:
-        """Frees the store and all that is in it. Closing twice is harmless."""
+    def close(self, used_bytes: float = math.inf) -> None:
+        """Frees the store and all that is in it. Closing twice is harmless.
+
+        Args:
+            used_bytes: How much memory it may have come to use, as far as that is known: giving much of it back takes
+                long, and other threads go on meanwhile.
+        """
         store, self._store = self._store, None
         if store is not None:
             self.abandon()
-            # SAFETY: we own the store; no future is alive, no handle is used after this.
-            self._api.store_delete(store)
+            # SAFETY: we own the store, and nobody else finds it any more; no future is alive, no handle is used after
+            # this. Both are the same function of the library.
+            if used_bytes < _FREED_AT_ONCE_BYTES:
+                self._api.store_delete(store)
+            else:
+                self._api.store_delete_long(store)
             self.owner = None
-            self._engine.dismiss(self._linked.claim)
+            self._engine.dismiss(self._claim)

@@ -19,10 +19,10 @@ from stockade.report import SAMPLES_KEPT, ModuleInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.engine import CompiledModule, Directory, Lent
+    from stockade.engine import Claim, CompiledModule, Directory, Lent
     from stockade.execution._module import Module
     from stockade.host import HostFunctions
-    from stockade.policy import Policy
+    from stockade.policy import Limits, Policy
 
 __all__ = ["Plan", "make_plan"]
 
@@ -41,6 +41,7 @@ class Plan:
         policy: The policy.
         program: Its machine code.
         linked: The same with its imports.
+        claim: What a run takes of what there is only so much of.
         directories: What native WASI may reach.
         info: The module, for reports.
         fuel: The units that a run begins with; None where the policy does not meter.
@@ -61,6 +62,7 @@ class Plan:
     policy: Policy
     program: Program
     linked: LinkedModule
+    claim: Claim
     directories: tuple[Directory, ...]
     info: ModuleInfo
     fuel: int | None
@@ -76,20 +78,21 @@ class Plan:
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
 
-    def admit(self) -> LinkedModule:
-        """Returns what to instantiate, on an engine that has counted one instance more.
+    def admit(self) -> tuple[LinkedModule, Claim]:
+        """Returns what to instantiate, on an engine that has counted one instance more, and what it was counted as.
 
         Raises:
             EngineError: There is no room.
         """
-        linked = self.linked
-        if linked.engine.admit(linked.claim):
-            return linked
-        if linked.engine.config.pooled:
+        linked, claim = self.linked, self.claim
+        if linked.engine.admit(claim):
+            return linked, claim
+        if not linked.engine.has_slots(claim):
             linked = self.without_slots()
-            if linked.engine.admit(linked.claim):
-                return linked
-        raise linked.engine.full()
+            claim = linked.claim._replace(descriptors=claim.descriptors)
+            if linked.engine.admit(claim):
+                return linked, claim
+        raise linked.engine.full(claim)
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
@@ -145,6 +148,7 @@ def make_plan(
         policy,
         program,
         linked,
+        linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
         directories,
         info,
         min((units for units in (limits.fuel, most) if units is not None), default=None),
@@ -165,6 +169,11 @@ def make_plan(
 def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:
     lending = Lending(compiled.engine, lent) if program.lends else None
     return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories, tables=program.tables)
+
+
+def _most_descriptors(program: Program, limits: Limits, directories: Sequence[Directory]) -> int:
+    """How many file descriptors a run can come to have: without a mount, there is nothing that it could open."""
+    return len(directories) + (limits.open_files if directories and "path_open" in program.calls else 0)
 
 
 _UNLIMITED = 2**64 - 1

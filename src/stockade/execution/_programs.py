@@ -210,7 +210,7 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
     lends = any(entry.module != MODULE.encode() for entry in parsed.imports)
     return EngineConfig(
         fuel=policy.limits.metered,
-        stack_bytes=policy.limits.stack,
+        stack_bytes=policy.limits.stack_bytes,
         canonical_nans=policy.reproducible,
         host_stack_bytes=_PYTHON_STACK_BYTES if lends else EngineConfig._field_defaults["host_stack_bytes"],
         pooled=pooled,

@@ -6,6 +6,7 @@ makes the report; whoever opened it closes it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -83,6 +84,7 @@ class Guest:
     _timed = False
     _begun = _cpu_mark = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
+    _used_bytes = math.inf
 
     def __init__(
         self,
@@ -122,8 +124,10 @@ class Guest:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
             return
+        linked, claim = plan.admit()
         instance = self._instance = Instance(
-            plan.admit(),
+            linked,
+            claim=claim,
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -183,11 +187,13 @@ class Guest:
             if not self._timed:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
+                if self._limits.cpu_percent < _WHOLE_CORE:
+                    yield from self._take_share()
+                    begun = self._begun = time.perf_counter()
+                    self._cpu_mark = time.thread_time()
                 self._watch.start(self._limits.wall_time)
                 if self._budget is not None:
                     self._budget.start()
-                if self._limits.cpu_percent < _WHOLE_CORE:
-                    self._throttle = Throttle(self._limits.cpu_percent)
             try:
                 try:
                     if call.exchange is None and self._started:
@@ -198,15 +204,18 @@ class Guest:
                     else:
                         results = yield from self._call(instance, call)
                 except Ended as end:
-                    self._ending = end.ending
+                    self._ending = end.ending.unless_late(self._watch)
                 if self._streams is not None:
-                    yield from self._streams.finish(None if self._state is None else self._state.memory)
+                    for until in self._streams.finish(None if self._state is None else self._state.memory):
+                        yield from self._pause(until)
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
                 raise
         self._wall_seconds += time.perf_counter() - begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
+        if self._throttle is not None:
+            self._throttle.settle(self._cpu_seconds)
         return self._report(results, command)
 
     def obituary(self) -> Report:
@@ -259,11 +268,14 @@ class Guest:
         """Returns what it returned.
 
         Raises:
-            Ended: It did not.
+            Ended: It did not, or not before it had to end.
         """
         found = instance.results()
         if found is None:
             raise Ended(self._end(instance))
+        if not self._watch():
+            # A function of the host's, or one native call, may have taken longer than was left.
+            raise Ended(Ending(cancelled=self._watch.cancelled, too_late=True))
         return found
 
     # -- while the guest is halted ------------------------------------------------------------------------------------
@@ -313,6 +325,15 @@ class Guest:
             retry = now + streams.retry_seconds if wants_stdin and streams is not None else FOREVER
             yield from self._pause(min(watch.deadline if is_full else until, retry))
 
+    def _take_share(self) -> Steps[None]:
+        """Waits until the guest is within its share of a core, before its time begins; its last call may have used more."""
+        if self._throttle is None:
+            self._throttle = Throttle(self._limits.cpu_percent)
+            return
+        until = self._throttle.begin()
+        while time.monotonic() < until and not self._watch.cancelled:
+            yield until
+
     def _within_share(self) -> float:
         """Says when the guest is within its share of a core."""
         percent = self._limits.cpu_percent
@@ -359,14 +380,18 @@ class Guest:
 
     def _end(self, instance: Instance) -> Ending:
         """Why the guest did not return."""
-        problem = instance.problem
+        problem, instance.problem = instance.problem, None
         if problem is None:
-            return Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+            return Ending(failure=instance.failure)
         if isinstance(problem, CapabilityMissing):
             return Ending.without_capability(problem.capability, problem.function)
         if not isinstance(problem, HostFunctionFailed):
             # KeyboardInterrupt and its like are for whoever began the call.
-            raise problem
+            try:
+                raise problem
+            finally:
+                # This frame is in its traceback: the two would keep each other, and all that the function was given.
+                del problem
         failure = instance.failure or Failure(None, "", ())
         return Ending(failure=failure._replace(message=str(problem)))
 
@@ -376,7 +401,8 @@ class Guest:
             return
         self._timed = False
         self._wall_seconds = self._cpu_seconds = self._rested_seconds = 0.0
-        self._budget = self._throttle = None
+        # What it owes of its share of a core stays.
+        self._budget = None
         if self._plan.fuel is not None:
             self._instance.set_fuel(self._plan.fuel + self._plan.overdraft)
             if self._limits.fuel_refill:
@@ -400,6 +426,10 @@ class Guest:
         truncated = _NOTHING_DROPPED
         if state is not None and reading is not None:
             number = reading.number
+            # Its own memory, and the guard's: what it was given and what it left.
+            self._used_bytes = (
+                number.memory_used + number.stdout_total + number.stderr_total + len(self._placed.block)
+            )
             if number.event_count:
                 noted = state.violations(reading)
                 events = tuple(map(tell_event, state.events(reading)))
@@ -412,6 +442,8 @@ class Guest:
                 stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
                 truncated = Truncated(dropped_out, dropped_err)
+        else:
+            self._used_bytes = plan.program.woven.initial_memory_bytes
         verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
         return Report(
             outcome=verdict.outcome,
@@ -484,7 +516,7 @@ class Guest:
         if self._instance is not None:
             with self._alive:
                 instance, self._instance, self._state = self._instance, None, None
-            instance.close()
+            instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:
             self._ending = _CLOSED

@@ -273,7 +273,7 @@ def _memory(limits: Limits) -> Iterator[Statement]:
     risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
     text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
     yield Statement("memory", text, risk, "limits.memory")
-    yield Statement("memory", f"It has {_bytes(limits.stack)} of stack.", "none", "limits.stack")
+    yield Statement("memory", f"It has {_bytes(limits.stack_bytes)} of stack.", "none", "limits.stack")
 
 
 def _output(limits: Limits) -> Iterator[Statement]:

@@ -81,7 +81,8 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on; `stop`, the run ends with
             outcome `memory`. A violation is reported either way.
         table_elements: Elements that all tables of the run may have together.
-        stack: Bytes of stack for guest code.
+        stack: Bytes of stack for guest code, rounded up to the next power of two: an engine serves all guests with the
+            same size of stack, and there cannot be many engines.
         instances: Instances of the module in a run.
         memories: Linear memories that a module may declare; more than one need `features.multi_memory`.
         tables: Tables that a module may declare.
@@ -163,6 +164,11 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def metered(self) -> bool:
         """Whether fuel is counted, because there is a budget of it, in units or in time."""
         return self.fuel is not None or self.fuel_time is not None
+
+    @property
+    def stack_bytes(self) -> int:
+        """The stack that guest code gets: `stack`, rounded up to the next power of two."""
+        return 1 << (self.stack - 1).bit_length()
 
     @classmethod
     def spelled_out(cls, given: dict[str, object]) -> dict[str, object]:
