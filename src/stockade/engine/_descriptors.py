@@ -63,10 +63,11 @@ class Descriptors:
         most = _soft_limit()
         left = max(0, int(self._left(most)))
         return (
-            f"this run may come to have {count:,} file descriptors (limits.open_files and its mounts), and {left:,} are "
-            f"left for it: of the {most:,} that the process may have, {self.taken:,} are taken by the runs and sessions "
-            f"that are open ({self.holders:,}), {most - self.taken - left:,} are the host's. Close sessions that are "
-            "done, run fewer at once, lower limits.open_files, or raise the limit (ulimit -n; docs/performance.md)"
+            f"this run may come to have {count:,} file descriptors (limits.open_files and its mounts), and {left:,} "
+            f"are left for it: of the {most:,} that the process may have, {self.taken:,} are taken by the runs and "
+            f"sessions that are open ({self.holders:,}), {most - self.taken - left:,} are the host's. Close sessions "
+            "that are done, run fewer at once, lower limits.open_files, or raise the limit (ulimit -n; "
+            "docs/performance.md)"
         )
 
     def _left(self, most: float) -> float:
@@ -76,7 +77,7 @@ class Descriptors:
         """Counts what is open beside what was claimed.
 
         While nothing is claimed, that is all that is open. Later, guests have opened no more than they claimed, so the
-        rest is the host's; what they have claimed and not opened may hide some of it, which the spared ones make up for.
+        rest is the host's; what they claimed and have not opened may hide some of it: the spared ones make up for that.
         """
         open_now = _told_by_kernel()
         if not open_now:
@@ -102,7 +103,7 @@ def _soft_limit() -> float:
 def _told_by_kernel() -> int:
     """How many descriptors are open, as Linux tells it since 6.2; 0 where it does not."""
     try:
-        return os.stat(_FOLDERS[0]).st_size
+        return os.stat(_FOLDERS[0]).st_size  # noqa: PTH116 - three times as fast
     except OSError:
         return 0
 
@@ -110,7 +111,7 @@ def _told_by_kernel() -> int:
 def _counted() -> int:
     for folder in _FOLDERS:
         try:
-            return len(os.listdir(folder))
+            return len(os.listdir(folder))  # noqa: PTH208 - three times as fast
         except OSError:
             continue
     return 0

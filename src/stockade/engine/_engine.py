@@ -16,7 +16,7 @@ import weakref
 from collections import OrderedDict, deque
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stockade.engine._descriptors import Descriptors
 from stockade.engine._failure import error_text
@@ -259,14 +259,16 @@ def _free(pointer: int, linker: int, freed: deque[int] | None = None, maps: int 
 class Engine:
     """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it."""
 
-    _engines: weakref.WeakValueDictionary[EngineConfig, Engine] = weakref.WeakValueDictionary()
+    _engines: ClassVar[weakref.WeakValueDictionary[EngineConfig, Engine]] = weakref.WeakValueDictionary()
     """The shared registry, guarded by the lock."""
-    _kept: OrderedDict[EngineConfig, Engine] = OrderedDict()  # noqa: RUF012 - shared, and guarded by the lock
+    _kept: ClassVar[OrderedDict[EngineConfig, Engine]] = OrderedDict()
+    """Those used last, guarded by the same lock."""
     _lock = threading.Lock()
     _maps_left = _most_maps()
     """Memory maps that engines of the process and their instances may still take."""
     _pools = 0
-    _freed: deque[int] = deque()  # noqa: RUF012 - shared; whoever holds the lock of counts takes out
+    _freed: ClassVar[deque[int]] = deque()
+    """Memory maps of engines that were freed, for whoever holds the lock of counts to count."""
     _descriptors = Descriptors()
     _counts_lock = threading.Lock()
     _forked = False
@@ -347,7 +349,6 @@ class Engine:
             cls._pools += 1
             cls._maps_left -= _POOL_MAPS
         return True
-
 
     @classmethod
     def _pools_now(cls) -> int:

@@ -188,8 +188,8 @@ LONG_CALLS: _Prototypes = {
     "wasmtime_instance_pre_delete": (None, (_P,)),
     "wasmtime_store_delete": (None, (_P,)),
 }
-"""Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that is
-short for most, and so is in both tables, is declared as `…_long` here."""
+"""Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
+is short for most, and so stands in both tables, is called `…_long` here."""
 
 
 class _CApi:

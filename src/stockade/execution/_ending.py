@@ -8,7 +8,7 @@ left with an exit code. The one that came first counts:
 2. Else it is `cancelled`, if it was cancelled before it came to its end, and a `timeout` if it was not: whatever it
    returned, it did so too late. What it was refused in the end is told among the violations all the same.
 
-It is asked for right after the guest's code has come back, so a callback that is given the last output has no part in it.
+That is asked right after the guest's code has come back: a callback that is given the last output has no part in it.
 """
 
 from __future__ import annotations

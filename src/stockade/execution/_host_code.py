@@ -6,6 +6,7 @@ import os
 import site
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,10 +57,8 @@ class HostCode:
                 told.setdefault(entry, (_INTERPRETER, False))
         for entry in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix):
             told.setdefault(entry, (_INTERPRETER, False))
-        for name in ("stdlib", "platstdlib", "purelib", "platlib"):
-            if entry := sysconfig.get_path(name):
-                told[entry] = (_LOOKED_FOR if entry in told else _INSTALLED, True)
-        told.setdefault(site.getusersitepackages(), (_INSTALLED, True))
+        for entry in _installed():
+            told[entry] = (_LOOKED_FOR if entry in told else _INSTALLED, True)
         for package in _packages():
             told[str(package)] = (_OURS, True)
         if startup := os.environ.get("PYTHONSTARTUP"):
@@ -92,6 +91,13 @@ class HostCode:
 
 def _covers(folder: Path, others: set[str]) -> bool:
     return any(os.path.commonpath((folder, other)) == str(folder) for other in others)
+
+
+@cache
+def _installed() -> list[str]:
+    """The folders of Python's own library and of what is installed, for all and for this user."""
+    paths = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return [*filter(None, paths), site.getusersitepackages()]
 
 
 def _packages() -> list[Path]:

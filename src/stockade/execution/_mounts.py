@@ -123,9 +123,7 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
                     "secrets, which no guest may reach: mount a folder beside it"
                 )
         if code is not None and mount.mode == "rw" and (reached := code.reached_from(real)):
-            raise PolicyError(
-                f"the mount {guest} is writable and {reached}. Mount it read-only, or a folder beside it"
-            )
+            raise PolicyError(f"the mount {guest} is writable and {reached}. Mount it read-only, or a folder beside it")
         for other, earlier in seen:
             nested = real == other or real in other.parents or other in real.parents
             if nested and earlier.mode != mount.mode:

@@ -326,7 +326,10 @@ class Guest:
             yield from self._pause(min(watch.deadline if is_full else until, retry))
 
     def _take_share(self) -> Steps[None]:
-        """Waits until the guest is within its share of a core, before its time begins; its last call may have used more."""
+        """Waits until the guest is within its share of a core, of which its last call may have used too much.
+
+        Its time has not begun yet.
+        """
         if self._throttle is None:
             self._throttle = Throttle(self._limits.cpu_percent)
             return
@@ -427,9 +430,7 @@ class Guest:
         if state is not None and reading is not None:
             number = reading.number
             # Its own memory, and the guard's: what it was given and what it left.
-            self._used_bytes = (
-                number.memory_used + number.stdout_total + number.stderr_total + len(self._placed.block)
-            )
+            self._used_bytes = number.memory_used + number.stdout_total + number.stderr_total + len(self._placed.block)
             if number.event_count:
                 noted = state.violations(reading)
                 events = tuple(map(tell_event, state.events(reading)))

@@ -154,8 +154,8 @@ class HostFunction:
                 address, size = int(next(given)) & _ADDRESS_BITS, int(next(given)) & _ADDRESS_BITS
                 if size > left and address + size <= call.memory.size_bytes:
                     raise ValueError(
-                        f"its str and bytes parameters are more than the {MOST_TEXT_BYTES:,} bytes that a call may pass "
-                        "together: take the address and the size as U32, and read pieces with HostCall.memory"
+                        f"its str and bytes parameters are more than {MOST_TEXT_BYTES:,} bytes together: take address "
+                        "and size as U32, and read pieces with HostCall.memory"
                     )
                 left -= size
                 data = call.memory.read(address, size)
