@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -589,6 +590,36 @@ def test_where_the_interpreter_is_installed_cannot_be_written(
             "code there that the host would run. Mount it read-only, or a folder beside it"
         )
     sandbox(Mount(str(installed / "data"), "/work", "rw"))
+
+
+@pytest.mark.parametrize("kind", ["libraries", "bytecode", "imported"])
+def test_where_code_may_come_from_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a library, a file of bytecode, or a module beside those that were imported, left by a guest."""
+    code = tmp_path / "code"
+    (code / "data").mkdir(parents=True)
+    if kind == "libraries":
+        monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{code}")
+        found = "this process looks for libraries"
+    elif kind == "bytecode":
+        monkeypatch.setattr(sys, "pycache_prefix", str(code))
+        found = "this process looks for Python modules"
+    else:
+        plugin = ModuleType("plugin")
+        plugin.__file__ = str(code / "plugin.py")
+        monkeypatch.setitem(sys.modules, "plugin", plugin)
+        found = "modules of this process come from"
+
+    for folder in (code, tmp_path):
+        assert refusal(Mount(str(folder), "/work", "rw")) == (
+            f"the mount /work is writable and covers {code}, where {found}: a guest could leave code there that "
+            "the host would run. Mount it read-only, or a folder beside it"
+        )
+        sandbox(Mount(str(folder), "/work"))
+    below = Mount(str(code / "data"), "/work", "rw")
+    if kind == "bytecode":
+        assert refusal(below).startswith(f"the mount /work is writable and lies in {code}, where {found}: ")
+    else:
+        sandbox(below)
 
 
 @pytest.mark.parametrize("kind", ["interpreter", "startup", "modules"])

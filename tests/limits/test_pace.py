@@ -71,17 +71,17 @@ def test_short_calls_of_a_session_are_held_to_its_share() -> None:
     What they used in CPU time took as long as its share says, however busy the machine was.
     """
     used = 0.0
-    with Sandbox(Policy().replace(cpu_percent=10, fuel=None, wall_time=None)).open(wat(COUNT)) as session:
+    with Sandbox(Policy().replace(cpu_percent=20, fuel=None, wall_time=None)).open(wat(COUNT)) as session:
         begun = time.monotonic()
-        for _ in range(60):
-            report = session.call("count", 500_000)
+        for _ in range(200):
+            report = session.call("count", 1_000_000)
             assert (report.outcome, report.value) == (Outcome.OK, 7)
             used += report.usage.cpu_seconds
         # The last call is paid for by the next one.
         used -= report.usage.cpu_seconds
         elapsed = time.monotonic() - begun
 
-    assert used <= 0.1 * elapsed + 0.02
+    assert used <= 0.2 * elapsed + 0.02
 
 
 class Hungry:

@@ -24,6 +24,8 @@ _RUNS = "a guest could leave code there that the host would run"
 _LOOKED_FOR = f"this process looks for Python modules: {_RUNS}"
 _INSTALLED = f"Python modules are installed: {_RUNS}"
 _INTERPRETER = f"the Python interpreter is: {_RUNS}"
+_LIBRARIES = f"this process looks for libraries: {_RUNS}"
+_IMPORTED = f"modules of this process come from: {_RUNS}"
 _OURS = f"code of Stockade is: {_RUNS}"
 _STARTUP = f"there is what Python runs when it starts: {_RUNS}"
 _POLICY = "a policy of this process is: a guest could change what it may do"
@@ -39,8 +41,8 @@ class _Place(NamedTuple):
         whole: Whether all that lies in the folder counts. If not, folders in it may be written to.
     """
 
-    given: Path
-    path: Path
+    given: str
+    path: str
     found: str
     whole: bool
 
@@ -51,7 +53,8 @@ class HostCode:
     def __init__(self) -> None:
         told: dict[str, tuple[str, bool]] = {}
         for entry in sys.path:
-            told.setdefault(entry or ".", (_LOOKED_FOR, False))
+            if isinstance(entry, str):
+                told.setdefault(entry or ".", (_LOOKED_FOR, False))
         for entry in (sys.executable, getattr(sys, "_base_executable", "")):
             if entry:
                 told.setdefault(entry, (_INTERPRETER, False))
@@ -61,14 +64,22 @@ class HostCode:
             told[entry] = (_LOOKED_FOR if entry in told else _INSTALLED, True)
         for package in _packages():
             told[str(package)] = (_OURS, True)
+        if sys.pycache_prefix:
+            told.setdefault(sys.pycache_prefix, (_LOOKED_FOR, True))
+        for variable in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
+            for entry in filter(None, os.environ.get(variable, "").split(os.pathsep)):
+                told.setdefault(entry, (_LIBRARIES, False))
         if startup := os.environ.get("PYTHONSTARTUP"):
             told.setdefault(startup, (_STARTUP, False))
         for file in policy_files():
             told.setdefault(str(file), (_POLICY, False))
-        self._places = [
-            _Place(Path(entry), Path(entry).resolve(), found, whole) for entry, (found, whole) in told.items()
-        ]
-        self._ways = folders_on_the_way(*(place.given for place in self._places))
+        # Most came from a folder of which all counts.
+        wholes = tuple(_below(entry) for entry, (_, whole) in told.items() if whole)
+        for entry in _imported_from():
+            if not _below(entry).startswith(wholes):
+                told.setdefault(entry, (_IMPORTED, False))
+        self._places = [_Place(entry, os.path.realpath(entry), found, whole) for entry, (found, whole) in told.items()]
+        self._ways = folders_on_the_way(*(Path(place.given) for place in self._places))
 
     def reached_from(self, folder: Path) -> str:
         """Says what whoever can write to a folder can change, and what a guest could make of it; nothing if nothing.
@@ -76,21 +87,30 @@ class HostCode:
         Args:
             folder: The folder, links resolved.
         """
+        below = _below(str(folder))
         for place in self._places:
-            at = printable(str(place.path), 400)
-            if folder == place.path or folder in place.path.parents:
-                return f"covers {at}, where {place.found}"
-            if place.whole and place.path in folder.parents:
-                return f"lies in {at}, where {place.found}"
-        if _covers(folder, self._ways):
+            # A folder covers itself, too.
+            if _below(place.path).startswith(below):
+                return f"covers {printable(place.path, 400)}, where {place.found}"
+            if place.whole and below.startswith(_below(place.path)):
+                return f"lies in {printable(place.path, 400)}, where {place.found}"
+        if any(_below(way).startswith(below) for way in self._ways):
             for place in self._places:
-                if _covers(folder, folders_on_the_way(place.given)):
-                    return f"has a link on the way to {printable(str(place.path), 400)}, where {place.found}"
+                if any(_below(way).startswith(below) for way in folders_on_the_way(Path(place.given))):
+                    return f"has a link on the way to {printable(place.path, 400)}, where {place.found}"
         return ""
 
 
-def _covers(folder: Path, others: set[str]) -> bool:
-    return any(os.path.commonpath((folder, other)) == str(folder) for other in others)
+def _below(folder: str) -> str:
+    """What the paths begin with of all that lies in a folder."""
+    return folder if folder.endswith(os.sep) else folder + os.sep
+
+
+def _imported_from() -> set[str]:
+    """The folders from which modules of this process came: what is imported later may come from there, too."""
+    # Not by getattr, upon which some load themselves.
+    files = (getattr(module, "__dict__", {}).get("__file__") for module in tuple(sys.modules.values()))
+    return {os.path.dirname(file) for file in files if isinstance(file, str)}  # noqa: PTH120 - there are many
 
 
 @cache

@@ -333,6 +333,8 @@ class Guest:
         if self._throttle is None:
             self._throttle = Throttle(self._limits.cpu_percent)
             return
+        # That of its last call may be over.
+        self._watch.start(None)
         until = self._throttle.begin()
         while time.monotonic() < until and not self._watch.cancelled:
             yield until
