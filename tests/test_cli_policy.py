@@ -168,7 +168,7 @@ def test_init_writes_a_policy_that_says_what_each_field_means(tmp_path: Path) ->
     again = command("init", str(path))
 
     assert Policy.load(path) == Policy.preset("strict").replace(name="mine")
-    assert "# Bytes of stack for guest code. (16KiB to 64MiB)\n" in path.read_text()
+    assert "# Tables that a module may declare. (0 to 100)\n" in path.read_text()
     assert written.stderr == f"{path} written: change what you need, then try stockade policy check {path}\n"
     assert str(again.exception) == f"{path} is there already: use --force to write over it"
     assert Policy.load(path).name == "mine"

@@ -167,6 +167,34 @@ def test_what_a_pool_reserves_is_tried_first() -> None:
     assert not _engine._can_map(1 << 80, usable=False)
 
 
+def test_an_engine_that_nothing_refers_to_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its linker, once, and not before the last instance of it is gone; its pool may be had again."""
+    freed: list[int] = []
+    api = capi()
+    real = api.engine_delete
+
+    def noting(engine: int) -> None:
+        freed.append(engine)
+        real(engine)
+
+    monkeypatch.setattr(api, "engine_delete", noting)
+    pools = Engine._pools_now()
+    engine = Engine.shared(UNUSUAL._replace(pooled=True, stack_bytes=32 << 10))
+    assert Engine._pools_now() == pools + engine.config.pooled
+    pointer, held = engine.pointer, [engine]
+    del engine
+    while Engine._kept:
+        Engine._kept.popitem()
+    gc.collect()
+    assert pointer not in freed
+
+    held.clear()
+    gc.collect()
+
+    assert freed.count(pointer) == 1
+    assert Engine._pools_now() <= pools
+
+
 def test_an_engine_outlives_whatever_holds_it() -> None:
     """A session keeps its engine when its sandbox and its machine code in memory are gone."""
     session = Sandbox(Policy().replace(fuel=12_345, stack=4 << 20)).open(SEVEN)
