@@ -319,6 +319,19 @@ def test_claims_never_reach_what_is_spared(steps: list[tuple[int, bool]], most: 
             assert (account.taken, account.holders) == (sum(held), len(held))
 
 
+def test_what_the_host_opens_and_closes_later_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it shows: more than guests can have is the host's, and what is closed is nobody's."""
+    open_now = [10]
+    monkeypatch.setattr(_descriptors, "_soft_limit", lambda: 256)
+    monkeypatch.setattr(_descriptors, "_told_by_kernel", lambda: open_now[0])
+    account = Descriptors()
+    assert account.take(100)
+    open_now[0] = 10 + 100 + 90
+    assert not account.take(30)
+    open_now[0] = 10
+    assert account.take(30)
+
+
 def test_descriptors_are_counted_where_the_kernel_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Linux 6.2: one by one, and not for each run."""
     counted = iter((10, 20))

@@ -78,6 +78,7 @@ class Descriptors:
 
         While nothing is claimed, that is all that is open. Later, guests have opened no more than they claimed, so the
         rest is the host's; what they claimed and have not opened may hide some of it: the spared ones make up for that.
+        No more than all can be the host's, so what it has closed comes back.
         """
         open_now = _told_by_kernel()
         if not open_now:
@@ -86,7 +87,7 @@ class Descriptors:
                 return self._others
             self._next_look = now + _LOOK_SECONDS
             open_now = _counted()
-        self._others = max(self._others, open_now - self.taken) if self.taken else open_now
+        self._others = min(max(self._others, open_now - self.taken), open_now) if self.taken else open_now
         return self._others
 
 

@@ -322,7 +322,8 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def permits(self, host: str, port: int, *, secure: bool) -> bool:
         """Whether a connection may be made, as far as the host's name or address tells.
 
-        What a name stands for is for whoever connects to check with `is_public`, and to keep to.
+        What a name stands for is for whoever connects to check, and to keep to: with `is_public`, or with `is_metadata`
+        where the mode is `full`.
 
         Args:
             host: The name or address that the guest asks for.
