@@ -63,7 +63,9 @@ class EngineConfig(NamedTuple):
         tail_call: Whether the tail call proposal is on.
         multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
-        parallel: Whether a module is compiled by several threads.
+        parallel: Whether a module is validated and compiled by several threads, which the library starts then and
+            keeps: a process that may be forked goes without, for they are missing in its child, which would wait for
+            them for ever.
         host_stack_bytes: How much stack native WASI and host functions may use on top of the guest's own.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
@@ -75,7 +77,7 @@ class EngineConfig(NamedTuple):
     tail_call: bool = True
     multi_memory: bool = True
     canonical_nans: bool = False
-    parallel: bool = True
+    parallel: bool = False
     host_stack_bytes: int = 512 << 10
     pooled: bool = True
 
@@ -156,6 +158,15 @@ def _build(api: Any, config: EngineConfig) -> int:
     return int(engine)
 
 
+def _linker(api: Any, engine: int) -> int:
+    # SAFETY: the linker holds its own reference to the engine; both are kept for the life of the process.
+    linker = api.linker_new(engine)
+    if error := api.linker_define_wasi(linker):
+        raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
+    define_parking(api, linker)
+    return int(linker)
+
+
 @cache
 def _kernel_maps() -> int:
     """How many memory maps the kernel gives a process (Documentation/admin-guide/sysctl/vm.rst, max_map_count)."""
@@ -185,11 +196,7 @@ class Engine:
         api = self.api = capi()
         self.config = config
         self.pointer = _build(api, config)
-        # SAFETY: the linker holds its own reference to the engine; both are kept for the life of the process.
-        self.linker = api.linker_new(self.pointer)
-        if error := api.linker_define_wasi(self.linker):
-            raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
-        define_parking(api, self.linker)
+        self._linker = 0
         increment, pointer = api.engine_increment_epoch, self.pointer
         self.ticker = Ticker(lambda: increment(pointer))
         # How many instances exist right now.
@@ -197,6 +204,14 @@ class Engine:
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
         with self._maps_lock:
             Engine._maps_left -= _POOL_MAPS if config.pooled else 0
+
+    @property
+    def linker(self) -> int:
+        """The linker of native WASI, made on first use: whoever only compiles or validates needs none."""
+        with Engine._lock:
+            if not self._linker:
+                self._linker = _linker(self.api, self.pointer)
+            return self._linker
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -216,13 +231,9 @@ class Engine:
         return engine
 
     @classmethod
-    def for_compiling(cls, config: EngineConfig) -> Engine:
-        """Returns the engine that a module is to be compiled for.
-
-        In a forked child, the threads that the library started in the parent for compiling are missing: waiting for
-        them would take for ever. There, one thread does it.
-        """
-        return cls.shared(config._replace(parallel=False) if cls._forked else config)
+    def may_start_threads(cls) -> bool:
+        """Whether an engine may be parallel here: not in a forked child, where its threads may be missing."""
+        return not cls._forked
 
     @classmethod
     def after_fork(cls) -> None:

@@ -102,7 +102,7 @@ def prepare(
         InvalidModule: It is not valid, or beyond what the policy allows.
     """
     progress("checking")
-    validate(name, module.data, features)
+    validate(name, module.data, features, parallel=config.parallel)
     found = scan(module)
     figures = code_figures(module, found)
     check_figures(name, figures, structure)
