@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stockade.guard import Woven
     from stockade.policy import Features, Limits, Policy
 
-__all__ = ["assemble_aside", "compile_aside", "validate_aside"]
+__all__ = ["compile_aside", "translate_aside", "validate_aside"]
 
 _FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
@@ -42,7 +42,7 @@ class _Words(NamedTuple):
 _WORDS = {
     "compile": _Words("compile", "compiler"),
     "validate": _Words("validate", "validator"),
-    "assemble": _Words("translate", "translator"),
+    "translate": _Words("translate", "translator"),
 }
 
 
@@ -88,7 +88,7 @@ def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits) -
     _ask(Request("validate", name, *_shared(limits), features), wasm, limits)
 
 
-def assemble_aside(name: str, text: bytes, limits: Limits) -> bytes:
+def translate_aside(name: str, text: bytes, limits: Limits) -> bytes:
     """Translates WebAssembly text to its binary form.
 
     Args:
@@ -100,7 +100,7 @@ def assemble_aside(name: str, text: bytes, limits: Limits) -> bytes:
         InvalidModule: It does not parse, or takes more than it may.
         EngineError: There can be no other process.
     """
-    return _ask(Request("assemble", name, *_shared(limits)), text, limits)[1]
+    return _ask(Request("translate", name, *_shared(limits)), text, limits)[1]
 
 
 def _shared(limits: Limits) -> tuple[str, int, int]:
@@ -114,7 +114,7 @@ def _ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
     """Has something done, and reads what came of it: data that is looked at, whoever wrote it."""
     try:
         with scratch(content=(request, body)) as source, scratch() as target:
-            status = worker.run(source.fileno(), target.fileno(), limits.compile_time).status
+            status = worker.run(source.fileno(), target.fileno(), limits.compile_time)
             if status != 0:
                 raise _failure(status, request, limits)
             head, size = read_head(target)

@@ -15,7 +15,7 @@ from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.execution._features import validate
 from stockade.execution._forkserver import Work, serve
 from stockade.execution._frames import MOST_ANSWER_BYTES, Answer, Request, read_head, release, write_frame
-from stockade.execution._prepare import prepare
+from stockade.execution._prepare import prepare, translate
 from stockade.guard import guard, weave
 from stockade.wasm import code_figures, parse, scan
 
@@ -114,12 +114,11 @@ def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
     return Answer(), b""
 
 
-def _assemble(request: Request, text: bytes) -> tuple[Answer, bytes]:
-    del request
-    return Answer(), assemble(text.decode())
+def _translate(request: Request, text: bytes) -> tuple[Answer, bytes]:
+    return Answer(), translate(request.name, text)
 
 
-_TASKS = {"compile": _compile, "validate": _validate, "assemble": _assemble}
+_TASKS = {"compile": _compile, "validate": _validate, "translate": _translate}
 
 
 def _limit(kind: int, most: int, grace: int = 0) -> None:

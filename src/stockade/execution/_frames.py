@@ -38,7 +38,7 @@ class Request(msgspec.Struct, frozen=True):
     """What the other process is to do. The body is the module, or the text.
 
     Attributes:
-        task: `compile` a module, `validate` it, or `assemble` text.
+        task: `compile` a module, `validate` it, or `translate` text.
         name: The module's name, for messages.
         release: What says that both processes are of the same release.
         cpu_seconds: CPU time that it may use.
@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True):
         config: What to compile for.
     """
 
-    task: Literal["compile", "validate", "assemble"]
+    task: Literal["compile", "validate", "translate"]
     name: str
     release: str
     cpu_seconds: int

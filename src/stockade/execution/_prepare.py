@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.engine import Engine, EngineConfig
+from stockade.engine import Engine, EngineConfig, assemble
 from stockade.errors import InvalidModule
 from stockade.execution._features import validate
 from stockade.guard import Woven, guard, weave
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade.policy import Features, Limits, Structure
 
-__all__ = ["check_figures", "check_outline", "prepare"]
+__all__ = ["check_figures", "check_outline", "prepare", "translate"]
 
 _WORDS = {
     "functions": "has {:,} functions",
@@ -33,6 +33,22 @@ _WORDS = {
     "br_table": "has a br_table with {:,} branches",
     "nesting": "has blocks nested {:,} deep",
 }
+
+
+def translate(name: str, text: bytes) -> bytes:
+    """Translates WebAssembly text to its binary form.
+
+    Args:
+        name: The module's name, for messages.
+        text: The text, in UTF-8.
+
+    Raises:
+        InvalidModule: It is no such text.
+    """
+    try:
+        return assemble(text.decode())
+    except UnicodeDecodeError:
+        raise InvalidModule(f"{name} is neither WebAssembly nor text in UTF-8") from None
 
 
 def check_figures(name: str, figures: Mapping[str, int], structure: Structure) -> None:

@@ -18,7 +18,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +27,7 @@ from stockade.errors import EngineError
 from stockade.execution._forkserver import MESSAGE, REFUSED, STARTED, TAKEN
 from stockade.execution._frames import FIRST_FREE
 
-__all__ = ["Ended", "signal_name", "worker"]
+__all__ = ["signal_name", "worker"]
 
 _BOOT = "import sys; sys.path += {paths!r}; from stockade.execution._child import main; main({control}, {host})"
 
@@ -40,12 +39,6 @@ _START_SECONDS = 60.0
 
 _END_SECONDS = 5.0
 """How long it may take to end, when it is told to; it ends at once, but on such a machine."""
-
-
-class Ended(NamedTuple):
-    """How a job ended: with a status as `subprocess` tells it, or not in time (None)."""
-
-    status: int | None
 
 
 class _Lost(Exception):  # noqa: N818 - no error: it is started again
@@ -125,13 +118,16 @@ class Worker:
         self._closed = False
         self._lines: set[socket.socket] = set()
 
-    def run(self, source: int, target: int, seconds: float) -> Ended:
+    def run(self, source: int, target: int, seconds: float) -> int | None:
         """Has a job done, and waits for it.
 
         Args:
             source: Descriptor of a file that says what to do.
             target: Descriptor of an empty file, for the answer.
             seconds: How long it may take, from when it is begun.
+
+        Returns:
+            Its exit status, negative for the signal that ended it; None where its time was up.
 
         Raises:
             EngineError: There can be no such process, or it ends again and again.
@@ -147,7 +143,7 @@ class Worker:
             (status,) = lost.args or (None,)
         raise EngineError(_why_lost(status))
 
-    def _attempt(self, source: int, target: int, seconds: float) -> Ended:
+    def _attempt(self, source: int, target: int, seconds: float) -> int | None:
         line, theirs = socket_pair()
         self._lines.add(line)
         try:
@@ -213,7 +209,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=worker.after_fork)
 
 
-def _wait(line: socket.socket, seconds: float) -> Ended:
+def _wait(line: socket.socket, seconds: float) -> int | None:
     """Waits for what is told of a job on its socket."""
     poll = select.poll()
     # Not select(), which cannot wait for descriptors from 1024 on.
@@ -237,9 +233,9 @@ def _wait(line: socket.socket, seconds: float) -> Ended:
         elif what == REFUSED:
             raise OSError(number, os.strerror(number))
         else:
-            return Ended(number)
+            return int(number)
     if begun:
-        return Ended(None)
+        return None
     raise EngineError(f"no process to compile in has begun within {_START_SECONDS:g} s")
 
 
