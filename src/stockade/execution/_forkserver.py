@@ -71,28 +71,26 @@ class _Child(NamedTuple):
     line: socket.socket
 
 
-def serve(control: int, host: int, work: Work, idle_seconds: float = IDLE_SECONDS) -> NoReturn:
+def serve(control: int, host: int, work: Work) -> NoReturn:
     """Serves until the other side is gone, or has nothing to do for a while.
 
     Args:
         control: Descriptor of the socket that jobs come from.
         host: The process that started this one.
         work: What children do.
-        idle_seconds: How long to stay without a job.
     """
     status = 1
     try:
-        status = _Server(control, host, work, idle_seconds).run()
+        status = _Server(control, host, work).run()
     finally:
         # Nothing is left to do, and taking the interpreter down takes its time.
         os._exit(status)
 
 
 class _Server:
-    def __init__(self, control: int, host: int, work: Work, idle_seconds: float) -> None:
+    def __init__(self, control: int, host: int, work: Work) -> None:
         self._control = socket.socket(fileno=control)
         self._work = work
-        self._idle_seconds = idle_seconds
         self._spare: _Child | None = None
         self._running: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
@@ -123,7 +121,7 @@ class _Server:
             busy = bool(self._running or self._waiting)
             if busy:
                 last = time.monotonic()
-            ready = self._poll.poll(None if busy else max(0.0, last + self._idle_seconds - time.monotonic()) * 1000)
+            ready = self._poll.poll(None if busy else max(0.0, last + IDLE_SECONDS - time.monotonic()) * 1000)
             if not ready:
                 return self._end()
             # What came last goes first: a new job must not be taken for one whose descriptor it has got.
