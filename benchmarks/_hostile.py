@@ -9,7 +9,7 @@ from stockade.wasm import uleb, vector
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SHAPES", "Shape", "build", "sleb"]
+__all__ = ["SHAPES", "Shape", "build"]
 
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = (bytes([code]) for code in b"\x7f\x7e\x7d\x7c\x7b\x70\x6f")
 _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _ELEMENT, _CODE, _DATA = 1, 2, 3, 4, 5, 6, 7, 9, 10, 11
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     sections: Mapping[int, bytes] = {}
 
 
-def sleb(value: int) -> bytes:
+def _sleb(value: int) -> bytes:
     """Encodes a signed number in LEB128."""
     out = bytearray()
     while True:
@@ -76,15 +76,6 @@ _ZERO = b"\x41\0"
 _DROP = b"\x1a"
 
 
-def _flat(piece: bytes, locals_: bytes = b"\0", *, repeat_type: bytes = _PLAIN, **sections: bytes) -> Callable:  # type: ignore[type-arg]
-    numbered = {getattr(_Numbers, name): content for name, content in sections.items()}
-    return lambda size: Shape(repeat_type, piece * size, locals_, sections=numbered)
-
-
-class _Numbers:
-    table, memory, globals = _TABLE, _MEMORY, _GLOBAL
-
-
 def _br_tables_over_blocks(size: int, wide: int) -> Shape:
     inner = _ZERO * wide + _ZERO + b"\x0e" + uleb(size - 1) + b"".join(map(uleb, range(size)))
     code = b"\x02\x01" * size + inner + b"\x0b" * size + _DROP * wide
@@ -108,7 +99,7 @@ def _in_a_row(piece: bytes) -> Callable[[int, int], Shape]:
     return make
 
 
-def _calls(direct: bool, params: bool = True) -> Callable[[int, int], Shape]:  # noqa: FBT001, FBT002
+def _calls(*, direct: bool, params: bool = True) -> Callable[[int, int], Shape]:
     def make(size: int, wide: int) -> Shape:
         call = b"\x10\0" if direct else _ZERO + b"\x11\1\0"
         code = (b"\x10\1" if wide else b"") + call * size + b"\0"
@@ -156,14 +147,17 @@ def _br_tables(size: int, wide: int) -> Shape:
 
 def _spread_br_tables(size: int, wide: int) -> Shape:
     piece = b"\x20\0\x28\2\0\x0e" + uleb(wide) + b"".join(map(uleb, range(wide + 1)))
-    return Shape(_PLAIN, b"\x02\x40" * (wide + 1) + (b"\x02\x40" + b"\x0b") * size + piece + b"\x0b" * (wide + 1), _some(1), sections=_ONE_PAGE)  # fmt: skip  # noqa: E501
+    code = b"\x02\x40" * (wide + 1) + b"\x02\x40\x0b" * size + piece + b"\x0b" * (wide + 1)
+    return Shape(_PLAIN, code, _some(1), sections=_ONE_PAGE)
 
 
 def _everywhere_called(size: int, wide: int) -> Shape:
     functions = tuple((0, b"\0") for _ in range(size))
     elements = b"\1\0\x41\0\x0b" + vector(uleb(place) for place in range(size))
     table = b"\1\x70\0" + uleb(size)
-    return Shape(_type(I32 * wide, I32 * wide), b"\0", functions=functions, sections={_TABLE: table, _ELEMENT: elements})
+    return Shape(
+        _type(I32 * wide, I32 * wide), b"\0", functions=functions, sections={_TABLE: table, _ELEMENT: elements}
+    )
 
 
 def _imports_of_types(size: int, wide: int) -> Shape:
@@ -173,8 +167,13 @@ def _imports_of_types(size: int, wide: int) -> Shape:
         return b"".join(kinds[number // 5**place % 5] for place in range(min(wide, 6))) + I32 * max(0, wide - 6)
 
     types = tuple(_type(params(number)) for number in range(size))
-    imports = vector(b"\1x\1y\0" + uleb(number + 1) for number in range(size))
+    imports = vector(b"\1x\5" + f"{number:05}".encode() + b"\0" + uleb(number + 1) for number in range(size))
     return Shape(_PLAIN, b"", types=types, sections={_IMPORT: imports})
+
+
+def _imports_of_a_type(size: int, wide: int) -> Shape:
+    imports = vector(b"\1x\5" + f"{number:05}".encode() + b"\0\1" for number in range(size))
+    return Shape(_PLAIN, b"", types=(_type(I32 * wide, I32),), sections={_IMPORT: imports})
 
 
 def _exports(size: int, wide: int) -> Shape:
@@ -191,23 +190,26 @@ def _globals(size: int, wide: int) -> Shape:
 def _far_tables(size: int, wide: int) -> Shape:
     elements = min(1 << 20, max(1, wide * 1024))
     tables = vector([b"\x70\0" + uleb(elements)] * size)
-    parts = vector(b"\2" + uleb(table) + b"\x41" + sleb(elements - 1) + b"\x0b\0\1\0" for table in range(size))
+    parts = vector(b"\2" + uleb(table) + b"\x41" + _sleb(elements - 1) + b"\x0b\0\1\0" for table in range(size))
     return Shape(_PLAIN, b"", sections={_TABLE: tables, _ELEMENT: parts})
 
 
 def _far_data(size: int, wide: int) -> Shape:
     end = (1 << 20) - 16
     memories = vector([b"\0\x11"] * wide)
-    data = (b"\2" + uleb(place % wide) + b"\x41" + sleb(end - place * 8) + b"\x0b\1x" for place in range(size))
+    data = (b"\2" + uleb(place % wide) + b"\x41" + _sleb(end - place * 8) + b"\x0b\1x" for place in range(size))
     return Shape(_PLAIN, b"", sections={_MEMORY: memories, _DATA: vector(data)})
 
 
 def _data(size: int, wide: int) -> Shape:
-    return Shape(_PLAIN, b"", sections={_MEMORY: b"\1\0\x40", _DATA: vector([b"\0\x41\0\x0b" + vector([b"x"] * wide)] * size)})  # fmt: skip  # noqa: E501
+    segments = vector([b"\0\x41\0\x0b" + vector([b"x"] * wide)] * size)
+    return Shape(_PLAIN, b"", sections={_MEMORY: b"\1\0\x40", _DATA: segments})
 
 
 def _row(piece: bytes, locals_: bytes = b"\0", **sections: bytes) -> Callable[[int, int], Shape]:
-    numbered = {getattr(_Numbers, name): content for name, content in sections.items()}
+    """The same again and again; the sections are named."""
+    numbers = {"table": _TABLE, "memory": _MEMORY, "globals": _GLOBAL, "exports": _EXPORT}
+    numbered = {numbers[name]: content for name, content in sections.items()}
     return lambda size, _: Shape(_PLAIN, piece * size, locals_, sections=numbered)
 
 
@@ -236,6 +238,7 @@ SHAPES: dict[str, Callable[[int, int], Shape]] = {
     "tables of different branches": _spread_br_tables,
     "functions of large types in a table": _everywhere_called,
     "imports of large types": _imports_of_types,
+    "imports of a large type": _imports_of_a_type,
     "exports": _exports,
     "globals": _globals,
     "tables filled at their ends": _far_tables,
@@ -244,7 +247,7 @@ SHAPES: dict[str, Callable[[int, int], Shape]] = {
     "locals": lambda size, wide: Shape(_PLAIN, _ZERO + _DROP, _some(min(50_000, size * wide))),
     "arithmetic": _row(b"\x20\0\x41\1\x6a\x21\0", _some(1)),
     "divisions": _row(b"\x20\0\x20\0\x6d\x21\0", _some(1)),
-    "conversions": _row(b"\x20\0\xb0\xb4\x21\1\x20\1\xae\x21\0", vector([b"\1\x7e", b"\1\x7d"])),
+    "conversions": _row(b"\x20\0\xb4\x21\1\x20\1\xae\x21\0", vector([b"\1\x7e", b"\1\x7d"])),
     "rounding": _row(b"\x20\0\x9e\x9c\x9d\x9f\x21\0", _some(1, F64)),
     "minima": _row(b"\x20\0\x20\0\xa4\x20\0\xa5\x21\0", _some(1, F64)),
     "loads and stores": _row(b"\x20\0\x20\0\x28\2\0\x36\2\0", _some(1), memory=b"\1\0\1"),
@@ -253,7 +256,7 @@ SHAPES: dict[str, Callable[[int, int], Shape]] = {
     "elements of a table of references": _row(b"\x41\0\x41\0\x25\0\x26\0", table=b"\1\x6f\0\1"),
     "elements of a table of functions": _row(b"\x41\0\x41\0\x25\0\x26\0", table=b"\1\x70\0\1"),
     "globals of references": _row(b"\x23\0\x24\0", globals=b"\1\x6f\1\xd0\x6f\x0b"),
-    "references to functions": _row(b"\xd2\0\x1a"),
+    "references to functions": _row(b"\xd2\0\x1a", exports=b"\1\1f\0\0"),
     "growth": _row(b"\x41\0\x40\0\x1a", memory=b"\1\0\1"),
     "growth of a table": _row(b"\xd0\x6f\x41\0\xfc\x0f\0\x1a", table=b"\1\x6f\0\1"),
     "filling": _row(b"\x41\0\x41\0\x41\0\xfc\x0b\0", memory=b"\1\0\1"),
@@ -265,9 +268,9 @@ SHAPES: dict[str, Callable[[int, int], Shape]] = {
     "shuffles": _lane(0x0D, bytes(range(3, 19))),
     "swizzles": _lane(0x0E),
     "shifts of bytes": _row(b"\x20\0\x20\1\xfd\x6c\x21\0", vector([b"\1\x7b", b"\1\x7f"])),
-    "products of quads": _lane(0xD5, b"\1"[:0]),
+    "products of quads": _lane(0xD5),
     "population counts": _lane(0x62, operands=1),
-    "lanes to integers": _lane(0xF8, b"\1"[:0], operands=1),
+    "lanes to integers": _lane(0xF8, operands=1),
     "relaxed products": _row(b"\x20\0\x20\0\x20\0\xfd\x85\x02\x21\0", _some(1, V128)),
     "nothing": _row(b"\1"),
     "empty loops": _row(b"\x03\x40\x0b"),

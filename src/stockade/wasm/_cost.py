@@ -25,6 +25,9 @@ _BYTE: Final = 2
 _STEP: Final = 150
 """A function, and each instruction that branches, calls, or takes a barrier for a reference, with nothing alive."""
 
+_STEPS_OF_AN_IMPORT: Final = 4
+"""How many times as much an imported function costs."""
+
 _VALUE: Final = 8
 """A parameter or result of a type, or of a function, each of which may get code of its own to be called by."""
 
@@ -72,7 +75,9 @@ def compile_cost(module: ParsedModule, enough: int) -> int:
     cost += _MEMORY * len(module.memories)
     most_params = max((len(type_.params) for type_ in module.types), default=0)
     most_results = max((1, *(len(type_.results) for type_ in module.types)))
-    own = module.functions[module.imported_functions :]
+    # An import gets a function of the weaver's, which calls it, and code to be called by from either side.
+    imported, own = module.functions[: module.imported_functions], module.functions[module.imported_functions :]
+    cost += sum(_STEPS_OF_AN_IMPORT * (_STEP + _interface(module.types[index])) for index in imported)
     for type_index, (start, end) in zip(own, module.bodies, strict=True):
         if cost > enough:
             return cost
