@@ -17,8 +17,7 @@ from stockade import Module, Policy, Sandbox
 from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes
 from stockade.errors import StockadeError
 from stockade.execution._module import _MOST_TEXT_BYTES
-from stockade.execution._prepare import prepare
-from stockade.execution._programs import _CHEAP_COST
+from stockade.execution._prepare import CHEAP_COST, prepare
 from stockade.policy import Features, Structure
 from stockade.wasm import compile_cost, parse
 
@@ -58,7 +57,7 @@ def worst(console: Console) -> list[Promise]:
     # Everything is loaded beforehand, as in a host that has run something.
     _prepared(build(SHAPES["nothing"](1, 1), 1))
     found = [(taken, name) for name, make in SHAPES.items() for taken in (_worst_of(name, make),) if taken]
-    table = Table(title=f"the worst modules of a cost up to {_CHEAP_COST:,}")
+    table = Table(title=f"the worst modules of a cost up to {CHEAP_COST:,}")
     for heading in ("", "seconds", "MB"):
         table.add_column(heading, justify="right")
     for taken, name in sorted(found, key=lambda row: row[0].share, reverse=True)[:_SHOWN]:
@@ -93,7 +92,7 @@ def _worst_of(name: str, make: Callable[[int, int], Shape]) -> _Taken | None:
 
 
 def _is_cheap(shape: Shape, copies: int) -> bool:
-    return compile_cost(parse(build(shape, copies)), _CHEAP_COST) <= _CHEAP_COST
+    return compile_cost(parse(build(shape, copies)), CHEAP_COST) <= CHEAP_COST
 
 
 def _most(good: Callable[[int], bool]) -> int:

@@ -18,7 +18,7 @@ from stockade import EngineError, Environment, InvalidModule, Module, Mount, Pol
 from stockade.engine import Engine, EngineConfig, library_folder
 from stockade.execution import _aside, _module, _plan, _programs, _worker
 from stockade.execution._module import load_module
-from stockade.policy import PRESETS
+from stockade.policy import PRESETS, Limits
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
@@ -26,7 +26,7 @@ from tests.guard._modules import HEADER, custom, leb, name, section
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stockade.policy import Features, Limits
+    from stockade.policy import Features
 
 CHEAP_BYTES = 60_000
 """A module of so many bytes that only the guest's own hello world needs compiling is within what is compiled here."""
@@ -890,3 +890,24 @@ def test_validating_anew_is_done_in_the_other_process_too(monkeypatch: pytest.Mo
     assert validated == ["<bytes>"] * 2
     assert Sandbox(NEVER.replace(tail_call=True, multi_memory=True)).run(module).ok
     assert validated == ["<bytes>"] * 2
+
+
+def test_inspecting_takes_neither_time_nor_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: 600 KB of branches to blocks with many results, for which validating alone takes half a minute."""
+    block = b"\x02\1" + b"\x41\0" * 1001 + b"\x0e" + leb(60_000) + bytes(60_001) + b"\x0b" + b"\x1a" * 1000
+    module = Module.load(functions_of(block * 10, b"\x60\0" + leb(1000) + b"\x7f" * 1000))
+    monkeypatch.setattr(_aside, "Limits", lambda: Limits(compile_time=0.3))
+
+    inspection = module.inspect()
+
+    too_long = "<bytes> takes more than 0.3 s to validate (limits.compile_time): it is too much for the validator"
+    assert inspection.problem == too_long
+    assert inspection.obstacles == (too_long,)
+
+
+def test_inspecting_tells_the_same_wherever() -> None:
+    """The positive twin: proposals and problems of a module, tiny or not."""
+    for text in ("(func (drop (v128.const i64x2 0 1)))", "(func (result i32))", "(memory 1) (memory 1)"):
+        tiny = wat_unchecked(f"(module {text})")
+        here, there = (Module.load(data).inspect() for data in (tiny, tiny + custom("pad", bytes(5000))))
+        assert (here.features, here.problem) == (there.features, there.problem)

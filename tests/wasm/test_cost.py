@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stockade.execution._prepare import CHEAP_COST as CHEAP
 from stockade.wasm import compile_cost, parse
 from tests.conftest import HELLO, wat
 from tests.guard._modules import HEADER, custom, leb, section
 
 EXACT = 1 << 60
-CHEAP = 150_000
-"""What is compiled in the process of the host."""
 
 
 def module(

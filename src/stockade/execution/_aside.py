@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stockade.engine import features_used
 from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.execution._frames import UNREADABLE, Answer, Request, read_head, release, scratch
 from stockade.execution._worker import signal_name, worker
+from stockade.policy import Limits
 
 if TYPE_CHECKING:
     from stockade.engine import EngineConfig
     from stockade.execution._module import Module
     from stockade.guard import Woven
-    from stockade.policy import Features, Limits, Policy
+    from stockade.policy import Features, Policy
 
-__all__ = ["compile_aside", "translate_aside", "validate_aside"]
+__all__ = ["compile_aside", "features_of", "translate_aside", "validate_aside"]
 
 _FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
@@ -30,6 +32,10 @@ _OWN_FAULT = frozenset(
     {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
 )
 """Signals by which a process ends itself, as the compiler does where it gets no more memory."""
+
+
+_TINY_BYTES = 4096
+"""Modules up to this size are validated a few times within a tenth of a second, whatever they are made of."""
 
 
 class _Words(NamedTuple):
@@ -42,6 +48,7 @@ class _Words(NamedTuple):
 _WORDS = {
     "compile": _Words("compile", "compiler"),
     "validate": _Words("validate", "validator"),
+    "features": _Words("validate", "validator"),
     "translate": _Words("translate", "translator"),
 }
 
@@ -86,6 +93,23 @@ def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits) -
         EngineError: There can be no other process.
     """
     _ask(Request("validate", name, *_shared(limits), features), wasm, limits)
+
+
+def features_of(name: str, wasm: bytes) -> tuple[str, ...]:
+    """Tells which proposals a module uses, in the other process unless it is tiny: validating can take long, too.
+
+    Args:
+        name: The module's name, safe to show.
+        wasm: The module.
+
+    Raises:
+        InvalidModule: It is not valid under any proposal, or takes more than the default policy gives to compiling.
+        EngineError: There can be no other process.
+    """
+    if len(wasm) <= _TINY_BYTES:
+        return features_used(wasm)
+    limits = Limits()
+    return _ask(Request("features", name, *_shared(limits)), wasm, limits)[0].features
 
 
 def translate_aside(name: str, text: bytes, limits: Limits) -> bytes:

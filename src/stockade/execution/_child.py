@@ -5,12 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import resource
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes, end_with, forgo_privileges
+from stockade.engine import (
+    Engine,
+    EngineConfig,
+    assemble,
+    compile_to_bytes,
+    end_with,
+    features_used,
+    forgo_privileges,
+)
 from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.execution._features import validate
 from stockade.execution._forkserver import Work, serve
@@ -48,6 +58,9 @@ def main(control: int, host: int) -> NoReturn:
         host: The process that started this one.
     """
     _warm_up()
+    # Each job that waits takes three descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What is there already is not looked at in the children, whose memory it would become.
     gc.collect()
     gc.freeze()
@@ -69,6 +82,9 @@ def _begin(server: int) -> None:
     """Begins a child, before anybody else has a say in what it does."""
     end_with(server)
     forgo_privileges()
+    # Where memory runs short, this is what can be spared. It is no error where the system does not take it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
     gc.disable()
 
 
@@ -118,11 +134,16 @@ def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
     return Answer(), b""
 
 
+def _features(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
+    del request
+    return Answer(features=features_used(wasm)), b""
+
+
 def _translate(request: Request, text: bytes) -> tuple[Answer, bytes]:
     return Answer(), translate(request.name, text)
 
 
-_TASKS = {"compile": _compile, "validate": _validate, "translate": _translate}
+_TASKS = {"compile": _compile, "validate": _validate, "features": _features, "translate": _translate}
 
 
 def _limit(kind: int, most: int, grace: int = 0) -> None:

@@ -103,7 +103,7 @@ class _Server:
             signal.signal(number, signal.SIG_DFL)
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
-        self._host = os.pidfd_open(host) if hasattr(os, "pidfd_open") else None
+        self._host = _watched(host)
         if self._host is not None:
             # A child that the host has forked may hold the socket's other end open beyond the host's own end.
             self._poll.register(self._host, select.POLLIN)
@@ -166,7 +166,7 @@ class _Server:
         self._running[child.number] = job
         self._tell(job, STARTED, child.number)
         with child.line, suppress(BrokenPipeError):  # it has been killed, which is told when it is reaped
-            socket.send_fds(child.line, [b"j"], (*job[:2], job.line.fileno()), socket.MSG_NOSIGNAL)
+            socket.send_fds(child.line, [b"j"], (*job[:2], job.line.fileno()))
 
     def _fork(self, *, spare: bool = False) -> _Child:
         """Makes a child that does the job that it is given; a spare one has time until then."""
@@ -243,7 +243,7 @@ class _Server:
     def _tell(self, job: _Job, what: int, number: int) -> None:
         # Where it is closed, nobody waits for it.
         with suppress(OSError):
-            job.line.send(MESSAGE.pack(what, number), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            job.line.send(MESSAGE.pack(what, number), socket.MSG_DONTWAIT)
 
     def _drop(self, job: _Job) -> None:
         # Where it is not registered any more, it was cancelled.
@@ -259,6 +259,20 @@ class _Server:
         for child in children:
             os.waitpid(child, 0)
         return 0
+
+
+def _watched(process: int) -> int | None:
+    """Returns a descriptor that is ready when a process has ended; None where the system has no such thing.
+
+    Raises:
+        ProcessLookupError: It has ended.
+    """
+    try:
+        return os.pidfd_open(process) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
 
 
 def _receive(line: socket.socket) -> _Job | None:

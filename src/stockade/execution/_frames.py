@@ -38,7 +38,7 @@ class Request(msgspec.Struct, frozen=True):
     """What the other process is to do. The body is the module, or the text.
 
     Attributes:
-        task: `compile` a module, `validate` it, or `translate` text.
+        task: `compile` a module, `validate` it, tell the `features` it uses, or `translate` text.
         name: The module's name, for messages.
         release: What says that both processes are of the same release.
         cpu_seconds: CPU time that it may use.
@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True):
         config: What to compile for.
     """
 
-    task: Literal["compile", "validate", "translate"]
+    task: Literal["compile", "validate", "features", "translate"]
     name: str
     release: str
     cpu_seconds: int
@@ -64,11 +64,13 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         woven: What the weaver tells of a compiled module, without its bytes.
         figures: Figures of the original's code.
+        features: Proposals that a module uses.
         failure: The kind of error, and its message, where it did not come to that.
     """
 
     woven: Woven | None = None
     figures: dict[str, int] = {}
+    features: tuple[str, ...] = ()
     failure: tuple[str, str] | None = None
 
 

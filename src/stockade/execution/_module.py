@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.engine import features_used
 from stockade.errors import InvalidModule, LinkError
-from stockade.execution._aside import translate_aside
+from stockade.execution._aside import features_of, translate_aside
 from stockade.execution._features import refuse_unrunnable
 from stockade.execution._inspection import Inspection, inspect
 from stockade.execution._prepare import translate
@@ -114,7 +113,7 @@ class Module:
         try:
             return parse(self.data)
         except Unsupported:
-            refuse_unrunnable(self.name, features_used(self.data))
+            refuse_unrunnable(self.name, features_of(self.name, self.data))
             raise
 
     @property

@@ -33,11 +33,11 @@ from stockade.engine import (
 from stockade.errors import EngineError
 from stockade.execution._aside import compile_aside, validate_aside
 from stockade.execution._features import validate
-from stockade.execution._prepare import check_figures, prepare
+from stockade.execution._prepare import check_figures, is_cheap, prepare
 from stockade.execution._state import HOST_CALLS, Counters
 from stockade.guard import StateFormat, Woven, guard
 from stockade.policy import Features
-from stockade.wasm import ExternKind, compile_cost
+from stockade.wasm import ExternKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +50,6 @@ __all__ = ["Program", "forget_programs", "programs"]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
-
-_CHEAP_COST = 150_000
-"""Modules up to this cost are compiled in this process, unless the policy says otherwise: the worst that was found
-takes 0.2 s and 100 MB (`python -m benchmarks worst`)."""
 
 _MANY_BYTES = 64 << 10
 """Modules from this size on are compiled by several threads, where a policy wants even them in this process."""
@@ -274,7 +270,7 @@ def _load(
 def _stays_here(module: Module, limits: Limits) -> bool:
     """Whether a module is validated and compiled in this process."""
     if limits.compile_process == "auto":
-        return compile_cost(module.parsed, _CHEAP_COST) <= _CHEAP_COST
+        return is_cheap(module.parsed)
     return limits.compile_process == "never"
 
 

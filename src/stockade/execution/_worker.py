@@ -34,6 +34,8 @@ _BOOT = "import sys; sys.path += {paths!r}; from stockade.execution._child impor
 _NEEDED_VARIABLES = ("LD_LIBRARY_PATH",)
 """Variables without which some installations of Python find no library of their own."""
 
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
 _START_SECONDS = 60.0
 """How long a new process may take until it knows of its first job, on a machine that is very busy."""
 
@@ -80,7 +82,7 @@ class _Process:
             _Lost: There is nobody to take it.
         """
         try:
-            socket.send_fds(self.control, [b"j"], descriptors, socket.MSG_NOSIGNAL)
+            socket.send_fds(self.control, [b"j"], descriptors, _NO_SIGNAL)
         except (BrokenPipeError, ConnectionResetError):
             raise _Lost from None
 
