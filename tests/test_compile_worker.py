@@ -233,6 +233,31 @@ def test_a_job_is_done_again_when_it_was_killed_meanwhile(
     assert until(lambda: gone(killed[0]))
 
 
+def test_a_part_of_an_answer_is_not_taken_for_one(
+    own_worker: _worker.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is done again begins with an empty file, whatever the first attempt has left."""
+    torn, setup = tmp_path / "torn", tmp_path / "setup"
+    setup.write_text(f"""
+import os, signal
+from stockade.execution import _child
+genuine = _child._work
+def work(source, target):
+    if not os.path.exists({str(torn)!r}):
+        os.mkdir({str(torn)!r})
+        os.write(target, bytes(100))
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    genuine(source, target)
+_child._work = work
+""")
+    changed = _worker._BOOT.replace("; from", f"; exec(open({str(setup)!r}).read()); from")
+    monkeypatch.setattr(_worker, "_BOOT", changed)
+
+    assert Sandbox(ALWAYS).run(hello("again")).stdout == b"again world\n"
+    assert torn.exists()
+
+
 def test_it_is_told_when_it_is_killed_every_time(own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time is an error, in words; the next job begins anew."""
     wait = _worker._wait
@@ -363,7 +388,7 @@ def test_nothing_is_compiled_after_the_end() -> None:
     worker.close()
 
     with _frames.scratch() as file, pytest.raises(EngineError) as failure:
-        worker.run(file.fileno(), file.fileno(), 1.0)
+        worker.run(file, 1.0)
 
     assert str(failure.value) == "nothing is compiled any more: this process is ending"
 

@@ -137,8 +137,9 @@ def _shared(limits: Limits) -> tuple[str, int, int]:
 def _ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
     """Has something done, and reads what came of it: data that is looked at, whoever wrote it."""
     try:
-        with scratch(content=(request, body)) as source, scratch() as target:
-            status = worker.run(source.fileno(), target.fileno(), limits.compile_time)
+        with scratch(content=(request, body)) as source:
+            status, target = worker.run(source, limits.compile_time)
+        with target:
             if status != 0:
                 raise _failure(status, request, limits)
             head, size = read_head(target)

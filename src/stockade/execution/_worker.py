@@ -18,6 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -25,7 +26,7 @@ from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
 from stockade.execution._forkserver import MESSAGE, REFUSED, STARTED, TAKEN
-from stockade.execution._frames import FIRST_FREE
+from stockade.execution._frames import FIRST_FREE, scratch
 
 __all__ = ["signal_name", "worker"]
 
@@ -120,37 +121,46 @@ class Worker:
         self._closed = False
         self._lines: set[socket.socket] = set()
 
-    def run(self, source: int, target: int, seconds: float) -> int | None:
+    def run(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
         """Has a job done, and waits for it.
 
         Args:
-            source: Descriptor of a file that says what to do.
-            target: Descriptor of an empty file, for the answer.
+            source: A file that says what to do.
             seconds: How long it may take, from when it is begun.
 
         Returns:
-            Its exit status, negative for the signal that ended it; None where its time was up.
+            Its exit status, negative for the signal that ended it, or None where its time was up; and a file with the
+            answer, which the caller closes.
 
         Raises:
             EngineError: There can be no such process, or it ends again and again.
             OSError: The system does not let this process have what that needs.
         """
         try:
-            return self._attempt(source, target, seconds)
+            return self._attempt(source, seconds)
         except _Lost:
             pass  # It has ended for want of work, or somebody has ended it.
         try:
-            return self._attempt(source, target, seconds)
+            return self._attempt(source, seconds)
         except _Lost as lost:
             (status,) = lost.args or (None,)
         raise EngineError(_why_lost(status))
 
-    def _attempt(self, source: int, target: int, seconds: float) -> int | None:
+    def _attempt(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
+        # One for each attempt: the one before may have left a part of an answer.
+        target = scratch()
+        try:
+            return self._wait_for(source, target, seconds), target
+        except BaseException:
+            target.close()
+            raise
+
+    def _wait_for(self, source: IO[bytes], target: IO[bytes], seconds: float) -> int | None:
         line, theirs = socket_pair()
         self._lines.add(line)
         try:
             with theirs:
-                process = self._hand_over([source, target, theirs.fileno()])
+                process = self._hand_over([source.fileno(), target.fileno(), theirs.fileno()])
             try:
                 return _wait(line, seconds)
             except _Lost:
