@@ -123,7 +123,7 @@ def scratch(*, content: tuple[Request, bytes] | None = None) -> IO[bytes]:
             _seal(file)
         except BaseException:
             # Not through the buffer, which would try to write once more.
-            file.detach().close()  # type: ignore[attr-defined]
+            file.raw.close()  # type: ignore[attr-defined]
             raise
     return file
 
