@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["SHAPES", "Shape", "build"]
 
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = (bytes([code]) for code in b"\x7f\x7e\x7d\x7c\x7b\x70\x6f")
+_CUSTOM = 0
 _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _ELEMENT, _CODE, _DATA = 1, 2, 3, 4, 5, 6, 7, 9, 10, 11
 
 
@@ -65,7 +66,7 @@ def build(shape: Shape, copies: int) -> bytes:
         _CODE: vector(uleb(len(body)) + body for body in bodies),
         **shape.sections,
     }
-    order = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11)
+    order = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11, _CUSTOM)
     parts = (bytes([id_]) + uleb(len(sections[id_])) + sections[id_] for id_ in order if id_ in sections)
     return b"\0asm\1\0\0\0" + b"".join(parts)
 
@@ -182,6 +183,12 @@ def _exports(size: int, wide: int) -> Shape:
     return Shape(_PLAIN, b"", sections={_EXPORT: names})
 
 
+def _names(size: int, wide: int) -> Shape:
+    names = vector(uleb(number) + uleb(wide) + b"n" * wide for number in range(size))
+    functions = tuple((0, b"") for _ in range(size))
+    return Shape(_PLAIN, b"", functions=functions, sections={_CUSTOM: b"\4name\1" + uleb(len(names)) + names})
+
+
 def _globals(size: int, wide: int) -> Shape:
     value = b"\x41\0" + b"\x41\0\x6a" * wide
     return Shape(_PLAIN, b"", sections={_GLOBAL: vector([I32 + b"\0" + value + b"\x0b"] * size)})
@@ -240,6 +247,7 @@ SHAPES: dict[str, Callable[[int, int], Shape]] = {
     "imports of large types": _imports_of_types,
     "imports of a large type": _imports_of_a_type,
     "exports": _exports,
+    "names": _names,
     "globals": _globals,
     "tables filled at their ends": _far_tables,
     "memories filled far out": _far_data,
