@@ -23,6 +23,7 @@ from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._idiomatic import idiomatic_hello, native_engine
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, weaving_share
+from benchmarks._worst import aside, worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +166,8 @@ def modules(console: Console) -> list[Promise]:
 
 
 _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
+    "worst": worst,
+    "aside": aside,
     "asleep": asleep,
     "parked": parked,
     "shares": shares,
@@ -174,7 +177,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "throughput": throughput,
     "hello": hello_world,
 }
-"""In the order in which they run: the idiomatic way last, whose threads stay around."""
+"""In the order in which they run: first what forks, last the idiomatic way, whose threads stay around."""
 
 _CROWDS = ("asleep", "parked", "shares", "heartbeat", "throughput")
 

@@ -76,7 +76,7 @@ def weaving_share(program: str, *, large: bool = False) -> tuple[str, float, str
     guard()
     best = min(_prepare_seconds(wasm) for _ in range(3))
     woven = weave(wasm, guard()).wasm
-    engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10, pooled=False))
+    engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10, parallel=True, pooled=False))
     begun = time.perf_counter()
     compile_to_bytes(engine, woven)
     compiling = time.perf_counter() - begun

@@ -21,7 +21,7 @@ from stockade.engine._features import PROPOSALS, Proposal, features_used
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
-from stockade.engine._parent import end_with
+from stockade.engine._parent import end_with, forgo_privileges
 from stockade.engine._seam import library_folder, wasmtime_version
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "compile_to_bytes",
     "end_with",
     "features_used",
+    "forgo_privileges",
     "library_folder",
     "private_folders",
     "wasmtime_version",

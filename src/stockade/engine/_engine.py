@@ -85,7 +85,9 @@ class EngineConfig(NamedTuple):
         tail_call: Whether the tail call proposal is on.
         multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
-        parallel: Whether a module is compiled by several threads.
+        parallel: Whether a module is validated and compiled by several threads, which the library starts then and
+            keeps: a process that may be forked goes without, for they are missing in its child, which would wait for
+            them for ever.
         host_stack_bytes: How much stack native WASI and host functions may use on top of the guest's own.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
@@ -97,7 +99,7 @@ class EngineConfig(NamedTuple):
     tail_call: bool = True
     multi_memory: bool = True
     canonical_nans: bool = False
-    parallel: bool = True
+    parallel: bool = False
     host_stack_bytes: int = 512 << 10
     pooled: bool = True
 
@@ -230,30 +232,50 @@ class _Native:
         EngineError: The library does not make it.
     """
 
-    __slots__ = ("__weakref__", "linker", "pointer")
+    __slots__ = ("__weakref__", "_api", "_lock", "linkers", "pointer")
 
     def __init__(self, api: Any, config: EngineConfig) -> None:
+        self._api = api
+        self._lock = threading.Lock()
         self.pointer = _build(api, config)
+        self.linkers: list[int] = []
+
+    @property
+    def linker(self) -> int:
+        """The linker of native WASI, made on first use: whoever only compiles or validates needs none."""
+        if not self.linkers:
+            with self._lock:
+                if not self.linkers:
+                    self._link()
+        return self.linkers[0]
+
+    def _link(self) -> None:
+        api = self._api
         # SAFETY: the linker holds its own reference to the engine; both are ours until `_free`.
-        self.linker: int = api.linker_new(self.pointer)
+        linker: int = api.linker_new(self.pointer)
         try:
-            if error := api.linker_define_wasi(self.linker):
+            if error := api.linker_define_wasi(linker):
                 raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
-            define_parking(api, self.linker)
+            define_parking(api, linker)
         except BaseException:
-            _free(self.pointer, self.linker)
+            api.linker_delete(linker)
             raise
+        self.linkers.append(linker)
+
+    def after_fork(self) -> None:
+        """Begins anew in a forked child: another thread may have held the lock."""
+        self._lock = threading.Lock()
 
 
-def _free(pointer: int, linker: int, freed: deque[int] | None = None, maps: int = 0) -> None:
+def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> None:
     api = capi()
     # SAFETY: called once, when nothing refers to the engine any more. Modules, stores and other linkers hold their own
     # references to its contents, so that their order does not matter.
-    api.linker_delete(linker)
+    for linker in linkers:
+        api.linker_delete(linker)
     api.engine_delete(pointer)
-    if freed is not None:
-        # Not by a lock: this may be called in the middle of anything, also of what holds that lock.
-        freed.append(maps)
+    # Not by a lock: this may be called in the middle of anything, also of what holds that lock.
+    freed.append(maps)
 
 
 class Engine:
@@ -278,12 +300,16 @@ class Engine:
         self.config = config
         self._native = native
         self.pointer = native.pointer
-        self.linker = native.linker
         increment = self.api.engine_increment_epoch
         self.ticker = Ticker(lambda: increment(native.pointer))
         # How many instances exist right now.
         self.live_instances = 0
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
+
+    @property
+    def linker(self) -> int:
+        """The linker of native WASI, made on first use."""
+        return self._native.linker
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -317,7 +343,7 @@ class Engine:
         except BaseException:
             cls._freed.append(maps)
             raise
-        weakref.finalize(native, _free, native.pointer, native.linker, cls._freed, maps).atexit = False
+        weakref.finalize(native, _free, native.pointer, native.linkers, cls._freed, maps).atexit = False
         return cls(config, native)
 
     @classmethod
@@ -365,13 +391,9 @@ class Engine:
             cls._pools -= bool(maps)
 
     @classmethod
-    def for_compiling(cls, config: EngineConfig) -> Engine:
-        """Returns the engine that a module is to be compiled for.
-
-        In a forked child, the threads that the library started in the parent for compiling are missing: waiting for
-        them would take for ever. There, one thread does it.
-        """
-        return cls.shared(config._replace(parallel=False) if cls._forked else config)
+    def may_start_threads(cls) -> bool:
+        """Whether an engine may be parallel here: not in a forked child, where its threads may be missing."""
+        return not cls._forked
 
     @classmethod
     def after_fork(cls) -> None:
@@ -380,8 +402,13 @@ class Engine:
         cls._lock = threading.Lock()
         cls._counts_lock = threading.Lock()
         for engine in cls._engines.values():
-            engine.ticker.forget()
-            engine.live_instances = 0
+            engine.forget()
+
+    def forget(self) -> None:
+        """Forgets what threads of the parent did, in a forked child."""
+        self._native.after_fork()
+        self.ticker.forget()
+        self.live_instances = 0
 
     def admit(self, claim: Claim) -> bool:
         """Counts one more instance, if there is room for it.

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stockade._text import printable
+from stockade.execution._aside import validate_aside
 from stockade.execution._features import validate
+from stockade.execution._prepare import is_cheap
 from stockade.guard import guard, weave
-from stockade.policy import Features, runnable_features
+from stockade.policy import Features, Limits, runnable_features
 from stockade.wasm import SectionId, parse, scan
 
 if TYPE_CHECKING:
@@ -70,7 +72,11 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         LinkError: It imports what nothing provides.
     """
     original = module.parsed
-    validate(module.name, module.data, Features(**dict.fromkeys(runnable_features(), True)))
+    features = Features(**dict.fromkeys(runnable_features(), True))
+    if is_cheap(original):
+        validate(module.name, module.data, features)
+    else:
+        validate_aside(module.name, module.data, features, Limits())
     scanned = scan(original)
     woven = weave(original, guard(), scanned)
     after = parse(woven.wasm)

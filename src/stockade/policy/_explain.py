@@ -311,7 +311,7 @@ def _compiling(policy: Policy) -> Iterator[Statement]:
         text = "It is compiled in this process, for as long as that takes."
         yield Statement("module", text, "medium", "limits.compile_process")
     else:
-        which = "It" if limits.compile_process == "always" else "Over 64 KiB, it"
+        which = "It" if limits.compile_process == "always" else "Unless that is certain to be cheap, it"
         many = f"{_seconds(limits.compile_time)} and {_bytes(limits.compile_memory)}"
         text = f"{which} is compiled in a process of its own, within {many}."
         yield Statement("module", text, "none", "limits.compile_process")

@@ -87,10 +87,12 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         memories: Linear memories that a module may declare; more than one need `features.multi_memory`.
         tables: Tables that a module may declare.
         module_size: Bytes that a module file may have.
-        compile_time: Seconds that preparing and compiling a module may take in a process of its own.
+        compile_time: Seconds that preparing and compiling a module, or translating its text, may take in a process of
+            its own; waiting for a turn there does not count.
         compile_memory: Bytes of memory that it may need there.
-        compile_process: Which modules are compiled in a process of their own: `auto`, those over 64 KiB; `always`, all;
-            `never`, none, which leaves compiling without limits of time and memory.
+        compile_process: Which modules are compiled in a process of their own: `auto`, all but those that are certain to
+            be cheap, as small programs are, and text of more than 64 KiB; `always`, all; `never`, none, which leaves
+            compiling without limits of time and memory.
         stdout: Bytes of stdout that are kept, half of them for the beginning and half for the end.
         stderr: The same for stderr.
         open_files: Files and folders that may be open at a time, beside stdin, stdout, stderr and the mounts.

@@ -1,6 +1,7 @@
 """WebAssembly modules as bytes: read, searched and written. No engine."""
 
 from stockade.wasm._binary import Reader, Unsupported, uleb, vector
+from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
 from stockade.wasm._instructions import Kind, Site, all_sites, walk
@@ -47,6 +48,7 @@ __all__ = [
     "Unsupported",
     "all_sites",
     "code_figures",
+    "compile_cost",
     "outline",
     "outline_figures",
     "parse",
