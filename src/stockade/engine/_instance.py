@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
@@ -14,7 +15,7 @@ from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
 
@@ -46,6 +47,8 @@ _FAR_AWAY: Final = 1 << 62
 
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
+
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 _FUEL_IS_KNOWN: Final = (OUT_OF_FUEL, UNREACHABLE)
 """Traps before which the guest's count of fuel is written back."""
@@ -160,6 +163,7 @@ class Instance:
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
         directories: What native WASI may reach.
+        renamed: Exports of the guest that are found under another name.
 
     Raises:
         EngineError: There is no room, or a directory could not be opened.
@@ -189,11 +193,13 @@ class Instance:
         memory_bytes: int,
         table_elements: int,
         directories: Sequence[Directory] = (),
+        renamed: Mapping[bytes, bytes] = _NOTHING,
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
+        self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
@@ -274,7 +280,15 @@ class Instance:
         return int(self._out.extern.kind)
 
     def memory(self, name: bytes) -> Memory:
-        """Returns an exported memory.
+        """Returns a memory that the guest exports.
+
+        Raises:
+            KeyError: There is no memory of that name.
+        """
+        return self.woven_memory(self._renamed.get(name, name))
+
+    def woven_memory(self, name: bytes) -> Memory:
+        """Returns a memory by the name under which the woven module exports it.
 
         Raises:
             KeyError: There is no memory of that name.
@@ -284,7 +298,7 @@ class Instance:
         return Memory(self._api, self._context, string_at(self._handle, 24))
 
     def memory_of_caller(self, context: int, name: bytes) -> Memory:
-        """Returns an exported memory for a host function that the guest calls; it is good during that call only.
+        """Returns a memory that the guest exports for a host function that it calls, good during that call only.
 
         Args:
             context: The store, as the library lends it for the call.
@@ -294,6 +308,7 @@ class Instance:
             KeyError: There is no memory of that name.
         """
         extern = Extern()
+        name = self._renamed.get(name, name)
         # SAFETY: the guest is halted in its call to us, and the library lends its store for as long. Name and place are
         # borrowed for the call.
         found = self._api.instance_export_get(context, self._instance, name, len(name), addressof(extern))
@@ -338,7 +353,7 @@ class Instance:
             KeyError: There is no function of that name.
         """
         api = self._api
-        if self._find(export) != 0:
+        if self._find(self._renamed.get(export, export)) != 0:
             raise KeyError(export)
         values = first = results = None
         if arguments or result_types:

@@ -15,7 +15,7 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
-from stockade.execution._state import NEVER, PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
 from stockade.execution._steps import FOREVER, GO_ON
 from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
@@ -52,8 +52,8 @@ _CLOSED = Ending()
 _WHOLE_CORE = 100
 """Percent."""
 
-_SLACK_BYTES = 256 << 10
-"""Room above the guard's buffers for copies of one poll's subscriptions."""
+_SLACK_BYTES = 2 << 20
+"""Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
 
 
 class Guest:
@@ -80,6 +80,7 @@ class Guest:
     _ending: Ending | None = None
     _budget: Budget | None = None
     _throttle: Throttle | None = None
+    _timekeeper: Timekeeper | None = None
     _timed = False
     _begun = _cpu_mark = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
@@ -96,14 +97,12 @@ class Guest:
         watch: Watch,
         streams: Streams | None = None,
     ) -> None:
-        begun = time.perf_counter()
+        self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
         self._grants: Grants | None = grants
         self._limits = limits = plan.policy.limits
         self._watch = watch
-        # One for the life of the guest: its time must not run backwards from one call to the next.
-        self._timekeeper = Timekeeper() if plan.needs_time or streams is not None else None
         self._streams = streams
         # Whoever looks at the guest from another thread, and whoever frees it, take turns.
         self._alive = threading.Lock()
@@ -128,6 +127,7 @@ class Guest:
             memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
             table_elements=max(limits.table_elements, len(woven.natives)),
             directories=plan.directories,
+            renamed=woven.renamed,
         )
         try:
             if instance.failure is not None:
@@ -149,7 +149,7 @@ class Guest:
         woven = self._plan.program.woven
         if woven.state_export is not None:
             program = self._plan.program
-            self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
+            self._state = State(instance.woven_memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
         if woven.natives_export is not None:
             plan = self._plan
@@ -200,7 +200,7 @@ class Guest:
                 except Ended as end:
                     self._ending = end.ending
                 if self._streams is not None:
-                    yield from self._streams.finish(None if self._state is None else self._state.memory)
+                    yield from self._streams.finish(self._state)
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
@@ -278,7 +278,7 @@ class Guest:
         if self._plan.fuel is not None:
             (self._budget or self._measure_fuel(instance)).look()
         if instance.is_parked:
-            yield from self._rest()
+            yield from self._wait()
             instance.wake()
             # Waits, too, cost the host something: who does nothing but that is held to its share all the same.
             if (until := self._within_share()) != GO_ON:
@@ -290,28 +290,49 @@ class Guest:
             raise Ended(Ending(cancelled=watch.cancelled))
         self._note_time()
 
-    def _rest(self) -> Steps[None]:
-        """Waits for what the guest waits for: a time, more of stdin, or that its output has been taken."""
-        state, streams, watch = self._state, self._streams, self._watch
+    def _wait(self) -> Steps[None]:
+        """Waits until one of the reasons holds for which the guest is parked, or it has to end.
+
+        Raises:
+            Ended: It has waited for longer than it may.
+        """
+        state = self._state
         assert state is not None
-        nanoseconds, is_idle, wants_stdin = state.halt()
+        wait = state.wait()
         begun = time.monotonic()
-        until = min(FOREVER if nanoseconds == NEVER else begun + nanoseconds / 1e9, watch.deadline)
-        while True:
-            self._serve()
-            if wants_stdin and not state.wants_stdin():
-                return
-            now = time.monotonic()
-            if not watch():
-                if is_idle:
-                    # The guard has no chance any more to count what it has slept.
-                    state.add_idle(now - begun)
-                return
-            is_full = streams is not None and nanoseconds == 0 and streams.clogged
-            if now >= until and not is_full:
-                return
-            retry = now + streams.retry_seconds if wants_stdin and streams is not None else FOREVER
-            yield from self._pause(min(watch.deadline if is_full else until, retry))
+        until = FOREVER if wait.seconds is None else begun + wait.seconds
+        most = self._limits.idle_time
+        idle_until = begun + most - wait.waited_seconds if wait.is_idle and most is not None else FOREVER
+        try:
+            while True:
+                self._serve()
+                self._note_time()
+                again = self._next_look(state, wait, until)
+                if again == GO_ON or not self._watch():
+                    return
+                if time.monotonic() >= idle_until:
+                    raise Ended(Ending.idle(wait.call, most, wait.waited_seconds + time.monotonic() - begun))
+                yield from self._pause(min(again, idle_until, self._watch.deadline))
+        finally:
+            if wait.is_idle:
+                state.add_idle(time.monotonic() - begun)
+
+    def _next_look(self, state: State, wait: Wait, until: float) -> float:
+        """Says when to look again whether a reason holds; `GO_ON` where one does."""
+        streams = self._streams
+        again = until
+        if wait.stdin and streams is not None:
+            if streams.answer(state):
+                return GO_ON
+            again = min(again, time.monotonic() + streams.retry_seconds)
+        if wait.at_once:
+            return GO_ON
+        if wait.tokens is not None:
+            assert self._timekeeper is not None
+            again = min(again, self._timekeeper.due(wait.tokens, wait.amount))
+        if wait.room and streams is not None and not streams.clogged:
+            return GO_ON
+        return GO_ON if again <= time.monotonic() else again
 
     def _within_share(self) -> float:
         """Says when the guest is within its share of a core."""
@@ -343,12 +364,16 @@ class Guest:
     def _serve(self) -> None:
         """Passes output on, fetches input, and tells how far the guest is, for whoever asked."""
         if self._streams is not None:
-            self._streams.serve(None if self._state is None else self._state.memory, self.progress)
+            self._streams.serve(self._state, self.progress)
 
     def _note_time(self) -> None:
-        """Tells a guard without a clock what time it is."""
-        if self._timekeeper is not None and self._state is not None:
-            self._timekeeper.serve(self._state.memory)
+        """Tells the guard what time it is."""
+        if self._timekeeper is None:
+            if self._state is None:
+                return
+            # One for the life of the guest: its time must not run backwards from one call to the next.
+            self._timekeeper = Timekeeper(self._state, self._made, self._plan.rates)
+        self._timekeeper.look()
 
     def _measure_fuel(self, instance: Instance) -> Budget:
         plan = self._plan

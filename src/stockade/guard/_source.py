@@ -58,18 +58,21 @@ class Body:
 
 
 class Layout:
-    """Where the fields of the guard's state lie, and how they are packed.
+    """Where the fields of the guard's state lie, how they are packed, and how long each is kept.
 
     The host writes and reads one stretch, from the field `block` up to the field `room`.
 
     Args:
-        fields: The constants that the guard exports: name and type -> address.
+        fields: The constants that the guard exports: name, type and lifetime -> address.
 
     Attributes:
         constants: The guard's constants that are no addresses.
         offsets: The address of each field.
+        lifetimes: `policy`, `session`, `call` or `note`, for each field.
         block: The address where the stretch begins.
         size: How many bytes it has.
+        report: The stretch that reports are made of.
+        call: The stretch that begins anew with each call of a session.
     """
 
     _CODES = {"u8": "B", "u32": "I", "u64": "Q", "stream": "IIIxxxxQ"}  # noqa: RUF012 - a constant
@@ -78,16 +81,21 @@ class Layout:
     def __init__(self, fields: Mapping[str, int]) -> None:
         self.constants: dict[str, int] = {}
         self.offsets: dict[str, int] = {}
+        self.lifetimes: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
         for declaration, address in fields.items():
-            name, _, kind = declaration.partition(":")
+            name, kind, *lifetime = declaration.split(":")
             if kind == "const":
                 self.constants[name] = address
             else:
                 self.offsets[name] = address
                 self._kinds[name] = kind
+                (self.lifetimes[name],) = lifetime
         self.block = self.offsets["block"]
         self.size = self.offsets["room"] - self.block
+        # What a report is made of: the last of what is kept for a session, and all that is kept for a call.
+        self.report = slice(self.offsets["memory_used"], self.offsets["notes"])
+        self.call = slice(self.offsets["stdout"], self.offsets["notes"])
 
     def write(self, block: bytearray, name: str, *numbers: int) -> None:
         """Puts a field into a block that begins at `self.block`."""
@@ -102,7 +110,7 @@ class Layout:
             if (
                 kind in self._CODES
                 and kind != "u8"
-                and self.offsets["stdout"] <= self.offsets[name] < self.offsets["notes"]
+                and self.report.start <= self.offsets[name] < self.report.stop
             ):
                 yield self.offsets[name], self._CODES[kind], tuple(name + part for part in self._PARTS.get(kind, ("",)))
 
@@ -124,8 +132,8 @@ class StateFormat:
     """
 
     def __init__(self, layout: Layout, calls: Sequence[int]) -> None:
-        self.start = layout.offsets["stdout"]
-        self.size = layout.offsets["notes"] - self.start
+        self.start = layout.report.start
+        self.size = layout.report.stop - self.start
         fields = sorted(layout.scalars())
         self.names = tuple(name for _, _, names in fields for name in names)
         wanted = [(address, code) for address, code, _ in fields]

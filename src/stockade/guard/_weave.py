@@ -56,6 +56,9 @@ _VALUE_CODES = {
     "externref": 0x6F,
 }
 _TABLE_GROWERS = {0x70: "funcref_table_grow", 0x6F: "externref_table_grow"}
+_MEMORY = b"memory"
+"""The name by which native WASI finds the memory that it reads and writes."""
+
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
@@ -65,7 +68,9 @@ class Woven:
 
     Attributes:
         wasm: Its bytes. Equal to the original where there was nothing to guard.
-        state_export: Name of the exported memory that holds the guard's state; None where there is no guard.
+        state_export: Name of the exported memory that holds the guard's state, which is also the one that native WASI
+            finds; None where there is no guard.
+        renamed: What the guest exports under that name -> the name under which it is found instead.
         start_export: Name under which the original's start function is exported; None where it had none.
         natives_export: Name of the table for native functions that the guest does not import; None where not needed.
         natives: Those functions, in the order of the table's slots.
@@ -77,6 +82,7 @@ class Woven:
 
     wasm: bytes
     state_export: bytes | None
+    renamed: dict[bytes, bytes]
     start_export: bytes | None
     natives_export: bytes | None
     natives: tuple[WasiCall, ...]
@@ -156,6 +162,10 @@ def _hint(module: ParsedModule) -> str:
         f"Guests get WASI preview 1 ({MODULE}) and what Sandbox.host_function lends: lend these, or rebuild the module "
         "without them"
     )
+
+
+def _export_entry(name: bytes, kind: ExternKind, index: int) -> bytes:
+    return uleb(len(name)) + name + bytes([kind]) + uleb(index)
 
 
 class _Indices(NamedTuple):
@@ -250,13 +260,13 @@ class _Weaver:
         after += len(tables)
         lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
 
-        # The memories: the guest's as native WASI finds it, or an empty one, then the guard's state.
-        export = module.exports.get(b"memory")
+        # The memories: the guest's as native WASI would find it, or its first, or an empty one; then the guard's state.
+        export = module.exports.get(_MEMORY)
         appended = []
+        guest_memory = 0
         if export is not None and export.kind is ExternKind.MEMORY:
             guest_memory = export.place
-        else:
-            guest_memory = len(module.memories)
+        elif not module.memories:
             appended.append(b"\x01\x00\x00")
         state_memory = len(module.memories) + len(appended)
         appended.append(b"\x00" + uleb(guard.memory_pages))
@@ -281,7 +291,8 @@ class _Weaver:
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
         code = self._rewrite_code(redirect, memory_place, table_place)
 
-        exports = [self._export(b"stockade.state", ExternKind.MEMORY, state_memory)]
+        exports = [(_MEMORY, _export_entry(_MEMORY, ExternKind.MEMORY, state_memory))]
+        renamed = {_MEMORY: self._free_name(b"stockade.memory")} if export is not None else {}
         start_export = natives_export = None
         if module.start is not None:
             exports.append(self._export(b"stockade.start", ExternKind.FUNC, redirect.get(module.start, module.start)))
@@ -301,14 +312,14 @@ class _Weaver:
                 SectionId.MEMORY: self._extended(SectionId.MEMORY, appended),
                 SectionId.GLOBAL: self._redirected(SectionId.GLOBAL, self._global_references(), redirect),
                 SectionId.EXPORT: self._extended(
-                    SectionId.EXPORT, (entry for _, entry in exports), self._export_edits(redirect)
+                    SectionId.EXPORT, (entry for _, entry in exports), self._export_edits(redirect, renamed)
                 ),
                 SectionId.START: None,
                 SectionId.ELEMENT: self._redirected(SectionId.ELEMENT, self._element_references(), redirect),
                 SectionId.CODE: code,
             }
         )
-        return self._woven(wasm, exports[0][0], start_export, natives_export, tuple(natives))
+        return self._woven(wasm, _MEMORY, start_export, natives_export, tuple(natives), renamed)
 
     def _woven(
         self,
@@ -317,11 +328,13 @@ class _Weaver:
         start: bytes | None,
         natives_export: bytes | None,
         natives: tuple[WasiCall, ...],
+        renamed: dict[bytes, bytes] | None = None,
     ) -> Woven:
         elements = sum(table.minimum for table in self.module.tables)
         return Woven(
             wasm,
             state,
+            renamed or {},
             start,
             natives_export,
             natives,
@@ -490,14 +503,19 @@ class _Weaver:
                     index = reader.u32()
                     yield begin, reader.position, index
 
-    def _export_edits(self, redirect: dict[int, int]) -> Iterator[tuple[int, int, bytes]]:
+    def _export_edits(
+        self, redirect: dict[int, int], renamed: dict[bytes, bytes]
+    ) -> Iterator[tuple[int, int, bytes]]:
         exports = self.module.exports.values()
-        if not any(export.kind is ExternKind.FUNC and export.place in redirect for export in exports):
+        if not renamed and not any(export.kind is ExternKind.FUNC and export.place in redirect for export in exports):
             return
         count, start, end = self._content(SectionId.EXPORT)
         reader = Reader(self.module.data, start, end, "export section")
         for _ in range(count):
-            reader.name()
+            begin = reader.position
+            name = reader.name()
+            if name in renamed:
+                yield begin, reader.position, uleb(len(renamed[name])) + renamed[name]
             kind = reader.byte()
             begin = reader.position
             index = reader.u32()
@@ -506,9 +524,13 @@ class _Weaver:
 
     def _export(self, name: bytes, kind: ExternKind, index: int) -> tuple[bytes, bytes]:
         """A new export under a name that the guest does not use."""
+        name = self._free_name(name)
+        return name, _export_entry(name, kind, index)
+
+    def _free_name(self, name: bytes) -> bytes:
         while name in self.module.exports:
             name += b"'"
-        return name, uleb(len(name)) + name + bytes([kind]) + uleb(index)
+        return name
 
     # -- the whole ------------------------------------------------------------------------------------------------
 
