@@ -48,7 +48,9 @@ class Ending(NamedTuple):
     def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> Ending:
         """The guest waited longer than a single wait may last."""
         return cls(
-            refused=Violation(kind="idle", subject=call, limit=limit_seconds, observed=seconds, call=call, action="stop")
+            refused=Violation(
+                kind="idle", subject=call, limit=limit_seconds, observed=seconds, call=call, action="stop"
+            )
         )
 
     @classmethod

@@ -22,8 +22,8 @@ from stockade.execution._streams import Streams
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stockade.execution._state import State
     from stockade.execution._inputs import Inputs
+    from stockade.execution._state import State
     from stockade.execution._steps import Steps, Watch
     from stockade.report import Progress
 

@@ -107,11 +107,7 @@ class Layout:
         A stream is four numbers: `stdout_base`, `stdout_head`, `stdout_cap` and `stdout_total`.
         """
         for name, kind in self._kinds.items():
-            if (
-                kind in self._CODES
-                and kind != "u8"
-                and self.report.start <= self.offsets[name] < self.report.stop
-            ):
+            if kind in self._CODES and kind != "u8" and self.report.start <= self.offsets[name] < self.report.stop:
                 yield self.offsets[name], self._CODES[kind], tuple(name + part for part in self._PARTS.get(kind, ("",)))
 
 

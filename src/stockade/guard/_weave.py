@@ -503,9 +503,7 @@ class _Weaver:
                     index = reader.u32()
                     yield begin, reader.position, index
 
-    def _export_edits(
-        self, redirect: dict[int, int], renamed: dict[bytes, bytes]
-    ) -> Iterator[tuple[int, int, bytes]]:
+    def _export_edits(self, redirect: dict[int, int], renamed: dict[bytes, bytes]) -> Iterator[tuple[int, int, bytes]]:
         exports = self.module.exports.values()
         if not renamed and not any(export.kind is ExternKind.FUNC and export.place in redirect for export in exports):
             return

@@ -140,69 +140,70 @@
 
 (global $credit                (export "credit:u64:session")          i32 (i32.const 33128)) ;; calls that may be made before calls_left and call_tokens are looked at
 (global $calls_left            (export "calls_left:u64:session")      i32 (i32.const 33136)) ;; calls that may be made beyond the credit
-(global $call_tokens           (export "call_tokens:u64:session")     i32 (i32.const 33144)) ;; of these, how many at once; the host adds to it as time goes by, and to the next three
-(global $read_tokens           (export "read_tokens:u64:session")     i32 (i32.const 33152)) ;; bytes that may be read at once
-(global $write_tokens          (export "write_tokens:u64:session")    i32 (i32.const 33160)) ;; bytes that may be written at once
-(global $growth_tokens         (export "growth_tokens:u64:session")   i32 (i32.const 33168)) ;; bytes by which memories and tables may grow at once
-(global $read_left             (export "read_left:u64:session")       i32 (i32.const 33176)) ;; bytes that may be read
-(global $write_left            (export "write_left:u64:session")      i32 (i32.const 33184)) ;; bytes that may be written
-(global $created_left          (export "created_left:u64:session")    i32 (i32.const 33192)) ;; files, folders and links that may be created
-(global $random_left           (export "random_left:u64:session")     i32 (i32.const 33200)) ;; random bytes that may be handed out
-(global $stdin_size            (export "stdin_size:u32:session")      i32 (i32.const 33208)) ;; how many bytes of stdin stand in place
-(global $stdin_mode            (export "stdin_mode:u32:session")      i32 (i32.const 33212)) ;; STDIN_BYTES, that is all; STDIN_ASKED, the host is asked for more
-(global $stdin_read            (export "stdin_read:u32:session")      i32 (i32.const 33216)) ;; of the bytes in place, how many the guest has taken
-(global $virtual_now           (export "virtual_now:u64:session")     i32 (i32.const 33224)) ;; nanoseconds on the virtual clock
-(global $random_state          (export "random_state:u64:session")    i32 (i32.const 33232)) ;; of the seeded generator; the host writes the seed
-(global $tap_written           (export "tap_written:u64:session")     i32 (i32.const 33240)) ;; bytes put into the ring of output, frames and their heads
-(global $tap_read              (export "tap_read:u64:session")        i32 (i32.const 33248)) ;; of these, taken out by the host
-(global $memory_used           (export "memory_used:u64:session")     i32 (i32.const 33256)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
-(global $table_used            (export "table_used:u64:session")      i32 (i32.const 33264)) ;; the same, elements of tables
-(global $open_now              (export "open_now:u64:session")        i32 (i32.const 33272)) ;; files and folders open
+(global $calls_over            (export "calls_over:u64:session")      i32 (i32.const 33144)) ;; calls that were made beyond the limit, where the policy only takes note
+(global $call_tokens           (export "call_tokens:u64:session")     i32 (i32.const 33152)) ;; calls that may be made at once; the host adds to it as time goes by, and to the next three
+(global $read_tokens           (export "read_tokens:u64:session")     i32 (i32.const 33160)) ;; bytes that may be read at once
+(global $write_tokens          (export "write_tokens:u64:session")    i32 (i32.const 33168)) ;; bytes that may be written at once
+(global $growth_tokens         (export "growth_tokens:u64:session")   i32 (i32.const 33176)) ;; bytes by which memories and tables may grow at once
+(global $read_left             (export "read_left:u64:session")       i32 (i32.const 33184)) ;; bytes that may be read
+(global $write_left            (export "write_left:u64:session")      i32 (i32.const 33192)) ;; bytes that may be written
+(global $created_left          (export "created_left:u64:session")    i32 (i32.const 33200)) ;; files, folders and links that may be created
+(global $random_left           (export "random_left:u64:session")     i32 (i32.const 33208)) ;; random bytes that may be handed out
+(global $stdin_size            (export "stdin_size:u32:session")      i32 (i32.const 33216)) ;; how many bytes of stdin stand in place
+(global $stdin_mode            (export "stdin_mode:u32:session")      i32 (i32.const 33220)) ;; STDIN_BYTES, that is all; STDIN_ASKED, the host is asked for more
+(global $stdin_read            (export "stdin_read:u32:session")      i32 (i32.const 33224)) ;; of the bytes in place, how many the guest has taken
+(global $virtual_now           (export "virtual_now:u64:session")     i32 (i32.const 33232)) ;; nanoseconds on the virtual clock
+(global $random_state          (export "random_state:u64:session")    i32 (i32.const 33240)) ;; of the seeded generator; the host writes the seed
+(global $tap_written           (export "tap_written:u64:session")     i32 (i32.const 33248)) ;; bytes put into the ring of output, frames and their heads
+(global $tap_read              (export "tap_read:u64:session")        i32 (i32.const 33256)) ;; of these, taken out by the host
+(global $memory_used           (export "memory_used:u64:session")     i32 (i32.const 33264)) ;; bytes that memories and tables have: never shrinks; the host writes what they begin with
+(global $table_used            (export "table_used:u64:session")      i32 (i32.const 33272)) ;; the same, elements of tables
+(global $open_now              (export "open_now:u64:session")        i32 (i32.const 33280)) ;; files and folders open
 
 ;; What is told of one call, and begins anew with the next. An output stream is four numbers: base, head, cap (each u32)
 ;; and total (u64). Its first cap bytes land in [base, base+cap) in order; of what follows, the part [head, cap) keeps the
 ;; newest. So the beginning and the end of the output are kept, and total tells how much there was.
 
-(global $stdout                (export "stdout:stream:call")          i32 (i32.const 33280)) ;; the captured output
-(global $stderr                (export "stderr:stream:call")          i32 (i32.const 33304)) ;; the same of stderr
-(global $exited                (export "exited:u32:call")             i32 (i32.const 33328)) ;; 1: the guest called proc_exit
-(global $exit_code             (export "exit_code:u32:call")          i32 (i32.const 33332)) ;; with this
-(global $stop                  (export "stop:u32:call")               i32 (i32.const 33336)) ;; why the guard ended the run, see below
-(global $violation_count       (export "violation_count:u32:call")    i32 (i32.const 33340)) ;; entries in $violations
-(global $violation_kinds       (export "violation_kinds:u32:call")    i32 (i32.const 33344)) ;; a bit for each kind that has an entry
-(global $memory_refusals       (export "memory_refusals:u64:call")    i32 (i32.const 33352)) ;; growths refused by memory_limit
-(global $memory_asked          (export "memory_asked:u64:call")       i32 (i32.const 33360)) ;; the most bytes asked for in vain
-(global $table_refusals        (export "table_refusals:u64:call")     i32 (i32.const 33368)) ;; growths refused by table_limit
-(global $table_asked           (export "table_asked:u64:call")        i32 (i32.const 33376)) ;; the most elements asked for in vain
-(global $table_memory_refusals (export "table_memory_refusals:u64:call") i32 (i32.const 33384)) ;; growths of tables refused by memory_limit
-(global $growth_refusals       (export "growth_refusals:u64:call")    i32 (i32.const 33392)) ;; growths of memories refused by growth_rate
-(global $table_growth_refusals (export "table_growth_refusals:u64:call") i32 (i32.const 33400)) ;; growths of tables refused by growth_rate
-(global $growth_asked          (export "growth_asked:u64:call")       i32 (i32.const 33408)) ;; the most bytes asked for at once in vain
-(global $idle                  (export "idle:u64:call")               i32 (i32.const 33416)) ;; nanoseconds spent waiting, in poll_oneoff or for stdin; the host counts them
-(global $read                  (export "read:u64:call")               i32 (i32.const 33424)) ;; bytes read from files
-(global $written               (export "written:u64:call")            i32 (i32.const 33432)) ;; bytes written to files, and by which files grew without being written
-(global $random                (export "random:u64:call")             i32 (i32.const 33440)) ;; random bytes handed out
-(global $opened                (export "opened:u64:call")             i32 (i32.const 33448)) ;; files and folders opened
-(global $open_peak             (export "open_peak:u64:call")          i32 (i32.const 33456)) ;; the most that were open at any time
-(global $created               (export "created:u64:call")            i32 (i32.const 33464)) ;; files, folders and links created
-(global $deleted               (export "deleted:u64:call")            i32 (i32.const 33472)) ;; files and folders removed
-(global $violations_dropped    (export "violations_dropped:u64:call") i32 (i32.const 33480)) ;; violations that found no entry
-(global $event_count           (export "event_count:u64:call")        i32 (i32.const 33488)) ;; events written, overwritten ones included
-(global $calls                 (export "calls:u64[47]:call")          i32 (i32.const 33496)) ;; by call number: how often it was made
-(global $denied                (export "denied:u64[47]:call")         i32 (i32.const 33872)) ;; and how often it was refused
+(global $stdout                (export "stdout:stream:call")          i32 (i32.const 33288)) ;; the captured output
+(global $stderr                (export "stderr:stream:call")          i32 (i32.const 33312)) ;; the same of stderr
+(global $exited                (export "exited:u32:call")             i32 (i32.const 33336)) ;; 1: the guest called proc_exit
+(global $exit_code             (export "exit_code:u32:call")          i32 (i32.const 33340)) ;; with this
+(global $stop                  (export "stop:u32:call")               i32 (i32.const 33344)) ;; why the guard ended the run, see below
+(global $violation_count       (export "violation_count:u32:call")    i32 (i32.const 33348)) ;; entries in $violations
+(global $violation_kinds       (export "violation_kinds:u32:call")    i32 (i32.const 33352)) ;; a bit for each kind that has an entry
+(global $memory_refusals       (export "memory_refusals:u64:call")    i32 (i32.const 33360)) ;; growths refused by memory_limit
+(global $memory_asked          (export "memory_asked:u64:call")       i32 (i32.const 33368)) ;; the most bytes asked for in vain
+(global $table_refusals        (export "table_refusals:u64:call")     i32 (i32.const 33376)) ;; growths refused by table_limit
+(global $table_asked           (export "table_asked:u64:call")        i32 (i32.const 33384)) ;; the most elements asked for in vain
+(global $table_memory_refusals (export "table_memory_refusals:u64:call") i32 (i32.const 33392)) ;; growths of tables refused by memory_limit
+(global $growth_refusals       (export "growth_refusals:u64:call")    i32 (i32.const 33400)) ;; growths of memories refused by growth_rate
+(global $table_growth_refusals (export "table_growth_refusals:u64:call") i32 (i32.const 33408)) ;; growths of tables refused by growth_rate
+(global $growth_asked          (export "growth_asked:u64:call")       i32 (i32.const 33416)) ;; the most bytes asked for at once in vain
+(global $idle                  (export "idle:u64:call")               i32 (i32.const 33424)) ;; nanoseconds spent waiting, in poll_oneoff or for stdin; the host counts them
+(global $read                  (export "read:u64:call")               i32 (i32.const 33432)) ;; bytes read from files
+(global $written               (export "written:u64:call")            i32 (i32.const 33440)) ;; bytes written to files, and by which files grew without being written
+(global $random                (export "random:u64:call")             i32 (i32.const 33448)) ;; random bytes handed out
+(global $opened                (export "opened:u64:call")             i32 (i32.const 33456)) ;; files and folders opened
+(global $open_peak             (export "open_peak:u64:call")          i32 (i32.const 33464)) ;; the most that were open at any time
+(global $created               (export "created:u64:call")            i32 (i32.const 33472)) ;; files, folders and links created
+(global $deleted               (export "deleted:u64:call")            i32 (i32.const 33480)) ;; files and folders removed
+(global $violations_dropped    (export "violations_dropped:u64:call") i32 (i32.const 33488)) ;; violations that found no entry
+(global $event_count           (export "event_count:u64:call")        i32 (i32.const 33496)) ;; events written, overwritten ones included
+(global $calls                 (export "calls:u64[47]:call")          i32 (i32.const 33504)) ;; by call number: how often it was made
+(global $denied                (export "denied:u64[47]:call")         i32 (i32.const 33880)) ;; and how often it was refused
 
 ;; Between the guard and the host, while the guest is halted.
 
-(global $notes                 (export "notes:u8:note")               i32 (i32.const 34248)) ;; from here on nothing is read for reports
-(global $host_now              (export "host_now:u64:note")           i32 (i32.const 34248)) ;; nanoseconds into the run, by the host, as of its last look
-(global $wait_reason           (export "wait_reason:u32:note")        i32 (i32.const 34256)) ;; while the guest is parked: what wakes it, a sum of FOR_ reasons; else 0
-(global $wait_call             (export "wait_call:u32:note")          i32 (i32.const 34260)) ;; the call that waits
-(global $wait_nanoseconds      (export "wait_nanoseconds:u64:note")   i32 (i32.const 34264)) ;; FOR_TIME: how long at most
-(global $wait_bucket           (export "wait_bucket:u32:note")        i32 (i32.const 34272)) ;; FOR_TOKENS: the address of the tokens
-(global $wait_amount           (export "wait_amount:u64:note")        i32 (i32.const 34280)) ;; and how many there must be
-(global $waited                (export "waited:u64:note")             i32 (i32.const 34288)) ;; nanoseconds that this wait has taken so far; the host counts them
-(global $was_forced            (export "was_forced:u32:note")         i32 (i32.const 34296)) ;; 1: the host has pushed a path_open on that would have taken for ever
-(global $room                  (export "room:u8:note")                i32 (i32.const 34304)) ;; from here on the host places its data
+(global $notes                 (export "notes:u8:note")               i32 (i32.const 34256)) ;; from here on nothing is read for reports
+(global $host_now              (export "host_now:u64:note")           i32 (i32.const 34256)) ;; nanoseconds into the run, by the host, as of its last look
+(global $wait_reason           (export "wait_reason:u32:note")        i32 (i32.const 34264)) ;; while the guest is parked: what wakes it, a sum of FOR_ reasons; else 0
+(global $wait_call             (export "wait_call:u32:note")          i32 (i32.const 34268)) ;; the call that waits
+(global $wait_nanoseconds      (export "wait_nanoseconds:u64:note")   i32 (i32.const 34272)) ;; FOR_TIME: how long at most
+(global $wait_bucket           (export "wait_bucket:u32:note")        i32 (i32.const 34280)) ;; FOR_TOKENS: the address of the tokens
+(global $wait_amount           (export "wait_amount:u64:note")        i32 (i32.const 34288)) ;; and how many there must be
+(global $waited                (export "waited:u64:note")             i32 (i32.const 34296)) ;; nanoseconds that this wait has taken so far; the host counts them
+(global $was_forced            (export "was_forced:u32:note")         i32 (i32.const 34304)) ;; 1: the host has pushed a path_open on that would have taken for ever
+(global $room                  (export "room:u8:note")                i32 (i32.const 34312)) ;; from here on the host places its data
 
 ;; -- constants ------------------------------------------------------------------------------------------------------
 
@@ -574,18 +575,20 @@
 
 ;; Waits for tokens, looks at the limit, and sets how many calls may be made until they are looked at again.
 (func $renew_credit (param $number i32) (result i32)
-  (local $limit i64) (local $errno i32) (local $granted i64)
+  (local $errno i32) (local $granted i64)
   (if (local.tee $errno
         (call $await_tokens (global.get $call_tokens) (global.get $call_rate) (i64.const -1)
           (global.get $KIND_call_rate) (local.get $number)))
     (then (return (local.get $errno))))
   (if (i64.eqz (i64.load $state (global.get $calls_left)))
     (then
-      (local.set $limit (i64.load $state (global.get $calls_limit)))
       (if (local.tee $errno
-            (call $refuse (global.get $KIND_calls) (local.get $number) (local.get $limit)
-              (i64.add (local.get $limit) (i64.const 1)) (global.get $EPERM)))
-        (then (return (local.get $errno))))))
+            (call $refuse (global.get $KIND_calls) (local.get $number) (i64.load $state (global.get $calls_limit))
+              (call $sum (i64.load $state (global.get $calls_limit))
+                (i64.add (i64.load $state (global.get $calls_over)) (i64.const 1)))
+              (global.get $EPERM)))
+        (then (return (local.get $errno))))
+      (call $add (global.get $calls_over) (i64.const 1))))
   (local.set $granted
     (call $least (i64.load $state (global.get $calls_left)) (i64.load $state (global.get $call_tokens))))
   ;; Where the policy only takes note, one at a time.
@@ -1066,7 +1069,8 @@
         (i32.le_u (local.get $clock) (global.get $MONOTONIC)))
     (then
       (call $put_u64 (local.get $time) (call $virtual (local.get $clock)))
-      (call $add (global.get $virtual_now) (i64.load $state (global.get $clock_step)))
+      (i64.store $state (global.get $virtual_now)
+        (call $sum (i64.load $state (global.get $virtual_now)) (i64.load $state (global.get $clock_step))))
       (return (global.get $SUCCESS))))
   (if (local.tee $errno
         (call $native.clock_time_get (local.get $clock) (local.get $precision) (global.get $result)))
@@ -1715,8 +1719,18 @@
 ;; path_open by native WASI, of the path that stands in $state; the new descriptor stands in the answer.
 (func $native_open (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (param $rights i64)
   (param $fdflags i32) (result i32)
-  (call $native.path_open (local.get $fd) (local.get $lookup) (global.get $path) (local.get $size) (local.get $flags)
-    (local.get $rights) (local.get $rights) (local.get $fdflags) (global.get $result)))
+  (local $errno i32)
+  (call $add (global.get $opened) (i64.const 1))
+  (call $add (global.get $open_now) (i64.const 1))
+  (if (local.tee $errno
+        (call $native.path_open (local.get $fd) (local.get $lookup) (global.get $path) (local.get $size)
+          (local.get $flags) (local.get $rights) (local.get $rights) (local.get $fdflags) (global.get $result)))
+    (then (call $not_opened)))
+  (local.get $errno))
+
+(func $not_opened
+  (call $add (global.get $opened) (i64.const -1))
+  (call $add (global.get $open_now) (i64.const -1)))
 
 ;; Opens a file that is to be made where it is missing. Whether it is cannot be asked before, for others may make it
 ;; meanwhile: where making is off, native WASI is not asked to; where it is on, it is asked to make a new one first.
@@ -1809,8 +1823,6 @@
         (then
           (call $forbid (global.get $N.path_open) (global.get $EACCES) (global.get $path) (local.get $size))
           (return (global.get $EACCES))))))
-  (call $add (global.get $opened) (i64.const 1))
-  (call $add (global.get $open_now) (i64.const 1))
   (local.set $errno
     (if (result i32) (i32.and (local.get $flags) (global.get $O_CREAT))
       (then
@@ -1823,11 +1835,12 @@
     (then
       (local.set $new (i32.load $state (global.get $result)))
       (local.set $errno (call $take_in (local.get $new) (local.get $fdflags)))
-      (if (local.get $errno) (then (drop (call $native.fd_close (local.get $new)))))))
+      (if (local.get $errno)
+        (then
+          (drop (call $native.fd_close (local.get $new)))
+          (call $not_opened)))))
   (if (local.get $errno)
     (then
-      (call $add (global.get $opened) (i64.const -1))
-      (call $add (global.get $open_now) (i64.const -1))
       (if (i32.lt_s (local.get $errno) (i32.const 0)) (then (return (i32.sub (i32.const 0) (local.get $errno)))))
       (return (call $judge (global.get $N.path_open) (local.get $errno) (global.get $path) (local.get $size)))))
   (call $keep_max (global.get $open_peak) (i64.load $state (global.get $open_now)))
@@ -2005,7 +2018,7 @@
 ;; Beside $scratch: the subscriptions as they were, a deadline for each, the events.
 (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $events_at i32) (result i32)
   (local $errno i32) (local $size i32) (local $copy i32) (local $deadlines i32) (local $answers i32) (local $now i64)
-  (local $ready i32) (local $due i64) (local $stdin i32)
+  (local $ready i32) (local $due i64) (local $clocks i32) (local $stdin i32)
   (if (local.tee $errno (call $enter (global.get $N.poll_oneoff))) (then (return (local.get $errno))))
   (if (i32.or (i32.eqz (local.get $count)) (i32.gt_u (local.get $count) (global.get $POLL_MAX)))
     (then (return (global.get $EINVAL))))
@@ -2022,7 +2035,9 @@
   (call $from_guest (local.get $copy) (local.get $in) (local.get $size))
   (if (local.tee $errno (call $unfit (local.get $copy) (local.get $count))) (then (return (local.get $errno))))
   (local.set $now (call $now_for_waits))
-  (local.set $stdin (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now)))
+  (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now))
+  (local.set $stdin)
+  (local.set $clocks)
   (i64.store $state (global.get $waited) (i64.const 0))
   (loop $again
     (local.set $ready
@@ -2030,13 +2045,13 @@
     (if (i32.eqz (local.get $ready))
       (then
         (local.set $due (call $earliest (local.get $deadlines) (local.get $count)))
-        (if (i32.and (call $is_virtual) (i64.ne (local.get $due) (i64.const -1)))
+        (if (i32.and (call $is_virtual) (local.get $clocks))
           (then (call $pass_virtual_time (local.get $due) (local.get $stdin)))
           (else
             (i64.store $state (global.get $wait_nanoseconds) (call $beyond (local.get $due) (local.get $now)))
             (call $wait (global.get $N.poll_oneoff)
               (i32.or
-                (select (i32.const 0) (global.get $FOR_TIME) (i64.eq (local.get $due) (i64.const -1)))
+                (select (global.get $FOR_TIME) (i32.const 0) (local.get $clocks))
                 (select (global.get $FOR_STDIN) (i32.const 0) (local.get $stdin))))))
         (local.set $now (call $now_for_waits))
         (br $again))))
@@ -2106,13 +2121,14 @@
     (else (call $native_time (global.get $MONOTONIC)))))
 
 ;; Writes the moment at which each clock subscription is due, or the end of time for one of another kind. Returns whether
-;; stdin is waited for.
-(func $set_deadlines (param $copy i32) (param $deadlines i32) (param $count i32) (param $begin i64) (result i32)
-  (local $stdin i32) (local $due i64)
+;; there are clock subscriptions, and whether stdin is waited for.
+(func $set_deadlines (param $copy i32) (param $deadlines i32) (param $count i32) (param $begin i64) (result i32 i32)
+  (local $clocks i32) (local $stdin i32) (local $due i64)
   (loop $next
     (local.set $due (i64.const -1))
     (if (i32.eqz (i32.load8_u $state offset=8 (local.get $copy)))
       (then
+        (local.set $clocks (i32.const 1))
         (local.set $due
           (call $due (i32.load $state offset=16 (local.get $copy)) (i64.load $state offset=24 (local.get $copy))
             (i32.load16_u $state offset=40 (local.get $copy)) (local.get $begin))))
@@ -2124,7 +2140,7 @@
     (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
     (local.set $deadlines (i32.add (local.get $deadlines) (i32.const 8)))
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
-  (local.get $stdin))
+  (local.get $clocks) (local.get $stdin))
 
 ;; When a clock subscription is due. No sooner than the guest's own clock shows it: what is ready beside it would tell
 ;; the time otherwise.
