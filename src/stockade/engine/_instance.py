@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
+    from stockade.engine._ticker import Watched
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
@@ -214,6 +215,7 @@ class Instance:
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
         self.bed = Bed() if linked.parks else None
+        self._watched: Watched | None = None
         self._calls_back = linked.parks or linked.lends
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
@@ -341,6 +343,10 @@ class Instance:
             if error := api.table_set(context, address, slot, extern):
                 raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
 
+    def watch(self, guest: Watched) -> None:
+        """Has the guest looked after while it runs, for it may open a FIFO."""
+        self._watched = guest
+
     def begin(self, export: bytes, arguments: Sequence[tuple[str, Number]], result_types: Sequence[str]) -> None:
         """Begins a call of an exported function; nothing of the guest runs before the first `poll`.
 
@@ -400,6 +406,8 @@ class Instance:
         calls_back = self._calls_back
         if calls_back:
             running.instances.append(self)
+        if self._watched is not None:
+            ticker.watch(self._watched)
         ticker.enter()
         try:
             if self._api.call_future_poll(self._future):
@@ -407,6 +415,8 @@ class Instance:
                 return True
         finally:
             ticker.leave()
+            if self._watched is not None:
+                ticker.unwatch(self._watched)
             if calls_back:
                 running.instances.pop()
         if self._metered:

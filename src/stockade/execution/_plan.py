@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stockade._wasi import ERRNO, WASI
-from stockade.engine import Lending, LinkedModule
+from stockade.engine import Lending, LinkedModule, can_release_opens
 from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Program, programs
 from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
@@ -254,7 +254,7 @@ def _initial_state(policy: Policy, program: Program, mounts: int) -> bytes:
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,
         "has_clock": not {"clock_time_get", "poll_oneoff"}.isdisjoint(program.calls),
-        "look_first": True,
+        "look_first": not can_release_opens(),
         "mounts": mounts,
     }
     block = bytearray(layout.size)

@@ -146,6 +146,8 @@ class Guest:
 
     def _furnish(self, instance: Instance) -> None:
         instance.owner = self
+        if self._plan.directories:
+            instance.watch(self)
         woven = self._plan.program.woven
         if woven.state_export is not None:
             program = self._plan.program
@@ -490,6 +492,15 @@ class Guest:
             reading = None if self._state is None else self._state.read()
         fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
         return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
+
+    def was_released(self, path: bytes) -> None:
+        """Tells the guard that its guest waited for the other end of a FIFO, if this is the path that it opens.
+
+        May be called from any thread, at any time.
+        """
+        with self._alive:
+            if self._state is not None:
+                self._state.force_open(path)
 
     def memory(self, name: bytes) -> Memory:
         """Returns an exported memory of the guest.
