@@ -1,9 +1,9 @@
 """Guests that open a FIFO, and the threads that wait for somebody at its other end.
 
-Native WASI opens what it is told to. Opening a FIFO waits until its other end is opened, too: for ever, maybe, and out of
-reach of any deadline. To look at each path before it is opened would take longer than opening it. So who waits is found
-instead: the kernel tells in which system call each of our threads is (proc_pid_syscall(5)). If that is an open of a FIFO,
-its other end is opened here for a moment, and the guest is told that it may not have it.
+Native WASI opens what it is told to. Opening a FIFO waits until its other end is opened, too: for ever, maybe, and out
+of reach of any deadline. To look at each path before it is opened would take longer than opening it. So who waits is
+found instead: the kernel tells in which system call each of our threads is (proc_pid_syscall(5)). If that is an open of
+a FIFO, its other end is opened here for a moment, and the guest is told that it may not have it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from stockade.engine._fifo import can_release_opens, release_opens
@@ -117,4 +118,6 @@ class Ticker:
                 for guest, _ in watched:
                     guest.was_released(path)
 
-            release_opens(tell)
+            # What the system does not tell just now, it tells at the next tick.
+            with suppress(OSError):
+                release_opens(tell)

@@ -492,12 +492,12 @@
   (call $reserve (i64.add (i64.load32_u $state (global.get $scratch)) (i64.extend_i32_u (local.get $size))))
   (i32.load $state (global.get $scratch)))
 
-;; Uses fuel for bytes that the host moves: a unit for each 50 or so.
+;; Uses fuel for bytes that the host moves: a unit for each 200 or so.
 (func $charge (param $bytes i32)
   (block $done
     (loop $next
-      (br_if $done (i32.lt_u (local.get $bytes) (i32.const 256)))
-      (local.set $bytes (i32.sub (local.get $bytes) (i32.const 256)))
+      (br_if $done (i32.lt_u (local.get $bytes) (i32.const 1024)))
+      (local.set $bytes (i32.sub (local.get $bytes) (i32.const 1024)))
       (br $next))))
 
 ;; Ends the run for a reason of the guard's. The host sees the trap and reads why.
