@@ -17,7 +17,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
-from stockade.engine._features import PROPOSALS, Proposal, features_used
+from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
@@ -58,5 +58,6 @@ __all__ = [
     "features_used",
     "library_folder",
     "private_folders",
+    "validate_with",
     "wasmtime_version",
 ]
