@@ -371,6 +371,7 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
             guard_functions=(),
             initial_memory_bytes=65_536 + 16 if original != HEADER else 0,
             initial_table_elements=2 if original != HEADER else 0,
+            fixed_memory_bytes=65_536 + 16 if original != HEADER else 0,
         )
     report = Sandbox().call(padded.build(), "f")
     assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 42, {})

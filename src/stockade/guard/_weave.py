@@ -44,7 +44,12 @@ if TYPE_CHECKING:
 
     from stockade.wasm import Import
 
-__all__ = ["Woven", "check_imports", "weave"]
+__all__ = ["ELEMENT_BYTES", "PAGE_BYTES", "Woven", "check_imports", "weave"]
+
+PAGE_BYTES = 65_536
+
+ELEMENT_BYTES = 8
+"""What an element of a table counts in the budget of memory."""
 
 NOTHING: Mapping[tuple[bytes, bytes], FuncType] = MappingProxyType({})
 """No functions beside those of WASI."""
@@ -68,6 +73,7 @@ class Woven:
         initial_memory_bytes: What the guest's memories and tables take at the beginning, 8 bytes an element.
         initial_table_elements: How many elements its tables begin with.
         entries: The guard's functions that the guest may call and refer to.
+        fixed_memory_bytes: What of the initial bytes is in memories and tables that cannot grow.
         grown_memories: Names under which the memories are exported that the guest can grow.
         grown_tables: The same of tables.
     """
@@ -82,6 +88,7 @@ class Woven:
     initial_memory_bytes: int
     initial_table_elements: int
     entries: tuple[int, ...] = ()
+    fixed_memory_bytes: int = 0
     grown_memories: tuple[bytes, ...] = ()
     grown_tables: tuple[bytes, ...] = ()
 
@@ -451,6 +458,9 @@ class _Weaver:
             if content is not None:
                 out += [bytes([id_]), uleb(len(content)), content]
         elements = sum(table.minimum for table in module.tables)
+        initial = sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES
+        growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
+        growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
             b"".join([*out, *self._names()]),
             state,
@@ -459,9 +469,10 @@ class _Weaver:
             natives,
             len(module.functions),
             tuple(self.names),
-            sum(module.memories) * 65_536 + elements * 8,
+            initial,
             elements,
             tuple(self.entries),
+            initial - growing,
             *names,
         )
 
