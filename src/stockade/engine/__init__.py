@@ -17,7 +17,7 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
-from stockade.engine._features import PROPOSALS, Proposal, features_used
+from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
 from stockade.engine._fifo import can_release_opens
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
@@ -60,5 +60,6 @@ __all__ = [
     "features_used",
     "library_folder",
     "private_folders",
+    "validate_with",
     "wasmtime_version",
 ]

@@ -79,6 +79,9 @@ _NUMBER: Final[int] = _Out.number.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
+_TABLE: Final = 2
+"""The kind of an export that is a table."""
+
 _Handle = c_uint64 * 3
 """Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
 
@@ -317,6 +320,22 @@ class Instance:
         if not found or extern.kind != 3:
             raise KeyError(name)
         return Memory(self._api, context, string_at(addressof(extern) + Extern.of.offset, 24))
+
+    def limit(self, memory_bytes: int, table_elements: int) -> None:
+        """Says anew how large any single memory or table may become; what is larger stays as it is."""
+        # SAFETY: the store is alive, and nothing of it runs.
+        self._api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
+
+    def table_size(self, name: bytes) -> int:
+        """Returns how many elements an exported table has.
+
+        Raises:
+            KeyError: There is no table of that name.
+        """
+        if self._find(name) != _TABLE:
+            raise KeyError(name)
+        # SAFETY: the handle was just written to `out`; the store is alive and no call of it is halted.
+        return int(self._api.table_size(self._context, self._handle))
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
 from stockade.engine import OUT_OF_FUEL, Failure, Instance
-from stockade.errors import UsageError
+from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
 from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
@@ -21,6 +21,7 @@ from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
+from stockade.guard import ELEMENT_BYTES, PAGE_BYTES
 from stockade.host import CapabilityMissing, HostFunctionFailed
 from stockade.report import (
     FuelStatistics,
@@ -124,7 +125,7 @@ class Guest:
         instance = self._instance = Instance(
             plan.admit(),
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
-            memory_bytes=max(limits.memory, placed.end_bytes + _SLACK_BYTES),
+            memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
             table_elements=max(limits.table_elements, len(woven.natives)),
             directories=plan.directories,
             renamed=woven.renamed,
@@ -140,6 +141,11 @@ class Guest:
         self._instantiate_seconds = time.perf_counter() - begun
 
     @property
+    def _guard_bytes(self) -> int:
+        """How large the guard's memory may become, in whole pages."""
+        return -(-(self._placed.end_bytes + _SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+    @property
     def policy(self) -> Policy:
         """The policy that it runs under."""
         return self._plan.policy
@@ -153,6 +159,11 @@ class Guest:
             program = self._plan.program
             self._state = State(instance.woven_memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
+            if self._guard_bytes > self._limits.memory or len(woven.natives) > self._limits.table_elements:
+                # The engine knows one limit for all memories. So the guard's gets what it can come to need, and then
+                # the limit is the guest's: it holds for growth, too, that the guard should not have seen.
+                self._state.memory.grow_to(self._guard_bytes)
+                instance.limit(self._limits.memory, self._limits.table_elements)
         if woven.natives_export is not None:
             plan = self._plan
             # What takes a microsecond is lent where it can come to be needed.
@@ -439,6 +450,8 @@ class Guest:
                 stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
                 truncated = Truncated(dropped_out, dropped_err)
+        if results is not None and reading is not None:
+            self._check_growth(reading.number.memory_used)
         verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
         return Report(
             outcome=verdict.outcome,
@@ -464,6 +477,26 @@ class Guest:
                 cache_hit=plan.was_compiled,
             ),
         )
+
+    def _check_growth(self, counted_bytes: int) -> None:
+        """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.
+
+        A guest that ended otherwise may have ended within the guard, between growing and counting.
+
+        Raises:
+            EngineError: It is.
+        """
+        instance, woven = self._instance, self._plan.program.woven
+        if instance is None or not (woven.grown_memories or woven.grown_tables):
+            return
+        has = woven.fixed_memory_bytes
+        has += sum(instance.woven_memory(name).size_bytes for name in woven.grown_memories)
+        has += sum(instance.table_size(name) * ELEMENT_BYTES for name in woven.grown_tables)
+        if has > counted_bytes:
+            raise EngineError(
+                f"the guest has {has:,} bytes of memories and tables, and the guard has counted {counted_bytes:,}: "
+                "what it did cannot be told. Report this, with the module"
+            )
 
     def _fuel_statistics(self, initial: int, seconds: float) -> FuelStatistics:
         instance, plan = self._instance, self._plan
