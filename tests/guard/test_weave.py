@@ -370,7 +370,6 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
         assert woven == Woven(
             wasm=weave(plain.build(), guard()).wasm if original != HEADER else HEADER,
             state_export=None,
-        renamed={},
             renamed={},
             start_export=None,
             natives_export=None,
