@@ -25,6 +25,25 @@ GUEST_MEMORY = 0
 """Index of the guest's memory in the guard's own module; its own memory is the next."""
 
 
+_COUNTED = {
+    "memory": "memory_used",
+    "memory_growth": "growth_tokens",
+    "table_elements": "table_used",
+    "stdout": "stdout",
+    "stderr": "stderr",
+    "open_files": "open_now",
+    "files_created": "created_left",
+    "read_bytes": "read_left",
+    "write_bytes": "write_left",
+    "read_rate": "read_tokens",
+    "write_rate": "write_tokens",
+    "random_bytes": "random_left",
+    "calls": "calls_left",
+    "call_rate": "call_tokens",
+}
+"""Limits that the guard holds, each with the field that tells what is used or left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A place in the guard's code where an index must be put.
@@ -96,6 +115,10 @@ class Layout:
         # What a report is made of: the last of what is kept for a session, and all that is kept for a call.
         self.report = slice(self.offsets["memory_used"], self.offsets["notes"])
         self.call = slice(self.offsets["stdout"], self.offsets["notes"])
+
+    def kept(self) -> dict[str, str]:
+        """Tells for limits by their names whether a count is kept for a `session` or for a `call`."""
+        return {limit: self.lifetimes[field] for limit, field in _COUNTED.items()}
 
     def write(self, block: bytearray, name: str, *numbers: int) -> None:
         """Puts a field into a block that begins at `self.block`."""
