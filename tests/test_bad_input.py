@@ -500,7 +500,7 @@ def test_size_limit_is_exact(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("padding", [0, 1_000_000], ids=["short", "1 MB"])
+@pytest.mark.parametrize("padding", [0, 90_000], ids=["short", "90 kB"])
 def test_names_that_a_guest_chose_are_harmless_in_messages(padding: int) -> None:
     """The attack: names in imports and exports steer the terminal, forge lines or flood the log."""
     name = quoted((HOSTILE + "y" * padding).encode())

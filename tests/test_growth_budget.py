@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockade import Module, Outcome, Policy, Report, Sandbox
+from stockade import EngineError, Module, Outcome, Policy, Report, Sandbox, wasm
+from stockade.engine import assemble
+from stockade.execution import _prepare, forget_programs
+from stockade.guard import guard, weave
 
 from .conftest import wat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stockade.wasm import ParsedModule, Scan
 
 PAGE = 65_536
 MEMORIES = 20
@@ -308,3 +318,80 @@ def test_the_table_of_one_run_is_not_that_of_the_next() -> None:
     for _ in range(20):
         assert sandbox.call(module, "put").value == 0
         assert sandbox.call(module, "look").value == 0
+
+
+# -- growth that the guard does not see --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _missing_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A weaver that sees the first growth of a body only: what it would take for a guest to grow behind its back."""
+
+    def scan(module: ParsedModule) -> Scan:
+        found = wasm.scan(module)
+        return replace(found, sites={body: sites[:1] for body, sites in found.sites.items()})
+
+    monkeypatch.setattr(_prepare, "scan", scan)
+    monkeypatch.setenv("STOCKADE_CACHE", str(tmp_path))
+    forget_programs()
+    yield
+    forget_programs()
+
+
+def _growing_twice(kind: str) -> bytes:
+    """A guest that grows a memory or table by so many pages or elements, twice; the second time, nobody sees it."""
+    one = {"memory": "(memory.grow $m (local.get 0))", "table": "(table.grow $t (ref.null func) (local.get 0))"}[kind]
+    return assemble(f"""
+      (module (memory $m (export "memory") 1) (table $t 1 funcref)
+        (func (export "grow") (param i32) (result i32)
+          (drop (memory.grow $m (i32.const 0))) {one})
+        (func (export "touch") (param i32) (drop (table.grow $t (ref.null func) (i32.const 0)))
+          (i32.store (i32.mul (local.get 0) (i32.const 65536)) (i32.const 1))))""")
+
+
+@pytest.mark.usefixtures("_missing_growth")
+@pytest.mark.parametrize("kind", ["memory", "table"])
+def test_growth_that_was_missed_is_noticed(kind: str) -> None:
+    """The attack: growth that goes round the account. Nothing is told of such a run: it would be untrue."""
+    policy = Policy().replace(compile_process="never", memory=40 * PAGE)
+
+    with pytest.raises(EngineError) as caught:
+        Sandbox(policy).call(_growing_twice(kind), "grow", 3)
+
+    added = 3 * PAGE if kind == "memory" else 24
+    assert str(caught.value) == (
+        f"the guest has {PAGE + 8 + added:,} bytes of memories and tables, and the guard has counted {PAGE + 8:,}: "
+        "what it did cannot be told. Report this, with the module"
+    )
+    assert Sandbox(policy).call(_growing_twice(kind), "grow", 0).ok
+
+
+@pytest.mark.usefixtures("_missing_growth")
+@pytest.mark.parametrize("pages", [20, 700])
+@pytest.mark.parametrize("stdout", [0, 20 * PAGE])
+def test_growth_that_was_missed_is_held_at_the_limit(pages: int, stdout: int) -> None:
+    """The attack: the same, beyond the limit. The engine holds it there, also where the guard needs more for itself."""
+    policy = Policy().replace(compile_process="never", memory=pages * PAGE, stdout=stdout, stderr=stdout)
+
+    with Sandbox(policy).open(_growing_twice("memory")) as session:
+        assert session.call("grow", pages).value == -1
+        # As much as that there may be; but it is noticed.
+        with pytest.raises(EngineError, match="cannot be told"):
+            session.call("grow", pages - 1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "table"])
+def test_what_no_instruction_grows_cannot_grow(kind: str) -> None:
+    """The attack: growth that was missed in a module where none was seen: the engine has a memory of a fixed size."""
+    grow = {"memory": "(memory.grow (i32.const 1))", "table": "(table.grow (ref.null func) (i32.const 1))"}[kind]
+    module = wasm.parse(
+        assemble(f"""(module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+                       (memory (export "memory") 2 9) (table (export "t") 3 9 funcref)
+                       (func (export "f") (result i32) {grow}))""")
+    )
+    seen, missed = weave(module, guard()), weave(module, guard(), wasm.Scan())
+
+    for woven, grows in ((seen, True), (missed, False)):
+        found = wasm.parse(woven.wasm)
+        fixed = (found.memory_limits[0].maximum == 2, found.tables[0].maximum == 3)
+        assert fixed == (kind != "memory" or not grows, kind != "table" or not grows)

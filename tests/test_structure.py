@@ -276,7 +276,7 @@ def test_depth_is_what_a_generator_of_code_counts(code: Code, enough: int) -> No
         assert found <= enough
 
 
-@pytest.mark.parametrize("name", ["quickjs", "micropython", "resvg"])
+@pytest.mark.parametrize("name", ["quickjs", "graphviz", "resvg"])
 def test_figures_of_real_programs_are_those_of_a_naive_reader(name: str) -> None:
     """Every function read byte by byte, by a reader that shares nothing with the one under test."""
     data = program_path(name).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,25 +12,17 @@ import stockade
 from stockade import Outcome, Policy, Sandbox, Structure
 from stockade._wasi import MODULE, WASI, WASI_BY_NAME
 from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
-from stockade.guard import Woven, check_imports, guard, weave
-from stockade.wasm import (
-    ExternKind,
-    Kind,
-    ParsedModule,
-    Reader,
-    SectionId,
-    all_sites,
-    parse,
-    read_const_expression,
-)
+from stockade.guard import Woven, check_imports, guard, prove, weave
+from stockade.wasm import ExternKind, parse
+from tests._decoder import Decoded, Instr, decode
 from tests.conftest import HELLO, wat
 from tests.guard._modules import (
     END,
-    EXTERNREF,
     FUNC,
     FUNCREF,
     HEADER,
     MEMORY,
+    TABLE,
     Builder,
     call,
     constants,
@@ -62,7 +53,7 @@ def _validate_original(data: bytes) -> None:
 
 
 @st.composite
-def _modules(draw: st.DrawFn) -> bytes:
+def generated_modules(draw: st.DrawFn) -> bytes:
     """A valid module that refers to its imports and grows its memories and tables in every way there is."""
     size = draw(st.sampled_from([1, 1, 2, 5]))
     built = Builder(size=size)
@@ -125,9 +116,8 @@ def _declare(draw: st.DrawFn, built: Builder, functions: st.SearchStrategy[int])
 
 
 def _truly_declared(built: Builder) -> set[int]:
-    data = Builder(elements=built.elements, globals=built.globals).build()
-    module = _Sections(data)
-    return {*module.elements(), *module.globals(), *(index for _, _, index in built.exports)}
+    module = decode(Builder(elements=built.elements, globals=built.globals).build())
+    return {*_named_outside(module), *(index for _, _, index in built.exports)}
 
 
 def _snippet(draw: st.DrawFn, built: Builder, declared: list[int]) -> bytes:
@@ -163,158 +153,121 @@ def _snippet(draw: st.DrawFn, built: Builder, declared: list[int]) -> bytes:
     return i32(0) + b"\x28" + argument + leb(16, padding) + b"\x1a"
 
 
-@dataclass
-class _Sections:
-    """Reads function indices outside of code, and a module's other sections, apart from the weaver."""
-
-    data: bytes
-    found: dict[int, tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.found = {entry.id: (entry.start, entry.end) for entry in parse(self.data).sections}
-
-    def _reader(self, number: int) -> Reader | None:
-        return Reader(self.data, *self.found[number], "test") if number in self.found else None
-
-    def elements(self) -> Iterator[int]:
-        """The functions that element segments name."""
-        reader = self._reader(9)
-        for _ in range(reader.u32() if reader else 0):
-            assert reader is not None
-            form = reader.u32()
-            if form in (2, 6):
-                reader.u32()
-            if form in (0, 2, 4, 6):
-                assert read_const_expression(reader) == []
-            if form in (1, 2, 3, 5, 6, 7):
-                assert reader.byte() == (FUNCREF if form > 4 else 0)
-            for _ in range(reader.u32()):
-                if form >= 4:
-                    yield from (index for _, _, index in read_const_expression(reader))
-                else:
-                    yield reader.u32()
-        if reader:
-            reader.finish()
-
-    def globals(self) -> Iterator[int]:
-        """The functions that globals begin with."""
-        reader = self._reader(6)
-        for _ in range(reader.u32() if reader else 0):
-            assert reader is not None
-            reader.take(2)
-            yield from (index for _, _, index in read_const_expression(reader))
-
-    def content(self, number: int) -> bytes | None:
-        """A section's bytes."""
-        return self.data[slice(*self.found[number])] if number in self.found else None
-
-    def items(self, number: int) -> tuple[int, bytes]:
-        """How many items a section has, and the bytes after that number."""
-        reader = self._reader(number)
-        return (0, b"") if reader is None else (reader.u32(), self.data[reader.position : reader.end])
+def _named_outside(module: Decoded) -> Iterator[int]:
+    """The functions that element segments and globals name, in their order."""
+    items = [item for segment in module.elements for item in segment.items]
+    for expression in [*items, *(expression for _, _, expression in module.globals)]:
+        yield from (instr.args[0] for instr in expression if instr.op == "ref.func")
 
 
-def _instructions(module: ParsedModule, number: int) -> tuple[bytes, list[tuple[Kind, int]]]:
-    """A body's bytes without the indices that it names, and these indices."""
-    start, end = module.bodies[number]
-    reader = Reader(module.data, start, end, "test")
-    for _ in range(reader.u32()):
-        reader.u32()
-        reader.byte()
-    rest, named, at = bytearray(), [], start
-    for site in all_sites(module.data, reader.position, end):
-        rest += module.data[at : site.start]
-        at = site.end
-        named.append((site.kind, site.target))
-    return bytes(rest + module.data[at:end]), named
+_FUNCTIONS = ("call", "return_call", "ref.func")
+_GROWTH = ("memory.grow", "table.grow")
 
 
 def _check(data: bytes, woven: Woven) -> None:
-    """Everything that holds of any woven module."""
-    original, result = parse(data), parse(woven.wasm)
-    functions, imported = len(original.functions), original.imported_functions
+    """Everything that holds of any woven module, by a decoder that shares no code with the weaver's."""
+    original, result = decode(data), decode(woven.wasm)
+    imported = original.imported_functions
+    functions = imported + len(original.functions)
     assert woven.guest_functions == functions
     assert result.imports == original.imports
     assert result.start is None
-    assert len(result.functions) == functions + len(woven.guard_functions)
+    assert len(result.functions) == len(original.functions) + len(woven.guard_functions)
 
-    names = [entry.name.decode() for entry in original.imports]
+    names = [name.decode() for _, name, _ in original.imports]
+    # Functions of an embedder: each has a counting function of its own, in their order at the end.
+    known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
+    lent = [place for place, entry in enumerate(original.imports) if entry[:2] not in known]
 
     def redirected(index: int) -> int:
         """Where a reference of the guest must go."""
         if index >= imported:
             return index
-        # Functions of an embedder: each has a counting function of its own, in their order at the end.
-        known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
-        lent = [place for place, entry in enumerate(original.imports) if (entry.module, entry.name) not in known]
         if index in lent:
             return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
         return functions + woven.guard_functions.index(names[index])
 
+    def elsewhere(expression: tuple[Instr, ...]) -> tuple[Instr, ...]:
+        return tuple(
+            Instr(op, (redirected(*args),)) if op == "ref.func" else Instr(op, args) for op, args in expression
+        )
+
     # Nothing of the guest is renumbered: each index space begins as it was.
     assert result.types[: len(original.types)] == original.types
-    assert result.functions[:functions] == original.functions
-    assert result.tables[: len(original.tables)] == original.tables
-    assert result.memories[: len(original.memories)] == original.memories
-    assert result.globals == original.globals
+    assert result.functions[: len(original.functions)] == original.functions
+    grown = {
+        what: {instr.args[0] for body in original.code for instr in body.instrs if instr.op == what} for what in _GROWTH
+    }
+    for index, (minimum, maximum) in enumerate(original.memories):
+        assert result.memories[index] == (minimum, maximum if index in grown["memory.grow"] else minimum)
+    for index, (type_, minimum, maximum) in enumerate(original.tables):
+        assert result.tables[index] == (type_, minimum, maximum if index in grown["table.grow"] else minimum)
 
     # The guest's code names what it named, but for the sites, which now name the guard's function for it.
-    for number in range(functions - imported):
-        rest, named = _instructions(original, number)
-        rest_after, named_after = _instructions(result, number)
-        assert rest_after == rest
-        assert len(named_after) == len(named)
-        for (kind, target), (kind_after, target_after) in zip(named, named_after, strict=True):
-            if kind in (Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC):
-                assert (kind_after, target_after) == (kind, redirected(target))
-            elif kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW):
-                assert kind_after is Kind.CALL
-                _check_grower(result, woven, kind, target, target_after)
+    entries = set()
+    for before, after in zip(original.code, result.code, strict=False):
+        assert after.locals == before.locals
+        assert len(after.instrs) == len(before.instrs)
+        for instr, instr_after in zip(before.instrs, after.instrs, strict=True):
+            if instr.op in _FUNCTIONS:
+                assert instr_after == Instr(instr.op, (redirected(*instr.args),))
+            elif instr.op in _GROWTH:
+                assert instr_after.op == "call"
+                _check_grower(result, woven, instr, *instr_after.args)
             else:
-                assert (kind_after, target_after) == (kind, target)
+                assert instr_after == instr
+                continue
+            entries |= {*instr_after.args} - {*range(imported, functions)}
+    assert entries <= {*woven.entries}
 
     # So does everything outside of code.
-    before, after = _Sections(data), _Sections(woven.wasm)
-    assert list(after.elements()) == list(map(redirected, before.elements()))
-    assert list(after.globals()) == list(map(redirected, before.globals()))
-    added = [woven.state_export, woven.start_export, woven.natives_export]
-    for what, export in original.exports.items():
-        place = redirected(export.place) if export.kind is ExternKind.FUNC else export.place
-        assert result.exports[what] == (export.kind, place)
-    assert set(result.exports) == {*original.exports, *(what for what in added if what is not None)}
-    for number in (SectionId.DATA, SectionId.DATA_COUNT):
-        assert after.content(number) == before.content(number)
-    assert {entry.id for entry in result.sections} >= {entry.id for entry in original.sections} - {
-        SectionId.CUSTOM,
-        SectionId.START,
-    }
+    assert [(type_, mutable, elsewhere(value)) for type_, mutable, value in original.globals] == result.globals
+    assert [
+        segment._replace(items=tuple(map(elsewhere, segment.items))) for segment in original.elements
+    ] == result.elements
+    exports = [
+        (woven.renamed.get(name, name), kind, redirected(index) if kind == FUNC else index)
+        for name, kind, index in original.exports
+    ]
+    assert woven.renamed.keys() <= {b"memory"}
+    assert result.exports[: len(exports)] == exports
+    assert (result.data, result.data_count) == (original.data, original.data_count)
 
     # What was appended is reached by the guard alone, under names that were free.
+    added = {name: (kind, index) for name, kind, index in result.exports[len(exports) :]}
+    assert not added.keys() & {name for name, _, _ in exports}
+    # Native WASI finds the guard's memory, and never the guest's.
+    assert woven.state_export in (None, b"memory")
     if woven.state_export is not None:
-        assert result.exports[woven.state_export] == (ExternKind.MEMORY, len(result.memories) - 1)
+        assert added.pop(woven.state_export) == (MEMORY, len(result.memories) - 1)
         assert len(result.memories) - 1 >= len(original.memories)
+    assert (woven.start_export is None) == (original.start is None)
     if woven.start_export is not None:
         assert original.start is not None
-        assert result.exports[woven.start_export] == (ExternKind.FUNC, original.start)
-    assert (woven.start_export is None) == (original.start is None)
+        assert added.pop(woven.start_export) == (FUNC, redirected(original.start))
     assert (woven.natives_export is None) == (not woven.natives)
     if woven.natives_export is not None:
-        assert result.exports[woven.natives_export] == (ExternKind.TABLE, len(original.tables))
+        assert added.pop(woven.natives_export) == (TABLE, len(original.tables))
+    # And what grows can be looked at from outside.
+    exported = {name: (kind, index) for name, kind, index in result.exports}
+    for kind, what, told in ((MEMORY, "memory.grow", woven.grown_memories), (TABLE, "table.grow", woven.grown_tables)):
+        assert [exported[name] for name in told] == [(kind, index) for index in sorted(grown[what])]
+    assert added.keys() <= {*woven.grown_memories, *woven.grown_tables}
 
 
-def _check_grower(result: ParsedModule, woven: Woven, kind: Kind, target: int, function: int) -> None:
+def _check_grower(result: Decoded, woven: Woven, instr: Instr, function: int) -> None:
     """A function of the guard that grows this memory or table, and nothing else of the guest."""
     place = function - woven.guest_functions
-    expected = "memory_grow" if kind is Kind.MEMORY_GROW else "funcref_table_grow"
-    if kind is Kind.TABLE_GROW and result.tables[target].element == EXTERNREF:
+    expected = "memory_grow" if instr.op == "memory.grow" else "funcref_table_grow"
+    if instr.op == "table.grow" and result.tables[instr.args[0]][0] == "externref":
         expected = "externref_table_grow"
     assert woven.guard_functions[place] == expected
-    _, named = _instructions(result, function - result.imported_functions)
-    assert [entry for entry in named if entry[0] in (Kind.MEMORY_GROW, Kind.TABLE_GROW)] == [(kind, target)]
+    body = result.code[function - result.imported_functions]
+    assert [found for found in body.instrs if found.op in _GROWTH] == [instr]
 
 
 @settings(max_examples=250, deadline=None)
-@given(_modules())
+@given(generated_modules())
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
     """The attack: any reference to native WASI or to what was appended that is left over in the guest's part.
 
@@ -327,19 +280,16 @@ def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) 
 
     Engine.shared(_WOVEN).validate(woven.wasm)
     assert weave(parse(data), guard()) == woven
-    original = parse(data)
-    grown = {kind for number in range(len(original.bodies)) for kind, _ in _instructions(original, number)[1]} & {
-        Kind.MEMORY_GROW,
-        Kind.TABLE_GROW,
-    }
-    if original.imports or grown:
-        assert woven.state_export is not None
-    elif original.start is None:
-        assert woven.wasm == data
-    if woven.wasm != data:
-        _check(data, woven)
-    assert woven.initial_table_elements == sum(table.minimum for table in original.tables)
-    assert woven.initial_memory_bytes == sum(original.memories) * 65_536 + woven.initial_table_elements * 8
+    original = decode(data)
+    grows = any(instr.op in _GROWTH for body in original.code for instr in body.instrs)
+    assert (woven.state_export is not None) == bool(original.imports or grows)
+    _check(data, woven)
+    prove(parse(data), woven)
+    assert woven.initial_table_elements == sum(minimum for _, minimum, _ in original.tables)
+    assert (
+        woven.initial_memory_bytes
+        == sum(minimum for minimum, _ in original.memories) * 65_536 + woven.initial_table_elements * 8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -386,8 +336,8 @@ def test_changed_modules_that_are_valid_are_woven_or_refused(data: st.DataObject
         return
 
     Engine.shared(_WOVEN).validate(woven.wasm)
-    if woven.wasm != changed:
-        _check(changed, woven)
+    prove(parse(changed), woven)
+    _check(changed, woven)
 
 
 def test_what_is_woven_can_be_compiled_and_linked(rich: bytes) -> None:
@@ -401,29 +351,36 @@ def test_what_is_woven_can_be_compiled_and_linked(rich: bytes) -> None:
 # -- what passes through ----------------------------------------------------------------------------------------------
 
 
-def test_a_module_without_anything_to_guard_passes_through_unchanged() -> None:
-    """Byte for byte, with its custom sections, padding and whatever else it has."""
-    built = Builder(size=5, memories=[(1, None)], tables=[(FUNCREF, 2)], custom_before=[custom("x", b"\x01")])
-    built.exports = [("memory", MEMORY, 0), ("f", FUNC, 0)]
-    built.custom_after = [custom(".debug_info", b"abc")]
-    built.elements = [element(0, [0])]
-    built.function(i32(42), results=("i32",))
-    data = built.build()
+def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
+    """Nothing is appended, no function of the guard and no memory; numbers are as short as they get."""
+    plain, padded = (
+        Builder(size=size, memories=[(1, None)], tables=[(FUNCREF, 2)], custom_before=[custom("x", b"\x01")])
+        for size in (1, 5)
+    )
+    for built in (plain, padded):
+        built.exports = [("memory", MEMORY, 0), ("f", FUNC, 0)]
+        built.custom_after = [custom(".debug_info", b"abc")]
+        built.elements = [element(0, [0], size=built.size)]
+        built.function(i32(42), results=("i32",))
 
-    for original in (data, HEADER):
+    for original in (plain.build(), padded.build(), HEADER):
         _validate_original(original)
-        assert weave(original, guard()) == Woven(
-            wasm=original,
+        woven = weave(original, guard())
+        _check(original, woven)
+        assert woven == Woven(
+            wasm=weave(plain.build(), guard()).wasm if original != HEADER else HEADER,
             state_export=None,
+            renamed={},
             start_export=None,
             natives_export=None,
             natives=(),
             guest_functions=len(parse(original).functions),
             guard_functions=(),
-            initial_memory_bytes=65_536 + 16 if original is data else 0,
-            initial_table_elements=2 if original is data else 0,
+            initial_memory_bytes=65_536 + 16 if original != HEADER else 0,
+            initial_table_elements=2 if original != HEADER else 0,
+            fixed_memory_bytes=65_536 + 16 if original != HEADER else 0,
         )
-    report = Sandbox().call(data, "f")
+    report = Sandbox().call(padded.build(), "f")
     assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 42, {})
 
 
@@ -657,14 +614,20 @@ def test_the_exported_memory_is_the_guests_whatever_its_index() -> None:
 @pytest.mark.parametrize(
     "memories",
     [
-        "",
-        rf"(memory 1) (data (i32.const 0) {_TEXT}hidden)".replace("hidden", 'hidden"'),
+        rf'(memory 1) (data (i32.const 0) {_TEXT}hidden")',
         rf'(memory (export "other") 1) (data (i32.const 0) {_TEXT}hidden")',
-        '(func (export "memory"))',
+        rf'(memory 1) (data (i32.const 0) {_TEXT}hidden") (func (export "memory"))',
     ],
-    ids=["none", "not exported", "another name", "a function"],
+    ids=["not exported", "another name", "a function of that name"],
 )
-def test_without_an_exported_memory_no_call_reaches_any_memory(memories: str) -> None:
+def test_a_memory_need_not_be_exported(memories: str) -> None:
+    """Native WASI never sees it, so it may have any name, or none."""
+    assert Sandbox().run(_writes(memories)).stdout == b"hidden"
+    assert Sandbox().call(_writes(memories), "random").value == 0
+
+
+@pytest.mark.parametrize("memories", ["", '(func (export "memory"))'], ids=["none", "a function of that name"])
+def test_without_a_memory_no_call_reaches_any_memory(memories: str) -> None:
     """The attack: a WASI call that, for want of the guest's memory, is served from the guard's."""
     module = _writes(memories)
 
@@ -673,6 +636,17 @@ def test_without_an_exported_memory_no_call_reaches_any_memory(memories: str) ->
 
     assert (report.outcome, report.stdout, report.usage.stdout_bytes) == (Outcome.TRAP, b"", 0)
     assert random.outcome is Outcome.TRAP
+
+
+def test_what_the_guest_exports_as_memory_is_found_under_that_name() -> None:
+    """The host's functions and sessions find the guest's memory, and a function of that name can be called."""
+    module = wat(rf"""(module {_YIELD} (func (export "memory") (result i32) (call $yield)))""")
+    assert Sandbox().call(module, "memory").value == 0
+    module = wat(rf"""(module {_YIELD} (memory (export "memory") 1) (data (i32.const 8) "guest")
+      (func (export "go") (result i32) (call $yield)))""")
+    with Sandbox().open(module) as session:
+        assert session.call("go").value == 0
+        assert session.read_memory(8, 5) == b"guest"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -685,7 +659,7 @@ def test_exports_named_like_the_guards_do_not_collide() -> None:
     """
     module = wat(rf"""
       (module {_YIELD}
-        (memory (export "stockade.state") (export "memory") 2)
+        (memory (export "stockade.memory") (export "memory") 2)
         (global (export "stockade.natives") i32 (i32.const 0))
         (export "stockade.start'" (func $begin))
         (func (export "stockade.start") unreachable)
@@ -700,7 +674,8 @@ def test_exports_named_like_the_guards_do_not_collide() -> None:
     woven = weave(module.data, guard())
     report = Sandbox().run(module)
 
-    assert (woven.state_export, woven.start_export) == (b"stockade.state'", b"stockade.start''")
+    assert (woven.state_export, woven.start_export) == (b"memory", b"stockade.start''")
+    assert woven.renamed == {b"memory": b"stockade.memory'"}
     assert (report.outcome, report.exit_code, report.usage.calls) == (Outcome.OK, 0, {"sched_yield": 2})
     assert report.usage.memory_bytes == 3 * 65_536
 
@@ -973,7 +948,7 @@ def test_an_unknown_element_form_is_refused() -> None:
     good = built.build() + section(9, vec([element(1, [0])]))
     bad = built.build() + section(9, vec([b"\x08"]))
 
-    assert weave(good, guard()).state_export == b"stockade.state"
+    assert weave(good, guard()).state_export == b"memory"
     with pytest.raises(stockade.InvalidModule) as caught:
         weave(bad, guard())
     assert "element segment of the unknown form 8 at byte " in str(caught.value)

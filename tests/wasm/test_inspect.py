@@ -211,7 +211,7 @@ def test_the_type_of_an_own_function_is_found_in_both_forms(program: str) -> Non
         ),
         (
             section(6, vec([b"\x7f\x00\xfb\x05\x0b"])),
-            "the rest of the global section, from byte 15 on: instruction 0xfb in a constant expression",
+            "the rest of the global section, from byte 13 on: instruction 0xfb 0x05 in a constant expression",
         ),
         (section(14, b"abc"), "section 14, which belongs to no proposal that is known here"),
         (
@@ -294,8 +294,8 @@ def test_a_version_that_does_not_exist_yet_is_told() -> None:
 
 
 def test_names_are_shortened_and_escaped() -> None:
-    """The attack: names that steer a terminal, turn the reading direction, or have megabytes, wherever one may be."""
-    evil = "\x1b[2J\u202eA" + "B" * 3_000_000
+    """The attack: names that steer a terminal, turn the reading direction, or are long, wherever one may be."""
+    evil = "\x1b[2J\u202eA" + "B" * 99_000
     shown = "\\x1b[2J\\u202eA" + "B" * 114 + f"… ({len(evil.encode()):,} long)"
     data = (
         HEADER
@@ -346,7 +346,12 @@ def test_long_lists_of_producers_are_cut() -> None:
 def test_more_items_than_engines_take_are_refused() -> None:
     """The attack: so many small things that listing them takes minutes. As many as engines take are listed."""
     with pytest.raises(stockade.InvalidModule, match="1,000,001 items, where engines take 1,000,000"):
-        outline(HEADER + section(5, leb(1_000_001) + b"\x00\x01" * 1_000_001))
+        outline(HEADER + section(6, leb(1_000_001) + b"\x7f\x00\x41\x00\x0b" * 1_000_001))
+    with pytest.raises(stockade.InvalidModule, match="101 items, where engines take 100"):
+        outline(HEADER + section(5, leb(101) + b"\x00\x01" * 101))
+    with pytest.raises(stockade.InvalidModule, match="101 items, where engines take 100"):
+        outline(HEADER + section(2, vec([name("a") + name("b") + b"\x02\x00\x01"] * 101)))
+    assert len(outline(HEADER + section(5, leb(100) + b"\x00\x01" * 100)).memories) == 100
     with pytest.raises(stockade.InvalidModule, match="more than 100,000 sections"):
         outline(HEADER + custom("") * 100_001)
     assert len(outline(HEADER + custom("") * 100_000).sections) == 100_000

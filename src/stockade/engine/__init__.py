@@ -17,7 +17,8 @@ from stockade.engine._failure import (
     EngineFrame,
     Failure,
 )
-from stockade.engine._features import PROPOSALS, Proposal, features_used
+from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
+from stockade.engine._fifo import can_release_opens
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
@@ -54,11 +55,13 @@ __all__ = [
     "Number",
     "Proposal",
     "assemble",
+    "can_release_opens",
     "compile_to_bytes",
     "end_with",
     "features_used",
     "forgo_privileges",
     "library_folder",
     "private_folders",
+    "validate_with",
     "wasmtime_version",
 ]

@@ -14,7 +14,7 @@ from stockade.engine._failure import error_text
 from stockade.engine._seam import capi
 from stockade.errors import EngineError, InvalidModule
 
-__all__ = ["PROPOSALS", "Proposal", "features_used"]
+__all__ = ["PROPOSALS", "Proposal", "features_used", "validate_with"]
 
 
 class Proposal(NamedTuple):
@@ -78,6 +78,20 @@ def _problem(wasm: bytes, on: frozenset[str]) -> str | None:
     # SAFETY: `wasm` is borrowed for the call only; the engine lives as long as the process.
     error = capi().module_validate(_validator(on), wasm, len(wasm))
     return error_text(error) if error else None
+
+
+def validate_with(wasm: bytes, proposals: frozenset[str]) -> None:
+    """Validates a module under some proposals, whatever guests may use.
+
+    Args:
+        wasm: The module.
+        proposals: Names of `PROPOSALS`.
+
+    Raises:
+        InvalidModule: It is not valid; the message says where.
+    """
+    if problem := _problem(wasm, proposals):
+        raise InvalidModule(f"not valid WebAssembly: {problem}")
 
 
 def features_used(wasm: bytes) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
@@ -15,9 +16,10 @@ from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stockade.engine._compiled import Claim, LinkedModule
+    from stockade.engine._ticker import Watched
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
@@ -52,6 +54,8 @@ _FAR_AWAY: Final = 1 << 62
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
 
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
 _FUEL_IS_KNOWN: Final = (OUT_OF_FUEL, UNREACHABLE)
 """Traps before which the guest's count of fuel is written back."""
 
@@ -79,6 +83,9 @@ _HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
 _NUMBER: Final[int] = _Out.number.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
+
+_TABLE: Final = 2
+"""The kind of an export that is a table."""
 
 _Handle = c_uint64 * 3
 """Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
@@ -166,6 +173,7 @@ class Instance:
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
         directories: What native WASI may reach.
+        renamed: Exports of the guest that are found under another name.
 
     Raises:
         EngineError: There is no room, or a directory could not be opened.
@@ -196,12 +204,14 @@ class Instance:
         table_elements: int,
         directories: Sequence[Directory] = (),
         claim: Claim | None = None,
+        renamed: Mapping[bytes, bytes] = _NOTHING,
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
         self._claim = claim or linked.claim
+        self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
@@ -216,6 +226,7 @@ class Instance:
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
         self.bed = Bed() if linked.parks else None
+        self._watched: Watched | None = None
         self._calls_back = linked.parks or linked.lends
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
@@ -282,7 +293,15 @@ class Instance:
         return int(self._out.extern.kind)
 
     def memory(self, name: bytes) -> Memory:
-        """Returns an exported memory.
+        """Returns a memory that the guest exports.
+
+        Raises:
+            KeyError: There is no memory of that name.
+        """
+        return self.woven_memory(self._renamed.get(name, name))
+
+    def woven_memory(self, name: bytes) -> Memory:
+        """Returns a memory by the name under which the woven module exports it.
 
         Raises:
             KeyError: There is no memory of that name.
@@ -292,7 +311,7 @@ class Instance:
         return Memory(self._api, self._context, string_at(self._handle, 24))
 
     def memory_of_caller(self, context: int, name: bytes) -> Memory:
-        """Returns an exported memory for a host function that the guest calls; it is good during that call only.
+        """Returns a memory that the guest exports for a host function that it calls, good during that call only.
 
         Args:
             context: The store, as the library lends it for the call.
@@ -302,12 +321,29 @@ class Instance:
             KeyError: There is no memory of that name.
         """
         extern = Extern()
+        name = self._renamed.get(name, name)
         # SAFETY: the guest is halted in its call to us, and the library lends its store for as long. Name and place are
         # borrowed for the call.
         found = self._api.instance_export_get(context, self._instance, name, len(name), addressof(extern))
         if not found or extern.kind != 3:
             raise KeyError(name)
         return Memory(self._api, context, string_at(addressof(extern) + Extern.of.offset, 24))
+
+    def limit(self, memory_bytes: int, table_elements: int) -> None:
+        """Says anew how large any single memory or table may become; what is larger stays as it is."""
+        # SAFETY: the store is alive, and nothing of it runs.
+        self._api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
+
+    def table_size(self, name: bytes) -> int:
+        """Returns how many elements an exported table has.
+
+        Raises:
+            KeyError: There is no table of that name.
+        """
+        if self._find(name) != _TABLE:
+            raise KeyError(name)
+        # SAFETY: the handle was just written to `out`; the store is alive and no call of it is halted.
+        return int(self._api.table_size(self._context, self._handle))
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
@@ -334,6 +370,10 @@ class Instance:
             if error := api.table_set(context, address, slot, extern):
                 raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
 
+    def watch(self, guest: Watched) -> None:
+        """Has the guest looked after while it runs, for it may open a FIFO."""
+        self._watched = guest
+
     def begin(self, export: bytes, arguments: Sequence[tuple[str, Number]], result_types: Sequence[str]) -> None:
         """Begins a call of an exported function; nothing of the guest runs before the first `poll`.
 
@@ -346,7 +386,7 @@ class Instance:
             KeyError: There is no function of that name.
         """
         api = self._api
-        if self._find(export) != 0:
+        if self._find(self._renamed.get(export, export)) != 0:
             raise KeyError(export)
         values = first = results = None
         if arguments or result_types:
@@ -393,6 +433,8 @@ class Instance:
         calls_back = self._calls_back
         if calls_back:
             running.instances.append(self)
+        if self._watched is not None:
+            ticker.watch(self._watched)
         ticker.enter()
         try:
             if self._api.call_future_poll(self._future):
@@ -400,6 +442,8 @@ class Instance:
                 return True
         finally:
             ticker.leave()
+            if self._watched is not None:
+                ticker.unwatch(self._watched)
             if calls_back:
                 running.instances.pop()
         if self._metered:

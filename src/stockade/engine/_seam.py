@@ -152,6 +152,7 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_memory_data": (_P, (_P, _P)),
     "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
     "wasmtime_memory_grow": (_P, (_P, _P, c_uint64, _P)),
+    "wasmtime_table_size": (c_uint64, (_P, _P)),
     "wasmtime_table_set": (_P, (_P, _P, c_uint64, _P)),
     "wasmtime_instance_pre_instantiate_async": (_P, (_P, _P, _P, _P, _P)),
     "wasmtime_func_call_async": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P, _P)),

@@ -74,6 +74,15 @@ class Ending(NamedTuple):
         return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
 
     @classmethod
+    def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> Ending:
+        """The guest waited longer than a single wait may last."""
+        return cls(
+            refused=Violation(
+                kind="idle", subject=call, limit=limit_seconds, observed=seconds, call=call, action="stop"
+            )
+        )
+
+    @classmethod
     def too_large(cls, woven: Woven, limits: Limits) -> Ending:
         """The module's memories or tables are over the limit before the first instruction."""
         if woven.initial_table_elements > limits.table_elements:
@@ -116,9 +125,12 @@ def _stops() -> dict[int, Outcome]:
         "STOP_MEMORY": Outcome.MEMORY,
         "STOP_HOST_MEMORY": Outcome.CRASHED,
         "STOP_DENIED": Outcome.DENIED,
-        "STOP_IDLE": Outcome.IDLE,
     }
     return {guard().layout.constants[name]: outcome for name, outcome in outcomes.items()}
+
+
+_REFUSED = {"capability": Outcome.DENIED, "idle": Outcome.IDLE, "value": Outcome.OUTPUT}
+"""What it means that the host ended the run, by what it refused; any other is memory."""
 
 
 class Verdict(NamedTuple):
@@ -182,7 +194,7 @@ def conclude(
     elif ending.broken is not None:
         outcome, trap = Outcome.TRAP, ending.broken
     elif ending.refused is not None:
-        outcome = {"capability": Outcome.DENIED, "value": Outcome.OUTPUT}.get(ending.refused.kind, Outcome.MEMORY)
+        outcome = _REFUSED.get(ending.refused.kind, Outcome.MEMORY)
         violations += (ending.refused,)
     elif (failure := ending.failure) is not None and failure.code == OUT_OF_FUEL:
         outcome = Outcome.FUEL
@@ -281,7 +293,7 @@ def _from_guard(entry: GuardViolation) -> Violation:
 def _number(entry: GuardViolation | GuardEvent, value: int) -> float | None:
     if not entry.limit and not entry.observed:
         return None
-    return value / 1e9 if entry.kind == "idle" else value
+    return value
 
 
 def _trap(plan: Plan, failure: Failure) -> TrapInfo:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stockade.engine import Engine, EngineConfig, assemble
 from stockade.errors import InvalidModule
 from stockade.execution._features import validate
-from stockade.guard import Woven, guard, weave
+from stockade.guard import Woven, guard, prove, weave
 from stockade.wasm import ParsedModule, code_figures, compile_cost, outline_figures, scan
 
 if TYPE_CHECKING:
@@ -139,4 +139,12 @@ def prepare(
     except InvalidModule as problem:
         # The original was valid, so with the guard in it, it is beyond a limit of the engine.
         raise InvalidModule(f"{name} leaves no room for the guard: {problem}") from None
+    progress("proving")
+    try:
+        prove(module, woven)
+    except InvalidModule as problem:
+        raise InvalidModule(
+            f"{name} cannot be guarded, for it is encoded in a way that Stockade reads differently from the engine: "
+            f"rebuild it with a current toolchain, and report it if that does not help ({problem})"
+        ) from None
     return woven, figures

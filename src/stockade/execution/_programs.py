@@ -35,7 +35,7 @@ from stockade.execution._aside import compile_aside, validate_aside
 from stockade.execution._features import validate
 from stockade.execution._prepare import check_figures, is_cheap, prepare
 from stockade.execution._state import HOST_CALLS, Counters
-from stockade.guard import StateFormat, Woven, guard
+from stockade.guard import PROOF_VERSION, StateFormat, Woven, guard
 from stockade.policy import Features
 from stockade.wasm import ExternKind
 
@@ -284,7 +284,7 @@ def _from_entry(kept: Kept, module: Module, config: EngineConfig) -> Program:
 def _key(module: Module, config: EngineConfig) -> str:
     """Names everything that machine code depends on."""
     code = config._replace(pooled=False, parallel=False)
-    parts = (module.sha256, guard().digest, repr(code), wasmtime_version(), _processor())
+    parts = (module.sha256, guard().digest, f"proof {PROOF_VERSION}", repr(code), wasmtime_version(), _processor())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -6,8 +6,9 @@ index space, so that nothing of the guest is renumbered, and it redirects: every
 `table.grow` to a guard function that asks the policy. The start function is taken out, for the host to call under the
 same limits.
 
-The original is valid with its own indices, so no instruction of it can name what is appended: the guard cannot be
-reached or skipped. What cannot be woven is refused with the reason, never run without a guard.
+Code is patched where its reader finds a site; `_proof` has the engine say that none was missed. Everything else but
+the data is written anew from what was read (`_sections`). What cannot be woven is refused with the reason, never run
+without a guard.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stockade._text import printable
 from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
 from stockade.errors import LinkError
+from stockade.guard import _sections
 from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
 from stockade.wasm import (
     SECTION_ORDER,
@@ -29,33 +31,33 @@ from stockade.wasm import (
     Reader,
     Scan,
     SectionId,
+    encode_func_type,
+    encode_limits,
     parse,
-    read_const_expression,
     scan,
     uleb,
     vector,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from stockade.wasm import Import
 
-__all__ = ["Woven", "check_imports", "weave"]
+__all__ = ["ELEMENT_BYTES", "PAGE_BYTES", "Woven", "check_imports", "weave"]
+
+PAGE_BYTES = 65_536
+
+ELEMENT_BYTES = 8
+"""What an element of a table counts in the budget of memory."""
 
 NOTHING: Mapping[tuple[bytes, bytes], FuncType] = MappingProxyType({})
 """No functions beside those of WASI."""
 
-_VALUE_CODES = {
-    "i32": 0x7F,
-    "i64": 0x7E,
-    "f32": 0x7D,
-    "f64": 0x7C,
-    "v128": 0x7B,
-    "funcref": 0x70,
-    "externref": 0x6F,
-}
-_TABLE_GROWERS = {0x70: "funcref_table_grow", 0x6F: "externref_table_grow"}
+_TABLE_GROWERS = {"funcref": "funcref_table_grow", "externref": "externref_table_grow"}
+_MEMORY = b"memory"
+"""The name by which native WASI finds the memory that it reads and writes."""
+
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
@@ -64,8 +66,10 @@ class Woven:
     """A module with the guard in it.
 
     Attributes:
-        wasm: Its bytes. Equal to the original where there was nothing to guard.
-        state_export: Name of the exported memory that holds the guard's state; None where there is no guard.
+        wasm: Its bytes.
+        state_export: Name of the exported memory that holds the guard's state, which is also the one that native WASI
+            finds; None where there is no guard.
+        renamed: What the guest exports under that name -> the name under which it is found instead.
         start_export: Name under which the original's start function is exported; None where it had none.
         natives_export: Name of the table for native functions that the guest does not import; None where not needed.
         natives: Those functions, in the order of the table's slots.
@@ -73,10 +77,15 @@ class Woven:
         guard_functions: Names of the guard's functions, in order.
         initial_memory_bytes: What the guest's memories and tables take at the beginning, 8 bytes an element.
         initial_table_elements: How many elements its tables begin with.
+        entries: The guard's functions that the guest may call and refer to.
+        fixed_memory_bytes: What of the initial bytes is in memories and tables that cannot grow.
+        grown_memories: Names under which the memories are exported that the guest can grow.
+        grown_tables: The same of tables.
     """
 
     wasm: bytes
     state_export: bytes | None
+    renamed: dict[bytes, bytes]
     start_export: bytes | None
     natives_export: bytes | None
     natives: tuple[WasiCall, ...]
@@ -84,6 +93,10 @@ class Woven:
     guard_functions: tuple[str, ...]
     initial_memory_bytes: int
     initial_table_elements: int
+    entries: tuple[int, ...] = ()
+    fixed_memory_bytes: int = 0
+    grown_memories: tuple[bytes, ...] = ()
+    grown_tables: tuple[bytes, ...] = ()
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -209,7 +222,10 @@ class _Weaver:
         self.type_index: dict[FuncType, int] = {}
         self.names: list[str] = []
         self.function_types: list[int] = []
+        # Size and body in turn.
         self.code: list[bytes] = []
+        self.entries: list[int] = []
+        self.renamed: dict[bytes, bytes] = {}
 
     def weave(self) -> Woven:
         module, guard = self.module, self.guard
@@ -250,13 +266,13 @@ class _Weaver:
         after += len(tables)
         lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
 
-        # The memories: the guest's as native WASI finds it, or an empty one, then the guard's state.
-        export = module.exports.get(b"memory")
+        # The memories: the guest's as native WASI would find it, or its first, or an empty one; then the guard's state.
+        export = module.exports.get(_MEMORY)
         appended = []
+        guest_memory = 0
         if export is not None and export.kind is ExternKind.MEMORY:
             guest_memory = export.place
-        else:
-            guest_memory = len(module.memories)
+        elif not module.memories:
             appended.append(b"\x01\x00\x00")
         state_memory = len(module.memories) + len(appended)
         appended.append(b"\x00" + uleb(guard.memory_pages))
@@ -279,65 +295,32 @@ class _Weaver:
 
         # Where references of the guest go.
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
-        code = self._rewrite_code(redirect, memory_place, table_place)
+        self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values()})
 
-        exports = [self._export(b"stockade.state", ExternKind.MEMORY, state_memory)]
-        start_export = natives_export = None
-        if module.start is not None:
-            exports.append(self._export(b"stockade.start", ExternKind.FUNC, redirect.get(module.start, module.start)))
-            start_export = exports[-1][0]
+        exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
+        if export is not None:
+            self.renamed[_MEMORY] = self._free(b"stockade.memory")
+        natives_export = None
         new_tables = []
         if natives:
-            exports.append(self._export(b"stockade.natives", ExternKind.TABLE, natives_table))
-            natives_export = exports[-1][0]
-            size = uleb(len(natives))
-            new_tables.append(b"\x70\x01" + size + size)
-
-        wasm = self._assemble(
-            {
-                SectionId.TYPE: self._extended(SectionId.TYPE, self.types),
-                SectionId.FUNCTION: self._extended(SectionId.FUNCTION, map(uleb, self.function_types)),
-                SectionId.TABLE: self._extended(SectionId.TABLE, new_tables),
-                SectionId.MEMORY: self._extended(SectionId.MEMORY, appended),
-                SectionId.GLOBAL: self._redirected(SectionId.GLOBAL, self._global_references(), redirect),
-                SectionId.EXPORT: self._extended(
-                    SectionId.EXPORT, (entry for _, entry in exports), self._export_edits(redirect)
-                ),
-                SectionId.START: None,
-                SectionId.ELEMENT: self._redirected(SectionId.ELEMENT, self._element_references(), redirect),
-                SectionId.CODE: code,
-            }
-        )
-        return self._woven(wasm, exports[0][0], start_export, natives_export, tuple(natives))
-
-    def _woven(
-        self,
-        wasm: bytes,
-        state: bytes | None,
-        start: bytes | None,
-        natives_export: bytes | None,
-        natives: tuple[WasiCall, ...],
-    ) -> Woven:
-        elements = sum(table.minimum for table in self.module.tables)
-        return Woven(
-            wasm,
-            state,
-            start,
-            natives_export,
-            natives,
-            len(self.module.functions),
-            tuple(self.names),
-            sum(self.module.memories) * 65_536 + elements * 8,
-            elements,
+            natives_export = self._free(b"stockade.natives")
+            exports.append(_sections.encode_export(natives_export, ExternKind.TABLE, natives_table))
+            new_tables.append(b"\x70" + encode_limits(len(natives), len(natives)))
+        return self._assemble(
+            self._rewrite_code(redirect, memory_place, table_place),
+            redirect,
+            state=_MEMORY,
+            natives=tuple(natives),
+            natives_export=natives_export,
+            exports=exports,
+            tables=new_tables,
+            memories=appended,
+            grown=(memories, tables),
         )
 
     def _without_guard(self) -> Woven:
-        module = self.module
-        if module.start is None:
-            return self._woven(module.data, None, None, None, ())
-        name, entry = self._export(b"stockade.start", ExternKind.FUNC, module.start)
-        wasm = self._assemble({SectionId.EXPORT: self._extended(SectionId.EXPORT, [entry]), SectionId.START: None})
-        return self._woven(wasm, None, name, None, ())
+        """What there is to be woven where a module has nothing to guard: its start function is taken out."""
+        return self._assemble(self._rewrite_code({}, {}, {}), {})
 
     def _closure(self, roots: Iterable[int]) -> set[int]:
         """The guard functions that these need, themselves included."""
@@ -355,11 +338,7 @@ class _Weaver:
     def _type(self, type_: FuncType) -> int:
         if type_ not in self.type_index:
             self.type_index[type_] = len(self.module.types) + len(self.types)
-            self.types.append(
-                b"\x60"
-                + vector(bytes([_VALUE_CODES[name]]) for name in type_.params)
-                + vector(bytes([_VALUE_CODES[name]]) for name in type_.results)
-            )
+            self.types.append(encode_func_type(type_))
         return self.type_index[type_]
 
     def _append(self, body: Body, indices: _Indices) -> None:
@@ -368,7 +347,7 @@ class _Weaver:
         code = b"".join(
             part + (indices.encode(reference) if reference is not None else b"") for part, reference in body.parts
         )
-        self.code.append(uleb(len(code)) + code)
+        self.code += [uleb(len(code)), code]
 
     def _append_thunk(self, call: WasiCall, slot: int, table: int) -> None:
         """A function that passes its arguments to a native function in the table."""
@@ -378,7 +357,7 @@ class _Weaver:
         arguments = b"".join(b"\x20" + uleb(index) for index in range(len(call.params)))
         slot_code = b"\x41" + uleb(slot)  # fewer than 64 natives: signed and unsigned encodings agree
         code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
-        self.code.append(uleb(len(code)) + code)
+        self.code += [uleb(len(code)), code]
 
     def _append_counted(self, index: int, type_: FuncType, counter: int) -> None:
         """A function that has a call counted before it makes it: for functions of the embedder."""
@@ -386,19 +365,24 @@ class _Weaver:
         self.function_types.append(self._type(type_))
         arguments = b"".join(b"\x20" + uleb(place) for place in range(len(type_.params)))
         code = b"\x00\x10" + uleb(counter) + arguments + b"\x10" + uleb(index) + b"\x0b"
-        self.code.append(uleb(len(code)) + code)
+        self.code += [uleb(len(code)), code]
 
     # -- the guest's own parts ------------------------------------------------------------------------------------
 
-    def _rewrite_code(self, redirect: dict[int, int], memories: dict[int, int], tables: dict[int, int]) -> bytes:
-        data, bodies = self.module.data, self.module.bodies
-        parts = [uleb(len(bodies) + len(self.code))]
-        copied = None
-        for number in sorted(self._scan.sites):
-            start, end = bodies[number]
+    def _rewrite_code(
+        self, redirect: dict[int, int], memories: dict[int, int], tables: dict[int, int]
+    ) -> list[bytes | memoryview]:
+        """The bodies of all functions, each with its size."""
+        data = memoryview(self.module.data)
+        found = self._scan.sites
+        parts: list[bytes | memoryview] = []
+        for number, (start, end) in enumerate(self.module.bodies):
+            if number not in found:
+                parts += [uleb(end - start), data[start:end]]
+                continue
             code = bytearray()
             done = start
-            for site in self._scan.sites[number]:
+            for site in found[number]:
                 code += data[done : site.start]
                 if site.kind is Kind.MEMORY_GROW:
                     code += b"\x10" + uleb(memories[site.target])
@@ -408,129 +392,116 @@ class _Weaver:
                     code += _OPCODES[site.kind] + uleb(redirect[site.target])
                 done = site.end
             code += data[done:end]
-            # Everything since the last changed body is copied in one piece, sizes included.
-            parts.append(data[self._after(copied) : self._after(number - 1)])
             parts += [uleb(len(code)), bytes(code)]
-            copied = number
-        parts.append(data[self._after(copied) : self._after(len(bodies) - 1)])
-        return b"".join([*parts, *self.code])
+        return [*parts, *self.code]
 
-    def _after(self, number: int | None) -> int:
-        """Where the body of this number ends; for the one before the first: where the first one's size begins."""
-        if number is not None and number >= 0:
-            return self.module.bodies[number][1]
-        section = self.module.section(SectionId.CODE)
-        if section is None:
-            return 0
-        reader = Reader(self.module.data, section.start, section.end, "code section")
-        reader.u32()
-        return reader.position
-
-    def _content(self, id_: SectionId) -> tuple[int, int, int]:
-        """How many items a section has, and where they lie; nothing where it is missing."""
-        section = self.module.section(id_)
-        if section is None:
-            return 0, 0, 0
-        reader = Reader(self.module.data, section.start, section.end, "section")
-        return reader.u32(), reader.position, section.end
-
-    def _extended(
-        self, id_: SectionId, items: Iterable[bytes], edits: Iterable[tuple[int, int, bytes]] = ()
-    ) -> bytes | None:
-        """A section with items appended to its vector; None where it stays missing."""
-        items = list(items)
-        count, start, end = self._content(id_)
-        if not count and not items:
-            section = self.module.section(id_)
-            return None if section is None else self.module.data[section.start : section.end]
-        return uleb(count + len(items)) + self._spliced(start, end, edits) + b"".join(items)
-
-    def _redirected(
-        self, id_: SectionId, references: Iterator[tuple[int, int, int]], redirect: dict[int, int]
-    ) -> bytes | None:
-        section = self.module.section(id_)
-        if section is None:
-            return None
-        edits = [(start, end, uleb(redirect[index])) for start, end, index in references if index in redirect]
-        return self._spliced(section.start, section.end, edits)
-
-    def _spliced(self, start: int, end: int, edits: Iterable[tuple[int, int, bytes]]) -> bytes:
-        parts = []
-        for first, last, replacement in edits:
-            parts += [self.module.data[start:first], replacement]
-            start = last
-        parts.append(self.module.data[start:end])
-        return b"".join(parts)
-
-    def _global_references(self) -> Iterator[tuple[int, int, int]]:
-        count, start, end = self._content(SectionId.GLOBAL)
-        reader = Reader(self.module.data, start, end, "global section")
-        for _ in range(count):
-            reader.take(2)
-            yield from read_const_expression(reader)
-
-    def _element_references(self) -> Iterator[tuple[int, int, int]]:
-        count, start, end = self._content(SectionId.ELEMENT)
-        reader = Reader(self.module.data, start, end, "element section")
-        for _ in range(count):
-            flags = reader.u32()
-            if flags > 7:
-                raise reader.damaged(f"element segment of the unknown form {flags}")
-            if not flags & 1:  # active: a table and an offset
-                if flags & 2:
-                    reader.u32()
-                yield from read_const_expression(reader)
-            if flags & 3:
-                reader.byte()
-            for _ in range(reader.count()):
-                if flags & 4:
-                    yield from read_const_expression(reader)
-                else:
-                    begin = reader.position
-                    index = reader.u32()
-                    yield begin, reader.position, index
-
-    def _export_edits(self, redirect: dict[int, int]) -> Iterator[tuple[int, int, bytes]]:
-        exports = self.module.exports.values()
-        if not any(export.kind is ExternKind.FUNC and export.place in redirect for export in exports):
-            return
-        count, start, end = self._content(SectionId.EXPORT)
-        reader = Reader(self.module.data, start, end, "export section")
-        for _ in range(count):
-            reader.name()
-            kind = reader.byte()
-            begin = reader.position
-            index = reader.u32()
-            if kind == ExternKind.FUNC and index in redirect:
-                yield begin, reader.position, uleb(redirect[index])
-
-    def _export(self, name: bytes, kind: ExternKind, index: int) -> tuple[bytes, bytes]:
-        """A new export under a name that the guest does not use."""
+    def _free(self, name: bytes) -> bytes:
+        """A name for an export that the guest does not use."""
         while name in self.module.exports:
             name += b"'"
-        return name, uleb(len(name)) + name + bytes([kind]) + uleb(index)
+        return name
 
     # -- the whole ------------------------------------------------------------------------------------------------
 
-    def _assemble(self, changed: dict[SectionId, bytes | None]) -> bytes:
-        """Puts the module together: changed sections, kept ones, and of the custom ones only the names.
+    def _assemble(
+        self,
+        code: list[bytes | memoryview],
+        redirect: dict[int, int],
+        *,
+        state: bytes | None = None,
+        natives: tuple[WasiCall, ...] = (),
+        natives_export: bytes | None = None,
+        exports: Iterable[bytes] = (),
+        tables: Iterable[bytes] = (),
+        memories: Iterable[bytes] = (),
+        grown: tuple[set[int], set[int]] = (set(), set()),
+    ) -> Woven:
+        """Puts the module together.
 
-        Other custom sections hold offsets into code that has moved (debug information, hints to the compiler).
+        Args:
+            code: All bodies.
+            redirect: Where references to functions go.
+            state: Name of the guard's memory.
+            natives: What the guard calls through a table.
+            natives_export: Name of that table.
+            exports: What is exported of the guard.
+            tables: Tables that are appended.
+            memories: Memories that are appended.
+            grown: The memories and the tables that the guest grows.
         """
-        data = self.module.data
-        out = [data[:8]]
+        module = self.module
+
+        def to(index: int) -> int:
+            return redirect.get(index, index)
+
+        exports = list(exports)
+        start_export = None
+        if module.start is not None:
+            start_export = self._free(b"stockade.start")
+            exports.append(_sections.encode_export(start_export, ExternKind.FUNC, to(module.start)))
+        names: list[tuple[bytes, ...]] = []
+        for kind, found in zip((ExternKind.MEMORY, ExternKind.TABLE), grown, strict=True):
+            known = {entry.place: name for name, entry in module.exports.items() if entry.kind is kind and found}
+            for index in sorted(found - known.keys()):
+                known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
+                exports.append(_sections.encode_export(known[index], kind, index))
+            names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
+        data = module.section(SectionId.DATA)
+        contents: dict[SectionId, bytes | None] = {
+            SectionId.TYPE: _filled([*_sections.types(module), *self.types]),
+            SectionId.IMPORT: _filled(_sections.imports(module)),
+            SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self.function_types)]),
+            SectionId.TABLE: _filled([*_sections.tables(module, grown[1]), *tables]),
+            SectionId.MEMORY: _filled([*_sections.memories(module, grown[0]), *memories]),
+            SectionId.GLOBAL: _filled(_sections.globals_(module, to)),
+            SectionId.EXPORT: _filled([*_sections.exports(module, to, self.renamed), *exports]),
+            SectionId.ELEMENT: _filled(_sections.element_segments(module, to)),
+            SectionId.DATA_COUNT: _sections.data_count(module),
+            SectionId.CODE: uleb(len(code) // 2) + b"".join(code) if code else None,
+            # As it was: the engine has found its memories and offsets valid, and nothing in it is renumbered.
+            SectionId.DATA: None if data is None else module.data[data.start : data.end],
+        }
+        out = [module.data[:8]]
         for id_ in SECTION_ORDER:
-            if id_ in changed:
-                content = changed[id_]
-            else:
-                section = self.module.section(id_)
-                content = None if section is None else data[section.start : section.end]
+            content = contents.get(id_)
             if content is not None:
                 out += [bytes([id_]), uleb(len(content)), content]
+        elements = sum(table.minimum for table in module.tables)
+        initial = sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES
+        growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
+        growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
+        return Woven(
+            b"".join([*out, *self._names()]),
+            state,
+            self.renamed,
+            start_export,
+            natives_export,
+            natives,
+            len(module.functions),
+            tuple(self.names),
+            initial,
+            elements,
+            tuple(self.entries),
+            initial - growing,
+            *names,
+        )
+
+    def _names(self) -> list[bytes]:
+        """Custom sections that hold names.
+
+        Others are left out: they hold offsets into code that has moved (debug information, hints to the compiler).
+        """
+        data = self.module.data
+        out = []
         for section in self.module.sections:
             if section.id == SectionId.CUSTOM:
                 reader = Reader(data, section.start, section.end, "custom section")
                 if reader.name() == b"name":
                     size = section.end - section.start
                     out += [bytes([SectionId.CUSTOM]), uleb(size), data[section.start : section.end]]
-        return b"".join(out)
+        return out
+
+
+def _filled(items: list[bytes]) -> bytes | None:
+    """A vector, or nothing where it would be empty."""
+    return vector(items) if items else None

@@ -97,14 +97,16 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         stderr: The same for stderr.
         open_files: Files and folders that may be open at a time, beside stdin, stdout, stderr and the mounts.
         files_created: Files, folders and links that may be created.
-        file_size: Bytes that a file may reach by writing, seeking or setting its size.
+        file_size: Bytes that a file may reach by writing, seeking or setting its size. Where several write to the end
+            of one file at once, each may take it over this by one call.
         read_bytes: Bytes that may be read from files.
-        write_bytes: Bytes that may be written to files.
+        write_bytes: Bytes that may be written to files, and by which files may grow without being written: a gap before
+            what is written, a size that is set.
         read_rate: Bytes that may be read in a second; a second's worth may go at once.
         write_rate: The same for writing.
         random_bytes: Random bytes that may be handed out.
         calls: WASI calls that may be made.
-        call_rate: WASI calls that may be made in a second.
+        call_rate: WASI calls that may be made in a second; a second's worth may go at once.
         on_rate: What an exceeded rate does: `wait`, the call waits for its turn; `refuse`, it fails with EAGAIN.
     """
 

@@ -1,27 +1,36 @@
 """WebAssembly modules as bytes: read, searched and written. No engine."""
 
-from stockade.wasm._binary import Reader, Unsupported, uleb, vector
+from stockade.wasm._binary import Reader, Unsupported, sleb, uleb, vector
+from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
 from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
-from stockade.wasm._instructions import Kind, Site, all_sites, walk
+from stockade.wasm._instructions import Site, all_sites, walk
+from stockade.wasm._opcodes import Kind
 from stockade.wasm._reader import (
     SECTION_ORDER,
     Export,
     ExternKind,
-    FuncType,
     Import,
     ParsedModule,
     Section,
     SectionId,
-    TableType,
     parse,
-    read_const_expression,
-    type_name,
 )
-from stockade.wasm._scan import Scan, code_figures, outline_figures, scan
+from stockade.wasm._scan import Scan, code_figures, outline_figures, scan, skip_locals
 from stockade.wasm._source import read_module_file
-from stockade.wasm._types import GlobalInfo, MemoryInfo, TableInfo
+from stockade.wasm._types import (
+    FuncType,
+    GlobalInfo,
+    Limits,
+    MemoryInfo,
+    TableInfo,
+    TableType,
+    encode_func_type,
+    encode_limits,
+    encode_value_type,
+    guest_value_type,
+)
 
 __all__ = [
     "SECTION_ORDER",
@@ -33,6 +42,7 @@ __all__ = [
     "Import",
     "ImportInfo",
     "Kind",
+    "Limits",
     "MemoryInfo",
     "Outline",
     "ParsedModule",
@@ -49,13 +59,19 @@ __all__ = [
     "all_sites",
     "code_figures",
     "compile_cost",
+    "encode_func_type",
+    "encode_limits",
+    "encode_value_type",
+    "guest_value_type",
     "outline",
     "outline_figures",
     "parse",
-    "read_const_expression",
     "read_module_file",
+    "rewrite_const_expression",
     "scan",
-    "type_name",
+    "skip_const_expression",
+    "skip_locals",
+    "sleb",
     "uleb",
     "vector",
     "walk",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from stockade.errors import InvalidModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Reader", "Unsupported", "uleb", "vector"]
+__all__ = ["MOST_NAME_BYTES", "Reader", "Unsupported", "sleb", "uleb", "vector"]
+
+MOST_NAME_BYTES: Final = 100_000
+"""Bytes of a name: the engine takes no more either."""
 
 
 class Unsupported(InvalidModule):
@@ -35,6 +39,34 @@ def uleb(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def sleb(value: int) -> bytes:
+    """Encodes a signed number in LEB128, as short as it gets."""
+    out = bytearray()
+    while not -0x40 <= value < 0x40:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value & 0x7F)
+    return bytes(out)
+
+
+class _Numbers(dict[bytes, int]):
+    """Unsigned numbers of at most 32 bits by their encodings: the same few occur again and again."""
+
+    def __missing__(self, encoded: bytes) -> int:
+        value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
+        if value >> 32:
+            raise OverflowError
+        if len(self) < _MOST_REMEMBERED:
+            self[encoded] = value
+        return value
+
+
+_MOST_REMEMBERED: Final = 1 << 16
+_PART: Final = 1 << 16
+_numbers: Final = _Numbers()
+_U32: Final = re.compile(rb"[\x80-\xff]{0,4}[\x00-\x7f]")
 
 
 def vector(items: Iterable[bytes]) -> bytes:
@@ -102,6 +134,65 @@ class Reader:
         """Skips a number of at most 64 bits, signed or not."""
         self._leb(10)
 
+    def u32s(self, count: int) -> list[int]:
+        """Reads this many unsigned numbers of at most 32 bits."""
+        start = self.position
+        plain = self.data[start : min(start + count, self.end)]
+        if len(plain) == count and plain.isascii():
+            # A byte for each.
+            self.position += count
+            return list(plain)
+        found: list[int] = []
+        while len(found) < count:
+            # A part at a time, so that what is made on the way does not grow with the file.
+            wanted = min(count - len(found), _PART)
+            part = self.data[self.position : min(self.position + 5 * wanted, self.end)]
+            encoded = _U32.findall(part)[:wanted]
+            size = sum(map(len, encoded))
+            if len(encoded) == wanted and b"".join(encoded) == part[:size]:
+                try:
+                    found += [_numbers[number] for number in encoded]
+                except OverflowError:
+                    pass
+                else:
+                    self.position += size
+                    continue
+            # Something is wrong in this part: one by one, to say where.
+            found += [self.u32() for _ in range(wanted)]
+        return found
+
+    def skip_u32s(self, count: int) -> None:
+        """Steps over this many unsigned numbers of at most 32 bits."""
+        start = self.position
+        plain = self.data[start : min(start + count, self.end)]
+        if len(plain) == count and plain.isascii():
+            self.position += count
+        else:
+            for _ in range(count):
+                self.u32()
+
+    def s32(self) -> int:
+        """Reads a signed number of at most 32 bits."""
+        return self._signed(32)
+
+    def s33(self) -> int:
+        """Reads a signed number of at most 33 bits: how indices of types stand where other types may stand, too."""
+        return self._signed(33)
+
+    def s64(self) -> int:
+        """Reads a signed number of at most 64 bits."""
+        return self._signed(64)
+
+    def _signed(self, bits: int) -> int:
+        start = self.position
+        value = self._leb(-(-bits // 7))
+        size = 7 * (self.position - start)
+        if value >> size - 1:
+            value -= 1 << size
+        if not -(1 << bits - 1) <= value < 1 << bits - 1:
+            raise self.damaged("number too large")
+        return value
+
     def _leb(self, most: int) -> int:
         value = shift = 0
         for _ in range(most):
@@ -122,7 +213,12 @@ class Reader:
 
     def name(self) -> bytes:
         """Reads a name: a length, then UTF-8."""
-        return self.take(self.u32())
+        size = self.u32()
+        if MOST_NAME_BYTES < size <= self.end - self.position:
+            raise InvalidModule(
+                f"a name of {size:,} bytes in the {self.what}: the engine takes no more than {MOST_NAME_BYTES:,}"
+            )
+        return self.take(size)
 
     def count(self, most: int = 2**32) -> int:
         """Reads how many items follow; each takes at least a byte, so a false count is caught here.

@@ -15,7 +15,8 @@ from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader
 
 if TYPE_CHECKING:
-    from stockade.wasm._reader import FuncType, ParsedModule
+    from stockade.wasm._reader import ParsedModule
+    from stockade.wasm._types import FuncType
 
 __all__ = ["compile_cost"]
 

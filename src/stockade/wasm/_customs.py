@@ -61,7 +61,8 @@ class Customs:
         """
         reader = Reader(data, start, end, "custom section")
         try:
-            name = reader.name()
+            # Of any length: nothing is made of it but a line to show.
+            name = reader.take(reader.u32())
         except InvalidModule:
             return ""
         read = _READERS.get(name)

@@ -15,8 +15,9 @@ from stockade._text import printable
 from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader, Unsupported
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
+from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
-from stockade.wasm._reader import MAGIC, SECTION_ORDER, ExternKind, SectionId
+from stockade.wasm._reader import MAGIC, MOST_ITEMS, MOST_PLACES, SECTION_ORDER, ExternKind, SectionId, sections
 from stockade.wasm._types import (
     GlobalInfo,
     MemoryInfo,
@@ -25,28 +26,29 @@ from stockade.wasm._types import (
     read_memory_type,
     read_table_type,
     read_types,
-    skip_const_expression,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
-    from stockade.wasm._reader import FuncType
+    from stockade.wasm._types import FuncType
 
 __all__ = ["ExportInfo", "ImportInfo", "Outline", "SectionInfo", "outline"]
 
 _CORE: Final = b"\x01\x00\x00\x00"
 _COMPONENT_LAYER: Final = b"\x01\x00"
+_FEW: Final = (SectionId.TABLE, SectionId.MEMORY)
 _PLACES: Final = {section: place for place, section in enumerate(SECTION_ORDER)}
 
-MOST_ITEMS: Final = 1_000_000
-"""Types, imports, functions, globals or exports that a module may have: what engines agreed on."""
-
-MOST_BYTES: Final = 32 << 20
+_MOST_BYTES: Final = 32 << 20
 """Bytes of a section that is taken apart here: real ones have kilobytes, but a hostile one could fill a file."""
 
-MOST_SECTIONS: Final = 100_000
-"""Sections that are listed; real modules have some dozens."""
+_MOST_VALUES: Final = 1_000_000
+"""Parameters, results and fields that all types may have together, to be told."""
+
+_MOST_TEXT: Final = 16 << 20
+"""Characters of the types of imports and exports; from there on the index of the type is told. A type may have a
+thousand parameters, and a million functions may have it."""
 
 
 class SectionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,21 +164,6 @@ def outline(data: bytes) -> Outline:
     return Outline(kind="unknown", size_bytes=len(data))
 
 
-def _framing(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tells the number, beginning and end of each section, custom ones included."""
-    reader = Reader(data, 8, len(data), "file")
-    for _ in range(MOST_SECTIONS + 1):
-        if reader.position == reader.end:
-            return
-        number, size = reader.byte(), reader.u32()
-        start = reader.position
-        if size > reader.end - start:
-            raise reader.damaged(f"section {number} announces {size:,} bytes, {reader.end - start:,} are left")
-        yield number, start, start + size
-        reader.position = start + size
-    raise reader.damaged(f"more than {MOST_SECTIONS:,} sections")
-
-
 class _Core:
     """The reading of one core module."""
 
@@ -184,14 +171,16 @@ class _Core:
         self.data = data
         self.sections: list[SectionInfo] = []
         self.customs = Customs()
-        self.types: list[FuncType | str] = []
+        self.types: list[str] = []
+        self.known_types: dict[bytes, tuple[str, int]] = {}
+        self.values = self.text = 0
         self.imports: list[ImportInfo] = []
         self.exports: list[ExportInfo] = []
         # The type index of every function as far as it must be known, and where those of own functions lie.
         self.imported: list[int] = []
         self.own = b""
         self.own_types: list[int] | None = None
-        self.functions = 0
+        self.items = 0
         self.memories: list[MemoryInfo] = []
         self.tables: list[TableInfo] = []
         self.globals: list[GlobalInfo] = []
@@ -201,10 +190,12 @@ class _Core:
         self.sizes: dict[int, int] = {}
         self.unread: list[str] = []
         self.kind: Literal["command", "reactor", "plain"] = "plain"
+        # The same few are told again and again: one object for all that are equal.
+        self.known_globals: dict[GlobalInfo, GlobalInfo] = {}
 
     def read(self) -> Outline:
         last = -1
-        for number, start, end in _framing(self.data):
+        for number, start, end in sections(self.data):
             if number == SectionId.CUSTOM:
                 name = self.customs.take(self.data, start, end)
                 self.sections.append(SectionInfo(kind="custom", name=name, size_bytes=end - start))
@@ -234,20 +225,60 @@ class _Core:
         elif section is SectionId.DATA_COUNT:
             reader.u32()
         elif section is SectionId.FUNCTION:
-            self.counts[section] = _bounded(reader)
+            self.counts[section] = reader.count(MOST_ITEMS)
             self.own = self.data[reader.position : reader.end]
             return
         elif read is not None:
-            for _ in range(_bounded(reader)):
+            for _ in range(self._count(reader, MOST_PLACES if section in _FEW else MOST_ITEMS)):
                 read(self, reader)
+            self._check_places(reader)
         else:
             # Only counted: what is in them is for the engine to read.
             self.counts[section] = reader.count()
             return
         reader.finish()
 
+    def _check_places(self, reader: Reader) -> None:
+        for found in (self.tables, self.memories):
+            if len(found) > MOST_PLACES:
+                raise reader.damaged(f"{len(found):,} items, where engines take {MOST_PLACES:,}")
+
+    def _count(self, reader: Reader, most: int) -> int:
+        """Reads how many items a section has, each of which takes work and memory here."""
+        if reader.end - reader.position > _MOST_BYTES:
+            raise reader.forbidden(f"{reader.end - reader.position:,} bytes of it, where {_MOST_BYTES:,} are read")
+        count = reader.count()
+        self.items += count
+        if count > most or self.items > MOST_ITEMS:
+            raise reader.damaged(f"{max(count, self.items):,} items, where engines take {most:,}")
+        return count
+
     def _read_type(self, reader: Reader) -> None:
-        read_types(reader, self.types)
+        start = reader.position
+        data = reader.data
+        # As `parse` does: what was read before is known by its bytes.
+        after = start + 2 + data[start + 1] if start + 1 < reader.end else reader.end
+        after = after + 1 + data[after] if after < reader.end else reader.end
+        encoded = data[start : min(after, reader.end)]
+        found = self.known_types.get(encoded)
+        if found is not None:
+            reader.position = after
+        else:
+            types: list[FuncType | str] = []
+            values = 0
+            try:
+                values = read_types(reader, types)
+            finally:
+                self.types += map(str, types[:-1])
+                if types:
+                    found = str(types[-1]), values
+            if found is not None and reader.position == after and len(types) == 1:
+                self.known_types[encoded] = found
+        if found is not None:
+            self.types.append(found[0])
+            self.values += found[1]
+        if self.values > _MOST_VALUES:
+            raise reader.forbidden(f"more than {_MOST_VALUES:,} parameters, results and fields")
 
     def _read_import(self, reader: Reader) -> None:
         module, raw = reader.name(), reader.name()
@@ -263,7 +294,7 @@ class _Core:
             self.memories.append(read_memory_type(reader, imported=True))
             type_ = str(self.memories[-1])
         elif code == ExternKind.GLOBAL:
-            self.globals.append(read_global_type(reader, imported=True))
+            self._add_global(read_global_type(reader, imported=True))
             type_ = str(self.globals[-1])
         elif code == ExternKind.TAG:
             self._read_tag(reader)
@@ -285,8 +316,11 @@ class _Core:
         self.memories.append(read_memory_type(reader, imported=False))
 
     def _read_global(self, reader: Reader) -> None:
-        self.globals.append(read_global_type(reader, imported=False))
+        self._add_global(read_global_type(reader, imported=False))
         skip_const_expression(reader)
+
+    def _add_global(self, found: GlobalInfo) -> None:
+        self.globals.append(self.known_globals.setdefault(found, found))
 
     def _read_tag(self, reader: Reader) -> None:
         if reader.byte():
@@ -309,7 +343,11 @@ class _Core:
                 self.kind = "reactor"
 
     def _type(self, index: int) -> str:
-        return str(self.types[index]) if index < len(self.types) else f"type {index:,}"
+        if index >= len(self.types) or self.text > _MOST_TEXT:
+            return f"type {index:,}"
+        told = self.types[index]
+        self.text += len(told)
+        return told
 
     def _type_of(self, kind: ExternKind, index: int) -> str:
         if kind is ExternKind.FUNC:
@@ -317,15 +355,7 @@ class _Core:
                 return self._type(self.imported[index])
             found = self._own_type(index - len(self.imported))
             return f"function {index:,}" if found is None else self._type(found)
-        items: list[object] = []
-        if kind is ExternKind.TABLE:
-            items += self.tables
-        elif kind is ExternKind.MEMORY:
-            items += self.memories
-        elif kind is ExternKind.GLOBAL:
-            items += self.globals
-        else:
-            items += self.tags
+        items = _SPACES[kind](self)
         return str(items[index]) if index < len(items) else f"{kind.name.lower()} {index:,}"
 
     def _own_type(self, place: int) -> int | None:
@@ -333,11 +363,10 @@ class _Core:
         count = self.counts.get(SectionId.FUNCTION, 0)
         if place >= count:
             return None
-        if len(self.own) == count:  # a byte for each, so none is part of a longer number
-            return self.own[place]
         if self.own_types is None:
-            reader = Reader(self.own, 0, len(self.own), "function section")
-            self.own_types = [reader.u32() for _ in range(count)]
+            if len(self.own) == count and self.own.isascii():  # a byte for each
+                return self.own[place]
+            self.own_types = Reader(self.own, 0, len(self.own), "function section").u32s(count)
         return self.own_types[place]
 
     def _told(self) -> Outline:
@@ -349,7 +378,7 @@ class _Core:
             kind=self.kind,
             size_bytes=len(self.data),
             sections=tuple(self.sections),
-            types=tuple(map(str, self.types)),
+            types=tuple(self.types),
             imports=tuple(self.imports),
             exports=tuple(self.exports),
             functions=len(self.imported) + own,
@@ -370,6 +399,13 @@ class _Core:
         )
 
 
+_SPACES: Final[dict[ExternKind, Callable[[_Core], Sequence[object]]]] = {
+    ExternKind.TABLE: lambda core: core.tables,
+    ExternKind.MEMORY: lambda core: core.memories,
+    ExternKind.GLOBAL: lambda core: core.globals,
+    ExternKind.TAG: lambda core: core.tags,
+}
+
 _PARTS: dict[SectionId, Callable[[_Core, Reader], None]] = {
     SectionId.TYPE: _Core._read_type,  # noqa: SLF001 - its own table
     SectionId.IMPORT: _Core._read_import,  # noqa: SLF001
@@ -381,23 +417,13 @@ _PARTS: dict[SectionId, Callable[[_Core, Reader], None]] = {
 }
 
 
-def _bounded(reader: Reader) -> int:
-    """Reads how many items a section has, each of which takes work and memory here."""
-    if reader.end - reader.position > MOST_BYTES:
-        raise reader.forbidden(f"{reader.end - reader.position:,} bytes of it, where {MOST_BYTES:,} are read")
-    count = reader.count()
-    if count > MOST_ITEMS:
-        raise reader.damaged(f"{count:,} items, where engines take {MOST_ITEMS:,}")
-    return count
-
-
 def _component(data: bytes) -> Outline:
-    sections: list[SectionInfo] = []
+    infos: list[SectionInfo] = []
     imports: list[ImportInfo] = []
     exports: list[ExportInfo] = []
     customs = Customs()
     unread = []
-    for number, start, end in _framing(data):
+    for number, start, end in sections(data):
         kind = COMPONENT_SECTIONS[number] if number < len(COMPONENT_SECTIONS) else f"section {number}"
         name = ""
         reader = Reader(data, start, end, f"{kind} section")
@@ -412,11 +438,11 @@ def _component(data: bytes) -> Outline:
                 exports += [ExportInfo(name=name, kind=sort, type="") for name, sort in found]
         except Unsupported as problem:
             unread.append(f"the rest of the {kind} section, from byte {reader.position:,} on: {problem.what}")
-        sections.append(SectionInfo(kind=kind, name=name, size_bytes=end - start))
+        infos.append(SectionInfo(kind=kind, name=name, size_bytes=end - start))
     return Outline(
         kind="component",
         size_bytes=len(data),
-        sections=tuple(sections),
+        sections=tuple(infos),
         imports=tuple(imports),
         exports=tuple(exports),
         producers=customs.producers,

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from stockade._text import printable
 from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader
+from stockade.wasm._constants import skip_const_expression
+from stockade.wasm._types import (
+    FuncType,
+    Limits,
+    TableType,
+    guest_func_type,
+    guest_limits,
+    guest_table_type,
+    guest_value_type,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = [
+    "MAGIC",
+    "MOST_ITEMS",
+    "MOST_PLACES",
+    "MOST_SECTIONS",
     "SECTION_ORDER",
     "Export",
+    "Exports",
     "ExternKind",
-    "FuncType",
     "Import",
     "ParsedModule",
+    "Section",
     "SectionId",
-    "TableType",
+    "Spans",
     "parse",
-    "read_const_expression",
-    "type_name",
+    "sections",
 ]
 
 MAGIC = b"\0asm"
@@ -64,11 +83,21 @@ SECTION_ORDER = (
 )
 """The order in which sections must stand."""
 
-_MOST_ITEMS = 1_000_000
-"""Types, functions, imports, exports and globals that a module may have: the engine allows no more either."""
+MOST_ITEMS: Final = 1_000_000
+"""Types, imports, functions, globals or exports that a module may have: the engine allows no more either. Here it is
+the most of all but functions together, for each takes time and memory before anything is known of the module."""
 
-_MOST_VALUES = 1_000
-"""Parameters or results that a function may have: the same."""
+MOST_PLACES: Final = 100
+"""Tables, and memories, that a module may have: the same."""
+
+MOST_SEGMENTS: Final = 100_000
+"""Segments of elements, and of data: the same."""
+
+MOST_SECTIONS: Final = 100_000
+"""Sections, custom ones included, of which the engine takes any number; real modules have some dozens."""
+
+MOST_BYTES: Final = 32 << 20
+"""Bytes of all sections together that are taken apart: real modules have kilobytes, a hostile one could fill a file."""
 
 _MOST_VALUES_IN_ALL = 1_000_000
 """Parameters and results that all types may name together, each of which takes eight bytes here and one in the file."""
@@ -84,28 +113,6 @@ class ExternKind(IntEnum):
     MEMORY = 2
     GLOBAL = 3
     TAG = 4
-
-
-_VALUE_TYPES = {
-    0x7F: "i32",
-    0x7E: "i64",
-    0x7D: "f32",
-    0x7C: "f64",
-    0x7B: "v128",
-    0x70: "funcref",
-    0x6F: "externref",
-    0x69: "exnref",
-}
-
-
-class FuncType(NamedTuple):
-    """A function's type: the types of its parameters and results."""
-
-    params: tuple[str, ...]
-    results: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
 
 
 class Import(NamedTuple):
@@ -131,19 +138,75 @@ class Export(NamedTuple):
     place: int
 
 
-class TableType(NamedTuple):
-    """A table: the type of its elements (as its byte), and how many it begins with."""
-
-    element: int
-    minimum: int
-
-
 class Section(NamedTuple):
     """Where a section's content lies in the file."""
 
     id: int
     start: int
     end: int
+
+
+class Spans(Sequence[tuple[int, int]]):
+    """Where many things lie: pairs of a start and an end, in little memory."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+
+    def append(self, start: int, end: int) -> None:
+        """Adds one."""
+        self._starts.append(start)
+        self._ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[tuple[int, int]]: ...
+    def __getitem__(self, place: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(place, slice):
+            return list(zip(self._starts[place], self._ends[place], strict=True))
+        return self._starts[place], self._ends[place]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
+
+class Exports(Mapping[bytes, Export]):
+    """What a module offers, by name, in little memory."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self) -> None:
+        # The kind in the lowest bits, the index above them.
+        self._packed: dict[bytes, int] = {}
+
+    def add(self, name: bytes, kind: int, index: int) -> None:
+        """Adds one."""
+        self._packed[name] = index << _KIND_BITS | kind
+
+    def __getitem__(self, name: bytes) -> Export:
+        return _unpacked(self._packed[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._packed
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+_KIND_BITS: Final = 3
+
+
+def _unpacked(packed: int) -> Export:
+    return Export(ExternKind(packed & 7), packed >> _KIND_BITS)
 
 
 @dataclass(slots=True)
@@ -159,6 +222,7 @@ class ParsedModule:
         imported_functions: How many of them are imported.
         tables: Every table, imported ones first.
         memories: For every memory, imported ones first, the pages it begins with.
+        memory_limits: For every memory, imported ones first, these and the pages that it may have at most, if it says.
         imported_memories: How many of them are imported.
         globals: How many globals there are, imported ones included.
         exports: What it offers, by name.
@@ -174,11 +238,12 @@ class ParsedModule:
     imported_functions: int = 0
     tables: list[TableType] = field(default_factory=list)
     memories: list[int] = field(default_factory=list)
+    memory_limits: list[Limits] = field(default_factory=list)
     imported_memories: int = 0
     globals: int = 0
-    exports: dict[bytes, Export] = field(default_factory=dict)
+    exports: Exports = field(default_factory=Exports)
     start: int | None = None
-    bodies: list[tuple[int, int]] = field(default_factory=list)
+    bodies: Spans = field(default_factory=Spans)
 
     def section(self, wanted: SectionId) -> Section | None:
         """Returns a section by its number, or None."""
@@ -211,75 +276,103 @@ def parse(data: bytes) -> ParsedModule:
             )
         raise InvalidModule(f"WebAssembly version {data[4:8].hex()} is not known; core modules are version 1")
     module = ParsedModule(data)
-    reader = Reader(data, 8, len(data), "file")
     last = -1
-    while reader.position < reader.end:
-        id_ = reader.byte()
-        size = reader.u32()
+    items = taken = 0
+    for found in sections(data):
+        module.sections.append(found)
+        id_, start, end = found
+        if id_ == SectionId.CUSTOM:
+            continue
+        if id_ not in _PLACES:
+            raise Reader(data, end, end, "file").damaged(f"section number {id_} is not known")
+        section = SectionId(id_)
+        name = section.name.lower()
+        if _PLACES[section] <= last:
+            raise Reader(data, end, end, "file").damaged(f"section {name} is out of order")
+        last = _PLACES[section]
+        reader = Reader(data, start, end, f"{name.replace('_', ' ')} section")
+        read = _PARSERS.get(section)
+        if read is None:
+            # For the engine, and for the weaver: only how many segments there are is told before.
+            if section in (SectionId.ELEMENT, SectionId.DATA):
+                reader.count(MOST_SEGMENTS)
+            continue
+        if section not in (SectionId.CODE, SectionId.FUNCTION):
+            taken += end - start
+            if taken > MOST_BYTES:
+                raise InvalidModule(
+                    f"{taken:,} bytes of types, imports, globals and exports: no more than {MOST_BYTES:,} are read"
+                )
+        items += read(module, reader)
+        if items > MOST_ITEMS:
+            raise InvalidModule(f"{items:,} types, imports, globals and exports: no more than {MOST_ITEMS:,} are read")
+        reader.finish()
+    if len(module.bodies) != len(module.functions) - module.imported_functions:
+        raise Reader(data, len(data), len(data), "file").damaged("functions and their code differ in number")
+    return module
+
+
+def sections(data: bytes) -> Iterator[Section]:
+    """Tells where the sections of a file lie, custom ones included.
+
+    Args:
+        data: The file, a module or a component.
+
+    Raises:
+        InvalidModule: A section is longer than the file, or there are too many.
+    """
+    reader = Reader(data, 8, len(data), "file")
+    for _ in range(MOST_SECTIONS):
+        if reader.position == reader.end:
+            return
+        id_, size = reader.byte(), reader.u32()
         start = reader.position
         if size > reader.end - start:
             raise reader.damaged(f"section {id_} announces {size:,} bytes, {reader.end - start:,} are left")
         reader.position = start + size
-        module.sections.append(Section(id_, start, start + size))
-        if id_ == SectionId.CUSTOM:
-            continue
-        if id_ not in _PLACES:
-            raise reader.damaged(f"section number {id_} is not known")
-        if _PLACES[SectionId(id_)] <= last:
-            raise reader.damaged(f"section {SectionId(id_).name.lower()} is out of order")
-        last = _PLACES[SectionId(id_)]
-        parser = _PARSERS.get(SectionId(id_))
-        if parser is not None:
-            name = SectionId(id_).name.lower().replace("_", " ")
-            inner = Reader(data, start, start + size, f"{name} section")
-            parser(module, inner)
-            inner.finish()
-    if len(module.bodies) != len(module.functions) - module.imported_functions:
-        raise reader.damaged("functions and their code differ in number")
-    return module
+        yield Section(id_, start, start + size)
+    if reader.position != reader.end:
+        raise reader.damaged(f"more than {MOST_SECTIONS:,} sections")
 
 
-def _read_types(module: ParsedModule, reader: Reader) -> None:
+# -- what is in a section: each returns how many items it made ---------------------------------------------------------
+
+
+def _read_types(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
     values = 0
-    for _ in range(reader.count(_MOST_ITEMS)):
-        form = reader.byte()
-        if form != 0x60:
-            raise reader.forbidden(f"type form {form:#04x}")
-        type_ = FuncType(_value_types(reader), _value_types(reader))
+    known: dict[bytes, FuncType] = {}
+    data, end, types = reader.data, reader.end, module.types
+    for _ in range(count):
+        start = reader.position
+        # What has a byte for each number and type is looked up by its bytes, for the same few occur again and again.
+        # Every key was read as a whole before, so bytes that are equal to one are the same type.
+        after = start + 2 + data[start + 1] if start + 1 < end else end
+        after = after + 1 + data[after] if after < end else end
+        encoded = data[start : min(after, end)]
+        type_ = known.get(encoded)
+        if type_ is None:
+            type_ = guest_func_type(reader)
+            if reader.position == after:
+                known[encoded] = type_
+        else:
+            reader.position = after
         values += len(type_.params) + len(type_.results)
         if values > _MOST_VALUES_IN_ALL:
             raise InvalidModule(
                 f"the types of the module name more than {_MOST_VALUES_IN_ALL:,} parameters and results in all"
             )
-        module.types.append(type_)
-
-
-def type_name(code: int) -> str:
-    """Returns the name of a value type by its byte."""
-    return _VALUE_TYPES.get(code, f"{code:#04x}")
-
-
-def _value_type(reader: Reader) -> str:
-    code = reader.byte()
-    if code not in _VALUE_TYPES:
-        raise reader.forbidden(f"value type {code:#04x}")
-    return _VALUE_TYPES[code]
-
-
-def _value_types(reader: Reader) -> tuple[str, ...]:
-    codes = reader.take(reader.count(_MOST_VALUES))
-    try:
-        return tuple([_VALUE_TYPES[code] for code in codes])
-    except KeyError as unknown:
-        raise reader.forbidden(f"value type {unknown.args[0]:#04x}") from None
+        types.append(type_)
+    return count
 
 
 _COMPACT = (0x7E, 0x7F)
 """What stands in the place of an import's kind where several imports share a module's name."""
 
 
-def _read_imports(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count(_MOST_ITEMS)):
+def _read_imports(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
+    for _ in range(count):
         where, name = reader.name(), reader.name()
         code = reader.byte()
         type_index = 0
@@ -290,131 +383,143 @@ def _read_imports(module: ParsedModule, reader: Reader) -> None:
             module.functions.append(type_index)
             module.imported_functions += 1
         elif code == ExternKind.TABLE:
-            module.tables.append(_table_type(reader))
+            module.tables.append(guest_table_type(reader))
         elif code == ExternKind.MEMORY:
-            module.memories.append(_limits(reader))
+            _add_memory(module, reader)
             module.imported_memories += 1
         elif code == ExternKind.GLOBAL:
-            _value_type(reader)
-            reader.byte()
+            _global_type(reader)
             module.globals += 1
         elif code == ExternKind.TAG:
-            reader.byte()
-            reader.u32()
+            raise reader.forbidden("a tag of exceptions")
         elif code in _COMPACT and not name:
             raise reader.forbidden("imports in a compact form")
         else:
             raise reader.damaged(f"import {printable(name)} is of the unknown kind {code}")
-        module.imports.append(Import(where, name, ExternKind(code), type_index))
+        module.imports.append(Import(where, name, _KINDS[code], type_index))
+    _check_places(module, reader)
+    return count
 
 
-def _read_functions(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count(_MOST_ITEMS)):
-        type_index = reader.u32()
-        if type_index >= len(module.types):
-            raise reader.damaged(f"type {type_index} does not exist")
-        module.functions.append(type_index)
+_KINDS: Final = tuple(ExternKind)
 
 
-def _limits(reader: Reader) -> int:
-    flags = reader.byte()
-    if flags > 1:
-        raise reader.forbidden("a shared or 64-bit memory or table, or pages of another size")
-    minimum = reader.u32()
-    if flags:
-        reader.u32()
-    return minimum
+def _check_places(module: ParsedModule, reader: Reader) -> None:
+    for what, found in (("tables", module.tables), ("memories", module.memories)):
+        if len(found) > MOST_PLACES:
+            raise InvalidModule(f"{len(found):,} {what} in the {reader.what}: the engine takes no more than 100")
 
 
-def _table_type(reader: Reader) -> TableType:
-    element = reader.byte()
-    if element not in (0x70, 0x6F):
-        raise reader.forbidden(f"a table of {type_name(element)} where guests may have funcref and externref tables")
-    return TableType(element, _limits(reader))
+def _read_functions(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
+    types = reader.u32s(count)
+    if count and max(types) >= len(module.types):
+        raise reader.damaged(f"type {max(types)} does not exist")
+    module.functions += types
+    return 0
 
 
-def _read_tables(module: ParsedModule, reader: Reader) -> None:
-    module.tables += [_table_type(reader) for _ in range(reader.count())]
+def _read_tables(module: ParsedModule, reader: Reader) -> int:
+    module.tables += [guest_table_type(reader) for _ in range(reader.count(MOST_PLACES))]
+    _check_places(module, reader)
+    return 0
 
 
-def _read_memories(module: ParsedModule, reader: Reader) -> None:
-    module.memories += [_limits(reader) for _ in range(reader.count())]
+def _add_memory(module: ParsedModule, reader: Reader) -> None:
+    limits = guest_limits(reader)
+    module.memory_limits.append(limits)
+    module.memories.append(limits.minimum)
 
 
-def _read_globals(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count(_MOST_ITEMS)):
-        _value_type(reader)
-        reader.byte()
-        read_const_expression(reader)
-        module.globals += 1
+def _read_memories(module: ParsedModule, reader: Reader) -> int:
+    for _ in range(reader.count(MOST_PLACES)):
+        _add_memory(module, reader)
+    _check_places(module, reader)
+    return 0
 
 
-def read_const_expression(reader: Reader) -> list[tuple[int, int, int]]:
-    """Steps over a constant expression.
-
-    Args:
-        reader: Stands at its beginning; stands after its end afterwards.
-
-    Returns:
-        The start, end and index of every function reference in it.
-    """
-    references: list[tuple[int, int, int]] = []
-    while True:
-        opcode = reader.byte()
-        if opcode == 0x0B:
-            return references
-        if opcode in (0x41, 0x42, 0x23, 0xD0):
-            reader.leb()
-        elif opcode == 0x43:
-            reader.take(4)
-        elif opcode == 0x44:
-            reader.take(8)
-        elif opcode == 0xD2:
-            start = reader.position
-            index = reader.u32()
-            references.append((start, reader.position, index))
-        elif opcode == 0xFD and reader.u32() == 12:
-            reader.take(16)
-        elif opcode not in (0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E):
-            raise reader.damaged(f"instruction {opcode:#04x} cannot stand in a constant expression")
+def _read_tags(module: ParsedModule, reader: Reader) -> int:  # noqa: ARG001 - as all others
+    if reader.count():
+        raise reader.forbidden("a tag of exceptions")
+    return 0
 
 
-def _read_exports(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count(_MOST_ITEMS)):
+def _global_type(reader: Reader) -> None:
+    guest_value_type(reader)
+    if reader.byte() > 1:
+        reader.position -= 1
+        raise reader.damaged("a global that is neither constant nor variable")
+
+
+def _read_globals(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
+    for _ in range(count):
+        _global_type(reader)
+        skip_const_expression(reader)
+    module.globals += count
+    return count
+
+
+def _read_exports(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
+    functions = len(module.functions)
+    add = module.exports.add
+    for _ in range(count):
         name = reader.name()
         code = reader.byte()
         if code > ExternKind.TAG:
             raise reader.damaged(f"export {printable(name)} is of the unknown kind {code}")
         index = reader.u32()
-        if code == ExternKind.FUNC and index >= len(module.functions):
+        if code == ExternKind.FUNC and index >= functions:
             raise reader.damaged(f"function {index} does not exist")
-        module.exports[name] = Export(ExternKind(code), index)
+        add(name, code, index)
+    return count
 
 
-def _read_start(module: ParsedModule, reader: Reader) -> None:
+def _read_start(module: ParsedModule, reader: Reader) -> int:
     module.start = reader.u32()
     if module.start >= len(module.functions):
         raise reader.damaged(f"function {module.start} does not exist")
+    return 0
 
 
-def _read_code(module: ParsedModule, reader: Reader) -> None:
-    for _ in range(reader.count(_MOST_ITEMS)):
-        size = reader.u32()
-        start = reader.position
-        if size > reader.end - start:
+def _read_data_count(module: ParsedModule, reader: Reader) -> int:  # noqa: ARG001 - as all others
+    if reader.u32() > MOST_SEGMENTS:
+        raise reader.damaged(f"more than {MOST_SEGMENTS:,} segments of data")
+    return 0
+
+
+def _read_code(module: ParsedModule, reader: Reader) -> int:
+    data, end, add = reader.data, reader.end, module.bodies.append
+    count = reader.count(MOST_ITEMS)
+    start = reader.position
+    for _ in range(count):
+        size = data[start] if start < end else 0x80
+        if size < 0x80:
+            start += 1
+        else:
+            reader.position = start
+            size = reader.u32()
+            start = reader.position
+        if size > end - start:
+            reader.position = start
             raise reader.damaged("unexpected end")
-        reader.position = start + size
-        module.bodies.append((start, start + size))
+        add(start, start + size)
+        start += size
+    reader.position = start
+    return 0
 
 
-_PARSERS = {
+_PARSERS: Final[dict[SectionId, Callable[[ParsedModule, Reader], int]]] = {
     SectionId.TYPE: _read_types,
     SectionId.IMPORT: _read_imports,
     SectionId.FUNCTION: _read_functions,
     SectionId.TABLE: _read_tables,
     SectionId.MEMORY: _read_memories,
+    SectionId.TAG: _read_tags,
     SectionId.GLOBAL: _read_globals,
     SectionId.EXPORT: _read_exports,
     SectionId.START: _read_start,
+    SectionId.DATA_COUNT: _read_data_count,
     SectionId.CODE: _read_code,
 }

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stockade.wasm._binary import Reader
-from stockade.wasm._instructions import Kind, Site, deepest_nesting, walk
+from stockade.wasm._instructions import Site, deepest_nesting, walk
+from stockade.wasm._opcodes import Kind
 from stockade.wasm._reader import SectionId
+from stockade.wasm._types import guest_value_type
 
 if TYPE_CHECKING:
     from stockade.wasm._reader import ParsedModule
 
-__all__ = ["Scan", "code_figures", "outline_figures", "scan"]
+__all__ = ["Scan", "code_figures", "outline_figures", "scan", "skip_locals"]
 
 
 @dataclass(slots=True)
@@ -46,10 +48,7 @@ def scan(module: ParsedModule) -> Scan:
     found = Scan()
     for number, (start, end) in enumerate(module.bodies):
         reader = Reader(module.data, start, end, "code")
-        locals_ = 0
-        for _ in range(reader.count()):
-            locals_ += reader.u32()
-            reader.byte()
+        locals_ = skip_locals(reader)
         found.most_locals = max(found.most_locals, locals_)
         found.starts.append(reader.position)
         here = []
@@ -63,6 +62,22 @@ def scan(module: ParsedModule) -> Scan:
         if here:
             found.sites[number] = here
     return found
+
+
+def skip_locals(reader: Reader) -> int:
+    """Steps over the local variables that a body begins with.
+
+    Args:
+        reader: Stands at the beginning of the body; stands at its first instruction afterwards.
+
+    Returns:
+        How many there are, parameters left out.
+    """
+    locals_ = 0
+    for _ in range(reader.count()):
+        locals_ += reader.u32()
+        guest_value_type(reader)
+    return locals_
 
 
 def outline_figures(module: ParsedModule) -> dict[str, int]:

@@ -1,0 +1,208 @@
+"""Sections of the guest's module, written anew from what was read of them.
+
+Where types prove nothing, a section is not patched: the engine is to read what the weaver wrote and not what the guest
+wrote. So each number is as short as it gets, each type is in its short form, and what the readers do not know is
+refused, whatever the engine would have made of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.wasm import (
+    ExternKind,
+    Limits,
+    ParsedModule,
+    Reader,
+    SectionId,
+    encode_func_type,
+    encode_limits,
+    encode_value_type,
+    guest_value_type,
+    rewrite_const_expression,
+    uleb,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from stockade.wasm import FuncType
+
+__all__ = [
+    "data_count",
+    "element_segments",
+    "encode_export",
+    "exports",
+    "fixed",
+    "function_types",
+    "globals_",
+    "imports",
+    "memories",
+    "tables",
+    "types",
+]
+
+_FUNCTIONS = 0
+"""The byte that says of an element segment that it lists functions by their indices."""
+
+
+def types(module: ParsedModule) -> list[bytes]:
+    """Writes the types of functions."""
+    known: dict[FuncType, bytes] = {}
+    for type_ in module.types:
+        if type_ not in known:
+            known[type_] = encode_func_type(type_)
+    return [known[type_] for type_ in module.types]
+
+
+def imports(module: ParsedModule) -> list[bytes]:
+    """Writes the imports, which are functions: nothing provides anything else."""
+    out = []
+    for entry in module.imports:
+        assert entry.kind is ExternKind.FUNC, "other imports are refused before"
+        names = (uleb(len(name)) + name for name in (entry.module, entry.name))
+        out.append(b"".join(names) + bytes([ExternKind.FUNC]) + uleb(entry.type_index))
+    return out
+
+
+def function_types(module: ParsedModule) -> list[bytes]:
+    """Writes the type indices of the guest's own functions."""
+    return [uleb(index) for index in module.functions[module.imported_functions :]]
+
+
+def fixed(limits: Limits, index: int, grown: Collection[int]) -> Limits:
+    """Returns the limits that a memory or table has when it is woven.
+
+    What no instruction grows is as large as it begins: should one have been missed, the engine does not let it grow.
+    """
+    return limits if index in grown else Limits(limits.minimum, limits.minimum)
+
+
+def tables(module: ParsedModule, grown: Collection[int]) -> list[bytes]:
+    """Writes the tables.
+
+    Args:
+        module: The guest's module.
+        grown: The tables that an instruction grows.
+    """
+    return [
+        encode_value_type(table.element) + encode_limits(*fixed(Limits(table.minimum, table.maximum), index, grown))
+        for index, table in enumerate(module.tables)
+    ]
+
+
+def memories(module: ParsedModule, grown: Collection[int]) -> list[bytes]:
+    """Writes the memories.
+
+    Args:
+        module: The guest's module.
+        grown: The memories that an instruction grows.
+    """
+    return [encode_limits(*fixed(limits, index, grown)) for index, limits in enumerate(module.memory_limits)]
+
+
+def globals_(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes]:
+    """Writes the globals.
+
+    Args:
+        module: The guest's module.
+        redirect: Tells the function to refer to in the place of another.
+    """
+    reader, count = _items(module, SectionId.GLOBAL)
+    out = []
+    for _ in range(count):
+        type_, mutable = guest_value_type(reader), reader.byte()
+        out.append(encode_value_type(type_) + bytes([mutable]) + rewrite_const_expression(reader, redirect))
+    reader.finish()
+    return out
+
+
+def exports(module: ParsedModule, redirect: Callable[[int], int], renamed: Mapping[bytes, bytes]) -> list[bytes]:
+    """Writes the exports.
+
+    Args:
+        module: The guest's module.
+        redirect: Tells the function to refer to in the place of another.
+        renamed: The names that are given to others.
+    """
+    return [
+        encode_export(
+            renamed.get(name, name), entry.kind, redirect(entry.place) if entry.kind is ExternKind.FUNC else entry.place
+        )
+        for name, entry in module.exports.items()
+    ]
+
+
+def encode_export(name: bytes, kind: ExternKind, index: int) -> bytes:
+    """Writes an export."""
+    return uleb(len(name)) + name + bytes([kind]) + uleb(index)
+
+
+def element_segments(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes]:
+    """Writes the element segments, each in the form that it has.
+
+    Args:
+        module: The guest's module.
+        redirect: Tells the function to refer to in the place of another.
+
+    Raises:
+        InvalidModule: A segment is in a form that is not known here.
+    """
+    reader, count = _items(module, SectionId.ELEMENT)
+    out = [_element_segment(reader, redirect) for _ in range(count)]
+    reader.finish()
+    return out
+
+
+def _element_segment(reader: Reader, redirect: Callable[[int], int]) -> bytes:
+    form = reader.u32()
+    if form > 7:
+        raise reader.damaged(f"element segment of the unknown form {form}")
+    out = [uleb(form)]
+    if not form & 1:  # active: a table and an offset
+        if form & 2:
+            out.append(uleb(reader.u32()))
+        out.append(rewrite_const_expression(reader, redirect))
+    if form & 3:
+        if form & 4:
+            out.append(encode_value_type(guest_value_type(reader)))
+        elif (kind := reader.byte()) == _FUNCTIONS:
+            out.append(bytes([kind]))
+        else:
+            reader.position -= 1
+            raise reader.forbidden(f"element segment of the kind {kind:#04x}")
+    count = reader.count()
+    out.append(uleb(count))
+    if form & 4:
+        out += [rewrite_const_expression(reader, redirect) for _ in range(count)]
+    else:
+        out += _encoded(map(redirect, reader.u32s(count)))
+    return b"".join(out)
+
+
+def _encoded(indices: Iterable[int]) -> list[bytes]:
+    known: dict[int, bytes] = {}
+    out = []
+    for index in indices:
+        encoded = known.get(index)
+        if encoded is None:
+            encoded = known[index] = uleb(index)
+        out.append(encoded)
+    return out
+
+
+def data_count(module: ParsedModule) -> bytes | None:
+    """Writes the number of data segments, where the module announces it."""
+    section = module.section(SectionId.DATA_COUNT)
+    if section is None:
+        return None
+    return uleb(Reader(module.data, section.start, section.end, "data count section").u32())
+
+
+def _items(module: ParsedModule, id_: SectionId) -> tuple[Reader, int]:
+    """Where the items of a section begin, and how many it has."""
+    section = module.section(id_)
+    if section is None:
+        return Reader(b"", 0, 0, "module"), 0
+    reader = Reader(module.data, section.start, section.end, f"{id_.name.lower()} section")
+    return reader, reader.count()

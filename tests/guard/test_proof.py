@@ -1,0 +1,295 @@
+"""The proof: the engine itself says that the guest's code reaches nothing that it must not reach."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import stockade
+from stockade import Sandbox
+from stockade.engine import Engine, EngineConfig, assemble
+from stockade.execution import _programs
+from stockade.execution._prepare import prepare
+from stockade.guard import Woven, guard, proof_copy, prove, weave
+from stockade.policy import Features, Structure, runnable_features
+from stockade.wasm import Kind, Scan, Unsupported, _scan, parse, scan
+from tests.conftest import program_path
+from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb
+from tests.guard.test_encodings import forging, hidden_call, hidden_element
+from tests.guard.test_weave import generated_modules
+
+if TYPE_CHECKING:
+    from stockade.wasm import ParsedModule, Reader
+
+_WOVEN = EngineConfig(fuel=False, stack_bytes=512 << 10, pooled=False)
+
+
+@pytest.mark.parametrize("program", ["quickjs", "resvg", "graphviz", "svg-flatten", "usvg"])
+def test_real_programs_are_proven(program: str) -> None:
+    """The positive twin of all that is refused below."""
+    module = parse(program_path(program).read_bytes())
+    woven = weave(module, guard())
+
+    prove(module, woven)
+
+    assert woven.entries
+    with pytest.raises(stockade.InvalidModule):
+        # Valid only with what the copy is validated under: nothing but the copy has types of that kind.
+        Engine.shared(_WOVEN).validate(proof_copy(module, woven))
+
+
+# -- readers that lose step --------------------------------------------------------------------------------------------
+
+
+def _one_byte(reader: Reader) -> str:
+    """A reader of types that knows one encoding of each."""
+    return f"{reader.byte():#x}"
+
+
+def _refusal(problem: str) -> str:
+    return (
+        "<bytes> cannot be guarded, for it is encoded in a way that Stockade reads differently from the engine: "
+        f"rebuild it with a current toolchain, and report it if that does not help (not valid WebAssembly: {problem})"
+    )
+
+
+def _told(problem: BaseException) -> str:
+    """A message without the place where the guard's functions and types have put it."""
+    return re.sub(r" \(at offset 0x[0-9a-f]+\)", "", str(problem))
+
+
+def _prepare(data: bytes) -> Woven:
+    """Makes a module ready to be compiled, as every run does, whatever is kept of earlier ones."""
+    return prepare("<bytes>", parse(data), _WOVEN, Features(), Structure(), lambda _: None)[0]
+
+
+def test_a_hidden_call_is_refused_whatever_the_reader_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a call of native WASI that the weaver does not see, for its reader is broken here."""
+    monkeypatch.setattr(_scan, "guest_value_type", _one_byte)
+
+    with pytest.raises(stockade.InvalidModule) as caught:
+        _prepare(hidden_call())
+
+    assert _told(caught.value) == _refusal("type mismatch: expected (ref $type) but nothing on stack")
+
+
+def test_patched_constants_are_refused_whatever_the_reader_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a store to the guard's memory that comes to be by the weaver's patching."""
+    monkeypatch.setattr(_scan, "guest_value_type", _one_byte)
+
+    with pytest.raises(stockade.InvalidModule) as caught:
+        _prepare(forging())
+
+    assert _told(caught.value) == _refusal("unknown memory 1")
+
+
+def test_elements_that_are_misread_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: native WASI among elements that the weaver does not see. What is not read to its end is not woven."""
+    from stockade.guard import _sections
+
+    monkeypatch.setattr(_sections, "guest_value_type", lambda reader: "funcref" if reader.byte() else "")
+
+    with pytest.raises(stockade.InvalidModule, match="bytes left over"):
+        _prepare(hidden_element(b"\x63\x70"))
+    assert _prepare(hidden_element(b"\x70")).entries
+
+
+def _without(found: Scan, body: int, place: int) -> Scan:
+    sites = {number: list(sites) for number, sites in found.sites.items()}
+    del sites[body][place]
+    return replace(found, sites=sites)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=generated_modules(), choice=st.integers(0, 10_000))
+def test_every_site_that_is_missed_is_noticed(data: bytes, choice: int) -> None:
+    """The attack: any one call of native WASI that is left as it was. Growth is held by the engine in another way."""
+    module = parse(data)
+    found = scan(module)
+    calls = [
+        (body, place)
+        for body, sites in found.sites.items()
+        for place, site in enumerate(sites)
+        if site.kind in (Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC)
+    ]
+    prove(module, weave(module, guard(), found))
+    if not calls:
+        return
+
+    missed = weave(module, guard(), _without(found, *calls[choice % len(calls)]))
+
+    with pytest.raises(stockade.InvalidModule):
+        _check_validity_and_prove(module, missed)
+
+
+def _check_validity_and_prove(module: ParsedModule, woven: Woven) -> None:
+    Engine.shared(_WOVEN).validate(woven.wasm)
+    prove(module, woven)
+
+
+# -- code that names what was appended ---------------------------------------------------------------------------------
+
+_ROOM = 24
+"""Bytes of instructions that do nothing, in the place of which others are put."""
+
+
+def _guest() -> tuple[ParsedModule, Woven]:
+    built = Builder(memories=[(1, None)], tables=[(FUNCREF, 2)])
+    built.wasi("sched_yield", (), ("i32",))
+    built.wasi("fd_write", ("i32",) * 4, ("i32",))
+    built.wasi("proc_exit", ("i32",), ())
+    built.exports = [("memory", MEMORY, 0), ("f", FUNC, 3)]
+    built.function(b"\x01" * _ROOM)
+    module = parse(built.build())
+    return module, weave(module, guard())
+
+
+def _with_code(woven: Woven, code: bytes) -> Woven:
+    room = b"\x01" * _ROOM
+    assert woven.wasm.count(room) == 1
+    assert len(code) <= _ROOM
+    return replace(woven, wasm=woven.wasm.replace(room, code.ljust(_ROOM, b"\x01")))
+
+
+def _place(woven: Woven, name: str) -> int:
+    return woven.guest_functions + woven.guard_functions.index(name)
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        ("native", "type mismatch"),
+        ("native with arguments", "type mismatch"),
+        ("native in a tail call", "type mismatch"),
+        ("native for another", "type mismatch"),
+        ("helper", "type mismatch"),
+        ("store", "unknown memory 1"),
+        ("load", "unknown memory 1"),
+        ("copy", "unknown memory 1"),
+        ("grow", "unknown memory 1"),
+        ("natives", "unknown table 1"),
+        ("natives written", "unknown table 1"),
+    ],
+)
+def test_code_that_names_what_was_appended_is_refused(what: str, problem: str) -> None:
+    """The attack: each way to name a native function, or something of the guard's, in code that is valid as woven."""
+    module, woven = _guest()
+    helper = next(
+        place
+        for place in range(woven.guest_functions, woven.guest_functions + len(woven.guard_functions))
+        if place not in woven.entries
+        and not parse(woven.wasm).function_type(place).params
+        and parse(woven.wasm).function_type(place).results
+    )
+    code = {
+        "native": b"\x10\x00\x1a",
+        "native with arguments": i32(0) * 4 + b"\x10\x01\x1a",
+        "native in a tail call": i32(0) + b"\x12\x02",
+        "native for another": b"\x02\x40" + b"\x10\x00\x1a" + b"\x0b",
+        "helper": b"\x10" + leb(helper) + b"\x1a",
+        "store": i32(0) + i32(0) + b"\x36\x42\x01\x00",
+        "load": i32(0) + b"\x28\x42\x01\x00\x1a",
+        "copy": i32(0) * 3 + b"\xfc\x0a\x01\x00",
+        "grow": i32(0) + b"\x40\x01\x1a",
+        "natives": i32(0) + b"\x11\x00\x01\x1a",
+        "natives written": i32(0) + b"\xd0\x70\x26\x01",
+    }[what]
+    if what.startswith("natives"):
+        assert woven.natives_export is not None
+    changed = _with_code(woven, code)
+    Engine.shared(_WOVEN).validate(changed.wasm)
+
+    with pytest.raises(stockade.InvalidModule, match=problem):
+        prove(module, changed)
+    prove(module, woven)
+
+
+def test_an_entry_may_be_called_from_anywhere() -> None:
+    """The positive twin: the guard's entries are for the guest, wherever it calls them."""
+    module, woven = _guest()
+
+    prove(module, _with_code(woven, b"\x10" + leb(_place(woven, "sched_yield")) + b"\x1a"))
+
+
+@pytest.mark.parametrize("code", [b"\x10\x00", b"\x12\x02", b"\x10\x01"], ids=bytes.hex)
+def test_code_that_never_runs_may_name_anything(code: bytes) -> None:
+    """Behind `unreachable` any stack is to the validator's liking, and nothing runs."""
+    module, woven = _guest()
+    dead = _with_code(woven, b"\x00" + code + b"\x00")
+
+    _check_validity_and_prove(module, dead)
+
+
+@pytest.mark.parametrize("hidden", ["native", "helper"])
+@pytest.mark.parametrize("before", [b"", b"\x00"], ids=["alive", "dead"])
+def test_a_reference_to_what_is_hidden_is_refused(hidden: str, before: bytes) -> None:
+    """The attack: `ref.func`, which takes no operand; it names only functions that are declared outside of code."""
+    module, woven = _guest()
+    index = 0 if hidden == "native" else next(
+        place for place in range(woven.guest_functions, len(parse(woven.wasm).functions)) if place not in woven.entries
+    )  # fmt: skip
+    changed = _with_code(woven, before + b"\xd2" + leb(index) + b"\x1a")
+
+    with pytest.raises(stockade.InvalidModule, match="undeclared function reference"):
+        prove(module, changed)
+
+
+@pytest.mark.parametrize("where", ["export", "global", "element"])
+def test_what_is_hidden_is_not_named_outside_of_code(where: str) -> None:
+    """The attack: a slip of the weaver's in a section where no type shows it."""
+    text = {
+        "export": '(export "x" (func $yield))',
+        "global": "(global funcref (ref.func $yield))",
+        "element": "(elem func $yield)",
+    }[where]
+    module = parse(
+        assemble(f"""(module (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+                       (memory (export "memory") 1) {text})""")
+    )
+    woven = weave(module, guard())
+    prove(module, woven)
+
+    with pytest.raises(stockade.InvalidModule, match="is named outside of code"):
+        proof_copy(module, replace(woven, entries=()))
+
+
+# -- what the proof stands on ------------------------------------------------------------------------------------------
+
+
+def test_guests_may_not_use_what_the_proof_is_made_of() -> None:
+    """Typed references and what builds on them give a guest names for the types that hide: it must not have them."""
+    assert not {"function_references", "gc", "exceptions", "stack_switching"} & {*runnable_features()}
+    assert {*runnable_features()} == {"simd", "relaxed_simd", "tail_call", "multi_memory"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["(param (ref func))", "(param (ref null $u))", "(local (ref $u)) (local.set 0 (ref.func $y))"],
+)
+def test_a_guest_cannot_name_the_types_that_hide(function: str) -> None:
+    """The attack: the unsatisfiable type written down by the guest. It is refused before anything is woven."""
+    data = assemble(f"""(module (type $u (func)) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+                      (memory (export "memory") 1) (elem declare func $y) (func $y)
+                      (func (export "_start") {function}))""")
+
+    with pytest.raises(stockade.InvalidModule, match="typed function references, which this release cannot run"):
+        Sandbox().run(data)
+    if "param" in function:
+        with pytest.raises(Unsupported):
+            parse(data)
+
+
+def test_machine_code_is_kept_with_the_version_of_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that was compiled under an older proof, or under none, is not found again."""
+    module = stockade.Module.load(hidden_call())
+    before = _programs._key(module, _WOVEN)
+    assert _programs._key(module, _WOVEN) == before
+
+    monkeypatch.setattr(_programs, "PROOF_VERSION", 0)
+
+    assert _programs._key(module, _WOVEN) != before
