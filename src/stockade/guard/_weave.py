@@ -69,7 +69,7 @@ class Woven:
         wasm: Its bytes.
         state_export: Name of the exported memory that holds the guard's state, which is also the one that native WASI
             finds; None where there is no guard.
-        renamed: What the guest exports under that name -> the name under which it is found instead.
+        renamed: That name -> the one under which what the guest exports under it is found instead.
         start_export: Name under which the original's start function is exported; None where it had none.
         natives_export: Name of the table for native functions that the guest does not import; None where not needed.
         natives: Those functions, in the order of the table's slots.
@@ -298,8 +298,8 @@ class _Weaver:
         self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values()})
 
         exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
-        if export is not None:
-            self.renamed[_MEMORY] = self._free(b"stockade.memory")
+        # Also where the guest exports nothing of that name: nobody must find the guard's memory in its place.
+        self.renamed[_MEMORY] = self._free(b"stockade.memory")
         natives_export = None
         new_tables = []
         if natives:
