@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 EXAMPLES: Final = int(os.environ.get("STOCKADE_EXAMPLES", "100"))
-"""How many scripts each test compares; `make differential` asks for more."""
+"""How many scripts each test compares; `make thorough` asks for more."""
 
 _MOST_MEMORY = 1 << 32
 _LARGE = 1 << 40

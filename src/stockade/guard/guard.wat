@@ -1741,8 +1741,8 @@
   (local.get $errno))
 
 (func $not_opened
-  (call $add (global.get $opened) (i64.const -1))
-  (call $add (global.get $open_now) (i64.const -1)))
+  (call $add (global.get $open_now) (i64.const -1))
+  (call $add (global.get $opened) (i64.const -1)))
 
 ;; Opens a file that is to be made where it is missing. Whether it is cannot be asked before, for others may make it
 ;; meanwhile: where making is off, native WASI is not asked to; where it is on, it is asked to make a new one first.
