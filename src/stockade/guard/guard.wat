@@ -993,31 +993,31 @@
 
 ;; -- arguments and environment --------------------------------------------------------------------------------------
 
-;; Copies a block of zero-ended strings to the guest, and the address of each.
+;; Copies a block of zero-ended strings to the guest, and the address of each before it: the order shows where they overlap.
 (func $give_strings (param $source i32) (param $count i32) (param $size i32) (param $pointers i32) (param $buffer i32)
-  (local $at i32) (local $end i32)
+  (local $from i32) (local $at i32)
   (if (i32.eqz (local.get $count)) (then (return)))
   (call $check (local.get $pointers) (i64.shl (i64.extend_i32_u (local.get $count)) (i64.const 2)) (i32.const 4))
   (call $check (local.get $buffer) (i64.extend_i32_u (local.get $size)) (i32.const 1))
-  (call $to_guest (local.get $buffer) (local.get $source) (local.get $size))
   (local.set $at (local.get $source))
-  (local.set $end (i32.add (local.get $source) (local.get $size)))
-  (block $done
-    (loop $string
-      (br_if $done (i32.eq (local.get $at) (local.get $end)))
-      (call $put_u32 (local.get $pointers)
-        (i32.add (local.get $buffer) (i32.sub (local.get $at) (local.get $source))))
-      (local.set $pointers (i32.add (local.get $pointers) (i32.const 4)))
-      (loop $byte
-        (local.set $at (i32.add (local.get $at) (i32.const 1)))
-        (br_if $byte (i32.load8_u $state (i32.sub (local.get $at) (i32.const 1)))))
-      (br $string))))
+  (loop $string
+    (local.set $from (local.get $at))
+    (loop $byte
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br_if $byte (i32.load8_u $state (i32.sub (local.get $at) (i32.const 1)))))
+    (call $put_u32 (local.get $pointers) (local.get $buffer))
+    (local.set $size (i32.sub (local.get $at) (local.get $from)))
+    (call $to_guest (local.get $buffer) (local.get $from) (local.get $size))
+    (local.set $pointers (i32.add (local.get $pointers) (i32.const 4)))
+    (local.set $buffer (i32.add (local.get $buffer) (local.get $size)))
+    (br_if $string (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
 
 (func $give_sizes (param $count i32) (param $size i32) (param $count_at i32) (param $size_at i32)
   (call $check (local.get $count_at) (i64.const 4) (i32.const 4))
   (call $check (local.get $size_at) (i64.const 4) (i32.const 4))
-  (call $put_u32 (local.get $count_at) (local.get $count))
-  (call $put_u32 (local.get $size_at) (local.get $size)))
+  ;; In this order, which shows where both are the same.
+  (call $put_u32 (local.get $size_at) (local.get $size))
+  (call $put_u32 (local.get $count_at) (local.get $count)))
 
 (func (export "args_get") (param $argv i32) (param $buffer i32) (result i32)
   (local $errno i32)
@@ -1218,9 +1218,11 @@
   (call $set_known_size (local.get $fd) (local.get $size))
   (call $beyond (local.get $from) (local.get $size)))
 
-;; Whether a limit is passed by writing so much, to an end there. An errno, or 0.
+;; Whether a limit is passed by writing so much, to an end there. An errno, or 0. No file can end beyond 2^63-1, whatever
+;; the policy says.
 (func $check_write (param $number i32) (param $end i64) (param $growth i64) (result i32)
   (local $errno i32)
+  (if (i64.lt_s (local.get $end) (i64.const 0)) (then (return (global.get $EINVAL))))
   (if (local.tee $errno (call $check_end (local.get $number) (local.get $end))) (then (return (local.get $errno))))
   (call $check_quota (global.get $KIND_write_bytes) (local.get $number) (global.get $write_left)
     (global.get $write_limit) (local.get $growth)))
@@ -1725,7 +1727,7 @@
 
 ;; path_open by native WASI, of the path that stands in $state; the new descriptor stands in the answer.
 (func $native_open (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (param $rights i64)
-  (param $fdflags i32) (result i32)
+  (param $inheriting i64) (param $fdflags i32) (result i32)
   (local $errno i32)
   (call $add (global.get $opened) (i64.const 1))
   (call $add (global.get $open_now) (i64.const 1))
@@ -1733,26 +1735,26 @@
   (i32.store $state (global.get $opening) (local.get $size))
   (if (local.tee $errno
         (call $native.path_open (local.get $fd) (local.get $lookup) (global.get $path) (local.get $size)
-          (local.get $flags) (local.get $rights) (local.get $rights) (local.get $fdflags) (global.get $result)))
+          (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags) (global.get $result)))
     (then (call $not_opened)))
   (i32.store $state (global.get $opening) (i32.const 0))
   (local.get $errno))
 
 (func $not_opened
-  (call $add (global.get $opened) (i64.const -1))
-  (call $add (global.get $open_now) (i64.const -1)))
+  (call $add (global.get $open_now) (i64.const -1))
+  (call $add (global.get $opened) (i64.const -1)))
 
 ;; Opens a file that is to be made where it is missing. Whether it is cannot be asked before, for others may make it
 ;; meanwhile: where making is off, native WASI is not asked to; where it is on, it is asked to make a new one first.
 (func $open_or_create (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (param $rights i64)
-  (param $fdflags i32) (result i32)
+  (param $inheriting i64) (param $fdflags i32) (result i32)
   (local $errno i32) (local $spent i64) (local $as_is i32) (local $exclusive i32) (local $may i32)
   ;; What may not be combined with O_CREAT, native WASI says.
   (if (i32.and (local.get $flags) (global.get $O_DIRECTORY))
     (then
       (return
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags)
-          (local.get $rights) (local.get $fdflags)))))
+          (local.get $rights) (local.get $inheriting) (local.get $fdflags)))))
   (local.set $exclusive (i32.and (local.get $flags) (global.get $O_EXCL)))
   (local.set $as_is
     (i32.and (local.get $flags) (i32.xor (i32.or (global.get $O_CREAT) (global.get $O_EXCL)) (i32.const -1))))
@@ -1765,7 +1767,7 @@
       (local.set $spent (call $creating))
       (local.set $errno
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size)
-          (i32.or (local.get $flags) (global.get $O_EXCL)) (local.get $rights) (local.get $fdflags)))
+          (i32.or (local.get $flags) (global.get $O_EXCL)) (local.get $rights) (local.get $inheriting) (local.get $fdflags)))
       (if (i32.eqz (local.get $errno)) (then (return (global.get $SUCCESS))))
       (call $not_created (local.get $spent))
       (if (i32.or (local.get $exclusive) (i32.ne (local.get $errno) (global.get $EEXIST)))
@@ -1774,7 +1776,7 @@
     (then
       (local.set $errno
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $as_is)
-          (call $as_if_made (local.get $rights)) (local.get $fdflags)))
+          (call $as_if_made (local.get $rights)) (local.get $inheriting) (local.get $fdflags)))
       (if (i32.ne (local.get $errno) (global.get $ENOENT)) (then (return (local.get $errno))))))
   (if (i32.eqz (local.get $may))
     (then
@@ -1790,7 +1792,7 @@
   (local.set $spent (call $creating))
   (if (local.tee $errno
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags) (local.get $rights)
-          (local.get $fdflags)))
+          (local.get $inheriting) (local.get $fdflags)))
     (then (call $not_created (local.get $spent))))
   (local.get $errno))
 
@@ -1837,10 +1839,10 @@
     (if (result i32) (i32.and (local.get $flags) (global.get $O_CREAT))
       (then
         (call $open_or_create (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags)
-          (local.get $rights) (local.get $fdflags)))
+          (local.get $rights) (local.get $inheriting) (local.get $fdflags)))
       (else
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags) (local.get $rights)
-          (local.get $fdflags)))))
+          (local.get $inheriting) (local.get $fdflags)))))
   (if (i32.eqz (local.get $errno))
     (then
       (local.set $new (i32.load $state (global.get $result)))
@@ -2040,6 +2042,7 @@
   (local.set $deadlines (i32.add (local.get $copy) (local.get $size)))
   (local.set $answers (i32.add (local.get $deadlines) (i32.shl (local.get $count) (i32.const 3))))
   (call $from_guest (local.get $copy) (local.get $in) (local.get $size))
+  (call $from_guest (local.get $answers) (local.get $out) (i32.mul (local.get $count) (global.get $EVENT_SIZE)))
   (if (local.tee $errno (call $unfit (local.get $copy) (local.get $count))) (then (return (local.get $errno))))
   (local.set $now (call $now_for_waits))
   (call $set_deadlines (local.get $copy) (local.get $deadlines) (local.get $count) (local.get $now))
@@ -2078,7 +2081,7 @@
   (call $keep_max (global.get $virtual_now) (local.get $due)))
 
 ;; The errno for a poll in which a subscription is not fit, as native WASI has it: EINVAL for a clock that cannot be
-;; waited for, EBADF for a descriptor that is no file and not open that way. A time on a clock that the policy does not
+;; waited for, EBADF for a descriptor that is no file and no stream of that direction. A time on a clock that the policy does not
 ;; grant cannot be waited for, only for how long.
 (func $unfit (param $copy i32) (param $count i32) (result i32)
   (local $type i32) (local $of i32) (local $flags i32)
@@ -2103,23 +2106,24 @@
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (global.get $SUCCESS))
 
-;; Whether a descriptor can be polled for reading: stdin, or a file that was opened for it.
+;; Whether a descriptor can be polled for reading: stdin can, and any file, however it was opened.
 (func $is_readable (param $fd i32) (result i32)
-  (if (i32.eqz (call $is_file (local.get $fd)))
-    (then (return (i32.eq (call $kind (local.get $fd)) (global.get $STDIN)))))
-  (if (call $native.fd_tell (local.get $fd) (global.get $result)) (then (return (i32.const 0))))
-  (call $has_right (local.get $fd) (global.get $RIGHT_READ)))
+  (if (result i32) (call $is_file (local.get $fd))
+    (then (call $has_position (local.get $fd)))
+    (else (i32.eq (call $kind (local.get $fd)) (global.get $STDIN)))))
 
-;; The same for writing: stdout, stderr, or a file that was opened for it.
+;; The same for writing: stdout and stderr can, and any file.
 (func $is_writable (param $fd i32) (result i32)
   (local $kind i32)
-  (if (i32.eqz (call $is_file (local.get $fd)))
-    (then
-      (local.set $kind (call $kind (local.get $fd)))
-      (return
-        (i32.or (i32.eq (local.get $kind) (global.get $STDOUT)) (i32.eq (local.get $kind) (global.get $STDERR))))))
-  (if (call $native.fd_tell (local.get $fd) (global.get $result)) (then (return (i32.const 0))))
-  (call $has_right (local.get $fd) (global.get $RIGHT_WRITE)))
+  (local.set $kind (call $kind (local.get $fd)))
+  (if (result i32) (call $is_file (local.get $fd))
+    (then (call $has_position (local.get $fd)))
+    (else
+      (i32.or (i32.eq (local.get $kind) (global.get $STDOUT)) (i32.eq (local.get $kind) (global.get $STDERR))))))
+
+;; Whether it has a position, as all files have and no folder has.
+(func $has_position (param $fd i32) (result i32)
+  (i32.eqz (call $native.fd_tell (local.get $fd) (global.get $result))))
 
 ;; The time against which waits are measured.
 (func $now_for_waits (result i64)
@@ -2176,7 +2180,8 @@
   (local.get $least))
 
 ;; Writes an event for each subscription that is due or ready. Returns how many there are. As native WASI, it tells of one
-;; byte where it does not know how many there are, and of the end of a file as of a hang-up.
+;; byte where it does not know how many there are, and of the end of a file as of a hang-up; the bytes between the fields
+;; stay as they are.
 (func $answer (param $answer i32) (param $copy i32) (param $deadlines i32) (param $count i32) (param $now i64)
   (result i32)
   (local $type i32) (local $ready i32) (local $of i32) (local $is i32)
@@ -2190,12 +2195,13 @@
           (i32.or (i32.ne (call $kind (local.get $of)) (global.get $STDIN)) (call $has_stdin)))))
     (if (local.get $is)
       (then
-        (memory.fill $state (local.get $answer) (i32.const 0) (global.get $EVENT_SIZE))
         (i64.store $state (local.get $answer) (i64.load $state (local.get $copy)))   ;; the user's data
+        (i32.store16 $state offset=8 (local.get $answer) (global.get $SUCCESS))
         (i32.store8 $state offset=10 (local.get $answer) (local.get $type))
+        (i64.store $state offset=16 (local.get $answer) (i64.extend_i32_u (i32.ne (local.get $type) (i32.const 0))))
+        (i32.store16 $state offset=24 (local.get $answer) (i32.const 0))
         (if (local.get $type)
           (then
-            (i64.store $state offset=16 (local.get $answer) (i64.const 1))
             (if (i32.and (i32.eq (local.get $type) (i32.const 1)) (call $is_file (local.get $of)))
               (then (i32.store16 $state offset=24 (local.get $answer) (call $is_at_end (local.get $of)))))))
         (local.set $answer (i32.add (local.get $answer) (global.get $EVENT_SIZE)))
@@ -2275,26 +2281,28 @@
 
 ;; -- sockets: there are none in preview 1 that a guest could open, and the policy refuses these ------------------------
 
-;; What a call on a socket says where it is not refused: nothing that is open is one.
-(func $no_socket (param $number i32) (param $fd i32) (result i32)
+;; What a call on a socket says where it is not refused: nothing that is open is one. Flags that there are not trap, as
+;; with native WASI.
+(func $no_socket (param $number i32) (param $fd i32) (param $flags i32) (param $most i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (local.get $number))) (then (return (local.get $errno))))
+  (if (i32.gt_u (local.get $flags) (local.get $most)) (then (unreachable)))
   (select (global.get $EBADF) (global.get $ENOTSOCK)
     (i32.eq (call $kind (local.get $fd)) (global.get $CLOSED))))
 
 (func (export "sock_accept") (param $fd i32) (param $flags i32) (param $result i32) (result i32)
-  (call $no_socket (global.get $N.sock_accept) (local.get $fd)))
+  (call $no_socket (global.get $N.sock_accept) (local.get $fd) (local.get $flags) (i32.const 31)))
 
 (func (export "sock_recv") (param $fd i32) (param $iovs i32) (param $count i32) (param $flags i32) (param $size i32)
   (param $result i32) (result i32)
-  (call $no_socket (global.get $N.sock_recv) (local.get $fd)))
+  (call $no_socket (global.get $N.sock_recv) (local.get $fd) (local.get $flags) (i32.const 3)))
 
 (func (export "sock_send") (param $fd i32) (param $iovs i32) (param $count i32) (param $flags i32) (param $size i32)
   (result i32)
-  (call $no_socket (global.get $N.sock_send) (local.get $fd)))
+  (call $no_socket (global.get $N.sock_send) (local.get $fd) (local.get $flags) (i32.const 0xffff)))
 
 (func (export "sock_shutdown") (param $fd i32) (param $how i32) (result i32)
-  (call $no_socket (global.get $N.sock_shutdown) (local.get $fd)))
+  (call $no_socket (global.get $N.sock_shutdown) (local.get $fd) (local.get $how) (i32.const 3)))
 
 ;; -- functions of the embedder -----------------------------------------------------------------------------------------
 
