@@ -257,3 +257,51 @@ def test_a_wait_that_is_woken_again_and_again_ends() -> None:
     assert violation.observed is not None
     assert violation.observed >= 0.05
     assert report.usage.idle_seconds >= 0.05
+
+
+# -- output that is counted is there ---------------------------------------------
+
+
+OUTPUT = wat(
+    """
+    (module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 16)
+      (data (i32.const 0) "\\40\\00\\00\\00\\a0\\bb\\0d\\00")
+      (func $down (param $depth i32) (result i32)
+        (if (result i32) (local.get $depth)
+          (then (i32.add (i32.const 1) (call $down (i32.sub (local.get $depth) (i32.const 1)))))
+          (else (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))
+      (func (export "print") (param $letter i32) (param $depth i32)
+        (memory.fill (i32.const 64) (local.get $letter) (i32.const 900000))
+        (drop (call $down (local.get $depth)))))
+    """
+)
+"""Prints 900,000 equal letters at any depth of its stack."""
+
+
+def test_output_of_a_run_that_ends_while_it_is_captured_is_what_was_captured() -> None:
+    """The attack: a run that ends between counting output and keeping it makes the host read what is not there."""
+    for fuel in range(1, 2_000):
+        report = stockade.Sandbox(Policy(limits=Limits(fuel=fuel))).call(OUTPUT, "print", 65, 0)
+        assert report.stdout == b"A" * report.usage.stdout_bytes
+        if report.ok:
+            break
+    assert report.usage.stdout_bytes == 900_000
+
+
+def test_output_of_an_earlier_call_is_never_told_for_a_later_one() -> None:
+    """The attack: the same by a stack that is full, in a session whose earlier call has printed something else."""
+
+    def told(depth: int) -> stockade.Report:
+        with stockade.Sandbox().open(OUTPUT) as session:
+            assert session.call("print", 65, 0).stdout == b"A" * 900_000
+            return session.call("print", 66, depth)
+
+    low, high = 1, 200_000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if told(middle).ok else (low, middle)
+    for depth in range(low - 5, low + 15):
+        report = told(depth)
+        assert report.stdout == b"B" * report.usage.stdout_bytes

@@ -31,7 +31,7 @@ class Timekeeper:
         rates: What is added in a second, by the names of the tokens.
     """
 
-    __slots__ = ("_began", "_last", "_owed", "_rates", "_state")
+    __slots__ = ("_began", "_last", "_owed", "_rates", "_seen", "_state")
 
     def __init__(self, state: State, began: float, rates: Mapping[str, int]) -> None:
         self._state = state
@@ -40,6 +40,8 @@ class Timekeeper:
         self._last = 0
         # Parts of a token, in nanoseconds times tokens a second.
         self._owed = dict.fromkeys(rates, 0)
+        # How many tokens there were after the last look: a second's worth at first.
+        self._seen = dict(rates)
 
     def look(self) -> None:
         """Notes the time, and adds the tokens that are due."""
@@ -49,12 +51,17 @@ class Timekeeper:
         passed, self._last = now - self._last, now
         for name, rate in self._rates.items():
             due, self._owed[name] = divmod(self._owed[name] + passed * rate, _NANOSECONDS)
-            if due:
-                # What the guard has set aside for calls to come are tokens, too.
-                most = rate - (state.get("credit", "<Q") if name == "call_tokens" else 0)
-                tokens = state.get(name, "<Q")
-                if tokens < most:
-                    state.put(name, "<Q", min(tokens + due, most))
+            if self._seen[name] + due >= rate:
+                # Nothing is owed to a full bucket.
+                self._owed[name] = 0
+            # What the guard has set aside for calls to come are tokens, too.
+            aside = state.get("credit", "<Q") if name == "call_tokens" else 0
+            tokens = state.get(name, "<Q") + aside
+            # As if what was spent since then had been spent just now: what a full bucket would have lost is not added.
+            spent = max(0, self._seen[name] - tokens)
+            self._seen[name] = max(tokens, min(self._seen[name] + due, rate) - spent)
+            if self._seen[name] != tokens:
+                state.put(name, "<Q", self._seen[name] - aside)
 
     def due(self, address: int, amount: int) -> float:
         """Says when there will be so many tokens.

@@ -16,7 +16,8 @@
 ;;                WASI does it.
 ;;   4. wait      It waits until a rate lets it go on.
 ;;   5. check     Limits and rights. A violation is noted only for a call that would have succeeded.
-;;   6. reserve   What it may come to use is taken from its quotas and counted.
+;;   6. reserve   What it may come to use is taken from its quotas and counted. Tokens of a rate are not: while they are
+;;                out of hand the host could add to them, and they are taken before guest code runs again.
 ;;   7. native    Native WASI does it.
 ;;   8. settle    What it did not use is given back. Results go to the guest last.
 ;;
@@ -373,7 +374,7 @@
 (global $FDSTAT_SIZE                                             i32 (i32.const 24))
 (global $DIRENT_SIZE                                             i32 (i32.const 24))
 
-;; -- the guest's memory: the only functions that touch it, but for memory_grow -----------------------------------------
+;; -- the guest's memory: the only functions that touch it, but for $append, clock_time_get and memory_grow --------------
 
 ;; Traps unless all of these bytes are inside the guest's memory, and the address is a multiple of $align.
 (func $check (param $address i32) (param $size i64) (param $align i32)
@@ -836,43 +837,51 @@
 
 ;; -- stdin, stdout, stderr ------------------------------------------------------------------------------------------
 
-;; Appends bytes of the guest to a stream: kept up to its cap, then only the newest in the part behind the head.
+;; Appends bytes of the guest to a stream: kept up to its cap, then only the newest in the part behind the head. Once room
+;; is there, nothing of this can end the run: no call and no loop stands between copying and counting, so that what is
+;; counted is there, and what is there is counted.
 (func $append (param $stream i32) (param $source i32) (param $size i32)
   (local $base i32) (local $head i32) (local $cap i32) (local $tail i32) (local $total i64) (local $part i32)
-  (local $place i32)
+  (local $place i32) (local $after i64)
   (call $check (local.get $source) (i64.extend_i32_u (local.get $size)) (i32.const 1))
   (local.set $base (i32.load $state (local.get $stream)))
   (local.set $head (i32.load $state offset=4 (local.get $stream)))
   (local.set $cap (i32.load $state offset=8 (local.get $stream)))
   (local.set $total (i64.load $state offset=16 (local.get $stream)))
-  (i64.store $state offset=16 (local.get $stream) (i64.add (local.get $total) (i64.extend_i32_u (local.get $size))))
-  ;; In order, while there is room.
-  (if (i64.lt_u (local.get $total) (i64.extend_i32_u (local.get $cap)))
-    (then
-      (local.set $part (i32.sub (local.get $cap) (i32.wrap_i64 (local.get $total))))
-      (if (i32.lt_u (local.get $size) (local.get $part)) (then (local.set $part (local.get $size))))
-      (local.set $place (i32.add (local.get $base) (i32.wrap_i64 (local.get $total))))
-      (call $reserve (i64.extend_i32_u (i32.add (local.get $place) (local.get $part))))
-      (call $from_guest (local.get $place) (local.get $source) (local.get $part))
-      (local.set $source (i32.add (local.get $source) (local.get $part)))
-      (local.set $size (i32.sub (local.get $size) (local.get $part)))
-      (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $part))))))
-  (if (i32.or (i32.eqz (local.get $size)) (i32.eq (local.get $head) (local.get $cap))) (then (return)))
-  ;; Then round and round behind the head. Of more than fits there, only the newest is copied.
-  (local.set $tail (i32.sub (local.get $cap) (local.get $head)))
-  (if (i32.gt_u (local.get $size) (local.get $tail))
-    (then
-      (local.set $part (i32.sub (local.get $size) (local.get $tail)))
-      (local.set $source (i32.add (local.get $source) (local.get $part)))
-      (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $part))))
-      (local.set $size (local.get $tail))))
-  (local.set $place (i32.add (local.get $head) (i32.wrap_i64
-    (i64.rem_u (i64.sub (local.get $total) (i64.extend_i32_u (local.get $head))) (i64.extend_i32_u (local.get $tail))))))
-  (local.set $part (i32.sub (local.get $cap) (local.get $place)))
-  (if (i32.lt_u (local.get $size) (local.get $part)) (then (local.set $part (local.get $size))))
-  (call $from_guest (i32.add (local.get $base) (local.get $place)) (local.get $source) (local.get $part))
-  (call $from_guest (i32.add (local.get $base) (local.get $head))
-    (i32.add (local.get $source) (local.get $part)) (i32.sub (local.get $size) (local.get $part))))
+  (local.set $after (i64.add (local.get $total) (i64.extend_i32_u (local.get $size))))
+  (call $reserve
+    (i64.add (i64.extend_i32_u (local.get $base))
+      (select (local.get $after) (i64.extend_i32_u (local.get $cap))
+        (i64.lt_u (local.get $after) (i64.extend_i32_u (local.get $cap))))))
+  (block $done
+    ;; In order, while there is room.
+    (if (i64.lt_u (local.get $total) (i64.extend_i32_u (local.get $cap)))
+      (then
+        (local.set $part (i32.sub (local.get $cap) (i32.wrap_i64 (local.get $total))))
+        (if (i32.lt_u (local.get $size) (local.get $part)) (then (local.set $part (local.get $size))))
+        (memory.copy $state $guest (i32.add (local.get $base) (i32.wrap_i64 (local.get $total)))
+          (local.get $source) (local.get $part))
+        (local.set $source (i32.add (local.get $source) (local.get $part)))
+        (local.set $size (i32.sub (local.get $size) (local.get $part)))
+        (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $part))))))
+    (br_if $done (i32.or (i32.eqz (local.get $size)) (i32.eq (local.get $head) (local.get $cap))))
+    ;; Then round and round behind the head. Of more than fits there, only the newest is copied.
+    (local.set $tail (i32.sub (local.get $cap) (local.get $head)))
+    (if (i32.gt_u (local.get $size) (local.get $tail))
+      (then
+        (local.set $part (i32.sub (local.get $size) (local.get $tail)))
+        (local.set $source (i32.add (local.get $source) (local.get $part)))
+        (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $part))))
+        (local.set $size (local.get $tail))))
+    (local.set $place (i32.add (local.get $head) (i32.wrap_i64
+      (i64.rem_u (i64.sub (local.get $total) (i64.extend_i32_u (local.get $head)))
+                 (i64.extend_i32_u (local.get $tail))))))
+    (local.set $part (i32.sub (local.get $cap) (local.get $place)))
+    (if (i32.lt_u (local.get $size) (local.get $part)) (then (local.set $part (local.get $size))))
+    (memory.copy $state $guest (i32.add (local.get $base) (local.get $place)) (local.get $source) (local.get $part))
+    (memory.copy $state $guest (i32.add (local.get $base) (local.get $head))
+      (i32.add (local.get $source) (local.get $part)) (i32.sub (local.get $size) (local.get $part))))
+  (i64.store $state offset=16 (local.get $stream) (local.get $after)))
 
 ;; Passes output on to the host as it is written, in order, through a ring of frames: a head of eight bytes (1 for
 ;; stdout or 2 for stderr, then the length), then the bytes, filled up to a multiple of eight. Where the ring is full, the
@@ -1139,7 +1148,7 @@
 (func $read_file (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64)
   (param $taken i32) (result i32)
   (local $errno i32) (local $buffer i32) (local $size i32) (local $from i64) (local $wanted i64) (local $got i32)
-  (local $spent i64) (local $spent_tokens i64)
+  (local $spent i64)
   (call $check (local.get $taken) (i64.const 4) (i32.const 4))
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $first_buffer (local.get $iovs) (local.get $count))
@@ -1181,14 +1190,13 @@
       (local.set $size (i32.wrap_i64 (local.get $wanted)))))
   (drop (call $io_buffer (local.get $size)))
   (local.set $spent (call $spend (global.get $read_left) (local.get $wanted)))
-  (local.set $spent_tokens (call $spend (global.get $read_tokens) (local.get $wanted)))
   (call $add (global.get $read) (local.get $wanted))
   (if (i32.eqz (local.tee $errno
         (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
     (then (local.set $got (i32.load $state (global.get $result)))))
   (call $add (global.get $read) (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $wanted)))
   (call $refund (global.get $read_left) (local.get $spent) (i64.extend_i32_u (local.get $got)))
-  (call $refund (global.get $read_tokens) (local.get $spent_tokens) (i64.extend_i32_u (local.get $got)))
+  (drop (call $spend (global.get $read_tokens) (i64.extend_i32_u (local.get $got))))
   (if (local.get $errno) (then (return (local.get $errno))))
   (call $charge (local.get $got))
   ;; Only where the policy takes note: more than was left.
@@ -1237,7 +1245,7 @@
 (func $write_file (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64)
   (param $written_at i32) (result i32)
   (local $errno i32) (local $buffer i32) (local $size i32) (local $from i64) (local $gap i64) (local $growth i64)
-  (local $got i32) (local $charged i64) (local $spent i64) (local $spent_tokens i64) (local $appends i32)
+  (local $got i32) (local $charged i64) (local $spent i64) (local $appends i32)
   (call $check (local.get $written_at) (i64.const 4) (i32.const 4))
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $first_buffer (local.get $iovs) (local.get $count))
@@ -1280,7 +1288,6 @@
         (then (return (local.get $errno))))))
   (call $from_guest (call $io_buffer (local.get $size)) (local.get $buffer) (local.get $size))
   (local.set $spent (call $spend (global.get $write_left) (local.get $growth)))
-  (local.set $spent_tokens (call $spend (global.get $write_tokens) (i64.extend_i32_u (local.get $size))))
   (call $add (global.get $written) (local.get $growth))
   (if (i32.eqz (local.tee $errno
         (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
@@ -1290,7 +1297,7 @@
     (then (local.set $charged (i64.add (local.get $gap) (i64.extend_i32_u (local.get $got))))))
   (call $add (global.get $written) (i64.sub (local.get $charged) (local.get $growth)))
   (call $refund (global.get $write_left) (local.get $spent) (local.get $charged))
-  (call $refund (global.get $write_tokens) (local.get $spent_tokens) (i64.extend_i32_u (local.get $got)))
+  (drop (call $spend (global.get $write_tokens) (i64.extend_i32_u (local.get $got))))
   (if (local.get $errno) (then (return (local.get $errno))))
   (if (i32.and (i32.ne (local.get $got) (i32.const 0)) (i32.eqz (local.get $appends)))
     (then
@@ -1696,6 +1703,12 @@
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_set_times))) (then (return (local.get $errno))))
   (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
+  ;; Native WASI opens what it is to change.
+  (if (i32.eqz (call $may_open (local.get $fd) (local.get $flags) (local.get $size)))
+    (then
+      (return
+        (call $judge (global.get $N.path_filestat_set_times) (global.get $EACCES) (global.get $path)
+          (local.get $size)))))
   (call $judge (global.get $N.path_filestat_set_times)
     (call $native.path_filestat_set_times (local.get $fd) (local.get $flags) (global.get $path) (local.get $size)
       (local.get $accessed) (local.get $modified) (local.get $what))
@@ -1805,10 +1818,11 @@
         (i64.extend_i32_u (i32.or (global.get $RIGHT_READ) (global.get $RIGHT_WRITE)))))
     (else (local.get $rights))))
 
-;; Whether a path leads to a file or a folder, as far as can be seen before it is opened: opening a FIFO waits for
-;; somebody at its other end. What cannot be looked at, cannot be opened.
-(func $is_openable (param $fd i32) (param $lookup i32) (param $size i32) (result i32)
+;; Whether a path may be opened, where the host cannot let guests go on that open a FIFO: then only if it leads to a file
+;; or a folder, as far as can be seen before. What cannot be looked at, cannot be opened.
+(func $may_open (param $fd i32) (param $lookup i32) (param $size i32) (result i32)
   (local $type i32)
+  (if (i32.eqz (i32.load $state (global.get $look_first))) (then (return (i32.const 1))))
   (if (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
         (local.get $size))
     (then (return (i32.const 1))))
@@ -1829,12 +1843,9 @@
       (if (local.tee $errno
             (call $refuse_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags)))
         (then (return (local.get $errno))))))
-  (if (i32.load $state (global.get $look_first))
+  (if (i32.eqz (call $may_open (local.get $fd) (local.get $lookup) (local.get $size)))
     (then
-      (if (i32.eqz (call $is_openable (local.get $fd) (local.get $lookup) (local.get $size)))
-        (then
-          (call $forbid (global.get $N.path_open) (global.get $EACCES) (global.get $path) (local.get $size))
-          (return (global.get $EACCES))))))
+      (return (call $judge (global.get $N.path_open) (global.get $EACCES) (global.get $path) (local.get $size)))))
   (local.set $errno
     (if (result i32) (i32.and (local.get $flags) (global.get $O_CREAT))
       (then
@@ -2340,24 +2351,21 @@
           (return (i32.const 0))))))
   (i32.const 1))
 
-;; Reserves growth; returns what $not_grown needs.
-(func $growing (param $bytes i64) (result i64)
-  (call $add (global.get $memory_used) (local.get $bytes))
-  (call $spend (global.get $growth_tokens) (local.get $bytes)))
-
-(func $not_grown (param $bytes i64) (param $spent i64)
-  (call $add (global.get $memory_used) (i64.sub (i64.const 0) (local.get $bytes)))
-  (call $refund (global.get $growth_tokens) (local.get $spent) (i64.const 0)))
+;; After a memory or table was to grow by bytes that were reserved: settles.
+(func $settle_growth (param $before i32) (param $bytes i64)
+  (if (i32.eq (local.get $before) (i32.const -1))
+    (then (call $add (global.get $memory_used) (i64.sub (i64.const 0) (local.get $bytes))))
+    (else (drop (call $spend (global.get $growth_tokens) (local.get $bytes))))))
 
 ;; The weaver makes a copy of this for each memory that the guest grows.
 (func (export "memory_grow") (param $pages i32) (result i32)
-  (local $bytes i64) (local $spent i64) (local $before i32)
+  (local $bytes i64) (local $before i32)
   (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $pages)) (i64.const 16)))
   (if (i32.eqz (call $may_have (local.get $bytes) (global.get $memory_refusals) (global.get $growth_refusals)))
     (then (return (i32.const -1))))
-  (local.set $spent (call $growing (local.get $bytes)))
-  (if (i32.eq (local.tee $before (memory.grow $guest (local.get $pages))) (i32.const -1))
-    (then (call $not_grown (local.get $bytes) (local.get $spent))))
+  (call $add (global.get $memory_used) (local.get $bytes))
+  (local.set $before (memory.grow $guest (local.get $pages)))
+  (call $settle_growth (local.get $before) (local.get $bytes))
   (local.get $before))
 
 (func $may_have_elements (param $more i32) (result i32)
@@ -2373,30 +2381,25 @@
 (func $element_bytes (param $elements i32) (result i64)
   (i64.shl (i64.extend_i32_u (local.get $elements)) (i64.const 3)))
 
-(func $growing_table (param $more i32) (result i64)
+(func $growing_table (param $more i32)
   (call $add (global.get $table_used) (i64.extend_i32_u (local.get $more)))
-  (call $growing (call $element_bytes (local.get $more))))
+  (call $add (global.get $memory_used) (call $element_bytes (local.get $more))))
 
 ;; After a table was to grow: settles, and passes on what it says.
-(func $settle_table (param $before i32) (param $more i32) (param $spent i64) (result i32)
+(func $settle_table (param $before i32) (param $more i32) (result i32)
   (if (i32.eq (local.get $before) (i32.const -1))
-    (then
-      (call $add (global.get $table_used) (i64.sub (i64.const 0) (i64.extend_i32_u (local.get $more))))
-      (call $not_grown (call $element_bytes (local.get $more)) (local.get $spent))))
+    (then (call $add (global.get $table_used) (i64.sub (i64.const 0) (i64.extend_i32_u (local.get $more))))))
+  (call $settle_growth (local.get $before) (call $element_bytes (local.get $more)))
   (local.get $before))
 
 ;; The weaver makes a copy of one of these for each table that the guest grows.
 (func (export "funcref_table_grow") (param $value funcref) (param $more i32) (result i32)
-  (local $spent i64)
   (if (i32.eqz (call $may_have_elements (local.get $more))) (then (return (i32.const -1))))
-  (local.set $spent (call $growing_table (local.get $more)))
-  (call $settle_table (table.grow $guest.funcrefs (local.get $value) (local.get $more)) (local.get $more)
-    (local.get $spent)))
+  (call $growing_table (local.get $more))
+  (call $settle_table (table.grow $guest.funcrefs (local.get $value) (local.get $more)) (local.get $more)))
 
 (func (export "externref_table_grow") (param $value externref) (param $more i32) (result i32)
-  (local $spent i64)
   (if (i32.eqz (call $may_have_elements (local.get $more))) (then (return (i32.const -1))))
-  (local.set $spent (call $growing_table (local.get $more)))
-  (call $settle_table (table.grow $guest.externrefs (local.get $value) (local.get $more)) (local.get $more)
-    (local.get $spent)))
+  (call $growing_table (local.get $more))
+  (call $settle_table (table.grow $guest.externrefs (local.get $value) (local.get $more)) (local.get $more)))
 )
