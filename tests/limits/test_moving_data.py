@@ -282,11 +282,10 @@ OUTPUT = wat(
 
 def test_output_of_a_run_that_ends_while_it_is_captured_is_what_was_captured() -> None:
     """The attack: a run that ends between counting output and keeping it makes the host read what is not there."""
-    for fuel in range(1, 2_000):
+    enough = stockade.Sandbox().call(OUTPUT, "print", 65, 0).usage.fuel or 0
+    for fuel in range(max(1, enough - 500), enough + 1):
         report = stockade.Sandbox(Policy(limits=Limits(fuel=fuel))).call(OUTPUT, "print", 65, 0)
         assert report.stdout == b"A" * report.usage.stdout_bytes
-        if report.ok:
-            break
     assert report.usage.stdout_bytes == 900_000
 
 
