@@ -118,10 +118,20 @@ class Reader:
 
     def u32(self) -> int:
         """Reads an unsigned number of at most 32 bits."""
-        value = self._leb(5)
-        if value >> 32:
-            raise self.damaged("number too large")
-        return value
+        # In one piece, for most of what is read are these.
+        data, start = self.data, self.position
+        value = shift = 0
+        for position in range(start, min(start + 5, self.end)):
+            byte = data[position]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                self.position = position + 1
+                if value >> 32:
+                    raise self.damaged("number too large")
+                return value
+            shift += 7
+        self.position = min(start + 5, self.end)
+        raise self.damaged("number too long" if self.position == start + 5 else "unexpected end")
 
     def u64(self) -> int:
         """Reads an unsigned number of at most 64 bits."""
@@ -213,6 +223,12 @@ class Reader:
 
     def name(self) -> bytes:
         """Reads a name: a length, then UTF-8."""
+        position = self.position
+        if position < self.end and (size := self.data[position]) < 0x80:
+            start, end = position + 1, position + 1 + size
+            if end <= self.end:
+                self.position = end
+                return self.data[start:end]
         size = self.u32()
         if MOST_NAME_BYTES < size <= self.end - self.position:
             raise InvalidModule(
