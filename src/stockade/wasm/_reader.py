@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from stockade._text import printable
 from stockade.errors import InvalidModule
-from stockade.wasm._binary import Reader
+from stockade.wasm._binary import NUMBER, NUMBERS, Reader
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._types import (
     FuncType,
@@ -502,15 +502,13 @@ def _read_code(module: ParsedModule, reader: Reader) -> int:
     count = reader.count(MOST_FUNCTIONS)
     data, end, start = reader.data, reader.end, reader.position
     starts, ends = array("q"), array("q")
-    begins, ends_at = starts.append, ends.append
+    begins, ends_at, number = starts.append, ends.append, NUMBER.match
     for _ in range(count):
-        size = data[start] if start < end else 0x80
-        if size < 0x80:
-            start += 1
-        else:
+        if (encoded := number(data, start, end)) is None:
             reader.position = start
-            size = reader.u32()
-            start = reader.position
+            reader.u32()
+            raise AssertionError("what is not a number is refused")
+        size, start = NUMBERS[encoded[0]], encoded.end()
         begins(start)
         start += size
         if start > end:
