@@ -209,6 +209,24 @@ def test_code_that_names_what_was_appended_is_refused(what: str, problem: str) -
     prove(module, woven)
 
 
+@pytest.mark.parametrize("params", [(), ("funcref",), ("externref",), ("funcref", "i32")], ids=str)
+def test_a_reference_to_a_function_of_the_guests_calls_nothing(params: tuple[str, ...]) -> None:
+    """The attack: a reference in the place of the one that a hidden function takes. None of the guest's is of its type."""
+    built = Builder(memories=[(1, None)])
+    built.wasi("sched_yield", (), ("i32",))
+    built.exports = [("memory", MEMORY, 0), ("f", FUNC, 1), ("g", FUNC, 2)]
+    built.function(b"\x01" * _ROOM)
+    built.function(b"", params=params)
+    module = parse(built.build())
+    woven = weave(module, guard())
+    changed = _with_code(woven, b"\xd2\x02" + b"\x10\x00" + b"\x1a\x1a")
+    Engine.shared(_WOVEN).validate(changed.wasm)
+
+    with pytest.raises(stockade.InvalidModule, match=r"type mismatch: expected \(ref \$type\), found \(ref \$type\)"):
+        prove(module, changed)
+    prove(module, _with_code(woven, b"\xd2\x02\x1a"))
+
+
 def test_an_entry_may_be_called_from_anywhere() -> None:
     """The positive twin: the guard's entries are for the guest, wherever it calls them."""
     module, woven = _guest()

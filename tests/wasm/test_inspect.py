@@ -193,6 +193,37 @@ def test_the_type_of_an_own_function_is_found_in_both_forms(program: str) -> Non
     assert outline(longer).exports == outline(data).exports
 
 
+@pytest.mark.parametrize(
+    ("encoded", "told"),
+    [
+        (b"\x70", "funcref"),
+        (b"\x63\x70", "funcref"),
+        (b"\x6f", "externref"),
+        (b"\x63\x6f", "externref"),
+        (b"\x6e", "anyref"),
+        (b"\x63\x6e", "anyref"),
+        (b"\x64\x70", "(ref func)"),
+        (b"\x63\x71", "nullref"),
+        (b"\x63\x05", "(ref null 5)"),
+        (b"\x63\x85\x80\x00", "(ref null 5)"),
+        (b"\x64\xc0\x00", "(ref 64)"),
+    ],
+)
+def test_a_type_has_one_name_in_all_its_encodings(encoded: bytes, told: str) -> None:
+    """The engine takes each; wherever a type may stand, what is behind it is read at the right place."""
+    types = section(1, vec([b"\x60" + vec([encoded, b"\x7f"]) + vec([encoded])]))
+    imports = section(2, vec([name("a") + name("g") + b"\x03" + encoded + b"\x01"]))
+    table = section(4, vec([encoded + b"\x00\x07"]))
+    own = section(6, vec([encoded + b"\x01\xd0" + encoded[-1:] + b"\x0b"]) if len(encoded) < 3 else vec([]))
+
+    found = outline(HEADER + types + imports + table + own)
+
+    assert found.types == (f"({told}, i32) -> ({told})",)
+    assert (found.imports[0].type, str(found.tables[0])) == (f"mut {told}", f"7 or more of {told}")
+    assert {entry.type for entry in found.globals} == {told}
+    assert found.unread == ()
+
+
 # -- other proposals, components, what is not known --------------------------------------------------------------------
 
 
