@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test thorough lint types check docs bench clean
+MINUTES ?= 5
+
+.PHONY: help demo test thorough fuzz lint types check docs bench clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -40,6 +42,9 @@ docs: $(VENV)/.stamp ## Write the reference pages anew
 
 bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard against native WASI
 	$(BIN)/python -m benchmarks
+
+fuzz: $(VENV)/.stamp ## Hold our readers against another decoder and the engine, MINUTES=5
+	$(BIN)/python -m tests.fuzz $(MINUTES)
 
 clean: ## Remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

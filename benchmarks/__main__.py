@@ -20,9 +20,10 @@ from rich.table import Table
 import stockade
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
+from benchmarks._hostile_files import hostile_files
 from benchmarks._idiomatic import idiomatic_hello, native_engine
 from benchmarks._measure import Promise, in_turn
-from benchmarks._modules import cached_start_milliseconds, weaving_share
+from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
 from benchmarks._worst import aside, worst
 
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ def modules(console: Console) -> list[Promise]:
     """What happens to a module before it runs."""
     promises = []
     for large in (False, True):
-        what, share, told = weaving_share("python", large=large)
+        shares, told = shares_of_compiling("python", large=large)
         console.print(told, style="dim")
-        promises.append(Promise(what, share, 0.08))
+        promises += [Promise(what, share, bound) for what, share, bound in shares]
     promises.append(Promise("CPython ready in a second process, ms", cached_start_milliseconds("python"), 100.0))
     return promises
 
@@ -184,6 +185,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "shares": shares,
     "heartbeat": heartbeat,
     "modules": modules,
+    "hostile": hostile_files,
     "calls": calls,
     "throughput": throughput,
     "hello": hello_world,

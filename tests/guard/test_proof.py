@@ -17,7 +17,7 @@ from stockade.execution import _programs
 from stockade.execution._prepare import prepare
 from stockade.guard import Woven, guard, proof_copy, prove, weave
 from stockade.policy import Features, Structure, runnable_features
-from stockade.wasm import Kind, Scan, Unsupported, _scan, parse, scan
+from stockade.wasm import Kind, Scan, Site, Unsupported, _scan, parse, scan
 from tests.conftest import program_path
 from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb
 from tests.guard.test_encodings import forging, hidden_call, hidden_element
@@ -209,6 +209,24 @@ def test_code_that_names_what_was_appended_is_refused(what: str, problem: str) -
     prove(module, woven)
 
 
+@pytest.mark.parametrize("params", [(), ("funcref",), ("externref",), ("funcref", "i32")], ids=str)
+def test_a_reference_to_a_function_of_the_guests_calls_nothing(params: tuple[str, ...]) -> None:
+    """The attack: a reference in the place of the one that a hidden function takes. None of the guest's has its type."""
+    built = Builder(memories=[(1, None)])
+    built.wasi("sched_yield", (), ("i32",))
+    built.exports = [("memory", MEMORY, 0), ("f", FUNC, 1), ("g", FUNC, 2)]
+    built.function(b"\x01" * _ROOM)
+    built.function(b"", params=params)
+    module = parse(built.build())
+    woven = weave(module, guard())
+    changed = _with_code(woven, b"\xd2\x02" + b"\x10\x00" + b"\x1a\x1a")
+    Engine.shared(_WOVEN).validate(changed.wasm)
+
+    with pytest.raises(stockade.InvalidModule, match=r"type mismatch: expected \(ref \$type\), found \(ref \$type\)"):
+        prove(module, changed)
+    prove(module, _with_code(woven, b"\xd2\x02\x1a"))
+
+
 def test_an_entry_may_be_called_from_anywhere() -> None:
     """The positive twin: the guard's entries are for the guest, wherever it calls them."""
     module, woven = _guest()
@@ -293,3 +311,18 @@ def test_machine_code_is_kept_with_the_version_of_its_proof(monkeypatch: pytest.
     monkeypatch.setattr(_programs, "PROOF_VERSION", 0)
 
     assert _programs._key(module, _WOVEN) != before
+
+
+@pytest.mark.parametrize("what", ["memory", "table"])
+def test_growth_of_what_is_not_there_is_refused(what: str) -> None:
+    """The attack: a reader that has lost step sees growth of a memory that there is not."""
+    module, _ = _guest()
+    kind = Kind.MEMORY_GROW if what == "memory" else Kind.TABLE_GROW
+    start, end = module.bodies[0]
+    lost = Scan(sites={0: [Site(kind, start + 1, start + 3, 7)]}, grown={(kind, 7)})
+
+    with pytest.raises(stockade.InvalidModule) as caught:
+        weave(module, guard(), lost)
+
+    assert str(caught.value) == f"the code grows {what} 7, and there are 1"
+    assert end > start

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Outcome, Policy, Sandbox, Structure
-from stockade._wasi import MODULE, WASI, WASI_BY_NAME
+from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
 from stockade.guard import Woven, check_imports, guard, prove, weave
 from stockade.wasm import ExternKind, parse
-from tests._decoder import Decoded, Instr, decode
+from tests._decoder import Decoded, decode
 from tests.conftest import HELLO, wat
+from tests.guard._checks import GROWTH, check_woven
 from tests.guard._modules import (
     END,
     FUNC,
     FUNCREF,
     HEADER,
     MEMORY,
-    TABLE,
     Builder,
     call,
     constants,
@@ -160,112 +160,6 @@ def _named_outside(module: Decoded) -> Iterator[int]:
         yield from (instr.args[0] for instr in expression if instr.op == "ref.func")
 
 
-_FUNCTIONS = ("call", "return_call", "ref.func")
-_GROWTH = ("memory.grow", "table.grow")
-
-
-def _check(data: bytes, woven: Woven) -> None:
-    """Everything that holds of any woven module, by a decoder that shares no code with the weaver's."""
-    original, result = decode(data), decode(woven.wasm)
-    imported = original.imported_functions
-    functions = imported + len(original.functions)
-    assert woven.guest_functions == functions
-    assert result.imports == original.imports
-    assert result.start is None
-    assert len(result.functions) == len(original.functions) + len(woven.guard_functions)
-
-    names = [name.decode() for _, name, _ in original.imports]
-    # Functions of an embedder: each has a counting function of its own, in their order at the end.
-    known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
-    lent = [place for place, entry in enumerate(original.imports) if entry[:2] not in known]
-
-    def redirected(index: int) -> int:
-        """Where a reference of the guest must go."""
-        if index >= imported:
-            return index
-        if index in lent:
-            return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
-        return functions + woven.guard_functions.index(names[index])
-
-    def elsewhere(expression: tuple[Instr, ...]) -> tuple[Instr, ...]:
-        return tuple(
-            Instr(op, (redirected(*args),)) if op == "ref.func" else Instr(op, args) for op, args in expression
-        )
-
-    # Nothing of the guest is renumbered: each index space begins as it was.
-    assert result.types[: len(original.types)] == original.types
-    assert result.functions[: len(original.functions)] == original.functions
-    grown = {
-        what: {instr.args[0] for body in original.code for instr in body.instrs if instr.op == what} for what in _GROWTH
-    }
-    for index, (minimum, maximum) in enumerate(original.memories):
-        assert result.memories[index] == (minimum, maximum if index in grown["memory.grow"] else minimum)
-    for index, (type_, minimum, maximum) in enumerate(original.tables):
-        assert result.tables[index] == (type_, minimum, maximum if index in grown["table.grow"] else minimum)
-
-    # The guest's code names what it named, but for the sites, which now name the guard's function for it.
-    entries = set()
-    for before, after in zip(original.code, result.code, strict=False):
-        assert after.locals == before.locals
-        assert len(after.instrs) == len(before.instrs)
-        for instr, instr_after in zip(before.instrs, after.instrs, strict=True):
-            if instr.op in _FUNCTIONS:
-                assert instr_after == Instr(instr.op, (redirected(*instr.args),))
-            elif instr.op in _GROWTH:
-                assert instr_after.op == "call"
-                _check_grower(result, woven, instr, *instr_after.args)
-            else:
-                assert instr_after == instr
-                continue
-            entries |= {*instr_after.args} - {*range(imported, functions)}
-    assert entries <= {*woven.entries}
-
-    # So does everything outside of code.
-    assert [(type_, mutable, elsewhere(value)) for type_, mutable, value in original.globals] == result.globals
-    assert [
-        segment._replace(items=tuple(map(elsewhere, segment.items))) for segment in original.elements
-    ] == result.elements
-    exports = [
-        (woven.renamed.get(name, name), kind, redirected(index) if kind == FUNC else index)
-        for name, kind, index in original.exports
-    ]
-    assert woven.renamed.keys() <= {b"memory"}
-    assert result.exports[: len(exports)] == exports
-    assert (result.data, result.data_count) == (original.data, original.data_count)
-
-    # What was appended is reached by the guard alone, under names that were free.
-    added = {name: (kind, index) for name, kind, index in result.exports[len(exports) :]}
-    assert not added.keys() & {name for name, _, _ in exports}
-    # Native WASI finds the guard's memory, and never the guest's.
-    assert woven.state_export in (None, b"memory")
-    if woven.state_export is not None:
-        assert added.pop(woven.state_export) == (MEMORY, len(result.memories) - 1)
-        assert len(result.memories) - 1 >= len(original.memories)
-    assert (woven.start_export is None) == (original.start is None)
-    if woven.start_export is not None:
-        assert original.start is not None
-        assert added.pop(woven.start_export) == (FUNC, redirected(original.start))
-    assert (woven.natives_export is None) == (not woven.natives)
-    if woven.natives_export is not None:
-        assert added.pop(woven.natives_export) == (TABLE, len(original.tables))
-    # And what grows can be looked at from outside.
-    exported = {name: (kind, index) for name, kind, index in result.exports}
-    for kind, what, told in ((MEMORY, "memory.grow", woven.grown_memories), (TABLE, "table.grow", woven.grown_tables)):
-        assert [exported[name] for name in told] == [(kind, index) for index in sorted(grown[what])]
-    assert added.keys() <= {*woven.grown_memories, *woven.grown_tables}
-
-
-def _check_grower(result: Decoded, woven: Woven, instr: Instr, function: int) -> None:
-    """A function of the guard that grows this memory or table, and nothing else of the guest."""
-    place = function - woven.guest_functions
-    expected = "memory_grow" if instr.op == "memory.grow" else "funcref_table_grow"
-    if instr.op == "table.grow" and result.tables[instr.args[0]][0] == "externref":
-        expected = "externref_table_grow"
-    assert woven.guard_functions[place] == expected
-    body = result.code[function - result.imported_functions]
-    assert [found for found in body.instrs if found.op in _GROWTH] == [instr]
-
-
 @settings(max_examples=250, deadline=None)
 @given(generated_modules())
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
@@ -281,9 +175,9 @@ def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) 
     Engine.shared(_WOVEN).validate(woven.wasm)
     assert weave(parse(data), guard()) == woven
     original = decode(data)
-    grows = any(instr.op in _GROWTH for body in original.code for instr in body.instrs)
+    grows = any(instr.op in GROWTH for body in original.code for instr in body.instrs)
     assert (woven.state_export is not None) == bool(original.imports or grows)
-    _check(data, woven)
+    check_woven(data, woven)
     prove(parse(data), woven)
     assert woven.initial_table_elements == sum(minimum for _, minimum, _ in original.tables)
     assert (
@@ -337,14 +231,14 @@ def test_changed_modules_that_are_valid_are_woven_or_refused(data: st.DataObject
 
     Engine.shared(_WOVEN).validate(woven.wasm)
     prove(parse(changed), woven)
-    _check(changed, woven)
+    check_woven(changed, woven)
 
 
 def test_what_is_woven_can_be_compiled_and_linked(rich: bytes) -> None:
     """The engine takes the result with its imports resolved against native WASI."""
     woven = weave(rich, guard())
 
-    _check(rich, woven)
+    check_woven(rich, woven)
     LinkedModule(CompiledModule(Engine.shared(_WOVEN), woven.wasm))
 
 
@@ -366,7 +260,7 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
     for original in (plain.build(), padded.build(), HEADER):
         _validate_original(original)
         woven = weave(original, guard())
-        _check(original, woven)
+        check_woven(original, woven)
         assert woven == Woven(
             wasm=weave(plain.build(), guard()).wasm if original != HEADER else HEADER,
             state_export=None,
@@ -512,7 +406,7 @@ def test_every_one_of_many_imports_leads_to_the_guard(imports: int) -> None:
 
     assert (report.outcome, report.usage.calls) == (Outcome.OK, {"random_get": len(targets)})
     assert report.usage.random_bytes == 8 * len(targets)
-    _check(data, woven)
+    check_woven(data, woven)
 
 
 # -- growth -----------------------------------------------------------------------------------------------------------
@@ -572,7 +466,7 @@ def test_growth_of_externref_tables_is_accounted() -> None:
     )
 
     assert "externref_table_grow" in weave(data, guard()).guard_functions
-    _check(data, weave(data, guard()))
+    check_woven(data, weave(data, guard()))
     with Sandbox(Policy().replace(table_elements=10)).open(data) as session:
         assert session.call("f", 9).value == 1
         refused = session.call("f", 1)

@@ -20,6 +20,7 @@ from stockade.wasm import (
     parse,
     rewrite_const_expression,
     skip_const_expression,
+    sleb,
     uleb,
 )
 from tests.guard._modules import HEADER, custom, i32, leb, name, ref_func, section, vec
@@ -463,3 +464,132 @@ def test_types_name_a_bounded_number_of_values_in_all(types: int, refused: bool)
         assert str(caught.value) == "the types of the module name more than 1,000,000 parameters and results in all"
     else:
         assert len(parse(data).types) == types
+
+
+# -- what is read is bounded -------------------------------------------------------------------------------------------
+
+
+def _many(number: int, item: bytes, count: int) -> bytes:
+    return section(number, leb(count) + item * count)
+
+
+_TYPE = section(1, vec([b"\x60\x00\x00"]))
+
+
+@pytest.mark.parametrize(
+    ("number", "item", "most", "message"),
+    [
+        (4, b"\x70\x00\x01", 100, "101 items in the table section: the engine takes no more than 100"),
+        (5, b"\x00\x01", 100, "101 items in the memory section: the engine takes no more than 100"),
+        (9, b"\x05\x70\x00", 100_000, "100,001 items in the element section: the engine takes no more than 100,000"),
+        (11, b"\x01\x00", 100_000, "100,001 items in the data section: the engine takes no more than 100,000"),
+        (0, b"", 100_000, _damage("more than 100,000 sections", 300_008, "file")),
+    ],
+)
+def test_as_much_is_read_as_the_engine_takes(number: int, item: bytes, most: int, message: str) -> None:
+    """The attack: so many small things that reading them takes minutes. One less is read."""
+
+    def make(count: int) -> bytes:
+        return HEADER + (custom("") * count if number == 0 else _many(number, item, count))
+
+    assert parse(make(most)).data == make(most)
+    assert _message(make(most + 1)) == message
+
+
+def test_imported_tables_and_memories_count_too() -> None:
+    """The attack: more memories than the engine takes, most of them imported."""
+    imported = section(2, vec([name("a") + name("b") + b"\x02\x00\x01"] * 60))
+
+    assert len(parse(HEADER + imported + _many(5, b"\x00\x01", 40)).memories) == 100
+    assert _message(HEADER + imported + _many(5, b"\x00\x01", 41)) == (
+        "101 memories in the memory section: the engine takes no more than 100"
+    )
+
+
+def test_items_of_all_kinds_are_bounded_together() -> None:
+    """The attack: of each kind as many as the engine takes. Functions are counted apart, for they take little."""
+    types, globals_ = _many(1, b"\x60\x00\x00", 200_000), _many(6, b"\x7f\x00\x41\x00\x0b", 200_000)
+    functions, code = _many(3, b"\x00", 1_000_000), _many(10, b"\x02\x00\x0b", 1_000_000)
+
+    assert len(parse(HEADER + types + functions + globals_ + code).bodies) == 1_000_000
+    assert _message(HEADER + types + globals_ + section(7, vec([name("m") + b"\x02\x00"]))) == (
+        "400,001 types, imports, globals and exports: no more than 400,000 are read"
+    )
+    assert "1,000,001 items in the function section" in _message(HEADER + types + _many(3, b"\x00", 1_000_001))
+    imported = section(2, vec([name("a") + name("b") + b"\x00\x00"]))
+    assert _message(HEADER + _TYPE + imported + functions) == _damage(
+        "1,000,001 functions, imported ones included", len(HEADER + _TYPE + imported + functions), "function section"
+    )
+
+
+def test_bytes_that_are_taken_apart_are_bounded_together() -> None:
+    """The attack: a hundred megabytes of names. What the code and the data take is their own business."""
+    imports = section(2, vec([name("a") + name("x" * 99_000) + b"\x00\x00"] * 340))
+    size = len(_TYPE) - 2 + len(imports) - 5
+
+    assert _message(HEADER + _TYPE + imports) == (
+        f"{size:,} bytes of types, imports, globals and exports: no more than 33,554,432 are read"
+    )
+    assert len(parse(HEADER + _TYPE + section(2, vec([name("a") + name("x" * 99_000) + b"\x00\x00"] * 338))).imports)
+
+
+def test_what_a_global_begins_with_is_bounded() -> None:
+    """The attack: one constant that is computed in millions of steps, and as many as fit of those that may be."""
+
+    def one(steps: int) -> bytes:
+        return b"\x7f\x00" + i32(1) + (i32(1) + b"\x6a") * steps + b"\x0b"
+
+    assert parse(HEADER + section(6, vec([one(20_000)]))).globals == 1
+    assert _message(HEADER + section(6, vec([one(30_000)]))) == (
+        "a constant expression in the global section has more than 65,536 bytes, which no toolchain writes"
+    )
+    many = vec([one(20_000)] * 140)
+    assert _message(HEADER + section(6, many)) == f"{len(many):,} bytes of globals: no more than 8,388,608 are read"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 5)), max_size=30), st.binary(max_size=6))
+def test_many_numbers_are_read_as_one_by_one(numbers: list[tuple[int, int]], behind: bytes) -> None:
+    """The attack: numbers that are read another way in bulk than alone."""
+    data = b"".join(leb(value, size) for value, size in numbers)
+    reader, skipping = (Reader(data + behind, 0, len(data), "test") for _ in range(2))
+
+    assert reader.u32s(len(numbers)) == [value for value, _ in numbers]
+    reader.finish()
+    skipping.skip_u32s(len(numbers))
+    skipping.finish()
+    with pytest.raises(stockade.InvalidModule):
+        Reader(data + behind, 0, len(data), "test").u32s(len(numbers) + 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(min_size=1, max_size=40), st.integers(1, 12))
+def test_bulk_reading_fails_where_single_reading_fails(data: bytes, count: int) -> None:
+    """The attack: bytes that are no numbers. Both readers refuse them, in the same words."""
+
+    def read(in_bulk: bool) -> object:
+        reader = Reader(data, 0, len(data), "test")
+        try:
+            return reader.u32s(count) if in_bulk else [reader.u32() for _ in range(count)]
+        except stockade.InvalidModule as problem:
+            return str(problem)
+
+    assert read(in_bulk=True) == read(in_bulk=False)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
+def test_signed_numbers_are_read_however_they_are_padded(value: int, padding: int) -> None:
+    """Numbers of 32, 33 and 64 bits: within their range and length, and not beyond."""
+    plain = sleb(value)
+    fill = 0x7F if value < 0 else 0
+    padded = plain[:-1] + bytes([plain[-1] | 0x80]) + bytes([fill | 0x80]) * (padding - 1) + bytes([fill])
+    encoded = padded if padding else plain
+    for bits, read in ((32, Reader.s32), (33, Reader.s33), (64, Reader.s64)):
+        reader = Reader(encoded, 0, len(encoded), "test")
+        if -(2 ** (bits - 1)) <= value < 2 ** (bits - 1) and len(encoded) <= -(-bits // 7):
+            assert read(reader) == value
+            reader.finish()
+        else:
+            with pytest.raises(stockade.InvalidModule):
+                read(reader)

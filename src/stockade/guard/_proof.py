@@ -64,7 +64,7 @@ def prove(original: ParsedModule, woven: Woven) -> None:
     Raises:
         InvalidModule: It could not be proven; the message says where the engine sees something else.
     """
-    if woven.guard_functions:
+    if woven.guard_functions or original.imports:
         validate_with(proof_copy(original, woven), _PROPOSALS | {"function_references"})
     # Else nothing is hidden: the weaver has written a module that imports nothing.
 

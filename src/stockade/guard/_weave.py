@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
 from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
-from stockade.errors import LinkError
+from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
 from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
 from stockade.wasm import (
@@ -232,6 +232,10 @@ class _Weaver:
         grown = self._scan.grown
         memories = {index for kind, index in grown if kind is Kind.MEMORY_GROW}
         tables = {index for kind, index in grown if kind is Kind.TABLE_GROW}
+        for what, named, there in (("memory", memories, module.memories), ("table", tables, module.tables)):
+            if missing := [index for index in named if index >= len(there)]:
+                # The engine found the module valid, so it reads the code in another way.
+                raise InvalidModule(f"the code grows {what} {missing[0]:,}, and there are {len(there):,}")
         if not (self.wasi or self.lent or grown):
             return self._without_guard()
 

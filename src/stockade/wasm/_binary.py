@@ -10,7 +10,7 @@ from stockade.errors import InvalidModule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MOST_NAME_BYTES", "Reader", "Unsupported", "sleb", "uleb", "vector"]
+__all__ = ["MOST_NAME_BYTES", "NUMBER", "NUMBERS", "Reader", "Unsupported", "sleb", "uleb", "vector"]
 
 MOST_NAME_BYTES: Final = 100_000
 """Bytes of a name: the engine takes no more either."""
@@ -56,8 +56,6 @@ class _Numbers(dict[bytes, int]):
 
     def __missing__(self, encoded: bytes) -> int:
         value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
-        if value >> 32:
-            raise OverflowError
         if len(self) < _MOST_REMEMBERED:
             self[encoded] = value
         return value
@@ -65,8 +63,9 @@ class _Numbers(dict[bytes, int]):
 
 _MOST_REMEMBERED: Final = 1 << 16
 _PART: Final = 1 << 16
-_numbers: Final = _Numbers()
-_U32: Final = re.compile(rb"[\x80-\xff]{0,4}[\x00-\x7f]")
+NUMBERS: Final = _Numbers()
+NUMBER: Final = re.compile(rb"(?:[\x80-\xff]{0,3}[\x00-\x7f]|[\x80-\xff]{4}[\x00-\x0f])")
+"""An unsigned number of at most 32 bits."""
 
 
 def vector(items: Iterable[bytes]) -> bytes:
@@ -118,10 +117,20 @@ class Reader:
 
     def u32(self) -> int:
         """Reads an unsigned number of at most 32 bits."""
-        value = self._leb(5)
-        if value >> 32:
-            raise self.damaged("number too large")
-        return value
+        # In one piece, for most of what is read are these.
+        data, start = self.data, self.position
+        value = shift = 0
+        for position in range(start, min(start + 5, self.end)):
+            byte = data[position]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                self.position = position + 1
+                if value >> 32:
+                    raise self.damaged("number too large")
+                return value
+            shift += 7
+        self.position = min(start + 5, self.end)
+        raise self.damaged("number too long" if self.position == start + 5 else "unexpected end")
 
     def u64(self) -> int:
         """Reads an unsigned number of at most 64 bits."""
@@ -147,16 +156,12 @@ class Reader:
             # A part at a time, so that what is made on the way does not grow with the file.
             wanted = min(count - len(found), _PART)
             part = self.data[self.position : min(self.position + 5 * wanted, self.end)]
-            encoded = _U32.findall(part)[:wanted]
+            encoded = NUMBER.findall(part)[:wanted]
             size = sum(map(len, encoded))
             if len(encoded) == wanted and b"".join(encoded) == part[:size]:
-                try:
-                    found += [_numbers[number] for number in encoded]
-                except OverflowError:
-                    pass
-                else:
-                    self.position += size
-                    continue
+                found += [NUMBERS[number] for number in encoded]
+                self.position += size
+                continue
             # Something is wrong in this part: one by one, to say where.
             found += [self.u32() for _ in range(wanted)]
         return found
@@ -213,6 +218,12 @@ class Reader:
 
     def name(self) -> bytes:
         """Reads a name: a length, then UTF-8."""
+        position = self.position
+        if position < self.end and (size := self.data[position]) < 0x80:
+            start, end = position + 1, position + 1 + size
+            if end <= self.end:
+                self.position = end
+                return self.data[start:end]
         size = self.u32()
         if MOST_NAME_BYTES < size <= self.end - self.position:
             raise InvalidModule(

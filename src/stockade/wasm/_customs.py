@@ -47,6 +47,7 @@ class Customs:
         self.producers: tuple[Producer, ...] = ()
         self.module_name: str | None = None
         self.target_features: tuple[str, ...] = ()
+        self._read: set[bytes] = set()
 
     def take(self, data: bytes, start: int, end: int) -> str:
         """Reads a custom section.
@@ -66,7 +67,9 @@ class Customs:
         except InvalidModule:
             return ""
         read = _READERS.get(name)
-        if read is not None:
+        if read is not None and name not in self._read:
+            # The first of its kind: toolchains write one, and a hostile file a hundred thousand.
+            self._read.add(name)
             # Its word would not have been binding anyway.
             with suppress(InvalidModule):
                 read(self, reader)

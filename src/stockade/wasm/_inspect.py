@@ -17,7 +17,17 @@ from stockade.wasm._binary import Reader, Unsupported
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
-from stockade.wasm._reader import MAGIC, MOST_ITEMS, MOST_PLACES, SECTION_ORDER, ExternKind, SectionId, sections
+from stockade.wasm._reader import (
+    MAGIC,
+    MOST_FUNCTIONS,
+    MOST_GLOBAL_BYTES,
+    MOST_ITEMS,
+    MOST_PLACES,
+    SECTION_ORDER,
+    ExternKind,
+    SectionId,
+    sections,
+)
 from stockade.wasm._types import (
     GlobalInfo,
     MemoryInfo,
@@ -31,12 +41,12 @@ from stockade.wasm._types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.wasm._types import FuncType
-
 __all__ = ["ExportInfo", "ImportInfo", "Outline", "SectionInfo", "outline"]
 
 _CORE: Final = b"\x01\x00\x00\x00"
 _COMPONENT_LAYER: Final = b"\x01\x00"
+_FUNCTION: Final = 0x60
+_KINDS: Final = tuple(kind.name.lower() for kind in ExternKind)
 _FEW: Final = (SectionId.TABLE, SectionId.MEMORY)
 _PLACES: Final = {section: place for place, section in enumerate(SECTION_ORDER)}
 
@@ -45,6 +55,9 @@ _MOST_BYTES: Final = 32 << 20
 
 _MOST_VALUES: Final = 1_000_000
 """Parameters, results and fields that all types may have together, to be told."""
+
+_MOST_REMEMBERED: Final = 1_000
+"""Names of modules that are imported from."""
 
 _MOST_TEXT: Final = 16 << 20
 """Characters of the types of imports and exports; from there on the index of the type is told. A type may have a
@@ -191,7 +204,8 @@ class _Core:
         self.unread: list[str] = []
         self.kind: Literal["command", "reactor", "plain"] = "plain"
         # The same few are told again and again: one object for all that are equal.
-        self.known_globals: dict[GlobalInfo, GlobalInfo] = {}
+        self.known_globals: dict[tuple[str, bool, bool], tuple[GlobalInfo, str]] = {}
+        self.known_names: dict[bytes, str] = {}
 
     def read(self) -> Outline:
         last = -1
@@ -225,11 +239,11 @@ class _Core:
         elif section is SectionId.DATA_COUNT:
             reader.u32()
         elif section is SectionId.FUNCTION:
-            self.counts[section] = reader.count(MOST_ITEMS)
+            self.counts[section] = reader.count(MOST_FUNCTIONS)
             self.own = self.data[reader.position : reader.end]
             return
         elif read is not None:
-            for _ in range(self._count(reader, MOST_PLACES if section in _FEW else MOST_ITEMS)):
+            for _ in range(self._count(section, reader)):
                 read(self, reader)
             self._check_places(reader)
         else:
@@ -241,16 +255,18 @@ class _Core:
     def _check_places(self, reader: Reader) -> None:
         for found in (self.tables, self.memories):
             if len(found) > MOST_PLACES:
-                raise reader.damaged(f"{len(found):,} items, where engines take {MOST_PLACES:,}")
+                raise reader.damaged(f"{len(found):,} items, where {MOST_PLACES:,} are read")
 
-    def _count(self, reader: Reader, most: int) -> int:
+    def _count(self, section: SectionId, reader: Reader) -> int:
         """Reads how many items a section has, each of which takes work and memory here."""
-        if reader.end - reader.position > _MOST_BYTES:
-            raise reader.forbidden(f"{reader.end - reader.position:,} bytes of it, where {_MOST_BYTES:,} are read")
+        most = MOST_PLACES if section in _FEW else MOST_ITEMS
+        size, bound = reader.end - reader.position, MOST_GLOBAL_BYTES if section is SectionId.GLOBAL else _MOST_BYTES
+        if size > bound:
+            raise reader.forbidden(f"{size:,} bytes of it, where {bound:,} are read")
         count = reader.count()
         self.items += count
         if count > most or self.items > MOST_ITEMS:
-            raise reader.damaged(f"{max(count, self.items):,} items, where engines take {most:,}")
+            raise reader.damaged(f"{max(count, self.items):,} items, where {min(most, MOST_ITEMS):,} are read")
         return count
 
     def _read_type(self, reader: Reader) -> None:
@@ -263,20 +279,13 @@ class _Core:
         found = self.known_types.get(encoded)
         if found is not None:
             reader.position = after
-        else:
-            types: list[FuncType | str] = []
-            values = 0
-            try:
-                values = read_types(reader, types)
-            finally:
-                self.types += map(str, types[:-1])
-                if types:
-                    found = str(types[-1]), values
-            if found is not None and reader.position == after and len(types) == 1:
-                self.known_types[encoded] = found
-        if found is not None:
             self.types.append(found[0])
             self.values += found[1]
+        else:
+            values = read_types(reader, self.types)
+            self.values += values
+            if reader.position == after and encoded[0] == _FUNCTION:
+                self.known_types[encoded] = self.types[-1], values
         if self.values > _MOST_VALUES:
             raise reader.forbidden(f"more than {_MOST_VALUES:,} parameters, results and fields")
 
@@ -294,15 +303,20 @@ class _Core:
             self.memories.append(read_memory_type(reader, imported=True))
             type_ = str(self.memories[-1])
         elif code == ExternKind.GLOBAL:
-            self._add_global(read_global_type(reader, imported=True))
-            type_ = str(self.globals[-1])
+            type_ = self._add_global(reader, imported=True)
         elif code == ExternKind.TAG:
             self._read_tag(reader)
             type_ = self.tags[-1]
         else:
             raise reader.forbidden(f"an import of the kind {code:#04x}")
-        kind = ExternKind(code).name.lower()
-        self.imports.append(ImportInfo(module=printable(module), name=printable(raw), kind=kind, type=type_))
+        kind = _KINDS[code]
+        # Imports come from a few modules only, but for hostile ones.
+        shown = self.known_names.get(module)
+        if shown is None:
+            shown = printable(module)
+            if len(self.known_names) < _MOST_REMEMBERED:
+                self.known_names[module] = shown
+        self.imports.append(ImportInfo(module=shown, name=printable(raw), kind=kind, type=type_))
 
     def _read_table(self, reader: Reader) -> None:
         initialised = reader.data[reader.position : reader.position + 2] == b"\x40\x00"
@@ -316,11 +330,18 @@ class _Core:
         self.memories.append(read_memory_type(reader, imported=False))
 
     def _read_global(self, reader: Reader) -> None:
-        self._add_global(read_global_type(reader, imported=False))
+        self._add_global(reader, imported=False)
         skip_const_expression(reader)
 
-    def _add_global(self, found: GlobalInfo) -> None:
-        self.globals.append(self.known_globals.setdefault(found, found))
+    def _add_global(self, reader: Reader, *, imported: bool) -> str:
+        key = (*read_global_type(reader), imported)
+        known = self.known_globals.get(key)
+        if known is None:
+            type_, mutable, _ = key
+            found = GlobalInfo(type=type_, mutable=mutable, imported=imported)
+            known = self.known_globals[key] = found, str(found)
+        self.globals.append(known[0])
+        return known[1]
 
     def _read_tag(self, reader: Reader) -> None:
         if reader.byte():
@@ -332,11 +353,9 @@ class _Core:
         code = reader.byte()
         if code > ExternKind.TAG:
             raise reader.forbidden(f"an export of the kind {code:#04x}")
-        kind = ExternKind(code)
-        self.exports.append(
-            ExportInfo(name=printable(name), kind=kind.name.lower(), type=self._type_of(kind, reader.u32()))
-        )
-        if kind is ExternKind.FUNC:
+        type_ = self._type_of(code, reader.u32())
+        self.exports.append(ExportInfo(name=printable(name), kind=_KINDS[code], type=type_))
+        if code == ExternKind.FUNC:
             if name == b"_start":
                 self.kind = "command"
             elif name == b"_initialize" and self.kind != "command":
@@ -349,14 +368,14 @@ class _Core:
         self.text += len(told)
         return told
 
-    def _type_of(self, kind: ExternKind, index: int) -> str:
-        if kind is ExternKind.FUNC:
+    def _type_of(self, kind: int, index: int) -> str:
+        if kind == ExternKind.FUNC:
             if index < len(self.imported):
                 return self._type(self.imported[index])
             found = self._own_type(index - len(self.imported))
             return f"function {index:,}" if found is None else self._type(found)
-        items = _SPACES[kind](self)
-        return str(items[index]) if index < len(items) else f"{kind.name.lower()} {index:,}"
+        items = _SPACES[ExternKind(kind)](self)
+        return str(items[index]) if index < len(items) else f"{_KINDS[kind]} {index:,}"
 
     def _own_type(self, place: int) -> int | None:
         """The type index of an own function, read when it is asked for: most modules export a few of thousands."""
@@ -423,6 +442,7 @@ def _component(data: bytes) -> Outline:
     exports: list[ExportInfo] = []
     customs = Customs()
     unread = []
+    items = 0
     for number, start, end in sections(data):
         kind = COMPONENT_SECTIONS[number] if number < len(COMPONENT_SECTIONS) else f"section {number}"
         name = ""
@@ -430,7 +450,11 @@ def _component(data: bytes) -> Outline:
         try:
             if kind == "custom":
                 name = customs.take(data, start, end)
-            elif kind == "import":
+            elif kind in ("import", "export"):
+                items += _announced(reader)
+                if items > MOST_ITEMS:
+                    raise reader.damaged(f"{items:,} imports and exports, where {MOST_ITEMS:,} are read")
+            if kind == "import":
                 found = read_component_imports(reader)
                 imports += [ImportInfo(module="", name=name, kind=sort, type="") for name, sort in found]
             elif kind == "export":
@@ -448,3 +472,11 @@ def _component(data: bytes) -> Outline:
         producers=customs.producers,
         unread=tuple(unread),
     )
+
+
+def _announced(reader: Reader) -> int:
+    """How many items follow, without stepping over that number."""
+    start = reader.position
+    count = reader.count()
+    reader.position = start
+    return count

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from stockade._text import printable
 from stockade.errors import InvalidModule
-from stockade.wasm._binary import Reader
+from stockade.wasm._binary import NUMBER, NUMBERS, Reader
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._types import (
     FuncType,
@@ -23,10 +23,12 @@ from stockade.wasm._types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "MAGIC",
+    "MOST_FUNCTIONS",
+    "MOST_GLOBAL_BYTES",
     "MOST_ITEMS",
     "MOST_PLACES",
     "MOST_SECTIONS",
@@ -83,9 +85,12 @@ SECTION_ORDER = (
 )
 """The order in which sections must stand."""
 
-MOST_ITEMS: Final = 1_000_000
-"""Types, imports, functions, globals or exports that a module may have: the engine allows no more either. Here it is
-the most of all but functions together, for each takes time and memory before anything is known of the module."""
+MOST_FUNCTIONS: Final = 1_000_000
+"""Functions that a module may have: the engine allows no more either."""
+
+MOST_ITEMS: Final = 400_000
+"""Types, imports, globals and exports together. The engine allows a million of each; but each takes time and memory
+before anything is known of the module, and real ones have thousands."""
 
 MOST_PLACES: Final = 100
 """Tables, and memories, that a module may have: the same."""
@@ -98,6 +103,9 @@ MOST_SECTIONS: Final = 100_000
 
 MOST_BYTES: Final = 32 << 20
 """Bytes of all sections together that are taken apart: real modules have kilobytes, a hostile one could fill a file."""
+
+MOST_GLOBAL_BYTES: Final = 8 << 20
+"""Bytes of globals, each with what it begins with."""
 
 _MOST_VALUES_IN_ALL = 1_000_000
 """Parameters and results that all types may name together, each of which takes eight bytes here and one in the file."""
@@ -151,14 +159,9 @@ class Spans(Sequence[tuple[int, int]]):
 
     __slots__ = ("_ends", "_starts")
 
-    def __init__(self) -> None:
-        self._starts = array("q")
-        self._ends = array("q")
-
-    def append(self, start: int, end: int) -> None:
-        """Adds one."""
-        self._starts.append(start)
-        self._ends.append(end)
+    def __init__(self, starts: Iterable[int] = (), ends: Iterable[int] = ()) -> None:
+        self._starts = array("q", starts)
+        self._ends = array("q", ends)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -411,8 +414,10 @@ def _check_places(module: ParsedModule, reader: Reader) -> None:
 
 
 def _read_functions(module: ParsedModule, reader: Reader) -> int:
-    count = reader.count(MOST_ITEMS)
+    count = reader.count(MOST_FUNCTIONS)
     types = reader.u32s(count)
+    if len(module.functions) + count > MOST_FUNCTIONS:
+        raise reader.damaged(f"{len(module.functions) + count:,} functions, imported ones included")
     if count and max(types) >= len(module.types):
         raise reader.damaged(f"type {max(types)} does not exist")
     module.functions += types
@@ -452,6 +457,10 @@ def _global_type(reader: Reader) -> None:
 
 
 def _read_globals(module: ParsedModule, reader: Reader) -> int:
+    if reader.end - reader.position > MOST_GLOBAL_BYTES:
+        raise InvalidModule(
+            f"{reader.end - reader.position:,} bytes of globals: no more than {MOST_GLOBAL_BYTES:,} are read"
+        )
     count = reader.count(MOST_ITEMS)
     for _ in range(count):
         _global_type(reader)
@@ -490,23 +499,24 @@ def _read_data_count(module: ParsedModule, reader: Reader) -> int:  # noqa: ARG0
 
 
 def _read_code(module: ParsedModule, reader: Reader) -> int:
-    data, end, add = reader.data, reader.end, module.bodies.append
-    count = reader.count(MOST_ITEMS)
-    start = reader.position
+    count = reader.count(MOST_FUNCTIONS)
+    data, end, start = reader.data, reader.end, reader.position
+    starts, ends = array("q"), array("q")
+    begins, ends_at, number = starts.append, ends.append, NUMBER.match
     for _ in range(count):
-        size = data[start] if start < end else 0x80
-        if size < 0x80:
-            start += 1
-        else:
+        if (encoded := number(data, start, end)) is None:
             reader.position = start
-            size = reader.u32()
-            start = reader.position
-        if size > end - start:
-            reader.position = start
-            raise reader.damaged("unexpected end")
-        add(start, start + size)
+            reader.u32()
+            raise AssertionError("what is not a number is refused")
+        size, start = NUMBERS[encoded[0]], encoded.end()
+        begins(start)
         start += size
+        if start > end:
+            reader.position = start - size
+            raise reader.damaged("unexpected end")
+        ends_at(start)
     reader.position = start
+    module.bodies = Spans(starts, ends)
     return 0
 
 

@@ -101,9 +101,11 @@ def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
         module: The module.
         scan: What was found in it.
     """
-    # Exact, for the figures are kept, and held against whatever policy comes later.
+    # Exact, for the figures are kept, and held against whatever policy comes later. The largest bodies first: beside
+    # them, most cannot be deeper.
     nesting = 0
-    for start, (_, end) in zip(scan.starts, module.bodies, strict=True):
+    bodies = [(end - start, start, end) for start, (_, end) in zip(scan.starts, module.bodies, strict=True)]
+    for _, start, end in sorted(bodies, reverse=True):
         nesting = max(nesting, deepest_nesting(module.data, start, end, nesting))
     return {
         "locals": scan.most_locals,

@@ -305,13 +305,12 @@ def encode_limits(minimum: int, maximum: int | None) -> bytes:
 # -- entries of sections, of every proposal ----------------------------------------------------------------------------
 
 
-def read_types(reader: Reader, types: list[FuncType | str]) -> int:
+def read_types(reader: Reader, types: list[str]) -> int:
     """Reads an entry of the type section: a type, or several that refer to each other.
 
     Args:
         reader: Stands at the beginning of the entry.
-        types: Gets what there is at each index: the type of a function, or what else it is in words. What was read is
-            there, too, should the rest be unreadable.
+        types: Gets what there is at each index, in words. What was read is there, too, should the rest be unreadable.
 
     Returns:
         How many parameters, results and fields the types have.
@@ -327,15 +326,16 @@ _MOST_FIELDS: Final = 10_000
 _MOST_SUPERTYPES: Final = 100
 
 
-def _composite(reader: Reader, types: list[FuncType | str]) -> int:
+def _composite(reader: Reader, types: list[str]) -> int:
     form = reader.byte()
     if form in (0x4F, 0x50):
-        reader.u32s(reader.count(_MOST_SUPERTYPES))
+        if supertypes := reader.count(_MOST_SUPERTYPES):
+            reader.skip_u32s(supertypes)
         form = reader.byte()
     if form == 0x60:
-        type_ = FuncType(_value_types(reader), _value_types(reader))
-        types.append(type_)
-        return len(type_.params) + len(type_.results)
+        params, results = _value_types(reader), _value_types(reader)
+        types.append(str(FuncType(params, results)))
+        return len(params) + len(results)
     if form == 0x5F:
         fields = [_field(reader) for _ in range(reader.count(_MOST_FIELDS))]
         types.append(f"struct ({', '.join(fields)})")
@@ -352,6 +352,8 @@ def _composite(reader: Reader, types: list[FuncType | str]) -> int:
 
 def _value_types(reader: Reader) -> tuple[str, ...]:
     count = reader.count(_MOST_VALUES)
+    if not count:
+        return ()
     codes = reader.data[reader.position : reader.position + count]
     try:
         types = tuple([_SHORT[code] for code in codes])
@@ -420,10 +422,10 @@ def read_table_type(reader: Reader, *, imported: bool) -> TableInfo:
     )
 
 
-def read_global_type(reader: Reader, *, imported: bool) -> GlobalInfo:
-    """Reads the type of a global."""
+def read_global_type(reader: Reader) -> tuple[str, bool]:
+    """Reads the type of a global, and whether it may change."""
     type_ = read_value_type(reader)
     flags = reader.byte()
     if flags > 1:
         raise reader.forbidden(f"a global of the form {flags:#04x}")
-    return GlobalInfo(type=type_, mutable=bool(flags), imported=imported)
+    return type_, bool(flags)

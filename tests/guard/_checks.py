@@ -1,0 +1,124 @@
+"""What holds of every woven module, looked at by a decoder that shares no code with the weaver's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade._wasi import MODULE, WASI_BY_NAME
+from tests._decoder import Decoded, Instr, decode
+from tests.guard._modules import FUNC, MEMORY, TABLE
+
+if TYPE_CHECKING:
+    from stockade.guard import Woven
+
+__all__ = ["GROWTH", "check_woven"]
+
+_FUNCTIONS = ("call", "return_call", "ref.func")
+GROWTH = ("memory.grow", "table.grow")
+
+
+def check_woven(data: bytes, woven: Woven) -> None:
+    """Checks it: everything of the guest is there, and each of its sites leads to the guard.
+
+    Args:
+        data: The original.
+        woven: What was made of it.
+    """
+    original, result = decode(data), decode(woven.wasm)
+    imported = original.imported_functions
+    functions = imported + len(original.functions)
+    assert woven.guest_functions == functions
+    assert result.imports == original.imports
+    assert result.start is None
+    assert len(result.functions) == len(original.functions) + len(woven.guard_functions)
+
+    names = [name.decode() for _, name, _ in original.imports]
+    # Functions of an embedder: each has a counting function of its own, in their order at the end.
+    known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
+    lent = [place for place, entry in enumerate(original.imports) if entry[:2] not in known]
+
+    def redirected(index: int) -> int:
+        """Where a reference of the guest must go."""
+        if index >= imported:
+            return index
+        if index in lent:
+            return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
+        return functions + woven.guard_functions.index(names[index])
+
+    def elsewhere(expression: tuple[Instr, ...]) -> tuple[Instr, ...]:
+        return tuple(
+            Instr(op, (redirected(*args),)) if op == "ref.func" else Instr(op, args) for op, args in expression
+        )
+
+    # Nothing of the guest is renumbered: each index space begins as it was.
+    assert result.types[: len(original.types)] == original.types
+    assert result.functions[: len(original.functions)] == original.functions
+    grown = {
+        what: {instr.args[0] for body in original.code for instr in body.instrs if instr.op == what} for what in GROWTH
+    }
+    for index, (minimum, maximum) in enumerate(original.memories):
+        assert result.memories[index] == (minimum, maximum if index in grown["memory.grow"] else minimum)
+    for index, (type_, minimum, maximum) in enumerate(original.tables):
+        assert result.tables[index] == (type_, minimum, maximum if index in grown["table.grow"] else minimum)
+
+    # The guest's code names what it named, but for the sites, which now name the guard's function for it.
+    entries = set()
+    for before, after in zip(original.code, result.code, strict=False):
+        assert after.locals == before.locals
+        assert len(after.instrs) == len(before.instrs)
+        for instr, instr_after in zip(before.instrs, after.instrs, strict=True):
+            if instr.op in _FUNCTIONS:
+                assert instr_after == Instr(instr.op, (redirected(*instr.args),))
+            elif instr.op in GROWTH:
+                assert instr_after.op == "call"
+                _check_grower(result, woven, instr, *instr_after.args)
+            else:
+                assert instr_after == instr
+                continue
+            entries |= {*instr_after.args} - {*range(imported, functions)}
+    assert entries <= {*woven.entries}
+
+    # So does everything outside of code.
+    assert [(type_, mutable, elsewhere(value)) for type_, mutable, value in original.globals] == result.globals
+    assert [
+        segment._replace(items=tuple(map(elsewhere, segment.items))) for segment in original.elements
+    ] == result.elements
+    exports = [
+        (woven.renamed.get(name, name), kind, redirected(index) if kind == FUNC else index)
+        for name, kind, index in original.exports
+    ]
+    assert woven.renamed.keys() <= {b"memory"}
+    assert result.exports[: len(exports)] == exports
+    assert (result.data, result.data_count) == (original.data, original.data_count)
+
+    # What was appended is reached by the guard alone, under names that were free.
+    added = {name: (kind, index) for name, kind, index in result.exports[len(exports) :]}
+    assert not added.keys() & {name for name, _, _ in exports}
+    # Native WASI finds the guard's memory, and never the guest's.
+    assert woven.state_export in (None, b"memory")
+    if woven.state_export is not None:
+        assert added.pop(woven.state_export) == (MEMORY, len(result.memories) - 1)
+        assert len(result.memories) - 1 >= len(original.memories)
+    assert (woven.start_export is None) == (original.start is None)
+    if woven.start_export is not None:
+        assert original.start is not None
+        assert added.pop(woven.start_export) == (FUNC, redirected(original.start))
+    assert (woven.natives_export is None) == (not woven.natives)
+    if woven.natives_export is not None:
+        assert added.pop(woven.natives_export) == (TABLE, len(original.tables))
+    # And what grows can be looked at from outside.
+    exported = {name: (kind, index) for name, kind, index in result.exports}
+    for kind, what, told in ((MEMORY, "memory.grow", woven.grown_memories), (TABLE, "table.grow", woven.grown_tables)):
+        assert [exported[name] for name in told] == [(kind, index) for index in sorted(grown[what])]
+    assert added.keys() <= {*woven.grown_memories, *woven.grown_tables}
+
+
+def _check_grower(result: Decoded, woven: Woven, instr: Instr, function: int) -> None:
+    """A function of the guard that grows this memory or table, and nothing else of the guest."""
+    place = function - woven.guest_functions
+    expected = "memory_grow" if instr.op == "memory.grow" else "funcref_table_grow"
+    if instr.op == "table.grow" and result.tables[instr.args[0]][0] == "externref":
+        expected = "externref_table_grow"
+    assert woven.guard_functions[place] == expected
+    body = result.code[function - result.imported_functions]
+    assert [found for found in body.instrs if found.op in GROWTH] == [instr]
