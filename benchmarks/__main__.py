@@ -20,7 +20,7 @@ from rich.table import Table
 import stockade
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
-from benchmarks._hostile import hostile_files
+from benchmarks._loading import hostile_files
 from benchmarks._idiomatic import idiomatic_hello, native_engine
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
@@ -171,7 +171,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "shares": shares,
     "heartbeat": heartbeat,
     "modules": modules,
-    "hostile": hostile_files,
+    "loading": hostile_files,
     "calls": calls,
     "throughput": throughput,
     "hello": hello_world,
