@@ -20,8 +20,8 @@ from rich.table import Table
 import stockade
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
-from benchmarks._hostile_files import hostile_files
 from benchmarks._idiomatic import idiomatic_hello, native_engine
+from benchmarks._loading import hostile_files
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
 from benchmarks._worst import aside, worst
@@ -185,7 +185,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "shares": shares,
     "heartbeat": heartbeat,
     "modules": modules,
-    "hostile": hostile_files,
+    "loading": hostile_files,
     "calls": calls,
     "throughput": throughput,
     "hello": hello_world,

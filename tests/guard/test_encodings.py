@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 import stockade
-from stockade import Outcome, Policy, Sandbox
+from stockade import Features, Outcome, Policy, Sandbox
 from tests.guard._modules import (
     END,
     FUNC,
@@ -17,7 +17,6 @@ from tests.guard._modules import (
     MEMORY,
     Builder,
     call,
-    element,
     i32,
     leb,
     ref_func,
@@ -28,11 +27,6 @@ from tests.guard._modules import (
 _LONG = b"\x63\x70"
 _DROP = b"\x1a"
 _SCHED_YIELD = ("sched_yield", (), ("i32",))
-
-
-def _body(locals_: bytes, code: bytes) -> bytes:
-    """A function's code with local variables in front, both as bytes; `Builder` has none, so they go in unread."""
-    return locals_ + code
 
 
 class _WithLocals(Builder):
@@ -156,7 +150,63 @@ def test_a_reference_type_in_either_encoding_is_read_wherever_it_may_stand(where
     assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 0, {"sched_yield": 1})
 
 
-_TYPED = stockade.InvalidModule
+_MEMORY_ARGUMENTS = {
+    "offset padded": b"\x02" + leb(4, 5),
+    "alignment padded": leb(2, 4) + b"\x04",
+    "memory named": b"\x42\x00\x04",
+    "memory named, all padded": leb(0x42, 5) + leb(0, 5) + leb(4, 5),
+}
+
+
+def _before_the_call() -> dict[str, bytes]:
+    """Instructions that leave the stack as it was, with numbers in them that are longer than they need be."""
+    found = {f"load, {what}": i32(0) + b"\x28" + argument + _DROP for what, argument in _MEMORY_ARGUMENTS.items()}
+    found |= {f"store, {what}": i32(0) + i32(5) + b"\x36" + argument for what, argument in _MEMORY_ARGUMENTS.items()}
+    found |= {
+        f"vector, {what}": i32(0) + b"\xfd" + leb(0x5C, 5) + argument + _DROP
+        for what, argument in _MEMORY_ARGUMENTS.items()
+    }
+    found |= {
+        f"lane, {what}": i32(0) + b"\xfd\x0c" + bytes(16) + b"\xfd" + leb(0x5A, 3) + argument + b"\x01"
+        for what, argument in _MEMORY_ARGUMENTS.items()
+    }
+    for size in range(1, 6):
+        found[f"memory.fill in {size}"] = i32(0) * 3 + b"\xfc" + leb(11, size) + leb(0, size)
+        found[f"memory.copy in {size}"] = i32(0) * 3 + b"\xfc" + leb(10, size) + leb(0, size) + leb(0, size)
+        found[f"memory.size in {size}"] = b"\x3f" + leb(0, size) + _DROP
+        found[f"v128.const in {size}"] = b"\xfd" + leb(12, size) + b"\x10\x00" * 8 + _DROP
+        found[f"relaxed in {size}"] = (b"\xfd\x0c" + bytes(16)) * 2 + b"\xfd" + leb(0x100, max(size, 2)) + _DROP
+        found[f"block in {size}"] = b"\x02" + leb(1, size) + b"\x0c" + leb(0, size) + END
+        found[f"br_table in {size}"] = b"\x02\x40" + i32(0) + b"\x0e" + leb(2, size) + leb(0, size) * 3 + END
+        found[f"select in {size}"] = i32(0) * 3 + b"\x1c" + leb(1, size) + b"\x7f" + _DROP
+    return found
+
+
+@pytest.mark.parametrize("before", list(_before_the_call().values()), ids=list(_before_the_call()))
+def test_a_call_behind_padded_numbers_is_counted(before: bytes) -> None:
+    """The attack: numbers behind prefixes, memory arguments and counts in other lengths than usual."""
+    built = _yielding(before + call(0), b"\x00")
+    built.type((), ())
+    built.memories = [(1, None), (1, None)]
+    policy = Policy(features=Features(multi_memory=True, relaxed_simd=True)).replace(memories=2)
+
+    report = Sandbox(policy).call(built.build(), "f")
+
+    assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 0, {"sched_yield": 1})
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_padded_counts_and_lengths_are_read(size: int) -> None:
+    """The attack: numbers between sections, items and bodies that are longer than usual; a byte more is refused."""
+    built = Builder(memories=[(1, None)], size=size)
+    built.wasi(*_SCHED_YIELD)
+    built.exports = [("memory", MEMORY, 0), ("f", FUNC, 1)]
+    built.function(call(0, size), results=("i32",))
+
+    assert Sandbox().call(built.build(), "f").usage.calls == {"sched_yield": 1}
+    built.size = 6
+    with pytest.raises(stockade.InvalidModule, match="number too long"):
+        Sandbox().call(built.build(), "f")
 
 
 @pytest.mark.parametrize(
@@ -173,4 +223,3 @@ def test_types_that_guests_may_not_use_are_refused(where: str, type_: bytes) -> 
 
     with pytest.raises(stockade.InvalidModule):
         Sandbox(Policy()).call(built.build(), "f")
-    assert element(0, [0])  # the builder's segments are those of the weaver's own tests

@@ -211,7 +211,7 @@ def test_code_that_names_what_was_appended_is_refused(what: str, problem: str) -
 
 @pytest.mark.parametrize("params", [(), ("funcref",), ("externref",), ("funcref", "i32")], ids=str)
 def test_a_reference_to_a_function_of_the_guests_calls_nothing(params: tuple[str, ...]) -> None:
-    """The attack: a reference in the place of the one that a hidden function takes; none that there is has its type."""
+    """The attack: a reference in the place of the one that a hidden function takes. None is of its type."""
     built = Builder(memories=[(1, None)])
     built.wasi("sched_yield", (), ("i32",))
     built.exports = [("memory", MEMORY, 0), ("f", FUNC, 1), ("g", FUNC, 2)]

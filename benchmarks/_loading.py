@@ -134,7 +134,7 @@ def hostile_files(console: Console) -> list[Promise]:
     worst_seconds = worst_bytes = 0.0
     for name in HOSTILE:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks._hostile", name], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks._loading", name], capture_output=True, text=True, check=True
         )
         load, told, grown, said = done.stdout.rstrip("\n").split("\t")
         console.print(f"{name}: loaded in {load} s, told in {told} s, {int(grown) / _MIB:.0f} MiB {said}", style="dim")
