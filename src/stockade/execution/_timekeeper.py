@@ -1,7 +1,9 @@
 """The one clock of a run's limits: kept by the host, which tells the guard whenever it looks.
 
 Rates are tokens in the guard's state: what may go at once. The guard takes them, the host adds to them as time goes by,
-never beyond a second's worth. So over any time no more goes than the rate times that time and one second's worth.
+never beyond a second's worth. When the guard took some since the last look is not known. It may have been just now, so
+what came to more than a second's worth before that is lost. So over any time no more goes than the rate times that time
+and one second's worth.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ class Timekeeper:
         rates: What is added in a second, by the names of the tokens.
     """
 
-    __slots__ = ("_began", "_last", "_owed", "_rates", "_state")
+    __slots__ = ("_began", "_had", "_last", "_owed", "_rates", "_state")
 
     def __init__(self, state: State, began: float, rates: Mapping[str, int]) -> None:
         self._state = state
         self._began = began
         self._rates = rates
         self._last = 0
+        # Tokens as of the last look: at first there is a second's worth.
+        self._had = dict(rates)
         # Parts of a token, in nanoseconds times tokens a second.
         self._owed = dict.fromkeys(rates, 0)
 
@@ -49,12 +53,14 @@ class Timekeeper:
         passed, self._last = now - self._last, now
         for name, rate in self._rates.items():
             due, self._owed[name] = divmod(self._owed[name] + passed * rate, _NANOSECONDS)
-            if due:
-                # What the guard has set aside for calls to come are tokens, too.
-                most = rate - (state.get("credit", "<Q") if name == "call_tokens" else 0)
-                tokens = state.get(name, "<Q")
-                if tokens < most:
-                    state.put(name, "<Q", min(tokens + due, most))
+            tokens = state.get(name, "<Q")
+            # What the guard has set aside for calls to come are tokens, too.
+            held = tokens + (state.get("credit", "<Q") if name == "call_tokens" else 0)
+            taken = max(self._had[name] - held, 0)
+            added = max(min(due, rate - taken - held), 0)
+            if added:
+                state.put(name, "<Q", tokens + added)
+            self._had[name] = held + added
 
     def due(self, address: int, amount: int) -> float:
         """Says when there will be so many tokens.
