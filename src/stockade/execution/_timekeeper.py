@@ -1,7 +1,9 @@
 """The one clock of a run's limits: kept by the host, which tells the guard whenever it looks.
 
 Rates are tokens in the guard's state: what may go at once. The guard takes them, the host adds to them as time goes by,
-never beyond a second's worth. So over any time no more goes than the rate times that time and one second's worth.
+never beyond a second's worth. When the guard took some since the last look is not known. It may have been just now, so
+what came to more than a second's worth before that is lost. So over any time no more goes than the rate times that time
+and one second's worth.
 """
 
 from __future__ import annotations

@@ -2075,6 +2075,9 @@
                 (select (global.get $FOR_TIME) (i32.const 0) (local.get $clocks))
                 (select (global.get $FOR_STDIN) (i32.const 0) (local.get $stdin))))))
         (local.set $now (call $now_for_waits))
+        ;; Where there is no clock, how late it has become is not told.
+        (if (i32.eq (i32.load $state (global.get $clock_mode)) (global.get $CLOCK_NONE))
+          (then (local.set $now (call $least (local.get $now) (local.get $due)))))
         (br $again))))
   (call $to_guest (local.get $out) (local.get $answers) (i32.mul (local.get $ready) (global.get $EVENT_SIZE)))
   (call $put_u32 (local.get $events_at) (local.get $ready))
