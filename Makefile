@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test lint types check docs bench fuzz clean
+.PHONY: help demo test thorough lint types check docs bench fuzz clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -23,6 +23,9 @@ demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped
 
 test: $(VENV)/.stamp ## Run the tests
 	$(BIN)/pytest --quiet
+
+thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and end runs at every unit of fuel
+	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet tests/limits/test_native.py tests/limits/test_settled.py
 
 lint: $(VENV)/.stamp ## Check style and layers
 	$(BIN)/ruff check src tests benchmarks demo

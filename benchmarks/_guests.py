@@ -41,8 +41,9 @@ CALLS = r"""
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 256) "\00\04\00\00\00\01\00\00")
+  (memory (export "memory") 17)
+  (data (i32.const 256) "\00\04\00\00\00\01\00\00")  ;; 256 bytes
+  (data (i32.const 248) "\00\00\01\00\00\00\10\00")  ;; 1 MiB
   (data (i32.const 512) "file")
   (global $fd (mut i32) (i32.const -1))
   (func $rewind (drop (call $seek (global.get $fd) (i64.const 0) (i32.const 0) (i32.const 272))))
@@ -64,6 +65,18 @@ CALLS = r"""
     (loop $next
       (call $rewind)
       (if (call $write (global.get $fd) (i32.const 256) (i32.const 1) (i32.const 268)) (then (unreachable)))
+      (br_if $next (local.tee $times (i32.sub (local.get $times) (i32.const 1))))))
+  (func (export "fd_read of 1 MiB") (param $times i32)
+    (loop $next
+      (call $rewind)
+      (if (call $read (global.get $fd) (i32.const 248) (i32.const 1) (i32.const 268)) (then (unreachable)))
+      (if (i32.ne (i32.load (i32.const 268)) (i32.const 1048576)) (then (unreachable)))
+      (br_if $next (local.tee $times (i32.sub (local.get $times) (i32.const 1))))))
+  (func (export "fd_write of 1 MiB") (param $times i32)
+    (loop $next
+      (call $rewind)
+      (if (call $write (global.get $fd) (i32.const 248) (i32.const 1) (i32.const 268)) (then (unreachable)))
+      (if (i32.ne (i32.load (i32.const 268)) (i32.const 1048576)) (then (unreachable)))
       (br_if $next (local.tee $times (i32.sub (local.get $times) (i32.const 1))))))
   (func (export "path_open") (param $times i32)
     (loop $next

@@ -98,7 +98,7 @@ def shares_of_compiling(program: str, *, large: bool = False) -> tuple[list[Shar
     guard()
     best = min(_prepare(wasm) for _ in range(3))
     woven = weave(wasm, guard()).wasm
-    engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10, pooled=False))
+    engine = Engine.shared(EngineConfig(fuel=True, stack_bytes=512 << 10, parallel=True, pooled=False))
     begun = time.perf_counter()
     compile_to_bytes(engine, woven)
     compiling = time.perf_counter() - begun

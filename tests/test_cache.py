@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -158,7 +159,7 @@ def test_a_module_is_what_was_read_whatever_the_file_becomes(own: Own, tmp_path:
 
 OTHER_CONFIGURATIONS = {
     "fuel": {"fuel": None},
-    "stack": {"stack": 300 << 10},
+    "stack": {"stack": 600 << 10},
     "nans": {"clock": Clock(mode="none"), "random": Random(mode="none")},
 }
 
@@ -178,6 +179,16 @@ def test_another_configuration_of_the_engine_is_another_entry(
     assert len(own.entries) == 2
     forget(monkeypatch)
     assert ask(module) == (1, True)
+
+
+def test_stacks_of_one_class_share_an_entry(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: a stack is rounded up to the next power of two, so that there are few engines."""
+    module = wat('(module (func (export "answer") (result i32) (i32.const 1)))')
+    assert ask(module) == (1, False)
+    for stack in (257 << 10, 300 << 10, 512 << 10):
+        forget(monkeypatch)
+        assert Sandbox(Policy().replace(stack=stack)).call(module, "answer").timings.cache_hit
+    assert len(own.entries) == 1
 
 
 @pytest.mark.parametrize("name", ["wasmtime_version", "_processor"])
@@ -707,16 +718,25 @@ def test_temporary_files_have_names_that_nobody_can_guess(own: Own, monkeypatch:
 
 
 def test_temporary_files_of_the_dead_are_removed_and_of_the_living_are_not(tmp_path: Path) -> None:
-    """What a killed process left goes after an hour; what is being written stays."""
-    cache = store(tmp_path)
-    assert cache.put("a", b"content")
+    """What a killed process left goes at once, whenever it was; what is being written stays, and counts."""
+    size = HEAD_BYTES + len("content")
+    cache = Cache(tmp_path / "cache", tmp_path / "state", limit_bytes=1 << 20)
+    assert cache.put("a", b"", b"content")
     dead, living = tmp_path / "cache" / "dead.new", tmp_path / "cache" / "living.new"
     for path in (dead, living):
         path.write_bytes(b"half")
-    os.utime(dead, (1, 1))
 
-    assert cache.put("b", b"content")
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["a.code", "b.code", "living.new"]
+    with living.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cache.put("b", b"", b"content")
+        assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["a.code", "b.code", "living.new"]
+        # What is being written leaves room for one of the two.
+        file.truncate((1 << 20) - 2 * size + 1)
+        assert cache.put("b", b"", b"content")
+        assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["b.code", "living.new"]
+    assert cache.put("a", b"", b"content")
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["a.code", "b.code"]
+    dead.write_bytes(b"half")
     assert cache.clear() == 2
     assert list((tmp_path / "cache").iterdir()) == []
 

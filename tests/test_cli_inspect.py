@@ -363,7 +363,8 @@ def test_what_the_weaver_adds_is_told(tmp_path: Path) -> None:
     assert f"  size        {len(woven.wasm):,} bytes, {len(original.data):,} before\n" in told
     assert f"  functions   {len(woven.guard_functions):,}, from index 3 on\n" in told
     assert "  redirected  1 × memory.grow, 1 × call\n" in told or "  redirected  1 × call, 1 × memory.grow\n" in told
-    assert "  exports     stockade.state, stockade.natives, stockade.start\n" in told
+    assert "  exports     memory, stockade.natives, stockade.start\n" in told
+    assert as_json["renamed"] == {"memory": "stockade.memory"}
     assert "  start       taken out, to be called under the limits\n" in told
     assert as_json["functions"] == list(woven.guard_functions)
     assert as_json["first_function"] == woven.guest_functions == 3
@@ -393,7 +394,7 @@ def test_the_woven_module_is_written(tmp_path: Path) -> None:
 
     assert result.exception is None
     assert out.read_bytes() == weave(Module.load(path).data, guard()).wasm
-    assert b"stockade.state" in out.read_bytes()
+    assert b"stockade.memory" in out.read_bytes()
     assert command(out).exception is None
     assert path.read_text() == HELLO
 

@@ -109,9 +109,13 @@ def test_guard_counts_each_call_under_its_number() -> None:
     """Holds item 82: the numbers in the guard's source are those of the table that reads the counters."""
     source = (SOURCES / "guard" / "guard.wat").read_text()
     functions = re.split(r'^\(func \(export "', source, flags=re.MULTILINE)[1:]
+    named = {
+        name: int(number) for name, number in re.findall(r"\(global \$N\.(\w+) +i32 \(i32\.const (\d+)\)\)", source)
+    }
     numbers = {
         function.split('"', 1)[0]: [
-            int(number) for number in re.findall(r"\(call \$(?:enter|count) \(i32\.const (\d+)\)\)", function)
+            named[name]
+            for name in re.findall(r"\(call \$(?:enter|count|no_socket) \(global\.get \$N\.(\w+)\)", function)
         ]
         for function in functions
     }
@@ -120,6 +124,7 @@ def test_guard_counts_each_call_under_its_number() -> None:
         assert numbers[call.name] == [call.number], call.name
     others = {name for name, found in numbers.items() if found} - {call.name for call in WASI}
     assert not others
+    assert named == {call.name: call.number for call in WASI}
 
 
 @pytest.mark.parametrize("call", WASI, ids=lambda call: call.name)

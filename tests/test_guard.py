@@ -222,7 +222,6 @@ END = 2 * PAGE
         [(DATA, 0xFFFFFFFF)],
         [(DATA, 0x80000000)],
         [(0x80000000, 0x80000000)],
-        [(END + PAGE, 0)],
     ],
 )
 def test_buffer_outside_of_memory_traps_and_nothing_is_captured(buffers: list[tuple[int, int]]) -> None:
@@ -328,6 +327,8 @@ def test_any_buffers_capture_exactly_what_the_guest_has(buffers: list[tuple[int,
     expected = b""
     outcome = Outcome.OK
     for address, size in buffers:
+        if not size:
+            continue  # of no bytes at all, no place is outside
         if len(expected) + size >= 2**32:
             break  # what is written so far is all that the count can tell: a short write
         if address + size > END:
@@ -374,13 +375,11 @@ def test_poll_outside_of_memory_traps(subscriptions: int, events: int, count: in
     assert_host_is_fine()
 
 
-@pytest.mark.parametrize(
-    ("events", "count"), [(DATA, 1), (DATA + 40, 1), (DATA - 24, 1), (MORE, 0), (MORE, 1025), (MORE, -1)]
-)
-def test_poll_over_itself_or_with_an_absurd_count_is_refused(events: int, count: int) -> None:
-    """Holds H62. Attack: events that overwrite the subscriptions that are still to be read."""
+@pytest.mark.parametrize("count", [0, 1025, -1])
+def test_poll_with_an_absurd_count_is_refused(count: int) -> None:
+    """Attack: more subscriptions than there is room for, or none."""
     with probe() as session:
-        report = session.call("poll_oneoff", DATA, events, count, RESULT)
+        report = session.call("poll_oneoff", DATA, MORE, count, RESULT)
 
     assert (report.outcome, report.value) == (Outcome.OK, EINVAL)
 

@@ -6,16 +6,20 @@ import ast
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
+import stockade
 from stockade import Module, Mount, Policy, PolicyError, Sandbox, StockadeError
+from stockade.engine import library_folder
 from tests.conftest import wat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 PERM, NOENT, BADF = 63, 44, 8
 """Errno values of WASI."""
@@ -537,6 +541,137 @@ def test_folders_that_the_host_imports_from_are_not_writable(tmp_path: Path, mon
             )
         for folder, mode in ((modules, "ro"), (beside, "rw"), (below, "rw")):
             Sandbox(Policy().replace(mounts=[Mount(str(folder), "/work", mode)]))
+
+
+def places() -> dict[str, tuple[Path, str]]:
+    """Folders that no guest may write to, and how that is told."""
+    runs = "a guest could leave code there that the host would run"
+    program = Path(sys.executable).resolve()
+    package = Path(stockade.__file__).parent.resolve()
+    engine = library_folder().resolve() / "wasmtime"
+    library = Path(os.__file__).parent.resolve()
+    modules = Path(sysconfig.get_path("purelib")).resolve()
+    return {
+        "interpreter": (program.parent, f"covers {program}, where the Python interpreter is: {runs}"),
+        "library": (library, f"covers {library}, where this process looks for Python modules: {runs}"),
+        "in the library": (library / "json", f"lies in {library}, where this process looks for Python modules: {runs}"),
+        "stockade": (package, f"covers {package}, where code of Stockade is: {runs}"),
+        "in stockade": (package / "guard", f"lies in {package}, where code of Stockade is: {runs}"),
+        "wasmtime": (engine, f"lies in {modules}, where this process looks for Python modules: {runs}"),
+    }
+
+
+@pytest.mark.parametrize("name", places())
+def test_where_code_of_the_host_is_cannot_be_written(name: str) -> None:
+    """The attack: a guest changes the interpreter that compiles its next module, its library, or ours.
+
+    Read-only is fine.
+    """
+    folder, told = places()[name]
+
+    assert refusal(Mount(str(folder), "/work", "rw")) == (
+        f"the mount /work is writable and {told}. Mount it read-only, or a folder beside it"
+    )
+    sandbox(Mount(str(folder), "/work"))
+
+
+@pytest.mark.parametrize("prefix", ["prefix", "exec_prefix", "base_prefix", "base_exec_prefix"])
+def test_where_the_interpreter_is_installed_cannot_be_written(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for where it says that it is; a folder below, or beside, is not the interpreter's."""
+    installed = tmp_path / "python"
+    (installed / "data").mkdir(parents=True)
+    monkeypatch.setattr(sys, prefix, str(installed))
+
+    for folder in (installed, tmp_path):
+        assert refusal(Mount(str(folder), "/work", "rw")) == (
+            f"the mount /work is writable and covers {installed}, where the Python interpreter is: a guest could leave "
+            "code there that the host would run. Mount it read-only, or a folder beside it"
+        )
+    sandbox(Mount(str(installed / "data"), "/work", "rw"))
+
+
+@pytest.mark.parametrize("kind", ["libraries", "bytecode", "imported"])
+def test_where_code_may_come_from_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a library, a file of bytecode, or a module beside those that were imported, left by a guest."""
+    code = tmp_path / "code"
+    (code / "data").mkdir(parents=True)
+    if kind == "libraries":
+        monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{code}")
+        found = "this process looks for libraries"
+    elif kind == "bytecode":
+        monkeypatch.setattr(sys, "pycache_prefix", str(code))
+        found = "this process looks for Python modules"
+    else:
+        plugin = ModuleType("plugin")
+        plugin.__file__ = str(code / "plugin.py")
+        monkeypatch.setitem(sys.modules, "plugin", plugin)
+        found = "modules of this process come from"
+
+    for folder in (code, tmp_path):
+        assert refusal(Mount(str(folder), "/work", "rw")) == (
+            f"the mount /work is writable and covers {code}, where {found}: a guest could leave code there that "
+            "the host would run. Mount it read-only, or a folder beside it"
+        )
+        sandbox(Mount(str(folder), "/work"))
+    below = Mount(str(code / "data"), "/work", "rw")
+    if kind == "bytecode":
+        assert refusal(below).startswith(f"the mount /work is writable and lies in {code}, where {found}: ")
+    else:
+        sandbox(below)
+
+
+@pytest.mark.parametrize("kind", ["interpreter", "startup", "modules"])
+def test_links_to_code_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: what the host runs is elsewhere, and a link on the way to it stands where the guest may write."""
+    real, links, data = tmp_path / "real", tmp_path / "links", tmp_path / "data"
+    for folder in (real, links, data):
+        folder.mkdir()
+    (real / "code").mkdir() if kind == "modules" else (real / "code").touch()
+    (links / "code").symlink_to(real / "code")
+    (tmp_path / "first").symlink_to(links / "code")
+    named = str(tmp_path / "first")
+    if kind == "interpreter":
+        monkeypatch.setattr(sys, "executable", named)
+    elif kind == "startup":
+        monkeypatch.setenv("PYTHONSTARTUP", named)
+    else:
+        monkeypatch.setattr(sys, "path", [*sys.path, named])
+    found = {
+        "interpreter": "the Python interpreter is",
+        "startup": "there is what Python runs when it starts",
+        "modules": "this process looks for Python modules",
+    }[kind]
+
+    for folder, how in ((real, "covers"), (links, "has a link on the way to")):
+        assert refusal(Mount(str(folder), "/work", "rw")) == (
+            f"the mount /work is writable and {how} {real / 'code'}, where {found}: a guest could leave code there "
+            "that the host would run. Mount it read-only, or a folder beside it"
+        )
+        sandbox(Mount(str(folder), "/work"))
+    sandbox(Mount(str(data), "/work", "rw"))
+
+
+def test_folders_with_policies_of_this_process_cannot_be_written(tmp_path: Path) -> None:
+    """The attack: a guest changes the policy that it will run under the next time."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "work").mkdir()
+    file = tmp_path / "policies" / "p.toml"
+    file.write_text("[limits]\nwall_time = 1")
+    Sandbox(Policy().replace(mounts=[Mount(str(tmp_path / "policies"), "/work", "rw")]))
+
+    policy = Policy.load(file)
+
+    for folder in (tmp_path / "policies", tmp_path):
+        with pytest.raises(PolicyError) as caught:
+            Sandbox(policy.replace(mounts=[Mount(str(folder), "/work", "rw")]))
+        assert str(caught.value) == (
+            f"the mount /work is writable and covers {file}, where a policy of this process is: a guest could change "
+            "what it may do. Mount it read-only, or a folder beside it"
+        )
+        Sandbox(policy.replace(mounts=[Mount(str(folder), "/work")]))
+    Sandbox(policy.replace(mounts=[Mount(str(tmp_path / "work"), "/work", "rw")]))
 
 
 def test_the_command_does_not_import_from_the_working_folder(tmp_path: Path) -> None:

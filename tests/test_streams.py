@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import resource
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 import stockade
 from stockade import Outcome, Policy, Sandbox, UsageError
+from stockade.execution import Call, Ground, Watch, _run
 from stockade.execution._state import STDIN_PIECE_BYTES, TAP_BYTES
+from stockade.execution._steps import FOREVER, GO_ON
+from stockade.execution._streams import Streams
+from stockade.host import HostFunctions
 from tests.conftest import wat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stockade.engine import Memory
+    from stockade.execution import Steps
 
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
 
@@ -164,3 +180,108 @@ def test_a_guest_that_waits_for_input_meets_its_deadline() -> None:
     report = Sandbox(Policy().replace(fuel=None, wall_time=0.3)).run(wat(ECHO), stdin=lambda size: None)
     assert report.outcome is Outcome.TIMEOUT
     assert report.usage.wall_seconds < 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_stdin_from_a_descriptor_beyond_a_thousand(kind: str, tmp_path: Path) -> None:
+    """A host with many files open gives a guest one of the later ones, which `select` cannot look at."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1500:
+        pytest.skip("the system gives no such descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1500), hard))
+    try:
+        if kind == "pipe":
+            source, ours = os.pipe()
+            os.write(ours, b"content")
+            os.close(ours)
+        else:
+            (tmp_path / "file").write_bytes(b"content")
+            source = os.open(tmp_path / "file", os.O_RDONLY)
+        high = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 1200)
+        os.close(source)
+        with os.fdopen(high, "rb") as file:
+            report = Sandbox(PATIENT).run(wat(ECHO), stdin=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert high >= 1200
+    assert (report.outcome, report.stdout) == (Outcome.OK, b"content")
+
+
+def test_stdin_from_a_pipe_that_has_nothing_yet_is_waited_for(tmp_path: Path) -> None:
+    """The twin: looking does not wait, and what comes later is read."""
+    source, ours = os.pipe()
+    pieces = iter((b"one", b"two", b""))
+
+    def more(_: object) -> None:
+        piece = next(pieces, b"")
+        if piece:
+            os.write(ours, piece)
+        else:
+            os.close(ours)
+
+    with os.fdopen(source, "rb") as file:
+        os.write(ours, b"zero")
+        report = Sandbox(PATIENT).run(wat(ECHO), stdin=file, on_stdout=more)
+
+    assert (report.outcome, report.stdout) == (Outcome.OK, b"zeroonetwo")
+
+
+class _Threads:
+    """The module `time`, in which each thread has used as much CPU time as the test says."""
+
+    def __init__(self) -> None:
+        self.used: dict[int, float] = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+    def thread_time(self) -> float:
+        """CPU time of this thread."""
+        return self.used.get(threading.get_ident(), 0.0)
+
+
+class _Slow(Streams):
+    """Output that is taken only in the second step after the guest has ended."""
+
+    def finish(self, memory: Memory | None) -> Steps[None]:
+        yield FOREVER
+        yield GO_ON
+        yield from super().finish(memory)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same thread", "another thread"])
+def test_cpu_time_is_that_of_the_steps_of_the_run(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread did before, between and after the steps of a run is not billed to it, whichever threads took them.
+
+    While the last output was taken, the run was charged by the clock of whatever thread came next: less than nothing,
+    or what other runs had used.
+    """
+    clock, pieces = _Threads(), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(_run, "time", clock)
+    ground, watch, module = Ground(PATIENT, HostFunctions()), Watch(), both(2, 10)
+    me = threading.get_ident()
+    clock.used[me] = 100.0
+    guest = ground.guest(module, watch, streams=_Slow(stdout=pieces.append))
+    steps = guest.invoke(Call(module.command_entry), command=True)
+
+    def take(used: float) -> stockade.Report:
+        clock.used[threading.get_ident()] = used
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                report: stockade.Report = end.value
+                return report
+            # Another run has its turn on this thread.
+            clock.used[threading.get_ident()] += 50.0
+
+    while next(steps) != FOREVER:
+        clock.used[me] += 50.0
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(take, 3.0).result() if elsewhere else take(1000.0)
+    guest.close()
+
+    assert report.outcome is Outcome.OK
+    assert b"".join(pieces) == b"\2" * 10 + b"\1" * 10
+    assert report.usage.cpu_seconds == 0.0

@@ -83,13 +83,19 @@ def check_woven(data: bytes, woven: Woven) -> None:
     assert [
         segment._replace(items=tuple(map(elsewhere, segment.items))) for segment in original.elements
     ] == result.elements
-    exports = [(name, kind, redirected(index) if kind == FUNC else index) for name, kind, index in original.exports]
+    exports = [
+        (woven.renamed.get(name, name), kind, redirected(index) if kind == FUNC else index)
+        for name, kind, index in original.exports
+    ]
+    assert woven.renamed.keys() <= {b"memory"}
     assert result.exports[: len(exports)] == exports
     assert (result.data, result.data_count) == (original.data, original.data_count)
 
     # What was appended is reached by the guard alone, under names that were free.
     added = {name: (kind, index) for name, kind, index in result.exports[len(exports) :]}
     assert not added.keys() & {name for name, _, _ in exports}
+    # Native WASI finds the guard's memory, and never the guest's.
+    assert woven.state_export in (None, b"memory")
     if woven.state_export is not None:
         assert added.pop(woven.state_export) == (MEMORY, len(result.memories) - 1)
         assert len(result.memories) - 1 >= len(original.memories)

@@ -264,6 +264,7 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
         assert woven == Woven(
             wasm=weave(plain.build(), guard()).wasm if original != HEADER else HEADER,
             state_export=None,
+            renamed={},
             start_export=None,
             natives_export=None,
             natives=(),
@@ -507,14 +508,20 @@ def test_the_exported_memory_is_the_guests_whatever_its_index() -> None:
 @pytest.mark.parametrize(
     "memories",
     [
-        "",
-        rf"(memory 1) (data (i32.const 0) {_TEXT}hidden)".replace("hidden", 'hidden"'),
+        rf'(memory 1) (data (i32.const 0) {_TEXT}hidden")',
         rf'(memory (export "other") 1) (data (i32.const 0) {_TEXT}hidden")',
-        '(func (export "memory"))',
+        rf'(memory 1) (data (i32.const 0) {_TEXT}hidden") (func (export "memory"))',
     ],
-    ids=["none", "not exported", "another name", "a function"],
+    ids=["not exported", "another name", "a function of that name"],
 )
-def test_without_an_exported_memory_no_call_reaches_any_memory(memories: str) -> None:
+def test_a_memory_need_not_be_exported(memories: str) -> None:
+    """Native WASI never sees it, so it may have any name, or none."""
+    assert Sandbox().run(_writes(memories)).stdout == b"hidden"
+    assert Sandbox().call(_writes(memories), "random").value == 0
+
+
+@pytest.mark.parametrize("memories", ["", '(func (export "memory"))'], ids=["none", "a function of that name"])
+def test_without_a_memory_no_call_reaches_any_memory(memories: str) -> None:
     """The attack: a WASI call that, for want of the guest's memory, is served from the guard's."""
     module = _writes(memories)
 
@@ -523,6 +530,17 @@ def test_without_an_exported_memory_no_call_reaches_any_memory(memories: str) ->
 
     assert (report.outcome, report.stdout, report.usage.stdout_bytes) == (Outcome.TRAP, b"", 0)
     assert random.outcome is Outcome.TRAP
+
+
+def test_what_the_guest_exports_as_memory_is_found_under_that_name() -> None:
+    """The host's functions and sessions find the guest's memory, and a function of that name can be called."""
+    module = wat(rf"""(module {_YIELD} (func (export "memory") (result i32) (call $yield)))""")
+    assert Sandbox().call(module, "memory").value == 0
+    module = wat(rf"""(module {_YIELD} (memory (export "memory") 1) (data (i32.const 8) "guest")
+      (func (export "go") (result i32) (call $yield)))""")
+    with Sandbox().open(module) as session:
+        assert session.call("go").value == 0
+        assert session.read_memory(8, 5) == b"guest"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -535,7 +553,7 @@ def test_exports_named_like_the_guards_do_not_collide() -> None:
     """
     module = wat(rf"""
       (module {_YIELD}
-        (memory (export "stockade.state") (export "memory") 2)
+        (memory (export "stockade.memory") (export "memory") 2)
         (global (export "stockade.natives") i32 (i32.const 0))
         (export "stockade.start'" (func $begin))
         (func (export "stockade.start") unreachable)
@@ -550,7 +568,8 @@ def test_exports_named_like_the_guards_do_not_collide() -> None:
     woven = weave(module.data, guard())
     report = Sandbox().run(module)
 
-    assert (woven.state_export, woven.start_export) == (b"stockade.state'", b"stockade.start''")
+    assert (woven.state_export, woven.start_export) == (b"memory", b"stockade.start''")
+    assert woven.renamed == {b"memory": b"stockade.memory'"}
     assert (report.outcome, report.exit_code, report.usage.calls) == (Outcome.OK, 0, {"sched_yield": 2})
     assert report.usage.memory_bytes == 3 * 65_536
 
@@ -823,7 +842,7 @@ def test_an_unknown_element_form_is_refused() -> None:
     good = built.build() + section(9, vec([element(1, [0])]))
     bad = built.build() + section(9, vec([b"\x08"]))
 
-    assert weave(good, guard()).state_export == b"stockade.state"
+    assert weave(good, guard()).state_export == b"memory"
     with pytest.raises(stockade.InvalidModule) as caught:
         weave(bad, guard())
     assert "element segment of the unknown form 8 at byte " in str(caught.value)

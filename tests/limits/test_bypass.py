@@ -15,7 +15,6 @@ from tests.limits._guests import (
     APPEND,
     CREAT,
     EDQUOT,
-    EINVAL,
     EMFILE,
     FOLLOW,
     MOUNT,
@@ -181,13 +180,24 @@ def test_an_imported_memory_is_refused(module: str) -> None:
 
 def test_start_can_be_called_twice() -> None:
     """A command called twice in a session runs twice in the same instance, each time with counts of its own."""
-    with stockade.Sandbox(Policy(limits=Limits(calls=1))).open(wat(HELLO)) as session:
+    with stockade.Sandbox(Policy(limits=Limits(calls=2))).open(wat(HELLO)) as session:
         for _ in range(2):
             report = session.call("_start")
             assert report.ok
             assert report.stdout == b"hello world\n"
             assert report.usage.calls == {"fd_write": 1}
             assert report.violations == ()
+
+
+def test_a_session_has_one_quota_for_all_its_calls() -> None:
+    """The attack: a quota that each call of a session begins anew is none."""
+    with stockade.Sandbox(Policy(limits=Limits(calls=1))).open(wat(HELLO)) as session:
+        assert session.call("_start").stdout == b"hello world\n"
+        report = session.call("_start")
+    assert report.stdout == b""
+    assert report.usage.denied == {"fd_write": 1}
+    (violation,) = report.violations
+    assert (violation.kind, violation.limit, violation.observed) == ("calls", 1, 2)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3])
@@ -397,16 +407,32 @@ def test_a_read_of_stdin_over_its_own_array_stays_within_stdin() -> None:
         assert session.call("go").outcome is stockade.Outcome.TRAP
 
 
-@pytest.mark.parametrize("shift", [-31, -16, 0, 16, 47])
-def test_events_over_their_subscriptions_are_an_error(shift: int) -> None:
-    """Attack: events are to be written over the subscriptions that are still being worked on."""
+@pytest.mark.parametrize("shift", [-24, -16, 0, 16, 40])
+def test_events_may_stand_over_their_subscriptions(shift: int) -> None:
+    """Attack: events are written over the subscriptions. They were copied before, and the event is right."""
+    script = Script()
+    script.room(64)
+    subscription = script.put(clock_subscription(0.001))
+    script.room(64)
+    count = script.cell()
+    script.call("poll_oneoff", subscription, subscription + shift, 1, count.address)
+    played = script.play(Policy())
+
+    assert played.errnos == [SUCCESS]
+    assert played.number(count) == 1
+    assert struct.unpack_from("<QHB", played.memory, subscription + shift) == (7, 0, 0)
+
+
+@pytest.mark.parametrize("shift", [-31, 47])
+def test_events_at_an_odd_address_trap(shift: int) -> None:
+    """As native WASI has it; and nothing is written."""
     script = Script()
     script.room(64)
     subscription = script.put(clock_subscription(0.001))
     script.room(64)
     script.call("poll_oneoff", subscription, subscription + shift, 1, script.cell().address)
 
-    assert script.play(Policy()).errnos == [EINVAL]
+    assert script.play(Policy()).report.outcome is stockade.Outcome.TRAP
 
 
 @pytest.mark.parametrize("shift", [-32, 48])
@@ -439,13 +465,13 @@ def test_a_count_of_events_over_the_subscriptions_or_events_is_harmless() -> Non
             assert played.memory[guardian : guardian + 64] == b"\xaa" * 64
 
 
-# -- the bytes that the guard borrows -------------------------------------------------------------------------------
+# -- the lowest bytes of memory: no place of the guest is special ------------------------------------------------------
 
 PATTERN = bytes((7 * number + 1) % 251 for number in range(128))
 
 
-def test_borrowed_memory_is_given_back(tmp_path: Path) -> None:
-    """The guard borrows the lowest bytes of memory to ask native WASI something: they must be as they were."""
+def test_the_guard_leaves_the_guests_memory_alone(tmp_path: Path) -> None:
+    """The guard asks native WASI many things of its own accord: no byte of the guest's memory changes by it."""
     (tmp_path / "data").write_bytes(b"0123456789")
     script = Script(low=PATTERN)
     script.open("missing", CREAT)  # create is off: it looks whether the file exists
@@ -469,14 +495,14 @@ def test_borrowed_memory_is_given_back(tmp_path: Path) -> None:
     )
     played = script.play(policy)
 
-    assert played.errnos.count(SUCCESS) >= 11
+    assert played.errnos.count(SUCCESS) >= 9
     assert {"create", "file_size", "read_bytes", "path"} <= set(kinds(played.report.violations))
     assert played.memory[:128] == PATTERN
 
 
 @pytest.mark.parametrize("limits", [{"call_rate": 2}, {"write_rate": 3}, {"read_rate": 3}], ids=str)
-def test_borrowed_memory_is_given_back_after_waiting_for_a_rate(tmp_path: Path, limits: dict[str, int]) -> None:
-    """To wait, the guard makes a poll in the lowest bytes of memory."""
+def test_the_guests_memory_is_left_alone_while_it_waits_for_a_rate(tmp_path: Path, limits: dict[str, int]) -> None:
+    """To wait, the guard asks the host, and by no call of the guest's."""
     (tmp_path / "data").write_bytes(b"0123456789")
     script = Script(low=PATTERN)
     fd = script.open("data", rights=1 << 6 | 1 << 1)
@@ -495,8 +521,8 @@ def test_borrowed_memory_is_given_back_after_waiting_for_a_rate(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("place", [0, 4, 8, 16, 40, 48, 64, 80, 92, 96])
-def test_results_may_stand_where_the_guard_borrows(tmp_path: Path, place: int) -> None:
-    """Attack: pointers for results into the bytes that the guard borrows. All else is as it was."""
+def test_results_may_stand_anywhere(tmp_path: Path, place: int) -> None:
+    """Attack: pointers for results into the lowest bytes of memory. All else is as it was."""
     (tmp_path / "data").write_bytes(b"0123456789")
     script = Script(low=PATTERN)
     script.call("path_open", MOUNT, FOLLOW, "data", CREAT, 1 << 1 | 1 << 6, 0, 0, place)
@@ -528,7 +554,7 @@ def test_results_may_stand_where_the_guard_borrows(tmp_path: Path, place: int) -
 
 
 @pytest.mark.parametrize("place", [0, 16, 32, 48])
-def test_a_poll_may_stand_where_the_guard_borrows(place: int) -> None:
+def test_a_poll_may_stand_anywhere(place: int) -> None:
     """Attack: subscriptions, events and their count all in the lowest bytes of memory, while slices are waited for."""
     low = bytearray(PATTERN)
     low[place : place + 48] = clock_subscription(0.025, userdata=99)
@@ -548,8 +574,8 @@ def test_a_poll_may_stand_where_the_guard_borrows(place: int) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 24, 60, 90])
-def test_paths_and_buffers_may_stand_where_the_guard_borrows(tmp_path: Path, place: int) -> None:
-    """Attack: the path, the array of buffers and the data are in the bytes that the guard borrows while it looks."""
+def test_paths_and_buffers_may_stand_anywhere(tmp_path: Path, place: int) -> None:
+    """Attack: the path and the data are in the lowest bytes of memory."""
     (tmp_path / "data").write_bytes(b"0123456789")
     low = bytearray(PATTERN)
     low[place : place + 4] = b"data"
@@ -558,7 +584,7 @@ def test_paths_and_buffers_may_stand_where_the_guard_borrows(tmp_path: Path, pla
     script.call("path_open", MOUNT, FOLLOW, place, 4, CREAT, 1 << 1 | 1 << 6, 0, 0, result.address)
     script.call("path_rename", MOUNT, place, 4, MOUNT, place, 4)
     script.call("fd_write", result, script.iovec((place, 4)), 1, script.cell().address)
-    played = script.play(files_policy(tmp_path, create=False, file_size=20, write_rate=1 << 20))
+    played = script.play(files_policy(tmp_path, file_size=20, write_rate=1 << 20))
 
     assert played.errnos == [SUCCESS] * 3
     assert played.memory[:128] == bytes(low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,7 +11,22 @@ import stockade
 from stockade._wasi import WASI
 from stockade.policy import Limits, Policy, Wasi
 from tests.conftest import wat
-from tests.limits._guests import EAGAIN, ENOSYS, ENOTCAPABLE, EPERM, SUCCESS, Script, kinds
+from tests.limits._guests import (
+    EAGAIN,
+    EBADF,
+    ENOSYS,
+    ENOTCAPABLE,
+    ENOTSOCK,
+    EPERM,
+    MOUNT,
+    SUCCESS,
+    Script,
+    files_policy,
+    kinds,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def every_kind_of_call() -> tuple[Script, list[str]]:
@@ -91,7 +107,17 @@ def test_sockets_are_refused_unless_asked_for() -> None:
     script.call("sock_accept", 3, 0, script.cell().address)
 
     assert script.play(Policy()).errnos == [ENOTCAPABLE, ENOTCAPABLE]
-    assert script.play(Policy(wasi=Wasi(deny=()))).errnos == [57, 57]
+    assert script.play(Policy(wasi=Wasi(deny=()))).errnos == [EBADF, EBADF]
+
+
+def test_what_is_open_is_no_socket(tmp_path: Path) -> None:
+    """As native WASI has it: a descriptor that is not open is told before one that is no socket."""
+    script = Script()
+    for fd in (0, 1, 2, MOUNT, 4, 4096, 0xFFFF_FFFF):
+        script.call("sock_shutdown", fd, 0)
+    played = script.play(files_policy(tmp_path))
+
+    assert played.errnos == [ENOTSOCK] * 4 + [EBADF] * 3
 
 
 def test_a_denied_call_ends_the_run_where_the_policy_says_stop() -> None:
@@ -190,17 +216,17 @@ def test_a_guest_can_always_leave(policy: Policy) -> None:
 
 
 def test_a_rate_of_calls_is_held_by_waiting() -> None:
-    """Holds item 80: 25 calls at 10 a second take 2 seconds, and none is refused."""
+    """25 calls at 10 a second: ten at once, the rest takes 1.5 seconds, and none is refused."""
     script = yields(25)
     begun = time.monotonic()
     played = script.play(Policy(limits=Limits(call_rate=10)))
     seconds = time.monotonic() - begun
 
     assert played.errnos == [SUCCESS] * 25
-    assert 1.9 < seconds < 3.5
+    assert 1.5 <= seconds < 3.5
     violation = played.only_violation()
     assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "note")
-    assert (violation.limit, violation.observed, violation.count) == (10, 11, 2)
+    assert (violation.limit, violation.observed, violation.count) == (10, 11, 15)
     assert played.report.usage.denied == {}
 
 
@@ -271,7 +297,7 @@ WITHOUT_MEMORY = """
   (func (export "go") (result i32)
     (local $made i32) (local $tries i32)
     (loop $next
-      (if (i32.eq (call $shutdown (i32.const 9) (i32.const 0)) (i32.const 57))
+      (if (i32.eq (call $shutdown (i32.const 9) (i32.const 0)) (i32.const 8))
         (then (local.set $made (i32.add (local.get $made) (i32.const 1)))))
       (br_if $next (i32.lt_u (local.tee $tries (i32.add (local.get $tries) (i32.const 1))) (i32.const 9))))
     (local.get $made)))
@@ -294,13 +320,13 @@ def test_a_guest_without_memory_is_held_to_its_limits() -> None:
     waiting = Limits(fuel=None, call_rate=4)
     report = stockade.Sandbox(Policy(limits=waiting, wasi=Wasi(deny=()))).call(module, "go")
     assert report.value == 9
-    assert 1.9 < report.usage.wall_seconds < 4
+    assert 1.25 <= report.usage.wall_seconds < 4
 
     assert stockade.Sandbox(Policy(wasi=Wasi(deny=()))).call(module, "go").value == 9
 
 
 def test_time_kept_by_the_host_goes_on_from_an_initializer_to_the_call() -> None:
-    """A guest without a clock: the second that began in `_initialize` is not begun again by the call after it."""
+    """A guest without a clock: what `_initialize` has used of a rate is not given to the call after it anew."""
     five, four = ("(drop (call $yield))" * count for count in (5, 4))
     module = wat(
         f"""
@@ -315,9 +341,9 @@ def test_time_kept_by_the_host_goes_on_from_an_initializer_to_the_call() -> None
         """
     )
 
-    # The work is there so that the host looks up, and notes the time, before the calls are made.
+    # The work is there so that the host looks, and notes the time, before the calls are made.
     report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=4))).call(module, "go")
 
-    # Nine calls at four a second: the fifth has to wait until second 1, the ninth until second 2.
+    # Nine calls at four a second, four of them at once.
     assert report.ok
-    assert 1.9 < report.usage.wall_seconds < 2.6
+    assert 1.25 <= report.usage.wall_seconds < 2.6

@@ -126,6 +126,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "limits.on_rate": ("wait", "refuse"),
     "limits.compile_process": ("auto", "always", "never"),
     "environment.mode": ("none", "allow", "deny", "full"),
+    "environment.secrets": ("named", "never"),
     "clock.mode": ("real", "coarse", "virtual", "none"),
     "random.mode": ("none", "seeded", "full"),
     "network.mode": ("none", "loopback", "hosts", "ports", "full"),
@@ -156,7 +157,16 @@ _HOSTS = (
         "bücher.example",
         "a_b-c.test",
     ),
-    *("127.0.0.1", "10.0.0.7", "169.254.169.254", "8.8.8.8", "::1", "[2001:db8::1]", "2001:4860:4860::8888"),
+    *(
+        "127.0.0.1",
+        "10.0.0.7",
+        "169.254.169.254",
+        "metadata.goog",
+        "8.8.8.8",
+        "::1",
+        "[2001:db8::1]",
+        "2001:4860:4860::8888",
+    ),
 )
 _VARIABLES = ("LANG", "Lang", "HOME", "PATH", "TMP", "DB_SECRET", "LD_PRELOAD", "AWS_REGION", "a b", "\N{SNOWMAN}")
 _CAPABILITIES = ("gpu", "mail", "model", "a.b", "a b", "7")
@@ -244,7 +254,10 @@ def environments(draw: st.DrawFn) -> Environment:
     """Environments of all modes, with names where they mean something."""
     mode = draw(_choice("environment.mode"))
     listed = draw(_lists_of(variables())) if mode in ("allow", "deny") else ()
-    return Environment(mode=mode, names=listed, set=draw(st.dictionaries(variables(), texts(), max_size=3)))
+    secrets = draw(_choice("environment.secrets")) if mode == "allow" else "named"
+    return Environment(
+        mode=mode, names=listed, secrets=secrets, set=draw(st.dictionaries(variables(), texts(), max_size=3))
+    )
 
 
 def clocks() -> st.SearchStrategy[Clock]:

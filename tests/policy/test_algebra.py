@@ -115,7 +115,8 @@ def _environments(draw: st.DrawFn) -> Environment:
     mode = draw(_one_of("none", "allow", "deny", "full", "allow", "deny"))
     listed = draw(_lists(_VARIABLES)) if mode in ("allow", "deny") else ()
     given_values = draw(st.dictionaries(st.sampled_from(_VARIABLES), st.sampled_from(_TEXTS), max_size=3))
-    return Environment(mode=mode, names=listed, set=given_values)
+    secrets = draw(_one_of("named", "never")) if mode == "allow" else "named"
+    return Environment(mode=mode, names=listed, secrets=secrets, set=given_values)
 
 
 @st.composite
@@ -187,6 +188,7 @@ def sections(name: str, count: int) -> st.SearchStrategy[tuple[Policy, ...]]:
 _HOST_ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {name: f"the host's {name}" for name in (*_VARIABLES, "OTHER", "OTHER_TOKEN", "path", "db_secret")},
     dict.fromkeys(_VARIABLES, "x"),
+    dict.fromkeys(_VARIABLES, "https://user:password@host/"),
     {"B": "y", "PATH": "", "DB_SECRET": "x"},
     {},
 )
@@ -195,6 +197,7 @@ _ASKED_HOSTS = (
     *("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example", "c.example", "", ".", "*", "a.example:80"),
     *("localhost", "LOCALHOST.", "db.localhost", "notlocalhost", "localhost.example", "\uff4cocalhost"),
     *("127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.0.0.2", "::1", "[::1]", "::ffff:127.0.0.1"),
+    *("metadata.google.internal", "METADATA.", "[fd00:ec2::254]", "64:ff9b::a9fe:a9fe"),
     *("10.0.0.1", "167772161", "::ffff:10.0.0.1", "64:ff9b::a00:1", "169.254.169.254", "0xa9fea9fe", "224.0.0.1"),
     *("8.8.8.8", "134744072", "::ffff:8.8.8.8", "2001:4860:4860::8888", "[2001:4860:4860:0::8888]", "fe80::1", "0"),
 )
@@ -797,7 +800,8 @@ def test_disjoint_lists_give_nothing(one: dict[str, Any], two: dict[str, Any], b
         (
             {"environment": Environment(mode="full")},
             {"environment": Environment(mode="allow", names=("A", "DB_SECRET"))},
-            {"environment": Environment(mode="allow", names=("A",))},
+            # The first withholds it where its value looks like a secret.
+            {"environment": Environment(mode="allow", names=("A",), secrets="never")},
         ),
         (
             {"environment": Environment(mode="full", set={"A": "x", "B": "y"})},
@@ -966,7 +970,12 @@ def test_subsets_of_environments_are_found(one: Environment, two: Environment) -
     shows_no_more = all(
         # A value that one sets is no subset of a host's that happens to be the same.
         _shown(one, host) <= _shown(two, host)
-        for host in (_HOST_ENVIRONMENTS[0], {name: f"another {name}" for name in _HOST_ENVIRONMENTS[0]}, {})
+        for host in (
+            _HOST_ENVIRONMENTS[0],
+            {name: f"another {name}" for name in _HOST_ENVIRONMENTS[0]},
+            {name: f"https://user:{name}@host/" for name in _HOST_ENVIRONMENTS[0]},
+            {},
+        )
     )
 
     assert Policy(environment=one).is_subset(Policy(environment=two)) == shows_no_more
@@ -1000,7 +1009,10 @@ def test_subsets_of_commands_and_calls_are_found(one: Process, two: Process, cal
         (_hosts(Host("a.example")), {"network": Network(mode="full")}),
         (_hosts(Host("db.localhost")), {"network": Network(mode="loopback")}),
         ({"environment": Environment(mode="allow")}, {}),
-        ({"environment": Environment(mode="allow", names=("A",))}, {"environment": Environment(mode="deny")}),
+        (
+            {"environment": Environment(mode="allow", names=("A",), secrets="never")},
+            {"environment": Environment(mode="deny")},
+        ),
         ({"wasi": Wasi(deny=("sock",), errno="perm")}, {}),
         ({"clock": Clock(start=0)}, {}),
         ({"clock": Clock(mode="virtual", start=5, step=0)}, {"clock": Clock(mode="virtual")}),

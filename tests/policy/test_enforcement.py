@@ -171,7 +171,7 @@ def sees_variables(policy: Policy, folder: Path) -> object:
     pointers, buffer = script.room(256), script.room(1024)
     script.call("environ_get", pointers, buffer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.environ", {"A": "1", "B": "2"})
+        patch.setattr("os.environ", {"A": "1", "B": "2", "MY_TOKEN": "3"})
         played = script.play(policy)
     text = played.memory[buffer : buffer + played.number(size)].decode()
     return " ".join(text.split("\0")[:-1])
@@ -370,6 +370,12 @@ EFFECTS = [
         sees_variables,
         {(): "", ("A",): "A=1", ("B", "A"): "A=1 B=2"},
         {"environment.mode": "allow"},
+    ),
+    Effect(
+        "environment.secrets",
+        sees_variables,
+        {"named": "A=1 MY_TOKEN=3", "never": "A=1"},
+        {"environment.mode": "allow", "environment.names": ("A", "MY_TOKEN")},
     ),
     Effect("environment.set", sees_variables, {(): "", (("C", "3"),): "C=3"}),
     Effect(

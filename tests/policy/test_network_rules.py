@@ -46,7 +46,27 @@ TABLE = """
     XN--BCHER-KVA.example.    -     -         hosts  ports  full
     bucher.example            -     -         -      ports  full
     localhost.example.com     -     -         -      ports  full
-    notlocalhost              -     -         -      ports  full
+    notlocalhost              -     -         -      -      full
+    ip6-localhost             -     -         -      -      full
+    localhost.localdomain     -     -         -      -      full
+    printer.local             -     -         -      -      full
+    db.corp.internal          -     -         -      -      full
+    router.lan                -     -         -      -      full
+    nas.home.arpa             -     -         -      -      full
+    hidden.onion              -     -         -      -      full
+    internal.example.com      -     -         -      ports  full
+    metadata.example.com      -     -         -      ports  full
+    metadata                  -     -         -      -      -
+    METADATA.                 -     -         -      -      -
+    metadata.google.internal  -     -         -      -      -
+    Metadata.Google.Internal. -     -         -      -      -
+    metadata\uff0egoogle。internal  -     -         -      -      -
+    metadata.goog             -     -         -      -      -
+    instance-data             -     -         -      -      -
+    instance-data.ec2.internal -    -         -      -      -
+    metadata.c.project.internal -   -         -      -      -
+    metadata.azure.com        -     -         -      -      -
+    metadata.tencentyun.com   -     -         -      -      -
     localhost                 -     loopback  -      -      full
     LocalHost                 -     loopback  -      -      full
     localhost.                -     loopback  -      -      full
@@ -85,15 +105,38 @@ TABLE = """
     ::ffff:192.168.1.1        -     -         -      -      full
     64:ff9b::192.168.1.1      -     -         -      -      full
     100.64.0.1                -     -         -      -      full
-    169.254.169.254           -     -         -      -      full
-    2852039166                -     -         -      -      full
-    0xa9fea9fe                -     -         -      -      full
-    ::ffff:169.254.169.254    -     -         -      -      full
-    fe80::1                   -     -         -      -      full
-    fe80::1%eth0              -     -         -      -      full
+    169.254.169.254           -     -         -      -      -
+    169.254.169.254.          -     -         -      -      -
+    [169.254.169.254]         -     -         -      -      -
+    2852039166                -     -         -      -      -
+    0xa9fea9fe                -     -         -      -      -
+    0XA9.0XFE.0XA9.0XFE       -     -         -      -      -
+    0251.0376.0251.0376       -     -         -      -      -
+    169.254.43518             -     -         -      -      -
+    \uff11\uff16\uff19.254.169.254           -     -         -      -      -
+    ::ffff:169.254.169.254    -     -         -      -      -
+    [::FFFF:a9fe:a9fe]        -     -         -      -      -
+    ::169.254.169.254         -     -         -      -      -
+    ::ffff:0:169.254.169.254  -     -         -      -      -
+    64:ff9b::169.254.169.254  -     -         -      -      -
+    64:ff9b:1::a9fe:a9fe      -     -         -      -      -
+    2002:a9fe:a9fe::1         -     -         -      -      -
+    2606:4700::5efe:a9fe:a9fe -     -         -      -      -
+    2606:4700::5efe:a00:1     -     -         -      -      full
+    169.254.170.2             -     -         -      -      -
+    100.100.100.200           -     -         -      -      -
+    192.0.0.192               -     -         -      -      -
+    168.63.129.16             -     -         -      -      -
+    fe80::1                   -     -         -      -      -
+    fe80::1%eth0              -     -         -      -      -
+    fe80::a9fe:a9fe           -     -         -      -      -
+    fd20:ce::254              -     -         -      -      -
+    fd00:42::42               -     -         -      -      -
     fec0::1                   -     -         -      -      full
     fd00::1                   -     -         -      -      full
-    fd00:ec2::254             -     -         -      -      full
+    fd00:ec2::254             -     -         -      -      -
+    FD00:EC2:0::254           -     -         -      -      -
+    fd00:ec2::23              -     -         -      -      -
     224.0.0.1                 -     -         -      -      full
     ff02::1                   -     -         -      -      full
     255.255.255.255           -     -         -      -      full
@@ -172,6 +215,30 @@ def test_hosts_by_mode(mode: str, host: str) -> None:
 def test_what_is_no_host_is_permitted_by_no_mode(mode: str, host: str) -> None:
     """Holds H65. Attack: text that the check takes for one host, and what connects for another."""
     assert NETWORKS[mode].permits(host, 443, secure=True) is False
+
+
+@pytest.mark.parametrize(
+    ("rule", "spelled"),
+    [
+        ("169.254.169.254", "2852039166"),
+        ("metadata.google.internal", "METADATA.google.internal."),
+        ("fd00:ec2::254", "[fd00:ec2:0:0:0:0:0:254]"),
+        ("metadata", "metadata"),
+    ],
+)
+def test_a_rule_that_names_a_metadata_service_permits_it(rule: str, spelled: str) -> None:
+    """The twin: who wants that, says so; a policy that permits all does not, nor do both together."""
+    named = Policy(network=Network(mode="hosts", hosts=(Host(rule, (PortRange(80, 80),), secure=False),)))
+    full = Policy(network=Network(mode="full"))
+
+    assert named.network.permits(spelled, 80, secure=False)
+    assert not full.network.permits(spelled, 80, secure=False)
+    assert named.narrow(named).network == named.network
+    assert named.narrow(full).network == Network()
+    assert not named.is_subset(full)
+    (said,) = (said for said in named.explain() if said.path == "network.hosts[0]")
+    assert said.risk == "high"
+    assert said.text.endswith("on port 80, also unencrypted: a cloud keeps credentials of this machine there.")
 
 
 PERMITTED_HOST = {"loopback": "localhost", "hosts": "api.example.com", "ports": "other.example.com", "full": "::1"}
@@ -604,20 +671,26 @@ def test_no_ipv6_address_of_this_machine_or_site_is_public(address: ipaddress.IP
         assert ANY_PORT.permits(str(address), 80, secure=False)
 
 
+_METADATA = {(100, 100, 100, 200), (192, 0, 0, 192), (168, 63, 129, 16)}
+
+
 @settings(deadline=None, max_examples=200)
 @given(_IPV4.flatmap(spelled), st.sampled_from(["loopback", "full"]))
 def test_a_spelling_changes_nothing_under_the_other_modes(text: str, mode: str) -> None:
-    """Loopback is 127.0.0.0/8 and ::1 under any spelling that a socket takes for them; full is anything."""
+    """Loopback is 127.0.0.0/8 and ::1 as any socket takes them; full is anything but metadata."""
     network = NETWORKS[mode]
     host = text.strip("[]")
     if ":" in host:
         value = ipaddress.IPv6Address(host)
         loopback = value == ipaddress.IPv6Address("::1") or bool(value.ipv4_mapped and value.ipv4_mapped.is_loopback)
+        four = value.packed[2:6] if value.packed[:2] == b"\x20\x02" else value.packed[-4:]
     else:
         # The first part is 127, or the only one has it as its highest byte.
-        loopback = socket.inet_aton(host.rstrip("."))[0] == 127
+        four = socket.inet_aton(host.rstrip("."))
+        loopback = four[0] == 127
 
-    assert network.permits(text, 80, secure=False) is (loopback or mode == "full")
+    metadata = four[:2] == bytes((169, 254)) or tuple(four) in _METADATA
+    assert network.permits(text, 80, secure=False) is (loopback or (mode == "full" and not metadata))
 
 
 @settings(deadline=None, max_examples=300)

@@ -74,6 +74,7 @@ DEFAULT: dict[str, object] = {
     "filesystem.symlinks": False,
     "environment.mode": "none",
     "environment.names": (),
+    "environment.secrets": "named",
     "environment.set": {},
     "clock.mode": "real",
     "clock.resolution": 0.001,

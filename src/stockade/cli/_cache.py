@@ -15,7 +15,7 @@ from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import interruptible, progress, show_table
 from stockade.engine import Cache
 from stockade.errors import ModuleError
-from stockade.execution import Module
+from stockade.execution import load_module
 from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def warm(modules: tuple[Path, ...], policy: Policy) -> int:
         for path in modules:
             begun = time.perf_counter()
             try:
-                module = Module.load(path, limit_bytes=policy.limits.module_size)
+                module = load_module(path, policy.limits)
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:

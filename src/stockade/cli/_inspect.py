@@ -155,6 +155,7 @@ def _show_woven(name: str, told: Weaving) -> None:
         ("memories", f"{told.memories:,}, {told.memory_bytes:,} bytes" if told.memories else ""),
         ("tables", f"{told.tables:,}, for calls that the module does not import" if told.tables else ""),
         ("exports", ", ".join(told.exports)),
+        ("renamed", ", ".join(f"{old} to {new}" for old, new in told.renamed.items())),
         ("redirected", ", ".join(f"{count:,} × {kind}" for kind, count in told.redirected.items())),
         ("start", "taken out, to be called under the limits" if told.start_taken else ""),
     ]

@@ -14,7 +14,7 @@ from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
 from stockade.cli._terminal import LiveOutput, interruptible, progress, show_output, show_report, show_value
-from stockade.execution import Module
+from stockade.execution import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
 from stockade.sandbox import Sandbox
@@ -91,7 +91,7 @@ def run(
         raise click.UsageError("--live is for commands: a function that is called with --invoke prints at its end")
     policy = _policy(base, directories, fuel=fuel, memory=memory, timeout=timeout)
     with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
-        loaded = Module.load(module, limit_bytes=policy.limits.module_size)
+        loaded = load_module(module, policy.limits)
         with suppress(BrokenPipeError), progress(loaded.name) as tell:
             interruptible(lambda: sandbox.prepare(loaded, tell))
         if invoke is not None:

@@ -1,7 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
 from stockade.engine._cache import Cache, CacheEntry, Kept
-from stockade.engine._compiled import CompiledModule, LinkedModule, compile_to_bytes
+from stockade.engine._compiled import Claim, CompiledModule, LinkedModule, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -18,10 +18,11 @@ from stockade.engine._failure import (
     Failure,
 )
 from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
+from stockade.engine._fifo import can_release_opens
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
-from stockade.engine._parent import end_with
+from stockade.engine._parent import end_with, forgo_privileges
 from stockade.engine._seam import library_folder, wasmtime_version
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "TRAP_CODES",
     "Cache",
     "CacheEntry",
+    "Claim",
     "CompiledModule",
     "Directory",
     "Engine",
@@ -53,9 +55,11 @@ __all__ = [
     "Number",
     "Proposal",
     "assemble",
+    "can_release_opens",
     "compile_to_bytes",
     "end_with",
     "features_used",
+    "forgo_privileges",
     "library_folder",
     "private_folders",
     "validate_with",

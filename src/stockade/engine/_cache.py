@@ -13,8 +13,8 @@ import hashlib
 import hmac
 import os
 import stat
-import time
 from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import FileIO
+    from io import BufferedWriter, FileIO
 
 __all__ = ["Cache", "CacheEntry", "Kept"]
 
@@ -35,7 +35,6 @@ _SUFFIX = ".code"
 _TEMPORARY = ".new"
 _SECRET = "cache.key"  # noqa: S105 - the name of a file
 _SECRET_BYTES = 32
-_STALE_SECONDS = 3600.0
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -109,19 +108,13 @@ class Cache:
         with self._opened() as here:
             if here is None or _HEAD_BYTES + len(told) + len(code) > self.limit_bytes:
                 return False
-            temporary = os.urandom(16).hex() + _TEMPORARY
             try:
-                descriptor = os.open(temporary, _WRITE, 0o600, dir_fd=here.folder)
-                try:
-                    with os.fdopen(descriptor, "wb") as file:
-                        file.write(_MAGIC + here.mac(name, told, code) + len(told).to_bytes(_LENGTH_BYTES, "little"))
-                        file.write(told)
-                        file.write(code)
+                with _new_file(here.folder) as (temporary, file):
+                    file.write(_MAGIC + here.mac(name, told, code) + len(told).to_bytes(_LENGTH_BYTES, "little"))
+                    file.write(told)
+                    file.write(code)
+                    file.flush()
                     os.rename(temporary, name + _SUFFIX, src_dir_fd=here.folder, dst_dir_fd=here.folder)
-                except OSError:
-                    with suppress(OSError):
-                        os.unlink(temporary, dir_fd=here.folder)
-                    raise
             except OSError as problem:
                 self.problem = f"{self.folder} cannot be written: {problem.strerror}"
                 return False
@@ -197,21 +190,15 @@ class Cache:
         return None
 
     def _make_room(self, here: _Place) -> None:
-        """Removes what was unused for longest until the rest fits, and what dead processes left half written."""
+        """Removes what dead processes left half written, and what was unused for longest until the rest fits."""
         entries = sorted(_entries(here), key=lambda entry: entry.used)
-        total = sum(entry.size_bytes for entry in entries)
+        total = _sweep(here.folder) + sum(entry.size_bytes for entry in entries)
         for entry in entries:
             if total <= self.limit_bytes:
                 break
             with suppress(OSError):
                 os.unlink(entry.name + _SUFFIX, dir_fd=here.folder)
             total -= entry.size_bytes
-        now = time.time()
-        for name in _names(here.folder):
-            if name.endswith(_TEMPORARY):
-                with suppress(OSError):
-                    if now - os.stat(name, dir_fd=here.folder, follow_symlinks=False).st_mtime > _STALE_SECONDS:
-                        os.unlink(name, dir_fd=here.folder)
 
 
 class Kept:
@@ -324,6 +311,59 @@ def _open_file(name: str, folder: int) -> FileIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
+@contextmanager
+def _new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
+    """Makes a file under a name that nobody can guess, to be written and given its own name; else it is removed.
+
+    It is locked as long as it is open, which the system ends with the process: whoever finds it unlocked knows that its
+    writer is dead.
+    """
+    name = os.urandom(16).hex() + _TEMPORARY
+    with os.fdopen(os.open(name, _WRITE, 0o600, dir_fd=folder), "wb") as file:
+        try:
+            with suppress(OSError):  # Not every file system has locks.
+                flock(file, LOCK_EX)
+            yield name, file
+        finally:
+            # Where it has its own name by now, there is nothing under this one.
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+
+
+def _sweep(folder: int) -> int:
+    """Removes files whose writers are dead, and what is no file.
+
+    A writer that has not come to lock its file yet may lose it as well: it learns that when it gives it its name.
+
+    Returns:
+        How many bytes those have that are being written.
+    """
+    living = 0
+    for name in _names(folder):
+        if not name.endswith(_TEMPORARY):
+            continue
+        size = _being_written(name, folder)
+        living += size
+        if not size:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+    return living
+
+
+def _being_written(name: str, folder: int) -> int:
+    """How many bytes a file has, at least one, if somebody writes it, or may; 0 if nobody does."""
+    try:
+        file = _open_file(name, folder)
+    except OSError:
+        return 0
+    with file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except OSError:
+            return max(1, os.fstat(file.fileno()).st_size)
+    return 0
+
+
 def _names(folder: int) -> list[str]:
     return os.listdir(folder)
 
@@ -343,16 +383,13 @@ def _secret(folder: Path) -> bytes:
         for _ in range(2):
             with suppress(FileNotFoundError):
                 return _read_secret(descriptor, folder)
-            temporary = os.urandom(16).hex() + _TEMPORARY
-            file = os.fdopen(os.open(temporary, _WRITE, 0o600, dir_fd=descriptor), "wb")
-            try:
-                with file:
-                    file.write(os.urandom(_SECRET_BYTES))
+            _sweep(descriptor)
+            with _new_file(descriptor) as (temporary, file):
+                file.write(os.urandom(_SECRET_BYTES))
+                file.flush()
                 # Whoever links first wins; the others read that one.
                 with suppress(FileExistsError):
                     os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            finally:
-                os.unlink(temporary, dir_fd=descriptor)
         return _read_secret(descriptor, folder)
     finally:
         os.close(descriptor)

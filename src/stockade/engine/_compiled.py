@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stockade.engine._engine import Engine
     from stockade.engine._lending import Lending
 
-__all__ = ["CompiledModule", "LinkedModule", "compile_to_bytes"]
+__all__ = ["Claim", "CompiledModule", "LinkedModule", "compile_to_bytes"]
 
 
 class Claim(NamedTuple):
@@ -25,10 +25,12 @@ class Claim(NamedTuple):
     Attributes:
         maps: Memory maps of the kernel, at most.
         slots: Slots of a pool, which has two memories and two tables for each.
+        descriptors: File descriptors that it may come to have: its mounts, and what it may open.
     """
 
     maps: int
     slots: int
+    descriptors: int = 0
 
 
 MAPS_PER_MEMORY = 3
@@ -66,7 +68,7 @@ class LinkedModule:
         prelinked: The `wasmtime_instance_pre_t`.
         lends: Whether there are functions beside native WASI.
         parks: Whether it imports the function that halts guests.
-        claim: What an instance takes.
+        claim: What an instance takes, the files left out that its policy lets it open.
     """
 
     def __init__(

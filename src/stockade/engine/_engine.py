@@ -1,15 +1,24 @@
-"""Engines: one for each configuration, shared by everything in the process."""
+"""Engines: one for each configuration, shared by everything in the process, and few.
+
+A pooled engine reserves 8.7 TB of address space, of which a process has 128 TiB, and the library aborts the process
+where it cannot have it. So there are only so many pools, what they reserve is tried first, and an engine is freed when
+nothing refers to it any more.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
+import sys
 import threading
+import weakref
+from collections import OrderedDict, deque
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from stockade.engine._descriptors import Descriptors
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
 from stockade.engine._seam import capi
@@ -38,6 +47,19 @@ _SPARED_MAPS = 8_000
 """Memory maps that are left to everything else in the process: libraries, machine code, threads. A thread that finds no
 map left for the stack of its signal handlers aborts the process, so guests must never take the last ones."""
 
+_MAX_POOLS = 6
+"""Pooled engines at a time. They take less than half of a process's address space; instances beyond their slots, and
+those of other engines, are allocated one by one in the rest."""
+
+_MAX_ENGINES = 128
+"""Engines at a time. One without a pool takes a few kilobytes, and a thread while one of its guests runs."""
+
+_KEPT_ENGINES = 8
+"""Engines that are kept although nothing may refer to them, those used last: making one takes longer than a run."""
+
+_RESERVED_PER_MEMORY = (4 << 30) + (32 << 20)
+"""Address space of a memory in a pool: all that 32 bits can name, and what must not be touched behind it."""
+
 MAX_POOLED_MEMORIES = 8
 """Memories that a pooled instance may have, the guard's included."""
 
@@ -63,7 +85,9 @@ class EngineConfig(NamedTuple):
         tail_call: Whether the tail call proposal is on.
         multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
-        parallel: Whether a module is compiled by several threads.
+        parallel: Whether a module is validated and compiled by several threads, which the library starts then and
+            keeps: a process that may be forked goes without, for they are missing in its child, which would wait for
+            them for ever.
         host_stack_bytes: How much stack native WASI and host functions may use on top of the guest's own.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
@@ -75,7 +99,7 @@ class EngineConfig(NamedTuple):
     tail_call: bool = True
     multi_memory: bool = True
     canonical_nans: bool = False
-    parallel: bool = True
+    parallel: bool = False
     host_stack_bytes: int = 512 << 10
     pooled: bool = True
 
@@ -112,6 +136,30 @@ def _address_space_is_limited() -> bool:
     except ImportError:
         return False
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def _can_reserve(config: EngineConfig) -> bool:
+    """Whether the system gives a pool what it reserves: tried, and given back at once."""
+    memories = 2 * _POOL_INSTANCES * _RESERVED_PER_MEMORY
+    # Two pages more for each stack; an element of a table takes up to 16 bytes.
+    stacks = _POOL_INSTANCES * (config.stack_bytes + config.host_stack_bytes + (64 << 10))
+    tables = 2 * _POOL_INSTANCES * MAX_POOLED_TABLE_ELEMENTS * 16
+    return _can_map(memories, usable=False) and _can_map(stacks + tables, usable=True)
+
+
+_MAP_NORESERVE = 0x4000
+"""As on Linux; Python names it from 3.13 on only."""
+
+
+def _can_map(size: int, *, usable: bool) -> bool:
+    import mmap
+
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANON | (_MAP_NORESERVE if sys.platform == "linux" else 0)
+    try:
+        mmap.mmap(-1, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE if usable else 0).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _build(api: Any, config: EngineConfig) -> int:
@@ -171,68 +219,196 @@ def _most_maps() -> int:
     return max(_kernel_maps() - _SPARED_MAPS, 2 * _POOL_MAPS)
 
 
-class Engine:
-    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as the process."""
+class _Native:
+    """The library's engine and its linker of native WASI, to be freed when nothing refers to this any more.
 
-    _engines: dict[EngineConfig, Engine] = {}  # noqa: RUF012 - the shared registry, guarded by the lock
+    The thread that raises the engine's epoch refers to it, too: it may be about to when the last run ends.
+
+    Args:
+        api: The C API.
+        config: What to build.
+
+    Raises:
+        EngineError: The library does not make it.
+    """
+
+    __slots__ = ("__weakref__", "_api", "_lock", "linkers", "pointer")
+
+    def __init__(self, api: Any, config: EngineConfig) -> None:
+        self._api = api
+        self._lock = threading.Lock()
+        self.pointer = _build(api, config)
+        self.linkers: list[int] = []
+
+    @property
+    def linker(self) -> int:
+        """The linker of native WASI, made on first use: whoever only compiles or validates needs none."""
+        if not self.linkers:
+            with self._lock:
+                if not self.linkers:
+                    self._link()
+        return self.linkers[0]
+
+    def _link(self) -> None:
+        api = self._api
+        # SAFETY: the linker holds its own reference to the engine; both are ours until `_free`.
+        linker: int = api.linker_new(self.pointer)
+        try:
+            if error := api.linker_define_wasi(linker):
+                raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
+            define_parking(api, linker)
+        except BaseException:
+            api.linker_delete(linker)
+            raise
+        self.linkers.append(linker)
+
+    def after_fork(self) -> None:
+        """Begins anew in a forked child: another thread may have held the lock."""
+        self._lock = threading.Lock()
+
+
+def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> None:
+    api = capi()
+    # SAFETY: called once, when nothing refers to the engine any more. Modules, stores and other linkers hold their own
+    # references to its contents, so that their order does not matter.
+    for linker in linkers:
+        api.linker_delete(linker)
+    api.engine_delete(pointer)
+    # Not by a lock: this may be called in the middle of anything, also of what holds that lock.
+    freed.append(maps)
+
+
+class Engine:
+    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it."""
+
+    _engines: ClassVar[weakref.WeakValueDictionary[EngineConfig, Engine]] = weakref.WeakValueDictionary()
+    """The shared registry, guarded by the lock."""
+    _kept: ClassVar[OrderedDict[EngineConfig, Engine]] = OrderedDict()
+    """Those used last, guarded by the same lock."""
     _lock = threading.Lock()
     _maps_left = _most_maps()
     """Memory maps that engines of the process and their instances may still take."""
-    _maps_lock = threading.Lock()
+    _pools = 0
+    _freed: ClassVar[deque[int]] = deque()
+    """Memory maps of engines that were freed, for whoever holds the lock of counts to count."""
+    _descriptors = Descriptors()
+    _counts_lock = threading.Lock()
     _forked = False
 
-    def __init__(self, config: EngineConfig) -> None:
-        api = self.api = capi()
+    def __init__(self, config: EngineConfig, native: _Native) -> None:
+        self.api = capi()
         self.config = config
-        self.pointer = _build(api, config)
-        # SAFETY: the linker holds its own reference to the engine; both are kept for the life of the process.
-        self.linker = api.linker_new(self.pointer)
-        if error := api.linker_define_wasi(self.linker):
-            raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
-        define_parking(api, self.linker)
-        increment, pointer = api.engine_increment_epoch, self.pointer
-        self.ticker = Ticker(lambda: increment(pointer))
+        self._native = native
+        self.pointer = native.pointer
+        increment = self.api.engine_increment_epoch
+        self.ticker = Ticker(lambda: increment(native.pointer))
         # How many instances exist right now.
         self.live_instances = 0
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
-        with self._maps_lock:
-            Engine._maps_left -= _POOL_MAPS if config.pooled else 0
+
+    @property
+    def linker(self) -> int:
+        """The linker of native WASI, made on first use."""
+        return self._native.linker
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
         """Returns the engine for a configuration, built on first use.
 
-        Where the process has an address-space limit (RLIMIT_AS), slots cannot be reserved: instances are then
-        allocated one by one.
+        Where there is no room for another pool, instances are allocated one by one: there are enough pools, or the
+        process has not the address space (RLIMIT_AS) or the memory maps for it.
+
+        Raises:
+            EngineError: There are too many engines.
         """
-        if config.pooled and _address_space_is_limited():
-            config = config._replace(pooled=False)
-        engine = cls._engines.get(config)
-        if engine is None:
-            with cls._lock:
+        with cls._lock:
+            engine = cls._engines.get(config)
+            if engine is None and config.pooled and not cls._take_pool(config):
+                config = config._replace(pooled=False)
                 engine = cls._engines.get(config)
-                if engine is None:
-                    engine = cls._engines[config] = cls(config)
+            if engine is None:
+                engine = cls._engines[config] = cls._made(config)
+            cls._kept[config] = engine
+            cls._kept.move_to_end(config)
+            while len(cls._kept) > _KEPT_ENGINES:
+                cls._kept.popitem(last=False)
         return engine
 
     @classmethod
-    def for_compiling(cls, config: EngineConfig) -> Engine:
-        """Returns the engine that a module is to be compiled for.
+    def _made(cls, config: EngineConfig) -> Engine:
+        maps = _POOL_MAPS if config.pooled else 0
+        try:
+            cls._make_room()
+            native = _Native(capi(), config)
+        except BaseException:
+            cls._freed.append(maps)
+            raise
+        weakref.finalize(native, _free, native.pointer, native.linkers, cls._freed, maps).atexit = False
+        return cls(config, native)
 
-        In a forked child, the threads that the library started in the parent for compiling are missing: waiting for
-        them would take for ever. There, one thread does it.
-        """
-        return cls.shared(config._replace(parallel=False) if cls._forked else config)
+    @classmethod
+    def _make_room(cls) -> None:
+        """Sees to it that there may be one engine more."""
+        while len(cls._engines) >= _MAX_ENGINES and cls._kept:
+            cls._kept.popitem(last=False)
+        if (many := len(cls._engines)) >= _MAX_ENGINES:
+            raise EngineError(
+                f"{many} engines are in use, as many as there may be in a process. Policies share one where they agree "
+                "in limits.stack up to the next power of two, in whether fuel is metered, and in whether runs can be "
+                "repeated (clock and random): let them agree, or close sandboxes and sessions that are done"
+            )
+
+    @classmethod
+    def _take_pool(cls, config: EngineConfig) -> bool:
+        """Counts one more pool, if there is room for it."""
+        if _address_space_is_limited():
+            return False
+        while cls._pools_now() >= _MAX_POOLS:
+            # One that is kept for later use only makes room.
+            idle = next((kept for kept in cls._kept if kept.pooled), None)
+            if idle is None:
+                return False
+            del cls._kept[idle]
+        with cls._counts_lock:
+            if cls._maps_left < _POOL_MAPS or not _can_reserve(config):
+                return False
+            cls._pools += 1
+            cls._maps_left -= _POOL_MAPS
+        return True
+
+    @classmethod
+    def _pools_now(cls) -> int:
+        with cls._counts_lock:
+            cls._take_back()
+            return cls._pools
+
+    @classmethod
+    def _take_back(cls) -> None:
+        """Counts what freed engines have given back; the lock of counts is held."""
+        while cls._freed:
+            maps = cls._freed.popleft()
+            cls._maps_left += maps
+            cls._pools -= bool(maps)
+
+    @classmethod
+    def may_start_threads(cls) -> bool:
+        """Whether an engine may be parallel here: not in a forked child, where its threads may be missing."""
+        return not cls._forked
 
     @classmethod
     def after_fork(cls) -> None:
         """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
         cls._forked = True
         cls._lock = threading.Lock()
-        cls._maps_lock = threading.Lock()
+        cls._counts_lock = threading.Lock()
         for engine in cls._engines.values():
-            engine.ticker.forget()
-            engine.live_instances = 0
+            engine.forget()
+
+    def forget(self) -> None:
+        """Forgets what threads of the parent did, in a forked child."""
+        self._native.after_fork()
+        self.ticker.forget()
+        self.live_instances = 0
 
     def admit(self, claim: Claim) -> bool:
         """Counts one more instance, if there is room for it.
@@ -240,9 +416,13 @@ class Engine:
         Args:
             claim: What it takes.
         """
-        maps, slots = claim
-        with self._maps_lock:
+        maps, slots, descriptors = claim
+        with self._counts_lock:
+            if maps > Engine._maps_left:
+                self._take_back()
             if slots > self._slots_left or maps > Engine._maps_left:
+                return False
+            if descriptors and not self._descriptors.take(descriptors):
                 return False
             self._slots_left -= slots
             Engine._maps_left -= maps
@@ -251,15 +431,32 @@ class Engine:
 
     def dismiss(self, claim: Claim) -> None:
         """Counts one instance less, which took so much."""
-        maps, slots = claim
-        with self._maps_lock:
+        maps, slots, descriptors = claim
+        with self._counts_lock:
             self._slots_left += slots
             Engine._maps_left += maps
             self.live_instances -= 1
+            if descriptors:
+                self._descriptors.give_back(descriptors)
 
-    def full(self) -> EngineError:
-        """What to say where there is no room for an instance."""
-        taken = _most_maps() - Engine._maps_left
+    def has_slots(self, claim: Claim) -> bool:
+        """Whether the engine has slots left for one more instance.
+
+        Args:
+            claim: What it would take.
+        """
+        return claim.slots <= self._slots_left
+
+    def full(self, claim: Claim) -> EngineError:
+        """What to say where there is no room for an instance.
+
+        Args:
+            claim: What it would take.
+        """
+        with self._counts_lock:
+            if claim.descriptors and claim.maps <= Engine._maps_left:
+                return EngineError(self._descriptors.refusal(claim.descriptors))
+            taken = _most_maps() - Engine._maps_left
         alive = sum(engine.live_instances for engine in self._engines.values())
         return EngineError(
             f"{taken:,} memory maps are taken by {alive:,} runs and sessions that are open, and the kernel gives a "

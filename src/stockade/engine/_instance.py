@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from stockade._text import printable
@@ -14,9 +16,10 @@ from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from stockade.engine._compiled import LinkedModule
+    from stockade.engine._compiled import Claim, LinkedModule
+    from stockade.engine._ticker import Watched
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
 
@@ -33,6 +36,10 @@ Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
 _PAGE_BYTES: Final = 65_536
+
+_FREED_AT_ONCE_BYTES: Final = 4 << 20
+"""Memory up to this size is given back in less than half a millisecond."""
+
 FUEL_SLICE: Final = 2_000_000
 """The guest yields whenever it has burned so much, about 2 ms: only then is its fuel known, for a running loop keeps
 what it burns in a register."""
@@ -46,6 +53,8 @@ _FAR_AWAY: Final = 1 << 62
 
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
+
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 _FUEL_IS_KNOWN: Final = (OUT_OF_FUEL, UNREACHABLE)
 """Traps before which the guest's count of fuel is written back."""
@@ -159,10 +168,12 @@ class Instance:
 
     Args:
         linked: What to instantiate. Its engine has admitted the instance; closing it tells the engine.
+        claim: What was admitted; by default, what the linked module says.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
         directories: What native WASI may reach.
+        renamed: Exports of the guest that are found under another name.
 
     Raises:
         EngineError: There is no room, or a directory could not be opened.
@@ -192,11 +203,15 @@ class Instance:
         memory_bytes: int,
         table_elements: int,
         directories: Sequence[Directory] = (),
+        claim: Claim | None = None,
+        renamed: Mapping[bytes, bytes] = _NOTHING,
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
+        self._claim = claim or linked.claim
+        self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
         # call that is given its address.
@@ -211,6 +226,7 @@ class Instance:
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
         self.bed = Bed() if linked.parks else None
+        self._watched: Watched | None = None
         self._calls_back = linked.parks or linked.lends
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
@@ -277,7 +293,15 @@ class Instance:
         return int(self._out.extern.kind)
 
     def memory(self, name: bytes) -> Memory:
-        """Returns an exported memory.
+        """Returns a memory that the guest exports.
+
+        Raises:
+            KeyError: There is no memory of that name.
+        """
+        return self.woven_memory(self._renamed.get(name, name))
+
+    def woven_memory(self, name: bytes) -> Memory:
+        """Returns a memory by the name under which the woven module exports it.
 
         Raises:
             KeyError: There is no memory of that name.
@@ -287,7 +311,7 @@ class Instance:
         return Memory(self._api, self._context, string_at(self._handle, 24))
 
     def memory_of_caller(self, context: int, name: bytes) -> Memory:
-        """Returns an exported memory for a host function that the guest calls; it is good during that call only.
+        """Returns a memory that the guest exports for a host function that it calls, good during that call only.
 
         Args:
             context: The store, as the library lends it for the call.
@@ -297,6 +321,7 @@ class Instance:
             KeyError: There is no memory of that name.
         """
         extern = Extern()
+        name = self._renamed.get(name, name)
         # SAFETY: the guest is halted in its call to us, and the library lends its store for as long. Name and place are
         # borrowed for the call.
         found = self._api.instance_export_get(context, self._instance, name, len(name), addressof(extern))
@@ -345,6 +370,10 @@ class Instance:
             if error := api.table_set(context, address, slot, extern):
                 raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
 
+    def watch(self, guest: Watched) -> None:
+        """Has the guest looked after while it runs, for it may open a FIFO."""
+        self._watched = guest
+
     def begin(self, export: bytes, arguments: Sequence[tuple[str, Number]], result_types: Sequence[str]) -> None:
         """Begins a call of an exported function; nothing of the guest runs before the first `poll`.
 
@@ -357,7 +386,7 @@ class Instance:
             KeyError: There is no function of that name.
         """
         api = self._api
-        if self._find(export) != 0:
+        if self._find(self._renamed.get(export, export)) != 0:
             raise KeyError(export)
         values = first = results = None
         if arguments or result_types:
@@ -404,6 +433,8 @@ class Instance:
         calls_back = self._calls_back
         if calls_back:
             running.instances.append(self)
+        if self._watched is not None:
+            ticker.watch(self._watched)
         ticker.enter()
         try:
             if self._api.call_future_poll(self._future):
@@ -411,6 +442,8 @@ class Instance:
                 return True
         finally:
             ticker.leave()
+            if self._watched is not None:
+                ticker.unwatch(self._watched)
             if calls_back:
                 running.instances.pop()
         if self._metered:
@@ -471,12 +504,21 @@ class Instance:
         self._api.context_get_fuel(self._context, self._number)
         return int(self._out.number)
 
-    def close(self) -> None:
-        """Frees the store and all that is in it. Closing twice is harmless."""
+    def close(self, used_bytes: float = math.inf) -> None:
+        """Frees the store and all that is in it. Closing twice is harmless.
+
+        Args:
+            used_bytes: How much memory it may have come to use, as far as that is known: giving much of it back takes
+                long, and other threads go on meanwhile.
+        """
         store, self._store = self._store, None
         if store is not None:
             self.abandon()
-            # SAFETY: we own the store; no future is alive, no handle is used after this.
-            self._api.store_delete(store)
+            # SAFETY: we own the store, and nobody else finds it any more; no future is alive, no handle is used after
+            # this. Both are the same function of the library.
+            if used_bytes < _FREED_AT_ONCE_BYTES:
+                self._api.store_delete(store)
+            else:
+                self._api.store_delete_long(store)
             self.owner = None
-            self._engine.dismiss(self._linked.claim)
+            self._engine.dismiss(self._claim)

@@ -124,7 +124,6 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_define_wasi": (_P, (_P,)),
     "wasmtime_linker_clone": (_P, (_P,)),
-    "wasmtime_linker_delete": (None, (_P,)),
     "wasmtime_linker_define_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
     "wasmtime_linker_allow_shadowing": (None, (_P, c_bool)),
     "wasmtime_linker_define_async_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
@@ -158,8 +157,6 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_instance_pre_instantiate_async": (_P, (_P, _P, _P, _P, _P)),
     "wasmtime_func_call_async": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P, _P)),
     "wasmtime_call_future_delete": (None, (_P,)),
-    "wasmtime_module_delete": (None, (_P,)),
-    "wasmtime_instance_pre_delete": (None, (_P,)),
     "wasmtime_linker_instantiate_pre": (_P, (_P, _P, _P)),
     "wasmtime_error_delete": (None, (_P,)),
     "wasmtime_error_message": (None, (_P, _P)),
@@ -185,8 +182,15 @@ LONG_CALLS: _Prototypes = {
     "wasmtime_module_deserialize_file": (_P, (_P, c_char_p, _P)),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_call_future_poll": (c_bool, (_P,)),
+    # What frees much: machine code, a pool, or a guest's memory.
+    "wasm_engine_delete": (None, (_P,)),
+    "wasmtime_linker_delete": (None, (_P,)),
+    "wasmtime_module_delete": (None, (_P,)),
+    "wasmtime_instance_pre_delete": (None, (_P,)),
+    "wasmtime_store_delete": (None, (_P,)),
 }
-"""Functions that compile, map memory or run guest code: called with the interpreter lock released."""
+"""Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
+is short for most, and so stands in both tables, is called `…_long` here."""
 
 
 class _CApi:
@@ -206,7 +210,8 @@ class _CApi:
                     missing.append(name)
                     continue
                 function.restype, function.argtypes = result, arguments
-                setattr(self, name.removeprefix("wasmtime_").removeprefix("wasm_"), function)
+                attribute = name.removeprefix("wasmtime_").removeprefix("wasm_")
+                setattr(self, f"{attribute}_long" if attribute in vars(self) else attribute, function)
         if missing:
             raise EngineError(
                 f"the wasmtime library at {path} lacks {', '.join(missing)}. "

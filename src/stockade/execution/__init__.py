@@ -6,7 +6,7 @@ from stockade.execution._features import titles
 from stockade.execution._ground import Ground
 from stockade.execution._inputs import AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
 from stockade.execution._inspection import Grant, Inspection
-from stockade.execution._module import Entry, Item, Module, Source
+from stockade.execution._module import Entry, Item, Module, Source, load_module
 from stockade.execution._pipe import Pipe
 from stockade.execution._programs import forget_programs
 from stockade.execution._run import Guest
@@ -48,5 +48,6 @@ __all__ = [
     "fit",
     "forget_programs",
     "inspect_woven",
+    "load_module",
     "titles",
 ]

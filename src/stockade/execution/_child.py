@@ -1,57 +1,155 @@
-"""The other side of `_aside`: a process that prepares and compiles one module, and leaves."""
+"""The other side of `_aside`: the compiling process, and what each of its children does."""
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from stockade.engine import (
+    Engine,
+    EngineConfig,
+    assemble,
+    compile_to_bytes,
+    end_with,
+    features_used,
+    forgo_privileges,
+)
+from stockade.errors import EngineError, InvalidModule, LinkError
+from stockade.execution._features import validate
+from stockade.execution._forkserver import Work, serve
+from stockade.execution._frames import MOST_ANSWER_BYTES, Answer, Request, read_head, release, write_frame
+from stockade.execution._prepare import prepare, translate
+from stockade.guard import guard, weave
+from stockade.policy import Features, Structure
+from stockade.wasm import code_figures, parse, scan
 
 __all__ = ["main"]
 
+_MANY_BYTES = 256 << 10
+"""Modules from this size on are compiled by several threads; starting them takes longer than compiling a small one."""
 
-def main(source: int, target: int) -> None:
-    """Does the job in one file and leaves what came of it in another.
+_GRACE_SECONDS = 5
+"""Between the signal that says that the time is up, and the one that nobody can ignore."""
+
+_EXCHANGED = "Stockade or wasmtime was exchanged on disk since this process began: start the process again"
+
+
+_TINY = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (drop (call $write (i32.const 1) (memory.grow (i32.const 0)) (i32.const 0) (i32.const 0)))))
+"""
+
+
+def main(control: int, host: int) -> NoReturn:
+    """Is the compiling process.
 
     Args:
-        source: Descriptor of a file with the job, followed by the module.
-        target: Descriptor of an empty file.
+        control: Descriptor of the socket that jobs come from.
+        host: The process that started this one.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    import msgspec
+    _warm_up()
+    # Each job that waits takes three descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # What is there already is not looked at in the children, whose memory it would become.
+    gc.collect()
+    gc.freeze()
+    serve(control, host, Work(_begin, _rehearse, _work))
 
-    from stockade.engine import Engine, EngineConfig, compile_to_bytes, end_with
-    from stockade.errors import EngineError, InvalidModule, LinkError
-    from stockade.execution._aside import Job, Made, answer, read_framed
-    from stockade.execution._prepare import check_outline, prepare
-    from stockade.policy import Policy
-    from stockade.wasm import parse
 
-    with os.fdopen(source, "rb") as file:
-        head, wasm = read_framed(file)
-    job = msgspec.json.decode(head, type=Job)
-    policy = Policy.loads(job.policy, "json")
-    limits = policy.limits
-    # Limits before anything of the module is looked at.
-    end_with(job.parent)
-    _limit(resource.RLIMIT_CPU, job.seconds)
-    _limit(resource.RLIMIT_DATA, limits.compile_memory)
-    config = EngineConfig(**job.config)._replace(pooled=False)  # type: ignore[arg-type]
-    with os.fdopen(target, "wb") as file:
+def _warm_up() -> None:
+    """Has done what every child would do again: the guard read, decoders and patterns made. No engine, no thread."""
+    tiny = parse(assemble(_TINY))
+    found = scan(tiny)
+    code_figures(tiny, found)
+    woven = replace(weave(tiny, guard(), found), wasm=b"")
+    request = Request("compile", "", release(), 0, 0)
+    for message in (request, Answer(woven=woven)):
+        msgspec.json.decode(msgspec.json.encode(message), type=type(message))
+
+
+def _begin(server: int) -> None:
+    """Begins a child, before anybody else has a say in what it does."""
+    end_with(server)
+    forgo_privileges()
+    # Where memory runs short, this is what can be spared. It is no error where the system does not take it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
+    gc.disable()
+
+
+def _rehearse() -> None:
+    """Does what a job does, with a module of our own: what is touched now need not be copied and mapped later."""
+    config = EngineConfig(fuel=True, stack_bytes=1 << 19, pooled=False)
+    tiny = assemble(_TINY)
+    prepare("", parse(tiny), config, Features(), Structure(), lambda _: None)
+    # Not with the guard, which would take ten times as long.
+    compile_to_bytes(Engine.shared(config), tiny)
+
+
+def _work(source: int, target: int) -> None:
+    """Does one job, in a child."""
+    with os.fdopen(source, "rb") as read, os.fdopen(target, "wb") as written:
+        head, size = read_head(read)
+        request = msgspec.json.decode(head, type=Request)
+        # Limits before anything of the module is looked at.
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_FSIZE, MOST_ANSWER_BYTES)
+        _limit(resource.RLIMIT_CPU, request.cpu_seconds, _GRACE_SECONDS)
+        _limit(resource.RLIMIT_DATA, request.memory_bytes)
         try:
-            module = parse(wasm)
-            check_outline(job.name, module, policy.structure, limits, policy.features)
-            woven, figures = prepare(job.name, module, config, policy.features, policy.structure, lambda _: None)
-            code = compile_to_bytes(Engine.shared(config), woven.wasm)
-            answer(file, Made(woven=replace(woven, wasm=b""), figures=figures), code)
+            if request.release != release():
+                raise EngineError(_EXCHANGED)
+            answer, result = _TASKS[request.task](request, read.read(size))
         except (EngineError, InvalidModule, LinkError) as problem:
-            answer(file, Made(failure=(type(problem).__name__, str(problem))))
-    # Nothing is left to do, and freeing the engine takes its time.
-    os._exit(0)
+            answer, result = Answer(failure=(type(problem).__name__, str(problem))), b""
+        except MemoryError:
+            # As the library ends where it is the one that gets no more.
+            os.abort()
+        write_frame(written, answer, result)
 
 
-def _limit(kind: int, most: int) -> None:
+def _compile(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
+    config = EngineConfig(**request.config)._replace(  # type: ignore[arg-type]
+        pooled=False, parallel=len(wasm) >= _MANY_BYTES
+    )
+    # Its outline was checked before it came here.
+    woven, figures = prepare(request.name, parse(wasm), config, request.features, request.structure, lambda _: None)
+    code = compile_to_bytes(Engine.shared(config), woven.wasm)
+    return Answer(woven=replace(woven, wasm=b""), figures=figures), code
+
+
+def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
+    validate(request.name, wasm, request.features, parallel=len(wasm) >= _MANY_BYTES)
+    return Answer(), b""
+
+
+def _features(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
+    del request
+    return Answer(features=features_used(wasm)), b""
+
+
+def _translate(request: Request, text: bytes) -> tuple[Answer, bytes]:
+    return Answer(), translate(request.name, text)
+
+
+_TASKS = {"compile": _compile, "validate": _validate, "features": _features, "translate": _translate}
+
+
+def _limit(kind: int, most: int, grace: int = 0) -> None:
     """Sets a limit, within the one that this process was started with."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
-    resource.setrlimit(kind, (most, most))
+        grace = min(grace, hard - most)
+    resource.setrlimit(kind, (most, most + grace))

@@ -1,4 +1,15 @@
-"""How a run ended: told by trap codes and by the guard's state, never by text."""
+"""How a run ended: told by trap codes and by the guard's state, never by text.
+
+Several things can be true of the end of a run: it was cancelled, its time is up, the guard has ended it, it trapped, it
+left with an exit code. The one that came first counts:
+
+1. What came to its end by itself (it returned, left, trapped, or the guard or a host function ended it) before it was
+   cancelled and before its deadline has the outcome that it came to.
+2. Else it is `cancelled`, if it was cancelled before it came to its end, and a `timeout` if it was not: whatever it
+   returned, it did so too late. What it was refused in the end is told among the violations all the same.
+
+That is asked right after the guest's code has come back: a callback that is given the last output has no part in it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
     from stockade.engine import Number
     from stockade.execution._plan import Plan
     from stockade.execution._state import GuardEvent, GuardViolation, StateReading
+    from stockade.execution._steps import Watch
     from stockade.guard import Woven
     from stockade.policy import Limits
     from stockade.report import Value
@@ -32,17 +44,43 @@ class Ending(NamedTuple):
         cancelled: Whether the caller stopped it; if neither, its time was up.
         refused: What it asked for and may not have: memory or a table at its start, or to return too much.
         broken: How it broke the convention by which text is passed.
+        too_late: Whether it came to its end by itself after it should have been stopped from outside.
     """
 
     failure: Failure | None = None
     cancelled: bool = False
     refused: Violation | None = None
     broken: TrapInfo | None = None
+    too_late: bool = False
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether the guest was, or should have been, stopped from outside."""
+        return self.too_late or (self.failure is None and self.refused is None and self.broken is None)
+
+    def unless_late(self, watch: Watch) -> Ending:
+        """Returns what counts of this end: itself, unless the guest should have been stopped before it came to it.
+
+        Args:
+            watch: The watch of the run, right after the guest's code has come back.
+        """
+        if self.from_outside or watch():
+            return self
+        return Ending(cancelled=watch.cancelled, refused=self.refused, too_late=True)
 
     @classmethod
     def without_capability(cls, name: str, function: str) -> Ending:
         """The guest called a host function that needs a capability which the policy does not grant."""
         return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
+
+    @classmethod
+    def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> Ending:
+        """The guest waited longer than a single wait may last."""
+        return cls(
+            refused=Violation(
+                kind="idle", subject=call, limit=limit_seconds, observed=seconds, call=call, action="stop"
+            )
+        )
 
     @classmethod
     def too_large(cls, woven: Woven, limits: Limits) -> Ending:
@@ -87,9 +125,12 @@ def _stops() -> dict[int, Outcome]:
         "STOP_MEMORY": Outcome.MEMORY,
         "STOP_HOST_MEMORY": Outcome.CRASHED,
         "STOP_DENIED": Outcome.DENIED,
-        "STOP_IDLE": Outcome.IDLE,
     }
     return {guard().layout.constants[name]: outcome for name, outcome in outcomes.items()}
+
+
+_REFUSED = {"capability": Outcome.DENIED, "idle": Outcome.IDLE, "value": Outcome.OUTPUT}
+"""What it means that the host ended the run, by what it refused; any other is memory."""
 
 
 class Verdict(NamedTuple):
@@ -129,7 +170,13 @@ def conclude(
     exit_code: int | None = None
     value: Value = None
     trap = None
-    if reading is not None and reading.number.exited:
+    if ending is not None and ending.from_outside:
+        outcome = Outcome.CANCELLED if ending.cancelled else Outcome.TIMEOUT
+        if ending.refused is not None:
+            violations += (ending.refused,)
+        if not ending.cancelled:
+            violations += (_stopped("timeout", "limits.wall_time", limits.wall_time, wall_seconds),)
+    elif reading is not None and reading.number.exited:
         # The flag stands where only the guard can write, and the guard traps right after setting it.
         status = reading.number.exit_code
         exit_code = status & 0xFF
@@ -147,22 +194,18 @@ def conclude(
     elif ending.broken is not None:
         outcome, trap = Outcome.TRAP, ending.broken
     elif ending.refused is not None:
-        outcome = {"capability": Outcome.DENIED, "value": Outcome.OUTPUT}.get(ending.refused.kind, Outcome.MEMORY)
+        outcome = _REFUSED.get(ending.refused.kind, Outcome.MEMORY)
         violations += (ending.refused,)
-    elif ending.failure is None and ending.cancelled:
-        outcome = Outcome.CANCELLED
-    elif ending.failure is None:
-        outcome = Outcome.TIMEOUT
-        violations += (_stopped("timeout", "limits.wall_time", limits.wall_time, wall_seconds),)
-    elif ending.failure.code == OUT_OF_FUEL:
+    elif (failure := ending.failure) is not None and failure.code == OUT_OF_FUEL:
         outcome = Outcome.FUEL
         # What was measured for `fuel_time` is a number of units, too.
         path = "limits.fuel_time" if plan.fuel == plan.fuel_most else "limits.fuel"
         violations += (_stopped("fuel", path, plan.fuel, fuel),)
     else:
-        trap = _trap(plan, ending.failure)
+        assert failure is not None
+        trap = _trap(plan, failure)
         outcome = Outcome.TRAP
-        if ending.failure.code == STACK_OVERFLOW:
+        if failure.code == STACK_OVERFLOW:
             outcome = Outcome.STACK
             violations += (_stopped("stack", "limits.stack", limits.stack, None),)
     return Verdict(outcome, exit_code, value, trap, violations)
@@ -250,7 +293,7 @@ def _from_guard(entry: GuardViolation) -> Violation:
 def _number(entry: GuardViolation | GuardEvent, value: int) -> float | None:
     if not entry.limit and not entry.observed:
         return None
-    return value / 1e9 if entry.kind == "idle" else value
+    return value
 
 
 def _trap(plan: Plan, failure: Failure) -> TrapInfo:

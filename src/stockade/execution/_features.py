@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["listed", "refuse_unrunnable", "titles", "validate"]
 
 
-def validate(name: str, wasm: bytes, features: Features) -> None:
+def validate(name: str, wasm: bytes, features: Features, *, parallel: bool = False) -> None:
     """Validates a module as its guest wrote it, under the proposals that a policy allows.
 
     Args:
         name: The module's name, safe to show.
         wasm: The module.
         features: What of the policy says which.
+        parallel: Whether several threads may do it; they stay, and a process that has them must not be forked.
 
     Raises:
         InvalidModule: It is not valid; the message names the proposals that it uses and may not, or says where it is
@@ -35,10 +36,11 @@ def validate(name: str, wasm: bytes, features: Features) -> None:
         relaxed_simd=features.relaxed_simd,
         tail_call=features.tail_call,
         multi_memory=features.multi_memory,
+        parallel=parallel,
         pooled=False,
     )
     try:
-        Engine.for_compiling(plain).validate(wasm)
+        Engine.shared(plain).validate(wasm)
     except InvalidModule:
         used = features_used(wasm)
         refuse_unrunnable(name, used)

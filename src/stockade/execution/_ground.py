@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stockade._text import printable
 from stockade.execution._inputs import Inputs, environment
-from stockade.execution._module import Module, Source
+from stockade.execution._module import Module, Source, load_module
 from stockade.execution._mounts import Grants
 from stockade.execution._plan import Plan, make_plan
 from stockade.execution._run import Guest
@@ -68,9 +68,7 @@ class Ground:
         Raises:
             ModuleError: It cannot be loaded.
         """
-        if isinstance(source, Module):
-            return source
-        return Module.load(source, limit_bytes=self.policy.limits.module_size, text=text)
+        return load_module(source, self.policy.limits, text=text)
 
     def plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
         """Makes a module ready to run, or returns what was made before.

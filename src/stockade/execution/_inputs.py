@@ -161,8 +161,13 @@ def _reader(source: IO[bytes]) -> Fetch:
     except (AttributeError, OSError):
         return read
 
+    # Not select(), which cannot look at descriptors from 1024 on. What has come to its end, or is closed, can be read,
+    # too: reading tells.
+    look = select.poll()
+    look.register(descriptor, select.POLLIN)
+
     def fetch(size: int) -> bytes | None:
-        return read(size) if select.select([descriptor], [], [], 0)[0] else None
+        return read(size) if look.poll(0) else None
 
     return fetch
 

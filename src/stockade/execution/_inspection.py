@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from stockade._wasi import GROUPS, MODULE, WASI_BY_NAME
-from stockade.engine import features_used
 from stockade.errors import InvalidModule
+from stockade.execution._aside import features_of
 from stockade.execution._features import titles
 from stockade.policy import Need, Policy, needs, runnable_features
 from stockade.wasm import FuncType, ImportInfo, Outline, outline
@@ -87,7 +87,7 @@ def inspect(data: bytes, name: str, sha256: str) -> Inspection:
         wanted: dict[str, int | bool] = {}
     else:
         try:
-            features = features_used(data)
+            features = features_of(name, data)
         except InvalidModule as invalid:
             problem = str(invalid)
         runnable = runnable_features()

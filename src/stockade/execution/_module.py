@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.engine import assemble, features_used
 from stockade.errors import InvalidModule, LinkError
+from stockade.execution._aside import features_of, translate_aside
 from stockade.execution._features import refuse_unrunnable
 from stockade.execution._inspection import Inspection, inspect
+from stockade.execution._prepare import translate
 from stockade.policy import Limits
 from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
 
-__all__ = ["Entry", "Item", "Module", "Source"]
+__all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 
 _LARGE_BYTES = 4 << 20
 _MAGIC = b"\0asm"
+
+_MOST_TEXT_BYTES = 64 << 10
+"""Text up to this size is translated in this process, in a twentieth of a second at worst: what it takes can grow with
+the square, where many branches name the outermost of many blocks."""
 
 _SHOWN_TYPES = 20
 """Parameters, and results, that a signature shows; a function may have a thousand."""
@@ -70,9 +75,8 @@ class Module:
     def __repr__(self) -> str:
         return f"<Module {self.name} sha256={self.sha256[:16]}>"
 
-    @classmethod
+    @staticmethod
     def load(
-        cls,
         source: str | os.PathLike[str] | bytes | Module,
         *,
         limit_bytes: int = Limits().module_size,
@@ -86,38 +90,14 @@ class Module:
             text: Whether bytes may be in the text format, too.
 
         A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
-        it is to run.
+        it is to run. Text of more than 64 KiB is translated in a process of its own, within the time and memory that
+        the default policy gives to compiling.
 
         Raises:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
         """
-        if isinstance(source, Module):
-            return source
-        if isinstance(source, bytes | bytearray | memoryview):
-            data, name = bytes(source), "<bytes>"
-            if len(data) > limit_bytes:
-                raise InvalidModule(
-                    f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
-                )
-        else:
-            data, name = read_module_file(source, limit_bytes), Path(source).name
-            text = text or os.fspath(source).endswith(".wat")
-        if text and not data.startswith(_MAGIC):
-            try:
-                data = assemble(data.decode())
-            except UnicodeDecodeError:
-                raise InvalidModule(f"{printable(name)} is neither WebAssembly nor text in UTF-8") from None
-        digest = _Digest(data)
-        try:
-            parsed = _take_apart(data)
-        finally:
-            sha256 = digest.result()
-        module = cls(data, name, sha256)
-        if parsed is not None:
-            # Where functools keeps it: a module that can run is taken apart once.
-            module.__dict__["parsed"] = parsed
-        return module
+        return _load(source, limit_bytes, Limits(), text=text)
 
     @property
     def _is_component(self) -> bool:
@@ -133,7 +113,7 @@ class Module:
         try:
             return parse(self.data)
         except Unsupported:
-            refuse_unrunnable(self.name, features_used(self.data))
+            refuse_unrunnable(self.name, features_of(self.name, self.data))
             raise
 
     @property
@@ -275,6 +255,53 @@ class _Digest:
         if self._thread is not None:
             self._thread.join()
         return self._sha256 or hashlib.sha256(self._data).hexdigest()
+
+
+def load_module(source: Source, limits: Limits, *, text: bool = False) -> Module:
+    """Reads a module within the limits of a policy; `Module.load` does so within the default ones.
+
+    Args:
+        source: Where it comes from.
+        limits: How large it may be, and how long, and with how much memory, text may take to translate.
+        text: Whether bytes may be in the text format, too.
+
+    Raises:
+        ModuleError: It cannot be loaded.
+    """
+    return _load(source, limits.module_size, limits, text=text)
+
+
+def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Module:
+    if isinstance(source, Module):
+        return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        data, name = bytes(source), "<bytes>"
+        if len(data) > limit_bytes:
+            raise InvalidModule(
+                f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
+            )
+    else:
+        data, name = read_module_file(source, limit_bytes), Path(source).name
+        text = text or os.fspath(source).endswith(".wat")
+    if text and not data.startswith(_MAGIC):
+        data = _to_binary(printable(name), data, limits)
+    digest = _Digest(data)
+    try:
+        parsed = _take_apart(data)
+    finally:
+        sha256 = digest.result()
+    module = Module(data, name, sha256)
+    if parsed is not None:
+        # Where functools keeps it: a module that can run is taken apart once.
+        module.__dict__["parsed"] = parsed
+    return module
+
+
+def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
+    """Translates text, in a process of its own if there is much of it."""
+    if len(text) <= _MOST_TEXT_BYTES or limits.compile_process == "never":
+        return translate(name, text)
+    return translate_aside(name, text, limits)
 
 
 def _is_component(data: bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Directory
+    from stockade.execution._host_code import HostCode
     from stockade.policy import Mount
 
 __all__ = ["Grants"]
@@ -92,8 +92,7 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
     """
     seen: list[tuple[Path, Mount]] = []
     own = [folder.resolve() for folder in private_folders()] if mounts else []
-    # What is imported late, by this library too, would be looked for in what a guest has written.
-    imported_from = [Path(entry or ".").resolve() for entry in sys.path] if mounts else []
+    code = _host_code() if any(mount.mode == "rw" for mount in mounts) else None
     names: dict[str, Mount] = {}
     for mount in mounts:
         shown = printable(mount.host, 400)
@@ -123,13 +122,8 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
                     f"the mount {guest} covers {printable(str(private), 400)}, where Stockade keeps machine code and "
                     "secrets, which no guest may reach: mount a folder beside it"
                 )
-        for place in imported_from if mount.mode == "rw" else ():
-            if real == place or real in place.parents:
-                raise PolicyError(
-                    f"the mount {guest} is writable and covers {printable(str(place), 400)}, where this process looks "
-                    "for Python modules: a guest could leave code there that the host would run. Mount it read-only, "
-                    "or a folder beside it"
-                )
+        if code is not None and mount.mode == "rw" and (reached := code.reached_from(real)):
+            raise PolicyError(f"the mount {guest} is writable and {reached}. Mount it read-only, or a folder beside it")
         for other, earlier in seen:
             nested = real == other or real in other.parents or other in real.parents
             if nested and earlier.mode != mount.mode:
@@ -146,3 +140,10 @@ def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
                 )
         seen.append((real, mount))
     return seen
+
+
+def _host_code() -> HostCode:
+    # It imports what takes a while, and most policies have no folder for writing.
+    from stockade.execution._host_code import HostCode
+
+    return HostCode()

@@ -9,20 +9,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stockade._wasi import ERRNO, WASI
-from stockade.engine import Lending, LinkedModule
+from stockade.engine import Lending, LinkedModule, can_release_opens
 from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Program, programs
 from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
-from stockade.guard import Woven, check_imports, guard
+from stockade.guard import check_imports, guard
 from stockade.report import SAMPLES_KEPT, ModuleInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine import CompiledModule, Directory, Lent
+    from stockade.engine import Claim, CompiledModule, Directory, Lent
     from stockade.execution._module import Module
     from stockade.host import HostFunctions
-    from stockade.policy import Policy
+    from stockade.policy import Limits, Policy
 
 __all__ = ["Plan", "make_plan"]
 
@@ -41,6 +41,7 @@ class Plan:
         policy: The policy.
         program: Its machine code.
         linked: The same with its imports.
+        claim: What a run takes of what there is only so much of.
         directories: What native WASI may reach.
         info: The module, for reports.
         fuel: The units that a run begins with; None where the policy does not meter.
@@ -48,7 +49,7 @@ class Plan:
         fuel_most: The units that it may be given in all; None where nothing but its refills limits that.
         natives: Native functions to lend to the guard, each with its slot in the woven module's table.
         natives_for_streams: The same for a run with callbacks, for which guests that import no waits must wait, too.
-        needs_time: Whether the host must keep the time for the guard, which has no clock but has limits on rates.
+        rates: What the policy lets go in a second, by the names of the guard's tokens; nothing where it does not say.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind.
         compile_seconds: What making this plan took, where the machine code was not at hand.
@@ -61,6 +62,7 @@ class Plan:
     policy: Policy
     program: Program
     linked: LinkedModule
+    claim: Claim
     directories: tuple[Directory, ...]
     info: ModuleInfo
     fuel: int | None
@@ -68,7 +70,7 @@ class Plan:
     fuel_most: int | None
     natives: tuple[tuple[int, bytes], ...]
     natives_for_streams: tuple[tuple[int, bytes], ...]
-    needs_time: bool
+    rates: Mapping[str, int]
     state: bytes
     bare: Placed
     compile_seconds: float
@@ -76,20 +78,21 @@ class Plan:
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
 
-    def admit(self) -> LinkedModule:
-        """Returns what to instantiate, on an engine that has counted one instance more.
+    def admit(self) -> tuple[LinkedModule, Claim]:
+        """Returns what to instantiate, on an engine that has counted one instance more, and what it was counted as.
 
         Raises:
             EngineError: There is no room.
         """
-        linked = self.linked
-        if linked.engine.admit(linked.claim):
-            return linked
-        if linked.engine.config.pooled:
+        linked, claim = self.linked, self.claim
+        if linked.engine.admit(claim):
+            return linked, claim
+        if not linked.engine.has_slots(claim):
             linked = self.without_slots()
-            if linked.engine.admit(linked.claim):
-                return linked
-        raise linked.engine.full()
+            claim = linked.claim._replace(descriptors=claim.descriptors)
+            if linked.engine.admit(claim):
+                return linked, claim
+        raise linked.engine.full(claim)
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
@@ -132,12 +135,10 @@ def make_plan(
     def without_slots() -> LinkedModule:
         return _linked(program, program.without_slots(), lent)
 
-    has_clock = "poll_oneoff" in program.calls
-    rates = (limits.call_rate, limits.read_rate, limits.write_rate, limits.memory_growth)
-    needs_time = not has_clock and any(rate is not None for rate in rates)
+    rates = _rates(limits)
     natives, parking = _natives(program)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
-    state = _initial_state(policy, program.woven, has_clock)
+    state = _initial_state(policy, program, len(directories))
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
@@ -145,14 +146,15 @@ def make_plan(
         policy,
         program,
         linked,
+        linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
         directories,
         info,
         min((units for units in (limits.fuel, most) if units is not None), default=None),
         _OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
         most,
-        (*natives, *parking) if needs_time else natives,
+        (*natives, *parking) if rates else natives,
         (*natives, *parking),
-        needs_time,
+        rates,
         state,
         bare,
         seconds,
@@ -165,6 +167,11 @@ def make_plan(
 def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:
     lending = Lending(compiled.engine, lent) if program.lends else None
     return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories, tables=program.tables)
+
+
+def _most_descriptors(program: Program, limits: Limits, directories: Sequence[Directory]) -> int:
+    """How many file descriptors a run can come to have: without a mount, there is nothing that it could open."""
+    return len(directories) + (limits.open_files if directories and "path_open" in program.calls else 0)
 
 
 _UNLIMITED = 2**64 - 1
@@ -195,7 +202,19 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
     )
 
 
-def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
+def _rates(limits: Limits) -> Mapping[str, int]:
+    """What may go in a second, by the names of the guard's tokens."""
+    pages = limits.memory_growth
+    rates = {
+        "call_tokens": limits.call_rate,
+        "read_tokens": limits.read_rate,
+        "write_tokens": limits.write_rate,
+        "growth_tokens": None if pages is None else pages * PAGE_BYTES,
+    }
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _initial_state(policy: Policy, program: Program, mounts: int) -> bytes:
     """The policy as the guard reads it."""
     layout = guard().layout
     constants = layout.constants
@@ -203,12 +222,19 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
     # A refused call that is only noted is made all the same: "none" then tells no more than a made-up clock.
     clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "note" else clock.mode
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
-    # The first second begins with the run, so that not even its first call has to read a clock.
+    woven, rates = program.woven, _rates(limits)
+    # A second's worth may go at once, so that the first calls need not be looked at.
     credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
     fields: dict[str, int | None] = {
+        **dict.fromkeys(("call_tokens", "read_tokens", "write_tokens", "growth_tokens")),
+        **rates,
         "credit": credit,
-        "granted": credit,
-        "call_window": 1,
+        "calls_left": None if limits.calls is None else limits.calls - credit,
+        "call_tokens": None if limits.call_rate is None else limits.call_rate - credit,
+        "read_left": limits.read_bytes,
+        "write_left": limits.write_bytes,
+        "created_left": limits.files_created,
+        "random_left": limits.random_bytes,
         "memory_limit": limits.memory,
         "memory_used": woven.initial_memory_bytes,
         "table_limit": limits.table_elements,
@@ -223,8 +249,7 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "read_rate": limits.read_rate,
         "write_rate": limits.write_rate,
         "random_limit": limits.random_bytes,
-        "idle_limit": None if limits.idle_time is None else int(limits.idle_time * _NANOSECONDS),
-        "growth_rate": None if limits.memory_growth is None else limits.memory_growth * PAGE_BYTES,
+        "growth_rate": rates.get("growth_tokens"),
         "clock_resolution": round(resolution * _NANOSECONDS),
         "clock_step": round(clock.step * _NANOSECONDS),
         "clock_start": 0 if clock.mode == "none" else round(clock.start * _NANOSECONDS),
@@ -237,7 +262,9 @@ def _initial_state(policy: Policy, woven: Woven, has_clock: bool) -> bytes:
         "may_create": filesystem.create,
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,
-        "has_clock": has_clock,
+        "has_clock": not {"clock_time_get", "poll_oneoff"}.isdisjoint(program.calls),
+        "look_first": not can_release_opens(),
+        "mounts": mounts,
     }
     block = bytearray(layout.size)
     for name, value in fields.items():

@@ -31,9 +31,9 @@ from stockade.engine import (
     wasmtime_version,
 )
 from stockade.errors import EngineError
-from stockade.execution._aside import make_aside
+from stockade.execution._aside import compile_aside, validate_aside
 from stockade.execution._features import validate
-from stockade.execution._prepare import check_figures, prepare
+from stockade.execution._prepare import check_figures, is_cheap, prepare
 from stockade.execution._state import HOST_CALLS, Counters
 from stockade.guard import PROOF_VERSION, StateFormat, Woven, guard
 from stockade.policy import Features
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
 
     from stockade.engine import Kept
     from stockade.execution._module import Module
-    from stockade.policy import Policy
+    from stockade.policy import Limits, Policy
 
 __all__ = ["Program", "forget_programs", "programs"]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
 
-_SMALL_BYTES = 64 << 10
-"""Modules up to this size are compiled in this process, unless the policy says otherwise."""
+_MANY_BYTES = 64 << 10
+"""Modules from this size on are compiled by several threads, where a policy wants even them in this process."""
 
 _WORTH_KEEPING_SECONDS = 0.003
 """What is compiled faster than this is not kept on disk."""
@@ -144,7 +144,10 @@ class _Programs:
         program, at_hand = self._get(module, policy, progress)
         if policy.features not in program.valid_under:
             progress("checking")
-            validate(module.name, module.data, policy.features)
+            if _stays_here(module, policy.limits):
+                validate(module.name, module.data, policy.features)
+            else:
+                validate_aside(module.name, module.data, policy.features, policy.limits)
             program.valid_under.add(policy.features)
         check_figures(module.name, program.figures, policy.structure)
         return program, at_hand
@@ -210,7 +213,7 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
     lends = any(entry.module != MODULE.encode() for entry in parsed.imports)
     return EngineConfig(
         fuel=policy.limits.metered,
-        stack_bytes=policy.limits.stack,
+        stack_bytes=policy.limits.stack_bytes,
         canonical_nans=policy.reproducible,
         host_stack_bytes=_PYTHON_STACK_BYTES if lends else EngineConfig._field_defaults["host_stack_bytes"],
         pooled=pooled,
@@ -243,16 +246,20 @@ def _load(
             found.close()
     begun = time.perf_counter()
     limits, features = policy.limits, policy.features
-    small = len(module.data) <= _SMALL_BYTES
-    if limits.compile_process == "never" or (small and limits.compile_process == "auto"):
-        woven, figures = prepare(module.name, module.parsed, config, features, policy.structure, progress)
+    code = None
+    if _stays_here(module, limits):
+        parallel = len(module.data) > _MANY_BYTES and Engine.may_start_threads()
+        compiling = config._replace(parallel=parallel, pooled=config.pooled and not parallel)
+        woven, figures = prepare(module.name, module.parsed, compiling, features, policy.structure, progress)
         progress("compiling")
-        compiled = CompiledModule(Engine.for_compiling(config), woven.wasm)
-        code = None
+        compiled = CompiledModule(Engine.shared(compiling), woven.wasm)
+        if parallel:
+            code = compiled.to_bytes()
+            compiled = CompiledModule.load(Engine.shared(config), code)
     else:
         progress("compiling")
-        woven, figures, code = make_aside(module, config, policy)
-        compiled = CompiledModule.load(Engine.for_compiling(config), code)
+        woven, figures, code = compile_aside(module, config, policy)
+        compiled = CompiledModule.load(Engine.shared(config), code)
     program = Program.of(compiled, woven, figures, module, features)
     if time.perf_counter() - begun > _WORTH_KEEPING_SECONDS:
         entry = _Entry(program.woven, figures, msgspec.structs.asdict(features))
@@ -260,10 +267,17 @@ def _load(
     return program, False
 
 
+def _stays_here(module: Module, limits: Limits) -> bool:
+    """Whether a module is validated and compiled in this process."""
+    if limits.compile_process == "auto":
+        return is_cheap(module.parsed)
+    return limits.compile_process == "never"
+
+
 def _from_entry(kept: Kept, module: Module, config: EngineConfig) -> Program:
     """Loads what the cache has authenticated."""
     entry = msgspec.msgpack.decode(kept.told, type=_Entry)
-    compiled = CompiledModule.load(Engine.for_compiling(config), kept.code)
+    compiled = CompiledModule.load(Engine.shared(config), kept.code)
     return Program.of(compiled, entry.woven, entry.figures, module, Features(**entry.features))
 
 

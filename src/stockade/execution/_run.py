@@ -6,6 +6,7 @@ makes the report; whoever opened it closes it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
-from stockade.execution._state import NEVER, PROGRAM_NAME, State, place_inputs
+from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
 from stockade.execution._steps import FOREVER, GO_ON
 from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
@@ -53,8 +54,8 @@ _CLOSED = Ending()
 _WHOLE_CORE = 100
 """Percent."""
 
-_SLACK_BYTES = 256 << 10
-"""Room above the guard's buffers for copies of one poll's subscriptions."""
+_SLACK_BYTES = 2 << 20
+"""Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
 
 
 class Guest:
@@ -81,9 +82,11 @@ class Guest:
     _ending: Ending | None = None
     _budget: Budget | None = None
     _throttle: Throttle | None = None
+    _timekeeper: Timekeeper | None = None
     _timed = False
     _begun = _cpu_mark = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
+    _used_bytes = math.inf
 
     def __init__(
         self,
@@ -97,14 +100,12 @@ class Guest:
         watch: Watch,
         streams: Streams | None = None,
     ) -> None:
-        begun = time.perf_counter()
+        self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
         self._grants: Grants | None = grants
         self._limits = limits = plan.policy.limits
         self._watch = watch
-        # One for the life of the guest: its time must not run backwards from one call to the next.
-        self._timekeeper = Timekeeper() if plan.needs_time or streams is not None else None
         self._streams = streams
         # Whoever looks at the guest from another thread, and whoever frees it, take turns.
         self._alive = threading.Lock()
@@ -123,12 +124,15 @@ class Guest:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
             return
+        linked, claim = plan.admit()
         instance = self._instance = Instance(
-            plan.admit(),
+            linked,
+            claim=claim,
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
             table_elements=max(limits.table_elements, len(woven.natives)),
             directories=plan.directories,
+            renamed=woven.renamed,
         )
         try:
             if instance.failure is not None:
@@ -152,10 +156,12 @@ class Guest:
 
     def _furnish(self, instance: Instance) -> None:
         instance.owner = self
+        if self._plan.directories:
+            instance.watch(self)
         woven = self._plan.program.woven
         if woven.state_export is not None:
             program = self._plan.program
-            self._state = State(instance.memory(woven.state_export), program.state_format, program.calls)
+            self._state = State(instance.woven_memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
             if self._guard_bytes > self._limits.memory or len(woven.natives) > self._limits.table_elements:
                 # The engine knows one limit for all memories. So the guard's gets what it can come to need, and then
@@ -194,11 +200,13 @@ class Guest:
             if not self._timed:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
+                if self._limits.cpu_percent < _WHOLE_CORE:
+                    yield from self._take_share()
+                    begun = self._begun = time.perf_counter()
+                    self._cpu_mark = time.thread_time()
                 self._watch.start(self._limits.wall_time)
                 if self._budget is not None:
                     self._budget.start()
-                if self._limits.cpu_percent < _WHOLE_CORE:
-                    self._throttle = Throttle(self._limits.cpu_percent)
             try:
                 try:
                     if call.exchange is None and self._started:
@@ -209,15 +217,18 @@ class Guest:
                     else:
                         results = yield from self._call(instance, call)
                 except Ended as end:
-                    self._ending = end.ending
+                    self._ending = end.ending.unless_late(self._watch)
                 if self._streams is not None:
-                    yield from self._streams.finish(None if self._state is None else self._state.memory)
+                    for until in self._streams.finish(self._state):
+                        yield from self._pause(until)
             except BaseException:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
                 raise
         self._wall_seconds += time.perf_counter() - begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
+        if self._throttle is not None:
+            self._throttle.settle(self._cpu_seconds)
         return self._report(results, command)
 
     def obituary(self) -> Report:
@@ -270,11 +281,14 @@ class Guest:
         """Returns what it returned.
 
         Raises:
-            Ended: It did not.
+            Ended: It did not, or not before it had to end.
         """
         found = instance.results()
         if found is None:
             raise Ended(self._end(instance))
+        if not self._watch():
+            # A function of the host's, or one native call, may have taken longer than was left.
+            raise Ended(Ending(cancelled=self._watch.cancelled, too_late=True))
         return found
 
     # -- while the guest is halted ------------------------------------------------------------------------------------
@@ -289,7 +303,7 @@ class Guest:
         if self._plan.fuel is not None:
             (self._budget or self._measure_fuel(instance)).look()
         if instance.is_parked:
-            yield from self._rest()
+            yield from self._wait()
             instance.wake()
             # Waits, too, cost the host something: who does nothing but that is held to its share all the same.
             if (until := self._within_share()) != GO_ON:
@@ -301,28 +315,63 @@ class Guest:
             raise Ended(Ending(cancelled=watch.cancelled))
         self._note_time()
 
-    def _rest(self) -> Steps[None]:
-        """Waits for what the guest waits for: a time, more of stdin, or that its output has been taken."""
-        state, streams, watch = self._state, self._streams, self._watch
+    def _wait(self) -> Steps[None]:
+        """Waits until one of the reasons holds for which the guest is parked, or it has to end.
+
+        Raises:
+            Ended: It has waited for longer than it may.
+        """
+        state = self._state
         assert state is not None
-        nanoseconds, is_idle, wants_stdin = state.halt()
+        wait = state.wait()
         begun = time.monotonic()
-        until = min(FOREVER if nanoseconds == NEVER else begun + nanoseconds / 1e9, watch.deadline)
-        while True:
-            self._serve()
-            if wants_stdin and not state.wants_stdin():
-                return
-            now = time.monotonic()
-            if not watch():
-                if is_idle:
-                    # The guard has no chance any more to count what it has slept.
-                    state.add_idle(now - begun)
-                return
-            is_full = streams is not None and nanoseconds == 0 and streams.clogged
-            if now >= until and not is_full:
-                return
-            retry = now + streams.retry_seconds if wants_stdin and streams is not None else FOREVER
-            yield from self._pause(min(watch.deadline if is_full else until, retry))
+        until = FOREVER if wait.seconds is None else begun + wait.seconds
+        most = self._limits.idle_time
+        idle_until = begun + most - wait.waited_seconds if wait.is_idle and most is not None else FOREVER
+        try:
+            while True:
+                self._serve()
+                self._note_time()
+                again = self._next_look(state, wait, until)
+                if again == GO_ON or not self._watch():
+                    return
+                if time.monotonic() >= idle_until:
+                    raise Ended(Ending.idle(wait.call, most, wait.waited_seconds + time.monotonic() - begun))
+                yield from self._pause(min(again, idle_until, self._watch.deadline))
+        finally:
+            if wait.is_idle:
+                state.add_idle(time.monotonic() - begun)
+
+    def _next_look(self, state: State, wait: Wait, until: float) -> float:
+        """Says when to look again whether a reason holds; `GO_ON` where one does."""
+        streams = self._streams
+        again = until
+        if wait.stdin and streams is not None:
+            if streams.answer(state):
+                return GO_ON
+            again = min(again, time.monotonic() + streams.retry_seconds)
+        if wait.at_once:
+            return GO_ON
+        if wait.tokens is not None:
+            assert self._timekeeper is not None
+            again = min(again, self._timekeeper.due(wait.tokens, wait.amount))
+        if wait.room and streams is not None and not streams.clogged:
+            return GO_ON
+        return GO_ON if again <= time.monotonic() else again
+
+    def _take_share(self) -> Steps[None]:
+        """Waits until the guest is within its share of a core, of which its last call may have used too much.
+
+        Its time has not begun yet.
+        """
+        if self._throttle is None:
+            self._throttle = Throttle(self._limits.cpu_percent)
+            return
+        # That of its last call may be over.
+        self._watch.start(None)
+        until = self._throttle.begin()
+        while time.monotonic() < until and not self._watch.cancelled:
+            yield until
 
     def _within_share(self) -> float:
         """Says when the guest is within its share of a core."""
@@ -354,12 +403,16 @@ class Guest:
     def _serve(self) -> None:
         """Passes output on, fetches input, and tells how far the guest is, for whoever asked."""
         if self._streams is not None:
-            self._streams.serve(None if self._state is None else self._state.memory, self.progress)
+            self._streams.serve(self._state, self.progress)
 
     def _note_time(self) -> None:
-        """Tells a guard without a clock what time it is."""
-        if self._timekeeper is not None and self._state is not None:
-            self._timekeeper.serve(self._state.memory)
+        """Tells the guard what time it is."""
+        if self._timekeeper is None:
+            if self._state is None:
+                return
+            # One for the life of the guest: its time must not run backwards from one call to the next.
+            self._timekeeper = Timekeeper(self._state, self._made, self._plan.rates)
+        self._timekeeper.look()
 
     def _measure_fuel(self, instance: Instance) -> Budget:
         plan = self._plan
@@ -370,14 +423,18 @@ class Guest:
 
     def _end(self, instance: Instance) -> Ending:
         """Why the guest did not return."""
-        problem = instance.problem
+        problem, instance.problem = instance.problem, None
         if problem is None:
-            return Ending(failure=instance.failure, cancelled=self._watch.cancelled)
+            return Ending(failure=instance.failure)
         if isinstance(problem, CapabilityMissing):
             return Ending.without_capability(problem.capability, problem.function)
         if not isinstance(problem, HostFunctionFailed):
             # KeyboardInterrupt and its like are for whoever began the call.
-            raise problem
+            try:
+                raise problem
+            finally:
+                # This frame is in its traceback: the two would keep each other, and all that the function was given.
+                del problem
         failure = instance.failure or Failure(None, "", ())
         return Ending(failure=failure._replace(message=str(problem)))
 
@@ -387,7 +444,8 @@ class Guest:
             return
         self._timed = False
         self._wall_seconds = self._cpu_seconds = self._rested_seconds = 0.0
-        self._budget = self._throttle = None
+        # What it owes of its share of a core stays.
+        self._budget = None
         if self._plan.fuel is not None:
             self._instance.set_fuel(self._plan.fuel + self._plan.overdraft)
             if self._limits.fuel_refill:
@@ -411,6 +469,8 @@ class Guest:
         truncated = _NOTHING_DROPPED
         if state is not None and reading is not None:
             number = reading.number
+            # Its own memory, and the guard's: what it was given and what it left.
+            self._used_bytes = number.memory_used + number.stdout_total + number.stderr_total + len(self._placed.block)
             if number.event_count:
                 noted = state.violations(reading)
                 events = tuple(map(tell_event, state.events(reading)))
@@ -423,6 +483,8 @@ class Guest:
                 stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
                 truncated = Truncated(dropped_out, dropped_err)
+        else:
+            self._used_bytes = plan.program.woven.initial_memory_bytes
         if results is not None and reading is not None:
             self._check_growth(reading.number.memory_used)
         verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
@@ -463,7 +525,7 @@ class Guest:
         if instance is None or not (woven.grown_memories or woven.grown_tables):
             return
         has = woven.fixed_memory_bytes
-        has += sum(instance.memory(name).size_bytes for name in woven.grown_memories)
+        has += sum(instance.woven_memory(name).size_bytes for name in woven.grown_memories)
         has += sum(instance.table_size(name) * ELEMENT_BYTES for name in woven.grown_tables)
         if has > counted_bytes:
             raise EngineError(
@@ -499,6 +561,15 @@ class Guest:
         fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
         return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
 
+    def was_released(self, path: bytes) -> None:
+        """Tells the guard that its guest waited for the other end of a FIFO, if this is the path that it opens.
+
+        May be called from any thread, at any time.
+        """
+        with self._alive:
+            if self._state is not None:
+                self._state.force_open(path)
+
     def memory(self, name: bytes) -> Memory:
         """Returns an exported memory of the guest.
 
@@ -517,7 +588,7 @@ class Guest:
         if self._instance is not None:
             with self._alive:
                 instance, self._instance, self._state = self._instance, None, None
-            instance.close()
+            instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:
             self._ending = _CLOSED

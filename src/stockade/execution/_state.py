@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST_CALLS",
-    "NEVER",
     "PAGE_BYTES",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
@@ -30,6 +29,7 @@ __all__ = [
     "Placed",
     "State",
     "StateReading",
+    "Wait",
     "place_inputs",
 ]
 
@@ -49,9 +49,6 @@ PROGRAM_NAME: Final = b"main.wasm"
 PAGE_BYTES: Final = 65_536
 """A page of a linear memory."""
 
-NEVER: Final = 2**64 - 1
-"""Nanoseconds that are not over before the end of time."""
-
 HOST_CALLS: Final = "host functions"
 """What stands for all functions of the embedder among the names of calls."""
 
@@ -59,6 +56,9 @@ HOST_CALLS: Final = "host functions"
 class Counters(NamedTuple):
     """What the guard counted and noted, field by field as `guard.wat` has it."""
 
+    memory_used: int
+    table_used: int
+    open_now: int
     stdout_base: int
     stdout_head: int
     stdout_cap: int
@@ -71,8 +71,7 @@ class Counters(NamedTuple):
     exit_code: int
     stop: int
     violation_count: int
-    memory_used: int
-    table_used: int
+    violation_kinds: int
     memory_refusals: int
     memory_asked: int
     table_refusals: int
@@ -86,15 +85,11 @@ class Counters(NamedTuple):
     written: int
     random: int
     opened: int
-    open_now: int
     open_peak: int
     created: int
     deleted: int
-    stdin_read: int
     violations_dropped: int
     event_count: int
-    virtual_now: int
-    random_state: int
 
 
 class StateReading(NamedTuple):
@@ -269,8 +264,33 @@ def _kept_subject(entry: bytes, length: int) -> bytes:
     return entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
 
 
-_LASTING: Final = ("memory_used", "table_used", "stdin_read", "open_now", "virtual_now", "random_state")
-"""What belongs to the instance, not to one call of a session."""
+class Wait(NamedTuple):
+    """What a guest that is parked waits for; it goes on when one of its reasons holds.
+
+    Attributes:
+        seconds: How long it waits at most; None where time alone is no reason.
+        stdin: Whether more of stdin, or its end, is a reason.
+        room: Whether it is that the host has taken output.
+        at_once: Whether it only lets the host look: it goes on as soon as that is done.
+        tokens: The address of tokens of which there must be some; None where they are no reason.
+        amount: How many.
+        call: The call that waits.
+        waited_seconds: How long it has waited before, for the same.
+    """
+
+    seconds: float | None
+    stdin: bool
+    room: bool
+    at_once: bool
+    tokens: int | None
+    amount: int
+    call: str
+    waited_seconds: float
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the guest itself wants to wait, as opposed to being kept waiting."""
+        return (self.seconds is not None or self.stdin) and not self.at_once
 
 
 class State:
@@ -298,17 +318,15 @@ class State:
         self.memory.write(guard().layout.block, placed.block)
 
     def renew(self, block: bytes) -> None:
-        """Begins counting anew, for the next call of a session.
+        """Begins counting anew, for the next call of a session. What is left of its quotas stays as it is.
 
-        What the guest has stays counted (memory, tables, open files); so does how much of stdin it has read.
+        Args:
+            block: The state as it was at first.
         """
         layout = guard().layout
-        fresh = bytearray(block[: layout.size])
-        now = self.read().number
-        for name in _LASTING:
-            layout.write(fresh, name, getattr(now, name))
-        layout.write(fresh, "open_peak", now.open_now)
-        self.memory.write(layout.block, bytes(fresh))
+        start, end = layout.call.start, layout.call.stop
+        self.memory.write(start, block[start - layout.block : end - layout.block])
+        self.put("open_peak", "<Q", self.get("open_now", "<Q"))
 
     def read(self) -> StateReading:
         """Reads all counters."""
@@ -319,31 +337,72 @@ class State:
         denied = _by_call(self._names, numbers[format_.denied]) if counters.event_count else {}
         return StateReading(counters, _by_call(self._names, numbers[format_.calls]), denied)
 
-    def halt(self) -> tuple[int, bool, bool]:
-        """Tells for what the guest is halted.
+    # -- while the guest is halted ------------------------------------------------------------------------------------
 
-        Returns:
-            For how many nanoseconds; whether that counts as idle time of its; whether it waits for stdin.
-        """
-        offsets = guard().layout.offsets
-        return (
-            self._number("<Q", offsets["halt_for"]),
-            bool(self._number("<I", offsets["resting"])),
-            self.wants_stdin(),
+    def wait(self) -> Wait:
+        """Tells what a guest that is parked waits for."""
+        constants = guard().layout.constants
+        reason = self.get("wait_reason", "<I")
+        return Wait(
+            self.get("wait_nanoseconds", "<Q") / 1e9 if reason & constants["FOR_TIME"] else None,
+            bool(reason & constants["FOR_STDIN"]),
+            bool(reason & constants["FOR_ROOM"]),
+            bool(reason & constants["FOR_NOW"]),
+            self.get("wait_bucket", "<I") if reason & constants["FOR_TOKENS"] else None,
+            self.get("wait_amount", "<Q"),
+            _call_name(self.get("wait_call", "<I")),
+            self.get("waited", "<Q") / 1e9,
         )
-
-    def wants_stdin(self) -> bool:
-        """Whether the guest waits for more of stdin."""
-        return bool(self._number("<I", guard().layout.offsets["stdin_wanted"]))
 
     def add_idle(self, seconds: float) -> None:
         """Counts time that the guest has waited."""
-        offset = guard().layout.offsets["idle"]
-        self.memory.write(offset, struct.pack("<Q", self._number("<Q", offset) + int(seconds * 1e9)))
+        nanoseconds = round(seconds * 1e9)
+        for name in ("idle", "waited"):
+            self.put(name, "<Q", self.get(name, "<Q") + nanoseconds)
 
-    def _number(self, code: str, offset: int) -> int:
-        number: int = struct.unpack(code, self.memory.read(offset, struct.calcsize(code)))[0]
+    def give_stdin(self, piece: bytes) -> None:
+        """Puts the next piece of stdin in place; one without bytes is its end."""
+        self.memory.write(self.get("stdin", "<I"), piece)
+        mode = guard().layout.constants["STDIN_ASKED" if piece else "STDIN_BYTES"]
+        for name, number in (("stdin_read", 0), ("stdin_size", len(piece)), ("stdin_mode", mode)):
+            self.put(name, "<I", number)
+
+    def take_output(self) -> tuple[Literal["stdout", "stderr"], bytes] | None:
+        """Takes the next piece of output out of the ring; None where there is none."""
+        at = self.get("tap_read", "<Q")
+        if at == self.get("tap_written", "<Q"):
+            return None
+        ring = self.get("tap", "<I")
+        stream, size = struct.unpack("<II", self.memory.read(ring + at % TAP_BYTES, 8))
+        start = (at + 8) % TAP_BYTES
+        first = min(size, TAP_BYTES - start)
+        piece = self.memory.read(ring + start, first) + self.memory.read(ring, size - first)
+        self.put("tap_read", "<Q", at + ((size + 15) & ~7))
+        return ("stdout" if stream == 1 else "stderr"), piece
+
+    def force_open(self, path: bytes) -> None:
+        """Has the guard refuse what the guest is opening, if it is this path.
+
+        The guest is in a native call, and the guard does not look before that is over.
+        """
+        start = guard().layout.offsets["path"]
+        if self.get("opening", "<I") == len(path) and self.memory.read(start, len(path)) == path:
+            self.put("was_forced", "<I", 1)
+
+    def get(self, name: str, code: str) -> int:
+        """Reads one field."""
+        return self.number_at(guard().layout.offsets[name], code)
+
+    def put(self, name: str, code: str, number: int) -> None:
+        """Writes one field."""
+        self.memory.write(guard().layout.offsets[name], struct.pack(code, number))
+
+    def number_at(self, address: int, code: str = "<Q") -> int:
+        """Reads a number at an address."""
+        number: int = struct.unpack(code, self.memory.read(address, struct.calcsize(code)))[0]
         return number
+
+    # -- when the guest has come to its end ---------------------------------------------------------------------------
 
     def violations(self, reading: StateReading) -> list[GuardViolation]:
         """Returns what the guard wrote down, in the order of its first time."""

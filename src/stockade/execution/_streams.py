@@ -1,31 +1,27 @@
 """Output passed on while the guest runs, and input fetched when it asks.
 
-The guard puts output into a ring, and raises a flag when it wants more of stdin. Whenever the guest has halted, the
-ring is emptied into the callbacks and the flag is answered: on the thread that drives the run, between two polls, so a
-callback is ordinary Python. What it raises ends the run and reaches the caller.
+The guard puts output into a ring. Whenever the guest has halted, the ring is emptied into the callbacks, and a guest
+that is parked for stdin gets more of it: on the thread that drives the run, between two polls, so a callback is
+ordinary Python. What it raises ends the run and reaches the caller.
 """
 
 from __future__ import annotations
 
-import struct
 import time
 from typing import TYPE_CHECKING, Final
 
 from stockade.errors import UsageError
-from stockade.execution._state import STDIN_PIECE_BYTES, TAP_BYTES
+from stockade.execution._state import STDIN_PIECE_BYTES
 from stockade.execution._steps import FOREVER
-from stockade.guard import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.engine import Memory
+    from stockade.execution._state import State
     from stockade.execution._steps import Steps
     from stockade.report import Progress
 
 __all__ = ["Streams"]
-
-_STDOUT: Final = 1
 
 _RETRY_SECONDS: Final = 0.01
 """How soon a callback that had nothing is asked again; whoever can tell when there is more wakes the run instead."""
@@ -75,65 +71,56 @@ class Streams:
         """Whether output that was passed on has not been taken yet, so that nothing is passed on."""
         return False
 
-    def serve(self, memory: Memory | None, progress: Callable[[], Progress | None]) -> None:
-        """Empties the ring, answers the flag, and tells how far the run is.
+    def serve(self, state: State | None, progress: Callable[[], Progress | None]) -> None:
+        """Empties the ring, and tells how far the run is.
 
         Args:
-            memory: The guard's memory; None for a guest without a guard, which neither reads nor writes.
+            state: The guard's state; None for a guest without a guard, which neither reads nor writes.
             progress: Says how far the run is.
         """
-        if memory is not None:
-            if self.listening:
-                self._pass_on(memory)
-            if self.stdin is not None:
-                self._answer(memory, self.stdin)
+        if state is not None and self.listening:
+            self._pass_on(state)
         if self._progress is not None and (now := time.monotonic()) >= self._next_progress:
             self._next_progress = now + _PROGRESS_SECONDS
             told = progress()
             if told is not None:
                 self._progress(told)
 
-    def finish(self, memory: Memory | None) -> Steps[None]:
+    def finish(self, state: State | None) -> Steps[None]:
         """Passes the last output on, in steps, when the guest has ended.
 
         Args:
-            memory: The guard's memory, as above.
+            state: The guard's state, as above.
         """
-        if memory is not None and self.listening:
-            self._pass_on(memory)
+        if state is not None and self.listening:
+            self._pass_on(state)
         yield from ()
 
-    def _pass_on(self, memory: Memory) -> None:
-        offsets = guard().layout.offsets
-        (ring,) = struct.unpack("<I", memory.read(offsets["tap"], 4))
-        (end,) = struct.unpack("<Q", memory.read(offsets["tap_written"], 8))
-        (at,) = struct.unpack("<Q", memory.read(offsets["tap_read"], 8))
-        while at < end and not self.clogged:
-            stream, size = struct.unpack("<II", memory.read(ring + at % TAP_BYTES, 8))
-            start = (at + 8) % TAP_BYTES
-            first = min(size, TAP_BYTES - start)
-            piece = memory.read(ring + start, first) + memory.read(ring, size - first)
-            at += (size + 15) & ~7
-            # Made free first: a callback that raises must not be given the same piece again.
-            memory.write(offsets["tap_read"], struct.pack("<Q", at))
-            callback = self._stdout if stream == _STDOUT else self._stderr
+    def _pass_on(self, state: State) -> None:
+        # Taken first: a callback that raises must not be given the same piece again.
+        while not self.clogged and (output := state.take_output()) is not None:
+            stream, piece = output
+            callback = self._stdout if stream == "stdout" else self._stderr
             if callback is not None:
                 callback(piece)
 
-    def _answer(self, memory: Memory, fetch: Callable[[int], bytes | None]) -> None:
-        layout = guard().layout
-        (wanted,) = struct.unpack("<I", memory.read(layout.offsets["stdin_wanted"], 4))
-        if not wanted:
-            return
-        piece = fetch(STDIN_PIECE_BYTES)
+    def answer(self, state: State) -> bool:
+        """Gives a guest that is parked for stdin more of it; says whether there was something, or it is at its end.
+
+        Args:
+            state: The guard's state.
+
+        Raises:
+            UsageError: The callback returned more than it was asked for.
+        """
+        if self.stdin is None:
+            return False
+        piece = self.stdin(STDIN_PIECE_BYTES)
         if piece is None:
-            return
+            return False
         if len(piece) > STDIN_PIECE_BYTES:
             raise UsageError(
                 f"the stdin callback returned {len(piece):,} bytes; it was asked for {STDIN_PIECE_BYTES:,}"
             )
-        (place,) = struct.unpack("<I", memory.read(layout.offsets["stdin"], 4))
-        memory.write(place, piece)
-        mode = layout.constants["STDIN_ASKED" if piece else "STDIN_BYTES"]
-        for name, number in (("stdin_read", 0), ("stdin_size", len(piece)), ("stdin_mode", mode), ("stdin_wanted", 0)):
-            memory.write(layout.offsets[name], struct.pack("<I", number))
+        state.give_stdin(piece)
+        return True

@@ -79,7 +79,7 @@ def usage_of(reading: StateReading | None, plan: Plan, fuel: int | None, wall: f
         stdout_bytes=number.stdout_total,
         stderr_bytes=number.stderr_total,
         files_opened=number.opened,
-        files_open_peak=number.open_peak,
+        files_open_peak=max(number.open_peak, number.open_now),
         files_created=number.created,
         files_deleted=number.deleted,
         random_bytes=number.random,

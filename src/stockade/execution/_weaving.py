@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stockade._text import printable
+from stockade.execution._aside import validate_aside
 from stockade.execution._features import validate
+from stockade.execution._prepare import is_cheap
 from stockade.guard import guard, weave
-from stockade.policy import Features, runnable_features
+from stockade.policy import Features, Limits, runnable_features
 from stockade.wasm import SectionId, parse, scan
 
 if TYPE_CHECKING:
     from stockade.execution._module import Module
+    from stockade.guard import Woven
     from stockade.wasm import ParsedModule, Scan
 
 __all__ = ["Weaving", "inspect_woven"]
@@ -33,6 +36,8 @@ class Weaving(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Bytes of the appended memories.
         tables: How many tables are appended, for native functions that the guest does not import.
         exports: Names under which the host finds them, and the start function.
+        renamed: Exports of the guest, with the names under which they are found: native WASI finds the guard's memory
+            in the place of the guest's.
         redirected: How many places in the guest's code go to the guard, by instruction.
         start_taken: Whether the start function was taken out, to be called under the policy's limits.
         dropped_bytes: Bytes of custom sections that are left out: they tell of code by its place, which has changed.
@@ -47,6 +52,7 @@ class Weaving(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     tables: int
     exports: tuple[str, ...]
+    renamed: dict[str, str]
     redirected: dict[str, int]
     start_taken: bool
     dropped_bytes: int
@@ -70,7 +76,11 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         LinkError: It imports what nothing provides.
     """
     original = module.parsed
-    validate(module.name, module.data, Features(**dict.fromkeys(runnable_features(), True)))
+    features = Features(**dict.fromkeys(runnable_features(), True))
+    if is_cheap(original):
+        validate(module.name, module.data, features)
+    else:
+        validate_aside(module.name, module.data, features, Limits())
     scanned = scan(original)
     woven = weave(original, guard(), scanned)
     after = parse(woven.wasm)
@@ -83,12 +93,20 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         memories=len(after.memories) - len(original.memories),
         memory_bytes=sum(after.memories[len(original.memories) :]) * 65_536,
         tables=len(after.tables) - len(original.tables),
-        exports=tuple(printable(name) for name in after.exports if name not in original.exports),
+        exports=tuple(printable(name) for name in _added(after, original, woven)),
+        renamed={printable(old): printable(new) for old, new in woven.renamed.items() if old in original.exports},
         redirected=_redirected(scanned),
         start_taken=original.start is not None,
         dropped_bytes=_custom_bytes(original) - _custom_bytes(after),
     )
     return told, woven.wasm
+
+
+def _added(after: ParsedModule, original: ParsedModule, woven: Woven) -> list[bytes]:
+    """Names of exports that are not the guest's."""
+    state = [] if woven.state_export is None else [woven.state_export]
+    guests = {woven.renamed.get(name, name) for name in original.exports}
+    return [*state, *(name for name in after.exports if name not in guests and name not in state)]
 
 
 def _redirected(scanned: Scan) -> dict[str, int]:

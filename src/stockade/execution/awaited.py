@@ -22,8 +22,8 @@ from stockade.execution._streams import Streams
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stockade.engine import Memory
     from stockade.execution._inputs import Inputs
+    from stockade.execution._state import State
     from stockade.execution._steps import Steps, Watch
     from stockade.report import Progress
 
@@ -146,17 +146,17 @@ class LoopStreams(Streams):
         """Whether the loop has to take what it was given before it is given more."""
         return len(self._calls) >= _MOST_PIECES
 
-    def serve(self, memory: Memory | None, progress: Callable[[], Progress | None]) -> None:
+    def serve(self, state: State | None, progress: Callable[[], Progress | None]) -> None:
         """Does what streams do, and raises what a callback on the loop has raised."""
         if self._problem is not None:
             raise self._problem
-        super().serve(memory, progress)
+        super().serve(state, progress)
 
-    def finish(self, memory: Memory | None) -> Steps[None]:
+    def finish(self, state: State | None) -> Steps[None]:
         """Passes the last output on, and waits until all of it is taken."""
         while self._problem is None and not self._watch.cancelled:
-            if memory is not None and self.listening:
-                self._pass_on(memory)
+            if state is not None and self.listening:
+                self._pass_on(state)
             if not self._calls:
                 break
             yield FOREVER

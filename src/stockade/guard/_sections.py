@@ -24,7 +24,7 @@ from stockade.wasm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from stockade.wasm import FuncType
 
@@ -117,15 +117,18 @@ def globals_(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes
     return out
 
 
-def exports(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes]:
+def exports(module: ParsedModule, redirect: Callable[[int], int], renamed: Mapping[bytes, bytes]) -> list[bytes]:
     """Writes the exports.
 
     Args:
         module: The guest's module.
         redirect: Tells the function to refer to in the place of another.
+        renamed: The names that are given to others.
     """
     return [
-        encode_export(name, entry.kind, redirect(entry.place) if entry.kind is ExternKind.FUNC else entry.place)
+        encode_export(
+            renamed.get(name, name), entry.kind, redirect(entry.place) if entry.kind is ExternKind.FUNC else entry.place
+        )
         for name, entry in module.exports.items()
     ]
 

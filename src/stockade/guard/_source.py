@@ -25,6 +25,25 @@ GUEST_MEMORY = 0
 """Index of the guest's memory in the guard's own module; its own memory is the next."""
 
 
+_COUNTED = {
+    "memory": "memory_used",
+    "memory_growth": "growth_tokens",
+    "table_elements": "table_used",
+    "stdout": "stdout",
+    "stderr": "stderr",
+    "open_files": "open_now",
+    "files_created": "created_left",
+    "read_bytes": "read_left",
+    "write_bytes": "write_left",
+    "read_rate": "read_tokens",
+    "write_rate": "write_tokens",
+    "random_bytes": "random_left",
+    "calls": "calls_left",
+    "call_rate": "call_tokens",
+}
+"""Limits that the guard holds, each with the field that tells what is used or left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A place in the guard's code where an index must be put.
@@ -58,18 +77,21 @@ class Body:
 
 
 class Layout:
-    """Where the fields of the guard's state lie, and how they are packed.
+    """Where the fields of the guard's state lie, how they are packed, and how long each is kept.
 
     The host writes and reads one stretch, from the field `block` up to the field `room`.
 
     Args:
-        fields: The constants that the guard exports: name and type -> address.
+        fields: The constants that the guard exports: name, type and lifetime -> address.
 
     Attributes:
         constants: The guard's constants that are no addresses.
         offsets: The address of each field.
+        lifetimes: `policy`, `session`, `call` or `note`, for each field.
         block: The address where the stretch begins.
         size: How many bytes it has.
+        report: The stretch that reports are made of.
+        call: The stretch that begins anew with each call of a session.
     """
 
     _CODES = {"u8": "B", "u32": "I", "u64": "Q", "stream": "IIIxxxxQ"}  # noqa: RUF012 - a constant
@@ -78,16 +100,25 @@ class Layout:
     def __init__(self, fields: Mapping[str, int]) -> None:
         self.constants: dict[str, int] = {}
         self.offsets: dict[str, int] = {}
+        self.lifetimes: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
         for declaration, address in fields.items():
-            name, _, kind = declaration.partition(":")
+            name, kind, *lifetime = declaration.split(":")
             if kind == "const":
                 self.constants[name] = address
             else:
                 self.offsets[name] = address
                 self._kinds[name] = kind
+                (self.lifetimes[name],) = lifetime
         self.block = self.offsets["block"]
         self.size = self.offsets["room"] - self.block
+        # What a report is made of: the last of what is kept for a session, and all that is kept for a call.
+        self.report = slice(self.offsets["memory_used"], self.offsets["notes"])
+        self.call = slice(self.offsets["stdout"], self.offsets["notes"])
+
+    def kept(self) -> dict[str, str]:
+        """Tells for limits by their names whether a count is kept for a `session` or for a `call`."""
+        return {limit: self.lifetimes[field] for limit, field in _COUNTED.items()}
 
     def write(self, block: bytearray, name: str, *numbers: int) -> None:
         """Puts a field into a block that begins at `self.block`."""
@@ -99,11 +130,7 @@ class Layout:
         A stream is four numbers: `stdout_base`, `stdout_head`, `stdout_cap` and `stdout_total`.
         """
         for name, kind in self._kinds.items():
-            if (
-                kind in self._CODES
-                and kind != "u8"
-                and self.offsets["stdout"] <= self.offsets[name] < self.offsets["notes"]
-            ):
+            if kind in self._CODES and kind != "u8" and self.report.start <= self.offsets[name] < self.report.stop:
                 yield self.offsets[name], self._CODES[kind], tuple(name + part for part in self._PARTS.get(kind, ("",)))
 
 
@@ -124,8 +151,8 @@ class StateFormat:
     """
 
     def __init__(self, layout: Layout, calls: Sequence[int]) -> None:
-        self.start = layout.offsets["stdout"]
-        self.size = layout.offsets["notes"] - self.start
+        self.start = layout.report.start
+        self.size = layout.report.stop - self.start
         fields = sorted(layout.scalars())
         self.names = tuple(name for _, _, names in fields for name in names)
         wanted = [(address, code) for address, code, _ in fields]

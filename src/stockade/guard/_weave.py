@@ -55,6 +55,9 @@ NOTHING: Mapping[tuple[bytes, bytes], FuncType] = MappingProxyType({})
 """No functions beside those of WASI."""
 
 _TABLE_GROWERS = {"funcref": "funcref_table_grow", "externref": "externref_table_grow"}
+_MEMORY = b"memory"
+"""The name by which native WASI finds the memory that it reads and writes."""
+
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
@@ -64,7 +67,9 @@ class Woven:
 
     Attributes:
         wasm: Its bytes.
-        state_export: Name of the exported memory that holds the guard's state; None where there is no guard.
+        state_export: Name of the exported memory that holds the guard's state, which is also the one that native WASI
+            finds; None where there is no guard.
+        renamed: That name -> the one under which what the guest exports under it is found instead.
         start_export: Name under which the original's start function is exported; None where it had none.
         natives_export: Name of the table for native functions that the guest does not import; None where not needed.
         natives: Those functions, in the order of the table's slots.
@@ -80,6 +85,7 @@ class Woven:
 
     wasm: bytes
     state_export: bytes | None
+    renamed: dict[bytes, bytes]
     start_export: bytes | None
     natives_export: bytes | None
     natives: tuple[WasiCall, ...]
@@ -219,6 +225,7 @@ class _Weaver:
         # Size and body in turn.
         self.code: list[bytes] = []
         self.entries: list[int] = []
+        self.renamed: dict[bytes, bytes] = {}
 
     def weave(self) -> Woven:
         module, guard = self.module, self.guard
@@ -263,13 +270,13 @@ class _Weaver:
         after += len(tables)
         lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
 
-        # The memories: the guest's as native WASI finds it, or an empty one, then the guard's state.
-        export = module.exports.get(b"memory")
+        # The memories: the guest's as native WASI would find it, or its first, or an empty one; then the guard's state.
+        export = module.exports.get(_MEMORY)
         appended = []
+        guest_memory = 0
         if export is not None and export.kind is ExternKind.MEMORY:
             guest_memory = export.place
-        else:
-            guest_memory = len(module.memories)
+        elif not module.memories:
             appended.append(b"\x01\x00\x00")
         state_memory = len(module.memories) + len(appended)
         appended.append(b"\x00" + uleb(guard.memory_pages))
@@ -294,7 +301,9 @@ class _Weaver:
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
         self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values()})
 
-        exports = [_sections.encode_export(state := self._free(b"stockade.state"), ExternKind.MEMORY, state_memory)]
+        exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
+        # Also where the guest exports nothing of that name: nobody must find the guard's memory in its place.
+        self.renamed[_MEMORY] = self._free(b"stockade.memory")
         natives_export = None
         new_tables = []
         if natives:
@@ -304,7 +313,7 @@ class _Weaver:
         return self._assemble(
             self._rewrite_code(redirect, memory_place, table_place),
             redirect,
-            state=state,
+            state=_MEMORY,
             natives=tuple(natives),
             natives_export=natives_export,
             exports=exports,
@@ -440,7 +449,7 @@ class _Weaver:
             for index in sorted(found - known.keys()):
                 known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
                 exports.append(_sections.encode_export(known[index], kind, index))
-            names.append(tuple(known[index] for index in sorted(found)))
+            names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
         data = module.section(SectionId.DATA)
         contents: dict[SectionId, bytes | None] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self.types]),
@@ -449,7 +458,7 @@ class _Weaver:
             SectionId.TABLE: _filled([*_sections.tables(module, grown[1]), *tables]),
             SectionId.MEMORY: _filled([*_sections.memories(module, grown[0]), *memories]),
             SectionId.GLOBAL: _filled(_sections.globals_(module, to)),
-            SectionId.EXPORT: _filled([*_sections.exports(module, to), *exports]),
+            SectionId.EXPORT: _filled([*_sections.exports(module, to, self.renamed), *exports]),
             SectionId.ELEMENT: _filled(_sections.element_segments(module, to)),
             SectionId.DATA_COUNT: _sections.data_count(module),
             SectionId.CODE: uleb(len(code) // 2) + b"".join(code) if code else None,
@@ -468,6 +477,7 @@ class _Weaver:
         return Woven(
             b"".join([*out, *self._names()]),
             state,
+            self.renamed,
             start_export,
             natives_export,
             natives,

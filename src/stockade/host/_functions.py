@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stockade.policy import Policy
 
-__all__ = ["F32", "F64", "I32", "I64", "U32", "U64", "HostFunctionFailed", "HostFunctions"]
+__all__ = ["F32", "F64", "I32", "I64", "MOST_TEXT_BYTES", "U32", "U64", "HostFunctionFailed", "HostFunctions"]
 
 
 class _Type(NamedTuple):
@@ -47,6 +47,12 @@ F32 = Annotated[float, _Type("f32")]
 
 F64 = Annotated[float, _Type("f64")]
 """A 64-bit float: what `float` stands for, too."""
+
+MOST_TEXT_BYTES = 16 << 20
+"""What all `str` and `bytes` parameters of one call may have together. A guest chooses their sizes, may name the same
+bytes for each, and text in Python takes up to four times its bytes."""
+
+_ADDRESS_BITS = 0xFFFF_FFFF
 
 _MISSING = object()
 
@@ -125,25 +131,41 @@ class HostFunction:
         try:
             if self._requires is not None:
                 call.require(self._requires)
-            arguments: list[object] = [call] if self._wants_call else []
-            given = iter(values)
-            for reader in self._readers:
-                if reader is str or reader is bytes:
-                    data = call.memory.read(int(next(given)), int(next(given)))
-                    arguments.append(data.decode() if reader is str else data)
-                elif reader is bool:
-                    arguments.append(next(given) != 0)
-                else:
-                    assert isinstance(reader, _Type)
-                    arguments.append(_incoming(next(given), reader))
-            return self._answer(self._function(*arguments))
+            return self._answer(self._function(*self._arguments(call, values)))
         except CapabilityMissing as missing:
-            missing.function = self._label
-            raise
+            failed: Exception = CapabilityMissing(missing.capability, self._label)
         except Exception as problem:
-            raise HostFunctionFailed(self._label, problem) from problem
+            failed = HostFunctionFailed(self._label, problem)
         finally:
             call.end()
+        # Not in the handler, and a new one: what the function raised knows its frames, and these all that it was given.
+        try:
+            raise failed
+        finally:
+            # This frame, too, is in a traceback: the two would keep each other, and the instance.
+            del failed
+
+    def _arguments(self, call: HostCall, values: list[Number]) -> list[object]:
+        arguments: list[object] = [call] if self._wants_call else []
+        given = iter(values)
+        left = MOST_TEXT_BYTES
+        for reader in self._readers:
+            if reader is str or reader is bytes:
+                address, size = int(next(given)) & _ADDRESS_BITS, int(next(given)) & _ADDRESS_BITS
+                if size > left and address + size <= call.memory.size_bytes:
+                    raise ValueError(
+                        f"its str and bytes parameters are more than {MOST_TEXT_BYTES:,} bytes together: take address "
+                        "and size as U32, and read pieces with HostCall.memory"
+                    )
+                left -= size
+                data = call.memory.read(address, size)
+                arguments.append(data.decode() if reader is str else data)
+            elif reader is bool:
+                arguments.append(next(given) != 0)
+            else:
+                assert isinstance(reader, _Type)
+                arguments.append(_incoming(next(given), reader))
+        return arguments
 
     def _answer(self, result: object) -> list[Number]:
         if len(self._results) == 1:

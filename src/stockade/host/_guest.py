@@ -25,10 +25,10 @@ class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never le
         function: The function, as `env.log`; filled in on the way out.
     """
 
-    def __init__(self, capability: str) -> None:
+    def __init__(self, capability: str, function: str = "") -> None:
         super().__init__(capability)
         self.capability = capability
-        self.function = ""
+        self.function = function
 
 
 class GuestMemory:
@@ -108,8 +108,7 @@ class HostCall:
 
     def __init__(self, policy: Policy, find_memory: FindMemory) -> None:
         self.policy = policy
-        self._find = find_memory
-        self._over = False
+        self._find: FindMemory | None = find_memory
         self._thread = get_ident()
         self._memory: GuestMemory | None = None
 
@@ -122,7 +121,7 @@ class HostCall:
         """
         _check_thread(self._thread)
         if self._memory is None:
-            if self._over:
+            if self._find is None:
                 raise UsageError(_OVER)
             try:
                 self._memory = GuestMemory(self._find(b"memory"))
@@ -141,6 +140,7 @@ class HostCall:
 
     def end(self) -> None:
         """Takes the memory away: the call is over."""
-        self._over = True
+        # With it goes all that a call which is kept would keep: the instance, and its store.
+        self._find = None
         if self._memory is not None:
             self._memory.end()

@@ -5,6 +5,7 @@ from stockade.policy._custom import Numeric
 from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._explain import Statement
 from stockade.policy._fields import Plain
+from stockade.policy._files import folders_on_the_way, policy_files
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
 from stockade.policy._needs import Need, needs
 from stockade.policy._network import Host, Network, PortRange
@@ -42,10 +43,12 @@ __all__ = [
     "Structure",
     "Wasi",
     "check_enforceable",
+    "folders_on_the_way",
     "needs",
     "parse_count",
     "parse_seconds",
     "parse_size",
+    "policy_files",
     "reference",
     "runnable_features",
     "unenforceable",

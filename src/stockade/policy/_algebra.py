@@ -17,10 +17,9 @@ from stockade.policy._custom import Custom, Numeric
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._limits import Limits
-from stockade.policy._network import Address, Host, Network, PortRange, is_loopback, may_be_public
+from stockade.policy._network import Address, Host, Network, PortRange, is_loopback, is_metadata, may_be_public
 from stockade.policy._policy import Policy
 from stockade.policy._rights import (
-    SENSITIVE,
     Clock,
     Environment,
     Features,
@@ -30,6 +29,7 @@ from stockade.policy._rights import (
     Random,
     Wasi,
 )
+from stockade.policy._secrets import names_a_secret
 from stockade.policy._structure import Structure
 
 if TYPE_CHECKING:
@@ -167,9 +167,18 @@ def _environment(first: Environment, second: Environment) -> Environment:
         return Environment(set=FrozenDict(common))
     if allowing:
         names = {name for name in allowing[0].names if all(side.passes(name) for side in sides)} - hidden
-        return Environment(mode="allow" if names else "none", names=tuple(sorted(names)), set=FrozenDict(common))
+        if not names:
+            return Environment(set=FrozenDict(common))
+        # Of what the other side passes on, it withholds what looks like a secret by its value.
+        never = any(side.mode != "allow" or side.secrets == "never" for side in sides)
+        return Environment(
+            mode="allow",
+            names=tuple(sorted(names)),
+            secrets="never" if never else "named",
+            set=FrozenDict(common),
+        )
     names = {name for side in sides for name in side.names} | hidden - set(common)
-    names = {name for name in names - set(common) if not SENSITIVE.search(name)}
+    names = {name for name in names - set(common) if not names_a_secret(name)}
     return Environment(mode="deny" if names else "full", names=tuple(sorted(names)), set=FrozenDict(common))
 
 
@@ -263,6 +272,9 @@ def _network(first: Network, second: Network) -> Network:
         ports = _common_ports(sides[0].ports, sides[-1].ports)
         return Network(mode="ports", ports=ports) if ports else Network()
     hosts = _merged(_common_hosts(sides[0], sides[-1]))
+    if "full" in modes:
+        # Not even where anything may be reached: only rules that both sides have can name those.
+        hosts = tuple(host for host in hosts if not is_metadata(host.name))
     return Network(mode="hosts", hosts=hosts) if hosts else Network()
 
 

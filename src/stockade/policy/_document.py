@@ -13,6 +13,7 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
+from stockade.policy._files import folders_on_the_way, note_policy_file
 from stockade.policy._policy import Policy
 from stockade.policy._presets import preset
 from stockade.policy._units import shown
@@ -54,6 +55,7 @@ def read_policy(path: Path) -> Policy:
         )
         policy = policy.replace(mounts=mounts)
         _check_file_is_safe(path, policy)
+        note_policy_file(path)
     except PolicyError as problem:
         raise PolicyError.several(problem.problems, shown_path) from None
     return policy
@@ -61,7 +63,7 @@ def read_policy(path: Path) -> Policy:
 
 def _check_file_is_safe(path: Path, policy: Policy) -> None:
     """Refuses a policy under which a guest could write the next one."""
-    on_the_way = _folders_on_the_way(path)
+    on_the_way = folders_on_the_way(path)
     for place, mount in enumerate(policy.filesystem.mounts):
         folder = os.path.realpath(mount.host)
         if mount.mode == "rw" and any(os.path.commonpath((folder, other)) == folder for other in on_the_way):
@@ -69,26 +71,6 @@ def _check_file_is_safe(path: Path, policy: Policy) -> None:
                 f"filesystem.mounts[{place}].host is {shown(mount.host)}, a writable folder with this policy file in "
                 "it: the guest could change its own policy. Keep the policy elsewhere, or mount a folder beside it"
             )
-
-
-def _folders_on_the_way(path: Path) -> set[str]:
-    """Returns the folders in which something stands that leads to a file: its links, theirs, and the file itself.
-
-    Whoever can write to one of them can put another file in its place.
-    """
-    folders: set[str] = set()
-    seen: set[Path] = set()
-    todo = [path.absolute()]
-    while todo:
-        here = todo.pop()
-        for entry in (here, *here.parents):
-            if entry in seen:
-                continue
-            seen.add(entry)
-            folders.add(os.path.realpath(entry.parent))
-            if entry.is_symlink():
-                todo.append(entry.parent / entry.readlink())
-    return folders
 
 
 def parse_policy(text: str, format_: Format) -> Policy:

@@ -9,7 +9,8 @@ from stockade._wasi import WASI
 from stockade.policy._custom import Numeric
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
-from stockade.policy._rights import SENSITIVE, Features
+from stockade.policy._network import is_metadata
+from stockade.policy._rights import Features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,15 +121,23 @@ def _environment(policy: Policy) -> Iterator[Statement]:
     text: str = "It sees no environment variables of the host."
     risk: Risk = "none"
     if environment.mode == "allow" and names:
-        secret = any(SENSITIVE.search(name) for name in names)
-        text, risk = f"It sees {_listed(names)} of the host's environment.", "high" if secret else "low"
+        unless = "" if environment.secrets == "named" else ", unless they look like secrets"
+        text = f"It sees {_listed(names)} of the host's environment{unless}."
+        risk = "high" if environment.named_secrets() else "low"
     elif environment.mode in ("deny", "full"):
-        but = f" {_listed(names)} and" if names else ""
-        text, risk = f"It sees the host's variables but{but} those that look like secrets.", "medium"
+        but = f"{_listed(names)} and " if names else ""
+        text, risk = f"It sees the host's variables but {but}{_WITHHELD}.", "medium"
     yield Statement("environment", text, risk, "environment.mode")
     if environment.set:
         told = _listed(tuple(environment.set))
         yield Statement("environment", f"It is given values for {told}.", "low", "environment.set")
+
+
+_WITHHELD = (
+    "those that look like secrets, by name (such as API_TOKEN, AWS_PROFILE, HTTPS_PROXY, DATABASE_URL) or by value (a "
+    "URL with a user, a private key, a known kind of token), or that steer loaders (such as LD_PRELOAD): name one in "
+    'environment.names with the mode "allow" to pass it on'
+)
 
 
 def _network(policy: Policy) -> Iterator[Statement]:
@@ -143,12 +152,15 @@ def _network(policy: Policy) -> Iterator[Statement]:
             for place, host in enumerate(network.hosts):
                 how = "encrypted" if host.secure else "also unencrypted"
                 text = f"It can reach {printable(str(host.name))} on {_ports(host.ports)}, {how}."
-                yield Statement("network", text, "medium" if host.secure else "high", f"network.hosts[{place}]")
+                risk: Risk = "medium" if host.secure else "high"
+                if is_metadata(host.name):
+                    text, risk = f"{text[:-1]}: a cloud keeps credentials of this machine there.", "high"
+                yield Statement("network", text, risk, f"network.hosts[{place}]")
         case "ports":
             text = f"It can reach any public host on {_ports(network.ports)}, and carry off what it read."
             yield Statement("network", text, "high", "network.ports")
         case "full":
-            text = "It can reach any host, private networks and cloud metadata included."
+            text = "It can reach any host, private networks included, but not the metadata services of clouds."
             yield Statement("network", text, "high", "network.mode")
 
 
@@ -273,7 +285,7 @@ def _memory(limits: Limits) -> Iterator[Statement]:
     risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
     text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
     yield Statement("memory", text, risk, "limits.memory")
-    yield Statement("memory", f"It has {_bytes(limits.stack)} of stack.", "none", "limits.stack")
+    yield Statement("memory", f"It has {_bytes(limits.stack_bytes)} of stack.", "none", "limits.stack")
 
 
 def _output(limits: Limits) -> Iterator[Statement]:
@@ -299,7 +311,7 @@ def _compiling(policy: Policy) -> Iterator[Statement]:
         text = "It is compiled in this process, for as long as that takes."
         yield Statement("module", text, "medium", "limits.compile_process")
     else:
-        which = "It" if limits.compile_process == "always" else "Over 64 KiB, it"
+        which = "It" if limits.compile_process == "always" else "Unless that is certain to be cheap, it"
         many = f"{_seconds(limits.compile_time)} and {_bytes(limits.compile_memory)}"
         text = f"{which} is compiled in a process of its own, within {many}."
         yield Statement("module", text, "none", "limits.compile_process")

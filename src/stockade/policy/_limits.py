@@ -81,27 +81,32 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on; `stop`, the run ends with
             outcome `memory`. A violation is reported either way.
         table_elements: Elements that all tables of the run may have together.
-        stack: Bytes of stack for guest code.
+        stack: Bytes of stack for guest code, rounded up to the next power of two: an engine serves all guests with the
+            same size of stack, and there cannot be many engines.
         instances: Instances of the module in a run.
         memories: Linear memories that a module may declare; more than one need `features.multi_memory`.
         tables: Tables that a module may declare.
         module_size: Bytes that a module file may have.
-        compile_time: Seconds that preparing and compiling a module may take in a process of its own.
+        compile_time: Seconds that preparing and compiling a module, or translating its text, may take in a process of
+            its own; waiting for a turn there does not count.
         compile_memory: Bytes of memory that it may need there.
-        compile_process: Which modules are compiled in a process of their own: `auto`, those over 64 KiB; `always`, all;
-            `never`, none, which leaves compiling without limits of time and memory.
+        compile_process: Which modules are compiled in a process of their own: `auto`, all but those that are certain to
+            be cheap, as small programs are, and text of more than 64 KiB; `always`, all; `never`, none, which leaves
+            compiling without limits of time and memory.
         stdout: Bytes of stdout that are kept, half of them for the beginning and half for the end.
         stderr: The same for stderr.
         open_files: Files and folders that may be open at a time, beside stdin, stdout, stderr and the mounts.
         files_created: Files, folders and links that may be created.
-        file_size: Bytes that a file may reach by writing, seeking or setting its size.
+        file_size: Bytes that a file may reach by writing, seeking or setting its size. Where several write to the end
+            of one file at once, each may take it over this by one call.
         read_bytes: Bytes that may be read from files.
-        write_bytes: Bytes that may be written to files.
+        write_bytes: Bytes that may be written to files, and by which files may grow without being written: a gap before
+            what is written, a size that is set.
         read_rate: Bytes that may be read in a second; a second's worth may go at once.
         write_rate: The same for writing.
         random_bytes: Random bytes that may be handed out.
         calls: WASI calls that may be made.
-        call_rate: WASI calls that may be made in a second.
+        call_rate: WASI calls that may be made in a second; a second's worth may go at once.
         on_rate: What an exceeded rate does: `wait`, the call waits for its turn; `refuse`, it fails with EAGAIN.
     """
 
@@ -163,6 +168,11 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def metered(self) -> bool:
         """Whether fuel is counted, because there is a budget of it, in units or in time."""
         return self.fuel is not None or self.fuel_time is not None
+
+    @property
+    def stack_bytes(self) -> int:
+        """The stack that guest code gets: `stack`, rounded up to the next power of two."""
+        return 1 << (self.stack - 1).bit_length()
 
     @classmethod
     def spelled_out(cls, given: dict[str, object]) -> dict[str, object]:

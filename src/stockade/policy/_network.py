@@ -11,7 +11,17 @@ from stockade.errors import PolicyError
 from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each, places
 from stockade.policy._units import shown
 
-__all__ = ["Address", "Host", "Network", "PortRange", "host_name", "is_loopback", "is_public", "may_be_public"]
+__all__ = [
+    "Address",
+    "Host",
+    "Network",
+    "PortRange",
+    "host_name",
+    "is_loopback",
+    "is_metadata",
+    "is_public",
+    "may_be_public",
+]
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -80,12 +90,14 @@ def is_public(address: Address) -> bool:
     That leaves out 127.0.0.0/8, 10.0.0.0/8 and their like, and 169.254.169.254, where clouds keep credentials; also
     where they hide in an IPv6 address.
     """
+    if is_metadata(address):
+        return False
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if inner is not None:
-            return is_public(inner)
+        inner = _inner(address)
+        if inner is not None and not is_public(inner):
+            return False
+        if inner is not None and (address in _NAT64 or address.sixtofour or address.teredo or address.ipv4_mapped):
+            return True
         if address not in _GLOBAL_UNICAST:
             return False
     return address.is_global and not address.is_multicast
@@ -96,6 +108,65 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
+_ENDS_IN_IPV4 = (
+    _NAT64,
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # the same within one network
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible, not used any more
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated
+)
+
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to, if it does."""
+    inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    if inner is not None:
+        return inner
+    number = int(address)
+    if any(address in network for network in _ENDS_IN_IPV4) or number >> 32 & 0xFFFF_FFFF in _ISATAP:
+        return ipaddress.IPv4Address(number & 0xFFFF_FFFF)
+    return None
+
+
+_METADATA_NETWORKS = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "169.254.0.0/16",  # link-local: most clouds, and the credentials of containers
+            "fe80::/10",
+            "100.100.100.200/32",  # Alibaba
+            "192.0.0.192/32",  # Oracle
+            "168.63.129.16/32",  # Azure
+            "fd00:ec2::/32",  # AWS
+            "fd20:ce::/32",  # Google
+            "fd00:42::/32",  # Scaleway
+            "fd00:c1::a9fe:a9fe/128",  # Oracle
+        ),
+    )
+)
+
+_METADATA_NAMES = re.compile(
+    # Short ones are looked for in the domain of the machine, whatever that is.
+    r"(metadata|instance-data)"
+    r"(|(\.[^.]+)*\.internal|\.goog|\.azure\.com|\.tencentyun\.com|\.oraclecloud\.com|\.aliyuncs\.com|\.packet\.net"
+    r"|\.platformequinix\.com|\.local|\.localdomain)"
+)
+
+
+def is_metadata(host: str | Address) -> bool:
+    """Whether a host, in the form of `host_name`, is where a cloud tells its machines who they are, with credentials.
+
+    No mode permits such a host: only a rule that names it does.
+    """
+    if isinstance(host, str):
+        return _METADATA_NAMES.fullmatch(host) is not None
+    if isinstance(host, ipaddress.IPv6Address):
+        inner = _inner(host)
+        if inner is not None and is_metadata(inner):
+            return True
+    return any(host in network for network in _METADATA_NETWORKS)
+
 
 def is_loopback(host: str | Address) -> bool:
     """Whether a host, in the form of `host_name`, is this machine by its name or address."""
@@ -104,9 +175,17 @@ def is_loopback(host: str | Address) -> bool:
     return host.is_loopback
 
 
+_PRIVATE_NAMES = re.compile(
+    r"[^.]+|(.*\.)?(localhost|localdomain|local|internal|intranet|private|corp|home|lan|home\.arpa|onion|invalid|test)"
+)
+"""Names without a dot, which are looked for in the network's own domain, and domains that are not public."""
+
+
 def may_be_public(host: str | Address) -> bool:
     """Whether a host, in the form of `host_name`, may be one of the public internet, as far as that tells."""
-    return not is_loopback(host) if isinstance(host, str) else is_public(host)
+    if isinstance(host, str):
+        return not (is_loopback(host) or is_metadata(host) or _PRIVATE_NAMES.fullmatch(host))
+    return is_public(host)
 
 
 class PortRange(Part, frozen=True, forbid_unknown_fields=True):
@@ -218,7 +297,8 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         mode: `none`; `loopback`, this machine only; `hosts`, those in `hosts`; `ports`, any public host on those in
-            `ports`; `full`, anything, private networks too.
+            `ports`; `full`, anything, private networks too. The metadata services of clouds (169.254.169.254,
+            metadata.google.internal and their like) are reached only where a rule in `hosts` names them.
         hosts: For `hosts`: tables of `host`, `ports` and `secure`.
         ports: For `ports`: ports, or ranges of them as text.
     """
@@ -242,7 +322,8 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def permits(self, host: str, port: int, *, secure: bool) -> bool:
         """Whether a connection may be made, as far as the host's name or address tells.
 
-        What a name stands for is for whoever connects to check with `is_public`, and to keep to.
+        What a name stands for is for whoever connects to check, and to keep to: with `is_public`, or with `is_metadata`
+        where the mode is `full`.
 
         Args:
             host: The name or address that the guest asks for.
@@ -265,4 +346,4 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             case "ports":
                 return may_be_public(name) and any(port in ports for ports in self.ports)
             case "full":
-                return True
+                return not is_metadata(name)

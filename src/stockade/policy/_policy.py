@@ -226,7 +226,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return schema()
 
 
-_LATER: dict[str, object] = {}
+_LATER: dict[str, object] = {"environment.secrets": "named"}
 """Fields that were added after the first release, as `section.field`, with the value that changes no digest."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -10,13 +9,14 @@ from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
 from stockade.policy._fields import COUNT, SECONDS, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
 from stockade.policy._frozen import FrozenDict
+from stockade.policy._secrets import is_sensitive, names_a_secret
 from stockade.policy._syscalls import SYSCALLS, Verdict, find_syscall
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SENSITIVE", "Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
+__all__ = ["Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
 
 _MAX_SECONDS = 2**62 / 1e9  # what fits the guard's arithmetic in nanoseconds
 
@@ -60,13 +60,6 @@ class Filesystem(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     symlinks: bool = False
 
 
-# Variables that steer loaders and interpreters, and names under which secrets are kept.
-SENSITIVE = re.compile(
-    r"^(LD_|DYLD_|PYTHON|NODE_OPTIONS|PERL5|RUBYOPT|BASH_ENV|IFS|AWS_|AZURE_|GOOGLE_|GCP_)"
-    r"|SECRET|TOKEN|PASSW|(^|_)PASS|PWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|(^|_)KEY($|_)|AUTH|COOKIE|SESSION",
-    re.IGNORECASE,
-)
-
 _VARIABLE = Text("the name of a variable", check=lambda name: bool(name) and "=" not in name, example='"LANG"')
 
 
@@ -75,33 +68,45 @@ class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         mode: What of the host's environment is passed on: `none`; `allow`, the variables in `names`; `deny`, all but
-            those; `full`. Where they are not named one by one, variables for loaders and such as look like secrets
-            are left out all the same.
+            those; `full`. Where they are not named one by one, variables are withheld that look like secrets by their
+            name (words such as TOKEN, KEY, PASSWORD or AUTH, AWS_*, SSH_*, KUBECONFIG, *_PROXY, DATABASE_URL) or by
+            their value (a URL with a user, a private key, a JWT, a known kind of token), or that steer loaders and
+            interpreters (LD_*, PYTHON*).
         names: Names for `allow` and `deny`, matched exactly.
+        secrets: Which of the variables in `names` are passed on under `allow` although they look like secrets: those
+            that are `named`, so all; or `never` one.
         set: Variables with their values, whatever the host has.
     """
 
     PATH: ClassVar = "environment"
-    FOLLOW_MODE: ClassVar = ("names",)
+    FOLLOW_MODE: ClassVar = ("names", "secrets")
 
     mode: Literal["none", "allow", "deny", "full"] = "none"
     names: Annotated[tuple[str, ...], Texts("names of variables", _VARIABLE)] = ()
+    secrets: Literal["named", "never"] = "named"
     set: Annotated[FrozenDict[str], TextsByName("variables", _VARIABLE, Text(check=lambda _: True))] = FrozenDict()
 
     def __post_init__(self) -> None:
         Part.__post_init__(self)
         if self.names and self.mode in ("none", "full"):
             raise PolicyError(f'environment.names says nothing where the mode is "{self.mode}": leave it out')
+        if self.secrets != "named" and self.mode != "allow":
+            raise PolicyError(f'environment.secrets says nothing where the mode is "{self.mode}": leave it out')
 
-    def passes(self, name: str) -> bool:
+    def passes(self, name: str, value: str = "") -> bool:
         """Whether a variable of the host's environment is passed on.
 
         Args:
             name: Its name.
+            value: Its value; without it, what counts is the name.
         """
-        if self.mode == "allow":
-            return name in self.names
-        return self.mode != "none" and name not in self.names and not SENSITIVE.search(name)
+        if self.mode == "none" or (name in self.names) != (self.mode == "allow"):
+            return False
+        return (self.mode == "allow" and self.secrets == "named") or not is_sensitive(name, value)
+
+    def named_secrets(self) -> list[str]:
+        """Returns the names of host variables that are passed on although they look like secrets by their names."""
+        return [name for name in self.names if self.passes(name) and names_a_secret(name)]
 
     def of(self, host: Mapping[str, str]) -> dict[str, str]:
         """Returns what a guest sees of a host's environment.
@@ -109,7 +114,7 @@ class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Args:
             host: The host's variables.
         """
-        return {**{name: value for name, value in host.items() if self.passes(name)}, **self.set}
+        return {**{name: value for name, value in host.items() if self.passes(name, value)}, **self.set}
 
 
 class Clock(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

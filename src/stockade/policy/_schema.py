@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade.policy._fields import Items, Section, fields_of
+from stockade.policy._limits import Limits
 from stockade.policy._policy import Policy
 from stockade.policy._presets import PRESETS
 from stockade.policy._toml import write_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from stockade.policy._fields import Field, Part, Plain
 
@@ -35,8 +36,12 @@ def schema() -> dict[str, Plain]:
     }
 
 
-def reference() -> str:
-    """Returns the reference page of policy documents, in Markdown."""
+def reference(kept: Mapping[str, str]) -> str:
+    """Returns the reference page of policy documents, in Markdown.
+
+    Args:
+        kept: For limits by their names, whether a count is kept for a `session` or begins anew with each `call` of it.
+    """
     top = [field for field in fields_of(Policy).values() if not isinstance(field.kind, Section)]
     lines = [
         "# Policy reference",
@@ -53,12 +58,26 @@ def reference() -> str:
     for field in fields_of(Policy).values():
         if isinstance(field.kind, Section):
             lines += ["", f"## `[{field.name}]`", "", *_about(field.kind.part), "", *_table(_fields(field.kind.part))]
+            if field.name == "limits":
+                lines += ["", *_kept(kept)]
             for inner in _fields(field.kind.part):
                 if isinstance(inner.kind, Items):
                     part = inner.kind.part
                     title = f"### Each of `{field.name}.{inner.name}`"
                     lines += ["", title, "", *_about(part), "", *_table(_fields(part))]
     return "\n".join(lines) + "\n"
+
+
+def _kept(kept: Mapping[str, str]) -> list[str]:
+    """Says which limits the calls of a session share."""
+
+    def names(lifetime: str) -> str:
+        return ", ".join(f"`{name}`" for name in fields_of(Limits) if kept.get(name) == lifetime)
+
+    return [
+        f"In a session, these limits hold for all its calls together: {names('session')}.",
+        f"Fuel and time begin anew with each call, and so do {names('call')}.",
+    ]
 
 
 def _fields(part: type[Part]) -> list[Field]:

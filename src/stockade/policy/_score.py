@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from stockade.errors import IsolationError
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
-from stockade.policy._rights import SENSITIVE, Features
+from stockade.policy._rights import Features
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _environment(policy: Policy) -> Reason:
     named = [name for name in environment.names if name not in environment.set] if environment.mode == "allow" else []
     if environment.mode == "none" or (environment.mode == "allow" and not named):
         return Reason("environment", 4, 4, "nothing of the host's")
-    secret = [name for name in named if SENSITIVE.search(name)]
+    secret = [name for name in environment.named_secrets() if name in named]
     if environment.mode == "allow" and not secret:
         return Reason("environment", 3, 4, f"{len(named)} named variable{'s' * (len(named) > 1)}")
     if secret:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.execution import Module
+from stockade.execution import load_module
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def call(
         StockadeError: The caller did something wrong.
     """
     with Sandbox(policy) as sandbox:
-        loaded = Module.load(module, limit_bytes=sandbox.policy.limits.module_size, text=True)
+        loaded = load_module(module, sandbox.policy.limits, text=True)
         return sandbox.call(loaded, export, *args, returns=returns).check().value

@@ -2,6 +2,7 @@
 
 from stockade.wasm._binary import Reader, Unsupported, sleb, uleb, vector
 from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
+from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
 from stockade.wasm._instructions import Site, all_sites, walk
@@ -57,6 +58,7 @@ __all__ = [
     "Unsupported",
     "all_sites",
     "code_figures",
+    "compile_cost",
     "encode_func_type",
     "encode_limits",
     "encode_value_type",

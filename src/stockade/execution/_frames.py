@@ -1,0 +1,143 @@
+"""What this process and the compiling one hand each other: files with a head in JSON and a body of bytes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import IO, Literal
+
+import msgspec
+
+from stockade.engine import wasmtime_version
+from stockade.errors import EngineError
+from stockade.guard import Woven, guard
+from stockade.policy import Features, Structure
+
+__all__ = [
+    "FIRST_FREE",
+    "MOST_ANSWER_BYTES",
+    "UNREADABLE",
+    "Answer",
+    "Request",
+    "read_head",
+    "release",
+    "scratch",
+    "write_frame",
+]
+
+MOST_ANSWER_BYTES = 4 << 30
+"""What machine code can have, at most."""
+
+FIRST_FREE = 3
+"""The first descriptor after the standard streams."""
+
+UNREADABLE = "the compiling process left nothing that can be read"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the other process is to do. The body is the module, or the text.
+
+    Attributes:
+        task: `compile` a module, `validate` it, tell the `features` it uses, or `translate` text.
+        name: The module's name, for messages.
+        release: What says that both processes are of the same release.
+        cpu_seconds: CPU time that it may use.
+        memory_bytes: Memory that it may use.
+        features: Proposals that the module may use.
+        structure: What it may be made of.
+        config: What to compile for.
+    """
+
+    task: Literal["compile", "validate", "features", "translate"]
+    name: str
+    release: str
+    cpu_seconds: int
+    memory_bytes: int
+    features: Features = Features()
+    structure: Structure = Structure()
+    config: dict[str, bool | int] = {}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of it. The body is machine code, or a module.
+
+    Attributes:
+        woven: What the weaver tells of a compiled module, without its bytes.
+        figures: Figures of the original's code.
+        features: Proposals that a module uses.
+        failure: The kind of error, and its message, where it did not come to that.
+    """
+
+    woven: Woven | None = None
+    figures: dict[str, int] = {}
+    features: tuple[str, ...] = ()
+    failure: tuple[str, str] | None = None
+
+
+def write_frame(file: IO[bytes], head: Request | Answer, body: bytes) -> None:
+    """Writes a head and a body to the beginning of an empty file."""
+    encoded = msgspec.json.encode(head)
+    file.write(len(encoded).to_bytes(8, "little") + encoded)
+    file.write(body)
+    file.flush()
+
+
+def read_head(file: IO[bytes]) -> tuple[bytes, int]:
+    """Reads the head of what `write_frame` wrote; the body is read next.
+
+    Returns:
+        The head, not decoded, and how many bytes the body has.
+
+    Raises:
+        EngineError: It is not that.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size > MOST_ANSWER_BYTES:
+        raise EngineError(f"the compiling process left {size:,} bytes, more than machine code can have")
+    file.seek(0)
+    head = int.from_bytes(file.read(8), "little")
+    if head > size - 8:
+        raise EngineError(UNREADABLE)
+    return file.read(head), size - 8 - head
+
+
+def release() -> str:
+    """Says of which release this process is: both have to be of the same one."""
+    return f"{guard().digest} {wasmtime_version()}"
+
+
+def scratch(*, content: tuple[Request, bytes] | None = None) -> IO[bytes]:
+    """Makes an unnamed file, never under the number of a standard stream, which something may write to.
+
+    Args:
+        content: What it is to hold; where there is something, nobody can change the file any more.
+    """
+    file = _unnamed()
+    if file.fileno() < FIRST_FREE:
+        # The host has closed a standard stream.
+        with file:
+            file = os.fdopen(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE), "w+b")
+    if content is not None:
+        try:
+            write_frame(file, *content)
+            _seal(file)
+        except BaseException:
+            # Not through the buffer, which would try to write once more.
+            file.raw.close()  # type: ignore[attr-defined]
+            raise
+    return file
+
+
+def _unnamed() -> IO[bytes]:
+    """An unnamed file, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stockade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    from tempfile import TemporaryFile
+
+    return TemporaryFile()
+
+
+def _seal(file: IO[bytes]) -> None:
+    if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, seals)

@@ -1,0 +1,284 @@
+"""The compiling process as seen from here: started when it is first needed, one for each process of ours.
+
+It is kept, for starting a Python takes longer than compiling most modules. It ends with this process, however that
+ends, or when it has had nothing to do for some minutes. A forked child of this process starts its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from stockade._text import printable
+from stockade.engine import library_folder
+from stockade.errors import EngineError
+from stockade.execution._forkserver import MESSAGE, REFUSED, STARTED, TAKEN
+from stockade.execution._frames import FIRST_FREE, scratch
+
+__all__ = ["signal_name", "worker"]
+
+_BOOT = "import sys; sys.path += {paths!r}; from stockade.execution._child import main; main({control}, {host})"
+
+_NEEDED_VARIABLES = ("LD_LIBRARY_PATH",)
+"""Variables without which some installations of Python find no library of their own."""
+
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
+_START_SECONDS = 60.0
+"""How long a new process may take until it knows of its first job, on a machine that is very busy."""
+
+_END_SECONDS = 5.0
+"""How long it may take to end, when it is told to; it ends at once, but on such a machine."""
+
+
+class _Lost(Exception):  # noqa: N818 - no error: it is started again
+    """The compiling process is gone."""
+
+
+class _Process:
+    """A compiling process that was started."""
+
+    def __init__(self) -> None:
+        if not sys.executable:
+            raise EngineError(
+                "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
+                'limits.compile_process = "never"'
+            )
+        ours, theirs = socket_pair()
+        with theirs:
+            try:
+                self.popen = subprocess.Popen(  # noqa: S603 - our own code; what a guest chose goes by descriptor
+                    [sys.executable, "-I", "-X", "utf8", "-c", _boot(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    # Nothing of what the host was given: keys, tokens, passwords.
+                    env={name: os.environ[name] for name in _NEEDED_VARIABLES if name in os.environ},
+                    # Ctrl-C is for this process, which ends the other one.
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self.control = ours
+
+    def send(self, descriptors: list[int]) -> None:
+        """Hands a job over.
+
+        Raises:
+            _Lost: There is nobody to take it.
+        """
+        try:
+            socket.send_fds(self.control, [b"j"], descriptors, _NO_SIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Lost from None
+
+    def close(self) -> None:
+        """Ends it, and all that it does."""
+        # A process that was forked without our knowing may have it, too. Where the other end is gone, all is well.
+        with suppress(OSError):
+            self.control.shutdown(socket.SHUT_RDWR)
+        self.control.close()
+        try:
+            self.popen.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+    def forget(self) -> None:
+        """Lets go of it, in a forked child: it is the parent's."""
+        self.control.close()
+        # So that nobody waits for it, or complains that nobody did.
+        self.popen.returncode = 0
+
+
+def _boot(control: int) -> str:
+    # Only where our own packages are, and last: never the working folder, which a guest may have written to.
+    homes = (Path(__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder())
+    return _BOOT.format(paths=list(dict.fromkeys(map(str, homes))), control=control, host=os.getpid())
+
+
+class Worker:
+    """Has jobs done in the compiling process. For any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+        self._closed = False
+        self._lines: set[socket.socket] = set()
+
+    def run(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
+        """Has a job done, and waits for it.
+
+        Args:
+            source: A file that says what to do.
+            seconds: How long it may take, from when it is begun.
+
+        Returns:
+            Its exit status, negative for the signal that ended it, or None where its time was up; and a file with the
+            answer, which the caller closes.
+
+        Raises:
+            EngineError: There can be no such process, or it ends again and again.
+            OSError: The system does not let this process have what that needs.
+        """
+        try:
+            return self._attempt(source, seconds)
+        except _Lost:
+            pass  # It has ended for want of work, or somebody has ended it.
+        try:
+            return self._attempt(source, seconds)
+        except _Lost as lost:
+            (status,) = lost.args or (None,)
+        raise EngineError(_why_lost(status))
+
+    def _attempt(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
+        # One for each attempt: the one before may have left a part of an answer.
+        target = scratch()
+        try:
+            return self._wait_for(source, target, seconds), target
+        except BaseException:
+            target.close()
+            raise
+
+    def _wait_for(self, source: IO[bytes], target: IO[bytes], seconds: float) -> int | None:
+        line, theirs = socket_pair()
+        self._lines.add(line)
+        try:
+            with theirs:
+                process = self._hand_over([source.fileno(), target.fileno(), theirs.fileno()])
+            try:
+                return _wait(line, seconds)
+            except _Lost:
+                raise _Lost(self._discard(process)) from None
+        finally:
+            self._lines.discard(line)
+            # A process that was forked meanwhile may have it, too. Where the other end is gone, all is well.
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+
+    def _hand_over(self, descriptors: list[int]) -> _Process:
+        with self._lock:
+            if self._closed:
+                raise EngineError("nothing is compiled any more: this process is ending")
+            if self._process is None:
+                self._process = _Process()
+            process = self._process
+            try:
+                process.send(descriptors)
+            except _Lost:
+                raise _Lost(self._discard_locked(process)) from None
+            return process
+
+    def _discard(self, process: _Process) -> int | None:
+        with self._lock:
+            return self._discard_locked(process)
+
+    def _discard_locked(self, process: _Process) -> int | None:
+        if self._process is process:
+            self._process = None
+            process.close()
+        return process.popen.returncode
+
+    def close(self) -> None:
+        """Ends the compiling process, at the end of this one."""
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                self._process.close()
+                self._process = None
+
+    def after_fork(self) -> None:
+        """Begins anew in a forked child."""
+        self._lock = threading.Lock()
+        for line in self._lines:
+            line.close()
+        self._lines = set()
+        if self._process is not None:
+            self._process.forget()
+            self._process = None
+
+
+worker = Worker()
+
+atexit.register(worker.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=worker.after_fork)
+
+
+def _wait(line: socket.socket, seconds: float) -> int | None:
+    """Waits for what is told of a job on its socket."""
+    poll = select.poll()
+    # Not select(), which cannot wait for descriptors from 1024 on.
+    poll.register(line, select.POLLIN)
+    deadline: float | None = time.monotonic() + _START_SECONDS
+    begun = False
+    while poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000):
+        try:
+            message = line.recv(MESSAGE.size)
+        except ConnectionResetError:
+            message = b""
+        if len(message) < MESSAGE.size:
+            raise _Lost
+        what, number = MESSAGE.unpack(message)
+        if what == TAKEN:
+            # Whoever waits for a turn is not charged for it: what comes before is limited itself.
+            deadline = None
+        elif what == STARTED:
+            deadline = time.monotonic() + seconds
+            begun = True
+        elif what == REFUSED:
+            raise OSError(number, os.strerror(number))
+        else:
+            return int(number)
+    if begun:
+        return None
+    raise EngineError(f"no process to compile in has begun within {_START_SECONDS:g} s")
+
+
+def _why_lost(status: int | None) -> str:
+    if status:
+        if status > 0:
+            return (
+                f"the compiling process failed with exit status {status}: check that {printable(sys.executable, 400)} "
+                "is a sound Python with this Stockade and its packages"
+            )
+        return f"the compiling process was ended by {signal_name(status)}, and so was the one that took its place"
+    return "the compiling process is gone, and so is the one that took its place"
+
+
+def signal_name(status: int) -> str:
+    """Names the signal that ended a process."""
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Makes a pair of sockets, neither under the number of a standard stream, which something may write to."""
+    first, second = (_moved(end) for end in socket.socketpair())
+    return first, second
+
+
+def _moved(end: socket.socket) -> socket.socket:
+    if end.fileno() >= FIRST_FREE:
+        return end
+    # The host has closed a standard stream.
+    with end:
+        return socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE))

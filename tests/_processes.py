@@ -1,0 +1,56 @@
+"""Looking at processes and descriptors from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["busy", "children", "descriptors", "gone", "until"]
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started and that exist."""
+    found: set[int] = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        found.update(int(child) for child in (thread / "children").read_text().split())
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Waits for something; whether it came."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, be it waited for or not."""
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+def busy(server: int) -> set[int]:
+    """The children of a compiling process that have a job: they have their limit of memory."""
+    found = set()
+    for child in children(server):
+        with contextlib.suppress(OSError):
+            if "Max data size             unlimited" not in Path(f"/proc/{child}/limits").read_text():
+                found.add(child)
+    return found
+
+
+def descriptors() -> int:
+    """How many descriptors are open that are ours for compiling."""
+    # Runs keep files for the standard streams of later runs, and machine code from the cache is mapped from a file.
+    found = (path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return sum("memfd:stockade" in name or "pidfd" in name or "socket:" in name for name in found)
