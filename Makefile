@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test thorough fuzz lint types check docs bench clean
+.PHONY: help demo test thorough lint types check docs bench fuzz clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
