@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import stockade
 from stockade.policy import Clock, Limits, Policy, Random
 
@@ -36,7 +38,7 @@ def policy(*, seed: int = 0, start: float = 946_684_800.0) -> Policy:
 
 
 def test_runs_of_python_are_equal_to_the_last_bit(python: stockade.Module) -> None:
-    """Holds item 73 and reproducible mode: real work, the same output and the same fuel in every run."""
+    """Real work, the same output and the same fuel in every run."""
     box = stockade.Sandbox(policy())
     reports = [box.run(python, ["-c", WORK]) for _ in range(RUNS)]
 
@@ -62,3 +64,10 @@ def test_another_seed_or_start_gives_another_run(python: stockade.Module) -> Non
     }
 
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("rate", ["read_rate", "write_rate", "call_rate"])
+def test_a_rate_makes_runs_differ(rate: str) -> None:
+    """Attack: a guest without a clock reads off how much goes at once how much time has passed."""
+    assert policy().reproducible
+    assert not policy().replace(**{rate: 1_000_000}).reproducible

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade.execution._prepare import CHEAP_COST as CHEAP
+from stockade.execution._prepare import is_cheap
 from stockade.wasm import compile_cost, parse
 from tests.conftest import HELLO, wat
 from tests.guard._modules import HEADER, custom, leb, section
@@ -132,3 +133,11 @@ def test_any_code_has_a_bound(code: bytes, enough: int) -> None:
 
     found = compile_cost(parsed, enough * 1000)
     assert found == exact or enough * 1000 < found <= exact
+
+
+def test_what_is_cheap_costs_more_where_nans_are_canonical() -> None:
+    """Attack: 49 KB of square roots, compiled in the host's process for a second by a policy of reproducible runs."""
+    roots = parse(module(b"\x44" + b"\0" * 8 + b"\x9f" * 49_000 + b"\x1a"))
+    assert is_cheap(roots)
+    assert not is_cheap(roots, canonical_nans=True)
+    assert is_cheap(parse(wat(HELLO).data), canonical_nans=True)

@@ -144,7 +144,7 @@ class _Programs:
         program, at_hand = self._get(module, policy, progress)
         if policy.features not in program.valid_under:
             progress("checking")
-            if _stays_here(module, policy.limits):
+            if _stays_here(module, policy.limits, canonical_nans=False):
                 validate(module.name, module.data, policy.features)
             else:
                 validate_aside(module.name, module.data, policy.features, policy.limits)
@@ -247,7 +247,7 @@ def _load(
     begun = time.perf_counter()
     limits, features = policy.limits, policy.features
     code = None
-    if _stays_here(module, limits):
+    if _stays_here(module, limits, canonical_nans=config.canonical_nans):
         parallel = len(module.data) > _MANY_BYTES and Engine.may_start_threads()
         compiling = config._replace(parallel=parallel, pooled=config.pooled and not parallel)
         woven, figures = prepare(module.name, module.parsed, compiling, features, policy.structure, progress)
@@ -267,10 +267,10 @@ def _load(
     return program, False
 
 
-def _stays_here(module: Module, limits: Limits) -> bool:
+def _stays_here(module: Module, limits: Limits, *, canonical_nans: bool) -> bool:
     """Whether a module is validated and compiled in this process."""
     if limits.compile_process == "auto":
-        return is_cheap(module.parsed)
+        return is_cheap(module.parsed, canonical_nans=canonical_nans)
     return limits.compile_process == "never"
 
 

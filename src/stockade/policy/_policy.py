@@ -151,8 +151,13 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def reproducible(self) -> bool:
-        """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical."""
-        return self.clock.mode in ("virtual", "none") and self.random.mode != "full"
+        """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical.
+
+        A rate of reading, writing or calls takes that away: how much may go at once tells the time.
+        """
+        limits = self.limits
+        has_rate = any(rate is not None for rate in (limits.read_rate, limits.write_rate, limits.call_rate))
+        return self.clock.mode in ("virtual", "none") and self.random.mode != "full" and not has_rate
 
     def narrow(self, other: Policy) -> Policy:
         """Returns what both policies permit.
