@@ -594,7 +594,7 @@ def test_interrupt_stops_a_guest_in_the_main_thread() -> None:
     assert 0.2 <= time.monotonic() - begun < 0.5
     assert live_instances() == 0
     assert open_descriptors() == descriptors
-    assert all(engine.ticker.running == 0 for engine in Engine._engines.values())
+    assert all(not engine.ticker.running for engine in Engine._engines.values())
     assert box.call(SPIN, "fine").value == 7
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
@@ -124,10 +125,11 @@ class Guest:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
             return
-        linked, claim = plan.admit()
+        # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
+        linked, store = plan.admit()
         instance = self._instance = Instance(
             linked,
-            claim=claim,
+            store,
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -155,7 +157,8 @@ class Guest:
         return self._plan.policy
 
     def _furnish(self, instance: Instance) -> None:
-        instance.owner = self
+        if self._plan.program.lends:
+            instance.owner = weakref.ref(self)
         if self._plan.directories:
             instance.watch(self)
         woven = self._plan.program.woven
