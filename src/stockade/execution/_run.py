@@ -18,7 +18,7 @@ from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
 from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
-from stockade.execution._steps import FOREVER, GO_ON
+from stockade.execution._steps import FOREVER, GO_ON, blamed
 from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
@@ -222,17 +222,34 @@ class Guest:
                 except Ended as end:
                     self._ending = end.ending.unless_late(self._watch)
                 if self._streams is not None:
-                    for until in self._streams.finish(self._state):
-                        yield from self._pause(until)
-            except BaseException:
+                    yield from self._finish(self._streams)
+                    if self._ending is not None and self._ending.from_outside:
+                        results = None
+            except BaseException as problem:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
+                if (told := blamed(problem, "a callback or a host function")) is not problem:
+                    raise told from problem
                 raise
         self._wall_seconds += time.perf_counter() - begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
         return self._report(results, command)
+
+    def _finish(self, streams: Streams) -> Steps[None]:
+        """Passes the last output on. A run whose output was not taken in its time is over like one that did not end."""
+        finishing = streams.finish(self._state)
+        while True:
+            try:
+                until = next(finishing)
+            except StopIteration as end:
+                was_taken: bool = end.value
+                break
+            yield from self._pause(until)
+        if not was_taken:
+            late = Ending(cancelled=self._watch.cancelled, too_late=True)
+            self._ending = late if self._ending is None else self._ending.unless_late(self._watch)
 
     def obituary(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""

@@ -8,17 +8,20 @@ and in nothing else.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from stockade.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.report import Progress
 
-__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "drive"]
+__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "blamed", "drive"]
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +73,24 @@ class Watch:
         return not self.cancelled and time.monotonic() < self.deadline
 
 
+def blamed(problem: BaseException, who: str) -> BaseException:
+    """Returns what is to be raised for what the embedder's own code has raised.
+
+    Args:
+        problem: What it raised.
+        who: What it is called in messages.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(problem, asyncio.CancelledError):
+        return problem
+    told = UsageError(
+        f"{who} raised CancelledError, which ended the run; it is no way to cancel the task that awaits the run. Stop a "
+        "run with Sandbox.cancel, or by cancelling its task"
+    )
+    told.__cause__ = problem
+    return told
+
+
 def drive(steps: Steps[_Result], watch: Watch) -> _Result:
     """Takes all steps, on this thread.
 
@@ -99,5 +120,8 @@ def drive(steps: Steps[_Result], watch: Watch) -> _Result:
             # Whatever came until here is seen in the next step.
             woken.clear()
     finally:
-        watch.on_wake = None
-        steps.close()
+        try:
+            # First: what the steps hold is let go of whatever a handler of a signal raises.
+            steps.close()
+        finally:
+            watch.on_wake = None
