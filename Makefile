@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types check docs bench clean
+.PHONY: help demo test lint types check docs bench simulate stress clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -37,6 +37,12 @@ docs: $(VENV)/.stamp ## Write the reference pages anew
 
 bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard against native WASI
 	$(BIN)/python -m benchmarks
+
+simulate: $(VENV)/.stamp ## Search for interleavings that break what must hold (STOCKADE_MINUTES, STOCKADE_SEED)
+	$(BIN)/python -m tests.simulation
+
+stress: $(VENV)/.stamp ## Threads, tasks, sessions and forks on real guests, for some minutes (STOCKADE_MINUTES)
+	$(BIN)/python -m tests.simulation.stress
 
 clean: ## Remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

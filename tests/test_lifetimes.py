@@ -16,9 +16,11 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.engine import _ticker
 from stockade.engine._ticker import Ticker
-from stockade.execution import Inputs, Watch
+from stockade.execution import Call, Ground, Inputs, Watch
 from stockade.execution._run import Guest
+from stockade.execution._state import State
 from stockade.execution.awaited import LoopStreams
+from stockade.host import HostFunctions
 from tests.conftest import HELLO, wat
 from tests.test_async import ECHO, SLEEPER, SPIN, live_instances
 
@@ -444,6 +446,34 @@ def test_a_session_that_is_dropped_in_a_cycle_and_by_another_thread_is_freed() -
     thread = threading.Thread(target=gc.collect)
     thread.start()
     thread.join()
+    assert live_instances() == 0
+
+
+def test_a_generator_in_a_cycle_ends_before_the_store_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: steps that wait are dropped in a cycle with their guest. In its farewell, the generator counts how long
+    the guest has waited, in the guest's memory: that was gone if the collector came to the store first.
+    """
+    seen: list[int] = []
+    add_idle = State.add_idle
+
+    def add_idle_and_look(state: State, seconds: float) -> None:
+        seen.append(live_instances())
+        add_idle(state, seconds)
+
+    monkeypatch.setattr(State, "add_idle", add_idle_and_look)
+    ground = Ground(PATIENT, HostFunctions())
+    for first in (False, True):
+        watch = Watch()
+        guest = ground.guest(SLEEPER, watch)
+        steps = guest.invoke(Call(SLEEPER.command_entry), command=True)
+        while not next(steps) > 0:
+            pass
+        watch.progress = guest.progress
+        cycle: list[object] = [steps, guest] if first else [guest, steps]
+        cycle.append(cycle)
+        del guest, steps, cycle, watch
+        gc.collect()
+    assert seen == [1, 1]
     assert live_instances() == 0
 
 

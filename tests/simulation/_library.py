@@ -57,7 +57,7 @@ class Op(NamedTuple):
 
     Attributes:
         what: `compute`, `write`, `read`, `sleep`, `look`, `call` or `trap`.
-        amount: Seconds, or bytes.
+        amount: Seconds, for ever too, or bytes.
     """
 
     what: str
@@ -98,6 +98,11 @@ class _Guest:
     def put(self, name: str, code: str, number: int, at: int = 0) -> None:
         struct.pack_into(code, self.state, guard().layout.offsets[name] + at, number)
 
+    def begin_anew(self) -> None:
+        """Counts from nothing, for the next call of a session."""
+        self.written = {1: b"", 2: b""}
+        self.burned, self.computed = 0, 0.0
+
     # -- what it does -------------------------------------------------------------------------------------------------
 
     def perform(self, script: list[Op]) -> Iterator[bool]:
@@ -123,6 +128,7 @@ class _Guest:
 
     def _compute(self, seconds: float) -> Iterator[bool]:
         ticker, world = self.library.engine.ticker, self.library.world
+        unseen = 0.0
         while seconds > 0:
             piece = min(seconds, 0.002)
             seconds -= piece
@@ -130,7 +136,7 @@ class _Guest:
             self.computed += piece
             world.step()
             if self.fuel is not None:
-                used = min(FUEL_SLICE, int(piece * 1e9))
+                used = min(FUEL_SLICE, int(piece * 1e9), self.fuel + 1)
                 self.burned += used
                 self.fuel -= used
                 if self.fuel < 0:
@@ -139,6 +145,12 @@ class _Guest:
                     return
                 if ticker.count - self.ticks < 2:
                     self.known_fuel = self.fuel
+            elif ticker.count == self.ticks:
+                # Nothing makes it look up before a tick.
+                unseen += piece
+                world.check(unseen < 0.5, "a guest computes, and nothing ticks")
+                continue
+            unseen = 0.0
             yield False
 
     def _park(self, reason: str, *, seconds: float = 0.0) -> Iterator[bool]:
@@ -330,9 +342,7 @@ class Library:
 
     def func_call_async(self, context: int, *rest: Any) -> int:
         guest = self._alive(context)
-        guest.trap_at, guest.computed = 0, 0.0
-        guest.written = {1: b"", 2: b""}
-        guest.burned = 0
+        guest.trap_at = 0
         guest.code = guest.perform(self._script(guest))
         guest.place = rest[5]
         return self._future(guest)

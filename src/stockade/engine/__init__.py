@@ -24,7 +24,7 @@ from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Di
 from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._parent import end_with, forgo_privileges
 from stockade.engine._seam import library_folder, wasmtime_version
-from stockade.engine._store import Store
+from stockade.engine._store import Owner
 
 __all__ = [
     "F32_OVERFLOW",
@@ -54,8 +54,8 @@ __all__ = [
     "LinkedModule",
     "Memory",
     "Number",
+    "Owner",
     "Proposal",
-    "Store",
     "assemble",
     "can_release_opens",
     "compile_to_bytes",

@@ -22,7 +22,7 @@ from stockade.engine._descriptors import Descriptors
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
 from stockade.engine._seam import capi
-from stockade.engine._store import Store, deafen_stores
+from stockade.engine._store import Owner, deafen_stores
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
 
@@ -419,16 +419,17 @@ class Engine:
         self._native.after_fork()
         self.ticker.forget()
 
-    def admit(self, claim: Claim) -> Store | None:
+    def admit(self, claim: Claim) -> Owner | None:
         """Counts one more instance, if there is room for it.
 
         Args:
             claim: What it takes.
 
         Returns:
-            Its owner, which gives the claim back when it is freed; None where there is no room.
+            What owns the place, and gives it back when it is dropped; None where there is no room.
         """
-        store = Store()
+        owner = Owner()
+        store = owner.store
         maps, slots, descriptors = claim
         with self._counts_lock:
             self._count_dismissed()
@@ -447,7 +448,7 @@ class Engine:
                 account.taken += descriptors
                 account.holders += 1
             store.engine, store.claim = self, claim
-        return store
+        return owner
 
     @classmethod
     def settle(cls) -> None:

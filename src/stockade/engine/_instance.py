@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
-    from stockade.engine._store import Store
+    from stockade.engine._store import Owner
     from stockade.engine._ticker import Watched
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
@@ -170,7 +170,7 @@ class Instance:
 
     Args:
         linked: What to instantiate.
-        store: Its place, as its engine has admitted it: the instance owns it, and frees it.
+        owner: Of its place, as its engine has admitted it: the place is freed when the instance is closed or dropped.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -199,7 +199,7 @@ class Instance:
     def __init__(
         self,
         linked: LinkedModule,
-        store: Store,
+        owner: Owner,
         *,
         fuel: int | None,
         memory_bytes: int,
@@ -211,7 +211,8 @@ class Instance:
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
-        self._owner = store
+        self._owner = owner
+        store = self._place = owner.store
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
@@ -262,20 +263,20 @@ class Instance:
 
     def _make_bed(self) -> None:
         self.bed = Bed()
-        self._owner.kept = (self._out, self.bed)
+        self._place.kept = (self._out, self.bed)
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
         api = self._api
         # SAFETY: the future borrows module, store and the places in `out` until it is deleted, here. Nothing of the
         # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
-        owner = self._owner
-        owner.future = api.instance_pre_instantiate_async(
+        place = self._place
+        place.future = api.instance_pre_instantiate_async(
             linked.prelinked, self._context, self._instance, self._trap, self._error
         )
-        while not api.call_future_poll(owner.future):
+        while not api.call_future_poll(place.future):
             pass
-        owner.end_call()
+        place.end_call()
         error, self._out.error = self._out.error, None
         return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
 
@@ -413,15 +414,15 @@ class Instance:
         self.failure = None
         if self._linked.lends:
             check_room()
-        owner = self._owner
-        assert owner.future is None
-        owner.kept = (self._out, self.bed, values)
+        place = self._place
+        assert place.future is None
+        place.kept = (self._out, self.bed, values)
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
         # unwinds the guest. `poll` is never called again after it said that it is done. Where a handler of a signal
         # raises before the future is kept, a few bytes are lost, and nothing has begun.
-        owner.future = api.func_call_async(
+        place.future = api.func_call_async(
             self._context,
             self._handle,
             first,
@@ -455,8 +456,8 @@ class Instance:
             if watched is not None:
                 ticker.watch(watched)
             ticker.enter(self)
-            if self._api.call_future_poll(self._owner.future):
-                self._owner.end_call()
+            if self._api.call_future_poll(self._place.future):
+                self._place.end_call()
                 return True
         finally:
             del stack[depth:]
@@ -481,7 +482,7 @@ class Instance:
 
     def abandon(self) -> None:
         """Ends the call under way where it is, if there is one."""
-        self._owner.end_call()
+        self._place.end_call()
 
     def results(self) -> list[Number] | None:
         """Returns the results of a call that is over; None where it did not return: then `failure` tells why."""
@@ -524,4 +525,4 @@ class Instance:
             used_bytes: How much memory it may have come to use, as far as that is known: giving much of it back takes
                 long, and other threads go on meanwhile.
         """
-        self._owner.free(large=used_bytes >= _FREED_AT_ONCE_BYTES)
+        self._place.free(large=used_bytes >= _FREED_AT_ONCE_BYTES)

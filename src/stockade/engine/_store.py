@@ -3,10 +3,15 @@
 A handler of a signal may raise wherever Python looks for signals: when a function begins, after each call, at each jump
 back. So whatever is got is kept, and whatever is given back forgotten, without such a place between. An owner that is
 dropped, wherever that is, frees what it still has: nobody else has to notice.
+
+Where a cycle of references is dropped, Python ends everything in it in any order: generators, too, which may look at the
+guest's memory once more. So what is dropped is an `Owner`, which only then comes to hold the store itself: that is freed
+when the cycle is taken apart, and all in it has ended.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from stockade.engine._compiled import Claim
     from stockade.engine._engine import Engine
 
-__all__ = ["Store", "deafen_stores"]
+__all__ = ["Owner", "Store", "deafen_stores"]
 
 _NULL: Final = (None,)
 
@@ -24,7 +29,8 @@ _NULL: Final = (None,)
 class Store:
     """A place for an instance that an engine has admitted, and the `wasmtime_store_t` in it. For one thread at a time.
 
-    It is made empty; `Engine.admit` fills in what was admitted, `open` makes the store.
+    It is made empty; `Engine.admit` fills in what was admitted, `open` makes the store. It is kept until its owner is
+    dropped.
 
     Attributes:
         engine: The engine that has admitted it.
@@ -34,7 +40,7 @@ class Store:
         kept: What the library may write to until the call is deleted, and the store.
     """
 
-    __slots__ = ("__weakref__", "claim", "engine", "future", "kept", "pointers")
+    __slots__ = ("claim", "engine", "future", "kept", "pointers")
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -94,7 +100,34 @@ class Store:
     __del__ = free
 
 
+class Owner:
+    """Keeps a store, and frees it when it is dropped."""
+
+    __slots__ = ("_number", "_store")
+
+    def __init__(self) -> None:
+        """Makes an empty store."""
+        number = self._number = next(_numbers)
+        _stores[number] = Store()
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return _stores[self._number]
+
+    def __del__(self) -> None:
+        # Nowhere here does Python look for signals, for this is deaf at its entry.
+        self._store = _stores[self._number]
+        del _stores[self._number]
+
+
+_numbers = itertools.count(1)
+_stores: dict[int, Store] = {}
+"""The stores of owners that have not been dropped, by their numbers."""
+
+
 @cache
 def deafen_stores() -> None:
     """Sees to it that no handler of a signal begins where the freeing of a store does."""
     deaf_at_entry(Store.free)
+    deaf_at_entry(Owner.__del__)

@@ -18,7 +18,7 @@ from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
 from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
-from stockade.execution._steps import FOREVER, GO_ON, blamed
+from stockade.execution._steps import FOREVER, GO_ON, blamed, is_cancellation
 from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
@@ -126,10 +126,10 @@ class Guest:
             self._ending = Ending.too_large(woven, limits)
             return
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
-        linked, store = plan.admit()
+        linked, owner = plan.admit()
         instance = self._instance = Instance(
             linked,
-            store,
+            owner,
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -228,8 +228,8 @@ class Guest:
             except BaseException as problem:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
-                if (told := blamed(problem, "a callback or a host function")) is not problem:
-                    raise told from problem
+                if is_cancellation(problem):
+                    raise blamed(problem, "a callback or a host function") from problem
                 raise
         self._wall_seconds += time.perf_counter() - begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark

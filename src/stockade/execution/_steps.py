@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stockade.report import Progress
 
-__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "blamed", "drive"]
+__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "blamed", "drive", "is_cancellation"]
 
 _Result = TypeVar("_Result")
 
@@ -73,16 +73,21 @@ class Watch:
         return not self.cancelled and time.monotonic() < self.deadline
 
 
-def blamed(problem: BaseException, who: str) -> BaseException:
-    """Returns what is to be raised for what the embedder's own code has raised.
+def is_cancellation(problem: BaseException) -> bool:
+    """Whether something is `asyncio.CancelledError`, which would cancel the task that awaits a run."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(problem, asyncio.CancelledError)
+
+
+def blamed(problem: BaseException, who: str) -> UsageError:
+    """Returns what is raised in the place of a cancellation that the embedder's own code has raised.
+
+    As it is, it would cancel the task that awaits the run, and nobody would know why.
 
     Args:
         problem: What it raised.
         who: What it is called in messages.
     """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or not isinstance(problem, asyncio.CancelledError):
-        return problem
     told = UsageError(
         f"{who} raised CancelledError, which ended the run; it is no way to cancel the task that awaits the run. Stop a "
         "run with Sandbox.cancel, or by cancelling its task"

@@ -18,7 +18,7 @@ from stockade.errors import EngineError
 from stockade.execution._crew import Errand, crew
 from stockade.execution._pipe import Pipe
 from stockade.execution._state import STDIN_PIECE_BYTES
-from stockade.execution._steps import blamed
+from stockade.execution._steps import blamed, is_cancellation
 from stockade.execution._streams import Streams
 
 if TYPE_CHECKING:
@@ -254,8 +254,7 @@ class LoopStreams(Streams):
     def _fail(self, problem: BaseException, name: str) -> None:
         if self._closed:
             return
-        if isinstance(problem, asyncio.CancelledError):
-            # As it is, it would cancel the task that awaits the run, and nobody would know why.
+        if is_cancellation(problem):
             problem = blamed(problem, f"the callback {name}")
         self._problem = problem
         self._watch.wake()
