@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,6 +164,30 @@ def test_a_loop_that_is_dropped_leaves_the_session_to_its_guest() -> None:
     task.clear()
     loop.close()
     assert live_instances() == 0
+
+
+def test_a_loop_that_is_never_run_again_is_let_go_of_with_what_was_for_it() -> None:
+    """The attack: results come for a loop that has stopped. They know the loop, so it was kept by them for ever."""
+    box = Sandbox(PATIENT)
+    hold = _Hold(box)
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> None:
+        task.append(asyncio.ensure_future(box.call_async(HELD, "f")))
+        await hold.until_entered()
+
+    task: list[asyncio.Future[Report]] = []
+    loop.run_until_complete(begin())
+    task.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
+    hold.may_leave.set()
+    deadline = time.monotonic() + 10
+    while live_instances() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    gone = weakref.ref(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    assert gone() is None
 
 
 def test_no_cancellation_of_a_call_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

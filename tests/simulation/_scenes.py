@@ -264,6 +264,7 @@ class _Scene:
         gc.collect()
         # The crew's threads and the ticker go away by themselves.
         world.time.sleep(30)
+        gc.collect()
         left = [guest.number for guest in self.library.guests.values() if not guest.freed]
         world.check(not left, f"stores {left} are left")
         world.check(engine.live_instances == 0, f"{engine.live_instances} instances are counted that are not there")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 import weakref
 from collections import deque
@@ -40,43 +41,62 @@ _LAST_SECONDS = 0.02
 """How long a loop has to take the last output of a guest that was stopped, which has no time left of its own."""
 
 
-class _Mailbox:
-    """What other threads want done on an event loop.
+class _Letters:
+    """What is to be called on an event loop, in its order. Only the loop keeps it, so that it goes with the loop.
 
     A letter may be opened twice, where the handler of a signal raises in the middle of it; so what it asks for is done
     once, however often it is asked.
     """
 
+    __slots__ = ("__weakref__", "letters", "mailbox")
+
+    def __init__(self, mailbox: _Mailbox) -> None:
+        self.mailbox = mailbox
+        self.letters: deque[Callable[[], object]] = deque()
+
+    def open(self) -> None:
+        """On the loop: does what they ask for."""
+        self.mailbox.collect(self)
+        try:
+            while self.letters:
+                self.letters[0]()
+                self.letters.popleft()
+        except BaseException:
+            asyncio.get_running_loop().call_soon(self.open)
+            raise
+
+
+class _Mailbox:
+    """Gathers what other threads want done on an event loop, so that a burst of it wakes the loop once."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not the loop itself, which would never be let go of: it is the key under which this is kept.
+        # Not the loop itself, which would never be let go of: it is the key under which this is kept. Nor what is to be
+        # called, for that knows the loop.
         self._loop = weakref.ref(loop)
-        self._letters: deque[Callable[[], object]] = deque()
-        self._called = False
+        self._letters: weakref.ref[_Letters] | None = None
+        # Reentrant, for something may be posted in the middle of anything.
+        self._lock = threading.RLock()
 
     def post(self, letter: Callable[[], object]) -> None:
         """Has something called on the loop. Of a loop that is closed, nobody waits for anything."""
-        self._letters.append(letter)
-        # Without a lock, for this may be called in the middle of anything: at worst the loop is called twice.
-        if not self._called:
-            self._called = True
-            self._call()
-
-    def _call(self) -> None:
+        with self._lock:
+            letters = None if self._letters is None else self._letters()
+            if letters is not None:
+                letters.letters.append(letter)
+                return
+            letters = _Letters(self)
+            letters.letters.append(letter)
+            self._letters = weakref.ref(letters)
         loop = self._loop()
         if loop is not None:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._open)
+                loop.call_soon_threadsafe(letters.open)
 
-    def _open(self) -> None:
-        # Before looking: whoever posts after that calls again.
-        self._called = False
-        try:
-            while self._letters:
-                self._letters[0]()
-                self._letters.popleft()
-        except BaseException:
-            self._call()
-            raise
+    def collect(self, letters: _Letters) -> None:
+        """On the loop: nothing is put to these letters any more."""
+        with self._lock:
+            if self._letters is not None and self._letters() is letters:
+                self._letters = None
 
 
 _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = weakref.WeakKeyDictionary()
