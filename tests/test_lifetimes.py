@@ -137,7 +137,7 @@ def test_a_run_is_on_the_list_until_its_guest_has_halted(kind: str) -> None:
 
 
 def test_a_loop_that_is_dropped_leaves_the_session_to_its_guest() -> None:
-    """The attack: a loop that stops and is never run again. What awaits the call is thrown away, its guest is polled."""
+    """The attack: a loop that stops and is never run again: what awaits the call goes, while its guest is polled."""
     box = Sandbox(PATIENT)
     hold = _Hold(box)
     loop = asyncio.new_event_loop()
@@ -217,8 +217,8 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NO_TICKER = (
-    "no thread can be started to look at deadlines, and without it no guest runs: the process or the system has as many "
-    "as it may (can't start new thread). Run fewer at once, or raise the limit (ulimit -u)"
+    "no thread can be started to look at deadlines, and without it no guest runs: the process or the system has as "
+    "many as it may (can't start new thread). Run fewer at once, or raise the limit (ulimit -u)"
 )
 
 
@@ -350,7 +350,7 @@ def test_a_cancelled_run_whose_output_is_not_taken_says_so() -> None:
 
 
 def test_each_piece_of_output_is_delivered_once_and_after_the_one_before() -> None:
-    """The attack: more output comes in the moment in which a coroutine has taken the last of it: it was called twice."""
+    """The attack: more output comes when a coroutine has just taken the last of it: it was called twice."""
     under_way, most, taken = 0, 0, []  # type: ignore[var-annotated]
 
     async def take(piece: bytes) -> None:
@@ -448,7 +448,7 @@ def test_a_session_that_is_dropped_is_freed_and_told_about() -> None:
     session = Sandbox(PATIENT).open(SPIN)
     assert session.call("seven").value == 7
     assert live_instances() == 1
-    with pytest.warns(ResourceWarning) as told:
+    with pytest.warns(ResourceWarning) as told:  # noqa: PT031
         del session
         gc.collect()
     assert [str(warning.message) for warning in told] == [f"unclosed session <Session {SPIN.name}>"]
@@ -475,8 +475,8 @@ def test_a_session_that_is_dropped_in_a_cycle_and_by_another_thread_is_freed() -
 
 
 def test_a_generator_in_a_cycle_ends_before_the_store_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: steps that wait are dropped in a cycle with their guest. In its farewell, the generator counts how long
-    the guest has waited, in the guest's memory: that was gone if the collector came to the store first.
+    """The attack: steps that wait are dropped in a cycle with their guest. In its farewell, the generator counts how
+    long the guest has waited, in the guest's memory: that was gone if the collector came to the store first.
     """
     seen: list[int] = []
     add_idle = State.add_idle
@@ -510,7 +510,7 @@ def test_an_awaited_session_that_is_dropped_is_freed_with_what_reads_for_it() ->
         session = await Sandbox(PATIENT.replace(wall_time=0.1)).open_async(ECHO, stdin=queue)
         assert (await session.call("_start")).outcome is Outcome.TIMEOUT
         assert len(asyncio.all_tasks()) == 2
-        with pytest.warns(ResourceWarning, match="unclosed session <AsyncSession"):
+        with pytest.warns(ResourceWarning, match="unclosed session <AsyncSession"):  # noqa: PT031
             del session
             gc.collect()
         for _ in range(5):
@@ -527,7 +527,7 @@ def test_a_session_is_not_freed_while_its_guest_is_polled() -> None:
     hold = _Hold(box)
     outcomes: list[Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(box.open(HELD).call("f").outcome))
-    with pytest.warns(ResourceWarning, match="unclosed session"):
+    with pytest.warns(ResourceWarning, match="unclosed session"):  # noqa: PT031
         thread.start()
         assert hold.entered.wait(30)
         gc.collect()
@@ -572,7 +572,9 @@ module = stockade.Module.load(b'''(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
   (func (export "g") (result i32) (call $f))
-  (func (export "_start") (drop (call $f)) (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))''', text=True)
+  (func (export "_start")
+    (drop (call $f))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))''', text=True)
 @box.host_function("env", "f")
 def f() -> int:
     return 7

@@ -1,7 +1,7 @@
 """A model of the C library: stores, futures and guests that do what a script says, with every misuse told.
 
-Only the library is a model. Instances, their stores, engines, tickers, the guard's state as the host reads and writes it,
-and all that drives runs are the product's own.
+Only the library is a model. Instances, their stores, engines, tickers, the guard's state as the host reads and writes
+it, and all that drives runs are the product's own.
 """
 
 from __future__ import annotations

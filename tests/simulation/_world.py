@@ -1,4 +1,4 @@
-"""A world with one clock and one choice: threads take turns as a seed says, and time passes when nobody has anything to do.
+"""A world with one clock: threads take turns as a seed says, and time passes when nobody has anything to do.
 
 Each simulated thread is a thread of the system, of which one has the baton. It is handed on wherever threads meet (at
 locks, waits, sleeps, while a guest is polled) and, for some seeds, between any two lines of the modules that are looked
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import CodeType, FrameType, ModuleType
 
-__all__ = ["Broken", "Over", "Signal", "World"]
+__all__ = ["BrokenError", "Over", "Signal", "World"]
 
 _NEVER = float("inf")
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """Something that must always hold does not."""
 
 
@@ -138,7 +138,7 @@ class World:
     def check(self, holds: bool, what: str) -> None:
         """Says what must always hold."""
         if not holds:
-            problem = Broken(what)
+            problem = BrokenError(what)
             self.fail(problem)
             raise problem
 
@@ -150,7 +150,7 @@ class World:
             then = min(actor.until for actor in self.actors)
             if then == _NEVER:
                 waiting = ", ".join(actor.name for actor in self.actors)
-                self.fail(Broken(f"all wait, and nobody comes: {waiting}"))
+                self.fail(BrokenError(f"all wait, and nobody comes: {waiting}"))
                 return self.actors[0]
             self.now = then
 
@@ -195,7 +195,7 @@ class World:
 
     # -- between two lines --------------------------------------------------------------------------------------------
 
-    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+    def _trace(self, frame: FrameType, *_: object) -> Any:
         code = frame.f_code
         wanted = self._traced.get(code)
         if wanted is None:
@@ -264,7 +264,7 @@ class _Lock:
         self._holder: _Actor | None = None
         self._depth = 0
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, _: float = -1) -> bool:
         me = _here.actor
         if self._holder is not None and not (self._again and self._holder is me):
             if not blocking:
@@ -388,7 +388,7 @@ class _Threading:
     def Event(self) -> _Event:  # noqa: N802
         return _Event(self._world)
 
-    def Thread(self, target: Callable[[], object], name: str = "", daemon: bool = False) -> _Thread:  # noqa: N802
+    def Thread(self, target: Callable[[], object], name: str = "", **_: object) -> _Thread:  # noqa: N802
         return _Thread(self._world, target, name)
 
     def current_thread(self) -> object:

@@ -465,9 +465,9 @@ class Engine:
             engine, (maps, slots, descriptors) = dismissed[0]
             # As in `admit`.
             del dismissed[0]
-            engine._slots_left += slots
+            engine._slots_left += slots  # noqa: SLF001 - of this class
             Engine._maps_left += maps
-            engine._live_instances -= 1
+            engine._live_instances -= 1  # noqa: SLF001
             if descriptors:
                 account.taken -= descriptors
                 account.holders -= 1

@@ -4,9 +4,9 @@ A handler of a signal may raise wherever Python looks for signals: when a functi
 back. So whatever is got is kept, and whatever is given back forgotten, without such a place between. An owner that is
 dropped, wherever that is, frees what it still has: nobody else has to notice.
 
-Where a cycle of references is dropped, Python ends everything in it in any order: generators, too, which may look at the
-guest's memory once more. So what is dropped is an `Owner`, which only then comes to hold the store itself: that is freed
-when the cycle is taken apart, and all in it has ended.
+Where a cycle of references is dropped, Python ends everything in it in any order: generators, too, which may look at
+the guest's memory once more. So what is dropped is an `Owner`, which only then comes to hold the store itself: that is
+freed when the cycle is taken apart, and all in it has ended.
 """
 
 from __future__ import annotations

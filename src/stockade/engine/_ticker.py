@@ -99,7 +99,8 @@ class Ticker:
                 if isinstance(problem, RuntimeError):
                     raise EngineError(
                         "no thread can be started to look at deadlines, and without it no guest runs: the process or "
-                        f"the system has as many as it may ({problem}). Run fewer at once, or raise the limit (ulimit -u)"
+                        f"the system has as many as it may ({problem}). Run fewer at once, or raise the limit "
+                        "(ulimit -u)"
                     ) from None
                 raise
 

@@ -89,8 +89,8 @@ def blamed(problem: BaseException, who: str) -> UsageError:
         who: What it is called in messages.
     """
     told = UsageError(
-        f"{who} raised CancelledError, which ended the run; it is no way to cancel the task that awaits the run. Stop a "
-        "run with Sandbox.cancel, or by cancelling its task"
+        f"{who} raised CancelledError, which ended the run; it is no way to cancel the task that awaits the run. Stop "
+        "a run with Sandbox.cancel, or by cancelling its task"
     )
     told.__cause__ = problem
     return told

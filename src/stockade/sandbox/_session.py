@@ -37,8 +37,8 @@ class _Session:
         self._module = module
         self._guest = guest
         self._watch = watch
-        # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the handler
-        # of a signal may cancel.
+        # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
+        # handler of a signal may cancel.
         self._holder: object = None
         self._lock = threading.RLock()
         self.initialization: Report | None = None
