@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test thorough lint types check docs bench fuzz clean
+.PHONY: help demo test thorough lint types check docs bench fuzz simulate stress clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -45,6 +45,12 @@ bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard 
 
 fuzz: $(VENV)/.stamp ## Hold our readers against another decoder and the engine, MINUTES=5
 	$(BIN)/python -m tests.fuzz $(MINUTES)
+
+simulate: $(VENV)/.stamp ## Search for interleavings that break what must hold (STOCKADE_MINUTES, STOCKADE_SEED)
+	$(BIN)/python -m tests.simulation
+
+stress: $(VENV)/.stamp ## Threads, tasks, sessions and forks on real guests, for some minutes (STOCKADE_MINUTES)
+	$(BIN)/python -m tests.simulation.stress
 
 clean: ## Remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -157,8 +157,9 @@ def instantiation() -> list[Promise]:
     original, woven = (LinkedModule(CompiledModule(engine, code), parks=True) for code in codes)
 
     def instantiate(linked: LinkedModule) -> None:
-        assert engine.admit(linked.claim)
-        Instance(linked, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
+        owner = engine.admit(linked.claim)
+        assert owner is not None
+        Instance(linked, owner, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
 
     spread = in_turn({"native": lambda: instantiate(original), "woven": lambda: instantiate(woven)}, 8, 1, batch=500)
     return [

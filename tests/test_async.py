@@ -474,7 +474,7 @@ def test_cancelling_at_random_moments_leaks_nothing() -> None:
     assert box.monitor() == {}
     assert open_descriptors() <= descriptors
     assert threading.active_count() <= threads + 2
-    assert all(engine.ticker.running == 0 for engine in Engine._engines.values())
+    assert all(not engine.ticker.running for engine in Engine._engines.values())
 
 
 # -- stdin ------------------------------------------------------------------------------------------------------------

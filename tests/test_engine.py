@@ -599,7 +599,7 @@ def test_interrupt_stops_a_guest_in_the_main_thread() -> None:
     assert 0.2 <= time.monotonic() - begun < 0.5
     assert live_instances() == 0
     assert open_descriptors() == descriptors
-    assert all(engine.ticker.running == 0 for engine in Engine._engines.values())
+    assert all(not engine.ticker.running for engine in Engine._engines.values())
     assert box.call(SPIN, "fine").value == 7
 
 
@@ -741,7 +741,7 @@ def in_use(session: Session) -> threading.Thread:
     thread = threading.Thread(target=session.call, args=("spin",))
     thread.start()
     until = time.monotonic() + 5
-    while not session._lock.locked() and time.monotonic() < until:
+    while session._holder is None and time.monotonic() < until:
         time.sleep(0.001)
     return thread
 

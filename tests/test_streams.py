@@ -244,10 +244,10 @@ class _Threads:
 class _Slow(Streams):
     """Output that is taken only in the second step after the guest has ended."""
 
-    def finish(self, memory: Memory | None) -> Steps[None]:
+    def finish(self, memory: Memory | None) -> Steps[bool]:
         yield FOREVER
         yield GO_ON
-        yield from super().finish(memory)
+        return (yield from super().finish(memory))
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same thread", "another thread"])

@@ -24,6 +24,7 @@ from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Di
 from stockade.engine._lending import FindMemory, Lending, Lent
 from stockade.engine._parent import end_with, forgo_privileges
 from stockade.engine._seam import library_folder, wasmtime_version
+from stockade.engine._store import Owner
 
 __all__ = [
     "F32_OVERFLOW",
@@ -53,6 +54,7 @@ __all__ = [
     "LinkedModule",
     "Memory",
     "Number",
+    "Owner",
     "Proposal",
     "assemble",
     "can_release_opens",

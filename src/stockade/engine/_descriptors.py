@@ -37,22 +37,13 @@ class Descriptors:
         self._others = 0
         self._next_look = 0.0
 
-    def take(self, count: int) -> bool:
-        """Claims some for a run, if they are there.
+    def has(self, count: int) -> bool:
+        """Whether there are so many for a run to claim.
 
         Args:
             count: How many it may come to have, at least one.
         """
-        if count > self._left(_soft_limit()):
-            return False
-        self.taken += count
-        self.holders += 1
-        return True
-
-    def give_back(self, count: int) -> None:
-        """Ends a claim."""
-        self.taken -= count
-        self.holders -= 1
+        return count <= self._left(_soft_limit())
 
     def refusal(self, count: int) -> str:
         """Says why a claim was refused.

@@ -22,6 +22,7 @@ from stockade.engine._descriptors import Descriptors
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
 from stockade.engine._seam import capi
+from stockade.engine._store import Owner, deafen_stores
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
 
@@ -251,6 +252,7 @@ class _Native:
 
     def _link(self) -> None:
         api = self._api
+        deafen_stores()
         # SAFETY: the linker holds its own reference to the engine; both are ours until `_free`.
         linker: int = api.linker_new(self.pointer)
         try:
@@ -292,7 +294,10 @@ class Engine:
     _freed: ClassVar[deque[int]] = deque()
     """Memory maps of engines that were freed, for whoever holds the lock of counts to count."""
     _descriptors = Descriptors()
-    _counts_lock = threading.Lock()
+    dismissed: ClassVar[deque[tuple[Engine, Claim]]] = deque()
+    """What instances took that are gone, for whoever holds the lock of counts to count."""
+    _counts_lock = threading.RLock()
+    """Reentrant, for whatever is dropped while it is held is counted under it, too."""
     _forked = False
 
     def __init__(self, config: EngineConfig, native: _Native) -> None:
@@ -302,14 +307,19 @@ class Engine:
         self.pointer = native.pointer
         increment = self.api.engine_increment_epoch
         self.ticker = Ticker(lambda: increment(native.pointer))
-        # How many instances exist right now.
-        self.live_instances = 0
+        self._live_instances = 0
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
 
     @property
     def linker(self) -> int:
         """The linker of native WASI, made on first use."""
         return self._native.linker
+
+    @property
+    def live_instances(self) -> int:
+        """How many instances exist right now."""
+        self.settle()
+        return self._live_instances
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -400,7 +410,7 @@ class Engine:
         """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
         cls._forked = True
         cls._lock = threading.Lock()
-        cls._counts_lock = threading.Lock()
+        cls._counts_lock = threading.RLock()
         for engine in cls._engines.values():
             engine.forget()
 
@@ -408,36 +418,59 @@ class Engine:
         """Forgets what threads of the parent did, in a forked child."""
         self._native.after_fork()
         self.ticker.forget()
-        self.live_instances = 0
 
-    def admit(self, claim: Claim) -> bool:
+    def admit(self, claim: Claim) -> Owner | None:
         """Counts one more instance, if there is room for it.
 
         Args:
             claim: What it takes.
+
+        Returns:
+            What owns the place, and gives it back when it is dropped; None where there is no room.
         """
+        owner = Owner()
+        store = owner.store
         maps, slots, descriptors = claim
         with self._counts_lock:
+            self._count_dismissed()
             if maps > Engine._maps_left:
                 self._take_back()
             if slots > self._slots_left or maps > Engine._maps_left:
-                return False
-            if descriptors and not self._descriptors.take(descriptors):
-                return False
+                return None
+            account = self._descriptors
+            if descriptors and not account.has(descriptors):
+                return None
+            # Python looks for signals nowhere in these lines: all of it is counted and owned, or nothing.
             self._slots_left -= slots
             Engine._maps_left -= maps
-            self.live_instances += 1
-        return True
-
-    def dismiss(self, claim: Claim) -> None:
-        """Counts one instance less, which took so much."""
-        maps, slots, descriptors = claim
-        with self._counts_lock:
-            self._slots_left += slots
-            Engine._maps_left += maps
-            self.live_instances -= 1
+            self._live_instances += 1
             if descriptors:
-                self._descriptors.give_back(descriptors)
+                account.taken += descriptors
+                account.holders += 1
+            store.engine, store.claim = self, claim
+        return owner
+
+    @classmethod
+    def settle(cls) -> None:
+        """Counts those who are gone. May be called in the middle of anything: the lock lets its holder in again."""
+        if cls.dismissed:
+            with cls._counts_lock:
+                cls._count_dismissed()
+
+    @classmethod
+    def _count_dismissed(cls) -> None:
+        """As `settle`; the lock of counts is held."""
+        dismissed, account = cls.dismissed, cls._descriptors
+        while dismissed:
+            engine, (maps, slots, descriptors) = dismissed[0]
+            # As in `admit`.
+            del dismissed[0]
+            engine._slots_left += slots  # noqa: SLF001 - of this class
+            Engine._maps_left += maps
+            engine._live_instances -= 1  # noqa: SLF001
+            if descriptors:
+                account.taken -= descriptors
+                account.holders -= 1
 
     def has_slots(self, claim: Claim) -> bool:
         """Whether the engine has slots left for one more instance.
@@ -445,6 +478,7 @@ class Engine:
         Args:
             claim: What it would take.
         """
+        self.settle()
         return claim.slots <= self._slots_left
 
     def full(self, claim: Claim) -> EngineError:
@@ -454,6 +488,7 @@ class Engine:
             claim: What it would take.
         """
         with self._counts_lock:
+            self._count_dismissed()
             if claim.descriptors and claim.maps <= Engine._maps_left:
                 return EngineError(self._descriptors.refusal(claim.descriptors))
             taken = _most_maps() - Engine._maps_left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -16,9 +17,10 @@ from stockade.engine._seam import Extern, Value
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine._compiled import Claim, LinkedModule
+    from stockade.engine._compiled import LinkedModule
+    from stockade.engine._store import Owner
     from stockade.engine._ticker import Watched
 
 __all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
@@ -167,8 +169,8 @@ class Instance:
     that it is over, then `results`; or `abandon`. Between two polls the guest is halted, and another thread may go on.
 
     Args:
-        linked: What to instantiate. Its engine has admitted the instance; closing it tells the engine.
-        claim: What was admitted; by default, what the linked module says.
+        linked: What to instantiate.
+        owner: Of its place, as its engine has admitted it: the place is freed when the instance is closed or dropped.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -182,7 +184,7 @@ class Instance:
         bed: Where its guest sleeps when it waits; None where it cannot.
         failure: Why the last call did not return.
         problem: What a host function raised in it.
-        owner: For whoever made the instance: host functions find it here.
+        owner: For whoever made the instance: host functions find it here, by a reference that does not keep it.
         exact: Whether `fuel_left` tells how much there is, and not how much there was up to `FUEL_SLICE` ago. Only then
             may it be set.
     """
@@ -190,34 +192,35 @@ class Instance:
     exact = True
     failure: Failure | None = None
     problem: BaseException | None = None
-    owner: object = None
-    _future: int | None = None
+    owner: Callable[[], object] | None = None
     _values: Any = None
     _result_types: Sequence[str] = ()
 
     def __init__(
         self,
         linked: LinkedModule,
+        owner: Owner,
         *,
         fuel: int | None,
         memory_bytes: int,
         table_elements: int,
         directories: Sequence[Directory] = (),
-        claim: Claim | None = None,
         renamed: Mapping[bytes, bytes] = _NOTHING,
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
         self._engine = engine
         self._ticker = engine.ticker
-        self._claim = claim or linked.claim
+        self._owner = owner
+        store = self._place = owner.store
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
-        # SAFETY: the store is ours until close(); its context is a pointer into it. `out` is ours and outlives every
-        # call that is given its address.
-        self._store: int | None = api.store_new(engine.pointer, None, None)
+        # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
+        # `out` is kept by the owner of the store, so that it outlives every call that is given its address.
+        self._store: int = store.open()
         self._context: int = api.store_context(self._store)
         out = self._out = _Out()
+        store.kept = (out,)
         base = addressof(out)
         self._instance = base
         self._trap = base + _TRAP
@@ -225,8 +228,11 @@ class Instance:
         self._extern = base + _EXTERN
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
-        self.bed = Bed() if linked.parks else None
-        self._watched: Watched | None = None
+        self.bed: Bed | None = None
+        if linked.parks:
+            self._make_bed()
+        # A reference that does not keep it: it keeps us.
+        self._watched: Callable[[], Watched | None] | None = None
         self._calls_back = linked.parks or linked.lends
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
@@ -255,17 +261,22 @@ class Instance:
             self.close()
             raise
 
+    def _make_bed(self) -> None:
+        self.bed = Bed()
+        self._place.kept = (self._out, self.bed)
+
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
         api = self._api
         # SAFETY: the future borrows module, store and the places in `out` until it is deleted, here. Nothing of the
         # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
-        future = api.instance_pre_instantiate_async(
+        place = self._place
+        place.future = api.instance_pre_instantiate_async(
             linked.prelinked, self._context, self._instance, self._trap, self._error
         )
-        while not api.call_future_poll(future):
+        while not api.call_future_poll(place.future):
             pass
-        api.call_future_delete(future)
+        place.end_call()
         error, self._out.error = self._out.error, None
         return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
 
@@ -363,7 +374,8 @@ class Instance:
         address = addressof(handle)
         for slot, name in calls:
             if name == PARKING and self.bed is None:
-                self.bed, self._calls_back = Bed(), True
+                self._make_bed()
+                self._calls_back = True
             found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
             assert found, name
             value.kind = _FUNCREF
@@ -372,7 +384,7 @@ class Instance:
 
     def watch(self, guest: Watched) -> None:
         """Has the guest looked after while it runs, for it may open a FIFO."""
-        self._watched = guest
+        self._watched = weakref.ref(guest)
 
     def begin(self, export: bytes, arguments: Sequence[tuple[str, Number]], result_types: Sequence[str]) -> None:
         """Begins a call of an exported function; nothing of the guest runs before the first `poll`.
@@ -402,12 +414,15 @@ class Instance:
         self.failure = None
         if self._linked.lends:
             check_room()
-        assert self._future is None
+        place = self._place
+        assert place.future is None
+        place.kept = (self._out, self.bed, values)
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
-        # all of them are kept by `self._out` and `self._values`, and nothing else uses the store before that but to ask
+        # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
-        # unwinds the guest. `poll` is never called again after it said that it is done.
-        self._future = api.func_call_async(
+        # unwinds the guest. `poll` is never called again after it said that it is done. Where a handler of a signal
+        # raises before the future is kept, a few bytes are lost, and nothing has begun.
+        place.future = api.func_call_async(
             self._context,
             self._handle,
             first,
@@ -430,22 +445,27 @@ class Instance:
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
         self._api.context_set_epoch_deadline(self._context, self._ticks)
-        calls_back = self._calls_back
-        if calls_back:
-            running.instances.append(self)
-        if self._watched is not None:
-            ticker.watch(self._watched)
-        ticker.enter()
+        stack = running.instances
+        depth = len(stack)
+        watched = None if self._watched is None else self._watched()
+        # A handler of a signal may raise wherever Python looks for signals: what has begun is ended all the same, and
+        # to end what has not begun is harmless.
         try:
-            if self._api.call_future_poll(self._future):
-                self._end()
+            if self._calls_back:
+                stack.append(self)
+            if watched is not None:
+                ticker.watch(watched)
+            ticker.enter(self)
+            if self._api.call_future_poll(self._place.future):
+                self._place.end_call()
                 return True
         finally:
-            ticker.leave()
-            if self._watched is not None:
-                ticker.unwatch(self._watched)
-            if calls_back:
-                running.instances.pop()
+            del stack[depth:]
+            try:
+                ticker.running.discard(self)
+            finally:
+                if watched is not None:
+                    ticker.watched.pop(watched, None)
         if self._metered:
             self.exact = self.is_parked or ticker.count - ticks < _TICKS
         return False
@@ -462,13 +482,7 @@ class Instance:
 
     def abandon(self) -> None:
         """Ends the call under way where it is, if there is one."""
-        if self._future is not None:
-            self._end()
-
-    def _end(self) -> None:
-        future, self._future = self._future, None
-        # SAFETY: we own the future, which is deleted once: nobody else finds it any more.
-        self._api.call_future_delete(future)
+        self._place.end_call()
 
     def results(self) -> list[Number] | None:
         """Returns the results of a call that is over; None where it did not return: then `failure` tells why."""
@@ -511,14 +525,4 @@ class Instance:
             used_bytes: How much memory it may have come to use, as far as that is known: giving much of it back takes
                 long, and other threads go on meanwhile.
         """
-        store, self._store = self._store, None
-        if store is not None:
-            self.abandon()
-            # SAFETY: we own the store, and nobody else finds it any more; no future is alive, no handle is used after
-            # this. Both are the same function of the library.
-            if used_bytes < _FREED_AT_ONCE_BYTES:
-                self._api.store_delete(store)
-            else:
-                self._api.store_delete_long(store)
-            self.owner = None
-            self._engine.dismiss(self._claim)
+        self._place.free(large=used_bytes >= _FREED_AT_ONCE_BYTES)

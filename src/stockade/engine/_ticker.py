@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from stockade.engine._fifo import can_release_opens, release_opens
+from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,78 +47,95 @@ class Ticker:
 
     Attributes:
         count: How often it has ticked.
+        running: What runs. Whoever has entered takes itself out when it halts.
+        watched: Guests that run and may open a FIFO, each with the tick at which it went on.
     """
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
         self._lock = threading.Lock()
-        self._running = 0
+        # The one that ticks. Another one, whose start was interrupted, finds that it is not this, and ends.
         self._thread: threading.Thread | None = None
         # How often it has ticked: raised before the epoch is, so whoever finds it unchanged was not made to look up.
         self.count = 0
-        self._watched: dict[Watched, int] = {}
+        self.running: set[object] = set()
+        self.watched: dict[Watched, int] = {}
 
     def watch(self, guest: Watched) -> None:
         """Has a guest looked after that begins to run now."""
-        self._watched[guest] = self.count
-
-    def unwatch(self, guest: Watched) -> None:
-        """It does not run any more."""
-        del self._watched[guest]
-
-    @property
-    def running(self) -> int:
-        """How many runs are under way."""
-        return self._running
+        self.watched[guest] = self.count
 
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
         self._lock = threading.Lock()
-        self._running = 0
+        self.running = set()
         self._thread = None
-        self._watched = {}
+        self.watched = {}
 
-    def enter(self) -> None:
-        """Counts one more run, and starts the thread if there is none."""
-        with self._lock:
-            self._running += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="stockade-ticker", daemon=True)
-                self._thread.start()
+    def enter(self, run: object) -> None:
+        """Counts one more run, and starts the thread if there is none.
 
-    def leave(self) -> None:
-        """Counts one run less."""
+        Args:
+            run: What is taken out of `running` when it does not run any more, also where this has raised.
+
+        Raises:
+            EngineError: There can be no thread, and without it nothing would be stopped.
+        """
+        self.running.add(run)
+        # Without the lock: a thread that is about to end looks again after it has said so.
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
         with self._lock:
-            self._running -= 1
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._loop, name="stockade-ticker", daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except BaseException as problem:
+                self._thread = None
+                if isinstance(problem, RuntimeError):
+                    raise EngineError(
+                        "no thread can be started to look at deadlines, and without it no guest runs: the process or "
+                        f"the system has as many as it may ({problem}). Run fewer at once, or raise the limit "
+                        "(ulimit -u)"
+                    ) from None
+                raise
 
     def _loop(self) -> None:
+        me = threading.current_thread()
         idle = 0
-        while True:
+        while self._thread is me:
             time.sleep(TICK_SECONDS)
-            # Read without the lock: a run that begins right now gets its tick a little later.
-            if self._running:
+            if self.running:
                 idle = 0
                 self.count += 1
                 self._tick()
-                if self._watched:
-                    self._release()
+                if self.watched:
+                    # Nothing that goes wrong here may end this thread: what the system does not tell just now, it tells
+                    # at the next tick.
+                    with suppress(Exception):
+                        self._release()
                 continue
             idle += 1
             if idle >= _LINGER_TICKS:
                 with self._lock:
-                    if not self._running:
+                    if self._thread is me:
                         self._thread = None
-                        return
+                        if self.running:
+                            # It came before that was to be seen, and did not start another one.
+                            self._thread = me
+                idle = 0
 
     def _release(self) -> None:
         """Lets guests go on that wait for the other end of a FIFO."""
-        watched = list(self._watched.items())
+        watched = list(self.watched.items())
         if any(self.count - since > _PATIENCE_TICKS for _, since in watched) and can_release_opens():
 
             def tell(path: bytes) -> None:
                 for guest, _ in watched:
                     guest.was_released(path)
 
-            # What the system does not tell just now, it tells at the next tick.
-            with suppress(OSError):
-                release_opens(tell)
+            release_opens(tell)

@@ -73,6 +73,7 @@ class Errand(Generic[_Result]):
         "context",
         "done",
         "limit",
+        "on_wake",
         "place",
         "priority",
         "state",
@@ -101,6 +102,7 @@ class Errand(Generic[_Result]):
         # Not yet begun, it is as if it were over: waking it does nothing.
         self.state = _OVER
         self.woken = False
+        self.on_wake: Callable[[], object] | None = None
         # Which of its alarms count, that of its wait and that of its deadline, and which of its places in line: old
         # ones are left where they are.
         self.alarm = self.limit = self.place = 0
@@ -151,8 +153,11 @@ class Crew:
         return self._threads
 
     def begin(self, errand: Errand[Any]) -> None:
-        """Takes a run on."""
-        errand.watch.on_wake = lambda: self.wake(errand)
+        """Takes a run on.
+
+        Raises:
+            RuntimeError: There is no thread, and the system has none to give.
+        """
         with self._change:
             tenant = self._tenants.get(errand.tenant)
             if tenant is None:
@@ -160,7 +165,14 @@ class Crew:
                 tenant.used = self._served
             tenant.errands += 1
             self._errands += 1
-            self._come_back(errand)
+            errand.watch.on_wake = errand.on_wake = lambda: self.wake(errand)
+            try:
+                self._come_back(errand)
+            except BaseException:
+                # Nobody takes it on: it is not to be found in any line, nor counted.
+                errand.place = 0
+                self._let_go(errand, tenant)
+                raise
 
     def wake(self, errand: Errand[Any]) -> None:
         """Has a run look around, if it waits."""
@@ -348,7 +360,6 @@ class Crew:
                     self._called = True
                 self._put_away(errand, seconds, FOREVER if until is None else until, over=until is None)
             if until is None:
-                errand.watch.on_wake = None
                 _tell(errand, *outcome)
                 # It may still stand on the list of alarms.
                 del errand.steps, errand.done, errand.context
@@ -361,15 +372,7 @@ class Crew:
         tenant.used += seconds
         errand.used += seconds * NORMAL_PRIORITY / errand.priority
         if over:
-            errand.state = _OVER
-            errand.alarm = errand.limit = 0
-            self._errands -= 1
-            if not self._errands:
-                # None of them counts any more, and they would only keep a thread.
-                self._alarms.clear()
-            tenant.errands -= 1
-            if not tenant.errands:
-                del self._tenants[errand.tenant]
+            self._let_go(errand, tenant)
         elif errand.woken or until == GO_ON:
             errand.woken = False
             self._line_up(errand)
@@ -377,6 +380,21 @@ class Crew:
             errand.state = _WAITING
             if until != FOREVER:
                 errand.alarm = self._set_alarm(errand, until)
+
+    def _let_go(self, errand: Errand[Any], tenant: _Tenant) -> None:
+        errand.state = _OVER
+        errand.alarm = errand.limit = 0
+        # The steps are done with what they used, so the next ones of the same watch may have begun already.
+        if errand.watch.on_wake is errand.on_wake:
+            errand.watch.on_wake = None
+        errand.on_wake = None
+        self._errands -= 1
+        if not self._errands:
+            # None of them counts any more, and they would only keep a thread.
+            self._alarms.clear()
+        tenant.errands -= 1
+        if not tenant.errands:
+            del self._tenants[errand.tenant]
 
 
 def _tell(errand: Errand[Any], result: Any, problem: BaseException | None) -> None:

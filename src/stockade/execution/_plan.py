@@ -19,7 +19,7 @@ from stockade.report import SAMPLES_KEPT, ModuleInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine import Claim, CompiledModule, Directory, Lent
+    from stockade.engine import Claim, CompiledModule, Directory, Lent, Owner
     from stockade.execution._module import Module
     from stockade.host import HostFunctions
     from stockade.policy import Limits, Policy
@@ -78,21 +78,21 @@ class Plan:
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
 
-    def admit(self) -> tuple[LinkedModule, Claim]:
-        """Returns what to instantiate, on an engine that has counted one instance more, and what it was counted as.
+    def admit(self) -> tuple[LinkedModule, Owner]:
+        """Returns what to instantiate, and a place on its engine, which has counted one instance more.
 
         Raises:
             EngineError: There is no room.
         """
         linked, claim = self.linked, self.claim
-        if linked.engine.admit(claim):
-            return linked, claim
-        if not linked.engine.has_slots(claim):
+        owner = linked.engine.admit(claim)
+        if owner is None and not linked.engine.has_slots(claim):
             linked = self.without_slots()
             claim = linked.claim._replace(descriptors=claim.descriptors)
-            if linked.engine.admit(claim):
-                return linked, claim
-        raise linked.engine.full(claim)
+            owner = linked.engine.admit(claim)
+        if owner is None:
+            raise linked.engine.full(claim)
+        return linked, owner
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""

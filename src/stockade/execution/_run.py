@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE
@@ -17,7 +18,7 @@ from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._ending import Ended, Ending, conclude, tell_event
 from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
-from stockade.execution._steps import FOREVER, GO_ON
+from stockade.execution._steps import FOREVER, GO_ON, blamed, is_cancellation
 from stockade.execution._telling import progress_of, usage_of
 from stockade.execution._texts import MEMORY
 from stockade.execution._throttle import Throttle
@@ -124,10 +125,11 @@ class Guest:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = Ending.too_large(woven, limits)
             return
-        linked, claim = plan.admit()
+        # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
+        linked, owner = plan.admit()
         instance = self._instance = Instance(
             linked,
-            claim=claim,
+            owner,
             fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
             memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
             table_elements=max(limits.table_elements, len(woven.natives)),
@@ -155,7 +157,8 @@ class Guest:
         return self._plan.policy
 
     def _furnish(self, instance: Instance) -> None:
-        instance.owner = self
+        if self._plan.program.lends:
+            instance.owner = weakref.ref(self)
         if self._plan.directories:
             instance.watch(self)
         woven = self._plan.program.woven
@@ -219,17 +222,34 @@ class Guest:
                 except Ended as end:
                     self._ending = end.ending.unless_late(self._watch)
                 if self._streams is not None:
-                    for until in self._streams.finish(self._state):
-                        yield from self._pause(until)
-            except BaseException:
+                    yield from self._finish(self._streams)
+                    if self._ending is not None and self._ending.from_outside:
+                        results = None
+            except BaseException as problem:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
                 self._ending = Ending(cancelled=True)
+                if is_cancellation(problem):
+                    raise blamed(problem, "a callback or a host function") from problem
                 raise
         self._wall_seconds += time.perf_counter() - begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
         return self._report(results, command)
+
+    def _finish(self, streams: Streams) -> Steps[None]:
+        """Passes the last output on. A run whose output was not taken in its time is over like one that did not end."""
+        finishing = streams.finish(self._state)
+        while True:
+            try:
+                until = next(finishing)
+            except StopIteration as end:
+                was_taken: bool = end.value
+                break
+            yield from self._pause(until)
+        if not was_taken:
+            late = Ending(cancelled=self._watch.cancelled, too_late=True)
+            self._ending = late if self._ending is None else self._ending.unless_late(self._watch)
 
     def obituary(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""

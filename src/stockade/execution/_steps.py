@@ -8,17 +8,20 @@ and in nothing else.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from stockade.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.report import Progress
 
-__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "drive"]
+__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "blamed", "drive", "is_cancellation"]
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +73,29 @@ class Watch:
         return not self.cancelled and time.monotonic() < self.deadline
 
 
+def is_cancellation(problem: BaseException) -> bool:
+    """Whether something is `asyncio.CancelledError`, which would cancel the task that awaits a run."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(problem, asyncio.CancelledError)
+
+
+def blamed(problem: BaseException, who: str) -> UsageError:
+    """Returns what is raised in the place of a cancellation that the embedder's own code has raised.
+
+    As it is, it would cancel the task that awaits the run, and nobody would know why.
+
+    Args:
+        problem: What it raised.
+        who: What it is called in messages.
+    """
+    told = UsageError(
+        f"{who} raised CancelledError, which ended the run; it is no way to cancel the task that awaits the run. Stop "
+        "a run with Sandbox.cancel, or by cancelling its task"
+    )
+    told.__cause__ = problem
+    return told
+
+
 def drive(steps: Steps[_Result], watch: Watch) -> _Result:
     """Takes all steps, on this thread.
 
@@ -99,5 +125,8 @@ def drive(steps: Steps[_Result], watch: Watch) -> _Result:
             # Whatever came until here is seen in the next step.
             woken.clear()
     finally:
-        watch.on_wake = None
-        steps.close()
+        try:
+            # First: what the steps hold is let go of whatever a handler of a signal raises.
+            steps.close()
+        finally:
+            watch.on_wake = None

@@ -86,15 +86,19 @@ class Streams:
             if told is not None:
                 self._progress(told)
 
-    def finish(self, state: State | None) -> Steps[None]:
+    def finish(self, state: State | None) -> Steps[bool]:
         """Passes the last output on, in steps, when the guest has ended.
 
         Args:
             state: The guard's state, as above.
+
+        Returns:
+            Whether all of it was taken while there was time.
         """
         if state is not None and self.listening:
             self._pass_on(state)
         yield from ()
+        return True
 
     def _pass_on(self, state: State) -> None:
         # Taken first: a callback that raises must not be given the same piece again.

@@ -125,7 +125,9 @@ class HostFunction:
         return Lent(self.module.encode(), self.name.encode(), self.type.params, self.type.results, self._serve)
 
     def _serve(self, instance: Instance, find_memory: FindMemory, values: list[Number]) -> Sequence[Number]:
-        owner: Any = instance.owner
+        assert instance.owner is not None
+        # It is there: it runs the instance that calls.
+        owner: Any = instance.owner()
         caller: _Caller = owner
         call = HostCall(caller.policy, find_memory)
         try:

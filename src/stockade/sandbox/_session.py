@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, TypeVar
 
 from stockade.errors import UsageError
-from stockade.execution import Call, drive, fit
+from stockade.execution import GO_ON, Call, drive, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
+    from stockade.engine import Memory
     from stockade.execution import Argument, Guest, Module, Returns, Steps, Watch
     from stockade.execution.awaited import LoopStreams
     from stockade.report import Report
 
 __all__ = ["AsyncSession", "Session"]
 
+_Result = TypeVar("_Result")
+
 
 class _Session:
-    """What sessions of both kinds share."""
+    """What sessions of both kinds share.
+
+    One at a time has the session: a call from its beginning until its guest is polled no more, or who looks at its
+    memory. Whoever comes second is told so instead of waiting.
+    """
+
+    _closed = True  # until there is something to close
 
     def __init__(self, module: Module, guest: Guest, watch: Watch) -> None:
         self._module = module
         self._guest = guest
         self._watch = watch
-        self._lock = threading.Lock()
-        self._closed = False
+        # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
+        # handler of a signal may cancel.
+        self._holder: object = None
+        self._lock = threading.RLock()
         self.initialization: Report | None = None
+        self._closed = False
+
+    def __del__(self) -> None:
+        # The guest is freed by whoever drops it last, so not while it is polled; what is left to do is to tell.
+        if not self._closed:
+            warnings.warn(f"unclosed session {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._module.name}{' closed' if self._closed else ''}>"
 
     def read_memory(self, address: int, size: int) -> bytes:
         """Copies bytes out of the guest's exported memory.
@@ -37,11 +58,7 @@ class _Session:
         Raises:
             UsageError: They are not all inside it, or the session is over.
         """
-        with self._exclusive():
-            try:
-                return self._guest.memory(b"memory").read(address, size)
-            except IndexError as problem:
-                raise UsageError(f"outside the guest's memory: {problem}") from None
+        return self._with_memory(lambda memory: memory.read(address, size))
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Copies bytes into the guest's exported memory.
@@ -49,40 +66,66 @@ class _Session:
         Raises:
             UsageError: They do not all fit inside it, or the session is over.
         """
-        with self._exclusive():
-            try:
-                self._guest.memory(b"memory").write(address, data)
-            except IndexError as problem:
-                raise UsageError(f"outside the guest's memory: {problem}") from None
+        self._with_memory(lambda memory: memory.write(address, data))
 
     def cancel(self) -> None:
         """Stops a call that is under way, and ends the session. May be called from any thread."""
-        self._watch.cancel()
+        with self._lock:
+            # A cancellation is for the call under way, from its very beginning; where there is none, it is for nobody.
+            if self._holder is None:
+                return
+            self._watch.cancelled = True
+        self._watch.wake()
+
+    def _take(self, holder: object) -> None:
+        """Takes the session for a holder, which lets go of it as soon as it is done, in any case."""
+        with self._lock:
+            if self._holder is not None:
+                raise UsageError("the session is in use by another thread: give each thread a session of its own")
+            if self._closed:
+                raise UsageError("the session is closed: open a new one")
+            self._watch.cancelled = False
+            self._holder = holder
+
+    def _with_memory(self, use: Callable[[Memory], _Result]) -> _Result:
+        holder = object()
+        try:
+            self._take(holder)
+            return use(self._guest.memory(b"memory"))
+        except IndexError as problem:
+            raise UsageError(f"outside the guest's memory: {problem}") from None
+        finally:
+            if self._holder is holder:
+                self._holder = None
+
+    def _steps(self, call: Call) -> Steps[Report]:
+        """Makes a call. From its first step on, which does nothing else, it has the session until it is over."""
+        holder = object()
+        try:
+            self._take(holder)
+            yield GO_ON
+            if self._guest.ended:
+                raise UsageError("the guest has ended, so the session is over: open a new one")
+            # That of the last call may be over.
+            self._watch.start(None)
+            self._guest.renew()
+            return (yield from self._guest.invoke(call))
+        finally:
+            if self._holder is holder:
+                self._holder = None
 
     def _free(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise UsageError("a call is under way in another thread: cancel it first")
+        holder = object()
         try:
+            with self._lock:
+                if self._holder is not None:
+                    raise UsageError("a call is under way in another thread: cancel it first")
+                self._holder = holder
             self._closed = True
             self._guest.close()
         finally:
-            self._lock.release()
-
-    def _prepare(self, call: Call) -> Steps[Report]:
-        """Gets ready for a call; the lock is held."""
-        if self._guest.ended:
-            raise UsageError("the guest has ended, so the session is over: open a new one")
-        # A cancellation is for the call under way; there is none.
-        self._watch.cancelled = False
-        self._guest.renew()
-        return self._guest.invoke(call)
-
-    def _exclusive(self) -> _Exclusive:
-        return _Exclusive(self._lock, self._check_open)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("the session is closed: open a new one")
+            if self._holder is holder:
+                self._holder = None
 
 
 class Session(_Session):
@@ -135,8 +178,7 @@ class Session(_Session):
         self._free()
 
     def _invoke(self, call: Call) -> Report:
-        with self._exclusive():
-            return drive(self._prepare(call), self._watch)
+        return drive(self._steps(call), self._watch)
 
 
 class AsyncSession(_Session):
@@ -152,8 +194,8 @@ class AsyncSession(_Session):
     def __init__(
         self, module: Module, guest: Guest, watch: Watch, streams: LoopStreams | None, priority: int, tenant: str
     ) -> None:
-        super().__init__(module, guest, watch)
         self._streams = streams
+        super().__init__(module, guest, watch)
         self._priority = priority
         self._tenant = tenant
 
@@ -197,6 +239,11 @@ class AsyncSession(_Session):
         """
         return await self._invoke(fit(self._module, export, args, returns))
 
+    def __del__(self) -> None:
+        if not self._closed and self._streams is not None:
+            self._streams.abandon()
+        super().__del__()
+
     async def close(self) -> None:
         """Ends the session and frees the instance. Closing twice is harmless.
 
@@ -210,25 +257,6 @@ class AsyncSession(_Session):
     async def _invoke(self, call: Call) -> Report:
         from stockade.execution.awaited import on_crew
 
-        with self._exclusive():
-            return await on_crew(self._prepare(call), self._watch, self._priority, self._tenant)
-
-
-class _Exclusive:
-    """Holds the session's lock; whoever comes second is told so instead of waiting (H86)."""
-
-    def __init__(self, lock: threading.Lock, check: Callable[[], None]) -> None:
-        self._lock = lock
-        self._check = check
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise UsageError("the session is in use by another thread: give each thread a session of its own")
-        try:
-            self._check()
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        steps = self._steps(call)
+        next(steps)
+        return await on_crew(steps, self._watch, self._priority, self._tenant)

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from stockade.errors import UsageError
+from stockade.errors import EngineError, UsageError
 from stockade.sandbox import check_count
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class SessionPool:
         UsageError: The size is out of range.
         ModuleError: The module cannot be run.
         GuestError: Its initialization failed.
+        EngineError: There is no thread to fill it.
     """
 
     def __init__(
@@ -65,11 +66,16 @@ class SessionPool:
         try:
             for _ in range(size):
                 self._ready.append(self._open())
-        except BaseException:
+            self._filler = threading.Thread(target=self._fill, name="stockade-pool", daemon=True)
+            self._filler.start()
+        except BaseException as problem:
             self.close()
+            if isinstance(problem, RuntimeError):
+                raise EngineError(
+                    "no thread can be started to fill the pool: the process or the system has as many as it may "
+                    f"({problem}). Run fewer at once, or raise the limit (ulimit -u)"
+                ) from None
             raise
-        self._filler = threading.Thread(target=self._fill, name="stockade-pool", daemon=True)
-        self._filler.start()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,248 @@
+"""Takes a safeguard out and looks whether the simulation notices: `python -m tests.simulation.undone`.
+
+A simulation that cannot fail proves nothing. Each entry is a place in the code and what stands there without the
+safeguard; the line of each tells the first seed that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path(__file__).resolve().parents[2]
+_MOST_SEEDS = 4000
+
+
+class _Undone(NamedTuple):
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+_ALL = (
+    _Undone(
+        "a second cancel does not end the waiting",
+        "execution/awaited.py",
+        """        while not over.done():
+            try:
+                await asyncio.shield(over)
+            except asyncio.CancelledError as problem:
+                cancelled = problem
+                watch.cancel()
+""",
+        """        try:
+            await asyncio.shield(over)
+        except asyncio.CancelledError as problem:
+            cancelled = problem
+            watch.cancel()
+            await asyncio.wait([over])
+""",
+    ),
+    _Undone(
+        "a session is its call's until the guest has halted",
+        "sandbox/_session.py",
+        """            yield GO_ON
+            if self._guest.ended""",
+        """            yield GO_ON
+            self._holder = None
+            if self._guest.ended""",
+    ),
+    _Undone(
+        "a wakeup for stdin is acted upon only while the guest is parked",
+        "execution/_run.py",
+        """        else:
+            self._serve()
+            yield from self._wait_until(self._within_share())
+""",
+        """        else:
+            if self._state is not None and self._state.wait().stdin and self._streams is not None:
+                self._streams.answer(self._state)
+            self._serve()
+            yield from self._wait_until(self._within_share())
+""",
+    ),
+    _Undone(
+        "steps are asked once more before the first wait",
+        "execution/_steps.py",
+        """                watch.on_wake = woken.set
+                continue
+""",
+        """                watch.on_wake = woken.set
+""",
+    ),
+    _Undone(
+        "a wakeup while a step is taken is not lost",
+        "execution/_crew.py",
+        """        elif errand.woken or until == GO_ON:""",
+        """        elif until == GO_ON:""",
+    ),
+    _Undone(
+        "what wakes the next call is not forgotten with the last one",
+        "execution/_crew.py",
+        """                _tell(errand, *outcome)
+""",
+        """                errand.watch.on_wake = None
+                _tell(errand, *outcome)
+""",
+    ),
+    _Undone(
+        "a ticker that cannot start is started later",
+        "engine/_ticker.py",
+        """                self._thread = None
+                if isinstance(problem, RuntimeError):""",
+        """                if isinstance(problem, RuntimeError):""",
+    ),
+    _Undone(
+        "a deadline holds while output is not taken",
+        "execution/awaited.py",
+        """            if self._watch.cancelled or time.monotonic() >= last:
+                return False
+            yield last
+""",
+        """            if self._watch.cancelled:
+                return False
+            yield float("inf")
+""",
+    ),
+    _Undone(
+        "processor time is that of the thread that took the step",
+        "execution/_run.py",
+        """                break
+            yield from self._pause(until)
+""",
+        """                break
+            yield until
+""",
+    ),
+    _Undone(
+        "output is delivered one piece at a time",
+        "execution/awaited.py",
+        """        while self._calls and not self._awaiting and self._problem""",
+        """        while self._calls and self._problem""",
+    ),
+    _Undone(
+        "a dropped store is freed",
+        "engine/_store.py",
+        """    __del__ = free
+""",
+        "",
+    ),
+    _Undone(
+        "a store in a cycle is freed after all that looks at it",
+        "engine/_store.py",
+        """        self._store = _stores[self._number]
+        del _stores[self._number]
+""",
+        """        _stores.pop(self._number).free()
+""",
+    ),
+    _Undone(
+        "what a handler of a signal interrupts is taken off the ticker's list",
+        "engine/_instance.py",
+        """        finally:
+            del stack[depth:]
+            try:
+                ticker.running.discard(self)
+            finally:
+                if watched is not None:
+                    ticker.watched.pop(watched, None)
+""",
+        """        finally:
+            del stack[depth:]
+            import sys
+
+            if sys.exc_info()[0] is None:
+                ticker.running.discard(self)
+""",
+    ),
+    _Undone(
+        "a cancellation counts from the beginning of the call",
+        "sandbox/_session.py",
+        """            self._watch.start(None)
+            self._guest.renew()
+""",
+        """            self._watch.start(None)
+            self._watch.cancelled = False
+            self._guest.renew()
+""",
+    ),
+    _Undone(
+        "no callback or host function cancels the task that awaits",
+        "execution/_run.py",
+        """                if is_cancellation(problem):
+                    raise blamed(problem, "a callback or a host function") from problem
+""",
+        "",
+    ),
+    _Undone(
+        "a pool whose thread cannot start closes its sessions",
+        "scheduling/_pool.py",
+        """            self._filler.start()
+        except BaseException as problem:
+            self.close()
+""",
+        """            self._filler.start()
+        except BaseException as problem:
+""",
+    ),
+    _Undone(
+        "what no thread can take on is not counted",
+        "execution/_crew.py",
+        """                errand.place = 0
+                self._let_go(errand, tenant)
+                raise
+""",
+        """                raise
+""",
+    ),
+)
+
+
+def main() -> int:
+    """Undoes each in turn; returns an exit status."""
+    missed = 0
+    wanted = sys.argv[1:]
+    for number, undone in enumerate(_ALL):
+        if wanted and str(number) not in wanted:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "src")
+            shutil.copytree(_ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+            file = source / "stockade" / undone.file
+            text = file.read_text(encoding="utf-8")
+            assert undone.old in text, undone.what
+            changed = text.replace(undone.old, undone.new, 1)
+            if "while self._calls and self._problem" in changed:
+                changed = changed.replace("                    self._awaiting = True\n", "")
+            file.write_text(changed, encoding="utf-8")
+            script = (
+                "import sys\nfrom tests.simulation._scenes import simulate\n"
+                f"for seed in range({_MOST_SEEDS}):\n"
+                "    try: simulate(seed)\n"
+                "    except BaseException as problem:\n"
+                "        print(f'seed {seed}: {str(problem)[:110]}'); sys.exit()\n"
+            )
+            try:
+                found = subprocess.run(
+                    [sys.executable, "-c", script],
+                    env={**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{_ROOT}"},
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    timeout=400,
+                ).stdout.strip()
+            except subprocess.TimeoutExpired:
+                found = "the simulation hangs"
+        missed += not found
+        print(f"{number:2} {undone.what}: {found or 'not noticed'}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
