@@ -441,7 +441,7 @@ class Instance:
             for others.
         """
         ticker = self._ticker
-        ticks = ticker.count
+        ticks = ticker.raised
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
         self._api.context_set_epoch_deadline(self._context, self._ticks)

@@ -46,7 +46,8 @@ class Ticker:
         tick: What to call; must be safe to call from another thread.
 
     Attributes:
-        count: How often it has ticked.
+        count: How many ticks have begun. Raised before the epoch is.
+        raised: How many ticks are over. Raised after the epoch is.
         running: What runs. Whoever has entered takes itself out when it halts.
         watched: Guests that run and may open a FIFO, each with the tick at which it went on.
     """
@@ -56,8 +57,9 @@ class Ticker:
         self._lock = threading.Lock()
         # The one that ticks. Another one, whose start was interrupted, finds that it is not this, and ends.
         self._thread: threading.Thread | None = None
-        # How often it has ticked: raised before the epoch is, so whoever finds it unchanged was not made to look up.
+        # From `raised` at one time to `count` at a later one there are at least as many as were felt in between.
         self.count = 0
+        self.raised = 0
         self.running: set[object] = set()
         self.watched: dict[Watched, int] = {}
 
@@ -113,6 +115,7 @@ class Ticker:
                 idle = 0
                 self.count += 1
                 self._tick()
+                self.raised = self.count
                 if self.watched:
                     # Nothing that goes wrong here may end this thread: what the system does not tell just now, it tells
                     # at the next tick.
