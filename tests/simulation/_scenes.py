@@ -627,19 +627,36 @@ class _Scene:
 
     async def session_awaited(self) -> None:
         session = await self.box.open_async(MODULE, stdin=self.source())
+        rival = None if self.chance.randrange(3) else asyncio.ensure_future(self.calls(session, 8))
         try:
-            for _ in range(self.chance.randrange(1, 4)):
-                with suppress(StockadeError, MineError):
-                    await session.call("f")
+            await self.calls(session, self.chance.randrange(1, 4))
         except GeneratorExit:
+            if rival is not None:
+                rival._log_destroy_pending = False  # type: ignore[attr-defined]
             raise
         except BaseException:
+            await self._without(rival)
             self.world.check(session._holder is None, "nobody awaits a call any more, and it has the session")
             raise
+        else:
+            await self._without(rival)
         finally:
             # Whatever was cancelled, and however often: its guest has halted. Some drop it, and do not close it.
             if self.chance.randrange(4):
                 await session.close()
+
+    async def _without(self, rival: asyncio.Task[None] | None) -> None:
+        """Waits until another task is over, whatever comes."""
+        while rival is not None and not rival.done():
+            rival.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([rival])
+
+    async def calls(self, session: Any, many: int) -> None:
+        for _ in range(many):
+            with suppress(StockadeError, MineError):
+                await session.call("f")
+            await asyncio.sleep(0)
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
