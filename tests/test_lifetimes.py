@@ -17,7 +17,7 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.engine import _ticker
 from stockade.engine._ticker import Ticker
-from stockade.execution import Call, Ground, Inputs, Watch
+from stockade.execution import FOREVER, GO_ON, Call, Errand, Ground, Inputs, Watch, crew
 from stockade.execution._run import Guest
 from stockade.execution._state import State
 from stockade.execution.awaited import LoopStreams
@@ -27,6 +27,8 @@ from tests.test_async import ECHO, SLEEPER, SPIN, live_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stockade.execution import Steps
 
 PATIENT = Policy().replace(wall_time=30.0, fuel=None)
 
@@ -202,6 +204,35 @@ def test_no_cancellation_of_a_call_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
         with monkeypatch.context() as patch:
             patch.setattr(Guest, "ended", property(ended))
             assert session.call("seven").outcome is Outcome.CANCELLED
+
+
+def test_the_end_of_one_call_does_not_take_the_wakeups_of_the_next() -> None:
+    """The attack: the next call of a session begins in the moment in which the last one lets go of it."""
+    watch, results = Watch(), []  # type: ignore[var-annotated]
+    asleep, over = threading.Event(), threading.Event()
+
+    def done(result: object, problem: BaseException | None) -> None:
+        results.append(problem or result)
+        if len(results) == 2:
+            over.set()
+
+    def second() -> Steps[str]:
+        asleep.set()
+        yield FOREVER
+        return "woken"
+
+    def first() -> Steps[str]:
+        try:
+            yield GO_ON
+            return "over"
+        finally:
+            crew().begin(Errand(second(), watch, done, 50, ""))
+
+    crew().begin(Errand(first(), watch, done, 50, ""))
+    assert asleep.wait(30)
+    watch.wake()
+    assert over.wait(30)
+    assert sorted(results) == ["over", "woken"]
 
 
 # -- the thread that ticks --------------------------------------------------------------------------------------------

@@ -95,6 +95,16 @@ class _Loop(asyncio.BaseEventLoop):
         pass
 
 
+class _InOrder(dict[object, None]):
+    """A set that keeps the order in which things came: that of their addresses is another one in each process."""
+
+    def add(self, entry: object) -> None:
+        self[entry] = None
+
+    def discard(self, entry: object) -> None:
+        self.pop(entry, None)
+
+
 class _Taker:
     """Callbacks for output: each piece comes once, in its order, and after the one before was taken."""
 
@@ -350,10 +360,13 @@ class _Scene:
         if not self.chance.randrange(3):
             return bytes(number % 251 for number in range(self.chance.randrange(600))), lambda: None
         pipe = Pipe()
-        sizes = [self.chance.randrange(1, 200) for _ in range(self.chance.randrange(5))]
+        sizes = [self.chance.randrange(1, 200) for _ in range(self.chance.choice((0, 0, 1, 3, 5)))]
+        patience = self.chance.randrange(40)
 
         def feed() -> None:
             at = 0
+            for _ in range(patience):
+                self.world.step()
             for size in sizes:
                 if not self.chance.randrange(3):
                     self.world.time.sleep(self.chance.choice((0.0001, 0.01)))
@@ -469,6 +482,7 @@ class _Scene:
     def scheduler(self) -> None:
         chance = self.chance
         scheduler = Scheduler(self.box, concurrency=chance.randrange(1, 5), queue_size=chance.randrange(1, 10))
+        scheduler._running = _InOrder()  # type: ignore[assignment]
         told: list[str] = []
         jobs = []
         for _ in range(chance.randrange(1, 8)):
@@ -505,7 +519,7 @@ class _Scene:
         """The loop stops in the midst of it, and what awaits runs is closed where it is."""
         main = loop.create_task(self.tasks())
         loop.run_until_complete(asyncio.sleep(self.chance.choice((0, 0.001, 0.01))))
-        for task in sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name()):
+        for task in sorted(asyncio.all_tasks(loop), key=lambda task: int(task.get_name().removeprefix("Task-"))):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             # That a coroutine awaits in its farewell, and may not, is how it is with loops that are no more.
             with suppress(StockadeError, RuntimeError, MineError):
@@ -613,19 +627,36 @@ class _Scene:
 
     async def session_awaited(self) -> None:
         session = await self.box.open_async(MODULE, stdin=self.source())
+        rival = None if self.chance.randrange(3) else asyncio.ensure_future(self.calls(session, 8))
         try:
-            for _ in range(self.chance.randrange(1, 4)):
-                with suppress(StockadeError, MineError):
-                    await session.call("f")
+            await self.calls(session, self.chance.randrange(1, 4))
         except GeneratorExit:
+            if rival is not None:
+                rival._log_destroy_pending = False  # type: ignore[attr-defined]
             raise
         except BaseException:
+            await self._without(rival)
             self.world.check(session._holder is None, "nobody awaits a call any more, and it has the session")
             raise
+        else:
+            await self._without(rival)
         finally:
             # Whatever was cancelled, and however often: its guest has halted. Some drop it, and do not close it.
             if self.chance.randrange(4):
                 await session.close()
+
+    async def _without(self, rival: asyncio.Task[None] | None) -> None:
+        """Waits until another task is over, whatever comes."""
+        while rival is not None and not rival.done():
+            rival.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([rival])
+
+    async def calls(self, session: Any, many: int) -> None:
+        for _ in range(many):
+            with suppress(StockadeError, MineError):
+                await session.call("f")
+            await asyncio.sleep(0)
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
@@ -655,6 +686,9 @@ def simulate(seed: int) -> tuple[int, int]:
     Raises:
         BrokenError: Something does not hold that must.
     """
+    for policy in _POLICIES:
+        # Made before: what is done once for the process is no part of any world.
+        _plan(policy)
     scene = _Scene(seed)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     # Collected where the seed says, and only what is of this world.

@@ -83,15 +83,6 @@ _ALL = (
         """        elif until == GO_ON:""",
     ),
     _Undone(
-        "what wakes the next call is not forgotten with the last one",
-        "execution/_crew.py",
-        """                _tell(errand, *outcome)
-""",
-        """                errand.watch.on_wake = None
-                _tell(errand, *outcome)
-""",
-    ),
-    _Undone(
         "a ticker that cannot start is started later",
         "engine/_ticker.py",
         """                self._thread = None
@@ -179,17 +170,6 @@ _ALL = (
                     raise blamed(problem, "a callback or a host function") from problem
 """,
         "",
-    ),
-    _Undone(
-        "a pool whose thread cannot start closes its sessions",
-        "scheduling/_pool.py",
-        """            self._filler.start()
-        except BaseException as problem:
-            self.close()
-""",
-        """            self._filler.start()
-        except BaseException as problem:
-""",
     ),
     _Undone(
         "what no thread can take on is not counted",

@@ -189,7 +189,7 @@ class LoopStreams(Streams):
         self._calls: deque[tuple[str, Callable[[Any], object], Any]] = deque()
         self._awaiting = False
         self._problem: BaseException | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._source = _reader(inputs.stdin)
         self._pipe = Pipe()
         self._asked = self._reading = self._closed = False
@@ -311,8 +311,8 @@ class LoopStreams(Streams):
     def _spawn(self, work: Any) -> None:
         # A loop keeps only weak references to its tasks.
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def close(self) -> None:
         """On the loop: ends what still waits for input, or for output to be taken."""
