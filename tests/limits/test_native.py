@@ -718,3 +718,13 @@ def test_what_no_program_does_is_as_native_wasi_has_it(steps: list[Step]) -> Non
     """Flags that there are not, answers over each other, odd polls: to the byte what they give without a guard."""
     for limits in (UNLIMITED, LIMITED):
         check(steps, Shape(), limits)
+
+
+@pytest.mark.parametrize("name", ["args_get", "environ_get"])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("distance", range(4, 33, 4))
+def test_texts_at_the_end_of_all_memory(name: str, which: int, distance: int) -> None:
+    """As native WASI has it, to the byte, also where what comes after the last text has no address."""
+    arguments = [0x200, 0x400]
+    arguments[which] = (1 << 32) - distance
+    check([Step(name, tuple(arguments))], Shape(MOST_PAGES), UNLIMITED)

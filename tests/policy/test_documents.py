@@ -1213,6 +1213,8 @@ def contradicts_itself(said: dict[str, Any]) -> bool:
         for part, name in (("network", "hosts"), ("network", "ports"), ("process", "commands"))
     )
     names_for_nothing = bool(said["environment.names"]) and said["environment.mode"] in ("none", "full")
+    secrets_for_nothing = said["environment.secrets"] != "named" and said["environment.mode"] != "allow"
+    names_for_nothing = names_for_nothing or secrets_for_nothing
     return refills or listed or names_for_nothing or (said["features.relaxed_simd"] and not said["features.simd"])
 
 

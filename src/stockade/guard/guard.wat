@@ -1008,6 +1008,10 @@
   (if (i32.eqz (local.get $count)) (then (return)))
   (call $check (local.get $pointers) (i64.shl (i64.extend_i32_u (local.get $count)) (i64.const 2)) (i32.const 4))
   (call $check (local.get $buffer) (i64.extend_i32_u (local.get $size)) (i32.const 1))
+  ;; As native WASI does where what comes after the last has no address: at the end of 4 GiB.
+  (if (i32.or (i32.eqz (i32.add (local.get $pointers) (i32.shl (local.get $count) (i32.const 2))))
+              (i32.eqz (i32.add (local.get $buffer) (local.get $size))))
+    (then (call $check (i32.const -1) (i64.const 2) (i32.const 1))))
   (local.set $at (local.get $source))
   (loop $string
     (local.set $from (local.get $at))
