@@ -150,13 +150,15 @@ def test_nothing_of_the_hosts_environment_gets_there() -> None:
 Sandbox(ALWAYS).run(hello("hello")).check()
 while not (spares := Path(f"/proc/{server()}/task/{server()}/children").read_text().split()):
     time.sleep(0.01)
-(spare,) = spares
-for pid in (server(), spare):
+for pid in (server(), *spares):
     print(Path(f"/proc/{pid}/environ").read_bytes())
 """
     told = script(code, environment={"AWS_SECRET_ACCESS_KEY": "hunter2", "LD_LIBRARY_PATH": "/nowhere"})
 
-    assert told == [r"b'LD_LIBRARY_PATH=/nowhere\x00'"] * 2
+    # One that has done its job may not be quite gone yet: then its environment is empty.
+    assert told[0] == r"b'LD_LIBRARY_PATH=/nowhere\x00'"
+    assert set(told[1:]) <= {told[0], "b''"}
+    assert told[0] in told[1:]
 
 
 def test_no_descriptor_of_the_host_gets_there(own_worker: _worker.Worker, tmp_path: Path) -> None:
