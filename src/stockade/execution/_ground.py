@@ -48,19 +48,32 @@ class Ground:
     Args:
         policy: The policy.
         functions: What the embedder lends.
+        grants: The folders of its mounts, where they are open already.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions) -> None:
+    def __init__(self, policy: Policy, functions: HostFunctions, grants: Grants | None = None) -> None:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
         self._info = PolicyInfo(policy.digest, printable(policy.name))
-        self._grants = Grants(policy.filesystem.mounts)
+        self._grants = Grants(policy.filesystem.mounts) if grants is None else grants
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def narrowed(self, policy: Policy) -> Ground:
+        """Returns the ground for runs that a policy of their own, too, must permit. The folders are the same.
+
+        Args:
+            policy: That policy.
+
+        Raises:
+            PolicyError: The two cannot be enforced together.
+        """
+        both = self.policy.narrow(policy)
+        return Ground(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
 
     def load(self, source: Source, *, text: bool = False) -> Module:
         """Loads a module, as large as the policy allows.

@@ -156,7 +156,7 @@ class Runs:
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
-                found = self._narrowed[asked] = Ground(self.policy.narrow(asked), self._functions)
+                found = self._narrowed[asked] = ground.narrowed(asked)
             self._narrowed.move_to_end(asked)
             while len(self._narrowed) > _MAX_NARROWED:
                 self._narrowed.popitem(last=False)
