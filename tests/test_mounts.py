@@ -807,23 +807,13 @@ WHY = "through which a guest would reach the kernel and other processes: mount a
         ("/sys", "lies on sysfs"),
         ("/sys/kernel", "lies on sysfs"),
         ("/dev/pts", "lies on devpts"),
-        ("/", "covers /proc, which is proc"),
     ],
 )
 def test_file_systems_of_the_kernel_are_refused(path: str, told: str, tree: Path) -> None:
     """The attack: a mount for reading shows the environment and the memory of the host, one for writing its devices."""
     (tree / "link").symlink_to(path)
     for name in (path, f"{tree}/link"):
-        message = refusal(Mount(name, "/a"))
-        assert message in {f"the mount /a cannot be made: {name} {told}, {WHY}", *covered(name, path)}
-
-
-def covered(name: str, path: str) -> set[str]:
-    """What is said where another file system of the kernel comes first on the list of this machine."""
-    if path != "/":
-        return set()
-    kinds = {line.split(" - ")[1].split()[0]: line.split()[4] for line in MOUNTED.read_text().splitlines()}
-    return {f"the mount /a cannot be made: {name} covers {at}, which is {kind}, {WHY}" for kind, at in kinds.items()}
+        assert refusal(Mount(name, "/a")) == f"the mount /a cannot be made: {name} {told}, {WHY}"
 
 
 MOUNTED = Path("/proc/self/mountinfo")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stockade._text import printable
 from stockade.engine import private_folders
 from stockade.errors import PolicyError
+from stockade.execution._mount_table import kernel_file_system
 from stockade.execution._open_folder import NotGranted, OpenFolder, identities_on_the_way
 from stockade.policy import folders_on_the_way
 
@@ -120,7 +121,7 @@ def _check_names(mounts: Iterable[Mount]) -> None:
 
 
 def _check_own(granted: Sequence[_Granted]) -> None:
-    """Checks that no guest reaches what is Stockade's own, or writes where this process takes its code from.
+    """Checks that no guest reaches what is ours or the kernel's, or writes where this process takes its code from.
 
     Raises:
         PolicyError: One would.
@@ -142,6 +143,8 @@ def _check_own(granted: Sequence[_Granted]) -> None:
                     "machine code and secrets: a guest could lead it elsewhere. Mount it read-only, or a folder "
                     "beside it"
                 )
+        if told := kernel_file_system(folder.descriptor, folder.path):
+            raise PolicyError(f"the mount {guest} cannot be made: {printable(mount.host, 400)} {told}")
         if code is not None and mount.mode == "rw" and (reached := code.reached_from(folder)):
             raise PolicyError(f"the mount {guest} is writable and {reached}. Mount it read-only, or a folder beside it")
 

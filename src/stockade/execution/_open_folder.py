@@ -13,8 +13,6 @@ import weakref
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from stockade.execution._mount_table import kernel_file_system
-
 __all__ = ["Identity", "NotGranted", "OpenFolder", "identities_on_the_way"]
 
 Identity: TypeAlias = tuple[int, int]
@@ -45,7 +43,7 @@ class OpenFolder:
         writable: Whether it must be writable.
 
     Raises:
-        NotGranted: It is missing, not a folder, not accessible, or one of the kernel's.
+        NotGranted: It is missing, not a folder, or not accessible.
 
     Attributes:
         descriptor: The open folder.
@@ -62,8 +60,6 @@ class OpenFolder:
         self.within = _folders_around(self.descriptor)
         self.identity = self.within[0]
         self.path = _path_of(path, self.descriptor, self.identity)
-        if told := kernel_file_system(self.descriptor, self.path):
-            raise NotGranted(told)
 
     @property
     def name(self) -> bytes:
