@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import stockade
+from benchmarks._compiles import compiles
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._idiomatic import idiomatic_hello, native_engine
@@ -181,6 +182,7 @@ def modules(console: Console) -> list[Promise]:
 _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "worst": worst,
     "aside": aside,
+    "compiles": compiles,
     "asleep": asleep,
     "parked": parked,
     "shares": shares,

@@ -17,6 +17,7 @@ import pytest
 
 from stockade import EngineError, Module, Policy, Sandbox, StockadeError
 from stockade.execution import _aside, _forkserver, _frames, _plan, _programs, _worker
+from stockade.execution._admission import Turn
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, wat
 
@@ -179,7 +180,7 @@ def test_children_have_their_limits_and_no_way_to_more_rights(
     seen: dict[str, str] = {}
     wait = _worker._wait
 
-    def look(line: socket.socket, seconds: float) -> int | None:
+    def look(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         server = server_of(own_worker)
         assert until(lambda: bool(busy(server)))
         (child,) = busy(server)
@@ -187,7 +188,7 @@ def test_children_have_their_limits_and_no_way_to_more_rights(
             seen[line_[:26].strip()] = " ".join(line_[26:].split()[:2])
         seen["rights"] = Path(f"/proc/{child}/status").read_text().split("NoNewPrivs:")[1].split()[0]
         os.kill(child, signal.SIGKILL)
-        return wait(line, seconds)
+        return wait(line, seconds, turn)
 
     monkeypatch.setattr(_worker, "_wait", look)
     many = "(func)" * 5000
@@ -224,11 +225,11 @@ def test_a_job_is_done_again_when_it_was_killed_meanwhile(
     killed: list[int] = []
     wait = _worker._wait
 
-    def kill(line: socket.socket, seconds: float) -> int | None:
+    def kill(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         if not killed:
             killed.append(server_of(own_worker))
             os.kill(killed[0], signal.SIGKILL)
-        return wait(line, seconds)
+        return wait(line, seconds, turn)
 
     monkeypatch.setattr(_worker, "_wait", kill)
 
@@ -266,9 +267,9 @@ def test_it_is_told_when_it_is_killed_every_time(own_worker: _worker.Worker, mon
     """The second time is an error, in words; the next job begins anew."""
     wait = _worker._wait
 
-    def kill(line: socket.socket, seconds: float) -> int | None:
+    def kill(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         os.kill(server_of(own_worker), signal.SIGKILL)
-        return wait(line, seconds)
+        return wait(line, seconds, turn)
 
     box = Sandbox(ALWAYS)
     with monkeypatch.context() as patch:
@@ -392,7 +393,7 @@ def test_nothing_is_compiled_after_the_end() -> None:
     worker.close()
 
     with _frames.scratch() as file, pytest.raises(EngineError) as failure:
-        worker.run(file, 1.0)
+        worker.run(file, 1.0, Turn(lambda: 0.0))
 
     assert str(failure.value) == "nothing is compiled any more: this process is ending"
 
@@ -587,7 +588,7 @@ def test_a_job_is_taken_started_and_ended(serving: Serving) -> None:
 
 def test_more_jobs_than_there_is_room_for_wait_for_their_turn(serving: Serving) -> None:
     """They are taken, and not started until another has ended: their time does not run yet."""
-    most = (os.cpu_count() or 1) + 2
+    most = (os.cpu_count() or 1) + 4
     for line in [serving.job() for _ in range(most)]:
         assert [line.next()[0], line.next()[0]] == [_forkserver.TAKEN, _forkserver.STARTED]
     waiting, last = serving.job(), serving.job()

@@ -26,6 +26,7 @@ from tests.guard._modules import HEADER, custom, leb, name, section
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from stockade.execution._admission import Turn
     from stockade.policy import Features
 
 CHEAP_BYTES = 60_000
@@ -52,9 +53,9 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = _aside.compile_aside
 
-    def watch(module: Module, config: EngineConfig, policy: Policy) -> object:
+    def watch(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> object:
         names.append(module.name)
-        return real(module, config, policy)
+        return real(module, config, policy, turn)
 
     monkeypatch.setattr(_programs, "compile_aside", watch)
     return names
@@ -874,9 +875,9 @@ def test_validating_anew_is_done_in_the_other_process_too(monkeypatch: pytest.Mo
     validated: list[str] = []
     real = _aside.validate_aside
 
-    def watch(name: str, wasm: bytes, features: Features, limits: Limits) -> None:
+    def watch(name: str, wasm: bytes, features: Features, limits: Limits, turn: Turn) -> None:
         validated.append(name)
-        real(name, wasm, features, limits)
+        real(name, wasm, features, limits, turn)
 
     monkeypatch.setattr(_programs, "validate_aside", watch)
     module = wat('(module (func (export "_start") (drop (v128.const i64x2 0 1))))')

@@ -16,10 +16,11 @@ import pytest
 import stockade
 from stockade import Module, Mount, Policy, PolicyError, Sandbox, StockadeError
 from stockade.engine import library_folder
+from stockade.execution import _mount_table
 from tests.conftest import wat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 PERM, NOENT, BADF = 63, 44, 8
 """Errno values of WASI."""
@@ -692,3 +693,173 @@ def test_the_command_does_not_import_from_the_working_folder(tmp_path: Path) -> 
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "taken over" not in misspelt.stderr
+
+
+# -- what is checked is what is open ----------------------------------------------------------------------------------
+
+CALLS = ("open", "stat", "lstat", "fstat", "access", "readlink")
+"""System calls before which somebody else may come."""
+
+
+@pytest.mark.parametrize("moment", range(1, 40))
+def test_folder_that_is_exchanged_while_it_is_checked(moment: int, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: whoever may write on the way to a folder leads it to our secrets, between two calls of ours."""
+    guest = wat(PASSWD.format(at=1, size=10))
+    for home in ("way", "own"):
+        (tree / home / "state" / "etc").mkdir(parents=True)
+    (tree / "own" / "state" / "etc" / "passwd").write_text("secret")
+    monkeypatch.setenv("STOCKADE_STATE", str(tree / "own" / "state"))
+    calls = 0
+
+    def before(genuine: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                (tree / "way").rename(tree / "away")
+                (tree / "way").symlink_to("own")
+            return genuine(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, before(getattr(os, name)))
+        try:
+            box = sandbox(Mount(f"{tree}/way/state", "/a"))
+        except PolicyError:
+            return
+
+    assert box.run(guest).exit_code == NOENT
+
+
+def test_the_folder_of_secrets_is_refused_whatever_it_is_called(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: without anybody who exchanges it, both are told apart."""
+    (tree / "own" / "state").mkdir(parents=True)
+    (tree / "link").symlink_to("own/state")
+    monkeypatch.setenv("STOCKADE_STATE", str(tree / "own" / "state"))
+
+    for name in ("own/state", "own", "link", "link/.."):
+        assert refusal(Mount(f"{tree}/{name}", "/a")) == (
+            f"the mount /a covers {tree}/own/state, where Stockade keeps machine code and secrets, which no guest may "
+            "reach: mount a folder beside it"
+        )
+    sandbox(Mount(f"{tree}/b", "/a"))
+
+
+def test_a_link_on_the_way_to_the_folder_of_secrets_cannot_be_written(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a guest replaces the link that leads to our secrets, and so chooses them. Read-only is fine."""
+    (tree / "own").mkdir()
+    (tree / "a" / "state").symlink_to("../own")
+    monkeypatch.setenv("STOCKADE_STATE", str(tree / "a" / "state"))
+
+    assert refusal(Mount(f"{tree}/a", "/a", "rw")) == (
+        f"the mount /a is writable and has a link on the way to {tree}/own, where Stockade keeps machine code and "
+        "secrets: a guest could lead it elsewhere. Mount it read-only, or a folder beside it"
+    )
+    sandbox(Mount(f"{tree}/a", "/a"))
+
+
+def test_folder_that_is_renamed_stays_granted_under_narrower_policies(tree: Path, python: Module) -> None:
+    """The attack: a folder is renamed, another comes to its place, and a run with a policy of its own gets that."""
+    box = sandbox(Mount(f"{tree}/b", "/b", "rw"), Mount(f"{tree}/out", "/out"))
+    (tree / "b").rename(tree / "elsewhere")
+    (tree / "b").mkdir()
+    (tree / "b" / "other").write_text("not granted")
+
+    for mode in ("rw", "ro"):
+        narrow = box.policy.replace(mounts=[Mount(f"{tree}/b", "/b", mode)])  # type: ignore[arg-type]
+        code = "import os; print('f' in os.listdir('/b'), os.path.exists('/out'))"
+        report = box.run(python, ["-c", code], policy=narrow)
+        assert report.stdout == b"True False\n"
+        report = box.run(python, ["-c", "open('/b/new', 'w')"], policy=narrow)
+        assert report.ok == (mode == "rw")
+    assert (tree / "elsewhere" / "new").exists()
+    assert not (tree / "b" / "new").exists()
+
+
+def test_narrower_policies_cannot_give_one_folder_two_rights(tree: Path) -> None:
+    """The attack: of two names of one folder, a policy of a run makes one read-only, and the other undoes it."""
+    box = sandbox(Mount(f"{tree}/b", "/x", "rw"), Mount(f"{tree}/b", "/y", "rw"))
+    narrow = box.policy.replace(mounts=[Mount(f"{tree}/b", "/x", "ro"), Mount(f"{tree}/b", "/y", "rw")])
+
+    with pytest.raises(PolicyError) as caught:
+        box.run(wat(NAMES), policy=narrow)
+
+    assert str(caught.value) == (
+        f"the mounts /x (ro) and /y (rw) share the folder {tree}/b with different rights: what one forbids the other "
+        "would allow. Give both the same mode, or mount separate folders"
+    )
+
+
+WHY = "through which a guest would reach the kernel and other processes: mount a folder of files"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems of Linux")
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/proc", "lies on proc"),
+        ("/proc/self", "lies on proc"),
+        ("/proc/self/fd", "lies on proc"),
+        ("/sys", "lies on sysfs"),
+        ("/sys/kernel", "lies on sysfs"),
+        ("/dev/pts", "lies on devpts"),
+    ],
+)
+def test_file_systems_of_the_kernel_are_refused(path: str, told: str, tree: Path) -> None:
+    """The attack: a mount for reading shows the environment and the memory of the host, one for writing its devices."""
+    (tree / "link").symlink_to(path)
+    for name in (path, f"{tree}/link"):
+        assert refusal(Mount(name, "/a")) == f"the mount /a cannot be made: {name} {told}, {WHY}"
+
+
+MOUNTED = Path("/proc/self/mountinfo")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems of Linux")
+def test_devices_are_refused_on_any_file_system(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers, the folder of devices lies on a file system like any other."""
+    assert refusal(Mount("/dev", "/a")).endswith(WHY)
+    monkeypatch.setattr(_mount_table, "_DEVICES", tree / "b")
+
+    assert refusal(Mount(f"{tree}/b", "/a")) == (
+        f"the mount /a cannot be made: {tree}/b is the folder of devices, {WHY}"
+    )
+    sandbox(Mount(f"{tree}/a", "/a"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems of Linux")
+def test_a_file_system_of_unknown_kind_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not tell what a folder lies on, it is not granted."""
+    table = tree / "table"
+    table.write_text("1 0 0:1 / / rw - ext4 /dev/a rw\nno line\n")
+    monkeypatch.setattr(_mount_table, "_TABLE", table)
+    assert refusal(Mount(f"{tree}/a", "/a")) == (
+        f"the mount /a cannot be made: {tree}/a lies on a file system of unknown kind, which the kernel does not list "
+        "in /proc/self/mountinfo"
+    )
+
+    table.unlink()
+    assert refusal(Mount(f"{tree}/a", "/a")) == (
+        f"the mount /a cannot be made: {tree}/a lies on a file system of unknown kind ({table}: No such file or "
+        "directory): mount /proc first"
+    )
+    monkeypatch.undo()
+    sandbox(Mount(f"{tree}/a", "/a"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems of Linux")
+def test_file_systems_below_a_mount_are_found_by_odd_names(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: the kernel writes blanks in paths as numbers, so that a comparison of texts misses them."""
+    table = tree / "table"
+    inside = rf"9 1 0:9 / {tree}/a/s\040b rw shared:1 - cgroup2 cgroup rw"
+    table.write_text(f"{MOUNTED.read_text()}{inside}\n")
+    monkeypatch.setattr(_mount_table, "_TABLE", table)
+
+    assert refusal(Mount(f"{tree}/a", "/a")) == (
+        f"the mount /a cannot be made: {tree}/a covers {tree}/a/s b, which is cgroup2, {WHY}"
+    )
+    sandbox(Mount(f"{tree}/a/sub", "/a"), Mount(f"{tree}/b", "/b"))

@@ -35,12 +35,13 @@ from stockade import (
     Sandbox,
     Scheduler,
     Task,
+    Usage,
     UsageError,
 )
 from stockade.engine import Engine
-from stockade.scheduling import _scheduler
 from stockade.scheduling._job import TaskRun
 from stockade.scheduling._line import Line
+from tests._compiling import Compiling, compiling_by_hand
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -410,29 +411,28 @@ def test_the_line_keeps_its_rules(data: st.DataObject) -> None:
         assert set(line) == set(oracle.waiting)
 
 
-def test_modules_are_compiled_in_turns_too(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiling]:
+    """Compiling that is done when the test says so, in a queue for one processor."""
+    yield from compiling_by_hand(monkeypatch)
+
+
+def test_modules_are_compiled_in_turns_too(box: Sandbox, compiling: Compiling) -> None:
     """The attack: a tenant submits many modules that take long to compile, ahead of another's small one.
 
     There is room for all of them, so nothing waits in the queue; it is the compiling that they stand in line for.
     """
-    monkeypatch.setattr(_scheduler, "_PREPARING_THREADS", 1)
-    gate, order = threading.Event(), []
-    steps = box.steps
-
-    def slow(module: object, *args: object, **fields: object) -> object:
-        gate.wait(10)
-        order.append(fields["run_id"])
-        return steps(module, *args, **fields)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(box, "steps", slow)
     with Scheduler(box) as scheduler:
-        for number in range(10):
-            scheduler.submit(Task(module=HELLO.encode(), id=f"flood {number}", tenant="flood"))
-        wait_for(lambda: scheduler.running == 10)
-        scheduler.submit(Task(module=HELLO.encode(), id="single", tenant="single"))
-        gate.set()
-    assert order[:2] == ["flood 0", "single"]
-    assert len(order) == 11
+        jobs = [scheduler.submit(Task(module=compiling.module(number), tenant="flood")) for number in range(8)]
+        wait_for(lambda: compiling.begun == ["0"] and compiling.waiting == 7)
+        last = scheduler.submit(Task(module=compiling.module(8), tenant="single"))
+        wait_for(lambda: compiling.begun == ["0", "8"])
+        compiling.let_go("8")
+        assert last.result(30).ok
+        assert not any(job.done for job in jobs)
+        compiling.let_all_go()
+    assert all(job.result().ok for job in jobs)
+    assert compiling.begun == ["0", "8", *map(str, range(1, 8))]
 
 
 # -- one after the other, and as they come ----------------------------------------------------------------------------
@@ -680,31 +680,19 @@ def test_cancel_before_its_turn(box: Sandbox) -> None:
     assert stage.began == [2, 5, 1, 7, 3, 6]
 
 
-def test_cancel_while_its_module_is_compiled(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it runs; who stands in line for compiling behind it, and is cancelled, is over at once."""
-    monkeypatch.setattr(_scheduler, "_PREPARING_THREADS", 1)
-    stage = Stage(box)
-    gate, compiling = threading.Event(), threading.Event()
-    steps = box.steps
-
-    def slow(*args: object, **fields: object) -> object:
-        found = steps(*args, **fields)  # type: ignore[arg-type]
-        compiling.set()
-        gate.wait(10)
-        return found
-
-    monkeypatch.setattr(box, "steps", slow)
+def test_cancel_while_its_module_is_compiled(box: Sandbox, compiling: Compiling) -> None:
+    """Whoever is cancelled while its module is compiled, or waits for that, is over at once; others are not."""
     with Scheduler(box) as scheduler:
-        first, second, third = (scheduler.submit(stage.task(number, quota=Quota())) for number in range(3))
-        assert compiling.wait(10)
-        first.cancel()
+        first, second, third = (scheduler.submit(Task(module=compiling.module(number))) for number in range(3))
+        wait_for(lambda: compiling.begun == ["0"] and compiling.waiting == 2)
         second.cancel()
-        assert (first.done, second.done, third.done) == (False, True, False)
-        gate.set()
-        assert first.result(10).outcome is Outcome.CANCELLED
-        assert third.result(10).value == 2
-        assert second.task_result().error == "the task was cancelled before it began"
-    assert stage.began == [2]
+        first.cancel()
+        assert [job.result(30).outcome for job in (first, second)] == [Outcome.CANCELLED] * 2
+        assert first.result().usage == Usage()
+        assert not third.done
+        compiling.let_all_go()
+        assert third.result(30).ok
+    assert compiling.begun == ["0", "2"]
 
 
 def test_the_sandbox_cancels_by_name(box: Sandbox) -> None:

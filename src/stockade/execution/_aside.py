@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
 from stockade.engine import features_used
 from stockade.errors import EngineError, InvalidModule, LinkError
+from stockade.execution._admission import SMALL_BYTES, Job, admission
 from stockade.execution._frames import UNREADABLE, Answer, Request, read_head, release, scratch
 from stockade.execution._worker import signal_name, worker
 from stockade.policy import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stockade.engine import EngineConfig
+    from stockade.execution._admission import Turn
     from stockade.execution._module import Module
     from stockade.guard import Woven
     from stockade.policy import Features, Policy
 
-__all__ = ["compile_aside", "features_of", "translate_aside", "validate_aside"]
+__all__ = ["compile_aside", "features_of", "job_of", "translate_aside", "validate_aside"]
+
+_Result = TypeVar("_Result")
 
 _FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
@@ -53,13 +59,16 @@ _WORDS = {
 }
 
 
-def compile_aside(module: Module, config: EngineConfig, policy: Policy) -> tuple[Woven, dict[str, int], bytes]:
+def compile_aside(
+    module: Module, config: EngineConfig, policy: Policy, turn: Turn
+) -> tuple[Woven, dict[str, int], bytes]:
     """Prepares and compiles a module.
 
     Args:
         module: The module.
         config: The configuration to compile for.
         policy: What the module may be, and how long and with how much memory it may take.
+        turn: The turn that was waited for.
 
     Returns:
         What the weaver tells of it, figures of its code, and its machine code.
@@ -73,13 +82,13 @@ def compile_aside(module: Module, config: EngineConfig, policy: Policy) -> tuple
     request = Request(
         "compile", module.name, *_shared(policy.limits), policy.features, policy.structure, config._asdict()
     )
-    answer, code = _ask(request, module.data, policy.limits)
+    answer, code = _ask(request, module.data, policy.limits, turn)
     if answer.woven is None:
         raise EngineError(UNREADABLE)
     return answer.woven, answer.figures, code
 
 
-def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits) -> None:
+def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits, turn: Turn | None = None) -> None:
     """Validates a module under the proposals that a policy allows.
 
     Args:
@@ -87,12 +96,17 @@ def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits) -
         wasm: The module.
         features: What of the policy says which.
         limits: How long, and with how much memory, it may take.
+        turn: The turn that was waited for, if one was.
 
     Raises:
         InvalidModule: It is not valid, or takes more than it may.
         EngineError: There can be no other process.
     """
-    _ask(Request("validate", name, *_shared(limits), features), wasm, limits)
+    request = Request("validate", name, *_shared(limits), features)
+    if turn is None:
+        _wait_and_ask(request, wasm, limits)
+    else:
+        _ask(request, wasm, limits, turn)
 
 
 def features_of(name: str, wasm: bytes) -> tuple[str, ...]:
@@ -109,7 +123,7 @@ def features_of(name: str, wasm: bytes) -> tuple[str, ...]:
     if len(wasm) <= _TINY_BYTES:
         return features_used(wasm)
     limits = Limits()
-    return _ask(Request("features", name, *_shared(limits)), wasm, limits)[0].features
+    return _wait_and_ask(Request("features", name, *_shared(limits)), wasm, limits)[0].features
 
 
 def translate_aside(name: str, text: bytes, limits: Limits) -> bytes:
@@ -124,7 +138,7 @@ def translate_aside(name: str, text: bytes, limits: Limits) -> bytes:
         InvalidModule: It does not parse, or takes more than it may.
         EngineError: There can be no other process.
     """
-    return _ask(Request("translate", name, *_shared(limits)), text, limits)[1]
+    return _wait_and_ask(Request("translate", name, *_shared(limits)), text, limits)[1]
 
 
 def _shared(limits: Limits) -> tuple[str, int, int]:
@@ -134,11 +148,29 @@ def _shared(limits: Limits) -> tuple[str, int, int]:
     return release(), seconds, limits.compile_memory
 
 
-def _ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
+def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant: str = "") -> Job[_Result]:
+    """Returns a job for the queue of what is done in the other process.
+
+    Args:
+        work: What to do.
+        body: The module or text.
+        limits: How much memory it may take.
+        tenant: For whom it is done.
+    """
+    return Job(work, memory_bytes=limits.compile_memory, small=len(body) <= SMALL_BYTES, tenant=tenant)
+
+
+def _wait_and_ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
+    """Has something done when its turn has come."""
+    queue = admission()
+    return queue.wait(queue.submit(job_of(lambda turn: _ask(request, body, limits, turn), body, limits)))
+
+
+def _ask(request: Request, body: bytes, limits: Limits, turn: Turn) -> tuple[Answer, bytes]:
     """Has something done, and reads what came of it: data that is looked at, whoever wrote it."""
     try:
         with scratch(content=(request, body)) as source:
-            status, target = worker.run(source, limits.compile_time)
+            status, target = worker.run(source, limits.compile_time, turn)
         with target:
             if status != 0:
                 raise _failure(status, request, limits)

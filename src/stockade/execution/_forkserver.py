@@ -94,9 +94,9 @@ class _Server:
         self._spare: _Child | None = None
         self._running: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
-        # More would only take memory from each other; whoever waits is not charged for it.
+        # The host gives no more at once, but where it has forked, or means ill; whoever waits is not charged for it.
         self._processors = os.cpu_count() or 1
-        self._most_running = self._processors + 2
+        self._most_running = self._processors + 4
         # Whatever the host has blocked or ignored, its children do not.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT):

@@ -11,15 +11,17 @@ from stockade._text import printable
 from stockade.execution._inputs import Inputs, environment
 from stockade.execution._module import Module, Source, load_module
 from stockade.execution._mounts import Grants
-from stockade.execution._plan import Plan, make_plan
+from stockade.execution._plan import Plan, ask_for, make_plan
+from stockade.execution._programs import Made, Wanted
 from stockade.execution._run import Guest
+from stockade.execution._steps import FOREVER
 from stockade.policy import Policy, check_enforceable
-from stockade.report import PolicyInfo
+from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution._steps import Watch
+    from stockade.execution._steps import Steps, Watch
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
 
@@ -36,8 +38,19 @@ def _units_for(seconds: float) -> int:
     return calibrate().fuel(seconds)
 
 
-def _silent(step: str) -> None:
-    """Reports no progress."""
+def _waited_for(made: Wanted, watch: Watch) -> Steps[Made | None]:
+    """Waits for a program, in steps; None where the run is cancelled first."""
+    made.when_ready(watch.wake)
+    try:
+        while not made.ready:
+            if watch.cancelled:
+                made.leave()
+                return None
+            yield FOREVER
+    except GeneratorExit:
+        made.leave()
+        raise
+    return made.wait()
 
 
 class Ground:
@@ -48,19 +61,32 @@ class Ground:
     Args:
         policy: The policy.
         functions: What the embedder lends.
+        grants: The folders of its mounts, where they are open already.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions) -> None:
+    def __init__(self, policy: Policy, functions: HostFunctions, grants: Grants | None = None) -> None:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
         self._info = PolicyInfo(policy.digest, printable(policy.name))
-        self._grants = Grants(policy.filesystem.mounts)
+        self._grants = Grants(policy.filesystem.mounts) if grants is None else grants
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def narrowed(self, policy: Policy) -> Ground:
+        """Returns the ground for runs that a policy of their own, too, must permit. The folders are the same.
+
+        Args:
+            policy: That policy.
+
+        Raises:
+            PolicyError: The two cannot be enforced together.
+        """
+        both = self.policy.narrow(policy)
+        return Ground(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
 
     def load(self, source: Source, *, text: bool = False) -> Module:
         """Loads a module, as large as the policy allows.
@@ -70,7 +96,7 @@ class Ground:
         """
         return load_module(source, self.policy.limits, text=text)
 
-    def plan(self, module: Module, progress: Callable[[str], None] = _silent) -> Plan:
+    def plan(self, module: Module, progress: Callable[[str], None] | None = None) -> Plan:
         """Makes a module ready to run, or returns what was made before.
 
         Args:
@@ -82,8 +108,44 @@ class Ground:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            plan = make_plan(module, self.policy, self._grants.directories, self._functions, _units_for, progress)
-            self._keep(plan)
+            made = ask_for(module, self.policy, self._functions, progress, "")
+            plan = self._make(module, made.wait() if isinstance(made, Wanted) else made)
+        return plan
+
+    def prepare(self, module: Module, watch: Watch, tenant: str = "") -> Steps[bool]:
+        """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
+
+        Args:
+            module: The module.
+            watch: The watch of the run that it is made for.
+            tenant: For whom it runs.
+
+        Returns:
+            Whether it is ready; else the run was cancelled meanwhile.
+
+        Raises:
+            ModuleError: It cannot be run.
+        """
+        if module.sha256 in self._plans:
+            return True
+        made = ask_for(module, self.policy, self._functions, None, tenant)
+        found = (yield from _waited_for(made, watch)) if isinstance(made, Wanted) else made
+        if found is None:
+            return False
+        self._make(module, found)
+        return True
+
+    def cancelled(self, module: Module) -> Report:
+        """Returns the report on a run that was cancelled before it began.
+
+        Args:
+            module: The module.
+        """
+        return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self._info)
+
+    def _make(self, module: Module, made: Made) -> Plan:
+        plan = make_plan(module, self.policy, self._grants.directories, self._functions, _units_for, made)
+        self._keep(plan)
         return plan
 
     def _keep(self, plan: Plan) -> None:
@@ -96,10 +158,6 @@ class Ground:
         """Returns the units and the seconds of the latest runs of a module."""
         plan = self._plans.get(module.sha256)
         return () if plan is None else tuple(plan.history)
-
-    def is_ready(self, module: Module) -> bool:
-        """Whether the module can run at once, without being compiled first."""
-        return module.sha256 in self._plans
 
     def guest(
         self,

@@ -8,14 +8,18 @@ import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
+from stockade.execution._open_folder import identities_on_the_way
 from stockade.policy import folders_on_the_way, policy_files
+
+if TYPE_CHECKING:
+    from stockade.execution._open_folder import Identity, OpenFolder
 
 __all__ = ["HostCode"]
 
@@ -80,25 +84,32 @@ class HostCode:
                 told.setdefault(entry, (_IMPORTED, False))
         self._places = [_Place(entry, os.path.realpath(entry), found, whole) for entry, (found, whole) in told.items()]
         self._ways = folders_on_the_way(*(Path(place.given) for place in self._places))
+        self._known: dict[str, Identity | None] = {}
 
-    def reached_from(self, folder: Path) -> str:
+    def reached_from(self, folder: OpenFolder) -> str:
         """Says what whoever can write to a folder can change, and what a guest could make of it; nothing if nothing.
 
         Args:
-            folder: The folder, links resolved.
+            folder: The folder.
         """
-        below = _below(str(folder))
         for place in self._places:
             # A folder covers itself, too.
-            if _below(place.path).startswith(below):
+            if self._covers(folder, place.path):
                 return f"covers {printable(place.path, 400)}, where {place.found}"
-            if place.whole and below.startswith(_below(place.path)):
+            if place.whole and self._lies_in(folder, place.path):
                 return f"lies in {printable(place.path, 400)}, where {place.found}"
-        if any(_below(way).startswith(below) for way in self._ways):
+        if any(self._covers(folder, way) for way in self._ways):
             for place in self._places:
-                if any(_below(way).startswith(below) for way in folders_on_the_way(Path(place.given))):
+                if any(self._covers(folder, way) for way in folders_on_the_way(Path(place.given))):
                     return f"has a link on the way to {printable(place.path, 400)}, where {place.found}"
         return ""
+
+    def _covers(self, folder: OpenFolder, path: str) -> bool:
+        return folder.identity in identities_on_the_way(path, self._known)
+
+    def _lies_in(self, folder: OpenFolder, path: str) -> bool:
+        # What does not exist yet has no identity, and nothing that is open lies in it.
+        return path in self._known and self._known[path] in folder.within
 
 
 def _below(folder: str) -> str:

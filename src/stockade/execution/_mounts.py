@@ -1,31 +1,40 @@
-"""Checking mounts before anything runs: what cannot be granted exactly as written is refused."""
+"""Mounts: folders that are open before they are checked, so that what was checked is what guests are given."""
 
 from __future__ import annotations
 
-import os
-import weakref
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
 from stockade.engine import private_folders
 from stockade.errors import PolicyError
+from stockade.execution._mount_table import kernel_file_system
+from stockade.execution._open_folder import NotGranted, OpenFolder, identities_on_the_way
+from stockade.policy import folders_on_the_way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from stockade.engine import Directory
     from stockade.execution._host_code import HostCode
+    from stockade.execution._open_folder import Identity
     from stockade.policy import Mount
 
 __all__ = ["Grants"]
 
 
+class _Granted(NamedTuple):
+    """A mount, and the folder that it was when the sandbox was made."""
+
+    mount: Mount
+    folder: OpenFolder
+
+
 class Grants:
-    """Folders that guests may reach, held open from the moment they were checked.
+    """Folders that guests may reach, open since before they were checked.
 
     Native WASI is given the open folder, not its path: whoever can rename things on the way to it (another guest, in a
-    folder that contains it) cannot make it another folder. They are let go of when nothing refers to this any
+    folder that contains it) cannot make it another folder. They are let go of when nothing refers to them any
     more: closing them under a run in another thread would give their numbers, and so other folders, to its guest.
 
     Args:
@@ -33,23 +42,41 @@ class Grants:
 
     Raises:
         PolicyError: One cannot be granted.
+
+    Attributes:
+        directories: What native WASI may reach.
     """
 
     def __init__(self, mounts: Sequence[Mount]) -> None:
-        self._mounts = tuple(mounts)
-        self._descriptors: list[int] = []
-        weakref.finalize(self, _close_all, self._descriptors)
-        directories: list[Directory] = []
-        for real, mount in _check_mounts(mounts):
-            try:
-                descriptor = os.open(real, _OPEN_FOLDER)
-            except OSError as problem:
-                reason = f"{printable(str(real), 400)}: {problem.strerror}"
-                raise PolicyError(f"the mount {printable(mount.guest)} cannot be made: {reason}") from None
-            self._descriptors.append(descriptor)
-            host = f"/proc/self/fd/{descriptor}" if _HAS_PROC else str(real)
-            directories.append((os.fsencode(host), mount.guest.encode(), mount.mode == "rw"))
-        self.directories = tuple(directories)
+        _check_names(mounts)
+        granted = [_Granted(mount, _opened(mount)) for mount in mounts]
+        _check_own(granted)
+        self._set(granted)
+
+    def narrowed(self, mounts: Sequence[Mount]) -> Grants:
+        """Returns the same folders, as far as a narrower policy has them, with the rights that it gives.
+
+        They are the folders that are open here, wherever they have gone since, and whatever is in their place now.
+
+        Args:
+            mounts: The mounts of a policy that permits no more than the one of these.
+
+        Raises:
+            PolicyError: Two of them contradict each other.
+        """
+        folders = {(granted.mount.host, granted.mount.guest): granted.folder for granted in self._granted}
+        narrowed = object.__new__(Grants)
+        narrowed._set([_Granted(mount, folders[mount.host, mount.guest]) for mount in mounts])
+        return narrowed
+
+    def _set(self, granted: Sequence[_Granted]) -> None:
+        for place, inner in enumerate(granted):
+            for outer in granted[:place]:
+                _check_pair(outer, inner)
+        self._granted = tuple(granted)
+        self.directories: tuple[Directory, ...] = tuple(
+            (folder.name, mount.guest.encode(), mount.mode == "rw") for mount, folder in granted
+        )
 
     def check(self) -> None:
         """Checks that the folders still are.
@@ -57,89 +84,116 @@ class Grants:
         Raises:
             PolicyError: One was removed.
         """
-        for descriptor, mount in zip(self._descriptors, self._mounts, strict=True):
-            if os.fstat(descriptor).st_nlink == 0:
+        for mount, folder in self._granted:
+            if folder.removed:
                 raise PolicyError(
                     f"the mount {printable(mount.guest)} has no folder behind it any more: "
                     f"{printable(mount.host, 400)} was removed"
                 )
 
 
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_HAS_PROC = Path("/proc/self/fd").is_dir()
+def _opened(mount: Mount) -> OpenFolder:
+    guest, shown = printable(mount.guest), printable(mount.host, 400)
+    try:
+        return OpenFolder(mount.host, writable=mount.mode == "rw")
+    except NotGranted as problem:
+        why = str(problem)
+        if why == "does not exist":
+            raise PolicyError(f"the mount {guest} has no folder behind it: {shown} does not exist") from None
+        raise PolicyError(
+            f"the mount {guest} cannot be made: {shown}{'' if why.startswith(':') else ' '}{why}"
+        ) from None
 
 
-def _close_all(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())
-
-
-def _check_mounts(mounts: Sequence[Mount]) -> list[tuple[Path, Mount]]:
-    """Checks that every mount can be granted.
-
-    A folder that is mounted twice, or inside another mount, must have the same rights both times: native WASI
-    enforces rights by the way a path is reached, so a read-only folder inside a writable one would be writable (H27).
-
-    Args:
-        mounts: The mounts of a policy.
-
-    Returns:
-        Each mount with its folder, links resolved.
+def _check_names(mounts: Iterable[Mount]) -> None:
+    """Checks that no two folders have one name.
 
     Raises:
-        PolicyError: A folder is missing, is not a folder or is unreadable; two mounts contradict each other; or one
-            covers what is Stockade's own, or is writable and covers where this process imports from.
+        PolicyError: Two have.
     """
-    seen: list[tuple[Path, Mount]] = []
-    own = [folder.resolve() for folder in private_folders()] if mounts else []
-    code = _host_code() if any(mount.mode == "rw" for mount in mounts) else None
     names: dict[str, Mount] = {}
     for mount in mounts:
-        shown = printable(mount.host, 400)
-        path = Path(mount.host)
-        guest = printable(mount.guest)
-        try:
-            found = path.exists()
-        except OSError as problem:
-            raise PolicyError(f"the mount {guest} cannot be made: {shown}: {problem.strerror}") from None
-        if not found:
-            raise PolicyError(f"the mount {guest} has no folder behind it: {shown} does not exist")
-        if not path.is_dir():
-            raise PolicyError(f"the mount {guest} cannot be made: {shown} is not a folder")
-        needed = os.R_OK | os.X_OK | (os.W_OK if mount.mode == "rw" else 0)
-        if not os.access(path, needed):
-            right = "read and written" if mount.mode == "rw" else "read"
-            raise PolicyError(f"the mount {guest} cannot be made: {shown} cannot be {right} by this user")
         name = "/" + "/".join(part for part in mount.guest.split("/") if part)
         if name in names:
-            first = printable(names[name].host, 400)
-            raise PolicyError(f"two folders are mounted at {printable(name)}: {first} and {shown}")
+            first, second = (printable(each.host, 400) for each in (names[name], mount))
+            raise PolicyError(f"two folders are mounted at {printable(name)}: {first} and {second}")
         names[name] = mount
-        real = path.resolve()
+
+
+def _check_own(granted: Sequence[_Granted]) -> None:
+    """Checks that no guest reaches what is ours or the kernel's, or writes where this process takes its code from.
+
+    Raises:
+        PolicyError: One would.
+    """
+    known: dict[str, Identity | None] = {}
+    own = [_Private(folder, known) for folder in private_folders()] if granted else []
+    code = _host_code() if any(mount.mode == "rw" for mount, _ in granted) else None
+    for mount, folder in granted:
+        guest = printable(mount.guest)
         for private in own:
-            if real == private or private in real.parents or real in private.parents:
+            if private.reached_from(folder):
                 raise PolicyError(
-                    f"the mount {guest} covers {printable(str(private), 400)}, where Stockade keeps machine code and "
+                    f"the mount {guest} covers {private.shown}, where Stockade keeps machine code and "
                     "secrets, which no guest may reach: mount a folder beside it"
                 )
-        if code is not None and mount.mode == "rw" and (reached := code.reached_from(real)):
+            if mount.mode == "rw" and private.exchanged_from(folder):
+                raise PolicyError(
+                    f"the mount {guest} is writable and has a link on the way to {private.shown}, where Stockade keeps "
+                    "machine code and secrets: a guest could lead it elsewhere. Mount it read-only, or a folder "
+                    "beside it"
+                )
+        if told := kernel_file_system(folder.descriptor, folder.path):
+            raise PolicyError(f"the mount {guest} cannot be made: {printable(mount.host, 400)} {told}")
+        if code is not None and mount.mode == "rw" and (reached := code.reached_from(folder)):
             raise PolicyError(f"the mount {guest} is writable and {reached}. Mount it read-only, or a folder beside it")
-        for other, earlier in seen:
-            nested = real == other or real in other.parents or other in real.parents
-            if nested and earlier.mode != mount.mode:
-                inner = max(real, other, key=lambda folder: len(folder.parts))
-                raise PolicyError(
-                    f"the mounts {printable(earlier.guest)} ({earlier.mode}) and {guest} ({mount.mode}) share the "
-                    f"folder {printable(str(inner), 400)} with different rights: "
-                    "what one forbids the other would allow. Give both the same mode, or mount separate folders"
-                )
-            if real != other and nested and mount.mode == "rw":
-                raise PolicyError(
-                    f"of the mounts {printable(earlier.guest)} and {guest}, one lies inside the other and both are "
-                    "writable: a guest could put a link in the place of the inner one. Mount the outer one only"
-                )
-        seen.append((real, mount))
-    return seen
+
+
+class _Private:
+    """A folder of ours that no guest may reach; it need not exist yet."""
+
+    def __init__(self, folder: Path, known: dict[str, Identity | None]) -> None:
+        real = str(folder.resolve())
+        self.shown = printable(real, 400)
+        self._around = identities_on_the_way(real, known)
+        self._identity = known[real]
+        # Where the folders and links stand that lead to it.
+        self._ways: set[Identity] = set()
+        for way in folders_on_the_way(folder):
+            self._ways |= identities_on_the_way(way, known)
+
+    def reached_from(self, folder: OpenFolder) -> bool:
+        return folder.identity in self._around or self._identity in folder.within
+
+    def exchanged_from(self, folder: OpenFolder) -> bool:
+        return folder.identity in self._ways
+
+
+def _check_pair(first: _Granted, second: _Granted) -> None:
+    """Checks that two mounts do not contradict each other.
+
+    A folder that is mounted twice, or inside another mount, must have the same rights both times: native WASI enforces
+    rights by the way a path is reached, so a read-only folder inside a writable one would be writable.
+
+    Raises:
+        PolicyError: They do.
+    """
+    earlier, mount = first.mount, second.mount
+    if not (first.folder.covers(second.folder) or second.folder.covers(first.folder)):
+        return
+    guest = printable(mount.guest)
+    if earlier.mode != mount.mode:
+        inner = max(first.folder, second.folder, key=lambda folder: len(folder.within))
+        raise PolicyError(
+            f"the mounts {printable(earlier.guest)} ({earlier.mode}) and {guest} ({mount.mode}) share the "
+            f"folder {printable(inner.path, 400)} with different rights: "
+            "what one forbids the other would allow. Give both the same mode, or mount separate folders"
+        )
+    if first.folder.identity != second.folder.identity and mount.mode == "rw":
+        raise PolicyError(
+            f"of the mounts {printable(earlier.guest)} and {guest}, one lies inside the other and both are "
+            "writable: a guest could put a link in the place of the inner one. Mount the outer one only"
+        )
 
 
 def _host_code() -> HostCode:

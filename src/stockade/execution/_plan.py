@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from stockade._wasi import ERRNO, WASI
 from stockade.engine import Lending, LinkedModule, can_release_opens
 from stockade.execution._prepare import check_outline
-from stockade.execution._programs import Program, programs
+from stockade.execution._programs import Made, Program, Wanted, programs
 from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
 from stockade.guard import check_imports, guard
 from stockade.report import SAMPLES_KEPT, ModuleInfo
@@ -99,13 +98,34 @@ class Plan:
         return replace(self, compile_seconds=0.0, was_compiled=True)
 
 
+def ask_for(
+    module: Module, policy: Policy, functions: HostFunctions, progress: Callable[[str], None] | None, tenant: str
+) -> Made | Wanted:
+    """Checks a module, and has its program made, unless it is at hand.
+
+    Args:
+        module: The module.
+        policy: The policy.
+        functions: What the embedder lends.
+        progress: Is told what is being done, before each step that may take long.
+        tenant: For whom it is made.
+
+    Raises:
+        InvalidModule: The module is not valid, or beyond a structural limit.
+        LinkError: It imports what nothing provides.
+    """
+    check_outline(module.name, module.parsed, policy.structure, policy.limits, policy.features)
+    check_imports(module.parsed, functions.types())
+    return programs.ask(module, policy, progress, tenant)
+
+
 def make_plan(
     module: Module,
     policy: Policy,
     directories: tuple[Directory, ...],
     functions: HostFunctions,
     units_for: Callable[[float], int],
-    progress: Callable[[str], None],
+    made: Made,
 ) -> Plan:
     """Makes a module ready to run under a policy.
 
@@ -115,18 +135,10 @@ def make_plan(
         directories: What native WASI may reach: the policy's mounts, checked and open.
         functions: What the embedder lends.
         units_for: Estimates the fuel for some seconds of computing.
-        progress: Is told what is being done, before each step that may take long.
-
-    Raises:
-        InvalidModule: The module is not valid, or beyond a structural limit.
-        LinkError: It imports what nothing provides.
+        made: Its program.
     """
     limits = policy.limits
-    check_outline(module.name, module.parsed, policy.structure, limits, policy.features)
-    check_imports(module.parsed, functions.types())
-    begun = time.perf_counter()
-    program, was_compiled = programs.get(module, policy, progress)
-    seconds = time.perf_counter() - begun if not was_compiled else 0.0
+    program = made.program
     wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
     lent = functions.lent(wanted) if program.lends else ()
     linked = program.linked or _linked(program, program.compiled, lent)
@@ -157,8 +169,8 @@ def make_plan(
         rates,
         state,
         bare,
-        seconds,
-        was_compiled,
+        made.seconds,
+        made.at_hand,
         without_slots,
         deque(maxlen=SAMPLES_KEPT),
     )

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -30,8 +30,9 @@ from stockade.engine import (
     LinkedModule,
     wasmtime_version,
 )
-from stockade.errors import EngineError
-from stockade.execution._aside import compile_aside, validate_aside
+from stockade.errors import EngineError, ModuleError, StockadeError
+from stockade.execution._admission import admission
+from stockade.execution._aside import compile_aside, job_of, validate_aside
 from stockade.execution._features import validate
 from stockade.execution._prepare import check_figures, is_cheap, prepare
 from stockade.execution._state import HOST_CALLS, Counters
@@ -43,10 +44,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.engine import Kept
+    from stockade.execution._admission import Admission, Job, Turn
     from stockade.execution._module import Module
-    from stockade.policy import Limits, Policy
+    from stockade.policy import Limits, Policy, Structure
 
-__all__ = ["Program", "forget_programs", "programs"]
+__all__ = ["Made", "Program", "Wanted", "forget_programs", "programs"]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
@@ -56,6 +58,12 @@ _MANY_BYTES = 64 << 10
 
 _WORTH_KEEPING_SECONDS = 0.003
 """What is compiled faster than this is not kept on disk."""
+
+_REFUSED_SECONDS = 60.0
+"""How long a module that could not be made is not tried again."""
+
+_MAX_REFUSED = 256
+"""How many of those are remembered."""
 
 
 _PYTHON_STACK_BYTES = 8 << 20
@@ -127,65 +135,230 @@ class Program:
         return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})
 
 
+class Made(NamedTuple):
+    """A program that was asked for.
+
+    Attributes:
+        program: The program.
+        at_hand: Whether its machine code was there, in memory or on disk.
+        seconds: How long making it took, without waiting for a turn.
+    """
+
+    program: Program
+    at_hand: bool
+    seconds: float = 0.0
+
+
+class Wanted:
+    """A program that is being made, or will be when its turn has come. It is waited for, or left."""
+
+    def __init__(self, queue: Admission, job: Job[Made], *, joined: bool) -> None:
+        self._queue = queue
+        self._job = job
+        self._joined = joined
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been made, or cannot be."""
+        return self._job.done
+
+    def when_ready(self, call: Callable[[], object]) -> None:
+        """Has something called, from any thread, when it is ready; at once, if it is."""
+        self._job.when_done(call)
+
+    def wait(self) -> Made:
+        """Waits for it, unless it is ready, and waits for it no longer. To be called once, unless it is left.
+
+        Raises:
+            ModuleError: It cannot be made.
+        """
+        try:
+            made = self._queue.wait(self._job)
+            return Made(made.program, at_hand=True) if self._joined else made
+        except StockadeError as problem:
+            # Others are told the same, each with a traceback of its own.
+            raise type(problem)(*problem.args) from None
+
+    def leave(self) -> None:
+        """Waits for it no longer."""
+        self._queue.leave(self._job)
+
+
 class _Programs:
     """The programs of this process, the most recently used ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
         self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
+        self._jobs: dict[_Request, Job[Made]] = {}
+        # What could not be made, why, and until when that is believed.
+        self._refused: OrderedDict[_Request, tuple[float, StockadeError]] = OrderedDict()
 
-    def get(self, module: Module, policy: Policy, progress: Callable[[str], None]) -> tuple[Program, bool]:
-        """Returns the program for a module, and whether its machine code was at hand, here or on disk.
+    def ask(
+        self, module: Module, policy: Policy, progress: Callable[[str], None] | None = None, tenant: str = ""
+    ) -> Made | Wanted:
+        """Returns the program for a module where it is at hand or quickly made; else has it made in its turn.
+
+        Args:
+            module: The module.
+            policy: What it may be.
+            progress: Is told what is being done.
+            tenant: For whom it is made.
 
         Raises:
-            ModuleError: The policy does not allow it, or it takes more than it may.
+            ModuleError: The policy does not allow it, or it takes more than it may, as far as that is known already.
         """
-        program, at_hand = self._get(module, policy, progress)
-        if policy.features not in program.valid_under:
-            progress("checking")
-            if _stays_here(module, policy.limits, canonical_nans=False):
-                validate(module.name, module.data, policy.features)
-            else:
-                validate_aside(module.name, module.data, policy.features, policy.limits)
-            program.valid_under.add(policy.features)
-        check_figures(module.name, program.figures, policy.structure)
-        return program, at_hand
-
-    def _get(self, module: Module, policy: Policy, progress: Callable[[str], None]) -> tuple[Program, bool]:
         config = _config(module, policy)
         key = (module.sha256, config)
         with self._lock:
             program = self._kept.get(key)
             if program is not None:
                 self._kept.move_to_end(key)
-                return program, True
+        if program is not None and policy.features in program.valid_under:
+            check_figures(module.name, program.figures, policy.structure)
+            return Made(program, at_hand=True)
+        tell = progress or (lambda _: None)
+        if _stays_here(module, policy.limits, canonical_nans=config.canonical_nans):
+            return self._make_here(module, config, policy, tell)
+        if program is None:
+            program = self._fetch(module, config)
+            if program is not None and policy.features in program.valid_under:
+                check_figures(module.name, program.figures, policy.structure)
+                return Made(program, at_hand=True)
+        tell("compiling" if program is None else "checking")
+        return self._make_aside(module, config, policy, tenant)
+
+    # -- in this process ----------------------------------------------------------------------------------------------
+
+    def _make_here(self, module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]) -> Made:
+        key = (module.sha256, config)
+        begun = time.perf_counter()
+        with self._lock:
             turn = self._under_way.setdefault(key, threading.Lock())
         # Whoever comes second waits for the first one's result instead of compiling it again.
         with turn:
             with self._lock:
-                if key in self._kept:
-                    return self._kept[key], True
+                program = self._kept.get(key)
             try:
-                program, at_hand = _load(module, config, policy, progress)
+                program = program or self._fetch(module, config)
+                at_hand = program is not None
+                if program is None:
+                    program = self._keep(key, _compile_here(module, config, policy, progress))
             finally:
                 with self._lock:
                     self._under_way.pop(key, None)
+        if policy.features not in program.valid_under:
+            progress("checking")
+            validate(module.name, module.data, policy.features)
+            program.valid_under.add(policy.features)
+        check_figures(module.name, program.figures, policy.structure)
+        return Made(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
+
+    def _fetch(self, module: Module, config: EngineConfig) -> Program | None:
+        """Returns a program from the cache on disk."""
+        found = Cache().get(_key(module, config))
+        if found is None:
+            return None
+        try:
+            return self._keep((module.sha256, config), _from_entry(found, module, config))
+        except (EngineError, msgspec.MsgspecError):
+            return None  # Of another release or machine: compiled again, and replaced.
+        finally:
+            found.close()
+
+    def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
+        with self._lock:
+            self._kept[key] = program
+            self._kept.move_to_end(key)
+            while len(self._kept) > _MAX_PROGRAMS:
+                self._kept.popitem(last=False)
+        return program
+
+    # -- in the other one ---------------------------------------------------------------------------------------------
+
+    def _make_aside(self, module: Module, config: EngineConfig, policy: Policy, tenant: str) -> Wanted:
+        """Has a program made in its turn, once for all who ask for the same."""
+        limits = policy.limits
+        request = _Request(
+            module.sha256,
+            module.name,
+            config,
+            policy.features,
+            policy.structure,
+            limits.compile_time,
+            limits.compile_memory,
+        )
+        queue = admission()
+        with self._lock:
+            until, problem = self._refused.get(request, (0.0, None))
+            if problem is not None and self._clock() < until:
+                raise type(problem)(*problem.args)
+            job = self._jobs.get(request)
+            if job is not None and queue.join(job):
+                return Wanted(queue, job, joined=True)
+            job = self._jobs[request] = job_of(
+                lambda turn: self._try(request, module, policy, turn), module.data, limits, tenant
+            )
+        job.when_done(lambda: self._made(request, job))
+        return Wanted(queue, queue.submit(job), joined=False)
+
+    def _try(self, request: _Request, module: Module, policy: Policy, turn: Turn) -> Made:
+        """On a thread of its own: makes a program, or finds out whether one that is there is allowed."""
+        try:
+            return self._make(module, request.config, policy, turn)
+        except ModuleError as problem:
+            # That is the module's doing; what is not may go well another time.
             with self._lock:
-                self._kept[key] = program
-                while len(self._kept) > _MAX_PROGRAMS:
-                    self._kept.popitem(last=False)
-        return program, at_hand
+                self._refused[request] = self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)
+                self._refused.move_to_end(request)
+                while len(self._refused) > _MAX_REFUSED:
+                    self._refused.popitem(last=False)
+            raise
+
+    def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> Made:
+        begun = time.perf_counter()
+        key = (module.sha256, config)
+        with self._lock:
+            program = self._kept.get(key)
+        at_hand = program is not None
+        if program is None:
+            program = self._keep(key, _compile_aside(module, config, policy, turn))
+        elif policy.features not in program.valid_under:
+            validate_aside(module.name, module.data, policy.features, policy.limits, turn)
+            program.valid_under.add(policy.features)
+        check_figures(module.name, program.figures, policy.structure)
+        return Made(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
+
+    def _made(self, request: _Request, job: Job[Made]) -> None:
+        with self._lock:
+            if self._jobs.get(request) is job:
+                del self._jobs[request]
 
     def forget(self) -> None:
-        """Forgets all programs; what runs keeps its own."""
+        """Forgets all programs, and what could not be made; what runs keeps its own."""
         with self._lock:
             self._kept.clear()
+            self._refused.clear()
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
         self._lock = threading.Lock()
         self._under_way.clear()
+        self._jobs.clear()
+
+
+class _Request(NamedTuple):
+    """All that says whether a module can be made, and in which words it cannot."""
+
+    sha256: str
+    name: str
+    config: EngineConfig
+    features: Features
+    structure: Structure
+    compile_time: float
+    compile_memory: int
 
 
 programs = _Programs()
@@ -231,40 +404,37 @@ class _Entry(msgspec.Struct, frozen=True):
     features: dict[str, bool]
 
 
-def _load(
-    module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]
-) -> tuple[Program, bool]:
-    store = Cache()
-    name = _key(module, config)
-    found = store.get(name)
-    if found is not None:
-        try:
-            return _from_entry(found, module, config), True
-        except (EngineError, msgspec.MsgspecError):
-            pass  # Of another release or machine: compiled again, and replaced.
-        finally:
-            found.close()
+def _compile_here(module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]) -> Program:
     begun = time.perf_counter()
-    limits, features = policy.limits, policy.features
     code = None
-    if _stays_here(module, limits, canonical_nans=config.canonical_nans):
-        parallel = len(module.data) > _MANY_BYTES and Engine.may_start_threads()
-        compiling = config._replace(parallel=parallel, pooled=config.pooled and not parallel)
-        woven, figures = prepare(module.name, module.parsed, compiling, features, policy.structure, progress)
-        progress("compiling")
-        compiled = CompiledModule(Engine.shared(compiling), woven.wasm)
-        if parallel:
-            code = compiled.to_bytes()
-            compiled = CompiledModule.load(Engine.shared(config), code)
-    else:
-        progress("compiling")
-        woven, figures, code = compile_aside(module, config, policy)
+    parallel = len(module.data) > _MANY_BYTES and Engine.may_start_threads()
+    compiling = config._replace(parallel=parallel, pooled=config.pooled and not parallel)
+    woven, figures = prepare(module.name, module.parsed, compiling, policy.features, policy.structure, progress)
+    progress("compiling")
+    compiled = CompiledModule(Engine.shared(compiling), woven.wasm)
+    if parallel:
+        code = compiled.to_bytes()
         compiled = CompiledModule.load(Engine.shared(config), code)
-    program = Program.of(compiled, woven, figures, module, features)
-    if time.perf_counter() - begun > _WORTH_KEEPING_SECONDS:
-        entry = _Entry(program.woven, figures, msgspec.structs.asdict(features))
-        store.put(name, msgspec.msgpack.encode(entry), code or compiled.to_bytes())
-    return program, False
+    program = Program.of(compiled, woven, figures, module, policy.features)
+    _keep_on_disk(program, module, config, policy, code, time.perf_counter() - begun)
+    return program
+
+
+def _compile_aside(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> Program:
+    begun = time.perf_counter()
+    woven, figures, code = compile_aside(module, config, policy, turn)
+    compiled = CompiledModule.load(Engine.shared(config), code)
+    program = Program.of(compiled, woven, figures, module, policy.features)
+    _keep_on_disk(program, module, config, policy, code, time.perf_counter() - begun)
+    return program
+
+
+def _keep_on_disk(
+    program: Program, module: Module, config: EngineConfig, policy: Policy, code: bytes | None, seconds: float
+) -> None:
+    if seconds > _WORTH_KEEPING_SECONDS:
+        entry = _Entry(program.woven, program.figures, msgspec.structs.asdict(policy.features))
+        Cache().put(_key(module, config), msgspec.msgpack.encode(entry), code or program.compiled.to_bytes())
 
 
 def _stays_here(module: Module, limits: Limits, *, canonical_nans: bool) -> bool:

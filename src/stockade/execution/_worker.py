@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import math
 import os
 import select
 import signal
@@ -17,8 +18,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +29,10 @@ from stockade.engine import library_folder
 from stockade.errors import EngineError
 from stockade.execution._forkserver import MESSAGE, REFUSED, STARTED, TAKEN
 from stockade.execution._frames import FIRST_FREE, scratch
+from stockade.execution._steps import FOREVER
+
+if TYPE_CHECKING:
+    from stockade.execution._admission import Turn
 
 __all__ = ["signal_name", "worker"]
 
@@ -121,55 +127,58 @@ class Worker:
         self._closed = False
         self._lines: set[socket.socket] = set()
 
-    def run(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
+    def run(self, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
         """Has a job done, and waits for it.
 
         Args:
             source: A file that says what to do.
-            seconds: How long it may take, from when it is begun.
+            seconds: How long it may take, from when it is begun, of the time that it has the machine for itself.
+            turn: The turn in which it is done; where nobody waits for it any more, it is ended.
 
         Returns:
             Its exit status, negative for the signal that ended it, or None where its time was up; and a file with the
             answer, which the caller closes.
 
         Raises:
-            EngineError: There can be no such process, or it ends again and again.
+            EngineError: There can be no such process, it ends again and again, or nobody waits for the job any more.
             OSError: The system does not let this process have what that needs.
         """
         try:
-            return self._attempt(source, seconds)
+            return self._attempt(source, seconds, turn)
         except _Lost:
             pass  # It has ended for want of work, or somebody has ended it.
         try:
-            return self._attempt(source, seconds)
+            return self._attempt(source, seconds, turn)
         except _Lost as lost:
             (status,) = lost.args or (None,)
         raise EngineError(_why_lost(status))
 
-    def _attempt(self, source: IO[bytes], seconds: float) -> tuple[int | None, IO[bytes]]:
+    def _attempt(self, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
         # One for each attempt: the one before may have left a part of an answer.
         target = scratch()
         try:
-            return self._wait_for(source, target, seconds), target
+            return self._wait_for(source, target, seconds, turn), target
         except BaseException:
             target.close()
             raise
 
-    def _wait_for(self, source: IO[bytes], target: IO[bytes], seconds: float) -> int | None:
+    def _wait_for(self, source: IO[bytes], target: IO[bytes], seconds: float, turn: Turn) -> int | None:
         line, theirs = socket_pair()
         self._lines.add(line)
         try:
             with theirs:
                 process = self._hand_over([source.fileno(), target.fileno(), theirs.fileno()])
             try:
-                return _wait(line, seconds)
+                turn.on_abandoned = partial(_hang_up, line)
+                return _wait(line, seconds, turn)
             except _Lost:
+                if turn.abandoned:
+                    raise EngineError("nobody waits for this any more") from None
                 raise _Lost(self._discard(process)) from None
         finally:
+            turn.on_abandoned = None
             self._lines.discard(line)
-            # A process that was forked meanwhile may have it, too. Where the other end is gone, all is well.
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+            _hang_up(line)
             line.close()
 
     def _hand_over(self, descriptors: list[int]) -> _Process:
@@ -221,14 +230,37 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=worker.after_fork)
 
 
-def _wait(line: socket.socket, seconds: float) -> int | None:
+def _hang_up(line: socket.socket) -> None:
+    """Lets the other side know that nobody waits for the job."""
+    # A process that was forked meanwhile may have it, too. Where the other end is gone, all is well.
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _wait(line: socket.socket, seconds: float, turn: Turn) -> int | None:
     """Waits for what is told of a job on its socket."""
     poll = select.poll()
     # Not select(), which cannot wait for descriptors from 1024 on.
     poll.register(line, select.POLLIN)
-    deadline: float | None = time.monotonic() + _START_SECONDS
-    begun = False
-    while poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000):
+    last_start = time.monotonic() + _START_SECONDS
+    # What the job had had when it began; None before.
+    begun: float | None = None
+    taken = False
+    while True:
+        if begun is not None:
+            left = seconds - (turn.had() - begun)
+        elif taken:
+            # Whoever waits for a turn is not charged for it: what comes before is limited itself.
+            left = FOREVER
+        else:
+            left = last_start - time.monotonic()
+        if left <= 0:
+            break
+        if turn.abandoned:
+            raise _Lost
+        # In so much time, it has had no more: where others are at work, less.
+        if not poll.poll(None if left == FOREVER else math.ceil(left * 1000)):
+            continue
         try:
             message = line.recv(MESSAGE.size)
         except ConnectionResetError:
@@ -237,16 +269,14 @@ def _wait(line: socket.socket, seconds: float) -> int | None:
             raise _Lost
         what, number = MESSAGE.unpack(message)
         if what == TAKEN:
-            # Whoever waits for a turn is not charged for it: what comes before is limited itself.
-            deadline = None
+            taken = True
         elif what == STARTED:
-            deadline = time.monotonic() + seconds
-            begun = True
+            begun = turn.had()
         elif what == REFUSED:
             raise OSError(number, os.strerror(number))
         else:
             return int(number)
-    if begun:
+    if begun is not None:
         return None
     raise EngineError(f"no process to compile in has begun within {_START_SECONDS:g} s")
 

@@ -8,14 +8,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
-from stockade.errors import UsageError
+from stockade.errors import Cancelled, UsageError
 from stockade.execution import Call, Ground, Inputs, Module, Watch, fit
 from stockade.host import HostFunctions
 from stockade.policy import Policy
 from stockade.report import FuelSample, history_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stockade.execution import Argument, Returns, Source, Stdin, Steps
     from stockade.execution.awaited import LoopStreams
@@ -94,14 +94,6 @@ class Runs:
         """
         return history_of(FuelSample(*sample) for sample in self._under(None).history(module))
 
-    def is_ready(self, module: Source) -> bool:
-        """Whether a module runs at once, without being loaded or compiled first.
-
-        Args:
-            module: The module.
-        """
-        return isinstance(module, Module) and self._under(None).is_ready(module)
-
     def steps(
         self,
         module: Source,
@@ -110,38 +102,44 @@ class Runs:
         export: str | None = None,
         stdin: Stdin = b"",
         env: Mapping[str, str] | None = None,
-        policy: Policy | str | None = None,
+        policy: Callable[[], Policy | None] | Policy | str | None = None,
         run_id: str | None = None,
+        tenant: str = "",
     ) -> tuple[Steps[Report], Watch]:
         """Returns a run, or a call of an export, in steps that somebody else takes; and its watch.
 
+        All of it is done in the steps, loading and compiling the module included: they raise what `run` does.
+
         Args:
-            module: As in `run`; so are `stdin`, `env`, `policy` and `run_id`.
+            module: As in `run`; so are `stdin`, `env` and `run_id`.
             args: Arguments of the command, or of the function.
             export: The function; None to run a command.
             stdin: Its standard input.
             env: Its environment.
-            policy: A policy for this run.
+            policy: A policy for this run, or what is asked for it when it begins.
             run_id: What it is called.
-
-        Raises:
-            ModuleError: The module cannot be run.
-            PolicyError: The policy cannot be enforced.
-            UsageError: The sandbox is closed, or an argument is unfit.
+            tenant: For whom it runs.
         """
-        ground = self._under(policy)
-        loaded = ground.load(module)
-        ground.plan(loaded)
         watch = Watch()
-        if export is None:
-            # One text is no list of arguments: it is told so when the run begins.
-            texts = (
-                args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
-            )
-            steps = self._run(ground, watch, loaded, Inputs(texts, stdin, env))
-        else:
-            steps = self._call(ground, watch, loaded, export, args, None)
-        return self._listed(steps, watch, run_id), watch
+        return self._listed(self._steps(watch, module, args, export, stdin, env, policy, tenant), watch, run_id), watch
+
+    def _steps(
+        self,
+        watch: Watch,
+        module: Source,
+        args: Sequence[Argument],
+        export: str | None,
+        stdin: Stdin,
+        env: Mapping[str, str] | None,
+        policy: Callable[[], Policy | None] | Policy | str | None,
+        tenant: str,
+    ) -> Steps[Report]:
+        ground = self._under(policy() if callable(policy) else policy)
+        if export is not None:
+            return (yield from self._call(ground, watch, module, export, args, None, tenant=tenant))
+        # One text is no list of arguments: it is told so when the run begins.
+        texts = args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
+        return (yield from self._run(ground, watch, module, Inputs(texts, stdin, env), tenant=tenant))
 
     # -- what its methods share ---------------------------------------------------------------------------------------
 
@@ -156,7 +154,7 @@ class Runs:
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
-                found = self._narrowed[asked] = Ground(self.policy.narrow(asked), self._functions)
+                found = self._narrowed[asked] = ground.narrowed(asked)
             self._narrowed.move_to_end(asked)
             while len(self._narrowed) > _MAX_NARROWED:
                 self._narrowed.popitem(last=False)
@@ -171,18 +169,13 @@ class Runs:
             raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
         return watch, run_id
 
-    async def _ready(self, ground: Ground, module: Source) -> Module:
-        """Loads and compiles a module; on another thread, if there is anything to do."""
-        if isinstance(module, Module) and ground.is_ready(module):
-            return module
-        import asyncio
-
-        def prepare() -> Module:
-            loaded = ground.load(module)
-            ground.plan(loaded)
-            return loaded
-
-        return await asyncio.to_thread(prepare)
+    def _prepare(self, ground: Ground, watch: Watch, module: Source, tenant: str) -> Steps[Module]:
+        """Loads and compiles a module, in steps."""
+        loaded = ground.load(module)
+        if not (yield from ground.prepare(loaded, watch, tenant)):
+            report = ground.cancelled(loaded)
+            raise Cancelled(f"{loaded.name}: {report.summary()}", report)
+        return loaded
 
     def _listed(self, steps: Steps[Report], watch: Watch, run_id: str | None) -> Steps[Report]:
         """Takes steps as a run that is under way from the first of them on."""
@@ -193,10 +186,18 @@ class Runs:
             del self._runs[run_id]
 
     def _run(
-        self, ground: Ground, watch: Watch, module: Source, inputs: Inputs, streams: LoopStreams | None = None
+        self,
+        ground: Ground,
+        watch: Watch,
+        module: Source,
+        inputs: Inputs,
+        streams: LoopStreams | None = None,
+        tenant: str = "",
     ) -> Steps[Report]:
         loaded = ground.load(module)
         entry = loaded.command_entry
+        if not (yield from ground.prepare(loaded, watch, tenant)):
+            return ground.cancelled(loaded)
         guest = ground.guest(loaded, watch, inputs, streams)
         watch.progress = guest.progress
         try:
@@ -213,9 +214,12 @@ class Runs:
         export: str,
         args: Sequence[Argument],
         returns: Returns | None,
+        tenant: str = "",
     ) -> Steps[Report]:
         loaded = ground.load(module)
         call = fit(loaded, export, args, returns)
+        if not (yield from ground.prepare(loaded, watch, tenant)):
+            return ground.cancelled(loaded)
         guest = ground.guest(loaded, watch)
         watch.progress = guest.progress
         try:

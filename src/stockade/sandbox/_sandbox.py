@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox"]
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
+_Result = TypeVar("_Result")
 
 
 def _silent(step: str) -> None:
@@ -264,10 +265,10 @@ class Sandbox(Runs):
         watch, run_id = self._enlist(run_id)
         streams: LoopStreams | None = None
         try:
-            loaded = await self._ready(ground, module)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, watch)
-            return await _on_crew(self._run(ground, watch, loaded, inputs, streams), watch, priority, tenant)
+            steps = self._run(ground, watch, module, inputs, streams, tenant)
+            return await _on_crew(steps, watch, priority, tenant)
         finally:
             del self._runs[run_id]
             if streams is not None:
@@ -300,8 +301,8 @@ class Sandbox(Runs):
         ground = self._under(policy)
         watch, run_id = self._enlist(run_id)
         try:
-            loaded = await self._ready(ground, module)
-            return await _on_crew(self._call(ground, watch, loaded, export, args, returns), watch, priority, tenant)
+            steps = self._call(ground, watch, module, export, args, returns, tenant)
+            return await _on_crew(steps, watch, priority, tenant)
         finally:
             del self._runs[run_id]
 
@@ -333,8 +334,8 @@ class Sandbox(Runs):
         """
         check_count("priority", priority, 1, 100)
         ground = self._under(policy)
-        loaded = await self._ready(ground, module)
         watch = Watch()
+        loaded = await _on_crew(self._prepare(ground, watch, module, tenant), watch, priority, tenant)
         inputs = Inputs(args, stdin, env, on_stdout, on_stderr)
         streams = _loop_streams(inputs, watch)
         session = AsyncSession(loaded, ground.guest(loaded, watch, inputs, streams), watch, streams, priority, tenant)
@@ -359,7 +360,7 @@ def check_count(name: str, number: object, least: int, most: int | None = None) 
         raise UsageError(f"{name} is {number!r}: it must be a whole number {bounds}")
 
 
-async def _on_crew(steps: Steps[Report], watch: Watch, priority: int, tenant: str) -> Report:
+async def _on_crew(steps: Steps[_Result], watch: Watch, priority: int, tenant: str) -> _Result:
     # What belongs to event loops takes longer to import than a small guest to run, and most never need it.
     from stockade.execution.awaited import on_crew
 

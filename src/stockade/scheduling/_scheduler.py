@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sized
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stockade.errors import QueueFull, UsageError
 from stockade.execution import Errand, crew
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from stockade.sandbox import Sandbox
 
 __all__ = ["Scheduler"]
-
-_PREPARING_THREADS: Final = 2
-"""Threads that load and compile modules, so that runs of others go on meanwhile."""
 
 
 class _Window:
@@ -125,13 +122,11 @@ class Scheduler:
         self._tenant_concurrency = concurrency if tenant_concurrency is None else tenant_concurrency
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
-        # Taken on and not over: in line, or under way; and of the latter, those whose modules are in line.
+        # Taken on and not over: in line, or under way.
         self._unfinished = 0
         self._line = Line()
         self._running: set[TaskRun] = set()
         self._running_of: dict[str, int] = {}
-        self._unprepared = Line()
-        self._preparing_threads = 0
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -361,64 +356,33 @@ class Scheduler:
             self._tell(run, None, problem)
 
     def _try_to_begin(self, run: TaskRun) -> BaseException | None:
-        task = run.task
         try:
-            if task.policy is None and task.quota is None and self._sandbox.is_ready(task.module):
-                self._begin(run)
-            else:
-                self._prepare_later(run)
+            self._begin(run)
         except BaseException as problem:
             return problem
         return None
 
     def _begin(self, run: TaskRun) -> None:
-        task = run.task
-        policy = task.narrowed(self._sandbox.policy) if task.policy is not None or task.quota is not None else None
-        steps, run.watch = self._sandbox.steps(
+        task, sandbox = run.task, self._sandbox
+        steps, watch = sandbox.steps(
             task.module,
             task.args,
             export=task.export,
             stdin=task.stdin,
             env=task.env,
-            policy=policy,
+            policy=None if task.policy is None and task.quota is None else lambda: task.narrowed(sandbox.policy),
             run_id=task.id,
+            tenant=task.tenant,
         )
+        run.watch = watch
         if run.cancelled:
-            run.watch.cancel()
+            watch.cancel()
 
         def done(report: Report | None, problem: BaseException | None) -> None:
             self._over(run, report, problem)
 
         # An errand keeps the context that it is made in.
-        crew().begin(run.context.run(Errand, steps, run.watch, done, task.priority, task.tenant))
-
-    def _prepare_later(self, run: TaskRun) -> None:
-        """Has another thread begin a run whose module may have to be loaded and compiled."""
-        with self._lock:
-            self._unprepared.add(run)
-            if self._preparing_threads < _PREPARING_THREADS:
-                self._preparing_threads += 1
-                try:
-                    threading.Thread(target=self._prepare, name="stockade-prepare", daemon=True).start()
-                except BaseException:
-                    self._preparing_threads -= 1
-                    if not self._preparing_threads and self._unprepared.remove(run):
-                        raise
-
-    def _prepare(self) -> None:
-        """On a thread of its own: begins runs until there are no more."""
-        while True:
-            with self._lock:
-                run = self._unprepared.take({}, 1)
-                if run is None:
-                    self._preparing_threads -= 1
-                    return
-            try:
-                self._begin(run)
-            except BaseException as problem:
-                self._over(run, None, problem)
-            # Nothing of it is kept while the next one is prepared.
-            del run
+        crew().begin(run.context.run(Errand, steps, watch, done, task.priority, task.tenant))
 
     def _over(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         run.completed_at = datetime.now(UTC)
@@ -446,7 +410,7 @@ class Scheduler:
                 return
             run.cancelled = True
             watch = run.watch
-            run.dropped = self._line.remove(run) or self._unprepared.remove(run)
+            run.dropped = self._line.remove(run)
         if run.dropped:
             self._over(run, None, UsageError("the task was cancelled before it began"))
         elif watch is not None:

@@ -1,0 +1,371 @@
+"""Who may compile, and when: by processors and memory, in turns between tenants, small modules beside large ones.
+
+A compiler takes what it is given, all processors and a gigabyte, so that many at once would only take it from each
+other. So a few jobs are under way, and the others wait: as entries of a queue, not as threads or processes. What a job
+may take is counted in its share of the machine, so that whether a module is too much for the compiler does not depend
+on who else compiles.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from stockade.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["SMALL_BYTES", "Admission", "Job", "Turn", "admission"]
+
+_Result = TypeVar("_Result")
+
+SMALL_BYTES: Final = 64 << 10
+"""What is no larger than this does not wait for what is."""
+
+_SMALL_BESIDE: Final = 2
+"""So many small jobs may be under way beyond what is the most for large ones."""
+
+
+_LEFT: Final = EngineError("nobody waits for this any more")
+
+
+class Turn:
+    """What a job that is under way may ask, and is told.
+
+    Attributes:
+        abandoned: Whether nobody waits for it any more.
+        on_abandoned: What is called when that comes to be so, from any thread.
+    """
+
+    __slots__ = ("_begun", "_had", "abandoned", "on_abandoned")
+
+    def __init__(self, had: Callable[[], float]) -> None:
+        self._had = had
+        self._begun = had()
+        self.abandoned = False
+        self.on_abandoned: Callable[[], object] | None = None
+
+    def had(self) -> float:
+        """Returns how many seconds of the machine it has had so far: of those that it shared, its share."""
+        return self._had() - self._begun
+
+    def abandon(self) -> None:
+        """Says that nobody waits for it any more."""
+        self.abandoned = True
+        call = self.on_abandoned
+        if call is not None:
+            call()
+
+
+class Job(Generic[_Result]):
+    """Something that is done in its turn.
+
+    Args:
+        work: What to do.
+        memory_bytes: How much memory it may take.
+        small: Whether it is likely to take little.
+        tenant: For whom it is done.
+
+    Attributes:
+        done: Whether it is done, with or without success.
+    """
+
+    # What is in the library's `concurrent.futures` takes longer to import than a small guest to run.
+    __slots__ = (
+        "_calls",
+        "_event",
+        "_lock",
+        "_problem",
+        "_result",
+        "done",
+        "memory_bytes",
+        "small",
+        "tenant",
+        "turn",
+        "wanted",
+        "work",
+    )
+
+    def __init__(self, work: Callable[[Turn], _Result], *, memory_bytes: int, small: bool, tenant: str) -> None:
+        self.work = work
+        self.memory_bytes = memory_bytes
+        self.small = small
+        self.tenant = tenant
+        self.turn: Turn | None = None
+        # How many wait for it.
+        self.wanted = 1
+        self.done = False
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._calls: list[Callable[[], object]] = []
+        self._problem: BaseException | None = None
+        self._result: _Result | None = None
+
+    def finish(self, result: _Result | None, problem: BaseException | None = None) -> None:
+        """Says what came of it: a result, or a problem."""
+        with self._lock:
+            self._result, self._problem, self.done = result, problem, True
+            calls, self._calls = self._calls, []
+        self._event.set()
+        for call in calls:
+            call()
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Has something called when it is done, from any thread; at once, if it is."""
+        with self._lock:
+            if not self.done:
+                self._calls.append(call)
+                return
+        call()
+
+    def result(self) -> _Result:
+        """Waits until it is done, and returns or raises what came of it."""
+        self._event.wait()
+        if self._problem is not None:
+            raise self._problem
+        result: _Result = self._result  # type: ignore[assignment] # there is one, as there is no problem
+        return result
+
+
+class _Tenant:
+    """What a tenant waits for and has under way."""
+
+    __slots__ = ("running", "used", "waiting")
+
+    def __init__(self, used: float) -> None:
+        # Small jobs, and others.
+        self.waiting: tuple[deque[Job[Any]], deque[Job[Any]]] = (deque(), deque())
+        self.running = 0
+        self.used = used
+
+    @property
+    def gone(self) -> bool:
+        return not (self.running or any(self.waiting))
+
+
+class Admission:
+    """Lets jobs be done, a few at a time. Safe to share between threads.
+
+    Args:
+        processors: How many processors there are.
+        memory_bytes: How much memory there is for all jobs together.
+        clock: Tells the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        processors: int | None = None,
+        memory_bytes: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._processors = max(1, processors or os.cpu_count() or 1)
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        # A turn begins under it, and looks at the time.
+        self._lock = threading.RLock()
+        self._tenants: dict[str, _Tenant] = {}
+        self._running = 0
+        self._taken_bytes = 0
+        # Seconds that each job under way has had for itself, as all share the machine.
+        self._shared = 0.0
+        self._looked = clock()
+        # What the tenant had used that was served last: nobody comes with a share saved up.
+        self._served = 0.0
+
+    @property
+    def running(self) -> int:
+        """How many jobs are under way."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        with self._lock:
+            return sum(len(line) for tenant in self._tenants.values() for line in tenant.waiting)
+
+    def submit(self, job: Job[_Result]) -> Job[_Result]:
+        """Has a job done in its turn, on a thread of its own."""
+        with self._lock:
+            tenant = self._tenants.get(job.tenant)
+            if tenant is None:
+                tenant = self._tenants[job.tenant] = _Tenant(self._served)
+            tenant.waiting[not job.small].append(job)
+            admitted = self._admit()
+        self._start(admitted)
+        return job
+
+    def join(self, job: Job[Any]) -> bool:
+        """Says that one more waits for a job; whether it is not too late for that."""
+        with self._lock:
+            if not job.wanted:
+                return False
+            job.wanted += 1
+            return True
+
+    def leave(self, job: Job[Any]) -> None:
+        """Says that one of those who wait for a job does so no longer; what nobody waits for is not done."""
+        with self._lock:
+            job.wanted -= 1
+            if job.wanted or job.done:
+                return
+            turn = job.turn
+            if turn is None:
+                tenant = self._tenants[job.tenant]
+                tenant.waiting[not job.small].remove(job)
+                self._forget(job.tenant, tenant)
+        if turn is None:
+            job.finish(None, _LEFT)
+        else:
+            turn.abandon()
+
+    def wait(self, job: Job[_Result]) -> _Result:
+        """Waits for a job, on the caller's thread.
+
+        Raises:
+            BaseException: What it has raised, or what has come between, such as Ctrl-C.
+        """
+        try:
+            return job.result()
+        finally:
+            self.leave(job)
+
+    # -- whose turn it is (under the lock) ----------------------------------------------------------------------------
+
+    def _admit(self) -> list[Job[Any]]:
+        """Takes out of the queue what may begin."""
+        admitted: list[Job[Any]] = []
+        while (job := self._next()) is not None:
+            self._advance()
+            tenant = self._tenants[job.tenant]
+            tenant.waiting[not job.small].popleft()
+            tenant.running += 1
+            self._served = max(self._served, tenant.used)
+            self._running += 1
+            self._taken_bytes += job.memory_bytes
+            job.turn = Turn(self._had)
+            admitted.append(job)
+        return admitted
+
+    def _next(self) -> Job[Any] | None:
+        for large in (False, True):
+            most = self._processors + (2 if large else 2 + _SMALL_BESIDE)
+            if self._running >= most:
+                continue
+            # So that no tenant's jobs ever stand in all places.
+            most_of_one = self._processors + (0 if large else 1)
+            for tenant in self._in_turn(large):
+                if tenant.running >= most_of_one:
+                    continue
+                job = tenant.waiting[large][0]
+                if not self._running or self._taken_bytes + job.memory_bytes <= self._memory():
+                    return job
+                # Whoever needs much memory is not passed by until there never is as much.
+                break
+        return None
+
+    def _in_turn(self, large: bool) -> Iterator[_Tenant]:
+        """Yields the tenants that wait, the one that has used least first."""
+        return iter(
+            sorted(
+                (tenant for tenant in self._tenants.values() if tenant.waiting[large]),
+                key=lambda tenant: (tenant.used, tenant.running),
+            )
+        )
+
+    def _memory(self) -> float:
+        if self._memory_bytes is None:
+            self._memory_bytes = _machine_memory()
+        return self._memory_bytes
+
+    def _advance(self) -> None:
+        """Counts the time since somebody looked, as each job's share of it."""
+        now = self._clock()
+        self._shared += (now - self._looked) / max(1, self._running)
+        self._looked = now
+
+    def _had(self) -> float:
+        with self._lock:
+            self._advance()
+            return self._shared
+
+    def _forget(self, name: str, tenant: _Tenant) -> None:
+        if tenant.gone:
+            self._tenants.pop(name, None)
+
+    # -- the threads --------------------------------------------------------------------------------------------------
+
+    def _start(self, jobs: list[Job[Any]]) -> None:
+        todo = deque(jobs)
+        while todo:
+            job = todo.popleft()
+            try:
+                threading.Thread(target=self._work, args=(job,), name="stockade-compile", daemon=True).start()
+            except RuntimeError as problem:
+                job.finish(None, EngineError(f"no thread can be started to compile on: {problem}"))
+                todo.extend(self._finish(job, 0.0))
+
+    def _work(self, job: Job[Any]) -> None:
+        while True:
+            turn = job.turn
+            assert turn is not None
+            problem: BaseException | None = None
+            result = None
+            try:
+                result = job.work(turn)
+            except BaseException as raised:
+                problem = raised
+            admitted = self._finish(job, turn.had())
+            job.finish(result, problem)
+            # Nothing of it is kept while others are done.
+            del job, turn, result, problem
+            if not admitted:
+                return
+            job = admitted.pop()
+            self._start(admitted)
+
+    def _finish(self, job: Job[Any], seconds: float) -> list[Job[Any]]:
+        with self._lock:
+            self._advance()
+            tenant = self._tenants[job.tenant]
+            tenant.running -= 1
+            tenant.used += seconds
+            self._running -= 1
+            self._taken_bytes -= job.memory_bytes
+            self._forget(job.tenant, tenant)
+            return self._admit()
+
+
+def _machine_memory() -> float:
+    """How much memory this process and its children may have together, as far as the system tells."""
+    found = [float("inf")]
+    with suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        # "max" is no number.
+        with suppress(OSError, ValueError):
+            found.append(int(Path(place).read_text(encoding="ascii")))
+    return min(found)
+
+
+_admission = Admission()
+
+
+def admission() -> Admission:
+    """Returns the queue of this process."""
+    return _admission
+
+
+def _after_fork() -> None:
+    """Begins anew in a forked child, which has none of the parent's threads."""
+    global _admission
+    _admission = Admission()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,157 @@
+"""Folders of the host, opened first and looked at afterwards: what is found out holds for what is open.
+
+A path may lead somewhere else a moment later. An open folder stays the folder that it is, so all questions are asked of
+the descriptor: where it is, in which folders it lies, on which kind of file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import weakref
+from pathlib import Path
+from typing import Final, TypeAlias
+
+__all__ = ["Identity", "NotGranted", "OpenFolder", "identities_on_the_way"]
+
+Identity: TypeAlias = tuple[int, int]
+"""What a file is, whatever it is called: its device and its number there."""
+
+_HAS_PROC: Final = Path("/proc/self/fd").is_dir()
+
+_LOOK: Final = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_CLOEXEC
+"""Opens without any effect, also what is no folder, such as a FIFO."""
+
+_READ: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+_DEEPEST: Final = 4096
+"""No path has more folders on its way; where one seems to, folders are being moved while they are looked at."""
+
+
+class NotGranted(Exception):  # noqa: N818 - becomes an error with the name of the mount
+    """A folder that cannot be granted, and why."""
+
+
+class OpenFolder:
+    """A folder that is open, until nothing refers to this any more.
+
+    Args:
+        path: Where it is; links are followed.
+        writable: Whether it must be writable.
+
+    Raises:
+        NotGranted: It is missing, not a folder, or not accessible.
+
+    Attributes:
+        descriptor: The open folder.
+        path: Where it was found, without links.
+        identity: What it is.
+        within: What the folders are in which it lies, itself first.
+    """
+
+    __slots__ = ("__weakref__", "descriptor", "identity", "path", "within")
+
+    def __init__(self, path: str, *, writable: bool) -> None:
+        self.descriptor = _open(path, writable=writable)
+        weakref.finalize(self, os.close, self.descriptor)
+        self.within = _folders_around(self.descriptor)
+        self.identity = self.within[0]
+        self.path = _path_of(path, self.descriptor, self.identity)
+
+    @property
+    def name(self) -> bytes:
+        """A path under which whoever opens it gets this folder, where the system has such paths."""
+        return b"/proc/self/fd/%d" % self.descriptor if _HAS_PROC else os.fsencode(self.path)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it was removed."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
+    def covers(self, other: OpenFolder) -> bool:
+        """Whether another folder is this one, or lies in it."""
+        return self.identity in other.within
+
+
+def _open(path: str, *, writable: bool) -> int:
+    try:
+        looked_at = os.open(path, _LOOK)
+    except ValueError:
+        raise NotGranted("does not exist") from None
+    except OSError as problem:
+        if problem.errno in _MISSING:
+            raise NotGranted("does not exist") from None
+        raise NotGranted(f": {problem.strerror}") from None
+    try:
+        if not stat.S_ISDIR(os.fstat(looked_at).st_mode):
+            raise NotGranted("is not a folder")
+        # By way of the open folder, so that it is the same one.
+        if writable and not os.access(".", os.R_OK | os.X_OK | os.W_OK, dir_fd=looked_at):
+            raise NotGranted("cannot be read and written by this user")
+        if not os.access(".", os.R_OK | os.X_OK, dir_fd=looked_at):
+            raise NotGranted("cannot be read by this user")
+        return os.open(".", _READ, dir_fd=looked_at)
+    except OSError as problem:
+        raise NotGranted("does not exist" if problem.errno in _MISSING else f": {problem.strerror}") from None
+    finally:
+        os.close(looked_at)
+
+
+def _folders_around(descriptor: int) -> tuple[Identity, ...]:
+    """Returns what the folders are in which an open one lies, itself first, up to the root."""
+    found: list[Identity] = []
+    here = os.dup(descriptor)
+    try:
+        while len(found) < _DEEPEST:
+            status = os.fstat(here)
+            identity = status.st_dev, status.st_ino
+            if found and found[-1] == identity:
+                return tuple(found)
+            found.append(identity)
+            above = os.open("..", _LOOK, dir_fd=here)
+            os.close(here)
+            here = above
+    except OSError as problem:
+        raise NotGranted(f": a folder in which it lies cannot be opened: {problem.strerror}") from None
+    finally:
+        os.close(here)
+    raise NotGranted("lies too deep")
+
+
+def _path_of(path: str, descriptor: int, identity: Identity) -> str:
+    """Returns where an open folder is, as the kernel tells it, or as a path that was found to lead to it."""
+    real = str(Path(f"/proc/self/fd/{descriptor}").readlink()) if _HAS_PROC else os.path.realpath(path)
+    try:
+        status = Path(real).stat()
+        if real.startswith("/") and (status.st_dev, status.st_ino) == identity:
+            return real
+    except OSError:
+        pass
+    raise NotGranted("was moved or exchanged while it was looked at: try again")
+
+
+def identities_on_the_way(path: str, known: dict[str, Identity | None]) -> set[Identity]:
+    """Returns what a path leads to, and the folders in which that lies; what does not exist is left out.
+
+    Args:
+        path: The path, absolute and without links.
+        known: What was found out before, which grows.
+    """
+    found: set[Identity] = set()
+    while True:
+        if path not in known:
+            try:
+                status = os.stat(path)  # noqa: PTH116 - there are many
+                known[path] = status.st_dev, status.st_ino
+            except (OSError, ValueError):
+                known[path] = None
+        identity = known[path]
+        if identity is not None:
+            found.add(identity)
+        above = os.path.dirname(path)  # noqa: PTH120 - there are many
+        if above == path:
+            return found
+        path = above
