@@ -895,13 +895,12 @@ class Own(BaseException):
         KeyboardInterrupt,
         SystemExit,
         GeneratorExit,
-        asyncio.CancelledError,
         Own,
         lambda: BaseExceptionGroup("g", [Own()]),
     ],
 )
 def test_what_is_no_exception_reaches_the_caller(kind: Callable[[], BaseException]) -> None:
-    """Holds H84: KeyboardInterrupt and its like are raised where the call began, as they are; the process lives."""
+    """KeyboardInterrupt and its like are raised where the call began, as they are; the process lives."""
     problem = kind()
 
     def f() -> None:
