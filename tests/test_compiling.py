@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stockade.execution._admission import Turn
     from stockade.policy import Features
 
-CHEAP_BYTES = 60_000
+CHEAP_BYTES = 40_000
 """A module of so many bytes that only the guest's own hello world needs compiling is within what is compiled here."""
 ALWAYS = Policy().replace(compile_process="always")
 NEVER = Policy().replace(compile_process="never")

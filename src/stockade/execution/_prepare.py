@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHEAP_COST", "check_figures", "check_outline", "is_cheap", "prepare", "translate"]
 
-CHEAP_COST = 150_000
+CHEAP_COST = 100_000
 """Modules up to this cost are validated and compiled in the host's process, unless a policy says otherwise: the worst
 that was found takes 0.2 s and 80 MB (`python -m benchmarks worst`)."""
 
