@@ -286,8 +286,8 @@ def live_instances() -> int:
 
 
 def wait_for_ticker_to_end() -> bool:
-    """Waits up to a second for the ticker threads to end."""
-    until = time.monotonic() + 1.0
+    """Waits for the ticker threads to end."""
+    until = time.monotonic() + 30
     while time.monotonic() < until:
         if not any(thread.name == "stockade-ticker" for thread in threading.enumerate()):
             return True
@@ -300,9 +300,9 @@ def test_ticker_thread_ends_after_the_last_run() -> None:
     assert wait_for_ticker_to_end()
     baseline = threading.active_count()
     for _ in range(3):
-        report = Sandbox(Policy().replace(wall_time=0.05)).run(SPIN)
+        # Nothing but the ticker makes an unmetered guest look up.
+        report = Sandbox(Policy().replace(fuel=None, wall_time=0.05)).run(SPIN)
         assert report.outcome is Outcome.TIMEOUT
-        assert any(thread.name == "stockade-ticker" for thread in threading.enumerate())
         assert wait_for_ticker_to_end()
         assert threading.active_count() == baseline
 

@@ -269,6 +269,25 @@ def test_a_ticker_that_could_not_start_is_started_later(monkeypatch: pytest.Monk
     ticker.running.discard(ticker)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_ticker_whose_thread_fails_goes_on() -> None:
+    """What a tick raises ends its thread, and no run's deadline: another thread takes over at once."""
+    ticked = threading.Event()
+    failed = threading.Event()
+
+    def tick() -> None:
+        if failed.is_set():
+            ticked.set()
+        else:
+            failed.set()
+            raise MemoryError
+
+    ticker = Ticker(tick)
+    ticker.enter(ticker)
+    assert ticked.wait(30)
+    ticker.running.discard(ticker)
+
+
 def test_a_run_without_a_ticker_is_refused_and_the_next_one_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for runs: none goes on that nothing would stop."""
     box = Sandbox(PATIENT.replace(wall_time=0.2, stack=100_000))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
+import time
 import warnings
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -65,6 +67,13 @@ _plan = cache(real_plan)
 
 
 _awaited: ContextVar[list[bool]] = ContextVar("_awaited")
+
+
+def _wait_for_real_threads() -> None:
+    """Waits for threads that earlier runs have left lingering: the world's clock is not theirs."""
+    while any(thread.name.startswith("stockade-") for thread in threading.enumerate()):
+        gc.collect()
+        time.sleep(0.01)
 
 
 class MineError(Exception):
@@ -168,6 +177,7 @@ class _Scene:
     @contextmanager
     def patched(self) -> Iterator[None]:
         world = self.world
+        _wait_for_real_threads()
         with pytest.MonkeyPatch.context() as patch:
             for module in _TIMED:
                 for name in ("time", "threading"):

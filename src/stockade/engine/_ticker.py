@@ -108,6 +108,16 @@ class Ticker:
 
     def _loop(self) -> None:
         me = threading.current_thread()
+        try:
+            self._tick_while_needed(me)
+        finally:
+            # Still this thread's: something was raised. Deadlines must not end with it.
+            if self._thread is me:
+                self._thread = None
+                if self.running:
+                    self._start()
+
+    def _tick_while_needed(self, me: threading.Thread) -> None:
         idle = 0
         while self._thread is me:
             time.sleep(TICK_SECONDS)
