@@ -158,7 +158,7 @@ def instantiation() -> list[Promise]:
     original, woven = (LinkedModule(CompiledModule(engine, code), parks=True) for code in codes)
 
     def instantiate(linked: LinkedModule) -> None:
-        owner = engine.admit(linked.claim)
+        owner = engine.acquire(linked.claim)
         assert owner is not None
         Instance(linked, owner, fuel=1 << 60, memory_bytes=128 << 20, table_elements=10_000).close()
 

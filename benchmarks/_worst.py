@@ -16,10 +16,10 @@ from benchmarks._measure import Promise
 from stockade import Module, Policy, Sandbox
 from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes
 from stockade.errors import InvalidModule, StockadeError
-from stockade.execution._module import _MOST_TEXT_BYTES
-from stockade.execution._prepare import CHEAP_COST, prepare
-from stockade.policy import Features, Structure
+from stockade.modules._module import _MOST_TEXT_BYTES
+from stockade.policy import Features, ModuleLimits
 from stockade.wasm import compile_cost, parse
+from stockade.worker._prepare import CHEAP_COST, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -116,7 +116,7 @@ _FEATURES = Features(simd=True, relaxed_simd=True, tail_call=True, multi_memory=
 
 
 def _prepared(module: bytes) -> None:
-    woven, _ = prepare("worst", parse(module), _CONFIG, _FEATURES, Structure(), lambda _: None)
+    woven, _ = prepare("worst", parse(module), _CONFIG, _FEATURES, ModuleLimits(), lambda _: None)
     compile_to_bytes(Engine.shared(_CONFIG), woven.wasm)
 
 

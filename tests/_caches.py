@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stockade.engine import Cache
+from stockade.compilation import Cache
 
 __all__ = ["BytesCache"]
 

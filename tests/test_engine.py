@@ -25,7 +25,7 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
 from stockade.engine import Engine, EngineConfig
-from stockade.engine._seam import LONG_CALLS, SHORT_CALLS, Extern, Value, capi, wasmtime_version
+from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, Extern, Value, capi, wasmtime_version
 from stockade.guard import guard
 from tests.conftest import HELLO, wat
 
@@ -102,7 +102,8 @@ def test_only_the_engine_room_names_the_library() -> None:
     ]
 
     assert guilty
-    assert {Path(path).parts[0] for path in guilty} == {"engine"}
+    # Two files ask the operating system, and not the library, for what Python has no function for.
+    assert {path for path in guilty if not path.startswith("engine/")} == {"system/_fifo.py", "system/_parent.py"}
 
 
 def test_guard_counts_each_call_under_its_number() -> None:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade import EngineError, Module, Outcome, Policy, Report, Sandbox, wasm
+from stockade.compilation import forget_programs
 from stockade.engine import assemble
-from stockade.execution import _prepare, forget_programs
 from stockade.guard import guard, weave
+from stockade.worker import _prepare
 
 from .conftest import wat
 

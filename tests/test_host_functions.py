@@ -40,7 +40,7 @@ from stockade import (
     Sandbox,
     UsageError,
 )
-from stockade.policy import Numeric
+from stockade.policy import Amount
 
 from .conftest import wat
 
@@ -933,8 +933,8 @@ def test_failures_leave_nothing_behind() -> None:
     def left() -> tuple[int, list[str], int]:
         gc.collect()
         descriptors = len(os.listdir("/proc/self/fd")) if sys.platform.startswith("linux") else 0  # noqa: PTH208
-        # Tickers come and go as engines are used, at most one for each; the crew of an earlier test may be about to go.
-        threads = sorted({thread.name for thread in threading.enumerate()} - {"stockade-ticker", "stockade-crew"})
+        # Tickers come and go as engines are used, at most one each; an earlier test's executor may be about to go.
+        threads = sorted({thread.name for thread in threading.enumerate()} - {"stockade-ticker", "stockade-executor"})
         instances = sum(type(thing).__name__ == "Instance" for thing in gc.get_objects())
         return descriptors, threads, instances
 
@@ -1577,7 +1577,7 @@ def test_amounts_and_lists_are_asked_for() -> None:
         call.require("models", "tiny")
         call.require("cores", cores)
 
-    sandbox = lending(f, custom={"cores": Numeric(4, 1, 8), "models": ["small", "tiny"]})
+    sandbox = lending(f, custom={"cores": Amount(4, 1, 8), "models": ["small", "tiny"]})
     module = caller("i32")
     for cores, fits in ((0, False), (1, True), (4, True), (5, False), (9, False)):
         granted.clear()

@@ -17,18 +17,19 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.engine import _ticker
 from stockade.engine._ticker import Ticker
-from stockade.execution import FOREVER, GO_ON, Call, Errand, Ground, Inputs, Watch, crew
+from stockade.execution import Call, Inputs, PolicyContext
 from stockade.execution._run import Guest
-from stockade.execution._state import State
-from stockade.execution.awaited import LoopStreams
+from stockade.execution.loop_streams import LoopStreams
+from stockade.guard._state import State
 from stockade.host import HostFunctions
+from stockade.runner import FOREVER, GO_ON, RunControl, WorkItem, executor
 from tests.conftest import HELLO, wat
 from tests.test_async import ECHO, SLEEPER, SPIN, live_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.execution import Steps
+    from stockade.runner import RunCoroutine
 
 PATIENT = Policy().replace(wall_time=30.0, fuel=None)
 
@@ -208,7 +209,7 @@ def test_no_cancellation_of_a_call_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_end_of_one_call_does_not_take_the_wakeups_of_the_next() -> None:
     """The attack: the next call of a session begins in the moment in which the last one lets go of it."""
-    watch, results = Watch(), []  # type: ignore[var-annotated]
+    control, results = RunControl(), []  # type: ignore[var-annotated]
     asleep, over = threading.Event(), threading.Event()
 
     def done(result: object, problem: BaseException | None) -> None:
@@ -216,21 +217,21 @@ def test_the_end_of_one_call_does_not_take_the_wakeups_of_the_next() -> None:
         if len(results) == 2:
             over.set()
 
-    def second() -> Steps[str]:
+    def second() -> RunCoroutine[str]:
         asleep.set()
         yield FOREVER
         return "woken"
 
-    def first() -> Steps[str]:
+    def first() -> RunCoroutine[str]:
         try:
             yield GO_ON
             return "over"
         finally:
-            crew().begin(Errand(second(), watch, done, 50, ""))
+            executor().begin(WorkItem(second(), control, done, 50, ""))
 
-    crew().begin(Errand(first(), watch, done, 50, ""))
+    executor().begin(WorkItem(first(), control, done, 50, ""))
     assert asleep.wait(30)
-    watch.wake()
+    control.wake()
     assert over.wait(30)
     assert sorted(results) == ["over", "woken"]
 
@@ -412,8 +413,8 @@ def test_each_piece_of_output_is_delivered_once_and_after_the_one_before() -> No
         taken.append(piece)
 
     async def scenario() -> None:
-        watch = Watch()
-        streams = LoopStreams(Inputs(on_stdout=take), watch)
+        control = RunControl()
+        streams = LoopStreams(Inputs(on_stdout=take), control)
         give = streams._stdout
         assert give is not None
         left = iter(range(1, 100))
@@ -423,7 +424,7 @@ def test_each_piece_of_output_is_delivered_once_and_after_the_one_before() -> No
                 give(b"%d" % number)
                 return
 
-        watch.on_wake = more
+        control.on_wake = more
         give(b"0")
         while len(taken) < 100:
             await asyncio.sleep(0)
@@ -536,17 +537,17 @@ def test_a_generator_in_a_cycle_ends_before_the_store_is_freed(monkeypatch: pyte
         add_idle(state, seconds)
 
     monkeypatch.setattr(State, "add_idle", add_idle_and_look)
-    ground = Ground(PATIENT, HostFunctions())
+    context = PolicyContext(PATIENT, HostFunctions())
     for first in (False, True):
-        watch = Watch()
-        guest = ground.guest(SLEEPER, watch)
+        control = RunControl()
+        guest = context.guest(SLEEPER, control)
         steps = guest.invoke(Call(SLEEPER.command_entry), command=True)
         while not next(steps) > 0:
             pass
-        watch.progress = guest.progress
+        control.progress = guest.progress
         cycle: list[object] = [steps, guest] if first else [guest, steps]
         cycle.append(cycle)
-        del guest, steps, cycle, watch
+        del guest, steps, cycle, control
         gc.collect()
     assert seen == [1, 1]
     assert live_instances() == 0

@@ -16,7 +16,7 @@ import pytest
 import stockade
 from stockade import Module, Mount, Policy, PolicyError, Sandbox, StockadeError
 from stockade.engine import library_folder
-from stockade.execution import _mount_table
+from stockade.system import _mount_table
 from tests.conftest import wat
 
 if TYPE_CHECKING:

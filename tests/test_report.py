@@ -13,12 +13,12 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded, StockadeError
 from stockade.report import (
-    Frame,
     FuelAnomaly,
     FuelStatistics,
     ModuleInfo,
     PolicyInfo,
     Timings,
+    TrapFrame,
     TrapInfo,
     Trend,
     Truncated,
@@ -88,7 +88,7 @@ FULL = make(
     trap=TrapInfo(
         "unreachable",
         "unreachable instruction executed",
-        (Frame("inner", 7, 16), Frame(None, 3, 255)),
+        (TrapFrame("inner", 7, 16), TrapFrame(None, 3, 255)),
     ),
     timings=Timings(compile=1.5, instantiate=0.00002, run=0.25, total=1.8),
 )

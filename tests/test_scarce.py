@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Mount, Outcome, Policy, Sandbox
-from stockade.engine import Engine, EngineConfig, _descriptors, _engine
-from stockade.engine._descriptors import Descriptors
-from stockade.engine._seam import LONG_CALLS, SHORT_CALLS, capi
+from stockade.engine import Engine, EngineConfig, _engine
+from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, capi
+from stockade.system import _descriptors
+from stockade.system._descriptors import Descriptors
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ import gc, itertools, json
 import stockade
 from stockade import Clock, Policy, Random, Sandbox
 from stockade.engine import Engine
-from stockade.execution import forget_programs
+from stockade.compilation import forget_programs
 plain = stockade.Module.load(b'''(module (func (export "f") (result i32) (i32.const 7)))''', text=True)
 lent = stockade.Module.load(
     b'''(module (import "env" "seven" (func $seven (result i32))) (func (export "f") (result i32) (call $seven)))''',
@@ -201,7 +202,7 @@ def test_an_engine_that_nothing_refers_to_is_freed(monkeypatch: pytest.MonkeyPat
 def test_an_engine_outlives_whatever_holds_it() -> None:
     """A session keeps its engine when its sandbox and its machine code in memory are gone."""
     session = Sandbox(Policy().replace(fuel=12_345, stack=4 << 20)).open(SEVEN)
-    stockade.execution.forget_programs()
+    stockade.compilation.forget_programs()
     Engine._kept.clear()
     gc.collect()
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 import stockade
 from stockade import (
     InvalidModule,
-    Job,
     LinkError,
     ModuleNotFound,
     Outcome,
@@ -35,12 +34,13 @@ from stockade import (
     Sandbox,
     Scheduler,
     Task,
+    TaskHandle,
     Usage,
     UsageError,
 )
 from stockade.engine import Engine
-from stockade.scheduling._job import TaskRun
-from stockade.scheduling._line import Line
+from stockade.scheduling._fair_queue import Line
+from stockade.scheduling._handle import TaskRun
 from tests._compiling import Compiling, compiling_by_hand
 from tests.conftest import HELLO, wat
 
@@ -110,8 +110,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def foreign_threads() -> set[str]:
-    """The names of threads that are none of the crew's, which come and go, nor the ticker's."""
-    own = "stockade-crew", "stockade-ticker"
+    """The names of threads that are none of the executor's, which come and go, nor the ticker's."""
+    own = "stockade-executor", "stockade-ticker"
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith(own)}
 
 
@@ -740,7 +740,7 @@ def test_results_are_there_when_close_returns(box: Sandbox) -> None:
 
 def test_an_exception_in_the_block_cancels(box: Sandbox) -> None:
     """Whoever fails does not wait for guests that never end, and what fails is what is raised."""
-    jobs: list[Job] = []
+    jobs: list[TaskHandle] = []
 
     def fail() -> None:
         with Scheduler(box, concurrency=2) as scheduler:
@@ -778,7 +778,7 @@ def test_close_from_a_callback(box: Sandbox) -> None:
     for task in (same(1), Task(module=SAME, export="same", args=(1,), quota=Quota()), Task(module=b"none")):
         scheduler, closed = Scheduler(box), threading.Event()
 
-        def close(job: Job, scheduler: Scheduler = scheduler, closed: threading.Event = closed) -> None:
+        def close(job: TaskHandle, scheduler: Scheduler = scheduler, closed: threading.Event = closed) -> None:
             scheduler.close()
             closed.set()
 
@@ -859,7 +859,7 @@ def test_what_is_called_when_a_job_is_over_may_raise(
     """Holds H84: it goes to the log; the job, the others and the threads that they run on are none the worse."""
     called: list[str] = []
 
-    def fail(job: Job) -> None:
+    def fail(job: TaskHandle) -> None:
         called.append(job.task.id)
         raise raised("of the callback")
 
@@ -883,7 +883,7 @@ def test_what_is_called_when_a_job_is_over_may_raise(
 
 
 def test_what_a_lent_function_raises_comes_out_of_the_result(box: Sandbox) -> None:
-    """Holds H84: what ends the host elsewhere ends that one run here; the crew and the scheduler go on."""
+    """Holds H84: what ends the host elsewhere ends that one run here; the executor and the scheduler go on."""
 
     @box.host_function("env")
     def note(number: int) -> int:
@@ -983,7 +983,7 @@ def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
     """Holds item 16: whatever a job is at when it is cancelled, it ends, once, and leaves nothing behind."""
     chance = random.Random(20240611)
     descriptors = open_descriptors()
-    over: list[Job] = []
+    over: list[TaskHandle] = []
 
     def some_task() -> Task:
         kind = chance.choice(["same", "sleep", "short", "spin", "echo", "bad", "compiled", "narrowed"])
@@ -1002,7 +1002,7 @@ def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
         return Task(module=modules[kind], stdin=Pipe(), tenant=tenant, priority=priority)
 
     with Scheduler(box, concurrency=7) as scheduler:
-        jobs: list[Job] = []
+        jobs: list[TaskHandle] = []
         for _ in range(600):
             job = scheduler.submit(some_task())
             job.on_done(over.append)

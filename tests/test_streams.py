@@ -14,18 +14,19 @@ import pytest
 
 import stockade
 from stockade import Outcome, Policy, Sandbox, UsageError
-from stockade.execution import Call, Ground, Watch, _run
-from stockade.execution._state import STDIN_PIECE_BYTES, TAP_BYTES
-from stockade.execution._steps import FOREVER, GO_ON
+from stockade.execution import Call, PolicyContext, _run
 from stockade.execution._streams import Streams
+from stockade.guard._state import OUTPUT_RING_BYTES, STDIN_PIECE_BYTES
 from stockade.host import HostFunctions
+from stockade.runner import RunControl
+from stockade.runner._coroutine import FOREVER, GO_ON
 from tests.conftest import wat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stockade.engine import Memory
-    from stockade.execution import Steps
+    from stockade.runner import RunCoroutine
 
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
 
@@ -67,7 +68,9 @@ def both(times: int, size: int) -> stockade.Module:
     )
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 1000, TAP_BYTES // 2 - 8, TAP_BYTES // 2 - 7, TAP_BYTES + 1])
+@pytest.mark.parametrize(
+    "size", [1, 7, 8, 1000, OUTPUT_RING_BYTES // 2 - 8, OUTPUT_RING_BYTES // 2 - 7, OUTPUT_RING_BYTES + 1]
+)
 def test_output_arrives_whole_and_in_order(size: int) -> None:
     """Whatever the pieces are cut into, each stream is whole, and the two keep their order among each other."""
     times = 5
@@ -244,7 +247,7 @@ class _Threads:
 class _Slow(Streams):
     """Output that is taken only in the second step after the guest has ended."""
 
-    def finish(self, memory: Memory | None) -> Steps[bool]:
+    def finish(self, memory: Memory | None) -> RunCoroutine[bool]:
         yield FOREVER
         yield GO_ON
         return (yield from super().finish(memory))
@@ -259,10 +262,10 @@ def test_cpu_time_is_that_of_the_steps_of_the_run(elsewhere: bool, monkeypatch: 
     """
     clock, pieces = _Threads(), []  # type: ignore[var-annotated]
     monkeypatch.setattr(_run, "time", clock)
-    ground, watch, module = Ground(PATIENT, HostFunctions()), Watch(), both(2, 10)
+    context, control, module = PolicyContext(PATIENT, HostFunctions()), RunControl(), both(2, 10)
     me = threading.get_ident()
     clock.used[me] = 100.0
-    guest = ground.guest(module, watch, streams=_Slow(stdout=pieces.append))
+    guest = context.guest(module, control, streams=_Slow(stdout=pieces.append))
     steps = guest.invoke(Call(module.command_entry), command=True)
 
     def take(used: float) -> stockade.Report:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockade import InvalidModule, Outcome, Policy, Sandbox
-from stockade.execution import _plan, _programs
-from stockade.policy import Structure
+from stockade.compilation import _programs
+from stockade.execution import _plan
+from stockade.policy import ModuleLimits
 from stockade.wasm import code_figures, outline_figures, parse, scan, uleb
 from stockade.wasm._instructions import deepest_nesting
 from tests.conftest import program_path, wat
@@ -88,7 +89,7 @@ def forbid_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_figure_has_its_tests() -> None:
     """A figure added to policies needs a guest here."""
-    assert sorted(Structure.__struct_fields__) == FIELDS
+    assert sorted(ModuleLimits.__struct_fields__) == FIELDS
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import LimitExceeded, Outcome, Policy, Report, Sandbox, UsageError
-from stockade.execution._texts import CONVENTIONS
+from stockade.execution._string_calls import CONVENTIONS
 
 from .conftest import wat
 

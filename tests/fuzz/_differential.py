@@ -15,8 +15,8 @@ import wasmtime
 
 import stockade
 from stockade import Features, Outcome, Policy, Sandbox
+from stockade.compilation import forget_programs
 from stockade.engine import validate_with
-from stockade.execution import forget_programs
 from stockade.guard import guard, prove, weave
 from stockade.wasm import code_figures, outline, outline_figures, parse, scan
 from tests._decoder import Decoded, decode

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Sandbox
+from stockade.compilation import _programs
 from stockade.engine import Engine, EngineConfig, assemble
-from stockade.execution import _programs
-from stockade.execution._prepare import prepare
 from stockade.guard import Woven, guard, proof_copy, prove, weave
-from stockade.policy import Features, Structure, runnable_features
+from stockade.policy import Features, ModuleLimits, runnable_features
 from stockade.wasm import Kind, Scan, Site, Unsupported, _scan, parse, scan
+from stockade.worker._prepare import prepare
 from tests.conftest import program_path
 from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb
 from tests.guard.test_encodings import forging, hidden_call, hidden_element
@@ -65,7 +65,7 @@ def _told(problem: BaseException) -> str:
 
 def _prepare(data: bytes) -> Woven:
     """Makes a module ready to be compiled, as every run does, whatever is kept of earlier ones."""
-    return prepare("<bytes>", parse(data), _WOVEN, Features(), Structure(), lambda _: None)[0]
+    return prepare("<bytes>", parse(data), _WOVEN, Features(), ModuleLimits(), lambda _: None)[0]
 
 
 def test_a_hidden_call_is_refused_whatever_the_reader_sees(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stockade
-from stockade import Outcome, Policy, Sandbox, Structure
+from stockade import ModuleLimits, Outcome, Policy, Sandbox
 from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
 from stockade.guard import Woven, check_imports, guard, prove, weave
@@ -827,7 +827,7 @@ def test_a_function_that_outgrows_the_engine_is_the_modules_fault(calls: int) ->
     data = built.build()
     _validate_original(data)
 
-    sandbox = Sandbox(Policy(structure=Structure(function_size=7_654_321)))
+    sandbox = Sandbox(Policy(structure=ModuleLimits(function_size=7_654_321)))
     if calls == 1:
         assert sandbox.call(data, "f").ok
         return

@@ -128,7 +128,7 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-class Ended(NamedTuple):
+class GuestStopped(NamedTuple):
     """What became of a run.
 
     Attributes:
@@ -151,7 +151,7 @@ def run(
     frames: int = 0,
     depth: int = 0,
     export: str = "dive",
-) -> Ended:
+) -> GuestStopped:
     """Plays a script, at a depth of the stack."""
     image, start, errnos, count = script.image()
     with stockade.Sandbox(policy).open(guest()) as session:
@@ -161,10 +161,10 @@ def run(
         assert instance is not None
         memory = instance.memory(b"memory")
         (mark,) = struct.unpack("<I", memory.read(errnos, 4))
-        return Ended(report, memory.read(0, start), memory.size_bytes, mark)
+        return GuestStopped(report, memory.read(0, start), memory.size_bytes, mark)
 
 
-def check(before: Seen, after: Seen, ended: Ended) -> None:
+def check(before: Seen, after: Seen, ended: GuestStopped) -> None:
     """The report tells at least what was done."""
     usage = ended.report.usage
     grown = sum(max(size - before.sizes.get(inode, 0), 0) for inode, size in after.sizes.items())
@@ -360,6 +360,6 @@ def test_ended_at_any_moment(seconds: float, by_deadline: bool) -> None:
             canceller.cancel()
             instance = session._guest._instance
             assert instance is not None
-            ended = Ended(report, b"", instance.memory(b"memory").size_bytes, 0)
+            ended = GuestStopped(report, b"", instance.memory(b"memory").size_bytes, 0)
         assert report.outcome in (Outcome.OK, Outcome.CANCELLED, Outcome.TIMEOUT)
         check(before, look(folder), ended)

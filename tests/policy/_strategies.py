@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from stockade import (
+    Amount,
     Clock,
     Environment,
     Features,
     Filesystem,
-    Host,
+    HostRule,
     Limits,
+    ModuleLimits,
     Mount,
     Network,
-    Numeric,
     Policy,
     PortRange,
     Process,
     Random,
-    Structure,
     Wasi,
 )
 
@@ -277,13 +277,13 @@ def port_ranges() -> st.SearchStrategy[PortRange]:
     return port.map(lambda one: PortRange(one, one)) | st.tuples(port, port).map(lambda two: PortRange(*sorted(two)))
 
 
-def hosts() -> st.SearchStrategy[Host]:
+def hosts() -> st.SearchStrategy[HostRule]:
     """Hosts by name and by address, as they may be written."""
     label = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)
     name = st.lists(label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "test"]))
     address = (st.ip_addresses(v=4) | st.ip_addresses(v=6)).map(str).filter(lambda text: "::ffff:" not in text)
     return st.builds(
-        Host, st.sampled_from(_HOSTS) | name | address, _lists_of(port_ranges(), least=1, most=3), st.booleans()
+        HostRule, st.sampled_from(_HOSTS) | name | address, _lists_of(port_ranges(), least=1, most=3), st.booleans()
     )
 
 
@@ -306,10 +306,10 @@ def processes(draw: st.DrawFn) -> Process:
     return Process(mode=mode, commands=draw(_lists_of(command, least=1, most=3)) if mode == "commands" else ())
 
 
-def structures() -> st.SearchStrategy[Structure]:
+def structures() -> st.SearchStrategy[ModuleLimits]:
     """What modules may be made of."""
     fields = {path.partition(".")[2]: amounts(path) for path in AMOUNTS if path.startswith("structure.")}
-    return _some(**fields).map(lambda values: Structure(**values))
+    return _some(**fields).map(lambda values: ModuleLimits(**values))
 
 
 def features() -> st.SearchStrategy[Features]:
@@ -331,7 +331,7 @@ def wasis() -> st.SearchStrategy[Wasi]:
     ).map(lambda fields: Wasi(**fields))
 
 
-def numerics() -> st.SearchStrategy[Numeric]:
+def numerics() -> st.SearchStrategy[Amount]:
     """Amounts with their bounds, whole and not."""
     number = (
         st.sampled_from([-MAX_AMOUNT, -1, 0, 0.1, 1, 8, MAX_AMOUNT])
@@ -339,9 +339,9 @@ def numerics() -> st.SearchStrategy[Numeric]:
         | st.floats(-MAX_AMOUNT, MAX_AMOUNT)
     )
 
-    def ordered(numbers: list[float]) -> Numeric:
+    def ordered(numbers: list[float]) -> Amount:
         least, value, most = sorted(numbers)
-        return Numeric(value, least, most)
+        return Amount(value, least, most)
 
     return st.lists(number, min_size=3, max_size=3).map(ordered)
 

@@ -18,21 +18,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stockade import (
+    Amount,
     Clock,
     Environment,
     Features,
     Filesystem,
-    Host,
+    HostRule,
     Limits,
+    ModuleLimits,
     Mount,
     Network,
-    Numeric,
     Policy,
     PortRange,
     Process,
     Random,
     Sandbox,
-    Structure,
     Wasi,
 )
 from stockade.policy import PRESETS, Change
@@ -123,15 +123,15 @@ def _environments(draw: st.DrawFn) -> Environment:
 def _networks(draw: st.DrawFn) -> Network:
     mode = draw(_one_of("none", "loopback", "hosts", "ports", "full", "hosts", "hosts", "ports"))
     if mode == "hosts":
-        rule = st.builds(Host, st.sampled_from(_HOSTS), _lists(_PORTS, 1), st.booleans())
+        rule = st.builds(HostRule, st.sampled_from(_HOSTS), _lists(_PORTS, 1), st.booleans())
         return Network(mode=mode, hosts=draw(st.lists(rule, min_size=1, max_size=4)))
     return Network(mode=mode, ports=draw(_lists(_PORTS, 1)) if mode == "ports" else ())
 
 
 @st.composite
-def _numerics(draw: st.DrawFn) -> Numeric:
+def _numerics(draw: st.DrawFn) -> Amount:
     least, value, most = sorted(draw(st.tuples(*(st.integers(0, 4) for _ in range(3)))))
-    return Numeric(value, least, most)
+    return Amount(value, least, most)
 
 
 def _features(chosen: dict[str, bool]) -> Features:
@@ -156,7 +156,7 @@ _SECTIONS: dict[str, st.SearchStrategy[Any]] = {
     "network": _networks(),
     "process": _one_of("none", "full").map(lambda mode: Process(mode=mode))
     | _lists(_COMMANDS, 1).map(lambda commands: Process(mode="commands", commands=commands)),
-    "structure": _some(functions=_one_of(0, 7), exports=_one_of(0, 7)).map(lambda fields: Structure(**fields)),
+    "structure": _some(functions=_one_of(0, 7), exports=_one_of(0, 7)).map(lambda fields: ModuleLimits(**fields)),
     "features": _some(**{name: st.booleans() for name in Features.__struct_fields__}).map(_features),
     "wasi": _some(
         allow=_lists(_CALLS), deny=_lists((*_CALLS, "fork")), errno=_one_of("notcapable", "perm", "nosys")
@@ -294,7 +294,7 @@ def check_permits_no_more(less: Policy, more: Policy) -> None:
     if less.network != more.network:
         assert _connections(less.network) <= _connections(more.network)
     assert _started(less.process) <= _started(more.process)
-    for name in Structure.__struct_fields__:
+    for name in ModuleLimits.__struct_fields__:
         assert getattr(less.structure, name) <= getattr(more.structure, name), name
     for name in Features.__struct_fields__:
         assert getattr(less.features, name) <= getattr(more.features, name), name
@@ -460,11 +460,11 @@ def test_capabilities_of_one_sort_narrow_exactly(sides: tuple[Any, Any]) -> None
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        (True, Numeric(4, 1, 8)),
+        (True, Amount(4, 1, 8)),
         (True, "x"),
         (True, ("x",)),
-        (Numeric(1, 1, 1), True),
-        (Numeric(1, 1, 1), "1"),
+        (Amount(1, 1, 1), True),
+        (Amount(1, 1, 1), "1"),
         ("x", ("y",)),
         ("x", False),
         ((), ""),
@@ -696,7 +696,7 @@ def _mounts(*mounts: Mount) -> dict[str, Any]:
     return {"filesystem": Filesystem(mounts=mounts)}
 
 
-def _hosts(*hosts: Host) -> dict[str, Any]:
+def _hosts(*hosts: HostRule) -> dict[str, Any]:
     return {"network": Network(mode="hosts", hosts=hosts)}
 
 
@@ -718,30 +718,30 @@ def _hosts(*hosts: Host) -> dict[str, Any]:
         ),
         ({"environment": Environment(set={"A": "x"})}, {"environment": Environment(set={"A": "y"})}, {}),
         (
-            _hosts(Host("a.example")),
-            _hosts(Host("b.example")),
+            _hosts(HostRule("a.example")),
+            _hosts(HostRule("b.example")),
             {},
         ),
         (
-            _hosts(Host("a.example", ports=(80,))),
-            _hosts(Host("a.example", ports=(443,))),
+            _hosts(HostRule("a.example", ports=(80,))),
+            _hosts(HostRule("a.example", ports=(443,))),
             {},
         ),
         ({"network": Network(mode="ports", ports=(80,))}, {"network": Network(mode="ports", ports=(81,))}, {}),
         (
-            _hosts(Host("localhost", ports=(80,))),
+            _hosts(HostRule("localhost", ports=(80,))),
             {"network": Network(mode="ports", ports=(80,))},
             {},
         ),
         (
-            _hosts(Host("10.0.0.1", ports=(80,))),
+            _hosts(HostRule("10.0.0.1", ports=(80,))),
             {"network": Network(mode="ports", ports=(80,))},
             {},
         ),
         ({"network": Network(mode="loopback")}, {"network": Network(mode="ports", ports=(80,))}, {}),
         (
             {"network": Network(mode="loopback")},
-            _hosts(Host("a.example")),
+            _hosts(HostRule("a.example")),
             {},
         ),
         (
@@ -764,7 +764,7 @@ def _hosts(*hosts: Host) -> dict[str, Any]:
         ({"custom": {"gpu": ("x",)}}, {"custom": {"gpu": ("y",)}}, {"custom": {"gpu": ()}}),
         ({"custom": {"gpu": True}}, {"custom": {"mail": True}}, {}),
         ({"custom": {"gpu": True}}, {"custom": {"gpu": False}}, {"custom": {"gpu": False}}),
-        ({"custom": {"gpu": Numeric(2, 1, 8)}}, {"custom": {"gpu": Numeric(4, 3, 8)}}, {}),
+        ({"custom": {"gpu": Amount(2, 1, 8)}}, {"custom": {"gpu": Amount(4, 3, 8)}}, {}),
         ({"custom": {"gpu": "x"}}, {"custom": {"gpu": "y"}}, {}),
     ],
 )
@@ -809,19 +809,19 @@ def test_disjoint_lists_give_nothing(one: dict[str, Any], two: dict[str, Any], b
             {"environment": Environment(mode="deny", names=("B",), set={"A": "x"})},
         ),
         (
-            _hosts(Host("A.example.", ports=(80, PortRange(90, 99)))),
-            _hosts(Host("a.example", ports=(PortRange(1, 92),), secure=False)),
-            _hosts(Host("a.example", ports=(80, PortRange(90, 92)))),
+            _hosts(HostRule("A.example.", ports=(80, PortRange(90, 99)))),
+            _hosts(HostRule("a.example", ports=(PortRange(1, 92),), secure=False)),
+            _hosts(HostRule("a.example", ports=(80, PortRange(90, 92)))),
         ),
         (
-            _hosts(Host("8.8.8.8", ports=(53, 80)), Host("10.0.0.1", ports=(53,))),
+            _hosts(HostRule("8.8.8.8", ports=(53, 80)), HostRule("10.0.0.1", ports=(53,))),
             {"network": Network(mode="ports", ports=(53,))},
-            _hosts(Host("8.8.8.8", ports=(53,))),
+            _hosts(HostRule("8.8.8.8", ports=(53,))),
         ),
         (
-            _hosts(Host("::1"), Host("a.example")),
+            _hosts(HostRule("::1"), HostRule("a.example")),
             {"network": Network(mode="loopback")},
-            _hosts(Host("::1")),
+            _hosts(HostRule("::1")),
         ),
         (
             {"network": Network(mode="ports", ports=(PortRange(80, 90), 95))},
@@ -849,9 +849,9 @@ def test_disjoint_lists_give_nothing(one: dict[str, Any], two: dict[str, Any], b
             {"wasi": Wasi(deny=("clock_*", "random_get", "sched_yield", "sock_*"))},
         ),
         (
-            {"custom": {"gpu": Numeric(8, 1, 16), "mail": ("b", "a", "c")}},
-            {"custom": {"gpu": Numeric(9, 2, 9), "mail": ("a", "b")}},
-            {"custom": {"gpu": Numeric(8, 2, 9), "mail": ("a", "b")}},
+            {"custom": {"gpu": Amount(8, 1, 16), "mail": ("b", "a", "c")}},
+            {"custom": {"gpu": Amount(9, 2, 9), "mail": ("a", "b")}},
+            {"custom": {"gpu": Amount(8, 2, 9), "mail": ("a", "b")}},
         ),
     ],
 )
@@ -984,8 +984,8 @@ def test_subsets_of_environments_are_found(one: Environment, two: Environment) -
 @settings(deadline=None, max_examples=100)
 @given(_networks(), _networks())
 @example(
-    Network(mode="hosts", hosts=(Host("a.example", secure=False),)),
-    Network(mode="hosts", hosts=(Host("a.example", secure=False), Host("a.example"))),
+    Network(mode="hosts", hosts=(HostRule("a.example", secure=False),)),
+    Network(mode="hosts", hosts=(HostRule("a.example", secure=False), HostRule("a.example"))),
 )
 def test_subsets_of_networks_are_found(one: Network, two: Network) -> None:
     """The same for networks. What is asked has a connection for every way in which two of these networks can differ."""
@@ -1003,11 +1003,11 @@ def test_subsets_of_commands_and_calls_are_found(one: Process, two: Process, cal
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        (_hosts(Host("A.example.")), _hosts(Host("a.example"))),
-        (_hosts(Host("a.example")), _hosts(Host("a.example", secure=False))),
-        (_hosts(Host("a.example")), {"network": Network(mode="ports", ports=(443,))}),
-        (_hosts(Host("a.example")), {"network": Network(mode="full")}),
-        (_hosts(Host("db.localhost")), {"network": Network(mode="loopback")}),
+        (_hosts(HostRule("A.example.")), _hosts(HostRule("a.example"))),
+        (_hosts(HostRule("a.example")), _hosts(HostRule("a.example", secure=False))),
+        (_hosts(HostRule("a.example")), {"network": Network(mode="ports", ports=(443,))}),
+        (_hosts(HostRule("a.example")), {"network": Network(mode="full")}),
+        (_hosts(HostRule("db.localhost")), {"network": Network(mode="loopback")}),
         ({"environment": Environment(mode="allow")}, {}),
         (
             {"environment": Environment(mode="allow", names=("A",), secrets="never")},
@@ -1058,7 +1058,7 @@ def test_wording_is_no_right(one: dict[str, Any], two: dict[str, Any]) -> None:
         ),
         ({"limits": Limits(compile_process="always")}, {}),
         ({}, {"limits": Limits(compile_process="never")}),
-        ({"structure": Structure(functions=99_999)}, {}),
+        ({"structure": ModuleLimits(functions=99_999)}, {}),
         ({"filesystem": Filesystem(create=False)}, {}),
         ({}, {"filesystem": Filesystem(delete=True)}),
         ({}, {"filesystem": Filesystem(symlinks=True)}),
@@ -1073,16 +1073,16 @@ def test_wording_is_no_right(one: dict[str, Any], two: dict[str, Any]) -> None:
         ({"random": Random(mode="none")}, {"random": Random(mode="seeded")}),
         ({}, {"network": Network(mode="loopback")}),
         (
-            _hosts(Host("a.example", ports=(80,))),
-            _hosts(Host("a.example", ports=(PortRange(80, 81),))),
+            _hosts(HostRule("a.example", ports=(80,))),
+            _hosts(HostRule("a.example", ports=(PortRange(80, 81),))),
         ),
         ({"process": Process(mode="commands", commands=("/bin/a",))}, {"process": Process(mode="full")}),
         ({}, {"features": Features(gc=True)}),
         ({}, {"wasi": Wasi(deny=("sock_send", "sock_recv", "sock_accept"))}),
         ({}, {"custom": {"gpu": True}}),
         ({"custom": {"gpu": ("x",)}}, {"custom": {"gpu": ("x", "y")}}),
-        ({"custom": {"gpu": Numeric(3, 1, 8)}}, {"custom": {"gpu": Numeric(4, 1, 8)}}),
-        ({"custom": {"gpu": Numeric(4, 2, 8)}}, {"custom": {"gpu": Numeric(4, 1, 8)}}),
+        ({"custom": {"gpu": Amount(3, 1, 8)}}, {"custom": {"gpu": Amount(4, 1, 8)}}),
+        ({"custom": {"gpu": Amount(4, 2, 8)}}, {"custom": {"gpu": Amount(4, 1, 8)}}),
     ],
     ids=repr,
 )
@@ -1096,7 +1096,7 @@ def test_one_right_more_is_no_subset(less: dict[str, Any], more: dict[str, Any])
 def test_long_lists_are_combined() -> None:
     """The attack: a policy of some kilobytes, thousands of hosts or nested ranges, on which combining never ends."""
     nested = Policy(network=Network(mode="ports", ports=[PortRange(port, 60_000 - port) for port in range(1, 1001)]))
-    hosts = Policy(**_hosts(*(Host(f"h{place}.example", ports=(PortRange(1, 65_535),)) for place in range(1000))))
+    hosts = Policy(**_hosts(*(HostRule(f"h{place}.example", ports=(PortRange(1, 65_535),)) for place in range(1000))))
     fewer = hosts.replace(hosts=hosts.network.hosts[1:])
 
     assert nested.narrow(Policy(network=Network(mode="full"))).network.ports == (PortRange(1, 59_999),)
@@ -1187,22 +1187,22 @@ _HTTPS = {"host": "a.example", "ports": [443], "secure": True}
         ),
         (
             {},
-            _hosts(Host("a.example")),
+            _hosts(HostRule("a.example")),
             [("network.mode", "none", "hosts", "wider"), ("network.hosts", [], [_HTTPS], "wider")],
         ),
         (
-            _hosts(Host("a.example")),
-            _hosts(Host("A.example.")),
+            _hosts(HostRule("a.example")),
+            _hosts(HostRule("A.example.")),
             [("network.hosts", [_HTTPS], [{**_HTTPS, "host": "A.example."}], "none")],
         ),
         (
-            _hosts(Host("a.example", secure=False)),
-            _hosts(Host("a.example")),
+            _hosts(HostRule("a.example", secure=False)),
+            _hosts(HostRule("a.example")),
             [("network.hosts", [{**_HTTPS, "secure": False}], [_HTTPS], "narrower")],
         ),
         (
-            _hosts(Host("a.example")),
-            _hosts(Host("b.example")),
+            _hosts(HostRule("a.example")),
+            _hosts(HostRule("b.example")),
             [("network.hosts", [_HTTPS], [{**_HTTPS, "host": "b.example"}], "both")],
         ),
         (

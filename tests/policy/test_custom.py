@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockade import Numeric, Policy, PolicyError
+from stockade import Amount, Policy, PolicyError
 
 if TYPE_CHECKING:
     from stockade.policy._custom import Custom
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 CUSTOM: dict[str, Custom] = {
     "on": True,
     "off": False,
-    "threads": Numeric(4, 1, 8),
-    "offset": Numeric(0, -0.5, 0.5),
+    "threads": Amount(4, 1, 8),
+    "offset": Amount(0, -0.5, 0.5),
     "region": "eu",
     "nothing": "",
     "models": ("small", "large"),
@@ -92,11 +92,11 @@ def test_what_is_not_set_covers_nothing(name: str, asked: object) -> None:
 def test_capabilities_are_added_and_found() -> None:
     """Holds item 74: what is set can be looked up, and a policy with another one is another policy."""
     policy = Policy().replace(custom={"gpu": True})
-    more = policy.replace(custom={**policy.custom, "threads": Numeric(2, 1, 4)})
+    more = policy.replace(custom={**policy.custom, "threads": Amount(2, 1, 4)})
 
     assert policy.custom == {"gpu": True}
-    assert more.custom == {"gpu": True, "threads": Numeric(2, 1, 4)}
-    assert more.custom["threads"] == Numeric(2, 1, 4)
+    assert more.custom == {"gpu": True, "threads": Amount(2, 1, 4)}
+    assert more.custom["threads"] == Amount(2, 1, 4)
     assert "threads" not in policy.custom
     assert policy.digest != more.digest
 
@@ -127,9 +127,9 @@ def test_capabilities_cannot_be_widened_afterwards() -> None:
         ("''", ""),
         ("[]", ()),
         ("['small', 'large', 'small']", ("small", "large")),
-        ("{ value = 4, min = 1, max = 8 }", Numeric(4, 1, 8)),
-        ("{ value = 1, min = 1, max = 1 }", Numeric(1, 1, 1)),
-        ("{ value = -0.5, min = -1, max = 1e3 }", Numeric(-0.5, -1, 1000)),
+        ("{ value = 4, min = 1, max = 8 }", Amount(4, 1, 8)),
+        ("{ value = 1, min = 1, max = 1 }", Amount(1, 1, 1)),
+        ("{ value = -0.5, min = -1, max = 1e3 }", Amount(-0.5, -1, 1000)),
     ],
 )
 def test_capabilities_in_documents(written: str, kept: object) -> None:
@@ -252,20 +252,20 @@ def test_wrong_shapes_in_python_are_named(custom: object, message: str) -> None:
 def test_numbers_are_inside_their_bounds(arguments: tuple[float, float, float], message: str) -> None:
     """Holds item 74: a value below or above its bounds is refused, and so are bounds that no float holds exactly."""
     with pytest.raises(PolicyError) as caught:
-        Numeric(*arguments)
+        Amount(*arguments)
 
     assert str(caught.value) == message
 
 
 def test_bounds_belong_to_what_is_allowed() -> None:
     """Holds item 74: the positive twin, at the borders."""
-    assert Numeric(1, 1, 8).value == 1.0
-    assert Numeric(8, 1, 8).value == 8.0
-    assert Numeric(MAX, -MAX, MAX) == Numeric(float(MAX), float(-MAX), float(MAX))
+    assert Amount(1, 1, 8).value == 1.0
+    assert Amount(8, 1, 8).value == 8.0
+    assert Amount(MAX, -MAX, MAX) == Amount(float(MAX), float(-MAX), float(MAX))
 
 
 _NUMBERS = st.integers(-MAX, MAX) | st.floats(-MAX, MAX)
-_NUMERICS = st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(sorted).map(lambda ends: Numeric(ends[1], ends[0], ends[2]))
+_NUMERICS = st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(sorted).map(lambda ends: Amount(ends[1], ends[0], ends[2]))
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 _CUSTOM = st.booleans() | _TEXTS | st.lists(_TEXTS, max_size=3, unique=True).map(tuple) | _NUMERICS
 
@@ -282,7 +282,7 @@ def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(_NUMERICS, _NUMBERS)
-def test_a_number_covers_what_lies_between_its_least_and_what_is_granted(granted: Numeric, asked: float) -> None:
+def test_a_number_covers_what_lies_between_its_least_and_what_is_granted(granted: Amount, asked: float) -> None:
     """Holds item 74: the most that may ever be granted is not what is granted."""
     policy = Policy(custom={"amount": granted})  # type: ignore[arg-type]
 

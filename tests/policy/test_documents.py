@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
-from stockade import Clock, Limits, Numeric, Policy, PolicyError, Process
+from stockade import Amount, Clock, Limits, Policy, PolicyError, Process
 from tests.policy._strategies import (
     AMOUNTS,
     CALL_PATTERNS,
@@ -1655,7 +1655,7 @@ def test_every_field_is_described() -> None:
 
 FULL = Policy(
     limits=Limits(fuel=1000, fuel_refill=1, fuel_refill_max=5000, fuel_time=3.0),
-    custom={"gpu": True, "cores": Numeric(2, 1, 8), "models": ("a", "b"), "tier": "x"},
+    custom={"gpu": True, "cores": Amount(2, 1, 8), "models": ("a", "b"), "tier": "x"},
 ).replace(
     environment=Policy.loads(
         '[environment]\nmode = "allow"\nnames = ["A", "B"]\nset = { C = "1", D = "2" }'
@@ -1782,7 +1782,7 @@ def test_digests_are_the_same_in_every_process() -> None:
         (Policy(limits=Limits(wall_time=5)), Policy(limits=Limits(wall_time=5.0))),
         (Policy(clock=Clock(start=-0.0)), Policy(clock=Clock(start=0.0))),
         (Policy(clock=Clock(step=-0.0)), Policy(clock=Clock(step=0))),
-        (Policy(custom={"a": Numeric(-0.0, -1, 1)}), Policy(custom={"a": Numeric(0, -1.0, 1.0)})),
+        (Policy(custom={"a": Amount(-0.0, -1, 1)}), Policy(custom={"a": Amount(0, -1.0, 1.0)})),
         (Policy(custom={"a": ["x", "x"]}), Policy(custom={"a": ("x",)})),
     ],
     ids=["int", "negative zero", "negative step", "numeric", "list"],

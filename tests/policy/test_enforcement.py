@@ -18,7 +18,7 @@ import stockade
 from stockade import (
     Features,
     Filesystem,
-    Host,
+    HostRule,
     InvalidModule,
     Limits,
     Module,
@@ -30,10 +30,10 @@ from stockade import (
     Process,
     Sandbox,
 )
-from stockade.execution import GO_ON
 from stockade.execution._throttle import Throttle
 from stockade.policy import check_enforceable, unenforceable
 from stockade.policy._fields import Items, Part, Section, fields_of
+from stockade.runner import GO_ON
 from tests.conftest import HELLO, wat
 from tests.limits._guests import (
     CREAT,
@@ -441,28 +441,28 @@ EFFECTS = [
 ]
 
 NOT_YET = "which this release cannot enforce yet: set it to"
-HOST = (Host("a.example"),)
+HOST = (HostRule("a.example"),)
 HOSTS = {"network.mode": "hosts", "network.hosts": HOST}
 REFUSALS = [
     Refusal("network.mode", ("loopback", "full"), "network.mode is {!r}, " + NOT_YET + ' "none"'),
     Refusal(
         "network.hosts",
-        (HOST, (Host("b.example"),)),
+        (HOST, (HostRule("b.example"),)),
         f"network.mode is 'hosts', {NOT_YET} \"none\"",
         {"network.mode": "hosts"},
     ),
     Refusal(
-        "network.hosts[].host", (HOST, (Host("b.example"),)), f"network.mode is 'hosts', {NOT_YET} \"none\"", HOSTS
+        "network.hosts[].host", (HOST, (HostRule("b.example"),)), f"network.mode is 'hosts', {NOT_YET} \"none\"", HOSTS
     ),
     Refusal(
         "network.hosts[].ports",
-        (HOST, (Host("a.example", (PortRange(1, 2),)),)),
+        (HOST, (HostRule("a.example", (PortRange(1, 2),)),)),
         f"network.mode is 'hosts', {NOT_YET} \"none\"",
         HOSTS,
     ),
     Refusal(
         "network.hosts[].secure",
-        (HOST, (Host("a.example", secure=False),)),
+        (HOST, (HostRule("a.example", secure=False),)),
         f"network.mode is 'hosts', {NOT_YET} \"none\"",
         HOSTS,
     ),

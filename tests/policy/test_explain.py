@@ -16,24 +16,24 @@ import pytest
 from hypothesis import given, settings
 
 from stockade import (
+    Amount,
     Clock,
     Environment,
     Features,
     Filesystem,
-    Host,
+    HostRule,
     Limits,
+    ModuleLimits,
     Mount,
     Network,
-    Numeric,
     Policy,
     PortRange,
     Process,
     Random,
-    Structure,
     Wasi,
 )
 from stockade._text import printable
-from stockade.policy import PRESETS, Statement, unenforceable
+from stockade.policy import PRESETS, PolicyStatement, unenforceable
 from tests.policy._strategies import policies
 from tests.policy.test_algebra import related
 
@@ -46,7 +46,7 @@ def _is_harmless(text: str) -> bool:
     return not any(unicodedata.category(letter)[0] == "C" or letter in "\u2028\u2029" for letter in text)
 
 
-def _told(statement: Statement) -> str:
+def _told(statement: PolicyStatement) -> str:
     return f"{statement.risk:<6}  {statement.capability:<11}  {statement.text}"
 
 
@@ -123,12 +123,15 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "variables with values": ("environment", _variables("none", LANG="C", TZ="UTC")),
     "no hosts": ("network", Policy()),
     "this machine": ("network", _network("loopback")),
-    "a host": ("network", _network("hosts", hosts=(Host("api.example.com"),))),
+    "a host": ("network", _network("hosts", hosts=(HostRule("api.example.com"),))),
     "hosts": (
         "network",
         _network(
             "hosts",
-            hosts=(Host("api.example.com", ports=(443, PortRange(8000, 8010)), secure=False), Host("[2001:db8::1]")),
+            hosts=(
+                HostRule("api.example.com", ports=(443, PortRange(8000, 8010)), secure=False),
+                HostRule("[2001:db8::1]"),
+            ),
         ),
     ),
     "ports": ("network", _network("ports", ports=(443, PortRange(8000, 8010)))),
@@ -190,7 +193,8 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "a module compiled apart": (
         "module",
         Policy(
-            limits=Limits(compile_process="always", compile_time=0.5, module_size=8), structure=Structure(functions=1)
+            limits=Limits(compile_process="always", compile_time=0.5, module_size=8),
+            structure=ModuleLimits(functions=1),
         ),
     ),
     "a module compiled here": ("module", _limited(compile_process="never")),
@@ -204,8 +208,8 @@ _CASES: dict[str, tuple[str, Policy]] = {
             custom={
                 "gpu": True,
                 "camera": False,
-                "jobs": Numeric(4, 1, 8),
-                "share": Numeric(0.25, -1.5, 1),
+                "jobs": Amount(4, 1, 8),
+                "share": Amount(0.25, -1.5, 1),
                 "model": "small",
                 "empty": "",
                 "mail": ("a@example.com", "b@example.com"),
@@ -344,8 +348,8 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (_variables("deny", "LANG"), "environment.mode", "medium"),
         (_variables("full"), "environment.mode", "medium"),
         (_network("loopback"), "network.mode", "high"),
-        (_network("hosts", hosts=(Host("a.example"),)), "network.hosts[0]", "medium"),
-        (_network("hosts", hosts=(Host("a.example", secure=False),)), "network.hosts[0]", "high"),
+        (_network("hosts", hosts=(HostRule("a.example"),)), "network.hosts[0]", "medium"),
+        (_network("hosts", hosts=(HostRule("a.example", secure=False),)), "network.hosts[0]", "high"),
         (_network("ports", ports=(443,)), "network.ports", "high"),
         (_network("full"), "network.mode", "high"),
         (Policy(process=Process(mode="commands", commands=("/bin/true",))), "process.commands", "high"),
@@ -385,7 +389,9 @@ def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
     told = [statement for statement in policy.explain() if statement.capability == "not yet"]
 
     assert told == [
-        Statement("not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path)
+        PolicyStatement(
+            "not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path
+        )
         for path in unenforceable(policy)
     ]
 
@@ -414,7 +420,7 @@ def _named(place: str, name: str) -> Policy:
         "set variable": lambda: Policy(environment=Environment(set={name: "x"})),
         "command": lambda: Policy(process=Process(mode="commands", commands=(f"/{name}",))),
         "capability": lambda: Policy(custom={name: True}),
-        "amount": lambda: Policy(custom={name: Numeric(2, 1, 4)}),
+        "amount": lambda: Policy(custom={name: Amount(2, 1, 4)}),
         "text": lambda: Policy(custom={"model": name}),
         "list": lambda: Policy(custom={"models": ("small", name)}),
     }[place]()
@@ -470,7 +476,7 @@ def test_hosts_are_told_in_the_form_that_is_reached() -> None:
     """The attack: a host in look-alike letters of another script, which reads like a trusted one."""
     (told,) = (
         statement.text
-        for statement in _network("hosts", hosts=(Host("\u0430pple.example"),)).explain()
+        for statement in _network("hosts", hosts=(HostRule("\u0430pple.example"),)).explain()
         if statement.path == "network.hosts[0]"
     )
     assert "xn--pple-43d.example" in told

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stockade import Host, Network, Policy, PolicyError, PortRange
+from stockade import HostRule, Network, Policy, PolicyError, PortRange
 from stockade.policy._network import is_public
 
 MODES = ("none", "loopback", "hosts", "ports", "full")
@@ -19,7 +19,7 @@ NETWORKS = {
     "hosts": Network(
         mode="hosts",
         hosts=tuple(
-            Host(host, (443, PortRange(8000, 8010)), secure)  # type: ignore[arg-type]
+            HostRule(host, (443, PortRange(8000, 8010)), secure)  # type: ignore[arg-type]
             for host, secure in (("api.example.com", True), ("bücher.example", True), ("8.8.8.8", False))
         ),
     ),
@@ -228,7 +228,7 @@ def test_what_is_no_host_is_permitted_by_no_mode(mode: str, host: str) -> None:
 )
 def test_a_rule_that_names_a_metadata_service_permits_it(rule: str, spelled: str) -> None:
     """The twin: who wants that, says so; a policy that permits all does not, nor do both together."""
-    named = Policy(network=Network(mode="hosts", hosts=(Host(rule, (PortRange(80, 80),), secure=False),)))
+    named = Policy(network=Network(mode="hosts", hosts=(HostRule(rule, (PortRange(80, 80),), secure=False),)))
     full = Policy(network=Network(mode="full"))
 
     assert named.network.permits(spelled, 80, secure=False)
@@ -271,7 +271,7 @@ def test_encryption_by_mode(mode: str, secure: bool) -> None:
 
 def test_a_rule_without_encryption_allows_both() -> None:
     """Holds H64: `secure = false` takes nothing away from those who encrypt."""
-    network = Network(mode="hosts", hosts=(Host("8.8.8.8", (53,), secure=False),))  # type: ignore[arg-type]
+    network = Network(mode="hosts", hosts=(HostRule("8.8.8.8", (53,), secure=False),))  # type: ignore[arg-type]
 
     assert network.permits("8.8.8.8", 53, secure=True)
     assert network.permits("8.8.8.8", 53, secure=False)
@@ -282,9 +282,9 @@ def test_each_rule_stands_for_itself() -> None:
     network = Network(
         mode="hosts",
         hosts=(
-            Host("a.example", (443,)),  # type: ignore[arg-type]
-            Host("a.example", (80,), secure=False),  # type: ignore[arg-type]
-            Host("b.example", (8080,), secure=False),  # type: ignore[arg-type]
+            HostRule("a.example", (443,)),  # type: ignore[arg-type]
+            HostRule("a.example", (80,), secure=False),  # type: ignore[arg-type]
+            HostRule("b.example", (8080,), secure=False),  # type: ignore[arg-type]
         ),
     )
     permitted = {
@@ -306,7 +306,7 @@ def test_each_rule_stands_for_itself() -> None:
 
 def test_a_rule_for_an_address_holds_for_all_its_spellings_and_for_no_name() -> None:
     """A rule may name an address of this machine: then that one is meant, not what else leads there."""
-    network = Network(mode="hosts", hosts=(Host("127.0.0.1"), Host("[::1]")))
+    network = Network(mode="hosts", hosts=(HostRule("127.0.0.1"), HostRule("[::1]")))
 
     for host in ("127.0.0.1", "127.1", "2130706433", "::ffff:127.0.0.1", "::1", "[0:0::1]"):
         assert network.permits(host, 443, secure=True), host
@@ -349,7 +349,7 @@ def test_a_rule_names_one_host(host: str) -> None:
     """What a rule names, it permits; in Python as in a document, where it is kept as it was written."""
     network = Policy.loads(f"[network]\nmode = 'hosts'\nhosts = [{{ host = '{host}' }}]").network
 
-    assert network == Network(mode="hosts", hosts=(Host(host),))
+    assert network == Network(mode="hosts", hosts=(HostRule(host),))
     assert network.hosts[0].host == host
     assert network.permits(host, 443, secure=True)
 
@@ -358,7 +358,7 @@ def test_a_rule_names_one_host(host: str) -> None:
 def test_a_rule_that_names_no_host_or_hides_one_is_refused(host: str) -> None:
     """Holds H65. Attack: a rule that reads as something harmless, such as a number, and stands for this machine."""
     with pytest.raises(PolicyError) as caught:
-        Host(host)
+        HostRule(host)
 
     assert str(caught.value) == (
         f'host.host is {host!r}: it must be the name or address of one host, such as "api.example.com"'
@@ -371,15 +371,15 @@ def test_a_rule_that_names_no_host_or_hides_one_is_refused(host: str) -> None:
 def test_a_host_is_text(host: object) -> None:
     """Told by name, not by an error from within."""
     with pytest.raises(PolicyError) as caught:
-        Host(host)  # type: ignore[arg-type]
+        HostRule(host)  # type: ignore[arg-type]
 
     assert str(caught.value).startswith("host.host is ")
 
 
 def test_https_is_what_a_rule_means_by_itself() -> None:
     """A rule that says nothing but a host gives port 443, encrypted, and no more."""
-    assert Host("api.example.com") == Host("api.example.com", (PortRange(443, 443),), secure=True)
-    network = Network(mode="hosts", hosts=(Host("api.example.com"),))
+    assert HostRule("api.example.com") == HostRule("api.example.com", (PortRange(443, 443),), secure=True)
+    network = Network(mode="hosts", hosts=(HostRule("api.example.com"),))
     assert network.permits("api.example.com", 443, secure=True)
     assert not network.permits("api.example.com", 443, secure=False)
     assert not network.permits("api.example.com", 80, secure=True)
@@ -472,7 +472,7 @@ def test_odd_ports_in_documents_are_refused(written: str, message: str) -> None:
 @pytest.mark.parametrize("ports", [(443,), (PortRange(443, 443),), [443, 443]], ids=repr)
 def test_ports_in_python(ports: object) -> None:
     """A number stands for itself; a list is kept as a tuple that nobody can change."""
-    assert Host("a.example", ports).ports == (PortRange(443, 443),)  # type: ignore[arg-type]
+    assert HostRule("a.example", ports).ports == (PortRange(443, 443),)  # type: ignore[arg-type]
     assert Network(mode="ports", ports=ports).ports == (PortRange(443, 443),)  # type: ignore[arg-type]
 
 
@@ -491,7 +491,7 @@ def test_ports_in_python(ports: object) -> None:
 def test_odd_ports_in_python_are_refused(ports: object, message: str) -> None:
     """Attack: a host without ports would permit nothing or everything, depending on who reads it."""
     with pytest.raises(PolicyError) as caught:
-        Host("a.example", ports)  # type: ignore[arg-type]
+        HostRule("a.example", ports)  # type: ignore[arg-type]
 
     assert str(caught.value) == message
 
@@ -567,7 +567,7 @@ _NAMES = st.tuples(st.lists(_LABELS, min_size=1, max_size=3).map(".".join), st.s
 _PORTS = st.integers(1, 65535) | st.sampled_from([1, 80, 443, 444, 65535])
 _RANGES = st.tuples(_PORTS, _PORTS).map(sorted).map(lambda ends: PortRange(*ends))
 _RULES = st.builds(
-    Host,
+    HostRule,
     _NAMES,
     st.lists(_PORTS.map(lambda port: PortRange(port, port)) | _RANGES, min_size=1, max_size=3).map(tuple),
     st.booleans(),
@@ -580,7 +580,9 @@ def _plain(name: str) -> str:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(_RULES, min_size=1, max_size=4), st.data(), st.booleans())
-def test_hosts_permits_what_a_rule_names_and_nothing_else(rules: list[Host], data: st.DataObject, secure: bool) -> None:
+def test_hosts_permits_what_a_rule_names_and_nothing_else(
+    rules: list[HostRule], data: st.DataObject, secure: bool
+) -> None:
     """Holds item 66 for any rules and any request, many of them at the borders of a rule."""
     network = Network(mode="hosts", hosts=tuple(rules))
     host = data.draw(_NAMES | st.sampled_from([rule.host for rule in rules]))

@@ -12,7 +12,7 @@ from stockade import (
     Environment,
     Features,
     Filesystem,
-    Host,
+    HostRule,
     IsolationError,
     Limits,
     Mount,
@@ -251,7 +251,7 @@ def test_each_widening_costs_what_it_should(
     "asked",
     [
         {"network": Network(mode="loopback")},
-        {"network": Network(mode="hosts", hosts=(Host("api.example.com"),))},
+        {"network": Network(mode="hosts", hosts=(HostRule("api.example.com"),))},
         {"network": Network(mode="ports", ports=(443,))},
         {"network": Network(mode="full")},
         {"process": Process(mode="commands", commands=("/bin/true",))},
@@ -276,7 +276,7 @@ def test_what_is_asked_for_and_not_enforced_gives_nothing(asked: dict[str, Any])
     [
         ({}, 8),
         ({"network": Network(mode="loopback")}, 2),
-        ({"network": Network(mode="hosts", hosts=(Host("api.example.com"),))}, 2),
+        ({"network": Network(mode="hosts", hosts=(HostRule("api.example.com"),))}, 2),
         ({"network": Network(mode="ports", ports=(443,))}, 1),
         ({"network": Network(mode="full")}, 0),
         ({"process": Process(mode="commands", commands=("/bin/true",))}, 0),

@@ -12,10 +12,10 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stockade import Policy, Sandbox
-from stockade.engine import Claim, Engine, Failure
+from stockade.engine import Engine, Failure, ResourceCost
+from stockade.engine._capi import Extern
 from stockade.engine._instance import FUEL_SLICE, Memory
 from stockade.engine._lending import running
-from stockade.engine._seam import Extern
 from stockade.engine._ticker import Ticker
 from stockade.guard import guard
 from tests.conftest import wat
@@ -48,8 +48,8 @@ def real_plan(policy: Policy) -> Plan:
     """A plan as the product makes it, of which the engine is exchanged later."""
     box = Sandbox(policy)
     box.prepare(MODULE)
-    assert box._ground is not None
-    return box._ground.plan(MODULE)
+    assert box._context is not None
+    return box._context.plan(MODULE)
 
 
 class Op(NamedTuple):
@@ -237,7 +237,7 @@ class Library:
 
     def plan(self, plan: Plan) -> Plan:
         """The same plan with this engine."""
-        linked: Any = _Linked(self.engine, Claim(0, 1))
+        linked: Any = _Linked(self.engine, ResourceCost(0, 1))
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0,
@@ -394,7 +394,7 @@ class _Linked:
     lends = False
     parks = True
 
-    def __init__(self, engine: Engine, claim: Claim) -> None:
+    def __init__(self, engine: Engine, claim: ResourceCost) -> None:
         self.engine = engine
         self.claim = claim
 

@@ -17,19 +17,9 @@ import pytest
 
 from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from stockade.engine import Engine, _instance, _ticker
-from stockade.execution import (
-    _budget,
-    _crew,
-    _pipe,
-    _run,
-    _state,
-    _steps,
-    _streams,
-    _throttle,
-    _timekeeper,
-    awaited,
-    fit,
-)
+from stockade.execution import _budget, _pipe, _run, _streams, _throttle, _timekeeper, bind_arguments, loop_streams
+from stockade.guard import _state
+from stockade.runner import _coroutine, _executor
 from stockade.sandbox import _runs, _session
 from stockade.scheduling import _pool, _scheduler
 from tests.simulation._library import MODULE, Library, ModelFailure, ModelMemory, Op, real_plan
@@ -41,11 +31,24 @@ if TYPE_CHECKING:
     from stockade import Report
     from stockade.execution._plan import Plan
     from stockade.execution._run import Guest
-    from stockade.execution._steps import Steps
+    from stockade.runner._coroutine import RunCoroutine
 
 __all__ = ["simulate"]
 
-_LOOKED_AT = (_crew, _pipe, _run, _steps, _streams, awaited, _session, _runs, _pool, _scheduler, _ticker, _instance)
+_LOOKED_AT = (
+    _executor,
+    _pipe,
+    _run,
+    _coroutine,
+    _streams,
+    loop_streams,
+    _session,
+    _runs,
+    _pool,
+    _scheduler,
+    _ticker,
+    _instance,
+)
 _TIMED = (*_LOOKED_AT[:-1], _budget, _throttle, _timekeeper)
 
 _LATE_SECONDS = 1.0
@@ -184,11 +187,11 @@ class _Scene:
                     if hasattr(module, name):
                         patch.setattr(module, name, getattr(world, name))
             patch.setattr(Engine, "_counts_lock", world.threading.RLock())
-            patch.setattr(_crew, "_crew", _crew.Crew())
+            patch.setattr(_executor, "_executor", _executor.Executor())
             patch.setattr(_instance, "Failure", ModelFailure)
             patch.setattr(_instance, "error_text", lambda _: "as the model says")
             patch.setattr(_instance, "Memory", ModelMemory)
-            patch.setattr(_state, "TAP_BYTES", 1024)
+            patch.setattr(_state, "OUTPUT_RING_BYTES", 1024)
             patch.setattr(_run.Guest, "_report", self._checked(_run.Guest._report))
             patch.setattr(_run.Guest, "renew", self._renewed(_run.Guest.renew))
             yield
@@ -225,7 +228,7 @@ class _Scene:
         if report.fuel is not None and report.fuel.exact and report.outcome is not Outcome.FUEL:
             burned = min(model.burned, report.fuel.initial)
             check(report.fuel.consumed == burned, f"{report.fuel.consumed} of {model.burned} units were burned")
-        late = self.world.now - guest._watch.deadline
+        late = self.world.now - guest._control.deadline
         check(late < _LATE_SECONDS, f"a run is over {late} s after its deadline")
         if self.patient:
             check(report.outcome is not Outcome.TIMEOUT, "a run had all that it needed, and did not come to its end")
@@ -273,8 +276,8 @@ class _Scene:
         self.box = Sandbox(self.policy)
         for name in ("_run", "_call"):
             setattr(self.box, name, self._watched(getattr(self.box, name)))
-        assert self.box._ground is not None
-        self.box._ground._plans[MODULE.sha256] = self.plan
+        assert self.box._context is not None
+        self.box._context._plans[MODULE.sha256] = self.plan
         scenes = [self.runs, self.session, self.loop, self.loop, self.pool, self.scheduler, self.dropped, self.looks]
         threads = []
         for number in range(chance.randrange(1, 5)):
@@ -294,7 +297,7 @@ class _Scene:
         """When all is done, nothing is left."""
         world, engine = self.world, self.library.engine
         gc.collect()
-        # The crew's threads and the ticker go away by themselves.
+        # The executor's threads and the ticker go away by themselves.
         world.time.sleep(30)
         gc.collect()
         left = [guest.number for guest in self.library.guests.values() if not guest.freed]
@@ -303,17 +306,17 @@ class _Scene:
         world.check(not engine.ticker.running, "the ticker has runs on its list that do not run")
         names = [actor.name for actor in world.actors if actor.number]
         world.check(not names, f"threads are left: {names}")
-        crew = _crew.crew()
-        world.check(not crew._errands, "the crew has runs on its list that are over")
-        world.check(not crew._tenants, "the crew has tenants on its list that have no runs")
+        executor = _executor.executor()
+        world.check(not executor._errands, "the executor has runs on its list that are over")
+        world.check(not executor._tenants, "the executor has tenants on its list that have no runs")
         world.check(not self.box._runs or self.interrupts > 0, f"names are left: {list(self.box._runs)}")
 
     interrupts = 0
 
-    def _watched(self, make: Callable[..., Steps[Report]]) -> Callable[..., Steps[Report]]:
+    def _watched(self, make: Callable[..., RunCoroutine[Report]]) -> Callable[..., RunCoroutine[Report]]:
         """Steps that tell when they are taken although nobody awaits them any more."""
 
-        def watched(steps: Steps[Report], over: list[bool]) -> Steps[Report]:
+        def watched(steps: RunCoroutine[Report], over: list[bool]) -> RunCoroutine[Report]:
             while True:
                 self.world.check(not over, "a guest goes on that nobody awaits any more")
                 try:
@@ -441,7 +444,7 @@ class _Scene:
         holder = session._holder
         session.cancel()
         if holder is not None and session._holder is holder and not session._closed:
-            self.world.check(session._watch.cancelled, "a cancellation is lost")
+            self.world.check(session._control.cancelled, "a cancellation is lost")
 
     def dropped(self) -> None:
         """Sessions that nobody closes."""
@@ -454,7 +457,7 @@ class _Scene:
                     session.call("f")
                 else:
                     # A call that was begun and is never gone on with, in a cycle with its session.
-                    steps = session._steps(fit(MODULE, "f", ()))
+                    steps = session._steps(bind_arguments(MODULE, "f", ()))
                     session.itself = steps  # type: ignore[attr-defined]
                     for _ in range(self.chance.randrange(1, 8)):
                         next(steps, None)

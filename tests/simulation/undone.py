@@ -28,19 +28,19 @@ class _Undone(NamedTuple):
 _ALL = (
     _Undone(
         "a second cancel does not end the waiting",
-        "execution/awaited.py",
+        "runner/loop.py",
         """        while not over.done():
             try:
                 await asyncio.shield(over)
             except asyncio.CancelledError as problem:
                 cancelled = problem
-                watch.cancel()
+                control.cancel()
 """,
         """        try:
             await asyncio.shield(over)
         except asyncio.CancelledError as problem:
             cancelled = problem
-            watch.cancel()
+            control.cancel()
             await asyncio.wait([over])
 """,
     ),
@@ -69,17 +69,17 @@ _ALL = (
     ),
     _Undone(
         "steps are asked once more before the first wait",
-        "execution/_steps.py",
-        """                watch.on_wake = woken.set
+        "runner/_coroutine.py",
+        """                control.on_wake = woken.set
                 continue
 """,
-        """                watch.on_wake = woken.set
+        """                control.on_wake = woken.set
 """,
     ),
     _Undone(
         "a wakeup while a step is taken is not lost",
-        "execution/_crew.py",
-        """        elif errand.woken or until == GO_ON:""",
+        "runner/_executor.py",
+        """        elif item.woken or until == GO_ON:""",
         """        elif until == GO_ON:""",
     ),
     _Undone(
@@ -91,12 +91,12 @@ _ALL = (
     ),
     _Undone(
         "a deadline holds while output is not taken",
-        "execution/awaited.py",
-        """            if self._watch.cancelled or time.monotonic() >= last:
+        "execution/loop_streams.py",
+        """            if self._control.cancelled or time.monotonic() >= last:
                 return False
             yield last
 """,
-        """            if self._watch.cancelled:
+        """            if self._control.cancelled:
                 return False
             yield float("inf")
 """,
@@ -113,7 +113,7 @@ _ALL = (
     ),
     _Undone(
         "output is delivered one piece at a time",
-        "execution/awaited.py",
+        "execution/loop_streams.py",
         """        while self._calls and not self._awaiting and self._problem""",
         """        while self._calls and self._problem""",
     ),
@@ -155,11 +155,11 @@ _ALL = (
     _Undone(
         "a cancellation counts from the beginning of the call",
         "sandbox/_session.py",
-        """            self._watch.start(None)
+        """            self._control.start(None)
             self._guest.renew()
 """,
-        """            self._watch.start(None)
-            self._watch.cancelled = False
+        """            self._control.start(None)
+            self._control.cancelled = False
             self._guest.renew()
 """,
     ),
@@ -173,9 +173,9 @@ _ALL = (
     ),
     _Undone(
         "what no thread can take on is not counted",
-        "execution/_crew.py",
-        """                errand.place = 0
-                self._let_go(errand, tenant)
+        "runner/_executor.py",
+        """                item.place = 0
+                self._let_go(item, tenant)
                 raise
 """,
         """                raise

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockade.execution._prepare import CHEAP_COST as CHEAP
-from stockade.execution._prepare import is_cheap
 from stockade.wasm import compile_cost, parse
+from stockade.worker._prepare import CHEAP_COST as CHEAP
+from stockade.worker._prepare import is_cheap
 from tests.conftest import HELLO, wat
 from tests.guard._modules import HEADER, custom, leb, section
 

@@ -13,8 +13,9 @@ import click
 
 from stockade.cli._policy import PolicyName
 from stockade.cli._terminal import progress, show_table
+from stockade.compilation import forget_programs
 from stockade.engine import wasmtime_version
-from stockade.execution import Module, forget_programs
+from stockade.modules import Module
 from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import interruptible, progress, show_table
-from stockade.engine import Cache
+from stockade.compilation import Cache
 from stockade.errors import ModuleError
-from stockade.execution import load_module
+from stockade.modules import load_module
 from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:

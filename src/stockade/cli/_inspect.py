@@ -10,13 +10,14 @@ import click
 
 from stockade._text import printable
 from stockade.cli._terminal import progress, show_table
-from stockade.execution import Module, inspect_woven, titles
+from stockade.modules import Module, inspect_woven
 from stockade.policy import MAX_MODULE_BYTES, write_value
+from stockade.worker import titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Grant, Inspection, Weaving
+    from stockade.modules import Grant, Inspection, Weaving
 
 __all__ = ["inspect"]
 

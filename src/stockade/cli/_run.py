@@ -14,7 +14,7 @@ from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
 from stockade.cli._terminal import LiveOutput, interruptible, progress, show_output, show_report, show_value
-from stockade.execution import load_module
+from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import Outcome, summary, violation_text
 from stockade.sandbox import Sandbox

@@ -1,7 +1,7 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
-from stockade.engine._cache import Cache, CacheEntry, Kept
-from stockade.engine._compiled import Claim, CompiledModule, LinkedModule, compile_to_bytes
+from stockade.engine._capi import library_folder, wasmtime_version
+from stockade.engine._compiled import CompiledModule, LinkedModule, ResourceCost, compile_to_bytes
 from stockade.engine._engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
@@ -10,20 +10,10 @@ from stockade.engine._engine import (
     EngineConfig,
     assemble,
 )
-from stockade.engine._failure import (
-    OUT_OF_FUEL,
-    STACK_OVERFLOW,
-    TRAP_CODES,
-    EngineFrame,
-    Failure,
-)
+from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, EngineFrame, Failure
 from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
-from stockade.engine._fifo import can_release_opens
-from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
-from stockade.engine._parent import end_with, forgo_privileges
-from stockade.engine._seam import library_folder, wasmtime_version
 from stockade.engine._store import Owner
 
 __all__ = [
@@ -37,9 +27,6 @@ __all__ = [
     "PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
-    "Cache",
-    "CacheEntry",
-    "Claim",
     "CompiledModule",
     "Directory",
     "Engine",
@@ -48,7 +35,6 @@ __all__ = [
     "Failure",
     "FindMemory",
     "Instance",
-    "Kept",
     "Lending",
     "Lent",
     "LinkedModule",
@@ -56,14 +42,11 @@ __all__ = [
     "Number",
     "Owner",
     "Proposal",
+    "ResourceCost",
     "assemble",
-    "can_release_opens",
     "compile_to_bytes",
-    "end_with",
     "features_used",
-    "forgo_privileges",
     "library_folder",
-    "private_folders",
     "validate_with",
     "wasmtime_version",
 ]

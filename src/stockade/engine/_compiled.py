@@ -8,18 +8,18 @@ from ctypes import c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
-from stockade.engine._seam import capi
 from stockade.errors import EngineError, LinkError
 
 if TYPE_CHECKING:
     from stockade.engine._engine import Engine
     from stockade.engine._lending import Lending
 
-__all__ = ["Claim", "CompiledModule", "LinkedModule", "compile_to_bytes"]
+__all__ = ["CompiledModule", "LinkedModule", "ResourceCost", "compile_to_bytes"]
 
 
-class Claim(NamedTuple):
+class ResourceCost(NamedTuple):
     """What an instance takes of what there is only so much of.
 
     Attributes:
@@ -93,7 +93,7 @@ class LinkedModule:
         self.parks = parks
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
-        self.claim = Claim(maps, max(1, -(-memories // 2), -(-tables // 2)))
+        self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))
         self._held = (compiled, lending)
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 

@@ -18,16 +18,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from stockade.engine._descriptors import Descriptors
+from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
-from stockade.engine._seam import capi
 from stockade.engine._store import Owner, deafen_stores
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
+from stockade.system import Descriptors
 
 if TYPE_CHECKING:
-    from stockade.engine._compiled import Claim
+    from stockade.engine._compiled import ResourceCost
 
 __all__ = [
     "MAX_POOLED_MEMORIES",
@@ -294,7 +294,7 @@ class Engine:
     _freed: ClassVar[deque[int]] = deque()
     """Memory maps of engines that were freed, for whoever holds the lock of counts to count."""
     _descriptors = Descriptors()
-    dismissed: ClassVar[deque[tuple[Engine, Claim]]] = deque()
+    dismissed: ClassVar[deque[tuple[Engine, ResourceCost]]] = deque()
     """What instances took that are gone, for whoever holds the lock of counts to count."""
     _counts_lock = threading.RLock()
     """Reentrant, for whatever is dropped while it is held is counted under it, too."""
@@ -419,7 +419,7 @@ class Engine:
         self._native.after_fork()
         self.ticker.forget()
 
-    def admit(self, claim: Claim) -> Owner | None:
+    def acquire(self, claim: ResourceCost) -> Owner | None:
         """Counts one more instance, if there is room for it.
 
         Args:
@@ -463,7 +463,7 @@ class Engine:
         dismissed, account = cls.dismissed, cls._descriptors
         while dismissed:
             engine, (maps, slots, descriptors) = dismissed[0]
-            # As in `admit`.
+            # As in `acquire`.
             del dismissed[0]
             engine._slots_left += slots  # noqa: SLF001 - of this class
             Engine._maps_left += maps
@@ -472,7 +472,7 @@ class Engine:
                 account.taken -= descriptors
                 account.holders -= 1
 
-    def has_slots(self, claim: Claim) -> bool:
+    def has_slots(self, claim: ResourceCost) -> bool:
         """Whether the engine has slots left for one more instance.
 
         Args:
@@ -481,7 +481,7 @@ class Engine:
         self.settle()
         return claim.slots <= self._slots_left
 
-    def full(self, claim: Claim) -> EngineError:
+    def full(self, claim: ResourceCost) -> EngineError:
         """What to say where there is no room for an instance.
 
         Args:

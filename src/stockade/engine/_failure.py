@@ -10,7 +10,7 @@ from ctypes import c_size_t, c_void_p, string_at
 from typing import Any, NamedTuple
 
 from stockade._text import NAME_LIMIT, printable
-from stockade.engine._seam import capi
+from stockade.engine._capi import capi
 
 __all__ = [
     "OUT_OF_FUEL",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final, NamedTuple
 
+from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
-from stockade.engine._seam import capi
 from stockade.errors import EngineError, InvalidModule
 
 __all__ = ["PROPOSALS", "Proposal", "features_used", "validate_with"]

@@ -9,11 +9,12 @@ from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from stockade._pages import PAGE_BYTES
 from stockade._text import printable
+from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
-from stockade.engine._lending import check_room, running
-from stockade.engine._parking import PARKING, Bed
-from stockade.engine._seam import Extern, Value
+from stockade.engine._lending import check_stack, running
+from stockade.engine._parking import PARKING, ParkingSlot
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ F32_OVERFLOW: Final = 2.0**128 - 2.0**103
 Directory = tuple[bytes, bytes, bool]
 """A mount for native WASI: host path, guest path, whether it may be written."""
 
-_PAGE_BYTES: Final = 65_536
 
 _FREED_AT_ONCE_BYTES: Final = 4 << 20
 """Memory up to this size is given back in less than half a millisecond."""
@@ -134,10 +134,10 @@ class Memory:
         if size_bytes <= self.size_bytes:
             return
         previous = c_uint64()
-        pages = -(-(size_bytes - self._known_bytes) // _PAGE_BYTES)
+        pages = -(-(size_bytes - self._known_bytes) // PAGE_BYTES)
         if error := self._api.memory_grow(self._context, self._address, pages, addressof(previous)):
             raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
-        self._known_bytes += pages * _PAGE_BYTES
+        self._known_bytes += pages * PAGE_BYTES
 
     def read(self, address: int, size: int) -> bytes:
         """Copies bytes out.
@@ -228,7 +228,7 @@ class Instance:
         self._extern = base + _EXTERN
         self._handle = base + _HANDLE
         self._number = base + _NUMBER
-        self.bed: Bed | None = None
+        self.bed: ParkingSlot | None = None
         if linked.parks:
             self._make_bed()
         # A reference that does not keep it: it keeps us.
@@ -262,7 +262,7 @@ class Instance:
             raise
 
     def _make_bed(self) -> None:
-        self.bed = Bed()
+        self.bed = ParkingSlot()
         self._place.kept = (self._out, self.bed)
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
@@ -413,7 +413,7 @@ class Instance:
         self._values, self._result_types = values, result_types
         self.failure = None
         if self._linked.lends:
-            check_room()
+            check_stack()
         place = self._place
         assert place.future is None
         place.kept = (self._out, self.bed, values)

@@ -14,8 +14,8 @@ from ctypes import CFUNCTYPE, addressof, c_size_t, c_void_p
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from stockade.engine._capi import Value, capi
 from stockade.engine._failure import error_text
-from stockade.engine._seam import Value, capi
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stockade.engine._engine import Engine
     from stockade.engine._instance import Instance, Memory, Number
 
-__all__ = ["FindMemory", "Lending", "Lent", "check_room", "deaf_at_entry", "function_type", "running"]
+__all__ = ["FindMemory", "Lending", "Lent", "check_stack", "function_type", "running", "skip_signal_check"]
 
 FindMemory: TypeAlias = "Callable[[bytes], Memory]"
 """Finds an exported memory of the guest that calls; good during the call only. Raises KeyError."""
@@ -97,7 +97,7 @@ def _trampoline(number: int, caller: int, arguments: int, count: int, results: i
     return None
 
 
-def deaf_at_entry(function: Callable[..., object]) -> None:
+def skip_signal_check(function: Callable[..., object]) -> None:
     """Has a function begin without looking for signals, before any `try` of it could catch what they raise.
 
     Python looks for them at the instruction RESUME, unless its argument says that it follows a `yield from`.
@@ -115,7 +115,7 @@ def deaf_at_entry(function: Callable[..., object]) -> None:
     function.__code__ = code.replace(co_code=bytes(changed))
 
 
-def check_room(levels: int = _CALLBACK_LEVELS) -> int:
+def check_stack(levels: int = _CALLBACK_LEVELS) -> int:
     """Checks that calls from the library into Python will find room on Python's stack, which they cannot do without.
 
     Args:
@@ -125,12 +125,12 @@ def check_room(levels: int = _CALLBACK_LEVELS) -> int:
         RecursionError: There is none.
     """
     # By a function in C, for calls through C have a limit of their own.
-    return min((levels - 1,), key=check_room) if levels else 0
+    return min((levels - 1,), key=check_stack) if levels else 0
 
 
 @cache  # Kept for the life of the process, as the library holds its address.
 def _callback() -> c_void_p:
-    deaf_at_entry(_trampoline)
+    skip_signal_check(_trampoline)
     made = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)(_trampoline)
     _callbacks.append(made)
     return ctypes.cast(made, c_void_p)

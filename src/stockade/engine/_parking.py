@@ -16,14 +16,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from stockade.engine._failure import error_text
-from stockade.engine._lending import deaf_at_entry, function_type, running
+from stockade.engine._lending import function_type, running, skip_signal_check
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from ctypes import _Pointer
     from typing import Any
 
-__all__ = ["PARKING", "Bed", "define_parking"]
+__all__ = ["PARKING", "ParkingSlot", "define_parking"]
 
 _MODULE = b"wasi_snapshot_preview1"
 PARKING = b"poll_oneoff"
@@ -39,7 +39,7 @@ class _Continuation(ctypes.Structure):
 _Awake = c_char * 2
 
 
-class Bed:
+class ParkingSlot:
     """Where one instance sleeps.
 
     Attributes:
@@ -82,7 +82,7 @@ def _strlen() -> int:
 
 @cache  # Kept for the life of the process, as the library holds its address.
 def _callback() -> tuple[c_void_p, object]:
-    deaf_at_entry(_park)
+    skip_signal_check(_park)
     pointer: type[_Pointer[_Continuation]] = POINTER(_Continuation)
     made = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, pointer)(_park)
     return ctypes.cast(made, c_void_p), made
@@ -101,7 +101,7 @@ def define_parking(api: Any, linker: int) -> None:
     type_ = function_type(api, ("i32",) * 4, ("i32",))
     api.linker_allow_shadowing(linker, True)
     # SAFETY: names and type are borrowed for the call; the callback lives as long as the process. In the callback, the
-    # library lends the continuation to be filled in; what it copies from there lives in the instance's `Bed`.
+    # library lends the continuation to be filled in; what it copies from there lives in the instance's `ParkingSlot`.
     error = api.linker_define_async_func(
         linker, _MODULE, len(_MODULE), PARKING, len(PARKING), type_, _callback()[0], None, None
     )

@@ -15,10 +15,10 @@ import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from stockade.engine._lending import deaf_at_entry
+from stockade.engine._lending import skip_signal_check
 
 if TYPE_CHECKING:
-    from stockade.engine._compiled import Claim
+    from stockade.engine._compiled import ResourceCost
     from stockade.engine._engine import Engine
 
 __all__ = ["Owner", "Store", "deafen_stores"]
@@ -44,7 +44,7 @@ class Store:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
-        self.claim: Claim | None = None
+        self.claim: ResourceCost | None = None
         self.pointers: list[int] = []
         self.future: int | None = None
         self.kept: tuple[Any, ...] = ()
@@ -129,5 +129,5 @@ _stores: dict[int, Store] = {}
 @cache
 def deafen_stores() -> None:
     """Sees to it that no handler of a signal begins where the freeing of a store does."""
-    deaf_at_entry(Store.free)
-    deaf_at_entry(Owner.__del__)
+    skip_signal_check(Store.free)
+    skip_signal_check(Owner.__del__)

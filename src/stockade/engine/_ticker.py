@@ -13,8 +13,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from stockade.engine._fifo import can_release_opens, release_opens
 from stockade.errors import EngineError
+from stockade.system import can_release_opens, release_opens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

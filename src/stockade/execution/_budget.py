@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from stockade.engine import FUEL_SLICE, OUT_OF_FUEL, Failure
-from stockade.execution._ending import Ended, Ending
+from stockade.execution._classify import GuestStopped, StopReason
 from stockade.report import SAMPLES_KEPT, FuelSample, FuelStatistics, run_statistics
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Budget:
         left = self.initial + self.refilled - spent
         given = self._due(now, left)
         if left + given <= 0:
-            raise Ended(Ending(failure=Failure(OUT_OF_FUEL, "", ())))
+            raise GuestStopped(StopReason(failure=Failure(OUT_OF_FUEL, "", ())))
         # Always anew: the guest must yield when it has spent what is in hand, neither before nor after.
         if given or left <= FUEL_SLICE:
             self._give(left + given)

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 
 from stockade.errors import UsageError
-from stockade.execution._ground import Ground
-from stockade.execution._module import Module
-from stockade.execution._steps import Watch, drive
+from stockade.execution._context import PolicyContext
 from stockade.execution._values import Call
 from stockade.host import HostFunctions
+from stockade.modules import Module
 from stockade.policy import Policy
+from stockade.runner import RunControl, run_blocking
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -107,15 +107,15 @@ def calibrate(*, again: bool = False) -> Calibration:
 
 def _measured() -> Calibration:
     units = 300_000_000
-    ground = Ground(Policy().replace(fuel=units, wall_time=None), HostFunctions())
+    context = PolicyContext(Policy().replace(fuel=units, wall_time=None), HostFunctions())
     module = Module.load(_MIX, text=True)
     call = Call(module.function_entry("spin"))
     rates = []
     for _ in range(_ROUNDS + 1):
-        watch = Watch()
-        guest = ground.guest(module, watch)
+        control = RunControl()
+        guest = context.guest(module, control)
         try:
-            report = drive(guest.invoke(call), watch)
+            report = run_blocking(guest.invoke(call), control)
         finally:
             guest.close()
         rates.append(units / max(report.usage.cpu_seconds, 1e-6))

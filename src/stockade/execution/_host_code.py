@@ -15,11 +15,11 @@ import msgspec
 from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
-from stockade.execution._open_folder import identities_on_the_way
 from stockade.policy import folders_on_the_way, policy_files
+from stockade.system import identities_on_the_way
 
 if TYPE_CHECKING:
-    from stockade.execution._open_folder import Identity, OpenFolder
+    from stockade.system import Identity, OpenFolder
 
 __all__ = ["HostCode"]
 

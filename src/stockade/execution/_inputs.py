@@ -16,8 +16,8 @@ from stockade.execution._streams import Streams
 if TYPE_CHECKING:
     import asyncio
 
-    from stockade.execution._steps import Watch
     from stockade.report import Progress
+    from stockade.runner import RunControl
 
 __all__ = ["AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "Stdin", "environment"]
 
@@ -88,11 +88,11 @@ class Inputs(NamedTuple):
             and isinstance(self.stdin, bytes | str | bytearray | memoryview)
         )
 
-    def fetcher(self, watch: Watch) -> tuple[Fetch | None, bool]:
+    def fetcher(self, control: RunControl) -> tuple[Fetch | None, bool]:
         """Returns what fetches the standard input, and whether it wakes the run when there is more.
 
         Args:
-            watch: The watch of the run.
+            control: The control of the run.
 
         Raises:
             UsageError: Nothing can be read from that, or not here.
@@ -101,7 +101,7 @@ class Inputs(NamedTuple):
         if isinstance(source, str | bytes | bytearray | memoryview):
             return None, False
         if isinstance(source, Pipe):
-            source.attach(watch.wake)
+            source.attach(control.wake)
             return source.take, True
         if isinstance(source, queue.Queue):
             return _Taker(source).take, False
@@ -114,18 +114,18 @@ class Inputs(NamedTuple):
             "binary file; what only an event loop can wait for is for run_async"
         )
 
-    def streams(self, watch: Watch) -> Streams | None:
+    def streams(self, control: RunControl) -> Streams | None:
         """Returns the callbacks; None where there are none.
 
         Args:
-            watch: The watch of the run.
+            control: The control of the run.
 
         Raises:
             UsageError: Nothing can be read from what stdin is.
         """
         if not self.served:
             return None
-        fetch, wakes = self.fetcher(watch)
+        fetch, wakes = self.fetcher(control)
         return Streams(fetch, self.on_stdout, self.on_stderr, self.on_progress, wakes=wakes)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._text import printable
-from stockade.engine import private_folders
 from stockade.errors import PolicyError
-from stockade.execution._mount_table import kernel_file_system
-from stockade.execution._open_folder import NotGranted, OpenFolder, identities_on_the_way
 from stockade.policy import folders_on_the_way
+from stockade.system import NotGranted, OpenFolder, identities_on_the_way, kernel_file_system, private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,10 +15,10 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory
     from stockade.execution._host_code import HostCode
-    from stockade.execution._open_folder import Identity
     from stockade.policy import Mount
+    from stockade.system import Identity
 
-__all__ = ["Grants"]
+__all__ = ["OpenMounts"]
 
 
 class _Granted(NamedTuple):
@@ -30,7 +28,7 @@ class _Granted(NamedTuple):
     folder: OpenFolder
 
 
-class Grants:
+class OpenMounts:
     """Folders that guests may reach, open since before they were checked.
 
     Native WASI is given the open folder, not its path: whoever can rename things on the way to it (another guest, in a
@@ -53,7 +51,7 @@ class Grants:
         _check_own(granted)
         self._set(granted)
 
-    def narrowed(self, mounts: Sequence[Mount]) -> Grants:
+    def narrowed(self, mounts: Sequence[Mount]) -> OpenMounts:
         """Returns the same folders, as far as a narrower policy has them, with the rights that it gives.
 
         They are the folders that are open here, wherever they have gone since, and whatever is in their place now.
@@ -65,7 +63,7 @@ class Grants:
             PolicyError: Two of them contradict each other.
         """
         folders = {(granted.mount.host, granted.mount.guest): granted.folder for granted in self._granted}
-        narrowed = object.__new__(Grants)
+        narrowed = object.__new__(OpenMounts)
         narrowed._set([_Granted(mount, folders[mount.host, mount.guest]) for mount in mounts])
         return narrowed
 

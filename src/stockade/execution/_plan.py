@@ -7,20 +7,21 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from stockade._pages import PAGE_BYTES
 from stockade._wasi import ERRNO, WASI
-from stockade.engine import Lending, LinkedModule, can_release_opens
-from stockade.execution._prepare import check_outline
-from stockade.execution._programs import Made, Program, Wanted, programs
-from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
-from stockade.guard import check_imports, guard
+from stockade.compilation import MadeProgram, PendingProgram, Program, programs
+from stockade.engine import Lending, LinkedModule
+from stockade.guard import PROGRAM_NAME, StateImage, check_imports, guard, place_inputs
 from stockade.report import SAMPLES_KEPT, ModuleInfo
+from stockade.system import can_release_opens
+from stockade.worker import check_outline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine import Claim, CompiledModule, Directory, Lent, Owner
-    from stockade.execution._module import Module
+    from stockade.engine import CompiledModule, Directory, Lent, Owner, ResourceCost
     from stockade.host import HostFunctions
+    from stockade.modules import Module
     from stockade.policy import Limits, Policy
 
 __all__ = ["Plan", "make_plan"]
@@ -61,7 +62,7 @@ class Plan:
     policy: Policy
     program: Program
     linked: LinkedModule
-    claim: Claim
+    claim: ResourceCost
     directories: tuple[Directory, ...]
     info: ModuleInfo
     fuel: int | None
@@ -71,24 +72,24 @@ class Plan:
     natives_for_streams: tuple[tuple[int, bytes], ...]
     rates: Mapping[str, int]
     state: bytes
-    bare: Placed
+    bare: StateImage
     compile_seconds: float
     was_compiled: bool
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
 
-    def admit(self) -> tuple[LinkedModule, Owner]:
+    def acquire(self) -> tuple[LinkedModule, Owner]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
 
         Raises:
             EngineError: There is no room.
         """
         linked, claim = self.linked, self.claim
-        owner = linked.engine.admit(claim)
+        owner = linked.engine.acquire(claim)
         if owner is None and not linked.engine.has_slots(claim):
             linked = self.without_slots()
             claim = linked.claim._replace(descriptors=claim.descriptors)
-            owner = linked.engine.admit(claim)
+            owner = linked.engine.acquire(claim)
         if owner is None:
             raise linked.engine.full(claim)
         return linked, owner
@@ -100,7 +101,7 @@ class Plan:
 
 def ask_for(
     module: Module, policy: Policy, functions: HostFunctions, progress: Callable[[str], None] | None, tenant: str
-) -> Made | Wanted:
+) -> MadeProgram | PendingProgram:
     """Checks a module, and has its program made, unless it is at hand.
 
     Args:
@@ -125,7 +126,7 @@ def make_plan(
     directories: tuple[Directory, ...],
     functions: HostFunctions,
     units_for: Callable[[float], int],
-    made: Made,
+    made: MadeProgram,
 ) -> Plan:
     """Makes a module ready to run under a policy.
 

@@ -12,18 +12,17 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from stockade._pages import PAGE_BYTES
 from stockade._wasi import MODULE
 from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
-from stockade.execution._ending import Ended, Ending, conclude, tell_event
-from stockade.execution._state import PROGRAM_NAME, State, Wait, place_inputs
-from stockade.execution._steps import FOREVER, GO_ON, blamed, is_cancellation
-from stockade.execution._telling import progress_of, usage_of
-from stockade.execution._texts import MEMORY
+from stockade.execution._classify import GuestStopped, StopReason, classify, tell_event
+from stockade.execution._string_calls import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
-from stockade.guard import ELEMENT_BYTES, PAGE_BYTES
+from stockade.execution._usage import progress_of, usage_of
+from stockade.guard import ELEMENT_BYTES, PROGRAM_NAME, State, Wait, place_inputs
 from stockade.host import CapabilityMissing, HostFunctionFailed
 from stockade.report import (
     FuelStatistics,
@@ -33,24 +32,25 @@ from stockade.report import (
     Timings,
     Truncated,
 )
+from stockade.runner import FOREVER, GO_ON, blamed, is_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade.engine import Memory, Number
-    from stockade.execution._mounts import Grants
+    from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
-    from stockade.execution._state import GuardViolation
-    from stockade.execution._steps import Steps, Watch
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
+    from stockade.guard import GuardViolation
     from stockade.policy import Policy
-    from stockade.report import Event
+    from stockade.report import ViolationEvent
+    from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Guest"]
 
 _NOTHING_DROPPED = Truncated()
-_CLOSED = Ending()
+_CLOSED = StopReason()
 
 _WHOLE_CORE = 100
 """Percent."""
@@ -69,7 +69,7 @@ class Guest:
         args: Arguments for the guest, after its own name.
         env: Its environment.
         stdin: Its standard input, unless `streams` has a callback for it.
-        watch: Says when it must stop.
+        control: Says when it must stop.
         streams: Callbacks for output and input while it runs.
 
     Raises:
@@ -80,7 +80,7 @@ class Guest:
     # As every guest begins; most never come to have another.
     _instance: Instance | None = None
     _state: State | None = None
-    _ending: Ending | None = None
+    _ending: StopReason | None = None
     _budget: Budget | None = None
     _throttle: Throttle | None = None
     _timekeeper: Timekeeper | None = None
@@ -93,20 +93,20 @@ class Guest:
         self,
         plan: Plan,
         policy_info: PolicyInfo,
-        grants: Grants,
+        grants: OpenMounts,
         *,
         args: Sequence[bytes],
         env: Mapping[bytes, bytes],
         stdin: bytes,
-        watch: Watch,
+        control: RunControl,
         streams: Streams | None = None,
     ) -> None:
         self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
-        self._grants: Grants | None = grants
+        self._grants: OpenMounts | None = grants
         self._limits = limits = plan.policy.limits
-        self._watch = watch
+        self._control = control
         self._streams = streams
         # Whoever looks at the guest from another thread, and whoever frees it, take turns.
         self._alive = threading.Lock()
@@ -123,10 +123,10 @@ class Guest:
         self._started = woven.start_export is None
         if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
             # Not instantiated at all: the module asks for more than it may have.
-            self._ending = Ending.too_large(woven, limits)
+            self._ending = StopReason.too_large(woven, limits)
             return
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
-        linked, owner = plan.admit()
+        linked, owner = plan.acquire()
         instance = self._instance = Instance(
             linked,
             owner,
@@ -138,9 +138,9 @@ class Guest:
         )
         try:
             if instance.failure is not None:
-                self._ending = Ending(failure=instance.failure)
+                self._ending = StopReason(failure=instance.failure)
             else:
-                self._furnish(instance)
+                self._set_up(instance)
         except BaseException:
             self.close()
             raise
@@ -156,7 +156,7 @@ class Guest:
         """The policy that it runs under."""
         return self._plan.policy
 
-    def _furnish(self, instance: Instance) -> None:
+    def _set_up(self, instance: Instance) -> None:
         if self._plan.program.lends:
             instance.owner = weakref.ref(self)
         if self._plan.directories:
@@ -185,7 +185,7 @@ class Guest:
         """Whether the guest has come to its end, so that it can not be called again."""
         return self._ending is not None
 
-    def invoke(self, call: Call, *, command: bool = False) -> Steps[Report]:
+    def invoke(self, call: Call, *, command: bool = False) -> RunCoroutine[Report]:
         """Calls an exported function and reports on it, in steps.
 
         What was the module's start function runs before the first call, under the same limits; so does what passes
@@ -207,7 +207,7 @@ class Guest:
                     yield from self._take_share()
                     begun = self._begun = time.perf_counter()
                     self._cpu_mark = time.thread_time()
-                self._watch.start(self._limits.wall_time)
+                self._control.start(self._limits.wall_time)
                 if self._budget is not None:
                     self._budget.start()
             try:
@@ -215,19 +215,19 @@ class Guest:
                     if call.exchange is None and self._started:
                         # Most calls are this, and over at once.
                         if not self._begin(instance, call.entry.name, call.given, call.entry.type.results):
-                            yield from self._carry_on(instance)
-                        results = self._come_back(instance)
+                            yield from self._poll_until_done(instance)
+                        results = self._results(instance)
                     else:
                         results = yield from self._call(instance, call)
-                except Ended as end:
-                    self._ending = end.ending.unless_late(self._watch)
+                except GuestStopped as end:
+                    self._ending = end.ending.unless_late(self._control)
                 if self._streams is not None:
                     yield from self._finish(self._streams)
                     if self._ending is not None and self._ending.from_outside:
                         results = None
             except BaseException as problem:
                 # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
-                self._ending = Ending(cancelled=True)
+                self._ending = StopReason(cancelled=True)
                 if is_cancellation(problem):
                     raise blamed(problem, "a callback or a host function") from problem
                 raise
@@ -237,7 +237,7 @@ class Guest:
             self._throttle.settle(self._cpu_seconds)
         return self._report(results, command)
 
-    def _finish(self, streams: Streams) -> Steps[None]:
+    def _finish(self, streams: Streams) -> RunCoroutine[None]:
         """Passes the last output on. A run whose output was not taken in its time is over like one that did not end."""
         finishing = streams.finish(self._state)
         while True:
@@ -248,14 +248,14 @@ class Guest:
                 break
             yield from self._pause(until)
         if not was_taken:
-            late = Ending(cancelled=self._watch.cancelled, too_late=True)
-            self._ending = late if self._ending is None else self._ending.unless_late(self._watch)
+            late = StopReason(cancelled=self._control.cancelled, too_late=True)
+            self._ending = late if self._ending is None else self._ending.unless_late(self._control)
 
-    def obituary(self) -> Report:
+    def final_report(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
         return self._report(None, command=False)
 
-    def _call(self, instance: Instance, call: Call) -> Steps[Sequence[Number | str]]:
+    def _call(self, instance: Instance, call: Call) -> RunCoroutine[Sequence[Number | str]]:
         """Makes a call that is more than one of the guest's functions."""
         if not self._started:
             self._started = True
@@ -270,34 +270,34 @@ class Guest:
 
     def _enter(
         self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
-    ) -> Steps[list[Number]]:
+    ) -> RunCoroutine[list[Number]]:
         """Calls one function of the guest."""
         instance = self._instance
         assert instance is not None
         if not self._begin(instance, export, arguments, results):
-            yield from self._carry_on(instance)
-        return self._come_back(instance)
+            yield from self._poll_until_done(instance)
+        return self._results(instance)
 
     def _begin(
         self, instance: Instance, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
     ) -> bool:
         """Lets the guest run for the first time; says whether it has come to its end."""
-        if self._watch.cancelled:
+        if self._control.cancelled:
             # Before its turn had come.
-            raise Ended(Ending(cancelled=True))
+            raise GuestStopped(StopReason(cancelled=True))
         instance.begin(export, arguments, results)
         return instance.poll()
 
-    def _carry_on(self, instance: Instance) -> Steps[None]:
+    def _poll_until_done(self, instance: Instance) -> RunCoroutine[None]:
         """Lets it run again and again, until it has."""
         try:
-            yield from self._between(instance)
+            yield from self._on_yield(instance)
             while not instance.poll():
-                yield from self._between(instance)
+                yield from self._on_yield(instance)
         finally:
             instance.abandon()
 
-    def _come_back(self, instance: Instance) -> list[Number]:
+    def _results(self, instance: Instance) -> list[Number]:
         """Returns what it returned.
 
         Raises:
@@ -305,21 +305,21 @@ class Guest:
         """
         found = instance.results()
         if found is None:
-            raise Ended(self._end(instance))
-        if not self._watch():
+            raise GuestStopped(self._end(instance))
+        if not self._control():
             # A function of the host's, or one native call, may have taken longer than was left.
-            raise Ended(Ending(cancelled=self._watch.cancelled, too_late=True))
+            raise GuestStopped(StopReason(cancelled=self._control.cancelled, too_late=True))
         return found
 
     # -- while the guest is halted ------------------------------------------------------------------------------------
 
-    def _between(self, instance: Instance) -> Steps[None]:
+    def _on_yield(self, instance: Instance) -> RunCoroutine[None]:
         """Does what is to be done whenever the guest has halted, and returns when it may go on.
 
         Raises:
             Ended: It may not.
         """
-        watch = self._watch
+        control = self._control
         if self._plan.fuel is not None:
             (self._budget or self._measure_fuel(instance)).look()
         if instance.is_parked:
@@ -331,11 +331,11 @@ class Guest:
         else:
             self._serve()
             yield from self._wait_until(self._within_share())
-        if not watch():
-            raise Ended(Ending(cancelled=watch.cancelled))
+        if not control():
+            raise GuestStopped(StopReason(cancelled=control.cancelled))
         self._note_time()
 
-    def _wait(self) -> Steps[None]:
+    def _wait(self) -> RunCoroutine[None]:
         """Waits until one of the reasons holds for which the guest is parked, or it has to end.
 
         Raises:
@@ -353,11 +353,11 @@ class Guest:
                 self._serve()
                 self._note_time()
                 again = self._next_look(state, wait, until)
-                if again == GO_ON or not self._watch():
+                if again == GO_ON or not self._control():
                     return
                 if time.monotonic() >= idle_until:
-                    raise Ended(Ending.idle(wait.call, most, wait.waited_seconds + time.monotonic() - begun))
-                yield from self._pause(min(again, idle_until, self._watch.deadline))
+                    raise GuestStopped(StopReason.idle(wait.call, most, wait.waited_seconds + time.monotonic() - begun))
+                yield from self._pause(min(again, idle_until, self._control.deadline))
         finally:
             if wait.is_idle:
                 state.add_idle(time.monotonic() - begun)
@@ -379,7 +379,7 @@ class Guest:
             return GO_ON
         return GO_ON if again <= time.monotonic() else again
 
-    def _take_share(self) -> Steps[None]:
+    def _take_share(self) -> RunCoroutine[None]:
         """Waits until the guest is within its share of a core, of which its last call may have used too much.
 
         Its time has not begun yet.
@@ -388,9 +388,9 @@ class Guest:
             self._throttle = Throttle(self._limits.cpu_percent)
             return
         # That of its last call may be over.
-        self._watch.start(None)
+        self._control.start(None)
         until = self._throttle.begin()
-        while time.monotonic() < until and not self._watch.cancelled:
+        while time.monotonic() < until and not self._control.cancelled:
             yield until
 
     def _within_share(self) -> float:
@@ -401,15 +401,15 @@ class Guest:
         assert self._throttle is not None
         return self._throttle.until(self._cpu_seconds + time.thread_time() - self._cpu_mark)
 
-    def _wait_until(self, until: float) -> Steps[None]:
+    def _wait_until(self, until: float) -> RunCoroutine[None]:
         """Waits, but not beyond the deadline; `GO_ON` only lets others have their turn."""
         if until == GO_ON:
             yield from self._pause(GO_ON)
             return
-        while time.monotonic() < until and self._watch():
-            yield from self._pause(min(until, self._watch.deadline))
+        while time.monotonic() < until and self._control():
+            yield from self._pause(min(until, self._control.deadline))
 
-    def _pause(self, until: float) -> Steps[None]:
+    def _pause(self, until: float) -> RunCoroutine[None]:
         """Halts; another thread may go on."""
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         begun = time.monotonic()
@@ -441,13 +441,13 @@ class Guest:
         self._budget.start()
         return self._budget
 
-    def _end(self, instance: Instance) -> Ending:
+    def _end(self, instance: Instance) -> StopReason:
         """Why the guest did not return."""
         problem, instance.problem = instance.problem, None
         if problem is None:
-            return Ending(failure=instance.failure)
+            return StopReason(failure=instance.failure)
         if isinstance(problem, CapabilityMissing):
-            return Ending.without_capability(problem.capability, problem.function)
+            return StopReason.without_capability(problem.capability, problem.function)
         if not isinstance(problem, HostFunctionFailed):
             # KeyboardInterrupt and its like are for whoever began the call.
             try:
@@ -456,7 +456,7 @@ class Guest:
                 # This frame is in its traceback: the two would keep each other, and all that the function was given.
                 del problem
         failure = instance.failure or Failure(None, "", ())
-        return Ending(failure=failure._replace(message=str(problem)))
+        return StopReason(failure=failure._replace(message=str(problem)))
 
     def renew(self) -> None:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
@@ -483,7 +483,7 @@ class Guest:
             statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
             fuel = statistics.consumed
         noted: list[GuardViolation] = []
-        events: tuple[Event, ...] = ()
+        events: tuple[ViolationEvent, ...] = ()
         events_dropped = violations_dropped = 0
         stdout = stderr = b""
         truncated = _NOTHING_DROPPED
@@ -507,7 +507,7 @@ class Guest:
             self._used_bytes = plan.program.woven.initial_memory_bytes
         if results is not None and reading is not None:
             self._check_growth(reading.number.memory_used)
-        verdict = conclude(plan, self._ending, reading, noted, results, command, fuel, wall)
+        verdict = classify(plan, self._ending, reading, noted, results, command, fuel, wall)
         return Report(
             outcome=verdict.outcome,
             exit_code=verdict.exit_code,
@@ -562,7 +562,7 @@ class Guest:
                 if left < 0 and self._ending is None:
                     # It came to its end with more than it had: the engine looks at loops and calls, not at the last
                     # block.
-                    self._ending = Ending(failure=Failure(OUT_OF_FUEL, "", ()))
+                    self._ending = StopReason(failure=Failure(OUT_OF_FUEL, "", ()))
                 statistics = (self._budget or self._measure_fuel(instance)).statistics(seconds)
                 plan.history.append((statistics.consumed, seconds))
                 return statistics

@@ -11,15 +11,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from stockade.errors import UsageError
-from stockade.execution._state import STDIN_PIECE_BYTES
-from stockade.execution._steps import FOREVER
+from stockade.guard import STDIN_PIECE_BYTES
+from stockade.runner import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.execution._state import State
-    from stockade.execution._steps import Steps
+    from stockade.guard import State
     from stockade.report import Progress
+    from stockade.runner import RunCoroutine
 
 __all__ = ["Streams"]
 
@@ -86,7 +86,7 @@ class Streams:
             if told is not None:
                 self._progress(told)
 
-    def finish(self, state: State | None) -> Steps[bool]:
+    def finish(self, state: State | None) -> RunCoroutine[bool]:
         """Passes the last output on, in steps, when the guest has ended.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from stockade.execution._steps import GO_ON
+from stockade.runner import GO_ON
 
 __all__ = ["Throttle"]
 

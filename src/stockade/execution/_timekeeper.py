@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from stockade.execution._steps import FOREVER
 from stockade.guard import guard
+from stockade.runner import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stockade.execution._state import State
+    from stockade.guard import State
 
 __all__ = ["Timekeeper"]
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stockade.engine import F32_OVERFLOW, INTEGER_BITS
 from stockade.errors import UsageError
-from stockade.execution._texts import make_exchange
+from stockade.execution._string_calls import make_string_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
-    from stockade.execution._module import Entry, Module
-    from stockade.execution._texts import Exchange, Returns
+    from stockade.execution._string_calls import Returns, StringCall
+    from stockade.modules import Entry, Module
 
-__all__ = ["Argument", "Call", "fit"]
+__all__ = ["Argument", "Call", "bind_arguments"]
 
 Argument: TypeAlias = int | float | bytes | str
 """What callers pass: a number, a vector (v128) as an int or its 16 bytes, or a text that takes the place of two i32."""
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     entry: Entry
     numbers: Sequence[Number] = ()
-    exchange: Exchange | None = None
+    exchange: StringCall | None = None
 
     @property
     def given(self) -> Sequence[tuple[str, Number]]:
@@ -59,7 +59,7 @@ class Call(NamedTuple):
         return list(zip(self.entry.type.params, self.numbers, strict=True)) if self.numbers else ()
 
 
-def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns | None = None) -> Call:
+def bind_arguments(module: Module, export: str, args: Sequence[Argument], returns: Returns | None = None) -> Call:
     """Checks that arguments fit an exported function.
 
     Args:
@@ -105,7 +105,7 @@ def fit(module: Module, export: str, args: Sequence[Argument], returns: Returns 
             f"Give a number for each{text}"
         )
     if texts or returns is not None:
-        return Call(entry, numbers, make_exchange(module, entry, texts, returns))
+        return Call(entry, numbers, make_string_call(module, entry, texts, returns))
     return Call(entry, numbers)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from stockade._pages import PAGE_BYTES
 from stockade._text import printable
 from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
 from stockade.errors import InvalidModule, LinkError
@@ -44,9 +45,8 @@ if TYPE_CHECKING:
 
     from stockade.wasm import Import
 
-__all__ = ["ELEMENT_BYTES", "PAGE_BYTES", "Woven", "check_imports", "weave"]
+__all__ = ["ELEMENT_BYTES", "Woven", "check_imports", "weave"]
 
-PAGE_BYTES = 65_536
 
 ELEMENT_BYTES = 8
 """What an element of a table counts in the budget of memory."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import msgspec
 
 from stockade._wasi import WASI
-from stockade.policy._custom import Custom, Numeric
+from stockade.policy._custom import Amount, Custom
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._limits import Limits
-from stockade.policy._network import Address, Host, Network, PortRange, is_loopback, is_metadata, may_be_public
+from stockade.policy._network import Address, HostRule, Network, PortRange, is_loopback, is_metadata, may_be_public
 from stockade.policy._policy import Policy
 from stockade.policy._rights import (
     Clock,
@@ -30,7 +30,7 @@ from stockade.policy._rights import (
     Wasi,
 )
 from stockade.policy._secrets import names_a_secret
-from stockade.policy._structure import Structure
+from stockade.policy._structure import ModuleLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -204,8 +204,8 @@ def _features(first: Features, second: Features) -> Features:
     return Features(**both)
 
 
-def _structure(first: Structure, second: Structure) -> Structure:
-    return Structure(**{name: min(getattr(first, name), getattr(second, name)) for name in fields_of(Structure)})
+def _structure(first: ModuleLimits, second: ModuleLimits) -> ModuleLimits:
+    return ModuleLimits(**{name: min(getattr(first, name), getattr(second, name)) for name in fields_of(ModuleLimits)})
 
 
 def _process(first: Process, second: Process) -> Process:
@@ -248,9 +248,9 @@ def _capability(first: Custom, second: Custom) -> Custom | None:
         return first
     if isinstance(first, bool) and isinstance(second, bool):
         return False
-    if isinstance(first, Numeric) and isinstance(second, Numeric):
+    if isinstance(first, Amount) and isinstance(second, Amount):
         value, least = min(first.value, second.value), max(first.min, second.min)
-        return Numeric(value, least, min(first.max, second.max)) if least <= value else None
+        return Amount(value, least, min(first.max, second.max)) if least <= value else None
     if isinstance(first, tuple) and isinstance(second, tuple):
         return tuple(sorted(set(first) & set(second)))
     return None
@@ -278,10 +278,10 @@ def _network(first: Network, second: Network) -> Network:
     return Network(mode="hosts", hosts=hosts) if hosts else Network()
 
 
-def _common_hosts(first: Network, second: Network) -> Iterable[Host]:
+def _common_hosts(first: Network, second: Network) -> Iterable[HostRule]:
     if first.mode != "hosts":
         first, second = second, first
-    theirs: dict[str | Address, list[Host]] = {}
+    theirs: dict[str | Address, list[HostRule]] = {}
     for other in second.hosts:
         theirs.setdefault(other.name, []).append(other)
     for rule in first.hosts:
@@ -291,14 +291,14 @@ def _common_hosts(first: Network, second: Network) -> Iterable[Host]:
         elif second.mode == "ports":
             ports = _common_ports(rule.ports, second.ports)
             if ports and may_be_public(rule.name):
-                yield Host(rule.host, ports, rule.secure)
+                yield HostRule(rule.host, ports, rule.secure)
         else:
             for other in theirs.get(rule.name, ()):
                 if ports := _common_ports(rule.ports, other.ports):
-                    yield Host(rule.host, ports, rule.secure or other.secure)
+                    yield HostRule(rule.host, ports, rule.secure or other.secure)
 
 
-def _merged(rules: Iterable[Host]) -> tuple[Host, ...]:
+def _merged(rules: Iterable[HostRule]) -> tuple[HostRule, ...]:
     """Puts rules for the same host together, each port once."""
     ports: dict[tuple[str, bool], int] = {}
     for rule in rules:
@@ -308,7 +308,7 @@ def _merged(rules: Iterable[Host]) -> tuple[Host, ...]:
     for (name, secure), found in sorted(ports.items()):
         left = found & ~ports.get((name, False), 0) if secure else found
         if left:
-            merged.append(Host(name, _ranges(left), secure))
+            merged.append(HostRule(name, _ranges(left), secure))
     return tuple(merged)
 
 

@@ -14,10 +14,10 @@ from stockade.policy._units import shown
 if TYPE_CHECKING:
     from stockade.policy._frozen import FrozenDict
 
-__all__ = ["CUSTOM", "Custom", "Numeric", "grants"]
+__all__ = ["CUSTOM", "Amount", "Custom", "grants"]
 
 
-class Numeric(Part, frozen=True, forbid_unknown_fields=True):
+class Amount(Part, frozen=True, forbid_unknown_fields=True):
     """A granted amount, and the bounds within which it makes sense.
 
     Attributes:
@@ -46,7 +46,7 @@ class Numeric(Part, frozen=True, forbid_unknown_fields=True):
 
 _MAX = 2.0**53
 
-Custom: TypeAlias = bool | Numeric | str | tuple[str, ...]
+Custom: TypeAlias = bool | Amount | str | tuple[str, ...]
 """A custom capability: on or off, an amount, a text, or a list of texts."""
 
 _TEXT = Text(check=lambda _: True)
@@ -60,7 +60,7 @@ class _Capability(Kind):
             if set(value) != {"value", "min", "max"}:
                 raise PolicyError(f"{path} is {shown(value)}: a number has value, min and max, and nothing else")
             try:
-                return Numeric(**value)
+                return Amount(**value)
             except PolicyError as problem:
                 raise PolicyError(f"{path}: {problem}") from None
         return self.settle(path, value)
@@ -72,14 +72,14 @@ class _Capability(Kind):
             )
         if isinstance(value, list | tuple):
             return tuple(dict.fromkeys(each(_TEXT.settle, places(path, value))))
-        if isinstance(value, bool | Numeric):
+        if isinstance(value, bool | Amount):
             return value
         if not isinstance(value, str):
             raise PolicyError(f"{path} is {shown(value)}: it must be {self.allowed()}")
         return _TEXT.settle(path, value)
 
     def write(self, value: object) -> Plain:
-        if isinstance(value, Numeric):
+        if isinstance(value, Amount):
             return {name: _plain_number(getattr(value, name)) for name in ("value", "min", "max")}
         return list(value) if isinstance(value, tuple) else value  # type: ignore[return-value]
 
@@ -126,7 +126,7 @@ def grants(custom: FrozenDict[Custom], name: str, asked: bool | float | str = Tr
     granted = custom.get(name, False)
     if isinstance(granted, bool):
         return granted and asked is True
-    if isinstance(granted, Numeric):
+    if isinstance(granted, Amount):
         is_number = isinstance(asked, int | float) and not isinstance(asked, bool)
         return is_number and granted.min <= asked <= granted.value  # type: ignore[operator]
     return isinstance(asked, str) and (asked == granted if isinstance(granted, str) else asked in granted)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stockade._text import printable
 from stockade._wasi import WASI
-from stockade.policy._custom import Numeric
+from stockade.policy._custom import Amount
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
 from stockade.policy._network import is_metadata
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from stockade.policy._network import PortRange
     from stockade.policy._policy import Policy
 
-__all__ = ["Risk", "Statement", "explain"]
+__all__ = ["PolicyStatement", "Risk", "explain"]
 
 Risk = Literal["none", "low", "medium", "high"]
 
 
-class Statement(NamedTuple):
+class PolicyStatement(NamedTuple):
     """One thing that a guest can or cannot do.
 
     Attributes:
@@ -40,7 +40,7 @@ class Statement(NamedTuple):
     path: str
 
 
-def explain(policy: Policy) -> tuple[Statement, ...]:
+def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
     """Says in sentences what a guest can and cannot do."""
     noting = policy.on_violation == "note"
     parts = (
@@ -64,31 +64,33 @@ def explain(policy: Policy) -> tuple[Statement, ...]:
     return (*said, *(_unenforced(path) for path in unenforceable(policy)))
 
 
-def _unenforced(path: str) -> Statement:
-    return Statement("not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path)
+def _unenforced(path: str) -> PolicyStatement:
+    return PolicyStatement(
+        "not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path
+    )
 
 
-def _files(policy: Policy) -> Iterator[Statement]:
+def _files(policy: Policy) -> Iterator[PolicyStatement]:
     files, limits = policy.filesystem, policy.limits
     if not files.mounts:
-        yield Statement("files", "It sees no files of the host.", "none", "filesystem.mounts")
+        yield PolicyStatement("files", "It sees no files of the host.", "none", "filesystem.mounts")
         return
     for place, mount in enumerate(files.mounts):
         host, guest = printable(mount.host, 400), printable(mount.guest)
         path = f"filesystem.mounts[{place}]"
         if mount.mode == "ro":
-            yield Statement("files", f'It can read all of "{host}", as {guest}.', "low", path)
+            yield PolicyStatement("files", f'It can read all of "{host}", as {guest}.', "low", path)
         else:
-            yield Statement("files", f'It can read and change all of "{host}", as {guest}.', "medium", path)
+            yield PolicyStatement("files", f'It can read and change all of "{host}", as {guest}.', "medium", path)
     if any(mount.mode == "rw" for mount in files.mounts):
         yield from _changes(policy)
     read = _up_to(limits.read_bytes, "It can read {} in all", "It can read as much as it likes")
     pace = _up_to(limits.read_rate, ", at {} per second", "")
     opened = f"It can have {_count(limits.open_files, 'file')} open at a time."
-    yield Statement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
+    yield PolicyStatement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
 
 
-def _changes(policy: Policy) -> Iterator[Statement]:
+def _changes(policy: Policy) -> Iterator[PolicyStatement]:
     """What can be done in writable folders."""
     files, limits = policy.filesystem, policy.limits
     created = limits.files_created
@@ -103,19 +105,19 @@ def _changes(policy: Policy) -> Iterator[Statement]:
     for right, (text, risk) in granted.items():
         path = f"filesystem.{right}"
         if may[right]:
-            yield Statement("files", text, risk, path)
+            yield PolicyStatement("files", text, risk, path)
         elif policy.on_violation == "note":
-            yield Statement("files", f"That it may not {refused[right]} there is only noted.", risk, path)
+            yield PolicyStatement("files", f"That it may not {refused[right]} there is only noted.", risk, path)
         else:
-            yield Statement("files", f"It cannot {refused[right]} there.", "none", path)
+            yield PolicyStatement("files", f"It cannot {refused[right]} there.", "none", path)
     written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
     size = _up_to(limits.file_size, ", and no file beyond {}", ", and files of any size")
     pace = _up_to(limits.write_rate, ", at {} per second", "")
     full = limits.write_bytes is None
-    yield Statement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
+    yield PolicyStatement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
 
 
-def _environment(policy: Policy) -> Iterator[Statement]:
+def _environment(policy: Policy) -> Iterator[PolicyStatement]:
     environment = policy.environment
     names = environment.names
     text: str = "It sees no environment variables of the host."
@@ -127,10 +129,10 @@ def _environment(policy: Policy) -> Iterator[Statement]:
     elif environment.mode in ("deny", "full"):
         but = f"{_listed(names)} and " if names else ""
         text, risk = f"It sees the host's variables but {but}{_WITHHELD}.", "medium"
-    yield Statement("environment", text, risk, "environment.mode")
+    yield PolicyStatement("environment", text, risk, "environment.mode")
     if environment.set:
         told = _listed(tuple(environment.set))
-        yield Statement("environment", f"It is given values for {told}.", "low", "environment.set")
+        yield PolicyStatement("environment", f"It is given values for {told}.", "low", "environment.set")
 
 
 _WITHHELD = (
@@ -140,14 +142,14 @@ _WITHHELD = (
 )
 
 
-def _network(policy: Policy) -> Iterator[Statement]:
+def _network(policy: Policy) -> Iterator[PolicyStatement]:
     network = policy.network
     match network.mode:
         case "none":
-            yield Statement("network", "It cannot reach any host.", "none", "network.mode")
+            yield PolicyStatement("network", "It cannot reach any host.", "none", "network.mode")
         case "loopback":
             text = "It can reach services of this machine: many trust whoever comes from there."
-            yield Statement("network", text, "high", "network.mode")
+            yield PolicyStatement("network", text, "high", "network.mode")
         case "hosts":
             for place, host in enumerate(network.hosts):
                 how = "encrypted" if host.secure else "also unencrypted"
@@ -155,13 +157,13 @@ def _network(policy: Policy) -> Iterator[Statement]:
                 risk: Risk = "medium" if host.secure else "high"
                 if is_metadata(host.name):
                     text, risk = f"{text[:-1]}: a cloud keeps credentials of this machine there.", "high"
-                yield Statement("network", text, risk, f"network.hosts[{place}]")
+                yield PolicyStatement("network", text, risk, f"network.hosts[{place}]")
         case "ports":
             text = f"It can reach any public host on {_ports(network.ports)}, and carry off what it read."
-            yield Statement("network", text, "high", "network.ports")
+            yield PolicyStatement("network", text, "high", "network.ports")
         case "full":
             text = "It can reach any host, private networks included, but not the metadata services of clouds."
-            yield Statement("network", text, "high", "network.mode")
+            yield PolicyStatement("network", text, "high", "network.mode")
 
 
 def _ports(ports: tuple[PortRange, ...]) -> str:
@@ -169,24 +171,26 @@ def _ports(ports: tuple[PortRange, ...]) -> str:
     return f"port{'' if one else 's'} {_listed(tuple(map(str, ports)))}"
 
 
-def _process(policy: Policy) -> Iterator[Statement]:
+def _process(policy: Policy) -> Iterator[PolicyStatement]:
     match policy.process.mode:
         case "none":
-            yield Statement("processes", "It cannot start programs of the host.", "none", "process.mode")
+            yield PolicyStatement("processes", "It cannot start programs of the host.", "none", "process.mode")
         case "commands":
             told = _listed(policy.process.commands)
-            yield Statement("processes", f"It can start {told}, unconfined.", "high", "process.commands")
+            yield PolicyStatement("processes", f"It can start {told}, unconfined.", "high", "process.commands")
         case "full":
-            yield Statement("processes", "It can start any program of the host, unconfined.", "high", "process.mode")
+            yield PolicyStatement(
+                "processes", "It can start any program of the host, unconfined.", "high", "process.mode"
+            )
 
 
-def _clock(policy: Policy) -> Iterator[Statement]:
+def _clock(policy: Policy) -> Iterator[PolicyStatement]:
     clock = policy.clock
     text, risk = _CLOCKS[clock.mode]
     if clock.mode == "coarse":
         text = text.format(_seconds(clock.resolution))
         risk = "none" if clock.resolution >= 1e-3 else "low"
-    yield Statement("clock", text, risk, "clock.mode")
+    yield PolicyStatement("clock", text, risk, "clock.mode")
 
 
 _CLOCKS: dict[str, tuple[str, Risk]] = {
@@ -200,7 +204,7 @@ _CLOCKS: dict[str, tuple[str, Risk]] = {
 }
 
 
-def _random(policy: Policy) -> Iterator[Statement]:
+def _random(policy: Policy) -> Iterator[PolicyStatement]:
     random = policy.random
     much = _up_to(policy.limits.random_bytes, ", up to {}", "")
     text = {
@@ -208,10 +212,10 @@ def _random(policy: Policy) -> Iterator[Statement]:
         "seeded": f"It gets random numbers that are the same in every run{much}: not fit for keys.",
         "full": f"It gets random numbers of the host{much}.",
     }[random.mode]
-    yield Statement("randomness", text, "none", "random.mode")
+    yield PolicyStatement("randomness", text, "none", "random.mode")
 
 
-def _calls(policy: Policy) -> Iterator[Statement]:
+def _calls(policy: Policy) -> Iterator[PolicyStatement]:
     refused = policy.wasi.refused()
     groups: dict[str, list[str]] = {}
     for call in WASI:
@@ -222,7 +226,7 @@ def _calls(policy: Policy) -> Iterator[Statement]:
     single = [name for names in groups.values() if not refused.issuperset(names) for name in names if name in refused]
     allowed = [call.name for call in WASI if call.name not in refused]
     if not allowed:
-        yield Statement("calls", "It can make no WASI calls.", "none", "wasi")
+        yield PolicyStatement("calls", "It can make no WASI calls.", "none", "wasi")
         return
     if len(allowed) < len(refused):
         text = f"Of the WASI calls, it can make {_listed(allowed)} only."
@@ -233,106 +237,106 @@ def _calls(policy: Policy) -> Iterator[Statement]:
     if refused and policy.on_violation == "note":
         text += " Others are only noted."
     sockets = any(call.group == "sock" and call.name not in refused for call in WASI)
-    yield Statement("calls", text, "low" if sockets else "none", "wasi")
+    yield PolicyStatement("calls", text, "low" if sockets else "none", "wasi")
     limits = policy.limits
     total = "as many calls as it likes" if limits.calls is None else f"{_count(limits.calls, 'call')} in all"
     pace = "" if limits.call_rate is None else f", {limits.call_rate:,} per second"
-    yield Statement("calls", f"It can make {total}{pace}.", "none", "limits.calls")
+    yield PolicyStatement("calls", f"It can make {total}{pace}.", "none", "limits.calls")
 
 
-def _time(limits: Limits) -> Iterator[Statement]:
+def _time(limits: Limits) -> Iterator[PolicyStatement]:
     if limits.wall_time is None:
-        yield Statement("time", "It may run for ever.", "high", "limits.wall_time")
+        yield PolicyStatement("time", "It may run for ever.", "high", "limits.wall_time")
     else:
         risk: Risk = "none" if limits.wall_time <= 60 else "low" if limits.wall_time <= 3600 else "medium"
         text = f"It is stopped after {_seconds(limits.wall_time)}, also while it sleeps."
-        yield Statement("time", text, risk, "limits.wall_time")
+        yield PolicyStatement("time", text, risk, "limits.wall_time")
     if limits.idle_time is not None:
         text = f"It is stopped when it waits for more than {_seconds(limits.idle_time)} at once."
-        yield Statement("time", text, "none", "limits.idle_time")
+        yield PolicyStatement("time", text, "none", "limits.idle_time")
     yield from _fuel(limits)
     if limits.cpu_percent < 100:
         text = f"It gets {limits.cpu_percent}% of one core."
-        yield Statement("time", text, "none", "limits.cpu_percent")
+        yield PolicyStatement("time", text, "none", "limits.cpu_percent")
 
 
-def _fuel(limits: Limits) -> Iterator[Statement]:
+def _fuel(limits: Limits) -> Iterator[PolicyStatement]:
     if not limits.metered:
         risk: Risk = "high" if limits.wall_time is None else "low"
-        yield Statement("time", "Its instructions are not counted.", risk, "limits.fuel")
+        yield PolicyStatement("time", "Its instructions are not counted.", risk, "limits.fuel")
     if limits.fuel is not None:
         many = _scaled(limits.fuel, "instruction")
         text = f"It is stopped after about {many}."
         if limits.fuel_refill:
             text = f"It has about {many} to begin with, and is stopped when none are left."
-        yield Statement("time", text, "none", "limits.fuel")
+        yield PolicyStatement("time", text, "none", "limits.fuel")
     if limits.fuel_refill:
         every, most = _seconds(limits.fuel_refill_interval), _scaled(limits.fuel_refill_max)
         text = f"Every {every} it gets {_scaled(limits.fuel_refill)} more, but never has more than {most} in hand."
-        yield Statement("time", text, "none", "limits.fuel_refill")
+        yield PolicyStatement("time", text, "none", "limits.fuel_refill")
     if limits.fuel_time is not None:
         included = ", refills included" if limits.fuel_refill else ""
         text = (
             f"It is stopped after about {_seconds(limits.fuel_time)} of computing{included}: an estimate, for how much "
             "it computes in a second is measured on the machine where it runs."
         )
-        yield Statement("time", text, "none", "limits.fuel_time")
+        yield PolicyStatement("time", text, "none", "limits.fuel_time")
 
 
-def _memory(limits: Limits) -> Iterator[Statement]:
+def _memory(limits: Limits) -> Iterator[PolicyStatement]:
     stop = "the run ends" if limits.on_memory_denied == "stop" else "growing fails"
     pace = "" if limits.memory_growth is None else f", growing by up to {_bytes(limits.memory_growth << 16)} per second"
     risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
     text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
-    yield Statement("memory", text, risk, "limits.memory")
-    yield Statement("memory", f"It has {_bytes(limits.stack_bytes)} of stack.", "none", "limits.stack")
+    yield PolicyStatement("memory", text, risk, "limits.memory")
+    yield PolicyStatement("memory", f"It has {_bytes(limits.stack_bytes)} of stack.", "none", "limits.stack")
 
 
-def _output(limits: Limits) -> Iterator[Statement]:
+def _output(limits: Limits) -> Iterator[PolicyStatement]:
     text = f"Of its stdout it can leave up to {_bytes(limits.stdout)}, of its stderr up to {_bytes(limits.stderr)}."
-    yield Statement("output", text, "none", "limits.stdout")
+    yield PolicyStatement("output", text, "none", "limits.stdout")
 
 
-def _features(policy: Policy) -> Iterator[Statement]:
+def _features(policy: Policy) -> Iterator[PolicyStatement]:
     used = [name for name in fields_of(Features) if getattr(policy.features, name)]
     if used:
         text = f"It may use the proposal{'s' if len(used) > 1 else ''} {_listed(used)}."
     else:
         text = "It may use no WebAssembly proposals but those that all may use."
     risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
-    yield Statement("features", text, risky, "features")
+    yield PolicyStatement("features", text, risky, "features")
 
 
-def _compiling(policy: Policy) -> Iterator[Statement]:
+def _compiling(policy: Policy) -> Iterator[PolicyStatement]:
     limits, structure = policy.limits, policy.structure
     text = f"A module has at most {_bytes(limits.module_size)} and {_count(structure.functions, 'function')}."
-    yield Statement("module", text, "none", "structure.functions")
+    yield PolicyStatement("module", text, "none", "structure.functions")
     if limits.compile_process == "never":
         text = "It is compiled in this process, for as long as that takes."
-        yield Statement("module", text, "medium", "limits.compile_process")
+        yield PolicyStatement("module", text, "medium", "limits.compile_process")
     else:
         which = "It" if limits.compile_process == "always" else "Unless that is certain to be cheap, it"
         many = f"{_seconds(limits.compile_time)} and {_bytes(limits.compile_memory)}"
         text = f"{which} is compiled in a process of its own, within {many}."
-        yield Statement("module", text, "none", "limits.compile_process")
+        yield PolicyStatement("module", text, "none", "limits.compile_process")
 
 
-def _custom(policy: Policy) -> Iterator[Statement]:
+def _custom(policy: Policy) -> Iterator[PolicyStatement]:
     for name, value in sorted(policy.custom.items()):
         shown = printable(name)
-        if isinstance(value, Numeric):
+        if isinstance(value, Amount):
             text = f"It has {shown}: from {value.min:,g} up to {value.value:,g}."
         elif isinstance(value, bool):
             text = f"It has {shown}." if value else f"It does not have {shown}."
         else:
             texts = (value,) if isinstance(value, str) else value
             text = f"It has {shown}: {_listed(texts)}." if any(texts) else f"It has {shown}, which is empty."
-        yield Statement("custom", text, "none" if value is False else "medium", f"custom.{shown}")
+        yield PolicyStatement("custom", text, "none" if value is False else "medium", f"custom.{shown}")
 
 
-def _violations(policy: Policy) -> Iterator[Statement]:
+def _violations(policy: Policy) -> Iterator[PolicyStatement]:
     text, risk = _ON_VIOLATION[policy.on_violation]
-    yield Statement("violations", text, risk, "on_violation")
+    yield PolicyStatement("violations", text, risk, "on_violation")
 
 
 _ON_VIOLATION: dict[str, tuple[str, Risk]] = {

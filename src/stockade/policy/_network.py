@@ -13,7 +13,7 @@ from stockade.policy._units import shown
 
 __all__ = [
     "Address",
-    "Host",
+    "HostRule",
     "Network",
     "PortRange",
     "host_name",
@@ -264,7 +264,7 @@ def _is_plain_host(text: str) -> bool:
     return name is not None and (isinstance(name, str) or text.strip("[]").lower() == str(name))
 
 
-class Host(Part, frozen=True, forbid_unknown_fields=True):
+class HostRule(Part, frozen=True, forbid_unknown_fields=True):
     """A host that may be reached.
 
     Attributes:
@@ -307,7 +307,7 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     FOLLOW_MODE: ClassVar = ("hosts", "ports")
 
     mode: Literal["none", "loopback", "hosts", "ports", "full"] = "none"
-    hosts: tuple[Host, ...] = ()
+    hosts: tuple[HostRule, ...] = ()
     ports: Annotated[tuple[PortRange, ...], _PORTS] = ()
 
     def __post_init__(self) -> None:

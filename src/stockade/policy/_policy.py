@@ -15,14 +15,14 @@ from stockade.policy._frozen import FrozenDict
 from stockade.policy._limits import Limits
 from stockade.policy._network import Network
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Process, Random, Wasi
-from stockade.policy._structure import Structure
+from stockade.policy._structure import ModuleLimits
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     import os
 
     from stockade.policy._algebra import Change
-    from stockade.policy._explain import Statement
+    from stockade.policy._explain import PolicyStatement
     from stockade.policy._score import Score
 
 __all__ = ["Policy"]
@@ -60,7 +60,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     random: Random = Random()
     network: Network = Network()
     process: Process = Process()
-    structure: Structure = Structure()
+    structure: ModuleLimits = ModuleLimits()
     features: Features = Features()
     wasi: Wasi = Wasi()
     custom: Annotated[FrozenDict[Custom], CUSTOM] = FrozenDict()
@@ -193,7 +193,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         return diff(self, other)
 
-    def explain(self) -> tuple[Statement, ...]:
+    def explain(self) -> tuple[PolicyStatement, ...]:
         """Says in sentences what a guest can and cannot do, with the risk of each grant."""
         from stockade.policy._explain import explain
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stockade._pages import PAGE_BYTES
 from stockade.errors import PolicyError
 from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["PRESETS", "preset"]
-
-_PAGE_BYTES = 65_536
 
 
 def _minimal() -> Policy:
@@ -36,7 +35,7 @@ def _minimal() -> Policy:
             strict.limits,
             fuel=10_000_000,
             cpu_percent=50,
-            memory=160 * _PAGE_BYTES,
+            memory=160 * PAGE_BYTES,
             memory_growth=10,
             tables=1,
             open_files=10,

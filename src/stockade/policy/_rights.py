@@ -10,7 +10,7 @@ from stockade.errors import PolicyError
 from stockade.policy._fields import COUNT, SECONDS, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._secrets import is_sensitive, names_a_secret
-from stockade.policy._syscalls import SYSCALLS, Verdict, find_syscall
+from stockade.policy._syscalls import SYSCALLS, Classification, find_syscall
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         denied = {name for pattern in self.deny for name in _matching(pattern)}
         return frozenset(WASI_BY_NAME) - allowed | denied
 
-    def syscall(self, call: str | int, platform: str = "linux-x86_64") -> Verdict:
+    def syscall(self, call: str | int, platform: str = "linux-x86_64") -> Classification:
         """Says what becomes of a POSIX system call that a native program would make, when a guest wants the same.
 
         Args:

@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar
 
 from stockade.policy._fields import BYTES, COUNT, Part, Quantity
 
-__all__ = ["Structure"]
+__all__ = ["ModuleLimits"]
 
 
 def _up_to(most: int) -> Quantity:
     return Quantity(COUNT, 0, most)
 
 
-class Structure(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModuleLimits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a module may be made of. More is refused before it is compiled, so that it cannot keep the compiler busy.
 
     Upper bounds are those of the engine.

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, TypeAlias
 from stockade.errors import PolicyError
 from stockade.policy._units import shown
 
-__all__ = ["PLATFORMS", "SYSCALLS", "Syscall", "Verdict", "find_syscall"]
+__all__ = ["PLATFORMS", "SYSCALLS", "Classification", "Syscall", "find_syscall"]
 
-Verdict: TypeAlias = Literal["allowed", "refused", "forbidden", "unknown"]
+Classification: TypeAlias = Literal["allowed", "refused", "forbidden", "unknown"]
 
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "darwin")
 """Platforms whose numbers are known; each has calls that the others lack."""

@@ -11,26 +11,24 @@ from stockade.report._fuel import (
     run_statistics,
 )
 from stockade.report._model import (
-    Event,
-    Frame,
     ModuleInfo,
     Outcome,
     PolicyInfo,
     Progress,
     Report,
     Timings,
+    TrapFrame,
     TrapInfo,
     Truncated,
     Usage,
     Value,
     Violation,
+    ViolationEvent,
 )
 from stockade.report._render import rows, summary, violation_text
 
 __all__ = [
     "SAMPLES_KEPT",
-    "Event",
-    "Frame",
     "FuelAnomaly",
     "FuelHistory",
     "FuelSample",
@@ -41,12 +39,14 @@ __all__ = [
     "Progress",
     "Report",
     "Timings",
+    "TrapFrame",
     "TrapInfo",
     "Trend",
     "Truncated",
     "Usage",
     "Value",
     "Violation",
+    "ViolationEvent",
     "history_of",
     "rows",
     "run_statistics",

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Event",
-    "Frame",
     "ModuleInfo",
     "Outcome",
     "PolicyInfo",
     "Progress",
     "Report",
     "Timings",
+    "TrapFrame",
     "TrapInfo",
     "Truncated",
     "Usage",
     "Value",
     "Violation",
+    "ViolationEvent",
 ]
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     at: float | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class ViolationEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One violation, one time.
 
     Attributes:
@@ -202,7 +202,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     at: float | None = None
 
 
-class Frame(msgspec.Struct, frozen=True):
+class TrapFrame(msgspec.Struct, frozen=True):
     """One frame of a backtrace, innermost first.
 
     Attributes:
@@ -228,7 +228,7 @@ class TrapInfo(msgspec.Struct, frozen=True):
 
     code: str
     message: str
-    frames: tuple[Frame, ...] = ()
+    frames: tuple[TrapFrame, ...] = ()
 
 
 class ModuleInfo(msgspec.Struct, frozen=True):
@@ -300,7 +300,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     fuel: FuelStatistics | None = None
     violations: tuple[Violation, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[ViolationEvent, ...] = ()
     events_dropped: int = 0
     violations_dropped: int = 0
     trap: TrapInfo | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.execution import load_module
+from stockade.modules import load_module
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.execution import Argument, OnOutput, Returns, Source, Stdin
+    from stockade.execution import Argument, OnOutput, Returns, Stdin
+    from stockade.modules import Source
     from stockade.policy import Policy
     from stockade.report import Report, Value
 

@@ -1,4 +1,4 @@
-"""The runs of a sandbox: the ground each stands on, its steps, and its name while it is under way."""
+"""The runs of a sandbox: the context each stands on, its steps, and its name while it is under way."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 from stockade._text import printable
 from stockade.errors import Cancelled, UsageError
-from stockade.execution import Call, Ground, Inputs, Module, Watch, fit
+from stockade.execution import Call, Inputs, PolicyContext, bind_arguments
 from stockade.host import HostFunctions
 from stockade.policy import Policy
 from stockade.report import FuelSample, history_of
+from stockade.runner import RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.execution import Argument, Returns, Source, Stdin, Steps
-    from stockade.execution.awaited import LoopStreams
+    from stockade.execution import Argument, Returns, Stdin
+    from stockade.execution.loop_streams import LoopStreams
+    from stockade.modules import Module, Source
     from stockade.report import FuelHistory, Progress, Report
+    from stockade.runner import RunCoroutine
 
 __all__ = ["Runs"]
 
@@ -44,14 +47,14 @@ class Runs:
         self.policy = policy
         self._lock = threading.Lock()
         self._functions = HostFunctions()
-        self._ground: Ground | None = Ground(self.policy, self._functions)
-        self._narrowed: OrderedDict[Policy, Ground] = OrderedDict()
+        self._context: PolicyContext | None = PolicyContext(self.policy, self._functions)
+        self._narrowed: OrderedDict[Policy, PolicyContext] = OrderedDict()
         self._numbers = itertools.count(1)
-        self._runs: dict[str, Watch] = {}
+        self._runs: dict[str, RunControl] = {}
 
     def close(self) -> None:
         """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
-        self._ground = None
+        self._context = None
         with self._lock:
             self._narrowed.clear()
 
@@ -61,8 +64,8 @@ class Runs:
         Runs that wait for their turn, or for their module to be compiled, are left out.
         """
         found = {}
-        for run_id, watch in tuple(self._runs.items()):
-            progress = watch.progress
+        for run_id, control in tuple(self._runs.items()):
+            progress = control.progress
             told = None if progress is None else progress()
             if told is not None:
                 found[run_id] = told
@@ -77,10 +80,10 @@ class Runs:
         Returns:
             Whether there was such a run.
         """
-        watch = self._runs.get(run_id)
-        if watch is None:
+        control = self._runs.get(run_id)
+        if control is None:
             return False
-        watch.cancel()
+        control.cancel()
         return True
 
     def fuel_history(self, module: Module) -> FuelHistory | None:
@@ -105,8 +108,8 @@ class Runs:
         policy: Callable[[], Policy | None] | Policy | str | None = None,
         run_id: str | None = None,
         tenant: str = "",
-    ) -> tuple[Steps[Report], Watch]:
-        """Returns a run, or a call of an export, in steps that somebody else takes; and its watch.
+    ) -> tuple[RunCoroutine[Report], RunControl]:
+        """Returns a run, or a call of an export, in steps that somebody else takes; and its control.
 
         All of it is done in the steps, loading and compiling the module included: they raise what `run` does.
 
@@ -120,12 +123,14 @@ class Runs:
             run_id: What it is called.
             tenant: For whom it runs.
         """
-        watch = Watch()
-        return self._listed(self._steps(watch, module, args, export, stdin, env, policy, tenant), watch, run_id), watch
+        control = RunControl()
+        return self._listed(
+            self._steps(control, module, args, export, stdin, env, policy, tenant), control, run_id
+        ), control
 
     def _steps(
         self,
-        watch: Watch,
+        control: RunControl,
         module: Source,
         args: Sequence[Argument],
         export: str | None,
@@ -133,53 +138,55 @@ class Runs:
         env: Mapping[str, str] | None,
         policy: Callable[[], Policy | None] | Policy | str | None,
         tenant: str,
-    ) -> Steps[Report]:
-        ground = self._under(policy() if callable(policy) else policy)
+    ) -> RunCoroutine[Report]:
+        context = self._under(policy() if callable(policy) else policy)
         if export is not None:
-            return (yield from self._call(ground, watch, module, export, args, None, tenant=tenant))
+            return (yield from self._call(context, control, module, export, args, None, tenant=tenant))
         # One text is no list of arguments: it is told so when the run begins.
         texts = args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
-        return (yield from self._run(ground, watch, module, Inputs(texts, stdin, env), tenant=tenant))
+        return (yield from self._run(context, control, module, Inputs(texts, stdin, env), tenant=tenant))
 
     # -- what its methods share ---------------------------------------------------------------------------------------
 
-    def _under(self, policy: Policy | str | None) -> Ground:
-        """Returns the ground for a run: the sandbox's own, or a narrower one where the run has a policy of its own."""
-        ground = self._ground
-        if ground is None:
+    def _under(self, policy: Policy | str | None) -> PolicyContext:
+        """Returns the context for a run: the sandbox's own, or a narrower one where the run has a policy of its own."""
+        context = self._context
+        if context is None:
             raise UsageError("the sandbox is closed: make a new one")
         if policy is None:
-            return ground
+            return context
         asked = Policy.preset(policy) if isinstance(policy, str) else policy
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
-                found = self._narrowed[asked] = ground.narrowed(asked)
+                found = self._narrowed[asked] = context.narrowed(asked)
             self._narrowed.move_to_end(asked)
             while len(self._narrowed) > _MAX_NARROWED:
                 self._narrowed.popitem(last=False)
         return found
 
-    def _enlist(self, run_id: str | None, watch: Watch | None = None) -> tuple[Watch, str]:
+    def _enlist(self, run_id: str | None, control: RunControl | None = None) -> tuple[RunControl, str]:
         """Puts a run on the list; whoever does takes it off."""
-        watch = watch or Watch()
+        control = control or RunControl()
         if run_id is None:
             run_id = str(next(self._numbers))
-        if self._runs.setdefault(run_id, watch) is not watch:
+        if self._runs.setdefault(run_id, control) is not control:
             raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
-        return watch, run_id
+        return control, run_id
 
-    def _prepare(self, ground: Ground, watch: Watch, module: Source, tenant: str) -> Steps[Module]:
+    def _prepare(
+        self, context: PolicyContext, control: RunControl, module: Source, tenant: str
+    ) -> RunCoroutine[Module]:
         """Loads and compiles a module, in steps."""
-        loaded = ground.load(module)
-        if not (yield from ground.prepare(loaded, watch, tenant)):
-            report = ground.cancelled(loaded)
+        loaded = context.load(module)
+        if not (yield from context.prepare(loaded, control, tenant)):
+            report = context.cancelled(loaded)
             raise Cancelled(f"{loaded.name}: {report.summary()}", report)
         return loaded
 
-    def _listed(self, steps: Steps[Report], watch: Watch, run_id: str | None) -> Steps[Report]:
+    def _listed(self, steps: RunCoroutine[Report], control: RunControl, run_id: str | None) -> RunCoroutine[Report]:
         """Takes steps as a run that is under way from the first of them on."""
-        _, run_id = self._enlist(run_id, watch)
+        _, run_id = self._enlist(run_id, control)
         try:
             return (yield from steps)
         finally:
@@ -187,41 +194,41 @@ class Runs:
 
     def _run(
         self,
-        ground: Ground,
-        watch: Watch,
+        context: PolicyContext,
+        control: RunControl,
         module: Source,
         inputs: Inputs,
         streams: LoopStreams | None = None,
         tenant: str = "",
-    ) -> Steps[Report]:
-        loaded = ground.load(module)
+    ) -> RunCoroutine[Report]:
+        loaded = context.load(module)
         entry = loaded.command_entry
-        if not (yield from ground.prepare(loaded, watch, tenant)):
-            return ground.cancelled(loaded)
-        guest = ground.guest(loaded, watch, inputs, streams)
-        watch.progress = guest.progress
+        if not (yield from context.prepare(loaded, control, tenant)):
+            return context.cancelled(loaded)
+        guest = context.guest(loaded, control, inputs, streams)
+        control.progress = guest.progress
         try:
             return (yield from guest.invoke(Call(entry), command=True))
         finally:
-            watch.progress = None
+            control.progress = None
             guest.close()
 
     def _call(
         self,
-        ground: Ground,
-        watch: Watch,
+        context: PolicyContext,
+        control: RunControl,
         module: Source,
         export: str,
         args: Sequence[Argument],
         returns: Returns | None,
         tenant: str = "",
-    ) -> Steps[Report]:
-        loaded = ground.load(module)
-        call = fit(loaded, export, args, returns)
-        if not (yield from ground.prepare(loaded, watch, tenant)):
-            return ground.cancelled(loaded)
-        guest = ground.guest(loaded, watch)
-        watch.progress = guest.progress
+    ) -> RunCoroutine[Report]:
+        loaded = context.load(module)
+        call = bind_arguments(loaded, export, args, returns)
+        if not (yield from context.prepare(loaded, control, tenant)):
+            return context.cancelled(loaded)
+        guest = context.guest(loaded, control)
+        control.progress = guest.progress
         try:
             initializer = loaded.initializer
             if initializer is not None and initializer.name != call.entry.name:
@@ -230,5 +237,5 @@ class Runs:
                     return report
             return (yield from guest.invoke(call))
         finally:
-            watch.progress = None
+            control.progress = None
             guest.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import NORMAL_PRIORITY, Inputs, Module, Watch, drive
+from stockade.execution import Inputs
 from stockade.policy import Policy
+from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
 from stockade.sandbox._runs import Runs
 from stockade.sandbox._session import AsyncSession, Session
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
         OnOutputAsync,
         OnProgress,
         Returns,
-        Source,
         Stdin,
-        Steps,
     )
-    from stockade.execution.awaited import LoopStreams
+    from stockade.execution.loop_streams import LoopStreams
+    from stockade.modules import Module, Source
     from stockade.report import Report
+    from stockade.runner import RunCoroutine
 
 __all__ = ["Sandbox"]
 
@@ -78,9 +79,9 @@ class Sandbox(Runs):
         Raises:
             ModuleError: It cannot be run.
         """
-        ground = self._under(None)
-        loaded = ground.load(module)
-        ground.plan(loaded, progress)
+        context = self._under(None)
+        loaded = context.load(module)
+        context.plan(loaded, progress)
         return loaded
 
     def host_function(
@@ -150,11 +151,11 @@ class Sandbox(Runs):
             PolicyError: The policy cannot be enforced.
             UsageError: The sandbox is closed, or an argument is unfit.
         """
-        ground = self._under(policy)
-        watch, run_id = self._enlist(run_id)
+        context = self._under(policy)
+        control, run_id = self._enlist(run_id)
         try:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return drive(self._run(ground, watch, module, inputs), watch)
+            return run_blocking(self._run(context, control, module, inputs), control)
         finally:
             del self._runs[run_id]
 
@@ -185,10 +186,10 @@ class Sandbox(Runs):
             ModuleError: The module cannot be run, or has no such function.
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
-        ground = self._under(policy)
-        watch, run_id = self._enlist(run_id)
+        context = self._under(policy)
+        control, run_id = self._enlist(run_id)
         try:
-            return drive(self._call(ground, watch, module, export, args, returns), watch)
+            return run_blocking(self._call(context, control, module, export, args, returns), control)
         finally:
             del self._runs[run_id]
 
@@ -218,10 +219,10 @@ class Sandbox(Runs):
             ModuleError: The module cannot be run.
             GuestError: Its initialization failed.
         """
-        ground = self._under(policy)
-        loaded = ground.load(module)
-        watch = Watch()
-        return Session(loaded, ground.guest(loaded, watch, Inputs(args, stdin, env, on_stdout, on_stderr)), watch)
+        context = self._under(policy)
+        loaded = context.load(module)
+        control = RunControl()
+        return Session(loaded, context.guest(loaded, control, Inputs(args, stdin, env, on_stdout, on_stderr)), control)
 
     # -- awaited ------------------------------------------------------------------------------------------------------
 
@@ -261,14 +262,14 @@ class Sandbox(Runs):
             tenant: For whom it runs: tenants have equal shares.
         """
         check_count("priority", priority, 1, 100)
-        ground = self._under(policy)
-        watch, run_id = self._enlist(run_id)
+        context = self._under(policy)
+        control, run_id = self._enlist(run_id)
         streams: LoopStreams | None = None
         try:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            streams = _loop_streams(inputs, watch)
-            steps = self._run(ground, watch, module, inputs, streams, tenant)
-            return await _on_crew(steps, watch, priority, tenant)
+            streams = _loop_streams(inputs, control)
+            steps = self._run(context, control, module, inputs, streams, tenant)
+            return await _on_crew(steps, control, priority, tenant)
         finally:
             del self._runs[run_id]
             if streams is not None:
@@ -298,11 +299,11 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
-        ground = self._under(policy)
-        watch, run_id = self._enlist(run_id)
+        context = self._under(policy)
+        control, run_id = self._enlist(run_id)
         try:
-            steps = self._call(ground, watch, module, export, args, returns, tenant)
-            return await _on_crew(steps, watch, priority, tenant)
+            steps = self._call(context, control, module, export, args, returns, tenant)
+            return await _on_crew(steps, control, priority, tenant)
         finally:
             del self._runs[run_id]
 
@@ -333,12 +334,14 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
-        ground = self._under(policy)
-        watch = Watch()
-        loaded = await _on_crew(self._prepare(ground, watch, module, tenant), watch, priority, tenant)
+        context = self._under(policy)
+        control = RunControl()
+        loaded = await _on_crew(self._prepare(context, control, module, tenant), control, priority, tenant)
         inputs = Inputs(args, stdin, env, on_stdout, on_stderr)
-        streams = _loop_streams(inputs, watch)
-        session = AsyncSession(loaded, ground.guest(loaded, watch, inputs, streams), watch, streams, priority, tenant)
+        streams = _loop_streams(inputs, control)
+        session = AsyncSession(
+            loaded, context.guest(loaded, control, inputs, streams), control, streams, priority, tenant
+        )
         await session.initialize()
         return session
 
@@ -360,16 +363,16 @@ def check_count(name: str, number: object, least: int, most: int | None = None) 
         raise UsageError(f"{name} is {number!r}: it must be a whole number {bounds}")
 
 
-async def _on_crew(steps: Steps[_Result], watch: Watch, priority: int, tenant: str) -> _Result:
+async def _on_crew(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
     # What belongs to event loops takes longer to import than a small guest to run, and most never need it.
-    from stockade.execution.awaited import on_crew
+    from stockade.runner.loop import await_run
 
-    return await on_crew(steps, watch, priority, tenant)
+    return await await_run(steps, control, priority, tenant)
 
 
-def _loop_streams(inputs: Inputs, watch: Watch) -> LoopStreams | None:
+def _loop_streams(inputs: Inputs, control: RunControl) -> LoopStreams | None:
     if not inputs.served:
         return None
-    from stockade.execution.awaited import LoopStreams
+    from stockade.execution.loop_streams import LoopStreams
 
-    return LoopStreams(inputs, watch)
+    return LoopStreams(inputs, control)

@@ -7,7 +7,8 @@ import warnings
 from typing import TYPE_CHECKING, TypeVar
 
 from stockade.errors import UsageError
-from stockade.execution import GO_ON, Call, drive, fit
+from stockade.execution import Call, bind_arguments
+from stockade.runner import GO_ON, run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stockade.engine import Memory
-    from stockade.execution import Argument, Guest, Module, Returns, Steps, Watch
-    from stockade.execution.awaited import LoopStreams
+    from stockade.execution import Argument, Guest, Returns
+    from stockade.execution.loop_streams import LoopStreams
+    from stockade.modules import Module
     from stockade.report import Report
+    from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["AsyncSession", "Session"]
 
@@ -33,10 +36,10 @@ class _Session:
 
     _closed = True  # until there is something to close
 
-    def __init__(self, module: Module, guest: Guest, watch: Watch) -> None:
+    def __init__(self, module: Module, guest: Guest, control: RunControl) -> None:
         self._module = module
         self._guest = guest
-        self._watch = watch
+        self._control = control
         # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
         # handler of a signal may cancel.
         self._holder: object = None
@@ -74,8 +77,8 @@ class _Session:
             # A cancellation is for the call under way, from its very beginning; where there is none, it is for nobody.
             if self._holder is None:
                 return
-            self._watch.cancelled = True
-        self._watch.wake()
+            self._control.cancelled = True
+        self._control.wake()
 
     def _take(self, holder: object) -> None:
         """Takes the session for a holder, which lets go of it as soon as it is done, in any case."""
@@ -84,7 +87,7 @@ class _Session:
                 raise UsageError("the session is in use by another thread: give each thread a session of its own")
             if self._closed:
                 raise UsageError("the session is closed: open a new one")
-            self._watch.cancelled = False
+            self._control.cancelled = False
             self._holder = holder
 
     def _with_memory(self, use: Callable[[Memory], _Result]) -> _Result:
@@ -98,7 +101,7 @@ class _Session:
             if self._holder is holder:
                 self._holder = None
 
-    def _steps(self, call: Call) -> Steps[Report]:
+    def _steps(self, call: Call) -> RunCoroutine[Report]:
         """Makes a call. From its first step on, which does nothing else, it has the session until it is over."""
         holder = object()
         try:
@@ -107,7 +110,7 @@ class _Session:
             if self._guest.ended:
                 raise UsageError("the guest has ended, so the session is over: open a new one")
             # That of the last call may be over.
-            self._watch.start(None)
+            self._control.start(None)
             self._guest.renew()
             return (yield from self._guest.invoke(call))
         finally:
@@ -138,11 +141,11 @@ class Session(_Session):
         initialization: The report on a reactor's `_initialize`; None for a guest that has none.
     """
 
-    def __init__(self, module: Module, guest: Guest, watch: Watch) -> None:
-        super().__init__(module, guest, watch)
+    def __init__(self, module: Module, guest: Guest, control: RunControl) -> None:
+        super().__init__(module, guest, control)
         try:
             if guest.ended:
-                guest.obituary().check()
+                guest.final_report().check()
             if module.initializer is not None:
                 self.initialization = self._invoke(Call(module.initializer)).check()
         except BaseException:
@@ -167,7 +170,7 @@ class Session(_Session):
             LinkError: There is no such function.
             UsageError: The session is over, in use by another thread, or the arguments do not fit.
         """
-        return self._invoke(fit(self._module, export, args, returns))
+        return self._invoke(bind_arguments(self._module, export, args, returns))
 
     def close(self) -> None:
         """Ends the session and frees the instance. Closing twice is harmless.
@@ -178,7 +181,7 @@ class Session(_Session):
         self._free()
 
     def _invoke(self, call: Call) -> Report:
-        return drive(self._steps(call), self._watch)
+        return run_blocking(self._steps(call), self._control)
 
 
 class AsyncSession(_Session):
@@ -192,10 +195,10 @@ class AsyncSession(_Session):
     """
 
     def __init__(
-        self, module: Module, guest: Guest, watch: Watch, streams: LoopStreams | None, priority: int, tenant: str
+        self, module: Module, guest: Guest, control: RunControl, streams: LoopStreams | None, priority: int, tenant: str
     ) -> None:
         self._streams = streams
-        super().__init__(module, guest, watch)
+        super().__init__(module, guest, control)
         self._priority = priority
         self._tenant = tenant
 
@@ -218,7 +221,7 @@ class AsyncSession(_Session):
         """
         try:
             if self._guest.ended:
-                self._guest.obituary().check()
+                self._guest.final_report().check()
             if self._module.initializer is not None:
                 self.initialization = (await self._invoke(Call(self._module.initializer))).check()
         except BaseException:
@@ -237,7 +240,7 @@ class AsyncSession(_Session):
             LinkError: There is no such function.
             UsageError: The session is over, a call is under way, or the arguments do not fit.
         """
-        return await self._invoke(fit(self._module, export, args, returns))
+        return await self._invoke(bind_arguments(self._module, export, args, returns))
 
     def __del__(self) -> None:
         if not self._closed and self._streams is not None:
@@ -255,8 +258,8 @@ class AsyncSession(_Session):
             self._streams.close()
 
     async def _invoke(self, call: Call) -> Report:
-        from stockade.execution.awaited import on_crew
+        from stockade.runner.loop import await_run
 
         steps = self._steps(call)
         next(steps)
-        return await on_crew(steps, self._watch, self._priority, self._tenant)
+        return await await_run(steps, self._control, self._priority, self._tenant)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from stockade.execution import Source
+    from stockade.modules import Source
     from stockade.sandbox import Sandbox, Session
 
 __all__ = ["SessionPool"]

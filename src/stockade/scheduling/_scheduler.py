@@ -1,6 +1,6 @@
 """The scheduler: bounded concurrency, a bounded queue, and fair turns between tenants.
 
-It only decides when a run begins. What is running stands in the crew's line, where shares are fair slice by slice.
+It only decides when a run begins. What is running stands in the executor's line, where shares are fair slice by slice.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stockade.errors import QueueFull, UsageError
-from stockade.execution import Errand, crew
+from stockade.runner import WorkItem, executor
 from stockade.sandbox import check_count
-from stockade.scheduling._job import Job, TaskRun
-from stockade.scheduling._line import Line
+from stockade.scheduling._fair_queue import Line
+from stockade.scheduling._handle import TaskHandle, TaskRun
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class _Window:
         self._progress = progress
         self._room = room
         self._finished = 0
-        self._under_way: set[Job] = set()
+        self._under_way: set[TaskHandle] = set()
         # Taken from the iterable, and not by the scheduler yet.
         self._kept: Task | None = None
 
-    def fill(self) -> Iterator[Job]:
+    def fill(self) -> Iterator[TaskHandle]:
         """Submits what there is room for."""
         while len(self._under_way) < self._room:
             task = self._kept
@@ -76,7 +76,7 @@ class _Window:
         """Whether nothing is under way."""
         return not self._under_way
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: TaskHandle) -> None:
         """Counts one that is over."""
         self._under_way.discard(job)
         self._finished += 1
@@ -172,7 +172,7 @@ class Scheduler:
 
     # -- taking on ----------------------------------------------------------------------------------------------------
 
-    def submit(self, task: Task) -> Job:
+    def submit(self, task: Task) -> TaskHandle:
         """Takes a task on.
 
         Args:
@@ -201,7 +201,7 @@ class Scheduler:
         # Before anybody else can have something called, so that nothing they do there is waited for.
         run.report.add_done_callback(self._done)
         self._start(started)
-        return Job(run, self._cancel)
+        return TaskHandle(run, self._cancel)
 
     def execute(self, task: Task | str | bytes) -> TaskResult:
         """Runs one task and waits for what comes of it.
@@ -238,7 +238,7 @@ class Scheduler:
             StockadeError: A task could not be run. The others that are under way are stopped.
         """
         window = self._window(tasks, progress)
-        jobs: deque[Job] = deque()
+        jobs: deque[TaskHandle] = deque()
         try:
             while True:
                 jobs.extend(window.fill())
@@ -253,7 +253,7 @@ class Scheduler:
 
     def as_completed(
         self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
-    ) -> Generator[Job, None, None]:
+    ) -> Generator[TaskHandle, None, None]:
         """Runs tasks, and yields their jobs as they are done.
 
         Args:
@@ -261,7 +261,7 @@ class Scheduler:
             progress: As in `map`.
         """
         window = self._window(tasks, progress)
-        done: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        done: queue.SimpleQueue[TaskHandle] = queue.SimpleQueue()
         try:
             while True:
                 for job in window.fill():
@@ -276,7 +276,7 @@ class Scheduler:
 
     async def as_completed_async(
         self, tasks: Iterable[Task], *, progress: Callable[[int, int | None], object] | None = None
-    ) -> AsyncGenerator[Job, None]:
+    ) -> AsyncGenerator[TaskHandle, None]:
         """Does what `as_completed` does, without blocking the event loop.
 
         A loop over it that is left early is closed with `contextlib.aclosing`: only then is what is under way stopped.
@@ -289,9 +289,9 @@ class Scheduler:
 
         loop = asyncio.get_running_loop()
         window = self._window(tasks, progress)
-        done: asyncio.Queue[Job] = asyncio.Queue()
+        done: asyncio.Queue[TaskHandle] = asyncio.Queue()
 
-        def tell(job: Job) -> None:
+        def tell(job: TaskHandle) -> None:
             # Of a loop that is closed, nobody waits for anything.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.put_nowait, job)
@@ -364,7 +364,7 @@ class Scheduler:
 
     def _begin(self, run: TaskRun) -> None:
         task, sandbox = run.task, self._sandbox
-        steps, watch = sandbox.steps(
+        steps, control = sandbox.steps(
             task.module,
             task.args,
             export=task.export,
@@ -374,15 +374,15 @@ class Scheduler:
             run_id=task.id,
             tenant=task.tenant,
         )
-        run.watch = watch
+        run.control = control
         if run.cancelled:
-            watch.cancel()
+            control.cancel()
 
         def done(report: Report | None, problem: BaseException | None) -> None:
             self._over(run, report, problem)
 
-        # An errand keeps the context that it is made in.
-        crew().begin(run.context.run(Errand, steps, watch, done, task.priority, task.tenant))
+        # An item keeps the context that it is made in.
+        executor().begin(run.context.run(WorkItem, steps, control, done, task.priority, task.tenant))
 
     def _over(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         run.completed_at = datetime.now(UTC)
@@ -409,9 +409,9 @@ class Scheduler:
             if run.report.done():
                 return
             run.cancelled = True
-            watch = run.watch
+            control = run.control
             run.dropped = self._line.remove(run)
         if run.dropped:
             self._over(run, None, UsageError("the task was cancelled before it began"))
-        elif watch is not None:
-            watch.cancel()
+        elif control is not None:
+            control.cancel()

@@ -12,15 +12,16 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
-from stockade.execution import NORMAL_PRIORITY
 from stockade.policy import Policy
 from stockade.report import Outcome, Usage
+from stockade.runner import NORMAL_PRIORITY
 from stockade.sandbox import check_count
 
 if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
-    from stockade.execution import Source, Stdin
+    from stockade.execution import Stdin
+    from stockade.modules import Source
     from stockade.report import Report
 
     _Module: TypeAlias = Source
@@ -181,8 +182,11 @@ _Read = TypeVar("_Read")
 
 def _decode(text: str | bytes, kind: type[_Read], what: str) -> _Read:
     try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        # Decoded here, so that what is wrong is said in the same words by every release of msgspec.
+        return msgspec.json.decode(text if isinstance(text, str) else text.decode(), type=kind)
+    except (UnicodeDecodeError, UnicodeEncodeError) as problem:
+        raise UsageError(f"this is not {what}: it is not UTF-8, from position {problem.start} on") from None
+    except (msgspec.MsgspecError, RecursionError) as problem:
         raise UsageError(f"this is not {what}: {printable(str(problem))}") from None
 
 

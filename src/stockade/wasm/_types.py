@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from stockade._pages import PAGE_BYTES
 from stockade.wasm._binary import sleb, uleb
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ __all__ = [
     "read_value_type",
 ]
 
-PAGE_BYTES: Final = 65_536
 
 _NUMBERS: Final = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128"}
 _PACKED: Final = {0x78: "i8", 0x77: "i16"}

@@ -18,14 +18,14 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockade.engine._folders import cache_folder, open_private, state_folder
 from stockade.errors import EngineError
+from stockade.system import cache_folder, open_private, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedWriter, FileIO
 
-__all__ = ["Cache", "CacheEntry", "Kept"]
+__all__ = ["Cache", "CacheEntry", "CacheHit"]
 
 _MAGIC = b"stockade machine code 2\n"
 _MAC_BYTES = 32
@@ -74,7 +74,7 @@ class Cache:
         self.problem = ""
         """Why the cache is not used, if it is not."""
 
-    def get(self, name: str) -> Kept | None:
+    def get(self, name: str) -> CacheHit | None:
         """Returns what was kept under a key; None where there is nothing that can be believed.
 
         Args:
@@ -167,7 +167,7 @@ class Cache:
     def _opened(self) -> _Opened:
         return _Opened(self)
 
-    def _read(self, here: _Place, name: str) -> Kept | None:
+    def _read(self, here: _Place, name: str) -> CacheHit | None:
         try:
             with _open_file(name + _SUFFIX, here.folder) as file:
                 status = os.fstat(file.fileno())
@@ -178,7 +178,7 @@ class Cache:
                 if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > status.st_size - _HEAD_BYTES:
                     return None
                 told = file.read(size) or b""
-                kept = Kept(told, file, status.st_size - _HEAD_BYTES - size)
+                kept = CacheHit(told, file, status.st_size - _HEAD_BYTES - size)
         except OSError:
             return None
         expected = head[len(_MAGIC) : -_LENGTH_BYTES]
@@ -201,7 +201,7 @@ class Cache:
             total -= entry.size_bytes
 
 
-class Kept:
+class CacheHit:
     """An entry that was read: a copy that nobody can change any more, checked before it is handed out.
 
     Args:

@@ -16,10 +16,10 @@ from stockade.scheduling._task import Task, TaskResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from stockade.execution import Watch
     from stockade.report import Report
+    from stockade.runner import RunControl
 
-__all__ = ["Job", "TaskRun"]
+__all__ = ["TaskHandle", "TaskRun"]
 
 
 class TaskRun:
@@ -29,13 +29,13 @@ class TaskRun:
         task: The task.
         context: The context of whoever submitted it, which functions of the embedder see.
         report: Becomes its report, or what it raised.
-        watch: Its watch, from its beginning on.
+        control: Its control, from its beginning on.
         cancelled: Whether it is not wanted any more.
         dropped: Whether it was cancelled before anything of it had begun.
         completed_at: When it was over, in UTC.
     """
 
-    __slots__ = ("cancelled", "completed_at", "context", "dropped", "report", "task", "watch")
+    __slots__ = ("cancelled", "completed_at", "context", "control", "dropped", "report", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -43,12 +43,12 @@ class TaskRun:
         self.report: Future[Report] = Future()
         # So that nobody who waits for it can cancel it behind our back.
         self.report.set_running_or_notify_cancel()
-        self.watch: Watch | None = None
+        self.control: RunControl | None = None
         self.cancelled = self.dropped = False
         self.completed_at: datetime | None = None
 
 
-class Job:
+class TaskHandle:
     """One task that a scheduler has taken on. It can be waited for, awaited and cancelled."""
 
     def __init__(self, run: TaskRun, cancel: Callable[[TaskRun], None]) -> None:
@@ -132,7 +132,7 @@ class Job:
         """Stops it, whether it waits for its turn, computes or sleeps; no other. What is over stays as it is."""
         self._cancel(self._run)
 
-    def on_done(self, callback: Callable[[Job], object]) -> None:
+    def on_done(self, callback: Callable[[TaskHandle], object]) -> None:
         """Has something called when it is over: at once, on this thread, if it is.
 
         Args:

@@ -1,4 +1,4 @@
-"""The crew: a few threads that take the steps of thousands of runs.
+"""The executor: a few threads that take the steps of thousands of runs.
 
 A run that waits holds no thread: it stands in a list of alarms, or nowhere at all until somebody wakes it. Those that
 can go on stand in line by fair shares: first among tenants, then among the runs of a tenant by their priorities.
@@ -21,14 +21,14 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from stockade.execution._steps import FOREVER, GO_ON
+from stockade.runner._coroutine import FOREVER, GO_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.execution._steps import Steps, Watch
+    from stockade.runner._coroutine import RunControl, RunCoroutine
 
-__all__ = ["MOST_THREADS", "NORMAL_PRIORITY", "Crew", "Errand", "crew"]
+__all__ = ["MOST_THREADS", "NORMAL_PRIORITY", "Executor", "WorkItem", "executor"]
 
 _Result = TypeVar("_Result")
 
@@ -56,14 +56,14 @@ _FORGOTTEN_ALARMS: Final = 64
 _WAITING, _READY, _RUNNING, _OVER = range(4)
 
 
-class Errand(Generic[_Result]):
-    """One run, in the hands of the crew.
+class WorkItem(Generic[_Result]):
+    """One run, in the hands of the executor.
 
     Args:
         steps: What to do.
-        watch: Its watch.
+        control: Its control.
         done: What is called when it is over, with its result and None, or with None and what it raised; on a thread of
-            the crew.
+            the executor.
         priority: Its share among the runs of its tenant, from 1 on.
         tenant: For whom it runs.
     """
@@ -71,6 +71,7 @@ class Errand(Generic[_Result]):
     __slots__ = (
         "alarm",
         "context",
+        "control",
         "done",
         "limit",
         "on_wake",
@@ -80,20 +81,19 @@ class Errand(Generic[_Result]):
         "steps",
         "tenant",
         "used",
-        "watch",
         "woken",
     )
 
     def __init__(
         self,
-        steps: Steps[_Result],
-        watch: Watch,
+        steps: RunCoroutine[_Result],
+        control: RunControl,
         done: Callable[[_Result | None, BaseException | None], object],
         priority: int,
         tenant: str,
     ) -> None:
         self.steps = steps
-        self.watch = watch
+        self.control = control
         self.done = done
         self.priority = priority
         self.tenant = tenant
@@ -113,17 +113,17 @@ class Errand(Generic[_Result]):
 class _Tenant:
     """The line of those that can go on for one tenant."""
 
-    __slots__ = ("at_work", "errands", "line", "served", "used")
+    __slots__ = ("at_work", "items", "line", "served", "used")
 
     def __init__(self) -> None:
-        self.line: list[tuple[float, int, Errand[Any]]] = []
-        self.errands = self.at_work = 0
+        self.line: list[tuple[float, int, WorkItem[Any]]] = []
+        self.items = self.at_work = 0
         # Seconds that its runs have used, and what the one served last had used of its share.
         self.used = 0.0
         self.served = 0.0
 
 
-class Crew:
+class Executor:
     """Threads that take the steps of runs. They come when there is something to do, and go when there is not."""
 
     def __init__(self) -> None:
@@ -134,9 +134,9 @@ class Crew:
         self._order: list[tuple[float, int, _Tenant]] = []
         self._served = 0.0
         # Those whose time is up, or who are not wanted any more: they only have to be told, and stand in no line.
-        self._ending: deque[Errand[Any]] = deque()
+        self._ending: deque[WorkItem[Any]] = deque()
         self._errands = 0
-        self._alarms: list[tuple[float, int, Errand[Any]]] = []
+        self._alarms: list[tuple[float, int, WorkItem[Any]]] = []
         # When each slice under way began, by its thread.
         self._busy: dict[int, float] = {}
         self._threads = 0
@@ -152,81 +152,81 @@ class Crew:
         """How many threads there are."""
         return self._threads
 
-    def begin(self, errand: Errand[Any]) -> None:
+    def begin(self, item: WorkItem[Any]) -> None:
         """Takes a run on.
 
         Raises:
             RuntimeError: There is no thread, and the system has none to give.
         """
         with self._change:
-            tenant = self._tenants.get(errand.tenant)
+            tenant = self._tenants.get(item.tenant)
             if tenant is None:
-                tenant = self._tenants[errand.tenant] = _Tenant()
+                tenant = self._tenants[item.tenant] = _Tenant()
                 tenant.used = self._served
-            tenant.errands += 1
+            tenant.items += 1
             self._errands += 1
-            errand.watch.on_wake = errand.on_wake = lambda: self.wake(errand)
+            item.control.on_wake = item.on_wake = lambda: self.wake(item)
             try:
-                self._come_back(errand)
+                self._results(item)
             except BaseException:
                 # Nobody takes it on: it is not to be found in any line, nor counted.
-                errand.place = 0
-                self._let_go(errand, tenant)
+                item.place = 0
+                self._let_go(item, tenant)
                 raise
 
-    def wake(self, errand: Errand[Any]) -> None:
+    def wake(self, item: WorkItem[Any]) -> None:
         """Has a run look around, if it waits."""
         with self._change:
-            if errand.state == _RUNNING:
-                errand.woken = True
-            elif errand.state == _WAITING:
-                self._come_back(errand)
-            elif errand.state == _READY and errand.watch.cancelled:
-                self._end(errand)
+            if item.state == _RUNNING:
+                item.woken = True
+            elif item.state == _WAITING:
+                self._results(item)
+            elif item.state == _READY and item.control.cancelled:
+                self._end(item)
 
     # -- all of this under the lock -----------------------------------------------------------------------------------
 
-    def _come_back(self, errand: Errand[Any]) -> None:
+    def _results(self, item: WorkItem[Any]) -> None:
         """Lines up one who was away, and who does not come back with a share saved up; nor does its tenant."""
-        tenant = self._tenants[errand.tenant]
-        errand.used = max(errand.used, tenant.served)
+        tenant = self._tenants[item.tenant]
+        item.used = max(item.used, tenant.served)
         if not (tenant.line or tenant.at_work):
             tenant.used = max(tenant.used, self._served)
-        self._line_up(errand)
+        self._line_up(item)
 
-    def _line_up(self, errand: Errand[Any]) -> None:
-        tenant = self._tenants[errand.tenant]
-        errand.state = _READY
-        errand.alarm, errand.place = 0, next(self._numbers)
+    def _line_up(self, item: WorkItem[Any]) -> None:
+        tenant = self._tenants[item.tenant]
+        item.state = _READY
+        item.alarm, item.place = 0, next(self._numbers)
         if not tenant.line:
             self._have_looked_soon()
-            heapq.heappush(self._order, (tenant.used, errand.place, tenant))
-        heapq.heappush(tenant.line, (errand.used, errand.place, errand))
-        if errand.watch.cancelled:
-            self._end(errand)
-        elif not errand.limit and errand.watch.deadline != FOREVER:
+            heapq.heappush(self._order, (tenant.used, item.place, tenant))
+        heapq.heappush(tenant.line, (item.used, item.place, item))
+        if item.control.cancelled:
+            self._end(item)
+        elif not item.limit and item.control.deadline != FOREVER:
             # It may be up before its turn has come.
-            errand.limit = self._set_alarm(errand, errand.watch.deadline)
+            item.limit = self._set_alarm(item, item.control.deadline)
 
-    def _end(self, errand: Errand[Any]) -> None:
+    def _end(self, item: WorkItem[Any]) -> None:
         """Takes one out of the line that has only to be told, once."""
-        if not errand.place:
+        if not item.place:
             return
-        errand.place = 0
+        item.place = 0
         self._have_looked_soon()
-        self._ending.append(errand)
+        self._ending.append(item)
 
-    def _set_alarm(self, errand: Errand[Any], when: float) -> int:
-        """Returns the number of the alarm, which counts as long as its errand knows it."""
+    def _set_alarm(self, item: WorkItem[Any], when: float) -> int:
+        """Returns the number of the alarm, which counts as long as its item knows it."""
         if len(self._alarms) > 4 * self._errands + _FORGOTTEN_ALARMS:
             self._alarms = [entry for entry in self._alarms if entry[1] in (entry[2].alarm, entry[2].limit)]
             heapq.heapify(self._alarms)
         number = next(self._numbers)
-        heapq.heappush(self._alarms, (when, number, errand))
+        heapq.heappush(self._alarms, (when, number, item))
         self._have_looked_at(self._alarms[0][0])
         return number
 
-    def _next_in_line(self) -> Errand[Any] | None:
+    def _next_in_line(self) -> WorkItem[Any] | None:
         if self._ending:
             return self._ending.popleft()
         while self._order:
@@ -240,25 +240,25 @@ class Crew:
                 # Its runs have gone on since it got its place.
                 heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
                 continue
-            _, _, errand = heapq.heappop(tenant.line)
+            _, _, item = heapq.heappop(tenant.line)
             if tenant.line:
                 heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
             self._served = max(self._served, tenant.used)
-            tenant.served = max(tenant.served, errand.used)
-            return errand
+            tenant.served = max(tenant.served, item.used)
+            return item
         return None
 
     def _ring(self, now: float) -> None:
         """Lines up those whose time has come; those in line whose time is up are to end."""
         while self._alarms and self._alarms[0][0] <= now:
-            _, number, errand = heapq.heappop(self._alarms)
-            if number == errand.alarm and errand.state == _WAITING:
-                self._come_back(errand)
-            elif number == errand.limit:
+            _, number, item = heapq.heappop(self._alarms)
+            if number == item.alarm and item.state == _WAITING:
+                self._results(item)
+            elif number == item.limit:
                 # If it runs, it may not have seen that; it is looked at again when it lines up.
-                errand.limit = 0
-                if errand.state == _READY:
-                    self._end(errand)
+                item.limit = 0
+                if item.state == _READY:
+                    self._end(item)
 
     def _may_work(self, now: float) -> bool:
         busy = len(self._busy)
@@ -281,7 +281,7 @@ class Crew:
             self._change.notify_all()
         elif self._threads < MOST_THREADS:
             try:
-                threading.Thread(target=self._work, name="stockade-crew", daemon=True).start()
+                threading.Thread(target=self._work, name="stockade-executor", daemon=True).start()
             except RuntimeError:
                 # The system has no more. Those that are there look when they have done with what they are at.
                 if not self._threads:
@@ -293,7 +293,7 @@ class Crew:
             return
         self._called = True
 
-    def _wait_for_work(self) -> Errand[Any] | None:
+    def _wait_for_work(self) -> WorkItem[Any] | None:
         """Returns the next run; None when there has been none for a while."""
         idle_since = time.monotonic()
         while True:
@@ -301,9 +301,9 @@ class Crew:
             self._called = False
             self._ring(now)
             if (self._order or self._ending) and self._may_work(now):
-                errand = self._next_in_line()
-                if errand is not None:
-                    return errand
+                item = self._next_in_line()
+                if item is not None:
+                    return item
             if self._watching:
                 # One looks after alarms and the busy ones; the others wait to be called.
                 if now - idle_since >= _LINGER_SECONDS:
@@ -340,75 +340,75 @@ class Crew:
         me = threading.get_ident()
         while True:
             with self._change:
-                errand = self._wait_for_work()
-                if errand is None:
+                item = self._wait_for_work()
+                if item is None:
                     self._threads -= 1
                     return
                 began = self._busy[me] = time.monotonic()
-                errand.state = _RUNNING
-                self._tenants[errand.tenant].at_work += 1
+                item.state = _RUNNING
+                self._tenants[item.tenant].at_work += 1
                 if self._order or self._ending:
                     self._have_looked_at(began + _PATIENCE_SECONDS)
                 elif self._alarms:
                     self._have_looked_at(self._alarms[0][0])
-            until, outcome = errand.context.run(_advance, errand, began)
+            until, outcome = item.context.run(_advance, item, began)
             seconds = time.monotonic() - began
             with self._change:
                 del self._busy[me]
                 if until is not None and not self._watching:
                     # Nobody else has to look: this thread does, next.
                     self._called = True
-                self._put_away(errand, seconds, FOREVER if until is None else until, over=until is None)
+                self._put_away(item, seconds, FOREVER if until is None else until, over=until is None)
             if until is None:
-                _tell(errand, *outcome)
+                _tell(item, *outcome)
                 # It may still stand on the list of alarms.
-                del errand.steps, errand.done, errand.context
+                del item.steps, item.done, item.context
             # Nothing of it is kept while this thread waits for the next.
-            del errand, outcome
+            del item, outcome
 
-    def _put_away(self, errand: Errand[Any], seconds: float, until: float, *, over: bool) -> None:
-        tenant = self._tenants[errand.tenant]
+    def _put_away(self, item: WorkItem[Any], seconds: float, until: float, *, over: bool) -> None:
+        tenant = self._tenants[item.tenant]
         tenant.at_work -= 1
         tenant.used += seconds
-        errand.used += seconds * NORMAL_PRIORITY / errand.priority
+        item.used += seconds * NORMAL_PRIORITY / item.priority
         if over:
-            self._let_go(errand, tenant)
-        elif errand.woken or until == GO_ON:
-            errand.woken = False
-            self._line_up(errand)
+            self._let_go(item, tenant)
+        elif item.woken or until == GO_ON:
+            item.woken = False
+            self._line_up(item)
         else:
-            errand.state = _WAITING
+            item.state = _WAITING
             if until != FOREVER:
-                errand.alarm = self._set_alarm(errand, until)
+                item.alarm = self._set_alarm(item, until)
 
-    def _let_go(self, errand: Errand[Any], tenant: _Tenant) -> None:
-        errand.state = _OVER
-        errand.alarm = errand.limit = 0
-        # The steps are done with what they used, so the next ones of the same watch may have begun already.
-        if errand.watch.on_wake is errand.on_wake:
-            errand.watch.on_wake = None
-        errand.on_wake = None
+    def _let_go(self, item: WorkItem[Any], tenant: _Tenant) -> None:
+        item.state = _OVER
+        item.alarm = item.limit = 0
+        # The steps are done with what they used, so the next ones of the same control may have begun already.
+        if item.control.on_wake is item.on_wake:
+            item.control.on_wake = None
+        item.on_wake = None
         self._errands -= 1
         if not self._errands:
             # None of them counts any more, and they would only keep a thread.
             self._alarms.clear()
-        tenant.errands -= 1
-        if not tenant.errands:
-            del self._tenants[errand.tenant]
+        tenant.items -= 1
+        if not tenant.items:
+            del self._tenants[item.tenant]
 
 
-def _tell(errand: Errand[Any], result: Any, problem: BaseException | None) -> None:
+def _tell(item: WorkItem[Any], result: Any, problem: BaseException | None) -> None:
     try:
-        errand.done(result, problem)
+        item.done(result, problem)
     except BaseException:
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
-def _advance(errand: Errand[Any], began: float) -> tuple[float | None, tuple[Any, BaseException | None]]:
+def _advance(item: WorkItem[Any], began: float) -> tuple[float | None, tuple[Any, BaseException | None]]:
     """Takes steps until the run waits, has had its turn, or is over: then the first that is returned is None."""
     try:
         while True:
-            until = next(errand.steps)
+            until = next(item.steps)
             if until != GO_ON or time.monotonic() - began >= _SLICE_SECONDS:
                 return until, (None, None)
     except StopIteration as end:
@@ -421,18 +421,18 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-_crew = Crew()
+_executor = Executor()
 
 
-def crew() -> Crew:
-    """Returns the crew of this process."""
-    return _crew
+def executor() -> Executor:
+    """Returns the executor of this process."""
+    return _executor
 
 
 def _after_fork() -> None:
     """Begins anew in a forked child, which has the parent's memory but not its threads."""
-    global _crew
-    _crew = Crew()
+    global _executor
+    _executor = Executor()
 
 
 if hasattr(os, "register_at_fork"):

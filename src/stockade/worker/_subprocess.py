@@ -14,19 +14,19 @@ import msgspec
 
 from stockade.engine import features_used
 from stockade.errors import EngineError, InvalidModule, LinkError
-from stockade.execution._admission import SMALL_BYTES, Job, admission
-from stockade.execution._frames import UNREADABLE, Answer, Request, read_head, release, scratch
-from stockade.execution._worker import signal_name, worker
 from stockade.policy import Limits
+from stockade.worker._admission import SMALL_BYTES, CompileJob, admission
+from stockade.worker._frames import UNREADABLE, Answer, Request, read_head, release, scratch
+from stockade.worker._process import signal_name, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.engine import EngineConfig
-    from stockade.execution._admission import Turn
-    from stockade.execution._module import Module
     from stockade.guard import Woven
+    from stockade.modules import Module
     from stockade.policy import Features, Policy
+    from stockade.worker._admission import Turn
 
 __all__ = ["compile_aside", "features_of", "job_of", "translate_aside", "validate_aside"]
 
@@ -148,7 +148,7 @@ def _shared(limits: Limits) -> tuple[str, int, int]:
     return release(), seconds, limits.compile_memory
 
 
-def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant: str = "") -> Job[_Result]:
+def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant: str = "") -> CompileJob[_Result]:
     """Returns a job for the queue of what is done in the other process.
 
     Args:
@@ -157,7 +157,7 @@ def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant:
         limits: How much memory it may take.
         tenant: For whom it is done.
     """
-    return Job(work, memory_bytes=limits.compile_memory, small=len(body) <= SMALL_BYTES, tenant=tenant)
+    return CompileJob(work, memory_bytes=limits.compile_memory, small=len(body) <= SMALL_BYTES, tenant=tenant)
 
 
 def _wait_and_ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from stockade.engine import Engine, EngineConfig, assemble
 from stockade.errors import InvalidModule
-from stockade.execution._features import validate
 from stockade.guard import Woven, guard, prove, weave
 from stockade.wasm import ParsedModule, code_figures, compile_cost, outline_figures, scan
+from stockade.worker._features import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stockade.policy import Features, Limits, Structure
+    from stockade.policy import Features, Limits, ModuleLimits
 
 __all__ = ["CHEAP_COST", "check_figures", "check_outline", "is_cheap", "prepare", "translate"]
 
@@ -70,7 +70,7 @@ def translate(name: str, text: bytes) -> bytes:
         raise InvalidModule(f"{name} is neither WebAssembly nor text in UTF-8") from None
 
 
-def check_figures(name: str, figures: Mapping[str, int], structure: Structure) -> None:
+def check_figures(name: str, figures: Mapping[str, int], structure: ModuleLimits) -> None:
     """Checks that a module is within what a policy allows.
 
     Args:
@@ -88,7 +88,7 @@ def check_figures(name: str, figures: Mapping[str, int], structure: Structure) -
             raise InvalidModule(f"{name} {what}; the policy allows {allowed:,} (structure.{figure})")
 
 
-def check_outline(name: str, module: ParsedModule, structure: Structure, limits: Limits, features: Features) -> None:
+def check_outline(name: str, module: ParsedModule, structure: ModuleLimits, limits: Limits, features: Features) -> None:
     """Checks what can be told of a module without looking at its code.
 
     Raises:
@@ -117,7 +117,7 @@ def prepare(
     module: ParsedModule,
     config: EngineConfig,
     features: Features,
-    structure: Structure,
+    structure: ModuleLimits,
     progress: Callable[[str], None],
 ) -> tuple[Woven, dict[str, int]]:
     """Makes a module ready to be compiled.

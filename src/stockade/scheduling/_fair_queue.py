@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from stockade.scheduling._job import TaskRun
+    from stockade.scheduling._handle import TaskRun
 
 __all__ = ["Line"]
 

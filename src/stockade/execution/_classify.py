@@ -16,27 +16,26 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from stockade._pages import PAGE_BYTES
 from stockade._text import printable
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
-from stockade.execution._state import PAGE_BYTES
 from stockade.guard import guard
-from stockade.report import Event, Frame, Outcome, TrapInfo, Violation
+from stockade.report import Outcome, TrapFrame, TrapInfo, Violation, ViolationEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
     from stockade.execution._plan import Plan
-    from stockade.execution._state import GuardEvent, GuardViolation, StateReading
-    from stockade.execution._steps import Watch
-    from stockade.guard import Woven
+    from stockade.guard import GuardEvent, GuardViolation, StateReading, Woven
     from stockade.policy import Limits
     from stockade.report import Value
+    from stockade.runner import RunControl
 
-__all__ = ["Ended", "Ending", "Verdict", "conclude", "tell_event"]
+__all__ = ["Classification", "GuestStopped", "StopReason", "classify", "tell_event"]
 
 
-class Ending(NamedTuple):
+class StopReason(NamedTuple):
     """Why the guest did not return.
 
     Attributes:
@@ -58,23 +57,23 @@ class Ending(NamedTuple):
         """Whether the guest was, or should have been, stopped from outside."""
         return self.too_late or (self.failure is None and self.refused is None and self.broken is None)
 
-    def unless_late(self, watch: Watch) -> Ending:
+    def unless_late(self, control: RunControl) -> StopReason:
         """Returns what counts of this end: itself, unless the guest should have been stopped before it came to it.
 
         Args:
-            watch: The watch of the run, right after the guest's code has come back.
+            control: The control of the run, right after the guest's code has come back.
         """
-        if self.from_outside or watch():
+        if self.from_outside or control():
             return self
-        return Ending(cancelled=watch.cancelled, refused=self.refused, too_late=True)
+        return StopReason(cancelled=control.cancelled, refused=self.refused, too_late=True)
 
     @classmethod
-    def without_capability(cls, name: str, function: str) -> Ending:
+    def without_capability(cls, name: str, function: str) -> StopReason:
         """The guest called a host function that needs a capability which the policy does not grant."""
         return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
 
     @classmethod
-    def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> Ending:
+    def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> StopReason:
         """The guest waited longer than a single wait may last."""
         return cls(
             refused=Violation(
@@ -83,7 +82,7 @@ class Ending(NamedTuple):
         )
 
     @classmethod
-    def too_large(cls, woven: Woven, limits: Limits) -> Ending:
+    def too_large(cls, woven: Woven, limits: Limits) -> StopReason:
         """The module's memories or tables are over the limit before the first instruction."""
         if woven.initial_table_elements > limits.table_elements:
             return cls(
@@ -106,14 +105,14 @@ class Ending(NamedTuple):
         )
 
 
-class Ended(Exception):  # noqa: N818 - it says what happened to the guest, which is no error of the host's
+class GuestStopped(Exception):  # noqa: N818 - it says what happened to the guest, which is no error of the host's
     """The guest came to its end in the middle of something.
 
     Attributes:
         ending: Why.
     """
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: StopReason) -> None:
         super().__init__()
         self.ending = ending
 
@@ -133,7 +132,7 @@ _REFUSED = {"capability": Outcome.DENIED, "idle": Outcome.IDLE, "value": Outcome
 """What it means that the host ended the run, by what it refused; any other is memory."""
 
 
-class Verdict(NamedTuple):
+class Classification(NamedTuple):
     """What a report says about the end of a run."""
 
     outcome: Outcome
@@ -143,16 +142,16 @@ class Verdict(NamedTuple):
     violations: tuple[Violation, ...]
 
 
-def conclude(
+def classify(
     plan: Plan,
-    ending: Ending | None,
+    ending: StopReason | None,
     reading: StateReading | None,
     noted: Sequence[GuardViolation],
     results: Sequence[Number | str] | None,
     command: bool,
     fuel: int | None,
     wall_seconds: float,
-) -> Verdict:
+) -> Classification:
     """Says how a run ended.
 
     Args:
@@ -208,7 +207,7 @@ def conclude(
         if failure.code == STACK_OVERFLOW:
             outcome = Outcome.STACK
             violations += (_stopped("stack", "limits.stack", limits.stack, None),)
-    return Verdict(outcome, exit_code, value, trap, violations)
+    return Classification(outcome, exit_code, value, trap, violations)
 
 
 def _stopped(kind: str, subject: str, limit: float | None, observed: float | None) -> Violation:
@@ -254,9 +253,9 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     return tuple(found)
 
 
-def tell_event(entry: GuardEvent) -> Event:
+def tell_event(entry: GuardEvent) -> ViolationEvent:
     """Puts an event of the guard into a report's words."""
-    return Event(
+    return ViolationEvent(
         kind=entry.kind,
         subject=_subject(entry),
         call=entry.call,
@@ -304,7 +303,7 @@ def _trap(plan: Plan, failure: Failure) -> TrapInfo:
         own = frame.function_index - woven.guest_functions
         if own >= 0:
             name = f"guard: {woven.guard_functions[own]}" if own < len(woven.guard_functions) else "guard"
-        frames.append(Frame(name, frame.function_index, frame.offset_bytes))
+        frames.append(TrapFrame(name, frame.function_index, frame.offset_bytes))
     if failure.code is None:
         return TrapInfo("host", failure.message, tuple(frames))
     return TrapInfo(TRAP_CODES.get(failure.code, ("unknown", ""))[0], failure.message, tuple(frames))

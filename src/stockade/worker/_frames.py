@@ -11,7 +11,7 @@ import msgspec
 from stockade.engine import wasmtime_version
 from stockade.errors import EngineError
 from stockade.guard import Woven, guard
-from stockade.policy import Features, Structure
+from stockade.policy import Features, ModuleLimits
 
 __all__ = [
     "FIRST_FREE",
@@ -54,7 +54,7 @@ class Request(msgspec.Struct, frozen=True):
     cpu_seconds: int
     memory_bytes: int
     features: Features = Features()
-    structure: Structure = Structure()
+    structure: ModuleLimits = ModuleLimits()
     config: dict[str, bool | int] = {}
 
 

@@ -12,23 +12,16 @@ from typing import NoReturn
 
 import msgspec
 
-from stockade.engine import (
-    Engine,
-    EngineConfig,
-    assemble,
-    compile_to_bytes,
-    end_with,
-    features_used,
-    forgo_privileges,
-)
+from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes, features_used
 from stockade.errors import EngineError, InvalidModule, LinkError
-from stockade.execution._features import validate
-from stockade.execution._forkserver import Work, serve
-from stockade.execution._frames import MOST_ANSWER_BYTES, Answer, Request, read_head, release, write_frame
-from stockade.execution._prepare import prepare, translate
 from stockade.guard import guard, weave
-from stockade.policy import Features, Structure
+from stockade.policy import Features, ModuleLimits
+from stockade.system import end_with, forgo_privileges
 from stockade.wasm import code_figures, parse, scan
+from stockade.worker._features import validate
+from stockade.worker._fork_server import Work, serve
+from stockade.worker._frames import MOST_ANSWER_BYTES, Answer, Request, read_head, release, write_frame
+from stockade.worker._prepare import prepare, translate
 
 __all__ = ["main"]
 
@@ -92,7 +85,7 @@ def _rehearse() -> None:
     """Does what a job does, with a module of our own: what is touched now need not be copied and mapped later."""
     config = EngineConfig(fuel=True, stack_bytes=1 << 19, pooled=False)
     tiny = assemble(_TINY)
-    prepare("", parse(tiny), config, Features(), Structure(), lambda _: None)
+    prepare("", parse(tiny), config, Features(), ModuleLimits(), lambda _: None)
     # Not with the guard, which would take ten times as long.
     compile_to_bytes(Engine.shared(config), tiny)
 

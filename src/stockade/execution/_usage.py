@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.execution._state import HOST_CALLS
+from stockade.guard import HOST_CALLS
 from stockade.report import Progress, Usage
 
 if TYPE_CHECKING:
     from stockade.execution._plan import Plan
-    from stockade.execution._state import StateReading
+    from stockade.guard import StateReading
 
 __all__ = ["progress_of", "usage_of"]
 

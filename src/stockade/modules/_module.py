@@ -11,12 +11,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
 from stockade.errors import InvalidModule, LinkError
-from stockade.execution._aside import features_of, translate_aside
-from stockade.execution._features import refuse_unrunnable
-from stockade.execution._inspection import Inspection, inspect
-from stockade.execution._prepare import translate
+from stockade.modules._inspection import Inspection, inspect
 from stockade.policy import Limits
 from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
+from stockade.worker import features_of, refuse_unrunnable, translate, translate_aside
 
 __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 

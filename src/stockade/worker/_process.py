@@ -27,16 +27,15 @@ import msgspec
 from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
-from stockade.execution._forkserver import MESSAGE, REFUSED, STARTED, TAKEN
-from stockade.execution._frames import FIRST_FREE, scratch
-from stockade.execution._steps import FOREVER
+from stockade.worker._fork_server import MESSAGE, REFUSED, STARTED, TAKEN
+from stockade.worker._frames import FIRST_FREE, scratch
 
 if TYPE_CHECKING:
-    from stockade.execution._admission import Turn
+    from stockade.worker._admission import Turn
 
 __all__ = ["signal_name", "worker"]
 
-_BOOT = "import sys; sys.path += {paths!r}; from stockade.execution._child import main; main({control}, {host})"
+_BOOT = "import sys; sys.path += {paths!r}; from stockade.worker._child import main; main({control}, {host})"
 
 _NEEDED_VARIABLES = ("LD_LIBRARY_PATH",)
 """Variables without which some installations of Python find no library of their own."""
@@ -251,7 +250,7 @@ def _wait(line: socket.socket, seconds: float, turn: Turn) -> int | None:
             left = seconds - (turn.had() - begun)
         elif taken:
             # Whoever waits for a turn is not charged for it: what comes before is limited itself.
-            left = FOREVER
+            left = math.inf
         else:
             left = last_start - time.monotonic()
         if left <= 0:
@@ -259,7 +258,7 @@ def _wait(line: socket.socket, seconds: float, turn: Turn) -> int | None:
         if turn.abandoned:
             raise _Lost
         # In so much time, it has had no more: where others are at work, less.
-        if not poll.poll(None if left == FOREVER else math.ceil(left * 1000)):
+        if not poll.poll(None if left == math.inf else math.ceil(left * 1000)):
             continue
         try:
             message = line.recv(MESSAGE.size)

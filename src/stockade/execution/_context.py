@@ -8,42 +8,42 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
+from stockade.compilation import MadeProgram, PendingProgram
 from stockade.execution._inputs import Inputs, environment
-from stockade.execution._module import Module, Source, load_module
-from stockade.execution._mounts import Grants
+from stockade.execution._mounts import OpenMounts
 from stockade.execution._plan import Plan, ask_for, make_plan
-from stockade.execution._programs import Made, Wanted
 from stockade.execution._run import Guest
-from stockade.execution._steps import FOREVER
+from stockade.modules import Module, Source, load_module
 from stockade.policy import Policy, check_enforceable
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
+from stockade.runner import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution._steps import Steps, Watch
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
+    from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["Ground"]
+__all__ = ["PolicyContext"]
 
 _MAX_PLANS = 64
 
 
 def _units_for(seconds: float) -> int:
     """Estimates the fuel for some seconds of computing."""
-    # To measure that, a guest runs on a ground of its own.
+    # To measure that, a guest runs on a context of its own.
     from stockade.execution._calibrate import calibrate
 
     return calibrate().fuel(seconds)
 
 
-def _waited_for(made: Wanted, watch: Watch) -> Steps[Made | None]:
+def _waited_for(made: PendingProgram, control: RunControl) -> RunCoroutine[MadeProgram | None]:
     """Waits for a program, in steps; None where the run is cancelled first."""
-    made.when_ready(watch.wake)
+    made.when_ready(control.wake)
     try:
         while not made.ready:
-            if watch.cancelled:
+            if control.cancelled:
                 made.leave()
                 return None
             yield FOREVER
@@ -53,7 +53,7 @@ def _waited_for(made: Wanted, watch: Watch) -> Steps[Made | None]:
     return made.wait()
 
 
-class Ground:
+class PolicyContext:
     """Where modules run under one policy. Safe to share between threads.
 
     It needs no closing: what it holds open is let go of with the last run that stands on it.
@@ -67,17 +67,17 @@ class Ground:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions, grants: Grants | None = None) -> None:
+    def __init__(self, policy: Policy, functions: HostFunctions, grants: OpenMounts | None = None) -> None:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
         self._info = PolicyInfo(policy.digest, printable(policy.name))
-        self._grants = Grants(policy.filesystem.mounts) if grants is None else grants
+        self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
 
-    def narrowed(self, policy: Policy) -> Ground:
-        """Returns the ground for runs that a policy of their own, too, must permit. The folders are the same.
+    def narrowed(self, policy: Policy) -> PolicyContext:
+        """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
 
         Args:
             policy: That policy.
@@ -86,7 +86,7 @@ class Ground:
             PolicyError: The two cannot be enforced together.
         """
         both = self.policy.narrow(policy)
-        return Ground(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
+        return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
 
     def load(self, source: Source, *, text: bool = False) -> Module:
         """Loads a module, as large as the policy allows.
@@ -109,15 +109,15 @@ class Ground:
         plan = self._plans.get(module.sha256)
         if plan is None:
             made = ask_for(module, self.policy, self._functions, progress, "")
-            plan = self._make(module, made.wait() if isinstance(made, Wanted) else made)
+            plan = self._make(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
 
-    def prepare(self, module: Module, watch: Watch, tenant: str = "") -> Steps[bool]:
+    def prepare(self, module: Module, control: RunControl, tenant: str = "") -> RunCoroutine[bool]:
         """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
 
         Args:
             module: The module.
-            watch: The watch of the run that it is made for.
+            control: The control of the run that it is made for.
             tenant: For whom it runs.
 
         Returns:
@@ -129,7 +129,7 @@ class Ground:
         if module.sha256 in self._plans:
             return True
         made = ask_for(module, self.policy, self._functions, None, tenant)
-        found = (yield from _waited_for(made, watch)) if isinstance(made, Wanted) else made
+        found = (yield from _waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False
         self._make(module, found)
@@ -143,7 +143,7 @@ class Ground:
         """
         return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self._info)
 
-    def _make(self, module: Module, made: Made) -> Plan:
+    def _make(self, module: Module, made: MadeProgram) -> Plan:
         plan = make_plan(module, self.policy, self._grants.directories, self._functions, _units_for, made)
         self._keep(plan)
         return plan
@@ -162,7 +162,7 @@ class Ground:
     def guest(
         self,
         module: Module,
-        watch: Watch,
+        control: RunControl,
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         streams: Streams | None = None,
     ) -> Guest:
@@ -170,7 +170,7 @@ class Ground:
 
         Args:
             module: The module.
-            watch: Says when it must stop.
+            control: Says when it must stop.
             inputs: What it is given.
             streams: Serves it while it runs; by default, the callbacks of its inputs.
 
@@ -196,6 +196,6 @@ class Ground:
             env=environment(env) if env else {},
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
-            watch=watch,
-            streams=streams or (inputs.streams(watch) if inputs.served else None),
+            control=control,
+            streams=streams or (inputs.streams(control) if inputs.served else None),
         )

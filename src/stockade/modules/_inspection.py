@@ -8,10 +8,9 @@ import msgspec
 
 from stockade._wasi import GROUPS, MODULE, WASI_BY_NAME
 from stockade.errors import InvalidModule
-from stockade.execution._aside import features_of
-from stockade.execution._features import titles
 from stockade.policy import Need, Policy, needs, runnable_features
 from stockade.wasm import FuncType, ImportInfo, Outline, outline
+from stockade.worker import features_of, titles
 
 __all__ = ["Grant", "Inspection", "inspect"]
 

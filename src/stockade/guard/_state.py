@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST_CALLS",
-    "PAGE_BYTES",
+    "OUTPUT_RING_BYTES",
     "PROGRAM_NAME",
     "STDIN_PIECE_BYTES",
-    "TAP_BYTES",
     "Counters",
     "GuardEvent",
     "GuardViolation",
-    "Placed",
     "State",
+    "StateImage",
     "StateReading",
     "Wait",
     "place_inputs",
@@ -36,7 +35,7 @@ __all__ = [
 STDIN_PIECE_BYTES: Final = 64 << 10
 """The most that is asked of a stdin callback at a time."""
 
-TAP_BYTES: Final = 256 << 10
+OUTPUT_RING_BYTES: Final = 256 << 10
 """Output that may wait for the host's callbacks; a guest that is ahead of them waits. A power of two."""
 
 _MOST_BYTES: Final = 1 << 30
@@ -45,9 +44,6 @@ _MOST_BYTES: Final = 1 << 30
 PROGRAM_NAME: Final = b"main.wasm"
 """What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
 
-
-PAGE_BYTES: Final = 65_536
-"""A page of a linear memory."""
 
 HOST_CALLS: Final = "host functions"
 """What stands for all functions of the embedder among the names of calls."""
@@ -110,7 +106,7 @@ def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
     return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
 
 
-class Placed(NamedTuple):
+class StateImage(NamedTuple):
     """The guard's state for one run, ready to be written.
 
     Attributes:
@@ -132,7 +128,7 @@ def place_inputs(
     stdin: bytes | None,
     *,
     listening: bool = False,
-) -> Placed:
+) -> StateImage:
     """Completes the guard's first state with what this run is given.
 
     Args:
@@ -169,8 +165,8 @@ def place_inputs(
     at = (at + 7) & ~7
     if listening:
         layout.write(block, "tap", at)
-        layout.write(block, "tap_size", TAP_BYTES)
-        at += TAP_BYTES
+        layout.write(block, "tap_size", OUTPUT_RING_BYTES)
+        at += OUTPUT_RING_BYTES
     reach = at
     for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
         layout.write(block, name, at, cap - cap // 2, cap, 0)
@@ -182,7 +178,7 @@ def place_inputs(
             "Give large inputs as files in a mount"
         )
     layout.write(block, "scratch", at)
-    return Placed(bytes(block) + arguments + variables + (stdin or b""), reach, at)
+    return StateImage(bytes(block) + arguments + variables + (stdin or b""), reach, at)
 
 
 class GuardViolation(NamedTuple):
@@ -312,7 +308,7 @@ class State:
         self._format = format_
         self._names = names
 
-    def write(self, placed: Placed) -> None:
+    def write(self, placed: StateImage) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
         self.memory.grow_to(placed.reach_bytes)
         self.memory.write(guard().layout.block, placed.block)
@@ -373,9 +369,9 @@ class State:
         if at == self.get("tap_written", "<Q"):
             return None
         ring = self.get("tap", "<I")
-        stream, size = struct.unpack("<II", self.memory.read(ring + at % TAP_BYTES, 8))
-        start = (at + 8) % TAP_BYTES
-        first = min(size, TAP_BYTES - start)
+        stream, size = struct.unpack("<II", self.memory.read(ring + at % OUTPUT_RING_BYTES, 8))
+        start = (at + 8) % OUTPUT_RING_BYTES
+        first = min(size, OUTPUT_RING_BYTES - start)
         piece = self.memory.read(ring + start, first) + self.memory.read(ring, size - first)
         self.put("tap_read", "<Q", at + ((size + 15) & ~7))
         return ("stdout" if stream == 1 else "stderr"), piece

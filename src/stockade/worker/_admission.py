@@ -21,7 +21,7 @@ from stockade.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SMALL_BYTES", "Admission", "Job", "Turn", "admission"]
+__all__ = ["SMALL_BYTES", "Admission", "CompileJob", "Turn", "admission"]
 
 _Result = TypeVar("_Result")
 
@@ -63,7 +63,7 @@ class Turn:
             call()
 
 
-class Job(Generic[_Result]):
+class CompileJob(Generic[_Result]):
     """Something that is done in its turn.
 
     Args:
@@ -140,7 +140,7 @@ class _Tenant:
 
     def __init__(self, used: float) -> None:
         # Small jobs, and others.
-        self.waiting: tuple[deque[Job[Any]], deque[Job[Any]]] = (deque(), deque())
+        self.waiting: tuple[deque[CompileJob[Any]], deque[CompileJob[Any]]] = (deque(), deque())
         self.running = 0
         self.used = used
 
@@ -189,7 +189,7 @@ class Admission:
         with self._lock:
             return sum(len(line) for tenant in self._tenants.values() for line in tenant.waiting)
 
-    def submit(self, job: Job[_Result]) -> Job[_Result]:
+    def submit(self, job: CompileJob[_Result]) -> CompileJob[_Result]:
         """Has a job done in its turn, on a thread of its own."""
         with self._lock:
             tenant = self._tenants.get(job.tenant)
@@ -200,7 +200,7 @@ class Admission:
         self._start(admitted)
         return job
 
-    def join(self, job: Job[Any]) -> bool:
+    def join(self, job: CompileJob[Any]) -> bool:
         """Says that one more waits for a job; whether it is not too late for that."""
         with self._lock:
             if not job.wanted:
@@ -208,7 +208,7 @@ class Admission:
             job.wanted += 1
             return True
 
-    def leave(self, job: Job[Any]) -> None:
+    def leave(self, job: CompileJob[Any]) -> None:
         """Says that one of those who wait for a job does so no longer; what nobody waits for is not done."""
         with self._lock:
             job.wanted -= 1
@@ -224,7 +224,7 @@ class Admission:
         else:
             turn.abandon()
 
-    def wait(self, job: Job[_Result]) -> _Result:
+    def wait(self, job: CompileJob[_Result]) -> _Result:
         """Waits for a job, on the caller's thread.
 
         Raises:
@@ -237,9 +237,9 @@ class Admission:
 
     # -- whose turn it is (under the lock) ----------------------------------------------------------------------------
 
-    def _admit(self) -> list[Job[Any]]:
+    def _admit(self) -> list[CompileJob[Any]]:
         """Takes out of the queue what may begin."""
-        admitted: list[Job[Any]] = []
+        admitted: list[CompileJob[Any]] = []
         while (job := self._next()) is not None:
             self._advance()
             tenant = self._tenants[job.tenant]
@@ -252,7 +252,7 @@ class Admission:
             admitted.append(job)
         return admitted
 
-    def _next(self) -> Job[Any] | None:
+    def _next(self) -> CompileJob[Any] | None:
         for large in (False, True):
             most = self._processors + (2 if large else 2 + _SMALL_BESIDE)
             if self._running >= most:
@@ -300,7 +300,7 @@ class Admission:
 
     # -- the threads --------------------------------------------------------------------------------------------------
 
-    def _start(self, jobs: list[Job[Any]]) -> None:
+    def _start(self, jobs: list[CompileJob[Any]]) -> None:
         todo = deque(jobs)
         while todo:
             job = todo.popleft()
@@ -310,7 +310,7 @@ class Admission:
                 job.finish(None, EngineError(f"no thread can be started to compile on: {problem}"))
                 todo.extend(self._finish(job, 0.0))
 
-    def _work(self, job: Job[Any]) -> None:
+    def _work(self, job: CompileJob[Any]) -> None:
         while True:
             turn = job.turn
             assert turn is not None
@@ -329,7 +329,7 @@ class Admission:
             job = admitted.pop()
             self._start(admitted)
 
-    def _finish(self, job: Job[Any], seconds: float) -> list[Job[Any]]:
+    def _finish(self, job: CompileJob[Any], seconds: float) -> list[CompileJob[Any]]:
         with self._lock:
             self._advance()
             tenant = self._tenants[job.tenant]

@@ -1,4 +1,4 @@
-"""The crew as such, with generators made by hand: who goes on when, how often, and on how many threads."""
+"""The executor as such, with generators made by hand: who goes on when, how often, and on how many threads."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockade.execution import _crew
-from stockade.execution._crew import MOST_THREADS, Crew, Errand
-from stockade.execution._steps import FOREVER, GO_ON, Watch
+from stockade.runner import _executor
+from stockade.runner._coroutine import FOREVER, GO_ON, RunControl
+from stockade.runner._executor import MOST_THREADS, Executor, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stockade.execution._steps import Steps
+    from stockade.runner._coroutine import RunCoroutine
 
 
 class Runs:
     """Errands that were begun, and what came of them."""
 
     def __init__(self) -> None:
-        self.crew = Crew()
+        self.executor = Executor()
         self.ended: list[tuple[object, BaseException | None]] = []
         self._more = threading.Condition()
 
-    def errand(self, steps: Steps[Any], priority: int = 50, tenant: str = "") -> Errand[Any]:
+    def item(self, steps: RunCoroutine[Any], priority: int = 50, tenant: str = "") -> WorkItem[Any]:
         def done(result: object, problem: BaseException | None) -> None:
             with self._more:
                 self.ended.append((result, problem))
                 self._more.notify_all()
 
-        return Errand(steps, Watch(), done, priority, tenant)
+        return WorkItem(steps, RunControl(), done, priority, tenant)
 
-    def begin(self, steps: Steps[Any], priority: int = 50, tenant: str = "") -> Watch:
-        errand = self.errand(steps, priority, tenant)
-        self.crew.begin(errand)
-        return errand.watch
+    def begin(self, steps: RunCoroutine[Any], priority: int = 50, tenant: str = "") -> RunControl:
+        item = self.item(steps, priority, tenant)
+        self.executor.begin(item)
+        return item.control
 
     def wait(self, count: int) -> list[object]:
         """Waits until so many have ended; returns what they came to, in the order of their ends."""
@@ -53,7 +53,7 @@ class Runs:
 
 @pytest.fixture
 def runs() -> Runs:
-    """A crew of the test's own."""
+    """A executor of the test's own."""
     return Runs()
 
 
@@ -65,13 +65,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def returning(value: object) -> Steps[object]:
+def returning(value: object) -> RunCoroutine[object]:
     """Ends at its first step."""
     yield from ()
     return value
 
 
-def waiting(until: float, value: object) -> Steps[object]:
+def waiting(until: float, value: object) -> RunCoroutine[object]:
     """Halts once."""
     yield until
     return value
@@ -86,7 +86,7 @@ def test_alarms_ring_in_order(runs: Runs) -> None:
     naps = [0.30, 0.10, 0.25, 0.05, 0.20, 0.15, 0.0]
     early: list[float] = []
 
-    def sleeping(seconds: float) -> Steps[float]:
+    def sleeping(seconds: float) -> RunCoroutine[float]:
         until = begun + 0.1 + seconds
         yield until
         if time.monotonic() < until:
@@ -103,7 +103,7 @@ def test_a_wake_comes_before_the_alarm(runs: Runs) -> None:
     """Who is woken looks around at once; the alarm that was set does not make it go on a second time."""
     stops: list[str] = []
 
-    def steps() -> Steps[str]:
+    def steps() -> RunCoroutine[str]:
         stops.append("first")
         yield time.monotonic() + 0.3
         stops.append("second")
@@ -111,13 +111,13 @@ def test_a_wake_comes_before_the_alarm(runs: Runs) -> None:
         stops.append("third")
         return "woken"
 
-    watch = runs.begin(steps())
+    control = runs.begin(steps())
     wait_for(lambda: stops == ["first"])
-    watch.wake()
+    control.wake()
     wait_for(lambda: stops == ["first", "second"])
     time.sleep(0.5)
     assert stops == ["first", "second"]
-    watch.wake()
+    control.wake()
     assert runs.wait(1) == ["woken"]
 
 
@@ -125,19 +125,19 @@ def test_forever_is_until_woken(runs: Runs) -> None:
     """It is not asked meanwhile, and its thread is free; each wake is one look around."""
     looks: list[int] = []
 
-    def steps() -> Steps[int]:
+    def steps() -> RunCoroutine[int]:
         while len(looks) < 3:
             looks.append(len(looks))
             yield FOREVER
         return len(looks)
 
-    watch = runs.begin(steps())
+    control = runs.begin(steps())
     for expected in (1, 2, 3):
         wait_for(lambda expected=expected: len(looks) == expected)  # type: ignore[misc]
         time.sleep(0.05)
         assert len(looks) == expected
         assert runs.ended == []
-        watch.wake()
+        control.wake()
     assert runs.wait(1) == [3]
 
 
@@ -145,15 +145,15 @@ def test_a_wake_while_it_runs_is_not_lost(runs: Runs) -> None:
     """What happens between the look around and the wait is seen in the next step, not at the next wake."""
     inside, gate = threading.Event(), threading.Event()
 
-    def steps() -> Steps[str]:
+    def steps() -> RunCoroutine[str]:
         inside.set()
         gate.wait(10)
         yield FOREVER
         return "seen"
 
-    watch = runs.begin(steps())
+    control = runs.begin(steps())
     assert inside.wait(10)
-    watch.wake()
+    control.wake()
     gate.set()
     assert runs.wait(1) == ["seen"]
 
@@ -163,7 +163,7 @@ def test_no_wake_is_lost_whenever_it_comes(runs: Runs) -> None:
     posted = [0] * 20
     last = 500
 
-    def reader(box: int) -> Steps[int]:
+    def reader(box: int) -> RunCoroutine[int]:
         while posted[box] < 2 * last:
             yield FOREVER
         return box
@@ -173,10 +173,10 @@ def test_no_wake_is_lost_whenever_it_comes(runs: Runs) -> None:
 
     def post() -> None:
         for _ in range(last):
-            for box, watch in enumerate(watches):
+            for box, control in enumerate(watches):
                 with lock:
                     posted[box] += 1
-                watch.wake()
+                control.wake()
 
     threads = [threading.Thread(target=post) for _ in range(2)]
     for thread in threads:
@@ -191,13 +191,13 @@ def test_waking_out_of_season_is_harmless(runs: Runs) -> None:
 
     The attack: a run is cancelled by its name from another thread in the very moment that it begins.
     """
-    errand = runs.errand(returning(1))
-    runs.crew.wake(errand)
-    runs.crew.begin(errand)
-    runs.crew.wake(errand)
+    item = runs.item(returning(1))
+    runs.executor.wake(item)
+    runs.executor.begin(item)
+    runs.executor.wake(item)
     assert runs.wait(1) == [1]
-    runs.crew.wake(errand)
-    errand.watch.wake()
+    runs.executor.wake(item)
+    item.control.wake()
     runs.begin(returning(2))
     assert runs.wait(2) == [1, 2]
     time.sleep(0.05)
@@ -209,33 +209,33 @@ def test_cancelling_again_and_again_while_it_stands_in_line(
     monkeypatch: pytest.MonkeyPatch, runs: Runs, deadline: float
 ) -> None:
     """The attack: who is cancelled twice, or when its time is up anyway, before its turn, ends once all the same."""
-    monkeypatch.setattr(_crew, "_processors", lambda: 1)
+    monkeypatch.setattr(_executor, "_processors", lambda: 1)
     gate, inside = threading.Event(), threading.Event()
     steps_taken: list[int] = []
 
-    def blocking() -> Steps[str]:
+    def blocking() -> RunCoroutine[str]:
         inside.set()
         gate.wait(10)
         return "blocked"
         yield
 
-    def counting(number: int) -> Steps[int]:
+    def counting(number: int) -> RunCoroutine[int]:
         steps_taken.append(number)
         return number
         yield
 
     runs.begin(blocking())
     assert inside.wait(10)
-    errands = [runs.errand(counting(number)) for number in range(20)]
-    for errand in errands:
-        errand.watch.deadline = deadline
-        runs.crew.begin(errand)
+    items = [runs.item(counting(number)) for number in range(20)]
+    for item in items:
+        item.control.deadline = deadline
+        runs.executor.begin(item)
         for _ in range(3):
-            errand.watch.cancel()
+            item.control.cancel()
     gate.set()
     runs.wait(21)
-    for errand in errands:
-        errand.watch.cancel()
+    for item in items:
+        item.control.cancel()
     time.sleep(0.1)
     assert len(runs.ended) == 21
     assert sorted(steps_taken) == list(range(20))
@@ -254,7 +254,7 @@ def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) 
     inside = [0] * len(plans)
     crowded: list[int] = []
 
-    def steps(number: int, script: list[float]) -> Steps[int]:
+    def steps(number: int, script: list[float]) -> RunCoroutine[int]:
         for place, wait in enumerate(script):
             inside[number] += 1
             if inside[number] != 1:
@@ -268,8 +268,8 @@ def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) 
     deadline = time.monotonic() + 20
     while len(runs.ended) < len(plans):
         assert time.monotonic() < deadline
-        for watch in watches:
-            watch.wake()
+        for control in watches:
+            control.wake()
         time.sleep(0.0005)
     assert sorted(runs.wait(len(plans))) == list(range(len(plans)))  # type: ignore[type-var]
     assert crowded == []
@@ -282,9 +282,9 @@ def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) 
 
 @pytest.mark.parametrize("problem", [ValueError("x"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
 def test_results_and_exceptions_are_delivered_once(runs: Runs, problem: BaseException) -> None:
-    """Holds H84: whatever is raised, it goes to whoever asked for that run; the crew goes on."""
+    """Holds H84: whatever is raised, it goes to whoever asked for that run; the executor goes on."""
 
-    def raising(late: bool) -> Steps[None]:
+    def raising(late: bool) -> RunCoroutine[None]:
         if late:
             yield GO_ON
         raise problem
@@ -309,16 +309,16 @@ def test_results_and_exceptions_are_delivered_once(runs: Runs, problem: BaseExce
 @pytest.mark.parametrize("raised", [ValueError, SystemExit])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_whoever_is_told_may_raise(runs: Runs, raised: type[BaseException]) -> None:
-    """The attack: more receivers of results raise than there may be threads; the crew is not the smaller for it."""
+    """The attack: more receivers of results raise than there may be threads; the executor is not the smaller for it."""
 
     def done(result: object, problem: BaseException | None) -> None:
         raise raised("of the receiver")
 
     for _ in range(MOST_THREADS + 4):
-        runs.crew.begin(Errand(returning(1), Watch(), done, 50, ""))
+        runs.executor.begin(WorkItem(returning(1), RunControl(), done, 50, ""))
     runs.begin(returning(2))
     assert runs.wait(1) == [2]
-    wait_for(lambda: runs.crew.threads == 0)
+    wait_for(lambda: runs.executor.threads == 0)
     runs.begin(returning(3))
     assert runs.wait(2) == [2, 3]
 
@@ -329,7 +329,7 @@ NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME", default="nobo
 def test_each_step_sees_the_context_of_whoever_asked(runs: Runs) -> None:
     """What one run sets, the next one on the same thread does not see."""
 
-    def steps() -> Steps[tuple[str, str]]:
+    def steps() -> RunCoroutine[tuple[str, str]]:
         first = NAME.get()
         NAME.set("changed by a step")
         yield GO_ON
@@ -348,12 +348,12 @@ def test_each_step_sees_the_context_of_whoever_asked(runs: Runs) -> None:
 
 def shares(monkeypatch: pytest.MonkeyPatch, whom: list[tuple[int, str]], seconds: float = 1.2) -> list[int]:
     """How many steps of a millisecond each of these priorities and tenants got, on one processor."""
-    monkeypatch.setattr(_crew, "_processors", lambda: 1)
+    monkeypatch.setattr(_executor, "_processors", lambda: 1)
     runs = Runs()
     counts = [0] * len(whom)
     over = False
 
-    def spinning(number: int) -> Steps[None]:
+    def spinning(number: int) -> RunCoroutine[None]:
         while not over:
             until = time.thread_time() + 0.001
             while time.thread_time() < until:
@@ -361,7 +361,7 @@ def shares(monkeypatch: pytest.MonkeyPatch, whom: list[tuple[int, str]], seconds
             counts[number] += 1
             yield GO_ON
 
-    def begin_all() -> Steps[None]:
+    def begin_all() -> RunCoroutine[None]:
         for number, (priority, tenant) in enumerate(whom):
             runs.begin(spinning(number), priority, tenant)
         yield from ()
@@ -391,11 +391,11 @@ def test_tenants_have_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_who_waited_has_no_share_saved_up(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
     """The attack: a run sleeps for a while, to have the processor for itself afterwards. Shares are even from then."""
-    monkeypatch.setattr(_crew, "_processors", lambda: 1)
+    monkeypatch.setattr(_executor, "_processors", lambda: 1)
     counts = {"steady": 0, "sleeper": 0}
     over = False
 
-    def spinning(name: str, until: float) -> Steps[None]:
+    def spinning(name: str, until: float) -> RunCoroutine[None]:
         yield until
         while not over:
             end = time.thread_time() + 0.001
@@ -424,7 +424,7 @@ def test_a_step_that_blocks_does_not_hold_others_up(runs: Runs) -> None:
     """Functions of the embedder may take their time; whoever can go on does, on another thread."""
     inside = threading.Event()
 
-    def blocking() -> Steps[str]:
+    def blocking() -> RunCoroutine[str]:
         inside.set()
         time.sleep(1.0)
         return "blocked"
@@ -444,10 +444,10 @@ def test_more_that_block_than_there_are_processors(
     monkeypatch: pytest.MonkeyPatch, runs: Runs, processors: int
 ) -> None:
     """With all processors busy, to all appearances, others get their turn after a moment all the same."""
-    monkeypatch.setattr(_crew, "_processors", lambda: processors)
+    monkeypatch.setattr(_executor, "_processors", lambda: processors)
     gate = threading.Event()
 
-    def blocking() -> Steps[str]:
+    def blocking() -> RunCoroutine[str]:
         gate.wait(10)
         return "blocked"
         yield
@@ -462,11 +462,11 @@ def test_more_that_block_than_there_are_processors(
 
 def test_no_more_threads_than_so_many(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
     """The attack: more runs block than there may be threads. The rest wait, and none is forgotten."""
-    monkeypatch.setattr(_crew, "_processors", lambda: 1000)
+    monkeypatch.setattr(_executor, "_processors", lambda: 1000)
     gate = threading.Event()
     inside: list[int] = []
 
-    def blocking(number: int) -> Steps[int]:
+    def blocking(number: int) -> RunCoroutine[int]:
         inside.append(number)
         gate.wait(15)
         yield GO_ON
@@ -476,17 +476,17 @@ def test_no_more_threads_than_so_many(monkeypatch: pytest.MonkeyPatch, runs: Run
         runs.begin(blocking(number))
     wait_for(lambda: len(inside) == MOST_THREADS)
     time.sleep(0.1)
-    assert len(inside) == runs.crew.threads == MOST_THREADS
+    assert len(inside) == runs.executor.threads == MOST_THREADS
     gate.set()
     assert sorted(runs.wait(3 * MOST_THREADS)) == list(range(3 * MOST_THREADS))  # type: ignore[type-var]
-    assert runs.crew.threads <= MOST_THREADS
+    assert runs.executor.threads <= MOST_THREADS
 
 
 def test_thousands_that_wait_hold_no_thread(runs: Runs) -> None:
     """Those that wait for a time, or until they are woken, cost memory only; then no thread is left at all."""
     looked = 0
 
-    def patient(number: int) -> Steps[int]:
+    def patient(number: int) -> RunCoroutine[int]:
         nonlocal looked
         looked += 1
         yield FOREVER
@@ -494,10 +494,10 @@ def test_thousands_that_wait_hold_no_thread(runs: Runs) -> None:
 
     watches = [runs.begin(patient(number)) for number in range(5000)]
     wait_for(lambda: looked == 5000)
-    wait_for(lambda: runs.crew.threads == 0)
+    wait_for(lambda: runs.executor.threads == 0)
     assert runs.ended == []
-    for watch in watches:
-        watch.wake()
+    for control in watches:
+        control.wake()
     assert sorted(runs.wait(5000)) == list(range(5000))  # type: ignore[type-var]
 
 
@@ -506,9 +506,9 @@ def test_thousands_that_sleep_share_a_thread(runs: Runs) -> None:
     until = time.monotonic() + 1.5
     for number in range(3000):
         runs.begin(waiting(until, number))
-    wait_for(lambda: len(runs.crew._alarms) == 3000)
+    wait_for(lambda: len(runs.executor._alarms) == 3000)
     time.sleep(max(0.0, until - 0.1 - time.monotonic()))
-    assert runs.crew.threads <= 3
+    assert runs.executor.threads <= 3
     assert runs.ended == []
     assert sorted(runs.wait(3000)) == list(range(3000))  # type: ignore[type-var]
 
@@ -519,8 +519,8 @@ def test_threads_go_away_and_come_back(runs: Runs) -> None:
     for round_ in range(2):
         runs.begin(returning(round_))
         runs.wait(round_ + 1)
-        assert runs.crew.threads >= 1
-        wait_for(lambda: runs.crew.threads == 0)
+        assert runs.executor.threads >= 1
+        wait_for(lambda: runs.executor.threads == 0)
         wait_for(lambda: threading.active_count() <= before)
 
 
@@ -538,19 +538,19 @@ def test_what_is_over_is_let_go_of(runs: Runs) -> None:
             yield time.monotonic() + 3600
         return big is None  # type: ignore[return-value]
 
-    def begin() -> tuple[Watch, weakref.ref[Big]]:
+    def begin() -> tuple[RunControl, weakref.ref[Big]]:
         big = Big()
         return runs.begin(steps(big)), weakref.ref(big)  # type: ignore[arg-type]
 
-    watch, big = begin()
+    control, big = begin()
     deadline = time.monotonic() + 15
     while not runs.ended:
         assert time.monotonic() < deadline
-        watch.wake()
+        control.wake()
         time.sleep(0.0001)
     assert runs.wait(1) == [False]
-    del watch
+    del control
     gc.collect()
-    assert len(runs.crew._alarms) < 200
-    wait_for(lambda: runs.crew.threads == 0)
+    assert len(runs.executor._alarms) < 200
+    wait_for(lambda: runs.executor.threads == 0)
     assert big() is None

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from stockade.report import Progress
 
-__all__ = ["FOREVER", "GO_ON", "Steps", "Watch", "blamed", "drive", "is_cancellation"]
+__all__ = ["FOREVER", "GO_ON", "RunControl", "RunCoroutine", "blamed", "is_cancellation", "run_blocking"]
 
 _Result = TypeVar("_Result")
 
-Steps: TypeAlias = Generator[float, None, _Result]
+RunCoroutine: TypeAlias = Generator[float, None, _Result]
 """What runs in steps, and comes to a result."""
 
 GO_ON: Final = 0.0
@@ -35,7 +35,7 @@ FOREVER: Final = float("inf")
 """The time that never comes."""
 
 
-class Watch:
+class RunControl:
     """What is known of a run from outside: whether it may go on, and who is to be told when something happened to it.
 
     Attributes:
@@ -96,12 +96,12 @@ def blamed(problem: BaseException, who: str) -> UsageError:
     return told
 
 
-def drive(steps: Steps[_Result], watch: Watch) -> _Result:
+def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
     """Takes all steps, on this thread.
 
     Args:
         steps: What to do.
-        watch: Its watch.
+        control: Its control.
 
     Returns:
         What it came to.
@@ -119,7 +119,7 @@ def drive(steps: Steps[_Result], watch: Watch) -> _Result:
             if woken is None:
                 # It is asked once more before the first wait: what happened before now had nobody to tell.
                 woken = threading.Event()
-                watch.on_wake = woken.set
+                control.on_wake = woken.set
                 continue
             woken.wait(None if until == FOREVER else max(0.0, until - time.monotonic()))
             # Whatever came until here is seen in the next step.
@@ -129,4 +129,4 @@ def drive(steps: Steps[_Result], watch: Watch) -> _Result:
             # First: what the steps hold is let go of whatever a handler of a signal raises.
             steps.close()
         finally:
-            watch.on_wake = None
+            control.on_wake = None

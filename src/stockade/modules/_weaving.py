@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stockade._text import printable
-from stockade.execution._aside import validate_aside
-from stockade.execution._features import validate
-from stockade.execution._prepare import is_cheap
 from stockade.guard import guard, weave
 from stockade.policy import Features, Limits, runnable_features
 from stockade.wasm import SectionId, parse, scan
+from stockade.worker import is_cheap, validate, validate_aside
 
 if TYPE_CHECKING:
-    from stockade.execution._module import Module
     from stockade.guard import Woven
+    from stockade.modules._module import Module
     from stockade.wasm import ParsedModule, Scan
 
 __all__ = ["Weaving", "inspect_woven"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlia
 
 from stockade._text import printable
 from stockade.errors import UsageError
-from stockade.execution._ending import Ended, Ending
-from stockade.execution._module import Entry
+from stockade.execution._classify import GuestStopped, StopReason
+from stockade.modules import Entry
 from stockade.report import TrapInfo, Violation
 from stockade.wasm import ExternKind, FuncType
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from stockade.engine import Memory, Number
-    from stockade.execution._module import Module
     from stockade.execution._values import Call
+    from stockade.modules import Module
 
-__all__ = ["CONVENTIONS", "MEMORY", "Enter", "Exchange", "Returns", "make_exchange"]
+__all__ = ["CONVENTIONS", "MEMORY", "CallExport", "Returns", "StringCall", "make_string_call"]
 
 Returns: TypeAlias = Literal["text", "bytes"]
 """What the bytes that a function returns are read as."""
@@ -88,7 +88,7 @@ def _given(names: Sequence[str], size: int, address: int = 0) -> list[tuple[str,
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class StringCall:
     """What a call passes and returns beside numbers.
 
     Attributes:
@@ -106,7 +106,7 @@ class Exchange:
     after: Entry | None
 
     def perform(
-        self, call: Call, memory: Memory, enter: Enter, limit_bytes: int
+        self, call: Call, memory: Memory, enter: CallExport, limit_bytes: int
     ) -> Generator[float, None, Sequence[Number | str]]:
         """Passes the texts, calls the function, reads its result, and gives back what was lent.
 
@@ -132,7 +132,7 @@ class Exchange:
         if self.returns is not None:
             address, size = _place_of(entry, results, memory)
             if size > limit_bytes:
-                raise Ended(Ending(refused=_too_much(size, limit_bytes)))
+                raise GuestStopped(StopReason(refused=_too_much(size, limit_bytes)))
             found = [self._read(entry, memory, address, size)]
             if self.gives_back == "result":
                 yield from self._free(address, size, enter)
@@ -144,7 +144,7 @@ class Exchange:
         return found
 
     def _lend(
-        self, text: bytes, lent: list[tuple[int, int]], memory: Memory, enter: Enter
+        self, text: bytes, lent: list[tuple[int, int]], memory: Memory, enter: CallExport
     ) -> Generator[float, None, int]:
         """Copies bytes into room that the guest makes for them; returns their address."""
         convention, size = self.convention, len(text)
@@ -166,7 +166,7 @@ class Exchange:
         lent.append((address, size))
         return address
 
-    def _free(self, address: int, size: int, enter: Enter) -> Generator[float, None, None]:
+    def _free(self, address: int, size: int, enter: CallExport) -> Generator[float, None, None]:
         assert self.convention is not None
         if size:
             yield from enter(self.convention.free.encode(), _given(self.convention.gives, size, address), ())
@@ -182,7 +182,7 @@ class Exchange:
             raise _broken("bad_text", f"{told}: {problem.reason} at {problem.start:,}") from None
 
 
-class Enter(Protocol):
+class CallExport(Protocol):
     """Calls an export of the guest, under the budget of the run."""
 
     def __call__(
@@ -195,9 +195,9 @@ class Enter(Protocol):
         """
 
 
-def make_exchange(
+def make_string_call(
     module: Module, entry: Entry, texts: Sequence[tuple[int, bytes]], returns: Returns | None
-) -> Exchange:
+) -> StringCall:
     """Finds what a module offers for the texts of a call.
 
     Args:
@@ -229,7 +229,7 @@ def make_exchange(
             f"Export one of {', '.join(map(str, CONVENTIONS))}; or call a function of the module that makes room, "
             "write there with Session.write_memory, and pass address and length as numbers"
         )
-    return Exchange(
+    return StringCall(
         tuple(texts),
         returns,
         convention,
@@ -287,8 +287,8 @@ def _bytes(count: int) -> str:
     return "1 byte" if count == 1 else f"{count:,} bytes"
 
 
-def _broken(code: str, message: str) -> Ended:
-    return Ended(Ending(broken=TrapInfo(code, message)))
+def _broken(code: str, message: str) -> GuestStopped:
+    return GuestStopped(StopReason(broken=TrapInfo(code, message)))
 
 
 def _too_much(size: int, limit_bytes: int) -> Violation:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stockade._wasi import MODULE, WASI
+from stockade.compilation._cache import Cache
 from stockade.engine import (
     MAX_POOLED_MEMORIES,
     MAX_POOLED_TABLE_ELEMENTS,
     MAX_POOLED_TABLES,
-    Cache,
     CompiledModule,
     Engine,
     EngineConfig,
@@ -31,24 +31,20 @@ from stockade.engine import (
     wasmtime_version,
 )
 from stockade.errors import EngineError, ModuleError, StockadeError
-from stockade.execution._admission import admission
-from stockade.execution._aside import compile_aside, job_of, validate_aside
-from stockade.execution._features import validate
-from stockade.execution._prepare import check_figures, is_cheap, prepare
-from stockade.execution._state import HOST_CALLS, Counters
-from stockade.guard import PROOF_VERSION, StateFormat, Woven, guard
+from stockade.guard import HOST_CALLS, PROOF_VERSION, Counters, StateFormat, Woven, guard
 from stockade.policy import Features
 from stockade.wasm import ExternKind
+from stockade.worker import admission, check_figures, compile_aside, is_cheap, job_of, prepare, validate, validate_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.engine import Kept
-    from stockade.execution._admission import Admission, Job, Turn
-    from stockade.execution._module import Module
-    from stockade.policy import Limits, Policy, Structure
+    from stockade.compilation._cache import CacheHit
+    from stockade.modules import Module
+    from stockade.policy import Limits, ModuleLimits, Policy
+    from stockade.worker import Admission, CompileJob, Turn
 
-__all__ = ["Made", "Program", "Wanted", "forget_programs", "programs"]
+__all__ = ["MadeProgram", "PendingProgram", "Program", "forget_programs", "programs"]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
@@ -135,7 +131,7 @@ class Program:
         return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})
 
 
-class Made(NamedTuple):
+class MadeProgram(NamedTuple):
     """A program that was asked for.
 
     Attributes:
@@ -149,10 +145,10 @@ class Made(NamedTuple):
     seconds: float = 0.0
 
 
-class Wanted:
+class PendingProgram:
     """A program that is being made, or will be when its turn has come. It is waited for, or left."""
 
-    def __init__(self, queue: Admission, job: Job[Made], *, joined: bool) -> None:
+    def __init__(self, queue: Admission, job: CompileJob[MadeProgram], *, joined: bool) -> None:
         self._queue = queue
         self._job = job
         self._joined = joined
@@ -166,7 +162,7 @@ class Wanted:
         """Has something called, from any thread, when it is ready; at once, if it is."""
         self._job.when_done(call)
 
-    def wait(self) -> Made:
+    def wait(self) -> MadeProgram:
         """Waits for it, unless it is ready, and waits for it no longer. To be called once, unless it is left.
 
         Raises:
@@ -174,7 +170,7 @@ class Wanted:
         """
         try:
             made = self._queue.wait(self._job)
-            return Made(made.program, at_hand=True) if self._joined else made
+            return MadeProgram(made.program, at_hand=True) if self._joined else made
         except StockadeError as problem:
             # Others are told the same, each with a traceback of its own.
             raise type(problem)(*problem.args) from None
@@ -192,13 +188,13 @@ class _Programs:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
         self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
-        self._jobs: dict[_Request, Job[Made]] = {}
+        self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
         # What could not be made, why, and until when that is believed.
         self._refused: OrderedDict[_Request, tuple[float, StockadeError]] = OrderedDict()
 
     def ask(
         self, module: Module, policy: Policy, progress: Callable[[str], None] | None = None, tenant: str = ""
-    ) -> Made | Wanted:
+    ) -> MadeProgram | PendingProgram:
         """Returns the program for a module where it is at hand or quickly made; else has it made in its turn.
 
         Args:
@@ -218,7 +214,7 @@ class _Programs:
                 self._kept.move_to_end(key)
         if program is not None and policy.features in program.valid_under:
             check_figures(module.name, program.figures, policy.structure)
-            return Made(program, at_hand=True)
+            return MadeProgram(program, at_hand=True)
         tell = progress or (lambda _: None)
         if _stays_here(module, policy.limits, canonical_nans=config.canonical_nans):
             return self._make_here(module, config, policy, tell)
@@ -226,13 +222,15 @@ class _Programs:
             program = self._fetch(module, config)
             if program is not None and policy.features in program.valid_under:
                 check_figures(module.name, program.figures, policy.structure)
-                return Made(program, at_hand=True)
+                return MadeProgram(program, at_hand=True)
         tell("compiling" if program is None else "checking")
         return self._make_aside(module, config, policy, tenant)
 
     # -- in this process ----------------------------------------------------------------------------------------------
 
-    def _make_here(self, module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]) -> Made:
+    def _make_here(
+        self, module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]
+    ) -> MadeProgram:
         key = (module.sha256, config)
         begun = time.perf_counter()
         with self._lock:
@@ -254,7 +252,7 @@ class _Programs:
             validate(module.name, module.data, policy.features)
             program.valid_under.add(policy.features)
         check_figures(module.name, program.figures, policy.structure)
-        return Made(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
+        return MadeProgram(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
 
     def _fetch(self, module: Module, config: EngineConfig) -> Program | None:
         """Returns a program from the cache on disk."""
@@ -278,7 +276,7 @@ class _Programs:
 
     # -- in the other one ---------------------------------------------------------------------------------------------
 
-    def _make_aside(self, module: Module, config: EngineConfig, policy: Policy, tenant: str) -> Wanted:
+    def _make_aside(self, module: Module, config: EngineConfig, policy: Policy, tenant: str) -> PendingProgram:
         """Has a program made in its turn, once for all who ask for the same."""
         limits = policy.limits
         request = _Request(
@@ -297,14 +295,14 @@ class _Programs:
                 raise type(problem)(*problem.args)
             job = self._jobs.get(request)
             if job is not None and queue.join(job):
-                return Wanted(queue, job, joined=True)
+                return PendingProgram(queue, job, joined=True)
             job = self._jobs[request] = job_of(
                 lambda turn: self._try(request, module, policy, turn), module.data, limits, tenant
             )
         job.when_done(lambda: self._made(request, job))
-        return Wanted(queue, queue.submit(job), joined=False)
+        return PendingProgram(queue, queue.submit(job), joined=False)
 
-    def _try(self, request: _Request, module: Module, policy: Policy, turn: Turn) -> Made:
+    def _try(self, request: _Request, module: Module, policy: Policy, turn: Turn) -> MadeProgram:
         """On a thread of its own: makes a program, or finds out whether one that is there is allowed."""
         try:
             return self._make(module, request.config, policy, turn)
@@ -317,7 +315,7 @@ class _Programs:
                     self._refused.popitem(last=False)
             raise
 
-    def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> Made:
+    def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> MadeProgram:
         begun = time.perf_counter()
         key = (module.sha256, config)
         with self._lock:
@@ -329,9 +327,9 @@ class _Programs:
             validate_aside(module.name, module.data, policy.features, policy.limits, turn)
             program.valid_under.add(policy.features)
         check_figures(module.name, program.figures, policy.structure)
-        return Made(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
+        return MadeProgram(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
 
-    def _made(self, request: _Request, job: Job[Made]) -> None:
+    def _made(self, request: _Request, job: CompileJob[MadeProgram]) -> None:
         with self._lock:
             if self._jobs.get(request) is job:
                 del self._jobs[request]
@@ -356,7 +354,7 @@ class _Request(NamedTuple):
     name: str
     config: EngineConfig
     features: Features
-    structure: Structure
+    structure: ModuleLimits
     compile_time: float
     compile_memory: int
 
@@ -444,7 +442,7 @@ def _stays_here(module: Module, limits: Limits, *, canonical_nans: bool) -> bool
     return limits.compile_process == "never"
 
 
-def _from_entry(kept: Kept, module: Module, config: EngineConfig) -> Program:
+def _from_entry(kept: CacheHit, module: Module, config: EngineConfig) -> Program:
     """Loads what the cache has authenticated."""
     entry = msgspec.msgpack.decode(kept.told, type=_Entry)
     compiled = CompiledModule.load(Engine.shared(config), kept.code)

@@ -1,0 +1,17 @@
+"""Runs in steps: who takes them, and who waits. Knows no WebAssembly."""
+
+from stockade.runner._coroutine import FOREVER, GO_ON, RunControl, RunCoroutine, blamed, is_cancellation, run_blocking
+from stockade.runner._executor import NORMAL_PRIORITY, WorkItem, executor
+
+__all__ = [
+    "FOREVER",
+    "GO_ON",
+    "NORMAL_PRIORITY",
+    "RunControl",
+    "RunCoroutine",
+    "WorkItem",
+    "blamed",
+    "executor",
+    "is_cancellation",
+    "run_blocking",
+]

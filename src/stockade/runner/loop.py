@@ -1,0 +1,158 @@
+"""Runs awaited: the executor takes their steps, and an event loop gets their results.
+
+Messages to a loop are gathered, so that a burst of results wakes it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stockade.errors import EngineError
+from stockade.runner._executor import WorkItem, executor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.runner._coroutine import RunControl, RunCoroutine
+
+__all__ = ["LoopBridge", "await_run", "loop_bridge"]
+
+_Result = TypeVar("_Result")
+
+
+class _Batch:
+    """What is to be called on an event loop, in its order. Only the loop keeps it, so that it goes with the loop.
+
+    A letter may be opened twice, where the handler of a signal raises in the middle of it; so what it asks for is done
+    once, however often it is asked.
+    """
+
+    __slots__ = ("__weakref__", "bridge", "letters")
+
+    def __init__(self, bridge: LoopBridge) -> None:
+        self.bridge = bridge
+        self.letters: deque[Callable[[], object]] = deque()
+
+    def open(self) -> None:
+        """On the loop: does what they ask for."""
+        self.bridge.collect(self)
+        try:
+            while self.letters:
+                self.letters[0]()
+                self.letters.popleft()
+        except BaseException:
+            asyncio.get_running_loop().call_soon(self.open)
+            raise
+
+
+class LoopBridge:
+    """Gathers what other threads want done on an event loop, so that a burst of it wakes the loop once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not the loop itself, which would never be let go of: it is the key under which this is kept. Nor what is to be
+        # called, for that knows the loop.
+        self._loop = weakref.ref(loop)
+        self._letters: weakref.ref[_Batch] | None = None
+        # Reentrant, for something may be posted in the middle of anything.
+        self._lock = threading.RLock()
+
+    def post(self, letter: Callable[[], object]) -> None:
+        """Has something called on the loop. Of a loop that is closed, nobody waits for anything."""
+        with self._lock:
+            letters = None if self._letters is None else self._letters()
+            if letters is not None:
+                letters.letters.append(letter)
+                return
+            letters = _Batch(self)
+            letters.letters.append(letter)
+            self._letters = weakref.ref(letters)
+        loop = self._loop()
+        if loop is not None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(letters.open)
+
+    def collect(self, letters: _Batch) -> None:
+        """On the loop: nothing is put to these letters any more."""
+        with self._lock:
+            if self._letters is not None and self._letters() is letters:
+                self._letters = None
+
+
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopBridge] = weakref.WeakKeyDictionary()
+
+
+def loop_bridge() -> LoopBridge:
+    """The bridge of the running loop."""
+    loop = asyncio.get_running_loop()
+    found = _bridges.get(loop)
+    if found is None:
+        found = _bridges[loop] = LoopBridge(loop)
+    return found
+
+
+async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
+    """Has the executor take steps, and waits for their result.
+
+    A cancelled task stops the guest, and waits until it has stopped, however often it is cancelled: what the steps use
+    is theirs until then.
+
+    Args:
+        steps: What to do.
+        control: Its control.
+        priority: Its share among the runs of its tenant.
+        tenant: For whom it runs.
+
+    Raises:
+        EngineError: There is no thread to take them.
+    """
+    bridge = loop_bridge()
+    over: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, problem: BaseException | None) -> None:
+        def deliver() -> None:
+            if over.done():
+                return
+            if problem is None:
+                over.set_result(result)
+            else:
+                over.set_exception(problem)
+
+        bridge.post(deliver)
+
+    try:
+        executor().begin(WorkItem(steps, control, done, priority, tenant))
+    except RuntimeError as problem:
+        steps.close()
+        raise EngineError(
+            f"no thread can be started to run this: the process or the system has as many as it may ({problem}). Run "
+            "fewer at once, or raise the limit (ulimit -u)"
+        ) from None
+    except BaseException:
+        # Such as what the handler of a signal raises: the executor may have it by now, and nobody waits for it.
+        control.cancel()
+        raise
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        while not over.done():
+            try:
+                await asyncio.shield(over)
+            except asyncio.CancelledError as problem:
+                cancelled = problem
+                control.cancel()
+    finally:
+        # Where nobody can wait any more, for the loop is no more, it is to stop all the same.
+        if not over.done():
+            control.cancel()
+    if cancelled is None:
+        return over.result()
+    over.exception()  # Looked at: it was the caller who did not want to wait for it.
+    try:
+        raise cancelled
+    finally:
+        # This frame is in its traceback: the two would keep each other.
+        del cancelled

@@ -1,0 +1,26 @@
+"""The compile worker: what is done with a hostile module in a process of its own, and when."""
+
+from stockade.worker._admission import Admission, CompileJob, Turn, admission
+from stockade.worker._features import refuse_unrunnable, titles, validate
+from stockade.worker._prepare import check_figures, check_outline, is_cheap, prepare, translate
+from stockade.worker._subprocess import compile_aside, features_of, job_of, translate_aside, validate_aside
+
+__all__ = [
+    "Admission",
+    "CompileJob",
+    "Turn",
+    "admission",
+    "check_figures",
+    "check_outline",
+    "compile_aside",
+    "features_of",
+    "is_cheap",
+    "job_of",
+    "prepare",
+    "refuse_unrunnable",
+    "titles",
+    "translate",
+    "translate_aside",
+    "validate",
+    "validate_aside",
+]
