@@ -14,7 +14,7 @@ from stockade._text import printable
 from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
-from stockade.guard import guard
+from stockade.guard import fields_kept
 from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
 @click.option("--markdown", is_flag=True, help="Print the reference page instead.")
 def schema(markdown: bool) -> None:
     """Print the JSON Schema of policies, for editors and checkers."""
-    click.echo(reference(guard().layout.kept()) if markdown else _json(Policy.schema()), nl=not markdown)
+    click.echo(reference(fields_kept()) if markdown else _json(Policy.schema()), nl=not markdown)
 
 
 @policy.command()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stockade._wasi import MODULE, WASI
+from stockade._wasi import MODULE
 from stockade.compilation._cache import Cache
 from stockade.engine import (
     MAX_POOLED_MEMORIES,
@@ -31,7 +31,7 @@ from stockade.engine import (
     wasmtime_version,
 )
 from stockade.errors import EngineError, ModuleError, StockadeError
-from stockade.guard import HOST_CALLS, PROOF_VERSION, Counters, StateFormat, Woven, guard
+from stockade.guard import HOST_CALLS, PROOF_VERSION, StateFormat, Woven, guard, state_format
 from stockade.policy import Features
 from stockade.wasm import ExternKind
 from stockade.worker import admission, check_figures, compile_aside, is_cheap, job_of, prepare, validate, validate_aside
@@ -112,20 +112,15 @@ class Program:
         asked = {
             entry.name.decode() if entry.module == MODULE.encode() else HOST_CALLS for entry in module.parsed.imports
         }
-        numbers = {call.name: call.number for call in WASI if call.name in asked}
-        if HOST_CALLS in asked:
-            numbers[HOST_CALLS] = guard().layout.constants["HOST"]
-        format_ = StateFormat(guard().layout, list(numbers.values()))
-        assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
-        names = tuple(numbers)
-        parks = "poll_oneoff" in numbers
+        format_, names = state_format(asked)
+        parks = "poll_oneoff" in names
         parsed = module.parsed
         export = parsed.exports.get(b"memory")
         # The guard's own, and one for a guest that has none by the name under which native WASI looks for it.
         memories = len(parsed.memories) + (1 if export is not None and export.kind is ExternKind.MEMORY else 2)
         tables = len(parsed.tables) + 1
         linked = None
-        if HOST_CALLS not in numbers:
+        if HOST_CALLS not in names:
             linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")
         return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})

@@ -13,13 +13,12 @@ That is asked right after the guest's code has come back: a callback that is giv
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
-from stockade.guard import guard
+from stockade.guard import stop_reasons
 from stockade.report import Outcome, TrapFrame, TrapInfo, Violation, ViolationEvent
 
 if TYPE_CHECKING:
@@ -117,15 +116,8 @@ class GuestStopped(Exception):  # noqa: N818 - it says what happened to the gues
         self.ending = ending
 
 
-@cache
-def _stops() -> dict[int, Outcome]:
-    """What it means that the guard ended the run, by its reasons."""
-    outcomes = {
-        "STOP_MEMORY": Outcome.MEMORY,
-        "STOP_HOST_MEMORY": Outcome.CRASHED,
-        "STOP_DENIED": Outcome.DENIED,
-    }
-    return {guard().layout.constants[name]: outcome for name, outcome in outcomes.items()}
+_STOPS = {"memory": Outcome.MEMORY, "host_memory": Outcome.CRASHED, "denied": Outcome.DENIED}
+"""What it means that the guard ended the run, by its reasons."""
 
 
 _REFUSED = {"capability": Outcome.DENIED, "idle": Outcome.IDLE, "value": Outcome.OUTPUT}
@@ -181,7 +173,7 @@ def classify(
         exit_code = status & 0xFF
         outcome = Outcome.EXIT if status else Outcome.OK
     elif reading is not None and reading.number.stop:
-        outcome = _stops()[reading.number.stop]
+        outcome = _STOPS[stop_reasons()[reading.number.stop]]
     elif ending is None:
         assert results is not None
         status = int(results[0]) if command and results else 0

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from stockade._pages import PAGE_BYTES
-from stockade._wasi import ERRNO, WASI
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Lending, LinkedModule
-from stockade.guard import PROGRAM_NAME, StateImage, check_imports, guard, place_inputs
+from stockade.guard import PROGRAM_NAME, StateImage, check_imports, place_inputs, policy_block, rates_of
 from stockade.report import SAMPLES_KEPT, ModuleInfo
 from stockade.system import can_release_opens
 from stockade.worker import check_outline
@@ -148,10 +146,10 @@ def make_plan(
     def without_slots() -> LinkedModule:
         return _linked(program, program.without_slots(), lent)
 
-    rates = _rates(limits)
+    rates = rates_of(limits)
     natives, parking = _natives(program)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
-    state = _initial_state(policy, program, len(directories))
+    state = policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_release_opens())
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
@@ -187,10 +185,6 @@ def _most_descriptors(program: Program, limits: Limits, directories: Sequence[Di
     return len(directories) + (limits.open_files if directories and "path_open" in program.calls else 0)
 
 
-_UNLIMITED = 2**64 - 1
-_NANOSECONDS = 1_000_000_000
-
-
 _Natives = tuple[tuple[int, bytes], ...]
 
 
@@ -213,80 +207,3 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
         ),
         tuple((slot, call.name.encode()) for slot, call in slots if call.group == "poll"),
     )
-
-
-def _rates(limits: Limits) -> Mapping[str, int]:
-    """What may go in a second, by the names of the guard's tokens."""
-    pages = limits.memory_growth
-    rates = {
-        "call_tokens": limits.call_rate,
-        "read_tokens": limits.read_rate,
-        "write_tokens": limits.write_rate,
-        "growth_tokens": None if pages is None else pages * PAGE_BYTES,
-    }
-    return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-def _initial_state(policy: Policy, program: Program, mounts: int) -> bytes:
-    """The policy as the guard reads it."""
-    layout = guard().layout
-    constants = layout.constants
-    limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
-    # A refused call that is only noted is made all the same: "none" then tells no more than a made-up clock.
-    clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "note" else clock.mode
-    resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
-    woven, rates = program.woven, _rates(limits)
-    # A second's worth may go at once, so that the first calls need not be looked at.
-    credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
-    fields: dict[str, int | None] = {
-        **dict.fromkeys(("call_tokens", "read_tokens", "write_tokens", "growth_tokens")),
-        **rates,
-        "credit": credit,
-        "calls_left": None if limits.calls is None else limits.calls - credit,
-        "call_tokens": None if limits.call_rate is None else limits.call_rate - credit,
-        "read_left": limits.read_bytes,
-        "write_left": limits.write_bytes,
-        "created_left": limits.files_created,
-        "random_left": limits.random_bytes,
-        "memory_limit": limits.memory,
-        "memory_used": woven.initial_memory_bytes,
-        "table_limit": limits.table_elements,
-        "table_used": woven.initial_table_elements,
-        "calls_limit": limits.calls,
-        "call_rate": limits.call_rate,
-        "open_limit": limits.open_files,
-        "created_limit": limits.files_created,
-        "file_size_limit": limits.file_size,
-        "read_limit": limits.read_bytes,
-        "write_limit": limits.write_bytes,
-        "read_rate": limits.read_rate,
-        "write_rate": limits.write_rate,
-        "random_limit": limits.random_bytes,
-        "growth_rate": rates.get("growth_tokens"),
-        "clock_resolution": round(resolution * _NANOSECONDS),
-        "clock_step": round(clock.step * _NANOSECONDS),
-        "clock_start": 0 if clock.mode == "none" else round(clock.start * _NANOSECONDS),
-        "clock_mode": constants[f"CLOCK_{clock_mode.upper()}"],
-        "random_mode": constants["RANDOM_NATIVE" if random.mode == "full" else "RANDOM_SEEDED"],
-        "random_state": random.seed,
-        "on_violation": constants[policy.on_violation.upper()],
-        "on_rate": constants[limits.on_rate.upper()],
-        "on_memory": limits.on_memory_denied == "stop",
-        "may_create": filesystem.create,
-        "may_delete": filesystem.delete,
-        "may_link": filesystem.symlinks,
-        "has_clock": not {"clock_time_get", "poll_oneoff"}.isdisjoint(program.calls),
-        "look_first": not can_release_opens(),
-        "mounts": mounts,
-    }
-    block = bytearray(layout.size)
-    for name, value in fields.items():
-        layout.write(block, name, _UNLIMITED if value is None else int(value))
-    refused = set(policy.wasi.refused())
-    for section, group in ((clock, "clock"), (random, "random")):
-        if section.mode == "none":
-            refused |= {call.name for call in WASI if call.group == group}
-    for call in WASI:
-        if call.name in refused:
-            block[layout.offsets["rules"] - layout.block + call.number] = ERRNO[policy.wasi.errno]
-    return bytes(block)

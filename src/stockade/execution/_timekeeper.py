@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from stockade.guard import guard
 from stockade.runner import FOREVER
 
 if TYPE_CHECKING:
@@ -65,19 +64,18 @@ class Timekeeper:
             if self._seen[name] != tokens:
                 state.put(name, "<Q", self._seen[name] - aside)
 
-    def due(self, address: int, amount: int) -> float:
+    def due(self, name: str, amount: int) -> float:
         """Says when there will be so many tokens.
 
         Args:
-            address: The address of the tokens.
+            name: Which tokens.
             amount: How many there must be.
 
         Returns:
             A time of `time.monotonic`; that of now, or an earlier one, where there are as many.
         """
-        offsets = guard().layout.offsets
-        for name, rate in self._rates.items():
-            if offsets[name] == address:
-                missing = (amount - self._state.number_at(address)) * _NANOSECONDS - self._owed[name]
-                return time.monotonic() + max(missing, 0) / rate / _NANOSECONDS
-        return FOREVER
+        rate = self._rates.get(name)
+        if rate is None:
+            return FOREVER
+        missing = (amount - self._state.get(name, "<Q")) * _NANOSECONDS - self._owed[name]
+        return time.monotonic() + max(missing, 0) / rate / _NANOSECONDS

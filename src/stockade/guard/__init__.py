@@ -1,5 +1,6 @@
 """The guard: the policy as WebAssembly, and the weaver that puts it into a guest's module."""
 
+from stockade.guard._policy_block import policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
 from stockade.guard._source import Guard, Layout, StateFormat, guard
 from stockade.guard._state import (
@@ -13,7 +14,10 @@ from stockade.guard._state import (
     StateImage,
     StateReading,
     Wait,
+    fields_kept,
     place_inputs,
+    state_format,
+    stop_reasons,
 )
 from stockade.guard._weave import ELEMENT_BYTES, Woven, check_imports, weave
 
@@ -35,9 +39,14 @@ __all__ = [
     "Wait",
     "Woven",
     "check_imports",
+    "fields_kept",
     "guard",
     "place_inputs",
+    "policy_block",
     "proof_copy",
     "prove",
+    "rates_of",
+    "state_format",
+    "stop_reasons",
     "weave",
 ]

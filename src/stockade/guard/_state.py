@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from stockade._wasi import WASI
 from stockade.errors import UsageError
-from stockade.guard import guard
+from stockade.guard._source import StateFormat, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from stockade.engine import Memory
-    from stockade.guard import StateFormat
     from stockade.policy import Limits
 
 __all__ = [
@@ -29,7 +28,10 @@ __all__ = [
     "StateImage",
     "StateReading",
     "Wait",
+    "fields_kept",
     "place_inputs",
+    "state_format",
+    "stop_reasons",
 ]
 
 STDIN_PIECE_BYTES: Final = 64 << 10
@@ -86,6 +88,20 @@ class Counters(NamedTuple):
     deleted: int
     violations_dropped: int
     event_count: int
+
+
+def state_format(asked: Collection[str]) -> tuple[StateFormat, tuple[str, ...]]:
+    """Returns how to read a guest's state, and the names of the calls that it can make, in the order of the format.
+
+    Args:
+        asked: The WASI calls that it imports; `HOST_CALLS` where it imports functions of the embedder.
+    """
+    numbers = {call.name: call.number for call in WASI if call.name in asked}
+    if HOST_CALLS in asked:
+        numbers[HOST_CALLS] = guard().layout.constants["HOST"]
+    format_ = StateFormat(guard().layout, list(numbers.values()))
+    assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
+    return format_, tuple(numbers)
 
 
 class StateReading(NamedTuple):
@@ -244,6 +260,24 @@ def _call_name(number: int) -> str:
     return WASI[number].name if number < len(WASI) else HOST_CALLS
 
 
+@cache
+def stop_reasons() -> dict[int, str]:
+    """Returns why the guard ends a run, by its numbers: `memory`, `host_memory` or `denied`."""
+    constants = guard().layout.constants.items()
+    return {number: name.removeprefix("STOP_").lower() for name, number in constants if name.startswith("STOP_")}
+
+
+def fields_kept() -> dict[str, str]:
+    """Returns for limits by their names whether what is used of them is kept for a `session` or for a `call`."""
+    return guard().layout.kept()
+
+
+@cache
+def _token_names() -> dict[int, str]:
+    """The names of tokens, by where they lie."""
+    return {address: name for name, address in guard().layout.offsets.items() if name.endswith("_tokens")}
+
+
 _ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
 
 
@@ -268,7 +302,7 @@ class Wait(NamedTuple):
         stdin: Whether more of stdin, or its end, is a reason.
         room: Whether it is that the host has taken output.
         at_once: Whether it only lets the host look: it goes on as soon as that is done.
-        tokens: The address of tokens of which there must be some; None where they are no reason.
+        tokens: The name of the tokens of which there must be some; None where they are no reason.
         amount: How many.
         call: The call that waits.
         waited_seconds: How long it has waited before, for the same.
@@ -278,7 +312,7 @@ class Wait(NamedTuple):
     stdin: bool
     room: bool
     at_once: bool
-    tokens: int | None
+    tokens: str | None
     amount: int
     call: str
     waited_seconds: float
@@ -344,7 +378,7 @@ class State:
             bool(reason & constants["FOR_STDIN"]),
             bool(reason & constants["FOR_ROOM"]),
             bool(reason & constants["FOR_NOW"]),
-            self.get("wait_bucket", "<I") if reason & constants["FOR_TOKENS"] else None,
+            _token_names()[self.get("wait_bucket", "<I")] if reason & constants["FOR_TOKENS"] else None,
             self.get("wait_amount", "<Q"),
             _call_name(self.get("wait_call", "<I")),
             self.get("waited", "<Q") / 1e9,
@@ -387,16 +421,12 @@ class State:
 
     def get(self, name: str, code: str) -> int:
         """Reads one field."""
-        return self.number_at(guard().layout.offsets[name], code)
+        number: int = struct.unpack(code, self.memory.read(guard().layout.offsets[name], struct.calcsize(code)))[0]
+        return number
 
     def put(self, name: str, code: str, number: int) -> None:
         """Writes one field."""
         self.memory.write(guard().layout.offsets[name], struct.pack(code, number))
-
-    def number_at(self, address: int, code: str = "<Q") -> int:
-        """Reads a number at an address."""
-        number: int = struct.unpack(code, self.memory.read(address, struct.calcsize(code)))[0]
-        return number
 
     # -- when the guest has come to its end ---------------------------------------------------------------------------
 
