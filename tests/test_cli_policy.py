@@ -40,7 +40,7 @@ def test_check_says_what_is_good(tmp_path: Path) -> None:
 
 
 def test_check_tells_every_mistake(tmp_path: Path) -> None:
-    """Holds item 113: all mistakes of all files at once, each with its file."""
+    """All mistakes of all files at once, each with its file."""
     path = tmp_path / "p.toml"
     path.write_text('nmae = "x"\n[limits]\nmemroy = 1\nfuel = -1\n[environment]\nmode = "alow"')
 

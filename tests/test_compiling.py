@@ -1,7 +1,11 @@
-"""Compiling in a process of its own: what a module can do to the compiler, and what that process can do to us."""
+"""Compiling in a process of its own: what a module can do to the compiler, and what that process can do to us.
+
+Holds P-COMPILE-3.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stockade.policy import Features
-    from stockade.worker._admission import Turn
+    from stockade.worker._compile_queue import Turn
 
 CHEAP_BYTES = 40_000
 """A module of so many bytes that only the guest's own hello world needs compiling is within what is compiled here."""
@@ -146,7 +150,7 @@ def test_threads_that_want_the_same_module_compile_it_once(aside: list[str]) -> 
 
 
 def test_any_number_of_runs_shares_an_engine() -> None:
-    """Holds item 16: modules, sandboxes and runs of one configuration make no further engine."""
+    """Modules, sandboxes and runs of one configuration make no further engine."""
     Sandbox(ALWAYS).run(wat(HELLO))
     engines = dict(Engine._engines)
 
@@ -160,7 +164,7 @@ def test_any_number_of_runs_shares_an_engine() -> None:
 
 
 def test_an_engine_with_half_of_simd_does_not_abort() -> None:
-    """The attack of a wrong setting: relaxed SIMD without SIMD aborted the whole process. Holds H26."""
+    """The attack of a wrong setting: relaxed SIMD without SIMD aborted the whole process."""
     code = (
         "from stockade.engine import Engine, EngineConfig\n"
         "Engine.shared(EngineConfig(fuel=True, stack_bytes=1 << 19, simd=False, relaxed_simd=True, pooled=False))\n"
@@ -296,7 +300,7 @@ def wat_unchecked(text: str) -> bytes:
 
 
 def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: 1 MB of 200,000 functions, for which the compiler takes seconds and a gigabyte. Holds H11."""
+    """The attack: 1 MB of 200,000 functions, for which the compiler takes seconds and a gigabyte."""
 
     def prepare(*args: object) -> None:
         raise AssertionError("it was looked at")
@@ -313,7 +317,7 @@ def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeyp
 def test_a_bomb_is_stopped_by_memory_and_by_time() -> None:
     """The same attack under a policy that allows as many functions: it harms neither this process nor its next run.
 
-    Holds H11. In a process of its own, whose peak of memory nothing else has moved.
+    In a process of its own, whose peak of memory nothing else has moved.
     """
     ended = subprocess.run(
         [sys.executable, "-c", BOMBS], input=bomb(200_000), capture_output=True, timeout=100, check=False
@@ -562,7 +566,7 @@ NO_PYTHON = (
         ("", NO_PYTHON),
         (None, NO_PYTHON),
         ("/nowhere/python", "no process can be started to compile in: No such file or directory"),
-        ("/etc", "no process can be started to compile in: Permission denied"),
+        ("/etc", f"no process can be started to compile in: {os.strerror(errno.EACCES)}"),
     ],
 )
 def test_no_python_to_compile_with_is_said(

@@ -1,4 +1,7 @@
-"""What a run takes is owned by one, used by one, and given back once, whatever is cancelled, dropped or interrupted."""
+"""What a run takes is owned by one, used by one, and given back once, whatever is cancelled, dropped or interrupted.
+
+Holds P-RUN-2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a module may be made of: every figure is held exactly, before anything is compiled."""
+"""What a module may be made of: every figure is held exactly, before anything is compiled.
+
+Holds P-COMPILE-3.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def test_a_figure_at_its_limit_is_accepted(field: str, fresh: None) -> None:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_one_more_is_refused_before_it_is_compiled(field: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: a module made to keep the compiler busy. Holds H11."""
+    """The attack: a module made to keep the compiler busy."""
     forbid_compiling(monkeypatch)
 
     with pytest.raises(InvalidModule) as refusal:
@@ -184,7 +187,7 @@ def test_memories_and_tables_are_counted_too(
 
 
 def test_more_memories_need_their_feature(fresh: None) -> None:
-    """Holds H25: a second memory is refused where the policy does not have the proposal, whatever limits say."""
+    """A second memory is refused where the policy does not have the proposal, whatever limits say."""
     with pytest.raises(InvalidModule) as refusal:
         Sandbox(Policy().replace(memories=9, multi_memory=False)).run(wat(f"(module (memory 0) (memory 0) {START})"))
 
@@ -193,7 +196,7 @@ def test_more_memories_need_their_feature(fresh: None) -> None:
 
 @pytest.mark.parametrize("process", ["always", "never"])
 def test_refused_proposals_are_named_the_same_in_both_processes(process: str, fresh: None) -> None:
-    """Holds H25: what a policy does not have is refused by its name, wherever the module is compiled."""
+    """What a policy does not have is refused by its name, wherever the module is compiled."""
     module = wat(f"(module {START} (func (drop (v128.const i32x4 1 2 3 4))))")
     with pytest.raises(InvalidModule) as refusal:
         Sandbox(Policy().replace(simd=False, relaxed_simd=False, compile_process=process)).run(module)

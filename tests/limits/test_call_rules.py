@@ -1,4 +1,7 @@
-"""Which WASI calls a guest may make, how many, and how fast."""
+"""Which WASI calls a guest may make, how many, and how fast.
+
+Holds P-LIMIT-1.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def every_kind_of_call() -> tuple[Script, list[str]]:
     ids=["default", "name", "group", "patterns", "deny wins", "allow", "deny all", "allow none"],
 )
 def test_calls_are_refused_by_name_group_and_pattern(rules: Wasi, refused: set[str]) -> None:
-    """Holds items 76 and 79: exactly the denied calls fail, each with a violation, and each is counted."""
+    """Exactly the denied calls fail, each with a violation, and each is counted."""
     script, names = every_kind_of_call()
     played = script.play(Policy(wasi=rules))
 
@@ -89,7 +92,7 @@ def test_the_errno_of_a_refusal_is_the_policys(errno: str, number: int) -> None:
 
 @pytest.mark.parametrize("call", [call for call in WASI if call.results], ids=lambda call: call.name)
 def test_every_call_can_be_refused(call: object) -> None:
-    """Holds item 79 for each call of WASI: refused before its arguments, here all senseless, are looked at."""
+    """Refused before its arguments, here all senseless, are looked at."""
     name, params = call.name, call.params  # type: ignore[attr-defined]
     script = Script()
     script.call(name, *[-1] * len(params))
@@ -154,7 +157,7 @@ def yields(count: int) -> Script:
 
 @pytest.mark.parametrize("limit", [0, 1, 10])
 def test_exactly_the_limit_of_calls_can_be_made(limit: int) -> None:
-    """Holds items 80 and 82: the limit succeeds, all beyond it are refused, and the most that was asked for is told."""
+    """The limit succeeds, all beyond it are refused, and the most that was asked for is told."""
     played = yields(limit + 3).play(Policy(limits=Limits(calls=limit)))
 
     assert played.errnos == [SUCCESS] * limit + [EPERM] * 3
@@ -241,7 +244,7 @@ def test_a_deadline_holds_while_a_rate_of_calls_makes_wait() -> None:
 
 
 def test_a_rate_of_calls_is_held_by_refusing() -> None:
-    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on (H60)."""
+    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on."""
     script = yields(8)
     result = script.cell()
     for _ in range(40):
@@ -270,7 +273,7 @@ PATIENT = """
 
 
 def test_refused_calls_do_not_use_up_the_rate() -> None:
-    """Holds H60: a guest that asks again and again gets its calls when the second is over, refusals not counted."""
+    """A guest that asks again and again gets its calls when the second is over, refusals not counted."""
     begun = time.monotonic()
     report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=6, calls=12, on_rate="refuse"))).call(
         wat(PATIENT), "go"

@@ -2,6 +2,8 @@
 
 `SPECIFICATION.md` lists the differences. Each of them has a name here; a call that may show one is left out of the
 script, and the rest is compared again.
+
+Holds P-NATIVE-1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""With a virtual clock and seeded randomness, equal runs are equal to the last bit."""
+"""With a virtual clock and seeded randomness, equal runs are equal to the last bit.
+
+Holds P-RUN-4.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Policy documents in TOML, YAML and JSON: what one says holds, to the letter, or it is refused."""
+"""Policy documents in TOML, YAML and JSON: what one says holds, to the letter, or it is refused.
+
+Holds P-POLICY-2 and P-POLICY-5.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def there_and_back(policy: Policy, format_: Format) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_written_and_read(name: str, format_: Format) -> None:
-    """Holds item 90: each preset as text says all that the preset says."""
+    """Each preset as text says all that the preset says."""
     there_and_back(Policy.preset(name), format_)
 
 
@@ -127,7 +130,7 @@ def test_presets_are_written_and_read(name: str, format_: Format) -> None:
 @settings(deadline=None, max_examples=40)
 @given(policy=policies())
 def test_policies_are_written_and_read(format_: Format, policy: Policy) -> None:
-    """Holds item 90. Attack: a policy that becomes another one by being stored: wider, or with another digest."""
+    """Attack: a policy that becomes another one by being stored: wider, or with another digest."""
     there_and_back(policy, format_)
 
 
@@ -176,7 +179,7 @@ def test_times_are_the_same_in_every_unit(written: str, seconds: float, format_:
     ],
 )
 def test_sizes_are_exact(written: str, size: int) -> None:
-    """Holds item 90 and H19. Attack: a size that a float cannot hold becomes another one, and the guest has more."""
+    """Attack: a size that a float cannot hold becomes another one, and the guest has more."""
     assert Policy.loads(f'[limits]\nread_bytes = "{written}"').limits.read_bytes == size
 
 
@@ -237,7 +240,7 @@ THEIR_PROBLEMS = (
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """Holds item 113: who mends a policy sees all that is wrong with it, each with its place; a file is named first."""
+    """Who mends a policy sees all that is wrong with it, each with its place; a file is named first."""
     problem = refusal(MANY_MISTAKES)
     path = tmp_path / "p.toml"
     path.write_text(MANY_MISTAKES)
@@ -283,7 +286,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     ids=["names", "set", "ports", "custom"],
 )
 def test_all_mistakes_of_a_list_are_told_at_once(text: str, problems: tuple[str, ...]) -> None:
-    """Holds item 113: in lists and tables of values, too, each is told, with its place."""
+    """In lists and tables of values, too, each is told, with its place."""
     assert refusal(text).problems == problems
 
 
@@ -321,7 +324,7 @@ def test_all_mistakes_of_a_list_are_told_at_once(text: str, problems: tuple[str,
     ],
 )
 def test_what_does_not_go_together_is_told_with_its_place(text: str, message: str) -> None:
-    """Holds item 113: of several hosts, the message tells which one is meant."""
+    """Of several hosts, the message tells which one is meant."""
     assert str(refusal(text)) == message
 
 
@@ -373,7 +376,7 @@ def test_one_mistake_is_told_without_a_count(tmp_path: Path) -> None:
     ],
 )
 def test_misspelt_words_are_told(document: dict[str, Any], message: str, format_: Format) -> None:
-    """Holds items 90 and 113, H28. Attack: a misspelt word is passed over, and what it should forbid is allowed."""
+    """Attack: a misspelt word is passed over, and what it should forbid is allowed."""
     assert str(refusal(write(document, format_), format_)) == message
 
 
@@ -726,7 +729,7 @@ def test_documents_that_are_no_table_are_refused(format_: Format, text: str, sho
     ],
 )
 def test_huge_numbers_are_refused(digits: int, message: str | None, format_: Format) -> None:
-    """Holds H19. Attack: a number so large that reading it fails in a way that nobody catches, or wraps."""
+    """Attack: a number so large that reading it fails in a way that nobody catches, or wraps."""
     text = write({"limits": {"memory": 12345}}, format_).replace("12345", "9" * digits)
 
     problem = str(refusal(text, format_))
@@ -788,7 +791,7 @@ def test_tabs_are_allowed_where_the_format_has_them(format_: Format, text: str) 
 @pytest.mark.parametrize("text", [b"name = 'x'", b"{}", b"", 3, None, ["name"], Path("p.toml")], ids=repr)
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_is_no_text_is_refused(text: Any, format_: Format) -> None:
-    """Holds item 113: told at once, not by a TypeError from within. Bytes may be text in any encoding."""
+    """Told at once, not by a TypeError from within. Bytes may be text in any encoding."""
     assert str(refusal(text, format_)) == f"the text of a policy is {text!r}: it must be text"
 
 
@@ -882,7 +885,7 @@ def no_estimate(text: str) -> str:
 
 @pytest.mark.parametrize("text", NO_ESTIMATES)
 def test_what_is_no_time_is_told_with_what_is_right(text: str) -> None:
-    """Holds item 113, H19: what begins like fuel of a time is one, or is refused; a unit must be named."""
+    """What begins like fuel of a time is one, or is refused; a unit must be named."""
     assert str(refusal(json.dumps({"limits": {"fuel": text}}), "json")) == no_estimate(text)
     with pytest.raises(PolicyError) as caught:
         Policy().replace(fuel=text)
@@ -916,7 +919,7 @@ def test_fuel_of_a_time_is_short_for_nothing_elsewhere() -> None:
 
 
 def test_mistakes_beside_fuel_of_a_time_are_told_with_it() -> None:
-    """Holds item 113: all mistakes at once, in the section's and in other sections' fields."""
+    """All mistakes at once, in the section's and in other sections' fields."""
     problem = refusal("[limits]\nmemroy = 1\nfuel = '~2'\n[clock]\nstep = -1")
 
     assert problem.problems == (
@@ -1286,7 +1289,7 @@ def _same(one: Any, other: Any) -> bool:
 def test_a_policy_is_never_wider_than_written(
     case: tuple[dict[str, Any], dict[str, Any] | None], format_: Format
 ) -> None:
-    """Holds items 90 and 113, H19, H28, H37, H68. Attack: a document that means less to its reader than to the guest.
+    """Attack: a document that means less to its reader than to the guest.
 
     Either it is refused, or each field that it has holds exactly, and each that it does not have is as in its base.
     """
@@ -1343,7 +1346,7 @@ def mutated(text: str, edits: list[tuple[str, int, int, str]]) -> str:
 
 @pytest.mark.parametrize(("format_", "examples"), [("toml", 100), ("json", 100), ("yaml", 40)])
 def test_damaged_documents_are_policies_or_refused(format_: Format, examples: int) -> None:
-    """Holds item 113. Attack: text that makes reading fail in a way that nobody catches, or gives half a policy."""
+    """Attack: text that makes reading fail in a way that nobody catches, or gives half a policy."""
 
     @settings(deadline=None, max_examples=examples)
     @given(policies(), EDITS)
@@ -1422,7 +1425,7 @@ def test_a_file_in_another_format_is_refused(tmp_path: Path, name: str, shown: s
 
 
 def test_a_file_that_is_too_large_is_told_as_such(tmp_path: Path) -> None:
-    """Holds item 113: the size is told, not that a character at the cut is damaged. The twin fits to the byte."""
+    """The size is told, not that a character at the cut is damaged. The twin fits to the byte."""
     path = tmp_path / "p.toml"
     path.write_bytes(b"##" + "ä".encode() * (1 << 19))
     with pytest.raises(PolicyError) as caught:
@@ -1489,7 +1492,7 @@ def covered(path: Path, place: int, host: str) -> str:
 
 @pytest.mark.parametrize("host", [".", "..", "../link", "../link/../conf", "/", "out/.."])
 def test_a_writable_mount_over_the_policy_is_refused(house: Path, host: str) -> None:
-    """Holds H33. Attack: the guest writes the policy under which it runs next time; also through a link."""
+    """Attack: the guest writes the policy under which it runs next time; also through a link."""
     path = house / "conf" / "p.json"
     folder = str(path.parent / host)
 
@@ -1616,7 +1619,7 @@ def test_mistakes_are_invalid_by_the_schema(wrong: Any, right: Any) -> None:
 
 
 def test_defaults_in_the_schema_are_those_of_a_policy() -> None:
-    """Holds item 21: an editor tells the default that is in force, for every field but whole sections."""
+    """An editor tells the default that is in force, for every field but whole sections."""
     properties = Policy.schema()["properties"]
     assert isinstance(properties, dict)
 

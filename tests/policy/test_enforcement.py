@@ -1,4 +1,7 @@
-"""Every field of a policy changes what happens to a real guest, or is refused when the policy is used."""
+"""Every field of a policy changes what happens to a real guest, or is refused when the policy is used.
+
+Holds P-POLICY-2.
+"""
 
 from __future__ import annotations
 
@@ -559,7 +562,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_field_is_checked() -> None:
-    """Holds H24, H36 and H37: a new field fails here until it is shown to be enforced, or refused on use."""
+    """A new field fails here until it is shown to be enforced, or refused on use."""
     checked = {effect.path for effect in EFFECTS} | {refusal.path for refusal in REFUSALS} | set(ONE_VALUE)
 
     assert sorted(checked) == sorted(paths_of(Policy))
@@ -567,7 +570,7 @@ def test_every_field_is_checked() -> None:
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.path)
 def test_a_field_changes_what_happens(effect: Effect, folder: Path) -> None:
-    """Holds H24 and H36, items 81, 89 and 113: policies that differ in one field only, and a guest that tells."""
+    """Policies that differ in one field only, and a guest that tells."""
     assert len(effect.seen) == len(set(effect.seen.values())) >= 2
     policies = [policy_with(folder, {**effect.beside, effect.path: value}) for value in effect.seen]
 
@@ -581,7 +584,7 @@ def test_a_field_changes_what_happens(effect: Effect, folder: Path) -> None:
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.path)
 def test_a_field_that_cannot_be_enforced_is_refused(refusal: Refusal, folder: Path) -> None:
-    """Holds H24, H37 and item 89: never accepted and ignored. The policy can be written, but not used."""
+    """Never accepted and ignored. The policy can be written, but not used."""
     for value in refusal.values:
         policy = policy_with(folder, {**refusal.beside, refusal.path: value})
         for use in (Sandbox, check_enforceable, lambda policy: stockade.run(b"", policy=policy)):
@@ -596,7 +599,7 @@ def test_a_field_that_cannot_be_enforced_is_refused(refusal: Refusal, folder: Pa
 
 @pytest.mark.parametrize("path", ONE_VALUE)
 def test_a_field_of_one_value_has_no_other(path: str) -> None:
-    """Holds H24: there is one instance in a run, and no policy can say otherwise."""
+    """There is one instance in a run, and no policy can say otherwise."""
     section, _, name = path.partition(".")
     only = ONE_VALUE[path]
 
@@ -608,7 +611,7 @@ def test_a_field_of_one_value_has_no_other(path: str) -> None:
 
 
 def test_every_problem_is_told_at_once() -> None:
-    """Holds items 89 and 113: one sentence for each field, with what to set it to."""
+    """One sentence for each field, with what to set it to."""
     policy = Policy(
         network=Network(mode="full"),
         process=Process(mode="full"),
@@ -630,7 +633,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 def test_a_preset_that_cannot_be_enforced_is_refused() -> None:
-    """Holds H37: a preset gets no better treatment, whichever way it is used."""
+    """A preset gets no better treatment, whichever way it is used."""
     message = f"network.mode is 'loopback', {NOT_YET} \"none\""
 
     for use in (
@@ -718,7 +721,7 @@ REPEATED = ("calls", "open_files", "files_created", "random_bytes", "read_bytes"
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(REPEATED), st.integers(0, 8), st.integers(0, 12))
 def test_exactly_the_limit_can_be_used(field: str, limit: int, times: int) -> None:
-    """Holds H24 and item 82 for any figure: of so many attempts exactly the limit succeeds, and the first of them."""
+    """Of so many attempts exactly the limit succeeds, and the first of them."""
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "inside").mkdir()
         (Path(name) / "inside" / "digits").write_bytes(b"0123456789")
@@ -752,7 +755,7 @@ GROW_BY_ONE = """
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 20), st.integers(0, 25))
 def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
-    """Holds H24 and items 39 and 43 for any figure: pages of memory, and elements of tables."""
+    """Pages of memory, and elements of tables."""
     module = wat(f"(module {GROW_BY_ONE})")
     memory = Sandbox(Policy(limits=Limits(memory=limit << 16))).call(module, "memory", times)
     table = Sandbox(Policy(limits=Limits(table_elements=limit))).call(module, "table", times)
@@ -766,7 +769,7 @@ def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["stdout", "stderr"]), st.integers(0, 12), st.binary(max_size=20))
 def test_exactly_the_limit_is_kept_of_output(stream: str, limit: int, data: bytes) -> None:
-    """Holds H24 for any figure: what is kept and what is dropped add up to what was written."""
+    """What is kept and what is dropped add up to what was written."""
     script = Script()
     script.write({"stdout": 1, "stderr": 2}[stream], data)
     report = script.play(Policy(limits=Limits(**{stream: limit}))).report  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""The outline of a module: whatever the bytes, it tells what they hold or that they are damaged."""
+"""The outline of a module: whatever the bytes, it tells what they hold or that they are damaged.
+
+Holds P-LOAD-1 and P-LOAD-2.
+"""
 
 from __future__ import annotations
 
@@ -351,7 +354,7 @@ def test_names_are_shortened_and_escaped() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13])
 def test_a_false_count_is_refused_before_anything_is_made(number: int) -> None:
-    """The attack: four billion items announced in six bytes. Holds H11."""
+    """The attack: four billion items announced in six bytes."""
     with pytest.raises(stockade.InvalidModule, match=r"4,294,967,295 items announced in 1 bytes"):
         outline(HEADER + section(number, b"\xff\xff\xff\xff\x0f\x00"))
 

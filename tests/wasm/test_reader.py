@@ -1,4 +1,7 @@
-"""The reader of modules: whatever the bytes, it says what they hold or that they are damaged."""
+"""The reader of modules: whatever the bytes, it says what they hold or that they are damaged.
+
+Holds P-LOAD-1 and P-LOAD-2.
+"""
 
 from __future__ import annotations
 
@@ -203,7 +206,7 @@ def test_an_empty_module_is_a_module() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 10])
 def test_a_false_count_is_refused_before_anything_is_made(number: int) -> None:
-    """The attack: four billion items announced in six bytes, so that the reader reserves room for them. Holds H11."""
+    """The attack: four billion items announced in six bytes, so that the reader reserves room for them."""
     where = f"{SectionId(number).name.lower()} section"
     at = len(HEADER) + 2
 
@@ -223,7 +226,7 @@ def test_a_false_count_inside_a_type_is_refused() -> None:
 
 
 def test_text_and_other_files_are_told_from_modules() -> None:
-    """Holds H45: bytes must begin as a module does; text is not taken for one unless it is asked for."""
+    """Bytes must begin as a module does; text is not taken for one unless it is asked for."""
     text = b"(module)"
     hint = (
         "not WebAssembly: the file does not begin with \\0asm. "
@@ -307,13 +310,13 @@ def test_functions_without_code_and_code_without_functions_are_refused() -> None
     ],
 )
 def test_types_of_other_proposals_are_refused(content: bytes, problem: str, position: int) -> None:
-    """Holds H25: recursive, struct and typed reference types belong to proposals that are off."""
+    """Recursive, struct and typed reference types belong to proposals that are off."""
     assert _message(HEADER + section(1, content)) == _forbidden(problem, position, "type section")
 
 
 @pytest.mark.parametrize("flags", [2, 3, 4, 5, 7, 8])
 def test_shared_and_64_bit_memories_and_tables_are_refused(flags: int) -> None:
-    """Holds H25: memory64 and threads are off, also where only the reader looks."""
+    """Memory64 and threads are off, also where only the reader looks."""
     problem = "a shared or 64-bit memory or table, or pages of another size"
 
     assert _message(HEADER + section(5, bytes([1, flags, 1, 1]))) == _forbidden(problem, 12, "memory section")

@@ -34,7 +34,16 @@ from stockade.errors import EngineError, ModuleError, StockadeError
 from stockade.guard import HOST_CALLS, PROOF_VERSION, StateFormat, Woven, guard, state_format
 from stockade.policy import Features
 from stockade.wasm import ExternKind
-from stockade.worker import admission, check_figures, compile_aside, is_cheap, job_of, prepare, validate, validate_aside
+from stockade.worker import (
+    check_figures,
+    compile_aside,
+    compile_queue,
+    is_cheap,
+    job_of,
+    prepare,
+    validate,
+    validate_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
     from stockade.compilation._cache import CacheHit
     from stockade.modules import Module
     from stockade.policy import Limits, ModuleLimits, Policy
-    from stockade.worker import Admission, CompileJob, Turn
+    from stockade.worker import CompileJob, CompileQueue, Turn
 
 __all__ = ["MadeProgram", "PendingProgram", "Program", "forget_programs", "programs"]
 
@@ -143,7 +152,7 @@ class MadeProgram(NamedTuple):
 class PendingProgram:
     """A program that is being made, or will be when its turn has come. It is waited for, or left."""
 
-    def __init__(self, queue: Admission, job: CompileJob[MadeProgram], *, joined: bool) -> None:
+    def __init__(self, queue: CompileQueue, job: CompileJob[MadeProgram], *, joined: bool) -> None:
         self._queue = queue
         self._job = job
         self._joined = joined
@@ -283,7 +292,7 @@ class _Programs:
             limits.compile_time,
             limits.compile_memory,
         )
-        queue = admission()
+        queue = compile_queue()
         with self._lock:
             until, problem = self._refused.get(request, (0.0, None))
             if problem is not None and self._clock() < until:

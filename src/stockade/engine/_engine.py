@@ -171,7 +171,7 @@ def _build(api: Any, config: EngineConfig) -> int:
         getattr(api, f"config_{name}_set")(raw, False)
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
-    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD (H26).
+    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD.
     api.config_wasm_relaxed_simd_set(raw, config.relaxed_simd and config.simd)
     api.config_wasm_simd_set(raw, config.simd)
     api.config_wasm_tail_call_set(raw, config.tail_call)

@@ -44,7 +44,7 @@ _MOST_BYTES: Final = 1 << 30
 """The guard's memory has this much room for arguments, environment, stdin and captured output together."""
 
 PROGRAM_NAME: Final = b"main.wasm"
-"""What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
+"""What every guest is called in its own arguments: the file's true name and place are none of its business."""
 
 
 HOST_CALLS: Final = "host functions"

@@ -22,10 +22,9 @@ __all__ = ["PRESETS", "preset"]
 
 
 def _minimal() -> Policy:
-    """The least: no rights at all, and the third seed's resource limits (mission items 22, 41, 63, 75, 94).
+    """The least: no rights at all, and tight limits on every resource.
 
-    That seed allows 5 s of execution in 30 s altogether; here the stricter one holds for both. Its quotas on reading,
-    writing, calls and random bytes are those of `strict`, too.
+    Its time, and its quotas on reading, writing, calls and random bytes, are those of `strict`.
     """
     strict = _strict()
     return msgspec.structs.replace(
@@ -47,7 +46,7 @@ def _minimal() -> Policy:
 
 
 def _strict() -> Policy:
-    """For code that nobody knows: the first seed's strict figures, and a quota on everything (mission item 90)."""
+    """For code that nobody knows: little time, and a quota on everything."""
     return Policy(
         name="strict",
         limits=Limits(
@@ -73,7 +72,7 @@ def _strict() -> Policy:
 
 
 def _basic() -> Policy:
-    """The second seed's defaults: 30 s, a million units of fuel for each of their milliseconds, 512 MiB."""
+    """A plain start: 30 s, fuel for as long, 512 MiB."""
     return Policy(
         name="basic",
         limits=Limits(fuel=30_000_000_000, wall_time=30.0, memory=512 << 20),
@@ -81,7 +80,7 @@ def _basic() -> Policy:
 
 
 def _development() -> Policy:
-    """For one's own code: the third seed's capabilities for development (mission item 75)."""
+    """For one's own code: files, the environment and generous limits."""
     import tempfile
 
     return Policy(
@@ -96,7 +95,7 @@ def _development() -> Policy:
 
 
 def _permissive() -> Policy:
-    """For large jobs of code that is half trusted: the first seed's permissive figures (mission item 90).
+    """For large jobs of code that is half trusted.
 
     Folders, deleting in them and hosts are granted by name only, so not here.
     """

@@ -1,7 +1,7 @@
 """How much stands between a guest and the host, as a number with its reasons.
 
 Every control that is enforced gives points, more the stricter it is set, none where it is not enforced; a policy that
-permits more never gets a higher score. Labels and bands are those of the second seed document (mission item 93).
+permits more never gets a higher score. Labels stand for bands of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading a module file that someone else may have put there.
 
 The file is opened once, checked on the open descriptor, and read within a bound: a folder, a FIFO or `/dev/zero` is
-refused without reading from it, and a file that grows while it is read is cut at the bound (H34). What is hashed is
+refused without reading from it, and a file that grows while it is read is cut at the bound. What is hashed is
 what is compiled.
 """
 

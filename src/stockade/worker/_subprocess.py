@@ -15,7 +15,7 @@ import msgspec
 from stockade.engine import features_used
 from stockade.errors import EngineError, InvalidModule, LinkError
 from stockade.policy import Limits
-from stockade.worker._admission import SMALL_BYTES, CompileJob, admission
+from stockade.worker._compile_queue import SMALL_BYTES, CompileJob, compile_queue
 from stockade.worker._frames import UNREADABLE, Answer, Request, read_head, release, scratch
 from stockade.worker._process import signal_name, worker
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stockade.guard import Woven
     from stockade.modules import Module
     from stockade.policy import Features, Policy
-    from stockade.worker._admission import Turn
+    from stockade.worker._compile_queue import Turn
 
 __all__ = ["compile_aside", "features_of", "job_of", "translate_aside", "validate_aside"]
 
@@ -162,7 +162,7 @@ def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant:
 
 def _wait_and_ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
     """Has something done when its turn has come."""
-    queue = admission()
+    queue = compile_queue()
     return queue.wait(queue.submit(job_of(lambda turn: _ask(request, body, limits, turn), body, limits)))
 
 

@@ -21,7 +21,7 @@ from stockade.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SMALL_BYTES", "Admission", "CompileJob", "Turn", "admission"]
+__all__ = ["SMALL_BYTES", "CompileJob", "CompileQueue", "Turn", "compile_queue"]
 
 _Result = TypeVar("_Result")
 
@@ -149,7 +149,7 @@ class _Tenant:
         return not (self.running or any(self.waiting))
 
 
-class Admission:
+class CompileQueue:
     """Lets jobs be done, a few at a time. Safe to share between threads.
 
     Args:
@@ -353,18 +353,18 @@ def _machine_memory() -> float:
     return min(found)
 
 
-_admission = Admission()
+_compile_queue = CompileQueue()
 
 
-def admission() -> Admission:
+def compile_queue() -> CompileQueue:
     """Returns the queue of this process."""
-    return _admission
+    return _compile_queue
 
 
 def _after_fork() -> None:
     """Begins anew in a forked child, which has none of the parent's threads."""
-    global _admission
-    _admission = Admission()
+    global _compile_queue
+    _compile_queue = CompileQueue()
 
 
 if hasattr(os, "register_at_fork"):
