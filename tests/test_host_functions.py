@@ -1222,9 +1222,9 @@ def test_the_limit_on_calls_holds_for_host_functions(on_violation: str) -> None:
 def test_a_policy_that_only_takes_note_lets_calls_through() -> None:
     """The twin: all are made and told."""
     count, f = counter()
-    report = lending(f, calls=10, on_violation="note").call(MANY, "go", 13)
+    report = lending(f, calls=10, on_violation="audit").call(MANY, "go", 13)
     assert (report.outcome, report.value, report.usage.host_calls, count) == (Outcome.OK, 13, 13, [13])
-    assert [(v.kind, v.action, v.count) for v in report.violations] == [("calls", "note", 3)]
+    assert [(v.kind, v.action, v.count) for v in report.violations] == [("calls", "audit", 3)]
 
 
 def test_a_rate_refuses_or_waits() -> None:

@@ -480,7 +480,6 @@ def test_digest_differs_between_different_policies() -> None:
     changes: list[dict[str, Any]] = [
         {"name": "other"},
         {"on_memory_denied": "stop"},
-        {"fuel": None},
         {"wall_time": None},
     ]
     changes += [{field: most} for field, (_, most, _) in RANGES.items()]

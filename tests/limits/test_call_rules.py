@@ -139,11 +139,11 @@ def test_a_denied_call_ends_the_run_where_the_policy_says_stop() -> None:
 def test_a_denied_call_is_made_where_the_policy_takes_note() -> None:
     """What a guest needs can be learned: all calls succeed, and those that are not allowed are noted."""
     script, names = every_kind_of_call()
-    played = script.play(Policy(wasi=Wasi(allow=("fd",)), on_violation="note"))
+    played = script.play(Policy(wasi=Wasi(allow=("fd",)), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * len(names)
     assert [v.subject for v in played.report.violations] == [name for name in names if name != "fd_fdstat_get"]
-    assert {v.action for v in played.report.violations} == {"note"}
+    assert {v.action for v in played.report.violations} == {"audit"}
     assert played.report.usage.denied == {}
 
 
@@ -180,11 +180,11 @@ def test_one_call_too_many_ends_the_run_where_the_policy_says_stop() -> None:
 
 def test_calls_beyond_the_limit_are_noted() -> None:
     """All are made; the violation tells by how much."""
-    played = yields(6).play(Policy(limits=Limits(calls=3), on_violation="note"))
+    played = yields(6).play(Policy(limits=Limits(calls=3), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * 6
     violation = played.only_violation()
-    assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "note", 3, 6)
+    assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "audit", 3, 6)
 
 
 LEAVE = """
@@ -228,7 +228,7 @@ def test_a_rate_of_calls_is_held_by_waiting() -> None:
     assert played.errnos == [SUCCESS] * 25
     assert 1.5 <= seconds < 3.5
     violation = played.only_violation()
-    assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "note")
+    assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "audit")
     assert (violation.limit, violation.observed, violation.count) == (10, 11, 15)
     assert played.report.usage.denied == {}
 

@@ -65,7 +65,7 @@ class Case(NamedTuple):
         observed: What was asked for.
         call: Which call asked.
         usage: What is used when the last call is refused.
-        noted: The errno of the last call where the policy only takes note.
+        noted: The errno of the last call where the policy only audits.
     """
 
     write: Callable[[Script], object]
@@ -417,10 +417,10 @@ def test_one_more_ends_the_run_where_the_policy_says_stop(case: Case, folder: Pa
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_one_more_is_done_where_the_policy_takes_note(case: Case, folder: Path) -> None:
-    """The same script under on_violation = note: all is done, and the same violation is written down."""
+    """The same script under on_violation = audit: all is done, and the same violation is written down."""
     script = Script()
     case.write(script)
-    played = script.play(files_policy(folder, on_violation="note", **case.policy))
+    played = script.play(files_policy(folder, on_violation="audit", **case.policy))
 
     assert played.errnos == [SUCCESS] * (len(script) - 1) + [case.noted]
     violation = played.only_violation()
@@ -430,7 +430,7 @@ def test_one_more_is_done_where_the_policy_takes_note(case: Case, folder: Path) 
         case.limit,
         case.observed,
     )
-    assert (violation.call, violation.action) == (case.call, "note")
+    assert (violation.call, violation.action) == (case.call, "audit")
     assert played.report.usage.denied == {}
 
 
@@ -784,10 +784,10 @@ def test_a_shortened_read_over_its_own_buffers_leaves_other_memory_alone(folder:
 
 
 def test_one_long_read_past_the_limit_is_noted(folder: Path) -> None:
-    """Where the policy takes note, a read that goes past the limit is in the report, however it was made."""
+    """Where the policy audits, a read that goes past the limit is in the report, however it was made."""
     script = Script()
     script.read(script.open("digits"), 10)
-    played = script.play(files_policy(folder, read_bytes=4, on_violation="note"))
+    played = script.play(files_policy(folder, read_bytes=4, on_violation="audit"))
 
     assert played.report.usage.read_bytes == 10
     assert kinds(played.report.violations) == ["read_bytes"]
@@ -852,7 +852,7 @@ def test_a_rate_is_held_by_waiting(folder: Path, way: str) -> None:
     violation = played.only_violation()
     assert (violation.kind, violation.action, violation.limit, violation.observed) == (
         f"{way}_rate",
-        "note",
+        "audit",
         1000,
         1001,
     )
@@ -967,12 +967,12 @@ def test_the_same_succeeds_in_a_writable_mount(folder: Path, writable: Path, way
 
 
 def test_nothing_gets_round_a_read_only_mount_by_note(folder: Path, writable: Path) -> None:
-    """Taking note widens limits, never mounts: native WASI still refuses."""
+    """Auditing widens limits, never mounts: native WASI still refuses."""
     before = tree(folder)
     script = Script()
     for write in WRITE_PATHS.values():
         write(script)
-    policy = both(folder, "ro", writable).replace(on_violation="note")
+    policy = both(folder, "ro", writable).replace(on_violation="audit")
     played = script.play(policy)
 
     assert SUCCESS not in played.errnos

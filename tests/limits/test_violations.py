@@ -347,15 +347,15 @@ def test_a_flood_of_events_keeps_the_newest_and_counts_the_rest(tmp_path: Path) 
 
 
 def test_what_is_let_through_is_an_event_without_an_error(tmp_path: Path) -> None:
-    """The twin for a policy that takes note; what native WASI refuses stays refused, and is told so."""
+    """The twin for a policy that audits; what native WASI refuses stays refused, and is told so."""
     script = Script()
     script.open("new", CREAT)
     script.open("../out")
-    played = script.play(files_policy(tmp_path, create=False, on_violation="note"))
+    played = script.play(files_policy(tmp_path, create=False, on_violation="audit"))
 
     assert played.errnos == [SUCCESS, EPERM]
     assert [(event.kind, event.errno, event.action) for event in played.report.events] == [
-        ("create", SUCCESS, "note"),
+        ("create", SUCCESS, "audit"),
         ("path", EPERM, "deny"),
     ]
     assert played.report.usage.denied == {"path_open": 1}

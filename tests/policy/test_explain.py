@@ -219,7 +219,7 @@ _CASES: dict[str, tuple[str, Policy]] = {
     ),
     "denied": ("violations", Policy()),
     "stopped": ("violations", Policy(on_violation="stop")),
-    "noted": ("violations", Policy(on_violation="note")),
+    "audited": ("violations", Policy(on_violation="audit")),
     "not enforced": ("not yet", Policy(network=Network(mode="loopback"), process=Process(mode="full"))),
 }
 """Every mode of every section, and figures at which sentences change: what is told, and under which policy."""
@@ -361,7 +361,7 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (Policy(wasi=Wasi(deny=("sock_accept",))), "wasi", "low"),
         (_limited(wall_time=None), "limits.wall_time", "high"),
         (_limited(wall_time=3601), "limits.wall_time", "medium"),
-        (_limited(fuel=None), "limits.fuel", "low"),
+        (_limited(fuel=None), "limits.fuel", "none"),
         (_limited(fuel=None, wall_time=None), "limits.fuel", "high"),
         (_limited(fuel=None, wall_time=None, fuel_time=1), "limits.fuel_time", "none"),
         (_limited(fuel=1, fuel_refill=1, fuel_refill_max=1), "limits.fuel_refill", "none"),
@@ -370,7 +370,7 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (Policy(features=Features(multi_memory=True)), "features", "low"),
         (Policy(custom={"gpu": True}), "custom.gpu", "medium"),
         (Policy(custom={"gpu": False}), "custom.gpu", "none"),
-        (Policy(on_violation="note"), "on_violation", "high"),
+        (Policy(on_violation="audit"), "on_violation", "high"),
     ],
 )
 def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:

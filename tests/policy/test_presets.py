@@ -24,7 +24,7 @@ PAGE = 65_536
 DEFAULT: dict[str, object] = {
     "name": "default",
     "on_violation": "deny",
-    "limits.fuel": 5_000_000_000,
+    "limits.fuel": None,
     "limits.fuel_refill": 0,
     "limits.fuel_refill_interval": 1.0,
     "limits.fuel_refill_max": 0,
@@ -54,7 +54,7 @@ DEFAULT: dict[str, object] = {
     "structure.data_segments": 100_000,
     "structure.element_segments": 10_000,
     "structure.br_table": 10_000,
-    "structure.nesting": 1_000,
+    "structure.nesting": 2_000,
     "limits.stdout": MIB,
     "limits.stderr": MIB,
     "limits.open_files": 64,
@@ -155,7 +155,6 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "filesystem.mounts": (Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),
         "environment.mode": "allow",
         "environment.names": ("PATH", "TEMP", "TMP"),
-        "network.mode": "loopback",
     },
     "permissive": {
         "limits.fuel": 100_000_000_000,
@@ -263,7 +262,7 @@ def test_no_preset_gives_what_must_be_asked_for_by_name(name: str) -> None:
     """No hosts, no processes, no secrets, no sockets, and no violation is let through."""
     policy = Policy.preset(name)
 
-    assert policy.network.mode == ("loopback" if name == "development" else "none")
+    assert policy.network.mode == "none"
     assert policy.process.mode == "none"
     assert policy.environment.mode == ("allow" if name == "development" else "none")
     assert not policy.environment.set

@@ -171,7 +171,7 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
     ("stricter", "laxer", "control", "lost"),
     [
         ({"on_violation": "stop"}, {"on_violation": "deny"}, "violations", 1),
-        ({"on_violation": "deny"}, {"on_violation": "note"}, "violations", 1),
+        ({"on_violation": "deny"}, {"on_violation": "audit"}, "violations", 1),
         ({"limits": Limits(fuel=10**15)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=None, fuel_time=1e8)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)}, "time", 1),
@@ -242,7 +242,7 @@ def test_each_widening_costs_what_it_should(
 
     assert before[control] - after[control] == lost
     # A policy that only notes what it would refuse limits nothing.
-    others = {"violations", "quotas", "calls"} if "note" in laxer.values() else {control}
+    others = {"violations", "quotas", "calls"} if "audit" in laxer.values() else {control}
     for other in _CONTROLS.keys() - others:
         assert before[other] == after[other], other
 
@@ -342,26 +342,26 @@ def test_more_folders_and_ports_never_add_points() -> None:
 
 
 def test_limits_that_are_only_noted_give_nothing() -> None:
-    """Under `note` a guest goes on over quotas and refused calls, so they count for nothing."""
+    """Under `audit` a guest goes on over quotas and refused calls, so they count for nothing."""
     limits = Limits(read_bytes=0, write_bytes=0, file_size=0, files_created=0, random_bytes=0, calls=1, call_rate=1)
-    held, noted = Policy(limits=limits), Policy(limits=limits, on_violation="note")
+    held, noted = Policy(limits=limits), Policy(limits=limits, on_violation="audit")
 
     assert reason(held, "quotas") == Reason("quotas", 4, 4, "files and randomness are capped")
     assert reason(held, "calls").points == 4
-    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'noted only: on_violation is "note"')
-    assert reason(noted, "calls") == Reason("calls", 0, 4, 'noted only: on_violation is "note"')
+    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'let through: on_violation is "audit"')
+    assert reason(noted, "calls") == Reason("calls", 0, 4, 'let through: on_violation is "audit"')
 
 
 def test_rights_to_files_that_are_only_noted_give_nothing() -> None:
-    """Under `note` files are created, deleted and linked whatever the policy says."""
+    """Under `audit` files are created, deleted and linked whatever the policy says."""
     refusing = Policy(**_mounted("rw", create=False))
     granting = Policy(**_mounted("rw", delete=True, symlinks=True))
 
     assert reason(refusing, "files").points == 3
     assert reason(granting, "files").points == 0
-    assert reason(refusing.replace(on_violation="note"), "files").points == 0
+    assert reason(refusing.replace(on_violation="audit"), "files").points == 0
     # A folder for reading is kept so by the engine, whatever is noted.
-    assert reason(Policy(**_mounted("ro"), on_violation="note"), "files").points == 5
+    assert reason(Policy(**_mounted("ro"), on_violation="audit"), "files").points == 5
 
 
 def test_names_in_reasons_are_escaped_and_shortened() -> None:

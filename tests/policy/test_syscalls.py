@@ -365,12 +365,12 @@ def test_a_forbidden_call_in_a_list_is_refused_before_anything_runs(tmp_path: Pa
 
 
 def test_system_calls_in_notes_are_noted(tmp_path: Path) -> None:
-    """Where the policy takes note, the calls are made, and the report names each that was not listed."""
-    played = play(Policy.loads("on_violation: note\nwasi: {allow: [WRITE]}\n", "yaml"))
+    """Where the policy audits, the calls are made, and the report names each that was not listed."""
+    played = play(Policy.loads("on_violation: audit\nwasi: {allow: [WRITE]}\n", "yaml"))
 
     assert played.errnos == [SUCCESS] * 4
     assert [(v.subject, v.action) for v in played.report.violations] == [
-        ("clock_time_get", "note"),
-        ("random_get", "note"),
-        ("fd_close", "note"),
+        ("clock_time_get", "audit"),
+        ("random_get", "audit"),
+        ("fd_close", "audit"),
     ]

@@ -207,7 +207,7 @@ class GuardViolation(NamedTuple):
         limit: What is allowed; 0 where it is not a number.
         observed: The most that was asked for.
         at_seconds: When it happened first, in seconds since the instance was made.
-        action: What was done: `deny`, `stop` or `note`.
+        action: What was done: `deny`, `stop` or `audit`.
         subject: The path that it was about, as far as it was kept.
         subject_bytes: The length of the whole path.
     """
@@ -218,7 +218,7 @@ class GuardViolation(NamedTuple):
     limit: int
     observed: int
     at_seconds: float
-    action: Literal["deny", "stop", "note"]
+    action: Literal["deny", "stop", "audit"]
     subject: bytes
     subject_bytes: int
 
@@ -238,7 +238,7 @@ class GuardEvent(NamedTuple):
     kind: str
     call: str
     errno: int
-    action: Literal["deny", "stop", "note"]
+    action: Literal["deny", "stop", "audit"]
     limit: int
     observed: int
     at_seconds: float
@@ -278,7 +278,7 @@ def _token_names() -> dict[int, str]:
     return {address: name for name, address in guard().layout.offsets.items() if name.endswith("_tokens")}
 
 
-_ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
+_ACTIONS: Final[tuple[Literal["deny", "stop", "audit"], ...]] = ("deny", "stop", "audit")
 
 
 @cache

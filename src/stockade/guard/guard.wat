@@ -29,7 +29,7 @@
 ;;
 ;; The tables below are the layout of $state: each line is the address of a field. Python reads them from here. An export
 ;; is named by the field, its type, and how long it is kept: `policy` fields never change, `session` fields live as long as
-;; the instance, `call` fields begin anew with each call of a session, `note` fields mean nothing while guest code runs. The
+;; the instance, `call` fields begin anew with each call of a session, `audit` fields mean nothing while guest code runs. The
 ;; weaver puts the number in the place of every global.get, so the names cost nothing.
 (module $guard
 
@@ -116,7 +116,7 @@
 (global $clock_start           (export "clock_start:u64:policy")      i32 (i32.const 32968)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
 (global $clock_mode            (export "clock_mode:u32:policy")       i32 (i32.const 32976)) ;; CLOCK_REAL, CLOCK_COARSE, CLOCK_VIRTUAL or CLOCK_NONE
 (global $random_mode           (export "random_mode:u32:policy")      i32 (i32.const 32980)) ;; RANDOM_NATIVE or RANDOM_SEEDED
-(global $on_violation          (export "on_violation:u32:policy")     i32 (i32.const 32984)) ;; DENY, STOP or NOTE
+(global $on_violation          (export "on_violation:u32:policy")     i32 (i32.const 32984)) ;; DENY, STOP or AUDIT
 (global $on_rate               (export "on_rate:u32:policy")          i32 (i32.const 32988)) ;; WAIT or REFUSE, where a rate is exceeded
 (global $on_memory             (export "on_memory:u32:policy")        i32 (i32.const 32992)) ;; 1: refused growth ends the run
 (global $may_create            (export "may_create:u32:policy")       i32 (i32.const 32996)) ;; 1: files and folders may be created
@@ -141,7 +141,7 @@
 
 (global $credit                (export "credit:u64:session")          i32 (i32.const 33128)) ;; calls that may be made before calls_left and call_tokens are looked at
 (global $calls_left            (export "calls_left:u64:session")      i32 (i32.const 33136)) ;; calls that may be made beyond the credit
-(global $calls_over            (export "calls_over:u64:session")      i32 (i32.const 33144)) ;; calls that were made beyond the limit, where the policy only takes note
+(global $calls_over            (export "calls_over:u64:session")      i32 (i32.const 33144)) ;; calls that were made beyond the limit, where the policy only audits
 (global $call_tokens           (export "call_tokens:u64:session")     i32 (i32.const 33152)) ;; calls that may be made at once; the host adds to it as time goes by, and to the next three
 (global $read_tokens           (export "read_tokens:u64:session")     i32 (i32.const 33160)) ;; bytes that may be read at once
 (global $write_tokens          (export "write_tokens:u64:session")    i32 (i32.const 33168)) ;; bytes that may be written at once
@@ -274,7 +274,7 @@
 ;; What is done about a violation, in $on_violation and in its entry; and where a rate is exceeded, in $on_rate.
 (global $DENY               (export "DENY:const")                i32 (i32.const 0))
 (global $STOP               (export "STOP:const")                i32 (i32.const 1))
-(global $NOTE               (export "NOTE:const")                i32 (i32.const 2))
+(global $AUDIT              (export "AUDIT:const")                i32 (i32.const 2))
 (global $WAIT               (export "WAIT:const")                i32 (i32.const 0))
 (global $REFUSE             (export "REFUSE:const")              i32 (i32.const 1))
 
@@ -466,7 +466,7 @@
   (if (i64.ne (i64.load $state (local.get $left)) (i64.const -1))
     (then (call $add (local.get $left) (call $beyond (local.get $spent) (local.get $used))))))
 
-;; Whether a quota covers so much; if not, the errno, or 0 where the policy only takes note.
+;; Whether a quota covers so much; if not, the errno, or 0 where the policy only audits.
 (func $check_quota (param $kind i32) (param $number i32) (param $left i32) (param $limit i32) (param $amount i64)
   (result i32)
   (if (i64.eq (i64.load $state (local.get $limit)) (i64.const -1)) (then (return (global.get $SUCCESS))))
@@ -538,7 +538,7 @@
         (call $refuse (local.get $kind) (local.get $number) (local.get $each_second)
           (i64.add (local.get $each_second) (i64.const 1)) (global.get $EAGAIN)))))
   (call $record (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $each_second)
-    (i64.add (local.get $each_second) (i64.const 1)) (global.get $NOTE) (global.get $SUCCESS))
+    (i64.add (local.get $each_second) (i64.const 1)) (global.get $AUDIT) (global.get $SUCCESS))
   (loop $again
     (i32.store $state (global.get $wait_bucket) (local.get $tokens))
     (i64.store $state (global.get $wait_amount) (local.get $enough))
@@ -546,7 +546,7 @@
     (br_if $again (i64.lt_u (i64.load $state (local.get $tokens)) (local.get $enough))))
   (global.get $SUCCESS))
 
-;; How many of the wanted bytes may go at once, after $await_tokens; all of them where the policy only takes note.
+;; How many of the wanted bytes may go at once, after $await_tokens; all of them where the policy only audits.
 (func $at_once (param $tokens i32) (param $wanted i32) (result i32)
   (local $now i64)
   (local.set $now (i64.load $state (local.get $tokens)))
@@ -593,7 +593,7 @@
       (call $add (global.get $calls_over) (i64.const 1))))
   (local.set $granted
     (call $least (i64.load $state (global.get $calls_left)) (i64.load $state (global.get $call_tokens))))
-  ;; Where the policy only takes note, one at a time.
+  ;; Where the policy only audits, one at a time.
   (if (i64.eqz (local.get $granted)) (then (local.set $granted (i64.const 1))))
   (drop (call $spend (global.get $calls_left) (local.get $granted)))
   (drop (call $spend (global.get $call_tokens) (local.get $granted)))
@@ -602,7 +602,7 @@
 
 ;; -- violations -----------------------------------------------------------------------------------------------------
 
-;; A violation without a path. Returns the errno with which the call fails, or 0 where the policy only takes note.
+;; A violation without a path. Returns the errno with which the call fails, or 0 where the policy only audits.
 (func $refuse (param $kind i32) (param $number i32) (param $limit i64) (param $observed i64) (param $errno i32)
   (result i32)
   (call $refuse_path (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $limit)
@@ -615,8 +615,8 @@
   (local.set $action (i32.load $state (global.get $on_violation)))
   (call $record (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $limit)
     (local.get $observed) (local.get $action)
-    (select (global.get $SUCCESS) (local.get $errno) (i32.eq (local.get $action) (global.get $NOTE))))
-  (if (i32.eq (local.get $action) (global.get $NOTE)) (then (return (global.get $SUCCESS))))
+    (select (global.get $SUCCESS) (local.get $errno) (i32.eq (local.get $action) (global.get $AUDIT))))
+  (if (i32.eq (local.get $action) (global.get $AUDIT)) (then (return (global.get $SUCCESS))))
   (call $refused (local.get $number) (local.get $action))
   (local.get $errno))
 
@@ -1188,7 +1188,7 @@
             (call $check_quota (global.get $KIND_read_bytes) (local.get $number) (global.get $read_left)
               (global.get $read_limit) (i64.const 1)))
         (then (return (local.get $errno))))))
-  (if (i32.ne (i32.load $state (global.get $on_violation)) (global.get $NOTE))
+  (if (i32.ne (i32.load $state (global.get $on_violation)) (global.get $AUDIT))
     (then
       (local.set $wanted (call $least (local.get $wanted) (i64.load $state (global.get $read_left))))
       (local.set $size (i32.wrap_i64 (local.get $wanted)))))
@@ -1203,19 +1203,19 @@
   (drop (call $spend (global.get $read_tokens) (i64.extend_i32_u (local.get $got))))
   (if (local.get $errno) (then (return (local.get $errno))))
   (call $charge (local.get $got))
-  ;; Only where the policy takes note: more than was left.
+  ;; Only where the policy audits: more than was left.
   (if (i64.gt_u (i64.extend_i32_u (local.get $got)) (local.get $spent))
     (then
       (call $record (global.get $KIND_read_bytes) (local.get $number) (i32.const 0) (i32.const 0)
         (i64.load $state (global.get $read_limit))
         (call $sum (i64.load $state (global.get $read_limit))
           (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $spent)))
-        (global.get $NOTE) (global.get $SUCCESS))))
+        (global.get $AUDIT) (global.get $SUCCESS))))
   (call $to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
   (call $put_u32 (local.get $taken) (local.get $got))
   (global.get $SUCCESS))
 
-;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only takes note.
+;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only audits.
 (func $check_end (param $number i32) (param $end i64) (result i32)
   (if (i64.le_u (local.get $end) (i64.load $state (global.get $file_size_limit)))
     (then (return (global.get $SUCCESS))))
@@ -1805,7 +1805,7 @@
       (if (local.tee $errno (call $refuse_create (global.get $N.path_open) (global.get $path) (local.get $size)))
         ;; Told already.
         (then (return (i32.sub (i32.const 0) (local.get $errno)))))))
-  ;; A link to nothing, something that was removed meanwhile, or the policy only takes note.
+  ;; A link to nothing, something that was removed meanwhile, or the policy only audits.
   (local.set $spent (call $creating))
   (if (local.tee $errno
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags) (local.get $rights)

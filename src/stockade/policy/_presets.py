@@ -10,7 +10,6 @@ from stockade._pages import PAGE_BYTES
 from stockade.errors import PolicyError
 from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
-from stockade.policy._network import Network
 from stockade.policy._policy import Policy
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Random
 from stockade.policy._units import shown
@@ -90,7 +89,6 @@ def _development() -> Policy:
             mounts=(Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),  # noqa: S108 - in the guest
         ),
         environment=Environment(mode="allow", names=("PATH", "TEMP", "TMP")),
-        network=Network(mode="loopback"),
     )
 
 

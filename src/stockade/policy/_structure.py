@@ -44,4 +44,4 @@ class ModuleLimits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_segments: Annotated[int, _up_to(100_000)] = 100_000
     element_segments: Annotated[int, _up_to(100_000)] = 10_000
     br_table: Annotated[int, _up_to(65_520)] = 10_000
-    nesting: Annotated[int, _up_to(100_000)] = 1_000
+    nesting: Annotated[int, _up_to(100_000)] = 2_000
