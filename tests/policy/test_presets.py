@@ -126,6 +126,7 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "random.mode": "seeded",
     },
     "strict": {
+        "limits.fuel": 5_000_000_000,
         "limits.compile_process": "always",
         "limits.idle_time": 5.0,
         "limits.memory": 128_000_000,
