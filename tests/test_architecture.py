@@ -61,7 +61,7 @@ def test_every_room_is_named() -> None:
 
 
 def test_a_run_goes_the_way_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 12 files for a prepared module, 8 more for a path given anew; each is passed, but the last: it is data."""
+    """At most 12 files for a prepared module, 8 more for a path given anew: each is passed, but the last."""
     monkeypatch.setenv("STOCKADE_CACHE", "off")
     assert len(PREPARED) <= 12
     assert len(PREPARED) + len(ANEW) <= 20
