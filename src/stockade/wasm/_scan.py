@@ -101,16 +101,12 @@ def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
         module: The module.
         scan: What was found in it.
     """
-    # Exact, for the figures are kept, and held against whatever policy comes later. The largest bodies first: beside
-    # them, most cannot be deeper.
-    nesting = 0
-    bodies = [(end - start, start, end) for start, (_, end) in zip(scan.starts, module.bodies, strict=True)]
-    for _, start, end in sorted(bodies, reverse=True):
-        nesting = max(nesting, deepest_nesting(module.data, start, end, nesting))
+    # Exact, for the figures are kept, and held against whatever policy comes later.
+    bodies = zip(scan.starts, (end for _, end in module.bodies), strict=True)
     return {
         "locals": scan.most_locals,
         "br_table": scan.most_branches,
-        "nesting": nesting,
+        "nesting": deepest_nesting(module.data, bodies),
     }
 
 
