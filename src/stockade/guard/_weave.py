@@ -23,7 +23,6 @@ from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
 from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
 from stockade.wasm import (
-    SECTION_ORDER,
     ExternKind,
     FuncType,
     Kind,
@@ -382,7 +381,8 @@ class _Weaver:
         parts: list[bytes | memoryview] = []
         for number, (start, end) in enumerate(self.module.bodies):
             if number not in found:
-                parts += [uleb(end - start), data[start:end]]
+                parts.append(uleb(end - start))
+                parts.append(data[start:end])
                 continue
             code = bytearray()
             done = start
@@ -450,8 +450,7 @@ class _Weaver:
                 known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
                 exports.append(_sections.encode_export(known[index], kind, index))
             names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
-        data = module.section(SectionId.DATA)
-        contents: dict[SectionId, bytes | None] = {
+        contents: dict[SectionId, list[bytes | memoryview]] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self.types]),
             SectionId.IMPORT: _filled(_sections.imports(module)),
             SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self.function_types)]),
@@ -461,21 +460,16 @@ class _Weaver:
             SectionId.EXPORT: _filled([*_sections.exports(module, to, self.renamed), *exports]),
             SectionId.ELEMENT: _filled(_sections.element_segments(module, to)),
             SectionId.DATA_COUNT: _sections.data_count(module),
-            SectionId.CODE: uleb(len(code) // 2) + b"".join(code) if code else None,
+            SectionId.CODE: [uleb(len(code) // 2), *code] if code else [],
             # As it was: the engine has found its memories and offsets valid, and nothing in it is renumbered.
-            SectionId.DATA: None if data is None else module.data[data.start : data.end],
+            SectionId.DATA: [*_sections.content(module, SectionId.DATA)],
         }
-        out = [module.data[:8]]
-        for id_ in SECTION_ORDER:
-            content = contents.get(id_)
-            if content is not None:
-                out += [bytes([id_]), uleb(len(content)), content]
         elements = sum(table.minimum for table in module.tables)
         initial = sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES
         growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
         growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
-            b"".join([*out, *self._names()]),
+            _sections.assembled(module.data[:8], contents, self._names()),
             state,
             self.renamed,
             start_export,
@@ -490,22 +484,22 @@ class _Weaver:
             *names,
         )
 
-    def _names(self) -> list[bytes]:
+    def _names(self) -> list[bytes | memoryview]:
         """Custom sections that hold names.
 
         Others are left out: they hold offsets into code that has moved (debug information, hints to the compiler).
         """
         data = self.module.data
-        out = []
+        out: list[bytes | memoryview] = []
         for section in self.module.sections:
             if section.id == SectionId.CUSTOM:
                 reader = Reader(data, section.start, section.end, "custom section")
                 if reader.name() == b"name":
                     size = section.end - section.start
-                    out += [bytes([SectionId.CUSTOM]), uleb(size), data[section.start : section.end]]
+                    out += [bytes([SectionId.CUSTOM]), uleb(size), memoryview(data)[section.start : section.end]]
         return out
 
 
-def _filled(items: list[bytes]) -> bytes | None:
+def _filled(items: list[bytes]) -> list[bytes | memoryview]:
     """A vector, or nothing where it would be empty."""
-    return vector(items) if items else None
+    return [vector(items)] if items else []

@@ -17,9 +17,9 @@ from stockade.wasm._binary import Reader
 from stockade.wasm._opcodes import INSTRUCTIONS, Instruction, Kind, Span, patterns, read_opcode, run_of, set_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Site", "all_sites", "deepest_nesting", "most_nesting", "walk"]
+__all__ = ["Site", "all_sites", "deepest_nesting", "most_nesting", "skipper", "walk"]
 
 
 class Site(NamedTuple):
@@ -72,6 +72,22 @@ def _stepper(imported: int) -> re.Pattern[bytes]:
     return run_of([*_PLAIN, calls])
 
 
+def skipper(imported: int) -> Callable[[bytes, int, int], int]:
+    """Returns what tells where, from a place on, the first instruction stands that `walk` decodes.
+
+    Args:
+        imported: How many functions the module imports.
+    """
+    step = _stepper(imported).match
+
+    def skip(data: bytes, start: int, end: int) -> int:
+        match = step(data, start, end)
+        assert match is not None
+        return match.end()
+
+    return skip
+
+
 def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     """Finds calls and references to imported functions, growth of memories and tables, and tables of branches.
 
@@ -87,14 +103,9 @@ def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     Raises:
         InvalidModule: An instruction is not known here.
     """
-    step = _stepper(imported).match
+    skip = skipper(imported)
     position = start
-    while position < end:
-        match = step(data, position, end)
-        assert match is not None
-        position = match.end()
-        if position >= end:
-            break
+    while (position := skip(data, position, end)) < end:
         reader = Reader(data, position, end, "code")
         for site in _decode(reader):
             if site.kind in _WOVEN and (site.kind not in _CALLS or site.target < imported):
