@@ -13,7 +13,8 @@ without a guard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,6 +81,7 @@ class Woven:
         fixed_memory_bytes: What of the initial bytes is in memories and tables that cannot grow.
         grown_memories: Names under which the memories are exported that the guest can grow.
         grown_tables: The same of tables.
+        redirected: How many places in the guest's code go to the guard, by instruction.
     """
 
     wasm: bytes
@@ -96,6 +98,7 @@ class Woven:
     fixed_memory_bytes: int = 0
     grown_memories: tuple[bytes, ...] = ()
     grown_tables: tuple[bytes, ...] = ()
+    redirected: dict[str, int] = field(default_factory=dict)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -481,7 +484,9 @@ class _Weaver:
             elements,
             tuple(self.entries),
             initial - growing,
-            *names,
+            grown_memories=names[0],
+            grown_tables=names[1],
+            redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 
     def _names(self) -> list[bytes | memoryview]:
