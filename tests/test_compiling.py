@@ -18,14 +18,27 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from stockade import EngineError, Environment, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
+from stockade import (
+    EngineError,
+    Environment,
+    InvalidModule,
+    LinkError,
+    Module,
+    Mount,
+    Policy,
+    Report,
+    Sandbox,
+    StockadeError,
+)
 from stockade.compilation import _programs
 from stockade.engine import Engine, EngineConfig, library_folder
 from stockade.execution import _plan
 from stockade.modules import _module
 from stockade.modules._module import load_module
 from stockade.policy import PRESETS, Limits
+from stockade.wasm import Excess, Unsupported
 from stockade.worker import _child, _process, _subprocess
+from stockade.worker._frames import failure_from, failure_of
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
@@ -289,6 +302,47 @@ def test_modules_are_refused_with_the_same_words_wherever(
     assert words in messages[0]
     assert messages[0].isprintable()
     assert ("gu\\x1b[31m" in messages[0]) != (words == "not valid WebAssembly")
+
+
+def with_items(count: int) -> bytes:
+    """A command of so many types, imports, exports and globals that yields once."""
+    text = """(module (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+                (memory (export "memory") 1) (func (export "_start") (drop (call $yield))))"""
+    data = wat(text).data
+    memory = section(5, b"\1\0\1")
+    assert data.count(memory) == 1
+    globals_ = count - 5  # two types, an import, two exports
+    return data.replace(memory, memory + section(6, leb(globals_) + b"\x7f\0\x41\0\x0b" * globals_))
+
+
+def test_a_module_with_room_for_all_but_the_guard_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many declarations as are read, to which the guard adds a few of its own: what there may be, and what to do.
+
+    Said in both processes alike. With fewer, and with more than are read, it is told what that is.
+    """
+    fewer = "no more than 400,000 are read. Build it with fewer, or as several modules"
+    for policy in (NEVER, ALWAYS):
+        forget(monkeypatch)
+        wide = policy.replace(globals=1_000_000)
+        with pytest.raises(InvalidModule) as refusal:
+            Sandbox(wide).prepare(with_items(400_000))
+        assert str(refusal.value) == (
+            "<bytes> leaves no room for the guard: 400,015 types, imports, globals and exports: " + fewer
+        )
+        assert Sandbox(wide).run(with_items(300_000)).usage.calls == {"sched_yield": 1}
+    with pytest.raises(InvalidModule) as refusal:
+        Sandbox().prepare(with_items(400_001))
+    assert str(refusal.value) == "400,001 types, imports, globals and exports: " + fewer
+
+
+def test_every_kind_of_refusal_is_the_same_kind_wherever() -> None:
+    """Also where the kind is one that only the readers know: it is not the engine's fault over there."""
+    for kind, told in ((Excess, InvalidModule), (InvalidModule, InvalidModule), (LinkError, LinkError)):
+        there = failure_from(failure_of(kind("why")))
+        assert (type(there), str(there)) == (told, "why")
+    there = failure_from(failure_of(Unsupported("why", "what")))
+    assert (type(there), str(there)) == (InvalidModule, "why")
+    assert type(failure_from(("Unheard", "why"))) is EngineError
 
 
 def wat_unchecked(text: str) -> bytes:
