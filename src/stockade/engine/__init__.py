@@ -18,7 +18,7 @@ from stockade.engine._failure import (
     Failure,
 )
 from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
-from stockade.engine._fifo import can_release_opens
+from stockade.engine._fifo import can_interrupt_opens
 from stockade.engine._folders import private_folders
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
@@ -57,7 +57,7 @@ __all__ = [
     "Owner",
     "Proposal",
     "assemble",
-    "can_release_opens",
+    "can_interrupt_opens",
     "compile_to_bytes",
     "end_with",
     "features_used",

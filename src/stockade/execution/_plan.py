@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stockade._wasi import ERRNO, WASI
-from stockade.engine import Lending, LinkedModule, can_release_opens
+from stockade.engine import Lending, LinkedModule, can_interrupt_opens
 from stockade.execution._prepare import check_outline
 from stockade.execution._programs import Made, Program, Wanted, programs
 from stockade.execution._state import PAGE_BYTES, PROGRAM_NAME, Placed, place_inputs
@@ -275,7 +275,7 @@ def _initial_state(policy: Policy, program: Program, mounts: int) -> bytes:
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,
         "has_clock": not {"clock_time_get", "poll_oneoff"}.isdisjoint(program.calls),
-        "look_first": not can_release_opens(),
+        "look_first": not can_interrupt_opens(),
         "mounts": mounts,
     }
     block = bytearray(layout.size)
