@@ -234,8 +234,8 @@ def difference(
 def check(steps: Sequence[Step], shape: Shape, limits: Limits) -> Outcome:
     """Compares both; a call that shows a listed difference is left out, and the rest compared again."""
     steps = list(steps)
-    # What native WASI tells of several subscriptions is a matter of luck at times: then the script is played again, until
-    # that is seen twice in a row.
+    # What native WASI tells of several subscriptions is a matter of luck at times: then the script is played again, so
+    # often that bad luck alone does not last.
     more_tries = 40 if any(step.name == "poll_oneoff" and step.arguments[2] & _U32 > 1 for step in steps) else 0
     while True:
         guarded, native = play_both(steps, shape, limits)
