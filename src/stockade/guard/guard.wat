@@ -2126,8 +2126,8 @@
   (call $keep_max (global.get $virtual_now) (local.get $due)))
 
 ;; The errno for a poll in which a subscription is not fit, as native WASI has it: EINVAL for a clock that cannot be
-;; waited for, EBADF for a descriptor that is no file and no stream of that direction. A time on a clock that the policy does not
-;; grant cannot be waited for, only for how long.
+;; waited for, EBADF for a descriptor that is no file and no stream of that direction, EPERM for a file of a read-only
+;; mount that is to be written. A time on a clock that the policy does not grant cannot be waited for, only for how long.
 (func $unfit (param $copy i32) (param $count i32) (result i32)
   (local $type i32) (local $of i32) (local $flags i32)
   (loop $next
@@ -2146,7 +2146,13 @@
               (if (result i32) (i32.eq (local.get $type) (i32.const 1))
                 (then (call $is_readable (local.get $of)))
                 (else (call $is_writable (local.get $of)))))
-          (then (return (global.get $EBADF))))))
+          (then (return (global.get $EBADF))))
+        (if (i32.eq (local.get $type) (i32.const 2))
+          (then
+            (if (i32.eqz (call $may_change (local.get $of)))
+              (then
+                (return
+                  (call $judge (global.get $N.poll_oneoff) (global.get $EPERM) (i32.const 0) (i32.const 0)))))))))
     (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (global.get $SUCCESS))
@@ -2165,6 +2171,12 @@
     (then (call $has_position (local.get $fd)))
     (else
       (i32.or (i32.eq (local.get $kind) (global.get $STDOUT)) (i32.eq (local.get $kind) (global.get $STDERR))))))
+
+;; Whether it is no file, or one of a mount that is not read-only: native WASI is asked to change none of its times.
+(func $may_change (param $fd i32) (result i32)
+  (if (i32.eqz (call $is_file (local.get $fd))) (then (return (i32.const 1))))
+  (i32.ne (call $native.fd_filestat_set_times (local.get $fd) (i64.const 0) (i64.const 0) (i32.const 0))
+          (global.get $EPERM)))
 
 ;; Whether it has a position, as all files have and no folder has.
 (func $has_position (param $fd i32) (result i32)
