@@ -55,6 +55,9 @@ _CLOSED = StopReason()
 _WHOLE_CORE = 100
 """Percent."""
 
+_MOST_DOUBLINGS = 10
+"""How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
+
 _SLACK_BYTES = 2 << 20
 """Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
 
@@ -581,14 +584,17 @@ class Guest:
         fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
         return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
 
-    def was_released(self, path: bytes) -> None:
-        """Tells the guard that its guest waited for the other end of a FIFO, if this is the path that it opens.
+    def patience(self) -> int | None:
+        """Says how many ticks a path that the guest opens may take, before that is interrupted; None: it opens none.
 
-        May be called from any thread, at any time.
+        Twice as many each time, for there are file systems that take long and begin anew when they are interrupted; but
+        none where the run is to end. May be called from any thread, at any time.
         """
         with self._alive:
-            if self._state is not None:
-                self._state.force_open(path)
+            times = 0 if self._state is None else int(self._state.get("opening", "<I"))
+        if not times:
+            return None
+        return 2 << min(times - 1, _MOST_DOUBLINGS) if self._control() else 0
 
     def memory(self, name: bytes) -> Memory:
         """Returns an exported memory of the guest.

@@ -410,15 +410,6 @@ class State:
         self.put("tap_read", "<Q", at + ((size + 15) & ~7))
         return ("stdout" if stream == 1 else "stderr"), piece
 
-    def force_open(self, path: bytes) -> None:
-        """Has the guard refuse what the guest is opening, if it is this path.
-
-        The guest is in a native call, and the guard does not look before that is over.
-        """
-        start = guard().layout.offsets["path"]
-        if self.get("opening", "<I") == len(path) and self.memory.read(start, len(path)) == path:
-            self.put("was_forced", "<I", 1)
-
     def get(self, name: str, code: str) -> int:
         """Reads one field."""
         number: int = struct.unpack(code, self.memory.read(guard().layout.offsets[name], struct.calcsize(code)))[0]
