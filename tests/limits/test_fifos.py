@@ -310,7 +310,7 @@ def test_a_signal_without_a_handler_does_nothing() -> None:
     code = "\n".join(
         (
             "import os, signal",
-            "from stockade.engine import _fifo",
+            "from stockade.system import _fifo",
             "for number in _fifo._SIGNALS:",
             "    assert _fifo._is_ours(number)",
             "    signal.signal(number, signal.SIG_DFL)",
