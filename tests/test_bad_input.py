@@ -225,6 +225,19 @@ def test_what_can_be_run_is_run(tmp_path: Path, name: str, data: bytes) -> None:
     assert command("run", path).returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="there is no /proc")
+def test_a_regular_file_that_cannot_be_read_is_told() -> None:
+    """The attack: a task names a file of the kernel's that says it is a regular one, and fails when it is read."""
+    with pytest.raises(InvalidModule) as caught:
+        Module.load("/proc/self/mem")
+    assert str(caught.value) == "/proc/self/mem cannot be read: Input/output error"
+    done = command("run", Path("/proc/self/mem"))
+    assert (done.returncode, done.stderr) == (126, b"stockade: /proc/self/mem cannot be read: Input/output error\n")
+    with Sandbox() as box, stockade.Scheduler(box) as scheduler:
+        found = scheduler.execute(stockade.Task(module="/proc/self/mem"))
+    assert (found.success, found.error) == (False, "/proc/self/mem cannot be read: Input/output error")
+
+
 def test_hard_and_symbolic_links_to_modules_are_fine(tmp_path: Path) -> None:
     """What counts is the file that was opened, not how it was found."""
     path = make_file("guest.wasm", NOOP)(tmp_path)

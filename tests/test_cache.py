@@ -965,3 +965,34 @@ def test_a_cache_that_is_off_leaves_its_folder_to_mount(own: Own, monkeypatch: p
 
     assert Sandbox(Policy().replace(mounts=[Mount(str(own.cache), "/data", "rw")])).run(wat(HELLO)).ok
     assert refusal(own.state) == covering(own.state)
+
+
+RELATIVE = """
+import os, sys
+os.environ |= {"STOCKADE_STATE": "own/state", "STOCKADE_CACHE": "own/cache", "HOME": "home"}
+import stockade
+os.chdir(sys.argv[1])
+from stockade.engine import Cache
+cache = Cache()
+print(cache.put("a" * 8, b"", b"code"), cache.problem)
+try:
+    stockade.Sandbox(stockade.Policy().replace(mounts=[stockade.Mount(sys.argv[2], "/x", "rw")]))
+except stockade.PolicyError:
+    print("refused")
+"""
+
+
+def test_relative_folders_are_where_the_process_began(tmp_path: Path) -> None:
+    """The attack: the host changes to a folder that a guest is granted, and the secret follows it there."""
+    (tmp_path / "granted").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", RELATIVE, str(tmp_path / "granted"), str(tmp_path / "own")],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == (b"True \nrefused\n", b"")
+    assert list((tmp_path / "granted").iterdir()) == []
+    assert (tmp_path / "own" / "state" / "cache.key").is_file()

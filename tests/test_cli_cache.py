@@ -305,3 +305,21 @@ def test_the_real_command_says_that_something_was_changed(own: Own) -> None:
 
     assert (result.returncode, result.stdout) == (1, b"0 modules are as they were written\n")
     assert result.stderr == b"stockade: a was changed, and is removed\n"
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("info", "--json"), ("verify",), ("clear",)])
+def test_names_that_are_no_text_are_told_all_the_same(own: Own, arguments: tuple[str, ...]) -> None:
+    """The attack: a file in the cache whose name is not UTF-8."""
+    fill(own, ("a", 10, 0))
+    (own.cache / os.fsdecode(b"\xff\xfe.code")).write_bytes(b"x")
+
+    result = process("cache", *arguments)
+
+    assert result.returncode == int(arguments == ("verify",))
+    told = {
+        ("info",): b"\n\\xff\\xfe  ",
+        ("info", "--json"): b'"name": "\\udcff\\udcfe"',
+        ("verify",): b"stockade: \\udcff\\udcfe was changed, and is removed\n",
+        ("clear",): b"2 modules removed\n",
+    }[arguments]
+    assert told in result.stdout + result.stderr

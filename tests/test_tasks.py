@@ -201,6 +201,26 @@ def test_what_is_not_a_task(text: str | bytes, message: str) -> None:
     assert str(caught.value) == f"this is not a task: {message}"
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"module":"a","module":"b"}', "module"),
+        ('{"module":"a","env":{"A":"1","A":"2"}}', "A"),
+        ('{"module":"a","quota":{"max_memory_mb":1,"max_memory_mb":2}}', "max_memory_mb"),
+        ('{"module":"a","policy":{"limits":{"fuel":1,"\\u0066uel":2}}}', "fuel"),
+        (b'{"module":"a","\\u001b":1,"tenant":"x","tenant":"y"}', None),
+        ('{"tenant":"x","module":"a","tenant":"\\u001b[2J"}', "tenant"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str | bytes, key: str | None) -> None:
+    """The attack: whoever checks a task sees one value, and what runs it another."""
+    with pytest.raises(UsageError) as caught:
+        Task.from_json(text)
+    if key is not None:
+        assert str(caught.value) == f"this is not a task: the key {key} is there twice"
+    assert Task.from_json('{"module":"a","env":{"A":"1"},"policy":{"limits":{"fuel":1}}}').env == {"A": "1"}
+
+
 def test_nested_json_is_no_crash() -> None:
     """The attack: a document so deep that reading it would exhaust the stack."""
     with pytest.raises(UsageError, match=r"^this is not a task: maximum recursion depth exceeded"):

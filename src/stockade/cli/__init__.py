@@ -19,6 +19,7 @@ from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import guard_standard_streams
 from stockade.errors import ModuleError, ModuleNotFound, StockadeError
 
 __all__ = ["main", "stockade"]
@@ -53,14 +54,14 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Runs the command line and leaves with its exit status; no traceback reaches the user."""
-    _open_standard_streams()
+    guard_standard_streams()
     try:
         status = stockade.main(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         status = leave.exit_code
     except click.ClickException as problem:
-        problem.show()
+        problem.show(sys.stderr)
         status = ExitStatus.USAGE
     except (KeyboardInterrupt, click.Abort):
         click.echo("stockade: interrupted", err=True)
@@ -77,17 +78,6 @@ def main() -> None:
         click.echo(f"stockade: {problem}", err=True)
         status = _status(problem)
     sys.exit(status)
-
-
-def _open_standard_streams() -> None:
-    """Opens what is closed of stdin, stdout and stderr: their numbers would go to the next files that are opened."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w")
-    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _status(problem: StockadeError) -> int:

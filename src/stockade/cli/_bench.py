@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from stockade.cli._policy import PolicyName
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_table
 from stockade.compilation import forget_programs
 from stockade.engine import wasmtime_version
@@ -106,7 +107,7 @@ def bench(path: Path | None, policy: Policy, cold: int, hot: int, wants_json: bo
             "targets": _TARGETS_MS,
             "passed": verdicts,
         }
-        click.echo(json.dumps(told, indent=2))
+        say_document(json.dumps(told, indent=2))
     else:
         click.echo(f"{module.name} on {machine}, wasmtime {wasmtime_version()}; milliseconds")
         show_table([_heading(), *(_row(line, verdicts.get(line.job)) for line in figures)])

@@ -12,6 +12,7 @@ import click
 from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import interruptible, progress, show_table
 from stockade.compilation import Cache
 from stockade.errors import ModuleError
@@ -44,7 +45,7 @@ def info(wants_json: bool) -> int:
         listed = [{"name": e.name, "size_bytes": e.size_bytes, "used": e.used} for e in entries]
         folder = None if store.folder is None else str(store.folder)
         facts = {"folder": folder, "problem": store.problem, "limit_bytes": store.limit_bytes, "entries": listed}
-        click.echo(json.dumps(facts, indent=2))
+        say_document(json.dumps(facts, indent=2))
         return 0
     if store.problem:
         click.echo(f"stockade: the cache is not used: {store.problem}", err=True)

@@ -13,6 +13,7 @@ import click
 from stockade._text import printable
 from stockade.cli._policy import PolicyName
 from stockade.cli._status import exit_status
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import LiveOutput, interruptible, progress, show_output, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
@@ -180,7 +181,7 @@ def _show(
     report: Report, returns: Returns | None, *, live: bool, wants_report: bool, wants_json: bool, quiet: bool
 ) -> None:
     if wants_json:
-        click.echo(report.to_json())
+        say_document(report.to_json())
         return
     if not live:
         show_output(report)

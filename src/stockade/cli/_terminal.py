@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stockade._text import terminal_safe
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import drawing, pass_on
 from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "show_output",
     "show_report",
     "show_table",
+    "show_title",
     "show_value",
 ]
 
@@ -50,9 +52,12 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: None  # noqa: ARG005 - nobody looks
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(what) as status:
-        yield lambda step: status.update(f"{step} {what}")
+    # No markup: the name of a file could make a link of itself.
+    shown = terminal_safe(what.encode("utf-8", "surrogateescape"))
+    with Console(file=drawing(sys.stderr)).status(Text(shown)) as status:
+        yield lambda step: status.update(Text(f"{step} {shown}"))
 
 
 def interruptible(work: Callable[[], object]) -> None:
@@ -75,7 +80,7 @@ def interruptible(work: Callable[[], object]) -> None:
         while thread.is_alive():
             thread.join(0.05)
     except KeyboardInterrupt:
-        sys.stderr.write("\r\x1b[?25h" if sys.stderr.isatty() else "")
+        drawing(sys.stderr).write("\r\x1b[?25h" if sys.stderr.isatty() else "")
         sys.stderr.write("stockade: interrupted\n")
         sys.stderr.flush()
         os._exit(ExitStatus.INTERRUPTED)
@@ -89,11 +94,7 @@ def show_output(report: Report) -> None:
         (sys.stdout, report.stdout, report.truncated.stdout),
         (sys.stderr, report.stderr, report.truncated.stderr),
     ):
-        if stream.isatty():
-            stream.write(terminal_safe(output))
-        else:
-            stream.buffer.write(output)
-        stream.flush()
+        pass_on(stream, output)
         if dropped:
             name = "stdout" if stream is sys.stdout else "stderr"
             sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
@@ -113,11 +114,7 @@ class LiveOutput:
 
     def __call__(self, piece: bytes) -> None:
         """Passes a piece on."""
-        if self._stream.isatty():
-            self._stream.write(terminal_safe(self._decode(piece).encode()))
-        else:
-            self._stream.buffer.write(piece)
-        self._stream.flush()
+        pass_on(self._stream, self._decode(piece).encode() if self._stream.isatty() else piece)
 
 
 def show_value(report: Report, returns: Returns | None) -> None:
@@ -135,11 +132,7 @@ def show_value(report: Report, returns: Returns | None) -> None:
     else:
         values = value if isinstance(value, list) else [value]
         data = " ".join(map(_value_text, values)).encode() + b"\n"
-    if sys.stdout.isatty():
-        sys.stdout.write(terminal_safe(data))
-    else:
-        sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    pass_on(sys.stdout, data)
 
 
 def _value_text(value: float | bytes | str) -> str:
@@ -154,7 +147,7 @@ def show_report(report: Report) -> None:
         return
     from rich.console import Console
 
-    Console(stderr=True).print(report_table(report))
+    Console(file=drawing(sys.stderr)).print(report_table(report))
 
 
 def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
@@ -163,7 +156,7 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
     Args:
         rows: Each a list of cells, which are a text and its style.
     """
-    listed = [[(terminal_safe(text.encode()), style) for text, style in row] for row in rows]
+    listed = [[(terminal_safe(text.encode("utf-8", "surrogateescape")), style) for text, style in row] for row in rows]
     if not listed:
         return
     if not sys.stdout.isatty():
@@ -179,7 +172,23 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 1))
     for row in listed:
         table.add_row(*(Text(text, style=style) for text, style in row))
-    Console().print(table)
+    Console(file=drawing(sys.stdout)).print(table)
+
+
+def show_title(text: str) -> None:
+    """Shows a line on stdout that stands above a table: bold on a terminal.
+
+    Args:
+        text: The line.
+    """
+    safe = terminal_safe(text.encode("utf-8", "surrogateescape"))
+    if not sys.stdout.isatty():
+        sys.stdout.write(f"{safe}\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=drawing(sys.stdout)).print(Text(safe, style="bold"))
 
 
 def report_table(report: Report) -> Table:

@@ -54,7 +54,8 @@ class Ticker:
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
-        self._lock = threading.Lock()
+        # Reentrant, for the handler of a signal may run something.
+        self._lock = threading.RLock()
         # The one that ticks. Another one, whose start was interrupted, finds that it is not this, and ends.
         self._thread: threading.Thread | None = None
         # From `raised` at one time to `count` at a later one there are at least as many as were felt in between.
@@ -73,7 +74,7 @@ class Ticker:
 
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.running = set()
         self._thread = None
         self.watched = {}

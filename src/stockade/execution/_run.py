@@ -111,8 +111,9 @@ class Guest:
         self._limits = limits = plan.policy.limits
         self._control = control
         self._streams = streams
-        # Whoever looks at the guest from another thread, and whoever frees it, take turns.
-        self._alive = threading.Lock()
+        # Whoever looks at the guest from another thread, and whoever frees it, take turns. Reentrant, for the handler
+        # of a signal may look while its thread does.
+        self._alive = threading.RLock()
         if streams is not None:
             given = None if streams.stdin is not None else stdin
             arguments = [PROGRAM_NAME, *args]
@@ -153,6 +154,11 @@ class Guest:
     def _guard_bytes(self) -> int:
         """How large the guard's memory may become, in whole pages."""
         return -(-(self._placed.end_bytes + _SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether functions of the embedder are called while it runs, on the thread that drives it."""
+        return self._plan.program.lends or (self._streams is not None and self._streams.calls_out)
 
     @property
     def policy(self) -> Policy:
