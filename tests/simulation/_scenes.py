@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _outside
+from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _bell, _outside
 from stockade.engine import Engine, _instance, _ticker
 from stockade.execution import (
     _budget,
