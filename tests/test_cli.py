@@ -408,6 +408,7 @@ def test_wrong_options_are_shown_escaped(tmp_path: Path, option: str) -> None:
     assert rb"\x1b]0;pwned\x07" in done.stderr
 
 
+@pytest.mark.slow
 def test_modules_that_cannot_be_run_leave_126(tmp_path: Path) -> None:
     """Modules that cannot be run leave 126."""
     wasm = tmp_path / "bad.wasm"

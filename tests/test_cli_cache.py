@@ -224,6 +224,7 @@ def test_verify_removes_what_was_changed(own: Own) -> None:
 # -- warm -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warm_compiles_ahead_of_the_first_run(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real program: after it, another process runs it without compiling."""
     guest = program_path("usvg")

@@ -240,6 +240,7 @@ def test_guests_do_the_same_wherever_they_were_compiled(text: str, monkeypatch: 
     assert told(there) == told(here)
 
 
+@pytest.mark.slow
 def test_a_real_program_does_the_same_wherever_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer of drawings, with fuel to the unit."""
     module = Module.load(program_path("usvg"))
@@ -867,6 +868,7 @@ print(Sandbox().run(hello).stdout, grown())
     assert int(grown) < 32 << 20
 
 
+@pytest.mark.slow
 def test_a_large_text_takes_neither_time_nor_memory_of_the_host() -> None:
     """The attack: 18 MB of text for which the translator takes 1.4 GB, in the host's own process."""
     data = b"(module" + b"(func)" * 3_000_000 + b")"

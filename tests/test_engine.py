@@ -311,6 +311,7 @@ def test_ticker_thread_ends_after_the_last_run() -> None:
         assert threading.active_count() == baseline
 
 
+@pytest.mark.slow
 def test_thousands_of_runs_leave_nothing_behind() -> None:
     """Memory, descriptors and instances are what they were."""
     box = Sandbox()
@@ -333,6 +334,7 @@ def test_thousands_of_runs_leave_nothing_behind() -> None:
     assert live_instances() == 0
 
 
+@pytest.mark.slow
 def test_compiled_modules_are_freed() -> None:
     """Machine code lives only as long as something may run it."""
     box = Sandbox()

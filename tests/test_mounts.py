@@ -270,6 +270,7 @@ def test_paths_are_escaped_in_messages(tree: Path) -> None:
     assert all(r"\x1b[32m" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_two_folders_are_reached_by_their_names(tree: Path, python: Module) -> None:
     """Each folder has its own name and its own rights."""
     box = sandbox(Mount(f"{tree}/a", "/a"), Mount(f"{tree}/b", "/deep/b", "rw"))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Machine code is shared by all policies that meter fuel, so each program is compiled once for all of these tests.
+pytestmark = pytest.mark.slow
+
 POLICY = Policy().replace(fuel=100_000_000_000, wall_time=60.0, memory=512 << 20, delete=True, symlinks=True)
 
 DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48" viewBox="0 0 64 48">

@@ -165,6 +165,7 @@ def _named_outside(module: Decoded) -> Iterator[int]:
 
 @settings(max_examples=250, deadline=None)
 @given(generated_modules())
+@pytest.mark.slow
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
     """The attack: any reference to native WASI or to what was appended that is left over in the guest's part.
 
