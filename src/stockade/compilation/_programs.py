@@ -77,7 +77,7 @@ _PYTHON_STACK_BYTES = 8 << 20
 """Stack for host functions, which are Python, and run on the guest's stack: what a process usually has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A woven, compiled module.
 
@@ -134,7 +134,18 @@ class Program:
         if HOST_CALLS not in names:
             linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")
-        return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})
+        return cls(
+            compiled=compiled,
+            linked=linked,
+            woven=woven,
+            figures=figures,
+            parks=parks,
+            memories=memories,
+            tables=tables,
+            calls=names,
+            state_format=format_,
+            valid_under={features},
+        )
 
 
 class MadeProgram(NamedTuple):

@@ -47,7 +47,17 @@ class GuardViolation(NamedTuple):
         """Reads an entry."""
         kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
         subject = _kept_subject(entry, length)
-        return cls(_kinds()[kind], call_name(call), count, limit, observed, at / 1e9, _ACTIONS[action], subject, length)
+        return cls(
+            kind=_kinds()[kind],
+            call=call_name(call),
+            times=count,
+            limit=limit,
+            observed=observed,
+            at_seconds=at / 1e9,
+            action=_ACTIONS[action],
+            subject=subject,
+            subject_bytes=length,
+        )
 
 
 class GuardEvent(NamedTuple):
@@ -68,7 +78,17 @@ class GuardEvent(NamedTuple):
         """Reads an entry."""
         kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
         subject = _kept_subject(entry, length)
-        return cls(_kinds()[kind], call_name(call), errno, _ACTIONS[action], limit, observed, at / 1e9, subject, length)
+        return cls(
+            kind=_kinds()[kind],
+            call=call_name(call),
+            errno=errno,
+            action=_ACTIONS[action],
+            limit=limit,
+            observed=observed,
+            at_seconds=at / 1e9,
+            subject=subject,
+            subject_bytes=length,
+        )
 
 
 def call_name(number: int) -> str:

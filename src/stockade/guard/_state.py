@@ -289,14 +289,14 @@ class State:
         constants = guard().layout.constants
         reason = self.get("wait_reason", "<I")
         return Wait(
-            self.get("wait_nanoseconds", "<Q") / 1e9 if reason & constants["FOR_TIME"] else None,
-            bool(reason & constants["FOR_STDIN"]),
-            bool(reason & constants["FOR_ROOM"]),
-            bool(reason & constants["FOR_NOW"]),
-            _token_names()[self.get("wait_bucket", "<I")] if reason & constants["FOR_TOKENS"] else None,
-            self.get("wait_amount", "<Q"),
-            call_name(self.get("wait_call", "<I")),
-            self.get("waited", "<Q") / 1e9,
+            seconds=self.get("wait_nanoseconds", "<Q") / 1e9 if reason & constants["FOR_TIME"] else None,
+            stdin=bool(reason & constants["FOR_STDIN"]),
+            room=bool(reason & constants["FOR_ROOM"]),
+            at_once=bool(reason & constants["FOR_NOW"]),
+            tokens=_token_names()[self.get("wait_bucket", "<I")] if reason & constants["FOR_TOKENS"] else None,
+            amount=self.get("wait_amount", "<Q"),
+            call=call_name(self.get("wait_call", "<I")),
+            waited_seconds=self.get("waited", "<Q") / 1e9,
         )
 
     def add_idle(self, seconds: float) -> None:
