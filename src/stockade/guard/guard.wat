@@ -1906,19 +1906,35 @@
 ;; The violation of opening one too many, unless native WASI would not open it.
 (func $refuse_open (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (result i32)
   (local $errno i32)
-  (local.set $errno
-    (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
-      (local.get $size)))
-  (if (i32.and
-        (i32.ne (local.get $errno) (global.get $SUCCESS))
-        (i32.eqz
-          (i32.and (i32.eq (local.get $errno) (global.get $ENOENT))
-                   (i32.and (local.get $flags) (global.get $O_CREAT)))))
+  (if (local.tee $errno (call $unopenable (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags)))
     (then
       (return (call $judge (global.get $N.path_open) (local.get $errno) (global.get $path) (local.get $size)))))
   (call $refuse_path (global.get $KIND_open_files) (global.get $N.path_open) (global.get $path) (local.get $size)
     (i64.load $state (global.get $open_limit)) (i64.add (i64.load $state (global.get $open_limit)) (i64.const 1))
     (global.get $EMFILE)))
+
+;; What keeps native WASI from opening what stands in $path, or from making it where that is asked for: an errno, or 0.
+(func $unopenable (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (result i32)
+  (local $errno i32)
+  (if (i32.and (local.get $flags) (global.get $O_CREAT))
+    (then
+      (local.set $errno (call $unmakeable (local.get $fd) (global.get $path) (local.get $size)))
+      ;; What is there is opened, and a link to nothing is no file yet.
+      (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST))
+                  (i32.and (local.get $flags) (global.get $O_EXCL)))
+        (then (return (local.get $errno))))))
+  (local.set $errno
+    (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
+      (local.get $size)))
+  (if (i32.eqz (local.get $errno))
+    (then
+      (return
+        (select (global.get $ENOTDIR) (global.get $SUCCESS)
+          (i32.and
+            (i32.ne (i32.and (local.get $flags) (global.get $O_DIRECTORY)) (i32.const 0))
+            (i32.ne (call $type_found) (global.get $FOLDER)))))))
+  (select (global.get $SUCCESS) (local.get $errno)
+    (i32.and (i32.eq (local.get $errno) (global.get $ENOENT)) (i32.and (local.get $flags) (global.get $O_CREAT)))))
 
 ;; Takes a new descriptor into the table; or says with which errno it is to be closed again.
 (func $take_in (param $new i32) (param $fdflags i32) (result i32)
