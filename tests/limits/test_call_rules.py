@@ -184,6 +184,14 @@ def test_calls_beyond_the_limit_are_noted() -> None:
     assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "note", 3, 6)
 
 
+def test_calls_beyond_the_limit_take_no_more_of_the_rate_than_others() -> None:
+    """Where the limit is only noted, each such call is one of those that may be made in a second, and waits for none."""
+    played = yields(300).play(Policy(limits=Limits(calls=3, call_rate=1000), on_violation="note"))
+
+    assert played.errnos == [SUCCESS] * 300
+    assert [(violation.kind, violation.count) for violation in played.report.violations] == [("calls", 297)]
+
+
 LEAVE = """
 (module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
