@@ -17,6 +17,7 @@ from tests.limits._guests import (
     EEXIST,
     EINVAL,
     ENOENT,
+    EPERM,
     EXCL,
     MOUNT,
     SUCCESS,
@@ -151,6 +152,47 @@ def test_renaming_needs_both_rights(folder: Path, rights: dict[str, bool], refus
 
     assert kinds(played.report.violations) == ([refused] if refused else [])
     assert (folder / "file").exists() == (refused is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("fd_filestat_set_size", (0,)), ("fd_filestat_set_size", (1 << 40,)), ("fd_filestat_set_times", (1, 1, 1 | 4))],
+)
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_what_a_read_only_mount_refuses_is_a_violation(
+    folder: Path, mode: str, name: str, arguments: tuple[int, ...]
+) -> None:
+    """By a descriptor as by a path. The twin: in another mount it is done, or fails for want of a right to write."""
+    script = Script()
+    fd = script.open("file", rights=1 << 1)
+    script.call(name, fd, *arguments)
+    script.call("path_filestat_set_times", MOUNT, 0, "file", 1, 1, 1 | 4)
+    played = script.play(files_policy(folder, mode=mode))
+
+    if mode == "ro":
+        assert played.errnos == [SUCCESS, EPERM, EPERM]
+        assert [(found.kind, found.call) for found in played.report.violations] == [
+            ("path", name),
+            ("path", "path_filestat_set_times"),
+        ]
+    else:
+        assert played.errnos == [SUCCESS, EINVAL if name == "fd_filestat_set_size" else SUCCESS, SUCCESS]
+        assert played.report.violations == ()
+
+
+@pytest.mark.parametrize("to_write", [False, True])
+def test_polling_what_is_read_only_for_writing_is_a_violation(folder: Path, to_write: bool) -> None:
+    """It is refused as native WASI does it; for reading, it is ready."""
+    script = Script()
+    fd = script.open("file", rights=1 << 1)
+    events = script.cell()
+    subscription = script.put(struct.pack("<QB7xI28x", 7, 1 + to_write, 4))
+    script.call("poll_oneoff", subscription, script.room(32), 1, events.address)
+    script.close(fd)
+    played = script.play(files_policy(folder, mode="ro"))
+
+    assert played.errnos == [SUCCESS, EPERM if to_write else SUCCESS, SUCCESS]
+    assert kinds(played.report.violations) == (["path"] if to_write else [])
 
 
 WAITS = wat(
