@@ -49,6 +49,9 @@ PROGRAM_NAME: Final = b"main.wasm"
 PAGE_BYTES: Final = 65_536
 """A page of a linear memory."""
 
+_PAGE_OF_HOST: Final = 4_096
+"""Copying is quicker where both sides begin with a page of the host's."""
+
 HOST_CALLS: Final = "host functions"
 """What stands for all functions of the embedder among the names of calls."""
 
@@ -175,7 +178,7 @@ def place_inputs(
     for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
         layout.write(block, name, at, cap - cap // 2, cap, 0)
         at += cap
-    at = (at + 7) & ~7
+    at = -(-at // _PAGE_OF_HOST) * _PAGE_OF_HOST
     if at > _MOST_BYTES:
         raise UsageError(
             f"arguments, environment, stdin and output limits together take {at:,} bytes; {_MOST_BYTES:,} fit. "
