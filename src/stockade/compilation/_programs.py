@@ -10,8 +10,6 @@ import hashlib
 import os
 import threading
 import time
-from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stockade._bounded import BoundedDict
 from stockade._wasi import MODULE
 from stockade.compilation._cache import Cache
 from stockade.engine import (
@@ -204,11 +203,11 @@ class _Programs:
         self._clock = clock
         # Reentrant, as the one of each program: the handler of a signal may run something while its thread does.
         self._lock = threading.RLock()
-        self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
+        self._kept: BoundedDict[tuple[str, EngineConfig], Program] = BoundedDict(_MAX_PROGRAMS)
         self._under_way: dict[tuple[str, EngineConfig], AbstractContextManager[object]] = {}
         self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
         # What could not be made, why, and until when that is believed.
-        self._refused: OrderedDict[_Request, tuple[float, StockadeError]] = OrderedDict()
+        self._refused: BoundedDict[_Request, tuple[float, StockadeError]] = BoundedDict(_MAX_REFUSED)
 
     def ask(
         self, module: Module, policy: Policy, progress: Callable[[str], None] | None = None, tenant: str = ""
@@ -227,10 +226,7 @@ class _Programs:
         config = _config(module, policy)
         key = (module.sha256, config)
         with self._lock:
-            program = self._kept.get(key)
-            if program is not None:
-                with suppress(KeyError):
-                    self._kept.move_to_end(key)
+            program = self._kept.find(key)
         if program is not None and policy.features in program.valid_under:
             check_figures(module.name, program.figures, policy.structure)
             return MadeProgram(program, at_hand=True)
@@ -287,12 +283,7 @@ class _Programs:
 
     def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
         with self._lock:
-            self._kept[key] = program
-            # Where a handler of a signal has done the same in the middle of this, there may be nothing left to do.
-            with suppress(KeyError):
-                self._kept.move_to_end(key)
-                while len(self._kept) > _MAX_PROGRAMS:
-                    self._kept.popitem(last=False)
+            self._kept.keep(key, program)
         return program
 
     # -- in the other one ---------------------------------------------------------------------------------------------
@@ -330,10 +321,7 @@ class _Programs:
         except ModuleError as problem:
             # That is the module's doing; what is not may go well another time.
             with self._lock:
-                self._refused[request] = self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)
-                self._refused.move_to_end(request)
-                while len(self._refused) > _MAX_REFUSED:
-                    self._refused.popitem(last=False)
+                self._refused.keep(request, (self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)))
             raise
 
     def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> MadeProgram:
