@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from stockade._text import printable
 from stockade.errors import Cancelled, UsageError
@@ -142,8 +142,10 @@ class Runs:
         context = self._under(policy() if callable(policy) else policy)
         if export is not None:
             return (yield from self._call(context, control, module, export, args, None, tenant=tenant))
-        # One text is no list of arguments: it is told so when the run begins.
-        texts = args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
+        # What is no list of arguments is told so when the run begins.
+        texts = cast("Sequence[str | bytes]", args)
+        if isinstance(args, list | tuple):
+            texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
         return (yield from self._run(context, control, module, Inputs(texts, stdin, env), tenant=tenant))
 
     # -- what its methods share ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from stockade.errors import IsolationError, UsageError
 from stockade.execution import Inputs
 from stockade.policy import Policy
 from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
+from stockade.sandbox._checks import check_count
 from stockade.sandbox._runs import Runs
 from stockade.sandbox._session import AsyncSession, Session
 
@@ -344,23 +345,6 @@ class Sandbox(Runs):
         )
         await session.initialize()
         return session
-
-
-def check_count(name: str, number: object, least: int, most: int | None = None) -> None:
-    """Checks that an argument is a whole number within its bounds.
-
-    Args:
-        name: What the argument is called.
-        number: What was given.
-        least: The least that it may be.
-        most: The most; None where there is no such bound.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if type(number) is not int or number < least or (most is not None and number > most):
-        bounds = f"from {least} on" if most is None else f"from {least} to {most}"
-        raise UsageError(f"{name} is {number!r}: it must be a whole number {bounds}")
 
 
 async def _on_crew(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:

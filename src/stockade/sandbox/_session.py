@@ -6,15 +6,18 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, TypeVar
 
+from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 from stockade.execution import Call, bind_arguments
 from stockade.runner import GO_ON, run_blocking
+from stockade.sandbox._checks import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
+    from stockade._bytes import BytesLike
     from stockade.engine import Memory
     from stockade.execution import Argument, Guest, Returns
     from stockade.execution.loop_streams import LoopStreams
@@ -58,18 +61,30 @@ class _Session:
     def read_memory(self, address: int, size: int) -> bytes:
         """Copies bytes out of the guest's exported memory.
 
+        Args:
+            address: Where they begin.
+            size: How many there are.
+
         Raises:
             UsageError: They are not all inside it, or the session is over.
         """
+        check_count("address", address, 0)
+        check_count("size", size, 0)
         return self._with_memory(lambda memory: memory.read(address, size))
 
-    def write_memory(self, address: int, data: bytes) -> None:
+    def write_memory(self, address: int, data: BytesLike) -> None:
         """Copies bytes into the guest's exported memory.
 
+        Args:
+            address: Where they begin.
+            data: Bytes, or a text, which is written as UTF-8.
+
         Raises:
-            UsageError: They do not all fit inside it, or the session is over.
+            UsageError: They do not all fit inside it, the session is over, or an argument is of another type.
         """
-        self._with_memory(lambda memory: memory.write(address, data))
+        check_count("address", address, 0)
+        piece = bytes_of(data, "data")
+        self._with_memory(lambda memory: memory.write(address, piece))
 
     def cancel(self) -> None:
         """Stops a call that is under way, and ends the session. May be called from any thread."""
