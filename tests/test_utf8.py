@@ -191,9 +191,9 @@ def test_the_memory_of_a_session_takes_text_and_bytes_and_nothing_else() -> None
             assert session.read_memory(8, 64).rstrip(b"\0") == UTF8
         for call, message in (
             (lambda: session.write_memory(0, 5), f"data is int: {NO_BYTES}"),
-            (lambda: session.write_memory("0", b""), "address is '0': it must be a whole number from 0 on"),
-            (lambda: session.read_memory(0, 1.5), "size is 1.5: it must be a whole number from 0 on"),
-            (lambda: session.read_memory(-1, 1), "address is -1: it must be a whole number from 0 on"),
+            (lambda: session.write_memory("0", b""), "address is '0': it must be a whole number"),
+            (lambda: session.read_memory(0, 1.5), "size is 1.5: it must be a whole number"),
+            (lambda: session.read_memory(True, 1), "address is True: it must be a whole number"),
         ):
             with pytest.raises(UsageError) as caught:
                 call()

@@ -168,7 +168,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     # and freed here. Every setter takes a live config and a plain number.
     raw = api.config_new()
     for name in _OFF:
-        getattr(api, f"config_{name}_set")(raw, False)
+        api.switch(raw, name, False)
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
     # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD (H26).

@@ -10,7 +10,7 @@ from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 from stockade.execution import Call, bind_arguments
 from stockade.runner import GO_ON, run_blocking
-from stockade.sandbox._checks import check_count
+from stockade.sandbox._checks import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +68,8 @@ class _Session:
         Raises:
             UsageError: They are not all inside it, or the session is over.
         """
-        check_count("address", address, 0)
-        check_count("size", size, 0)
+        check_whole("address", address)
+        check_whole("size", size)
         return self._with_memory(lambda memory: memory.read(address, size))
 
     def write_memory(self, address: int, data: BytesLike) -> None:
@@ -82,7 +82,7 @@ class _Session:
         Raises:
             UsageError: They do not all fit inside it, the session is over, or an argument is of another type.
         """
-        check_count("address", address, 0)
+        check_whole("address", address)
         piece = bytes_of(data, "data")
         self._with_memory(lambda memory: memory.write(address, piece))
 
