@@ -78,8 +78,8 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         memory: Bytes that all linear memories and tables of the run may have together (8 for a table element).
         memory_growth: Pages of 64 KiB by which memories and tables may grow in a second; a second's worth may go at
             once.
-        on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on; `stop`, the run ends with
-            outcome `memory`. A violation is reported either way.
+        on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on, unless `on_violation` is
+            `stop`; `stop`, the run ends with outcome `memory`. A violation is reported either way.
         table_elements: Elements that all tables of the run may have together.
         stack: Bytes of stack for guest code, rounded up to the next power of two: an engine serves all guests with the
             same size of stack, and there cannot be many engines.

@@ -273,7 +273,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outcome: How it ended.
-        exit_code: The guest's exit code, 0 to 255 (its low eight bits, as POSIX has it); None where it did not exit.
+        exit_code: The guest's exit code, 0 to 2^32 - 1, as it gave it; None where it did not exit.
         value: What a called function returned: a number (integers as signed ones), the 16 bytes of a v128, a list of
             several, or None; a text or bytes where the caller asked for them.
         stdout: What the guest wrote to stdout, as kept.
