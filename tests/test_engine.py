@@ -24,8 +24,7 @@ import pytest
 import stockade
 from stockade import Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
-from stockade.engine import Engine, EngineConfig
-from stockade.engine import _capi
+from stockade.engine import Engine, EngineConfig, _capi
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.guard import guard
 from tests.conftest import HELLO, wat

@@ -34,7 +34,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         name: A name for reports.
         on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
-            with outcome `denied`, also where memory or a table may not grow; `note`, the call is made all the same, and noted (for learning what a guest needs).
+            with outcome `denied`, also where memory or a table may not grow; `note`, the call is made all the same, and
+            noted (for learning what a guest needs).
         limits: How much it may use.
         filesystem: Which folders it may reach, and what it may do there.
         environment: Which environment variables it sees.

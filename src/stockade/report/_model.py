@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from stockade._json import JsonRecord
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
 from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
 
@@ -268,7 +269,7 @@ _LIMIT_OUTCOMES = frozenset(
 )
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
     """What happened in a run.
 
     Attributes:
@@ -317,7 +318,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Returns the report if the run went well.
 
         Raises:
-            GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`.
+            GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`. Where the guest
+                left with an exit code or trapped, the message has the end of its stderr.
         """
         if self.ok:
             return self
@@ -327,7 +329,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             Outcome.CANCELLED: Cancelled,
         }
         kind = LimitExceeded if self.outcome in _LIMIT_OUTCOMES else kinds.get(self.outcome, GuestTrap)
-        raise kind(f"{self.module.name}: {self.summary()}", self)
+        from stockade.report._render import last_words
+
+        raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self)
 
     def summary(self) -> str:
         """Says in one sentence how the run ended."""

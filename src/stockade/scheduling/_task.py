@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.policy import Policy
@@ -190,7 +191,7 @@ def _decode(text: str | bytes, kind: type[_Read], what: str) -> _Read:
         raise UsageError(f"this is not {what}: {printable(str(problem))}") from None
 
 
-class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TaskResult(msgspec.Struct, JsonRecord, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What came of a task.
 
     Attributes:
@@ -228,12 +229,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             value = report.stdout.decode(errors="replace")
         elif isinstance(value, list):
             value = [_plain(part) for part in value]
-        error = None
-        if not report.ok:
-            try:
-                report.check()
-            except Exception as problem:
-                error = str(problem)
+        error = None if report.ok else f"{report.module.name}: {report.summary()}"
         return cls(
             task_id=task_id,
             success=report.ok,
