@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import msgspec
+
 from stockade.errors import PolicyError
 from stockade.policy._fields import ABOUT_SECONDS, BYTES, COUNT, RATE, SECONDS, Part, Quantity
 from stockade.policy._units import parse_seconds, shown
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import TypeGuard, Unpack
 
+    from stockade.policy._changes import LimitsFields
     from stockade.policy._fields import Plain
 
 __all__ = ["MAX_MODULE_BYTES", "Limits"]
@@ -112,6 +115,10 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "limits"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[LimitsFields]) -> None: ...
+
     fuel: Annotated[int | None, _Fuel()] = 5_000_000_000
     fuel_refill: _Refill = 0
     fuel_refill_interval: Annotated[float, Quantity(SECONDS, _MIN_SECONDS, _MAX_SECONDS)] = 1.0
@@ -147,6 +154,12 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_rate: Literal["wait", "refuse"] = "wait"
 
     def __post_init__(self) -> None:
+        if _is_estimate(self.fuel):
+            short: dict[str, object] = {"fuel": self.fuel}
+            if self.fuel_time is not None:
+                short["fuel_time"] = self.fuel_time
+            for name, value in self.spelled_out(short).items():
+                msgspec.structs.force_setattr(self, name, value)
         Part.__post_init__(self)
         if not self.fuel_refill:
             if self.fuel_refill_max:
