@@ -787,7 +787,10 @@ def test_close_from_a_callback(box: Sandbox) -> None:
 
 
 def test_a_sandbox_that_is_closed_too_early(box: Sandbox) -> None:
-    """The caller's mistake: those that could not begin any more tell it, and closing the scheduler does not hang."""
+    """The caller's mistake: those that could not begin any more tell it, and closing the scheduler does not hang.
+
+    What was under way is cancelled.
+    """
     own = Sandbox(PATIENT)
     own.prepare(SAME)
     pipe = Pipe()
@@ -798,7 +801,7 @@ def test_a_sandbox_that_is_closed_too_early(box: Sandbox) -> None:
         wait_for(lambda: len(own.monitor()) == 1)
         own.close()
         pipe.close()
-        assert first.result(10).ok
+        assert first.result(10).outcome is Outcome.CANCELLED
         jobs.append(scheduler.submit(same(1)))
     for job in jobs:
         with pytest.raises(UsageError) as caught:

@@ -1,6 +1,15 @@
 """Runs in steps: who takes them, and who waits. Knows no WebAssembly."""
 
-from stockade.runner._coroutine import FOREVER, GO_ON, RunControl, RunCoroutine, blamed, is_cancellation, run_blocking
+from stockade.runner._coroutine import (
+    FOREVER,
+    GO_ON,
+    RunControl,
+    RunCoroutine,
+    blamed,
+    is_cancellation,
+    is_in_coroutine,
+    run_blocking,
+)
 from stockade.runner._executor import NORMAL_PRIORITY, WorkItem, executor
 
 __all__ = [
@@ -13,5 +22,6 @@ __all__ = [
     "blamed",
     "executor",
     "is_cancellation",
+    "is_in_coroutine",
     "run_blocking",
 ]

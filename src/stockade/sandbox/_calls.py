@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.modules import load_module
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from stockade.execution import Argument, OnOutput, Returns, Stdin
     from stockade.modules import Source
-    from stockade.policy import Policy
+    from stockade.policy import PolicyLike
     from stockade.report import Report, Value
 
 __all__ = ["call", "run"]
@@ -26,18 +25,19 @@ def run(
     env: Mapping[str, str] | None = None,
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
-    policy: Policy | str = "default",
+    policy: PolicyLike = "default",
 ) -> Report:
     """Runs a WASI command once.
 
     Args:
-        module: Path of a module, its bytes, or a loaded module.
+        module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+            module.
         args: Arguments for the guest, after its name.
         stdin: What it reads from its standard input.
         env: Its environment.
         on_stdout: Is given stdout in pieces as they are written.
         on_stderr: The same for stderr.
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
 
     Returns:
         What happened.
@@ -50,21 +50,20 @@ def run(
 
 
 def call(
-    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: Policy | str = "default"
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
 ) -> Value:
     """Calls an exported function once and returns its value.
 
     Args:
-        module: Path of a module (`.wat` text is fine here), its bytes, or a loaded module.
+        module: As to `run`.
         export: Name of the function.
         *args: What is passed, as to `Sandbox.call`.
         returns: What the result is read as, as there.
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
 
     Raises:
         GuestError: The guest failed.
         StockadeError: The caller did something wrong.
     """
     with Sandbox(policy) as sandbox:
-        loaded = load_module(module, sandbox.policy.limits, text=True)
-        return sandbox.call(loaded, export, *args, returns=returns).check().value
+        return sandbox.call(module, export, *args, returns=returns).check().value

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import OrderedDict
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, cast
 
 from stockade._text import printable
 from stockade.errors import Cancelled, UsageError
 from stockade.execution import Call, Inputs, PolicyContext, bind_arguments
 from stockade.host import HostFunctions
-from stockade.policy import Policy
+from stockade.modules import Module
+from stockade.policy import Policy, policy_of
 from stockade.report import FuelSample, history_of
 from stockade.runner import RunControl
+from stockade.sandbox._checks import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.execution import Argument, Returns, Stdin
     from stockade.execution.loop_streams import LoopStreams
-    from stockade.modules import Module, Source
+    from stockade.modules import Source
+    from stockade.policy import PolicyLike
     from stockade.report import FuelHistory, Progress, Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["Runs"]
+__all__ = ["Runs", "inside"]
+
+_CLOSED = "the sandbox is closed: make a new one"
+
+inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
+"""The marks of the sandboxes in whose runs we are: in a function of the embedder that one of them calls."""
 
 _MAX_NARROWED = 16
 """Policies of single runs that are kept ready."""
@@ -45,6 +55,10 @@ class Runs:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self._mark = object()
+        self._process = os.getpid()
+        # What is called whenever a run is over, once the sandbox is closed.
+        self._waiters: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._functions = HostFunctions()
         self._context: PolicyContext | None = PolicyContext(self.policy, self._functions)
@@ -53,10 +67,43 @@ class Runs:
         self._runs: dict[str, RunControl] = {}
 
     def close(self) -> None:
-        """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
+        """Ends the sandbox: nothing can be run in it any more, and what is under way is cancelled and waited for.
+
+        Sessions are closed by whoever opened them. Called from within one of its runs, by a host function or a
+        callback, it does not wait, for that run would wait for it. Closing twice is harmless.
+        """
+        self._end()
+        if self._is_not_to_wait():
+            return
+        over = threading.Event()
+        self._waiters.append(over.set)
+        try:
+            while self._runs:
+                over.wait()
+                over.clear()
+        finally:
+            self._waiters.remove(over.set)
+
+    async def close_async(self) -> None:
+        """Does what `close` does, without blocking the event loop."""
+        self._end()
+        if self._is_not_to_wait():
+            return
+        from stockade.runner.loop import wait_until
+
+        await wait_until(lambda: not self._runs, self._waiters)
+
+    def _is_not_to_wait(self) -> bool:
+        # In a forked child, runs of the parent's threads are on the list for ever.
+        return self._mark in inside.get() or not self._runs or os.getpid() != self._process
+
+    def _end(self) -> None:
+        """Lets nothing begin any more, and cancels what is under way."""
         self._context = None
         with self._lock:
             self._narrowed.clear()
+        for control in tuple(self._runs.values()):
+            control.cancel()
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs under way are, by their names. May be called from any thread.
@@ -80,6 +127,7 @@ class Runs:
         Returns:
             Whether there was such a run.
         """
+        check_text("run_id", run_id)
         control = self._runs.get(run_id)
         if control is None:
             return False
@@ -95,6 +143,8 @@ class Runs:
         Returns:
             The history of up to 64 runs; None where there was none, or none was metered.
         """
+        if not isinstance(module, Module):
+            raise UsageError(f"module is {type(module).__name__}: give a Module, as Module.load returns it")
         return history_of(FuelSample(*sample) for sample in self._under(None).history(module))
 
     def steps(
@@ -105,7 +155,7 @@ class Runs:
         export: str | None = None,
         stdin: Stdin = b"",
         env: Mapping[str, str] | None = None,
-        policy: Callable[[], Policy | None] | Policy | str | None = None,
+        policy: Callable[[], Policy | None] | PolicyLike | None = None,
         run_id: str | None = None,
         tenant: str = "",
     ) -> tuple[RunCoroutine[Report], RunControl]:
@@ -136,7 +186,7 @@ class Runs:
         export: str | None,
         stdin: Stdin,
         env: Mapping[str, str] | None,
-        policy: Callable[[], Policy | None] | Policy | str | None,
+        policy: Callable[[], Policy | None] | PolicyLike | None,
         tenant: str,
     ) -> RunCoroutine[Report]:
         context = self._under(policy() if callable(policy) else policy)
@@ -150,14 +200,14 @@ class Runs:
 
     # -- what its methods share ---------------------------------------------------------------------------------------
 
-    def _under(self, policy: Policy | str | None) -> PolicyContext:
+    def _under(self, policy: PolicyLike | None) -> PolicyContext:
         """Returns the context for a run: the sandbox's own, or a narrower one where the run has a policy of its own."""
         context = self._context
         if context is None:
-            raise UsageError("the sandbox is closed: make a new one")
+            raise UsageError(_CLOSED)
         if policy is None:
             return context
-        asked = Policy.preset(policy) if isinstance(policy, str) else policy
+        asked = policy_of(policy)
         with self._lock:
             found = self._narrowed.get(asked)
             if found is None:
@@ -172,9 +222,31 @@ class Runs:
         control = control or RunControl()
         if run_id is None:
             run_id = str(next(self._numbers))
+        else:
+            check_text("run_id", run_id)
         if self._runs.setdefault(run_id, control) is not control:
             raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
+        # Whoever closes the sandbox sees the run on the list, or is seen here.
+        if self._context is None:
+            self._leave(run_id, control)
+            raise UsageError(_CLOSED)
         return control, run_id
+
+    def _leave(self, run_id: str, control: RunControl) -> None:
+        """Takes a run off the list; it may be off already."""
+        if self._runs.get(run_id) is control:
+            del self._runs[run_id]
+        if self._context is None:
+            for waiter in tuple(self._waiters):
+                waiter()
+
+    def _until_over(self, steps: RunCoroutine[Report], run_id: str, control: RunControl) -> RunCoroutine[Report]:
+        """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""
+        inside.set((*inside.get(), self._mark))
+        try:
+            return (yield from steps)
+        finally:
+            self._leave(run_id, control)
 
     def _prepare(
         self, context: PolicyContext, control: RunControl, module: Source, tenant: str
@@ -189,10 +261,7 @@ class Runs:
     def _listed(self, steps: RunCoroutine[Report], control: RunControl, run_id: str | None) -> RunCoroutine[Report]:
         """Takes steps as a run that is under way from the first of them on."""
         _, run_id = self._enlist(run_id, control)
-        try:
-            return (yield from steps)
-        finally:
-            del self._runs[run_id]
+        return (yield from self._until_over(steps, run_id, control))
 
     def _run(
         self,

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from stockade.errors import IsolationError, UsageError
 from stockade.execution import Inputs
-from stockade.policy import Policy
+from stockade.policy import policy_of
 from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
-from stockade.sandbox._checks import check_count
-from stockade.sandbox._runs import Runs
+from stockade.sandbox._checks import check_count, check_text
+from stockade.sandbox._runs import Runs, inside
 from stockade.sandbox._session import AsyncSession, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
     from typing import Self
 
     from stockade.execution import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Module, Source
+    from stockade.policy import PolicyLike
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -43,10 +45,16 @@ def _silent(step: str) -> None:
 class Sandbox(Runs):
     """Runs modules under one policy. Reusable, and safe to share between threads.
 
-    `run` and `call` return a report whatever the guest did; they raise only for what the caller did wrong.
+    What raises and what reports is one rule: **a mistake of the caller raises, before anything runs** (no such file, no
+    WebAssembly, an impossible policy, an unfit argument), as a subclass of `StockadeError`; **what the guest did is
+    reported**, whatever it was, in a `Report`, whose `check` raises for whoever wants that. So it is for `run`, `call`,
+    the calls of a session, and `stockade.run`. `stockade.call` alone is for the value of a function: it checks the
+    report, and returns the value or raises.
+
+    Use it as a context manager, with `with` or `async with`: that closes it, which ends what is under way.
 
     Args:
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`.
 
     Raises:
@@ -55,17 +63,33 @@ class Sandbox(Runs):
     """
 
     def __init__(
-        self, policy: Policy | str = "default", isolation: Literal["inprocess", "process"] = "inprocess"
+        self, policy: PolicyLike = "default", isolation: Literal["inprocess", "process"] = "inprocess"
     ) -> None:
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
-        super().__init__(Policy.preset(policy) if isinstance(policy, str) else policy)
+        super().__init__(policy_of(policy))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close_async()
+
+    def _blocking(self, steps: RunCoroutine[Report], control: RunControl) -> Report:
+        """Takes all steps of a run on this thread, on which we are inside of it meanwhile."""
+        token = inside.set((*inside.get(), self._mark))
+        try:
+            return run_blocking(steps, control)
+        finally:
+            inside.reset(token)
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -103,6 +127,10 @@ class Sandbox(Runs):
         Raises:
             UsageError: The annotations are not fit, or the name is taken.
         """
+        check_text("module", module)
+        for what, text in (("name", name), ("requires", requires)):
+            if text is not None:
+                check_text(what, text)
 
         def lend(function: _Function) -> _Function:
             named = getattr(function, "__name__", None) if name is None else name
@@ -123,7 +151,7 @@ class Sandbox(Runs):
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         on_progress: OnProgress | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
     ) -> Report:
         """Runs a WASI command: `_start`, else `main`.
@@ -132,7 +160,8 @@ class Sandbox(Runs):
         the run and is raised here. A guest that writes faster than they take waits for them.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             args: Arguments for the guest, after its name.
             stdin: What it reads from its standard input: bytes, text, a `Pipe`, a `queue.Queue` in which None is the
                 end, a binary file, or a function that is called with a number of bytes and returns at most so many: no
@@ -141,7 +170,8 @@ class Sandbox(Runs):
             on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
             on_stderr: The same for stderr.
             on_progress: Is told how far the run is, up to ten times a second.
-            policy: A policy for this run. What it permits beyond the sandbox's own stays forbidden: both must permit.
+            policy: A policy for this run, as for the sandbox. What it permits beyond the sandbox's own stays forbidden:
+                both must permit.
             run_id: What the run is called in `monitor` and `cancel`; by default, a number.
 
         Returns:
@@ -156,9 +186,9 @@ class Sandbox(Runs):
         control, run_id = self._enlist(run_id)
         try:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return run_blocking(self._run(context, control, module, inputs), control)
+            return self._blocking(self._run(context, control, module, inputs), control)
         finally:
-            del self._runs[run_id]
+            self._leave(run_id, control)
 
     def call(
         self,
@@ -166,13 +196,14 @@ class Sandbox(Runs):
         export: str,
         *args: Argument,
         returns: Returns | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
     ) -> Report:
         """Calls an exported function; a reactor is initialized first.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             export: Name of the function.
             *args: A number for each parameter; a text (UTF-8) or bytes for two i32, address and length, where the
                 module exports an allocator.
@@ -190,9 +221,9 @@ class Sandbox(Runs):
         context = self._under(policy)
         control, run_id = self._enlist(run_id)
         try:
-            return run_blocking(self._call(context, control, module, export, args, returns), control)
+            return self._blocking(self._call(context, control, module, export, args, returns), control)
         finally:
-            del self._runs[run_id]
+            self._leave(run_id, control)
 
     def open(
         self,
@@ -203,12 +234,13 @@ class Sandbox(Runs):
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
     ) -> Session:
         """Opens a live instance that keeps its state between calls; a reactor is initialized first.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             args: Arguments that the guest sees, after its name.
             stdin: What it reads from its standard input, as in `run`.
             env: Its environment.
@@ -237,7 +269,7 @@ class Sandbox(Runs):
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
         on_progress: OnProgress | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
@@ -263,16 +295,17 @@ class Sandbox(Runs):
             tenant: For whom it runs: tenants have equal shares.
         """
         check_count("priority", priority, 1, 100)
+        check_text("tenant", tenant)
         context = self._under(policy)
         control, run_id = self._enlist(run_id)
         streams: LoopStreams | None = None
         try:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, control)
-            steps = self._run(context, control, module, inputs, streams, tenant)
+            steps = self._until_over(self._run(context, control, module, inputs, streams, tenant), run_id, control)
             return await _on_crew(steps, control, priority, tenant)
         finally:
-            del self._runs[run_id]
+            self._leave(run_id, control)
             if streams is not None:
                 streams.close()
 
@@ -282,7 +315,7 @@ class Sandbox(Runs):
         export: str,
         *args: Argument,
         returns: Returns | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
@@ -300,13 +333,15 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
+        check_text("tenant", tenant)
         context = self._under(policy)
         control, run_id = self._enlist(run_id)
         try:
             steps = self._call(context, control, module, export, args, returns, tenant)
+            steps = self._until_over(steps, run_id, control)
             return await _on_crew(steps, control, priority, tenant)
         finally:
-            del self._runs[run_id]
+            self._leave(run_id, control)
 
     async def open_async(
         self,
@@ -317,7 +352,7 @@ class Sandbox(Runs):
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
     ) -> AsyncSession:
@@ -335,6 +370,7 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
+        check_text("tenant", tenant)
         context = self._under(policy)
         control = RunControl()
         loaded = await _on_crew(self._prepare(context, control, module, tenant), control, priority, tenant)
