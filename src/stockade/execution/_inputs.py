@@ -9,7 +9,7 @@ import queue
 import select
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from stockade._bytes import bytes_of
 from stockade._text import printable
@@ -29,7 +29,9 @@ __all__ = ["AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "S
 Fetch: TypeAlias = Callable[[int], bytes | None]
 
 Stdin: TypeAlias = (
-    "BytesLike | Callable[[int], BytesLike | None] | Pipe | queue.Queue[BytesLike | None] | IO[bytes] | IO[str]"
+    "BytesLike | Callable[[int], BytesLike | None] | Pipe | IO[bytes] | IO[str]"
+    # Queues are invariant: one of texts is none of texts and bytes.
+    " | queue.Queue[bytes | None] | queue.Queue[str | None] | queue.Queue[BytesLike | None]"
 )
 """A guest's standard input: all of it; a function that is called with a number of bytes and returns at most so many
 (none at the end, None where there are none yet); a pipe; a queue, in which None is the end; or an open file. Text, from
@@ -37,7 +39,8 @@ wherever it comes, is passed on as UTF-8."""
 
 AsyncStdin: TypeAlias = (
     "Stdin | Callable[[int], Awaitable[BytesLike | None]] | AsyncIterator[BytesLike]"
-    " | asyncio.Queue[BytesLike | None] | asyncio.StreamReader"
+    " | asyncio.Queue[bytes | None] | asyncio.Queue[str | None] | asyncio.Queue[BytesLike | None]"
+    " | asyncio.StreamReader"
 )
 """The same, or what an event loop can wait for."""
 
@@ -183,7 +186,7 @@ class _Pieces:
 class _Taker(_Pieces):
     """Takes pieces out of a queue."""
 
-    def __init__(self, source: queue.Queue[BytesLike | None]) -> None:
+    def __init__(self, source: queue.Queue[Any]) -> None:
         super().__init__()
         self._source = source
 

@@ -76,7 +76,7 @@ class Module:
 
     @staticmethod
     def load(
-        source: str | os.PathLike[str] | bytes | Module,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview | Module,
         *,
         limit_bytes: int = Limits().module_size,
         text: bool = False,
@@ -337,5 +337,5 @@ def _take_apart(data: bytes) -> ParsedModule | None:
         return None
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Module
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Module
 """Where a module comes from: a path, its bytes, or a loaded module."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 import msgspec
 
@@ -32,11 +32,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    # Type checkers know this package without its being installed; Python has defaults of type variables from 3.13 on.
+    from typing_extensions import TypeVar
+
     Value: TypeAlias = int | float | bytes | str | list[int | float | bytes | str] | None
     """What a called function returned: a number, the bytes of a vector or a text, a text, several, or nothing."""
+
+    _Returned = TypeVar("_Returned", bound=Value, default=Value, covariant=True)
 else:
+    from typing import TypeVar
+
     # msgspec reads no union of bytes and text, for JSON cannot tell them apart. Other formats can.
     Value = Any
+
+    _Returned = TypeVar("_Returned")
 
 
 class Outcome(StrEnum):
@@ -269,8 +278,8 @@ _LIMIT_OUTCOMES = frozenset(
 )
 
 
-class Report(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
-    """What happened in a run.
+class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_only=True):
+    """What happened in a run. For type checkers, `Report[str | None]` is one whose value is a text, or None.
 
     Attributes:
         outcome: How it ended.
@@ -294,7 +303,7 @@ class Report(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
 
     outcome: Outcome
     exit_code: int | None = None
-    value: Value = None
+    value: _Returned = None  # type: ignore[assignment] # None is of every kind of report
     stdout: bytes = b""
     stderr: bytes = b""
     truncated: Truncated = Truncated()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal
 
     from stockade.execution import Argument, OnOutput, Returns, Stdin
     from stockade.modules import Source
@@ -27,7 +28,7 @@ def run(
     on_stderr: OnOutput | None = None,
     policy: PolicyLike = "default",
 ) -> Report:
-    """Runs a WASI command once.
+    """Runs a WASI command once. What the guest did is reported, whatever it was; the caller's mistakes are raised.
 
     Args:
         module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
@@ -49,10 +50,31 @@ def run(
         return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
 
 
+@overload
+def call(
+    module: Source, export: str, *args: Argument, returns: Literal["text"], policy: PolicyLike = "default"
+) -> str: ...
+
+
+@overload
+def call(
+    module: Source, export: str, *args: Argument, returns: Literal["bytes"], policy: PolicyLike = "default"
+) -> bytes: ...
+
+
+@overload
+def call(
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
+) -> Value: ...
+
+
 def call(
     module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
 ) -> Value:
     """Calls an exported function once and returns its value.
+
+    It is for the value, so it raises for what the guest did, too; `run`, and everything else, reports that (see
+    `Sandbox`).
 
     Args:
         module: As to `run`.
@@ -61,8 +83,11 @@ def call(
         returns: What the result is read as, as there.
         policy: A policy, the name of a preset, or the path of a policy file.
 
+    Returns:
+        What `Report.value` says; a text or bytes where `returns` asks for them.
+
     Raises:
-        GuestError: The guest failed.
+        GuestError: The guest failed; it carries the report.
         StockadeError: The caller did something wrong.
     """
     with Sandbox(policy) as sandbox:

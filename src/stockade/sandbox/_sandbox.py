@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from stockade.errors import IsolationError, UsageError
 from stockade.execution import Inputs
@@ -190,6 +190,39 @@ class Sandbox(Runs):
         finally:
             self._leave(run_id, control)
 
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["text"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report[str | None]: ...
+
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["bytes"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report[bytes | None]: ...
+
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report: ...
+
     def call(
         self,
         module: Source,
@@ -308,6 +341,45 @@ class Sandbox(Runs):
             self._leave(run_id, control)
             if streams is not None:
                 streams.close()
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["text"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report[str | None]: ...
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["bytes"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report[bytes | None]: ...
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report: ...
 
     async def call_async(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
 from stockade.errors import UsageError
@@ -15,7 +15,7 @@ from stockade.sandbox._checks import check_whole
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Literal, Self
 
     from stockade._bytes import BytesLike
     from stockade.engine import Memory
@@ -173,6 +173,15 @@ class Session(_Session):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @overload
+    def call(self, export: str, *args: Argument, returns: Literal["text"]) -> Report[str | None]: ...
+
+    @overload
+    def call(self, export: str, *args: Argument, returns: Literal["bytes"]) -> Report[bytes | None]: ...
+
+    @overload
+    def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report: ...
+
     def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report:
         """Calls an exported function.
 
@@ -242,6 +251,15 @@ class AsyncSession(_Session):
         except BaseException:
             await self.close()
             raise
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Literal["text"]) -> Report[str | None]: ...
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Literal["bytes"]) -> Report[bytes | None]: ...
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report: ...
 
     async def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report:
         """Calls an exported function.
