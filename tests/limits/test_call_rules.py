@@ -189,7 +189,7 @@ def test_calls_beyond_the_limit_are_noted() -> None:
 
 def test_calls_beyond_the_limit_take_no_more_of_the_rate_than_others() -> None:
     """Where the limit is only noted, each of them is one of those that may go in a second, and none waits for more."""
-    played = yields(300).play(Policy(limits=Limits(calls=3, call_rate=1000), on_violation="note"))
+    played = yields(300).play(Policy(limits=Limits(calls=3, call_rate=1000), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * 300
     assert [(violation.kind, violation.count) for violation in played.report.violations] == [("calls", 297)]

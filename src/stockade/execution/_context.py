@@ -184,14 +184,14 @@ class PolicyContext:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
         granted = self.policy.environment
-        env = inputs.env
+        env = inputs.variables()
         if granted.mode != "none" or granted.set:
-            env = {**granted.of(os.environ), **(env or {})}
+            env = {**granted.of(os.environ), **env}
         return Guest(
             plan,
             self._info,
             self._grants,
-            args=inputs.arguments() if inputs.args else (),
+            args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",

@@ -118,7 +118,7 @@
 (global $random_mode           (export "random_mode:u32:policy")      i32 (i32.const 32980)) ;; RANDOM_NATIVE or RANDOM_SEEDED
 (global $on_violation          (export "on_violation:u32:policy")     i32 (i32.const 32984)) ;; DENY, STOP or AUDIT
 (global $on_rate               (export "on_rate:u32:policy")          i32 (i32.const 32988)) ;; WAIT or REFUSE, where a rate is exceeded
-(global $on_memory             (export "on_memory:u32:policy")        i32 (i32.const 32992)) ;; 1: refused growth ends the run
+(global $on_memory             (export "on_memory:u32:policy")        i32 (i32.const 32992)) ;; why refused growth ends the run, as in $stop; 0: it does not
 (global $may_create            (export "may_create:u32:policy")       i32 (i32.const 32996)) ;; 1: files and folders may be created
 (global $may_delete            (export "may_delete:u32:policy")       i32 (i32.const 33000)) ;; 1: files and folders may be removed
 (global $may_link              (export "may_link:u32:policy")         i32 (i32.const 33004)) ;; 1: symbolic and hard links may be made
@@ -2401,9 +2401,11 @@
 ;; Growth is refused: notes it, and ends the run where the policy says so. A guest may ignore the -1 it gets, the report
 ;; does not.
 (func $refuse_growth (param $refusals i32) (param $most i32) (param $asked i64)
+  (local $reason i32)
   (call $add (local.get $refusals) (i64.const 1))
   (call $keep_max (local.get $most) (local.get $asked))
-  (if (i32.load $state (global.get $on_memory)) (then (call $end_run (global.get $STOP_MEMORY)))))
+  (local.set $reason (i32.load $state (global.get $on_memory)))
+  (if (local.get $reason) (then (call $end_run (local.get $reason)))))
 
 ;; Asks whether memories and tables may have so many bytes more, and have them now.
 (func $may_have (param $bytes i64) (param $refusals i32) (param $rate_refusals i32) (result i32)

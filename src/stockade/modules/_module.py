@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.errors import InvalidModule, LinkError
+from stockade.errors import InvalidModule, LinkError, UsageError
 from stockade.modules._inspection import Inspection, inspect
 from stockade.policy import Limits
 from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
@@ -75,7 +76,7 @@ class Module:
 
     @staticmethod
     def load(
-        source: str | os.PathLike[str] | bytes | Module,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview | Module,
         *,
         limit_bytes: int = Limits().module_size,
         text: bool = False,
@@ -83,9 +84,10 @@ class Module:
         """Reads a module.
 
         Args:
-            source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module.
+            source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module, in either
+                format: text begins with `(` or a comment.
             limit_bytes: The most bytes it may have.
-            text: Whether bytes may be in the text format, too.
+            text: Whether a file with another name may be in the text format, too.
 
         A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
         it is to run. Text of more than 64 KiB is translated in a process of its own, within the time and memory that
@@ -201,6 +203,8 @@ class Module:
         Raises:
             LinkError: There is none.
         """
+        if not isinstance(name, str):
+            raise UsageError(f"export is {type(name).__name__}: give the name of an exported function")
         encoded = name.encode("utf-8", "surrogateescape")
         type_ = self.function_type(encoded)
         if type_ is None:
@@ -278,9 +282,16 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Mo
             raise InvalidModule(
                 f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
+        text = text or _is_text(data)
+    elif isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        data, name = read_module_file(path, limit_bytes), Path(path).name
+        text = text or path.endswith(".wat")
     else:
-        data, name = read_module_file(source, limit_bytes), Path(source).name
-        text = text or os.fspath(source).endswith(".wat")
+        raise UsageError(
+            f"module is {type(source).__name__}: give the path of a module, its bytes, or a Module as Module.load "
+            "returns it"
+        )
     if text and not data.startswith(_MAGIC):
         data = _to_binary(printable(name), data, limits)
     digest = _Digest(data)
@@ -302,6 +313,15 @@ def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     return translate_aside(name, text, limits)
 
 
+_TEXT = re.compile(rb"\s*+(?:\(|;;)")
+"""How the text format begins: a parenthesis or a comment. No binary module does."""
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether bytes are in the text format, as far as their beginning tells."""
+    return _TEXT.match(data) is not None
+
+
 def _is_component(data: bytes) -> bool:
     return data[:4] == _MAGIC and data[6:8] == b"\x01\x00"
 
@@ -317,5 +337,5 @@ def _take_apart(data: bytes) -> ParsedModule | None:
         return None
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Module
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Module
 """Where a module comes from: a path, its bytes, or a loaded module."""

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     from stockade.report import Progress
 
-__all__ = ["ASIDE", "FOREVER", "GO_ON", "RunControl", "RunCoroutine", "blamed", "is_cancellation", "run_blocking"]
+__all__ = [
+    "ASIDE",
+    "FOREVER",
+    "GO_ON",
+    "RunControl",
+    "RunCoroutine",
+    "blamed",
+    "is_cancellation",
+    "is_in_coroutine",
+    "run_blocking",
+]
 
 _Result = TypeVar("_Result")
 
@@ -84,6 +94,18 @@ def is_cancellation(problem: BaseException) -> bool:
     """Whether something is `asyncio.CancelledError`, which would cancel the task that awaits a run."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(problem, asyncio.CancelledError)
+
+
+def is_in_coroutine() -> bool:
+    """Whether an event loop runs on this thread, so that whoever waits here blocks it."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def blamed(problem: BaseException, who: str) -> UsageError:

@@ -57,7 +57,7 @@ class TaskHandle:
         self._cancel = cancel
 
     def __repr__(self) -> str:
-        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
+        return f"<TaskHandle {printable(self.task.id)} {'done' if self.done else 'under way'}>"
 
     def __await__(self) -> Generator[Any, None, Report]:
         return self._wait().__await__()
