@@ -58,14 +58,16 @@ class RunControl:
         name: What the run is called, while it is on a list.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
+        thread: The thread that takes all its steps; 0 where several may.
     """
 
-    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress")
+    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
 
     def __init__(self) -> None:
         self.calls_out = False
         self.cancelled = False
         self.name = ""
+        self.thread = 0
         self.progress: Callable[[], Progress | None] | None = None
         self.deadline = FOREVER
         self.on_wake: Callable[[], object] | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from stockade._bell import Bell
@@ -26,7 +26,7 @@ __all__ = ["CLOSED", "RunRegistry", "UnderWay"]
 CLOSED = "the sandbox is closed: make a new one"
 
 _inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
-"""The registries in whose runs we are, in a function of the embedder that one of them calls."""
+"""The registries in whose runs on the executor we are, in a function of the embedder that a guest calls."""
 
 
 class UnderWay:
@@ -36,34 +36,24 @@ class UnderWay:
         control: What tells the run to stop.
     """
 
-    __slots__ = ("_inside", "_name", "_registry", "control")
+    __slots__ = ("_name", "_registry", "control")
 
     def __init__(self, registry: RunRegistry, run_id: str | None, control: RunControl) -> None:
         self._registry = registry
         self._name = run_id
-        self._inside: Token[tuple[object, ...]] | None = None
         self.control = control
 
     def __enter__(self) -> Self:
         # Whatever the handler of a signal raises in here, the run is on the list only if it is taken off again.
         try:
-            self._inside = _inside.set((*_inside.get(), self._registry))
-            self._name = self._registry.enlist(self._name, self.control)
+            self._registry.enlist(self._name, self.control)
             return self  # noqa: TRY300 - what a handler raises here must be seen, too
         except BaseException:
-            self.leave()
+            self._registry.leave(self.control)
             raise
 
     def __exit__(self, *exception: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Takes the run off the list. Leaving twice is harmless."""
         self._registry.leave(self.control)
-        if self._inside is not None:
-            # Steps may be closed in another context than they were begun in.
-            with suppress(ValueError, RuntimeError):
-                _inside.reset(self._inside)
 
     def take(self, steps: RunCoroutine[Report]) -> Report:
         """Takes all steps of the run on this thread."""
@@ -93,16 +83,19 @@ class RunRegistry:
         # What is called whenever a run is over, once nothing can begin any more.
         self._waiters: list[Callable[[], object]] = []
 
-    def under_way(self, run_id: str | None = None, control: RunControl | None = None) -> UnderWay:
+    def under_way(self, run_id: str | None, *, here: bool = False) -> UnderWay:
         """Returns what puts a run on the list while it is entered.
 
         Args:
             run_id: What the run is called; None for # and a number.
-            control: What tells it to stop; by default, a new one.
+            here: Whether all of it is done on this thread, which must not wait for it then.
         """
-        return UnderWay(self, run_id, control or RunControl())
+        control = RunControl()
+        if here:
+            control.thread = get_ident()
+        return UnderWay(self, run_id, control)
 
-    def enlist(self, run_id: str | None, control: RunControl) -> str:
+    def enlist(self, run_id: str | None, control: RunControl) -> None:
         """Puts a run on the list; whoever does takes it off, also where this has raised.
 
         Raises:
@@ -123,7 +116,6 @@ class RunRegistry:
         # Whoever closes the sandbox sees the run on the list, or is seen here.
         if self._closed:
             raise UsageError(CLOSED)
-        return run_id
 
     def leave(self, control: RunControl) -> None:
         """Takes a run off the list; it may be off already."""
@@ -188,6 +180,9 @@ class RunRegistry:
             control.cancel()
 
     def _is_not_to_wait(self) -> bool:
-        # Within one of its own runs, that one would wait for this. In a forked child, runs of the parent's threads are
-        # on the list for ever.
-        return not self.runs or self in _inside.get() or os.getpid() != self._process
+        # In a forked child, runs of the parent's threads are on the list for ever.
+        if not self.runs or os.getpid() != self._process:
+            return True
+        # Within one of its own runs, that one would wait for this.
+        thread = get_ident()
+        return self in _inside.get() or any(control.thread == thread for control in tuple(self.runs.values()))

@@ -228,7 +228,7 @@ class Sandbox:
             UsageError: The sandbox is closed, or an argument is unfit.
         """
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id) as run:
+        with self._registry.under_way(run_id, here=True) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             return run.take(run_steps(context, run.control, module, inputs))
 
@@ -294,7 +294,7 @@ class Sandbox:
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id) as run:
+        with self._registry.under_way(run_id, here=True) as run:
             return run.take(call_steps(context, run.control, module, export, args, returns))
 
     def open(
