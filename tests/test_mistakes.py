@@ -150,16 +150,21 @@ def test_a_task_that_comes_as_json_names_presets_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [HELLO, "\n\t;; a comment\n" + HELLO, "(; a (; nested ;) comment ;)" + HELLO])
 def test_bytes_in_the_text_format_are_taken_alike_everywhere(text: str, tmp_path: Path) -> None:
-    """One rule for `run` and `call`, of the package and of a sandbox: bytes that begin as text does are text."""
+    """One rule for `run` and `call`, of the package and of a sandbox: bytes that begin as text does are text.
+
+    The twin, for whoever is sent modules: `Module.load` takes bytes for text only where it is told to.
+    """
     path = tmp_path / "guest.wat"
     path.write_text(text)
     for module in (text.encode(), path, str(path)):
-        assert Module.load(module).kind == "command"
         for run in (stockade.run, BOX.run):
             assert run(module).stdout == b"hello world\n"
         assert asyncio.run(BOX.run_async(module)).ok
         assert stockade.call(module, "_start") is None
         assert BOX.call(module, "_start").ok
+    assert Module.load(path).kind == Module.load(text.encode(), text=True).kind == "command"
+    with pytest.raises(stockade.InvalidModule, match=r"^not WebAssembly: the file does not begin with"):
+        Module.load(text.encode())
     for junk in (b"echo hello\n", b"", b"\x7fELF("):
         with pytest.raises(stockade.InvalidModule, match=r"^not (a )?WebAssembly"):
             BOX.run(junk)

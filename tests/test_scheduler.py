@@ -563,7 +563,7 @@ def test_jobs_are_awaited_and_the_loop_goes_on(box: Sandbox) -> None:
                 await asyncio.sleep(0.01)
 
         heart = asyncio.create_task(beat())
-        with Scheduler(box) as scheduler:
+        async with Scheduler(box) as scheduler:
             spinning = scheduler.submit(Task(module=SPIN, quota=Quota(max_execution_time_secs=0.4)))
             assert (await scheduler.submit(same(3))).value == 3
             assert (await spinning).outcome is Outcome.TIMEOUT
@@ -581,7 +581,7 @@ def test_as_completed_on_a_loop(box: Sandbox) -> None:
 
     async def main() -> None:
         told: list[tuple[int, int | None]] = []
-        with Scheduler(box) as scheduler:
+        async with Scheduler(box) as scheduler:
             tasks = [Task(module=SLEEP, export="sleep", args=(nap,)) for nap in (700, 350, 1)]
             found = scheduler.as_completed_async(tasks, progress=lambda done, total: told.append((done, total)))
             assert [job.result().value async for job in found] == [1, 350, 700]
@@ -985,6 +985,8 @@ def test_many_threads_submit_and_nothing_is_lost(box: Sandbox) -> None:
 def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
     """Holds item 16: whatever a job is at when it is cancelled, it ends, once, and leaves nothing behind."""
     chance = random.Random(20240611)
+    # Machine code that is kept has a descriptor of its own.
+    box.prepare(HELLO.encode())
     descriptors = open_descriptors()
     over: list[TaskHandle] = []
 
