@@ -905,7 +905,7 @@ def test_a_result_that_takes_longer_than_one_waits(box: Sandbox) -> None:
     """Waiting has its own end; the run goes on all the same."""
     with Scheduler(box) as scheduler:
         job = scheduler.submit(Task(module=SLEEP))
-        assert repr(job) == f"<Job {job.task.id} under way>"
+        assert repr(job) == f"<TaskHandle {job.task.id} under way>"
         assert not job.wait(0.01)
         assert job.completed_at is None
         for ask in (job.result, job.task_result):
@@ -914,7 +914,7 @@ def test_a_result_that_takes_longer_than_one_waits(box: Sandbox) -> None:
         job.cancel()
         assert job.wait(10)
         assert job.completed_at is not None
-        assert repr(job) == f"<Job {job.task.id} done>"
+        assert repr(job) == f"<TaskHandle {job.task.id} done>"
 
 
 TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("TENANT", default="nobody")

@@ -97,6 +97,8 @@ class Module:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
         """
+        if not isinstance(limit_bytes, int):
+            raise UsageError(f"limit_bytes is {type(limit_bytes).__name__}: it must be a whole number")
         return _load(source, limit_bytes, Limits(), text=text)
 
     @property
@@ -205,7 +207,10 @@ class Module:
         """
         if not isinstance(name, str):
             raise UsageError(f"export is {type(name).__name__}: give the name of an exported function")
-        encoded = name.encode("utf-8", "surrogateescape")
+        try:
+            encoded = name.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            encoded = name.encode("utf-8", "surrogatepass")  # which no module has
         type_ = self.function_type(encoded)
         if type_ is None:
             raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")

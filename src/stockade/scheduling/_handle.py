@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from stockade._text import printable
-from stockade.errors import StockadeError
+from stockade.errors import StockadeError, UsageError
 from stockade.report import Outcome
 from stockade.scheduling._task import Task, TaskResult
 
@@ -56,7 +56,7 @@ class TaskHandle:
         self._cancel = cancel
 
     def __repr__(self) -> str:
-        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
+        return f"<TaskHandle {printable(self.task.id)} {'done' if self.done else 'under way'}>"
 
     def __await__(self) -> Generator[Any, None, Report]:
         return self._wait().__await__()
@@ -95,6 +95,7 @@ class TaskHandle:
             TimeoutError: It was not over by then.
             StockadeError: It could not be run at all, or was cancelled before it began.
         """
+        _check_timeout(timeout_seconds)
         return self._run.report.result(timeout_seconds)
 
     def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
@@ -106,6 +107,7 @@ class TaskHandle:
         Raises:
             TimeoutError: It was not over by then.
         """
+        _check_timeout(timeout_seconds)
         problem = self._run.report.exception(timeout_seconds)
         over = self._run.completed_at or datetime.now(UTC)
         if problem is None:
@@ -124,6 +126,7 @@ class TaskHandle:
         Returns:
             Whether it is over.
         """
+        _check_timeout(timeout_seconds)
         with suppress(TimeoutError):
             self._run.report.exception(timeout_seconds)
         return self.done
@@ -148,4 +151,11 @@ class TaskHandle:
 
                 logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
 
+        if not callable(callback):
+            raise UsageError(f"callback is {type(callback).__name__}: give a function")
         self._run.report.add_done_callback(call)
+
+
+def _check_timeout(seconds: object) -> None:
+    if seconds is not None and not isinstance(seconds, int | float):
+        raise UsageError(f"timeout_seconds is {type(seconds).__name__}: give a number of seconds, or None")
