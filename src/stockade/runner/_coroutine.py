@@ -52,12 +52,14 @@ class RunControl:
         deadline: When it has to end, by `time.monotonic`.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
+        thread: The thread that takes all its steps; 0 where several may.
     """
 
-    __slots__ = ("cancelled", "deadline", "on_wake", "progress")
+    __slots__ = ("cancelled", "deadline", "on_wake", "progress", "thread")
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.thread = 0
         self.progress: Callable[[], Progress | None] | None = None
         self.deadline = FOREVER
         self.on_wake: Callable[[], object] | None = None

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from stockade.report import FuelHistory, Progress, Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["Runs", "inside"]
+__all__ = ["Runs"]
 
 _CLOSED = "the sandbox is closed: make a new one"
 
-inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
-"""The marks of the sandboxes in whose runs we are: in a function of the embedder that one of them calls."""
+_inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
+"""The marks of the sandboxes in whose runs on the executor we are, in a function of the embedder that a guest calls."""
 
 _MAX_NARROWED = 16
 """Policies of single runs that are kept ready."""
@@ -95,7 +95,10 @@ class Runs:
 
     def _is_not_to_wait(self) -> bool:
         # In a forked child, runs of the parent's threads are on the list for ever.
-        return self._mark in inside.get() or not self._runs or os.getpid() != self._process
+        if not self._runs or os.getpid() != self._process:
+            return True
+        thread = threading.get_ident()
+        return self._mark in _inside.get() or any(run.thread == thread for run in tuple(self._runs.values()))
 
     def _end(self) -> None:
         """Lets nothing begin any more, and cancels what is under way."""
@@ -242,7 +245,7 @@ class Runs:
 
     def _until_over(self, steps: RunCoroutine[Report], run_id: str, control: RunControl) -> RunCoroutine[Report]:
         """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""
-        inside.set((*inside.get(), self._mark))
+        _inside.set((*_inside.get(), self._mark))
         try:
             return (yield from steps)
         finally:

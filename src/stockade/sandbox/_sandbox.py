@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from stockade.errors import IsolationError, UsageError
@@ -9,7 +10,7 @@ from stockade.execution import Inputs
 from stockade.policy import policy_of
 from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
 from stockade.sandbox._checks import check_count, check_text
-from stockade.sandbox._runs import Runs, inside
+from stockade.sandbox._runs import Runs
 from stockade.sandbox._session import AsyncSession, Session
 
 if TYPE_CHECKING:
@@ -82,14 +83,6 @@ class Sandbox(Runs):
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close_async()
-
-    def _blocking(self, steps: RunCoroutine[Report], control: RunControl) -> Report:
-        """Takes all steps of a run on this thread, on which we are inside of it meanwhile."""
-        token = inside.set((*inside.get(), self._mark))
-        try:
-            return run_blocking(steps, control)
-        finally:
-            inside.reset(token)
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -186,7 +179,8 @@ class Sandbox(Runs):
         control, run_id = self._enlist(run_id)
         try:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return self._blocking(self._run(context, control, module, inputs), control)
+            control.thread = get_ident()
+            return run_blocking(self._run(context, control, module, inputs), control)
         finally:
             self._leave(run_id, control)
 
@@ -254,7 +248,8 @@ class Sandbox(Runs):
         context = self._under(policy)
         control, run_id = self._enlist(run_id)
         try:
-            return self._blocking(self._call(context, control, module, export, args, returns), control)
+            control.thread = get_ident()
+            return run_blocking(self._call(context, control, module, export, args, returns), control)
         finally:
             self._leave(run_id, control)
 
