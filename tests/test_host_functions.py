@@ -303,8 +303,8 @@ def test_a_result_that_is_not_as_annotated_is_a_trap(
 
 # -- what cannot be lent ----------------------------------------------------------------------------------------------
 
-ALLOWED = "it must be int, float, bool, str, bytes, or one of stockade.I32, U32, I64, U64, F32, F64"
-RESULTS = "it must be None, int, float, bool, one of stockade.I32, U32, I64, U64, F32, F64, or a tuple of these"
+ALLOWED = "it must be int, float, bool, str, bytes, or one of stockade.host.I32, U32, I64, U64, F32, F64"
+RESULTS = "it must be None, int, float, bool, one of stockade.host.I32, U32, I64, U64, F32, F64, or a tuple of these"
 
 
 def _unfit() -> Iterator[tuple[str, str]]:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stockade
-from stockade import Module, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, UsageError
+from stockade import (
+    Limits,
+    Module,
+    Mount,
+    Pipe,
+    Policy,
+    Quota,
+    Sandbox,
+    Scheduler,
+    SessionPool,
+    StockadeError,
+    Task,
+    UsageError,
+)
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -150,16 +165,21 @@ def test_a_task_that_comes_as_json_names_presets_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [HELLO, "\n\t;; a comment\n" + HELLO, "(; a (; nested ;) comment ;)" + HELLO])
 def test_bytes_in_the_text_format_are_taken_alike_everywhere(text: str, tmp_path: Path) -> None:
-    """One rule for `run` and `call`, of the package and of a sandbox: bytes that begin as text does are text."""
+    """One rule for `run` and `call`, of the package and of a sandbox: bytes that begin as text does are text.
+
+    The twin, for whoever is sent modules: `Module.load` takes bytes for text only where it is told to.
+    """
     path = tmp_path / "guest.wat"
     path.write_text(text)
     for module in (text.encode(), path, str(path)):
-        assert Module.load(module).kind == "command"
         for run in (stockade.run, BOX.run):
             assert run(module).stdout == b"hello world\n"
         assert asyncio.run(BOX.run_async(module)).ok
         assert stockade.call(module, "_start") is None
         assert BOX.call(module, "_start").ok
+    assert Module.load(path).kind == Module.load(text.encode(), text=True).kind == "command"
+    with pytest.raises(stockade.InvalidModule, match=r"^not WebAssembly: the file does not begin with"):
+        Module.load(text.encode())
     for junk in (b"echo hello\n", b"", b"\x7fELF("):
         with pytest.raises(stockade.InvalidModule, match=r"^not (a )?WebAssembly"):
             BOX.run(junk)
@@ -169,3 +189,121 @@ def test_everything_of_ours_is_one_kind_of_error() -> None:
     """What is named here is caught by one word."""
     assert issubclass(UsageError, StockadeError)
     assert Policy().name == "default"
+
+
+# -- a sweep ----------------------------------------------------------------------------------------------------------
+
+ODD: list[Any] = [
+    None,
+    5,
+    -1,
+    1.5,
+    math.nan,
+    True,
+    "x",
+    "\ud800",
+    "\0",
+    b"x",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    object(),
+    GUEST,
+    (),
+]
+SESSION = Sandbox().open(GUEST)
+SCHEDULER = Scheduler(Sandbox())
+
+
+def run_task(**fields: Any) -> object:
+    """What comes of a task."""
+    return SCHEDULER.submit(Task(**{"module": GUEST, **fields})).result(30)
+
+
+ANYTHING: dict[str, Callable[[Any], Any]] = {
+    "Sandbox": Sandbox,
+    "isolation": lambda odd: Sandbox("default", odd),
+    "run": BOX.run,
+    "args": lambda odd: BOX.run(GUEST, odd),
+    "an argument": lambda odd: BOX.run(GUEST, [odd]),
+    "stdin": lambda odd: BOX.run(GUEST, stdin=odd),
+    "env": lambda odd: BOX.run(GUEST, env=odd),
+    "a variable": lambda odd: BOX.run(GUEST, env={"A": odd}),
+    "on_stdout": lambda odd: BOX.run(GUEST, on_stdout=odd),
+    "on_progress": lambda odd: BOX.run(GUEST, on_progress=odd),
+    "policy": lambda odd: BOX.run(GUEST, policy=odd),
+    "run_id": lambda odd: BOX.run(GUEST, run_id=odd),
+    "export": lambda odd: BOX.call(GUEST, odd),
+    "what is passed": lambda odd: BOX.call(GUEST, "f", odd),
+    "returns": lambda odd: BOX.call(GUEST, "f", 1, returns=odd),
+    "open": lambda odd: BOX.open(odd).close(),
+    "stdin, awaited": lambda odd: asyncio.run(BOX.run_async(GUEST, stdin=odd)),
+    "priority": lambda odd: asyncio.run(BOX.run_async(GUEST, priority=odd)),
+    "tenant": lambda odd: asyncio.run(BOX.run_async(GUEST, tenant=odd)),
+    "export, awaited": lambda odd: asyncio.run(BOX.call_async(GUEST, odd)),
+    "host_function": BOX.host_function,
+    "what is lent": lambda odd: Sandbox().host_function("env", "f")(odd),
+    "requires": lambda odd: BOX.host_function("env", "n", requires=odd),
+    "cancel": BOX.cancel,
+    "fuel_history": BOX.fuel_history,
+    "prepare": BOX.prepare,
+    "session.call": SESSION.call,
+    "address": lambda odd: SESSION.read_memory(odd, 1),
+    "size": lambda odd: SESSION.read_memory(0, odd),
+    "data": lambda odd: SESSION.write_memory(0, odd),
+    "Module.load": Module.load,
+    "limit_bytes": lambda odd: Module.load(GUEST.data, limit_bytes=odd),
+    "Policy.load": Policy.load,
+    "Policy.loads": Policy.loads,
+    "format": lambda odd: Policy.loads("", odd),
+    "Policy.preset": Policy.preset,
+    "narrow": Policy().narrow,
+    "diff": Policy().diff,
+    "is_subset": Policy().is_subset,
+    "score": Policy().score,
+    "grants": Policy().grants,
+    "asked": lambda odd: Policy(custom={"a": True, "b": "x"}).grants("b", odd),
+    "permits": lambda odd: Policy().network.permits(odd, 1, secure=True),
+    "syscall": Policy().wasi.syscall,
+    "Scheduler": Scheduler,
+    "concurrency": lambda odd: Scheduler(BOX, concurrency=odd),
+    "submit": SCHEDULER.submit,
+    "execute": SCHEDULER.execute,
+    "map": lambda odd: list(SCHEDULER.map(odd)),
+    "as_completed": lambda odd: list(SCHEDULER.as_completed(odd)),
+    "timeout_seconds": lambda odd: SCHEDULER.submit(Task(module=GUEST)).wait(odd and abs(odd) if odd == -1 else odd),
+    "on_done": lambda odd: SCHEDULER.submit(Task(module=GUEST)).on_done(odd),
+    "SessionPool": lambda odd: SessionPool(odd, GUEST),
+    "SessionPool's module": lambda odd: SessionPool(BOX, odd),
+    "SessionPool's env": lambda odd: SessionPool(BOX, GUEST, env=odd, size=1).close(),
+    "Task.module": lambda odd: run_task(module=odd),
+    "Task.args": lambda odd: run_task(args=odd),
+    "Task.stdin": lambda odd: run_task(stdin=odd),
+    "Task.env": lambda odd: run_task(env=odd),
+    "Task.policy": lambda odd: run_task(policy=odd),
+    "Task.quota": lambda odd: run_task(quota=odd),
+    "Task.priority": lambda odd: run_task(priority=odd),
+    "Task.tenant": lambda odd: run_task(tenant=odd),
+    "Task.id": lambda odd: run_task(id=odd),
+    "Task.export": lambda odd: run_task(export=odd),
+    "to_json": lambda odd: Task(module=odd).to_json(),
+    "from_json": Task.from_json,
+    "Quota": lambda odd: Quota(max_memory_mb=odd, max_cpu_cores=odd),
+    "Pipe": lambda odd: Pipe().write(odd),
+    "Limits": lambda odd: Limits(memory=odd, wall_time=odd, fuel=odd),
+    "Mount": lambda odd: Mount(odd, odd, odd),
+    "replace": lambda odd: Policy().replace(limits=odd, memory=1 << 20),
+    "mounts": lambda odd: Policy().replace(mounts=odd),
+    "custom": lambda odd: Policy().replace(custom=odd),
+    "names": lambda odd: Policy().replace(allow=odd),
+    "stockade.call": lambda odd: stockade.call(odd, "f"),
+}
+
+
+@pytest.mark.parametrize("place", ANYTHING)
+def test_nothing_odd_is_answered_by_an_error_from_inside(place: str) -> None:
+    """Whatever is given wherever: it is taken, or refused as a mistake of the caller's."""
+    for odd in ODD:
+        with contextlib.suppress(StockadeError, TimeoutError):
+            ANYTHING[place](odd)

@@ -41,7 +41,7 @@ class Everything:
         self.scheduler = Scheduler(self.box, concurrency=2)
         self.pool: SessionPool | None = None
         self.sessions: list[stockade.Session] = []
-        self.jobs: list[stockade.Job] = []
+        self.jobs: list[stockade.TaskHandle] = []
         self.pipe = Pipe()
 
     def lent(self) -> int:

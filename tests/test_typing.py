@@ -70,6 +70,7 @@ WRONG = {
     'box.call(module, "f", returns="txt")': "call-overload",
     "Pipe().write(5)": "arg-type",
     "Sandbox(None)": "arg-type",
+    "stockade.Sandbag()": "attr-defined",
     'len(stockade.call(module, "f"))': "arg-type",
     'box.run(module, env={"A": None})': "dict-item",
 }

@@ -200,6 +200,18 @@ def test_the_memory_of_a_session_takes_text_and_bytes_and_nothing_else() -> None
             assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("text", [TEXT, UTF8, bytearray(UTF8), memoryview(UTF8)])
+def test_texts_for_functions_are_utf8(text: Any) -> None:
+    """Bytes of any kind take the place of an address and a length; sixteen of them are a v128."""
+    module = wat("""
+    (module (memory (export "memory") 1) (func (export "malloc") (param i32) (result i32) (i32.const 64))
+      (func (export "same") (param i32 i32) (result i32 i32) (local.get 0) (local.get 1))
+      (func (export "vector") (param v128) (result v128) (local.get 0)))
+    """)
+    assert BOX.call(module, "same", text, returns="text").value == TEXT
+    assert BOX.call(module, "vector", memoryview(bytes(range(16)))).value == bytes(range(16))
+
+
 def test_arguments_and_variables_are_utf8() -> None:
     """As everywhere; what came from the system goes back as it was."""
     odd = os.fsdecode(b"\xff")

@@ -89,13 +89,13 @@ class PolicyContext:
         both = self.policy.narrow(policy)
         return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
 
-    def load(self, source: Source, *, text: bool = False) -> Module:
+    def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
 
         Raises:
             ModuleError: It cannot be loaded.
         """
-        return load_module(source, self.policy.limits, text=text)
+        return load_module(source, self.policy.limits)
 
     def plan(self, module: Module, progress: Callable[[str], None] | None = None) -> Plan:
         """Makes a module ready to run, or returns what was made before.

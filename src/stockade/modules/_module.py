@@ -84,10 +84,10 @@ class Module:
         """Reads a module.
 
         Args:
-            source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module, in either
-                format: text begins with `(` or a comment.
+            source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module.
             limit_bytes: The most bytes it may have.
-            text: Whether a file with another name may be in the text format, too.
+            text: Whether bytes, and a file with another name, may be in the text format, too. Runs and calls that are
+                given bytes take both; here, what somebody sent does not reach the translator unless it is to.
 
         A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
         it is to run. Text of more than 64 KiB is translated in a process of its own, within the time and memory that
@@ -97,6 +97,8 @@ class Module:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
         """
+        if not isinstance(limit_bytes, int):
+            raise UsageError(f"limit_bytes is {type(limit_bytes).__name__}: it must be a whole number")
         return _load(source, limit_bytes, Limits(), text=text)
 
     @property
@@ -205,7 +207,10 @@ class Module:
         """
         if not isinstance(name, str):
             raise UsageError(f"export is {type(name).__name__}: give the name of an exported function")
-        encoded = name.encode("utf-8", "surrogateescape")
+        try:
+            encoded = name.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            encoded = name.encode("utf-8", "surrogatepass")  # which no module has
         type_ = self.function_type(encoded)
         if type_ is None:
             raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")
@@ -259,13 +264,13 @@ class _Digest:
         return self._sha256 or hashlib.sha256(self._data).hexdigest()
 
 
-def load_module(source: Source, limits: Limits, *, text: bool = False) -> Module:
+def load_module(source: Source, limits: Limits, *, text: bool | None = None) -> Module:
     """Reads a module within the limits of a policy; `Module.load` does so within the default ones.
 
     Args:
         source: Where it comes from.
         limits: How large it may be, and how long, and with how much memory, text may take to translate.
-        text: Whether bytes may be in the text format, too.
+        text: Whether bytes may be in the text format, too; None where they may if they begin like it.
 
     Raises:
         ModuleError: It cannot be loaded.
@@ -273,7 +278,7 @@ def load_module(source: Source, limits: Limits, *, text: bool = False) -> Module
     return _load(source, limits.module_size, limits, text=text)
 
 
-def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Module:
+def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None) -> Module:
     if isinstance(source, Module):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
@@ -282,7 +287,7 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Mo
             raise InvalidModule(
                 f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
-        text = text or _is_text(data)
+        text = _is_text(data) if text is None else text
     elif isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         data, name = read_module_file(path, limit_bytes), Path(path).name

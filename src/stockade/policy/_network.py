@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
-from stockade.errors import PolicyError
+from stockade.errors import PolicyError, UsageError
 from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each, places
 from stockade.policy._units import shown
 
@@ -347,6 +347,9 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             port: The port.
             secure: Whether the connection is encrypted.
         """
+        for what, given, kind, wanted in (("host", host, str, "text"), ("port", port, int, "a whole number")):
+            if not isinstance(given, kind):
+                raise UsageError(f"the {what} is {shown(given)}: give {wanted}")
         name = host_name(host)
         if name is None or not 1 <= port <= _LAST_PORT:
             return False

@@ -233,6 +233,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             name: Name of the capability.
             asked: For one that is on or off, True; for an amount, how much; for a text or list, one of the texts.
         """
+        if not isinstance(name, str):
+            raise UsageError(f"the name of the capability is {shown(name)}: it must be text")
         return grants(self.custom, name, asked)
 
     @staticmethod

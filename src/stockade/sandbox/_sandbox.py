@@ -159,10 +159,10 @@ class Sandbox:
     ) -> Callable[[_Function], _Function]:
         """Lends a function to guests, as a decorator: guests import it and call it.
 
-        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.I64` and its like say
-        more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first parameter
-        annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises ends the
-        run that called it, as a trap.
+        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.host.I64` and its
+        like say more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first
+        parameter annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises
+        ends the run that called it, as a trap.
 
         Args:
             module: The import module, such as `env`.

@@ -9,7 +9,7 @@ import queue
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +24,7 @@ from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
     from types import FrameType, TracebackType
     from typing import Self
 
@@ -44,6 +44,8 @@ class _Window:
         room: int,
     ) -> None:
         self._scheduler = scheduler
+        if not isinstance(tasks, Iterable):
+            raise UsageError(f"tasks is {type(tasks).__name__}: give tasks one after another, such as a list of them")
         self._source = iter(tasks)
         self._total = len(tasks) if isinstance(tasks, Sized) else None
         self._progress = progress

@@ -166,7 +166,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         own = self.policy
         if own is not None:
             policy = policy.narrow(_policy_of(own))
-        return policy if self.quota is None else self.quota.narrowed(policy)
+        if self.quota is None:
+            return policy
+        if not isinstance(self.quota, Quota):
+            raise UsageError(f"quota is {type(self.quota).__name__}: give a Quota, or None")
+        return self.quota.narrowed(policy)
 
 
 def _policy_of(told: object) -> Policy:
