@@ -304,6 +304,7 @@ def test_out_of_fuel_anywhere(folder: Path, make: Callable[[Script], None]) -> N
 def test_out_of_stack_anywhere(folder: Path, make: Callable[[Script], None]) -> None:
     """The attack: a guest goes so deep that the stack ends within the call that it makes then."""
     script, policy = scripted(make), files_policy(folder)
+    outcomes = set()
     for frames in range(6) if THOROUGH else (1, 4):
         fits, does_not = 0, 1 << 18
         while does_not - fits > 1:
@@ -312,12 +313,12 @@ def test_out_of_stack_anywhere(folder: Path, make: Callable[[Script], None]) -> 
                 fits = middle
             else:
                 does_not = middle
-        outcomes = set()
         for depth in range(fits, fits + 20):
             report = run_checked(script, folder, policy, frames=frames, depth=depth)
             outcomes.add((report.outcome, bool(report.usage.calls)))
-        # From where all fits to where the guest does not come to its first call.
-        assert outcomes >= {(Outcome.OK, True), (Outcome.STACK, True), (Outcome.STACK, False)}
+    # From where all fits to where the guest does not come to its first call. Of a call that needs little more than to be
+    # counted, some frames are too large to end in between.
+    assert outcomes >= {(Outcome.OK, True), (Outcome.STACK, True), (Outcome.STACK, False)}
 
 
 def test_out_of_fuel_while_growing(folder: Path) -> None:
