@@ -28,7 +28,7 @@ test-all: $(VENV)/.stamp ## Run all tests, as CI does
 	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal
 
 thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and end runs at every unit of fuel
-	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet tests/limits/test_native.py tests/limits/test_settled.py
+	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet --timeout 3600 tests/limits/test_native.py tests/limits/test_settled.py
 
 lint: $(VENV)/.stamp ## Check style and layers
 	$(BIN)/ruff check src tests benchmarks demo
