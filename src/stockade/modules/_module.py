@@ -22,7 +22,10 @@ __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 _LARGE_BYTES = 4 << 20
 _MAGIC = b"\0asm"
 
-_MOST_TEXT_BYTES = 64 << 10
+_MOST_TEXT_BYTES = 16 << 20
+"""Text up to this size is translated. Eighty bytes of memory for each byte of it can be needed."""
+
+_TEXT_BYTES_HERE = 64 << 10
 """Text up to this size is translated in this process, in a twentieth of a second at worst: what it takes can grow with
 the square, where many branches name the outermost of many blocks."""
 
@@ -313,7 +316,12 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None
 
 def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     """Translates text, in a process of its own if there is much of it."""
-    if len(text) <= _MOST_TEXT_BYTES or limits.compile_process == "never":
+    if len(text) > _MOST_TEXT_BYTES:
+        raise InvalidModule(
+            f"{name} has {len(text):,} bytes of WebAssembly text; at most {_MOST_TEXT_BYTES:,} are translated here. "
+            "Translate it with wat2wasm or wasm-tools, and load the binary"
+        )
+    if len(text) <= _TEXT_BYTES_HERE or limits.compile_process == "never":
         return translate(name, text)
     return translate_aside(name, text, limits)
 
