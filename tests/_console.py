@@ -73,12 +73,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     console = Console()
-    for line in sys.stdin:
-        out = io.StringIO()
-        console.shown, console.problem = [], ""
-        with redirect_stdout(out), redirect_stderr(out):
-            console.paste(json.loads(line))
-        print(json.dumps([out.getvalue(), console.problem, console.shown]), file=answers, flush=True)  # noqa: T201
+    with answers:
+        for line in sys.stdin:
+            out = io.StringIO()
+            console.shown, console.problem = [], ""
+            with redirect_stdout(out), redirect_stderr(out):
+                console.paste(json.loads(line))
+            print(json.dumps([out.getvalue(), console.problem, console.shown]), file=answers, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
   what it prints. Where nothing follows, it must succeed.
 - `<!-- file: NAME -->` before a block: the reader saves it under this name.
 - `<!-- not run: WHY -->` before a block: it is not run.
+- `<!-- numbers differ: WHY -->` before what a block prints: one number is as good as another there.
 
 In what is expected, `...` stands for anything.
 """
@@ -29,7 +30,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL
 )
-_MARK = re.compile(r"<!-- (?P<name>file|not run): (?P<text>[^>]+?) -->\s*\Z")
+_MARK = re.compile(r"<!-- (?P<name>file|not run|numbers differ): (?P<text>[^>]+?) -->\s*\Z")
+_COMMENT = re.compile("<!--.*?-->", re.DOTALL)
+_NUMBER = re.compile(r"\d[\d.,]*( [µm]?s\b)?")
 _COMMAND_END = "\x1e"
 
 
@@ -44,6 +47,7 @@ class Block:
         file: Under which name the reader saves it; or "".
         not_run: Why it is not run; or "".
         expected: What it prints, where a block that follows tells so.
+        numbers_differ: Whether what it prints is compared without its numbers.
     """
 
     line: int
@@ -52,6 +56,7 @@ class Block:
     file: str = ""
     not_run: str = ""
     expected: str | None = None
+    numbers_differ: bool = False
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -66,20 +71,28 @@ def blocks_of(page: Path) -> list[Block]:
         end = match.end()
         block = Block(before.count("\n") + 1, match["language"].strip(), text)
         while (mark := _MARK.search(before)) is not None:
-            if mark["name"] == "file":
-                block.file = mark["text"]
-            else:
-                block.not_run = " ".join(mark["text"].split())
+            why = " ".join(mark["text"].split())
+            match mark["name"]:
+                case "file":
+                    block.file = why
+                case "not run":
+                    block.not_run = why
+                case _:
+                    block.numbers_differ = True
             before = before[: mark.start()]
-        if block.language == "text" and blocks and not between.strip() and blocks[-1].language in ("python", "sh"):
+        follows = not _COMMENT.sub("", between).strip() and not block.file and not block.not_run
+        if block.language == "text" and follows and blocks and blocks[-1].language in ("python", "sh"):
             blocks[-1].expected = text
+            blocks[-1].numbers_differ = block.numbers_differ
         else:
             blocks.append(block)
     return blocks
 
 
-def matches(expected: str, actual: str) -> bool:
+def matches(expected: str, actual: str, *, numbers_differ: bool = False) -> bool:
     """Whether a text is as expected, where `...` stands for anything; trailing blanks do not count."""
+    if numbers_differ:
+        expected, actual = _NUMBER.sub("0", expected), _NUMBER.sub("0", actual)
     pattern = ".*?".join(re.escape(part) for part in _stripped(expected).split("..."))
     return re.fullmatch(pattern, _stripped(actual), re.DOTALL) is not None
 
@@ -133,7 +146,8 @@ class Reader:
         if block.language == "toml":
             stockade.Policy.loads(block.text)
             return ""
-        return f"a block in {block.language or 'no language'} says neither under which name it is saved, nor why it is not run"
+        language = block.language or "no language"
+        return f"a block in {language} says neither under which name it is saved, nor why it is not run"
 
     def _paste(self, block: Block) -> str:
         if self._python is None:
@@ -154,7 +168,7 @@ class Reader:
         printed, problem, shown = json.loads(answer)
         wrong = [f"a comment says {told}, but it is {value}" for told, value in shown if not matches(told, value)]
         if block.expected is not None:
-            if not matches(block.expected, printed + problem):
+            if not matches(block.expected, printed + problem, numbers_differ=block.numbers_differ):
                 wrong.append(f"the page says\n{block.expected}\nbut it is\n{printed}{problem}")
         elif problem or printed:
             wrong.append(f"it prints, and the page does not say so:\n{printed}{problem}")
@@ -176,7 +190,9 @@ class Reader:
         done = self._bash(f"set -e\n{block.text}")
         if done.returncode:
             return f"it ends with {done.returncode}:\n{done.stdout}"
-        if block.expected is not None and not matches(block.expected, done.stdout):
+        if block.expected is not None and not matches(
+            block.expected, done.stdout, numbers_differ=block.numbers_differ
+        ):
             return f"the page says\n{block.expected}\nbut it is\n{done.stdout}"
         return ""
 
@@ -199,7 +215,7 @@ class Reader:
             printed, _, rest = rest.partition(_COMMAND_END)
             status, _, rest = rest.partition("\n")
             if wanted.strip():
-                if not matches(wanted, printed):
+                if not matches(wanted, printed, numbers_differ=block.numbers_differ):
                     return f"$ {command}\nthe page says\n{wanted}\nbut it is\n{printed}"
             elif status != "0":
                 return f"$ {command}\nends with {status}:\n{printed}"
