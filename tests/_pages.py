@@ -132,10 +132,10 @@ class Reader:
         Returns:
             What is not as the page says; or "".
         """
-        if block.not_run:
-            return ""
         if block.file:
             (self._folder / block.file).write_text(block.text)
+            return ""
+        if block.not_run:
             return ""
         if block.language == "python":
             return self._paste(block)
