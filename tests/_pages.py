@@ -146,6 +146,8 @@ class Reader:
         if block.language == "toml":
             stockade.Policy.loads(block.text)
             return ""
+        if block.language == "text":  # a picture, or the form of a message
+            return ""
         language = block.language or "no language"
         return f"a block in {language} says neither under which name it is saved, nor why it is not run"
 
