@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
+import re
+from typing import TYPE_CHECKING
 
+import msgspec
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
 import stockade
 
-sys.path.insert(0, str(Path(__file__).parent))
-os.environ["COLUMNS"] = "80"
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "Stockade"
 author = "The Stockade authors"
@@ -24,7 +24,6 @@ source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 # `make docs` turns warnings into errors: a link that leads nowhere, or a name that is not there, fails the build.
-suppress_warnings: list[str] = []
 
 html_theme = "furo"
 html_title = "Stockade"
@@ -33,15 +32,15 @@ html_show_sourcelink = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
-# Docstrings are Google's style with Markdown's backticks: a name between them is a link where it is one of ours.
-default_role = "py:obj"
 napoleon_google_docstring = True
+napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 autoclass_content = "class"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
+autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False
@@ -67,6 +66,43 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text=context.get_help(), language="text")]
 
 
-def setup(app: object) -> None:
+_MADE_BY_STOCKADE = {"AsyncSession", "GuestMemory", "HostCall", "Module", "Session", "TaskHandle"}
+_GIVEN_BY_POSITION = {"Mount", "PortRange"}
+
+
+def _signature(_app: Sphinx, what: str, name: str, found: object, *_: object) -> tuple[str, str | None] | None:
+    """Leaves out signatures that tell nothing: of what only Stockade makes, and of data whose fields are listed."""
+    if what != "class":
+        return None
+    is_data = isinstance(found, type) and issubclass(found, msgspec.Struct)
+    short = name.rpartition(".")[2]
+    if short in _MADE_BY_STOCKADE or (is_data and short not in _GIVEN_BY_POSITION):
+        return "", None
+    return None
+
+
+def _docstring(_app: Sphinx, _what: str, _name: str, _found: object, _options: object, lines: list[str]) -> None:
+    """Reads single backticks as Markdown does, and names of the API between them as links."""
+    text = "\n".join(lines)
+    # Sphinx would take what stands before a colon in `Returns:` for a type.
+    text = re.sub(r"^(Returns|Yields):\n {4}(.*(?:\n {4}.*)*)", r":returns: \2", text, flags=re.MULTILINE)
+    lines[:] = re.sub(r"(?<![`:\w])`([^`\n]+)`(?!`)", _literal_or_link, text).split("\n")
+
+
+def _literal_or_link(match: re.Match[str]) -> str:
+    text = match[1]
+    first, *rest = text.removeprefix("stockade.").split(".")
+    owner = getattr(stockade, first, None) if first in stockade.__all__ else None
+    if owner is None or len(rest) > 1 or (rest and not hasattr(owner, rest[0])):
+        return f"``{text}``"
+    if first.islower() and not text.startswith("stockade."):
+        return f"``{text}``"  # `run` and `call` are methods of several classes
+    return f":py:obj:`{text} <stockade.{'.'.join([first, *rest])}>`"
+
+
+def setup(app: Sphinx) -> None:
     """Adds what is ours to Sphinx."""
-    app.add_directive("command-help", CommandHelp)  # type: ignore[attr-defined]
+    app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-process-signature", _signature)
+    # Before napoleon, which reads docstrings at 500.
+    app.connect("autodoc-process-docstring", _docstring, priority=400)

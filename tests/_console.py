@@ -79,7 +79,7 @@ def main() -> None:
             console.shown, console.problem = [], ""
             with redirect_stdout(out), redirect_stderr(out):
                 console.paste(json.loads(line))
-            print(json.dumps([out.getvalue(), console.problem, console.shown]), file=answers, flush=True)  # noqa: T201
+            print(json.dumps([out.getvalue(), console.problem, console.shown]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Pages of documentation, run as a reader would: their blocks are pasted one after another in an empty folder.
 
-- ```` ```python ```` is pasted into one interpreter for the whole page, line by line. An expression with a comment behind
-  it has the value that the comment shows. What else the block prints, or the exception that ends it, is compared with a
-  ```` ```text ```` block that follows directly.
-- ```` ```sh ```` is run by bash, and must succeed. ```` ```console ```` has a command behind each `$ `; what follows it is
+- A block of `python` is pasted into one interpreter for the whole page, line by line. An expression with a comment
+  behind it has the value that the comment shows. What else the block prints, or the exception that ends it, is compared
+  with a block of `text` that follows directly.
+- A block of `sh` is run by bash, and must succeed. One of `console` has a command behind each `$ `; what follows is
   what it prints. Where nothing follows, it must succeed.
 - `<!-- file: NAME -->` before a block: the reader saves it under this name.
 - `<!-- not run: WHY -->` before a block: it is not run.
@@ -163,7 +163,7 @@ class Reader:
             )
         assert self._python.stdin is not None
         assert self._python.stdout is not None
-        print(json.dumps(block.text), file=self._python.stdin, flush=True)  # noqa: T201
+        print(json.dumps(block.text), file=self._python.stdin, flush=True)
         answer = self._python.stdout.readline()
         if not answer:
             return f"the interpreter has ended: {self._python.wait()}"
@@ -192,9 +192,7 @@ class Reader:
         done = self._bash(f"set -e\n{block.text}")
         if done.returncode:
             return f"it ends with {done.returncode}:\n{done.stdout}"
-        if block.expected is not None and not matches(
-            block.expected, done.stdout, numbers_differ=block.numbers_differ
-        ):
+        if block.expected is not None and not matches(block.expected, done.stdout, numbers_differ=block.numbers_differ):
             return f"the page says\n{block.expected}\nbut it is\n{done.stdout}"
         return ""
 
