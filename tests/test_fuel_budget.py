@@ -6,7 +6,6 @@ Holds P-FUEL-1 and P-FUEL-2.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
