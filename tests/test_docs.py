@@ -12,6 +12,7 @@ import pytest
 import stockade
 from stockade import (
     FuelStatistics,
+    Inspection,
     Limits,
     Outcome,
     Policy,
@@ -159,6 +160,13 @@ def test_the_report_reference_has_every_outcome_and_what_it_raises() -> None:
             with pytest.raises(getattr(stockade, raised)) as problem:
                 report.check()
             assert type(problem.value).__name__ == raised
+
+
+def test_the_inspection_reference_has_every_field() -> None:
+    """The first table of docs/inspect.md has the fields of an inspection."""
+    text = (ROOT / "docs" / "inspect.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(told) == sorted(Inspection.__struct_fields__)
 
 
 def test_the_page_about_limits_has_every_limit_with_its_default() -> None:
