@@ -39,7 +39,7 @@ napoleon_use_rtype = False
 autoclass_content = "class"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "exclude-members": "PATH"}
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -81,11 +81,14 @@ def _signature(_app: Sphinx, what: str, name: str, found: object, *_: object) ->
     return None
 
 
-def _docstring(_app: Sphinx, _what: str, _name: str, _found: object, _options: object, lines: list[str]) -> None:
+def _docstring(_app: Sphinx, what: str, _name: str, _found: object, _options: object, lines: list[str]) -> None:
     """Reads single backticks as Markdown does, and names of the API between them as links."""
     text = "\n".join(lines)
     # Sphinx would take what stands before a colon in `Returns:` for a type.
     text = re.sub(r"^(Returns|Yields):\n {4}(.*(?:\n {4}.*)*)", r":returns: \2", text, flags=re.MULTILINE)
+    if what in ("attribute", "property"):
+        # And what stands before a colon in the first line, unless that is a comment.
+        text = f"..\n\n{text}"
     lines[:] = re.sub(r"(?<![`:\w])`([^`\n]+)`(?!`)", _literal_or_link, text).split("\n")
 
 
