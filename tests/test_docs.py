@@ -57,6 +57,99 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     assert not wrong, "\n\n".join(wrong)
 
 
+def _wrong(folder: Path, page: str) -> str:
+    """What is wrong with a page of which this is the text."""
+    path = folder / "page.md"
+    path.write_text(page)
+    (folder / "empty").mkdir()
+    reader = Reader(folder / "empty")
+    try:
+        return "\n".join(reader.read(block) for block in blocks_of(path))
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ("```python\n1 + 1  # 3\n```", "a comment says 3, but it is 2"),
+        ("```python\nprint('x')\n```", "it prints, and the page does not say so:\nx"),
+        ("```python\nprint('x')\n```\n\n```text\ny\n```", "the page says\ny"),
+        ("```python\n1 / 0\n```", "ZeroDivisionError: division by zero"),
+        ("```python\n1 / 0\nprint(1)\n```\n\n```text\n1\n```", "ZeroDivisionError"),
+        ("```python\ndef f():\n    return 1\nf()\n```", "SyntaxError"),
+        ("```python\nawait f()\n```", "SyntaxError: 'await' outside function"),
+        ("```python\nx = [\n```", "the block ends in the middle of a statement"),
+        ("```python\nopen('data.txt')\n```", "FileNotFoundError"),
+        ("```sh\nfalse\necho done\n```", "it ends with 1"),
+        ("```console\n$ false\n```", "$ false\nends with 1"),
+        ("```console\n$ echo a\nb\n```", "but it is\na"),
+        ("```console\necho a\n```", "a console block begins with"),
+        ("```c\nint x;\n```", "a block in c says neither"),
+    ],
+)
+def test_a_page_that_is_not_true_is_found(page: str, told: str, tmp_path: Path) -> None:
+    """Each way in which a page can mislead its reader fails."""
+    assert told in _wrong(tmp_path, page)
+
+
+def test_a_page_that_is_true_is_not_blamed(tmp_path: Path) -> None:
+    """The twin: values, what is printed, exceptions, files, commands and output that varies."""
+    page = """
+```python
+x = {"a": 1}
+x  # {'a': 1}
+for letter in "ab":
+    print(letter)
+
+```
+
+```text
+a
+b
+```
+
+<!-- file: f.txt -->
+```text
+content
+```
+
+```python
+from pathlib import Path
+Path("f.txt").read_text()  # 'content\\n'
+int("x")
+```
+
+```text
+ValueError: invalid literal ...
+```
+
+```console
+$ cat f.txt
+content
+$ cd /
+$ pwd; false
+/
+$ true
+```
+
+```python
+print("took 1.5 s of 3")
+```
+
+<!-- numbers differ: so does time -->
+```text
+took 24 ms of 4
+```
+
+<!-- not run: it would fail -->
+```sh
+false
+```
+"""
+    assert not _wrong(tmp_path, page).strip()
+
+
 NOT_RUN = {
     "README.md": ["installs packages", "takes about a minute"],
     "docs/fastapi.md": ["installs packages", "serves until it is stopped"],
