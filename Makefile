@@ -62,4 +62,4 @@ stress: $(VENV)/.stamp ## Threads, tasks, sessions and forks on real guests, for
 	$(BIN)/python -m tests.simulation.stress
 
 clean: ## Remove what make made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
