@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import doctest
 import gc
 import itertools
 import logging
@@ -1047,15 +1046,3 @@ def test_reports_are_let_go_of(box: Sandbox) -> None:
         for _ in scheduler.map(map(same, range(500))):
             pass
         assert reports() - before < 10
-
-
-# -- the page ---------------------------------------------------------------------------------------------------------
-
-PAGE = Path(__file__).parent.parent / "docs" / "many-runs.md"
-
-
-def test_the_examples_of_the_page_are_true() -> None:
-    """What docs/many-runs.md shows is what happens."""
-    result = doctest.testfile(str(PAGE), module_relative=False)
-
-    assert (result.failed, result.attempted) == (0, 27)
