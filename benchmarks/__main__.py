@@ -20,6 +20,7 @@ from rich.table import Table
 import stockade
 from benchmarks._compiles import compiles
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
+from benchmarks._ends import cancelled, disconnected, lengths
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._idiomatic import idiomatic_hello, native_engine
 from benchmarks._late import late
@@ -188,6 +189,9 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "parked": parked,
     "shares": shares,
     "heartbeat": heartbeat,
+    "cancelled": cancelled,
+    "disconnected": disconnected,
+    "lengths": lengths,
     "modules": modules,
     "loading": hostile_files,
     "calls": calls,

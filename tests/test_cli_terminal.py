@@ -1,4 +1,7 @@
-"""What may reach a terminal, and what a stderr that is full or closed may change: nothing."""
+"""What may reach a terminal, and what a stderr that is full or closed may change: nothing.
+
+Holds P-TEXT-1.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The executor as such, with generators made by hand: who goes on when, how often, and on how many threads."""
+"""The executor as such, with generators made by hand: who goes on when, how often, and on how many threads.
+
+Holds P-MANY-5.
+"""
 
 from __future__ import annotations
 
@@ -415,6 +418,39 @@ def test_who_waited_has_no_share_saved_up(monkeypatch: pytest.MonkeyPatch, runs:
     runs.wait(2)
     assert gained["steady"] > 0
     assert 1 / 2.5 < gained["sleeper"] / gained["steady"] < 2.5
+
+
+def test_who_comes_and_goes_owes_what_it_has_used(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
+    """The attack: a tenant has one short run after the other, each of which begins as if it had used nothing."""
+    monkeypatch.setattr(_executor, "_processors", lambda: 1)
+    used = {"steady": 0.0, "fleeting": 0.0}
+    over = False
+
+    def compute(tenant: str, seconds: float) -> None:
+        begun = time.thread_time()
+        while time.thread_time() < begun + seconds:
+            pass
+        used[tenant] += time.thread_time() - begun
+
+    def steady() -> RunCoroutine[None]:
+        while not over:
+            compute("steady", 0.001)
+            yield GO_ON
+
+    def fleeting() -> RunCoroutine[None]:
+        compute("fleeting", 0.004)
+        yield from ()
+
+    def again(*_: object) -> None:
+        if not over:
+            runs.executor.begin(WorkItem(fleeting(), RunControl(), again, 50, "fleeting"))
+
+    runs.begin(steady(), tenant="steady")
+    again()
+    wait_for(lambda: sum(used.values()) > 1.0)
+    over = True
+    runs.wait(1)
+    assert 2 / 3 < used["fleeting"] / used["steady"] < 3 / 2
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------

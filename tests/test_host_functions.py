@@ -1,6 +1,6 @@
 """Functions of the embedder: how they are typed, what they see of the guest, and what ends the run.
 
-Holds P-TIME-2 and P-HOST-1.
+Holds P-TIME-2, P-HOST-1 and P-HOST-2.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ from stockade import (
     UsageError,
 )
 from stockade.policy import Amount
+from stockade.runner._executor import MOST_OUTSIDE
 
-from .conftest import wat
+from .conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1618,3 +1619,60 @@ def test_the_table_of_the_page_tells_what_each_annotation_is() -> None:
         f.__annotations__ = {"value": annotation, "return": "None"}
         with lending(f).open(caller(types)):
             pass
+
+
+# -- those that take their time ---------------------------------------------------------------------------------------
+
+_HOLDING = wat('(module (import "env" "hold" (func $hold)) (func (export "hold") (call $hold)))')
+_READING = wat(
+    """
+    (module
+      (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 4) "\\08")
+      (func (export "_start") (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 64)))))
+    """
+)
+_SPEAKING = wat(HELLO)
+
+
+@pytest.mark.parametrize("kind", ["function", "stdin"])
+def test_functions_that_block_delay_nobody_else(kind: str) -> None:
+    """The attack: more functions of the embedder block than there are threads. Runs without any go on; those beyond
+    the bound wait, can be cancelled, and meet their deadlines."""
+    gate, inside = threading.Event(), []
+    box = Sandbox(Policy().replace(wall_time=60.0, fuel=None))
+
+    @box.host_function("env", "hold")
+    def hold() -> None:
+        inside.append(None)
+        assert gate.wait(60)
+
+    def fetch(size: int) -> bytes:
+        hold()
+        return b""
+
+    async def held(tenant: str) -> stockade.Report:
+        if kind == "function":
+            return await box.call_async(_HOLDING, "hold", tenant=tenant)
+        return await box.run_async(_READING, stdin=fetch, tenant=tenant)
+
+    async def all_of_them() -> None:
+        many = [asyncio.ensure_future(held("flood")) for _ in range(MOST_OUTSIDE + 8)]
+        while len(inside) < MOST_OUTSIDE:
+            await asyncio.sleep(0.001)
+        for report in await asyncio.gather(*(box.run_async(_SPEAKING, tenant=f"t{n}") for n in range(20))):
+            assert report.ok
+        late = asyncio.ensure_future(held("late"))
+        while len(box.monitor()) < len(many) + 1:
+            await asyncio.sleep(0.001)
+        late.cancel()
+        await asyncio.wait([late])
+        assert late.cancelled()
+        assert len(inside) == MOST_OUTSIDE
+        gate.set()
+        reports = await asyncio.gather(*many)
+        assert all(report.ok for report in reports)
+        assert len(inside) == MOST_OUTSIDE + 8
+
+    asyncio.run(asyncio.wait_for(all_of_them(), 60))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -691,3 +693,21 @@ def test_names_that_are_given_and_names_that_are_not_never_meet() -> None:
         assert box.call(SPIN, "seven", run_id="#x").ok
         for job in jobs:
             job.cancel()
+
+
+# -- many ends --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_cancelled_at_any_moment_is_told_as_it_was() -> None:
+    """A small number of what the benchmark does with 10,000: reports say what was written, and nothing is left."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "cancelled"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "STOCKADE_BENCH_CANCELS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "100 writers cancelled" in done.stdout

@@ -1,6 +1,6 @@
 """Many runs at once: so many and no more, in fair turns, with results as they come; nothing of them stays behind.
 
-Holds P-RUN-3 and P-MANY-4.
+Holds P-RUN-3, P-MANY-4 and P-HOST-2.
 """
 
 from __future__ import annotations
@@ -411,6 +411,42 @@ def test_the_line_keeps_its_rules(data: st.DataObject) -> None:
             assert line.remove(run) == oracle.remove(run)
         assert len(line) == len(oracle.waiting)
         assert set(line) == set(oracle.waiting)
+
+
+def test_whose_tasks_take_longer_has_fewer_turns() -> None:
+    """The attack: a tenant's tasks take ten times as long as another's. Each gets as much time as the other."""
+    line = Line()
+    seconds = {"long": 0.1, "short": 0.01}
+    had = dict.fromkeys(seconds, 0.0)
+    for _ in range(400):
+        for tenant in seconds:
+            line.add(TaskRun(same(0, tenant=tenant)))
+    for _ in range(220):
+        run = line.take({}, 1)
+        assert run is not None
+        tenant = run.task.tenant
+        line.charge(tenant, seconds[tenant])
+        had[tenant] += seconds[tenant]
+    assert had["short"] == pytest.approx(had["long"], rel=0.1)
+
+
+def test_who_was_away_has_no_time_saved_up() -> None:
+    """The attack: a tenant comes late, to have all places until it has had as much as the other had before."""
+    line = Line()
+    for tenant in ("steady", "late"):
+        for _ in range(100):
+            line.add(TaskRun(same(0, tenant=tenant)))
+        if tenant == "steady":
+            for _ in range(50):
+                assert line.take({}, 1) is not None
+                line.charge("steady", 1.0)
+    turns = []
+    for _ in range(20):
+        run = line.take({}, 1)
+        assert run is not None
+        turns.append(run.task.tenant)
+        line.charge(run.task.tenant, 1.0)
+    assert 9 <= turns.count("late") <= 12
 
 
 @pytest.fixture
@@ -901,6 +937,23 @@ def test_what_a_lent_function_raises_comes_out_of_the_result(box: Sandbox) -> No
         with pytest.raises(KeyboardInterrupt, match="stop"):
             job.task_result(10)
         assert scheduler.execute(same(1)).output == 1
+
+
+def test_what_is_called_when_jobs_are_over_may_submit_and_wait(box: Sandbox) -> None:
+    """The attack: more callbacks than there are threads of any kind submit a task each, and wait for it."""
+    pipes = [Pipe() for _ in range(100)]
+    found: list[object] = []
+    with Scheduler(box, concurrency=200) as scheduler:
+
+        def again(job: TaskHandle) -> None:
+            found.append(scheduler.submit(same(2)).result(60).value)
+
+        for pipe in pipes:
+            scheduler.submit(Task(module=ECHO, stdin=pipe)).on_done(again)  # type: ignore[arg-type]
+        for pipe in pipes:
+            pipe.close()
+        wait_for(lambda: len(found) == len(pipes))
+    assert found == [2] * len(pipes)
 
 
 def test_a_result_that_takes_longer_than_one_waits(box: Sandbox) -> None:

@@ -1,6 +1,8 @@
 """Handlers of signals come between any two lines of the main thread: what they cancel, close or look at does not hang.
 
 A tracing function stands for the handler, so that each line has its turn. Handlers that raise are real ones.
+
+Holds P-RUN-5.
 """
 
 from __future__ import annotations

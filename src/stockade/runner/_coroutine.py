@@ -66,7 +66,7 @@ class RunControl:
     def __init__(self) -> None:
         self.calls_out = False
         self.cancelled = False
-        self.name = ""
+        self.name: str | None = None
         self.thread = 0
         self.progress: Callable[[], Progress | None] | None = None
         self.deadline = FOREVER

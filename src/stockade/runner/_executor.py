@@ -62,8 +62,11 @@ _MOST_CREDIT_SECONDS: Final = 0.1
 """How much a tenant may come to have used less than others and still catch up: it could not use its share, for want of
 runs."""
 
+_AWAY_CREDIT_SECONDS: Final = 0.02
+"""The same for one that has had nothing to do: who has one short run after the other is away again and again."""
+
 _MOST_DEBTS: Final = 1000
-"""Of so many tenants that are gone it is known that they have used more than their share."""
+"""Of so many tenants that are gone it is known what they have used."""
 
 _FORGOTTEN_ALARMS: Final = 64
 """So many alarms that do not count any more may stay on the list, beside four for each run."""
@@ -156,7 +159,7 @@ class Executor:
         # Tenants with somebody in line, the one that has used least first.
         self._order: list[tuple[float, int, _Tenant]] = []
         self._served = 0.0
-        # What tenants had used that are gone, where that is more than others had.
+        # What tenants had used that are gone, where that is about as much as others had, or more.
         self._debts: dict[str, float] = {}
         # Those that would call functions of the embedder, and for whom there is no thread.
         self._held: dict[_Tenant, deque[tuple[int, WorkItem[Any]]]] = {}
@@ -190,7 +193,7 @@ class Executor:
             tenant = self._tenants.get(item.tenant)
             if tenant is None:
                 tenant = self._tenants[item.tenant] = _Tenant()
-                tenant.used = max(self._served, self._debts.pop(item.tenant, 0.0))
+                tenant.used = max(self._served - _AWAY_CREDIT_SECONDS, self._debts.pop(item.tenant, self._served))
             tenant.items += 1
             self._errands += 1
             item.control.on_wake = item.on_wake = lambda: self.wake(item)
@@ -246,7 +249,7 @@ class Executor:
         tenant = self._tenants[item.tenant]
         item.used = max(item.used, tenant.served)
         if not (tenant.line or tenant.at_work):
-            tenant.used = max(tenant.used, self._served)
+            tenant.used = max(tenant.used, self._served - _AWAY_CREDIT_SECONDS)
         self._line_up(item)
 
     def _line_up(self, item: WorkItem[Any]) -> None:
@@ -481,13 +484,13 @@ class Executor:
         tenant.items -= 1
         if not tenant.items:
             del self._tenants[item.tenant]
-            if tenant.used > self._served:
+            if tenant.used > self._served - _AWAY_CREDIT_SECONDS:
                 # Else whoever comes and goes would begin anew each time.
                 self._debts[item.tenant] = tenant.used
                 if len(self._debts) > _MOST_DEBTS:
                     # Those that others have caught up with are the least.
                     most = heapq.nlargest(_MOST_DEBTS // 2, self._debts.items(), key=lambda debt: debt[1])
-                    self._debts = {name: used for name, used in most if used > self._served}
+                    self._debts = dict(most)
 
 
 def _tell(item: WorkItem[Any], result: Any, problem: BaseException | None) -> None:

@@ -130,7 +130,7 @@ class RunRegistry:
                 waiter()
 
     def _take_off(self, control: RunControl) -> None:
-        if self.runs.get(control.name) is control:
+        if control.name is not None and self.runs.get(control.name) is control:
             del self.runs[control.name]
 
     def monitor(self) -> dict[str, Progress]:

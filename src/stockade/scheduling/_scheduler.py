@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sized
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from stockade._bell import Bell
 from stockade.errors import QueueFull, UsageError
@@ -92,6 +93,34 @@ class _Window:
         """Stops what is under way."""
         for job in self._under_way:
             job.cancel()
+
+
+_CALLS_OTHERS: Final = frozenset(
+    {
+        "Bell.wait",
+        "TaskHandle.on_done.<locals>.call",
+        "LoopStreams._await_call",
+        "LoopStreams._call_all",
+        "LoopStreams._read",
+        "Scheduler.__exit__",
+        "Streams._pass_on",
+        "Streams.serve",
+        "_Window.leave",
+        "call_outside",
+    }
+)
+"""Functions of ours that wait, or call those of the embedder; they hold nothing that others need."""
+
+_HERE: Final = str(Path(__file__).parents[1])
+
+
+def _may_wait(frame: FrameType | None) -> bool:
+    """Whether who calls has not interrupted, as the handler of a signal, something of ours that others wait for."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_HERE):
+            return frame.f_code.co_qualname in _CALLS_OTHERS
+        frame = frame.f_back
+    return True
 
 
 class Scheduler:
@@ -175,8 +204,9 @@ class Scheduler:
     def close(self, *, cancel: bool = False) -> None:
         """Takes nothing on any more, and waits until all is done. Closing twice is harmless.
 
-        The handler of a signal that has interrupted `submit` cannot wait for what that was about to begin: then
-        `submit` waits, before it returns.
+        The handler of a signal that has interrupted Stockade in the middle of something cannot wait for what needs that
+        done: then it is not waited for here, but in `submit`, where that was interrupted, or by whoever closes it next,
+        such as the end of the `with` block.
 
         Args:
             cancel: Whether to stop what is not done.
@@ -188,10 +218,10 @@ class Scheduler:
         try:
             if cancel:
                 self.cancel_all()
-            if self._interrupted():
-                self._closing.add(threading.get_ident())
-            else:
+            if _may_wait(sys._getframe(1)):  # noqa: SLF001 - there is no other way
                 self._wait_until_quiet()
+            else:
+                self._closing.add(threading.get_ident())
         except BaseException:
             # Such as Ctrl-C: what is left is not waited for, so it is not to go on by itself.
             self.cancel_all()
@@ -268,19 +298,10 @@ class Scheduler:
                 self._mend(run, problem)
             raise
         self._catch_up()
-        if threading.get_ident() in self._closing:
+        if self._closing and threading.get_ident() in self._closing:
             self._closing.discard(threading.get_ident())
             self._wait_until_quiet()
         return TaskHandle(run, self._cancel)
-
-    def _interrupted(self) -> bool:
-        """Whether this is called by the handler of a signal that has interrupted this thread's taking something on."""
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no other way
-        while frame is not None:
-            if frame.f_code is Scheduler.submit.__code__ and frame.f_locals.get("self") is self:
-                return True
-            frame = frame.f_back
-        return False
 
     def _mend(self, lost: TaskRun | None, problem: BaseException) -> None:
         """Puts things in order that the handler of a signal has left half done, as it has raised.
