@@ -212,8 +212,13 @@ ODD: list[Any] = [
     GUEST,
     (),
 ]
-SESSION = Sandbox().open(GUEST)
 SCHEDULER = Scheduler(Sandbox())
+
+
+def in_session(use: Callable[[stockade.Session], object]) -> None:
+    """Opens a session for it: one that stays open would be seen by tests that count instances."""
+    with BOX.open(GUEST) as session:
+        use(session)
 
 
 def run_task(**fields: Any) -> object:
@@ -248,10 +253,10 @@ ANYTHING: dict[str, Callable[[Any], Any]] = {
     "cancel": BOX.cancel,
     "fuel_history": BOX.fuel_history,
     "prepare": BOX.prepare,
-    "session.call": SESSION.call,
-    "address": lambda odd: SESSION.read_memory(odd, 1),
-    "size": lambda odd: SESSION.read_memory(0, odd),
-    "data": lambda odd: SESSION.write_memory(0, odd),
+    "session.call": lambda odd: in_session(lambda session: session.call(odd)),
+    "address": lambda odd: in_session(lambda session: session.read_memory(odd, 1)),
+    "size": lambda odd: in_session(lambda session: session.read_memory(0, odd)),
+    "data": lambda odd: in_session(lambda session: session.write_memory(0, odd)),
     "Module.load": Module.load,
     "limit_bytes": lambda odd: Module.load(GUEST.data, limit_bytes=odd),
     "Policy.load": Policy.load,
@@ -275,7 +280,7 @@ ANYTHING: dict[str, Callable[[Any], Any]] = {
     "timeout_seconds": lambda odd: SCHEDULER.submit(Task(module=GUEST)).wait(odd and abs(odd) if odd == -1 else odd),
     "on_done": lambda odd: SCHEDULER.submit(Task(module=GUEST)).on_done(odd),
     "SessionPool": lambda odd: SessionPool(odd, GUEST),
-    "SessionPool's module": lambda odd: SessionPool(BOX, odd),
+    "SessionPool's module": lambda odd: SessionPool(BOX, odd).close(),
     "SessionPool's env": lambda odd: SessionPool(BOX, GUEST, env=odd, size=1).close(),
     "Task.module": lambda odd: run_task(module=odd),
     "Task.args": lambda odd: run_task(args=odd),

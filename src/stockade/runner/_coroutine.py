@@ -52,18 +52,20 @@ class RunControl:
     """What is known of a run from outside: whether it may go on, and who is to be told when something happened to it.
 
     Attributes:
+        awaited: Whether `thread` awaits it, and others take its steps.
         calls_out: Whether the guest may call functions of the embedder, which take as long as they like.
         cancelled: Whether it is to end.
         deadline: When it has to end, by `time.monotonic`.
         name: What the run is called, while it is on a list.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
-        thread: The thread that takes all its steps; 0 where several may.
+        thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
     """
 
-    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
+    __slots__ = ("awaited", "calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
 
     def __init__(self) -> None:
+        self.awaited = False
         self.calls_out = False
         self.cancelled = False
         self.name: str | None = None

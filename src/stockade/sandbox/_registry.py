@@ -83,16 +83,19 @@ class RunRegistry:
         # What is called whenever a run is over, once nothing can begin any more.
         self._waiters: list[Callable[[], object]] = []
 
-    def under_way(self, run_id: str | None, *, here: bool = False) -> UnderWay:
+    def under_way(self, run_id: str | None, *, here: bool = False, awaited: bool = False) -> UnderWay:
         """Returns what puts a run on the list while it is entered.
 
         Args:
             run_id: What the run is called; None for # and a number.
             here: Whether all of it is done on this thread, which must not wait for it then.
+            awaited: Whether it is awaited on this thread, which may wait for it by awaiting it only: the handler of a
+                signal may have interrupted it before it has handed the run on.
         """
         control = RunControl()
-        if here:
+        if here or awaited:
             control.thread = get_ident()
+            control.awaited = awaited
         return UnderWay(self, run_id, control)
 
     def enlist(self, run_id: str | None, control: RunControl) -> None:
@@ -155,7 +158,7 @@ class RunRegistry:
     def close(self) -> None:
         """Lets nothing begin any more, cancels what is under way, and waits until it is over."""
         self._end()
-        if self._is_not_to_wait():
+        if self._is_not_to_wait(awaiting=False):
             return
         bell = Bell()
         self._waiters.append(bell.ring)
@@ -168,7 +171,7 @@ class RunRegistry:
     async def close_async(self) -> None:
         """Does what `close` does, without blocking the event loop."""
         self._end()
-        if self._is_not_to_wait():
+        if self._is_not_to_wait(awaiting=True):
             return
         from stockade.runner.loop import wait_until
 
@@ -179,10 +182,12 @@ class RunRegistry:
         for control in tuple(self.runs.values()):
             control.cancel()
 
-    def _is_not_to_wait(self) -> bool:
+    def _is_not_to_wait(self, *, awaiting: bool) -> bool:
         # In a forked child, runs of the parent's threads are on the list for ever.
         if not self.runs or os.getpid() != self._process:
             return True
         # Within one of its own runs, that one would wait for this.
         thread = get_ident()
-        return self in _inside.get() or any(control.thread == thread for control in tuple(self.runs.values()))
+        return self in _inside.get() or any(
+            control.thread == thread and not (control.awaited and awaiting) for control in tuple(self.runs.values())
+        )

@@ -359,15 +359,18 @@ class Sandbox:
 
         def steps() -> RunCoroutine[Report]:
             with run:
-                context = self._contexts.under(policy() if callable(policy) else policy)
-                if export is not None:
-                    return (yield from call_steps(context, run.control, module, export, args, tenant=tenant))
-                # What is no list of arguments is told so when the run begins.
-                texts = cast("Sequence[str | bytes]", args)
-                if isinstance(args, list | tuple):
-                    texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
-                inputs = Inputs(texts, stdin, env)
-                return (yield from run_steps(context, run.control, module, inputs, tenant=tenant))
+                return (yield from run.until_over(begun()))
+
+        def begun() -> RunCoroutine[Report]:
+            context = self._contexts.under(policy() if callable(policy) else policy)
+            if export is not None:
+                return (yield from call_steps(context, run.control, module, export, args, tenant=tenant))
+            # What is no list of arguments is told so when the run begins.
+            texts = cast("Sequence[str | bytes]", args)
+            if isinstance(args, list | tuple):
+                texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
+            inputs = Inputs(texts, stdin, env)
+            return (yield from run_steps(context, run.control, module, inputs, tenant=tenant))
 
         return steps(), run.control
 
@@ -411,7 +414,7 @@ class Sandbox:
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id) as run:
+        with self._registry.under_way(run_id, awaited=True) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, run.control)
             try:
@@ -486,7 +489,7 @@ class Sandbox:
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id) as run:
+        with self._registry.under_way(run_id, awaited=True) as run:
             steps = call_steps(context, run.control, module, export, args, returns, tenant)
             return await _awaited(run.until_over(steps), run.control, priority, tenant)
 
