@@ -917,7 +917,7 @@ def test_what_is_called_when_a_job_is_over_may_raise(
         over.wait(10)
         over.on_done(fail)
     # Callbacks are called after the job is done, so the last ones may come a moment after that was seen.
-    wait_for(lambda: len(called) == 2 * 20 * 5 + 1)
+    wait_for(lambda: len(called) == 2 * 20 * 5 + 1 and len(caplog.records) == 20 * 5 + 1)
     assert {record.name for record in caplog.records} == {"stockade"}
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert len(caplog.records) == 20 * 5 + 1

@@ -189,20 +189,6 @@ _ALL = (
         """        self._lock = threading.Lock()
 """,
     ),
-    _Undone(
-        "who is to end is to be found whatever the handler of a signal raises",
-        "runner/_executor.py",
-        """        item.place = 0
-        self._ending.append(item)
-        if nobody_waits:
-            self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
-""",
-        """        item.place = 0
-        if nobody_waits:
-            self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
-        self._ending.append(item)
-""",
-    ),
 )
 
 

@@ -477,17 +477,19 @@ class Scheduler:
         """Begins runs; in place of one that cannot begin, the next. Raises nothing, whatever is wrong with them."""
         line = deque(runs)
         failed: list[tuple[TaskRun, BaseException]] = []
-        while line:
-            run = line.popleft()
-            problem = self._try_to_begin(run)
-            if problem is not None:
-                run.completed_at = datetime.now(UTC)
-                failed.append((run, problem))
-                with self._lock:
-                    line.extend(self._leave(run))
-        # Others may be told, and do something in turn, when all that could begin has begun.
-        for run, problem in failed:
-            self._tell(run, None, problem)
+        try:
+            while line:
+                run = line.popleft()
+                problem = self._try_to_begin(run)
+                if problem is not None:
+                    failed.append((run, problem))
+                    run.completed_at = datetime.now(UTC)
+                    with self._lock:
+                        line.extend(self._leave(run))
+        finally:
+            # Others may be told, and do something in turn, when all that could begin has begun.
+            for run, problem in failed:
+                self._tell(run, None, problem)
 
     def _try_to_begin(self, run: TaskRun) -> BaseException | None:
         try:
