@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade._text import printable
-from stockade.cli._policy import PolicyName
+from stockade.cli._complete import ModuleFile
+from stockade.cli._policy import policy_option
 from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import interruptible, progress, show_table
 from stockade.compilation import Cache
@@ -81,16 +82,16 @@ def verify() -> int:
 
 
 @cache.command()
-@click.argument("modules", metavar="MODULE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--policy", "policy", type=PolicyName(), default="default", show_default=True, help="The policy.")
-def warm(modules: tuple[Path, ...], policy: Policy) -> int:
+@click.argument("modules", metavar="MODULE...", nargs=-1, required=True, type=ModuleFile(path_type=Path))
+@policy_option
+def warm(modules: tuple[Path, ...], base: Policy) -> int:
     """Compile modules ahead of their first run under a policy."""
     status = 0
-    with Sandbox(policy) as sandbox:
+    with Sandbox(base) as sandbox:
         for path in modules:
             begun = time.perf_counter()
             try:
-                module = load_module(path, policy.limits)
+                module = load_module(path, base.limits)
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade._text import printable
+from stockade.cli._complete import ModuleFile
 from stockade.cli._terminal import progress, show_table
 from stockade.modules import Module, inspect_woven
 from stockade.policy import MAX_MODULE_BYTES, write_value
@@ -42,7 +43,7 @@ _UNPROVIDED = "WASI has none of these; functions can be lent by Sandbox.host_fun
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path())
+@click.argument("file", metavar="FILE", type=ModuleFile())
 @click.option("--woven", is_flag=True, help="Show what the guard changes in the module, instead.")
 @click.option("-o", "out", metavar="OUT", type=click.Path(allow_dash=True), help="Write the woven module to this file.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stockade._text import printable
+from stockade.cli._complete import offer
 from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from stockade.policy import Change
 
-__all__ = ["PolicyName", "policy"]
+__all__ = ["PolicyName", "policy", "policy_option"]
 
 _SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _RISKS = {"none": "green", "low": "cyan", "medium": "yellow", "high": "red"}
@@ -42,12 +43,35 @@ class PolicyName(click.ParamType):  # type: ignore[type-arg]
         is_file = os.sep in value or value.endswith(_SUFFIXES) or Path(value).is_file()
         return Policy.load(value) if is_file else Policy.preset(value)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offers presets, and files."""
-        from click.shell_completion import CompletionItem
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Offers presets, and policy files."""
+        return offer(incomplete, _SUFFIXES, PRESETS)
 
-        presets = [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]
-        return [*presets, *click.Path().shell_complete(ctx, param, incomplete)]
+
+class _PolicyWord(PolicyName):
+    """The same, not loaded yet."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Returns it as it is."""
+        return value
+
+
+def _one(ctx: click.Context, param: click.Parameter, found: tuple[Policy, ...]) -> Policy:  # noqa: ARG001
+    if len(found) > 1:
+        raise click.UsageError("--policy is given more than once: there is one policy for a run")
+    return found[0]
+
+
+policy_option = click.option(
+    "--policy",
+    "base",
+    type=PolicyName(),
+    multiple=True,
+    default=("default",),
+    callback=_one,
+    help="The policy: a file, or the name of a preset.  [default: default]",
+)
+"""An option for one policy, which is given to the command as `base`."""
 
 
 _as_json = click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
@@ -62,7 +86,7 @@ def policy() -> None:
 
 
 @policy.command()
-@click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True)
+@click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True, type=_PolicyWord())
 def check(names: tuple[str, ...]) -> int:
     """Check that policies are right, and can be enforced.
 

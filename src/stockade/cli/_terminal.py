@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from codecs import getincrementaldecoder
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import TextIO
 
     from rich.table import Table
 
@@ -23,11 +21,10 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
-    "LiveOutput",
     "interruptible",
     "progress",
     "report_table",
-    "show_output",
+    "show_json",
     "show_report",
     "show_table",
     "show_value",
@@ -81,43 +78,6 @@ def interruptible(work: Callable[[], object]) -> None:
         os._exit(ExitStatus.INTERRUPTED)
     if problems:
         raise problems[0]
-
-
-def show_output(report: Report) -> None:
-    """Passes the guest's output on: as it is to files and pipes, made harmless to terminals."""
-    for stream, output, dropped in (
-        (sys.stdout, report.stdout, report.truncated.stdout),
-        (sys.stderr, report.stderr, report.truncated.stderr),
-    ):
-        if stream.isatty():
-            stream.write(terminal_safe(output))
-        else:
-            stream.buffer.write(output)
-        stream.flush()
-        if dropped:
-            name = "stdout" if stream is sys.stdout else "stderr"
-            sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
-
-
-class LiveOutput:
-    """Passes a stream of the guest on as it is written, harmless to terminals, as `show_output` does at the end.
-
-    Args:
-        stream: Where it goes.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        # A character may be cut in two by the border between two pieces.
-        self._decode = getincrementaldecoder("utf-8")("backslashreplace").decode
-
-    def __call__(self, piece: bytes) -> None:
-        """Passes a piece on."""
-        if self._stream.isatty():
-            self._stream.write(terminal_safe(self._decode(piece).encode()))
-        else:
-            self._stream.buffer.write(piece)
-        self._stream.flush()
 
 
 def show_value(report: Report, returns: Returns | None) -> None:
@@ -194,3 +154,20 @@ def report_table(report: Report) -> Table:
         style = _COLOURS.get(report.outcome, "red") if label == "outcome" else "red" if label == "violations" else ""
         table.add_row(label, Text(terminal_safe(text.encode()), style=style))
     return table
+
+
+def show_json(text: str) -> None:
+    """Shows JSON on stdout, in characters that every encoding and every terminal has.
+
+    Args:
+        text: The document.
+    """
+    # Outside of strings JSON has only such characters; inside, each can be written by its number.
+    plain = text.encode("utf-16-be", "surrogatepass")
+    units = (int.from_bytes(plain[at : at + 2]) for at in range(0, len(plain), 2))
+    sys.stdout.write("".join(chr(unit) if unit < _DEL else f"\\u{unit:04x}" for unit in units) + "\n")
+    sys.stdout.flush()
+
+
+_DEL = 0x7F
+"""The first character that may not be shown as it is."""

@@ -18,8 +18,7 @@ from stockade.runner import RunControl
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.execution import Argument, Returns, Stdin
-    from stockade.execution.loop_streams import LoopStreams
+    from stockade.execution import Argument, Returns, Stdin, Streams
     from stockade.modules import Module, Source
     from stockade.report import FuelHistory, Progress, Report
     from stockade.runner import RunCoroutine
@@ -108,6 +107,8 @@ class Runs:
         policy: Callable[[], Policy | None] | Policy | str | None = None,
         run_id: str | None = None,
         tenant: str = "",
+        returns: Returns | None = None,
+        streams: Streams | None = None,
     ) -> tuple[RunCoroutine[Report], RunControl]:
         """Returns a run, or a call of an export, in steps that somebody else takes; and its control.
 
@@ -122,10 +123,12 @@ class Runs:
             policy: A policy for this run, or what is asked for it when it begins.
             run_id: What it is called.
             tenant: For whom it runs.
+            returns: What the result of the function is read as.
+            streams: Serves the guest while it runs, in the place of callbacks.
         """
         control = RunControl()
         return self._listed(
-            self._steps(control, module, args, export, stdin, env, policy, tenant), control, run_id
+            self._steps(control, module, args, export, stdin, env, policy, tenant, returns, streams), control, run_id
         ), control
 
     def _steps(
@@ -138,13 +141,16 @@ class Runs:
         env: Mapping[str, str] | None,
         policy: Callable[[], Policy | None] | Policy | str | None,
         tenant: str,
+        returns: Returns | None,
+        streams: Streams | None,
     ) -> RunCoroutine[Report]:
         context = self._under(policy() if callable(policy) else policy)
         if export is not None:
-            return (yield from self._call(context, control, module, export, args, None, tenant=tenant))
+            inputs = Inputs((), stdin, env)
+            return (yield from self._call(context, control, module, export, args, returns, tenant, inputs, streams))
         # One text is no list of arguments: it is told so when the run begins.
         texts = args if isinstance(args, str) else [arg if isinstance(arg, str | bytes) else str(arg) for arg in args]
-        return (yield from self._run(context, control, module, Inputs(texts, stdin, env), tenant=tenant))
+        return (yield from self._run(context, control, module, Inputs(texts, stdin, env), streams, tenant))
 
     # -- what its methods share ---------------------------------------------------------------------------------------
 
@@ -198,7 +204,7 @@ class Runs:
         control: RunControl,
         module: Source,
         inputs: Inputs,
-        streams: LoopStreams | None = None,
+        streams: Streams | None = None,
         tenant: str = "",
     ) -> RunCoroutine[Report]:
         loaded = context.load(module)
@@ -222,12 +228,14 @@ class Runs:
         args: Sequence[Argument],
         returns: Returns | None,
         tenant: str = "",
+        inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+        streams: Streams | None = None,
     ) -> RunCoroutine[Report]:
         loaded = context.load(module)
         call = bind_arguments(loaded, export, args, returns)
         if not (yield from context.prepare(loaded, control, tenant)):
             return context.cancelled(loaded)
-        guest = context.guest(loaded, control)
+        guest = context.guest(loaded, control, inputs, streams)
         control.progress = guest.progress
         try:
             initializer = loaded.initializer
