@@ -15,10 +15,12 @@ from click.shell_completion import get_completion_class
 from stockade._version import __version__
 from stockade.cli._bench import bench
 from stockade.cli._cache import cache
+from stockade.cli._encoding import write_what_can_be_written
 from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
 from stockade.cli._status import ExitStatus
+from stockade.cli._terminal import complaining
 from stockade.errors import ModuleError, ModuleNotFound, StockadeError
 
 __all__ = ["main", "stockade"]
@@ -60,23 +62,29 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         status = leave.exit_code
     except click.ClickException as problem:
-        problem.show()
+        with complaining():
+            problem.show()
         status = ExitStatus.USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stockade: interrupted", err=True)
+        _complain("interrupted")
         status = ExitStatus.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain about it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ExitStatus.USAGE
     except OSError as problem:
-        click.echo(f"stockade: {problem.strerror}", err=True)
+        _complain(str(problem.strerror))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = ExitStatus.USAGE
     except StockadeError as problem:
-        click.echo(f"stockade: {problem}", err=True)
+        _complain(str(problem))
         status = _status(problem)
     sys.exit(status)
+
+
+def _complain(text: str) -> None:
+    with complaining():
+        click.echo(f"stockade: {text}", err=True)
 
 
 def _open_standard_streams() -> None:
@@ -88,6 +96,7 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
+    write_what_can_be_written()
 
 
 def _status(problem: StockadeError) -> int:

@@ -16,7 +16,7 @@ from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._policy import policy_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import GuestStreams, Watcher
-from stockade.cli._terminal import progress, show_json, show_report, show_value
+from stockade.cli._terminal import complaining, progress, show_json, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, summary, violation_text
@@ -126,7 +126,8 @@ def run(
             watcher.attach(control)
             report = run_blocking(steps, control)
     if streams.lost_bytes and not quiet:
-        click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
+        with complaining():
+            click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
     _show(
         report, returns, streams.problem, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet
     )
@@ -305,9 +306,14 @@ def _show(
         show_value(report, returns)
     if quiet:
         return
-    if wants_report:
-        show_report(report)
-        return
+    with complaining():
+        if wants_report:
+            show_report(report)
+        else:
+            _complain(report, stopped_by)
+
+
+def _complain(report: Report, stopped_by: int) -> None:
     for violation in report.violations:
         click.echo(f"stockade: {violation_text(violation)}", err=True)
     if report.outcome is Outcome.CANCELLED:

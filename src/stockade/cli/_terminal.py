@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
+    "complaining",
     "interruptible",
     "progress",
     "report_table",
@@ -31,6 +32,17 @@ __all__ = [
 ]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
+
+
+@contextmanager
+def complaining() -> Iterator[None]:
+    """Lets stderr be full or closed: what is said there is lost, and the exit status says it all the same."""
+    try:
+        yield
+        sys.stderr.flush()
+    except OSError:
+        # Python would try again when it exits, and leave with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
