@@ -16,9 +16,11 @@ from stockade.cli._status import ExitStatus
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
-from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value
+from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value, write_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from click.shell_completion import CompletionItem
 
     from stockade.policy import Change
@@ -205,8 +207,12 @@ def schema(markdown: bool) -> None:
 @click.option("--preset", "found", type=PolicyName(), default="default", show_default=True, help="What to begin with.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def init(file: Path | None, found: Policy, force: bool) -> None:
-    """Write a policy to begin with, each field with what it means: to FILE, or to stdout."""
-    text = write_toml(found.replace(name="custom" if file is None else file.stem or "custom"), told=True)
+    """Write a policy to start from, with a comment on each field, to FILE or stdout.
+
+    The format is TOML; YAML if FILE ends in .yaml or .yml; JSON, which has no comments, if it ends in .json.
+    """
+    found = found.replace(name="custom" if file is None else file.stem or "custom")
+    text = _WRITERS.get("" if file is None else file.suffix.lower(), _as_toml)(found)
     if file is None:
         click.echo(text, nl=False)
         return
@@ -218,6 +224,21 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
     except OSError as problem:
         raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
     click.echo(f"{file} written: change what you need, then try stockade policy check {file}", err=True)
+
+
+def _as_toml(found: Policy) -> str:
+    return write_toml(found, told=True)
+
+
+def _as_yaml(found: Policy) -> str:
+    return write_yaml(found, told=True)
+
+
+_WRITERS: dict[str, Callable[[Policy], str]] = {
+    ".yaml": _as_yaml,
+    ".yml": _as_yaml,
+    ".json": lambda found: json.dumps(found.to_document(), indent=2, ensure_ascii=False) + "\n",
+}
 
 
 def _json(value: object) -> str:
