@@ -41,6 +41,9 @@ _TARGETS_MS = {"cold": 5.0, "hot": 1.0}
 _SECONDS = 20.0
 """How long all runs together should take."""
 
+_LEAST_SECONDS = 1.0
+"""What is left for the other jobs after a first run that took all of it."""
+
 _JOBS = 4
 _JOBS_LEFT = {"cold": 3, "cached": 2, "hot": 1}
 """How many jobs share the time that is left, from each on."""
@@ -101,7 +104,7 @@ def bench(path: str | None, base: Policy, cold: int | None, hot: int | None, wan
         figures = [_Figures.of("first", [first])]
 
         def measure(job: str, run: Callable[[], float], asked: int | None, most: int) -> None:
-            left = max(0.0, _SECONDS - (time.perf_counter() - begun))
+            left = max(_LEAST_SECONDS, _SECONDS - (time.perf_counter() - begun))
             times = _repeated(
                 run, asked, most, left / _JOBS_LEFT[job], lambda n: tell(f"measuring: {job} run {n:,} of")
             )

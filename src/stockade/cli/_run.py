@@ -13,9 +13,9 @@ import click
 
 from stockade._text import printable
 from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy import policy_option
 from stockade.cli._status import exit_status
-from stockade.cli._streams import GuestStreams, Watcher
 from stockade.cli._terminal import complaining, progress, show_json, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
