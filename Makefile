@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test thorough lint types check docs bench fuzz simulate stress clean
+.PHONY: help demo test test-all thorough lint types check docs bench fuzz simulate stress clean
 
 help: ## Show what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
 # One environment for all: the stamp is renewed when the project's metadata changes.
 $(VENV)/.stamp: pyproject.toml
@@ -21,8 +21,11 @@ $(VENV)/.stamp: pyproject.toml
 demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped
 	@$(BIN)/python demo/main_job.py
 
-test: $(VENV)/.stamp ## Run the tests
-	$(BIN)/pytest --quiet
+test: $(VENV)/.stamp ## Run the tests, but for the slow ones
+	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal -m "not slow"
+
+test-all: $(VENV)/.stamp ## Run all tests, as CI does
+	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal
 
 thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and end runs at every unit of fuel
 	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet tests/limits/test_native.py tests/limits/test_settled.py
@@ -35,7 +38,7 @@ lint: $(VENV)/.stamp ## Check style and layers
 types: $(VENV)/.stamp ## Check types
 	$(BIN)/mypy
 
-check: lint types test ## All of the above, as CI does
+check: lint types test-all ## All of the above, as CI does
 
 docs: $(VENV)/.stamp ## Write the reference pages anew
 	$(BIN)/stockade policy schema --markdown > docs/policy.md

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stockade.compilation import _programs
 from stockade.errors import EngineError
 from stockade.execution import _plan
-from stockade.worker import _admission, _subprocess
+from stockade.worker import _compile_queue, _subprocess
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade import Module, Policy
     from stockade.engine import EngineConfig
-    from stockade.worker._admission import Turn
+    from stockade.worker._compile_queue import Turn
 
 __all__ = ["Compiling", "compiling_by_hand"]
 
@@ -30,7 +30,7 @@ class Compiling:
         begun: The names of modules whose compiling has begun, in order.
     """
 
-    def __init__(self, queue: _admission.Admission) -> None:
+    def __init__(self, queue: _compile_queue.CompileQueue) -> None:
         self.begun: list[str] = []
         self._queue = queue
         self._names: dict[str, str] = {}
@@ -89,7 +89,7 @@ class Compiling:
 
 def compiling_by_hand(monkeypatch: pytest.MonkeyPatch, *, processors: int = 1) -> Iterator[Compiling]:
     """Has all modules compiled by hand, as large ones, in a queue for so many processors."""
-    queue = _admission.Admission(processors, float("inf"))
+    queue = _compile_queue.CompileQueue(processors, float("inf"))
     held = Compiling(queue)
     genuine = _subprocess.compile_aside
 
@@ -98,7 +98,7 @@ def compiling_by_hand(monkeypatch: pytest.MonkeyPatch, *, processors: int = 1) -
         return genuine(module, config, policy, turn)
 
     monkeypatch.setenv("STOCKADE_CACHE", "off")
-    monkeypatch.setattr(_admission, "_admission", queue)
+    monkeypatch.setattr(_compile_queue, "_compile_queue", queue)
     monkeypatch.setattr(_subprocess, "SMALL_BYTES", 0)
     monkeypatch.setattr(_programs, "_stays_here", lambda *_, **__: False)
     monkeypatch.setattr(_programs, "compile_aside", compile_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +30,10 @@ _PROGRAMS = {
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Machine code and secrets of the tests are not those of whoever runs them; other processes inherit this."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("own")
+        # Workers of pytest-xdist share them: a real program is compiled once.
+        base = tmp_path_factory.getbasetemp()
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "own"
+        folder.mkdir(exist_ok=True)
         patch.setenv("STOCKADE_CACHE", str(folder / "cache"))
         patch.setenv("STOCKADE_STATE", str(folder / "state"))
         yield

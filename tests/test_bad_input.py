@@ -189,7 +189,7 @@ BAD_FILES = {
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("what", BAD_FILES)
 def test_what_cannot_be_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Holds items 6, 8, 9, 10, 13 and H34. The attack: a path that blocks, never ends, or is no module."""
+    """The attack: a path that blocks, never ends, or is no module."""
     monkeypatch.chdir(tmp_path)
     make, kind, message, _ = BAD_FILES[what]
     path = make(tmp_path)
@@ -218,15 +218,28 @@ def test_what_cannot_be_run_is_told_by_the_command(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(("name", "data"), [("guest.wasm", NOOP), ("guest.wat", HELLO.encode()), ("guest.wat", NOOP)])
 def test_what_can_be_run_is_run(tmp_path: Path, name: str, data: bytes) -> None:
-    """The twin of the above; item 1 and H45: a .wat file may be text, and binary too."""
+    """The counterpart of the above: a .wat file may be text, and binary too."""
     path = make_file(name, data)(tmp_path)
 
     assert stockade.run(path).ok
     assert command("run", path).returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="there is no /proc")
+def test_a_regular_file_that_cannot_be_read_is_told() -> None:
+    """The attack: a task names a file of the kernel's that says it is a regular one, and fails when it is read."""
+    with pytest.raises(InvalidModule) as caught:
+        Module.load("/proc/self/mem")
+    assert str(caught.value) == "/proc/self/mem cannot be read: Input/output error"
+    done = command("run", Path("/proc/self/mem"))
+    assert (done.returncode, done.stderr) == (126, b"stockade: /proc/self/mem cannot be read: Input/output error\n")
+    with Sandbox() as box, stockade.Scheduler(box) as scheduler:
+        found = scheduler.execute(stockade.Task(module="/proc/self/mem"))
+    assert (found.success, found.error) == (False, "/proc/self/mem cannot be read: Input/output error")
+
+
 def test_hard_and_symbolic_links_to_modules_are_fine(tmp_path: Path) -> None:
-    """Holds H34: what counts is the file that was opened, not how it was found."""
+    """What counts is the file that was opened, not how it was found."""
     path = make_file("guest.wasm", NOOP)(tmp_path)
     (tmp_path / "hard.wasm").hardlink_to(path)
     (tmp_path / "soft.wasm").symlink_to(path)
@@ -248,7 +261,7 @@ def test_refused_files_are_closed(tmp_path: Path) -> None:
 
 
 def test_text_is_not_taken_for_a_module() -> None:
-    """Holds H45. The attack: text where a module was expected reaches the parser of the text format."""
+    """The attack: text where a module was expected reaches the parser of the text format."""
     with pytest.raises(InvalidModule) as caught:
         Module.load(HELLO.encode())
     with pytest.raises(InvalidModule):
@@ -336,7 +349,7 @@ def test_every_prefix_and_every_changed_byte_is_refused_or_runs() -> None:
     ids=["function", "memory", "table", "global", "call", "memory called fd_write", "nameless"],
 )
 def test_unknown_imports_are_named(item: str, shown: str) -> None:
-    """Holds item 13 and H62: what is asked for and is not there, and what there is instead."""
+    """What is asked for and is not there, and what there is instead."""
     with pytest.raises(LinkError) as caught:
         Sandbox().run(with_imports(f"(import {item})"))
 
@@ -358,7 +371,7 @@ def test_known_imports_are_provided() -> None:
     ],
 )
 def test_modules_for_other_hosts_are_told_what_to_build_for(module: str, hint: str) -> None:
-    """Holds item 13: whoever built for the wrong target is told the right one."""
+    """Whoever built for the wrong target is told the right one."""
     with pytest.raises(LinkError) as caught:
         Sandbox().run(with_imports(f'(import "{module}" "f" (func))'))
 
@@ -415,7 +428,7 @@ FEATURES = {
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_proposals_are_off(feature: str) -> None:
-    """Holds H25, items 30 and 45: what widens the engine's attack surface is refused before it is compiled."""
+    """What widens the engine's attack surface is refused before it is compiled."""
     forbidden, allowed = FEATURES[feature]
 
     with pytest.raises(InvalidModule):
@@ -435,7 +448,7 @@ def test_proposals_are_not_called_damage(feature: str) -> None:
 
 
 def test_multi_memory_needs_a_policy_that_allows_it() -> None:
-    """Holds items 42 and 45."""
+    """Multi memory needs a policy that allows it."""
     module = wat('(module (memory 1) (memory 1) (func (export "_start")))')
 
     for changes, message in (
@@ -450,7 +463,7 @@ def test_multi_memory_needs_a_policy_that_allows_it() -> None:
 
 
 def test_tables_are_limited_in_number() -> None:
-    """Holds item 42."""
+    """Tables are limited in number."""
     with pytest.raises(InvalidModule) as caught:
         Sandbox().run(wat(f'(module {"(table 1 funcref)" * 5} (func (export "_start")))'))
 
@@ -459,7 +472,7 @@ def test_tables_are_limited_in_number() -> None:
 
 
 def test_large_file_is_refused_unread(tmp_path: Path) -> None:
-    """Holds item 11. The attack: a file of 100 MiB and a byte is read before it is refused. Memory stays flat."""
+    """The attack: a file of 100 MiB and a byte is read before it is refused. Memory stays flat."""
     path = tmp_path / "large.wasm"
     with path.open("wb") as file:
         file.truncate((100 << 20) + 1)
@@ -484,7 +497,7 @@ def test_large_file_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_size_limit_is_exact(tmp_path: Path) -> None:
-    """Holds item 11: the limit itself is allowed, a byte more is not, for files and bytes."""
+    """The limit itself is allowed, a byte more is not, for files and bytes."""
     padded = NOOP + section(0, b"\x01x" + b"\0" * 100)
     path = make_file("guest.wasm", padded)(tmp_path)
     exact = Sandbox(Policy().replace(module_size=len(padded)))
@@ -589,7 +602,7 @@ def test_a_hundred_thousand_exports_cost_nothing_at_run_time() -> None:
 
 
 def test_what_was_loaded_is_what_runs(tmp_path: Path) -> None:
-    """Holds item 14. The attack: the file is replaced after it was checked and before it is run."""
+    """The attack: the file is replaced after it was checked and before it is run."""
     path = tmp_path / "guest.wasm"
     first, second = (wat(f'(module (func (export "f") (result i32) i32.const {number}))').data for number in (1, 2))
     path.write_bytes(first)
@@ -604,7 +617,7 @@ def test_what_was_loaded_is_what_runs(tmp_path: Path) -> None:
 
 
 def test_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> None:
-    """Holds H39. The attack: another module of the same size and time is taken for the one that was compiled."""
+    """The attack: another module of the same size and time is taken for the one that was compiled."""
     path = tmp_path / "guest.wasm"
     box = Sandbox()
     values = []

@@ -1,4 +1,7 @@
-"""Machine code on disk: found again by a cold process, and never run where a byte of it was changed."""
+"""Machine code on disk: found again by a cold process, and never run where a byte of it was changed.
+
+Holds P-CACHE-1.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def test_a_second_cold_process_finds_what_the_first_one_compiled(own: Own, tmp_p
 
 
 def test_another_module_of_the_same_size_and_time_is_another_one(own: Own, tmp_path: Path) -> None:
-    """The attack: a module that cannot be told from another one by size and time. Holds H39."""
+    """The attack: a module that cannot be told from another one by size and time."""
     one, two = tmp_path / "one.wasm", tmp_path / "two.wasm"
     for path, number in ((one, 1), (two, 42)):
         path.write_bytes(answering(number))
@@ -133,7 +136,7 @@ def test_another_module_of_the_same_size_and_time_is_another_one(own: Own, tmp_p
 def test_a_file_replaced_by_one_of_the_same_size_and_time_runs_anew(
     own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same attack over time, within a process and across two. Holds H39."""
+    """The same attack over time, within a process and across two."""
     path = tmp_path / "guest.wasm"
     box = Sandbox()
     for number in (1, 42, 1):
@@ -169,7 +172,7 @@ OTHER_CONFIGURATIONS = {
 def test_another_configuration_of_the_engine_is_another_entry(
     what: str, own: Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Holds H43: code without fuel, for another stack or with other NaNs is never taken for this one."""
+    """Code without fuel, for another stack or with other NaNs is never taken for this one."""
     module = wat('(module (func (export "answer") (result i32) (i32.const 1)))')
     assert ask(module) == (1, False)
     forget(monkeypatch)
@@ -194,7 +197,7 @@ def test_stacks_of_one_class_share_an_entry(own: Own, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["wasmtime_version", "_processor"])
 def test_another_engine_or_processor_is_another_entry(name: str, own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holds H43."""
+    """Another engine or processor is another entry."""
     assert ask(answering(1)) == (1, False)
     forget(monkeypatch)
     monkeypatch.setattr(_programs, name, lambda: "another one")
@@ -264,7 +267,7 @@ def code_of(entry: bytes) -> bytes:
 
 
 def test_machine_code_of_another_module_is_not_run(own: Own, two: Entries, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: working machine code of the attacker's choice under an entry's own head and MAC. Holds H38.
+    """The attack: working machine code of the attacker's choice under an entry's own head and MAC.
 
     The module answers 1; the planted code is valid for the engine, and would answer 42.
     """
@@ -301,7 +304,7 @@ def test_one_byte_of_machine_code_is_enough(own: Own, two: Entries) -> None:
 
 
 def test_an_entry_under_another_ones_name_is_not_run(own: Own, two: Entries) -> None:
-    """The attack: to rename what is authentic, so that one module runs as another. Holds H38."""
+    """The attack: to rename what is authentic, so that one module runs as another."""
     two.path.write_bytes(two.evil)
 
     assert ask(answering(1)) == (1, False)
@@ -470,7 +473,7 @@ def test_an_entry_of_another_user_is_not_run(own: Own, two: Entries) -> None:
 
 
 def test_names_are_no_paths(tmp_path: Path) -> None:
-    """The attack: a key with a path in it, to read or write elsewhere. Holds H40."""
+    """The attack: a key with a path in it, to read or write elsewhere."""
     cache = store(tmp_path)
     assert cache.put("a", b"content")
     outside = tmp_path / "b.code"
@@ -485,7 +488,7 @@ def test_names_are_no_paths(tmp_path: Path) -> None:
 
 
 def test_only_our_hash_names_entries(own: Own, tmp_path: Path) -> None:
-    """What a file is called is no part of it. Holds H40."""
+    """What a file is called is no part of it."""
     path = tmp_path / "..%2f..code\n.wasm"
     path.write_bytes(answering(1))
 
@@ -495,7 +498,7 @@ def test_only_our_hash_names_entries(own: Own, tmp_path: Path) -> None:
 
 
 def test_nothing_is_ever_unpickled() -> None:
-    """Holds H44: no format that runs code when it is read is used anywhere."""
+    """No format that runs code when it is read is used anywhere."""
     source = Path(stockade.__file__).parent
     files = sorted(source.rglob("*.py"))
 
@@ -530,7 +533,7 @@ def unused(own: Own) -> str:
 @pytest.mark.parametrize("which", ["cache", "state"])
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o750, 0o701, 0o710])
 def test_a_folder_that_others_can_enter_is_not_used(which: str, mode: int, own: Own) -> None:
-    """The attack: a folder planted where it is predictable, open to whoever planted it. Holds H38."""
+    """The attack: a folder planted where it is predictable, open to whoever planted it."""
     folder: Path = getattr(own, which)
     folder.mkdir()
     folder.chmod(mode)
@@ -544,7 +547,7 @@ def test_a_folder_that_others_can_enter_is_not_used(which: str, mode: int, own: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
 @pytest.mark.parametrize("which", ["cache", "state"])
 def test_a_folder_of_someone_else_is_not_used(which: str, own: Own) -> None:
-    """The attack: a planted folder of the right mode. Holds H38."""
+    """The attack: a planted folder of the right mode."""
     folder: Path = getattr(own, which)
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, -1)
@@ -554,7 +557,7 @@ def test_a_folder_of_someone_else_is_not_used(which: str, own: Own) -> None:
 
 @pytest.mark.parametrize("which", ["cache", "state"])
 def test_a_folder_by_a_link_is_not_used(which: str, own: Own, tmp_path: Path) -> None:
-    """The attack: a link planted in its place, to a folder that is private. Holds H38."""
+    """The attack: a link planted in its place, to a folder that is private."""
     target = tmp_path / "target"
     target.mkdir(mode=0o700)
     folder: Path = getattr(own, which)
@@ -652,7 +655,7 @@ def test_a_secret_that_cannot_be_written_is_not_half_made(own: Own, monkeypatch:
 
 
 def test_a_process_killed_while_writing_leaves_no_torn_entry(own: Own) -> None:
-    """Holds item 102: whenever it is killed, an entry is the old one or the new one, whole."""
+    """Whenever it is killed, an entry is the old one or the new one, whole."""
     script = """
 import sys
 from tests._caches import BytesCache as Cache
@@ -676,7 +679,7 @@ while True:
 
 
 def test_eight_processes_at_once_all_succeed(own: Own, tmp_path: Path) -> None:
-    """Holds item 102: one folder and one secret are made by whoever is first, and one entry is left."""
+    """One folder and one secret are made by whoever is first, and one entry is left."""
     path = tmp_path / "guest.wasm"
     path.write_bytes(answering(1))
     racing = [
@@ -695,7 +698,7 @@ def test_eight_processes_at_once_all_succeed(own: Own, tmp_path: Path) -> None:
 
 
 def test_temporary_files_have_names_that_nobody_can_guess(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: a link under the name of the next temporary file. Holds H41.
+    """The attack: a link under the name of the next temporary file.
 
     No two are alike, each is random, and none is opened that is there already.
     """
@@ -746,7 +749,7 @@ def test_temporary_files_of_the_dead_are_removed_and_of_the_living_are_not(tmp_p
 
 
 def test_what_was_unused_for_longest_goes_first(tmp_path: Path) -> None:
-    """Holds H42: the size is bounded, and what is in use stays."""
+    """The size is bounded, and what is in use stays."""
     size = HEAD_BYTES + 1000
     cache = store(tmp_path, 3 * size)
 
@@ -962,3 +965,34 @@ def test_a_cache_that_is_off_leaves_its_folder_to_mount(own: Own, monkeypatch: p
 
     assert Sandbox(Policy().replace(mounts=[Mount(str(own.cache), "/data", "rw")])).run(wat(HELLO)).ok
     assert refusal(own.state) == covering(own.state)
+
+
+RELATIVE = """
+import os, sys
+os.environ |= {"STOCKADE_STATE": "own/state", "STOCKADE_CACHE": "own/cache", "HOME": "home"}
+import stockade
+os.chdir(sys.argv[1])
+from stockade.engine import Cache
+cache = Cache()
+print(cache.put("a" * 8, b"", b"code"), cache.problem)
+try:
+    stockade.Sandbox(stockade.Policy().replace(mounts=[stockade.Mount(sys.argv[2], "/x", "rw")]))
+except stockade.PolicyError:
+    print("refused")
+"""
+
+
+def test_relative_folders_are_where_the_process_began(tmp_path: Path) -> None:
+    """The attack: the host changes to a folder that a guest is granted, and the secret follows it there."""
+    (tmp_path / "granted").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", RELATIVE, str(tmp_path / "granted"), str(tmp_path / "own")],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == (b"True \nrefused\n", b"")
+    assert list((tmp_path / "granted").iterdir()) == []
+    assert (tmp_path / "own" / "state" / "cache.key").is_file()

@@ -21,7 +21,7 @@ JOBS = ["first", "cold", "cached", "hot"]
 
 
 def test_bench_prints_all_figures_with_a_verdict() -> None:
-    """Holds item 104: minimum, median, 95th and 99th percentile, mean and maximum, and PASS or FAIL by the median."""
+    """Minimum, median, 95th and 99th percentile, mean and maximum, and PASS or FAIL by the median."""
     done = subprocess.run(
         [sys.executable, "-m", "stockade", "bench", "--cold", "3", "--hot", "20", "--json"],
         capture_output=True,
@@ -50,7 +50,7 @@ def _keep_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("target", "verdict", "status"), [(1e9, "PASS", 0), (0.0, "FAIL", 1)])
 def test_verdict_is_the_exit_status(monkeypatch: pytest.MonkeyPatch, target: float, verdict: str, status: int) -> None:
-    """Holds item 104: scripts see a miss; people see a row for each job, and the machine."""
+    """Scripts see a miss; people see a row for each job, and the machine."""
     monkeypatch.setattr(_bench, "_TARGETS_MS", {"cold": target, "hot": target})
     _keep_folders(monkeypatch)
 

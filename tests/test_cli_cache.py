@@ -282,6 +282,7 @@ def test_verify_removes_what_was_changed(own: Own) -> None:
 # -- warm -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warm_compiles_ahead_of_the_first_run(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real program: after it, another process runs it without compiling."""
     guest = program_path("usvg")
@@ -363,3 +364,21 @@ def test_the_real_command_says_that_something_was_changed(own: Own) -> None:
 
     assert (result.returncode, result.stdout) == (1, b"0 modules unchanged\n")
     assert result.stderr == b"stockade: removed a: it is not as it was written\n"
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("info", "--json"), ("verify",), ("clear",)])
+def test_names_that_are_no_text_are_told_all_the_same(own: Own, arguments: tuple[str, ...]) -> None:
+    """The attack: a file in the cache whose name is not UTF-8."""
+    fill(own, ("a", 10, 0))
+    (own.cache / os.fsdecode(b"\xff\xfe.code")).write_bytes(b"x")
+
+    result = process("cache", *arguments)
+
+    assert result.returncode == int(arguments == ("verify",))
+    told = {
+        ("info",): b"  \\xff\\xfe  ",
+        ("info", "--json"): b'"name": "\\udcff\\udcfe"',
+        ("verify",): b"stockade: removed \\udcff\\udcfe: it is not as it was written\n",
+        ("clear",): b"2 modules removed\n",
+    }[arguments]
+    assert told in result.stdout + result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,12 +15,17 @@ import stockade
 from stockade import Inspection, Module, Policy, Sandbox
 from stockade._wasi import GROUPS, WASI
 from stockade.cli import stockade as command_line
-from stockade.engine import assemble
-from stockade.guard import guard, weave
+from stockade.engine import _engine, assemble
+from stockade.guard import Woven, guard, weave
+from stockade.modules import _weaving
+from stockade.policy import Limits
+from stockade.wasm import _scan
 from tests.conftest import HELLO, program_path
 from tests.guard._modules import HEADER, custom
+from tests.guard.test_encodings import hidden_call
 from tests.test_cli import in_terminal
 from tests.test_cli import stockade as process
+from tests.test_compiling import with_items
 
 
 def command(*args: str | Path) -> Result:
@@ -450,6 +456,86 @@ def test_what_cannot_be_woven_leaves_126(tmp_path: Path) -> None:
         assert done.returncode == 126
         assert done.stderr.decode().startswith(f"stockade: {message}")
         assert not out.exists()
+
+
+def test_what_cannot_be_proven_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a call of native WASI where a reader that has lost step sees a constant, in what people look at.
+
+    The reader is broken here; as it is, the call is shown among those that go to the guard.
+    """
+    path, out = tmp_path / "guest.wasm", tmp_path / "out.wasm"
+    path.write_bytes(hidden_call())
+    monkeypatch.setattr(_weaving, "is_cheap", lambda module: True)
+    assert json.loads(command("--woven", "--json", path).stdout)["redirected"] == {"call": 1}
+    monkeypatch.setattr(_scan, "guest_value_type", lambda reader: f"{reader.byte():#x}")
+
+    refused = command("--woven", "-o", out, path)
+
+    assert isinstance(refused.exception, stockade.InvalidModule)
+    assert str(refused.exception).startswith(
+        "guest.wasm cannot be guarded, for it is encoded in a way that Stockade reads differently from the engine: "
+        "rebuild it with a current toolchain, and report it if that does not help (not valid WebAssembly: "
+    )
+    assert refused.stdout == ""
+    assert not out.exists()
+
+
+def test_what_is_not_cheap_is_woven_in_the_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a module that takes long to weave and prove, which keeps the host waiting; told all the same."""
+    woven: list[str] = []
+    real = _weaving.weave_aside
+
+    def watch(name: str, *others: Any) -> Woven:
+        woven.append(name)
+        return real(name, *others)
+
+    monkeypatch.setattr(_weaving, "weave_aside", watch)
+    path = save(tmp_path, HELLO)
+    here = command("--woven", "--json", path).stdout
+    assert woven == []
+    monkeypatch.setattr(_weaving, "is_cheap", lambda module: False)
+
+    assert command("--woven", "--json", path).stdout == here
+    assert woven == ["guest.wat"]
+    program = program_path("quickjs")
+    assert command("--woven", "-o", tmp_path / "woven.wasm", program).exception is None
+    assert (tmp_path / "woven.wasm").read_bytes() == weave(program.read_bytes(), guard()).wasm
+    assert woven == ["guest.wat", program.name]
+    monkeypatch.setattr(_weaving, "Limits", lambda: Limits(compile_time=0.1))
+    large = program_path("python")
+    assert str(command("--woven", large).exception) == (
+        f"{large.name} takes more than 0.1 s to weave (limits.compile_time): it is too much for the weaver"
+    )
+
+
+def test_without_room_for_the_guard_it_is_said_what_there_is(tmp_path: Path) -> None:
+    """As many declarations as are read, to which the guard adds its own: which bound that is, and what to do."""
+    path, out = tmp_path / "guest.wasm", tmp_path / "out.wasm"
+    path.write_bytes(with_items(400_000))
+
+    done = process("inspect", "--woven", "-o", out, path)
+
+    assert done.returncode == 126
+    assert done.stderr.decode() == (
+        "stockade: guest.wasm leaves no room for the guard: 400,015 types, imports, globals and exports: no more than "
+        "400,000 are read. Build it with fewer, or as several modules\n"
+    )
+    assert not out.exists()
+    assert process("inspect", path).returncode == 0
+
+
+def test_without_room_for_an_engine_it_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many engines as there may be are in use: no module is told to be at fault, and it says what to do."""
+    path = save(tmp_path, HELLO)
+    monkeypatch.setattr(_engine, "_MAX_ENGINES", 0)
+    # One that nobody has made.
+    monkeypatch.setattr(_weaving, "_CONFIG", _weaving._CONFIG._replace(stack_bytes=96 << 10))
+
+    refused = command("--woven", path)
+
+    assert isinstance(refused.exception, stockade.EngineError)
+    assert " engines are in use, as many as there may be in a process. " in str(refused.exception)
+    assert str(refused.exception).endswith("let them agree, or close sandboxes and sessions that are done")
 
 
 def test_files_are_completed_by_the_shell(tmp_path: Path) -> None:

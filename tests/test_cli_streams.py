@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from tests.test_cli import CAT, COMMAND, LOOP, SPEAK_THEN_SLEEP, large_module, s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FLOOD = """
 (module
@@ -102,6 +102,16 @@ def running(*args: str | Path, **options: object) -> Iterator[subprocess.Popen[b
     finally:
         process.kill()
         process.communicate()
+
+
+def wait_until_listening(process: subprocess.Popen[bytes]) -> None:
+    """Waits until the command handles signals itself."""
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+        if int(caught, 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
 
 
 def read_first(process: subprocess.Popen[bytes], size: int = 100) -> bytes:
@@ -236,25 +246,30 @@ def _unread(pipe: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])
 
 
-@pytest.mark.parametrize("option", ["--report", "--json"])
-def test_signals_while_compiling_are_reported(tmp_path: Path, option: str) -> None:
-    """A run that never began is reported on, too."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("option", ["--quiet", "--report", "--json"])
+def test_signals_while_compiling_are_reported(tmp_path: Path, option: str, number: signal.Signals, status: int) -> None:
+    """A module that takes long to load and compile can be given up; the run that never began is reported on, too."""
     path = tmp_path / "large.wasm"
     path.write_bytes(large_module(400_000))
     policy = tmp_path / "p.toml"
     policy.write_text("[structure]\nfunctions = 1_000_000\n")
     with running("run", option, "--policy", policy, path) as process:
-        time.sleep(1)
-        if process.poll() is not None:
-            pytest.skip("it has been compiled already")
-        process.send_signal(signal.SIGTERM)
+        wait_until_listening(process)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
 
-    assert process.returncode == 143
-    if option == "--json" and out:
-        assert json.loads(out)["outcome"] == "cancelled"
-    elif option == "--report" and err != b"stockade: terminated\n":
+    assert process.returncode == status
+    assert b"Traceback" not in err
+    word = b"interrupted" if number is signal.SIGINT else b"terminated"
+    if err == b"stockade: " + word + b"\n":  # nothing was known of the module yet
+        assert out == b""
+    elif option == "--json":
+        assert (json.loads(out)["outcome"], err) == ("cancelled", b"")
+    elif option == "--report":
         assert b"outcome  cancelled" in err
+    else:
+        assert (out, err) == (b"", b"")
 
 
 @pytest.mark.parametrize("guest", [LOOP, SPEAK_THEN_TRAP, HELLO], ids=["timeout", "trap", "ok"])

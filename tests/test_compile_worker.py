@@ -1,4 +1,7 @@
-"""The compiling process: that it is one, warm, knows nothing of its host, and leaves nothing behind."""
+"""The compiling process: that it is one, warm, knows nothing of its host, and leaves nothing behind.
+
+Holds P-COMPILE-6.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from stockade import EngineError, Module, Policy, Sandbox, StockadeError
 from stockade.compilation import _programs
 from stockade.execution import _plan
 from stockade.worker import _fork_server, _frames, _process, _subprocess
-from stockade.worker._admission import Turn
+from stockade.worker._compile_queue import Turn
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, wat
 

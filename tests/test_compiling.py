@@ -1,7 +1,11 @@
-"""Compiling in a process of its own: what a module can do to the compiler, and what that process can do to us."""
+"""Compiling in a process of its own: what a module can do to the compiler, and what that process can do to us.
+
+Holds P-COMPILE-3.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -14,14 +18,27 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from stockade import EngineError, Environment, InvalidModule, Module, Mount, Policy, Report, Sandbox, StockadeError
+from stockade import (
+    EngineError,
+    Environment,
+    InvalidModule,
+    LinkError,
+    Module,
+    Mount,
+    Policy,
+    Report,
+    Sandbox,
+    StockadeError,
+)
 from stockade.compilation import _programs
 from stockade.engine import Engine, EngineConfig, library_folder
 from stockade.execution import _plan
 from stockade.modules import _module
 from stockade.modules._module import load_module
 from stockade.policy import PRESETS, Limits
+from stockade.wasm import Excess, Unsupported
 from stockade.worker import _child, _process, _subprocess
+from stockade.worker._frames import failure_from, failure_of
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
@@ -30,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stockade.policy import Features
-    from stockade.worker._admission import Turn
+    from stockade.worker._compile_queue import Turn
 
 CHEAP_BYTES = 40_000
 """A module of so many bytes that only the guest's own hello world needs compiling is within what is compiled here."""
@@ -146,7 +163,7 @@ def test_threads_that_want_the_same_module_compile_it_once(aside: list[str]) -> 
 
 
 def test_any_number_of_runs_shares_an_engine() -> None:
-    """Holds item 16: modules, sandboxes and runs of one configuration make no further engine."""
+    """Modules, sandboxes and runs of one configuration make no further engine."""
     Sandbox(ALWAYS).run(wat(HELLO))
     engines = dict(Engine._engines)
 
@@ -160,7 +177,7 @@ def test_any_number_of_runs_shares_an_engine() -> None:
 
 
 def test_an_engine_with_half_of_simd_does_not_abort() -> None:
-    """The attack of a wrong setting: relaxed SIMD without SIMD aborted the whole process. Holds H26."""
+    """The attack of a wrong setting: relaxed SIMD without SIMD aborted the whole process."""
     code = (
         "from stockade.engine import Engine, EngineConfig\n"
         "Engine.shared(EngineConfig(fuel=True, stack_bytes=1 << 19, simd=False, relaxed_simd=True, pooled=False))\n"
@@ -223,6 +240,7 @@ def test_guests_do_the_same_wherever_they_were_compiled(text: str, monkeypatch: 
     assert told(there) == told(here)
 
 
+@pytest.mark.slow
 def test_a_real_program_does_the_same_wherever_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer of drawings, with fuel to the unit."""
     module = Module.load(program_path("usvg"))
@@ -287,6 +305,47 @@ def test_modules_are_refused_with_the_same_words_wherever(
     assert ("gu\\x1b[31m" in messages[0]) != (words == "not valid WebAssembly")
 
 
+def with_items(count: int) -> bytes:
+    """A command of so many types, imports, exports and globals that yields once."""
+    text = """(module (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+                (memory (export "memory") 1) (func (export "_start") (drop (call $yield))))"""
+    data = wat(text).data
+    memory = section(5, b"\1\0\1")
+    assert data.count(memory) == 1
+    globals_ = count - 5  # two types, an import, two exports
+    return data.replace(memory, memory + section(6, leb(globals_) + b"\x7f\0\x41\0\x0b" * globals_))
+
+
+def test_a_module_with_room_for_all_but_the_guard_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many declarations as are read, to which the guard adds a few of its own: what there may be, and what to do.
+
+    Said in both processes alike. With fewer, and with more than are read, it is told what that is.
+    """
+    fewer = "no more than 400,000 are read. Build it with fewer, or as several modules"
+    for policy in (NEVER, ALWAYS):
+        forget(monkeypatch)
+        wide = policy.replace(globals=1_000_000)
+        with pytest.raises(InvalidModule) as refusal:
+            Sandbox(wide).prepare(with_items(400_000))
+        assert str(refusal.value) == (
+            "<bytes> leaves no room for the guard: 400,015 types, imports, globals and exports: " + fewer
+        )
+        assert Sandbox(wide).run(with_items(300_000)).usage.calls == {"sched_yield": 1}
+    with pytest.raises(InvalidModule) as refusal:
+        Sandbox().prepare(with_items(400_001))
+    assert str(refusal.value) == "400,001 types, imports, globals and exports: " + fewer
+
+
+def test_every_kind_of_refusal_is_the_same_kind_wherever() -> None:
+    """Also where the kind is one that only the readers know: it is not the engine's fault over there."""
+    for kind, told in ((Excess, InvalidModule), (InvalidModule, InvalidModule), (LinkError, LinkError)):
+        there = failure_from(failure_of(kind("why")))
+        assert (type(there), str(there)) == (told, "why")
+    there = failure_from(failure_of(Unsupported("why", "what")))
+    assert (type(there), str(there)) == (InvalidModule, "why")
+    assert type(failure_from(("Unheard", "why"))) is EngineError
+
+
 def wat_unchecked(text: str) -> bytes:
     """A module from text, whether it is valid or not."""
     return wat(text).data
@@ -296,7 +355,7 @@ def wat_unchecked(text: str) -> bytes:
 
 
 def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: 1 MB of 200,000 functions, for which the compiler takes seconds and a gigabyte. Holds H11."""
+    """The attack: 1 MB of 200,000 functions, for which the compiler takes seconds and a gigabyte."""
 
     def prepare(*args: object) -> None:
         raise AssertionError("it was looked at")
@@ -313,7 +372,7 @@ def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeyp
 def test_a_bomb_is_stopped_by_memory_and_by_time() -> None:
     """The same attack under a policy that allows as many functions: it harms neither this process nor its next run.
 
-    Holds H11. In a process of its own, whose peak of memory nothing else has moved.
+    In a process of its own, whose peak of memory nothing else has moved.
     """
     ended = subprocess.run(
         [sys.executable, "-c", BOMBS], input=bomb(200_000), capture_output=True, timeout=100, check=False
@@ -562,7 +621,7 @@ NO_PYTHON = (
         ("", NO_PYTHON),
         (None, NO_PYTHON),
         ("/nowhere/python", "no process can be started to compile in: No such file or directory"),
-        ("/etc", "no process can be started to compile in: Permission denied"),
+        ("/etc", f"no process can be started to compile in: {os.strerror(errno.EACCES)}"),
     ],
 )
 def test_no_python_to_compile_with_is_said(
@@ -809,6 +868,7 @@ print(Sandbox().run(hello).stdout, grown())
     assert int(grown) < 32 << 20
 
 
+@pytest.mark.slow
 def test_a_large_text_takes_neither_time_nor_memory_of_the_host() -> None:
     """The attack: 18 MB of text for which the translator takes 1.4 GB, in the host's own process."""
     data = b"(module" + b"(func)" * 3_000_000 + b")"

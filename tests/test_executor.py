@@ -282,7 +282,7 @@ def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) 
 
 @pytest.mark.parametrize("problem", [ValueError("x"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
 def test_results_and_exceptions_are_delivered_once(runs: Runs, problem: BaseException) -> None:
-    """Holds H84: whatever is raised, it goes to whoever asked for that run; the executor goes on."""
+    """Whatever is raised, it goes to whoever asked for that run; the executor goes on."""
 
     def raising(late: bool) -> RunCoroutine[None]:
         if late:
@@ -525,7 +525,7 @@ def test_threads_go_away_and_come_back(runs: Runs) -> None:
 
 
 def test_what_is_over_is_let_go_of(runs: Runs) -> None:
-    """Holds item 16: a run that was woken long before its time leaves no alarm, and nothing keeps what it held.
+    """A run that was woken long before its time leaves no alarm, and nothing keeps what it held.
 
     A guest with an hour's deadline that reads a pipe sets such an alarm for every piece.
     """

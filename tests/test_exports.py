@@ -98,7 +98,7 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 @pytest.mark.parametrize("owner", PROMISED, ids=lambda owner: owner.__name__)
 def test_promised_methods_exist(owner: type) -> None:
-    """Holds item 95: the names that the first release promises, each with its docstring."""
+    """The names that the first release promises, each with its docstring."""
     for name in PROMISED[owner]:
         member = inspect.getattr_static(owner, name)
         assert name.startswith("__") or inspect.getdoc(getattr(member, "func", member))
@@ -106,7 +106,7 @@ def test_promised_methods_exist(owner: type) -> None:
 
 @pytest.mark.parametrize("owner", FIELDS, ids=lambda owner: owner.__name__)
 def test_promised_fields_exist(owner: Any) -> None:
-    """Holds items 52 to 55: the fields of what is handed out."""
+    """The fields of what is handed out."""
     assert set(FIELDS[owner]) <= set(owner.__struct_fields__)
 
 

@@ -1,4 +1,7 @@
-"""Which WebAssembly proposals a module uses, and that one which may not be used is refused by its name."""
+"""Which WebAssembly proposals a module uses, and that one which may not be used is refused by its name.
+
+Holds P-LOAD-3.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ _ALWAYS_ON = """
 
 @pytest.mark.parametrize("case", _USES)
 def test_what_a_module_uses_is_told(case: str) -> None:
-    """Holds item 45: every proposal that a policy has a field for, and those that none has."""
+    """Every proposal that a policy has a field for, and those that none has."""
     text, used = _USES[case]
 
     assert features_used(assemble(f"(module {text})")) == used
@@ -89,7 +92,7 @@ def test_every_field_of_a_policy_is_a_proposal_that_can_be_told() -> None:
 
 
 def test_no_set_of_proposals_aborts_the_process() -> None:
-    """Holds H26. The library aborts on relaxed SIMD without SIMD: no set that is ever asked for may lead there."""
+    """The library aborts on relaxed SIMD without SIMD: no set that is ever asked for may lead there."""
     script = (
         "from itertools import combinations\n"
         "from stockade.engine._features import PROPOSALS, _validator\n"
@@ -144,7 +147,7 @@ _TAIL = _USES["tail_call"][0]
     ],
 )
 def test_a_feature_that_is_off_is_refused_by_name(text: str, without: tuple[str, ...], told: str) -> None:
-    """Holds H25 and item 45: the message names the features and their fields. Where they are on, the module runs."""
+    """The message names the features and their fields. Where they are on, the module runs."""
     everything = Policy().replace(relaxed_simd=True)
 
     assert _refusal(text, everything.replace(**dict.fromkeys(without, False))) == f"<bytes> uses {told}"
@@ -154,7 +157,7 @@ def test_a_feature_that_is_off_is_refused_by_name(text: str, without: tuple[str,
 
 @pytest.mark.parametrize("case", [name for name, (_, used) in _USES.items() if not runnable_features() >= set(used)])
 def test_what_no_policy_can_allow_is_refused_by_name(case: str) -> None:
-    """Holds H25 and item 30: whether the reader of modules sees it first or the engine, it is said the same way."""
+    """Whether the reader of modules sees it first or the engine, it is said the same way."""
     text, used = _USES[case]
     titles = " and ".join(PROPOSALS[name].title for name in used)
 

@@ -1,4 +1,7 @@
-"""Fuel as a budget: exact to the unit, refilled while a guest runs in a loop, told by statistics that add up."""
+"""Fuel as a budget: exact to the unit, refilled while a guest runs in a loop, told by statistics that add up.
+
+Holds P-FUEL-1 and P-FUEL-2.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def adds_up(report: stockade.Report) -> bool:
     room=st.integers(0, FUEL_SLICE),
 )
 def test_consumed_and_left_are_what_there_was(fuel: int, steps: int, refill: int, room: int) -> None:
-    """Holds items 20 and 35: for any budget, with and without refills, exactly."""
+    """For any budget, with and without refills, exactly."""
     changes: dict[str, object] = {"fuel": fuel}
     if refill:
         most = min(2**63 - 1, fuel + room)
@@ -94,7 +97,7 @@ def test_consumed_and_left_are_what_there_was(fuel: int, steps: int, refill: int
 
 @pytest.mark.parametrize("steps", [1, 1000, FUEL_SLICE, 3 * FUEL_SLICE])
 def test_a_budget_is_exact_to_the_unit(steps: int) -> None:
-    """Holds item 20: what a job costs is enough, and one unit less is not; also across slices."""
+    """What a job costs is enough, and one unit less is not; also across slices."""
     cost = cost_of(steps)
 
     enough = Sandbox(PATIENT.replace(fuel=cost)).call(COUNT, "count", steps)
@@ -109,7 +112,7 @@ def test_a_budget_is_exact_to_the_unit(steps: int) -> None:
 
 
 def test_refills_reach_a_guest_in_a_tight_loop() -> None:
-    """Holds items 34 and H61: a job of several times its budget is done where there are refills, and dies without."""
+    """A job of several times its budget is done where there are refills, and dies without."""
     steps = 20 * FUEL_SLICE
     cost = cost_of(steps)
     # A fifth of the job at once, and as much every millisecond: the loop takes longer than that for it.
@@ -130,7 +133,7 @@ def test_refills_reach_a_guest_in_a_tight_loop() -> None:
 
 
 def test_a_refill_that_comes_too_late_does_not_come() -> None:
-    """Holds item 34: all is spent before the first refill is due, to the unit."""
+    """All is spent before the first refill is due, to the unit."""
     fuel = 3 * FUEL_SLICE + 12_345
     policy = PATIENT.replace(fuel=fuel, fuel_refill=fuel, fuel_refill_interval=60.0, fuel_refill_max=fuel)
 
@@ -145,7 +148,7 @@ def test_a_refill_that_comes_too_late_does_not_come() -> None:
 
 
 def test_no_more_piles_up_than_may() -> None:
-    """Holds items 33 and 34: a guest that sleeps through a hundred refills finds what may be in hand, and no more."""
+    """A guest that sleeps through a hundred refills finds what may be in hand, and no more."""
     fuel = 100_000
     policy = PATIENT.replace(fuel=fuel, fuel_refill=50_000, fuel_refill_interval=0.002, fuel_refill_max=fuel + 10_000)
 
@@ -172,7 +175,7 @@ def test_refills_stop_at_the_fuel_of_a_time() -> None:
 
 
 def test_fuel_of_a_time_ends_a_run_and_says_so() -> None:
-    """Holds item 23: `~20ms` is a number of units here, and the violation names where it comes from."""
+    """`~20ms` is a number of units here, and the violation names where it comes from."""
     report = Sandbox(PATIENT.replace(fuel="~20ms")).call(COUNT, "spin")
 
     units = stockade.calibrate().fuel(0.02)
@@ -184,7 +187,7 @@ def test_fuel_of_a_time_ends_a_run_and_says_so() -> None:
 
 
 def test_fuel_and_wall_time_are_different_reasons() -> None:
-    """Holds H2, H3 and H4: half a second of computing under a second is done, whatever fuel a second is worth."""
+    """Half a second of computing under a second is done, whatever fuel a second is worth."""
     counted = Sandbox(PATIENT.replace(fuel=None, wall_time=0.2)).call(COUNT, "spin")
     starved = Sandbox(PATIENT.replace(fuel=1_000_000, wall_time=10.0)).call(COUNT, "spin")
 
@@ -205,7 +208,7 @@ def test_a_run_stopped_in_a_loop_says_that_its_fuel_is_at_least_that() -> None:
 
 
 def test_statistics_of_a_steady_guest() -> None:
-    """Holds items 36 to 38: a loop that does the same all the time has a stable rate, and nothing strange about it."""
+    """A loop that does the same all the time has a stable rate, and nothing strange about it."""
     report = Sandbox(PATIENT.replace(fuel=2**62, wall_time=0.5)).call(COUNT, "spin")
 
     fuel = report.fuel
@@ -226,7 +229,7 @@ def test_sleep_is_not_running() -> None:
 
 
 def test_all_gone_at_once_is_told() -> None:
-    """Holds item 38: a budget that is gone within a second."""
+    """A budget that is gone within a second."""
     report = Sandbox(PATIENT.replace(fuel=1000)).call(COUNT, "spin")
 
     assert report.fuel is not None
@@ -234,7 +237,7 @@ def test_all_gone_at_once_is_told() -> None:
 
 
 def test_history_of_a_module() -> None:
-    """Holds items 36 to 38 over the runs of a module: the one that takes much more than those before is told."""
+    """Over the runs of a module: the one that takes much more than those before is told."""
     box = Sandbox(PATIENT)
     assert box.fuel_history(COUNT) is None
     for _ in range(10):
@@ -252,7 +255,7 @@ def test_history_of_a_module() -> None:
 
 
 def test_history_is_bounded() -> None:
-    """Holds H59 and H61: whatever number of runs, so many are looked at."""
+    """Whatever number of runs, so many are looked at."""
     box = Sandbox(PATIENT)
     for _ in range(100):
         box.call(COUNT, "count", 1)
@@ -291,7 +294,7 @@ def test_a_session_that_waited_counts_its_fuel_right() -> None:
 
 @given(st.floats(0, 1e30), st.floats(0, 1e30))
 def test_more_seconds_are_more_fuel(first: float, second: float) -> None:
-    """Holds item 23: monotone, and saturated, at most what can be counted."""
+    """Monotone, and saturated, at most what can be counted."""
     calibration = Calibration(units_per_second=1e9, least=1e9, most=1e9)
     units = sorted((first, second))
 
@@ -304,7 +307,7 @@ def test_more_seconds_are_more_fuel(first: float, second: float) -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
 def test_what_is_no_time_has_no_fuel(seconds: float) -> None:
-    """Holds H19."""
+    """What is no time has no fuel."""
     calibration = Calibration(units_per_second=1e9, least=1e9, most=1e9)
     with pytest.raises(stockade.UsageError) as caught:
         calibration.fuel(seconds)

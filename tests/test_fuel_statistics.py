@@ -85,14 +85,14 @@ def of_run(samples: Iterable[FuelSample]) -> tuple[FuelAnomaly, ...]:
     ],
 )
 def test_trend_of_a_series(values: list[int], trend: Trend) -> None:
-    """Holds item 37: the later half against the earlier one, from eight values on."""
+    """The later half against the earlier one, from eight values on."""
     assert trend_of(values) is trend
     assert trend_of([float(value) for value in values]) is trend
 
 
 @given(st.lists(UNITS, max_size=SAMPLES_KEPT))
 def test_trend_is_that_of_exact_means(values: list[int]) -> None:
-    """Holds item 37: the same comes out of exact fractions."""
+    """The same comes out of exact fractions."""
     half = len(values) // 2
     if len(values) < 8:
         expected = Trend.TOO_LITTLE_DATA
@@ -108,7 +108,7 @@ def test_trend_is_that_of_exact_means(values: list[int]) -> None:
 
 @given(st.lists(UNITS, max_size=SAMPLES_KEPT), st.integers(1, 10**12), st.integers(-60, 60))
 def test_trend_knows_proportions_only(values: list[int], factor: int, power: int) -> None:
-    """Holds H61: no absolute number decides, so that a small guest is judged as a large one is."""
+    """No absolute number decides, so that a small guest is judged as a large one is."""
     trend = trend_of(values)
 
     assert trend_of([value * factor for value in values]) is trend
@@ -118,7 +118,7 @@ def test_trend_knows_proportions_only(values: list[int], factor: int, power: int
 
 
 def test_trend_takes_the_bounded_series_that_callers_keep() -> None:
-    """Holds item 37: only the newest samples count, in whatever they are kept."""
+    """Only the newest samples count, in whatever they are kept."""
     kept = deque([1] * 100 + [100] * SAMPLES_KEPT, maxlen=SAMPLES_KEPT)
 
     assert trend_of(kept) is Trend.STABLE
@@ -126,7 +126,7 @@ def test_trend_takes_the_bounded_series_that_callers_keep() -> None:
 
 
 def test_trends_of_runs_and_modules_are_of_rate_and_units() -> None:
-    """Holds items 35 to 37: a run gets faster, runs get hungrier; the same samples can be steady in the other way."""
+    """A run gets faster, runs get hungrier; the same samples can be steady in the other way."""
     faster = [FuelSample(100, 1.0)] * 4 + [FuelSample(100, 0.5)] * 4
     hungrier = [FuelSample(100, 1.0)] * 4 + [FuelSample(200, 2.0)] * 4
 
@@ -141,7 +141,7 @@ def test_trends_of_runs_and_modules_are_of_rate_and_units() -> None:
 
 
 def test_normal_run_has_no_anomalies() -> None:
-    """Holds item 38: the twin of all that follow."""
+    """The twin of all that follow."""
     samples = series(100, 104, 97, 101, 99, 103, 98, 100, 102, 105)
 
     assert anomalies_of_run(samples, left=1, seconds=0.5) == ()
@@ -150,7 +150,7 @@ def test_normal_run_has_no_anomalies() -> None:
 
 
 def test_high_consumption_is_more_than_twice_the_average_before() -> None:
-    """Holds item 38; exactly twice is not high."""
+    """Exactly twice is not high."""
     earlier = [50, 150] * 4
 
     assert of_run(series(*earlier, 201)) == (FuelAnomaly(kind="high_consumption", observed=201.0, expected=100.0),)
@@ -158,7 +158,7 @@ def test_high_consumption_is_more_than_twice_the_average_before() -> None:
 
 
 def test_high_consumption_weighs_samples_by_their_length() -> None:
-    """Holds item 38: slices of no weight do not hide a rate that is twice what the run had."""
+    """Slices of no weight do not hide a rate that is twice what the run had."""
     earlier = [*series(*[100] * 7), FuelSample(1, 0.001)]
 
     assert FuelAnomaly(kind="high_consumption", observed=202.0, expected=701 / 7.001) in of_run(
@@ -168,7 +168,7 @@ def test_high_consumption_weighs_samples_by_their_length() -> None:
 
 
 def test_latest_sample_is_not_part_of_its_own_average() -> None:
-    """Holds H61: with the latest in it, the average would be 122 and the bound 244."""
+    """With the latest in it, the average would be 122 and the bound 244."""
     anomalies = of_run(series(*[100] * 8, 220))
 
     assert anomalies == (
@@ -179,7 +179,7 @@ def test_latest_sample_is_not_part_of_its_own_average() -> None:
 
 @given(st.lists(st.integers(0, 1000), min_size=8, max_size=20), st.integers(10**6, 2**63))
 def test_expectation_does_not_depend_on_what_is_held_against_it(earlier: list[int], latest: int) -> None:
-    """Holds H61: however high the latest is, it is found, and held against the same number."""
+    """However high the latest is, it is found, and held against the same number."""
     for found in (of_run(series(*earlier, latest)), anomalies_of_history(series(*earlier, latest))):
         assert kinds(found) == ["high_consumption", "unusual_rate"]
         assert {anomaly.observed for anomaly in found} == {float(latest)}
@@ -188,14 +188,14 @@ def test_expectation_does_not_depend_on_what_is_held_against_it(earlier: list[in
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_rates_are_held_against_no_fewer_than_eight(count: int) -> None:
-    """Holds item 38: the twin with eight is found."""
+    """The twin with eight is found."""
     assert of_run(series(*[100] * count, 10**6)) == ()
     assert kinds(of_run(series(*[100] * 8, 10**6))) == ["high_consumption", "unusual_rate"]
 
 
 @pytest.mark.parametrize("latest", [60, 140])
 def test_unusual_rate_is_away_in_either_direction(latest: int) -> None:
-    """Holds item 38: far outside of what the run did before, up or down."""
+    """Far outside of what the run did before, up or down."""
     assert of_run(series(*[99, 101] * 4, latest)) == (
         FuelAnomaly(kind="unusual_rate", observed=float(latest), expected=100.0),
     )
@@ -203,7 +203,7 @@ def test_unusual_rate_is_away_in_either_direction(latest: int) -> None:
 
 @pytest.mark.parametrize("latest", [75, 125])
 def test_unusual_rate_needs_more_than_a_quarter(latest: int) -> None:
-    """Holds item 38: exactly a quarter is not enough, however steady the run was before; one more is."""
+    """Exactly a quarter is not enough, however steady the run was before; one more is."""
     further = latest + (1 if latest > 100 else -1)
 
     assert of_run(series(*[100] * 8, latest)) == ()
@@ -211,13 +211,13 @@ def test_unusual_rate_needs_more_than_a_quarter(latest: int) -> None:
 
 
 def test_unusual_rate_needs_more_than_three_deviations() -> None:
-    """Holds item 38: half as much again is not unusual for a run whose rate swings; it is for a steady one."""
+    """Half as much again is not unusual for a run whose rate swings; it is for a steady one."""
     assert of_run(series(*[50, 150] * 4, 150)) == ()
     assert kinds(of_run(series(*[99, 101] * 4, 150))) == ["unusual_rate"]
 
 
 def test_rapid_depletion_is_within_less_than_a_second() -> None:
-    """Holds item 38; a whole second is not rapid, and neither is fuel that is left."""
+    """A whole second is not rapid, and neither is fuel that is left."""
     assert anomalies_of_run([], left=0, seconds=0.999) == (
         FuelAnomaly(kind="rapid_depletion", observed=0.999, expected=1.0),
     )
@@ -226,7 +226,7 @@ def test_rapid_depletion_is_within_less_than_a_second() -> None:
 
 
 def test_a_run_can_have_all_anomalies() -> None:
-    """Holds item 38: one does not hide another."""
+    """One does not hide another."""
     anomalies = anomalies_of_run(series(*[100] * 8, 250, seconds=0.0625), left=0, seconds=0.5625)
 
     assert kinds(anomalies) == ["high_consumption", "rapid_depletion", "unusual_rate"]
@@ -234,7 +234,7 @@ def test_a_run_can_have_all_anomalies() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf, -math.inf])
 def test_samples_without_a_time_are_ignored(seconds: float) -> None:
-    """Holds item 38: they are neither the latest, nor counted, nor in an average."""
+    """They are neither the latest, nor counted, nor in an average."""
     timeless = FuelSample(10**9, seconds)
     normal = series(*[100] * 8)
 
@@ -249,7 +249,7 @@ def test_samples_without_a_time_are_ignored(seconds: float) -> None:
 @example([100] * 8 + [126])
 @example([50, 150] * 4 + [201])
 def test_anomalies_are_those_of_exact_arithmetic(rates: list[int]) -> None:
-    """Holds item 38: the same comes out of exact fractions, where no float is on the border itself."""
+    """The same comes out of exact fractions, where no float is on the border itself."""
     *earlier, latest = rates
     mean = Fraction(sum(earlier), len(earlier))
     away, spread = abs(latest - mean), 3 * math.sqrt(statistics.variance(map(Fraction, earlier)))
@@ -268,13 +268,13 @@ def test_anomalies_are_those_of_exact_arithmetic(rates: list[int]) -> None:
 
 
 def test_normal_runs_have_no_anomalies() -> None:
-    """Holds items 35 and 38: the twin of all that follow; a run that is short and empty is not rapid."""
+    """The twin of all that follow; a run that is short and empty is not rapid."""
     assert anomalies_of_history(series(100, 104, 97, 101, 99, 103, 98, 100, 102, 105, seconds=0.001)) == ()
     assert anomalies_of_history([]) == ()
 
 
 def test_a_run_is_high_against_three_earlier_runs() -> None:
-    """Holds items 35 and 38: by units, not by rate; exactly twice is not high, and two runs are no average."""
+    """By units, not by rate; exactly twice is not high, and two runs are no average."""
     slow = FuelSample(201, 1000.0)
 
     assert anomalies_of_history([*series(50, 150, 100), slow]) == (
@@ -285,13 +285,13 @@ def test_a_run_is_high_against_three_earlier_runs() -> None:
 
 
 def test_a_run_too_short_to_measure_counts_by_its_units() -> None:
-    """Holds items 35 and 38: it has no rate, but it has consumed what it has."""
+    """It has no rate, but it has consumed what it has."""
     assert kinds(anomalies_of_history(series(100, 100, 100, 201, seconds=0.0))) == ["high_consumption"]
     assert anomalies_of_history(series(100, 100, 100, 200, seconds=0.0)) == ()
 
 
 def test_a_rate_is_unusual_against_eight_earlier_runs() -> None:
-    """Holds items 35 and 38: the latest run took the same fuel in a fifth of the time."""
+    """The latest run took the same fuel in a fifth of the time."""
     fast = FuelSample(100, 0.2)
 
     assert anomalies_of_history([*series(*[100] * 8), fast]) == (
@@ -301,7 +301,7 @@ def test_a_rate_is_unusual_against_eight_earlier_runs() -> None:
 
 
 def test_an_unusual_rate_is_told_of_the_latest_run_only() -> None:
-    """Holds items 35 and 38: a run without a rate does not repeat what was told of the run before it."""
+    """A run without a rate does not repeat what was told of the run before it."""
     runs = [*series(*[100] * 8), FuelSample(100, 0.2)]
 
     assert kinds(anomalies_of_history(runs)) == ["unusual_rate"]
@@ -312,7 +312,7 @@ def test_an_unusual_rate_is_told_of_the_latest_run_only() -> None:
 
 
 def test_statistics_of_a_run() -> None:
-    """Holds items 35 and 36."""
+    """Statistics of a run."""
     found = run_statistics(
         initial=1000,
         refilled=500,
@@ -340,7 +340,7 @@ def test_statistics_of_a_run() -> None:
 
 
 def test_statistics_of_a_run_that_was_not_measured() -> None:
-    """Holds items 35 and 36: no time and no budget make no rate and no part of it, rather than an error."""
+    """No time and no budget make no rate and no part of it, rather than an error."""
     found = statistics_of(initial=0, left=0, seconds=0.0)
 
     assert (found.rate, found.average_rate, found.utilization) == (0.0, 0.0, 0.0)
@@ -349,7 +349,7 @@ def test_statistics_of_a_run_that_was_not_measured() -> None:
 
 
 def test_history_of_a_module() -> None:
-    """Holds items 35 to 38."""
+    """History of a module."""
     history = history_of(deque(series(*[100, 200] * 4, 600, seconds=0.5), maxlen=SAMPLES_KEPT))
 
     assert history is not None
@@ -369,7 +369,7 @@ def test_history_of_a_module() -> None:
 
 
 def test_no_runs_have_no_history() -> None:
-    """Holds item 35; one run is the twin."""
+    """One run is the counterpart."""
     assert history_of([]) is None
     history = history_of(series(0, seconds=0.0))
     assert history is not None
@@ -394,7 +394,7 @@ GOOD = statistics_of(series(*[100] * 8, 300), refilled=5, refills=1)
     ],
 )
 def test_statistics_that_contradict_themselves_are_refused(fields: dict[str, object], message: str) -> None:
-    """Holds item 36: consumed and left are what was given, always. What `GOOD` is made of is the twin."""
+    """Consumed and left are what was given, always. What `GOOD` is made of is the twin."""
     good = msgspec.structs.asdict(GOOD)
 
     assert FuelStatistics(**good) == GOOD
@@ -403,20 +403,20 @@ def test_statistics_that_contradict_themselves_are_refused(fields: dict[str, obj
 
 
 def test_more_left_than_was_given_is_refused() -> None:
-    """Holds item 36; all of it is the twin."""
+    """All of it is the counterpart."""
     assert statistics_of(initial=10, left=10).consumed == 0
     with pytest.raises(ValueError, match="-1 units consumed and 11 left are not"):
         statistics_of(initial=10, left=11)
 
 
 def test_statistics_cannot_be_changed() -> None:
-    """Holds H59: they are what they were when they were made."""
+    """They are what they were when they were made."""
     with pytest.raises(AttributeError):
         GOOD.left = 0  # type: ignore[misc]
 
 
 def test_statistics_read_back_from_json() -> None:
-    """Holds item 55: JSON loses nothing, and contradictions are refused there too."""
+    """JSON loses nothing, and contradictions are refused there too."""
     encoded = msgspec.json.encode(GOOD)
 
     assert kinds(GOOD.anomalies) == ["high_consumption", "unusual_rate"]
@@ -444,7 +444,7 @@ def numbers(anomalies: Sequence[FuelAnomaly]) -> list[float]:
 def test_whatever_was_measured_makes_sound_statistics(
     samples: list[FuelSample], initial: int, refilled: int, part: Fraction, seconds: float
 ) -> None:
-    """Holds items 35 to 38. Attack: a guest that makes slices of such a kind that the report breaks or holds NaN."""
+    """Attack: a guest that makes slices of such a kind that the report breaks or holds NaN."""
     left = int((initial + refilled) * part)
     found = run_statistics(
         initial=initial, refilled=refilled, refills=1, left=left, exact=True, seconds=seconds, samples=samples
@@ -472,7 +472,7 @@ def test_whatever_was_measured_makes_sound_statistics(
 
 @given(UNITS, st.floats(1e-6, 1e6), st.integers(0, SAMPLES_KEPT))
 def test_a_steady_guest_is_never_out_of_the_ordinary(units: int, seconds: float, count: int) -> None:
-    """Holds item 38 and H61: whatever its size and speed; no rounding makes an anomaly of it."""
+    """Whatever its size and speed; no rounding makes an anomaly of it."""
     samples = [FuelSample(units, seconds)] * count
 
     assert of_run(samples) == ()

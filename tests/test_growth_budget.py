@@ -1,4 +1,7 @@
-"""One budget for all memories and tables of a run: what the report says of it, and what the host has of it."""
+"""One budget for all memories and tables of a run: what the report says of it, and what the host has of it.
+
+Holds P-LIMIT-2.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def violations(report: Report) -> list[tuple[str, str, float | None, float | Non
 
 
 def test_twenty_memories_have_one_budget() -> None:
-    """Attack of H14 and H15: a limit for each memory would be twenty limits. The budget is exact to the page."""
+    """Attack: a limit for each memory would be twenty limits. The budget is exact to the page."""
     limit = (MEMORIES + 10) * PAGE
     with box(limit).open(grower()) as session:
         for name in range(10):
@@ -86,7 +89,7 @@ def test_twenty_memories_have_one_budget() -> None:
 
 
 def test_one_of_twenty_memories_may_have_all_that_is_left() -> None:
-    """Holds item 39: the twin. No share is set aside for the other memories."""
+    """The twin. No share is set aside for the other memories."""
     report = box((MEMORIES + 100) * PAGE).call(grower(), "grow", 7, 100)
 
     assert (report.value, report.outcome, report.violations) == (1, Outcome.OK, ())
@@ -94,7 +97,7 @@ def test_one_of_twenty_memories_may_have_all_that_is_left() -> None:
 
 
 def test_growth_that_is_refused_is_told_even_if_the_guest_ignores_it() -> None:
-    """Holds H16 and items 39 and 40: the outcome stays `ok`, the report tells of 100 MB denied under 2 MB."""
+    """The outcome stays `ok`, the report tells of 100 MB denied under 2 MB."""
     report = box(32 * PAGE).call(grower(), "grow", 0, 1600)
 
     assert (report.value, report.outcome) == (-1, Outcome.OK)
@@ -105,7 +108,7 @@ def test_growth_that_is_refused_is_told_even_if_the_guest_ignores_it() -> None:
 
 
 def test_growth_that_is_refused_ends_the_run_where_the_policy_says_so() -> None:
-    """Holds item 40: the strict form."""
+    """The strict form."""
     report = box(32 * PAGE, on_memory_denied="stop").call(grower(), "grow", 0, 1600)
 
     assert (report.value, report.outcome) == (None, Outcome.MEMORY)
@@ -114,7 +117,7 @@ def test_growth_that_is_refused_ends_the_run_where_the_policy_says_so() -> None:
 
 @pytest.mark.parametrize("limit", [10_000, 10_000_000])
 def test_a_table_of_twenty_million_elements_is_refused(limit: int) -> None:
-    """Attack of H17: 160 MB as table elements, past a limit on memory of 64 MB."""
+    """Attack: 160 MB as table elements, past a limit on memory of 64 MB."""
     report = box(64 << 20, table_elements=limit).call(grower(), "grow_table", 20_000_000)
 
     assert report.value == -1
@@ -125,7 +128,7 @@ def test_a_table_of_twenty_million_elements_is_refused(limit: int) -> None:
 
 
 def test_table_elements_are_paid_from_the_memory_budget() -> None:
-    """Holds H17 and item 43: eight bytes each, up to the last byte of what is left, and not one element more."""
+    """Eight bytes each, up to the last byte of what is left, and not one element more."""
     limit = (MEMORIES + 1) * PAGE
     fits = PAGE // 8
     with box(limit, table_elements=10_000_000).open(grower()) as session:
@@ -177,7 +180,7 @@ def test_what_was_granted_is_what_is_reported(asked: list[tuple[int, int]], page
 
 
 def test_memories_that_begin_above_the_budget_are_not_made() -> None:
-    """Holds item 39: together they are too many, though each is within the limit."""
+    """Together they are too many, though each is within the limit."""
     report = box(39 * PAGE).call(grower(MEMORIES, pages=2), "grow", 0, 0)
 
     assert (report.outcome, report.value) == (Outcome.MEMORY, None)
@@ -186,7 +189,7 @@ def test_memories_that_begin_above_the_budget_are_not_made() -> None:
 
 
 def test_a_table_that_begins_above_the_budget_is_not_made() -> None:
-    """Holds items 39 and 43: by the number of elements, and by the memory that they take."""
+    """By the number of elements, and by the memory that they take."""
     module = grower(1, 1, 50_000)
     by_count = box(64 << 20).call(module, "grow", 0, 0)
     by_bytes = box(6 * PAGE, table_elements=50_000).call(module, "grow", 0, 0)
@@ -233,7 +236,7 @@ print(resident() - before, granted, usage.memory_peak_bytes, usage.table_element
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["memory", "table", "both"])
 def test_the_host_has_no_more_of_it_than_the_report_says(kind: str) -> None:
-    """Attack of H14 and H17: what the report does not tell, the host still pays for. Every page granted is touched."""
+    """Attack: what the report does not tell, the host still pays for. Every page granted is touched."""
     root = str(Path(__file__).parent.parent)
     result = subprocess.run(
         [sys.executable, "-c", _MEASURE, kind, root], capture_output=True, text=True, timeout=100, check=False
@@ -282,7 +285,7 @@ SEEKER = f"""
 
 
 def test_a_secret_of_one_guest_is_not_in_the_memories_of_the_next() -> None:
-    """Attack of H53 and item 47: pooled memory is used again. Fresh memory, and grown memory, is zeros."""
+    """Attack: pooled memory is used again. Fresh memory, and grown memory, is zeros."""
     sandbox = box(256 * PAGE)
     keeper, seeker = wat(KEEPER), wat(SEEKER)
     for _ in range(20):
@@ -291,7 +294,7 @@ def test_a_secret_of_one_guest_is_not_in_the_memories_of_the_next() -> None:
 
 
 def test_a_secret_of_a_live_guest_is_not_in_the_memories_of_another() -> None:
-    """Holds item 47: while the first one still has it, in sessions of several sandboxes and of one module."""
+    """While the first one still has it, in sessions of several sandboxes and of one module."""
     keeper, seeker = wat(KEEPER), wat(SEEKER)
     with box(256 * PAGE).open(keeper) as first, box(256 * PAGE).open(keeper) as twin:
         assert first.call("keep").value == SECRET[0]

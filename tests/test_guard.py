@@ -1,4 +1,7 @@
-"""The guard: what it captures, serves, counts and refuses, and that no pointer of a guest leads it astray."""
+"""The guard: what it captures, serves, counts and refuses, and that no pointer of a guest leads it astray.
+
+Holds P-LIMIT-1.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ def assert_head_and_tail_are_kept(report: Report, cap: int, total: int) -> None:
 
 
 def test_stdout_and_stderr_are_kept_apart_and_in_order() -> None:
-    """Holds item 49 and H46."""
+    """Stdout and stderr are kept apart and in order."""
     with probe() as session:
         session.write_memory(DATA, b"abcdef")
         session.write_memory(IOVS, iovecs((DATA, 2), (DATA + 3, 0), (DATA + 4, 2), (DATA, 1)))
@@ -148,7 +151,7 @@ def test_stdout_and_stderr_are_kept_apart_and_in_order() -> None:
 
 
 def test_output_does_not_reach_the_terminal_of_the_host(capfd: pytest.CaptureFixture[str]) -> None:
-    """Holds H46. Attack: escape sequences for the terminal that the host runs in."""
+    """Attack: escape sequences for the terminal that the host runs in."""
     with probe() as session:
         assert write(session, 1, b"\x1b[2Jout").stdout == b"\x1b[2Jout"
         assert write(session, 2, b"\x1b[2Jerr").stderr == b"\x1b[2Jerr"
@@ -157,7 +160,7 @@ def test_output_does_not_reach_the_terminal_of_the_host(capfd: pytest.CaptureFix
 
 
 def test_output_at_the_cap_is_complete() -> None:
-    """Holds item 50 and H22."""
+    """Output at the cap is complete."""
     report = run_writer(1000, [600, 400])
 
     assert_head_and_tail_are_kept(report, 1000, 1000)
@@ -165,7 +168,7 @@ def test_output_at_the_cap_is_complete() -> None:
 
 
 def test_output_one_over_the_cap_loses_one_byte() -> None:
-    """Holds item 50 and H22."""
+    """Output one over the cap loses one byte."""
     report = run_writer(1000, [600, 401])
 
     assert_head_and_tail_are_kept(report, 1000, 1001)
@@ -174,7 +177,7 @@ def test_output_one_over_the_cap_loses_one_byte() -> None:
 
 @pytest.mark.parametrize("sizes", [[64 * KIB] * 48, [3 * MIB], [MIB + 1, MIB - 1, MIB]], ids=["48", "1", "3"])
 def test_three_times_the_cap_keeps_head_and_tail(sizes: list[int]) -> None:
-    """Holds item 50 and H22. Attack: more output than the host wants to keep; the guest goes on and exits 0."""
+    """Attack: more output than the host wants to keep; the guest goes on and exits 0."""
     report = run_writer(MIB, sizes)
 
     assert_head_and_tail_are_kept(report, MIB, 3 * MIB)
@@ -184,19 +187,19 @@ def test_three_times_the_cap_keeps_head_and_tail(sizes: list[int]) -> None:
 @pytest.mark.parametrize("cap", [0, 1, 2, 3, 7, 1001])
 @pytest.mark.parametrize("sizes", [[], [1], [2], [3], [1, 1, 1], [7, 7], [5000], [1, 999, 1, 1, 5000]])
 def test_small_and_odd_caps(cap: int, sizes: list[int]) -> None:
-    """Holds H22."""
+    """Small and odd caps."""
     assert_head_and_tail_are_kept(run_writer(cap, sizes), cap, sum(sizes))
 
 
 @settings(max_examples=150, deadline=None)
 @given(cap=st.integers(0, 600), sizes=st.lists(st.integers(0, 700), max_size=25))
 def test_any_writes_leave_head_and_tail(cap: int, sizes: list[int]) -> None:
-    """Holds H22: for any sequence of writes, what is kept and what is dropped agree with the model."""
+    """For any sequence of writes, what is kept and what is dropped agree with the model."""
     assert_head_and_tail_are_kept(run_writer(cap, sizes), cap, sum(sizes))
 
 
 def test_a_guest_cannot_keep_more_than_the_cap_by_many_streams() -> None:
-    """Holds item 50: stdout and stderr have a cap each."""
+    """Stdout and stderr have a cap each."""
     policy = Policy().replace(stdout=4, stderr=6)
     with probe(policy) as session:
         assert write(session, 1, b"0123456789").stdout == b"0189"
@@ -225,7 +228,7 @@ END = 2 * PAGE
     ],
 )
 def test_buffer_outside_of_memory_traps_and_nothing_is_captured(buffers: list[tuple[int, int]]) -> None:
-    """Holds H62. Attack: a buffer that reaches past the guest's memory, to be shown what lies behind it."""
+    """Attack: a buffer that reaches past the guest's memory, to be shown what lies behind it."""
     with probe() as session:
         session.write_memory(IOVS, iovecs(*buffers))
         report = session.call("fd_write", 1, IOVS, len(buffers), RESULT)
@@ -239,7 +242,7 @@ def test_buffer_outside_of_memory_traps_and_nothing_is_captured(buffers: list[tu
 
 
 def test_buffer_up_to_the_last_byte_of_memory_is_captured() -> None:
-    """Holds H62: the twin."""
+    """The twin."""
     with probe() as session:
         session.write_memory(END - 4, b"last")
         session.write_memory(IOVS, iovecs((END - 4, 4), (END, 0)))
@@ -249,7 +252,7 @@ def test_buffer_up_to_the_last_byte_of_memory_is_captured() -> None:
 
 
 def test_bad_buffer_after_good_ones_leaves_only_the_good_ones() -> None:
-    """Holds H62. Attack: the second buffer of a write is outside."""
+    """Attack: the second buffer of a write is outside."""
     with probe() as session:
         session.write_memory(DATA, b"good")
         session.write_memory(IOVS, iovecs((DATA, 4), (END, 1), (DATA, 4)))
@@ -261,7 +264,7 @@ def test_bad_buffer_after_good_ones_leaves_only_the_good_ones() -> None:
 @pytest.mark.parametrize("count", [1025, 2048, 0x7FFFFFFF, -1, -(2**31), 0x20000000, 0x20000001])
 @pytest.mark.parametrize("call", ["fd_write", "fd_read"])
 def test_more_buffers_than_posix_allows_are_refused(call: str, count: int) -> None:
-    """Holds H62. Attack: a count whose product with the size of an entry wraps to something small."""
+    """Attack: a count whose product with the size of an entry wraps to something small."""
     with probe(stdin=b"data") as session:
         report = session.call(call, 1 if call == "fd_write" else 0, IOVS, count, RESULT)
 
@@ -269,7 +272,7 @@ def test_more_buffers_than_posix_allows_are_refused(call: str, count: int) -> No
 
 
 def test_as_many_buffers_as_posix_allows_are_taken() -> None:
-    """Holds H62: the twin."""
+    """The twin."""
     with probe() as session:
         session.write_memory(DATA, b"xy")
         session.write_memory(IOVS, iovecs((DATA, 1)) * 1023 + iovecs((DATA + 1, 1)))
@@ -284,7 +287,7 @@ def test_as_many_buffers_as_posix_allows_are_taken() -> None:
     [(END, RESULT), (END - 4, RESULT), (-4, RESULT), (-8, RESULT), (IOVS, END), (IOVS, END - 3), (IOVS, -1)],
 )
 def test_array_or_result_outside_of_memory_traps(call: str, array: int, result: int) -> None:
-    """Holds H62. Attack: the array of buffers, or the place of the result, is outside; nothing is taken or kept."""
+    """Attack: the array of buffers, or the place of the result, is outside; nothing is taken or kept."""
     with probe(stdin=b"data") as session:
         session.write_memory(IOVS, iovecs((DATA, 4)))
         report = session.call(call, 1 if call == "fd_write" else 0, array, 1, result)
@@ -297,7 +300,7 @@ def test_array_or_result_outside_of_memory_traps(call: str, array: int, result: 
 
 
 def test_overlapping_buffers_are_captured_as_they_stand() -> None:
-    """Holds H62. Attack: buffers over each other, over their own array and under the result."""
+    """Attack: buffers over each other, over their own array and under the result."""
     with probe() as session:
         session.write_memory(DATA, b"abcdef")
         array = iovecs((DATA, 6), (DATA + 1, 4), (IOVS, 24))
@@ -320,7 +323,7 @@ def test_overlapping_buffers_are_captured_as_they_stand() -> None:
     )
 )
 def test_any_buffers_capture_exactly_what_the_guest_has(buffers: list[tuple[int, int]]) -> None:
-    """Holds H62. Attack: any addresses and sizes at all."""
+    """Attack: any addresses and sizes at all."""
     content = bytes(range(256)) * (PAGE // 256)
     memory = bytearray(content * 2)
     memory[IOVS : IOVS + 8 * len(buffers)] = iovecs(*buffers)
@@ -347,7 +350,7 @@ def test_any_buffers_capture_exactly_what_the_guest_has(buffers: list[tuple[int,
 @pytest.mark.parametrize("call", ["args_get", "environ_get"])
 @pytest.mark.parametrize(("pointers", "buffer"), [(END, DATA), (END - 3, DATA), (-1, DATA), (DATA, END), (DATA, -1)])
 def test_strings_are_not_written_outside_of_memory(call: str, pointers: int, buffer: int) -> None:
-    """Holds H62. Attack: a place for arguments or environment that is outside."""
+    """Attack: a place for arguments or environment that is outside."""
     with probe(args=["argument"], env={"NAME": "value"}) as session:
         report = session.call(call, pointers, buffer)
 
@@ -367,7 +370,7 @@ def test_strings_are_not_written_outside_of_memory(call: str, pointers: int, buf
     ],
 )
 def test_poll_outside_of_memory_traps(subscriptions: int, events: int, count: int, result: int) -> None:
-    """Holds H62. Attack: subscriptions, events or their count are outside."""
+    """Attack: subscriptions, events or their count are outside."""
     with probe() as session:
         report = session.call("poll_oneoff", subscriptions, events, count, result)
 
@@ -409,7 +412,7 @@ def opened(session: Session, name: str, flags: int = 0, rights: int = READ | WRI
 
 
 def test_renumbered_stdout_goes_to_the_file_and_back(tmp_path: Path) -> None:
-    """Holds item 49: a stream is captured under any number, and a file is a file even as number 1."""
+    """A stream is captured under any number, and a file is a file even as number 1."""
     with probe(mounted(tmp_path, "rw")) as session:
         file = opened(session, "file", CREATE)
         spare = opened(session, "spare", CREATE)
@@ -427,7 +430,7 @@ def test_renumbered_stdout_goes_to_the_file_and_back(tmp_path: Path) -> None:
 
 
 def test_file_renumbered_onto_stdout_takes_its_place(tmp_path: Path) -> None:
-    """Holds item 49. Attack: a captured stream swapped for a file, so that output is credited to the wrong one."""
+    """Attack: a captured stream swapped for a file, so that output is credited to the wrong one."""
     with probe(mounted(tmp_path, "rw")) as session:
         file = opened(session, "file", CREATE)
         spare = opened(session, "spare", CREATE)
@@ -447,7 +450,7 @@ def test_file_renumbered_onto_stdout_takes_its_place(tmp_path: Path) -> None:
 
 
 def test_file_directly_onto_stdout_and_stderr_onto_it(tmp_path: Path) -> None:
-    """Holds item 49."""
+    """File directly onto stdout and stderr onto it."""
     with probe(mounted(tmp_path, "rw")) as session:
         file = opened(session, "file", CREATE)
         assert session.call("fd_renumber", file, 1).value == 0
@@ -463,7 +466,7 @@ def test_file_directly_onto_stdout_and_stderr_onto_it(tmp_path: Path) -> None:
 
 
 def test_renumbering_onto_itself_changes_nothing() -> None:
-    """Holds item 49."""
+    """Renumbering onto itself changes nothing."""
     with probe() as session:
         assert session.call("fd_renumber", 1, 1).value == 0
         assert write(session, 1, b"still here").stdout == b"still here"
@@ -471,7 +474,7 @@ def test_renumbering_onto_itself_changes_nothing() -> None:
 
 @pytest.mark.parametrize("fd", [1, 2])
 def test_writing_to_a_closed_stream_is_an_error(fd: int) -> None:
-    """Holds item 49: the first write is the twin."""
+    """The first write is the twin."""
     with probe() as session:
         assert write(session, fd, b"open").value == 0
         assert session.call("fd_close", fd).value == 0
@@ -483,7 +486,7 @@ def test_writing_to_a_closed_stream_is_an_error(fd: int) -> None:
 
 @pytest.mark.parametrize("fd", [3, 4096, 4097, 0x7FFFFFFF, -1])
 def test_descriptors_that_were_never_given_out_are_refused(fd: int) -> None:
-    """Holds H62. Attack: a descriptor beyond the guard's table, to reach what stands behind it."""
+    """Attack: a descriptor beyond the guard's table, to reach what stands behind it."""
     with probe(stdin=b"data") as session:
         assert write(session, fd, b"data").value == EBADF
         assert session.call("fd_read", fd, IOVS, 1, RESULT).value == EBADF
@@ -497,7 +500,7 @@ def test_descriptors_that_were_never_given_out_are_refused(fd: int) -> None:
 
 
 def test_stdin_is_served_in_pieces_up_to_its_end() -> None:
-    """Holds H46: stdin is what the caller gave, and then it is at its end."""
+    """Stdin is what the caller gave, and then it is at its end."""
     with probe(stdin=b"0123456789") as session:
         pieces = []
         for buffers in (
@@ -520,7 +523,7 @@ def test_stdin_is_served_in_pieces_up_to_its_end() -> None:
 
 
 def test_no_stdin_is_at_its_end() -> None:
-    """Holds H46. Attack: reading what the terminal of the host has to say."""
+    """Attack: reading what the terminal of the host has to say."""
     with probe() as session:
         session.write_memory(IOVS, iovecs((DATA, 10)))
         report = session.call("fd_read", 0, IOVS, 1, RESULT)
@@ -530,7 +533,7 @@ def test_no_stdin_is_at_its_end() -> None:
 
 
 def test_reading_stdin_into_a_buffer_outside_of_memory_traps() -> None:
-    """Holds H62. Attack: a buffer for stdin that is outside; the twin reads up to the last byte."""
+    """Attack: a buffer for stdin that is outside; the twin reads up to the last byte."""
     with probe(stdin=b"01234567") as session:
         session.write_memory(IOVS, iovecs((END - 4, 4)))
         assert session.call("fd_read", 0, IOVS, 1, RESULT).value == 0
@@ -545,7 +548,7 @@ def test_reading_stdin_into_a_buffer_outside_of_memory_traps() -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=300), sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12))
 def test_any_reads_serve_stdin_in_order(data: bytes, sizes: list[int]) -> None:
-    """Holds H46."""
+    """Any reads serve stdin in order."""
     taken = b""
     with probe(stdin=data) as session:
         for size in sizes:
@@ -586,7 +589,7 @@ def strings(session: Session, kind: str) -> list[bytes]:
     ids=["none", "empty", "empties", "plain", "unicode", "not UTF-8", "a thousand"],
 )
 def test_arguments_arrive_as_given(args: list[str | bytes]) -> None:
-    """Holds item 12 and H30: behind a name that tells nothing of the host."""
+    """Behind a name that tells nothing of the host."""
     with probe(args=args) as session:
         expected = [arg if isinstance(arg, bytes) else arg.encode() for arg in args]
         assert strings(session, "args") == [b"main.wasm", *expected]
@@ -604,14 +607,14 @@ def test_arguments_arrive_as_given(args: list[str | bytes]) -> None:
     ids=["none", "empty value", "plain", "unicode", "a thousand"],
 )
 def test_environment_arrives_as_given(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holds items 69 and 70. Attack: reading secrets from the environment of the host."""
+    """Attack: reading secrets from the environment of the host."""
     monkeypatch.setenv("STOCKADE_TEST_SECRET", "secret")
     with probe(env=env) as session:
         assert strings(session, "environ") == [f"{name}={value}".encode() for name, value in env.items()]
 
 
 def test_nothing_of_the_host_is_in_reach_by_default() -> None:
-    """Holds items 12, 59 and 70, and H30: no environment, no folders, and no name but one that all guests have."""
+    """No environment, no folders, and no name but one that all guests have."""
     with probe() as session:
         assert strings(session, "args") == [b"main.wasm"]
         assert strings(session, "environ") == []
@@ -620,7 +623,7 @@ def test_nothing_of_the_host_is_in_reach_by_default() -> None:
 
 
 def test_mounts_are_known_by_their_guest_names_only(tmp_path: Path) -> None:
-    """Holds item 29 and H30. Attack: learning where on the host a folder is."""
+    """Attack: learning where on the host a folder is."""
     with probe(mounted(tmp_path, "ro")) as session:
         assert session.call("fd_prestat_get", 3, RESULT).value == 0
         size = number(session, RESULT + 4)
@@ -630,7 +633,7 @@ def test_mounts_are_known_by_their_guest_names_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argument", ["a\0b", b"\0"])
 def test_argument_with_a_zero_byte_is_refused(argument: str | bytes) -> None:
-    """Holds item 12: such an argument would arrive as two."""
+    """Such an argument would arrive as two."""
     with pytest.raises(stockade.UsageError, match="an argument contains a zero byte"):
         probe(args=[argument])
 
@@ -642,7 +645,7 @@ SOCKETS = [call for call in WASI if call.group == "sock"]
 
 @pytest.mark.parametrize("call", SOCKETS, ids=lambda call: call.name)
 def test_sockets_are_refused_and_reported(call: stockade._wasi.WasiCall) -> None:
-    """Holds items 68 and 79, H52. Attack: using whatever descriptor might be a socket."""
+    """Attack: using whatever descriptor might be a socket."""
     report = Sandbox().call(PROBE, call.name, *(0 for _ in call.params))
 
     assert (report.outcome, report.value) == (Outcome.OK, ENOTCAPABLE)
@@ -654,7 +657,7 @@ def test_sockets_are_refused_and_reported(call: stockade._wasi.WasiCall) -> None
 
 
 def test_permitted_call_is_not_reported_as_refused() -> None:
-    """Holds H52: the twin."""
+    """The twin."""
     report = Sandbox().call(PROBE, "sched_yield")
 
     assert (report.outcome, report.value) == (Outcome.OK, 0)
@@ -662,7 +665,7 @@ def test_permitted_call_is_not_reported_as_refused() -> None:
 
 
 def test_refusals_are_counted() -> None:
-    """Holds item 82: ten refusals are ten, in one violation."""
+    """Ten refusals are ten, in one violation."""
     module = wat(
         f"""
         (module {imports()} (memory (export "memory") 1)
@@ -679,7 +682,7 @@ def test_refusals_are_counted() -> None:
 
 
 def test_random_bytes_are_counted() -> None:
-    """Holds item 83; none are handed out where the buffer is outside of memory."""
+    """None are handed out where the buffer is outside of memory."""
     with probe() as session:
         report = session.call("random_get", DATA, 100)
         assert session.read_memory(DATA, 100) != bytes(100)
@@ -707,7 +710,7 @@ TABLE_BYTES = 10 * 8
 
 
 def test_memory_in_use_is_reported_as_pages() -> None:
-    """Holds item 48."""
+    """Memory in use is reported as pages."""
     with Sandbox().open(GROWER) as session:
         assert session.call("size").usage.memory_bytes == PAGE + TABLE_BYTES
         assert session.call("grow", 4).value == 1
@@ -718,7 +721,7 @@ def test_memory_in_use_is_reported_as_pages() -> None:
 
 
 def test_memory_may_grow_exactly_to_its_limit() -> None:
-    """Holds items 39 and 40, H14 and H15. Attack: one page more than allowed; the page before it is the twin."""
+    """Attack: one page more than allowed; the page before it is the twin."""
     with Sandbox(Policy().replace(memory=16 * PAGE + TABLE_BYTES)).open(GROWER) as session:
         exact = session.call("grow", 15)
         over = session.call("grow", 1)
@@ -735,7 +738,7 @@ def test_memory_may_grow_exactly_to_its_limit() -> None:
 
 @pytest.mark.parametrize("pages", [65_536, 0x7FFFFFFF, -1, -(2**31)])
 def test_absurd_growth_is_refused(pages: int) -> None:
-    """Holds H14 and H19. Attack: a number of pages whose bytes wrap around to few."""
+    """Attack: a number of pages whose bytes wrap around to few."""
     report = Sandbox().call(GROWER, "grow", pages)
 
     assert (report.outcome, report.value) == (Outcome.OK, -1)
@@ -744,7 +747,7 @@ def test_absurd_growth_is_refused(pages: int) -> None:
 
 
 def test_refused_growth_is_reported_even_if_the_guest_ignores_it() -> None:
-    """Holds H16. Attack: asking for too much and not minding the answer, so that nobody notices."""
+    """Attack: asking for too much and not minding the answer, so that nobody notices."""
     report = Sandbox().run(GROWER)
 
     assert (report.outcome, report.exit_code) == (Outcome.OK, 0)
@@ -754,7 +757,7 @@ def test_refused_growth_is_reported_even_if_the_guest_ignores_it() -> None:
 
 
 def test_refused_growth_ends_the_run_where_the_policy_says_stop() -> None:
-    """Holds item 40 and H16."""
+    """Refused growth ends the run where the policy says stop."""
     box = Sandbox(Policy().replace(on_memory_denied="stop"))
 
     report = box.run(GROWER)
@@ -769,7 +772,7 @@ def test_refused_growth_ends_the_run_where_the_policy_says_stop() -> None:
 
 @pytest.mark.parametrize(("pages", "outcome"), [(16, Outcome.OK), (17, Outcome.MEMORY), (65_536, Outcome.MEMORY)])
 def test_initial_memory_counts(pages: int, outcome: Outcome) -> None:
-    """Holds items 39 and 84. Attack: beginning with more than the limit instead of growing to it."""
+    """Attack: beginning with more than the limit instead of growing to it."""
     module = wat(f'(module (memory {pages}) (func (export "_start")))')
 
     report = Sandbox(Policy().replace(memory=16 * PAGE)).run(module)
@@ -782,7 +785,7 @@ def test_initial_memory_counts(pages: int, outcome: Outcome) -> None:
 
 
 def test_growth_past_the_maximum_of_the_module_is_its_own_affair() -> None:
-    """Holds item 82: -1 because of the module's own maximum is no violation of the policy."""
+    """-1 because of the module's own maximum is no violation of the policy."""
     module = wat('(module (memory 1 2) (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))')
 
     report = Sandbox().call(module, "grow", 2)
@@ -792,7 +795,7 @@ def test_growth_past_the_maximum_of_the_module_is_its_own_affair() -> None:
 
 @pytest.mark.parametrize(("more", "allowed"), [(9_990, True), (9_991, False), (-1, False)])
 def test_tables_may_grow_exactly_to_their_limit(more: int, allowed: bool) -> None:
-    """Holds item 43 and H17. Attack: a table of millions of elements, which no memory limit sees."""
+    """Attack: a table of millions of elements, which no memory limit sees."""
     report = Sandbox().call(GROWER, "grow_table", more)
 
     assert report.value == (10 if allowed else -1)
@@ -802,7 +805,7 @@ def test_tables_may_grow_exactly_to_their_limit(more: int, allowed: bool) -> Non
 
 
 def test_tables_count_in_the_memory_budget() -> None:
-    """Holds H17. Attack: as above, below the limit of elements; the last element that fits is the twin."""
+    """Attack: as above, below the limit of elements; the last element that fits is the twin."""
     policy = Policy().replace(memory=PAGE + 8 * 110)
 
     fits = Sandbox(policy).call(GROWER, "grow_table", 100)
@@ -814,14 +817,14 @@ def test_tables_count_in_the_memory_budget() -> None:
 
 
 def test_refused_growth_of_a_table_is_told_as_such() -> None:
-    """Holds H17: where the memory budget refuses a table, the violation names the instruction that asked."""
+    """Where the memory budget refuses a table, the violation names the instruction that asked."""
     over = Sandbox(Policy().replace(memory=PAGE + 8 * 110)).call(GROWER, "grow_table", 101)
 
     assert [violation.call for violation in over.violations] == ["table.grow"]
 
 
 def test_initial_tables_count() -> None:
-    """Holds item 43 and H17. Attack: beginning with a large table; one of the allowed size is the twin."""
+    """Attack: beginning with a large table; one of the allowed size is the twin."""
     for elements, outcome in ((10_000, Outcome.OK), (10_001, Outcome.MEMORY), (5_000_000, Outcome.MEMORY)):
         report = Sandbox().run(wat(f'(module (table {elements} funcref) (func (export "_start")))'))
         assert report.outcome is outcome
@@ -829,7 +832,7 @@ def test_initial_tables_count() -> None:
 
 
 def test_tables_of_references_to_the_host_count_too() -> None:
-    """Holds H17. Attack: a table of another kind."""
+    """Attack: a table of another kind."""
     module = wat(
         """
         (module (table $t 0 externref)
@@ -853,7 +856,7 @@ TWO_MEMORIES = wat(
 
 
 def test_two_memories_are_refused_unless_allowed() -> None:
-    """Holds items 42 and 45."""
+    """Two memories are refused unless allowed."""
     with pytest.raises(stockade.InvalidModule) as caught:
         Sandbox().call(TWO_MEMORIES, "grow_a", 1)
 
@@ -861,7 +864,7 @@ def test_two_memories_are_refused_unless_allowed() -> None:
 
 
 def test_growth_of_each_of_two_memories_is_counted() -> None:
-    """Holds items 39 and 42. Attack: a limit for each memory instead of for all together."""
+    """Attack: a limit for each memory instead of for all together."""
     policy = Policy().replace(memories=2, multi_memory=True, memory=8 * PAGE)
     with Sandbox(policy).open(TWO_MEMORIES) as session:
         assert session.call("grow_a", 2).value == 1
@@ -873,7 +876,7 @@ def test_growth_of_each_of_two_memories_is_counted() -> None:
 
 
 def test_five_tables_are_refused_and_four_are_not() -> None:
-    """Holds item 42."""
+    """Five tables are refused and four are not."""
     for count in (4, 5):
         module = wat(f'(module {"(table 1 funcref) " * count} (func (export "_start")))')
         if count == 4:
@@ -887,7 +890,7 @@ def test_five_tables_are_refused_and_four_are_not() -> None:
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=15))
 def test_any_growth_agrees_with_the_model(steps: list[tuple[bool, int]]) -> None:
-    """Holds items 39 and 82: what is granted, what is refused and what is counted."""
+    """What is granted, what is refused and what is counted."""
     limit = 40 * PAGE
     used, elements = PAGE + TABLE_BYTES, 10
     with Sandbox(Policy().replace(memory=limit, table_elements=100)).open(GROWER) as session:
@@ -1009,7 +1012,7 @@ CHANGES: dict[str, Callable[[Session], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_read_only_mount_cannot_be_changed(change: str, folder: Path) -> None:
-    """Holds items 57 and 58, H35. Attack: each way of changing a folder that may only be read."""
+    """Attack: each way of changing a folder that may only be read."""
     before = tree(folder)
     with probe(mounted(folder, "ro")) as session:
         errno = CHANGES[change](session)
@@ -1020,7 +1023,7 @@ def test_read_only_mount_cannot_be_changed(change: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_writable_mount_can_be_changed(change: str, folder: Path) -> None:
-    """Holds item 57: the twin of each of the above."""
+    """The twin of each of the above."""
     before = tree(folder)
     with probe(mounted(folder, "rw")) as session:
         errno = CHANGES[change](session)
@@ -1031,7 +1034,7 @@ def test_writable_mount_can_be_changed(change: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "full/../../outside", "escape", "escape/passwd"])
 def test_nothing_outside_of_a_mount_can_be_opened(name: str, tmp_path: Path) -> None:
-    """Holds items 57 and 64, H31. Attack: paths and links that lead out of the folder."""
+    """Attack: paths and links that lead out of the folder."""
     inside = tmp_path / "inside"
     (inside / "full").mkdir(parents=True)
     (inside / "file").write_bytes(b"content")
@@ -1046,7 +1049,7 @@ def test_nothing_outside_of_a_mount_can_be_opened(name: str, tmp_path: Path) -> 
 
 
 def test_files_opened_created_and_deleted_are_counted(folder: Path) -> None:
-    """Holds items 82, 83 and 88, H58."""
+    """Files opened created and deleted are counted."""
     with probe(mounted(folder, "rw")) as session:
         created = path_open(session, "new", CREATE)
         existing = path_open(session, "file", CREATE)
@@ -1070,7 +1073,7 @@ def test_files_opened_created_and_deleted_are_counted(folder: Path) -> None:
 
 
 def test_closing_makes_room_in_the_count_of_open_files(folder: Path) -> None:
-    """Holds item 82 and H58: refused closes do not count."""
+    """Refused closes do not count."""
     with probe(mounted(folder, "rw")) as session:
         first, second = opened(session, "file"), opened(session, "full/inner")
         assert session.call("fd_close", first).value == 0
@@ -1083,7 +1086,7 @@ def test_closing_makes_room_in_the_count_of_open_files(folder: Path) -> None:
 
 
 def test_file_created_through_a_dangling_link_is_counted(folder: Path) -> None:
-    """Holds item 82. Attack: creating files by opening links that lead to none, which are not new names."""
+    """Attack: creating files by opening links that lead to none, which are not new names."""
     (folder / "dangling").symlink_to("target")
     with probe(mounted(folder, "rw")) as session:
         report = path_open(session, "dangling", CREATE)
@@ -1093,7 +1096,7 @@ def test_file_created_through_a_dangling_link_is_counted(folder: Path) -> None:
 
 
 def test_bytes_read_and_written_are_counted(folder: Path) -> None:
-    """Holds items 83 and 88, H18: by what was moved, not by what was asked for."""
+    """By what was moved, not by what was asked for."""
     with probe(mounted(folder, "rw")) as session:
         file = opened(session, "file")
         session.write_memory(IOVS, iovecs((DATA, 4), (DATA + 4, 100)))
@@ -1116,7 +1119,7 @@ def test_bytes_read_and_written_are_counted(folder: Path) -> None:
 
 
 def test_open_files_do_not_outlive_the_run(folder: Path) -> None:
-    """Holds H20. Attack: leaving files open, until the host has no descriptors left."""
+    """Attack: leaving files open, until the host has no descriptors left."""
     with probe(mounted(folder, "rw")):
         pass  # What the engine opens once, it keeps.
     before = len(list(Path("/proc/self/fd").iterdir()))

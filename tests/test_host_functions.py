@@ -1,4 +1,7 @@
-"""Functions of the embedder: how they are typed, what they see of the guest, and what ends the run."""
+"""Functions of the embedder: how they are typed, what they see of the guest, and what ends the run.
+
+Holds P-TIME-2 and P-HOST-1.
+"""
 
 from __future__ import annotations
 
@@ -424,7 +427,7 @@ def test_an_import_of_another_type_is_refused() -> None:
 
 
 def test_what_nobody_lends_is_refused() -> None:
-    """Holds item 13: env needs someone who provides it; what is lent later is there later."""
+    """Env needs someone who provides it; what is lent later is there later."""
     sandbox = box()
     with pytest.raises(LinkError) as caught:
         sandbox.call(PLAIN, "go")
@@ -615,7 +618,7 @@ def test_every_door() -> None:
 
 
 def test_the_event_loop_goes_on_while_a_host_function_waits() -> None:
-    """Holds H86: the function waits for what only the event loop can do."""
+    """The function waits for what only the event loop can do."""
     event = threading.Event()
 
     def f() -> int:
@@ -650,7 +653,7 @@ INSIDE = [(0, 0), (0, PAGE), (PAGE - 4, 4), (PAGE - 1, 1), (PAGE, 0)]
 
 @pytest.mark.parametrize(("address", "size"), OUTSIDE)
 def test_what_is_outside_of_memory_ends_the_run(address: int, size: int) -> None:
-    """Attack of H62: beyond the end, a sum that wraps round 2^32, negative numbers: by annotation and by hand."""
+    """Attack: beyond the end, a sum that wraps round 2^32, negative numbers: by annotation and by hand."""
 
     def by_annotation(data: bytes) -> None:
         raise AssertionError("called")
@@ -682,7 +685,7 @@ def test_what_is_just_inside_of_memory_is_read(address: int, size: int) -> None:
 
 
 def test_no_pair_of_numbers_reads_outside() -> None:
-    """Holds H62: whatever the numbers are, what is read is what stands there, or the run ends."""
+    """Whatever the numbers are, what is read is what stands there, or the run ends."""
     pattern = bytes(range(256)) * 256
     read = []
 
@@ -708,7 +711,7 @@ def test_no_pair_of_numbers_reads_outside() -> None:
     ("address", "data"), [(PAGE - 3, b"1234"), (PAGE, b"1"), (-1, b"1"), (2**32, b""), (-(2**31) - 1, b"1")]
 )
 def test_nothing_is_written_outside(address: int, data: bytes) -> None:
-    """Attack of H62: the same for writing; not even what would fit is written."""
+    """Attack: the same for writing; not even what would fit is written."""
 
     def f(call: HostCall) -> None:
         try:
@@ -809,7 +812,7 @@ def test_memory_that_is_kept_refuses() -> None:
 
 
 def test_memory_is_for_the_thread_of_the_call() -> None:
-    """Attack of H86: another thread uses the memory while the guest may go on, or be gone."""
+    """Attack: another thread uses the memory while the guest may go on, or be gone."""
     problems: list[str] = []
 
     def f(call: HostCall, first: bool) -> None:
@@ -859,7 +862,7 @@ class UntellableError(Exception):
     ],
 )
 def test_an_exception_is_a_trap(problem: Exception, message: str) -> None:
-    """Holds H84: outcome, code and message, short and escaped; the session is over, the sandbox is not."""
+    """Outcome, code and message, short and escaped; the session is over, the sandbox is not."""
 
     def f(ask: bool) -> None:
         if ask:
@@ -918,7 +921,7 @@ def test_what_is_no_exception_reaches_the_caller(kind: Callable[[], BaseExceptio
 
 
 def test_failures_leave_nothing_behind() -> None:
-    """Holds H84: instances, descriptors and threads are given back, whatever a function raises."""
+    """Instances, descriptors and threads are given back, whatever a function raises."""
     kinds = itertools.cycle((ValueError, KeyboardInterrupt, Own, SystemExit))
 
     def f() -> None:
@@ -1078,7 +1081,7 @@ def test_a_call_where_pythons_stack_is_nearly_full() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="signals are POSIX's")
 def test_a_signal_at_any_moment_reaches_the_caller() -> None:
-    """Attack of H84: a signal's handler raises at the border into Python, where it cannot be caught.
+    """Attack: a signal's handler raises at the border into Python, where it cannot be caught.
 
     The process was aborted by it. It must be raised where the run began, each time, and no call may be skipped.
     """
@@ -1111,7 +1114,7 @@ def test_a_signal_at_any_moment_reaches_the_caller() -> None:
 
 
 def test_a_function_cannot_call_the_session_that_calls_it() -> None:
-    """Attack of H86: the store is in use by the guest, one call deeper."""
+    """Attack: the store is in use by the guest, one call deeper."""
     caught: list[str] = []
     sessions: list[stockade.Session] = []
 
@@ -1140,7 +1143,7 @@ def test_a_function_cannot_call_the_session_that_calls_it() -> None:
 
 
 def test_a_function_may_run_other_guests() -> None:
-    """Holds H86: three deep, in one sandbox and of one module; each function sees the memory of its own caller."""
+    """Three deep, in one sandbox and of one module; each function sees the memory of its own caller."""
     seen: list[tuple[int, bytes, bytes]] = []
 
     def f(call: HostCall, depth: int) -> int:
@@ -1203,7 +1206,7 @@ def counter() -> tuple[list[int], Callable[[], None]]:
 
 @pytest.mark.parametrize("on_violation", ["deny", "stop"])
 def test_the_limit_on_calls_holds_for_host_functions(on_violation: str) -> None:
-    """Holds item 82: exact counts; at the limit it succeeds, one more ends the run, and is not made."""
+    """Exact counts; at the limit it succeeds, one more ends the run, and is not made."""
     count, f = counter()
     sandbox = lending(f, calls=10, on_violation=on_violation)
     at = sandbox.call(MANY, "go", 10)
@@ -1219,13 +1222,13 @@ def test_the_limit_on_calls_holds_for_host_functions(on_violation: str) -> None:
 def test_a_policy_that_only_takes_note_lets_calls_through() -> None:
     """The twin: all are made and told."""
     count, f = counter()
-    report = lending(f, calls=10, on_violation="note").call(MANY, "go", 13)
+    report = lending(f, calls=10, on_violation="audit").call(MANY, "go", 13)
     assert (report.outcome, report.value, report.usage.host_calls, count) == (Outcome.OK, 13, 13, [13])
-    assert [(v.kind, v.action, v.count) for v in report.violations] == [("calls", "note", 3)]
+    assert [(v.kind, v.action, v.count) for v in report.violations] == [("calls", "audit", 3)]
 
 
 def test_a_rate_refuses_or_waits() -> None:
-    """Holds item 82: calls of host functions are calls; the waiting is told by the clock of the report."""
+    """Calls of host functions are calls; the waiting is told by the clock of the report."""
     count, f = counter()
     report = lending(f, call_rate=1, on_rate="refuse").call(MANY, "go", 101)
     assert report.outcome is Outcome.DENIED
@@ -1535,7 +1538,7 @@ def test_fuel_is_spent_by_the_guest_alone() -> None:
 
 
 def test_a_function_that_needs_a_capability() -> None:
-    """Holds item 74: without it, the run ends as denied and the function is not called; with it, it is."""
+    """Without it, the run ends as denied and the function is not called; with it, it is."""
     count, f = counter()
 
     def run(**changes: object) -> Report:
@@ -1566,7 +1569,7 @@ def test_a_run_with_a_narrower_policy_has_fewer_capabilities() -> None:
 
 
 def test_amounts_and_lists_are_asked_for() -> None:
-    """Holds item 74: `grants` says so, `require` ends the run."""
+    """`grants` says so, `require` ends the run."""
     granted: list[bool] = []
 
     def f(call: HostCall, cores: int) -> None:

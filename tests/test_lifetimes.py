@@ -1,4 +1,7 @@
-"""What a run takes is owned by one, used by one, and given back once, whatever is cancelled, dropped or interrupted."""
+"""What a run takes is owned by one, used by one, and given back once, whatever is cancelled, dropped or interrupted.
+
+Holds P-RUN-2.
+"""
 
 from __future__ import annotations
 
@@ -669,3 +672,22 @@ def test_a_handler_that_raises_anywhere_leaks_nothing() -> None:
         [sys.executable, "-X", "faulthandler", "-c", ALARMS, "3000"], capture_output=True, text=True, timeout=100
     )
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "0 0 0 0\n")
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_are_given_and_names_that_are_not_never_meet() -> None:
+    """The attack: a task that is called as the next run without a name would be, so that the latter fails."""
+    with Sandbox(PATIENT) as box, stockade.Scheduler(box) as scheduler:
+        jobs = [scheduler.submit(stockade.Task(module=SPIN, id=str(number))) for number in range(1, 9)]  # type: ignore[arg-type]
+        while len(box._runs) < 8:
+            time.sleep(0.001)
+        assert box.call(SPIN, "seven").ok
+        for name in ("#1", "#7", "#1234567"):
+            with pytest.raises(stockade.UsageError) as caught:
+                box.call(SPIN, "seven", run_id=name)
+            assert str(caught.value) == f"a run cannot be called {name}: such names are for runs that are given none"
+        assert box.call(SPIN, "seven", run_id="#x").ok
+        for job in jobs:
+            job.cancel()

@@ -1,4 +1,7 @@
-"""Every way in which a run ends, and that nothing of the guest's choosing changes what is said about it."""
+"""Every way in which a run ends, and that nothing of the guest's choosing changes what is said about it.
+
+Holds P-FUEL-1, P-TIME-1 and P-TEXT-1.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ EXITS = f"""
 
 
 def test_every_exit_code_is_reported_as_it_is() -> None:
-    """Holds H50 and item 3: codes of 126 and above are no failure of the sandbox."""
+    """Codes of 126 and above are no failure of the sandbox."""
     box = Sandbox()
     module = wat(EXITS)
     for code in range(256):
@@ -86,7 +89,7 @@ def test_every_exit_code_is_reported_as_it_is() -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(256, 0), (-1, 255), (257, 1), (-(2**31), 0)])
 def test_exit_code_is_the_low_eight_bits_of_the_status(status: int, code: int) -> None:
-    """Holds H50: a status of 256 is not a success, although its low eight bits are zero."""
+    """A status of 256 is not a success, although its low eight bits are zero."""
     report = Sandbox().run(wat(EXITS), stdin=struct.pack("<i", status))
 
     assert report.exit_code == code
@@ -95,7 +98,7 @@ def test_exit_code_is_the_low_eight_bits_of_the_status(status: int, code: int) -
 
 
 def test_returning_from_start_is_exit_code_zero() -> None:
-    """Holds item 3."""
+    """Returning from start is exit code zero."""
     report = Sandbox().run(wat('(module (func (export "_start")))'))
 
     assert (report.outcome, report.exit_code, report.value) == (Outcome.OK, 0, None)
@@ -112,26 +115,26 @@ def test_returning_from_start_is_exit_code_zero() -> None:
     ],
 )
 def test_result_of_main_is_the_exit_code(result: int, outcome: Outcome, code: int) -> None:
-    """Holds item 4."""
+    """Result of main is the exit code."""
     report = Sandbox().run(wat(f'(module (func (export "main") (result i32) (i32.const {result})))'))
 
     assert (report.outcome, report.exit_code, report.value) == (outcome, code, None)
 
 
 def test_start_is_preferred_to_main() -> None:
-    """Holds item 4: `main` is the fallback."""
+    """`main` is the fallback."""
     module = wat('(module (func (export "main") (result i32) (i32.const 9)) (func (export "_start")))')
 
     assert Sandbox().run(module).exit_code == 0
 
 
 def test_main_without_result_is_run_too() -> None:
-    """Holds item 4."""
+    """Main without result is run too."""
     assert Sandbox().run(wat('(module (func (export "main")))')).exit_code == 0
 
 
 def test_neither_start_nor_main_is_a_link_error() -> None:
-    """Holds item 6."""
+    """Neither start nor main is a link error."""
     with pytest.raises(stockade.LinkError) as caught:
         Sandbox().run(wat('(module (func (export "add")) (func (export "sub")))'))
 
@@ -142,7 +145,7 @@ def test_neither_start_nor_main_is_a_link_error() -> None:
 
 
 def test_nothing_to_run_and_nothing_to_call_is_a_link_error() -> None:
-    """Holds item 6."""
+    """Nothing to run and nothing to call is a link error."""
     with pytest.raises(stockade.LinkError) as caught:
         Sandbox().run(wat("(module)"))
 
@@ -153,7 +156,7 @@ def test_nothing_to_run_and_nothing_to_call_is_a_link_error() -> None:
 
 
 def test_main_with_parameters_is_a_link_error() -> None:
-    """Holds item 6: the twin of the runs of `main` above."""
+    """The twin of the runs of `main` above."""
     with pytest.raises(stockade.LinkError) as caught:
         Sandbox().run(wat('(module (func (export "main") (param i32 i32) (result i32) (i32.const 0)))'))
 
@@ -167,7 +170,7 @@ def test_main_with_parameters_is_a_link_error() -> None:
 
 @pytest.mark.parametrize("entry", SPINNERS)
 def test_fuel_stops_a_loop_wherever_it_runs(entry: str) -> None:
-    """Holds items 20 and 32, H6 and H7. Attack: an endless loop in each place where guest code can run."""
+    """Attack: an endless loop in each place where guest code can run."""
     budget = 123_457
 
     report = run_spinner(entry, Policy().replace(fuel=budget))
@@ -184,7 +187,7 @@ def test_fuel_stops_a_loop_wherever_it_runs(entry: str) -> None:
 @pytest.mark.parametrize("fuel", [10**15, None], ids=["metered", "not metered"])
 @pytest.mark.parametrize("entry", SPINNERS)
 def test_wall_time_stops_a_loop_wherever_it_runs(entry: str, fuel: int | None) -> None:
-    """Holds items 21, 25, 27 and 31, H4 to H8. Attack: an endless loop in each place where guest code can run."""
+    """Attack: an endless loop in each place where guest code can run."""
     policy = Policy().replace(fuel=fuel, wall_time=WALL_TIME)
     begun = time.perf_counter()
 
@@ -199,7 +202,7 @@ def test_wall_time_stops_a_loop_wherever_it_runs(entry: str, fuel: int | None) -
 
 
 def test_work_within_budget_finishes() -> None:
-    """Holds item 20: the twin of the loops above; a counted loop ends, and reports less than its budget."""
+    """The twin of the loops above; a counted loop ends, and reports less than its budget."""
     module = wat(
         """
         (module (func (export "count") (param $n i32) (result i32) (local $i i32)
@@ -219,7 +222,7 @@ def test_work_within_budget_finishes() -> None:
 
 
 def test_initializer_and_call_share_one_deadline() -> None:
-    """Holds item 27. Attack: a reactor that spends its time twice, once in `_initialize` and once in the call."""
+    """Attack: a reactor that spends its time twice, once in `_initialize` and once in the call."""
     module = wat(
         f"""
         (module
@@ -261,7 +264,7 @@ SLEEPER = f"""
 @pytest.mark.parametrize("flags", [0, ABSOLUTE], ids=["relative", "absolute"])
 @pytest.mark.parametrize("clock", [MONOTONIC, REALTIME], ids=["monotonic", "realtime"])
 def test_deadline_holds_while_the_guest_sleeps(clock: int, flags: int) -> None:
-    """Holds items 27 and 31, H4. Attack: sleeping for an hour, which native WASI does not interrupt."""
+    """Attack: sleeping for an hour, which native WASI does not interrupt."""
     box = Sandbox(Policy().replace(wall_time=WALL_TIME))
     begun = time.perf_counter()
 
@@ -273,7 +276,7 @@ def test_deadline_holds_while_the_guest_sleeps(clock: int, flags: int) -> None:
 
 
 def test_time_asleep_when_stopped_is_reported() -> None:
-    """Holds item 28: the time slept until the deadline is idle time, although the call never returned."""
+    """The time slept until the deadline is idle time, although the call never returned."""
     report = Sandbox(Policy().replace(wall_time=WALL_TIME)).call(wat(SLEEPER), "sleep", MONOTONIC, HOUR, 0)
 
     assert report.outcome is Outcome.TIMEOUT
@@ -282,7 +285,7 @@ def test_time_asleep_when_stopped_is_reported() -> None:
 
 @pytest.mark.parametrize("timeout", [2**63 - 1, -1], ids=["2^63-1", "2^64-1"])
 def test_deadline_holds_for_sleeps_beyond_the_end_of_time(timeout: int) -> None:
-    """Holds item 27. Attack: a timeout whose sum with the clock overflows, to wake up in the past or never."""
+    """Attack: a timeout whose sum with the clock overflows, to wake up in the past or never."""
     report = Sandbox(Policy().replace(wall_time=0.1)).call(wat(SLEEPER), "sleep", MONOTONIC, timeout, 0)
 
     assert report.outcome is Outcome.TIMEOUT
@@ -291,7 +294,7 @@ def test_deadline_holds_for_sleeps_beyond_the_end_of_time(timeout: int) -> None:
 @pytest.mark.parametrize("flags", [0, ABSOLUTE], ids=["relative", "absolute"])
 @pytest.mark.parametrize("clock", [MONOTONIC, REALTIME], ids=["monotonic", "realtime"])
 def test_sleep_shorter_than_the_deadline_completes(clock: int, flags: int) -> None:
-    """Holds item 27: the twin; one event comes back, with the guest's own user data."""
+    """The twin; one event comes back, with the guest's own user data."""
     with Sandbox().open(wat(SLEEPER)) as session:
         before = session.read_memory(0, 48)
         report = session.call("sleep", clock, 60_000_000, flags)
@@ -310,7 +313,7 @@ def test_sleep_shorter_than_the_deadline_completes(clock: int, flags: int) -> No
 
 
 def test_sleep_of_no_time_returns_at_once() -> None:
-    """Holds item 27: a timeout in the past, or of zero, is due at once."""
+    """A timeout in the past, or of zero, is due at once."""
     report = Sandbox().call(wat(SLEEPER), "sleep", MONOTONIC, 0, 0)
 
     assert (report.outcome, report.value) == (Outcome.OK, 0)
@@ -343,7 +346,7 @@ def poll(*timeouts: int | None, stdin: bytes = b"") -> tuple[Report, list[tuple[
 
 
 def test_of_two_clocks_the_one_that_is_due_reports() -> None:
-    """Holds item 27: only what is due is reported, and the subscriptions are the guest's own again afterwards."""
+    """Only what is due is reported, and the subscriptions are the guest's own again afterwards."""
     report, events = poll(HOUR, 50_000_000)
 
     assert (report.outcome, report.value) == (Outcome.OK, 0)
@@ -352,7 +355,7 @@ def test_of_two_clocks_the_one_that_is_due_reports() -> None:
 
 
 def test_two_clocks_due_together_both_report() -> None:
-    """Holds item 27."""
+    """Two clocks due together both report."""
     _, events = poll(0, 0)
 
     assert events == [(0, 0, 0), (1, 0, 0)]
@@ -360,7 +363,7 @@ def test_two_clocks_due_together_both_report() -> None:
 
 @pytest.mark.parametrize("stdin", [b"", b"data"], ids=["at its end", "with data"])
 def test_stdin_is_ready_before_the_clock(stdin: bytes) -> None:
-    """Holds item 27: stdin never blocks, so a poll of stdin and an hour returns with stdin's event at once."""
+    """Stdin never blocks, so a poll of stdin and an hour returns with stdin's event at once."""
     report, events = poll(HOUR, None, stdin=stdin)
 
     assert (report.outcome, report.value) == (Outcome.OK, 0)
@@ -400,7 +403,7 @@ def trapping(code: str) -> stockade.Module:
 
 @pytest.mark.parametrize("code", TRAPS)
 def test_trap_is_reported_under_its_code(code: str) -> None:
-    """Holds items 32 and 56, H48 and H49."""
+    """Trap is reported under its code."""
     report = Sandbox().run(trapping(TRAPS[code]))
 
     assert report.outcome is Outcome.TRAP
@@ -416,7 +419,7 @@ def test_trap_is_reported_under_its_code(code: str) -> None:
 
 
 def test_same_module_without_its_trap_is_fine() -> None:
-    """Holds item 32: the twin of the traps above."""
+    """The twin of the traps above."""
     report = Sandbox().run(trapping("(call_indirect (type $plain) (i32.const 0))"))
 
     assert (report.outcome, report.trap) == (Outcome.OK, None)
@@ -426,7 +429,7 @@ RECURSION = '(module (func $f (export "_start") (call $f)))'
 
 
 def test_endless_recursion_exhausts_the_stack_only() -> None:
-    """Holds item 44 and H23. Attack: recursion that would run the host's own stack over."""
+    """Attack: recursion that would run the host's own stack over."""
     box = Sandbox()
 
     report = box.run(wat(RECURSION))
@@ -441,7 +444,7 @@ def test_endless_recursion_exhausts_the_stack_only() -> None:
 
 
 def test_endless_recursion_in_a_thread_with_a_small_stack() -> None:
-    """Holds H23. Attack: recursion deeper than the stack of the thread that runs the guest."""
+    """Attack: recursion deeper than the stack of the thread that runs the guest."""
     reports: list[Report] = []
 
     def work() -> None:
@@ -461,7 +464,7 @@ def test_endless_recursion_in_a_thread_with_a_small_stack() -> None:
 
 
 def test_deep_recursion_that_ends_is_fine() -> None:
-    """Holds item 44: the twin; a thousand frames fit."""
+    """The twin; a thousand frames fit."""
     module = wat(
         """
         (module (func $f (export "down") (param $n i32) (result i32)
@@ -475,7 +478,7 @@ def test_deep_recursion_that_ends_is_fine() -> None:
 
 
 def test_a_larger_stack_allows_deeper_recursion() -> None:
-    """Holds item 44: the limit of the policy is the one that is enforced."""
+    """The limit of the policy is the one that is enforced."""
     module = wat(
         """
         (module (func $f (export "down") (param $n i32) (result i32)
@@ -490,7 +493,7 @@ def test_a_larger_stack_allows_deeper_recursion() -> None:
 
 
 def test_trap_with_all_fuel_used_is_still_a_trap() -> None:
-    """Holds H51. Attack: a bug in the guest passed off as a lack of fuel, by trapping with none left."""
+    """Attack: a bug in the guest passed off as a lack of fuel, by trapping with none left."""
     module = wat('(module (func (export "_start") (drop (i32.const 1)) (drop (i32.const 2)) unreachable))')
     needed = Sandbox().run(module).usage.fuel
     assert needed is not None
@@ -529,7 +532,7 @@ def named(name: str, code: str) -> stockade.Module:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_function_names_never_change_an_exit(name: str) -> None:
-    """Holds H47. Attack: a function called like a limit, so that its backtrace reads like one."""
+    """Attack: a function called like a limit, so that its backtrace reads like one."""
     report = Sandbox().run(named(name, "(call $proc_exit (i32.const 3))"))
 
     assert (report.outcome, report.exit_code, report.violations) == (Outcome.EXIT, 3, ())
@@ -537,7 +540,7 @@ def test_function_names_never_change_an_exit(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_function_names_never_change_a_trap(name: str) -> None:
-    """Holds H47 and H48. Attack: as above, by a trap."""
+    """Attack: as above, by a trap."""
     report = Sandbox().run(named(name, "unreachable"))
 
     assert (report.outcome, report.violations) == (Outcome.TRAP, ())
@@ -556,7 +559,7 @@ def test_function_names_never_change_a_trap(name: str) -> None:
     ids=["a megabyte", "terminal sequences", "right to left", "forged line"],
 )
 def test_hostile_function_names_are_capped_and_escaped_everywhere(name: str) -> None:
-    """Holds H47 and H80. Attack: names that flood a log, steer a terminal, or forge a line of a report."""
+    """Attack: names that flood a log, steer a terminal, or forge a line of a report."""
     text = "".join(c if c.isascii() and c.isprintable() else f"\\u{{{ord(c):x}}}" for c in name)
     report = Sandbox().run(named(text, "unreachable"))
 
@@ -574,7 +577,7 @@ def test_hostile_function_names_are_capped_and_escaped_everywhere(name: str) -> 
 
 
 def test_hostile_name_of_an_export_is_capped_in_errors() -> None:
-    """Holds H80. Attack: an export whose name floods the message that offers it."""
+    """Attack: an export whose name floods the message that offers it."""
     module = wat(f'(module (func (export "\\1b[31m{"x" * 99_000}")))')
 
     with pytest.raises(stockade.LinkError) as caught:
@@ -592,7 +595,7 @@ def test_hostile_name_of_an_export_is_capped_in_errors() -> None:
     ],
 )
 def test_what_is_wrong_with_a_text_is_told(text: str, reason: str) -> None:
-    """Holds item 10: the message says what is wrong; text that is right is the twin, in all other tests."""
+    """The message says what is wrong; text that is right is the twin, in all other tests."""
     with pytest.raises(stockade.InvalidModule) as caught:
         wat(text)
 
@@ -634,7 +637,7 @@ def talking(code: str) -> stockade.Module:
     ],
 )
 def test_output_before_the_end_is_kept(code: str, outcome: Outcome) -> None:
-    """Holds item 31 and H6: what was written before a stop is in the report, whatever the stop was."""
+    """What was written before a stop is in the report, whatever the stop was."""
     policy = Policy().replace(wall_time=0.1, fuel=None, memory=1 << 20, on_memory_denied="stop")
 
     report = Sandbox(policy).run(talking(code))
@@ -643,14 +646,14 @@ def test_output_before_the_end_is_kept(code: str, outcome: Outcome) -> None:
 
 
 def test_output_before_the_fuel_ran_out_is_kept() -> None:
-    """Holds item 31 and H6."""
+    """Output before the fuel ran out is kept."""
     report = Sandbox(Policy().replace(fuel=20_000)).run(talking(SPIN))
 
     assert (report.outcome, report.stdout, report.usage.fuel) == (Outcome.FUEL, b"hello\n", 20_000)
 
 
 def test_output_of_a_start_function_is_kept() -> None:
-    """Holds H6: the start function runs under the same limits, with the same capture."""
+    """The start function runs under the same limits, with the same capture."""
     module = wat(
         f"""
         (module
@@ -671,7 +674,7 @@ def test_output_of_a_start_function_is_kept() -> None:
 
 
 def test_exit_in_a_start_function_ends_the_run() -> None:
-    """Holds H6: what follows is not run."""
+    """What follows is not run."""
     module = wat(
         f"""
         (module
@@ -698,7 +701,7 @@ def test_exit_in_a_start_function_ends_the_run() -> None:
     ],
 )
 def test_failure_is_told_in_one_sentence(make: Callable[[], Report], text: str) -> None:
-    """Holds items 31 and 32: `check` raises what `summary` says."""
+    """`check` raises what `summary` says."""
     report = make()
 
     assert report.summary() == text

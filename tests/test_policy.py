@@ -75,7 +75,7 @@ def refusal(text: str) -> str:
     ],
 )
 def test_sizes(text: object, size: int | None) -> None:
-    """Holds item 90: binary and decimal units are told apart, and a bare number is bytes."""
+    """Binary and decimal units are told apart, and a bare number is bytes."""
     assert parse_size(text) == size
 
 
@@ -93,7 +93,7 @@ def test_sizes(text: object, size: int | None) -> None:
     ],
 )
 def test_times(text: object, seconds: float) -> None:
-    """Holds item 90: a bare number is seconds."""
+    """A bare number is seconds."""
     assert parse_seconds(text) == pytest.approx(seconds)
     assert isinstance(parse_seconds(text), float)
     assert parse_seconds("unlimited") is None
@@ -114,7 +114,7 @@ def test_counts() -> None:
     ids=repr,
 )
 def test_odd_quantities_are_refused(parse: Any, text: object) -> None:
-    """Holds H19: what is not clearly a quantity is none."""
+    """What is not clearly a quantity is none."""
     with pytest.raises(ValueError, match=r"is not a (number|quantity)"):
         parse(text)
 
@@ -124,7 +124,7 @@ def test_odd_quantities_are_refused(parse: Any, text: object) -> None:
     "text", ["9" * 400, "9" * 5000, "9" * 400 + ".5", 10**400], ids=["400", "5000", "float", "int"]
 )
 def test_huge_quantities_are_refused_or_kept_exact(parse: Any, text: object) -> None:
-    """Holds H19. The attack: a number so large that reading it fails in a way that nobody catches."""
+    """The attack: a number so large that reading it fails in a way that nobody catches."""
     try:
         value = parse(text)
     except ValueError as problem:
@@ -145,7 +145,7 @@ def test_units_are_named_where_there_are_some() -> None:
 
 
 def test_presets_have_the_figures_that_were_asked_for() -> None:
-    """Holds items 20, 21 and 90: the seed's strict and permissive figures, written with units."""
+    """The seed's strict and permissive figures, written with units."""
     strict, permissive = Policy.preset("strict"), Policy.preset("permissive")
 
     written = Policy.loads('[limits]\nmemory = "128MB"\nwall_time = "5s"\nfuel = 5_000_000_000').limits
@@ -171,7 +171,7 @@ def test_presets_allow_a_plain_guest() -> None:
 
 @pytest.mark.parametrize("name", ["", "strct", "Strict", "none"])
 def test_unknown_preset_is_refused(name: str) -> None:
-    """Holds item 113: what there is to choose from is told."""
+    """What there is to choose from is told."""
     for action in (Policy.preset, Sandbox):
         with pytest.raises(PolicyError) as caught:
             action(name)
@@ -182,7 +182,7 @@ def test_unknown_preset_is_refused(name: str) -> None:
 
 
 def test_every_field_can_be_written() -> None:
-    """Holds item 90: the whole of a policy as text, and as Python has it."""
+    """The whole of a policy as text, and as Python has it."""
     policy = Policy.loads(
         """
         name = "all"
@@ -273,7 +273,7 @@ def test_empty_text_is_the_default_under_another_name() -> None:
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:
-    """Holds items 90 and 113, H28 and H37. The attack: a misspelt limit is passed over, and the guest has none."""
+    """The attack: a misspelt limit is passed over, and the guest has none."""
     if message.endswith((": ", " ")):
         assert refusal(text).startswith(message)
     else:
@@ -291,7 +291,7 @@ def test_unlimited_is_refused_in_words_where_it_cannot_be(field: str) -> None:
 
 @pytest.mark.parametrize("field", RANGES)
 def test_limits_are_checked_at_their_borders(field: str) -> None:
-    """Holds H19: the least and the most are allowed, what lies beyond is not, and the message names the range."""
+    """The least and the most are allowed, what lies beyond is not, and the message names the range."""
     least, most, unlimited = RANGES[field]
     step = 0.0005 if field == "wall_time" else 1
 
@@ -308,7 +308,7 @@ def test_limits_are_checked_at_their_borders(field: str) -> None:
 @pytest.mark.parametrize("field", RANGES)
 @pytest.mark.parametrize("value", [True, False, math.nan, math.inf, -math.inf, "5", "unlimited", [], b"5"], ids=repr)
 def test_limits_are_numbers(field: str, value: object) -> None:
-    """Holds H19. The attack: True, NaN or infinity passes a comparison and reaches the engine as another number."""
+    """The attack: True, NaN or infinity passes a comparison and reaches the engine as another number."""
     *_, unlimited = RANGES[field]
     whole = "" if field == "wall_time" else "whole "
 
@@ -322,7 +322,7 @@ def test_limits_are_numbers(field: str, value: object) -> None:
 
 @pytest.mark.parametrize("field", [name for name in RANGES if name != "wall_time"])
 def test_whole_limits_are_whole(field: str) -> None:
-    """Holds H19: a float is refused even where it is whole, rather than rounded."""
+    """A float is refused even where it is whole, rather than rounded."""
     with pytest.raises(PolicyError):
         Policy().replace(**{field: 16384.0})
     with pytest.raises(PolicyError):
@@ -332,7 +332,7 @@ def test_whole_limits_are_whole(field: str) -> None:
 @pytest.mark.parametrize("field", RANGES)
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "hugely negative"])
 def test_huge_limits_are_refused(field: str, value: int) -> None:
-    """Holds H19. The attack: a number that no float can hold fails in a way that nobody catches."""
+    """The attack: a number that no float can hold fails in a way that nobody catches."""
     with pytest.raises(PolicyError):
         Policy().replace(**{field: value})
 
@@ -340,7 +340,7 @@ def test_huge_limits_are_refused(field: str, value: int) -> None:
 @pytest.mark.parametrize("field", RANGES)
 @pytest.mark.parametrize("digits", [400, 5000])
 def test_huge_limits_in_files_are_refused(field: str, digits: int) -> None:
-    """Holds H19. The same in a file, as a number and as text."""
+    """The same in a file, as a number and as text."""
     for value in ("9" * digits, "'" + "9" * digits + "'"):
         assert len(refusal(f"[limits]\n{field} = {value}")) < 1000
 
@@ -362,7 +362,7 @@ def test_long_values_are_shortened_in_messages() -> None:
 
 
 def test_replace_changes_what_is_named_only() -> None:
-    """Holds item 90's `..Default`: fields of the policy and of its parts, by name."""
+    """Fields of the policy and of its parts, by name."""
     base = Policy.preset("strict")
 
     changed = base.replace(name="mine", wall_time=2.0, mounts=[Mount("/in", "/data")], on_memory_denied="stop")
@@ -378,7 +378,7 @@ def test_replace_changes_what_is_named_only() -> None:
 
 
 def test_replace_refuses_what_it_does_not_know() -> None:
-    """Holds item 113. The attack: a misspelt change is passed over, and the guest has more than was meant."""
+    """The attack: a misspelt change is passed over, and the guest has more than was meant."""
     with pytest.raises(PolicyError) as caught:
         Policy().replace(wall_tmie=1.0)
 
@@ -404,7 +404,7 @@ def test_replace_refuses_what_it_does_not_know() -> None:
     ids=str,
 )
 def test_replace_refuses_values_of_a_wrong_kind(changes: dict[str, Any]) -> None:
-    """Holds item 113: told at once and by name, not later by an AttributeError in the middle of a run."""
+    """Told at once and by name, not later by an AttributeError in the middle of a run."""
     (name,) = changes
 
     with pytest.raises(PolicyError) as caught:
@@ -424,7 +424,7 @@ def test_replace_refuses_values_of_a_wrong_kind(changes: dict[str, Any]) -> None
     ids=str,
 )
 def test_mounts_are_made_of_text(arguments: tuple[Any, Any], message: str) -> None:
-    """Holds item 113: told by name, not by a TypeError from within."""
+    """Told by name, not by a TypeError from within."""
     with pytest.raises(PolicyError) as caught:
         Mount(*arguments)
 
@@ -480,7 +480,6 @@ def test_digest_differs_between_different_policies() -> None:
     changes: list[dict[str, Any]] = [
         {"name": "other"},
         {"on_memory_denied": "stop"},
-        {"fuel": None},
         {"wall_time": None},
     ]
     changes += [{field: most} for field, (_, most, _) in RANGES.items()]
@@ -517,7 +516,7 @@ def test_policy_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """Holds item 113: the file is named, and so is what is wrong with it."""
+    """The file is named, and so is what is wrong with it."""
     cases = {
         "absent.toml": (None, "cannot be read: "),
         "folder.toml": ("folder", "cannot be read: "),
@@ -544,7 +543,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("path", ["/dev/zero", "zero\0byte", "x" * 5000])
 def test_odd_paths_to_policies_are_refused(path: str) -> None:
-    """Holds H34. The attack: a path that never ends, that the system would cut, or that no system has."""
+    """The attack: a path that never ends, that the system would cut, or that no system has."""
     with pytest.raises(PolicyError) as caught:
         Policy.load(path)
 
@@ -554,7 +553,7 @@ def test_odd_paths_to_policies_are_refused(path: str) -> None:
 
 @pytest.mark.timeout(20)
 def test_fifo_in_place_of_a_policy_does_not_hang(tmp_path: Path) -> None:
-    """Holds H34. The attack: a FIFO that nobody writes to, where a policy should be."""
+    """The attack: a FIFO that nobody writes to, where a policy should be."""
     path = tmp_path / "p.toml"
     os.mkfifo(path)
     code = (
@@ -605,7 +604,7 @@ _LINES = st.tuples(_KEYS, _VALUES).map(" = ".join) | st.sampled_from(
 @example("\ud800")
 @example("\0")
 def test_any_text_is_a_policy_or_refused(text: str) -> None:
-    """Holds item 113. The attack: text that makes reading fail in a way that nobody catches."""
+    """The attack: text that makes reading fail in a way that nobody catches."""
     try:
         policy = Policy.loads(text)
     except PolicyError:

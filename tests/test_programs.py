@@ -3,6 +3,8 @@
 The oracle is native WASI through wasmtime's own Python package. To count calls without the guard it links two small
 modules around the program: one in front, whose functions jump through a table, and one behind, which counts, borrows
 the program's memory and calls native WASI.
+
+Holds P-GUARD-1 and P-NATIVE-1.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Machine code is shared by all policies that meter fuel, so each program is compiled once for all of these tests.
+pytestmark = pytest.mark.slow
+
 POLICY = Policy().replace(fuel=100_000_000_000, wall_time=60.0, memory=512 << 20, delete=True, symlinks=True)
 
 DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48" viewBox="0 0 64 48">
@@ -345,7 +349,7 @@ def test_svg_flatten_takes_what_usvg_made(run_both: Callable[..., Twins], tmp_pa
 
 
 def test_svg_flatten_aborts_as_it_aborts_natively(run_both: Callable[..., Twins]) -> None:
-    """A program that traps by itself: the trap is told as one, and what it said before is kept. Holds H48 and H49."""
+    """A program that traps by itself: the trap is told as one, and what it said before is kept."""
     twins = run_both(
         "svg-flatten",
         ["--no-usvg", "/work/in.svg", "/work/out.gbr"],
@@ -433,7 +437,7 @@ def test_quickjs_computes_what_it_computes_natively(
 
 
 def test_quickjs_keeps_its_heap_between_calls(load_program: Callable[[str], stockade.Module]) -> None:
-    """What a session wrote is there at the next call, and in no other session. Holds H53."""
+    """What a session wrote is there at the next call, and in no other session."""
     box = Sandbox(POLICY)
     module = load_program("quickjs")
     with box.open(module) as session, box.open(module) as other:
@@ -528,7 +532,7 @@ print(sorted(os.listdir("/work")), os.stat("/work/a/one.bin").st_size, (work / "
 
 
 def test_cpython_reads_a_read_only_folder(run_both: Callable[..., Twins]) -> None:
-    """A file is read; every way to change something there is an OSError, and nothing changes. Holds H35.
+    """A file is read; every way to change something there is an OSError, and nothing changes.
 
     The attack: create, truncate, append, remove, rename, link and change times in a folder mounted for reading.
     """
@@ -570,7 +574,7 @@ open("/work/y.txt", "w").write("here it works")
 def test_cpython_sees_nothing_of_the_host(
     python: stockade.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Holds H30: no path, name or variable of the host is in anything that a guest can list.
+    """No path, name or variable of the host is in anything that a guest can list.
 
     The attack: list every folder there is, above the mounts too, follow links that lead out of a mount, and print
     arguments, environment, search path and the name of the machine.
@@ -629,7 +633,7 @@ def test_cpython_gets_the_environment_it_is_given(run_both: Callable[..., Twins]
 
 @pytest.mark.parametrize("code", [0, 1, 3, 125, 126, 127, 134, 200, 255])
 def test_cpython_leaves_with_its_exit_code(code: int, python: stockade.Module) -> None:
-    """Holds H50: codes of 126 and above are the guest's own too, with what it printed before."""
+    """Codes of 126 and above are the guest's own too, with what it printed before."""
     report = Sandbox(POLICY).run(python, ["-c", f"import sys; print('last words'); sys.exit({code})"])
 
     assert report.exit_code == code
@@ -639,7 +643,7 @@ def test_cpython_leaves_with_its_exit_code(code: int, python: stockade.Module) -
 
 
 def test_every_exit_code_is_told_as_it_is() -> None:
-    """Holds H50: all 256 of them, by the smallest of guests; returning is leaving with none."""
+    """All 256 of them, by the smallest of guests; returning is leaving with none."""
     module = wat(f"""
       (module
         (import "{MODULE}" "proc_exit" (func $exit (param i32)))
@@ -666,7 +670,7 @@ def test_cpython_that_raises_says_so_on_stderr(run_both: Callable[..., Twins]) -
 
 
 def test_cpython_echoes_its_stdin(python: stockade.Module) -> None:
-    """Holds H46: bytes of every value arrive and return unchanged, and nothing else is on stdin or stdout."""
+    """Bytes of every value arrive and return unchanged, and nothing else is on stdin or stdout."""
     data = bytes(range(256)) * 1000
     code = (
         "import sys; data = sys.stdin.buffer.read(); sys.stdout.buffer.write(data); print(len(data), file=sys.stderr)"
@@ -691,7 +695,7 @@ _LOOP = "print('on my way', flush=True)\nwhile True: pass"
 
 
 def test_cpython_in_an_endless_loop_is_stopped_by_fuel(python: stockade.Module) -> None:
-    """Holds H5: the attack is a loop that never yields. With enough fuel the same interpreter finishes."""
+    """The attack is a loop that never yields. With enough fuel the same interpreter finishes."""
     fuel = 400_000_000
     box = Sandbox(POLICY.replace(fuel=fuel))
 
@@ -716,7 +720,7 @@ def test_cpython_in_an_endless_loop_is_stopped_by_fuel(python: stockade.Module) 
     ids=["loop", "sleep", "sleep with a last word"],
 )
 def test_cpython_is_stopped_by_the_clock(code: str, python: stockade.Module) -> None:
-    """Holds H1: the attack is to compute, or to sleep for an hour inside native WASI, past the deadline."""
+    """The attack is to compute, or to sleep for an hour inside native WASI, past the deadline."""
     box = Sandbox(POLICY.replace(wall_time=1.0))
     begun = time.monotonic()
 
@@ -739,7 +743,7 @@ def test_cpython_that_sleeps_a_little_finishes(python: stockade.Module) -> None:
 
 
 def test_cpython_that_takes_too_much_memory_is_told_so(python: stockade.Module) -> None:
-    """Holds H16: refused growth is a violation, and for the guest a MemoryError that it may catch."""
+    """Refused growth is a violation, and for the guest a MemoryError that it may catch."""
     code = "try: bytearray(1 << 30)\nexcept MemoryError: print('refused')\nprint(len(bytearray(1 << 20)))"
 
     report = Sandbox(POLICY.replace(memory=128 << 20)).run(python, ["-c", code])

@@ -116,12 +116,12 @@ violations  memory: limits.memory (1.0 GiB asked for, 1.0 MiB allowed) → deny
 
 
 def test_render_shows_all_that_happened() -> None:
-    """Holds item 86."""
+    """Render shows all that happened."""
     assert FULL.render() == GOLDEN
 
 
 def test_render_of_a_quiet_run_is_short() -> None:
-    """Holds item 86: what did not happen is not shown."""
+    """What did not happen is not shown."""
     report = make(exit_code=0, timings=Timings(instantiate=1e-5, run=0.5, total=0.5, cache_hit=True))
 
     assert report.render() == (
@@ -138,7 +138,7 @@ def test_render_of_a_quiet_run_is_short() -> None:
 
 
 def test_render_does_not_steer_a_terminal() -> None:
-    """Holds H46 and H80. Attack: escape sequences in a name that reached the report; ordinary text is the twin."""
+    """Attack: escape sequences in a name that reached the report; ordinary text is the twin."""
     report = make(module=ModuleInfo("0" * 64, "\x1b[2J\u202eapp ünïcødé"))
 
     assert "\x1b" not in report.render()
@@ -147,7 +147,7 @@ def test_render_does_not_steer_a_terminal() -> None:
 
 
 def test_json_holds_every_field() -> None:
-    """Holds items 55 and 86: the JSON twin loses nothing and reads back as it was."""
+    """The JSON twin loses nothing and reads back as it was."""
     document = json.loads(FULL.to_json())
 
     assert document["ok"] is False
@@ -175,7 +175,7 @@ def test_json_holds_every_field() -> None:
 
 
 def test_json_of_a_real_run_reads_back() -> None:
-    """Holds item 55."""
+    """Json of a real run reads back."""
     report = Sandbox().run(wat(HELLO))
     document = json.loads(report.to_json())
 
@@ -187,7 +187,7 @@ def test_json_of_a_real_run_reads_back() -> None:
 
 @pytest.mark.parametrize("output", [b"\xff\xfe\x00", b"caf\xe9", bytes(range(256)), b"\xed\xa0\x80"])
 def test_output_that_is_not_text_is_in_base64(output: bytes) -> None:
-    """Holds item 55: bytes are not lost in JSON."""
+    """Bytes are not lost in JSON."""
     document = json.loads(make(stdout=output, stderr=b"text").to_json())
 
     assert base64.b64decode(document["stdout_base64"]) == output
@@ -198,7 +198,7 @@ def test_output_that_is_not_text_is_in_base64(output: bytes) -> None:
 
 @pytest.mark.parametrize("output", [b"", b"plain", "ünïcødé 🦀".encode(), b"\x00\x1b[2J\r\n"])
 def test_output_that_is_text_is_text(output: bytes) -> None:
-    """Holds item 55: the twin; control characters are escaped as JSON does."""
+    """The twin; control characters are escaped as JSON does."""
     encoded = make(stderr=output).to_json()
     document = json.loads(encoded)
 
@@ -209,13 +209,13 @@ def test_output_that_is_text_is_text(output: bytes) -> None:
 
 @pytest.mark.parametrize("value", [None, 0, -1, 2**63 - 1, -(2**63), 0.5, [1, 2.5], []])
 def test_value_is_kept_in_json(value: object) -> None:
-    """Holds item 55."""
+    """Value is kept in json."""
     assert json.loads(make(value=value).to_json())["value"] == value
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_json_is_valid_for_numbers_that_it_does_not_know(value: float) -> None:
-    """Holds item 85. Attack: a function that returns NaN, so that whoever reads the report cannot parse it."""
+    """Attack: a function that returns NaN, so that whoever reads the report cannot parse it."""
 
     def refuse(constant: str) -> object:
         raise AssertionError(f"{constant} is not JSON")
@@ -241,7 +241,7 @@ CHECKS = {
 
 @pytest.mark.parametrize("outcome", CHECKS)
 def test_check_raises_what_fits_the_outcome(outcome: Outcome) -> None:
-    """Holds item 32: one class for each kind of end, with the report attached."""
+    """One class for each kind of end, with the report attached."""
     kind, text = CHECKS[outcome]
     trap = TrapInfo("unreachable", "unreachable instruction executed") if outcome is Outcome.TRAP else None
     report = make(outcome, exit_code=3 if outcome is Outcome.EXIT else None, trap=trap)
@@ -257,7 +257,7 @@ def test_check_raises_what_fits_the_outcome(outcome: Outcome) -> None:
 
 
 def test_check_returns_a_report_that_is_fine() -> None:
-    """Holds item 32: the twin."""
+    """The twin."""
     report = make(exit_code=0)
 
     assert report.check() is report
@@ -266,7 +266,7 @@ def test_check_returns_a_report_that_is_fine() -> None:
 
 
 def test_every_outcome_is_covered() -> None:
-    """Holds item 32: a new outcome needs a row above."""
+    """A new outcome needs a row above."""
     assert set(CHECKS) | {Outcome.OK} == set(Outcome)
     assert {str(outcome) for outcome in Outcome} == {
         "ok", "exit", "trap", "fuel", "timeout", "idle", "memory", "stack", "output", "denied", "cancelled", "crashed",
@@ -274,7 +274,7 @@ def test_every_outcome_is_covered() -> None:
 
 
 def test_reports_cannot_be_changed() -> None:
-    """Holds H59: a report is what it was when it was made."""
+    """A report is what it was when it was made."""
     with pytest.raises(AttributeError):
         FULL.outcome = Outcome.OK  # type: ignore[misc]
     with pytest.raises(AttributeError):
@@ -282,7 +282,7 @@ def test_reports_cannot_be_changed() -> None:
 
 
 def test_report_names_module_and_policy() -> None:
-    """Holds item 52."""
+    """Report names module and policy."""
     module = wat(HELLO)
     policy = Policy.preset("strict")
 
@@ -293,7 +293,7 @@ def test_report_names_module_and_policy() -> None:
 
 
 def test_timings_say_whether_machine_code_was_at_hand() -> None:
-    """Holds items 52 and 53: the times are true, and add up."""
+    """The times are true, and add up."""
     module = wat('(module (func (export "f") (result i32) (i32.const 987123)))')
     box = Sandbox()
 
@@ -309,7 +309,7 @@ def test_timings_say_whether_machine_code_was_at_hand() -> None:
 
 
 def test_usage_never_repeats_across_runs() -> None:
-    """Holds H58 and H59: counters begin at zero in each run."""
+    """Counters begin at zero in each run."""
     box = Sandbox()
     reports = [box.run(wat(HELLO)) for _ in range(3)]
 
@@ -319,7 +319,7 @@ def test_usage_never_repeats_across_runs() -> None:
 
 
 def test_call_raises_where_run_reports() -> None:
-    """Holds item 95: `stockade.call` returns the value, or raises with the report."""
+    """`stockade.call` returns the value, or raises with the report."""
     module = wat(
         '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))'
         ' (func (export "div") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1))))'

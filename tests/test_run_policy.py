@@ -1,4 +1,7 @@
-"""A policy for a single run: what both it and the sandbox's own permit."""
+"""A policy for a single run: what both it and the sandbox's own permit.
+
+Holds P-POLICY-3.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ ADD = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local
 
 
 def test_stricter_policy_of_a_run_is_enforced() -> None:
-    """Holds item 91 and H67. The attack: the policy of the run is accepted and passed over."""
+    """The attack: the policy of the run is accepted and passed over."""
     sandbox = Sandbox(Policy().replace(fuel=1_000_000))
 
     own = sandbox.run(wat(SPIN))
@@ -28,7 +31,7 @@ def test_stricter_policy_of_a_run_is_enforced() -> None:
 
 
 def test_laxer_policy_of_a_run_changes_nothing() -> None:
-    """Holds H67 and H68. The attack: whoever may name the run's policy gets more than the sandbox gives."""
+    """The attack: whoever may name the run's policy gets more than the sandbox gives."""
     sandbox = Sandbox(Policy().replace(fuel=1_000))
 
     report = sandbox.run(wat(SPIN), policy="permissive")
@@ -72,7 +75,7 @@ def test_presets_can_be_named() -> None:
 
 
 def test_closed_sandbox_runs_nothing_under_any_policy() -> None:
-    """Holds item 92."""
+    """Closed sandbox runs nothing under any policy."""
     sandbox = Sandbox()
     sandbox.run(wat(HELLO), policy="strict")
     sandbox.close()

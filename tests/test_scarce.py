@@ -1,4 +1,7 @@
-"""What a process has little of: engines and their address space, file descriptors, and the interpreter's lock."""
+"""What a process has little of: engines and their address space, file descriptors, and the interpreter's lock.
+
+Holds P-ENGINE-1 and P-ENGINE-2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Many runs at once: so many and no more, in fair turns, with results as they come; nothing of them stays behind."""
+"""Many runs at once: so many and no more, in fair turns, with results as they come; nothing of them stays behind.
+
+Holds P-RUN-3 and P-MANY-4.
+"""
 
 from __future__ import annotations
 
@@ -551,7 +554,7 @@ def test_map_where_others_fill_the_queue(box: Sandbox) -> None:
 
 
 def test_jobs_are_awaited_and_the_loop_goes_on(box: Sandbox) -> None:
-    """Holds item 114: the loop's heart beats while a guest computes; what is wrong is raised where one awaits."""
+    """The loop's heart beats while a guest computes; what is wrong is raised where one awaits."""
 
     async def main() -> None:
         beats = 0
@@ -599,7 +602,7 @@ def test_as_completed_on_a_loop(box: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", GUESTS)
 def test_cancelling_who_awaits_cancels_the_job(box: Sandbox, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Holds item 114: whether it computes, sleeps or waits; nobody is told of it when the loop is gone."""
+    """Whether it computes, sleeps or waits; nobody is told of it when the loop is gone."""
 
     async def main() -> None:
         job = scheduler.submit(Task(module=GUESTS[kind], stdin=Pipe()))
@@ -643,7 +646,7 @@ def test_cancelling_who_iterates_on_a_loop(box: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", GUESTS)
 def test_cancel_stops_one_and_no_other(box: Sandbox, kind: str) -> None:
-    """Holds item 38: whatever it is at; its neighbours, of the same module, go on."""
+    """Whatever it is at; its neighbours, of the same module, go on."""
     guest = GUESTS[kind]
     with Scheduler(box) as scheduler:
         jobs = [scheduler.submit(Task(module=guest, stdin=Pipe())) for _ in range(3)]
@@ -696,7 +699,7 @@ def test_cancel_while_its_module_is_compiled(box: Sandbox, compiling: Compiling)
 
 
 def test_the_sandbox_cancels_by_name(box: Sandbox) -> None:
-    """Holds item 87: jobs are on the sandbox's list under the ids of their tasks."""
+    """Jobs are on the sandbox's list under the ids of their tasks."""
     with Scheduler(box) as scheduler:
         one, other = (scheduler.submit(Task(module=SLEEP, id=name)) for name in ("one", "other"))
         wait_for(lambda: set(box.monitor()) == {"one", "other"})
@@ -856,7 +859,7 @@ def test_two_tasks_of_one_name(box: Sandbox) -> None:
 def test_what_is_called_when_a_job_is_over_may_raise(
     box: Sandbox, raised: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Holds H84: it goes to the log; the job, the others and the threads that they run on are none the worse."""
+    """It goes to the log; the job, the others and the threads that they run on are none the worse."""
     called: list[str] = []
 
     def fail(job: TaskHandle) -> None:
@@ -883,7 +886,7 @@ def test_what_is_called_when_a_job_is_over_may_raise(
 
 
 def test_what_a_lent_function_raises_comes_out_of_the_result(box: Sandbox) -> None:
-    """Holds H84: what ends the host elsewhere ends that one run here; the executor and the scheduler go on."""
+    """What ends the host elsewhere ends that one run here; the executor and the scheduler go on."""
 
     @box.host_function("env")
     def note(number: int) -> int:
@@ -980,7 +983,7 @@ def test_many_threads_submit_and_nothing_is_lost(box: Sandbox) -> None:
 
 
 def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
-    """Holds item 16: whatever a job is at when it is cancelled, it ends, once, and leaves nothing behind."""
+    """Whatever a job is at when it is cancelled, it ends, once, and leaves nothing behind."""
     chance = random.Random(20240611)
     descriptors = open_descriptors()
     over: list[TaskHandle] = []
@@ -1027,7 +1030,7 @@ def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
 
 
 def test_reports_are_let_go_of(box: Sandbox) -> None:
-    """Holds item 16: what the scheduler has done with, it does not keep, however many there were."""
+    """What the scheduler has done with, it does not keep, however many there were."""
 
     def reports() -> int:
         gc.collect()

@@ -1,4 +1,7 @@
-"""Sessions kept ready: each is used once, so that nothing of one user is there for the next."""
+"""Sessions kept ready: each is used once, so that nothing of one user is there for the next.
+
+Holds P-SESSION-2.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ FRESH = [0, 0, 1, 0, 0, True]
 
 @pytest.mark.parametrize("ending", ["good", "trap", "limit", "exception", "cancel"])
 def test_what_one_user_leaves_the_next_does_not_find(box: Sandbox, ending: str) -> None:
-    """Holds H83 and item 116. The attack: a secret is left in globals, memory, grown memory and a table.
+    """The attack: a secret is left in globals, memory, grown memory and a table.
 
     However the user ends it: well, with a guest that broke, with an exception of its own.
     """
@@ -120,7 +123,7 @@ def test_what_one_user_leaves_the_next_does_not_find(box: Sandbox, ending: str) 
 
 
 def test_a_session_kept_after_its_lease_is_closed(box: Sandbox) -> None:
-    """Holds H83. The attack: a user keeps what was lent, to look at what the next one does with it."""
+    """The attack: a user keeps what was lent, to look at what the next one does with it."""
     with SessionPool(box, VAULT, size=1) as pool:
         with pool.lease() as kept:
             kept.call("hide", SECRET)
@@ -157,7 +160,7 @@ def test_a_call_left_under_way_is_cancelled(box: Sandbox) -> None:
 
 
 def test_many_threads_lease_at_once(box: Sandbox) -> None:
-    """Holds H83: each gets one of its own, with room in the pool or without, and nobody gets one twice."""
+    """Each gets one of its own, with room in the pool or without, and nobody gets one twice."""
     seen: list[Session] = []
     wrong: list[object] = []
     together = threading.Barrier(8)
@@ -212,7 +215,7 @@ def test_a_reactor_is_initialized_once(box: Sandbox) -> None:
 
 
 def test_waiting_in_the_pool_takes_none_of_the_guests_time() -> None:
-    """Holds item 116: the deadline counts from a call on, not from when its session was made ready."""
+    """The deadline counts from a call on, not from when its session was made ready."""
     with Sandbox(PATIENT.replace(wall_time=0.2)) as box, SessionPool(box, REACTOR, size=1) as pool:
         time.sleep(0.3)
         with pool.lease() as session:
@@ -286,7 +289,7 @@ def test_modules_that_cannot_be_opened(box: Sandbox) -> None:
 
 @pytest.mark.parametrize("raised", [None, ValueError, KeyboardInterrupt, SystemExit])
 def test_an_initialization_that_fails_now_and_then(box: Sandbox, raised: type[BaseException] | None) -> None:
-    """Holds H84: whoever leases is told; when it works again, the pool is as good as new.
+    """Whoever leases is told; when it works again, the pool is as good as new.
 
     The attack: what a lent function raises on the thread that fills the pool must not end that thread.
     """

@@ -1,4 +1,7 @@
-"""Output passed on while the guest runs, and input fetched when it asks."""
+"""Output passed on while the guest runs, and input fetched when it asks.
+
+Holds P-TIME-1.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,7 @@ def test_a_listener_of_one_stream_gets_that_one_only() -> None:
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
 def test_what_a_callback_raises_ends_the_run_and_reaches_the_caller(raised: type[BaseException]) -> None:
-    """Holds H84: an exception in a callback stops that run, not the host; the next run is as good as new."""
+    """An exception in a callback stops that run, not the host; the next run is as good as new."""
     box = Sandbox(PATIENT)
 
     def refuse(piece: bytes) -> None:
@@ -179,7 +182,7 @@ def test_a_callback_that_returns_too_much_is_told() -> None:
 
 
 def test_a_guest_that_waits_for_input_meets_its_deadline() -> None:
-    """Attack of H1: input that never comes must not hold the run."""
+    """Attack: input that never comes must not hold the run."""
     report = Sandbox(Policy().replace(fuel=None, wall_time=0.3)).run(wat(ECHO), stdin=lambda size: None)
     assert report.outcome is Outcome.TIMEOUT
     assert report.usage.wall_seconds < 1

@@ -1,4 +1,7 @@
-"""What a module may be made of: every figure is held exactly, before anything is compiled."""
+"""What a module may be made of: every figure is held exactly, before anything is compiled.
+
+Holds P-COMPILE-3.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from stockade.compilation import _programs
 from stockade.execution import _plan
 from stockade.policy import ModuleLimits
 from stockade.wasm import code_figures, outline_figures, parse, scan, uleb
-from stockade.wasm._instructions import deepest_nesting
+from stockade.wasm._instructions import deepest_nesting, most_nesting
 from tests.conftest import program_path, wat
 
 if TYPE_CHECKING:
@@ -102,7 +105,7 @@ def test_a_figure_at_its_limit_is_accepted(field: str, fresh: None) -> None:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_one_more_is_refused_before_it_is_compiled(field: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attack: a module made to keep the compiler busy. Holds H11."""
+    """The attack: a module made to keep the compiler busy."""
     forbid_compiling(monkeypatch)
 
     with pytest.raises(InvalidModule) as refusal:
@@ -184,7 +187,7 @@ def test_memories_and_tables_are_counted_too(
 
 
 def test_more_memories_need_their_feature(fresh: None) -> None:
-    """Holds H25: a second memory is refused where the policy does not have the proposal, whatever limits say."""
+    """A second memory is refused where the policy does not have the proposal, whatever limits say."""
     with pytest.raises(InvalidModule) as refusal:
         Sandbox(Policy().replace(memories=9, multi_memory=False)).run(wat(f"(module (memory 0) (memory 0) {START})"))
 
@@ -193,7 +196,7 @@ def test_more_memories_need_their_feature(fresh: None) -> None:
 
 @pytest.mark.parametrize("process", ["always", "never"])
 def test_refused_proposals_are_named_the_same_in_both_processes(process: str, fresh: None) -> None:
-    """Holds H25: what a policy does not have is refused by its name, wherever the module is compiled."""
+    """What a policy does not have is refused by its name, wherever the module is compiled."""
     module = wat(f"(module {START} (func (drop (v128.const i32x4 1 2 3 4))))")
     with pytest.raises(InvalidModule) as refusal:
         Sandbox(Policy().replace(simd=False, relaxed_simd=False, compile_process=process)).run(module)
@@ -261,20 +264,33 @@ CODE = st.recursive(
 )
 
 
-@given(CODE, st.integers(0, 60))
+@given(st.lists(CODE, min_size=1, max_size=6))
 @settings(max_examples=500, deadline=None)
-def test_depth_is_what_a_generator_of_code_counts(code: Code, enough: int) -> None:
-    """Whatever stands in immediates: exact beyond what is enough, and never more than it up to there."""
-    body = code.data + b"\x0b"
-    data = b"\x02\x02\x02" + body + b"\x0b\x03"
+def test_depth_is_what_a_generator_of_code_counts(codes: list[Code]) -> None:
+    """Whatever stands in immediates, and beside which others: the depth of the deepest."""
+    data = b"\x02\x02\x02"
+    bodies = []
+    for code in codes:
+        bodies.append((len(data), len(data) + len(code.data) + 1))
+        data += code.data + b"\x0b"
+    data += b"\x0b\x03"
 
-    found = deepest_nesting(data, 3, 3 + len(body), enough)
+    assert deepest_nesting(data, bodies) == max(code.depth for code in codes)
+    for code, (start, end) in zip(codes, bodies, strict=True):
+        assert deepest_nesting(data, [(start, end)]) == code.depth <= most_nesting(data, start, end)
 
-    assert deepest_nesting(data, 3, 3 + len(body), 0) == code.depth
-    if code.depth > enough:
-        assert found == code.depth
-    else:
-        assert found <= enough
+
+def test_the_deepest_of_many_bodies_is_found_wherever_it_is() -> None:
+    """More bodies than are looked at together, all as large, or the deep one the smallest that can be so deep."""
+    for padding in (0, 1, 50):
+        for place in range(0, 200, 9):
+            bodies, data = [], b""
+            for number in range(200):
+                depth = 12 if number == place else number % 3
+                code = b"\x02\x40" * depth + b"\x01" * (padding * (number != place)) + b"\x0b" * (depth + 1)
+                bodies.append((len(data), len(data) + len(code)))
+                data += code
+            assert deepest_nesting(data, bodies) == 12
 
 
 @pytest.mark.parametrize("name", ["quickjs", "graphviz", "resvg"])

@@ -70,7 +70,7 @@ def scheduler() -> Iterator[Scheduler]:
 
 
 def test_a_task_is_read_from_json() -> None:
-    """Holds item 98: every field by its name; those that are left out are as in Python."""
+    """Every field by its name; those that are left out are as in Python."""
     everything = {
         "module": "some/where.wasm",
         "id": "nightly-7",
@@ -132,7 +132,7 @@ tasks = st.builds(
 @settings(deadline=None)
 @given(tasks)
 def test_tasks_go_through_json(task: Task) -> None:
-    """Holds item 98: what is written is read again, equal in every field."""
+    """What is written is read again, equal in every field."""
     assert Task.from_json(task.to_json()) == task
     assert Task.from_json(task.to_json().encode()) == task
 
@@ -195,10 +195,30 @@ def test_tasks_that_json_cannot_say(fields: dict[str, Any], message: str) -> Non
     ],
 )
 def test_what_is_not_a_task(text: str | bytes, message: str) -> None:
-    """Holds item 98: where it is wrong is told, whatever was sent."""
+    """Where it is wrong is told, whatever was sent."""
     with pytest.raises(UsageError) as caught:
         Task.from_json(text)
     assert str(caught.value) == f"this is not a task: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"module":"a","module":"b"}', "module"),
+        ('{"module":"a","env":{"A":"1","A":"2"}}', "A"),
+        ('{"module":"a","quota":{"max_memory_mb":1,"max_memory_mb":2}}', "max_memory_mb"),
+        ('{"module":"a","policy":{"limits":{"fuel":1,"\\u0066uel":2}}}', "fuel"),
+        (b'{"module":"a","\\u001b":1,"tenant":"x","tenant":"y"}', None),
+        ('{"tenant":"x","module":"a","tenant":"\\u001b[2J"}', "tenant"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str | bytes, key: str | None) -> None:
+    """The attack: whoever checks a task sees one value, and what runs it another."""
+    with pytest.raises(UsageError) as caught:
+        Task.from_json(text)
+    if key is not None:
+        assert str(caught.value) == f"this is not a task: the key {key} is there twice"
+    assert Task.from_json('{"module":"a","env":{"A":"1"},"policy":{"limits":{"fuel":1}}}').env == {"A": "1"}
 
 
 def test_nested_json_is_no_crash() -> None:
@@ -219,7 +239,7 @@ def test_a_long_key_does_not_flood_the_log() -> None:
 
 
 def test_quota_has_the_defaults_of_the_seed() -> None:
-    """Holds item 89."""
+    """Quota has the defaults of the seed."""
     assert Quota() == Quota(max_cpu_cores=1.0, max_memory_mb=512, max_execution_time_secs=300.0, max_network_mbps=10.0)
 
 
@@ -241,7 +261,7 @@ def test_quota_has_the_defaults_of_the_seed() -> None:
     ],
 )
 def test_a_quota_out_of_range_names_its_field(field: str, values: list[Any], bounds: str) -> None:
-    """Holds item 89 and H63's kin: the message names the field as the user wrote it, not the limit behind it."""
+    """The message names the field as the user wrote it, not the limit behind it."""
     for value in values:
         with pytest.raises(UsageError) as caught:
             Quota(**{field: value})
@@ -249,7 +269,7 @@ def test_a_quota_out_of_range_names_its_field(field: str, values: list[Any], bou
 
 
 def test_a_quota_out_of_range_in_json_names_its_field() -> None:
-    """Holds item 89: the same where the task is read, before anything runs; the twin is in range."""
+    """The same where the task is read, before anything runs; the twin is in range."""
     with pytest.raises(UsageError) as caught:
         Task.from_json('{"module":"a","quota":{"max_memory_mb":0}}')
     assert str(caught.value) == "quota.max_memory_mb is 0: it must be a whole number from 1 on"
@@ -269,7 +289,7 @@ limits_of_policies: st.SearchStrategy[dict[str, Any]] = st.builds(
 @settings(deadline=None)
 @given(quotas, limits_of_policies)
 def test_a_quota_narrows_and_never_widens(quota: Quota, limits: dict[str, Any]) -> None:
-    """Holds item 89: each limit is the lesser of both, and nothing else of the policy changes."""
+    """Each limit is the lesser of both, and nothing else of the policy changes."""
     policy = Policy.preset("strict").replace(**limits)
     narrowed = quota.narrowed(policy)
 
@@ -287,7 +307,7 @@ def test_a_quota_narrows_and_never_widens(quota: Quota, limits: dict[str, Any]) 
 
 @pytest.mark.parametrize("percent", range(1, 101))
 def test_hundredths_of_a_core_are_kept_exactly(percent: int) -> None:
-    """Holds item 89: 0.57 is 57 percent, although 0.57 * 100 is less than 57 to a computer."""
+    """0.57 is 57 percent, although 0.57 * 100 is less than 57 to a computer."""
     assert Quota(max_cpu_cores=percent / 100).narrowed(Policy()).limits.cpu_percent == percent
 
 
@@ -301,7 +321,7 @@ def test_the_longest_quota_is_what_a_policy_can_say() -> None:
 
 
 def test_quotas_are_enforced(scheduler: Scheduler) -> None:
-    """Holds item 89: memory and time of a quota end a run; without it, the sandbox's own policy holds."""
+    """Memory and time of a quota end a run; without it, the sandbox's own policy holds."""
     grow = wat(
         '(module (memory 1) (func (export "grow") (result i32) (memory.grow (i32.const 31)))'
         ' (func (export "_start") (loop br 0)))'
@@ -318,7 +338,7 @@ def test_quotas_are_enforced(scheduler: Scheduler) -> None:
 
 
 def test_a_share_of_a_core_is_kept(scheduler: Scheduler) -> None:
-    """Holds item 89: a quota of a tenth of a core leaves a spinning guest far less than half of one."""
+    """A quota of a tenth of a core leaves a spinning guest far less than half of one."""
     result = scheduler.execute(
         Task(module=wat(SPIN), quota=Quota(max_cpu_cores=0.1, max_execution_time_secs=0.6), policy="permissive")
     )
@@ -380,7 +400,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ["ok", "exit", "trap", "refused"])
 def test_json_in_and_json_out(scheduler: Scheduler, folder: Path, name: str) -> None:
-    """Holds items 55 and 98: a task in JSON, its result in JSON, whatever became of it."""
+    """A task in JSON, its result in JSON, whatever became of it."""
     before = datetime.now(UTC)
     result = scheduler.execute(json.dumps({"id": f"task-{name}", "module": str(folder / f"{name}.wat")}))
     told = json.loads(result.to_json())
@@ -415,7 +435,7 @@ def test_json_in_and_json_out(scheduler: Scheduler, folder: Path, name: str) -> 
 def test_limits_in_json(
     scheduler: Scheduler, folder: Path, limits: dict[str, Any], outcome: Outcome, error: str
 ) -> None:
-    """Holds items 55 and 98: a run that its own policy ended is told with the limit."""
+    """A run that its own policy ended is told with the limit."""
     result = scheduler.execute(json.dumps({"module": str(folder / "spin.wat"), "policy": {"limits": limits}}))
 
     assert (result.success, result.outcome, result.output) == (False, outcome, "")
@@ -424,7 +444,7 @@ def test_limits_in_json(
 
 
 def test_a_function_in_json(scheduler: Scheduler, folder: Path) -> None:
-    """Holds item 98: numbers go in and come out as numbers."""
+    """Numbers go in and come out as numbers."""
     task = {"module": str(folder / "add.wat"), "export": "add", "args": [1, 2.5]}
     result = scheduler.execute(json.dumps(task))
     assert (result.success, result.output, result.error) == (True, 3.5, None)
@@ -440,7 +460,7 @@ def test_a_function_in_json(scheduler: Scheduler, folder: Path) -> None:
     ],
 )
 def test_every_value_has_a_json(scheduler: Scheduler, results: str, body: str, output: object, read: object) -> None:
-    """Holds item 55: whatever a function returns can be written and read; JSON has no infinities and no NaN."""
+    """Whatever a function returns can be written and read; JSON has no infinities and no NaN."""
     result = scheduler.execute(Task(module=wat(f'(module (func (export "f") (result {results}) {body}))'), export="f"))
     assert output in (..., result.output)
     found = TaskResult.from_json(result.to_json())
@@ -449,7 +469,7 @@ def test_every_value_has_a_json(scheduler: Scheduler, results: str, body: str, o
 
 
 def test_output_that_is_no_text_is_told_all_the_same(scheduler: Scheduler) -> None:
-    """Holds item 55. The attack: bytes that no JSON can hold; they are replaced, the result is read again."""
+    """The attack: bytes that no JSON can hold; they are replaced, the result is read again."""
     text = HELLO.replace("hello world", r"\ff\fe\00\1b lo wor")
     result = scheduler.execute(Task(module=wat(text)))
     assert result.success
@@ -469,7 +489,7 @@ def test_output_that_is_no_text_is_told_all_the_same(scheduler: Scheduler) -> No
     ],
 )
 def test_what_is_not_a_result(change: dict[str, Any], message: str) -> None:
-    """Holds item 55: the twin is what `to_json` wrote."""
+    """The twin is what `to_json` wrote."""
     result = TaskResult(
         task_id="a",
         success=True,

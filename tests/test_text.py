@@ -1,4 +1,7 @@
-"""Text that a guest chose, made safe to show."""
+"""Text that a guest chose, made safe to show.
+
+Holds P-TEXT-1.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ def test_printable_costs_nothing_for_long_names() -> None:
 @settings(deadline=None)
 @given(st.binary())
 def test_terminal_safe_output_steers_nothing(output: bytes) -> None:
-    """Holds H46. The attack: a guest's output steers the terminal of whoever looks at it."""
+    """The attack: a guest's output steers the terminal of whoever looks at it."""
     shown = terminal_safe(output)
 
     assert hidden(shown.replace("\n", "").replace("\t", "")) == []
@@ -120,5 +123,5 @@ def test_terminal_safe_leaves_ordinary_output_alone(text: str) -> None:
     ],
 )
 def test_terminal_safe_escapes_each_kind(output: bytes, shown: str) -> None:
-    """Holds H46: carriage returns that overwrite, 8-bit controls, shifts, and turned reading direction included."""
+    """Carriage returns that overwrite, 8-bit controls, shifts, and turned reading direction included."""
     assert terminal_safe(output) == shown

@@ -1,4 +1,7 @@
-"""Text and bytes through a guest's memory: each convention, and every lie that a guest can tell about it."""
+"""Text and bytes through a guest's memory: each convention, and every lie that a guest can tell about it.
+
+Holds P-VALUE-2.
+"""
 
 from __future__ import annotations
 
@@ -502,7 +505,7 @@ def test_an_initializer_runs_before_the_allocator() -> None:
 
 
 def test_json_and_text_for_people_tell_the_value() -> None:
-    """Holds item 55: text as text, bytes as the output streams are told: as text, else in base64 too."""
+    """Text as text, bytes as the output streams are told: as text, else in base64 too."""
     text = BOX.call(GOOD, "echo", "wörld\x1b[2J", returns="text")
     data = BOX.call(GOOD, "echo", b"\xff\0", returns="bytes")
     pair = wat("""(module (func (export "f") (result i32 v128)

@@ -1,4 +1,7 @@
-"""What can be passed to a guest's functions and returned by them: numbers and vectors; all else is refused in words."""
+"""What can be passed to a guest's functions and returned by them: numbers and vectors; all else is refused in words.
+
+Holds P-VALUE-1.
+"""
 
 from __future__ import annotations
 
@@ -64,19 +67,19 @@ def bits(number: float) -> bytes:
 
 @given(st.integers(-(2**31), 2**32 - 1))
 def test_i32_is_taken_signed_or_unsigned_and_returned_signed(number: int) -> None:
-    """Holds item 95: the same 32 bits come back, as a signed number."""
+    """The same 32 bits come back, as a signed number."""
     assert returned("i32", number) == (number if number < 2**31 else number - 2**32)
 
 
 @given(st.integers(-(2**63), 2**64 - 1))
 def test_i64_is_taken_signed_or_unsigned_and_returned_signed(number: int) -> None:
-    """Holds item 95: the same 64 bits come back, as a signed number."""
+    """The same 64 bits come back, as a signed number."""
     assert returned("i64", number) == (number if number < 2**63 else number - 2**64)
 
 
 @given(st.floats(width=32, allow_nan=False))
 def test_f32_comes_back_as_it_was(number: float) -> None:
-    """Holds item 95: infinities and the sign of zero included."""
+    """Infinities and the sign of zero included."""
     assert bits(returned("f32", number)) == bits(number)
 
 
@@ -88,7 +91,7 @@ def test_f32_rounds_what_it_cannot_hold(number: float) -> None:
 
 @given(st.floats())
 def test_f64_comes_back_to_the_last_bit(number: float) -> None:
-    """Holds item 95: infinities, the sign of zero, and the payloads of NaNs included."""
+    """Infinities, the sign of zero, and the payloads of NaNs included."""
     assert bits(returned("f64", number)) == bits(number)
 
 
@@ -182,7 +185,7 @@ V128 = "v128 takes a whole number from 0 to 2**128 - 1, or 16 bytes"
 def test_a_value_that_does_not_fit_is_told_with_signature_place_and_range(
     export: str, value: object, message: str
 ) -> None:
-    """Holds item 95: nothing is cut, wrapped or rounded to infinity in silence."""
+    """Nothing is cut, wrapped or rounded to infinity in silence."""
     assert refusal(export, value) == f"{export}: ({export}) -> ({export}): argument 1 {message}"
 
 
@@ -223,7 +226,7 @@ def test_the_last_value_that_fits(export: str, value: object, expected: object) 
     ],
 )
 def test_a_wrong_number_of_arguments_shows_the_signature(export: str, args: tuple[Any, ...], message: str) -> None:
-    """Holds item 95 and H19: what the function takes is in the message, and nothing ran."""
+    """What the function takes is in the message, and nothing ran."""
     assert refusal(export, *args).startswith(message)
 
 
@@ -268,7 +271,7 @@ def test_hostile_signatures_are_shown_short_and_escaped() -> None:
 
 
 def test_nothing_runs_where_arguments_do_not_fit() -> None:
-    """Holds H19: neither an initializer nor a start function of the guest has run when the caller is told."""
+    """Neither an initializer nor a start function of the guest has run when the caller is told."""
     module = wat(
         '(module (func $boom unreachable) (start $boom) (func (export "_initialize") unreachable)'
         ' (func (export "f") (param i32)))'

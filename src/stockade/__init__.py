@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockade import _start as _start  # when it is imported is what it tells
 from stockade._version import __version__
 
 if TYPE_CHECKING:

@@ -5,9 +5,15 @@ sequences, or turn the reading direction of the line it is printed in. Every mes
 through `printable`; raw output that goes to a terminal passes `terminal_safe`.
 """
 
-import unicodedata
+from __future__ import annotations
 
-__all__ = ["NAME_LIMIT", "printable", "terminal_safe"]
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+__all__ = ["NAME_LIMIT", "document_safe", "printable", "terminal_safe"]
 
 NAME_LIMIT = 120
 """How many characters of a guest-chosen name are shown: enough to know it, too few to flood a log."""
@@ -45,6 +51,30 @@ def printable(text: str | bytes, limit: int = NAME_LIMIT) -> str:
     if not kept.isprintable():
         kept = "".join(map(_escape, kept))
     return kept if whole and len(text) <= limit else f"{kept}… ({length:,} long)"
+
+
+def document_safe(text: str, kind: Literal["json", "toml"]) -> str:
+    """Escapes what could steer a terminal in a document, as its strings can say it.
+
+    Args:
+        text: The document, in which control characters stand in strings only.
+        kind: What it is.
+
+    Returns:
+        A document that says the same.
+    """
+    escape = _json_escape if kind == "json" else _toml_escape
+    return "".join(escape(c) if c not in "\n\t" and unicodedata.category(c) in _HIDDEN_CATEGORIES else c for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def _toml_escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def terminal_safe(output: bytes) -> str:

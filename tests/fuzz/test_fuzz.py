@@ -1,4 +1,7 @@
-"""A short run of the fuzzer, and what it must find. `make fuzz` runs it for minutes."""
+"""A short run of the fuzzer, and what it must find. `make fuzz` runs it for minutes.
+
+Holds P-GUARD-3.
+"""
 
 from __future__ import annotations
 

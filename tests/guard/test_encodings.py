@@ -2,6 +2,8 @@
 
 The engine takes a reference type in two encodings, `70` and `63 70`, whatever proposals are on. Who takes one byte for
 a type where the engine takes two reads everything behind it at the wrong place.
+
+Holds P-GUARD-3.
 """
 
 from __future__ import annotations

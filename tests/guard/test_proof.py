@@ -1,4 +1,7 @@
-"""The proof: the engine itself says that the guest's code reaches nothing that it must not reach."""
+"""The proof: the engine itself says that the guest's code reaches nothing that it must not reach.
+
+Holds P-GUARD-3.
+"""
 
 from __future__ import annotations
 

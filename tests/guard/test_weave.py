@@ -1,4 +1,7 @@
-"""The weaver: every way to native WASI and every growth leads through the guard, and nothing else changes."""
+"""The weaver: every way to native WASI and every growth leads through the guard, and nothing else changes.
+
+Holds P-GUARD-1 and P-GUARD-2.
+"""
 
 from __future__ import annotations
 
@@ -162,6 +165,7 @@ def _named_outside(module: Decoded) -> Iterator[int]:
 
 @settings(max_examples=250, deadline=None)
 @given(generated_modules())
+@pytest.mark.slow
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
     """The attack: any reference to native WASI or to what was appended that is left over in the guest's part.
 
@@ -279,7 +283,7 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
 
 
 def test_a_start_function_alone_is_taken_out_and_given_to_the_host() -> None:
-    """Holds H6: what ran at instantiation runs later, under the same limits; nothing else is woven in."""
+    """What ran at instantiation runs later, under the same limits; nothing else is woven in."""
     data = assemble('(module (global $n (mut i32) (i32.const 1)) (start $s) (func $s (global.set $n (i32.const 7)))'
                     ' (func (export "n") (result i32) (global.get $n)))')  # fmt: skip
 
@@ -413,7 +417,7 @@ def test_every_one_of_many_imports_leads_to_the_guard(imports: int) -> None:
 
 
 def test_each_memory_is_grown_by_a_function_of_its_own() -> None:
-    """Holds H14: all memories are in one account, whichever of them is exported, or none."""
+    """All memories are in one account, whichever of them is exported, or none."""
     policy = Policy().replace(memories=3, multi_memory=True, memory=8 * 65_536)
     module = wat("""
       (module (memory $a 1) (memory $b 2 3) (memory $c 0)
@@ -435,7 +439,7 @@ def test_each_memory_is_grown_by_a_function_of_its_own() -> None:
 
 
 def test_each_table_is_grown_by_a_function_of_its_own() -> None:
-    """Holds H17: all tables are in one account, in elements and in bytes."""
+    """All tables are in one account, in elements and in bytes."""
     policy = Policy().replace(table_elements=10)
     module = wat("""
       (module (table $f 1 funcref) (table $e 2 6 funcref) (elem declare func $one)
@@ -459,7 +463,7 @@ def test_each_table_is_grown_by_a_function_of_its_own() -> None:
 
 
 def test_growth_of_externref_tables_is_accounted() -> None:
-    """Holds item 45 and H17: tables of references to the host are limited as those of functions are."""
+    """Tables of references to the host are limited as those of functions are."""
     data = assemble(
         '(module (table $t 1 externref) (func (export "f") (param i32) (result i32)'
         " (table.grow $t (ref.null extern) (local.get 0))))"
@@ -596,7 +600,7 @@ def test_a_native_table_named_by_the_guest_does_not_collide() -> None:
 
 
 def test_frames_tell_the_guards_functions_from_the_guests() -> None:
-    """The attack: names for functions beyond the guest's own, which are the guard's. Holds H47.
+    """The attack: names for functions beyond the guest's own, which are the guard's.
 
     A trap inside the guard (here a pointer beyond memory) is told with the guard's function and the guest's caller.
     """

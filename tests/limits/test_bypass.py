@@ -1,4 +1,7 @@
-"""Ways round the guard that a guest could try. Each has a defined outcome."""
+"""Ways round the guard that a guest could try. Each has a defined outcome.
+
+Holds P-GUARD-2 and P-SESSION-1.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +293,7 @@ _END = 128 << 16
 )
 @pytest.mark.parametrize("call", ["fd_write stdout", "fd_write file", "fd_read stdin", "fd_read file", "random_get"])
 def test_a_buffer_outside_memory_traps(tmp_path: Path, call: str, address: int, size: int) -> None:
-    """Attack of H62: a buffer beyond the end, or whose end wraps round 2^32. The run ends; nothing was written."""
+    """Attack: a buffer beyond the end, or whose end wraps round 2^32. The run ends; nothing was written."""
     (tmp_path / "data").write_bytes(b"0123456789")
     script = Script()
     fd = script.open("data")

@@ -1,4 +1,7 @@
-"""Which WASI calls a guest may make, how many, and how fast."""
+"""Which WASI calls a guest may make, how many, and how fast.
+
+Holds P-LIMIT-1.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def every_kind_of_call() -> tuple[Script, list[str]]:
     ids=["default", "name", "group", "patterns", "deny wins", "allow", "deny all", "allow none"],
 )
 def test_calls_are_refused_by_name_group_and_pattern(rules: Wasi, refused: set[str]) -> None:
-    """Holds items 76 and 79: exactly the denied calls fail, each with a violation, and each is counted."""
+    """Exactly the denied calls fail, each with a violation, and each is counted."""
     script, names = every_kind_of_call()
     played = script.play(Policy(wasi=rules))
 
@@ -89,7 +92,7 @@ def test_the_errno_of_a_refusal_is_the_policys(errno: str, number: int) -> None:
 
 @pytest.mark.parametrize("call", [call for call in WASI if call.results], ids=lambda call: call.name)
 def test_every_call_can_be_refused(call: object) -> None:
-    """Holds item 79 for each call of WASI: refused before its arguments, here all senseless, are looked at."""
+    """Refused before its arguments, here all senseless, are looked at."""
     name, params = call.name, call.params  # type: ignore[attr-defined]
     script = Script()
     script.call(name, *[-1] * len(params))
@@ -136,11 +139,11 @@ def test_a_denied_call_ends_the_run_where_the_policy_says_stop() -> None:
 def test_a_denied_call_is_made_where_the_policy_takes_note() -> None:
     """What a guest needs can be learned: all calls succeed, and those that are not allowed are noted."""
     script, names = every_kind_of_call()
-    played = script.play(Policy(wasi=Wasi(allow=("fd",)), on_violation="note"))
+    played = script.play(Policy(wasi=Wasi(allow=("fd",)), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * len(names)
     assert [v.subject for v in played.report.violations] == [name for name in names if name != "fd_fdstat_get"]
-    assert {v.action for v in played.report.violations} == {"note"}
+    assert {v.action for v in played.report.violations} == {"audit"}
     assert played.report.usage.denied == {}
 
 
@@ -154,7 +157,7 @@ def yields(count: int) -> Script:
 
 @pytest.mark.parametrize("limit", [0, 1, 10])
 def test_exactly_the_limit_of_calls_can_be_made(limit: int) -> None:
-    """Holds items 80 and 82: the limit succeeds, all beyond it are refused, and the most that was asked for is told."""
+    """The limit succeeds, all beyond it are refused, and the most that was asked for is told."""
     played = yields(limit + 3).play(Policy(limits=Limits(calls=limit)))
 
     assert played.errnos == [SUCCESS] * limit + [EPERM] * 3
@@ -177,11 +180,11 @@ def test_one_call_too_many_ends_the_run_where_the_policy_says_stop() -> None:
 
 def test_calls_beyond_the_limit_are_noted() -> None:
     """All are made; the violation tells by how much."""
-    played = yields(6).play(Policy(limits=Limits(calls=3), on_violation="note"))
+    played = yields(6).play(Policy(limits=Limits(calls=3), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * 6
     violation = played.only_violation()
-    assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "note", 3, 6)
+    assert (violation.kind, violation.action, violation.count, violation.observed) == ("calls", "audit", 3, 6)
 
 
 LEAVE = """
@@ -225,7 +228,7 @@ def test_a_rate_of_calls_is_held_by_waiting() -> None:
     assert played.errnos == [SUCCESS] * 25
     assert 1.5 <= seconds < 3.5
     violation = played.only_violation()
-    assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "note")
+    assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "audit")
     assert (violation.limit, violation.observed, violation.count) == (10, 11, 15)
     assert played.report.usage.denied == {}
 
@@ -241,7 +244,7 @@ def test_a_deadline_holds_while_a_rate_of_calls_makes_wait() -> None:
 
 
 def test_a_rate_of_calls_is_held_by_refusing() -> None:
-    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on (H60)."""
+    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on."""
     script = yields(8)
     result = script.cell()
     for _ in range(40):
@@ -270,7 +273,7 @@ PATIENT = """
 
 
 def test_refused_calls_do_not_use_up_the_rate() -> None:
-    """Holds H60: a guest that asks again and again gets its calls when the second is over, refusals not counted."""
+    """A guest that asks again and again gets its calls when the second is over, refusals not counted."""
     begun = time.monotonic()
     report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=6, calls=12, on_rate="refuse"))).call(
         wat(PATIENT), "go"

@@ -1,4 +1,7 @@
-"""What time a guest sees, how long it may wait, and what randomness it gets."""
+"""What time a guest sees, how long it may wait, and what randomness it gets.
+
+Holds P-LIMIT-1.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def test_a_real_clock_tells_the_time() -> None:
 
 
 def test_a_coarse_clock_is_cut_to_its_resolution() -> None:
-    """Holds H85 and item 109: a guest cannot time things finer than the resolution."""
+    """A guest cannot time things finer than the resolution."""
     script = Script()
     places = [script.time(clock) for clock in (REALTIME, MONOTONIC) * 500]
     found = times(script, Policy(clock=Clock(mode="coarse", resolution=1e-3)), places)
@@ -63,7 +66,7 @@ def test_a_real_clock_is_finer_than_that() -> None:
 
 
 def test_the_strict_preset_has_no_fine_clock() -> None:
-    """Holds item 109: a clock of a millisecond or coarser."""
+    """A clock of a millisecond or coarser."""
     script = Script()
     places = [script.time(clock) for clock in (REALTIME, MONOTONIC) * 5]
 
@@ -111,7 +114,7 @@ def test_the_resolution_that_is_told_is_the_clocks(clock: Clock, told: int) -> N
 
 
 def test_a_virtual_clock_starts_where_told_and_moves_by_its_step() -> None:
-    """Holds items 72 and 109: two clocks on one time line, the same in every run."""
+    """Two clocks on one time line, the same in every run."""
     clock = Clock(mode="virtual", start=1_000_000.5, step=2e-3)
     script = Script()
     places = [script.time(number) for number in (REALTIME, MONOTONIC, REALTIME, MONOTONIC)]
@@ -122,7 +125,7 @@ def test_a_virtual_clock_starts_where_told_and_moves_by_its_step() -> None:
 
 
 def test_without_a_clock_none_is_told() -> None:
-    """Holds item 72: both clock calls are refused, and noted."""
+    """Both clock calls are refused, and noted."""
     script = Script()
     place = script.time(REALTIME)
     script.call("clock_res_get", REALTIME, place.address)
@@ -331,7 +334,7 @@ def test_the_model_is_splitmix64() -> None:
     sizes=st.lists(st.integers(0, 100), min_size=1, max_size=6),
 )
 def test_seeded_randomness_is_splitmix64(seed: int, sizes: list[int]) -> None:
-    """Holds item 73: a documented generator, so anyone can tell what the guest got. Nothing beside is written."""
+    """A documented generator, so anyone can tell what the guest got. Nothing beside is written."""
     script = Script()
     buffers = []
     for size in sizes:
@@ -346,7 +349,7 @@ def test_seeded_randomness_is_splitmix64(seed: int, sizes: list[int]) -> None:
 
 
 def test_seeds_are_reproducible_and_differ() -> None:
-    """Holds item 73: the same seed gives the same bytes in every run, another seed others."""
+    """The same seed gives the same bytes in every run, another seed others."""
     script = Script()
     buffer = script.room(4096)
     script.call("random_get", buffer, 4096)
@@ -369,7 +372,7 @@ def test_full_randomness_is_the_hosts() -> None:
 
 
 def test_without_randomness_none_is_given() -> None:
-    """Holds item 73: random_get is refused, and the buffer is left alone."""
+    """Random_get is refused, and the buffer is left alone."""
     script = Script()
     buffer = script.put(b"." * 16)
     script.call("random_get", buffer, 16)
@@ -394,7 +397,7 @@ GREEDY = """
 
 @pytest.mark.parametrize("mode", ["full", "seeded"])
 def test_a_huge_request_for_randomness_costs_fuel(mode: str) -> None:
-    """Attack of H12: 100 MB of randomness for a handful of instructions. Fuel ends it, in the middle of the call."""
+    """Attack: 100 MB of randomness for a handful of instructions. Fuel ends it, in the middle of the call."""
     limits = Limits(fuel=200_000, random_bytes=None, wall_time=20)
     begun = time.monotonic()
     report = stockade.Sandbox(Policy(limits=limits, random=Random(mode=mode))).call(  # type: ignore[arg-type]
@@ -407,7 +410,7 @@ def test_a_huge_request_for_randomness_costs_fuel(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["full", "seeded"])
 def test_a_huge_request_for_randomness_ends_at_the_deadline(mode: str) -> None:
-    """Attack of H12: a thousand times 100 MB, unmetered. The deadline ends it, in the middle of a call."""
+    """Attack: a thousand times 100 MB, unmetered. The deadline ends it, in the middle of a call."""
     limits = Limits(fuel=None, random_bytes=None, wall_time=0.2)
     box = stockade.Sandbox(Policy(limits=limits, random=Random(mode=mode)))  # type: ignore[arg-type]
     module = box.prepare(wat(GREEDY))
@@ -433,7 +436,7 @@ def test_a_huge_request_for_randomness_is_refused_by_its_own_limit() -> None:
 def test_file_times_tell_no_more_than_the_clock(
     mode: Literal["real", "coarse", "virtual", "none"], tmp_path: Path
 ) -> None:
-    """Attack of H85: the time that the clock hides is read off a file that was just written."""
+    """Attack: the time that the clock hides is read off a file that was just written."""
     (tmp_path / "file").write_text("content")
     os.utime(tmp_path / "file", ns=(1_234_567_891, 1_234_567_891))
     module = wat(

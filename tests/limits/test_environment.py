@@ -36,7 +36,7 @@ HOST = {"HOME": "/home/me", "LANG": "C", "Lang": "x", "DB_SECRET": "s", "LD_PREL
     ],
 )
 def test_what_the_policy_passes_on(environment: Environment, seen: dict[str, str]) -> None:
-    """Holds items 69 and 70, H66: names are matched exactly; secrets pass only where each is named."""
+    """Names are matched exactly; secrets pass only where each is named."""
     assert environment.of(HOST) == seen
 
 
@@ -81,7 +81,7 @@ def test_environment_is_read_from_files() -> None:
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:
-    """Holds item 113: nothing is skipped silently."""
+    """Nothing is skipped silently."""
     with pytest.raises(PolicyError) as caught:
         Policy.loads(f"[environment]\n{text}")
     assert str(caught.value) == message

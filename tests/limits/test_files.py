@@ -1,4 +1,7 @@
-"""Limits and rights on files: exactly the limit succeeds, one more is refused, and the report says so."""
+"""Limits and rights on files: exactly the limit succeeds, one more is refused, and the report says so.
+
+Holds P-LIMIT-1 and P-TIME-1.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ class Case(NamedTuple):
         observed: What was asked for.
         call: Which call asked.
         usage: What is used when the last call is refused.
-        noted: The errno of the last call where the policy only takes note.
+        noted: The errno of the last call where the policy only audits.
     """
 
     write: Callable[[Script], object]
@@ -370,7 +373,7 @@ def sizes(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_exactly_the_limit_succeeds_and_one_more_is_refused(case: Case, folder: Path) -> None:
-    """Holds H20, H21, H36 and items 60 to 63 and 82: the limit itself can be used, then one call is refused."""
+    """The limit itself can be used, then one call is refused."""
     script = Script()
     case.write(script)
     played = script.play(files_policy(folder, **case.policy))
@@ -414,10 +417,10 @@ def test_one_more_ends_the_run_where_the_policy_says_stop(case: Case, folder: Pa
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_one_more_is_done_where_the_policy_takes_note(case: Case, folder: Path) -> None:
-    """The same script under on_violation = note: all is done, and the same violation is written down."""
+    """The same script under on_violation = audit: all is done, and the same violation is written down."""
     script = Script()
     case.write(script)
-    played = script.play(files_policy(folder, on_violation="note", **case.policy))
+    played = script.play(files_policy(folder, on_violation="audit", **case.policy))
 
     assert played.errnos == [SUCCESS] * (len(script) - 1) + [case.noted]
     violation = played.only_violation()
@@ -427,7 +430,7 @@ def test_one_more_is_done_where_the_policy_takes_note(case: Case, folder: Path) 
         case.limit,
         case.observed,
     )
-    assert (violation.call, violation.action) == (case.call, "note")
+    assert (violation.call, violation.action) == (case.call, "audit")
     assert played.report.usage.denied == {}
 
 
@@ -446,7 +449,7 @@ def test_without_the_limit_nothing_is_violated(case: Case, folder: Path) -> None
 
 
 def test_closing_a_file_frees_its_place(folder: Path) -> None:
-    """Holds item 62 and H58: open, open, refused, close, open."""
+    """Open, open, refused, close, open."""
     script = Script()
     one = script.open("one")
     script.open("two")
@@ -461,7 +464,7 @@ def test_closing_a_file_frees_its_place(folder: Path) -> None:
 
 
 def test_closing_what_is_not_open_frees_no_place(folder: Path) -> None:
-    """Attack on the counter of H58: close twice, close the mount and stdin, so that it falls below what is open."""
+    """Attack on the counter of open files: close twice, close the mount and stdin, so that it counts too few."""
     script = Script()
     script.open("one")
     two = script.open("two")
@@ -497,7 +500,7 @@ def test_renumbering_keeps_the_count_of_open_files(folder: Path) -> None:
 
 
 def test_a_failed_open_takes_no_place(folder: Path) -> None:
-    """Holds H58: what was not opened is not counted."""
+    """What was not opened is not counted."""
     script = Script()
     for _ in range(3):
         script.open("missing")
@@ -509,7 +512,7 @@ def test_a_failed_open_takes_no_place(folder: Path) -> None:
 
 
 def test_a_guest_cannot_use_up_the_descriptors_of_the_host(folder: Path) -> None:
-    """Attack of H20: 3,000 opens without a close. The host can still open files."""
+    """Attack: 3,000 opens without a close. The host can still open files."""
     script = Script()
     path = script.put("one")
     result = script.cell()
@@ -587,7 +590,7 @@ def test_renaming_over_a_dangling_link_needs_the_right_to_delete(folder: Path) -
 @pytest.mark.parametrize("target", ["../planted", "{outside}/planted"])
 @pytest.mark.parametrize("flags", [CREAT, CREAT | EXCL, CREAT | TRUNC])
 def test_a_link_that_leads_out_creates_nothing(folder: Path, target: str, flags: int) -> None:
-    """Attack of H32: O_CREAT through a link to nothing makes a file outside."""
+    """Attack: O_CREAT through a link to nothing makes a file outside."""
     (folder / "link").symlink_to(target.format(outside=folder.parent))
     before = tree(folder.parent)
     script = Script()
@@ -629,7 +632,7 @@ def test_a_link_to_a_file_is_opened(folder: Path) -> None:
 
 
 def test_a_planted_link_leads_nowhere(folder: Path) -> None:
-    """Attack of H31: with the right to make links, one that leads out is planted and opened."""
+    """Attack: with the right to make links, one that leads out is planted and opened."""
     script = Script()
     script.call("path_symlink", "../outside", MOUNT, "link")
     script.open("link")
@@ -781,17 +784,17 @@ def test_a_shortened_read_over_its_own_buffers_leaves_other_memory_alone(folder:
 
 
 def test_one_long_read_past_the_limit_is_noted(folder: Path) -> None:
-    """Where the policy takes note, a read that goes past the limit is in the report, however it was made."""
+    """Where the policy audits, a read that goes past the limit is in the report, however it was made."""
     script = Script()
     script.read(script.open("digits"), 10)
-    played = script.play(files_policy(folder, read_bytes=4, on_violation="note"))
+    played = script.play(files_policy(folder, read_bytes=4, on_violation="audit"))
 
     assert played.report.usage.read_bytes == 10
     assert kinds(played.report.violations) == ["read_bytes"]
 
 
 def test_much_can_be_read_in_little_memory(folder: Path) -> None:
-    """Holds H18: what is read does not count as memory."""
+    """What is read does not count as memory."""
     with (folder / "large").open("wb") as file:
         file.truncate(64 << 20)
     script = Script()
@@ -807,7 +810,7 @@ def test_much_can_be_read_in_little_memory(folder: Path) -> None:
 
 
 def test_no_more_is_written_to_the_disk_than_allowed(folder: Path) -> None:
-    """Attack of H21: a guest that fills the disk, file after file."""
+    """Attack: a guest that fills the disk, file after file."""
     script = Script()
     text = script.room(1 << 16)
     iovec, written = script.iovec((text, 1 << 16)), script.cell()
@@ -849,7 +852,7 @@ def test_a_rate_is_held_by_waiting(folder: Path, way: str) -> None:
     violation = played.only_violation()
     assert (violation.kind, violation.action, violation.limit, violation.observed) == (
         f"{way}_rate",
-        "note",
+        "audit",
         1000,
         1001,
     )
@@ -877,7 +880,7 @@ def test_a_deadline_holds_while_a_rate_makes_wait(folder: Path, way: str) -> Non
 
 
 def test_rates_begin_anew_with_each_run(folder: Path) -> None:
-    """Holds item 63: what one run read does not slow the next."""
+    """What one run read does not slow the next."""
     script = Script()
     script.read(script.open("digits"), 10)
     policy = files_policy(folder, read_rate=10, read_bytes=10, on_rate="refuse")
@@ -938,7 +941,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("way", WRITE_PATHS)
 def test_nothing_gets_round_a_read_only_mount(folder: Path, writable: Path, way: str) -> None:
-    """Attack of H35 and item 58: change a read-only folder by link, rename, truncation or times."""
+    """Attack: change a read-only folder by link, rename, truncation or times."""
     before, stamped = tree(folder), stamps(folder)
     script = Script()
     WRITE_PATHS[way](script)
@@ -964,12 +967,12 @@ def test_the_same_succeeds_in_a_writable_mount(folder: Path, writable: Path, way
 
 
 def test_nothing_gets_round_a_read_only_mount_by_note(folder: Path, writable: Path) -> None:
-    """Taking note widens limits, never mounts: native WASI still refuses."""
+    """Auditing widens limits, never mounts: native WASI still refuses."""
     before = tree(folder)
     script = Script()
     for write in WRITE_PATHS.values():
         write(script)
-    policy = both(folder, "ro", writable).replace(on_violation="note")
+    policy = both(folder, "ro", writable).replace(on_violation="audit")
     played = script.play(policy)
 
     assert SUCCESS not in played.errnos
@@ -977,7 +980,7 @@ def test_nothing_gets_round_a_read_only_mount_by_note(folder: Path, writable: Pa
 
 
 def test_an_open_file_of_a_read_only_mount_cannot_be_changed(folder: Path, writable: Path) -> None:
-    """Attack on item 58: open for reading, then write, cut, allocate, set the times by descriptor."""
+    """Attack: open for reading, then write, cut, allocate, set the times by descriptor."""
     before, stamped = tree(folder), stamps(folder)
     script = Script()
     fd = script.open("one", rights=READ_RIGHTS)
@@ -1001,7 +1004,7 @@ def test_an_open_file_of_a_read_only_mount_cannot_be_changed(folder: Path, writa
 
 
 def test_a_read_only_folder_opened_again_is_still_read_only(folder: Path, writable: Path) -> None:
-    """Attack on item 58: open the folder through the mount, ask for all rights, create below it."""
+    """Attack: open the folder through the mount, ask for all rights, create below it."""
     before = tree(folder)
     script = Script()
     result = script.cell()
@@ -1017,7 +1020,7 @@ def test_a_read_only_folder_opened_again_is_still_read_only(folder: Path, writab
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "folder/../../outside", "..", "folder/../../inside/one"])
 def test_no_path_leads_out_of_a_mount(folder: Path, path: str) -> None:
-    """Attack of item 64: a way out by .. or an absolute path. Refused, and written down with the path."""
+    """Attack: a way out by .. or an absolute path. Refused, and written down with the path."""
     script = Script()
     result = script.cell()
     script.call("path_open", MOUNT, FOLLOW, path, 0, READ_RIGHTS, 0, 0, result.address)
@@ -1032,7 +1035,7 @@ def test_no_path_leads_out_of_a_mount(folder: Path, path: str) -> None:
 
 
 def test_without_mounts_there_are_no_files() -> None:
-    """Holds item 59: no mount, no descriptor to open anything from."""
+    """No mount, no descriptor to open anything from."""
     script = Script()
     for fd in range(10):
         result = script.cell()

@@ -1,4 +1,7 @@
-"""What one call moves, where it may stand, and what it counts as: quotas cannot be passed by choosing addresses."""
+"""What one call moves, where it may stand, and what it counts as: quotas cannot be passed by choosing addresses.
+
+Holds P-GUARD-4 and P-GUARD-5.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Shares and speeds: a part of a core, growth by the second."""
+"""Shares and speeds: a part of a core, growth by the second.
+
+Holds P-TIME-5.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ GROW_FOR_LONG = """
 
 @pytest.mark.parametrize("percent", [20, 50])
 def test_busy_guest_gets_its_share_of_a_core(percent: int) -> None:
-    """Holds item 29: CPU time over wall time is the share, or less where others keep the machine busy."""
+    """CPU time over wall time is the share, or less where others keep the machine busy."""
     report = Sandbox(Policy().replace(cpu_percent=percent, fuel=None, wall_time=1.5)).run(wat(SPIN))
 
     assert report.outcome is Outcome.TIMEOUT
@@ -179,7 +182,7 @@ def test_a_halted_guest_can_be_stopped() -> None:
 
 
 def test_memory_grows_by_so_many_pages_a_second() -> None:
-    """Holds item 41: ten pages are granted, the eleventh within the second is not, and that is reported."""
+    """Ten pages are granted, the eleventh within the second is not, and that is reported."""
     sandbox = Sandbox(Policy().replace(memory_growth=10))
 
     granted = sandbox.call(wat(GROW), "twice", 4, 6)
@@ -218,7 +221,7 @@ def test_tables_grow_at_the_same_pace() -> None:
 
 
 def test_refused_growth_does_not_count() -> None:
-    """Holds H63: what was refused leaves room for what fits."""
+    """What was refused leaves room for what fits."""
     report = Sandbox(Policy().replace(memory_growth=10)).call(wat(GROW), "twice", 11, 10)
 
     assert (report.value, report.usage.memory_bytes) == (1, 11 * 65536)

@@ -1,4 +1,7 @@
-"""With a virtual clock and seeded randomness, equal runs are equal to the last bit."""
+"""With a virtual clock and seeded randomness, equal runs are equal to the last bit.
+
+Holds P-RUN-4.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ def policy(*, seed: int = 0, start: float = 946_684_800.0) -> Policy:
     )
 
 
+@pytest.mark.slow
 def test_runs_of_python_are_equal_to_the_last_bit(python: stockade.Module) -> None:
     """Real work, the same output and the same fuel in every run."""
     box = stockade.Sandbox(policy())

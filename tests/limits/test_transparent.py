@@ -1,4 +1,7 @@
-"""Where the policy permits all, the guard cannot be told from native WASI."""
+"""Where the policy permits all, the guard cannot be told from native WASI.
+
+Holds P-NATIVE-1.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is written down about violations: each once, none lost to a flood, nothing that could harm a reader."""
+"""What is written down about violations: each once, none lost to a flood, nothing that could harm a reader.
+
+Holds P-REPORT-1.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ def test_the_most_that_was_asked_for_is_told(tmp_path: Path) -> None:
 
 
 def test_a_flood_cannot_push_out_the_first_of_another_kind(tmp_path: Path) -> None:
-    """Attack of H59: 10,000 distinct paths first, then one violation of each other kind that a script can cause."""
+    """Attack: 10,000 distinct paths first, then one violation of each other kind that a script can cause."""
     (tmp_path / "data").write_bytes(b"0123456789")
     script = Script()
     flood(script)
@@ -246,7 +249,7 @@ def test_a_subject_whose_length_wraps_round_traps(tmp_path: Path) -> None:
 
 
 def test_stop_ends_the_run_with_exactly_one_violation(tmp_path: Path) -> None:
-    """Holds item 110: outcome denied; of a flood only the first was made, and the next kind never."""
+    """Outcome denied; of a flood only the first was made, and the next kind never."""
     script = Script()
     script.open(".", DIRECTORY)
     flood(script, 100)
@@ -278,7 +281,7 @@ def test_what_is_no_violation_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_violations_do_not_pile_up_over_the_calls_of_a_session(tmp_path: Path) -> None:
-    """Holds H59: each call of a session reports its own violations and counts."""
+    """Each call of a session reports its own violations and counts."""
     (tmp_path / "a").touch()
     script = Script()
     script.open("a")
@@ -295,7 +298,7 @@ def test_violations_do_not_pile_up_over_the_calls_of_a_session(tmp_path: Path) -
 
 
 def test_two_runs_share_no_violations() -> None:
-    """Holds H59: a sandbox that is used again begins with none."""
+    """A sandbox that is used again begins with none."""
     denied, fine = Script(), Script()
     denied.call("random_get", denied.room(16), 16)
     fine.call("random_get", fine.room(16), 8)
@@ -330,7 +333,7 @@ def test_events_tell_each_time_in_order(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_events_keeps_the_newest_and_counts_the_rest(tmp_path: Path) -> None:
-    """Attack of H80: a flood pushes out what came before; the first of each kind stays among the violations."""
+    """Attack: a flood pushes out what came before; the first of each kind stays among the violations."""
     most = guard().layout.constants["EVENTS_MAX"]
     script = Script()
     script.open("first", CREAT)
@@ -344,15 +347,15 @@ def test_a_flood_of_events_keeps_the_newest_and_counts_the_rest(tmp_path: Path) 
 
 
 def test_what_is_let_through_is_an_event_without_an_error(tmp_path: Path) -> None:
-    """The twin for a policy that takes note; what native WASI refuses stays refused, and is told so."""
+    """The twin for a policy that audits; what native WASI refuses stays refused, and is told so."""
     script = Script()
     script.open("new", CREAT)
     script.open("../out")
-    played = script.play(files_policy(tmp_path, create=False, on_violation="note"))
+    played = script.play(files_policy(tmp_path, create=False, on_violation="audit"))
 
     assert played.errnos == [SUCCESS, EPERM]
     assert [(event.kind, event.errno, event.action) for event in played.report.events] == [
-        ("create", SUCCESS, "note"),
+        ("create", SUCCESS, "audit"),
         ("path", EPERM, "deny"),
     ]
     assert played.report.usage.denied == {"path_open": 1}

@@ -121,7 +121,7 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
 """Every numeric field: the least, the most, and whether None, which is unlimited, is allowed. Times are floats."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "on_violation": ("deny", "stop", "note"),
+    "on_violation": ("deny", "stop", "audit"),
     "limits.on_memory_denied": ("fail", "stop"),
     "limits.on_rate": ("wait", "refuse"),
     "limits.compile_process": ("auto", "always", "never"),

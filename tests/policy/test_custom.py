@@ -72,7 +72,7 @@ ASKED: list[tuple[object, set[str]]] = [
 
 @pytest.mark.parametrize(("asked", "covered"), ASKED, ids=lambda value: repr(value)[:20])
 def test_what_capabilities_cover(asked: object, covered: set[str]) -> None:
-    """Holds item 74: each kind covers what it says, exactly, and nothing that merely looks like it."""
+    """Each kind covers what it says, exactly, and nothing that merely looks like it."""
     assert {name for name in CUSTOM if POLICY.grants(name, asked)} == covered  # type: ignore[arg-type]
 
 
@@ -90,7 +90,7 @@ def test_what_is_not_set_covers_nothing(name: str, asked: object) -> None:
 
 
 def test_capabilities_are_added_and_found() -> None:
-    """Holds item 74: what is set can be looked up, and a policy with another one is another policy."""
+    """What is set can be looked up, and a policy with another one is another policy."""
     policy = Policy().replace(custom={"gpu": True})
     more = policy.replace(custom={**policy.custom, "threads": Amount(2, 1, 4)})
 
@@ -133,7 +133,7 @@ def test_capabilities_cannot_be_widened_afterwards() -> None:
     ],
 )
 def test_capabilities_in_documents(written: str, kept: object) -> None:
-    """Holds item 74: true or false, text, a list of texts, or a number with its bounds; and TOML gives it back."""
+    """True or false, text, a list of texts, or a number with its bounds; and TOML gives it back."""
     policy = Policy.loads(f"[custom]\ngpu = {written}")
 
     assert policy.custom == {"gpu": kept}
@@ -202,7 +202,7 @@ BOUNDS = "a number needs bounds, such as { value = 4, min = 1, max = 8 }"
     ],
 )
 def test_wrong_shapes_are_named(written: str, message: str) -> None:
-    """Holds items 74 and 113."""
+    """Wrong shapes are named."""
     with pytest.raises(PolicyError) as caught:
         Policy.loads(f"[custom]\n{written}")
 
@@ -225,7 +225,7 @@ def test_wrong_shapes_are_named(written: str, message: str) -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_wrong_shapes_in_python_are_named(custom: object, message: str) -> None:
-    """Holds items 74 and 113: the same where a policy is made in Python."""
+    """The same where a policy is made in Python."""
     with pytest.raises(PolicyError) as caught:
         Policy(custom=custom)  # type: ignore[arg-type]
 
@@ -250,7 +250,7 @@ def test_wrong_shapes_in_python_are_named(custom: object, message: str) -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_numbers_are_inside_their_bounds(arguments: tuple[float, float, float], message: str) -> None:
-    """Holds item 74: a value below or above its bounds is refused, and so are bounds that no float holds exactly."""
+    """A value below or above its bounds is refused, and so are bounds that no float holds exactly."""
     with pytest.raises(PolicyError) as caught:
         Amount(*arguments)
 
@@ -258,7 +258,7 @@ def test_numbers_are_inside_their_bounds(arguments: tuple[float, float, float], 
 
 
 def test_bounds_belong_to_what_is_allowed() -> None:
-    """Holds item 74: the positive twin, at the borders."""
+    """The positive twin, at the borders."""
     assert Amount(1, 1, 8).value == 1.0
     assert Amount(8, 1, 8).value == 8.0
     assert Amount(MAX, -MAX, MAX) == Amount(float(MAX), float(-MAX), float(MAX))
@@ -273,7 +273,7 @@ _CUSTOM = st.booleans() | _TEXTS | st.lists(_TEXTS, max_size=3, unique=True).map
 @settings(deadline=None, max_examples=200)
 @given(st.dictionaries(_TEXTS.filter(bool), _CUSTOM, max_size=4))
 def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
-    """Holds item 74: what is written is what is read, to the last digit."""
+    """What is written is what is read, to the last digit."""
     policy = Policy(custom=custom)  # type: ignore[arg-type]
 
     assert Policy.loads(policy.to_toml()) == policy
@@ -283,7 +283,7 @@ def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
 @settings(deadline=None, max_examples=200)
 @given(_NUMERICS, _NUMBERS)
 def test_a_number_covers_what_lies_between_its_least_and_what_is_granted(granted: Amount, asked: float) -> None:
-    """Holds item 74: the most that may ever be granted is not what is granted."""
+    """The most that may ever be granted is not what is granted."""
     policy = Policy(custom={"amount": granted})  # type: ignore[arg-type]
 
     assert policy.grants("amount", asked) is (granted.min <= asked <= granted.value)

@@ -62,7 +62,7 @@ def _check_golden(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_read_well(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Holds item 93: what each preset allows, in sentences, and its score with its reasons."""
+    """What each preset allows, in sentences, and its score with its reasons."""
     # One preset mounts the folder for temporary files, whose path is the machine's.
     monkeypatch.setenv("TMPDIR", "/tmp")
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -219,7 +219,7 @@ _CASES: dict[str, tuple[str, Policy]] = {
     ),
     "denied": ("violations", Policy()),
     "stopped": ("violations", Policy(on_violation="stop")),
-    "noted": ("violations", Policy(on_violation="note")),
+    "audited": ("violations", Policy(on_violation="audit")),
     "not enforced": ("not yet", Policy(network=Network(mode="loopback"), process=Process(mode="full"))),
 }
 """Every mode of every section, and figures at which sentences change: what is told, and under which policy."""
@@ -286,7 +286,7 @@ def test_every_statement_is_a_sentence_with_a_risk_and_a_field(policy: Policy) -
 @settings(deadline=None, max_examples=100)
 @given(policies())
 def test_every_grant_has_a_sentence(policy: Policy) -> None:
-    """Holds item 93: no section of a policy is passed over, and each folder, host and capability is told by itself."""
+    """No section of a policy is passed over, and each folder, host and capability is told by itself."""
     told = [statement.path for statement in policy.explain()]
     expected = {f"filesystem.mounts[{place}]" for place in range(len(policy.filesystem.mounts))}
     expected |= {f"network.hosts[{place}]" for place in range(len(policy.network.hosts))}
@@ -320,7 +320,7 @@ def _worst(policy: Policy) -> dict[str, int]:
 @settings(deadline=None, max_examples=100)
 @given(related())
 def test_narrowing_never_raises_a_risk(two: tuple[Policy, ...]) -> None:
-    """Holds H69: what permits no more is not told as riskier."""
+    """What permits no more is not told as riskier."""
     both = _worst(two[0].narrow(two[1]))
 
     for side in map(_worst, two):
@@ -361,7 +361,7 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (Policy(wasi=Wasi(deny=("sock_accept",))), "wasi", "low"),
         (_limited(wall_time=None), "limits.wall_time", "high"),
         (_limited(wall_time=3601), "limits.wall_time", "medium"),
-        (_limited(fuel=None), "limits.fuel", "low"),
+        (_limited(fuel=None), "limits.fuel", "none"),
         (_limited(fuel=None, wall_time=None), "limits.fuel", "high"),
         (_limited(fuel=None, wall_time=None, fuel_time=1), "limits.fuel_time", "none"),
         (_limited(fuel=1, fuel_refill=1, fuel_refill_max=1), "limits.fuel_refill", "none"),
@@ -370,11 +370,11 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (Policy(features=Features(multi_memory=True)), "features", "low"),
         (Policy(custom={"gpu": True}), "custom.gpu", "medium"),
         (Policy(custom={"gpu": False}), "custom.gpu", "none"),
-        (Policy(on_violation="note"), "on_violation", "high"),
+        (Policy(on_violation="audit"), "on_violation", "high"),
     ],
 )
 def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:
-    """Holds item 93: how risky each grant is."""
+    """How risky each grant is."""
     found = [told.risk for told in policy.explain() if told.path == path and told.capability != "not yet"]
     assert found == [risk]
 
@@ -385,7 +385,7 @@ def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:
 @settings(deadline=None, max_examples=50)
 @given(policies())
 def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
-    """Holds H37: whoever reads what a policy allows learns that this release refuses it, and why."""
+    """Whoever reads what a policy allows learns that this release refuses it, and why."""
     told = [statement for statement in policy.explain() if statement.capability == "not yet"]
 
     assert told == [
@@ -434,7 +434,7 @@ _PLACES = (
 
 @pytest.mark.parametrize("place", _PLACES)
 def test_names_cannot_steer_a_terminal(place: str) -> None:
-    """Holds item 93. The attack: a name with escape sequences, a new line and turned direction, in a shown policy."""
+    """The attack: a name with escape sequences, a new line and turned direction, in a shown policy."""
     statements = _named(place, _EVIL).explain()
 
     assert all(_is_harmless(statement.text + statement.path) for statement in statements)

@@ -1,4 +1,7 @@
-"""WebAssembly proposals: a guest gets those that its policy allows, however it asks for them, and no other."""
+"""WebAssembly proposals: a guest gets those that its policy allows, however it asks for them, and no other.
+
+Holds P-LOAD-3.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +140,7 @@ def test_there_is_a_guest_for_every_feature() -> None:
 
 @pytest.mark.parametrize(("feature", "way"), CASES)
 def test_a_guest_gets_the_proposals_that_its_policy_allows(feature: str, way: str) -> None:
-    """Holds item 45 and H25: refused without, accepted with it, and nothing else is needed."""
+    """Refused without, accepted with it, and nothing else is needed."""
     body = AVAILABLE[feature][way].format(ANSWER)
     box = Sandbox(without(feature))
 
@@ -187,7 +190,7 @@ def test_a_policy_for_one_call_allows_no_more_than_both(feature: str, way: str) 
 
 @pytest.mark.parametrize(("feature", "way"), NEVER_CASES)
 def test_some_proposals_are_for_no_guest_yet(feature: str, way: str) -> None:
-    """Holds item 45, item 30 and H25: such a module is refused under any policy that can be used."""
+    """Such a module is refused under any policy that can be used."""
     source = NEVER[feature][way]
     wasm = source if isinstance(source, bytes) else assemble(f"(module {source})")
 
@@ -200,7 +203,7 @@ def test_some_proposals_are_for_no_guest_yet(feature: str, way: str) -> None:
 
 @pytest.mark.parametrize("feature", NEVER)
 def test_asking_for_what_cannot_be_enforced_is_an_error(feature: str) -> None:
-    """Holds H25 and H37: such a policy can be written down, but a sandbox refuses it rather than to ignore it."""
+    """Such a policy can be written down, but a sandbox refuses it rather than to ignore it."""
     asking = policy(feature)
 
     assert getattr(asking.features, feature) is True
@@ -224,7 +227,7 @@ NEEDS_SIMD = "features.relaxed_simd is true and features.simd is false: it needs
 
 
 def test_relaxed_simd_needs_simd() -> None:
-    """Holds H26: an engine with the one and not the other would abort the process, so no such policy can be made."""
+    """An engine with the one and not the other would abort the process, so no such policy can be made."""
     attempts = (
         lambda: Features(simd=False, relaxed_simd=True),
         lambda: Policy().replace(simd=False, relaxed_simd=True),
@@ -244,12 +247,12 @@ def test_relaxed_simd_needs_simd() -> None:
     "features", [(), ("simd",), ("simd", "relaxed_simd"), ("tail_call",), tuple(AVAILABLE)], ids=str
 )
 def test_a_plain_guest_needs_no_proposal(features: tuple[str, ...]) -> None:
-    """Holds H26: the process lives with any features on and off, and what asks for none of them runs."""
+    """The process lives with any features on and off, and what asks for none of them runs."""
     assert Sandbox(policy(*features)).run(wat(HELLO)).stdout == b"hello world\n"
 
 
 def test_two_memories_need_the_feature_and_the_limit() -> None:
-    """Holds item 42: neither of the two stands for the other, and the message names the one that is missing."""
+    """Neither of the two stands for the other, and the message names the one that is missing."""
     module = fresh(AVAILABLE["multi_memory"]["two memories"].format(ANSWER))
     limits, features = Limits(memories=2), Features(multi_memory=True)
 

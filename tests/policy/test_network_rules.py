@@ -1,4 +1,7 @@
-"""Which connections a policy permits, by mode, host, port and encryption."""
+"""Which connections a policy permits, by mode, host, port and encryption.
+
+Holds P-POLICY-1.
+"""
 
 from __future__ import annotations
 
@@ -206,14 +209,14 @@ def refusal(document: str) -> str:
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_hosts_by_mode(mode: str, host: str) -> None:
-    """Holds item 66, H64 and H65. Attack: a forbidden host under another of its spellings."""
+    """Attack: a forbidden host under another of its spellings."""
     assert NETWORKS[mode].permits(host, 443, secure=True) is (mode in HOSTS[host])
 
 
 @pytest.mark.parametrize("host", NO_HOSTS.values(), ids=NO_HOSTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_no_host_is_permitted_by_no_mode(mode: str, host: str) -> None:
-    """Holds H65. Attack: text that the check takes for one host, and what connects for another."""
+    """Attack: text that the check takes for one host, and what connects for another."""
     assert NETWORKS[mode].permits(host, 443, secure=True) is False
 
 
@@ -247,7 +250,7 @@ PERMITTED_HOST = {"loopback": "localhost", "hosts": "api.example.com", "ports": 
 @pytest.mark.parametrize("port", [*IN_RANGE, *OUT_OF_RANGE])
 @pytest.mark.parametrize("mode", MODES)
 def test_ports_by_mode(mode: str, port: int) -> None:
-    """Holds items 66 and 67: the boundaries of a range belong to it; loopback and full are about hosts only."""
+    """The boundaries of a range belong to it; loopback and full are about hosts only."""
     permitted = {"none": False, "loopback": True, "full": True}.get(mode, port in IN_RANGE)
 
     assert NETWORKS[mode].permits(PERMITTED_HOST.get(mode, "localhost"), port, secure=True) is permitted
@@ -256,21 +259,21 @@ def test_ports_by_mode(mode: str, port: int) -> None:
 @pytest.mark.parametrize("port", NO_PORTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_no_port_is_permitted_by_no_mode(mode: str, port: int) -> None:
-    """Holds item 67. Attack: a port beyond 16 bits, which a socket would cut to one that is forbidden."""
+    """Attack: a port beyond 16 bits, which a socket would cut to one that is forbidden."""
     assert NETWORKS[mode].permits(PERMITTED_HOST.get(mode, "localhost"), port, secure=True) is False
 
 
 @pytest.mark.parametrize("secure", [True, False], ids=["secure", "plain"])
 @pytest.mark.parametrize("mode", MODES)
 def test_encryption_by_mode(mode: str, secure: bool) -> None:
-    """Holds H64: a rule that wants encryption allows it and refuses plain text, never the other way round."""
+    """A rule that wants encryption allows it and refuses plain text, never the other way round."""
     permitted = {"none": False, "hosts": secure}.get(mode, True)
 
     assert NETWORKS[mode].permits(PERMITTED_HOST.get(mode, "localhost"), 443, secure=secure) is permitted
 
 
 def test_a_rule_without_encryption_allows_both() -> None:
-    """Holds H64: `secure = false` takes nothing away from those who encrypt."""
+    """`secure = false` takes nothing away from those who encrypt."""
     network = Network(mode="hosts", hosts=(HostRule("8.8.8.8", (53,), secure=False),))  # type: ignore[arg-type]
 
     assert network.permits("8.8.8.8", 53, secure=True)
@@ -356,7 +359,7 @@ def test_a_rule_names_one_host(host: str) -> None:
 
 @pytest.mark.parametrize("host", UNFIT_HOSTS, ids=repr)
 def test_a_rule_that_names_no_host_or_hides_one_is_refused(host: str) -> None:
-    """Holds H65. Attack: a rule that reads as something harmless, such as a number, and stands for this machine."""
+    """Attack: a rule that reads as something harmless, such as a number, and stands for this machine."""
     with pytest.raises(PolicyError) as caught:
         HostRule(host)
 
@@ -387,7 +390,7 @@ def test_https_is_what_a_rule_means_by_itself() -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (443, 443), (8000, 8010), (1, 65535), (65535, 65535)])
 def test_the_ends_of_a_range_belong_to_it(first: int, last: int) -> None:
-    """Holds item 67."""
+    """The ends of a range belong to it."""
     ports = PortRange(first, last)
 
     assert first in ports
@@ -413,7 +416,7 @@ def test_the_ends_of_a_range_belong_to_it(first: int, last: int) -> None:
     ],
 )
 def test_ranges_that_are_none_are_refused(first: object, last: object, message: str) -> None:
-    """Holds items 67 and 113."""
+    """Ranges that are none are refused."""
     with pytest.raises(PolicyError) as caught:
         PortRange(first, last)  # type: ignore[arg-type]
 
@@ -465,7 +468,7 @@ OF_PORTS = 'it must be a port or a range of ports, such as 443 or "8000-8010"'
     ],
 )
 def test_odd_ports_in_documents_are_refused(written: str, message: str) -> None:
-    """Holds items 67 and 113: what is not clearly a port is none, and the message says where it stands."""
+    """What is not clearly a port is none, and the message says where it stands."""
     assert refusal(f"mode = 'ports'\nports = [{written}]") == message
 
 
@@ -556,7 +559,7 @@ A_HOST = "hosts = [{ host = 'a.example' }]"
     ],
 )
 def test_mistakes_are_named(document: str, message: str) -> None:
-    """Holds item 113 and H68: an empty list is never taken for all, and a list that says nothing is no comfort."""
+    """An empty list is never taken for all, and a list that says nothing is no comfort."""
     assert refusal(document) == message
 
 
@@ -583,7 +586,7 @@ def _plain(name: str) -> str:
 def test_hosts_permits_what_a_rule_names_and_nothing_else(
     rules: list[HostRule], data: st.DataObject, secure: bool
 ) -> None:
-    """Holds item 66 for any rules and any request, many of them at the borders of a rule."""
+    """For any rules and any request, many of them at the borders of a rule."""
     network = Network(mode="hosts", hosts=tuple(rules))
     host = data.draw(_NAMES | st.sampled_from([rule.host for rule in rules]))
     borders = [port for rule in rules for span in rule.ports for port in (span.first, span.last)]
@@ -647,7 +650,7 @@ _IPV6 = st.ip_addresses(v=6) | st.sampled_from(_INSIDE_6).flatmap(lambda network
 @given(_IPV4.flatmap(lambda address: st.tuples(st.just(address), spelled(address))))
 @example((ipaddress.IPv4Address("169.254.169.254"), "0xa9.0376.43518"))
 def test_no_spelling_of_an_ipv4_address_makes_it_public(case: tuple[ipaddress.IPv4Address, str]) -> None:
-    """Holds H65. Attack: the address of this machine or of a cloud's metadata as a number, in hex, or inside IPv6."""
+    """Attack: the address of this machine or of a cloud's metadata as a number, in hex, or inside IPv6."""
     address, text = case
     permitted = ANY_PORT.permits(text, 80, secure=False)
 
@@ -660,7 +663,7 @@ def test_no_spelling_of_an_ipv4_address_makes_it_public(case: tuple[ipaddress.IP
 @settings(deadline=None, max_examples=500)
 @given(_IPV6)
 def test_no_ipv6_address_of_this_machine_or_site_is_public(address: ipaddress.IPv6Address) -> None:
-    """Holds H65: whatever the standard library says of an address, in full, short or in brackets."""
+    """Whatever the standard library says of an address, in full, short or in brackets."""
     embedded = address.ipv4_mapped or address.sixtofour
     if address in ipaddress.IPv6Network("64:ff9b::/96"):
         embedded = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
@@ -703,7 +706,7 @@ def test_any_text_is_answered(host: str, mode: str, port: int, secure: bool) -> 
 
 
 def test_public_addresses_are_told_for_whoever_connects() -> None:
-    """Holds H65: what a name stands for is checked with the same rule as an address that was written out."""
+    """What a name stands for is checked with the same rule as an address that was written out."""
     for text in ("8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"):
         assert is_public(ipaddress.ip_address(text)), text
     for text in ("127.0.0.1", "169.254.169.254", "::1", "fe80::1", "fec0::1", "::7f00:1", "::ffff:7f00:1", "ff02::1"):

@@ -1,4 +1,7 @@
-"""Rights as decision tables: the environment, processes, and what guests may do to files, with real guests."""
+"""Rights as decision tables: the environment, processes, and what guests may do to files, with real guests.
+
+Holds P-POLICY-1.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def seen_by_a_guest(environment: Environment) -> dict[str, str]:
 @pytest.mark.parametrize("given_too", [False, True], ids=["not set", "set"])
 @pytest.mark.parametrize("row", PASSES, ids=" ".join)
 def test_a_variable_of_the_host(row: tuple[str, str, str], given_too: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holds item 69 and H66, each row with a real guest: a secret is seen only where it is named one by one."""
+    """Each row with a real guest: a secret is seen only where it is named one by one."""
     mode, named, looks = row
     name = VARIABLES[looks]
     names = (name,) if named == "named" else ("OTHER",) if mode in ("allow", "deny") else ()
@@ -105,7 +108,7 @@ NEAR_MISSES = ("lang", "Lang", "LANG_", "LANG2", "LANGUAGE", "LAN", "XLANG", " L
 
 @pytest.mark.parametrize("name", NEAR_MISSES, ids=repr)
 def test_names_are_matched_exactly(name: str) -> None:
-    """Holds item 69 and H66. Attack: a variable whose name begins like, or differs in case from, one that is named."""
+    """Attack: a variable whose name begins like, or differs in case from, one that is named."""
     assert not Environment(mode="allow", names=("LANG",)).passes(name)
     assert Environment(mode="deny", names=("LANG",)).passes(name)
     assert Environment(mode="allow", names=("LANG",)).passes("LANG")
@@ -114,7 +117,7 @@ def test_names_are_matched_exactly(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["*", "LANG*", "L?NG", "[A-Z]ANG", ".*"])
 def test_names_are_no_patterns(name: str) -> None:
-    """Holds H66. Attack: a star in a list gives out the whole environment; here it is a letter like any other."""
+    """Attack: a star in a list gives out the whole environment; here it is a letter like any other."""
     environment = Environment(mode="allow", names=(name,))
 
     assert environment.of({"LANG": "C", "HOME": "/", name: "itself"}) == {name: "itself"}
@@ -204,7 +207,7 @@ OPEN = (
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_looks_like_a_secret_passes_only_by_its_name(name: str) -> None:
-    """Holds H66. Attack: `deny` and `full` leak whatever nobody thought of."""
+    """Attack: `deny` and `full` leak whatever nobody thought of."""
     assert not Environment(mode="full").passes(name)
     assert not Environment(mode="deny", names=("HOME",)).passes(name)
     assert Environment(mode="allow", names=(name,)).passes(name)
@@ -283,7 +286,7 @@ _NAMES = st.text(alphabet="ABab_*=1 \n", max_size=4)
 def test_a_guest_sees_what_is_passed_and_what_is_given(
     mode: str, names: list[str], host: dict[str, str], given_: dict[str, str]
 ) -> None:
-    """Holds item 69 for any environment: nothing of the host's beyond the names, and nothing of them changed."""
+    """Nothing of the host's beyond the names, and nothing of them changed."""
     if mode in ("none", "full"):
         names = []
     seen = Environment(mode=mode, names=tuple(names), set=given_).of(host)  # type: ignore[arg-type]
@@ -323,7 +326,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_a_command_by_mode(kind: str) -> None:
-    """Holds item 71 and H66. Attack: `git*` as a prefix lets `git-anything` and `git; sh` run."""
+    """Attack: `git*` as a prefix lets `git-anything` and `git; sh` run."""
     command, same = COMMANDS[kind]
 
     assert not Process().permits(command)
@@ -332,7 +335,7 @@ def test_a_command_by_mode(kind: str) -> None:
 
 
 def test_a_star_in_a_command_is_a_letter_like_any_other() -> None:
-    """Holds H66: there are no patterns."""
+    """There are no patterns."""
     process = Process(mode="commands", commands=("/usr/bin/git*",))
 
     assert process.permits("/usr/bin/git*")
@@ -365,7 +368,7 @@ def test_commands_are_absolute_paths(command: str) -> None:
     ],
 )
 def test_mistakes_with_processes_are_named(document: str, message: str) -> None:
-    """Holds item 113 and H68: an empty list is never taken for all."""
+    """An empty list is never taken for all."""
     with pytest.raises(PolicyError) as caught:
         Policy.loads(f"[process]\n{document}")
 
@@ -547,7 +550,7 @@ def everything(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize("rights", RIGHTS, ids=named)
 @pytest.mark.parametrize("mode", ["none", "ro", "rw"])
 def test_an_operation_by_rights(mode: str, rights: dict[str, bool], operation: str, folder: Path) -> None:
-    """Holds items 57, 58 and 61, H33 and H35: what is refused leaves the host's tree untouched to the last bit."""
+    """What is refused leaves the host's tree untouched to the last bit."""
     wanted = OPERATIONS[operation]
     mounts = () if mode == "none" else (Mount(str(folder), "/", mode),)  # type: ignore[arg-type]
     before = everything(folder)
@@ -583,7 +586,7 @@ def test_an_operation_by_rights(mode: str, rights: dict[str, bool], operation: s
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_what_is_mounted_is_read(mode: str, folder: Path) -> None:
-    """Holds item 57: the positive twin of all refusals."""
+    """The positive twin of all refusals."""
     script = Script()
     taken, buffer = script.read(script.open("one", rights=READ_RIGHTS), 10)
     played = script.play(Policy(filesystem=Filesystem(mounts=(Mount(str(folder), "/", mode),))))  # type: ignore[arg-type]
@@ -598,7 +601,7 @@ WAYS_OUT = ("../outside", "/etc/passwd", "folder/../../outside", "way out", "./.
 @pytest.mark.parametrize("path", WAYS_OUT)
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_what_is_not_mounted_is_not_reached(mode: str, path: str, folder: Path) -> None:
-    """Holds items 57 and 64. Attack: dots, absolute paths and links lead out of the mount, to read or to write."""
+    """Attack: dots, absolute paths and links lead out of the mount, to read or to write."""
     before = everything(folder)
     for flags, rights in ((0, READ_RIGHTS), (CREAT, READ_RIGHTS), (TRUNC, READ_RIGHTS), (DIRECTORY, READ_RIGHTS)):
         script = Script()
@@ -616,7 +619,7 @@ def test_what_is_not_mounted_is_not_reached(mode: str, path: str, folder: Path) 
 def test_nothing_is_moved_between_mounts_of_which_one_is_read_only(
     call: str, first: str, second: str, tmp_path: Path
 ) -> None:
-    """Holds H35. Attack: a hard link in a writable mount to a file of a read-only one, which is then written to."""
+    """Attack: a hard link in a writable mount to a file of a read-only one, which is then written to."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_bytes(name.encode())
@@ -649,7 +652,7 @@ def test_nothing_is_moved_between_mounts_of_which_one_is_read_only(
 
 
 def test_rights_are_those_that_were_asked_for() -> None:
-    """Holds H33: a mount is for reading, and nothing is deleted or linked, unless the policy says so."""
+    """A mount is for reading, and nothing is deleted or linked, unless the policy says so."""
     policy = Policy.loads("[filesystem]\nmounts = [{ host = '.', guest = '/work' }]")
 
     assert policy.filesystem == Filesystem(

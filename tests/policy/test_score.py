@@ -1,4 +1,7 @@
-"""Scores: what they are made of, that granting more never raises them, that only what is enforced counts."""
+"""Scores: what they are made of, that granting more never raises them, that only what is enforced counts.
+
+Holds P-POLICY-4.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def reason(policy: Policy, control: str) -> Reason:
     ],
 )
 def test_bands(monkeypatch: pytest.MonkeyPatch, value: int, label: str) -> None:
-    """Holds item 93: the labels of the seed, at the borders of its bands."""
+    """The labels of the seed, at the borders of its bands."""
     rest = Policy().score().value - reason(Policy(), "violations").points
     monkeypatch.setattr(_score, "_violations", lambda _: Reason("violations", value - rest, 2, "as the test wants it"))
 
@@ -90,7 +93,7 @@ def _check_sums(score: Score) -> None:
 @settings(deadline=None, max_examples=100)
 @given(policies())
 def test_reasons_add_up(policy: Policy) -> None:
-    """Holds item 93: a score is the sum of its reasons, each within its share of 100, each said in a line."""
+    """A score is the sum of its reasons, each within its share of 100, each said in a line."""
     _check_sums(policy.score())
 
 
@@ -111,7 +114,7 @@ def test_presets_are_ranked() -> None:
 
 @pytest.mark.parametrize("isolation", ["process", "", "Inprocess", "none", None, "\x1b[31m"])
 def test_an_isolation_that_is_not_there_is_no_score(isolation: Any) -> None:
-    """Holds H69. The attack: a score for an isolation that the runs will not have."""
+    """The attack: a score for an isolation that the runs will not have."""
     with pytest.raises(IsolationError) as caught:
         Policy().score(isolation)
     assert str(caught.value) == f'isolation {isolation!r} is not available in this release: use "inprocess"'
@@ -131,7 +134,7 @@ def _check_no_more_points(more: Policy, less: Policy) -> None:
 @settings(deadline=None, max_examples=100)
 @given(related())
 def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
-    """Holds H69: what permits no more than either policy has at least the points of each, control by control."""
+    """What permits no more than either policy has at least the points of each, control by control."""
     both = two[0].narrow(two[1])
 
     for side in two:
@@ -141,7 +144,7 @@ def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(policies(), policies())
 def test_narrowing_any_policy_never_lowers_its_score(one: Policy, two: Policy) -> None:
-    """Holds H69: the same for policies of any kind."""
+    """The same for policies of any kind."""
     _check_no_more_points(one, one.narrow(two))
 
 
@@ -154,7 +157,7 @@ _HIDDEN = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), set
 @example((_LISTED, Policy()))
 @example((_HIDDEN, Policy(environment=Environment(set={"DB_SECRET": "none"}))))
 def test_a_subset_never_scores_less(two: tuple[Policy, ...]) -> None:
-    """Holds H69: however a policy is written, one that permits more has no more points."""
+    """However a policy is written, one that permits more has no more points."""
     for less, more in (two, two[::-1]):
         if less.is_subset(more):
             _check_no_more_points(more, less)
@@ -168,7 +171,7 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
     ("stricter", "laxer", "control", "lost"),
     [
         ({"on_violation": "stop"}, {"on_violation": "deny"}, "violations", 1),
-        ({"on_violation": "deny"}, {"on_violation": "note"}, "violations", 1),
+        ({"on_violation": "deny"}, {"on_violation": "audit"}, "violations", 1),
         ({"limits": Limits(fuel=10**15)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=None, fuel_time=1e8)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)}, "time", 1),
@@ -234,12 +237,12 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
 def test_each_widening_costs_what_it_should(
     stricter: dict[str, Any], laxer: dict[str, Any], control: str, lost: int
 ) -> None:
-    """Holds H69: a single field made laxer costs points of its own control, and changes no other."""
+    """A single field made laxer costs points of its own control, and changes no other."""
     before, after = points(Policy(**stricter)), points(Policy(**laxer))
 
     assert before[control] - after[control] == lost
     # A policy that only notes what it would refuse limits nothing.
-    others = {"violations", "quotas", "calls"} if "note" in laxer.values() else {control}
+    others = {"violations", "quotas", "calls"} if "audit" in laxer.values() else {control}
     for other in _CONTROLS.keys() - others:
         assert before[other] == after[other], other
 
@@ -260,7 +263,7 @@ def test_each_widening_costs_what_it_should(
     ids=lambda asked: str(next(iter(asked.values())).mode),
 )
 def test_what_is_asked_for_and_not_enforced_gives_nothing(asked: dict[str, Any]) -> None:
-    """Holds H69. The attack: a policy that asks for controls which nobody carries out, and a score that credits them.
+    """The attack: a policy that asks for controls which nobody carries out, and a score that credits them.
 
     Once one is enforced, what it gives belongs in the table of widenings.
     """
@@ -295,7 +298,7 @@ def test_what_networks_give_once_they_are_enforced(
 @settings(deadline=None, max_examples=100)
 @given(related())
 def test_narrowing_never_lowers_a_score_once_all_is_enforced(two: tuple[Policy, ...]) -> None:
-    """Holds H69: granting more never raises a score in a release that enforces everything, either."""
+    """Granting more never raises a score in a release that enforces everything, either."""
     both = two[0].narrow(two[1])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -317,7 +320,7 @@ def _without(policy: Policy, path: str) -> Policy:
 @example(Policy(network=Network(mode="loopback"), process=Process(mode="full")))
 @example(Policy(features=Features(threads=True, gc=True)))
 def test_asking_for_what_is_not_enforced_never_raises_a_score(policy: Policy) -> None:
-    """Holds H69: without the fields that cannot be enforced, a policy has at least the same points."""
+    """Without the fields that cannot be enforced, a policy has at least the same points."""
     plain = policy
     for path in unenforceable(policy):
         plain = _without(plain, path)
@@ -327,7 +330,7 @@ def test_asking_for_what_is_not_enforced_never_raises_a_score(policy: Policy) ->
 
 
 def test_more_folders_and_ports_never_add_points() -> None:
-    """Holds H69. The attack: the seed added 3 points for a rule of `/ rw`, and 3 for opening ports."""
+    """The attack: the seed added 3 points for a rule of `/ rw`, and 3 for opening ports."""
     plain = Policy()
     whole = plain.replace(mounts=(Mount("/", "/", "rw"),))
     more = whole.replace(mounts=(Mount("/", "/", "rw"), Mount("data", "/data", "ro")))
@@ -339,30 +342,30 @@ def test_more_folders_and_ports_never_add_points() -> None:
 
 
 def test_limits_that_are_only_noted_give_nothing() -> None:
-    """Holds H69: under `note` a guest goes on over quotas and refused calls, so they count for nothing."""
+    """Under `audit` a guest goes on over quotas and refused calls, so they count for nothing."""
     limits = Limits(read_bytes=0, write_bytes=0, file_size=0, files_created=0, random_bytes=0, calls=1, call_rate=1)
-    held, noted = Policy(limits=limits), Policy(limits=limits, on_violation="note")
+    held, noted = Policy(limits=limits), Policy(limits=limits, on_violation="audit")
 
     assert reason(held, "quotas") == Reason("quotas", 4, 4, "files and randomness are capped")
     assert reason(held, "calls").points == 4
-    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'noted only: on_violation is "note"')
-    assert reason(noted, "calls") == Reason("calls", 0, 4, 'noted only: on_violation is "note"')
+    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'let through: on_violation is "audit"')
+    assert reason(noted, "calls") == Reason("calls", 0, 4, 'let through: on_violation is "audit"')
 
 
 def test_rights_to_files_that_are_only_noted_give_nothing() -> None:
-    """Holds H69: under `note` files are created, deleted and linked whatever the policy says."""
+    """Under `audit` files are created, deleted and linked whatever the policy says."""
     refusing = Policy(**_mounted("rw", create=False))
     granting = Policy(**_mounted("rw", delete=True, symlinks=True))
 
     assert reason(refusing, "files").points == 3
     assert reason(granting, "files").points == 0
-    assert reason(refusing.replace(on_violation="note"), "files").points == 0
+    assert reason(refusing.replace(on_violation="audit"), "files").points == 0
     # A folder for reading is kept so by the engine, whatever is noted.
-    assert reason(Policy(**_mounted("ro"), on_violation="note"), "files").points == 5
+    assert reason(Policy(**_mounted("ro"), on_violation="audit"), "files").points == 5
 
 
 def test_names_in_reasons_are_escaped_and_shortened() -> None:
-    """Holds item 93. The attack: a variable's name that steers the terminal or floods it when a score is shown."""
+    """The attack: a variable's name that steers the terminal or floods it when a score is shown."""
     names = tuple(f"TOKEN_{place}\x1b[2J\u202e\n{'x' * 10_000}" for place in range(50))
 
     why = reason(Policy(environment=Environment(mode="allow", names=names)), "environment").why

@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _bell, _outside
 from stockade.engine import Engine, _instance, _ticker
-from stockade.execution import _budget, _pipe, _run, _streams, _throttle, _timekeeper, bind_arguments, loop_streams
+from stockade.execution import (
+    _budget,
+    _pipe,
+    _run,
+    _streams,
+    _throttle,
+    _timekeeper,
+    bind_arguments,
+    loop_streams,
+)
 from stockade.guard import _state
 from stockade.runner import _coroutine, _executor
 from stockade.sandbox import _runs, _session
-from stockade.scheduling import _pool, _scheduler
+from stockade.scheduling import _fair_queue, _handle, _pool, _scheduler, _tellers
 from tests.simulation._library import MODULE, Library, ModelFailure, ModelMemory, Op, real_plan
 from tests.simulation._world import BrokenError, Over, Signal, World
 
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 _LOOKED_AT = (
+    _bell,
     _executor,
     _pipe,
     _run,
@@ -46,6 +56,9 @@ _LOOKED_AT = (
     _runs,
     _pool,
     _scheduler,
+    _handle,
+    _fair_queue,
+    _tellers,
     _ticker,
     _instance,
 )
@@ -186,6 +199,8 @@ class _Scene:
                 for name in ("time", "threading"):
                     if hasattr(module, name):
                         patch.setattr(module, name, getattr(world, name))
+            patch.setattr(_tellers, "_tellers", _tellers._Tellers())
+            patch.setattr(_outside, "get_ident", world.threading.get_ident)
             patch.setattr(Engine, "_counts_lock", world.threading.RLock())
             patch.setattr(_executor, "_executor", _executor.Executor())
             patch.setattr(_instance, "Failure", ModelFailure)
@@ -325,7 +340,7 @@ class _Scene:
                     return end.value  # type: ignore[no-any-return]
                 yield until
 
-        return lambda *args: watched(make(*args), _awaited.get([]))
+        return lambda *args, **named: watched(make(*args, **named), _awaited.get([]))
 
     async def _until_over(self, run: Awaitable[Report]) -> Report:
         over: list[bool] = []
@@ -492,26 +507,65 @@ class _Scene:
             user.join()
         pool.close()
 
-    def scheduler(self) -> None:
+    def scheduler(self, handled: bool = False) -> None:
         chance = self.chance
         scheduler = Scheduler(self.box, concurrency=chance.randrange(1, 5), queue_size=chance.randrange(1, 10))
         scheduler._running = _InOrder()  # type: ignore[assignment]
         told: list[str] = []
-        jobs = []
+        jobs: list[Any] = []
+
+        def task() -> Task:
+            return Task(module=MODULE, tenant=chance.choice("ab"), priority=chance.choice((1, 50, 100)), stdin="")  # type: ignore[arg-type]
+
+        def tell(job: Any) -> None:
+            if not chance.randrange(4):
+                # That is closed by now, or it is waited for.
+                with suppress(StockadeError, MineError, asyncio.CancelledError):
+                    scheduler.submit(task()).result()
+            told.append(job.task.id)
+
+        def handler() -> None:
+            what = chance.randrange(6)
+            if jobs and what < 3:
+                chance.choice(jobs).cancel()
+            elif what == 3:
+                scheduler.cancel_all()
+            elif what == 4:
+                self.box.monitor()
+            elif not chance.randrange(4):
+                scheduler.close(cancel=bool(chance.randrange(2)))
+
+        if handled:
+            self.world.signals(chance.randrange(1, 6), handler if chance.randrange(2) else None)
         for _ in range(chance.randrange(1, 8)):
-            task = Task(module=MODULE, tenant=chance.choice("ab"), priority=chance.choice((1, 50, 100)), stdin="")  # type: ignore[arg-type]
             try:
-                jobs.append(scheduler.submit(task))
+                jobs.append(scheduler.submit(task()))
+                jobs[-1].on_done(tell)
+                if not chance.randrange(4):
+                    self.world.time.sleep(0.002)
+                if not chance.randrange(4):
+                    chance.choice(jobs).cancel()
+                if handled and not chance.randrange(3):
+                    jobs[-1].wait(0.001)
             except StockadeError:
                 continue
-            jobs[-1].on_done(lambda job: told.append(job.task.id))
-            if not chance.randrange(4):
-                self.world.time.sleep(0.002)
-            if not chance.randrange(4):
-                chance.choice(jobs).cancel()
+            except Signal:
+                pass
+        if handled:
+            with suppress(Signal):
+                scheduler.close()
+            self.world.signals(0)
         scheduler.close(cancel=not chance.randrange(4))
         self.world.check(all(job.done for job in jobs), "a scheduler is closed, and a job is not done")
-        self.world.check(sorted(told) == sorted(job.task.id for job in jobs), "who was told of jobs is not who had any")
+        for job in jobs:
+            problem = job._run.report.problem
+            if problem is not None and not (handled and isinstance(problem, Signal)):
+                self._accept(problem)
+        if not handled:
+            self.world.wait(lambda: len(told) == len(jobs))
+            told.sort()
+            self.world.check(told == sorted(job.task.id for job in jobs), "who was told of jobs is not who had any")
+        self.world.check(not scheduler._unfinished and not scheduler._late, "a scheduler has something left to do")
         self.world.check(not scheduler.running and not scheduler.waiting, "a scheduler has runs that are over")
 
     # -- awaited ------------------------------------------------------------------------------------------------------
@@ -673,11 +727,21 @@ class _Scene:
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
+    def handler(self) -> None:
+        """The handler of a signal, which cancels what it finds, or looks at it."""
+        for name in self.box.monitor():
+            if self.chance.randrange(2):
+                self.box.cancel(name)
+
     def interrupted(self) -> None:
         """The main thread runs guests, and handlers of signals raise in the midst of it."""
         for _ in range(self.chance.randrange(1, 4)):
             self.interrupts += 1
-            self.world.signals(self.chance.randrange(1, 3))
+            kind = self.chance.randrange(6)
+            if kind == 0:
+                self.scheduler(handled=True)
+                continue
+            self.world.signals(self.chance.randrange(1, 3), self.handler if kind < 3 else None)
             try:
                 if self.chance.randrange(2):
                     self.one_run()

@@ -52,6 +52,7 @@ class _Actor:
         self.over = False
         # How many signals it may still get; only the main thread of a process gets any.
         self.signals = 0
+        self.handler: Callable[[], object] | None = None
 
     def may_go_on(self, now: float) -> bool:
         return self.ready is None or self.until <= now or self.ready()
@@ -209,22 +210,43 @@ class World:
         if event == "line":
             if self.chance.randrange(1000) < self._fine and _here.actor is not None:
                 self.step()
+            self._signal(frame, at_a_line=True)
         elif event == "return":
             self._signal(frame)
         return self._line
 
-    def _signal(self, frame: FrameType) -> None:
+    def _signal(self, frame: FrameType, *, at_a_line: bool = False) -> None:
         """Python looks for signals where functions begin and when they have returned, and elsewhere."""
         me = _here.actor
+        if me is None or not me.signals:
+            return
+        if me.handler is not None:
+            if not self.chance.randrange(60):
+                me.signals -= 1
+                handler, many, me.signals = me.handler, me.signals, 0
+                try:
+                    handler()
+                except Over:
+                    # In a generator, a tracing function cannot raise: it ends at its next step.
+                    if not frame.f_code.co_flags & 0x2A0:
+                        raise
+                me.signals = many
+            return
         # A tracing function cannot raise where a generator goes on.
-        if me is not None and me.signals and not frame.f_code.co_flags & 0x2A0 and not self.chance.randrange(60):
+        if not at_a_line and not frame.f_code.co_flags & 0x2A0 and not self.chance.randrange(60):
             me.signals -= 1
             raise Signal(frame.f_code.co_qualname)
 
-    def signals(self, many: int) -> None:
-        """Says how many signals this thread gets from now on."""
+    def signals(self, many: int, handler: Callable[[], object] | None = None) -> None:
+        """Says how many signals this thread gets from now on.
+
+        Args:
+            many: How many.
+            handler: What is called, between any two lines; by default, one that raises.
+        """
         assert _here.actor is not None
         _here.actor.signals = many
+        _here.actor.handler = handler
 
 
 class _Here(threading.local):
@@ -264,26 +286,34 @@ class _Lock:
         self._holder: _Actor | None = None
         self._depth = 0
 
-    def acquire(self, blocking: bool = True, _: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = _here.actor
         if self._holder is not None and not (self._again and self._holder is me):
             if not blocking:
                 return False
             if me is None:
                 raise Over
+            end = _NEVER if timeout < 0 else self._world.now + timeout
             while self._holder is not None:
-                self._world.wait(lambda: self._holder is None)
+                if self._world.now >= end:
+                    return False
+                self._world.wait(lambda: self._holder is None, None if timeout < 0 else end - self._world.now)
         self._holder = me
         self._depth += 1
         return True
 
     def release(self) -> None:
+        if not self._depth:
+            raise RuntimeError("release unlocked lock")
         self._depth -= 1
         if not self._depth:
             self._holder = None
 
     def locked(self) -> bool:
         return self._holder is not None
+
+    def _is_owned(self) -> bool:
+        return self._holder is not None and self._holder is _here.actor
 
     def __enter__(self) -> bool:
         self._world.step()

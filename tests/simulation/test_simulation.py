@@ -1,4 +1,7 @@
-"""Lifetimes and waits hold under every interleaving: simulated worlds, each decided by its seed."""
+"""Lifetimes and waits hold under every interleaving: simulated worlds, each decided by its seed.
+
+Holds P-RUN-1.
+"""
 
 from __future__ import annotations
 

@@ -70,17 +70,17 @@ _ALL = (
     _Undone(
         "steps are asked once more before the first wait",
         "runner/_coroutine.py",
-        """                control.on_wake = woken.set
+        """                control.on_wake = woken.ring
                 continue
 """,
-        """                control.on_wake = woken.set
+        """                control.on_wake = woken.ring
 """,
     ),
     _Undone(
         "a wakeup while a step is taken is not lost",
         "runner/_executor.py",
-        """        elif item.woken or until == GO_ON:""",
-        """        elif until == GO_ON:""",
+        """        elif item.woken or until <= GO_ON:""",
+        """        elif until <= GO_ON:""",
     ),
     _Undone(
         "a ticker that cannot start is started later",

@@ -1,4 +1,7 @@
-"""The bound of what compiling costs: what must count, in whatever way it is written, and what may be left out."""
+"""The bound of what compiling costs: what must count, in whatever way it is written, and what may be left out.
+
+Holds P-COMPILE-4.
+"""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def test_every_class_of_instruction_is_stepped_over_whole(imported: int) -> None
 
 
 def test_growth_is_found_whatever_the_padding() -> None:
-    """The attack: growth that goes round the account. Sub-opcodes may be padded as indices are. Holds H14 and H17."""
+    """The attack: growth that goes round the account. Sub-opcodes may be padded as indices are."""
     for size in range(1, 6):
         code = b"\x40" + leb(3, size) + b"\xfc" + leb(0x0F, size) + leb(2, size) + b"\x0b"
         middle = 1 + size

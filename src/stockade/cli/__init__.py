@@ -15,15 +15,18 @@ from click.shell_completion import get_completion_class
 from stockade._version import __version__
 from stockade.cli._bench import bench
 from stockade.cli._cache import cache
-from stockade.cli._encoding import write_what_can_be_written
+from stockade.cli._encoding import replace_what_cannot_be_written
 from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
 from stockade.cli._status import ExitStatus
-from stockade.cli._terminal import complaining
+from stockade.cli._streams import guard_standard_streams
 from stockade.errors import ModuleError, ModuleNotFound, StockadeError
 
 __all__ = ["main", "stockade"]
+
+_COMPLETE = "_STOCKADE_COMPLETE"
+"""The variable by which a shell asks what would complete a command line."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,20 +53,22 @@ def completion(shell: str) -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(stockade, {}, "stockade", "_STOCKADE_COMPLETE").source())
+    click.echo(kind(stockade, {}, "stockade", _COMPLETE).source())
 
 
 def main() -> None:
     """Runs the command line and leaves with its exit status; no traceback reaches the user."""
-    _open_standard_streams()
+    # Completion is for the shell, and is written as bytes.
+    if _COMPLETE not in os.environ:
+        guard_standard_streams()
+        replace_what_cannot_be_written()
     try:
         status = stockade.main(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         status = leave.exit_code
     except click.ClickException as problem:
-        with complaining():
-            problem.show()
+        problem.show(sys.stderr)
         status = ExitStatus.USAGE
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
@@ -83,20 +88,7 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    with complaining():
-        click.echo(f"stockade: {text}", err=True)
-
-
-def _open_standard_streams() -> None:
-    """Opens what is closed of stdin, stdout and stderr: their numbers would go to the next files that are opened."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w")
-    sys.stderr = sys.stderr or os.fdopen(2, "w")
-    write_what_can_be_written()
+    click.echo(f"stockade: {text}", err=True)
 
 
 def _status(problem: StockadeError) -> int:

@@ -14,6 +14,7 @@ import click
 
 from stockade.cli._complete import ModuleFile
 from stockade.cli._policy import policy_option
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_table
 from stockade.compilation import forget_programs
 from stockade.engine import wasmtime_version
@@ -133,7 +134,7 @@ def bench(path: str | None, base: Policy, cold: int | None, hot: int | None, wan
             "targets": targets,
             "passed": verdicts,
         }
-        click.echo(json.dumps(told, indent=2))
+        say_document(json.dumps(told, indent=2))
     else:
         name = "hello world" if path is None else module.name
         click.echo(f"{name} on {machine}, wasmtime {wasmtime_version()}; times in milliseconds")

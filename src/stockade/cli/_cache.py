@@ -13,6 +13,7 @@ from stockade._text import printable
 from stockade.cli._complete import ModuleFile
 from stockade.cli._policy import policy_option
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import interruptible, progress, show_table
 from stockade.compilation import Cache, cached_name, why_not_kept
 from stockade.errors import ModuleError
@@ -47,7 +48,7 @@ def info(wants_json: bool) -> int:
         ]
         folder = None if store.folder is None else str(store.folder)
         facts = {"folder": folder, "problem": store.problem, "limit_bytes": store.limit_bytes, "entries": listed}
-        click.echo(json.dumps(facts, indent=2))
+        say_document(json.dumps(facts, indent=2))
         return 0
     if store.problem:
         return _unusable(store)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import sys
+from io import TextIOWrapper
 from typing import Final
 
-__all__ = ["write_what_can_be_written"]
+__all__ = ["encoded", "plain_json", "replace_what_cannot_be_written"]
 
 _PLAIN: Final = {"→": "->", "…": "...", "×": "x", "≤": "<=", "µ": "u", "█": "#", "░": ".", "–": "-"}
 """Our own characters in ASCII."""
@@ -15,15 +16,40 @@ _REPLACE: Final = "stockade_replace"
 _ASCII: Final = "stockade_ascii"
 
 
-def write_what_can_be_written() -> None:
+def replace_what_cannot_be_written() -> None:
     """Has stdout and stderr replace characters that their encoding does not have."""
     codecs.register_error(_REPLACE, _replace)
     codecs.register(_ascii)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream.encoding, str) and hasattr(stream, "reconfigure"):
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if isinstance(stream, TextIOWrapper):
             # Click takes ASCII for a mistake and writes UTF-8 in its place, unless it has another name.
             name = codecs.lookup(stream.encoding).name
             stream.reconfigure(encoding=_ASCII if name == "ascii" else None, errors=_REPLACE)
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """Returns text as it is written in an encoding."""
+    return text.encode(encoding, _REPLACE)
+
+
+def plain_json(text: str) -> str:
+    """Returns JSON in characters that stdout has; what it says stays the same.
+
+    Args:
+        text: The document.
+    """
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        # Outside of strings JSON has only such characters; inside, each can be written by its number.
+        data = text.encode("utf-16-be", "surrogatepass")
+        units = (int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2))
+        return "".join(chr(unit) if unit < _DEL else f"\\u{unit:04x}" for unit in units)
+    return text
+
+
+_DEL: Final = 0x7F
+"""The first character that is written by its number."""
 
 
 def _replace(problem: UnicodeError) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from stockade._text import terminal_safe
+from stockade.cli._encoding import encoded
 from stockade.execution import Streams
 from stockade.runner import FOREVER, RunControl
 
@@ -167,6 +168,8 @@ class Watcher:
 class _Output:
     """One of the command's own streams, which takes what a guest writes as far as that does not make us wait.
 
+    So it goes past the stream to its descriptor; on a terminal it is made harmless first, as there.
+
     Args:
         stream: The stream.
         watcher: Tells when it can be written to again.
@@ -213,8 +216,7 @@ class _Output:
         text, self._held = self._held + text, ""
         if text.endswith("\r") and not last:
             text, self._held = text[:-1], "\r"
-        safe = terminal_safe(text.encode())
-        return safe.encode(self._stream.encoding, self._stream.errors or "replace")
+        return encoded(terminal_safe(text.encode()), self._stream.encoding)
 
     def flush(self) -> None:
         """Writes the rest as far as it goes."""

@@ -10,7 +10,9 @@ import click
 
 from stockade._text import printable
 from stockade.cli._complete import ModuleFile
-from stockade.cli._terminal import progress, show_table
+from stockade.cli._encoding import plain_json
+from stockade.cli._streams import pass_on, say_document
+from stockade.cli._terminal import progress, show_table, show_title
 from stockade.modules import Module, inspect_woven
 from stockade.policy import MAX_MODULE_BYTES, write_value
 from stockade.worker import titles
@@ -68,12 +70,12 @@ def inspect(file: str, woven: bool, out: str | None, force: bool, everything: bo
         else:
             weaving, wasm = inspect_woven(module)
     if not woven:
-        click.echo(found.to_json()) if wants_json else _show(found, everything=everything)
+        say_document(plain_json(found.to_json())) if wants_json else _show(found, everything=everything)
         return
     if out is not None:
         _write(out, wasm, force=force)
     if out != "-":
-        click.echo(weaving.to_json()) if wants_json else _show_woven(module.name, weaving)
+        say_document(plain_json(weaving.to_json())) if wants_json else _show_woven(module.name, weaving)
 
 
 def _show(found: Inspection, *, everything: bool) -> None:
@@ -175,7 +177,7 @@ def _block(title: str, rows: Sequence[_Row], *, everything: bool, shown: int = _
     # One row more is not worth a row that says so.
     kept = rows if everything or len(rows) <= shown + 1 else rows[:shown]
     cells = [[(text if everything else _cut(text), style) for text, style in row] for row in kept]
-    click.echo(click.style(title, bold=True))
+    show_title(title)
     show_table(cells)
     if len(kept) < len(rows):
         click.echo(f"  … and {len(rows) - len(kept):,} more: --all shows them")
@@ -192,7 +194,7 @@ def _write(out: str, wasm: bytes, *, force: bool) -> None:
         if out == "-":
             if sys.stdout.isatty():
                 raise click.UsageError("-o - would write a module to the terminal: name a file")
-            sys.stdout.buffer.write(wasm)
+            pass_on(sys.stdout, wasm)
         elif path.exists() and not path.is_file():
             raise click.UsageError(f"{shown} is no regular file: name another")
         else:

@@ -13,6 +13,7 @@ import click
 from stockade._text import printable
 from stockade.cli._complete import offer
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import say_document
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
@@ -114,7 +115,10 @@ def check(names: tuple[str, ...]) -> int:
 @_as_json
 def show(found: Policy, wants_json: bool) -> None:
     """Print a policy with every field, as TOML."""
-    click.echo(_json(found.to_document()) if wants_json else found.to_toml(), nl=wants_json)
+    if wants_json:
+        say_document(_json(found.to_document()))
+    else:
+        say_document(found.to_toml(), "toml")
 
 
 @policy.command()
@@ -124,7 +128,7 @@ def explain(found: Policy, wants_json: bool) -> None:
     """Say in sentences what a guest can and cannot do, with the risk of each grant."""
     statements = found.explain()
     if wants_json:
-        click.echo(_json([statement._asdict() for statement in statements]))
+        say_document(_json([statement._asdict() for statement in statements]))
         return
     capability = ""
     rows = []
@@ -147,7 +151,7 @@ def diff(before: Policy, after: Policy, wants_json: bool) -> int:
     """
     changes = before.diff(after)
     if wants_json:
-        click.echo(_json([change._asdict() for change in changes]))
+        say_document(_json([change._asdict() for change in changes]))
         return int(bool(changes))
     show_table([_row(change) for change in changes])
     less, more = after.is_subset(before), before.is_subset(after)
@@ -181,7 +185,7 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
     rated = found.score("inprocess" if isolation == "inprocess" else "process")
     if wants_json:
         reasons = [reason._asdict() for reason in rated.reasons]
-        click.echo(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))
+        say_document(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))
     else:
         colour = _LABELS[rated.label]
         rows = []
@@ -214,7 +218,7 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
     found = found.replace(name="custom" if file is None else file.stem or "custom")
     text = _WRITERS.get("" if file is None else file.suffix.lower(), _as_toml)(found)
     if file is None:
-        click.echo(text, nl=False)
+        say_document(text, "toml")
         return
     try:
         with file.open("w" if force else "x", encoding="utf-8") as out:
@@ -223,7 +227,8 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
         raise click.UsageError(f"{printable(str(file), 400)} is there already: use --force to write over it") from None
     except OSError as problem:
         raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
-    click.echo(f"{file} written: change what you need, then try stockade policy check {file}", err=True)
+    shown = printable(str(file), 400)
+    click.echo(f"{shown} written: change what you need, then try stockade policy check {shown}", err=True)
 
 
 def _as_toml(found: Policy) -> str:

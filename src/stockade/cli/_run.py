@@ -13,10 +13,12 @@ import click
 
 from stockade._text import printable
 from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._encoding import plain_json
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy import policy_option
 from stockade.cli._status import exit_status
-from stockade.cli._terminal import complaining, progress, show_json, show_report, show_value
+from stockade.cli._streams import say_document
+from stockade.cli._terminal import progress, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, summary, violation_text
@@ -126,8 +128,7 @@ def run(
             watcher.attach(control)
             report = run_blocking(steps, control)
     if streams.lost_bytes and not quiet:
-        with complaining():
-            click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
+        click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
     _show(
         report, returns, streams.problem, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet
     )
@@ -300,17 +301,16 @@ def _show(
     quiet: bool,
 ) -> None:
     if wants_json:
-        show_json(report.to_json())
+        say_document(plain_json(report.to_json()))
         return
     if problem is None:
         show_value(report, returns)
     if quiet:
         return
-    with complaining():
-        if wants_report:
-            show_report(report)
-        else:
-            _complain(report, stopped_by)
+    if wants_report:
+        show_report(report)
+    else:
+        _complain(report, stopped_by)
 
 
 def _complain(report: Report, stopped_by: int) -> None:

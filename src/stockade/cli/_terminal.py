@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stockade._text import terminal_safe
 from stockade.cli._status import ExitStatus
+from stockade.cli._streams import drawing, pass_on
 from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
@@ -21,28 +22,16 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
-    "complaining",
     "interruptible",
     "progress",
     "report_table",
-    "show_json",
     "show_report",
     "show_table",
+    "show_title",
     "show_value",
 ]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
-
-
-@contextmanager
-def complaining() -> Iterator[None]:
-    """Lets stderr be full or closed: what is said there is lost, and the exit status says it all the same."""
-    try:
-        yield
-        sys.stderr.flush()
-    except OSError:
-        # Python would try again when it exits, and leave with a status of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
@@ -59,9 +48,12 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: None  # noqa: ARG005 - nobody looks
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(what) as status:
-        yield lambda step: status.update(f"{step} {what}")
+    # No markup: the name of a file could make a link of itself.
+    shown = terminal_safe(what.encode("utf-8", "surrogateescape"))
+    with Console(file=drawing(sys.stderr)).status(Text(shown)) as status:
+        yield lambda step: status.update(Text(f"{step} {shown}"))
 
 
 def interruptible(work: Callable[[], object]) -> None:
@@ -84,7 +76,7 @@ def interruptible(work: Callable[[], object]) -> None:
         while thread.is_alive():
             thread.join(0.05)
     except KeyboardInterrupt:
-        sys.stderr.write("\r\x1b[?25h" if sys.stderr.isatty() else "")
+        drawing(sys.stderr).write("\r\x1b[?25h" if sys.stderr.isatty() else "")
         sys.stderr.write("stockade: interrupted\n")
         sys.stderr.flush()
         os._exit(ExitStatus.INTERRUPTED)
@@ -107,11 +99,7 @@ def show_value(report: Report, returns: Returns | None) -> None:
     else:
         values = value if isinstance(value, list) else [value]
         data = " ".join(map(_value_text, values)).encode() + b"\n"
-    if sys.stdout.isatty():
-        sys.stdout.write(terminal_safe(data))
-    else:
-        sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    pass_on(sys.stdout, data)
 
 
 def _value_text(value: float | bytes | str) -> str:
@@ -126,7 +114,7 @@ def show_report(report: Report) -> None:
         return
     from rich.console import Console
 
-    Console(stderr=True).print(report_table(report))
+    Console(file=drawing(sys.stderr)).print(report_table(report))
 
 
 def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
@@ -135,7 +123,7 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
     Args:
         rows: Each a list of cells, which are a text and its style.
     """
-    listed = [[(terminal_safe(text.encode()), style) for text, style in row] for row in rows]
+    listed = [[(terminal_safe(text.encode("utf-8", "surrogateescape")), style) for text, style in row] for row in rows]
     if not listed:
         return
     if not sys.stdout.isatty():
@@ -151,7 +139,23 @@ def show_table(rows: Iterable[Sequence[tuple[str, str]]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 1))
     for row in listed:
         table.add_row(*(Text(text, style=style) for text, style in row))
-    Console().print(table)
+    Console(file=drawing(sys.stdout)).print(table)
+
+
+def show_title(text: str) -> None:
+    """Shows a line on stdout that stands above a table: bold on a terminal.
+
+    Args:
+        text: The line.
+    """
+    safe = terminal_safe(text.encode("utf-8", "surrogateescape"))
+    if not sys.stdout.isatty():
+        sys.stdout.write(f"{safe}\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=drawing(sys.stdout)).print(Text(safe, style="bold"))
 
 
 def report_table(report: Report) -> Table:
@@ -166,20 +170,3 @@ def report_table(report: Report) -> Table:
         style = _COLOURS.get(report.outcome, "red") if label == "outcome" else "red" if label == "violations" else ""
         table.add_row(label, Text(terminal_safe(text.encode()), style=style))
     return table
-
-
-def show_json(text: str) -> None:
-    """Shows JSON on stdout, in characters that every encoding and every terminal has.
-
-    Args:
-        text: The document.
-    """
-    # Outside of strings JSON has only such characters; inside, each can be written by its number.
-    plain = text.encode("utf-16-be", "surrogatepass")
-    units = (int.from_bytes(plain[at : at + 2]) for at in range(0, len(plain), 2))
-    sys.stdout.write("".join(chr(unit) if unit < _DEL else f"\\u{unit:04x}" for unit in units) + "\n")
-    sys.stdout.flush()
-
-
-_DEL = 0x7F
-"""The first character that may not be shown as it is."""

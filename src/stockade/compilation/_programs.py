@@ -35,15 +35,25 @@ from stockade.errors import EngineError, ModuleError, StockadeError
 from stockade.guard import HOST_CALLS, PROOF_VERSION, StateFormat, Woven, guard, state_format
 from stockade.policy import Features
 from stockade.wasm import ExternKind
-from stockade.worker import admission, check_figures, compile_aside, is_cheap, job_of, prepare, validate, validate_aside
+from stockade.worker import (
+    check_figures,
+    compile_aside,
+    compile_queue,
+    is_cheap,
+    job_of,
+    prepare,
+    validate,
+    validate_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from stockade.compilation._cache import CacheHit
     from stockade.modules import Module
     from stockade.policy import Limits, ModuleLimits, Policy
-    from stockade.worker import Admission, CompileJob, Turn
+    from stockade.worker import CompileJob, CompileQueue, Turn
 
 __all__ = [
     "MadeProgram",
@@ -152,7 +162,7 @@ class MadeProgram(NamedTuple):
 class PendingProgram:
     """A program that is being made, or will be when its turn has come. It is waited for, or left."""
 
-    def __init__(self, queue: Admission, job: CompileJob[MadeProgram], *, joined: bool) -> None:
+    def __init__(self, queue: CompileQueue, job: CompileJob[MadeProgram], *, joined: bool) -> None:
         self._queue = queue
         self._job = job
         self._joined = joined
@@ -189,9 +199,10 @@ class _Programs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        # Reentrant, as the one of each program: the handler of a signal may run something while its thread does.
+        self._lock = threading.RLock()
         self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
-        self._under_way: dict[tuple[str, EngineConfig], threading.Lock] = {}
+        self._under_way: dict[tuple[str, EngineConfig], AbstractContextManager[object]] = {}
         self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
         # What could not be made, why, and until when that is believed.
         self._refused: OrderedDict[_Request, tuple[float, StockadeError]] = OrderedDict()
@@ -215,7 +226,8 @@ class _Programs:
         with self._lock:
             program = self._kept.get(key)
             if program is not None:
-                self._kept.move_to_end(key)
+                with suppress(KeyError):
+                    self._kept.move_to_end(key)
         if program is not None and policy.features in program.valid_under:
             check_figures(module.name, program.figures, policy.structure)
             return MadeProgram(program, at_hand=True)
@@ -238,7 +250,7 @@ class _Programs:
         key = (module.sha256, config)
         begun = time.perf_counter()
         with self._lock:
-            turn = self._under_way.setdefault(key, threading.Lock())
+            turn = self._under_way.setdefault(key, threading.RLock())
         # Whoever comes second waits for the first one's result instead of compiling it again.
         with turn:
             with self._lock:
@@ -273,9 +285,11 @@ class _Programs:
     def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
         with self._lock:
             self._kept[key] = program
-            self._kept.move_to_end(key)
-            while len(self._kept) > _MAX_PROGRAMS:
-                self._kept.popitem(last=False)
+            # Where a handler of a signal has done the same in the middle of this, there may be nothing left to do.
+            with suppress(KeyError):
+                self._kept.move_to_end(key)
+                while len(self._kept) > _MAX_PROGRAMS:
+                    self._kept.popitem(last=False)
         return program
 
     # -- in the other one ---------------------------------------------------------------------------------------------
@@ -292,7 +306,7 @@ class _Programs:
             limits.compile_time,
             limits.compile_memory,
         )
-        queue = admission()
+        queue = compile_queue()
         with self._lock:
             until, problem = self._refused.get(request, (0.0, None))
             if problem is not None and self._clock() < until:
@@ -346,7 +360,7 @@ class _Programs:
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._under_way.clear()
         self._jobs.clear()
 

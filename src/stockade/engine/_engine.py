@@ -171,7 +171,7 @@ def _build(api: Any, config: EngineConfig) -> int:
         getattr(api, f"config_{name}_set")(raw, False)
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
-    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD (H26).
+    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD.
     api.config_wasm_relaxed_simd_set(raw, config.relaxed_simd and config.simd)
     api.config_wasm_simd_set(raw, config.simd)
     api.config_wasm_tail_call_set(raw, config.tail_call)
@@ -237,7 +237,7 @@ class _Native:
 
     def __init__(self, api: Any, config: EngineConfig) -> None:
         self._api = api
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.pointer = _build(api, config)
         self.linkers: list[int] = []
 
@@ -266,7 +266,7 @@ class _Native:
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> None:
@@ -287,7 +287,8 @@ class Engine:
     """The shared registry, guarded by the lock."""
     _kept: ClassVar[OrderedDict[EngineConfig, Engine]] = OrderedDict()
     """Those used last, guarded by the same lock."""
-    _lock = threading.Lock()
+    _lock = threading.RLock()
+    """Reentrant, for the handler of a signal may run something."""
     _maps_left = _most_maps()
     """Memory maps that engines of the process and their instances may still take."""
     _pools = 0
@@ -409,7 +410,7 @@ class Engine:
     def after_fork(cls) -> None:
         """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
         cls._forked = True
-        cls._lock = threading.Lock()
+        cls._lock = threading.RLock()
         cls._counts_lock = threading.RLock()
         for engine in cls._engines.values():
             engine.forget()

@@ -58,7 +58,7 @@ PROPOSALS: Final = {
 def _validator(wanted: frozenset[str]) -> int:
     """Makes an engine that validates with these proposals on; there are few such sets, and they are kept."""
     api = capi()
-    # A dependent brings what it depends on: relaxed SIMD without SIMD aborts the process (H26).
+    # A dependent brings what it depends on: relaxed SIMD without SIMD aborts the process.
     on = wanted | {proposal.name for proposal in PROPOSALS.values() if wanted.intersection(proposal.dependents)}
     # SAFETY: the config is ours until wasm_engine_new_with_config consumes it. The engine is kept as long as the
     # process.

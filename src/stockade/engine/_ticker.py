@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from stockade.errors import EngineError
-from stockade.system import can_release_opens, release_opens
+from stockade.system import interrupt_opens, let_interrupts_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +28,15 @@ _LINGER_TICKS = 10
 """Idle ticks after which the thread ends: 0.1 s."""
 
 
-_PATIENCE_TICKS = 2
-"""Who has not yielded at the second tick is not computing: it is in a native call, or in a long instruction."""
+_COMPUTING_TICKS = 2
+"""Who has not yielded by then is in a native call, or in a long instruction."""
 
 
 class Watched(Protocol):
-    """A guest that may come to open a FIFO."""
+    """A guest that may come to open what takes for ever."""
 
-    def was_released(self, path: bytes) -> None:
-        """Is told that an open of this path, maybe its own, was waiting for the other end of a FIFO."""
+    def patience(self) -> int | None:
+        """Says how many ticks what it opens may take; None where it opens nothing."""
 
 
 class Ticker:
@@ -49,12 +49,13 @@ class Ticker:
         count: How many ticks have begun. Raised before the epoch is.
         raised: How many ticks are over. Raised after the epoch is.
         running: What runs. Whoever has entered takes itself out when it halts.
-        watched: Guests that run and may open a FIFO, each with the tick at which it went on.
+        watched: Guests that run and may open something, each with the tick at which it went on.
     """
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
-        self._lock = threading.Lock()
+        # Reentrant, for the handler of a signal may run something.
+        self._lock = threading.RLock()
         # The one that ticks. Another one, whose start was interrupted, finds that it is not this, and ends.
         self._thread: threading.Thread | None = None
         # From `raised` at one time to `count` at a later one there are at least as many as were felt in between.
@@ -62,14 +63,18 @@ class Ticker:
         self.raised = 0
         self.running: set[object] = set()
         self.watched: dict[Watched, int] = {}
+        self._met = threading.local()
 
     def watch(self, guest: Watched) -> None:
-        """Has a guest looked after that begins to run now."""
+        """Has a guest looked after that begins to run now, on this thread."""
+        if not getattr(self._met, "before", False):
+            let_interrupts_in()
+            self._met.before = True
         self.watched[guest] = self.count
 
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.running = set()
         self._thread = None
         self.watched = {}
@@ -130,7 +135,7 @@ class Ticker:
                     # Nothing that goes wrong here may end this thread: what the system does not tell just now, it tells
                     # at the next tick.
                     with suppress(Exception):
-                        self._release()
+                        self._interrupt()
                 continue
             idle += 1
             if idle >= _LINGER_TICKS:
@@ -142,13 +147,11 @@ class Ticker:
                             self._thread = me
                 idle = 0
 
-    def _release(self) -> None:
-        """Lets guests go on that wait for the other end of a FIFO."""
-        watched = list(self.watched.items())
-        if any(self.count - since > _PATIENCE_TICKS for _, since in watched) and can_release_opens():
-
-            def tell(path: bytes) -> None:
-                for guest, _ in watched:
-                    guest.was_released(path)
-
-            release_opens(tell)
+    def _interrupt(self) -> None:
+        """Lets guests go on that open what takes long."""
+        for guest, since in list(self.watched.items()):
+            # Who computes has yielded at the second tick, and is not asked.
+            ticks = self.count - since
+            if ticks > _COMPUTING_TICKS and (patience := guest.patience()) is not None and ticks > patience:
+                interrupt_opens()
+                break

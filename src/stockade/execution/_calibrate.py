@@ -87,7 +87,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         return _MOST_UNITS if units >= _MOST_UNITS else max(1, int(units))
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _known: list[Calibration] = []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
@@ -73,7 +74,8 @@ class PolicyContext:
         self._functions = functions
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
-        self._lock = threading.Lock()
+        # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
+        self._lock = threading.RLock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
 
     def narrowed(self, policy: Policy) -> PolicyContext:
@@ -149,7 +151,7 @@ class PolicyContext:
         return plan
 
     def _keep(self, plan: Plan) -> None:
-        with self._lock:
+        with self._lock, suppress(KeyError):
             self._plans[plan.module.sha256] = plan
             while len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)

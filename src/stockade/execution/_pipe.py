@@ -27,7 +27,8 @@ class Pipe:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, for the handler of a signal may write while its thread does, or reads.
+        self._lock = threading.RLock()
         # Views, so that taking a little of much copies only that.
         self._pieces: deque[memoryview] = deque()
         self._closed = False

@@ -11,7 +11,7 @@ from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Lending, LinkedModule
 from stockade.guard import PROGRAM_NAME, StateImage, check_imports, place_inputs, policy_block, rates_of
 from stockade.report import SAMPLES_KEPT, ModuleInfo
-from stockade.system import can_release_opens
+from stockade.system import can_interrupt_opens
 from stockade.worker import check_outline
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def make_plan(
     rates = rates_of(limits)
     natives, parking = _natives(program)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
-    state = policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_release_opens())
+    state = policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_interrupt_opens())
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(

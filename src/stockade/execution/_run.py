@@ -55,6 +55,9 @@ _CLOSED = StopReason()
 _WHOLE_CORE = 100
 """Percent."""
 
+_MOST_DOUBLINGS = 10
+"""How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
+
 _SLACK_BYTES = 2 << 20
 """Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
 
@@ -108,8 +111,9 @@ class Guest:
         self._limits = limits = plan.policy.limits
         self._control = control
         self._streams = streams
-        # Whoever looks at the guest from another thread, and whoever frees it, take turns.
-        self._alive = threading.Lock()
+        # Whoever looks at the guest from another thread, and whoever frees it, take turns. Reentrant, for the handler
+        # of a signal may look while its thread does.
+        self._alive = threading.RLock()
         if streams is not None:
             given = None if streams.stdin is not None else stdin
             arguments = [PROGRAM_NAME, *args]
@@ -150,6 +154,11 @@ class Guest:
     def _guard_bytes(self) -> int:
         """How large the guard's memory may become, in whole pages."""
         return -(-(self._placed.end_bytes + _SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether functions of the embedder are called while it runs, on the thread that drives it."""
+        return self._plan.program.lends or (self._streams is not None and self._streams.calls_out)
 
     @property
     def policy(self) -> Policy:
@@ -581,14 +590,17 @@ class Guest:
         fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
         return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
 
-    def was_released(self, path: bytes) -> None:
-        """Tells the guard that its guest waited for the other end of a FIFO, if this is the path that it opens.
+    def patience(self) -> int | None:
+        """Says how many ticks a path that the guest opens may take, before that is interrupted; None: it opens none.
 
-        May be called from any thread, at any time.
+        Twice as many each time, for there are file systems that take long and begin anew when they are interrupted; but
+        none where the run is to end. May be called from any thread, at any time.
         """
         with self._alive:
-            if self._state is not None:
-                self._state.force_open(path)
+            times = 0 if self._state is None else int(self._state.get("opening", "<I"))
+        if not times:
+            return None
+        return 2 << min(times - 1, _MOST_DOUBLINGS) if self._control() else 0
 
     def memory(self, name: bytes) -> Memory:
         """Returns an exported memory of the guest.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from stockade._outside import call_outside
 from stockade.errors import UsageError
 from stockade.guard import STDIN_PIECE_BYTES
 from stockade.runner import FOREVER
@@ -42,6 +43,7 @@ class Streams:
         wakes: Whether whoever has more of stdin wakes the run. If not, it is asked again and again.
 
     Attributes:
+        calls_out: Whether a function of the embedder is asked for stdin.
         retry_seconds: How soon to ask for stdin again where there was none.
     """
 
@@ -60,6 +62,7 @@ class Streams:
         self._progress = progress
         self._next_progress = 0.0
         self.retry_seconds = FOREVER if wakes else _RETRY_SECONDS
+        self.calls_out = stdin is not None and not wakes
 
     @property
     def listening(self) -> bool:
@@ -119,7 +122,7 @@ class Streams:
         """
         if self.stdin is None:
             return False
-        piece = self.stdin(STDIN_PIECE_BYTES)
+        piece = call_outside(self.stdin, STDIN_PIECE_BYTES)
         if piece is None:
             return False
         if len(piece) > STDIN_PIECE_BYTES:

@@ -47,7 +47,7 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
     constants = layout.constants
     limits, filesystem, clock, random = policy.limits, policy.filesystem, policy.clock, policy.random
     # A refused call that is only noted is made all the same: "none" then tells no more than a made-up clock.
-    clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "note" else clock.mode
+    clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "audit" else clock.mode
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
     rates = rates_of(limits)
     # A second's worth may go at once, so that the first calls need not be looked at.

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 from stockade.engine import validate_with
 from stockade.errors import InvalidModule
 from stockade.guard import _sections
-from stockade.wasm import SECTION_ORDER, ExternKind, SectionId, parse, sleb, uleb, vector
+from stockade.wasm import ExternKind, SectionId, parse, sleb, uleb, vector
 
 if TYPE_CHECKING:
     from stockade.guard._weave import Woven
@@ -113,38 +113,30 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
     guests = first - imported
     tables = _sections.tables(module, range(len(module.tables)))[: kept[ExternKind.TABLE]]
     memories = _sections.memories(module, range(len(module.memories)))[: kept[ExternKind.MEMORY]]
-    contents: dict[SectionId, bytes | None] = {
-        SectionId.TYPE: vector(types),
-        SectionId.IMPORT: vector(_sections.imports(module)),
-        SectionId.FUNCTION: vector(_sections.function_types(module)),
-        SectionId.TABLE: vector(tables),
-        SectionId.MEMORY: vector(memories),
-        SectionId.GLOBAL: vector(_sections.globals_(module, shown)[: kept[ExternKind.GLOBAL]]),
-        SectionId.EXPORT: vector(exports),
-        SectionId.ELEMENT: vector(_sections.element_segments(module, shown)),
-        SectionId.DATA_COUNT: _content(module, SectionId.DATA_COUNT),
-        SectionId.CODE: b"".join(
-            (uleb(len(module.bodies)), _guest_code(module, guests), _STUB * (len(module.bodies) - guests))
-        ),
-        SectionId.DATA: _content(module, SectionId.DATA),
-    }
-    out = [woven.wasm[:8]]
-    for id_ in SECTION_ORDER:
-        content = contents.get(id_)
-        if content is not None:
-            out += [bytes([id_]), uleb(len(content)), content]
-    return b"".join(out)
+    bodies = len(module.bodies)
+    return _sections.assembled(
+        woven.wasm[:8],
+        {
+            SectionId.TYPE: [vector(types)],
+            SectionId.IMPORT: [vector(_sections.imports(module))],
+            SectionId.FUNCTION: [vector(_sections.function_types(module))],
+            SectionId.TABLE: [vector(tables)],
+            SectionId.MEMORY: [vector(memories)],
+            SectionId.GLOBAL: [vector(_sections.globals_(module, shown)[: kept[ExternKind.GLOBAL]])],
+            SectionId.EXPORT: [vector(exports)],
+            SectionId.ELEMENT: [vector(_sections.element_segments(module, shown))],
+            SectionId.DATA_COUNT: _sections.content(module, SectionId.DATA_COUNT),
+            SectionId.CODE: [uleb(bodies), _guest_code(module, guests), _STUB * (bodies - guests)],
+            SectionId.DATA: _sections.content(module, SectionId.DATA),
+        },
+    )
 
 
-def _content(module: ParsedModule, id_: SectionId) -> bytes | None:
-    section = module.section(id_)
-    return None if section is None else module.data[section.start : section.end]
-
-
-def _guest_code(module: ParsedModule, functions: int) -> bytes:
+def _guest_code(module: ParsedModule, functions: int) -> memoryview:
     """The bodies of the guest's functions, each with its size, as they stand in the woven module."""
+    data = memoryview(module.data)
     section = module.section(SectionId.CODE)
     if section is None or not functions:
-        return b""
+        return data[:0]
     start = section.start + len(uleb(len(module.bodies)))
-    return module.data[start : module.bodies[functions - 1][1]]
+    return data[start : module.bodies[functions - 1][1]]

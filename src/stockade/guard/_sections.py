@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade.wasm import (
+    SECTION_ORDER,
     ExternKind,
     Limits,
     ParsedModule,
@@ -24,11 +25,13 @@ from stockade.wasm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from stockade.wasm import FuncType
 
 __all__ = [
+    "assembled",
+    "content",
     "data_count",
     "element_segments",
     "encode_export",
@@ -44,6 +47,29 @@ __all__ = [
 
 _FUNCTIONS = 0
 """The byte that says of an element segment that it lists functions by their indices."""
+
+
+def assembled(
+    header: bytes, contents: Mapping[SectionId, Sequence[bytes | memoryview]], behind: Iterable[bytes | memoryview] = ()
+) -> bytes:
+    """Puts a module together. What is large is given as views, and copied once.
+
+    Args:
+        header: What a module begins with.
+        contents: For each section that there is: the parts of its content, one after the other.
+        behind: What follows the sections.
+    """
+    out: list[bytes | memoryview] = [header]
+    for id_ in SECTION_ORDER:
+        if parts := contents.get(id_):
+            out += [bytes([id_]), uleb(sum(map(len, parts))), *parts]
+    return b"".join([*out, *behind])
+
+
+def content(module: ParsedModule, id_: SectionId) -> list[memoryview]:
+    """What is in a section, as it stands in the module; nothing where it has no such section."""
+    section = module.section(id_)
+    return [] if section is None else [memoryview(module.data)[section.start : section.end]]
 
 
 def types(module: ParsedModule) -> list[bytes]:
@@ -191,12 +217,12 @@ def _encoded(indices: Iterable[int]) -> list[bytes]:
     return out
 
 
-def data_count(module: ParsedModule) -> bytes | None:
+def data_count(module: ParsedModule) -> list[bytes | memoryview]:
     """Writes the number of data segments, where the module announces it."""
     section = module.section(SectionId.DATA_COUNT)
     if section is None:
-        return None
-    return uleb(Reader(module.data, section.start, section.end, "data count section").u32())
+        return []
+    return [uleb(Reader(module.data, section.start, section.end, "data count section").u32())]
 
 
 def _items(module: ParsedModule, id_: SectionId) -> tuple[Reader, int]:

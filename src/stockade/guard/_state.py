@@ -44,7 +44,7 @@ _MOST_BYTES: Final = 1 << 30
 """The guard's memory has this much room for arguments, environment, stdin and captured output together."""
 
 PROGRAM_NAME: Final = b"main.wasm"
-"""What every guest is called in its own arguments: the file's true name and place are none of its business (H30)."""
+"""What every guest is called in its own arguments: the file's true name and place are none of its business."""
 
 
 HOST_CALLS: Final = "host functions"
@@ -207,7 +207,7 @@ class GuardViolation(NamedTuple):
         limit: What is allowed; 0 where it is not a number.
         observed: The most that was asked for.
         at_seconds: When it happened first, in seconds since the instance was made.
-        action: What was done: `deny`, `stop` or `note`.
+        action: What was done: `deny`, `stop` or `audit`.
         subject: The path that it was about, as far as it was kept.
         subject_bytes: The length of the whole path.
     """
@@ -218,7 +218,7 @@ class GuardViolation(NamedTuple):
     limit: int
     observed: int
     at_seconds: float
-    action: Literal["deny", "stop", "note"]
+    action: Literal["deny", "stop", "audit"]
     subject: bytes
     subject_bytes: int
 
@@ -238,7 +238,7 @@ class GuardEvent(NamedTuple):
     kind: str
     call: str
     errno: int
-    action: Literal["deny", "stop", "note"]
+    action: Literal["deny", "stop", "audit"]
     limit: int
     observed: int
     at_seconds: float
@@ -278,7 +278,7 @@ def _token_names() -> dict[int, str]:
     return {address: name for name, address in guard().layout.offsets.items() if name.endswith("_tokens")}
 
 
-_ACTIONS: Final[tuple[Literal["deny", "stop", "note"], ...]] = ("deny", "stop", "note")
+_ACTIONS: Final[tuple[Literal["deny", "stop", "audit"], ...]] = ("deny", "stop", "audit")
 
 
 @cache
@@ -409,15 +409,6 @@ class State:
         piece = self.memory.read(ring + start, first) + self.memory.read(ring, size - first)
         self.put("tap_read", "<Q", at + ((size + 15) & ~7))
         return ("stdout" if stream == 1 else "stderr"), piece
-
-    def force_open(self, path: bytes) -> None:
-        """Has the guard refuse what the guest is opening, if it is this path.
-
-        The guest is in a native call, and the guard does not look before that is over.
-        """
-        start = guard().layout.offsets["path"]
-        if self.get("opening", "<I") == len(path) and self.memory.read(start, len(path)) == path:
-            self.put("was_forced", "<I", 1)
 
     def get(self, name: str, code: str) -> int:
         """Reads one field."""

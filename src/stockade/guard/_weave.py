@@ -13,7 +13,8 @@ without a guard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,6 @@ from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
 from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
 from stockade.wasm import (
-    SECTION_ORDER,
     ExternKind,
     FuncType,
     Kind,
@@ -81,6 +81,7 @@ class Woven:
         fixed_memory_bytes: What of the initial bytes is in memories and tables that cannot grow.
         grown_memories: Names under which the memories are exported that the guest can grow.
         grown_tables: The same of tables.
+        redirected: How many places in the guest's code go to the guard, by instruction.
     """
 
     wasm: bytes
@@ -97,6 +98,7 @@ class Woven:
     fixed_memory_bytes: int = 0
     grown_memories: tuple[bytes, ...] = ()
     grown_tables: tuple[bytes, ...] = ()
+    redirected: dict[str, int] = field(default_factory=dict)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -382,7 +384,8 @@ class _Weaver:
         parts: list[bytes | memoryview] = []
         for number, (start, end) in enumerate(self.module.bodies):
             if number not in found:
-                parts += [uleb(end - start), data[start:end]]
+                parts.append(uleb(end - start))
+                parts.append(data[start:end])
                 continue
             code = bytearray()
             done = start
@@ -450,8 +453,7 @@ class _Weaver:
                 known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
                 exports.append(_sections.encode_export(known[index], kind, index))
             names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
-        data = module.section(SectionId.DATA)
-        contents: dict[SectionId, bytes | None] = {
+        contents: dict[SectionId, list[bytes | memoryview]] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self.types]),
             SectionId.IMPORT: _filled(_sections.imports(module)),
             SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self.function_types)]),
@@ -461,21 +463,16 @@ class _Weaver:
             SectionId.EXPORT: _filled([*_sections.exports(module, to, self.renamed), *exports]),
             SectionId.ELEMENT: _filled(_sections.element_segments(module, to)),
             SectionId.DATA_COUNT: _sections.data_count(module),
-            SectionId.CODE: uleb(len(code) // 2) + b"".join(code) if code else None,
+            SectionId.CODE: [uleb(len(code) // 2), *code] if code else [],
             # As it was: the engine has found its memories and offsets valid, and nothing in it is renumbered.
-            SectionId.DATA: None if data is None else module.data[data.start : data.end],
+            SectionId.DATA: [*_sections.content(module, SectionId.DATA)],
         }
-        out = [module.data[:8]]
-        for id_ in SECTION_ORDER:
-            content = contents.get(id_)
-            if content is not None:
-                out += [bytes([id_]), uleb(len(content)), content]
         elements = sum(table.minimum for table in module.tables)
         initial = sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES
         growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
         growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
-            b"".join([*out, *self._names()]),
+            _sections.assembled(module.data[:8], contents, self._names()),
             state,
             self.renamed,
             start_export,
@@ -487,25 +484,27 @@ class _Weaver:
             elements,
             tuple(self.entries),
             initial - growing,
-            *names,
+            grown_memories=names[0],
+            grown_tables=names[1],
+            redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 
-    def _names(self) -> list[bytes]:
+    def _names(self) -> list[bytes | memoryview]:
         """Custom sections that hold names.
 
         Others are left out: they hold offsets into code that has moved (debug information, hints to the compiler).
         """
         data = self.module.data
-        out = []
+        out: list[bytes | memoryview] = []
         for section in self.module.sections:
             if section.id == SectionId.CUSTOM:
                 reader = Reader(data, section.start, section.end, "custom section")
                 if reader.name() == b"name":
                     size = section.end - section.start
-                    out += [bytes([SectionId.CUSTOM]), uleb(size), data[section.start : section.end]]
+                    out += [bytes([SectionId.CUSTOM]), uleb(size), memoryview(data)[section.start : section.end]]
         return out
 
 
-def _filled(items: list[bytes]) -> bytes | None:
+def _filled(items: list[bytes]) -> list[bytes | memoryview]:
     """A vector, or nothing where it would be empty."""
-    return vector(items) if items else None
+    return [vector(items)] if items else []

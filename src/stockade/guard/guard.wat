@@ -29,7 +29,7 @@
 ;;
 ;; The tables below are the layout of $state: each line is the address of a field. Python reads them from here. An export
 ;; is named by the field, its type, and how long it is kept: `policy` fields never change, `session` fields live as long as
-;; the instance, `call` fields begin anew with each call of a session, `note` fields mean nothing while guest code runs. The
+;; the instance, `call` fields begin anew with each call of a session, `audit` fields mean nothing while guest code runs. The
 ;; weaver puts the number in the place of every global.get, so the names cost nothing.
 (module $guard
 
@@ -116,7 +116,7 @@
 (global $clock_start           (export "clock_start:u64:policy")      i32 (i32.const 32968)) ;; time of day at which a virtual clock starts, nanoseconds since 1970
 (global $clock_mode            (export "clock_mode:u32:policy")       i32 (i32.const 32976)) ;; CLOCK_REAL, CLOCK_COARSE, CLOCK_VIRTUAL or CLOCK_NONE
 (global $random_mode           (export "random_mode:u32:policy")      i32 (i32.const 32980)) ;; RANDOM_NATIVE or RANDOM_SEEDED
-(global $on_violation          (export "on_violation:u32:policy")     i32 (i32.const 32984)) ;; DENY, STOP or NOTE
+(global $on_violation          (export "on_violation:u32:policy")     i32 (i32.const 32984)) ;; DENY, STOP or AUDIT
 (global $on_rate               (export "on_rate:u32:policy")          i32 (i32.const 32988)) ;; WAIT or REFUSE, where a rate is exceeded
 (global $on_memory             (export "on_memory:u32:policy")        i32 (i32.const 32992)) ;; 1: refused growth ends the run
 (global $may_create            (export "may_create:u32:policy")       i32 (i32.const 32996)) ;; 1: files and folders may be created
@@ -141,7 +141,7 @@
 
 (global $credit                (export "credit:u64:session")          i32 (i32.const 33128)) ;; calls that may be made before calls_left and call_tokens are looked at
 (global $calls_left            (export "calls_left:u64:session")      i32 (i32.const 33136)) ;; calls that may be made beyond the credit
-(global $calls_over            (export "calls_over:u64:session")      i32 (i32.const 33144)) ;; calls that were made beyond the limit, where the policy only takes note
+(global $calls_over            (export "calls_over:u64:session")      i32 (i32.const 33144)) ;; calls that were made beyond the limit, where the policy only audits
 (global $call_tokens           (export "call_tokens:u64:session")     i32 (i32.const 33152)) ;; calls that may be made at once; the host adds to it as time goes by, and to the next three
 (global $read_tokens           (export "read_tokens:u64:session")     i32 (i32.const 33160)) ;; bytes that may be read at once
 (global $write_tokens          (export "write_tokens:u64:session")    i32 (i32.const 33168)) ;; bytes that may be written at once
@@ -203,8 +203,7 @@
 (global $wait_bucket           (export "wait_bucket:u32:note")        i32 (i32.const 34280)) ;; FOR_TOKENS: the address of the tokens
 (global $wait_amount           (export "wait_amount:u64:note")        i32 (i32.const 34288)) ;; and how many there must be
 (global $waited                (export "waited:u64:note")             i32 (i32.const 34296)) ;; nanoseconds that this wait has taken so far; the host counts them
-(global $opening               (export "opening:u32:note")            i32 (i32.const 34304)) ;; while native WASI opens a path: its bytes in $path; else 0
-(global $was_forced            (export "was_forced:u32:note")         i32 (i32.const 34308)) ;; 1: the host has pushed a path_open on that would have taken for ever
+(global $opening               (export "opening:u32:note")            i32 (i32.const 34304)) ;; while native WASI opens a path: for which time it was asked to; else 0
 (global $room                  (export "room:u8:note")                i32 (i32.const 34312)) ;; from here on the host places its data
 
 ;; -- constants ------------------------------------------------------------------------------------------------------
@@ -274,7 +273,7 @@
 ;; What is done about a violation, in $on_violation and in its entry; and where a rate is exceeded, in $on_rate.
 (global $DENY               (export "DENY:const")                i32 (i32.const 0))
 (global $STOP               (export "STOP:const")                i32 (i32.const 1))
-(global $NOTE               (export "NOTE:const")                i32 (i32.const 2))
+(global $AUDIT              (export "AUDIT:const")                i32 (i32.const 2))
 (global $WAIT               (export "WAIT:const")                i32 (i32.const 0))
 (global $REFUSE             (export "REFUSE:const")              i32 (i32.const 1))
 
@@ -337,6 +336,7 @@
 (global $EDQUOT                                                  i32 (i32.const 19))
 (global $EEXIST                                                  i32 (i32.const 20))
 (global $EFBIG                                                   i32 (i32.const 22))
+(global $EINTR                                                   i32 (i32.const 27))
 (global $EINVAL                                                  i32 (i32.const 28))
 (global $EISDIR                                                  i32 (i32.const 31))
 (global $EMFILE                                                  i32 (i32.const 33))
@@ -466,7 +466,7 @@
   (if (i64.ne (i64.load $state (local.get $left)) (i64.const -1))
     (then (call $add (local.get $left) (call $beyond (local.get $spent) (local.get $used))))))
 
-;; Whether a quota covers so much; if not, the errno, or 0 where the policy only takes note.
+;; Whether a quota covers so much; if not, the errno, or 0 where the policy only audits.
 (func $check_quota (param $kind i32) (param $number i32) (param $left i32) (param $limit i32) (param $amount i64)
   (result i32)
   (if (i64.eq (i64.load $state (local.get $limit)) (i64.const -1)) (then (return (global.get $SUCCESS))))
@@ -538,7 +538,7 @@
         (call $refuse (local.get $kind) (local.get $number) (local.get $each_second)
           (i64.add (local.get $each_second) (i64.const 1)) (global.get $EAGAIN)))))
   (call $record (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $each_second)
-    (i64.add (local.get $each_second) (i64.const 1)) (global.get $NOTE) (global.get $SUCCESS))
+    (i64.add (local.get $each_second) (i64.const 1)) (global.get $AUDIT) (global.get $SUCCESS))
   (loop $again
     (i32.store $state (global.get $wait_bucket) (local.get $tokens))
     (i64.store $state (global.get $wait_amount) (local.get $enough))
@@ -546,7 +546,7 @@
     (br_if $again (i64.lt_u (i64.load $state (local.get $tokens)) (local.get $enough))))
   (global.get $SUCCESS))
 
-;; How many of the wanted bytes may go at once, after $await_tokens; all of them where the policy only takes note.
+;; How many of the wanted bytes may go at once, after $await_tokens; all of them where the policy only audits.
 (func $at_once (param $tokens i32) (param $wanted i32) (result i32)
   (local $now i64)
   (local.set $now (i64.load $state (local.get $tokens)))
@@ -593,7 +593,7 @@
       (call $add (global.get $calls_over) (i64.const 1))))
   (local.set $granted
     (call $least (i64.load $state (global.get $calls_left)) (i64.load $state (global.get $call_tokens))))
-  ;; Where the policy only takes note, one at a time.
+  ;; Where the policy only audits, one at a time.
   (if (i64.eqz (local.get $granted)) (then (local.set $granted (i64.const 1))))
   (drop (call $spend (global.get $calls_left) (local.get $granted)))
   (drop (call $spend (global.get $call_tokens) (local.get $granted)))
@@ -602,7 +602,7 @@
 
 ;; -- violations -----------------------------------------------------------------------------------------------------
 
-;; A violation without a path. Returns the errno with which the call fails, or 0 where the policy only takes note.
+;; A violation without a path. Returns the errno with which the call fails, or 0 where the policy only audits.
 (func $refuse (param $kind i32) (param $number i32) (param $limit i64) (param $observed i64) (param $errno i32)
   (result i32)
   (call $refuse_path (local.get $kind) (local.get $number) (i32.const 0) (i32.const 0) (local.get $limit)
@@ -615,8 +615,8 @@
   (local.set $action (i32.load $state (global.get $on_violation)))
   (call $record (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $limit)
     (local.get $observed) (local.get $action)
-    (select (global.get $SUCCESS) (local.get $errno) (i32.eq (local.get $action) (global.get $NOTE))))
-  (if (i32.eq (local.get $action) (global.get $NOTE)) (then (return (global.get $SUCCESS))))
+    (select (global.get $SUCCESS) (local.get $errno) (i32.eq (local.get $action) (global.get $AUDIT))))
+  (if (i32.eq (local.get $action) (global.get $AUDIT)) (then (return (global.get $SUCCESS))))
   (call $refused (local.get $number) (local.get $action))
   (local.get $errno))
 
@@ -1188,7 +1188,7 @@
             (call $check_quota (global.get $KIND_read_bytes) (local.get $number) (global.get $read_left)
               (global.get $read_limit) (i64.const 1)))
         (then (return (local.get $errno))))))
-  (if (i32.ne (i32.load $state (global.get $on_violation)) (global.get $NOTE))
+  (if (i32.ne (i32.load $state (global.get $on_violation)) (global.get $AUDIT))
     (then
       (local.set $wanted (call $least (local.get $wanted) (i64.load $state (global.get $read_left))))
       (local.set $size (i32.wrap_i64 (local.get $wanted)))))
@@ -1203,19 +1203,19 @@
   (drop (call $spend (global.get $read_tokens) (i64.extend_i32_u (local.get $got))))
   (if (local.get $errno) (then (return (local.get $errno))))
   (call $charge (local.get $got))
-  ;; Only where the policy takes note: more than was left.
+  ;; Only where the policy audits: more than was left.
   (if (i64.gt_u (i64.extend_i32_u (local.get $got)) (local.get $spent))
     (then
       (call $record (global.get $KIND_read_bytes) (local.get $number) (i32.const 0) (i32.const 0)
         (i64.load $state (global.get $read_limit))
         (call $sum (i64.load $state (global.get $read_limit))
           (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $spent)))
-        (global.get $NOTE) (global.get $SUCCESS))))
+        (global.get $AUDIT) (global.get $SUCCESS))))
   (call $to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
   (call $put_u32 (local.get $taken) (local.get $got))
   (global.get $SUCCESS))
 
-;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only takes note.
+;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only audits.
 (func $check_end (param $number i32) (param $end i64) (result i32)
   (if (i64.le_u (local.get $end) (i64.load $state (global.get $file_size_limit)))
     (then (return (global.get $SUCCESS))))
@@ -1703,7 +1703,7 @@
 
 (func (export "path_filestat_set_times") (param $fd i32) (param $flags i32) (param $name i32) (param $size i32)
   (param $accessed i64) (param $modified i64) (param $what i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $times i32)
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_set_times))) (then (return (local.get $errno))))
   (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
@@ -1713,10 +1713,15 @@
       (return
         (call $judge (global.get $N.path_filestat_set_times) (global.get $EACCES) (global.get $path)
           (local.get $size)))))
-  (call $judge (global.get $N.path_filestat_set_times)
-    (call $native.path_filestat_set_times (local.get $fd) (local.get $flags) (global.get $path) (local.get $size)
-      (local.get $accessed) (local.get $modified) (local.get $what))
-    (global.get $path) (local.get $size)))
+  (loop $again
+    (local.set $times (call $begin_open (local.get $times)))
+    (local.set $errno
+      (call $native.path_filestat_set_times (local.get $fd) (local.get $flags) (global.get $path) (local.get $size)
+        (local.get $accessed) (local.get $modified) (local.get $what)))
+    (local.set $errno
+      (call $end_open (local.get $errno) (local.get $fd) (local.get $flags) (local.get $size)))
+    (br_if $again (i32.eq (local.get $errno) (global.get $EINTR))))
+  (call $judge (global.get $N.path_filestat_set_times) (local.get $errno) (global.get $path) (local.get $size)))
 
 (func (export "path_link") (param $old_fd i32) (param $flags i32) (param $old i32) (param $old_size i32)
   (param $new_fd i32) (param $new i32) (param $new_size i32) (result i32)
@@ -1742,19 +1747,39 @@
       (local.get $new_fd) (global.get $path) (local.get $new_size))
     (local.get $spent) (global.get $path) (local.get $new_size)))
 
-;; path_open by native WASI, of the path that stands in $state; the new descriptor stands in the answer.
+;; path_open by native WASI, of the path that stands in $state; the new descriptor stands in the answer. Of what it has
+;; reserved, only what an open that fails has not used is given back.
 (func $native_open (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (param $rights i64)
   (param $inheriting i64) (param $fdflags i32) (result i32)
-  (local $errno i32)
+  (local $errno i32) (local $times i32)
   (call $add (global.get $opened) (i64.const 1))
   (call $add (global.get $open_now) (i64.const 1))
-  (i32.store $state (global.get $was_forced) (i32.const 0))
-  (i32.store $state (global.get $opening) (local.get $size))
-  (if (local.tee $errno
-        (call $native.path_open (local.get $fd) (local.get $lookup) (global.get $path) (local.get $size)
-          (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags) (global.get $result)))
-    (then (call $not_opened)))
+  (loop $again
+    (local.set $times (call $begin_open (local.get $times)))
+    (local.set $errno
+      (call $native.path_open (local.get $fd) (local.get $lookup) (global.get $path) (local.get $size)
+        (local.get $flags) (local.get $rights) (local.get $inheriting) (local.get $fdflags) (global.get $result)))
+    (local.set $errno
+      (call $end_open (local.get $errno) (local.get $fd) (local.get $lookup) (local.get $size)))
+    (br_if $again (i32.eq (local.get $errno) (global.get $EINTR))))
+  (if (local.get $errno) (then (call $not_opened)))
+  (local.get $errno))
+
+;; Before native WASI opens a path. That may take for ever: a FIFO opens when its other end does. The host interrupts
+;; what takes long, and so that it knows, it is told here: for which time it is opened, as a first one is short. Returns
+;; that.
+(func $begin_open (param $before i32) (result i32)
+  (i32.store $state (global.get $opening) (i32.add (local.get $before) (i32.const 1)))
+  (i32.load $state (global.get $opening)))
+
+;; After it. What was interrupted is opened anew (EINTR), from a loop, where the engine looks whether the run is to end;
+;; unless it turns out to be neither a file nor a folder: that is refused.
+(func $end_open (param $errno i32) (param $fd i32) (param $lookup i32) (param $size i32) (result i32)
   (i32.store $state (global.get $opening) (i32.const 0))
+  (if (i32.eq (local.get $errno) (global.get $EINTR))
+    (then
+      (if (i32.eqz (call $is_openable (local.get $fd) (local.get $lookup) (local.get $size)))
+        (then (return (global.get $EACCES))))))
   (local.get $errno))
 
 (func $not_opened
@@ -1805,7 +1830,7 @@
       (if (local.tee $errno (call $refuse_create (global.get $N.path_open) (global.get $path) (local.get $size)))
         ;; Told already.
         (then (return (i32.sub (i32.const 0) (local.get $errno)))))))
-  ;; A link to nothing, something that was removed meanwhile, or the policy only takes note.
+  ;; A link to nothing, something that was removed meanwhile, or the policy only audits.
   (local.set $spent (call $creating))
   (if (local.tee $errno
         (call $native_open (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags) (local.get $rights)
@@ -1822,11 +1847,15 @@
         (i64.extend_i32_u (i32.or (global.get $RIGHT_READ) (global.get $RIGHT_WRITE)))))
     (else (local.get $rights))))
 
-;; Whether a path may be opened, where the host cannot let guests go on that open a FIFO: then only if it leads to a file
-;; or a folder, as far as can be seen before. What cannot be looked at, cannot be opened.
+;; Whether a path may be opened. Where the host cannot interrupt what takes for ever, it is looked at before.
 (func $may_open (param $fd i32) (param $lookup i32) (param $size i32) (result i32)
-  (local $type i32)
   (if (i32.eqz (i32.load $state (global.get $look_first))) (then (return (i32.const 1))))
+  (call $is_openable (local.get $fd) (local.get $lookup) (local.get $size)))
+
+;; Whether a path leads to a file or a folder, as far as can be seen: what that is may change at any time. What cannot be
+;; looked at, cannot be opened.
+(func $is_openable (param $fd i32) (param $lookup i32) (param $size i32) (result i32)
+  (local $type i32)
   (if (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
         (local.get $size))
     (then (return (i32.const 1))))
@@ -1895,8 +1924,6 @@
 (func $take_in (param $new i32) (param $fdflags i32) (result i32)
   ;; No descriptor is ever out of the table's reach.
   (if (i32.ge_u (local.get $new) (global.get $MAX_DESCRIPTORS)) (then (return (global.get $EMFILE))))
-  ;; A FIFO that nobody had open at its other end, but for the host, which wanted this run to go on.
-  (if (i32.load $state (global.get $was_forced)) (then (return (global.get $EACCES))))
   (call $set_kind (local.get $new) (call $file_kind (local.get $fdflags)))
   (call $set_known_size (local.get $new) (i64.const 0))
   (if (i32.and (local.get $fdflags) (global.get $FD_APPEND))
@@ -2099,8 +2126,8 @@
   (call $keep_max (global.get $virtual_now) (local.get $due)))
 
 ;; The errno for a poll in which a subscription is not fit, as native WASI has it: EINVAL for a clock that cannot be
-;; waited for, EBADF for a descriptor that is no file and no stream of that direction. A time on a clock that the policy does not
-;; grant cannot be waited for, only for how long.
+;; waited for, EBADF for a descriptor that is no file and no stream of that direction, EPERM for a file of a read-only
+;; mount that is to be written. A time on a clock that the policy does not grant cannot be waited for, only for how long.
 (func $unfit (param $copy i32) (param $count i32) (result i32)
   (local $type i32) (local $of i32) (local $flags i32)
   (loop $next
@@ -2119,7 +2146,13 @@
               (if (result i32) (i32.eq (local.get $type) (i32.const 1))
                 (then (call $is_readable (local.get $of)))
                 (else (call $is_writable (local.get $of)))))
-          (then (return (global.get $EBADF))))))
+          (then (return (global.get $EBADF))))
+        (if (i32.eq (local.get $type) (i32.const 2))
+          (then
+            (if (i32.eqz (call $may_change (local.get $of)))
+              (then
+                (return
+                  (call $judge (global.get $N.poll_oneoff) (global.get $EPERM) (i32.const 0) (i32.const 0)))))))))
     (local.set $copy (i32.add (local.get $copy) (global.get $SUBSCRIPTION_SIZE)))
     (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1)))))
   (global.get $SUCCESS))
@@ -2138,6 +2171,12 @@
     (then (call $has_position (local.get $fd)))
     (else
       (i32.or (i32.eq (local.get $kind) (global.get $STDOUT)) (i32.eq (local.get $kind) (global.get $STDERR))))))
+
+;; Whether it is no file, or one of a mount that is not read-only: native WASI is asked to change none of its times.
+(func $may_change (param $fd i32) (result i32)
+  (if (i32.eqz (call $is_file (local.get $fd))) (then (return (i32.const 1))))
+  (i32.ne (call $native.fd_filestat_set_times (local.get $fd) (i64.const 0) (i64.const 0) (i32.const 0))
+          (global.get $EPERM)))
 
 ;; Whether it has a position, as all files have and no folder has.
 (func $has_position (param $fd i32) (result i32)

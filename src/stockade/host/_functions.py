@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
+from stockade._outside import call_outside
 from stockade._text import printable
 from stockade._wasi import MODULE
 from stockade.engine import F32_OVERFLOW, INTEGER_BITS, FindMemory, Instance, Lent, Number
@@ -133,7 +134,7 @@ class HostFunction:
         try:
             if self._requires is not None:
                 call.require(self._requires)
-            return self._answer(self._function(*self._arguments(call, values)))
+            return self._answer(call_outside(self._function, *self._arguments(call, values)))
         except CapabilityMissing as missing:
             failed: Exception = CapabilityMissing(missing.capability, self._label)
         except Exception as problem:
@@ -248,7 +249,7 @@ class HostFunctions:
     """The functions that a sandbox lends. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
 
     def add(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from stockade._text import printable
-from stockade.guard import guard, weave
-from stockade.policy import Features, Limits, runnable_features
-from stockade.wasm import SectionId, parse, scan
-from stockade.worker import is_cheap, validate, validate_aside
+from stockade.engine import EngineConfig
+from stockade.policy import Features, Limits, most_structure, runnable_features
+from stockade.wasm import SectionId, parse
+from stockade.worker import is_cheap, prepare, weave_aside
 
 if TYPE_CHECKING:
     from stockade.guard import Woven
     from stockade.modules._module import Module
-    from stockade.wasm import ParsedModule, Scan
+    from stockade.wasm import ParsedModule
 
 __all__ = ["Weaving", "inspect_woven"]
+
+
+_CONFIG: Final = EngineConfig(fuel=False, stack_bytes=Limits().stack_bytes, pooled=False)
 
 
 class Weaving(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +64,7 @@ class Weaving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
-    """Weaves the guard into a module and tells what that changes.
+    """Weaves the guard into a module, proves the result as for a run, and tells what that changes.
 
     Args:
         module: The module.
@@ -70,17 +73,16 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         What is told, and the woven module.
 
     Raises:
-        InvalidModule: It is not valid under the proposals that this release can run.
+        InvalidModule: It is not valid under the proposals that this release can run, or cannot be guarded.
         LinkError: It imports what nothing provides.
     """
     original = module.parsed
-    features = Features(**dict.fromkeys(runnable_features(), True))
+    features, structure = Features(**dict.fromkeys(runnable_features(), True)), most_structure()
+    # By the way that every run takes, so that what is shown was proven.
     if is_cheap(original):
-        validate(module.name, module.data, features)
+        woven, _ = prepare(module.name, original, _CONFIG, features, structure, lambda _: None)
     else:
-        validate_aside(module.name, module.data, features, Limits())
-    scanned = scan(original)
-    woven = weave(original, guard(), scanned)
+        woven = weave_aside(module.name, module.data, _CONFIG, features, structure, Limits())
     after = parse(woven.wasm)
     told = Weaving(
         size_bytes=len(original.data),
@@ -93,7 +95,7 @@ def inspect_woven(module: Module) -> tuple[Weaving, bytes]:
         tables=len(after.tables) - len(original.tables),
         exports=tuple(printable(name) for name in _added(after, original, woven)),
         renamed={printable(old): printable(new) for old, new in woven.renamed.items() if old in original.exports},
-        redirected=_redirected(scanned),
+        redirected=dict(Counter(woven.redirected).most_common()),
         start_taken=original.start is not None,
         dropped_bytes=_custom_bytes(original) - _custom_bytes(after),
     )
@@ -105,12 +107,6 @@ def _added(after: ParsedModule, original: ParsedModule, woven: Woven) -> list[by
     state = [] if woven.state_export is None else [woven.state_export]
     guests = {woven.renamed.get(name, name) for name in original.exports}
     return [*state, *(name for name in after.exports if name not in guests and name not in state)]
-
-
-def _redirected(scanned: Scan) -> dict[str, int]:
-    """Counts what the weaver redirects in the code."""
-    found = Counter(site.kind.value for sites in scanned.sites.values() for site in sites)
-    return dict(found.most_common())
 
 
 def _custom_bytes(module: ParsedModule) -> int:

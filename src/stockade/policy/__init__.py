@@ -14,7 +14,7 @@ from stockade.policy._presets import PRESETS
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
 from stockade.policy._schema import reference
 from stockade.policy._score import Reason, Score
-from stockade.policy._structure import ModuleLimits
+from stockade.policy._structure import ModuleLimits, most_structure
 from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 from stockade.policy._yaml import write_yaml
@@ -45,6 +45,7 @@ __all__ = [
     "Wasi",
     "check_enforceable",
     "folders_on_the_way",
+    "most_structure",
     "needs",
     "parse_count",
     "parse_seconds",

@@ -46,7 +46,7 @@ def narrow(first: Policy, second: Policy) -> Policy:
         return first
     return Policy(
         name=_names(first.name, second.name),
-        on_violation=_stricter(first.on_violation, second.on_violation, ("note", "deny", "stop")),
+        on_violation=_stricter(first.on_violation, second.on_violation, ("audit", "deny", "stop")),
         limits=_meet(_limits, first.limits, second.limits),
         filesystem=_meet(_filesystem, first.filesystem, second.filesystem),
         environment=_meet(_environment, first.environment, second.environment),

@@ -42,9 +42,9 @@ class PolicyStatement(NamedTuple):
 
 def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
     """Says in sentences what a guest can and cannot do."""
-    noting = policy.on_violation == "note"
+    auditing = policy.on_violation == "audit"
     parts = (
-        _violations(policy) if noting else (),
+        _violations(policy) if auditing else (),
         _files(policy),
         _environment(policy),
         _network(policy),
@@ -58,7 +58,7 @@ def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
         _compiling(policy),
         _features(policy),
         _custom(policy),
-        () if noting else _violations(policy),
+        () if auditing else _violations(policy),
     )
     said = [statement for part in parts for statement in part]
     return (*said, *(_unenforced(path) for path in unenforceable(policy)))
@@ -106,8 +106,8 @@ def _changes(policy: Policy) -> Iterator[PolicyStatement]:
         path = f"filesystem.{right}"
         if may[right]:
             yield PolicyStatement("files", text, risk, path)
-        elif policy.on_violation == "note":
-            yield PolicyStatement("files", f"That it may not {refused[right]} there is only noted.", risk, path)
+        elif policy.on_violation == "audit":
+            yield PolicyStatement("files", f"That it may not {refused[right]} there is only reported.", risk, path)
         else:
             yield PolicyStatement("files", f"It cannot {refused[right]} there.", "none", path)
     written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
@@ -234,8 +234,8 @@ def _calls(policy: Policy) -> Iterator[PolicyStatement]:
         text = f"It can make all WASI calls but {_listed((*whole, *single))}."
     else:
         text = "It can make all WASI calls."
-    if refused and policy.on_violation == "note":
-        text += " Others are only noted."
+    if refused and policy.on_violation == "audit":
+        text += " Others are made all the same, and reported."
     sockets = any(call.group == "sock" and call.name not in refused for call in WASI)
     yield PolicyStatement("calls", text, "low" if sockets else "none", "wasi")
     limits = policy.limits
@@ -262,7 +262,7 @@ def _time(limits: Limits) -> Iterator[PolicyStatement]:
 
 def _fuel(limits: Limits) -> Iterator[PolicyStatement]:
     if not limits.metered:
-        risk: Risk = "high" if limits.wall_time is None else "low"
+        risk: Risk = "high" if limits.wall_time is None else "none"
         yield PolicyStatement("time", "Its instructions are not counted.", risk, "limits.fuel")
     if limits.fuel is not None:
         many = _scaled(limits.fuel, "instruction")
@@ -342,7 +342,10 @@ def _violations(policy: Policy) -> Iterator[PolicyStatement]:
 _ON_VIOLATION: dict[str, tuple[str, Risk]] = {
     "deny": ("A call that is against the policy fails, and is reported; the guest goes on.", "none"),
     "stop": ("The first call that is against the policy ends the run.", "none"),
-    "note": ("A call that is against the policy IS MADE ALL THE SAME, and noted: this is for learning only.", "high"),
+    "audit": (
+        "A call that is against the policy IS MADE ALL THE SAME, and reported: this is for learning only.",
+        "high",
+    ),
 }
 
 

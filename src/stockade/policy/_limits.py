@@ -112,7 +112,7 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "limits"
 
-    fuel: Annotated[int | None, _Fuel()] = 5_000_000_000
+    fuel: Annotated[int | None, _Fuel()] = None
     fuel_refill: _Refill = 0
     fuel_refill_interval: Annotated[float, Quantity(SECONDS, _MIN_SECONDS, _MAX_SECONDS)] = 1.0
     fuel_refill_max: _Refill = 0

@@ -34,7 +34,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         name: A name for reports.
         on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
-            with outcome `denied`; `note`, the call is made all the same, and noted (for learning what a guest needs).
+            with outcome `denied`; `audit`, the call is made all the same, and reported: for learning.
         limits: How much it may use.
         filesystem: Which folders it may reach, and what it may do there.
         environment: Which environment variables it sees.
@@ -52,7 +52,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     PATH: ClassVar = ""
 
     name: Annotated[str, Text("text", check=lambda name: 0 < len(name) <= 1000)] = "default"
-    on_violation: Literal["deny", "stop", "note"] = "deny"
+    on_violation: Literal["deny", "stop", "audit"] = "deny"
     limits: Limits = Limits()
     filesystem: Filesystem = Filesystem()
     environment: Environment = Environment()

@@ -10,7 +10,6 @@ from stockade._pages import PAGE_BYTES
 from stockade.errors import PolicyError
 from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
-from stockade.policy._network import Network
 from stockade.policy._policy import Policy
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Random
 from stockade.policy._units import shown
@@ -22,10 +21,9 @@ __all__ = ["PRESETS", "preset"]
 
 
 def _minimal() -> Policy:
-    """The least: no rights at all, and the third seed's resource limits (mission items 22, 41, 63, 75, 94).
+    """The least: no rights at all, and tight limits on every resource.
 
-    That seed allows 5 s of execution in 30 s altogether; here the stricter one holds for both. Its quotas on reading,
-    writing, calls and random bytes are those of `strict`, too.
+    Its time, and its quotas on reading, writing, calls and random bytes, are those of `strict`.
     """
     strict = _strict()
     return msgspec.structs.replace(
@@ -47,7 +45,7 @@ def _minimal() -> Policy:
 
 
 def _strict() -> Policy:
-    """For code that nobody knows: the first seed's strict figures, and a quota on everything (mission item 90)."""
+    """For code that nobody knows: little time, and a quota on everything."""
     return Policy(
         name="strict",
         limits=Limits(
@@ -73,7 +71,7 @@ def _strict() -> Policy:
 
 
 def _basic() -> Policy:
-    """The second seed's defaults: 30 s, a million units of fuel for each of their milliseconds, 512 MiB."""
+    """A plain start: 30 s, fuel for as long, 512 MiB."""
     return Policy(
         name="basic",
         limits=Limits(fuel=30_000_000_000, wall_time=30.0, memory=512 << 20),
@@ -81,7 +79,7 @@ def _basic() -> Policy:
 
 
 def _development() -> Policy:
-    """For one's own code: the third seed's capabilities for development (mission item 75)."""
+    """For one's own code: files, the environment and generous limits."""
     import tempfile
 
     return Policy(
@@ -91,12 +89,11 @@ def _development() -> Policy:
             mounts=(Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),  # noqa: S108 - in the guest
         ),
         environment=Environment(mode="allow", names=("PATH", "TEMP", "TMP")),
-        network=Network(mode="loopback"),
     )
 
 
 def _permissive() -> Policy:
-    """For large jobs of code that is half trusted: the first seed's permissive figures (mission item 90).
+    """For large jobs of code that is half trusted.
 
     Folders, deleting in them and hosts are granted by name only, so not here.
     """

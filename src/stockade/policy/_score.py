@@ -1,7 +1,7 @@
 """How much stands between a guest and the host, as a number with its reasons.
 
 Every control that is enforced gives points, more the stricter it is set, none where it is not enforced; a policy that
-permits more never gets a higher score. Labels and bands are those of the second seed document (mission item 93).
+permits more never gets a higher score. Labels stand for bands of it.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _files(policy: Policy) -> Reason:
         return Reason("files", 8, 8, "no folders")
     if "rw" not in modes:
         return Reason("files", 5, 8, "folders for reading only")
-    if policy.on_violation == "note":
-        return Reason("files", 0, 8, 'folders for writing; rights there are noted only: on_violation is "note"')
+    if policy.on_violation == "audit":
+        return Reason("files", 0, 8, 'folders for writing; rights there are let through: on_violation is "audit"')
     points = 3 - files.create - files.delete - files.symlinks
     rights = [name for name in ("create", "delete", "symlinks") if getattr(files, name)]
     return Reason("files", max(points, 0), 8, f"folders for writing{', with ' + ', '.join(rights) if rights else ''}")
@@ -121,8 +121,8 @@ _QUOTAS = ("read_bytes", "write_bytes", "file_size", "files_created", "random_by
 
 def _quotas(policy: Policy) -> Reason:
     missing = [name for name in _QUOTAS if getattr(policy.limits, name) is None]
-    if policy.on_violation == "note":
-        return Reason("quotas", 0, 4, 'noted only: on_violation is "note"')
+    if policy.on_violation == "audit":
+        return Reason("quotas", 0, 4, 'let through: on_violation is "audit"')
     points = max(0, 4 - len(missing))
     return Reason(
         "quotas", points, 4, f"no limit on {', '.join(missing)}" if missing else "files and randomness are capped"
@@ -178,8 +178,8 @@ def _clock(policy: Policy) -> Reason:
 
 def _calls(policy: Policy) -> Reason:
     limits = policy.limits
-    if policy.on_violation == "note":
-        return Reason("calls", 0, 4, 'noted only: on_violation is "note"')
+    if policy.on_violation == "audit":
+        return Reason("calls", 0, 4, 'let through: on_violation is "audit"')
     told = [name for name in ("calls", "call_rate") if getattr(limits, name) is not None]
     sockets = any(name.startswith("sock_") and name not in policy.wasi.refused() for name in _SOCKETS)
     points = 2 * (not sockets) + len(told)
@@ -205,6 +205,6 @@ def _violations(policy: Policy) -> Reason:
     points, why = {
         "stop": (2, "the first violation ends the run"),
         "deny": (1, "a guest may go on trying"),
-        "note": (0, "violations are let through"),
+        "audit": (0, "violations are let through"),
     }[policy.on_violation]
     return Reason("violations", points, 2, why)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from stockade.policy._fields import BYTES, COUNT, Part, Quantity
+from stockade.policy._fields import BYTES, COUNT, Part, Quantity, fields_of
 
-__all__ = ["ModuleLimits"]
+__all__ = ["ModuleLimits", "most_structure"]
 
 
 def _up_to(most: int) -> Quantity:
@@ -16,7 +16,7 @@ def _up_to(most: int) -> Quantity:
 class ModuleLimits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a module may be made of. More is refused before it is compiled, so that it cannot keep the compiler busy.
 
-    Upper bounds are those of the engine.
+    Upper bounds are those of the engine; of types, imports, exports and globals together, 400,000 are read.
 
     Attributes:
         functions: Functions, imported ones included.
@@ -44,4 +44,10 @@ class ModuleLimits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_segments: Annotated[int, _up_to(100_000)] = 100_000
     element_segments: Annotated[int, _up_to(100_000)] = 10_000
     br_table: Annotated[int, _up_to(65_520)] = 10_000
-    nesting: Annotated[int, _up_to(100_000)] = 1_000
+    nesting: Annotated[int, _up_to(100_000)] = 2_000
+
+
+def most_structure() -> ModuleLimits:
+    """Returns the structure that allows as much as any policy can."""
+    kinds = {name: found.kind for name, found in fields_of(ModuleLimits).items()}
+    return ModuleLimits(**{name: int(kind.most) for name, kind in kinds.items() if isinstance(kind, Quantity)})

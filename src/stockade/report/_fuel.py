@@ -1,4 +1,4 @@
-"""What fuel went for: statistics of a run and of the runs of a module (items 35 to 38, H61).
+"""What fuel went for: statistics of a run and of the runs of a module.
 
 Plain data and pure functions. A run is sampled slice by slice, the runs of a module run by run; whoever samples keeps
 the newest `SAMPLES_KEPT`. Every threshold is relative to what was seen before, and the latest sample is never part of

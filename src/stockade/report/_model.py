@@ -163,7 +163,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
         limit: What is allowed, where it is a number.
         observed: What was asked for or reached, where it is a number.
         call: The WASI call or instruction that asked, if one did.
-        action: What was done: `deny`, `stop` or `note`.
+        action: What was done: `deny`, `stop` or `audit`.
         count: How often it happened.
         at: Seconds into the run of the first time; None where the guest has no clock by which to tell.
     """
@@ -173,7 +173,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     limit: float | None = None
     observed: float | None = None
     call: str | None = None
-    action: Literal["deny", "stop", "note"] = "deny"
+    action: Literal["deny", "stop", "audit"] = "deny"
     count: int = 1
     at: float | None = None
 
@@ -196,7 +196,7 @@ class ViolationEvent(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     call: str
     errno: int = 0
-    action: Literal["deny", "stop", "note"] = "deny"
+    action: Literal["deny", "stop", "audit"] = "deny"
     limit: float | None = None
     observed: float | None = None
     at: float | None = None

@@ -1,9 +1,19 @@
 """Runs in steps: who takes them, and who waits. Knows no WebAssembly."""
 
-from stockade.runner._coroutine import FOREVER, GO_ON, RunControl, RunCoroutine, blamed, is_cancellation, run_blocking
+from stockade.runner._coroutine import (
+    ASIDE,
+    FOREVER,
+    GO_ON,
+    RunControl,
+    RunCoroutine,
+    blamed,
+    is_cancellation,
+    run_blocking,
+)
 from stockade.runner._executor import NORMAL_PRIORITY, WorkItem, executor
 
 __all__ = [
+    "ASIDE",
     "FOREVER",
     "GO_ON",
     "NORMAL_PRIORITY",

@@ -9,11 +9,11 @@ and in nothing else.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from stockade._bell import Bell
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stockade.report import Progress
 
-__all__ = ["FOREVER", "GO_ON", "RunControl", "RunCoroutine", "blamed", "is_cancellation", "run_blocking"]
+__all__ = ["ASIDE", "FOREVER", "GO_ON", "RunControl", "RunCoroutine", "blamed", "is_cancellation", "run_blocking"]
 
 _Result = TypeVar("_Result")
 
@@ -31,6 +31,9 @@ RunCoroutine: TypeAlias = Generator[float, None, _Result]
 GO_ON: Final = 0.0
 """The time that is over already."""
 
+ASIDE: Final = -1.0
+"""As `GO_ON`, after the control has come to say that functions of the embedder are called."""
+
 FOREVER: Final = float("inf")
 """The time that never comes."""
 
@@ -39,16 +42,20 @@ class RunControl:
     """What is known of a run from outside: whether it may go on, and who is to be told when something happened to it.
 
     Attributes:
+        calls_out: Whether the guest may call functions of the embedder, which take as long as they like.
         cancelled: Whether it is to end.
         deadline: When it has to end, by `time.monotonic`.
+        name: What the run is called, while it is on a list.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
     """
 
-    __slots__ = ("cancelled", "deadline", "on_wake", "progress")
+    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress")
 
     def __init__(self) -> None:
+        self.calls_out = False
         self.cancelled = False
+        self.name = ""
         self.progress: Callable[[], Progress | None] | None = None
         self.deadline = FOREVER
         self.on_wake: Callable[[], object] | None = None
@@ -106,7 +113,7 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
     Returns:
         What it came to.
     """
-    woken: threading.Event | None = None
+    woken: Bell | None = None
     try:
         while True:
             try:
@@ -114,16 +121,15 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
             except StopIteration as end:
                 result: _Result = end.value
                 return result
-            if until == GO_ON:
+            if until <= GO_ON:
                 continue
             if woken is None:
                 # It is asked once more before the first wait: what happened before now had nobody to tell.
-                woken = threading.Event()
-                control.on_wake = woken.set
+                woken = Bell()
+                control.on_wake = woken.ring
                 continue
-            woken.wait(None if until == FOREVER else max(0.0, until - time.monotonic()))
-            # Whatever came until here is seen in the next step.
-            woken.clear()
+            # Whatever came until it returns is seen in the next step.
+            woken.wait(None if until == FOREVER else until - time.monotonic())
     finally:
         try:
             # First: what the steps hold is let go of whatever a handler of a signal raises.

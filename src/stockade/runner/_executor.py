@@ -6,7 +6,10 @@ Whoever has used more of its share stands further back.
 
 As Python runs one thread at a time, a second thread would only get in the way of short runs. So a thread takes the next
 run only when every other one has been busy with a single slice for a while: with a guest that computes, which needs no
-Python, or with a function of the embedder that takes its time.
+Python.
+
+Functions of the embedder take as long as they like. So runs that call some have threads of their own beside those of
+the others, as far as they go: whoever is in such a function is not at work here, and the next thread takes over.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from stockade._outside import outside
+from stockade.errors import EngineError
 from stockade.runner._coroutine import FOREVER, GO_ON
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
     from stockade.runner._coroutine import RunControl, RunCoroutine
 
-__all__ = ["MOST_THREADS", "NORMAL_PRIORITY", "Executor", "WorkItem", "executor"]
+__all__ = ["MOST_OUTSIDE", "MOST_THREADS", "NORMAL_PRIORITY", "Executor", "WorkItem", "executor"]
 
 _Result = TypeVar("_Result")
 
@@ -36,7 +41,10 @@ NORMAL_PRIORITY: Final = 50
 """The share of a run among the others of its tenant, if nothing is said."""
 
 MOST_THREADS: Final = 16
-"""Threads in all, where runs block theirs: in functions of the embedder, in files."""
+"""Threads of those that are not in functions of the embedder, where runs block theirs: in files."""
+
+MOST_OUTSIDE: Final = 32
+"""Threads beside these, of runs that call such functions. Where all of those block, others like them wait."""
 
 _SLICE_SECONDS: Final = 0.005
 """How long a run that could go on keeps its thread while others stand in line."""
@@ -49,6 +57,13 @@ _STUCK_SECONDS: Final = 0.1
 
 _LINGER_SECONDS: Final = 1.0
 """How long a thread stays that has nothing to do."""
+
+_MOST_CREDIT_SECONDS: Final = 0.1
+"""How much a tenant may come to have used less than others and still catch up: it could not use its share, for want of
+runs."""
+
+_MOST_DEBTS: Final = 1000
+"""Of so many tenants that are gone it is known that they have used more than their share."""
 
 _FORGOTTEN_ALARMS: Final = 64
 """So many alarms that do not count any more may stay on the list, beside four for each run."""
@@ -70,6 +85,7 @@ class WorkItem(Generic[_Result]):
 
     __slots__ = (
         "alarm",
+        "calls_out",
         "context",
         "control",
         "done",
@@ -99,6 +115,8 @@ class WorkItem(Generic[_Result]):
         self.tenant = tenant
         # Functions of the embedder see the context of whoever asked for the run.
         self.context = copy_context()
+        # Whether it holds one of the threads of those that call functions of the embedder.
+        self.calls_out = False
         # Not yet begun, it is as if it were over: waking it does nothing.
         self.state = _OVER
         self.woken = False
@@ -127,12 +145,22 @@ class Executor:
     """Threads that take the steps of runs. They come when there is something to do, and go when there is not."""
 
     def __init__(self) -> None:
-        self._change = threading.Condition(threading.Lock())
+        # Reentrant, for the handler of a signal may come between any two lines. It finds things half done, so what it
+        # asks for is done later, by whoever it has interrupted. Not taken by way of the condition, whose `__enter__` is
+        # a line of Python, after which it could be left locked.
+        self._lock = threading.RLock()
+        self._change = threading.Condition(self._lock)
+        self._late: deque[WorkItem[Any]] = deque()
         self._numbers = itertools.count(1)
         self._tenants: dict[str, _Tenant] = {}
         # Tenants with somebody in line, the one that has used least first.
         self._order: list[tuple[float, int, _Tenant]] = []
         self._served = 0.0
+        # What tenants had used that are gone, where that is more than others had.
+        self._debts: dict[str, float] = {}
+        # Those that would call functions of the embedder, and for whom there is no thread.
+        self._held: dict[_Tenant, deque[tuple[int, WorkItem[Any]]]] = {}
+        self._calling_out = 0
         # Those whose time is up, or who are not wanted any more: they only have to be told, and stand in no line.
         self._ending: deque[WorkItem[Any]] = deque()
         self._errands = 0
@@ -156,13 +184,13 @@ class Executor:
         """Takes a run on.
 
         Raises:
-            RuntimeError: There is no thread, and the system has none to give.
+            EngineError: There is no thread, and the system has none to give.
         """
-        with self._change:
+        with self._lock:
             tenant = self._tenants.get(item.tenant)
             if tenant is None:
                 tenant = self._tenants[item.tenant] = _Tenant()
-                tenant.used = self._served
+                tenant.used = max(self._served, self._debts.pop(item.tenant, 0.0))
             tenant.items += 1
             self._errands += 1
             item.control.on_wake = item.on_wake = lambda: self.wake(item)
@@ -173,18 +201,45 @@ class Executor:
                 item.place = 0
                 self._let_go(item, tenant)
                 raise
+        self._catch_up()
 
     def wake(self, item: WorkItem[Any]) -> None:
-        """Has a run look around, if it waits."""
-        with self._change:
-            if item.state == _RUNNING:
-                item.woken = True
-            elif item.state == _WAITING:
-                self._results(item)
-            elif item.state == _READY and item.control.cancelled:
-                self._end(item)
+        """Has a run look around, if it waits. May be called in the middle of anything."""
+        if self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as conditions do
+            # By the handler of a signal, or by what is dropped.
+            self._late.append(item)
+            return
+        try:
+            with self._lock:
+                self._wake(item)
+            self._catch_up()
+        except BaseException:
+            # The handler of a signal has raised, in the middle of this.
+            with self._lock:
+                if item.state == _READY and item.place:
+                    self._line_up(item)
+                self._have_looked_at(time.monotonic())
+            raise
+
+    def _catch_up(self) -> None:
+        """Does what was asked for meanwhile, in the middle of something."""
+        while self._late:
+            with self._lock:
+                self._wake_late()
 
     # -- all of this under the lock -----------------------------------------------------------------------------------
+
+    def _wake_late(self) -> None:
+        while self._late:
+            self._wake(self._late.popleft())
+
+    def _wake(self, item: WorkItem[Any]) -> None:
+        if item.state == _RUNNING:
+            item.woken = True
+        elif item.state == _WAITING:
+            self._results(item)
+        elif item.state == _READY and item.control.cancelled:
+            self._end(item)
 
     def _results(self, item: WorkItem[Any]) -> None:
         """Lines up one who was away, and who does not come back with a share saved up; nor does its tenant."""
@@ -200,6 +255,7 @@ class Executor:
         item.alarm, item.place = 0, next(self._numbers)
         if not tenant.line:
             self._have_looked_soon()
+            tenant.used = max(tenant.used, self._served - _MOST_CREDIT_SECONDS)
             heapq.heappush(self._order, (tenant.used, item.place, tenant))
         heapq.heappush(tenant.line, (item.used, item.place, item))
         if item.control.cancelled:
@@ -212,9 +268,12 @@ class Executor:
         """Takes one out of the line that has only to be told, once."""
         if not item.place:
             return
+        nobody_waits = not (self._order or self._ending)
+        # Of these, a handler of a signal finds both done, or none.
         item.place = 0
-        self._have_looked_soon()
         self._ending.append(item)
+        if nobody_waits:
+            self._have_looked_at(time.monotonic() + (_PATIENCE_SECONDS if self._busy else 0.0))
 
     def _set_alarm(self, item: WorkItem[Any], when: float) -> int:
         """Returns the number of the alarm, which counts as long as its item knows it."""
@@ -243,10 +302,24 @@ class Executor:
             _, _, item = heapq.heappop(tenant.line)
             if tenant.line:
                 heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
+            if item.control.calls_out and self._calling_out >= MOST_OUTSIDE:
+                self._held.setdefault(tenant, deque()).append((item.place, item))
+                continue
             self._served = max(self._served, tenant.used)
             tenant.served = max(tenant.served, item.used)
             return item
         return None
+
+    def _release(self) -> None:
+        """Lines up one for whom there was no thread, of the tenant that has used least."""
+        while self._held and self._calling_out < MOST_OUTSIDE:
+            tenant = min(self._held, key=lambda held: held.used)
+            place, item = self._held[tenant].popleft()
+            if not self._held[tenant]:
+                del self._held[tenant]
+            if item.place == place:
+                self._line_up(item)
+                return
 
     def _ring(self, now: float) -> None:
         """Lines up those whose time has come; those in line whose time is up are to end."""
@@ -261,11 +334,13 @@ class Executor:
                     self._end(item)
 
     def _may_work(self, now: float) -> bool:
-        busy = len(self._busy)
+        busy = [began for thread, began in self._busy.items() if thread not in outside]
         if not busy:
             return True
-        patience = _PATIENCE_SECONDS if busy < _processors() else _STUCK_SECONDS
-        return max(self._busy.values()) <= now - patience
+        if len(busy) >= MOST_THREADS:
+            return False
+        patience = _PATIENCE_SECONDS if len(busy) < _processors() else _STUCK_SECONDS
+        return max(busy) <= now - patience
 
     def _have_looked_soon(self) -> None:
         if not (self._order or self._ending):
@@ -279,13 +354,16 @@ class Executor:
         if self._idle:
             # Any of them would do, but the one that watches has to know when it must look.
             self._change.notify_all()
-        elif self._threads < MOST_THREADS:
+        elif self._threads < MOST_THREADS + self._calling_out:
             try:
                 threading.Thread(target=self._work, name="stockade-executor", daemon=True).start()
-            except RuntimeError:
+            except RuntimeError as problem:
                 # The system has no more. Those that are there look when they have done with what they are at.
                 if not self._threads:
-                    raise
+                    raise EngineError(
+                        f"no thread can be started to run this: the process or the system has as many as it may "
+                        f"({problem}). Run fewer at once, or raise the limit (ulimit -u)"
+                    ) from None
                 return
             self._threads += 1
         else:
@@ -299,6 +377,7 @@ class Executor:
         while True:
             now = time.monotonic()
             self._called = False
+            self._wake_late()
             self._ring(now)
             if (self._order or self._ending) and self._may_work(now):
                 item = self._next_in_line()
@@ -339,21 +418,25 @@ class Executor:
     def _work(self) -> None:
         me = threading.get_ident()
         while True:
-            with self._change:
+            with self._lock:
                 item = self._wait_for_work()
                 if item is None:
                     self._threads -= 1
                     return
                 began = self._busy[me] = time.monotonic()
                 item.state = _RUNNING
+                item.calls_out = item.control.calls_out
+                self._calling_out += item.calls_out
                 self._tenants[item.tenant].at_work += 1
                 if self._order or self._ending:
                     self._have_looked_at(began + _PATIENCE_SECONDS)
                 elif self._alarms:
                     self._have_looked_at(self._alarms[0][0])
+            mark = time.thread_time()
             until, outcome = item.context.run(_advance, item, began)
-            seconds = time.monotonic() - began
-            with self._change:
+            # Of the processor: what a run has waited for, it has taken from nobody.
+            seconds = time.thread_time() - mark
+            with self._lock:
                 del self._busy[me]
                 if until is not None and not self._watching:
                     # Nobody else has to look: this thread does, next.
@@ -370,16 +453,19 @@ class Executor:
         tenant = self._tenants[item.tenant]
         tenant.at_work -= 1
         tenant.used += seconds
+        self._calling_out -= item.calls_out
         item.used += seconds * NORMAL_PRIORITY / item.priority
         if over:
             self._let_go(item, tenant)
-        elif item.woken or until == GO_ON:
+        elif item.woken or until <= GO_ON:
             item.woken = False
             self._line_up(item)
         else:
             item.state = _WAITING
             if until != FOREVER:
                 item.alarm = self._set_alarm(item, until)
+        if self._held:
+            self._release()
 
     def _let_go(self, item: WorkItem[Any], tenant: _Tenant) -> None:
         item.state = _OVER
@@ -395,6 +481,13 @@ class Executor:
         tenant.items -= 1
         if not tenant.items:
             del self._tenants[item.tenant]
+            if tenant.used > self._served:
+                # Else whoever comes and goes would begin anew each time.
+                self._debts[item.tenant] = tenant.used
+                if len(self._debts) > _MOST_DEBTS:
+                    # Those that others have caught up with are the least.
+                    most = heapq.nlargest(_MOST_DEBTS // 2, self._debts.items(), key=lambda debt: debt[1])
+                    self._debts = {name: used for name, used in most if used > self._served}
 
 
 def _tell(item: WorkItem[Any], result: Any, problem: BaseException | None) -> None:

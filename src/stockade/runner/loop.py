@@ -126,12 +126,9 @@ async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority:
 
     try:
         executor().begin(WorkItem(steps, control, done, priority, tenant))
-    except RuntimeError as problem:
+    except EngineError:
         steps.close()
-        raise EngineError(
-            f"no thread can be started to run this: the process or the system has as many as it may ({problem}). Run "
-            "fewer at once, or raise the limit (ulimit -u)"
-        ) from None
+        raise
     except BaseException:
         # Such as what the handler of a signal raises: the executor may have it by now, and nobody waits for it.
         control.cancel()

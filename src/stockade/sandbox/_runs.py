@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stockade._text import printable
@@ -13,7 +14,7 @@ from stockade.execution import Call, Inputs, PolicyContext, bind_arguments
 from stockade.host import HostFunctions
 from stockade.policy import Policy
 from stockade.report import FuelSample, history_of
-from stockade.runner import RunControl
+from stockade.runner import ASIDE, RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,8 @@ class Runs:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._lock = threading.Lock()
+        # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
+        self._lock = threading.RLock()
         self._functions = HostFunctions()
         self._context: PolicyContext | None = PolicyContext(self.policy, self._functions)
         self._narrowed: OrderedDict[Policy, PolicyContext] = OrderedDict()
@@ -54,8 +56,7 @@ class Runs:
     def close(self) -> None:
         """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
         self._context = None
-        with self._lock:
-            self._narrowed.clear()
+        self._narrowed = OrderedDict()
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs under way are, by their names. May be called from any thread.
@@ -163,22 +164,27 @@ class Runs:
             return context
         asked = Policy.preset(policy) if isinstance(policy, str) else policy
         with self._lock:
-            found = self._narrowed.get(asked)
+            # Such a handler may have put others in the place of what was found.
+            kept = self._narrowed
+            found = kept.get(asked)
             if found is None:
-                found = self._narrowed[asked] = context.narrowed(asked)
-            self._narrowed.move_to_end(asked)
-            while len(self._narrowed) > _MAX_NARROWED:
-                self._narrowed.popitem(last=False)
+                found = kept[asked] = context.narrowed(asked)
+            with suppress(KeyError):
+                kept.move_to_end(asked)
+                while len(kept) > _MAX_NARROWED:
+                    kept.popitem(last=False)
         return found
 
-    def _enlist(self, run_id: str | None, control: RunControl | None = None) -> tuple[RunControl, str]:
-        """Puts a run on the list; whoever does takes it off."""
-        control = control or RunControl()
+    def _enlist(self, run_id: str | None, control: RunControl) -> None:
+        """Puts a run on the list; whoever does takes it off, also where this has raised."""
         if run_id is None:
-            run_id = str(next(self._numbers))
+            run_id = f"#{next(self._numbers)}"
+        elif run_id.startswith("#") and run_id[1:].isdecimal():
+            raise UsageError(f"a run cannot be called {printable(run_id)}: such names are for runs that are given none")
+        # First: whoever takes it off finds it, if it was put there.
+        control.name = run_id
         if self._runs.setdefault(run_id, control) is not control:
             raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
-        return control, run_id
 
     def _prepare(
         self, context: PolicyContext, control: RunControl, module: Source, tenant: str
@@ -192,11 +198,12 @@ class Runs:
 
     def _listed(self, steps: RunCoroutine[Report], control: RunControl, run_id: str | None) -> RunCoroutine[Report]:
         """Takes steps as a run that is under way from the first of them on."""
-        _, run_id = self._enlist(run_id, control)
         try:
+            self._enlist(run_id, control)
             return (yield from steps)
         finally:
-            del self._runs[run_id]
+            if self._runs.get(control.name) is control:
+                del self._runs[control.name]
 
     def _run(
         self,
@@ -214,6 +221,9 @@ class Runs:
         guest = context.guest(loaded, control, inputs, streams)
         control.progress = guest.progress
         try:
+            if guest.calls_out:
+                control.calls_out = True
+                yield ASIDE
             return (yield from guest.invoke(Call(entry), command=True))
         finally:
             control.progress = None
@@ -238,6 +248,9 @@ class Runs:
         guest = context.guest(loaded, control, inputs, streams)
         control.progress = guest.progress
         try:
+            if guest.calls_out:
+                control.calls_out = True
+                yield ASIDE
             initializer = loaded.initializer
             if initializer is not None and initializer.name != call.entry.name:
                 report = yield from guest.invoke(Call(initializer))

@@ -141,7 +141,7 @@ class Sandbox(Runs):
             on_stderr: The same for stderr.
             on_progress: Is told how far the run is, up to ten times a second.
             policy: A policy for this run. What it permits beyond the sandbox's own stays forbidden: both must permit.
-            run_id: What the run is called in `monitor` and `cancel`; by default, a number.
+            run_id: What the run is called in `monitor` and `cancel`; by default, # and a number.
 
         Returns:
             What happened.
@@ -152,12 +152,14 @@ class Sandbox(Runs):
             UsageError: The sandbox is closed, or an argument is unfit.
         """
         context = self._under(policy)
-        control, run_id = self._enlist(run_id)
+        control = RunControl()
         try:
+            self._enlist(run_id, control)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             return run_blocking(self._run(context, control, module, inputs), control)
         finally:
-            del self._runs[run_id]
+            if self._runs.get(control.name) is control:
+                del self._runs[control.name]
 
     def call(
         self,
@@ -177,7 +179,7 @@ class Sandbox(Runs):
                 module exports an allocator.
             returns: Reads the result as `text` or `bytes`, whose address and length it is; at most `limits.stdout`.
             policy: A policy for this call; both it and the sandbox's own must permit.
-            run_id: What the call is called in `monitor` and `cancel`; by default, a number.
+            run_id: What the call is called in `monitor` and `cancel`; by default, # and a number.
 
         Returns:
             What happened; `Report.value` is what the function returned.
@@ -187,11 +189,13 @@ class Sandbox(Runs):
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
         context = self._under(policy)
-        control, run_id = self._enlist(run_id)
+        control = RunControl()
         try:
+            self._enlist(run_id, control)
             return run_blocking(self._call(context, control, module, export, args, returns), control)
         finally:
-            del self._runs[run_id]
+            if self._runs.get(control.name) is control:
+                del self._runs[control.name]
 
     def open(
         self,
@@ -263,15 +267,17 @@ class Sandbox(Runs):
         """
         check_count("priority", priority, 1, 100)
         context = self._under(policy)
-        control, run_id = self._enlist(run_id)
+        control = RunControl()
         streams: LoopStreams | None = None
         try:
+            self._enlist(run_id, control)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, control)
             steps = self._run(context, control, module, inputs, streams, tenant)
             return await _on_crew(steps, control, priority, tenant)
         finally:
-            del self._runs[run_id]
+            if self._runs.get(control.name) is control:
+                del self._runs[control.name]
             if streams is not None:
                 streams.close()
 
@@ -300,12 +306,14 @@ class Sandbox(Runs):
         """
         check_count("priority", priority, 1, 100)
         context = self._under(policy)
-        control, run_id = self._enlist(run_id)
+        control = RunControl()
         try:
+            self._enlist(run_id, control)
             steps = self._call(context, control, module, export, args, returns, tenant)
             return await _on_crew(steps, control, priority, tenant)
         finally:
-            del self._runs[run_id]
+            if self._runs.get(control.name) is control:
+                del self._runs[control.name]
 
     async def open_async(
         self,

@@ -40,6 +40,7 @@ class _Session:
         self._module = module
         self._guest = guest
         self._control = control
+        control.calls_out = guest.calls_out
         # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
         # handler of a signal may cancel.
         self._holder: object = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -13,14 +14,30 @@ if TYPE_CHECKING:
 __all__ = ["Line"]
 
 
-class Line:
-    """Runs in line. Tenants take turns; among those of one tenant, the highest priority goes first, then the eldest."""
+_EQUAL_SECONDS: Final = 0.02
+"""Who has used more than another by no more than this has used as much."""
 
-    def __init__(self) -> None:
+_MOST_KNOWN: Final = 1000
+"""Of so many tenants it is known what they have used."""
+
+
+class Line:
+    """Runs in line. Tenants take turns, and those that have used more of the processors later than others.
+
+    Among the runs of one tenant, the highest priority goes first, then the eldest.
+
+    Args:
+        used: What tenants have used, in seconds of processors.
+        served: What the tenant had used that was served last: nobody comes with a share saved up.
+    """
+
+    def __init__(self, used: dict[str, float] | None = None, served: float = 0.0) -> None:
         # The tenant whose turn it is stands first.
         self._tenants: OrderedDict[str, dict[int, OrderedDict[TaskRun, None]]] = OrderedDict()
         self._latest: str | None = None
         self._size = 0
+        self._used = used or {}
+        self._served = served
 
     def __len__(self) -> int:
         return self._size
@@ -42,7 +59,7 @@ class Line:
         self._size += 1
 
     def take(self, running: Mapping[str, int], most: int) -> TaskRun | None:
-        """Takes out the run that is next, of a tenant that has the fewest running.
+        """Takes out the run that is next: of a tenant that has the fewest running, and of these has used the least.
 
         Args:
             running: How many each tenant has.
@@ -51,20 +68,50 @@ class Line:
         Returns:
             The run; None where no tenant may have another one.
         """
-        chosen, fewest = None, most
+        fewest = most
+        able: list[tuple[str, float]] = []
         for tenant in self._tenants:
-            if running.get(tenant, 0) < fewest:
-                chosen, fewest = tenant, running.get(tenant, 0)
-                if not fewest:
-                    break
-        if chosen is None:
+            many = running.get(tenant, 0)
+            if many < fewest:
+                fewest, able = many, []
+            if many == fewest < most:
+                able.append((tenant, self._has_used(tenant)))
+        if not able:
             return None
+        least = min(used for _, used in able)
+        chosen, used = next(entry for entry in able if entry[1] <= least + _EQUAL_SECONDS)
+        self._served = max(self._served, used)
         self._latest = chosen
         self._tenants.move_to_end(chosen)
         ranks = self._tenants[chosen]
         run = next(iter(ranks[max(ranks)]))
         self.remove(run)
         return run
+
+    def emptied(self) -> Line:
+        """Returns a line without anybody in it, which knows what tenants have used."""
+        return Line(self._used, self._served)
+
+    def charge(self, tenant: str, seconds: float) -> None:
+        """Notes what a tenant has used.
+
+        Args:
+            tenant: The tenant.
+            seconds: Seconds of processors.
+        """
+        self._used[tenant] = self._has_used(tenant) + seconds
+        if len(self._used) > _MOST_KNOWN:
+            # Those that others have caught up with are the least.
+            most = heapq.nlargest(_MOST_KNOWN // 2, self._used.items(), key=lambda entry: entry[1])
+            self._used = dict(most)
+
+    def _has_used(self, tenant: str) -> float:
+        return max(self._used.get(tenant, 0.0), self._served - _EQUAL_SECONDS)
+
+    def has(self, run: TaskRun) -> bool:
+        """Whether a run is in line."""
+        ranks = self._tenants.get(run.task.tenant)
+        return ranks is not None and run in ranks.get(run.task.priority, ())
 
     def remove(self, run: TaskRun) -> bool:
         """Takes out a run; says whether it was there."""

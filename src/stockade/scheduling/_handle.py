@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from stockade._bell import Once
 from stockade._text import printable
 from stockade.errors import StockadeError
 from stockade.report import Outcome
 from stockade.scheduling._task import Task, TaskResult
+from stockade.scheduling._tellers import tell_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
     from stockade.runner import RunControl
 
-__all__ = ["TaskHandle", "TaskRun"]
+__all__ = ["TaskHandle", "TaskRun", "when_over"]
 
 
 class TaskRun:
@@ -29,20 +30,20 @@ class TaskRun:
         task: The task.
         context: The context of whoever submitted it, which functions of the embedder see.
         report: Becomes its report, or what it raised.
+        begun: Whether somebody has begun it.
         control: Its control, from its beginning on.
         cancelled: Whether it is not wanted any more.
         dropped: Whether it was cancelled before anything of it had begun.
         completed_at: When it was over, in UTC.
     """
 
-    __slots__ = ("cancelled", "completed_at", "context", "control", "dropped", "report", "task")
+    __slots__ = ("begun", "cancelled", "completed_at", "context", "control", "dropped", "report", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.context = copy_context()
-        self.report: Future[Report] = Future()
-        # So that nobody who waits for it can cancel it behind our back.
-        self.report.set_running_or_notify_cancel()
+        self.report: Once[Report] = Once()
+        self.begun = False
         self.control: RunControl | None = None
         self.cancelled = self.dropped = False
         self.completed_at: datetime | None = None
@@ -64,11 +65,25 @@ class TaskHandle:
     async def _wait(self) -> Report:
         import asyncio
 
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def look() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        def tell() -> None:
+            # Of a loop that is closed, nobody waits for anything.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(look)
+
+        self._run.report.when_done(tell)
         try:
-            return await asyncio.wrap_future(self._run.report)
+            await over
         except asyncio.CancelledError:
             self.cancel()
             raise
+        return self._run.report.result()
 
     @property
     def task(self) -> Task:
@@ -78,7 +93,7 @@ class TaskHandle:
     @property
     def done(self) -> bool:
         """Whether it is over."""
-        return self._run.report.done()
+        return self._run.report.done
 
     @property
     def completed_at(self) -> datetime | None:
@@ -106,7 +121,9 @@ class TaskHandle:
         Raises:
             TimeoutError: It was not over by then.
         """
-        problem = self._run.report.exception(timeout_seconds)
+        if not self.wait(timeout_seconds):
+            raise TimeoutError
+        problem = self._run.report.problem
         over = self._run.completed_at or datetime.now(UTC)
         if problem is None:
             return TaskResult.of(self.task.id, self.result(), over)
@@ -124,9 +141,7 @@ class TaskHandle:
         Returns:
             Whether it is over.
         """
-        with suppress(TimeoutError):
-            self._run.report.exception(timeout_seconds)
-        return self.done
+        return self._run.report.wait(timeout_seconds)
 
     def cancel(self) -> None:
         """Stops it, whether it waits for its turn, computes or sleeps; no other. What is over stays as it is."""
@@ -136,11 +151,17 @@ class TaskHandle:
         """Has something called when it is over: at once, on this thread, if it is.
 
         Args:
-            callback: Is given the job, on the thread that ended it: be quick there. What it raises goes to the log
-                `stockade`, and harms nothing else.
+            callback: Is given the job, on one of a few threads for such calls: it may submit tasks, and wait for them.
+                What it raises goes to the log `stockade`, and harms nothing else.
         """
+        # Of several who would call it, one has this.
+        token = [None]
 
-        def call(_: object) -> None:
+        def call() -> None:
+            try:
+                token.pop()
+            except IndexError:
+                return
             try:
                 callback(self)
             except BaseException:
@@ -148,4 +169,17 @@ class TaskHandle:
 
                 logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
 
-        self._run.report.add_done_callback(call)
+        if self.done:
+            call()
+        else:
+            self._run.report.when_done(lambda: tell_later(call))
+
+
+def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
+    """Has something of ours called when a job is over, on the thread that ended it: it is quick, and raises nothing.
+
+    Args:
+        job: The job.
+        call: What to call.
+    """
+    job._run.report.when_done(call)  # noqa: SLF001 - of this module

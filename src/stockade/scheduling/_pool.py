@@ -8,6 +8,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from stockade._bell import Bell
 from stockade.errors import EngineError, UsageError
 from stockade.sandbox import check_count
 
@@ -59,9 +60,10 @@ class SessionPool:
         self._args = args
         self._env = env
         self._size = size
-        self._lock = threading.Lock()
+        # Without a lock, which the handler of a signal that closes the pool would wait for in vain: whoever takes a
+        # session out has it.
         self._ready: deque[Session] = deque()
-        self._wanted = threading.Event()
+        self._wanted = Bell()
         self._closed = False
         try:
             for _ in range(size):
@@ -98,11 +100,10 @@ class SessionPool:
             UsageError: The pool is closed.
             GuestError: The guest's initialization failed.
         """
-        with self._lock:
-            if self._closed:
-                raise UsageError("the pool is closed: make a new one")
-            session = self._ready.popleft() if self._ready else None
-        self._wanted.set()
+        if self._closed:
+            raise UsageError("the pool is closed: make a new one")
+        session = self._taken()
+        self._wanted.ring()
         if session is None:
             session = self._open()
         try:
@@ -112,19 +113,24 @@ class SessionPool:
 
     def close(self) -> None:
         """Closes what is ready; what is lent is closed by whoever has it. Closing twice is harmless."""
-        with self._lock:
-            self._closed = True
-            sessions, self._ready = self._ready, deque()
-        self._wanted.set()
-        for session in sessions:
+        self._closed = True
+        self._wanted.ring()
+        while (session := self._taken()) is not None:
             session.close()
+
+    def _taken(self) -> Session | None:
+        """Takes out a session that is ready, if one is."""
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return None
 
     def _open(self) -> Session:
         return self._sandbox.open(self._module, self._args, env=self._env)
 
     def _fill(self) -> None:
-        while self._wanted.wait():
-            self._wanted.clear()
+        while True:
+            self._wanted.wait()
             # What fails here fails again for whoever leases, and is told there: also what a function raises that the
             # guest called while it was initialized.
             with suppress(BaseException):
@@ -137,13 +143,11 @@ class SessionPool:
         """Opens one session, if one is missing."""
         if self._closed or len(self._ready) >= self._size:
             return False
-        session = self._open()
-        with self._lock:
-            if not self._closed:
-                self._ready.append(session)
-                return True
-        session.close()
-        return False
+        self._ready.append(self._open())
+        if self._closed:
+            # Maybe after that has closed what was there.
+            self.close()
+        return not self._closed
 
 
 def _end(session: Session) -> None:

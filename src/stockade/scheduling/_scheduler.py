@@ -6,22 +6,26 @@ It only decides when a run begins. What is running stands in the executor's line
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sized
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
+from stockade._bell import Bell
 from stockade.errors import QueueFull, UsageError
 from stockade.runner import WorkItem, executor
 from stockade.sandbox import check_count
 from stockade.scheduling._fair_queue import Line
-from stockade.scheduling._handle import TaskHandle, TaskRun
+from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+    from types import FrameType
     from typing import Self
 
     from stockade.report import Report
@@ -120,10 +124,16 @@ class Scheduler:
         self._concurrency = concurrency
         self._queue_size = queue_size
         self._tenant_concurrency = concurrency if tenant_concurrency is None else tenant_concurrency
-        self._lock = threading.Lock()
-        self._quiet = threading.Condition(self._lock)
+        # Reentrant, for the handler of a signal may come between any two lines. It finds things half done, so what it
+        # asks for is done by whoever it has interrupted, afterwards.
+        self._lock = threading.RLock()
+        self._late: deque[Callable[[], object]] = deque()
+        # Threads that take something on and are to wait, afterwards, until nothing is under way.
+        self._closing: set[int] = set()
         # Taken on and not over: in line, or under way.
-        self._unfinished = 0
+        self._unfinished: dict[TaskRun, None] = {}
+        # Of those who wait until nothing is.
+        self._bells: deque[Bell] = deque()
         self._line = Line()
         self._running: set[TaskRun] = set()
         self._running_of: dict[str, int] = {}
@@ -148,26 +158,40 @@ class Scheduler:
     def close(self, *, cancel: bool = False) -> None:
         """Takes nothing on any more, and waits until all is done. Closing twice is harmless.
 
+        The handler of a signal that has interrupted `submit` cannot wait for what that was about to begin: then
+        `submit` waits, before it returns.
+
         Args:
             cancel: Whether to stop what is not done.
         """
+        self._closed = True
         with self._lock:
-            self._closed = True
+            # Who has not seen that yet is done with taking on, unless it is this thread.
+            pass
         try:
             if cancel:
                 self.cancel_all()
-            with self._quiet:
-                self._quiet.wait_for(lambda: not self._unfinished)
+            if self._interrupted():
+                self._closing.add(threading.get_ident())
+            else:
+                self._wait_until_quiet()
         except BaseException:
             # Such as Ctrl-C: what is left is not waited for, so it is not to go on by itself.
             self.cancel_all()
             raise
 
+    def _wait_until_quiet(self) -> None:
+        bell = Bell()
+        self._bells.append(bell)
+        try:
+            while self._unfinished:
+                bell.wait()
+        finally:
+            self._bells.remove(bell)
+
     def cancel_all(self) -> None:
         """Stops everything that is under way or waits for its turn."""
-        with self._lock:
-            runs = [*self._line, *self._running]
-        for run in runs:
+        for run in tuple(self._unfinished):
             self._cancel(run)
 
     # -- taking on ----------------------------------------------------------------------------------------------------
@@ -187,21 +211,71 @@ class Scheduler:
         """
         check_count("priority", task.priority, 1, 100)
         run = TaskRun(task)
-        with self._lock:
-            if self._closed:
-                raise UsageError("the scheduler is closed: make a new one")
-            if len(self._line) >= self._queue_size and not self._has_room(task.tenant):
-                raise QueueFull(
-                    f"{len(self._running):,} runs are under way and {len(self._line):,} wait for their turn, which is "
-                    "as many as may: wait for some of them, or allow more by queue_size and concurrency"
-                )
-            self._unfinished += 1
-            self._line.add(run)
-            started = self._next_ones()
-        # Before anybody else can have something called, so that nothing they do there is waited for.
-        run.report.add_done_callback(self._done)
-        self._start(started)
+        try:
+            with self._lock:
+                if self._closed:
+                    raise UsageError("the scheduler is closed: make a new one")
+                if len(self._line) >= self._queue_size and not self._has_room(task.tenant):
+                    raise QueueFull(
+                        f"{len(self._running):,} runs are under way and {len(self._line):,} wait for their turn, which "
+                        "is as many as may: wait for some of them, or allow more by queue_size and concurrency"
+                    )
+                self._unfinished[run] = None
+                self._line.add(run)
+                started = self._next_ones()
+            self._start(started)
+        except BaseException as problem:
+            if run in self._unfinished:
+                # The handler of a signal has raised, in the middle of this.
+                self._mend(run, problem)
+            raise
+        self._catch_up()
+        if threading.get_ident() in self._closing:
+            self._closing.discard(threading.get_ident())
+            self._wait_until_quiet()
         return TaskHandle(run, self._cancel)
+
+    def _interrupted(self) -> bool:
+        """Whether this is called by the handler of a signal that has interrupted this thread's taking something on."""
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no other way
+        while frame is not None:
+            if frame.f_code is Scheduler.submit.__code__ and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _mend(self, lost: TaskRun | None, problem: BaseException) -> None:
+        """Puts things in order that the handler of a signal has left half done, as it has raised.
+
+        Args:
+            lost: A run that nobody comes to know of, if there is one.
+            problem: What was raised.
+        """
+        ended: list[TaskRun] = []
+        with self._lock:
+            line = self._line.emptied()
+            for run in tuple(self._unfinished):
+                if not run.begun and (run is lost or run.dropped):
+                    run.begun = True
+                    self._running.discard(run)
+                    ended.append(run)
+                elif not run.begun and run not in self._running:
+                    line.add(run)
+            self._line = line
+            self._running_of = dict(Counter(run.task.tenant for run in self._running))
+            started = [run for run in self._running if not run.begun]
+            started += self._next_ones()
+        for run in ended:
+            self._tell(run, None, problem)
+        if lost is not None and lost.control is not None:
+            lost.control.cancel()
+        self._start(started)
+
+    def _catch_up(self) -> None:
+        """Does what was asked for meanwhile, in the middle of something; without the lock."""
+        while self._late:
+            with suppress(IndexError):
+                self._late.popleft()()
 
     def execute(self, task: Task | str | bytes) -> TaskResult:
         """Runs one task and waits for what comes of it.
@@ -265,7 +339,7 @@ class Scheduler:
         try:
             while True:
                 for job in window.fill():
-                    job.on_done(done.put)
+                    when_over(job, partial(done.put, job))
                 if window.empty:
                     return
                 job = done.get()
@@ -299,7 +373,7 @@ class Scheduler:
         try:
             while True:
                 for job in window.fill():
-                    job.on_done(tell)
+                    when_over(job, partial(tell, job))
                 if window.empty:
                     return
                 job = await done.get()
@@ -323,6 +397,7 @@ class Scheduler:
             run = self._line.take(self._running_of, self._tenant_concurrency)
             if run is None:
                 break
+            # So that whoever finds this half done finds the run here, or still in line.
             self._running_of[run.task.tenant] = self._running_of.get(run.task.tenant, 0) + 1
             self._running.add(run)
             started.append(run)
@@ -357,8 +432,15 @@ class Scheduler:
 
     def _try_to_begin(self, run: TaskRun) -> BaseException | None:
         try:
+            with self._lock:
+                if run.begun:
+                    return None
+                run.begun = True
             self._begin(run)
         except BaseException as problem:
+            if run.control is not None:
+                # It may have begun all the same.
+                run.control.cancel()
             return problem
         return None
 
@@ -387,31 +469,50 @@ class Scheduler:
     def _over(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         run.completed_at = datetime.now(UTC)
         with self._lock:
+            if report is not None:
+                self._line.charge(run.task.tenant, report.usage.cpu_seconds)
             started = self._leave(run)
         self._start(started)
         self._tell(run, report, problem)
+        self._catch_up()
 
     def _tell(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
-        if problem is not None:
-            run.report.set_exception(problem)
-        else:
-            assert report is not None
-            run.report.set_result(report)
+        try:
+            if not run.report.done:
+                run.report.settle(report, problem)
+        finally:
+            self._done(run)
 
-    def _done(self, _: object) -> None:
-        with self._quiet:
-            self._unfinished -= 1
-            if not self._unfinished:
-                self._quiet.notify_all()
+    def _done(self, run: TaskRun) -> None:
+        self._unfinished.pop(run, None)
+        if not self._unfinished:
+            for bell in tuple(self._bells):
+                bell.ring()
 
     def _cancel(self, run: TaskRun) -> None:
-        with self._lock:
-            if run.report.done():
-                return
-            run.cancelled = True
-            control = run.control
-            run.dropped = self._line.remove(run)
-        if run.dropped:
-            self._over(run, None, UsageError("the task was cancelled before it began"))
-        elif control is not None:
-            control.cancel()
+        run.cancelled = True
+        if self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as conditions do
+            # By the handler of a signal, or by what is dropped.
+            self._late.append(lambda: self._cancel(run))
+            return
+        try:
+            with self._lock:
+                if run.report.done:
+                    return
+                control = run.control
+                if not run.begun and self._line.has(run):
+                    # From here on, whoever mends things ends it.
+                    run.dropped = True
+                    self._line.remove(run)
+                    run.begun = True
+            if run.dropped:
+                self._over(run, None, UsageError("the task was cancelled before it began"))
+            elif control is not None:
+                control.cancel()
+        except BaseException as problem:
+            # The handler of a signal has raised, in the middle of this.
+            if run.dropped and run.begun:
+                self._over(run, None, UsageError("the task was cancelled before it began"))
+            self._mend(None, problem)
+            raise
+        self._catch_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import uuid
@@ -183,11 +184,26 @@ _Read = TypeVar("_Read")
 def _decode(text: str | bytes, kind: type[_Read], what: str) -> _Read:
     try:
         # Decoded here, so that what is wrong is said in the same words by every release of msgspec.
-        return msgspec.json.decode(text if isinstance(text, str) else text.decode(), type=kind)
+        plain = text if isinstance(text, str) else text.decode()
+        plain.encode()
+        found = msgspec.json.decode(plain, type=kind)
+        # Of a key that is there twice, one reader sees the first and another the last: who has checked the one would
+        # run the other.
+        json.loads(plain, object_pairs_hook=_once)
     except (UnicodeDecodeError, UnicodeEncodeError) as problem:
         raise UsageError(f"this is not {what}: it is not UTF-8, from position {problem.start} on") from None
-    except (msgspec.MsgspecError, RecursionError) as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise UsageError(f"this is not {what}: {printable(str(problem))}") from None
+    return found
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {printable(twice)} is there twice")
+    return found
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """What the operating system is asked for: folders, descriptors, FIFOs, the process we belong to."""
 
 from stockade.system._descriptors import Descriptors
-from stockade.system._fifo import can_release_opens, release_opens
+from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
 from stockade.system._folders import cache_folder, open_private, private_folders, state_folder
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import Identity, NotGranted, OpenFolder, identities_on_the_way
@@ -13,13 +13,14 @@ __all__ = [
     "NotGranted",
     "OpenFolder",
     "cache_folder",
-    "can_release_opens",
+    "can_interrupt_opens",
     "end_with",
     "forgo_privileges",
     "identities_on_the_way",
+    "interrupt_opens",
     "kernel_file_system",
+    "let_interrupts_in",
     "open_private",
     "private_folders",
-    "release_opens",
     "state_folder",
 ]

@@ -1,9 +1,13 @@
-"""Guests that open a FIFO, and the threads that wait for somebody at its other end.
+"""Guests that open a FIFO, or whatever else opens when somebody does something about it, and maybe never.
 
-Native WASI opens what it is told to. Opening a FIFO waits until its other end is opened, too: for ever, maybe, and out
-of reach of any deadline. To look at each path before it is opened would take longer than opening it. So who waits is
-found instead: the kernel tells in which system call each of our threads is (proc_pid_syscall(5)). If that is an open of
-a FIFO, its other end is opened here for a moment, and the guest is told that it may not have it.
+Native WASI opens what it is told to, on a thread of its own, out of reach of any deadline. To look at each path before
+it is opened would take longer than opening it, and what was seen may be something else by then. So an open that takes
+long is interrupted: the thread that is in it is sent a signal, for which a handler stands that does nothing. The system
+then gives up the open (EINTR, signal(7)), wherever its path leads by now, and the guard goes on: it refuses what is
+neither a file nor a folder, and opens anew what is.
+
+The signals are two that the system ignores where no handler stands, so that one that comes too late does nothing. One
+that the program has a handler for is left to it.
 """
 
 from __future__ import annotations
@@ -11,100 +15,127 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import stat
-import struct
+import signal
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+__all__ = ["can_interrupt_opens", "interrupt_opens", "let_interrupts_in"]
 
-__all__ = ["can_release_opens", "release_opens"]
 
-_OPENS: Final = {"x86_64": (257, 437), "aarch64": (56, 437)}
-"""The numbers of openat(2) and openat2(2), by machine."""
+class _Numbers(NamedTuple):
+    """The numbers of system calls on one machine."""
 
-_OPENAT2: Final = 437
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
-_PATH_MAX: Final = 4096
+    openat: int
+    openat2: int
+    tgkill: int
+
+
+_SYSCALLS: Final = {"x86_64": _Numbers(257, 437, 234), "aarch64": _Numbers(56, 437, 131)}
+
+_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGURG", "SIGWINCH") if hasattr(signal, name))
+"""Signals that are ignored by default, the one that a program is least likely to use first."""
+
+_OPENER: Final = b"tokio"
+"""How the names of native WASI's threads begin. What other threads open is no business of ours."""
 
 _TASKS: Final = Path("/proc/self/task")
 
+_NOBODYS: Final = (0, 1)
+"""SIG_DFL and SIG_IGN: where one of these stands, nothing happens at these signals."""
 
-class _Open(NamedTuple):
-    """What a thread opens: a path below an open folder."""
+_SA_ONSTACK: Final = 0x08000000
 
-    folder: int
-    path: bytes
+
+class _Action(ctypes.Structure):
+    """`struct sigaction` of the C libraries, for machines with 64 bits."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ulong * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
 
 
 @cache
-def can_release_opens() -> bool:
-    """Whether the system tells in which call a thread is."""
-    if sys.platform != "linux" or platform.machine() not in _OPENS:
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _nothing() -> int:
+    """The address of a function that takes a number and does nothing that anybody could see: abs(3)."""
+    address = ctypes.cast(_library().abs, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def _handler(number: int) -> int:
+    """What stands as a handler of a signal. Python does not know of those that it has not put there."""
+    action = _Action()
+    # SAFETY: without a new action, the old one is written into a structure of ours.
+    if _library().sigaction(number, None, ctypes.byref(action)):
+        raise OSError(ctypes.get_errno(), "sigaction")
+    return action.handler or 0
+
+
+def _is_ours(number: int) -> bool:
+    """Whether a signal is free to be used here; then a handler that does nothing stands for it."""
+    handler = _handler(number)
+    if handler in _NOBODYS:
+        # Not SA_RESTART, so that what it interrupts is not begun anew. The guest's own stack may be small.
+        action = _Action(_nothing(), flags=_SA_ONSTACK)
+        # SAFETY: copied by the call. The handler is code of the C library, may interrupt anything, and stays.
+        return not _library().sigaction(number, ctypes.byref(action), None)
+    return handler == _nothing()
+
+
+def _can_be_ours(number: int) -> bool:
+    return _handler(number) in (*_NOBODYS, _nothing())
+
+
+@cache
+def _tells_calls() -> bool:
+    """Whether the system tells in which call a thread is (proc_pid_syscall(5))."""
+    if sys.platform != "linux" or platform.machine() not in _SYSCALLS:
         return False
     try:
-        Path("/proc/thread-self/syscall").read_bytes()
-        return os.access("/proc/self/mem", os.R_OK)
+        return bool(Path("/proc/thread-self/syscall").read_bytes())
     except OSError:
         return False
 
 
-def release_opens(tell: Callable[[bytes], None]) -> None:
-    """Lets all threads of this process go on that wait for the other end of a FIFO.
+def can_interrupt_opens() -> bool:
+    """Whether the system tells in which call a thread is, and the program leaves a signal to be used."""
+    return _tells_calls() and any(_can_be_ours(number) for number in _SIGNALS)
 
-    Args:
-        tell: Is called with the path that they open, before they go on.
+
+def let_interrupts_in() -> None:
+    """Has this thread take the signals, and the threads that native WASI starts from it: they do what it does.
+
+    Nobody else misses one: where the program has no handler, they are ignored wherever they are not held up.
     """
-    for open_ in set(_opens()):
-        with suppress(OSError), closing(_File(_find(open_))) as found:
-            if stat.S_ISFIFO(os.fstat(found.number).st_mode):
-                tell(open_.path)
-                # Both ends at once, so that this does not wait; whoever waits for one of them goes on.
-                os.close(os.open(f"/proc/self/fd/{found.number}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    if _tells_calls():
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(_SIGNALS)
+        if free := {number for number in blocked if _can_be_ours(number)}:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, free)
 
 
-class _File(NamedTuple):
-    """An open descriptor."""
-
-    number: int
-
-    def close(self) -> None:
-        os.close(self.number)
-
-
-def _opens() -> Iterator[_Open]:
-    """What threads of this process are opening right now, and have not got yet."""
-    numbers = _OPENS[platform.machine()]
+def interrupt_opens() -> None:
+    """Interrupts native WASI wherever it is opening something right now."""
+    numbers = _SYSCALLS[platform.machine()]
+    ours = None
     for task in os.listdir(_TASKS):  # noqa: PTH208 - names are all that is wanted
         # A thread may be gone, or out of its call, at any moment.
         with suppress(OSError, ValueError, IndexError):
-            words = (_TASKS / task / "syscall").read_bytes().split()
-            if int(words[0]) in numbers:
-                folder = ctypes.c_int(int(words[1], 16)).value
-                yield _Open(folder, _text_at(int(words[2], 16)))
-
-
-def _text_at(address: int) -> bytes:
-    """Reads a text that ends with a zero byte. It may be gone: then this is an error, not a crash."""
-    with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - a descriptor is all that is wanted
-        # To the end of its page first: what lies behind may not be there.
-        first = min(-address % 4096 or 4096, _PATH_MAX)
-        text = os.pread(memory.fileno(), first, address)
-        if b"\0" not in text:
-            text += os.pread(memory.fileno(), _PATH_MAX - first, address + first)
-    return text[: text.index(b"\0")]
-
-
-def _find(open_: _Open) -> int:
-    """Opens the place that a path leads to, and nothing of what stands there, without leaving the folder."""
-    how = struct.pack("<QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-    # SAFETY: the path ends with a zero byte, and both texts are borrowed for the call (openat2(2)).
-    library = ctypes.CDLL(None, use_errno=True)
-    found = library.syscall(ctypes.c_long(_OPENAT2), open_.folder, open_.path, how, ctypes.c_size_t(len(how)))
-    if found < 0:
-        raise OSError(ctypes.get_errno(), "openat2")
-    return int(found)
+            call = int((_TASKS / task / "syscall").read_bytes().split()[0])
+            if call in (numbers.openat, numbers.openat2) and (_TASKS / task / "comm").read_bytes().startswith(_OPENER):
+                if ours is None:
+                    ours = next((number for number in _SIGNALS if _is_ours(number)), 0)
+                if ours:
+                    # SAFETY: numbers only. Should the thread be gone, this is an error; should another one have got its
+                    # number, or be out of its call, then a function that does nothing is called there.
+                    _library().syscall(ctypes.c_long(numbers.tgkill), os.getpid(), int(task), int(ours))

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from stockade._start import START_FOLDER
 from stockade.errors import EngineError
 
 __all__ = ["cache_folder", "open_private", "private_folders", "state_folder"]
@@ -19,14 +20,14 @@ def cache_folder() -> Path | None:
     """
     told = os.environ.get("STOCKADE_CACHE", "")
     if told:
-        return None if told == "off" else Path(told)
+        return None if told == "off" else _absolute(told)
     return _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder() -> Path | None:
     """Returns where secrets are kept: `STOCKADE_STATE`, or `stockade` in the user's state folder."""
     told = os.environ.get("STOCKADE_STATE", "")
-    return Path(told) if told else _xdg("XDG_STATE_HOME", ".local/state")
+    return _absolute(told) if told else _xdg("XDG_STATE_HOME", ".local/state")
 
 
 def private_folders() -> list[Path]:
@@ -39,9 +40,18 @@ def _xdg(variable: str, below_home: str) -> Path | None:
     if told.startswith("/"):
         return Path(told) / "stockade"
     try:
-        return Path.home() / below_home / "stockade"
+        return _absolute(str(Path.home() / below_home / "stockade"))
     except RuntimeError:
         return None
+
+
+def _absolute(told: str) -> Path | None:
+    """Returns a folder from where the process was at the beginning.
+
+    From where it is now, a change of its working folder would move a secret into another one: one that a guest is
+    granted, maybe.
+    """
+    return Path(START_FOLDER, told) if START_FOLDER or told.startswith("/") else None
 
 
 def open_private(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """WebAssembly modules as bytes: read, searched and written. No engine."""
 
-from stockade.wasm._binary import Reader, Unsupported, sleb, uleb, vector
+from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vector
 from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
 from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
@@ -34,6 +34,7 @@ from stockade.wasm._types import (
 
 __all__ = [
     "SECTION_ORDER",
+    "Excess",
     "Export",
     "ExportInfo",
     "ExternKind",

@@ -10,10 +10,36 @@ from stockade.errors import InvalidModule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MOST_NAME_BYTES", "NUMBER", "NUMBERS", "Reader", "Unsupported", "sleb", "uleb", "vector"]
+__all__ = [
+    "MOST_NAME_BYTES",
+    "NUMBER",
+    "NUMBERS",
+    "Excess",
+    "Reader",
+    "Unsupported",
+    "excess",
+    "sleb",
+    "uleb",
+    "vector",
+]
 
 MOST_NAME_BYTES: Final = 100_000
 """Bytes of a name: the engine takes no more either."""
+
+
+class Excess(InvalidModule):
+    """A module, sound as far as it was read, has more of something than is read."""
+
+
+def excess(found: str, most: int, mend: str = "Build it with fewer, or as several modules") -> Excess:
+    """Returns the error for a module that has too much of something.
+
+    Args:
+        found: What it has, and where.
+        most: How much is read.
+        mend: What to do about it.
+    """
+    return Excess(f"{found}: no more than {most:,} are read. {mend}")
 
 
 class Unsupported(InvalidModule):
@@ -226,9 +252,7 @@ class Reader:
                 return self.data[start:end]
         size = self.u32()
         if MOST_NAME_BYTES < size <= self.end - self.position:
-            raise InvalidModule(
-                f"a name of {size:,} bytes in the {self.what}: the engine takes no more than {MOST_NAME_BYTES:,}"
-            )
+            raise excess(f"a name of {size:,} bytes in the {self.what}", MOST_NAME_BYTES, "Give it a shorter one")
         return self.take(size)
 
     def count(self, most: int = 2**32) -> int:
@@ -241,7 +265,7 @@ class Reader:
         if count > self.end - self.position:
             raise self.damaged(f"{count:,} items announced in {self.end - self.position:,} bytes")
         if count > most:
-            raise InvalidModule(f"{count:,} items in the {self.what}: the engine takes no more than {most:,}")
+            raise excess(f"{count:,} items in the {self.what}", most)
         return count
 
     def finish(self) -> None:

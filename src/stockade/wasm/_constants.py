@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stockade.errors import InvalidModule
-from stockade.wasm._binary import uleb
+from stockade.wasm._binary import excess, uleb
 from stockade.wasm._opcodes import CONSTANTS, Kind, patterns, read_opcode, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.errors import InvalidModule
     from stockade.wasm._binary import Reader
 
 __all__ = ["rewrite_const_expression", "skip_const_expression"]
@@ -80,9 +80,8 @@ def rewrite_const_expression(reader: Reader, redirect: Callable[[int], int]) -> 
 
 
 def _too_long(reader: Reader) -> InvalidModule:
-    return InvalidModule(
-        f"a constant expression in the {reader.what} has more than {_MOST_BYTES:,} bytes, which no toolchain writes"
-    )
+    found = f"a constant expression of more than {_MOST_BYTES:,} bytes in the {reader.what}"
+    return excess(found, _MOST_BYTES, "Build it with a shorter one")
 
 
 def _refused(reader: Reader, start: int) -> InvalidModule:

@@ -13,7 +13,7 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import InvalidModule
-from stockade.wasm._binary import Reader, Unsupported
+from stockade.wasm._binary import Reader, Unsupported, excess
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
@@ -255,18 +255,19 @@ class _Core:
     def _check_places(self, reader: Reader) -> None:
         for found in (self.tables, self.memories):
             if len(found) > MOST_PLACES:
-                raise reader.damaged(f"{len(found):,} items, where {MOST_PLACES:,} are read")
+                raise excess(f"{len(found):,} items in the {reader.what}, imported ones included", MOST_PLACES)
 
     def _count(self, section: SectionId, reader: Reader) -> int:
         """Reads how many items a section has, each of which takes work and memory here."""
-        most = MOST_PLACES if section in _FEW else MOST_ITEMS
         size, bound = reader.end - reader.position, MOST_GLOBAL_BYTES if section is SectionId.GLOBAL else _MOST_BYTES
         if size > bound:
             raise reader.forbidden(f"{size:,} bytes of it, where {bound:,} are read")
+        if section in _FEW:
+            return reader.count(MOST_PLACES)
         count = reader.count()
         self.items += count
-        if count > most or self.items > MOST_ITEMS:
-            raise reader.damaged(f"{max(count, self.items):,} items, where {min(most, MOST_ITEMS):,} are read")
+        if self.items > MOST_ITEMS:
+            raise excess(f"{self.items:,} items up to the {reader.what}", MOST_ITEMS)
         return count
 
     def _read_type(self, reader: Reader) -> None:
@@ -453,7 +454,7 @@ def _component(data: bytes) -> Outline:
             elif kind in ("import", "export"):
                 items += _announced(reader)
                 if items > MOST_ITEMS:
-                    raise reader.damaged(f"{items:,} imports and exports, where {MOST_ITEMS:,} are read")
+                    raise excess(f"{items:,} imports and exports", MOST_ITEMS)
             if kind == "import":
                 found = read_component_imports(reader)
                 imports += [ImportInfo(module="", name=name, kind=sort, type="") for name, sort in found]

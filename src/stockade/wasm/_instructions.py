@@ -17,9 +17,9 @@ from stockade.wasm._binary import Reader
 from stockade.wasm._opcodes import INSTRUCTIONS, Instruction, Kind, Span, patterns, read_opcode, run_of, set_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Site", "all_sites", "deepest_nesting", "walk"]
+__all__ = ["Site", "all_sites", "deepest_nesting", "most_nesting", "skipper", "walk"]
 
 
 class Site(NamedTuple):
@@ -72,6 +72,22 @@ def _stepper(imported: int) -> re.Pattern[bytes]:
     return run_of([*_PLAIN, calls])
 
 
+def skipper(imported: int) -> Callable[[bytes, int, int], int]:
+    """Returns what tells where, from a place on, the first instruction stands that `walk` decodes.
+
+    Args:
+        imported: How many functions the module imports.
+    """
+    step = _stepper(imported).match
+
+    def skip(data: bytes, start: int, end: int) -> int:
+        match = step(data, start, end)
+        assert match is not None
+        return match.end()
+
+    return skip
+
+
 def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     """Finds calls and references to imported functions, growth of memories and tables, and tables of branches.
 
@@ -87,14 +103,9 @@ def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
     Raises:
         InvalidModule: An instruction is not known here.
     """
-    step = _stepper(imported).match
+    skip = skipper(imported)
     position = start
-    while position < end:
-        match = step(data, position, end)
-        assert match is not None
-        position = match.end()
-        if position >= end:
-            break
+    while (position := skip(data, position, end)) < end:
         reader = Reader(data, position, end, "code")
         for site in _decode(reader):
             if site.kind in _WOVEN and (site.kind not in _CALLS or site.target < imported):
@@ -119,8 +130,10 @@ def all_sites(data: bytes, start: int, end: int) -> Iterator[Site]:
         yield from (site for site in _decode(reader) if site.kind is not Kind.BRANCH_TABLE)
 
 
-_OPENERS: Final = bytes(number for (prefix, number), row in _GUESTS.items() if prefix is None and row.nests > 0)
-_NO_OPENERS: Final = bytes(code for code in range(256) if code not in _OPENERS)
+_NESTS: Final = [_GUESTS[None, code].nests if (None, code) in _GUESTS else 0 for code in range(256)]
+_BEGIN, _END = b"(", b")"
+_BLOCKS: Final = b"".join(_BEGIN if nests > 0 else _END for nests in _NESTS)
+_NO_BLOCKS: Final = bytes(code for code, nests in enumerate(_NESTS) if not nests)
 _FLAT: Final = run_of(patterns(row for row in _GUESTS.items() if row[1].nests == 0))
 """Any run of instructions that neither opens nor ends a block."""
 
@@ -128,21 +141,48 @@ _OPENER: Final = re.compile(b"|".join(patterns(row for row in _GUESTS.items() if
 """What opens a block, in its usual encodings."""
 
 
-def deepest_nesting(data: bytes, start: int, end: int, enough: int) -> int:
-    """Measures how deep blocks are nested in a body.
+_MANY: Final = 64
+"""Bodies that are looked at together: the deepest of real programs is among the largest ones."""
+
+
+def deepest_nesting(data: bytes, bodies: Iterable[tuple[int, int]]) -> int:
+    """Measures how deep blocks are nested in the deepest of some bodies.
 
     Args:
         data: The module, already validated by the engine.
+        bodies: Where the instructions of each begin, and end.
+    """
+    # The largest first: beside them, most need not be walked over.
+    ordered = sorted(bodies, key=lambda body: body[0] - body[1])
+    deepest = 0
+    for first in range(0, len(ordered), _MANY):
+        # A block takes three bytes.
+        some = [(start, end) for start, end in ordered[first : first + _MANY] if end - start > 3 * deepest]
+        if not some:
+            break
+        for most, start, end in sorted(((most_nesting(data, *body), *body) for body in some), reverse=True):
+            if most <= deepest:
+                break
+            deepest = max(deepest, _nesting(data, start, end))
+    return deepest
+
+
+def most_nesting(data: bytes, start: int, end: int) -> int:
+    """Bounds how deep blocks can be nested in a body, whatever of its bytes are instructions.
+
+    Args:
+        data: The module.
         start: Where the body's instructions begin.
         end: Where the body ends.
-        enough: A depth up to which it need not be exact.
-
-    Returns:
-        The depth, where it is more than `enough`; else some number up to it.
     """
-    # A block takes three bytes, and each begins with one of these: most bodies cannot be that deep.
-    if end - start < 3 * enough or len(data[start:end].translate(None, _NO_OPENERS)) <= enough:
-        return 0
+    # Nowhere are more blocks open than may have begun before, nor than may end behind. As many of these bytes in as
+    # there are ends, both are the same number; before that the one is less, behind it the other.
+    blocks = data[start:end].translate(_BLOCKS, _NO_BLOCKS)
+    return blocks.count(_BEGIN, 0, blocks.count(_END))
+
+
+def _nesting(data: bytes, start: int, end: int) -> int:
+    """Measures how deep blocks are nested in a body."""
     step, opens = _FLAT.match, _OPENER.match
     depth = deepest = 0
     position = start
@@ -168,9 +208,6 @@ def deepest_nesting(data: bytes, start: int, end: int, enough: int) -> int:
         _skip(reader)
         position = reader.position
     return deepest
-
-
-_NESTS: Final = [_GUESTS[None, code].nests if (None, code) in _GUESTS else 0 for code in range(256)]
 
 
 def _instruction(reader: Reader) -> Instruction:

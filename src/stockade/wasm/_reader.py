@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from stockade._text import printable
 from stockade.errors import InvalidModule
-from stockade.wasm._binary import NUMBER, NUMBERS, Reader
+from stockade.wasm._binary import NUMBER, NUMBERS, Reader, excess
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._types import (
     FuncType,
@@ -303,12 +303,10 @@ def parse(data: bytes) -> ParsedModule:
         if section not in (SectionId.CODE, SectionId.FUNCTION):
             taken += end - start
             if taken > MOST_BYTES:
-                raise InvalidModule(
-                    f"{taken:,} bytes of types, imports, globals and exports: no more than {MOST_BYTES:,} are read"
-                )
+                raise excess(f"{taken:,} bytes of types, imports, globals and exports", MOST_BYTES)
         items += read(module, reader)
         if items > MOST_ITEMS:
-            raise InvalidModule(f"{items:,} types, imports, globals and exports: no more than {MOST_ITEMS:,} are read")
+            raise excess(f"{items:,} types, imports, globals and exports", MOST_ITEMS)
         reader.finish()
     if len(module.bodies) != len(module.functions) - module.imported_functions:
         raise Reader(data, len(data), len(data), "file").damaged("functions and their code differ in number")
@@ -335,7 +333,7 @@ def sections(data: bytes) -> Iterator[Section]:
         reader.position = start + size
         yield Section(id_, start, start + size)
     if reader.position != reader.end:
-        raise reader.damaged(f"more than {MOST_SECTIONS:,} sections")
+        raise excess(f"sections that go on at byte {reader.position:,} of the file", MOST_SECTIONS)
 
 
 # -- what is in a section: each returns how many items it made ---------------------------------------------------------
@@ -362,9 +360,7 @@ def _read_types(module: ParsedModule, reader: Reader) -> int:
             reader.position = after
         values += len(type_.params) + len(type_.results)
         if values > _MOST_VALUES_IN_ALL:
-            raise InvalidModule(
-                f"the types of the module name more than {_MOST_VALUES_IN_ALL:,} parameters and results in all"
-            )
+            raise excess(f"{values:,} parameters and results of types", _MOST_VALUES_IN_ALL)
         types.append(type_)
     return count
 
@@ -400,24 +396,24 @@ def _read_imports(module: ParsedModule, reader: Reader) -> int:
         else:
             raise reader.damaged(f"import {printable(name)} is of the unknown kind {code}")
         module.imports.append(Import(where, name, _KINDS[code], type_index))
-    _check_places(module, reader)
+    _check_places(module)
     return count
 
 
 _KINDS: Final = tuple(ExternKind)
 
 
-def _check_places(module: ParsedModule, reader: Reader) -> None:
+def _check_places(module: ParsedModule) -> None:
     for what, found in (("tables", module.tables), ("memories", module.memories)):
         if len(found) > MOST_PLACES:
-            raise InvalidModule(f"{len(found):,} {what} in the {reader.what}: the engine takes no more than 100")
+            raise excess(f"{len(found):,} {what}, imported ones included", MOST_PLACES)
 
 
 def _read_functions(module: ParsedModule, reader: Reader) -> int:
     count = reader.count(MOST_FUNCTIONS)
     types = reader.u32s(count)
     if len(module.functions) + count > MOST_FUNCTIONS:
-        raise reader.damaged(f"{len(module.functions) + count:,} functions, imported ones included")
+        raise excess(f"{len(module.functions) + count:,} functions, imported ones included", MOST_FUNCTIONS)
     if count and max(types) >= len(module.types):
         raise reader.damaged(f"type {max(types)} does not exist")
     module.functions += types
@@ -426,7 +422,7 @@ def _read_functions(module: ParsedModule, reader: Reader) -> int:
 
 def _read_tables(module: ParsedModule, reader: Reader) -> int:
     module.tables += [guest_table_type(reader) for _ in range(reader.count(MOST_PLACES))]
-    _check_places(module, reader)
+    _check_places(module)
     return 0
 
 
@@ -439,7 +435,7 @@ def _add_memory(module: ParsedModule, reader: Reader) -> None:
 def _read_memories(module: ParsedModule, reader: Reader) -> int:
     for _ in range(reader.count(MOST_PLACES)):
         _add_memory(module, reader)
-    _check_places(module, reader)
+    _check_places(module)
     return 0
 
 
@@ -458,9 +454,7 @@ def _global_type(reader: Reader) -> None:
 
 def _read_globals(module: ParsedModule, reader: Reader) -> int:
     if reader.end - reader.position > MOST_GLOBAL_BYTES:
-        raise InvalidModule(
-            f"{reader.end - reader.position:,} bytes of globals: no more than {MOST_GLOBAL_BYTES:,} are read"
-        )
+        raise excess(f"{reader.end - reader.position:,} bytes of globals", MOST_GLOBAL_BYTES)
     count = reader.count(MOST_ITEMS)
     for _ in range(count):
         _global_type(reader)
@@ -493,8 +487,8 @@ def _read_start(module: ParsedModule, reader: Reader) -> int:
 
 
 def _read_data_count(module: ParsedModule, reader: Reader) -> int:  # noqa: ARG001 - as all others
-    if reader.u32() > MOST_SEGMENTS:
-        raise reader.damaged(f"more than {MOST_SEGMENTS:,} segments of data")
+    if (count := reader.u32()) > MOST_SEGMENTS:
+        raise excess(f"{count:,} segments of data", MOST_SEGMENTS)
     return 0
 
 

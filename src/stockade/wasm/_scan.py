@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stockade.wasm._binary import Reader
-from stockade.wasm._instructions import Site, deepest_nesting, walk
+from stockade.wasm._instructions import Site, deepest_nesting, skipper, walk
 from stockade.wasm._opcodes import Kind
 from stockade.wasm._reader import SectionId
 from stockade.wasm._types import guest_value_type
@@ -46,13 +46,20 @@ def scan(module: ParsedModule) -> Scan:
         InvalidModule: An instruction is not known here.
     """
     found = Scan()
+    data, imported, starts = module.data, module.imported_functions, found.starts
+    skip = skipper(imported)
+    reader = Reader(data, 0, 0, "code")
     for number, (start, end) in enumerate(module.bodies):
-        reader = Reader(module.data, start, end, "code")
+        reader.position, reader.end = start, end
         locals_ = skip_locals(reader)
         found.most_locals = max(found.most_locals, locals_)
-        found.starts.append(reader.position)
+        start = reader.position
+        starts.append(start)
+        # Most bodies have nothing that is of interest.
+        if (start := skip(data, start, end)) == end:
+            continue
         here = []
-        for site in walk(module.data, reader.position, end, module.imported_functions):
+        for site in walk(data, start, end, imported):
             if site.kind is Kind.BRANCH_TABLE:
                 found.most_branches = max(found.most_branches, site.target)
                 continue
@@ -101,16 +108,12 @@ def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
         module: The module.
         scan: What was found in it.
     """
-    # Exact, for the figures are kept, and held against whatever policy comes later. The largest bodies first: beside
-    # them, most cannot be deeper.
-    nesting = 0
-    bodies = [(end - start, start, end) for start, (_, end) in zip(scan.starts, module.bodies, strict=True)]
-    for _, start, end in sorted(bodies, reverse=True):
-        nesting = max(nesting, deepest_nesting(module.data, start, end, nesting))
+    # Exact, for the figures are kept, and held against whatever policy comes later.
+    bodies = zip(scan.starts, (end for _, end in module.bodies), strict=True)
     return {
         "locals": scan.most_locals,
         "br_table": scan.most_branches,
-        "nesting": nesting,
+        "nesting": deepest_nesting(module.data, bodies),
     }
 
 

@@ -1,7 +1,7 @@
 """Reading a module file that someone else may have put there.
 
 The file is opened once, checked on the open descriptor, and read within a bound: a folder, a FIFO or `/dev/zero` is
-refused without reading from it, and a file that grows while it is read is cut at the bound (H34). What is hashed is
+refused without reading from it, and a file that grows while it is read is cut at the bound. What is hashed is
 what is compiled.
 """
 
@@ -56,9 +56,13 @@ def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
                 f"{shown} has {status.st_size:,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
         # One more than it should have, so that its growing is seen; asking for the limit would clear as much memory.
-        data = _read(file, status.st_size + 1)
-        if len(data) > status.st_size:
-            data += _read(file, limit_bytes + 1 - len(data))
+        try:
+            data = _read(file, status.st_size + 1)
+            if len(data) > status.st_size:
+                data += _read(file, limit_bytes + 1 - len(data))
+        except OSError as problem:
+            # A regular file of the kernel's, such as /proc/self/mem, or a disk that fails.
+            raise InvalidModule(f"{shown} cannot be read: {problem.strerror}") from None
     if len(data) > limit_bytes:
         raise InvalidModule(f"{shown} grew beyond {limit_bytes:,} bytes while it was read (limits.module_size)")
     return data

@@ -1,18 +1,18 @@
 """The compile worker: what is done with a hostile module in a process of its own, and when."""
 
-from stockade.worker._admission import Admission, CompileJob, Turn, admission
+from stockade.worker._compile_queue import CompileJob, CompileQueue, Turn, compile_queue
 from stockade.worker._features import refuse_unrunnable, titles, validate
 from stockade.worker._prepare import check_figures, check_outline, is_cheap, prepare, translate
-from stockade.worker._subprocess import compile_aside, features_of, job_of, translate_aside, validate_aside
+from stockade.worker._subprocess import compile_aside, features_of, job_of, translate_aside, validate_aside, weave_aside
 
 __all__ = [
-    "Admission",
     "CompileJob",
+    "CompileQueue",
     "Turn",
-    "admission",
     "check_figures",
     "check_outline",
     "compile_aside",
+    "compile_queue",
     "features_of",
     "is_cheap",
     "job_of",
@@ -23,4 +23,5 @@ __all__ = [
     "translate_aside",
     "validate",
     "validate_aside",
+    "weave_aside",
 ]

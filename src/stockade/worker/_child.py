@@ -1,4 +1,4 @@
-"""The other side of `_aside`: the compiling process, and what each of its children does."""
+"""The other side of `_subprocess`: the compiling process, and what each of its children does."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from typing import NoReturn
 import msgspec
 
 from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes, features_used
-from stockade.errors import EngineError, InvalidModule, LinkError
-from stockade.guard import guard, weave
+from stockade.errors import EngineError
+from stockade.guard import Woven, guard, weave
 from stockade.policy import Features, ModuleLimits
 from stockade.system import end_with, forgo_privileges
 from stockade.wasm import code_figures, parse, scan
 from stockade.worker._features import validate
 from stockade.worker._fork_server import Work, serve
-from stockade.worker._frames import MOST_ANSWER_BYTES, Answer, Request, read_head, release, write_frame
+from stockade.worker._frames import (
+    FAILURES,
+    MOST_ANSWER_BYTES,
+    Answer,
+    Request,
+    failure_of,
+    read_head,
+    release,
+    write_frame,
+)
 from stockade.worker._prepare import prepare, translate
 
 __all__ = ["main"]
@@ -104,8 +113,8 @@ def _work(source: int, target: int) -> None:
             if request.release != release():
                 raise EngineError(_EXCHANGED)
             answer, result = _TASKS[request.task](request, read.read(size))
-        except (EngineError, InvalidModule, LinkError) as problem:
-            answer, result = Answer(failure=(type(problem).__name__, str(problem))), b""
+        except FAILURES as problem:
+            answer, result = Answer(failure=failure_of(problem)), b""
         except MemoryError:
             # As the library ends where it is the one that gets no more.
             os.abort()
@@ -113,13 +122,25 @@ def _work(source: int, target: int) -> None:
 
 
 def _compile(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
-    config = EngineConfig(**request.config)._replace(  # type: ignore[arg-type]
-        pooled=False, parallel=len(wasm) >= _MANY_BYTES
-    )
+    config = _config(request, wasm)
     # Its outline was checked before it came here.
-    woven, figures = prepare(request.name, parse(wasm), config, request.features, request.structure, lambda _: None)
+    woven, figures = _prepare(request, wasm, config)
     code = compile_to_bytes(Engine.shared(config), woven.wasm)
     return Answer(woven=replace(woven, wasm=b""), figures=figures), code
+
+
+def _weave(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
+    woven, figures = _prepare(request, wasm, _config(request, wasm))
+    return Answer(woven=replace(woven, wasm=b""), figures=figures), woven.wasm
+
+
+def _config(request: Request, wasm: bytes) -> EngineConfig:
+    config = EngineConfig(**request.config)  # type: ignore[arg-type]
+    return config._replace(pooled=False, parallel=len(wasm) >= _MANY_BYTES)
+
+
+def _prepare(request: Request, wasm: bytes, config: EngineConfig) -> tuple[Woven, dict[str, int]]:
+    return prepare(request.name, parse(wasm), config, request.features, request.structure, lambda _: None)
 
 
 def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
@@ -136,7 +157,7 @@ def _translate(request: Request, text: bytes) -> tuple[Answer, bytes]:
     return Answer(), translate(request.name, text)
 
 
-_TASKS = {"compile": _compile, "validate": _validate, "features": _features, "translate": _translate}
+_TASKS = {"compile": _compile, "weave": _weave, "validate": _validate, "features": _features, "translate": _translate}
 
 
 def _limit(kind: int, most: int, grace: int = 0) -> None:

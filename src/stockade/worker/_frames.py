@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import IO, Literal
+from typing import IO, Final, Literal
 
 import msgspec
 
 from stockade.engine import wasmtime_version
-from stockade.errors import EngineError
+from stockade.errors import EngineError, InvalidModule, LinkError, StockadeError
 from stockade.guard import Woven, guard
 from stockade.policy import Features, ModuleLimits
 
 __all__ = [
+    "FAILURES",
     "FIRST_FREE",
     "MOST_ANSWER_BYTES",
     "UNREADABLE",
     "Answer",
     "Request",
+    "failure_from",
+    "failure_of",
     "read_head",
     "release",
     "scratch",
     "write_frame",
 ]
+
+FAILURES: Final[tuple[type[StockadeError], ...]] = (EngineError, InvalidModule, LinkError)
+"""The kinds of errors that are handed over."""
 
 MOST_ANSWER_BYTES = 4 << 30
 """What machine code can have, at most."""
@@ -38,7 +44,7 @@ class Request(msgspec.Struct, frozen=True):
     """What the other process is to do. The body is the module, or the text.
 
     Attributes:
-        task: `compile` a module, `validate` it, tell the `features` it uses, or `translate` text.
+        task: `compile` a module, `weave` it only, `validate` it, tell the `features` it uses, or `translate` text.
         name: The module's name, for messages.
         release: What says that both processes are of the same release.
         cpu_seconds: CPU time that it may use.
@@ -48,7 +54,7 @@ class Request(msgspec.Struct, frozen=True):
         config: What to compile for.
     """
 
-    task: Literal["compile", "validate", "features", "translate"]
+    task: Literal["compile", "weave", "validate", "features", "translate"]
     name: str
     release: str
     cpu_seconds: int
@@ -62,7 +68,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What came of it. The body is machine code, or a module.
 
     Attributes:
-        woven: What the weaver tells of a compiled module, without its bytes.
+        woven: What the weaver tells of a module, without its bytes.
         figures: Figures of the original's code.
         features: Proposals that a module uses.
         failure: The kind of error, and its message, where it did not come to that.
@@ -72,6 +78,21 @@ class Answer(msgspec.Struct, frozen=True):
     figures: dict[str, int] = {}
     features: tuple[str, ...] = ()
     failure: tuple[str, str] | None = None
+
+
+def failure_of(problem: StockadeError) -> tuple[str, str]:
+    """Says what went wrong as an answer has it: by the kind of error that everybody knows, whatever kind of that it is.
+
+    Args:
+        problem: An error of one of the kinds that are told.
+    """
+    return next(kind.__name__ for kind in FAILURES if isinstance(problem, kind)), str(problem)
+
+
+def failure_from(told: tuple[str, str]) -> StockadeError:
+    """Returns the error that an answer says there was."""
+    name, message = told
+    return next((kind for kind in FAILURES if kind.__name__ == name), EngineError)(message)
 
 
 def write_frame(file: IO[bytes], head: Request | Answer, body: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stockade.engine import Engine, EngineConfig, assemble
 from stockade.errors import InvalidModule
 from stockade.guard import Woven, guard, prove, weave
-from stockade.wasm import ParsedModule, code_figures, compile_cost, outline_figures, scan
+from stockade.wasm import Excess, ParsedModule, code_figures, compile_cost, outline_figures, scan
 from stockade.worker._features import validate
 
 if TYPE_CHECKING:
@@ -151,6 +151,9 @@ def prepare(
     progress("proving")
     try:
         prove(module, woven)
+    except Excess as problem:
+        # Likewise: the original was read, so with the guard in it, it is beyond what is read.
+        raise InvalidModule(f"{name} leaves no room for the guard: {problem}") from None
     except InvalidModule as problem:
         raise InvalidModule(
             f"{name} cannot be guarded, for it is encoded in a way that Stockade reads differently from the engine: "

@@ -31,7 +31,7 @@ from stockade.worker._fork_server import MESSAGE, REFUSED, STARTED, TAKEN
 from stockade.worker._frames import FIRST_FREE, scratch
 
 if TYPE_CHECKING:
-    from stockade.worker._admission import Turn
+    from stockade.worker._compile_queue import Turn
 
 __all__ = ["signal_name", "worker"]
 

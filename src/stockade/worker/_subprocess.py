@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
 from stockade.engine import features_used
-from stockade.errors import EngineError, InvalidModule, LinkError
+from stockade.errors import EngineError, InvalidModule
 from stockade.policy import Limits
-from stockade.worker._admission import SMALL_BYTES, CompileJob, admission
-from stockade.worker._frames import UNREADABLE, Answer, Request, read_head, release, scratch
+from stockade.worker._compile_queue import SMALL_BYTES, CompileJob, compile_queue
+from stockade.worker._frames import UNREADABLE, Answer, Request, failure_from, read_head, release, scratch
 from stockade.worker._process import signal_name, worker
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ if TYPE_CHECKING:
     from stockade.engine import EngineConfig
     from stockade.guard import Woven
     from stockade.modules import Module
-    from stockade.policy import Features, Policy
-    from stockade.worker._admission import Turn
+    from stockade.policy import Features, ModuleLimits, Policy
+    from stockade.worker._compile_queue import Turn
 
-__all__ = ["compile_aside", "features_of", "job_of", "translate_aside", "validate_aside"]
+__all__ = ["compile_aside", "features_of", "job_of", "translate_aside", "validate_aside", "weave_aside"]
 
 _Result = TypeVar("_Result")
-
-_FAILURES = {kind.__name__: kind for kind in (EngineError, InvalidModule, LinkError)}
 
 _OWN_FAULT = frozenset(
     {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
@@ -53,6 +52,7 @@ class _Words(NamedTuple):
 
 _WORDS = {
     "compile": _Words("compile", "compiler"),
+    "weave": _Words("weave", "weaver"),
     "validate": _Words("validate", "validator"),
     "features": _Words("validate", "validator"),
     "translate": _Words("translate", "translator"),
@@ -86,6 +86,34 @@ def compile_aside(
     if answer.woven is None:
         raise EngineError(UNREADABLE)
     return answer.woven, answer.figures, code
+
+
+def weave_aside(
+    name: str, wasm: bytes, config: EngineConfig, features: Features, structure: ModuleLimits, limits: Limits
+) -> Woven:
+    """Prepares a module without compiling it.
+
+    Args:
+        name: The module's name, safe to show.
+        wasm: The module.
+        config: The configuration that it would be compiled for.
+        features: The proposals that it may use.
+        structure: What it may be made of.
+        limits: How long, and with how much memory, it may take.
+
+    Returns:
+        The woven module, as it was proven.
+
+    Raises:
+        InvalidModule: It is not valid, or takes more than it may.
+        LinkError: It imports what nothing provides.
+        EngineError: There can be no other process.
+    """
+    request = Request("weave", name, *_shared(limits), features, structure, config._asdict())
+    answer, woven = _wait_and_ask(request, wasm, limits)
+    if answer.woven is None:
+        raise EngineError(UNREADABLE)
+    return replace(answer.woven, wasm=woven)
 
 
 def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits, turn: Turn | None = None) -> None:
@@ -162,7 +190,7 @@ def job_of(work: Callable[[Turn], _Result], body: bytes, limits: Limits, tenant:
 
 def _wait_and_ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer, bytes]:
     """Has something done when its turn has come."""
-    queue = admission()
+    queue = compile_queue()
     return queue.wait(queue.submit(job_of(lambda turn: _ask(request, body, limits, turn), body, limits)))
 
 
@@ -182,8 +210,7 @@ def _ask(request: Request, body: bytes, limits: Limits, turn: Turn) -> tuple[Ans
     except msgspec.MsgspecError:
         raise EngineError(UNREADABLE) from None
     if answer.failure is not None:
-        kind, message = answer.failure
-        raise _FAILURES.get(kind, EngineError)(message)
+        raise failure_from(answer.failure)
     return answer, result
 
 

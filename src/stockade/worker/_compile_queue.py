@@ -14,14 +14,15 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from stockade._bell import Once
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SMALL_BYTES", "Admission", "CompileJob", "Turn", "admission"]
+__all__ = ["SMALL_BYTES", "CompileJob", "CompileQueue", "Turn", "compile_queue"]
 
 _Result = TypeVar("_Result")
 
@@ -63,7 +64,7 @@ class Turn:
             call()
 
 
-class CompileJob(Generic[_Result]):
+class CompileJob(Once[_Result]):
     """Something that is done in its turn.
 
     Args:
@@ -71,28 +72,12 @@ class CompileJob(Generic[_Result]):
         memory_bytes: How much memory it may take.
         small: Whether it is likely to take little.
         tenant: For whom it is done.
-
-    Attributes:
-        done: Whether it is done, with or without success.
     """
 
-    # What is in the library's `concurrent.futures` takes longer to import than a small guest to run.
-    __slots__ = (
-        "_calls",
-        "_event",
-        "_lock",
-        "_problem",
-        "_result",
-        "done",
-        "memory_bytes",
-        "small",
-        "tenant",
-        "turn",
-        "wanted",
-        "work",
-    )
+    __slots__ = ("memory_bytes", "small", "tenant", "turn", "wanted", "work")
 
     def __init__(self, work: Callable[[Turn], _Result], *, memory_bytes: int, small: bool, tenant: str) -> None:
+        super().__init__()
         self.work = work
         self.memory_bytes = memory_bytes
         self.small = small
@@ -100,37 +85,6 @@ class CompileJob(Generic[_Result]):
         self.turn: Turn | None = None
         # How many wait for it.
         self.wanted = 1
-        self.done = False
-        self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._calls: list[Callable[[], object]] = []
-        self._problem: BaseException | None = None
-        self._result: _Result | None = None
-
-    def finish(self, result: _Result | None, problem: BaseException | None = None) -> None:
-        """Says what came of it: a result, or a problem."""
-        with self._lock:
-            self._result, self._problem, self.done = result, problem, True
-            calls, self._calls = self._calls, []
-        self._event.set()
-        for call in calls:
-            call()
-
-    def when_done(self, call: Callable[[], object]) -> None:
-        """Has something called when it is done, from any thread; at once, if it is."""
-        with self._lock:
-            if not self.done:
-                self._calls.append(call)
-                return
-        call()
-
-    def result(self) -> _Result:
-        """Waits until it is done, and returns or raises what came of it."""
-        self._event.wait()
-        if self._problem is not None:
-            raise self._problem
-        result: _Result = self._result  # type: ignore[assignment] # there is one, as there is no problem
-        return result
 
 
 class _Tenant:
@@ -149,7 +103,7 @@ class _Tenant:
         return not (self.running or any(self.waiting))
 
 
-class Admission:
+class CompileQueue:
     """Lets jobs be done, a few at a time. Safe to share between threads.
 
     Args:
@@ -220,7 +174,7 @@ class Admission:
                 tenant.waiting[not job.small].remove(job)
                 self._forget(job.tenant, tenant)
         if turn is None:
-            job.finish(None, _LEFT)
+            job.settle(None, _LEFT)
         else:
             turn.abandon()
 
@@ -307,7 +261,7 @@ class Admission:
             try:
                 threading.Thread(target=self._work, args=(job,), name="stockade-compile", daemon=True).start()
             except RuntimeError as problem:
-                job.finish(None, EngineError(f"no thread can be started to compile on: {problem}"))
+                job.settle(None, EngineError(f"no thread can be started to compile on: {problem}"))
                 todo.extend(self._finish(job, 0.0))
 
     def _work(self, job: CompileJob[Any]) -> None:
@@ -321,7 +275,7 @@ class Admission:
             except BaseException as raised:
                 problem = raised
             admitted = self._finish(job, turn.had())
-            job.finish(result, problem)
+            job.settle(result, problem)
             # Nothing of it is kept while others are done.
             del job, turn, result, problem
             if not admitted:
@@ -353,18 +307,18 @@ def _machine_memory() -> float:
     return min(found)
 
 
-_admission = Admission()
+_compile_queue = CompileQueue()
 
 
-def admission() -> Admission:
+def compile_queue() -> CompileQueue:
     """Returns the queue of this process."""
-    return _admission
+    return _compile_queue
 
 
 def _after_fork() -> None:
     """Begins anew in a forked child, which has none of the parent's threads."""
-    global _admission
-    _admission = Admission()
+    global _compile_queue
+    _compile_queue = CompileQueue()
 
 
 if hasattr(os, "register_at_fork"):

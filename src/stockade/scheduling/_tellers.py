@@ -1,0 +1,89 @@
+"""Threads for what is to be called when tasks are over: it may take its time, and wait for other tasks."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MOST_TELLERS", "tell_later"]
+
+MOST_TELLERS: Final = 16
+"""Threads. Where all of them wait, so does what is to be called next, but no run does."""
+
+_LINGER_SECONDS: Final = 1.0
+"""How long one stays that has nothing to do."""
+
+
+class _Tellers:
+    """Calls what it is given, in the order in which it was given, on a few threads that come and go."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], object]] = deque()
+        # Reentrant, for the handler of a signal may end something.
+        self._lock = threading.RLock()
+        self._change = threading.Condition(self._lock)
+        self._threads = self._idle = 0
+
+    def tell(self, call: Callable[[], object]) -> None:
+        """Has something called, that raises nothing. Without any thread to be had, it is called at once."""
+        self._calls.append(call)
+        with self._lock:
+            if self._idle:
+                self._change.notify()
+            if self._idle >= len(self._calls) or self._threads >= MOST_TELLERS:
+                return
+            try:
+                threading.Thread(target=self._work, name="stockade-teller", daemon=True).start()
+            except RuntimeError:
+                if self._threads:
+                    return
+            else:
+                self._threads += 1
+                return
+        self._call_all()
+
+    def _call_all(self) -> None:
+        while self._calls:
+            with suppress(IndexError):
+                self._calls.popleft()()
+
+    def _work(self) -> None:
+        while True:
+            self._call_all()
+            with self._lock:
+                if not self._calls:
+                    self._idle += 1
+                    self._change.wait(_LINGER_SECONDS)
+                    self._idle -= 1
+                if not self._calls:
+                    # Whoever brings something after this looks at how many there are after this, too.
+                    self._threads -= 1
+                    return
+
+
+_tellers = _Tellers()
+
+
+def tell_later(call: Callable[[], object]) -> None:
+    """Has something called on a thread of its own kind.
+
+    Args:
+        call: What to call; it raises nothing.
+    """
+    _tellers.tell(call)
+
+
+def _after_fork() -> None:
+    """Begins anew in a forked child, which has none of the parent's threads."""
+    global _tellers
+    _tellers = _Tellers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
