@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["busy", "children", "descriptors", "gone", "until"]
+__all__ = ["busy", "children", "descriptors", "gone", "threads", "until"]
 
 
 def children(pid: int) -> set[int]:
@@ -19,6 +19,11 @@ def children(pid: int) -> set[int]:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         found.update(int(child) for child in (thread / "children").read_text().split())
     return found
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:

@@ -536,14 +536,3 @@ def test_without_room_for_an_engine_it_is_said_so(tmp_path: Path, monkeypatch: p
     assert isinstance(refused.exception, stockade.EngineError)
     assert " engines are in use, as many as there may be in a process. " in str(refused.exception)
     assert str(refused.exception).endswith("let them agree, or close sandboxes and sessions that are done")
-
-
-def test_files_are_completed_by_the_shell(tmp_path: Path) -> None:
-    """The shell is told to complete a path."""
-    told = CliRunner().invoke(
-        command_line,
-        env={"_STOCKADE_COMPLETE": "bash_complete", "COMP_WORDS": "stockade inspect x", "COMP_CWORD": "2"},
-        prog_name="stockade",
-    )
-
-    assert told.stdout == "file,x\n"

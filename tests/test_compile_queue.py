@@ -358,9 +358,9 @@ def test_a_refusal_is_believed_for_a_while(compiling: Compiling, monkeypatch: py
 
 def test_few_refusals_are_remembered(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: a flood of bad modules fills the memory of the host."""
+    monkeypatch.setattr(_programs, "_MAX_REFUSED", 3)
     programs = _programs._Programs()
     monkeypatch.setattr(_plan, "programs", programs)
-    monkeypatch.setattr(_programs, "_MAX_REFUSED", 3)
     box = Sandbox(PATIENT)
     for number in range(5):
         compiling.let_go(str(number), InvalidModule("too much"))

@@ -19,7 +19,7 @@ from stockade.engine import FUEL_SLICE
 from stockade.execution._calibrate import Calibration
 from tests.conftest import wat
 
-PATIENT = Policy().replace(wall_time=20.0)
+PATIENT = Policy().replace(fuel=5_000_000_000, wall_time=20.0)
 
 COUNT = wat(
     """

@@ -1525,7 +1525,7 @@ def test_a_run_is_cancelled_from_within_a_function() -> None:
 def test_fuel_is_spent_by_the_guest_alone() -> None:
     """What the function does costs none; calling it costs the same each time."""
     _, f = counter()
-    sandbox = lending(f)
+    sandbox = lending(f, fuel=10_000_000)
     fuel = [sandbox.call(MANY, "go", count).usage.fuel for count in (1, 11, 21, 1)]
     assert all(isinstance(spent, int) and spent > 0 for spent in fuel)
     assert fuel[0] == fuel[3]

@@ -5,8 +5,10 @@ Holds P-SESSION-2.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -341,3 +343,20 @@ def test_a_pool_that_there_is_no_room_for(box: Sandbox, monkeypatch: pytest.Monk
         SessionPool(box, VAULT, size=5)
     assert live_instances() == 0
     assert all(session._guest.ended for session in opened)
+
+
+def test_a_pool_that_is_dropped_lets_go_of_its_sessions() -> None:
+    """The attack: the handler of a signal raises before whoever makes a pool has it, so that nobody closes it."""
+    with Sandbox() as box:
+        pool = SessionPool(box, VAULT, size=3)
+        threads = [thread for thread in threading.enumerate() if thread.name == "stockade-pool"]
+        assert live_instances() == 3
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            del pool
+            gc.collect()
+        assert any(str(one.message).startswith("unclosed pool of ") for one in told)
+        assert live_instances() == 0
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()

@@ -5,6 +5,7 @@ Holds P-TIME-1.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import resource
@@ -186,6 +187,55 @@ def test_a_guest_that_waits_for_input_meets_its_deadline() -> None:
     report = Sandbox(Policy().replace(fuel=None, wall_time=0.3)).run(wat(ECHO), stdin=lambda size: None)
     assert report.outcome is Outcome.TIMEOUT
     assert report.usage.wall_seconds < 1
+
+
+@pytest.mark.parametrize("way", ["here", "awaited"])
+@pytest.mark.parametrize("last", [b"more", b""], ids=["input", "the end"])
+def test_a_callback_that_takes_too_long_makes_it_a_timeout(way: str, last: bytes) -> None:
+    """The attack: the deadline passes in the callback for stdin, and the guest returns right after it.
+
+    Nothing that comes after the time is told as done in time. The twin: a callback that is quick.
+    """
+    pause = [0.1]
+
+    def stdin(size: int) -> bytes:
+        time.sleep(pause[0])
+        pieces.append(last if len(pieces) == 0 else b"")
+        return pieces[-1]
+
+    def run(wall_time: float) -> stockade.Report:
+        pieces.clear()
+        sandbox = Sandbox(Policy().replace(fuel=None, wall_time=wall_time))
+        if way == "here":
+            return sandbox.run(wat(ECHO), stdin=stdin)
+        return asyncio.run(sandbox.run_async(wat(ECHO), stdin=stdin))
+
+    pieces: list[bytes] = []
+    late = run(0.05)
+    asked = len(pieces)
+    pause[0] = 0.0
+    early = run(60.0)
+
+    assert (late.outcome, late.exit_code, late.stdout) == (Outcome.TIMEOUT, None, b"")
+    assert [(found.kind, found.subject, found.limit) for found in late.violations] == [
+        ("timeout", "limits.wall_time", 0.05)
+    ]
+    assert late.usage.wall_seconds >= 0.05
+    assert asked <= 1
+    assert (early.outcome, early.stdout, early.violations) == (Outcome.OK, last, ())
+
+
+def test_a_run_that_is_cancelled_in_a_callback_is_cancelled() -> None:
+    """The same with the caller's own hand: the guest returns at once, and has been cancelled before."""
+    sandbox = Sandbox(PATIENT)
+
+    def stdin(size: int) -> bytes:
+        sandbox.cancel("it")
+        return b""
+
+    report = sandbox.run(wat(ECHO), stdin=stdin, run_id="it")
+
+    assert (report.outcome, report.exit_code, report.violations) == (Outcome.CANCELLED, None, ())
 
 
 @pytest.mark.parametrize("kind", ["pipe", "file"])

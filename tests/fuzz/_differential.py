@@ -26,15 +26,15 @@ from tests.guard._checks import check_woven
 if TYPE_CHECKING:
     from stockade.wasm import ParsedModule
 
-__all__ = ["check", "check_mutant", "check_run"]
+__all__ = ["PROPOSALS", "check", "check_mutant", "check_run"]
 
-_PROPOSALS = frozenset({"simd", "relaxed_simd", "tail_call", "multi_memory"})
+PROPOSALS = frozenset({"simd", "relaxed_simd", "tail_call", "multi_memory"})
 _EBADF = 8
 
 
 def check(data: bytes) -> None:
     """Checks a module that is valid by its making."""
-    validate_with(data, _PROPOSALS)
+    validate_with(data, PROPOSALS)
     _weave_and_check(data)
 
 
@@ -45,7 +45,7 @@ def check_mutant(data: bytes) -> bool:
         Whether it does. What the engine takes must be woven, or refused for what it imports.
     """
     try:
-        validate_with(data, _PROPOSALS)
+        validate_with(data, PROPOSALS)
     except stockade.InvalidModule:
         return False
     with suppress(stockade.LinkError):
@@ -57,7 +57,7 @@ def _weave_and_check(data: bytes) -> None:
     module, second = parse(data), decode(data)
     _check_readers(module, second)
     woven = weave(module, guard())
-    validate_with(woven.wasm, _PROPOSALS)
+    validate_with(woven.wasm, PROPOSALS)
     check_woven(data, woven)
     prove(module, woven)
 

@@ -18,6 +18,7 @@ from tests.fuzz import _differential
 from tests.fuzz.__main__ import one
 from tests.fuzz._differential import check, check_run
 from tests.fuzz._generator import Choices, generate
+from tests.fuzz.undone import LIVE, PLACES, fate, losing_step
 
 
 def _module(data: st.DataObject) -> bytes:
@@ -88,3 +89,22 @@ def test_a_reader_that_loses_step_is_found_by_the_proof(monkeypatch: pytest.Monk
     assert _differential.prove is prove
     assert isinstance(problem, stockade.InvalidModule)
     assert str(problem).startswith("not valid WebAssembly: ")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_reader_that_loses_step_lets_through_the_proof_refuses(place: str) -> None:
+    """The attack: calls of native WASI that the reader does not see. Not one of them is proven, wherever it stands.
+
+    With readers as they are nothing is refused; and in code that never runs any call may stand.
+    """
+    found = 0
+    for seed in range(950, 1_150):
+        data = generate(Choices(random.Random(seed).randrange))
+        with losing_step(place):
+            told, refused = fate(data)
+        assert refused or told != LIVE, f"seed {seed}"
+        found += told == LIVE
+        if told == LIVE or seed % 20 == 0:
+            assert fate(data) == ("right", False)
+
+    assert found or place != "locals"

@@ -71,6 +71,22 @@ def test_a_call_behind_a_long_type_of_a_local_is_counted() -> None:
     assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 7, {"sched_yield": 1})
 
 
+def hidden_growth() -> bytes:
+    """The attack: growth of memory, where a reader that has lost step sees a constant."""
+    return _yielding(i32(1000) + b"\x40\x00" + b"\x01" * 2, _SHIFTING).build()
+
+
+def test_growth_behind_a_long_type_is_held_to_the_policy() -> None:
+    """The attack: as much memory as the engine gives. It is refused and told; the twin may have as much."""
+    refused = Sandbox(Policy().replace(memory=1 << 20)).call(hidden_growth(), "f")
+    granted = Sandbox(Policy().replace(memory=128 << 20)).call(hidden_growth(), "f")
+
+    assert (refused.outcome, refused.value, refused.usage.memory_peak_bytes) == (Outcome.OK, -1, 1 << 16)
+    assert [(found.kind, found.action) for found in refused.violations] == [("memory", "deny")]
+    assert (granted.outcome, granted.value, granted.usage.memory_peak_bytes) == (Outcome.OK, 1, 1001 << 16)
+    assert granted.violations == ()
+
+
 def forging() -> bytes:
     """The attack: a constant that a reader that has lost step takes for two calls.
 

@@ -5,6 +5,7 @@ Holds P-GUARD-1 and P-GUARD-2.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -837,6 +838,32 @@ def test_a_function_that_outgrows_the_engine_is_the_modules_fault(calls: int) ->
         return
     with pytest.raises(stockade.ModuleError):
         sandbox.call(data, "f")
+
+
+@pytest.mark.parametrize("what", ["memories", "tables"])
+def test_a_module_that_has_all_there_may_be_is_told_so(what: str) -> None:
+    """As many memories or tables as the engine takes, to which the guard adds one: which bound, and what to do.
+
+    With one less it is woven and proven.
+    """
+    sandbox = Sandbox(Policy().replace(**{what: 100, "multi_memory": True}))
+    for count in (99, 100):
+        built = Builder(memories=[(0, None)], exports=[("memory", MEMORY, 0), ("f", FUNC, 1)])
+        built.wasi("clock_time_get", ("i32", "i64", "i32"), ("i32",))
+        if what == "memories":
+            built.memories = [(1, None)] * count
+        else:
+            built.tables = [(FUNCREF, 0)] * count
+        built.function(i32(0) + b"\x42\x00" + i32(0) + call(0) + b"\x1a")
+        if count == 99:
+            prove(parse(built.build()), weave(built.build(), guard()))
+            continue
+        with pytest.raises(stockade.InvalidModule) as caught:
+            sandbox.call(built.build(), "f")
+        assert re.sub(r" \(at offset 0x[0-9a-f]+\)", "", str(caught.value)) == (
+            f"<bytes> leaves no room for the guard: {what} count exceeds limit of 100. "
+            "Build it with less of that, or as several modules"
+        )
 
 
 def test_an_unknown_element_form_is_refused() -> None:

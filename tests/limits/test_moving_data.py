@@ -133,7 +133,7 @@ def test_moving_bytes_uses_fuel(tmp_path: Path) -> None:
         script = Script()
         fd = script.open("data")
         script.call("fd_read", fd, script.iovec((1 << 20, size)), 1, script.cell().address)
-        spent.append(script.play(files_policy(tmp_path)).report.usage.fuel or 0)
+        spent.append(script.play(files_policy(tmp_path, fuel=10_000_000)).report.usage.fuel or 0)
 
     assert spent[1] - spent[0] >= _IO_MAX // 256
 
@@ -285,7 +285,8 @@ OUTPUT = wat(
 
 def test_output_of_a_run_that_ends_while_it_is_captured_is_what_was_captured() -> None:
     """The attack: a run that ends between counting output and keeping it makes the host read what is not there."""
-    enough = stockade.Sandbox().call(OUTPUT, "print", 65, 0).usage.fuel or 0
+    metered = Policy(limits=Limits(fuel=10_000_000))
+    enough = stockade.Sandbox(metered).call(OUTPUT, "print", 65, 0).usage.fuel or 0
     for fuel in range(max(1, enough - 500), enough + 1):
         report = stockade.Sandbox(Policy(limits=Limits(fuel=fuel))).call(OUTPUT, "print", 65, 0)
         assert report.stdout == b"A" * report.usage.stdout_bytes

@@ -721,6 +721,10 @@ def pwritten(offset: int) -> Step:
         pytest.param([opened(), Step("fd_seek", (5, 0, 2, 0x500)), polled((1, 5))], id="poll a file at its end"),
         pytest.param([opened(0x40), Step("fd_seek", (5, 9, 2, 0x500)), polled((1, 5))], id="poll beyond an end"),
         pytest.param([polled((1, 0))], id="poll stdin"),
+        pytest.param(
+            [Step("fd_read", (0, 0x900, 1, 0x910), ((0x900, struct.pack("<II", 0x1000, 0x100)),)), polled((1, 0))],
+            id="poll stdin at its end",
+        ),
         pytest.param([polled((2, 1), at=0x200)], id="poll into the subscriptions"),
         pytest.param([opened(), Step("fd_filestat_set_size", (5, 1 << 63))], id="a size that there is not"),
         pytest.param([opened(), Step("fd_filestat_set_size", (5, _U64))], id="the largest number as a size"),

@@ -6,9 +6,11 @@ meanwhile, what went between two of these moments went in that time, and is comp
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +24,7 @@ from tests.conftest import wat
 from tests.limits._guests import CREAT, EAGAIN, SUCCESS, Later, Script, clock_subscription, files_policy, player
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _NANOSECONDS = 1_000_000_000
 
@@ -113,6 +115,24 @@ def data_at_once(_: int) -> bytes | None:
     return b"0123456789"
 
 
+@contextmanager
+def standard_input(kind: str) -> Iterator[Any]:
+    """Standard input of a kind."""
+    if kind == "file":
+        with tempfile.TemporaryFile() as file:
+            file.write(b"0123456789")
+            file.seek(0)
+            yield file
+    elif kind == "pipe":
+        reader, writer = os.pipe()
+        with open(reader, "rb") as file:  # noqa: PTH123 - a descriptor
+            yield file
+        os.close(writer)
+    else:
+        yield {"empty": b"", "nothing yet": nothing_yet, "data at once": data_at_once}[kind]
+
+
+stdins = st.sampled_from(["empty", "nothing yet", "data at once", "file", "pipe"])
 sizes = st.one_of(st.integers(1, 30), st.sampled_from([500, 5_000, 40_000]))
 moves = st.tuples(
     st.sampled_from(["read", "pread", "write", "pwrite"]),
@@ -127,10 +147,10 @@ moves = st.tuples(
     rate=st.sampled_from([100_000, 400_000]),
     on_rate=st.sampled_from(["wait", "refuse"]),
     pieces=st.integers(1, 4),
-    stdin=st.sampled_from([b"", nothing_yet, data_at_once]),
+    stdin=stdins,
 )
 def test_reading_and_writing_stay_within_their_rates(
-    plan: list[tuple[str, int, float | None]], rate: int, on_rate: str, pieces: int, stdin: Any
+    plan: list[tuple[str, int, float | None]], rate: int, on_rate: str, pieces: int, stdin: str
 ) -> None:
     """The attack: one large call, many small ones, naps of no time in which the host looks."""
     recording = Recording()
@@ -151,11 +171,11 @@ def test_reading_and_writing_stay_within_their_rates(
         else:
             recording.note(script.pwrite(fd, b"x" * size, 100))
         kinds.append(kind.removeprefix("p"))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, standard_input(stdin) as given:
         folder = Path(name)
         (folder / "file").write_bytes(b"a" * 50_000)
         policy = files_policy(folder, read_rate=rate, write_rate=rate // 2, on_rate=on_rate)
-        went, errnos = recording.play(policy, pieces=pieces, stdin=stdin)
+        went, errnos = recording.play(policy, pieces=pieces, stdin=given)
     assert set(errnos) <= ({SUCCESS} if on_rate == "wait" else {SUCCESS, EAGAIN})
     for wanted, most in (("read", rate), ("write", rate // 2)):
         check([one if kind == wanted else one._replace(amount=0) for one, kind in zip(went, kinds, strict=True)], most)
@@ -191,18 +211,22 @@ def test_the_rate_of_reading_is_reached_and_never_passed(tmp_path: Path, on_rate
     on_rate=st.sampled_from(["wait", "refuse"]),
     pieces=st.sampled_from([1, 7, 60]),
     seconds=st.sampled_from([None, 0.0, 0.002]),
+    stdin=stdins,
 )
-def test_calls_stay_within_their_rate(rate: int, on_rate: str, pieces: int, seconds: float | None) -> None:
-    """The attack: a session of many short calls, each of which begins anew what a report tells."""
+def test_calls_stay_within_their_rate(rate: int, on_rate: str, pieces: int, seconds: float | None, stdin: str) -> None:
+    """The attack: a session of many short calls, each of which begins anew what a report tells; and waits for stdin, of
+    which something is left in the waits for a rate.
+    """
     recording = Recording()
     for number in range(rate * 6 // 10):
         if seconds is not None and number % 20 == 0:
-            recording.script.sleep(seconds)
+            nap(recording.script, seconds)
             recording.note(1)
         recording.script.call("sched_yield")
         recording.note(1)
     policy = Policy().replace(call_rate=rate, on_rate=on_rate, fuel=None, wall_time=20.0)
-    went, _ = recording.play(policy, pieces=pieces)
+    with standard_input(stdin) as given:
+        went, _ = recording.play(policy, pieces=pieces, stdin=given)
 
     check_calls(went, rate)
 

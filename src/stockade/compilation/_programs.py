@@ -10,8 +10,6 @@ import hashlib
 import os
 import threading
 import time
-from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stockade._bounded import BoundedDict
 from stockade._wasi import MODULE
 from stockade.compilation._cache import Cache
 from stockade.engine import (
@@ -85,7 +84,7 @@ _PYTHON_STACK_BYTES = 8 << 20
 """Stack for host functions, which are Python, and run on the guest's stack: what a process usually has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A woven, compiled module.
 
@@ -142,7 +141,18 @@ class Program:
         if HOST_CALLS not in names:
             linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")
-        return cls(compiled, linked, woven, figures, parks, memories, tables, names, format_, {features})
+        return cls(
+            compiled=compiled,
+            linked=linked,
+            woven=woven,
+            figures=figures,
+            parks=parks,
+            memories=memories,
+            tables=tables,
+            calls=names,
+            state_format=format_,
+            valid_under={features},
+        )
 
 
 class MadeProgram(NamedTuple):
@@ -201,11 +211,11 @@ class _Programs:
         self._clock = clock
         # Reentrant, as the one of each program: the handler of a signal may run something while its thread does.
         self._lock = threading.RLock()
-        self._kept: OrderedDict[tuple[str, EngineConfig], Program] = OrderedDict()
+        self._kept: BoundedDict[tuple[str, EngineConfig], Program] = BoundedDict(_MAX_PROGRAMS)
         self._under_way: dict[tuple[str, EngineConfig], AbstractContextManager[object]] = {}
         self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
         # What could not be made, why, and until when that is believed.
-        self._refused: OrderedDict[_Request, tuple[float, StockadeError]] = OrderedDict()
+        self._refused: BoundedDict[_Request, tuple[float, StockadeError]] = BoundedDict(_MAX_REFUSED)
 
     def ask(
         self, module: Module, policy: Policy, progress: Callable[[str], None] | None = None, tenant: str = ""
@@ -224,10 +234,7 @@ class _Programs:
         config = _config(module, policy)
         key = (module.sha256, config)
         with self._lock:
-            program = self._kept.get(key)
-            if program is not None:
-                with suppress(KeyError):
-                    self._kept.move_to_end(key)
+            program = self._kept.find(key)
         if program is not None and policy.features in program.valid_under:
             check_figures(module.name, program.figures, policy.structure)
             return MadeProgram(program, at_hand=True)
@@ -284,12 +291,7 @@ class _Programs:
 
     def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
         with self._lock:
-            self._kept[key] = program
-            # Where a handler of a signal has done the same in the middle of this, there may be nothing left to do.
-            with suppress(KeyError):
-                self._kept.move_to_end(key)
-                while len(self._kept) > _MAX_PROGRAMS:
-                    self._kept.popitem(last=False)
+            self._kept.keep(key, program)
         return program
 
     # -- in the other one ---------------------------------------------------------------------------------------------
@@ -327,10 +329,7 @@ class _Programs:
         except ModuleError as problem:
             # That is the module's doing; what is not may go well another time.
             with self._lock:
-                self._refused[request] = self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)
-                self._refused.move_to_end(request)
-                while len(self._refused) > _MAX_REFUSED:
-                    self._refused.popitem(last=False)
+                self._refused.keep(request, (self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)))
             raise
 
     def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> MadeProgram:
@@ -451,25 +450,18 @@ def _keep_on_disk(
 ) -> None:
     key = _key(module, config)
     if seconds <= _WORTH_KEEPING_SECONDS:
-        _note_unkept(key, f"it compiles in {seconds * 1e3:.1f} ms, which is faster than reading a file")
+        _unkept.keep(key, f"it compiles in {seconds * 1e3:.1f} ms, which is faster than reading a file")
         return
     store = Cache()
     entry = _Entry(program.woven, program.figures, msgspec.structs.asdict(policy.features), module.name)
     if store.put(key, msgspec.msgpack.encode(entry), code or program.compiled.to_bytes()):
         _unkept.pop(key, None)
     else:
-        _note_unkept(key, store.problem or "it is larger than the cache may be")
+        _unkept.keep(key, store.problem or "it is larger than the cache may be")
 
 
-_unkept: OrderedDict[str, str] = OrderedDict()
+_unkept: BoundedDict[str, str] = BoundedDict(_MAX_PROGRAMS)
 """Why machine code that this process has made is not in the cache, by its key."""
-
-
-def _note_unkept(key: str, why: str) -> None:
-    _unkept[key] = why
-    if len(_unkept) > _MAX_PROGRAMS:
-        with suppress(KeyError):  # another thread was faster
-            _unkept.popitem(last=False)
 
 
 def why_not_kept(module: Module, policy: Policy) -> str:

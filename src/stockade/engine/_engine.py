@@ -13,11 +13,12 @@ import os
 import sys
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from stockade._bounded import BoundedDict
 from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
 from stockade.engine._parking import define_parking
@@ -285,7 +286,7 @@ class Engine:
 
     _engines: ClassVar[weakref.WeakValueDictionary[EngineConfig, Engine]] = weakref.WeakValueDictionary()
     """The shared registry, guarded by the lock."""
-    _kept: ClassVar[OrderedDict[EngineConfig, Engine]] = OrderedDict()
+    _kept: ClassVar[BoundedDict[EngineConfig, Engine]] = BoundedDict(_KEPT_ENGINES)
     """Those used last, guarded by the same lock."""
     _lock = threading.RLock()
     """Reentrant, for the handler of a signal may run something."""
@@ -339,10 +340,7 @@ class Engine:
                 engine = cls._engines.get(config)
             if engine is None:
                 engine = cls._engines[config] = cls._made(config)
-            cls._kept[config] = engine
-            cls._kept.move_to_end(config)
-            while len(cls._kept) > _KEPT_ENGINES:
-                cls._kept.popitem(last=False)
+            cls._kept.keep(config, engine)
         return engine
 
     @classmethod

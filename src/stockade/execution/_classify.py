@@ -136,6 +136,7 @@ class Classification(NamedTuple):
 
 def classify(
     plan: Plan,
+    *,
     ending: StopReason | None,
     reading: StateReading | None,
     noted: Sequence[GuardViolation],

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from stockade._bounded import BoundedDict
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
 from stockade.execution._inputs import Inputs, environment
@@ -76,7 +75,7 @@ class PolicyContext:
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
         self._lock = threading.RLock()
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
 
     def narrowed(self, policy: Policy) -> PolicyContext:
         """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
@@ -151,10 +150,8 @@ class PolicyContext:
         return plan
 
     def _keep(self, plan: Plan) -> None:
-        with self._lock, suppress(KeyError):
-            self._plans[plan.module.sha256] = plan
-            while len(self._plans) > _MAX_PLANS:
-                self._plans.popitem(last=False)
+        with self._lock:
+            self._plans.keep(plan.module.sha256, plan)
 
     def history(self, module: Module) -> Sequence[tuple[int, float]]:
         """Returns the units and the seconds of the latest runs of a module."""

@@ -30,7 +30,7 @@ _OVERDRAFT_FOR_REFILLS: Final = 65_536
 than a block of instructions costs, for it counts a block before it runs it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What all runs of one module under one policy share.
 
@@ -153,25 +153,25 @@ def make_plan(
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
-        module,
-        policy,
-        program,
-        linked,
-        linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
-        directories,
-        info,
-        min((units for units in (limits.fuel, most) if units is not None), default=None),
-        _OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
-        most,
-        (*natives, *parking) if rates else natives,
-        (*natives, *parking),
-        rates,
-        state,
-        bare,
-        made.seconds,
-        made.at_hand,
-        without_slots,
-        deque(maxlen=SAMPLES_KEPT),
+        module=module,
+        policy=policy,
+        program=program,
+        linked=linked,
+        claim=linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
+        directories=directories,
+        info=info,
+        fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
+        overdraft=_OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
+        fuel_most=most,
+        natives=(*natives, *parking) if rates else natives,
+        natives_for_streams=(*natives, *parking),
+        rates=rates,
+        state=state,
+        bare=bare,
+        compile_seconds=made.seconds,
+        was_compiled=made.at_hand,
+        without_slots=without_slots,
+        history=deque(maxlen=SAMPLES_KEPT),
     )
 
 

@@ -516,7 +516,16 @@ class Guest:
             self._used_bytes = plan.program.woven.initial_memory_bytes
         if results is not None and reading is not None:
             self._check_growth(reading.number.memory_used)
-        verdict = classify(plan, self._ending, reading, noted, results, command, fuel, wall)
+        verdict = classify(
+            plan=plan,
+            ending=self._ending,
+            reading=reading,
+            noted=noted,
+            results=results,
+            command=command,
+            fuel=fuel,
+            wall_seconds=wall,
+        )
         return Report(
             outcome=verdict.outcome,
             exit_code=verdict.exit_code,

@@ -2,14 +2,12 @@
 
 from stockade.guard._policy_block import policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
+from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
 from stockade.guard._source import Guard, Layout, StateFormat, guard
 from stockade.guard._state import (
-    HOST_CALLS,
     PROGRAM_NAME,
     STDIN_PIECE_BYTES,
     Counters,
-    GuardEvent,
-    GuardViolation,
     State,
     StateImage,
     StateReading,

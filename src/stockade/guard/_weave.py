@@ -61,7 +61,7 @@ _MEMORY = b"memory"
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Woven:
     """A module with the guard in it.
 
@@ -472,18 +472,18 @@ class _Weaver:
         growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
         growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
-            _sections.assembled(module.data[:8], contents, self._names()),
-            state,
-            self.renamed,
-            start_export,
-            natives_export,
-            natives,
-            len(module.functions),
-            tuple(self.names),
-            initial,
-            elements,
-            tuple(self.entries),
-            initial - growing,
+            wasm=_sections.assembled(module.data[:8], contents, self._names()),
+            state_export=state,
+            renamed=self.renamed,
+            start_export=start_export,
+            natives_export=natives_export,
+            natives=natives,
+            guest_functions=len(module.functions),
+            guard_functions=tuple(self.names),
+            initial_memory_bytes=initial,
+            initial_table_elements=elements,
+            entries=tuple(self.entries),
+            fixed_memory_bytes=initial - growing,
             grown_memories=names[0],
             grown_tables=names[1],
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),

@@ -368,6 +368,8 @@
 (global $PATH_MAX           (export "PATH_MAX:const")            i32 (i32.const 4096))
 ;; The most bytes that one read or write moves: it may be short, as POSIX allows, so that none takes long.
 (global $IO_MAX             (export "IO_MAX:const")              i32 (i32.const 1048576))
+;; How much of its data is copied at once.
+(global $PIECE                                                   i32 (i32.const 65536))
 (global $SUBSCRIPTION_SIZE                                       i32 (i32.const 48))
 (global $EVENT_SIZE                                              i32 (i32.const 32))
 (global $FILESTAT_SIZE                                           i32 (i32.const 64))
@@ -390,6 +392,29 @@
 
 (func $to_guest (param $address i32) (param $place i32) (param $size i32)
   (memory.copy $guest $state (local.get $address) (local.get $place) (local.get $size)))
+
+;; The same for the data of a read or write, a piece at a time and the last one first: native WASI has touched that last,
+;; and touches the first one first, so that the processor has more of it at hand. Copying uses fuel by the byte.
+(func $data_from_guest (param $place i32) (param $address i32) (param $size i32)
+  (local $rest i32)
+  (loop $next
+    (local.set $rest (call $before_last_piece (local.get $size)))
+    (call $from_guest (i32.add (local.get $place) (local.get $rest)) (i32.add (local.get $address) (local.get $rest))
+      (i32.sub (local.get $size) (local.get $rest)))
+    (br_if $next (local.tee $size (local.get $rest)))))
+
+(func $data_to_guest (param $address i32) (param $place i32) (param $size i32)
+  (local $rest i32)
+  (loop $next
+    (local.set $rest (call $before_last_piece (local.get $size)))
+    (call $to_guest (i32.add (local.get $address) (local.get $rest)) (i32.add (local.get $place) (local.get $rest))
+      (i32.sub (local.get $size) (local.get $rest)))
+    (br_if $next (local.tee $size (local.get $rest)))))
+
+;; How many bytes come before the last piece of so many.
+(func $before_last_piece (param $size i32) (result i32)
+  (select (i32.sub (local.get $size) (global.get $PIECE)) (i32.const 0)
+    (i32.gt_u (local.get $size) (global.get $PIECE))))
 
 (func $get_u32 (param $address i32) (result i32)
   (i32.load $guest (local.get $address)))
@@ -492,14 +517,6 @@
 (func $io_buffer (param $size i32) (result i32)
   (call $reserve (i64.add (i64.load32_u $state (global.get $scratch)) (i64.extend_i32_u (local.get $size))))
   (i32.load $state (global.get $scratch)))
-
-;; Uses fuel for bytes that the host moves: a unit for each 200 or so.
-(func $charge (param $bytes i32)
-  (block $done
-    (loop $next
-      (br_if $done (i32.lt_u (local.get $bytes) (i32.const 1024)))
-      (local.set $bytes (i32.sub (local.get $bytes) (i32.const 1024)))
-      (br $next))))
 
 ;; Ends the run for a reason of the guard's. The host sees the trap and reads why.
 (func $end_run (param $reason i32)
@@ -1202,7 +1219,6 @@
   (call $refund (global.get $read_left) (local.get $spent) (i64.extend_i32_u (local.get $got)))
   (drop (call $spend (global.get $read_tokens) (i64.extend_i32_u (local.get $got))))
   (if (local.get $errno) (then (return (local.get $errno))))
-  (call $charge (local.get $got))
   ;; Only where the policy audits: more than was left.
   (if (i64.gt_u (i64.extend_i32_u (local.get $got)) (local.get $spent))
     (then
@@ -1211,7 +1227,7 @@
         (call $sum (i64.load $state (global.get $read_limit))
           (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $spent)))
         (global.get $AUDIT) (global.get $SUCCESS))))
-  (call $to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
+  (call $data_to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
   (call $put_u32 (local.get $taken) (local.get $got))
   (global.get $SUCCESS))
 
@@ -1290,7 +1306,7 @@
             (call $check_write (local.get $number)
               (call $sum (local.get $from) (i64.extend_i32_u (local.get $size))) (local.get $growth)))
         (then (return (local.get $errno))))))
-  (call $from_guest (call $io_buffer (local.get $size)) (local.get $buffer) (local.get $size))
+  (call $data_from_guest (call $io_buffer (local.get $size)) (local.get $buffer) (local.get $size))
   (local.set $spent (call $spend (global.get $write_left) (local.get $growth)))
   (call $add (global.get $written) (local.get $growth))
   (if (i32.eqz (local.tee $errno
@@ -1308,7 +1324,6 @@
       (local.set $from (call $sum (local.get $from) (i64.extend_i32_u (local.get $got))))
       (if (i64.gt_u (local.get $from) (call $known_size (local.get $fd)))
         (then (call $set_known_size (local.get $fd) (local.get $from))))))
-  (call $charge (local.get $got))
   (call $put_u32 (local.get $written_at) (local.get $got))
   (global.get $SUCCESS))
 
@@ -1512,7 +1527,6 @@
             (local.get $cookie) (global.get $result)))
       (then (return (local.get $errno))))
     (local.set $got (i32.load $state (global.get $result)))
-    (call $charge (local.get $got))
     (call $walk_entries (local.get $got) (local.get $cookie))
     (local.set $cookie)
     (local.set $whole)
@@ -1906,19 +1920,35 @@
 ;; The violation of opening one too many, unless native WASI would not open it.
 (func $refuse_open (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (result i32)
   (local $errno i32)
-  (local.set $errno
-    (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
-      (local.get $size)))
-  (if (i32.and
-        (i32.ne (local.get $errno) (global.get $SUCCESS))
-        (i32.eqz
-          (i32.and (i32.eq (local.get $errno) (global.get $ENOENT))
-                   (i32.and (local.get $flags) (global.get $O_CREAT)))))
+  (if (local.tee $errno (call $unopenable (local.get $fd) (local.get $lookup) (local.get $size) (local.get $flags)))
     (then
       (return (call $judge (global.get $N.path_open) (local.get $errno) (global.get $path) (local.get $size)))))
   (call $refuse_path (global.get $KIND_open_files) (global.get $N.path_open) (global.get $path) (local.get $size)
     (i64.load $state (global.get $open_limit)) (i64.add (i64.load $state (global.get $open_limit)) (i64.const 1))
     (global.get $EMFILE)))
+
+;; What keeps native WASI from opening what stands in $path, or from making it where that is asked for: an errno, or 0.
+(func $unopenable (param $fd i32) (param $lookup i32) (param $size i32) (param $flags i32) (result i32)
+  (local $errno i32)
+  (if (i32.and (local.get $flags) (global.get $O_CREAT))
+    (then
+      (local.set $errno (call $unmakeable (local.get $fd) (global.get $path) (local.get $size)))
+      ;; What is there is opened, and a link to nothing is no file yet.
+      (if (i32.or (i32.ne (local.get $errno) (global.get $EEXIST))
+                  (i32.and (local.get $flags) (global.get $O_EXCL)))
+        (then (return (local.get $errno))))))
+  (local.set $errno
+    (call $look (local.get $fd) (i32.and (local.get $lookup) (global.get $FOLLOW)) (global.get $path)
+      (local.get $size)))
+  (if (i32.eqz (local.get $errno))
+    (then
+      (return
+        (select (global.get $ENOTDIR) (global.get $SUCCESS)
+          (i32.and
+            (i32.ne (i32.and (local.get $flags) (global.get $O_DIRECTORY)) (i32.const 0))
+            (i32.ne (call $type_found) (global.get $FOLDER)))))))
+  (select (global.get $SUCCESS) (local.get $errno)
+    (i32.and (i32.eq (local.get $errno) (global.get $ENOENT)) (i32.and (local.get $flags) (global.get $O_CREAT)))))
 
 ;; Takes a new descriptor into the table; or says with which errno it is to be closed again.
 (func $take_in (param $new i32) (param $fdflags i32) (result i32)
@@ -2311,7 +2341,6 @@
         (if (local.tee $errno (call $native.random_get (global.get $path) (local.get $part)))
           (then (return (local.get $errno))))))
     (call $to_guest (local.get $buffer) (global.get $path) (local.get $part))
-    (call $charge (local.get $part))
     (local.set $buffer (i32.add (local.get $buffer) (local.get $part)))
     (br_if $next (local.tee $size (i32.sub (local.get $size) (local.get $part)))))
   (global.get $SUCCESS))

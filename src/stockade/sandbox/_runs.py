@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from stockade._bounded import BoundedDict
 from stockade._text import printable
 from stockade.errors import Cancelled, UsageError
 from stockade.execution import Call, Inputs, PolicyContext, bind_arguments
@@ -49,14 +48,14 @@ class Runs:
         self._lock = threading.RLock()
         self._functions = HostFunctions()
         self._context: PolicyContext | None = PolicyContext(self.policy, self._functions)
-        self._narrowed: OrderedDict[Policy, PolicyContext] = OrderedDict()
+        self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
         self._numbers = itertools.count(1)
         self._runs: dict[str, RunControl] = {}
 
     def close(self) -> None:
         """Ends the sandbox: nothing can be run in it any more. Closing twice is harmless."""
         self._context = None
-        self._narrowed = OrderedDict()
+        self._narrowed = BoundedDict(_MAX_NARROWED)
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs under way are, by their names. May be called from any thread.
@@ -166,13 +165,10 @@ class Runs:
         with self._lock:
             # Such a handler may have put others in the place of what was found.
             kept = self._narrowed
-            found = kept.get(asked)
+            found = kept.find(asked)
             if found is None:
-                found = kept[asked] = context.narrowed(asked)
-            with suppress(KeyError):
-                kept.move_to_end(asked)
-                while len(kept) > _MAX_NARROWED:
-                    kept.popitem(last=False)
+                found = context.narrowed(asked)
+                kept.keep(asked, found)
         return found
 
     def _enlist(self, run_id: str | None, control: RunControl) -> None:

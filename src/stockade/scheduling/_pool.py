@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stockade._bell import Bell
@@ -45,6 +48,8 @@ class SessionPool:
         EngineError: There is no thread to fill it.
     """
 
+    _closed = True  # until there is something to close
+
     def __init__(
         self,
         sandbox: Sandbox,
@@ -68,8 +73,9 @@ class SessionPool:
         try:
             for _ in range(size):
                 self._ready.append(self._open())
-            self._filler = threading.Thread(target=self._fill, name="stockade-pool", daemon=True)
-            self._filler.start()
+            # It does not keep the pool: who drops it, or never comes to have it, need not close it.
+            fill = partial(_fill, weakref.ref(self), self._wanted)
+            threading.Thread(target=fill, name="stockade-pool", daemon=True).start()
         except BaseException as problem:
             self.close()
             if isinstance(problem, RuntimeError):
@@ -78,6 +84,11 @@ class SessionPool:
                     f"({problem}). Run fewer at once, or raise the limit (ulimit -u)"
                 ) from None
             raise
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(f"unclosed pool of {self._module.name}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,19 +139,8 @@ class SessionPool:
     def _open(self) -> Session:
         return self._sandbox.open(self._module, self._args, env=self._env)
 
-    def _fill(self) -> None:
-        while True:
-            self._wanted.wait()
-            # What fails here fails again for whoever leases, and is told there: also what a function raises that the
-            # guest called while it was initialized.
-            with suppress(BaseException):
-                while self._refill():
-                    pass
-            if self._closed:
-                return
-
     def _refill(self) -> bool:
-        """Opens one session, if one is missing."""
+        """Opens one session, if one is missing; says whether there may be another one to open."""
         if self._closed or len(self._ready) >= self._size:
             return False
         self._ready.append(self._open())
@@ -148,6 +148,21 @@ class SessionPool:
             # Maybe after that has closed what was there.
             self.close()
         return not self._closed
+
+
+def _fill(about: weakref.ref[SessionPool], wanted: Bell) -> None:
+    """Opens sessions in the place of those that were lent, as long as there is a pool."""
+    while True:
+        wanted.wait()
+        pool = about()
+        # What fails here fails again for whoever leases, and is told there: also what a function raises that the guest
+        # called while it was initialized.
+        with suppress(BaseException):
+            while pool is not None and pool._refill():  # noqa: SLF001 - of this module
+                pass
+        if pool is None or pool._closed:  # noqa: SLF001
+            return
+        del pool
 
 
 def _end(session: Session) -> None:

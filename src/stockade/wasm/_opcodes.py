@@ -65,6 +65,7 @@ class Immediate(NamedTuple):
     Attributes:
         read: Reads it, in any encoding that the engine takes.
         pattern: A regular expression for its encodings, or for the usual ones; None where it takes a decoder.
+        rare: One for others, which are tried last: a choice within `pattern` would cost every instruction of the kind.
         write: Encodes what `read` returned, for instructions that may stand in constant expressions.
         names: What it is an index of, where that is of interest by itself.
     """
@@ -73,6 +74,7 @@ class Immediate(NamedTuple):
     pattern: bytes | None
     write: Callable[[Any], bytes] | None = None
     names: Kind | None = None
+    rare: bytes | None = None
 
 
 _LEB_32: Final = rb"[\x80-\xff]{0,4}+[\x00-\x7f]"
@@ -138,8 +140,9 @@ _BLOCK_TYPE: Final = Immediate(
 )
 _MEMORY_ARGUMENT: Final = Immediate(
     _read_memory_argument,
-    rb"(?:[\x00-\x3f]" + _LEB_64 + rb"|[\x40-\x7f]" + _LEB_32 + _LEB_64 + rb")",
+    rb"[\x00-\x3f]" + _LEB_64,
     names=Kind.MEMORY,
+    rare=rb"[\x40-\x7f]" + _LEB_32 + _LEB_64,
 )
 _ONE_TYPE: Final = Immediate(_read_types, rb"\x01[\x6f\x70\x7b-\x7f]")
 _LABELS: Final = Immediate(_read_labels, None)
@@ -258,14 +261,18 @@ def patterns(rows: Iterable[tuple[tuple[int | None, int], Instruction]]) -> list
 
     What only a decoder can read is left out.
     """
-    shapes: dict[tuple[int | None, bytes], list[int]] = {}
+    usual: dict[tuple[int | None, bytes], list[int]] = {}
+    rare: dict[tuple[int | None, bytes], list[int]] = {}
     for (prefix, number), row in rows:
         parts = [immediate.pattern for immediate in row.immediates]
+        others = [immediate.rare or immediate.pattern for immediate in row.immediates]
         if None not in parts:
-            shapes.setdefault((prefix, b"".join(filter(None, parts))), []).append(number)
+            usual.setdefault((prefix, b"".join(filter(None, parts))), []).append(number)
+        if None not in others and others != parts:
+            rare.setdefault((prefix, b"".join(filter(None, others))), []).append(number)
     found: list[bytes] = []
     behind: dict[int, list[bytes]] = {}
-    for (prefix, rest), numbers in shapes.items():
+    for (prefix, rest), numbers in (*usual.items(), *rare.items()):
         if prefix is None:
             found.append(set_of(numbers) + rest)
         else:

@@ -147,7 +147,10 @@ def prepare(
         Engine.shared(config._replace(pooled=False)).validate(woven.wasm)
     except InvalidModule as problem:
         # The original was valid, so with the guard in it, it is beyond a limit of the engine.
-        raise InvalidModule(f"{name} leaves no room for the guard: {problem}") from None
+        reason = str(problem).removeprefix("not valid WebAssembly: ")
+        raise InvalidModule(
+            f"{name} leaves no room for the guard: {reason}. Build it with less of that, or as several modules"
+        ) from None
     progress("proving")
     try:
         prove(module, woven)

@@ -1,0 +1,109 @@
+"""What the guard wrote down of violations: the entries of its table and of its ring of events."""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import Final, Literal, NamedTuple
+
+from stockade._wasi import WASI
+from stockade.guard._source import guard
+
+__all__ = ["HOST_CALLS", "GuardEvent", "GuardViolation", "call_name"]
+
+HOST_CALLS: Final = "host functions"
+"""What stands for all functions of the embedder among the names of calls."""
+
+_ACTIONS: Final[tuple[Literal["deny", "stop", "audit"], ...]] = ("deny", "stop", "audit")
+
+
+class GuardViolation(NamedTuple):
+    """An entry of the guard's table of violations.
+
+    Attributes:
+        kind: What was violated, as reports name it.
+        call: The WASI call that did it.
+        times: How often.
+        limit: What is allowed; 0 where it is not a number.
+        observed: The most that was asked for.
+        at_seconds: When it happened first, in seconds since the instance was made.
+        action: What was done: `deny`, `stop` or `audit`.
+        subject: The path that it was about, as far as it was kept.
+        subject_bytes: The length of the whole path.
+    """
+
+    kind: str
+    call: str
+    times: int
+    limit: int
+    observed: int
+    at_seconds: float
+    action: Literal["deny", "stop", "audit"]
+    subject: bytes
+    subject_bytes: int
+
+    @classmethod
+    def unpack(cls, entry: bytes) -> GuardViolation:
+        """Reads an entry."""
+        kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
+        subject = _kept_subject(entry, length)
+        return cls(
+            kind=_kinds()[kind],
+            call=call_name(call),
+            times=count,
+            limit=limit,
+            observed=observed,
+            at_seconds=at / 1e9,
+            action=_ACTIONS[action],
+            subject=subject,
+            subject_bytes=length,
+        )
+
+
+class GuardEvent(NamedTuple):
+    """An entry of the guard's ring of events: one violation, one time. Fields as in `GuardViolation`."""
+
+    kind: str
+    call: str
+    errno: int
+    action: Literal["deny", "stop", "audit"]
+    limit: int
+    observed: int
+    at_seconds: float
+    subject: bytes
+    subject_bytes: int
+
+    @classmethod
+    def unpack(cls, entry: bytes) -> GuardEvent:
+        """Reads an entry."""
+        kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
+        subject = _kept_subject(entry, length)
+        return cls(
+            kind=_kinds()[kind],
+            call=call_name(call),
+            errno=errno,
+            action=_ACTIONS[action],
+            limit=limit,
+            observed=observed,
+            at_seconds=at / 1e9,
+            subject=subject,
+            subject_bytes=length,
+        )
+
+
+def call_name(number: int) -> str:
+    """Returns the name of a call by the guard's number."""
+    return WASI[number].name if number < len(WASI) else HOST_CALLS
+
+
+@cache
+def _kinds() -> dict[int, str]:
+    """The names of kinds of violations, by the guard's numbers."""
+    constants = guard().layout.constants
+    return {number: name.removeprefix("KIND_") for name, number in constants.items() if name.startswith("KIND_")}
+
+
+def _kept_subject(entry: bytes, length: int) -> bytes:
+    """What an entry of violations or events keeps of a subject of this length."""
+    constants = guard().layout.constants
+    return entry[constants["SUBJECT"] :][: min(length, constants["SUBJECT_MAX"])]
