@@ -246,7 +246,7 @@ def test_timeout_leaves_124(tmp_path: Path, guest: str, what: str) -> None:
     assert done.stdout == b""
     assert re.fullmatch(
         rf"stockade: timeout: limits.wall_time \(3\d\d\.\d ms reached, 300.0 ms allowed\) → stop\n"
-        rf"stockade: {what}.wat: stopped: the time was up\n",
+        rf"stockade: {what}.wat: stopped: time limit reached\n",
         done.stderr.decode(),
     )
     assert time.monotonic() - begun < 5
@@ -266,19 +266,19 @@ def test_no_timeout_without_need(tmp_path: Path) -> None:
             ["--fuel", "1000"],
             LOOP,
             "fuel: limits.fuel (1,000 reached, 1,000 allowed) → stop",
-            "all fuel was used up",
+            "out of fuel",
         ),
         (
             ["--memory", "1MiB"],
             '(module (memory 17) (func (export "_start")))',
             "memory: initial memory (1.1 MiB reached, 1.0 MiB allowed) → stop",
-            "it needed more memory than allowed",
+            "memory limit exceeded",
         ),
         (
             [],
             '(module (func $deep (export "_start") call $deep))',
             "stack: limits.stack → stop",
-            "its call stack was exhausted",
+            "stack overflow",
         ),
     ],
     ids=["fuel", "memory", "stack"],

@@ -36,10 +36,10 @@ def test_check_says_what_is_good(tmp_path: Path) -> None:
 
     assert result.return_value == 0
     assert result.stdout.splitlines() == [
-        "strict: a good policy, 78 (hardened)",
-        f"{paths[0]}: a good policy, 78 (hardened)",
-        f"{paths[1]}: a good policy, 71 (hardened)",
-        f"{paths[2]}: a good policy, 71 (hardened)",
+        "strict: valid, score 78 (hardened)",
+        f"{paths[0]}: valid, score 78 (hardened)",
+        f"{paths[1]}: valid, score 71 (hardened)",
+        f"{paths[2]}: valid, score 71 (hardened)",
     ]
 
 
@@ -51,7 +51,7 @@ def test_check_tells_every_mistake(tmp_path: Path) -> None:
     result = command("check", str(path), "default", "nothing")
 
     assert result.return_value == 125
-    assert result.stdout == "default: a good policy, 71 (hardened)\n"
+    assert result.stdout == "default: valid, score 71 (hardened)\n"
     assert result.stderr.splitlines() == [
         f"{path}: nmae is not known: did you mean name?",
         f"{path}: limits.memroy is not known: did you mean memory?",
@@ -176,8 +176,8 @@ def test_init_writes_a_policy_that_says_what_each_field_means(tmp_path: Path) ->
 
     assert Policy.load(path) == Policy.preset("strict").replace(name="mine")
     assert "# Tables that a module may declare. (0 to 100)\n" in path.read_text()
-    assert written.stderr == f"{path} written: change what you need, then try stockade policy check {path}\n"
-    assert str(again.exception) == f"{path} is there already: use --force to write over it"
+    assert written.stderr == f"wrote {path}: edit it, then run stockade policy check {path}\n"
+    assert str(again.exception) == f"{path} already exists: use --force to overwrite it"
     assert Policy.load(path).name == "mine"
     assert command("init", str(path), "--force").exception is None
     assert Policy.load(path) == Policy(name="mine")

@@ -225,15 +225,15 @@ def test_json_is_valid_for_numbers_that_it_does_not_know(value: float) -> None:
 
 
 CHECKS = {
-    Outcome.EXIT: (GuestExit, "left with exit code 3"),
+    Outcome.EXIT: (GuestExit, "exited with code 3"),
     Outcome.TRAP: (GuestTrap, "trapped: unreachable instruction executed"),
-    Outcome.FUEL: (LimitExceeded, "stopped: all fuel was used up"),
-    Outcome.TIMEOUT: (LimitExceeded, "stopped: the time was up"),
-    Outcome.IDLE: (LimitExceeded, "stopped: it waited too long"),
-    Outcome.MEMORY: (LimitExceeded, "stopped: it needed more memory than allowed"),
-    Outcome.STACK: (LimitExceeded, "stopped: its call stack was exhausted"),
-    Outcome.OUTPUT: (LimitExceeded, "stopped: it wrote or returned more than allowed"),
-    Outcome.DENIED: (Denied, "stopped: it tried something forbidden"),
+    Outcome.FUEL: (LimitExceeded, "stopped: out of fuel"),
+    Outcome.TIMEOUT: (LimitExceeded, "stopped: time limit reached"),
+    Outcome.IDLE: (LimitExceeded, "stopped: idle limit reached"),
+    Outcome.MEMORY: (LimitExceeded, "stopped: memory limit exceeded"),
+    Outcome.STACK: (LimitExceeded, "stopped: stack overflow"),
+    Outcome.OUTPUT: (LimitExceeded, "stopped: output limit exceeded"),
+    Outcome.DENIED: (Denied, "stopped: policy violation"),
     Outcome.CANCELLED: (Cancelled, "cancelled"),
     Outcome.CRASHED: (GuestTrap, "the sandbox failed"),
 }

@@ -32,7 +32,7 @@ _COMPLETE = "_STOCKADE_COMPLETE"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stockade")
 def stockade() -> None:
-    """Run WebAssembly that nobody trusts, under a policy, and see what it did."""
+    """Run untrusted WebAssembly under a policy, and report what it did."""
 
 
 stockade.add_command(run)
@@ -45,10 +45,10 @@ stockade.add_command(bench)
 @stockade.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete our commands.
+    """Print the completion script for SHELL.
 
     \b
-    For bash, put this into ~/.bashrc:
+    For bash, add this line to ~/.bashrc:
       eval "$(stockade completion bash)"
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     kind = get_completion_class(shell)

@@ -36,7 +36,7 @@ def cache() -> None:
 
 
 @cache.command()
-@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 def info(wants_json: bool) -> int:
     """Show where the cache is and which modules are in it."""
     store = Cache()

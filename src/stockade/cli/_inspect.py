@@ -41,23 +41,23 @@ _CELL = 160
 _Row = tuple[tuple[str, str], ...]
 """Texts with their styles."""
 
-_UNPROVIDED = "WASI has none of these; functions can be lent by Sandbox.host_function"
+_UNPROVIDED = "Not part of WASI: provide these with Sandbox.host_function"
 
 
 @click.command()
 @click.argument("file", metavar="FILE", type=ModuleFile())
-@click.option("--woven", is_flag=True, help="Show what the guard changes in the module, instead.")
+@click.option("--woven", is_flag=True, help="Show what the guard changes in the module instead.")
 @click.option("-o", "out", metavar="OUT", type=click.Path(allow_dash=True), help="Write the woven module to this file.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--all", "everything", is_flag=True, help="Show long lists and names in full.")
-@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 def inspect(file: str, woven: bool, out: str | None, force: bool, everything: bool, wants_json: bool) -> None:
-    """Show what a module is made of, uses and asks for, and what a policy would have to allow.
+    """Show what a module contains, imports and exports, and what a policy must allow for it to run.
 
-    Nothing of it runs. FILE is a module, or a text that ends in .wat.
+    Nothing in it runs. FILE is a module, or WebAssembly text that ends in .wat.
 
     \b
-    Exit status: 0; 126 FILE is no module, or cannot be woven; 127 no such file.
+    Exit status: 0; 126 FILE is not a module or cannot be woven; 127 no such file.
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if out is not None and not woven:
         raise click.UsageError("-o writes the woven module: use it with --woven")
@@ -86,7 +86,7 @@ def _show(found: Inspection, *, everything: bool) -> None:
         _block("It imports", imports, everything=everything)
     _block(_UNPROVIDED, [((entry, "red"),) for entry in found.unprovided], everything=everything)
     exports = [((entry.name, "bold"), (entry.kind, "dim"), (entry.type, "")) for entry in found.exports]
-    _block("It offers", exports, everything=everything)
+    _block("It exports", exports, everything=everything)
     sections = [
         (
             (f"{section.kind} {section.name}".rstrip(), "bold"),
@@ -100,7 +100,7 @@ def _show(found: Inspection, *, everything: bool) -> None:
     if found.obstacles:
         _block("It cannot run", [((text, "red"),) for text in found.obstacles], everything=True)
     else:
-        _block("A policy would have to allow", _policy_lines(found), everything=True)
+        _block("A policy must allow", _policy_lines(found), everything=True)
 
 
 def _facts(found: Inspection) -> list[_Row]:
@@ -161,7 +161,7 @@ def _show_woven(name: str, told: Weaving) -> None:
         ("exports", ", ".join(told.exports)),
         ("renamed", ", ".join(f"{old} to {new}" for old, new in told.renamed.items())),
         ("redirected", ", ".join(f"{count:,} × {kind}" for kind, count in told.redirected.items())),
-        ("start", "taken out, to be called under the limits" if told.start_taken else ""),
+        ("start", "removed, and called under the limits" if told.start_taken else ""),
     ]
     rows = [((label, "dim"), (text, "")) for label, text in facts if text]
     _block(f"{name}, with the guard in it", rows, everything=True, first=True)
@@ -193,15 +193,15 @@ def _write(out: str, wasm: bytes, *, force: bool) -> None:
     try:
         if out == "-":
             if sys.stdout.isatty():
-                raise click.UsageError("-o - would write a module to the terminal: name a file")
+                raise click.UsageError("-o - would write binary data to the terminal: give a file name")
             pass_on(sys.stdout, wasm)
         elif path.exists() and not path.is_file():
-            raise click.UsageError(f"{shown} is no regular file: name another")
+            raise click.UsageError(f"{shown} is not a regular file")
         else:
             with path.open("wb" if force else "xb") as file:
                 file.write(wasm)
     except FileExistsError:
-        raise click.UsageError(f"{shown} is there already: use --force to write over it") from None
+        raise click.UsageError(f"{shown} already exists: use --force to overwrite it") from None
     except BrokenPipeError:
         raise
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""`stockade policy`: policies checked, shown, explained, compared and rated."""
+"""`stockade policy`: check, show, explain, compare and rate policies."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ policy_option = click.option(
 """An option for one policy, which is given to the command as `base`."""
 
 
-_as_json = click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+_as_json = click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -91,9 +91,9 @@ def policy() -> None:
 @policy.command()
 @click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True, type=_PolicyWord())
 def check(names: tuple[str, ...]) -> int:
-    """Check that policies are right, and can be enforced.
+    """Check that policies are valid and can be enforced.
 
-    Every mistake is told. Exit status: 0 all are; 125 one is not.
+    Every mistake is reported. Exit status: 0 all are valid; 125 one is not.
     """
     status = 0
     for name in names:
@@ -106,7 +106,7 @@ def check(names: tuple[str, ...]) -> int:
             for message in problem.problems:
                 click.echo(f"{shown}: {message}" if shown not in message else message, err=True)
         else:
-            click.echo(f"{shown}: a good policy, {found.score()}")
+            click.echo(f"{shown}: valid, score {found.score()}")
     return status
 
 
@@ -125,7 +125,7 @@ def show(found: Policy, wants_json: bool) -> None:
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @_as_json
 def explain(found: Policy, wants_json: bool) -> None:
-    """Say in sentences what a guest can and cannot do, with the risk of each grant."""
+    """Describe in sentences what a guest can and cannot do, with the risk of each grant."""
     statements = found.explain()
     if wants_json:
         say_document(_json([statement._asdict() for statement in statements]))
@@ -145,9 +145,9 @@ def explain(found: Policy, wants_json: bool) -> None:
 @click.argument("after", metavar="AFTER", type=PolicyName())
 @_as_json
 def diff(before: Policy, after: Policy, wants_json: bool) -> int:
-    """Show what changes from one policy to another, and whether it permits more.
+    """Show what changes from one policy to another, and whether the second permits more.
 
-    Exit status: 0 there is no difference; 1 there is.
+    Exit status: 0 no difference; 1 a difference.
     """
     changes = before.diff(after)
     if wants_json:
@@ -175,10 +175,10 @@ def _row(change: Change) -> tuple[tuple[str, str], ...]:
 @policy.command()
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where runs happen.")
-@click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Leave with 1 if the score is lower.")
+@click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Exit with status 1 if the score is lower.")
 @_as_json
 def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int:
-    """Rate how much stands between a guest and the host, from 0 to 100.
+    """Rate how strongly a policy confines a guest, from 0 to 100.
 
     Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress.
     """
@@ -202,14 +202,16 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
 @policy.command()
 @click.option("--markdown", is_flag=True, help="Print the reference page instead.")
 def schema(markdown: bool) -> None:
-    """Print the JSON Schema of policies, for editors and checkers."""
+    """Print the JSON Schema of policy files, for editors and validators."""
     click.echo(reference(fields_kept()) if markdown else _json(Policy.schema()), nl=not markdown)
 
 
 @policy.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--preset", "found", type=PolicyName(), default="default", show_default=True, help="What to begin with.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option(
+    "--preset", "found", type=PolicyName(), default="default", show_default=True, help="The preset to start from."
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(file: Path | None, found: Policy, force: bool) -> None:
     """Write a policy to start from, with a comment on each field, to FILE or stdout.
 
@@ -224,11 +226,11 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
         with file.open("w" if force else "x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
-        raise click.UsageError(f"{printable(str(file), 400)} is there already: use --force to write over it") from None
+        raise click.UsageError(f"{printable(str(file), 400)} already exists: use --force to overwrite it") from None
     except OSError as problem:
         raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
     shown = printable(str(file), 400)
-    click.echo(f"{shown} written: change what you need, then try stockade policy check {shown}", err=True)
+    click.echo(f"wrote {shown}: edit it, then run stockade policy check {shown}", err=True)
 
 
 def _as_toml(found: Policy) -> str:

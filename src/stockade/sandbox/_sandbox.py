@@ -50,7 +50,7 @@ class Sandbox(Runs):
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The isolation is not to be had.
+        IsolationError: The isolation mode is unavailable.
     """
 
     def __init__(
