@@ -390,7 +390,7 @@ def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
 
     assert told == [
         PolicyStatement(
-            "unusable", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path
+            "unusable", f"This release does not support {path}, so no sandbox accepts this policy.", "none", path
         )
         for path in unenforceable(policy)
     ]

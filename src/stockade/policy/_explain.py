@@ -124,7 +124,7 @@ def _environment(policy: Policy) -> Iterator[PolicyStatement]:
     risk: Risk = "none"
     if environment.mode == "allow" and names:
         unless = "" if environment.secrets == "named" else ", unless they look like secrets"
-        text = f"It sees the host's {_listed(names)}{unless}."
+        text = f"It sees {_listed(names)} from the host's environment{unless}."
         risk = "high" if environment.named_secrets() else "low"
     elif environment.mode in ("deny", "full"):
         but = f"{_listed(names)} and " if names else ""
