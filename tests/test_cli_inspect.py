@@ -73,7 +73,7 @@ guest.wat
   sha256     {digest}
   named      wide
   uses       SIMD, relaxed SIMD, tail calls and multiple memories
-  functions  6, 4 of them imported
+  functions  6, 4 imported
   memory     1 or more pages
   memory     3,000 to 4,000 pages
   memory     0 or more pages
@@ -94,9 +94,9 @@ Not part of WASI: provide these with Sandbox.host_function
 It exports
   add  func  (i32, i32) -> (i32)
 
-Its largest sections
+Largest sections
 """
-        + result.stdout.partition("Its largest sections\n")[2]
+        + result.stdout.partition("Largest sections\n")[2]
     )
     assert (
         result.stdout.partition("A policy must allow\n")[2]

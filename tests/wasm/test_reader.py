@@ -504,7 +504,7 @@ def test_as_much_is_read_as_the_engine_takes(number: int, item: bytes, most: int
 
 
 def test_imported_tables_and_memories_count_too() -> None:
-    """The attack: more memories than the engine takes, most of them imported."""
+    """The attack: more memories than the engine takes, most imported."""
     imported = section(2, vec([name("a") + name("b") + b"\x02\x00\x01"] * 60))
 
     assert len(parse(HEADER + imported + _many(5, b"\x00\x01", 40)).memories) == 100

@@ -95,7 +95,7 @@ def _show(found: Inspection, *, everything: bool) -> None:
         )
         for section in sorted(found.sections, key=lambda section: -section.size_bytes)
     ]
-    _block("Its largest sections", sections, everything=everything, shown=_SECTIONS)
+    _block("Largest sections", sections, everything=everything, shown=_SECTIONS)
     _block("Not understood", [((text, "yellow"),) for text in found.unread], everything=everything)
     if found.obstacles:
         _block("It cannot run", [((text, "red"),) for text in found.obstacles], everything=True)
@@ -111,7 +111,7 @@ def _facts(found: Inspection) -> list[_Row]:
         ("named", found.module_name or ""),
         ("made with", ", ".join(f"{entry.name} {entry.version}".rstrip() for entry in found.producers)),
         ("uses", titles(found.features)),
-        ("functions", f"{found.functions:,}, {found.imported_functions:,} of them imported" if found.functions else ""),
+        ("functions", f"{found.functions:,}, {found.imported_functions:,} imported" if found.functions else ""),
         *(("memory", str(memory)) for memory in found.memories[:_ROWS]),
         *(("table", str(table)) for table in found.tables[:_ROWS]),
         ("globals", f"{len(found.globals):,}" if found.globals else ""),

@@ -31,6 +31,9 @@ __all__ = ["PolicyName", "policy", "policy_option"]
 _SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _RISKS = {"none": "green", "low": "cyan", "medium": "yellow", "high": "red"}
 _EFFECTS = {"wider": "red", "both": "yellow", "narrower": "green", "none": "dim"}
+_BAR = 10
+"""Characters of a bar: with those of the other columns they leave room for a sentence in 80."""
+
 _LABELS = {"minimal": "red", "basic": "red", "standard": "yellow", "hardened": "green", "fortress": "green"}
 
 
@@ -191,7 +194,8 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
         rows = []
         for reason in rated.reasons:
             style = "green" if reason.points == reason.most else "red" if not reason.points else "yellow"
-            bar = "█" * reason.points + "░" * (reason.most - reason.points)
+            filled = _BAR * reason.points // reason.most
+            bar = "█" * filled + "░" * (_BAR - filled)
             rows.append(
                 ((reason.control, "bold"), (f"{reason.points}/{reason.most}", style), (bar, style), (reason.why, ""))
             )
