@@ -173,10 +173,13 @@ class _Output:
     Args:
         stream: The stream.
         watcher: Tells when it can be written to again.
+        failing: Whether what cannot be written ends the run; else it is lost, for stderr is beside the exit status.
     """
 
-    def __init__(self, stream: TextIO, watcher: Watcher) -> None:
+    def __init__(self, stream: TextIO, watcher: Watcher, *, failing: bool) -> None:
         stream.flush()
+        self._failing = failing
+        self._broken = False
         self._stream = stream
         self._watcher = watcher
         self._descriptor = stream.fileno()
@@ -199,7 +202,7 @@ class _Output:
 
     def put(self, piece: bytes) -> None:
         """Writes a piece as far as it goes; only where there is no rest of the one before."""
-        if self.problem is not None:
+        if self._broken:
             return
         if self._is_terminal:
             piece = self._made_harmless(self._decode(piece))
@@ -208,7 +211,7 @@ class _Output:
 
     def end(self) -> None:
         """Writes what cannot become a character any more."""
-        if self._is_terminal and self.problem is None:
+        if self._is_terminal and not self._broken:
             self._rest = memoryview(self._made_harmless(self._decode(b"", final=True), last=True))
             self.flush()
 
@@ -232,10 +235,12 @@ class _Output:
         except BlockingIOError:
             self._watcher.want(self._descriptor, select.POLLOUT)
         except OSError as problem:
-            # Nobody reads it, or there is no room: there is no use in running on.
-            self.problem = problem
+            self._broken = True
             self._rest = memoryview(b"")
-            self._watcher.control.cancel()
+            if self._failing:
+                # Nobody reads it, or there is no room: there is no use in running on.
+                self.problem = problem
+                self._watcher.control.cancel()
 
     def give_up(self) -> int:
         """Drops the rest; returns how much it was."""
@@ -261,7 +266,10 @@ class GuestStreams(Streams):
         self.lost_bytes = 0
         self._outputs: dict[str, _Output] = {}
         if shows:
-            self._outputs = {"stdout": _Output(sys.stdout, watcher), "stderr": _Output(sys.stderr, watcher)}
+            self._outputs = {
+                "stdout": _Output(sys.stdout, watcher, failing=True),
+                "stderr": _Output(sys.stderr, watcher, failing=False),
+            }
         self._input = select.poll()
         self._input.register(0, select.POLLIN)
         super().__init__(
