@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test test-all thorough lint types check docs bench fuzz simulate stress clean
+.PHONY: help demo test test-all thorough lint types check docs docs-serve bench fuzz simulate stress clean
 
 help: ## Show what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
 # One environment for all: the stamp is renewed when the project's metadata changes.
 $(VENV)/.stamp: pyproject.toml
@@ -28,11 +28,11 @@ test-all: $(VENV)/.stamp ## Run all tests, as CI does
 	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal
 
 thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and end runs at every unit of fuel
-	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet tests/limits/test_native.py tests/limits/test_settled.py
+	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet --timeout 3600 tests/limits/test_native.py tests/limits/test_settled.py
 
 lint: $(VENV)/.stamp ## Check style and layers
-	$(BIN)/ruff check src tests benchmarks demo
-	$(BIN)/ruff format --check src tests benchmarks demo
+	$(BIN)/ruff check src tests benchmarks demo docs
+	$(BIN)/ruff format --check src tests benchmarks demo docs/conf.py
 	$(BIN)/lint-imports
 
 types: $(VENV)/.stamp ## Check types
@@ -40,8 +40,17 @@ types: $(VENV)/.stamp ## Check types
 
 check: lint types test-all ## All of the above, as CI does
 
-docs: $(VENV)/.stamp ## Write the reference pages anew
+# What makes the site is needed for nothing else, so it is installed here only.
+$(VENV)/.docs-stamp: $(VENV)/.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: $(VENV)/.docs-stamp ## Make the site, build/docs/index.html, and the policy reference
 	$(BIN)/stockade policy schema --markdown > docs/policy.md
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+
+docs-serve: docs ## Serve the site at http://localhost:8000
+	$(BIN)/python -m http.server --bind localhost --directory build/docs 8000
 
 bench: $(VENV)/.stamp ## Measure: runs against idiomatic wasmtime-py, the guard against native WASI
 	$(BIN)/python -m benchmarks
@@ -56,4 +65,4 @@ stress: $(VENV)/.stamp ## Threads, tasks, sessions and forks on real guests, for
 	$(BIN)/python -m tests.simulation.stress
 
 clean: ## Remove what make made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

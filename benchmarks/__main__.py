@@ -22,6 +22,7 @@ from benchmarks._compiles import compiles
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._idiomatic import idiomatic_hello, native_engine
+from benchmarks._late import late
 from benchmarks._loading import hostile_files
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
@@ -190,6 +191,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "modules": modules,
     "loading": hostile_files,
     "calls": calls,
+    "late": late,
     "throughput": throughput,
     "hello": hello_world,
 }

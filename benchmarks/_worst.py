@@ -16,7 +16,7 @@ from benchmarks._measure import Promise
 from stockade import Module, Policy, Sandbox
 from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes
 from stockade.errors import InvalidModule, StockadeError
-from stockade.modules._module import _MOST_TEXT_BYTES
+from stockade.modules._module import _TEXT_BYTES_HERE
 from stockade.policy import Features, ModuleLimits
 from stockade.wasm import compile_cost, parse
 from stockade.worker._prepare import CHEAP_COST, prepare
@@ -150,13 +150,13 @@ def _peak() -> float:
 def _texts() -> Iterable[str]:
     """Texts of the greatest size that is translated in the host's process."""
     for piece in ("(func)", "(type(func))", "(rec)", "(memory 1)", "(func(param i32))", '(func(export""))'):
-        yield "(module" + piece * ((_MOST_TEXT_BYTES - 8) // len(piece)) + ")"
+        yield "(module" + piece * ((_TEXT_BYTES_HERE - 8) // len(piece)) + ")"
     for piece in ("nop ", "i64.const 0 drop ", "(drop(i32.const 1))", "(block)", "(local i32)"):
-        yield "(module(func " + piece * ((_MOST_TEXT_BYTES - 20) // len(piece)) + "))"
+        yield "(module(func " + piece * ((_TEXT_BYTES_HERE - 20) // len(piece)) + "))"
     # Each branch is looked up among all the blocks around it.
     for share in (0.3, 0.5, 0.7):
-        blocks = int(_MOST_TEXT_BYTES * share) // 9
-        branches = _MOST_TEXT_BYTES - blocks * 9 - 40
+        blocks = int(_TEXT_BYTES_HERE * share) // 9
+        branches = _TEXT_BYTES_HERE - blocks * 9 - 40
         yield "(module(func block $z " + "block $a " * blocks + "br $z " * (branches // 6) + "))"
         yield "(module(func block $z " + "block $a " * blocks + "br_table " + "$z " * (branches // 3 - 4) + "))"
 

@@ -659,7 +659,7 @@ def test_what_only_a_loop_can_wait_for_is_refused_without_one(source: Callable[[
         Sandbox(PATIENT).run(ECHO, stdin=asyncio.run(make()))  # type: ignore[arg-type]
 
     assert str(caught.value) == (
-        f"stdin is {kind}: give bytes, text, a function, a stockade.Pipe, a queue.Queue or a binary file; what only an "
+        f"stdin is {kind}: give bytes, text, a function, a stockade.Pipe, a queue.Queue or an open file; what only an "
         "event loop can wait for is for run_async"
     )
 

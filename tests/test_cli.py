@@ -230,9 +230,10 @@ def test_exit_code_of_the_guest_is_that_of_the_command(tmp_path: Path, code: int
     assert (done.returncode, done.stdout, done.stderr) == (code, b"bye\n", b"")
 
 
-def test_failure_is_never_told_as_success(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "status"), [(256, 1), (2**31, 1), (257, 1), (2**32 - 1, 255), (0x1FF00 + 42, 42)])
+def test_failure_is_never_told_as_success(tmp_path: Path, code: int, status: int) -> None:
     """A guest that leaves with 256 failed, though a shell would see 0: the command leaves 1."""
-    assert stockade("run", save(tmp_path, speaker(b"", exit_code=256))).returncode == 1
+    assert stockade("run", save(tmp_path, speaker(b"", exit_code=code))).returncode == status
 
 
 @pytest.mark.parametrize(("guest", "what"), [(LOOP, "loop"), (SLEEP, "sleep")])

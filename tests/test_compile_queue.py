@@ -433,7 +433,7 @@ def test_cancelling_does_not_wait_for_the_compiler(compiling: Compiling) -> None
         task, named, other = (
             asyncio.create_task(box.run_async(module, run_id=name)) for name in ("task", "named", "other")
         )
-        while compiling.begun != ["1"] or len(box._runs) < 3:
+        while compiling.begun != ["1"] or len(box._registry.runs) < 3:
             await asyncio.sleep(0.001)
         task.cancel()
         assert box.cancel("named")

@@ -20,15 +20,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stockade
 from stockade import Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
-from stockade.engine import Engine, EngineConfig
-from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, Extern, Value, capi, wasmtime_version
+from stockade.engine import Engine, EngineConfig, _capi
+from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.guard import guard
 from tests.conftest import HELLO, wat
 
@@ -61,6 +61,9 @@ def shape(type_: type | None) -> tuple[str, int]:
 def test_declarations_agree_with_the_bindings_of_the_wheel(name: str) -> None:
     """A declaration that disagrees with the library would corrupt memory instead of raising."""
     bindings = importlib.import_module("wasmtime._bindings")
+    if SWITCHES_SINCE.get(name, 0) > int(wasmtime_version().split(".")[0]):
+        assert not hasattr(bindings, f"_{name}")
+        return
     result, arguments = (SHORT_CALLS | LONG_CALLS)[name]
     official = getattr(bindings, f"_{name}")
 
@@ -91,6 +94,48 @@ def test_what_the_seam_does_not_declare_cannot_be_called() -> None:
     assert capi().module_new
 
 
+def _without(monkeypatch: pytest.MonkeyPatch, missing: str, version: str) -> Any:
+    """The library as a release would be that has all but one function."""
+
+    class Lacking:
+        def __init__(self, path: str) -> None:
+            self._library = ctypes.CDLL(path)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == missing:
+                raise AttributeError(name)
+            return getattr(self._library, name)
+
+    monkeypatch.setattr(_capi.ctypes, "PyDLL", Lacking)
+    monkeypatch.setattr(_capi, "wasmtime_version", lambda: version)
+    return capi.__wrapped__()
+
+
+def test_a_release_without_a_proposal_needs_no_switch_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Release 49 does not have compact imports: nothing is to be switched off, and all else is."""
+    with monkeypatch.context() as patch:
+        api = _without(patch, "wasmtime_config_wasm_compact_imports_set", "49.0.0")
+        raw = api.config_new()
+        api.switch(raw, "wasm_compact_imports", False)
+        api.switch(raw, "wasm_threads", False)
+        with pytest.raises(AttributeError, match="config_wasm_thread_set is not declared in the seam"):
+            api.switch(raw, "wasm_thread", False)
+        assert api.engine_new_with_config(raw)
+
+
+@pytest.mark.parametrize(
+    ("missing", "version"),
+    [("wasmtime_config_wasm_compact_imports_set", "50.0.1"), ("wasmtime_config_wasm_threads_set", "49.0.0")],
+)
+def test_a_switch_that_should_be_there_is_missed(missing: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a library with a proposal that cannot be switched off. Nothing runs on it."""
+    with monkeypatch.context() as patch, pytest.raises(stockade.EngineError) as caught:
+        _without(patch, missing, version)
+    assert f"lacks {missing}. Install a release that Stockade was made for: pip install 'wasmtime>=49,<51'" in str(
+        caught.value
+    )
+
+
 def test_version_is_that_of_the_installed_wheel() -> None:
     """Version is that of the installed wheel."""
     assert wasmtime_version() == importlib.import_module("importlib.metadata").version("wasmtime")
@@ -111,7 +156,7 @@ def test_only_the_engine_room_names_the_library() -> None:
 
 def test_guard_counts_each_call_under_its_number() -> None:
     """The numbers in the guard's source are those of the table that reads the counters."""
-    source = (SOURCES / "guard" / "guard.wat").read_text()
+    source = "\n".join(path.read_text() for path in sorted((SOURCES / "guard").glob("*.wat")))
     functions = re.split(r'^\(func \(export "', source, flags=re.MULTILINE)[1:]
     named = {
         name: int(number) for name, number in re.findall(r"\(global \$N\.(\w+) +i32 \(i32\.const (\d+)\)\)", source)

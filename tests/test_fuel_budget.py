@@ -5,9 +5,7 @@ Holds P-FUEL-1 and P-FUEL-2.
 
 from __future__ import annotations
 
-import doctest
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -324,9 +322,3 @@ def test_calibration_is_kept_and_can_be_made_anew() -> None:
     assert again is not first
     assert stockade.calibrate() is again
     assert 0 < again.least <= again.units_per_second <= again.most
-
-
-def test_the_page_about_fuel() -> None:
-    """What docs/fuel.md shows is what happens."""
-    page = Path(__file__).parent.parent / "docs" / "fuel.md"
-    assert doctest.testfile(str(page), module_relative=False).failed == 0

@@ -10,13 +10,13 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockade import EngineError, Module, Outcome, Policy, Report, Sandbox, wasm
+from stockade import Denied, EngineError, Module, Outcome, Policy, Report, Sandbox, wasm
 from stockade.compilation import forget_programs
 from stockade.engine import assemble
 from stockade.guard import guard, weave
@@ -113,6 +113,37 @@ def test_growth_that_is_refused_ends_the_run_where_the_policy_says_so() -> None:
 
     assert (report.value, report.outcome) == (None, Outcome.MEMORY)
     assert report.usage.memory_peak_bytes == MEMORIES * PAGE
+
+
+@pytest.mark.parametrize(
+    ("limits", "call", "kind"),
+    [
+        ({}, ("grow", 0, 1600), "memory"),
+        ({"memory_growth": 10}, ("grow", 0, 11), "memory_growth"),
+        ({"table_elements": 10}, ("grow_table", 11), "table"),
+        ({"table_elements": 10_000_000}, ("grow_table", 1 << 18), "memory"),
+        ({"memory_growth": 1}, ("grow_table", 8193), "memory_growth"),
+    ],
+)
+def test_refused_growth_is_a_violation_that_stops_the_run(
+    limits: dict[str, Any], call: tuple[Any, ...], kind: str
+) -> None:
+    """As any other under `on_violation = "stop"`; without it the guest gets -1, and goes on."""
+    stopped = box(MEMORIES * PAGE + (1 << 20), on_violation="stop", **limits).call(grower(), *call)
+    assert (stopped.value, stopped.outcome) == (None, Outcome.DENIED)
+    assert [(v.kind, v.action) for v in stopped.violations] == [(kind, "stop")]
+    assert stopped.usage.memory_peak_bytes == MEMORIES * PAGE
+    with pytest.raises(Denied):
+        stopped.check()
+
+    failed = box(MEMORIES * PAGE + (1 << 20), **limits).call(grower(), *call)
+    assert (failed.value, failed.outcome) == (-1, Outcome.OK)
+    assert [(v.kind, v.action) for v in failed.violations] == [(kind, "deny")]
+
+    both = box(MEMORIES * PAGE + (1 << 20), on_violation="stop", on_memory_denied="stop", **limits).call(
+        grower(), *call
+    )
+    assert (both.value, both.outcome) == (None, Outcome.MEMORY)
 
 
 @pytest.mark.parametrize("limit", [10_000, 10_000_000])

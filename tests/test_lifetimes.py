@@ -681,7 +681,7 @@ def test_names_that_are_given_and_names_that_are_not_never_meet() -> None:
     """The attack: a task that is called as the next run without a name would be, so that the latter fails."""
     with Sandbox(PATIENT) as box, stockade.Scheduler(box) as scheduler:
         jobs = [scheduler.submit(stockade.Task(module=SPIN, id=str(number))) for number in range(1, 9)]  # type: ignore[arg-type]
-        while len(box._runs) < 8:
+        while len(box._registry.runs) < 8:
             time.sleep(0.001)
         assert box.call(SPIN, "seven").ok
         for name in ("#1", "#7", "#1234567"):

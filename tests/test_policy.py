@@ -306,7 +306,7 @@ def test_limits_are_checked_at_their_borders(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", RANGES)
-@pytest.mark.parametrize("value", [True, False, math.nan, math.inf, -math.inf, "5", "unlimited", [], b"5"], ids=repr)
+@pytest.mark.parametrize("value", [True, False, math.nan, math.inf, -math.inf, [], b"5"], ids=repr)
 def test_limits_are_numbers(field: str, value: object) -> None:
     """The attack: True, NaN or infinity passes a comparison and reaches the engine as another number."""
     *_, unlimited = RANGES[field]

@@ -41,7 +41,7 @@ class Everything:
         self.scheduler = Scheduler(self.box, concurrency=2)
         self.pool: SessionPool | None = None
         self.sessions: list[stockade.Session] = []
-        self.jobs: list[stockade.Job] = []
+        self.jobs: list[stockade.TaskHandle] = []
         self.pipe = Pipe()
 
     def lent(self) -> int:
@@ -122,7 +122,7 @@ def monitor(all_: Everything) -> None:
 
 
 def cancel(all_: Everything) -> None:
-    for name in ("sleeper", *all_.box._runs):
+    for name in ("sleeper", *all_.box._registry.runs):
         all_.box.cancel(name)
     for opened in all_.sessions:
         opened.cancel()
@@ -235,7 +235,7 @@ def handler(*_):
         box.monitor()
     for job in jobs:
         job.cancel()
-    for name in tuple(box._runs):
+    for name in tuple(box._registry.runs):
         box.cancel(name)
     if what == 2:
         scheduler.cancel_all()
@@ -282,7 +282,7 @@ end = time.monotonic() + 20
 while True:
     gc.collect()
     alive = sum(engine.live_instances for engine in Engine._engines.values())
-    left = (alive, len(box._runs), Engine._descriptors.taken)
+    left = (alive, len(box._registry.runs), Engine._descriptors.taken)
     if not any(left) or time.monotonic() > end:
         break
     time.sleep(0.01)

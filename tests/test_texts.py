@@ -6,7 +6,6 @@ Holds P-VALUE-2.
 from __future__ import annotations
 
 import asyncio
-import doctest
 import json
 import re
 from pathlib import Path
@@ -537,13 +536,6 @@ def test_reports_with_text_and_bytes_are_kept_by_msgspec() -> None:
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parent.parent / "docs" / "values.md"
-
-
-def test_the_examples_of_the_page_are_true() -> None:
-    """What docs/values.md shows is what happens."""
-    result = doctest.testfile(str(PAGE), module_relative=False)
-
-    assert (result.failed, result.attempted) == (0, 6)
 
 
 def test_the_page_tells_every_convention() -> None:

@@ -189,7 +189,7 @@ def test_calls_beyond_the_limit_are_noted() -> None:
 
 def test_calls_beyond_the_limit_take_no_more_of_the_rate_than_others() -> None:
     """Where the limit is only noted, each of them is one of those that may go in a second, and none waits for more."""
-    played = yields(300).play(Policy(limits=Limits(calls=3, call_rate=1000), on_violation="note"))
+    played = yields(300).play(Policy(limits=Limits(calls=3, call_rate=1000), on_violation="audit"))
 
     assert played.errnos == [SUCCESS] * 300
     assert [(violation.kind, violation.count) for violation in played.report.violations] == [("calls", 297)]
@@ -334,6 +334,35 @@ def test_a_guest_without_memory_is_held_to_its_limits() -> None:
     assert 1.25 <= report.usage.wall_seconds < 4
 
     assert stockade.Sandbox(Policy(wasi=Wasi(deny=()))).call(module, "go").value == 9
+
+
+def test_time_goes_on_for_a_guest_whose_memory_is_not_exported() -> None:
+    """It can wait, and native WASI cannot reach its memory: what its rate allows comes back all the same."""
+    module = wat(
+        """
+        (module
+          (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+          (memory 1)
+          (func $made (result i32) (local $made i32) (local $tries i32)
+            (loop $next
+              (if (i32.eqz (call $yield)) (then (local.set $made (i32.add (local.get $made) (i32.const 1)))))
+              (br_if $next (i32.lt_u (local.tee $tries (i32.add (local.get $tries) (i32.const 1))) (i32.const 200))))
+            (local.get $made))
+          (func (export "go") (result i32 i32 i32)
+            (call $made)
+            (i32.store (i32.const 16) (i32.const 1))
+            (i64.store (i32.const 24) (i64.const 500000000))
+            (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128))
+            (call $made)))
+        """
+    )
+    limits = Limits(fuel=None, call_rate=300, on_rate="refuse", wall_time=20.0)
+    report = stockade.Sandbox(Policy(limits=limits)).call(module, "go")
+
+    # After half a second 150 more may go, and without them only 99 could.
+    assert report.value == [200, SUCCESS, 200]
+    assert report.violations == ()
 
 
 def test_time_kept_by_the_host_goes_on_from_an_initializer_to_the_call() -> None:

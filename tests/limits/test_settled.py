@@ -316,7 +316,8 @@ def test_out_of_stack_anywhere(folder: Path, make: Callable[[Script], None]) -> 
         for depth in range(fits, fits + 20):
             report = run_checked(script, folder, policy, frames=frames, depth=depth)
             outcomes.add((report.outcome, bool(report.usage.calls)))
-    # From where all fits to where the guest does not come to its first call.
+    # From where all fits to where the guest does not come to its first call. Some frames are too large to end in
+    # between, where the call needs little more than to be counted.
     assert outcomes >= {(Outcome.OK, True), (Outcome.STACK, True), (Outcome.STACK, False)}
 
 

@@ -39,7 +39,7 @@ from stockade import (
 )
 from stockade.policy import PRESETS, Change
 from tests.conftest import wat
-from tests.policy._strategies import policies
+from tests.policy._strategies import policies, seeded_random
 
 # -- policies with much in common ------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ _SECTIONS: dict[str, st.SearchStrategy[Any]] = {
         start=_one_of(0.0, 7.0),
         step=_one_of(0.0, 1e-6),
     ).map(lambda fields: Clock(**fields)),
-    "random": _some(mode=_one_of("none", "seeded", "full"), seed=_one_of(0, 1, 2)).map(lambda fields: Random(**fields)),
+    "random": _some(mode=_one_of("none", "seeded", "full"), seed=_one_of(0, 1, 2)).map(seeded_random),
     "network": _networks(),
     "process": _one_of("none", "full").map(lambda mode: Process(mode=mode))
     | _lists(_COMMANDS, 1).map(lambda commands: Process(mode="commands", commands=commands)),

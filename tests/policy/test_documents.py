@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
-from stockade import Amount, Clock, Limits, Policy, PolicyError, Process
+from stockade import Amount, Clock, Limits, Policy, PolicyError, Process, Random
 from tests.policy._strategies import (
     AMOUNTS,
     CALL_PATTERNS,
@@ -915,16 +915,14 @@ def test_fuel_of_a_time_is_not_told_twice(also: str) -> None:
 
 
 def test_fuel_of_a_time_is_short_for_nothing_elsewhere() -> None:
-    """The twin: other fields do not take it, nor do limits made in Python, where `fuel` is a number."""
+    """The twin: other fields do not take it. Limits made in Python do, as `replace` does."""
     assert str(refusal("[limits]\nfuel_time = '~2s'")) == (
         'limits.fuel_time: \'~2s\' is not a quantity such as "5s" or "unlimited" (units: s, ms, us, m, min, h)'
     )
     assert str(refusal("[limits]\nfuel = ' ~2s'")) == (
         "limits.fuel: ' ~2s' is not a quantity such as 1000 or \"unlimited\""
     )
-    with pytest.raises(PolicyError) as caught:
-        Limits(fuel="~2s")  # type: ignore[arg-type]
-    assert str(caught.value) == "limits.fuel is '~2s': it must be a whole number or unlimited (None)"
+    assert Limits(fuel="~2s") == Limits(fuel=None, fuel_time=2.0)
 
 
 def test_mistakes_beside_fuel_of_a_time_are_told_with_it() -> None:
@@ -1227,6 +1225,7 @@ def contradicts_itself(said: dict[str, Any]) -> bool:
     names_for_nothing = bool(said["environment.names"]) and said["environment.mode"] in ("none", "full")
     secrets_for_nothing = said["environment.secrets"] != "named" and said["environment.mode"] != "allow"
     names_for_nothing = names_for_nothing or secrets_for_nothing
+    names_for_nothing = names_for_nothing or (said["random.seed"] and said["random.mode"] != "seeded")
     return refills or listed or names_for_nothing or (said["features.relaxed_simd"] and not said["features.simd"])
 
 
@@ -1277,6 +1276,8 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any] | None]:
     for part_name, followers in FOLLOWERS.items():
         if f"{part_name}.mode" in written:
             expected.update({f"{part_name}.{name}": () for name in followers})
+    if "random.mode" in written:
+        expected["random.seed"] = 0
     expected.update(meaning)
     return document, None if refused or contradicts_itself(expected) else expected
 
@@ -1839,8 +1840,8 @@ OTHER_VALUES: dict[str, list[Any]] = {
         {**FULL.to_document()["custom"], "tier": ["x"]},  # type: ignore[dict-item]
     ],
 }
-MODES_ALONE = ("network.mode", "process.mode", "network.ports")
-"""Fields that cannot be changed alone where FULL has a list for another mode, so that they have a base of their own."""
+MODES_ALONE = ("network.mode", "process.mode", "network.ports", "random.mode", "random.seed")
+"""Fields that cannot be changed alone where FULL has what another mode takes, so that they have a base of their own."""
 
 
 def test_every_field_counts_in_the_digest() -> None:
@@ -1878,8 +1879,18 @@ def test_every_field_counts_in_the_digest() -> None:
     ):
         digests[Policy.loads(f"name = 'default'\n[network]\n{text}").digest] = text
     digests[Policy(process=Process(mode="full")).digest] = "process"
+    digests[Policy(random=Random(mode="none")).digest] = "no randomness"
+    digests |= {Policy(random=Random(mode="seeded", seed=seed)).digest: f"seed {seed}" for seed in (0, 1, 2**64 - 1)}
     digests[Policy().digest] = "default"
 
     assert changed == set(RIGHT) - {*MODES_ALONE, "limits.instances"}
     assert len(digests) > len(RIGHT) + 20
-    assert {"process", "default", "mode = 'full'", "mode = 'ports'\nports = [1]"} < set(digests.values())
+    assert {
+        "process",
+        "default",
+        "no randomness",
+        "seed 0",
+        "seed 1",
+        "mode = 'full'",
+        "mode = 'ports'\nports = [1]",
+    } < set(digests.values())

@@ -411,7 +411,7 @@ def test_the_ends_of_a_range_belong_to_it(first: int, last: int) -> None:
         (1, 2**64, "ports.last is 18,446,744,073,709,551,616: it must be between 1 and 65,535"),
         (True, 2, "ports.first is True: it must be a whole number"),
         (1.0, 2, "ports.first is 1.0: it must be a whole number"),
-        ("1", 2, "ports.first is '1': it must be a whole number"),
+        ("a", 2, "ports.first: 'a' is not a quantity such as 1000 or \"unlimited\""),
         (1, None, "ports.last is None: it must be a whole number"),
     ],
 )
@@ -472,7 +472,7 @@ def test_odd_ports_in_documents_are_refused(written: str, message: str) -> None:
     assert refusal(f"mode = 'ports'\nports = [{written}]") == message
 
 
-@pytest.mark.parametrize("ports", [(443,), (PortRange(443, 443),), [443, 443]], ids=repr)
+@pytest.mark.parametrize("ports", [(443,), (PortRange(443, 443),), [443, 443], ["443"], ["443-443"]], ids=repr)
 def test_ports_in_python(ports: object) -> None:
     """A number stands for itself; a list is kept as a tuple that nobody can change."""
     assert HostRule("a.example", ports).ports == (PortRange(443, 443),)  # type: ignore[arg-type]
@@ -483,7 +483,10 @@ def test_ports_in_python(ports: object) -> None:
     ("ports", "message"),
     [
         ((), "the host 'a.example' has no ports: name them, or leave the host out"),
-        (("443",), "host.ports[0] is '443': it must be a port or a PortRange"),
+        (
+            ("https",),
+            "host.ports[0] is 'https': it must be a port or a range of ports, such as 443 or \"8000-8010\"",
+        ),
         ((443, True), "host.ports[1] is True: it must be a port or a PortRange"),
         (443, "host.ports is 443: it must be a list of ports"),
         (None, "host.ports is None: it must be a list of ports"),

@@ -48,8 +48,8 @@ def real_plan(policy: Policy) -> Plan:
     """A plan as the product makes it, of which the engine is exchanged later."""
     box = Sandbox(policy)
     box.prepare(MODULE)
-    assert box._context is not None
-    return box._context.plan(MODULE)
+    assert box._contexts._own is not None
+    return box._contexts._own.plan(MODULE)
 
 
 class Op(NamedTuple):

@@ -29,7 +29,7 @@ from stockade.execution import (
 )
 from stockade.guard import _state
 from stockade.runner import _coroutine, _executor
-from stockade.sandbox import _runs, _session
+from stockade.sandbox import _registry, _runs, _sandbox, _session
 from stockade.scheduling import _fair_queue, _handle, _pool, _scheduler, _tellers
 from tests.simulation._library import MODULE, Library, ModelFailure, ModelMemory, Op, real_plan
 from tests.simulation._world import BrokenError, Over, Signal, World
@@ -53,6 +53,7 @@ _LOOKED_AT = (
     _streams,
     loop_streams,
     _session,
+    _registry,
     _runs,
     _pool,
     _scheduler,
@@ -207,6 +208,8 @@ class _Scene:
             patch.setattr(_instance, "error_text", lambda _: "as the model says")
             patch.setattr(_instance, "Memory", ModelMemory)
             patch.setattr(_state, "OUTPUT_RING_BYTES", 1024)
+            for name in ("run_steps", "call_steps"):
+                patch.setattr(_sandbox, name, self._watched(getattr(_sandbox, name)))
             patch.setattr(_run.Guest, "_report", self._checked(_run.Guest._report))
             patch.setattr(_run.Guest, "renew", self._renewed(_run.Guest.renew))
             yield
@@ -289,10 +292,8 @@ class _Scene:
         self.library.state_name = plan.program.woven.state_export
         self.plan: Plan = self.library.plan(plan)
         self.box = Sandbox(self.policy)
-        for name in ("_run", "_call"):
-            setattr(self.box, name, self._watched(getattr(self.box, name)))
-        assert self.box._context is not None
-        self.box._context._plans[MODULE.sha256] = self.plan
+        assert self.box._contexts._own is not None
+        self.box._contexts._own._plans[MODULE.sha256] = self.plan
         scenes = [self.runs, self.session, self.loop, self.loop, self.pool, self.scheduler, self.dropped, self.looks]
         threads = []
         for number in range(chance.randrange(1, 5)):
@@ -324,7 +325,9 @@ class _Scene:
         executor = _executor.executor()
         world.check(not executor._errands, "the executor has runs on its list that are over")
         world.check(not executor._tenants, "the executor has tenants on its list that have no runs")
-        world.check(not self.box._runs or self.interrupts > 0, f"names are left: {list(self.box._runs)}")
+        world.check(
+            not self.box._registry.runs or self.interrupts > 0, f"names are left: {list(self.box._registry.runs)}"
+        )
 
     interrupts = 0
 

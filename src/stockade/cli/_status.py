@@ -42,10 +42,10 @@ _BY_OUTCOME = {
 def exit_status(report: Report) -> int:
     """Returns the exit status for a report: the guest's own exit code, where it has one.
 
-    A guest that failed with a multiple of 256, which no shell can be told, leaves 1.
+    A shell can be told eight bits. A larger code leaves its lowest eight, and 1 where those would say that all is well.
     """
     if report.outcome is Outcome.OK:
         return 0
     if report.outcome is Outcome.EXIT:
-        return report.exit_code or 1
+        return (report.exit_code or 0) & 0xFF or 1
     return _BY_OUTCOME[report.outcome]

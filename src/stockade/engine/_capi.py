@@ -4,7 +4,7 @@ It loads the shared library that the `wasmtime` wheel carries, without importing
 ten times as long), and declares the functions that Stockade calls. The declarations are held against the wheel's own
 bindings by a test; names and version are checked here, when the library is first needed, with one clear error.
 
-Made for wasmtime 50. On another release, read its changelog, run the tests, then widen `SUPPORTED_MAJORS`.
+Made for wasmtime 49 and 50. On another release, read its changelog, run the tests, then widen `SUPPORTED_MAJORS`.
 
 Two rules hold for every caller. Pointers travel as plain integers, and whoever holds one says in a `# SAFETY:` comment
 who owns it and how long it lives. Functions that may run long (compile, validate, guest code) release the interpreter
@@ -35,8 +35,12 @@ __all__ = [
     "wasmtime_version",
 ]
 
-SUPPORTED_MAJORS = (50,)
+SUPPORTED_MAJORS = (49, 50)
 """The wasmtime releases that these declarations were made for."""
+
+SWITCHES_SINCE = {"wasmtime_config_wasm_compact_imports_set": 50}
+"""Switches of proposals that came with a later release than the first of these: before it, there is nothing to be
+switched off. Whatever else is missing is an error."""
 
 _LIBRARY_NAMES = {"linux": "_libwasmtime.so", "darwin": "_libwasmtime.dylib", "win32": "_wasmtime.dll"}
 _MACHINES = {"AMD64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
@@ -194,9 +198,14 @@ is short for most, and so stands in both tables, is called `…_long` here."""
 
 
 class _CApi:
-    """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix."""
+    """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The library.
+        release: Its major version.
+    """
+
+    def __init__(self, path: Path, release: int) -> None:
         # SAFETY: PyDLL keeps the interpreter lock during a call. None of these functions waits for another thread
         # that could need the lock, and none runs guest code: callbacks into Python (host functions) can come out of
         # long calls only, which release the lock.
@@ -207,7 +216,8 @@ class _CApi:
                 try:
                     function = getattr(library, name)
                 except AttributeError:
-                    missing.append(name)
+                    if SWITCHES_SINCE.get(name, 0) <= release:
+                        missing.append(name)
                     continue
                 function.restype, function.argtypes = result, arguments
                 attribute = name.removeprefix("wasmtime_").removeprefix("wasm_")
@@ -215,8 +225,21 @@ class _CApi:
         if missing:
             raise EngineError(
                 f"the wasmtime library at {path} lacks {', '.join(missing)}. "
-                f"Install the release that Stockade was made for: pip install 'wasmtime>=50,<51'"
+                f"Install a release that Stockade was made for: pip install 'wasmtime>=49,<51'"
             )
+
+    def switch(self, config: int, proposal: str, on: bool) -> None:
+        """Switches a proposal on or off, if the library has it; one that it has not is off.
+
+        Args:
+            config: The configuration.
+            proposal: Its name, such as `wasm_threads`.
+            on: Whether guests may use it.
+        """
+        name = f"config_{proposal}_set"
+        if name in vars(self) or f"wasmtime_{name}" not in SWITCHES_SINCE:
+            # SAFETY: the configuration is the caller's, and live.
+            getattr(self, name)(config, on)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name} is not declared in the seam")
@@ -226,7 +249,7 @@ class _CApi:
 def _package_folder() -> Path:
     spec = importlib.util.find_spec("wasmtime")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError("the wasmtime package is not installed: pip install 'wasmtime>=50,<51'")
+        raise EngineError("the wasmtime package is not installed: pip install 'wasmtime>=49,<51'")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -251,7 +274,7 @@ def wasmtime_version() -> str:
     try:
         return slow_metadata.version("wasmtime")
     except slow_metadata.PackageNotFoundError:
-        raise EngineError(f"{folder} has no version: reinstall it with pip install 'wasmtime>=50,<51'") from None
+        raise EngineError(f"{folder} has no version: reinstall it with pip install 'wasmtime>=49,<51'") from None
 
 
 @cache
@@ -262,10 +285,11 @@ def capi() -> Any:
         EngineError: The library is missing, of an unknown release, or lacks a function.
     """
     version = wasmtime_version()
-    if int(version.split(".", 1)[0]) not in SUPPORTED_MAJORS:
+    release = int(version.split(".", 1)[0])
+    if release not in SUPPORTED_MAJORS:
         raise EngineError(
-            f"wasmtime {version} is installed, but this Stockade was made for release "
-            f"{SUPPORTED_MAJORS[0]}: pip install 'wasmtime>=50,<51'"
+            f"wasmtime {version} is installed, but this Stockade was made for releases "
+            f"{SUPPORTED_MAJORS[0]} to {SUPPORTED_MAJORS[-1]}: pip install 'wasmtime>=49,<51'"
         )
     machine = _MACHINES.get(platform.machine())
     library = _LIBRARY_NAMES.get(sys.platform)
@@ -274,4 +298,4 @@ def capi() -> Any:
     path = _package_folder() / f"{sys.platform}-{machine}" / library
     if not path.is_file():
         raise EngineError(f"the wasmtime wheel has no library at {path}: reinstall it for this platform")
-    return _CApi(path)
+    return _CApi(path, release)

@@ -169,7 +169,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     # and freed here. Every setter takes a live config and a plain number.
     raw = api.config_new()
     for name in _OFF:
-        getattr(api, f"config_{name}_set")(raw, False)
+        api.switch(raw, name, False)
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
     # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD.
@@ -461,9 +461,13 @@ class Engine:
         """As `settle`; the lock of counts is held."""
         dismissed, account = cls.dismissed, cls._descriptors
         while dismissed:
-            engine, (maps, slots, descriptors) = dismissed[0]
-            # As in `acquire`.
-            del dismissed[0]
+            try:
+                engine, (maps, slots, descriptors) = dismissed[0]
+                # As in `acquire`.
+                del dismissed[0]
+            except IndexError:
+                # The handler of a signal has counted it.
+                return
             engine._slots_left += slots  # noqa: SLF001 - of this class
             Engine._maps_left += maps
             engine._live_instances -= 1  # noqa: SLF001

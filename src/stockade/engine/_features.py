@@ -64,7 +64,7 @@ def _validator(wanted: frozenset[str]) -> int:
     # process.
     raw = api.config_new()
     for name in PROPOSALS:
-        getattr(api, f"config_wasm_{name}_set")(raw, name in on)
+        api.switch(raw, f"wasm_{name}", name in on)
     for name in ("gc_support", "wasm_bulk_memory", "wasm_multi_value", "wasm_reference_types"):
         getattr(api, f"config_{name}_set")(raw, True)
     api.config_parallel_compilation_set(raw, False)

@@ -170,17 +170,17 @@ def classify(
             violations += (_stopped("timeout", "limits.wall_time", limits.wall_time, wall_seconds),)
     elif reading is not None and reading.number.exited:
         # The flag stands where only the guard can write, and the guard traps right after setting it.
-        status = reading.number.exit_code
-        exit_code = status & 0xFF
-        outcome = Outcome.EXIT if status else Outcome.OK
+        exit_code = reading.number.exit_code
+        outcome = Outcome.EXIT if exit_code else Outcome.OK
     elif reading is not None and reading.number.stop:
         outcome = _STOPS[stop_reasons()[reading.number.stop]]
     elif ending is None:
         assert results is not None
-        status = int(results[0]) if command and results else 0
+        # As `proc_exit` takes it: what is made of codes above 255 is for whoever has to say them in eight bits.
+        status = int(results[0]) & 0xFFFF_FFFF if command and results else 0
         outcome = Outcome.EXIT if status else Outcome.OK
         if command:
-            exit_code = status & 0xFF
+            exit_code = status
         else:
             value = results[0] if len(results) == 1 else list(results) or None
     elif ending.broken is not None:
@@ -226,6 +226,7 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     if not (noted or refused or number.table_memory_refusals or number.table_growth_refusals):
         return ()
     limits = plan.policy.limits
+    stops = limits.on_memory_denied == "stop" or plan.policy.on_violation == "stop"
     found: list[Violation] = []
     for call, refusals, asked, path in _GROWTH:
         if count := getattr(number, refusals):
@@ -238,7 +239,7 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
                     # The guard counts bytes; the policy, for a pace, pages.
                     observed=-(-number.growth_asked // PAGE_BYTES) if paced else getattr(number, asked),
                     call=call,
-                    action="stop" if limits.on_memory_denied == "stop" else "deny",
+                    action="stop" if stops else "deny",
                     count=count,
                 )
             )

@@ -89,13 +89,13 @@ class PolicyContext:
         both = self.policy.narrow(policy)
         return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
 
-    def load(self, source: Source, *, text: bool = False) -> Module:
+    def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
 
         Raises:
             ModuleError: It cannot be loaded.
         """
-        return load_module(source, self.policy.limits, text=text)
+        return load_module(source, self.policy.limits)
 
     def plan(self, module: Module, progress: Callable[[str], None] | None = None) -> Plan:
         """Makes a module ready to run, or returns what was made before.
@@ -184,14 +184,14 @@ class PolicyContext:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
         granted = self.policy.environment
-        env = inputs.env
+        env = inputs.variables()
         if granted.mode != "none" or granted.set:
-            env = {**granted.of(os.environ), **(env or {})}
+            env = {**granted.of(os.environ), **env}
         return Guest(
             plan,
             self._info,
             self._grants,
-            args=inputs.arguments() if inputs.args else (),
+            args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",

@@ -6,11 +6,14 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
+
+    from stockade._bytes import BytesLike
 
 __all__ = ["Pipe"]
 
@@ -40,17 +43,21 @@ class Pipe:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: BytesLike) -> None:
         """Gives the guest more to read. Never waits.
 
+        Args:
+            data: Bytes, or a text, which the guest reads as UTF-8.
+
         Raises:
-            UsageError: The pipe is closed.
+            UsageError: The pipe is closed, or that is neither.
         """
+        piece = bytes_of(data, "what is written to the pipe")
         with self._lock:
             if self._closed:
                 raise UsageError("the pipe is closed: nothing can be written to it any more")
-            if data:
-                self._pieces.append(memoryview(bytes(data)))
+            if piece:
+                self._pieces.append(memoryview(piece))
             on_more = self._on_more
         if on_more is not None:
             on_more()

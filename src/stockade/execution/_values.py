@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Argument", "Call", "bind_arguments"]
 
-Argument: TypeAlias = int | float | bytes | str
+Argument: TypeAlias = int | float | bytes | bytearray | memoryview | str
 """What callers pass: a number, a vector (v128) as an int or its 16 bytes, or a text that takes the place of two i32."""
 
 _VECTOR_BYTES: Final = 16
@@ -87,6 +87,8 @@ def bind_arguments(module: Module, export: str, args: Sequence[Argument], return
         place = len(numbers)
         if place >= len(params):
             break
+        if isinstance(value, bytearray | memoryview):
+            value = bytes(value)
         if isinstance(value, str | bytes) and params[place] != "v128":
             if params[place : place + 2] != ("i32", "i32"):
                 raise UsageError(

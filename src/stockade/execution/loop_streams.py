@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from stockade._bytes import bytes_of
 from stockade.execution._pipe import Pipe
 from stockade.execution._streams import Streams
 from stockade.guard import STDIN_PIECE_BYTES
@@ -31,6 +32,8 @@ __all__ = ["LoopStreams"]
 _MOST_PIECES = 32
 """Pieces of output that a loop may have before it has taken any; then the guest waits."""
 
+_NOTHING = (b"", "")
+
 _LAST_SECONDS = 0.02
 """How long a loop has to take the last output of a guest that was stopped, which has no time left of its own."""
 
@@ -44,6 +47,7 @@ class LoopStreams(Streams):
     """
 
     def __init__(self, inputs: Inputs, control: RunControl) -> None:
+        inputs.check_callbacks()
         self._bridge = loop_bridge()
         self._control = control
         # Calls that the loop has to make, in their order; the one that it is making stands first, until it is made.
@@ -159,11 +163,12 @@ class LoopStreams(Streams):
         assert self._source is not None
         try:
             data = await self._source(STDIN_PIECE_BYTES)
+            piece = b"" if data is None else bytes_of(data, "what stdin gave")
         except BaseException as problem:
             self._fail(problem, "stdin")
             return
-        if data:
-            self._pipe.write(data)
+        if piece:
+            self._pipe.write(piece)
         else:
             self._pipe.close()
         self._reading = self._asked = False
@@ -187,22 +192,22 @@ class LoopStreams(Streams):
             self._bridge.post(self.close)
 
 
-def _reader(source: object) -> Callable[[int], Awaitable[bytes | None]] | None:
+def _reader(source: object) -> Callable[[int], Awaitable[object]] | None:
     """How an event loop reads a source of stdin; None for a source that needs none."""
     if isinstance(source, asyncio.Queue):
         return lambda _: source.get()
     if isinstance(source, asyncio.StreamReader):
         return source.read
     if inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(getattr(source, "__call__", None)):  # noqa: B004
-        asked: Callable[[int], Awaitable[bytes | None]] = source  # type: ignore[assignment]
+        asked: Callable[[int], Awaitable[object]] = source  # type: ignore[assignment]
         return asked
     if hasattr(source, "__anext__"):
-        pieces = cast("AsyncIterator[bytes]", source)
+        pieces = cast("AsyncIterator[object]", source)
 
-        async def following(_: int) -> bytes | None:
+        async def following(_: int) -> object:
             # Pieces without bytes are not the end.
             async for piece in pieces:
-                if piece:
+                if piece not in _NOTHING:
                     return piece
             return None
 

@@ -1,5 +1,6 @@
 """The guard: the policy as WebAssembly, and the weaver that puts it into a guest's module."""
 
+from stockade.guard._imports import check_imports
 from stockade.guard._policy_block import policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
@@ -17,7 +18,7 @@ from stockade.guard._state import (
     state_format,
     stop_reasons,
 )
-from stockade.guard._weave import ELEMENT_BYTES, Woven, check_imports, weave
+from stockade.guard._weave import ELEMENT_BYTES, Woven, weave
 
 __all__ = [
     "ELEMENT_BYTES",

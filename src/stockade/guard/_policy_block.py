@@ -49,6 +49,11 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
     # A refused call that is only noted is made all the same: "none" then tells no more than a made-up clock.
     clock_mode = "virtual" if clock.mode == "none" and policy.on_violation == "audit" else clock.mode
     resolution = clock.resolution if clock.mode == "coarse" else max(clock.step, 1e-9)
+    on_memory = 0
+    if limits.on_memory_denied == "stop":
+        on_memory = constants["STOP_MEMORY"]
+    elif policy.on_violation == "stop":
+        on_memory = constants["STOP_DENIED"]
     rates = rates_of(limits)
     # A second's worth may go at once, so that the first calls need not be looked at.
     credit = min(_UNLIMITED if limit is None else limit for limit in (limits.calls, limits.call_rate))
@@ -85,7 +90,7 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
         "random_state": random.seed,
         "on_violation": constants[policy.on_violation.upper()],
         "on_rate": constants[limits.on_rate.upper()],
-        "on_memory": limits.on_memory_denied == "stop",
+        "on_memory": on_memory,
         "may_create": filesystem.create,
         "may_delete": filesystem.delete,
         "may_link": filesystem.symlinks,

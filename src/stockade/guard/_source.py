@@ -1,7 +1,7 @@
 """The guard's source, ready to be woven: its code cut where indices stand, and the layout of its state.
 
-Everything is read from `guard.wat`: function bodies, and the addresses of state fields, which stand there as constants
-with exported names such as `memory_limit:u64`. So neither the weaver nor the run path repeats a number of it.
+Everything is read from `guard.wat` and the files beside it: function bodies, and the addresses of state fields, which
+stand there as constants with typed export names, so that neither the weaver nor the run path repeats a number of it.
 """
 
 from __future__ import annotations
@@ -210,10 +210,29 @@ class Guard:
         }
 
 
+_PARTS = (
+    "guard",
+    "constants",
+    "calls",
+    "violations",
+    "streams",
+    "files",
+    "descriptors",
+    "paths",
+    "opening",
+    "poll",
+    "rest",
+    "growth",
+)
+"""The files of the guard's text."""
+
+
 @cache
 def guard() -> Guard:
     """Reads and assembles the guard, once in a process."""
-    return Guard(Path(__file__).with_name("guard.wat").read_bytes())
+    # The first begins the module; together they are its inside, in any order.
+    parts = [Path(__file__).with_name(f"{name}.wat").read_bytes() for name in _PARTS]
+    return Guard(b"\n".join([*parts, b")"]))
 
 
 def _constants(module: ParsedModule) -> list[int]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
-from stockade._text import printable
-from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
-from stockade.errors import InvalidModule, LinkError
+from stockade._wasi import WASI_BY_NAME, WasiCall
+from stockade.errors import InvalidModule
 from stockade.guard import _sections
-from stockade.guard._source import GUEST_MEMORY, Body, Guard, Reference
+from stockade.guard._appended import Appended, Indices
+from stockade.guard._imports import check_imports, wasi_call
 from stockade.wasm import (
     ExternKind,
     FuncType,
@@ -32,7 +31,6 @@ from stockade.wasm import (
     Reader,
     Scan,
     SectionId,
-    encode_func_type,
     encode_limits,
     parse,
     scan,
@@ -41,18 +39,16 @@ from stockade.wasm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from stockade.wasm import Import
+    from stockade.guard._source import Guard
 
-__all__ = ["ELEMENT_BYTES", "Woven", "check_imports", "weave"]
+
+__all__ = ["ELEMENT_BYTES", "Woven", "weave"]
 
 
 ELEMENT_BYTES = 8
 """What an element of a table counts in the budget of memory."""
-
-NOTHING: Mapping[tuple[bytes, bytes], FuncType] = MappingProxyType({})
-"""No functions beside those of WASI."""
 
 _TABLE_GROWERS = {"funcref": "funcref_table_grow", "externref": "externref_table_grow"}
 _MEMORY = b"memory"
@@ -117,92 +113,12 @@ def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = Non
     return _Weaver(parsed, guard, scanned or scan(parsed)).weave()
 
 
-def check_imports(module: ParsedModule, lent: Mapping[tuple[bytes, bytes], FuncType] = NOTHING) -> None:
-    """Checks that everything the module imports is there, under its right type.
-
-    Args:
-        module: The module.
-        lent: Functions beside those of WASI preview 1, by import module and name.
-
-    Raises:
-        LinkError: Something is not; the message names it and what would be needed.
-    """
-    unknown = []
-    for entry in module.imports:
-        name = f"{printable(entry.module)}.{printable(entry.name)}"
-        if entry.kind is not ExternKind.FUNC:
-            unknown.append(f"{name} ({entry.kind.name.lower()})")
-            continue
-        actual = module.types[entry.type_index]
-        call = _wasi_call(entry)
-        if call is not None:
-            expected, where = FuncType(call.params, call.results), "in WASI preview 1"
-        elif (entry.module, entry.name) in lent:
-            expected, where = lent[entry.module, entry.name], "as a host function"
-        else:
-            unknown.append(f"{name} (function {actual})")
-            continue
-        if actual != expected:
-            raise LinkError(f"the module imports {name} as {actual}, but {where} it is {expected}: {_mend(call)}")
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise LinkError(f"nothing provides what the module imports: {shown}. {_hint(module)}")
-
-
-def _wasi_call(entry: Import) -> WasiCall | None:
-    return WASI_BY_NAME.get(entry.name.decode("utf-8", "replace")) if entry.module == MODULE.encode() else None
-
-
-def _mend(call: WasiCall | None) -> str:
-    if call is not None:
-        return "rebuild it with a current toolchain"
-    return "change the annotations of the function, or rebuild the module"
-
-
-def _hint(module: ParsedModule) -> str:
-    modules = {entry.module for entry in module.imports}
-    if b"wasi_unstable" in modules:
-        return "wasi_unstable is an outdated preview: rebuild the module for wasm32-wasip1"
-    if any(name.startswith(b"wasi:") for name in modules):
-        return "It was built for WASI 0.2: rebuild it for wasm32-wasip1"
-    if any(name in (b"__wbindgen_placeholder__", b"wbg", b"go", b"gojs") for name in modules):
-        return "It was built for a JavaScript host: rebuild it for WASI (wasm32-wasip1, GOOS=wasip1)"
-    return (
-        f"Guests get WASI preview 1 ({MODULE}) and what Sandbox.host_function lends: lend these, or rebuild the module "
-        "without them"
-    )
-
-
-class _Indices(NamedTuple):
-    """What the guard's own indices are in the module that it is woven into."""
-
-    functions: dict[int, int]
-    guest_memory: int
-    state_memory: int
-    table: int
-
-    def encode(self, reference: Reference) -> bytes:
-        """The code of a reference, with its index in place."""
-        if reference.kind is Kind.CALL:
-            return b"\x10" + uleb(self.functions[reference.index])
-        if reference.kind is Kind.TABLE_GROW:
-            return b"\xfc\x0f" + uleb(self.table)
-        memory = self.guest_memory if reference.index == GUEST_MEMORY else self.state_memory
-        if reference.kind is Kind.MEMORY_GROW:
-            return b"\x40" + uleb(memory)
-        assert reference.kind is Kind.MEMORY, reference
-        if reference.alignment is None:
-            return uleb(memory)
-        # Bit 6 of the alignment says that the index of the memory follows.
-        return bytes([reference.alignment | 0x40]) + uleb(memory) if memory else bytes([reference.alignment])
-
-
 class _Weaver:
     """The work on one module."""
 
     def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
         # Whether somebody lends the other functions is for whoever instantiates the module to see.
-        others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and _wasi_call(entry) is None)
+        others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and wasi_call(entry) is None)
         check_imports(module, {(entry.module, entry.name): module.types[entry.type_index] for entry in others})
         self.module = module
         self.guard = guard
@@ -214,18 +130,13 @@ class _Weaver:
         self.lent: dict[int, FuncType] = {}
         functions = (entry for entry in module.imports if entry.kind is ExternKind.FUNC)
         for index, entry in enumerate(functions):
-            call = _wasi_call(entry)
+            call = wasi_call(entry)
             if call is None:
                 self.lent[index] = module.types[entry.type_index]
                 continue
             self.wasi[index] = guard.exports[call.name]
             self.native_index.setdefault(call.name, index)
-        self.types: list[bytes] = []
-        self.type_index: dict[FuncType, int] = {}
-        self.names: list[str] = []
-        self.function_types: list[int] = []
-        # Size and body in turn.
-        self.code: list[bytes] = []
+        self._appended = Appended(len(module.types))
         self.entries: list[int] = []
         self.renamed: dict[bytes, bytes] = {}
 
@@ -285,19 +196,19 @@ class _Weaver:
 
         called = {index: self.native_index[name] for index, name in guard.natives.items() if name in self.native_index}
         called |= place
-        indices = _Indices(called, guest_memory, state_memory, 0)
+        indices = Indices(called, guest_memory, state_memory, 0)
         for index in sorted(needed - copied):
-            self._append(guard.bodies[index], indices)
+            self._appended.add(guard.bodies[index], indices)
         natives_table = len(module.tables)
         for slot, call in enumerate(natives):
-            self._append_thunk(call, slot, natives_table)
+            self._appended.add_thunk(call, slot, natives_table)
         for memory, index in sorted(growers.items()):
-            self._append(guard.bodies[index], indices._replace(guest_memory=memory))
+            self._appended.add(guard.bodies[index], indices._replace(guest_memory=memory))
         for table, index in sorted(table_growers.items()):
-            self._append(guard.bodies[index], indices._replace(table=table))
+            self._appended.add(guard.bodies[index], indices._replace(table=table))
 
         for index, type_ in sorted(self.lent.items()):
-            self._append_counted(index, type_, place[counter])
+            self._appended.add_counted(index, type_, place[counter])
 
         # Where references of the guest go.
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
@@ -339,40 +250,6 @@ class _Weaver:
                 waiting += self.guard.bodies[index].calls
         return needed
 
-    # -- appended functions ---------------------------------------------------------------------------------------
-
-    def _type(self, type_: FuncType) -> int:
-        if type_ not in self.type_index:
-            self.type_index[type_] = len(self.module.types) + len(self.types)
-            self.types.append(encode_func_type(type_))
-        return self.type_index[type_]
-
-    def _append(self, body: Body, indices: _Indices) -> None:
-        self.names.append(body.name)
-        self.function_types.append(self._type(body.type))
-        code = b"".join(
-            part + (indices.encode(reference) if reference is not None else b"") for part, reference in body.parts
-        )
-        self.code += [uleb(len(code)), code]
-
-    def _append_thunk(self, call: WasiCall, slot: int, table: int) -> None:
-        """A function that passes its arguments to a native function in the table."""
-        type_index = self._type(FuncType(call.params, call.results))
-        self.names.append(call.name)
-        self.function_types.append(type_index)
-        arguments = b"".join(b"\x20" + uleb(index) for index in range(len(call.params)))
-        slot_code = b"\x41" + uleb(slot)  # fewer than 64 natives: signed and unsigned encodings agree
-        code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
-        self.code += [uleb(len(code)), code]
-
-    def _append_counted(self, index: int, type_: FuncType, counter: int) -> None:
-        """A function that has a call counted before it makes it: for functions of the embedder."""
-        self.names.append("host_call")
-        self.function_types.append(self._type(type_))
-        arguments = b"".join(b"\x20" + uleb(place) for place in range(len(type_.params)))
-        code = b"\x00\x10" + uleb(counter) + arguments + b"\x10" + uleb(index) + b"\x0b"
-        self.code += [uleb(len(code)), code]
-
     # -- the guest's own parts ------------------------------------------------------------------------------------
 
     def _rewrite_code(
@@ -400,7 +277,7 @@ class _Weaver:
                 done = site.end
             code += data[done:end]
             parts += [uleb(len(code)), bytes(code)]
-        return [*parts, *self.code]
+        return [*parts, *self._appended.code]
 
     def _free(self, name: bytes) -> bytes:
         """A name for an export that the guest does not use."""
@@ -454,9 +331,9 @@ class _Weaver:
                 exports.append(_sections.encode_export(known[index], kind, index))
             names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
         contents: dict[SectionId, list[bytes | memoryview]] = {
-            SectionId.TYPE: _filled([*_sections.types(module), *self.types]),
+            SectionId.TYPE: _filled([*_sections.types(module), *self._appended.types]),
             SectionId.IMPORT: _filled(_sections.imports(module)),
-            SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self.function_types)]),
+            SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self._appended.function_types)]),
             SectionId.TABLE: _filled([*_sections.tables(module, grown[1]), *tables]),
             SectionId.MEMORY: _filled([*_sections.memories(module, grown[0]), *memories]),
             SectionId.GLOBAL: _filled(_sections.globals_(module, to)),
@@ -479,7 +356,7 @@ class _Weaver:
             natives_export=natives_export,
             natives=natives,
             guest_functions=len(module.functions),
-            guard_functions=tuple(self.names),
+            guard_functions=tuple(self._appended.names),
             initial_memory_bytes=initial,
             initial_table_elements=elements,
             entries=tuple(self.entries),

@@ -102,7 +102,7 @@ class HostFunction:
             if type_ is None:
                 raise UsageError(
                     f"{self._label}: the annotation of {parameter.name} is {_told(hint)}: it must be int, float, bool, "
-                    "str, bytes, or one of stockade.I32, U32, I64, U64, F32, F64"
+                    "str, bytes, or one of stockade.host.I32, U32, I64, U64, F32, F64"
                 )
             self._readers.append(bool if hint is bool else type_)
             params.append(type_.name)
@@ -117,7 +117,7 @@ class HostFunction:
         if None in types:
             raise UsageError(
                 f"{self._label}: the annotation of its result is {_told(hint)}: it must be None, int, float, bool, one "
-                "of stockade.I32, U32, I64, U64, F32, F64, or a tuple of these"
+                "of stockade.host.I32, U32, I64, U64, F32, F64, or a tuple of these"
             )
         return [type_ for type_ in types if type_ is not None]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
+    from stockade._bytes import BytesLike
     from stockade.engine import FindMemory, Memory
     from stockade.policy import Policy
 
@@ -67,14 +69,18 @@ class GuestMemory:
         """
         return self.read(address, size).decode()
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: int, data: BytesLike) -> None:
         """Copies bytes in.
+
+        Args:
+            address: Where they begin.
+            data: Bytes, or a text, which is written as UTF-8.
 
         Raises:
             IndexError: They do not all fit inside.
-            TypeError: They are no bytes.
+            UsageError: They are neither.
         """
-        self._live().write(_unsigned(address), data if isinstance(data, bytes) else memoryview(data).tobytes())
+        self._live().write(_unsigned(address), bytes_of(data, "data"))
 
     def _live(self) -> Memory:
         if self._memory is None:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from stockade._json import JsonRecord
 from stockade._wasi import GROUPS, MODULE, WASI_BY_NAME
 from stockade.errors import InvalidModule
 from stockade.policy import Need, Policy, needs, runnable_features
@@ -34,7 +35,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[str, ...]
 
 
-class Inspection(Outline, frozen=True, kw_only=True):
+class Inspection(Outline, JsonRecord, frozen=True, kw_only=True):
     """What a module is made of, what it uses and asks for, and what a policy would have to allow.
 
     Besides the following it has the fields of an outline. Names that the module chose are shortened and escaped.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from stockade._text import printable
-from stockade.errors import InvalidModule, LinkError
+from stockade.errors import InvalidModule, LinkError, UsageError
 from stockade.modules._inspection import Inspection, inspect
 from stockade.policy import Limits
 from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
@@ -21,7 +22,10 @@ __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 _LARGE_BYTES = 4 << 20
 _MAGIC = b"\0asm"
 
-_MOST_TEXT_BYTES = 64 << 10
+_MOST_TEXT_BYTES = 16 << 20
+"""Text up to this size is translated. Eighty bytes of memory for each byte of it can be needed."""
+
+_TEXT_BYTES_HERE = 64 << 10
 """Text up to this size is translated in this process, in a twentieth of a second at worst: what it takes can grow with
 the square, where many branches name the outermost of many blocks."""
 
@@ -75,7 +79,7 @@ class Module:
 
     @staticmethod
     def load(
-        source: str | os.PathLike[str] | bytes | Module,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview | Module,
         *,
         limit_bytes: int = Limits().module_size,
         text: bool = False,
@@ -85,7 +89,8 @@ class Module:
         Args:
             source: Path of a `.wasm` file, or of a `.wat` file in the text format; or the bytes of a module.
             limit_bytes: The most bytes it may have.
-            text: Whether bytes may be in the text format, too.
+            text: Whether bytes, and a file with another name, may be in the text format, too. Runs and calls that are
+                given bytes take both; here, what somebody sent does not reach the translator unless it is to.
 
         A module that uses what this release cannot run is loaded, so that `inspect` can tell of it; it is refused when
         it is to run. Text of more than 64 KiB is translated in a process of its own, within the time and memory that
@@ -95,6 +100,8 @@ class Module:
             ModuleNotFound: There is no file at the path.
             InvalidModule: It is not a regular file, too large, not WebAssembly, or damaged.
         """
+        if not isinstance(limit_bytes, int):
+            raise UsageError(f"limit_bytes is {type(limit_bytes).__name__}: it must be a whole number")
         return _load(source, limit_bytes, Limits(), text=text)
 
     @property
@@ -202,7 +209,12 @@ class Module:
         Raises:
             LinkError: There is none.
         """
-        encoded = name.encode("utf-8", "surrogateescape")
+        if not isinstance(name, str):
+            raise UsageError(f"export is {type(name).__name__}: give the name of an exported function")
+        try:
+            encoded = name.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            encoded = name.encode("utf-8", "surrogatepass")  # which no module has
         type_ = self.function_type(encoded)
         if type_ is None:
             offers = self._offers(name)
@@ -258,13 +270,13 @@ class _Digest:
         return self._sha256 or hashlib.sha256(self._data).hexdigest()
 
 
-def load_module(source: Source, limits: Limits, *, text: bool = False) -> Module:
+def load_module(source: Source, limits: Limits, *, text: bool | None = None) -> Module:
     """Reads a module within the limits of a policy; `Module.load` does so within the default ones.
 
     Args:
         source: Where it comes from.
         limits: How large it may be, and how long, and with how much memory, text may take to translate.
-        text: Whether bytes may be in the text format, too.
+        text: Whether bytes may be in the text format, too; None where they may if they begin like it.
 
     Raises:
         ModuleError: It cannot be loaded.
@@ -272,7 +284,7 @@ def load_module(source: Source, limits: Limits, *, text: bool = False) -> Module
     return _load(source, limits.module_size, limits, text=text)
 
 
-def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Module:
+def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None) -> Module:
     if isinstance(source, Module):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
@@ -281,9 +293,16 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Mo
             raise InvalidModule(
                 f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
+        text = _is_text(data) if text is None else text
+    elif isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        data, name = read_module_file(path, limit_bytes), Path(path).name
+        text = text or path.endswith(".wat")
     else:
-        data, name = read_module_file(source, limit_bytes), Path(source).name
-        text = text or os.fspath(source).endswith(".wat")
+        raise UsageError(
+            f"module is {type(source).__name__}: give the path of a module, its bytes, or a Module as Module.load "
+            "returns it"
+        )
     if text and not data.startswith(_MAGIC):
         data = _to_binary(printable(name), data, limits)
     digest = _Digest(data)
@@ -300,9 +319,23 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool) -> Mo
 
 def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     """Translates text, in a process of its own if there is much of it."""
-    if len(text) <= _MOST_TEXT_BYTES or limits.compile_process == "never":
+    if len(text) > _MOST_TEXT_BYTES:
+        raise InvalidModule(
+            f"{name} has {len(text):,} bytes of WebAssembly text; at most {_MOST_TEXT_BYTES:,} are translated here. "
+            "Translate it with wat2wasm or wasm-tools, and load the binary"
+        )
+    if len(text) <= _TEXT_BYTES_HERE or limits.compile_process == "never":
         return translate(name, text)
     return translate_aside(name, text, limits)
+
+
+_TEXT = re.compile(rb"\s*+(?:\(|;;)")
+"""How the text format begins: a parenthesis or a comment. No binary module does."""
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether bytes are in the text format, as far as their beginning tells."""
+    return _TEXT.match(data) is not None
 
 
 def _is_component(data: bytes) -> bool:
@@ -320,5 +353,5 @@ def _take_apart(data: bytes) -> ParsedModule | None:
         return None
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Module
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Module
 """Where a module comes from: a path, its bytes, or a loaded module."""

@@ -1,11 +1,13 @@
 """What may happen: policies as plain frozen data. Nothing of the engine."""
 
 from stockade.policy._algebra import Change
+from stockade.policy._changes import PolicyChanges
 from stockade.policy._custom import Amount
 from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._explain import PolicyStatement
 from stockade.policy._fields import Plain
 from stockade.policy._files import folders_on_the_way, policy_files
+from stockade.policy._given import PolicyLike, policy_of
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
 from stockade.policy._needs import Need, needs
 from stockade.policy._network import HostRule, Network, PortRange
@@ -36,6 +38,8 @@ __all__ = [
     "Network",
     "Plain",
     "Policy",
+    "PolicyChanges",
+    "PolicyLike",
     "PolicyStatement",
     "PortRange",
     "Process",
@@ -51,6 +55,7 @@ __all__ = [
     "parse_seconds",
     "parse_size",
     "policy_files",
+    "policy_of",
     "reference",
     "runnable_features",
     "unenforceable",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 import msgspec
 
@@ -66,6 +66,8 @@ class _Capability(Kind):
         return self.settle(path, value)
 
     def settle(self, path: str, value: object) -> Custom:
+        if isinstance(value, Mapping):
+            return cast("Custom", self.read(path, value))
         if isinstance(value, int | float) and not isinstance(value, bool):
             raise PolicyError(
                 f"{path} is {shown(value)}: a number needs bounds, such as {{ value = 4, min = 1, max = 8 }}"

@@ -53,7 +53,7 @@ def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
         _random(policy),
         _calls(policy),
         _time(policy.limits),
-        _memory(policy.limits),
+        _memory(policy),
         _output(policy.limits),
         _compiling(policy),
         _features(policy),
@@ -283,8 +283,9 @@ def _fuel(limits: Limits) -> Iterator[PolicyStatement]:
         yield PolicyStatement("time", text, "none", "limits.fuel_time")
 
 
-def _memory(limits: Limits) -> Iterator[PolicyStatement]:
-    stop = "the run ends" if limits.on_memory_denied == "stop" else "growing fails"
+def _memory(policy: Policy) -> Iterator[PolicyStatement]:
+    limits = policy.limits
+    stop = "the run ends" if "stop" in (limits.on_memory_denied, policy.on_violation) else "growing fails"
     pace = "" if limits.memory_growth is None else f", growing by up to {_bytes(limits.memory_growth << 16)} per second"
     risk: Risk = "none" if limits.memory <= 1 << 30 else "low"
     text = f"It has {_bytes(limits.memory)} for memories and tables together{pace}; beyond that {stop}."
@@ -341,7 +342,7 @@ def _violations(policy: Policy) -> Iterator[PolicyStatement]:
 
 _ON_VIOLATION: dict[str, tuple[str, Risk]] = {
     "deny": ("A call that violates the policy fails and is reported; the guest continues.", "none"),
-    "stop": ("The first call that violates the policy ends the run.", "none"),
+    "stop": ("The first call that violates the policy, or growth that is refused, ends the run.", "none"),
     "audit": (
         "A call that violates the policy IS STILL MADE, and reported: use this only to learn what a guest needs.",
         "high",

@@ -8,9 +8,11 @@ is written back, and how JSON Schema says the same.
 from __future__ import annotations
 
 import math
+import os
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from functools import cache
 from textwrap import dedent
 from typing import (
@@ -22,6 +24,7 @@ from typing import (
     NamedTuple,
     TypeAlias,
     TypeVar,
+    cast,
     get_args,
     get_origin,
 )
@@ -55,6 +58,7 @@ __all__ = [
     "SECONDS",
     "Choice",
     "Field",
+    "Folder",
     "Items",
     "Kind",
     "Part",
@@ -193,6 +197,13 @@ class Text(Kind):
         return f"{self.what}, such as {self.example}" if self.example else self.what
 
 
+class Folder(Text):
+    """The path of a folder, as text or as anything that has a path."""
+
+    def settle(self, path: str, value: object) -> str:
+        return super().settle(path, os.fsdecode(value) if isinstance(value, os.PathLike) else value)
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()
@@ -279,6 +290,11 @@ class Quantity(Kind):
     def settle(self, path: str, value: object) -> int | float | None:
         if value is None and self.unlimited:
             return None
+        if isinstance(value, str):
+            # With a unit, as documents have it.
+            return cast("int | float | None", self.read(path, value))
+        if isinstance(value, timedelta) and self.unit is SECONDS:
+            value = value.total_seconds()
         infinite = isinstance(value, float) and not math.isfinite(value)
         fits = isinstance(value, int) or (isinstance(value, float) and not self.whole)
         if isinstance(value, bool) or not fits or infinite:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import msgspec
+
 from stockade.errors import PolicyError
 from stockade.policy._fields import ABOUT_SECONDS, BYTES, COUNT, RATE, SECONDS, Part, Quantity
 from stockade.policy._units import parse_seconds, shown
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import TypeGuard, Unpack
 
+    from stockade.policy._changes import LimitsFields
     from stockade.policy._fields import Plain
 
 __all__ = ["MAX_MODULE_BYTES", "Limits"]
@@ -78,8 +81,8 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         memory: Bytes that all linear memories and tables of the run may have together (8 for a table element).
         memory_growth: Pages of 64 KiB by which memories and tables may grow in a second; a second's worth may go at
             once.
-        on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on; `stop`, the run ends with
-            outcome `memory`. A violation is reported either way.
+        on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on, unless `on_violation` is
+            `stop`; `stop`, the run ends with outcome `memory`. A violation is reported either way.
         table_elements: Elements that all tables of the run may have together.
         stack: Bytes of stack for guest code, rounded up to the next power of two: an engine serves all guests with the
             same size of stack, and there cannot be many engines.
@@ -111,6 +114,10 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "limits"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[LimitsFields]) -> None: ...
 
     fuel: Annotated[int | None, _Fuel()] = None
     fuel_refill: _Refill = 0
@@ -147,6 +154,12 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_rate: Literal["wait", "refuse"] = "wait"
 
     def __post_init__(self) -> None:
+        if _is_estimate(self.fuel):
+            short: dict[str, object] = {"fuel": self.fuel}
+            if self.fuel_time is not None:
+                short["fuel_time"] = self.fuel_time
+            for name, value in self.spelled_out(short).items():
+                msgspec.structs.force_setattr(self, name, value)
         Part.__post_init__(self)
         if not self.fuel_refill:
             if self.fuel_refill_max:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
-from stockade.errors import PolicyError
+from stockade.errors import PolicyError, UsageError
 from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each, places
 from stockade.policy._units import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
+    from stockade.policy._changes import NetworkFields
 
 __all__ = [
     "Address",
@@ -232,6 +238,9 @@ class _Ports(Kind):
     def settle(self, path: str, value: object) -> PortRange:
         if isinstance(value, int) and not isinstance(value, bool):
             value = PortRange(value, value)
+        if isinstance(value, str):
+            # As documents have it.
+            return cast("PortRange", self.read(path, value))
         if not isinstance(value, PortRange):
             raise PolicyError(f"{path} is {shown(value)}: it must be a port or a PortRange")
         return value
@@ -275,6 +284,10 @@ class HostRule(Part, frozen=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "host"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, host: str, ports: Sequence[int | str | PortRange] = (443,), secure: bool = True) -> None: ...
+
     host: Annotated[str, Text("the name or address of one host", check=_is_plain_host, example='"api.example.com"')]
     ports: Annotated[tuple[PortRange, ...], _PORTS] = (_HTTPS,)
     secure: bool = True
@@ -306,6 +319,10 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     PATH: ClassVar = "network"
     FOLLOW_MODE: ClassVar = ("hosts", "ports")
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[NetworkFields]) -> None: ...
+
     mode: Literal["none", "loopback", "hosts", "ports", "full"] = "none"
     hosts: tuple[HostRule, ...] = ()
     ports: Annotated[tuple[PortRange, ...], _PORTS] = ()
@@ -333,6 +350,9 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             port: The port.
             secure: Whether the connection is encrypted.
         """
+        for what, given, kind, wanted in (("host", host, str, "text"), ("port", port, int, "a whole number")):
+            if not isinstance(given, kind):
+                raise UsageError(f"the {what} is {shown(given)}: give {wanted}")
         name = host_name(host)
         if name is None or not 1 <= port <= _LAST_PORT:
             return False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
-from stockade.errors import PolicyError
+from stockade.errors import PolicyError, UsageError
 from stockade.policy._custom import CUSTOM, Custom, grants
 from stockade.policy._fields import Part, Plain, Section, Text, fields_of, suggestion
 from stockade.policy._frozen import FrozenDict
@@ -19,9 +20,10 @@ from stockade.policy._structure import ModuleLimits
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
-    import os
+    from typing import Unpack
 
     from stockade.policy._algebra import Change
+    from stockade.policy._changes import PolicyChanges, PolicyFields
     from stockade.policy._explain import PolicyStatement
     from stockade.policy._score import Score
 
@@ -34,7 +36,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         name: A name for reports.
         on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
-            with outcome `denied`; `audit`, the call is made all the same, and reported: for learning.
+            with outcome `denied`, also where memory or a table may not grow; `audit`, the call is made all the same,
+            and reported: for learning.
         limits: How much it may use.
         filesystem: Which folders it may reach, and what it may do there.
         environment: Which environment variables it sees.
@@ -50,6 +53,10 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = ""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[PolicyFields]) -> None: ...
 
     name: Annotated[str, Text("text", check=lambda name: 0 < len(name) <= 1000)] = "default"
     on_violation: Literal["deny", "stop", "audit"] = "deny"
@@ -90,7 +97,9 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         from stockade.policy._document import read_policy
 
-        return read_policy(Path(path))
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"the path of the policy file is {shown(path)}: give text or a Path")
+        return read_policy(Path(os.fsdecode(path)))
 
     @classmethod
     def loads(cls, text: str, format: Literal["toml", "yaml", "json"] = "toml") -> Policy:  # noqa: A002 - the usual word
@@ -113,12 +122,12 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         return write_toml(self)
 
-    def replace(self, **changes: object) -> Policy:
+    def replace(self, **changes: Unpack[PolicyChanges]) -> Policy:
         """Returns this policy with changes.
 
         Args:
-            **changes: Fields of the policy, or of its parts (`wall_time=2.0`, `mounts=[...]`); `fuel="~2s"` is short
-                for `fuel=None, fuel_time=2.0`.
+            **changes: Fields of the policy, or of its parts (`wall_time="2s"`, `mounts=[...]`), with units where
+                documents have them; `fuel="~2s"` is short for `fuel=None, fuel_time="2s"`.
 
         Raises:
             PolicyError: There is no such field, or a value is out of its range.
@@ -170,8 +179,9 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             The order does not matter.
         """
         from stockade.policy._algebra import narrow
+        from stockade.policy._given import check_policy
 
-        return narrow(self, other)
+        return narrow(self, check_policy(other, "other"))
 
     def is_subset(self, other: Policy) -> bool:
         """Whether everything that this policy permits is permitted by another one, too.
@@ -180,8 +190,9 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             other: The other policy.
         """
         from stockade.policy._algebra import is_subset
+        from stockade.policy._given import check_policy
 
-        return is_subset(self, other)
+        return is_subset(self, check_policy(other, "other"))
 
     def diff(self, other: Policy) -> tuple[Change, ...]:
         """Returns what changes from this policy to another one, and whether it permits more or less.
@@ -190,8 +201,9 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             other: The other policy.
         """
         from stockade.policy._algebra import diff
+        from stockade.policy._given import check_policy
 
-        return diff(self, other)
+        return diff(self, check_policy(other, "other"))
 
     def explain(self) -> tuple[PolicyStatement, ...]:
         """Says in sentences what a guest can and cannot do, with the risk of each grant."""
@@ -221,6 +233,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             name: Name of the capability.
             asked: For one that is on or off, True; for an amount, how much; for a text or list, one of the texts.
         """
+        if not isinstance(name, str):
+            raise UsageError(f"the name of the capability is {shown(name)}: it must be text")
         return grants(self.custom, name, asked)
 
     @staticmethod

@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
-from stockade.policy._fields import COUNT, SECONDS, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
+from stockade.policy._fields import COUNT, SECONDS, Folder, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._secrets import is_sensitive, names_a_secret
 from stockade.policy._syscalls import SYSCALLS, Classification, find_syscall
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
+    from typing import Unpack
+
+    from stockade.policy._changes import (
+        ClockFields,
+        EnvironmentFields,
+        FeaturesFields,
+        FilesystemFields,
+        ProcessFields,
+        RandomFields,
+        WasiFields,
+    )
 
 __all__ = ["Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
 
@@ -37,7 +49,11 @@ class Mount(Part, frozen=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "mount"
 
-    host: Annotated[str, Text("the path of a folder", example='"./data"')]
+    if TYPE_CHECKING:
+
+        def __init__(self, host: str | os.PathLike[str], guest: str, mode: Literal["ro", "rw"] = "ro") -> None: ...
+
+    host: Annotated[str, Folder("the path of a folder", example='"./data"')]
     guest: Annotated[str, Text("an absolute path without . or ..", check=_is_guest_path, example='"/data"')]
     mode: Literal["ro", "rw"] = "ro"
 
@@ -53,6 +69,10 @@ class Filesystem(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "filesystem"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[FilesystemFields]) -> None: ...
 
     mounts: tuple[Mount, ...] = ()
     create: bool = True
@@ -80,6 +100,10 @@ class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "environment"
     FOLLOW_MODE: ClassVar = ("names", "secrets")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[EnvironmentFields]) -> None: ...
 
     mode: Literal["none", "allow", "deny", "full"] = "none"
     names: Annotated[tuple[str, ...], Texts("names of variables", _VARIABLE)] = ()
@@ -134,6 +158,10 @@ class Clock(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "clock"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[ClockFields]) -> None: ...
+
     mode: Literal["real", "coarse", "virtual", "none"] = "real"
     resolution: Annotated[float, Quantity(SECONDS, 1e-9, _MAX_SECONDS)] = 1e-3
     start: Annotated[float, Quantity(SECONDS, 0, _MAX_SECONDS)] = 946_684_800.0
@@ -149,9 +177,21 @@ class Random(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "random"
+    FOLLOW_MODE: ClassVar = ("seed",)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[RandomFields]) -> None: ...
 
     mode: Literal["none", "seeded", "full"] = "full"
     seed: Annotated[int, Quantity(COUNT, 0, 2**64 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        Part.__post_init__(self)
+        if self.seed and self.mode != "seeded":
+            raise PolicyError(
+                f'random.seed says nothing where the mode is "{self.mode}": leave it out, or set the mode to "seeded"'
+            )
 
 
 class Process(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +204,10 @@ class Process(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     PATH: ClassVar = "process"
     FOLLOW_MODE: ClassVar = ("commands",)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[ProcessFields]) -> None: ...
 
     mode: Literal["none", "commands", "full"] = "none"
     commands: Annotated[
@@ -206,6 +250,10 @@ class Features(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "features"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[FeaturesFields]) -> None: ...
 
     simd: bool = True
     relaxed_simd: bool = False
@@ -254,6 +302,10 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "wasi"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[WasiFields]) -> None: ...
 
     allow: _Calls = ("*",)
     deny: _Calls = ("sock_*",)

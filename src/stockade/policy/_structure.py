@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from stockade.policy._fields import BYTES, COUNT, Part, Quantity, fields_of
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from stockade.policy._changes import ModuleLimitsFields
 
 __all__ = ["ModuleLimits", "most_structure"]
 
@@ -33,6 +38,10 @@ class ModuleLimits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     PATH: ClassVar = "structure"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[ModuleLimitsFields]) -> None: ...
 
     functions: Annotated[int, _up_to(1_000_000)] = 100_000
     function_size: Annotated[int, Quantity(BYTES, 0, 7_654_321)] = 1 << 20

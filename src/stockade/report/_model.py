@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 import msgspec
 
+from stockade._json import JsonRecord
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
 from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
 
@@ -31,11 +32,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    # Type checkers know this package without its being installed; Python has defaults of type variables from 3.13 on.
+    from typing_extensions import TypeVar
+
     Value: TypeAlias = int | float | bytes | str | list[int | float | bytes | str] | None
     """What a called function returned: a number, the bytes of a vector or a text, a text, several, or nothing."""
+
+    _Returned = TypeVar("_Returned", bound=Value, default=Value, covariant=True)
 else:
+    from typing import TypeVar
+
     # msgspec reads no union of bytes and text, for JSON cannot tell them apart. Other formats can.
     Value = Any
+
+    _Returned = TypeVar("_Returned")
 
 
 class Outcome(StrEnum):
@@ -268,12 +278,12 @@ _LIMIT_OUTCOMES = frozenset(
 )
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in a run.
+class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_only=True):
+    """What happened in a run. For type checkers, `Report[str | None]` is one whose value is a text, or None.
 
     Attributes:
         outcome: How it ended.
-        exit_code: The guest's exit code, 0 to 255 (its low eight bits, as POSIX has it); None where it did not exit.
+        exit_code: The guest's exit code, 0 to 2^32 - 1, as it gave it; None where it did not exit.
         value: What a called function returned: a number (integers as signed ones), the 16 bytes of a v128, a list of
             several, or None; a text or bytes where the caller asked for them.
         stdout: What the guest wrote to stdout, as kept.
@@ -293,7 +303,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     exit_code: int | None = None
-    value: Value = None
+    value: _Returned = None  # type: ignore[assignment] # None is of every kind of report
     stdout: bytes = b""
     stderr: bytes = b""
     truncated: Truncated = Truncated()
@@ -317,7 +327,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Returns the report if the run went well.
 
         Raises:
-            GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`.
+            GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`. Where the guest
+                left with an exit code or trapped, the message has the end of its stderr.
         """
         if self.ok:
             return self
@@ -327,7 +338,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             Outcome.CANCELLED: Cancelled,
         }
         kind = LimitExceeded if self.outcome in _LIMIT_OUTCOMES else kinds.get(self.outcome, GuestTrap)
-        raise kind(f"{self.module.name}: {self.summary()}", self)
+        from stockade.report._render import last_words
+
+        raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self)
 
     def summary(self) -> str:
         """Says in one sentence how the run ended."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stockade.report._fuel import FuelAnomaly
     from stockade.report._model import Report, Violation
 
-__all__ = ["duration", "render", "rows", "size", "summary", "to_json", "violation_text"]
+__all__ = ["duration", "last_words", "render", "rows", "size", "summary", "to_json", "violation_text"]
 
 _ENDINGS = {
     Outcome.OK: "finished",
@@ -34,6 +34,9 @@ _ENDINGS = {
 
 _VALUE_SHOWN = 400
 """Characters of a returned value that are shown to people."""
+
+_LAST_BYTES, _LAST_LINES, _LAST_SHOWN = 4096, 5, 200
+"""What is shown of a guest's stderr where it failed: so many lines, of so many characters each."""
 
 _BYTE_KINDS = ("file_size", "read_bytes", "write_bytes", "random_bytes", "read_rate", "write_rate", "value")
 
@@ -66,6 +69,14 @@ def summary(report: Report) -> str:
     if report.outcome is Outcome.TRAP and report.trap is not None:
         return f"trapped: {report.trap.message}"
     return _ENDINGS.get(report.outcome, str(report.outcome))
+
+
+def last_words(report: Report) -> str:
+    """Returns the end of the stderr of a guest that failed by itself: each line marked, so that it can forge none."""
+    if report.outcome not in (Outcome.EXIT, Outcome.TRAP):
+        return ""
+    lines = [line for line in report.stderr[-_LAST_BYTES:].splitlines() if line.strip()]
+    return "".join(f"\n  stderr: {printable(line, _LAST_SHOWN)}" for line in lines[-_LAST_LINES:])
 
 
 def violation_text(violation: Violation) -> str:

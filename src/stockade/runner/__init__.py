@@ -8,6 +8,7 @@ from stockade.runner._coroutine import (
     RunCoroutine,
     blamed,
     is_cancellation,
+    is_in_coroutine,
     run_blocking,
 )
 from stockade.runner._executor import NORMAL_PRIORITY, WorkItem, executor
@@ -23,5 +24,6 @@ __all__ = [
     "blamed",
     "executor",
     "is_cancellation",
+    "is_in_coroutine",
     "run_blocking",
 ]

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     from stockade.report import Progress
 
-__all__ = ["ASIDE", "FOREVER", "GO_ON", "RunControl", "RunCoroutine", "blamed", "is_cancellation", "run_blocking"]
+__all__ = [
+    "ASIDE",
+    "FOREVER",
+    "GO_ON",
+    "RunControl",
+    "RunCoroutine",
+    "blamed",
+    "is_cancellation",
+    "is_in_coroutine",
+    "run_blocking",
+]
 
 _Result = TypeVar("_Result")
 
@@ -48,14 +58,16 @@ class RunControl:
         name: What the run is called, while it is on a list.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
+        thread: The thread that takes all its steps; 0 where several may.
     """
 
-    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress")
+    __slots__ = ("calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
 
     def __init__(self) -> None:
         self.calls_out = False
         self.cancelled = False
         self.name = ""
+        self.thread = 0
         self.progress: Callable[[], Progress | None] | None = None
         self.deadline = FOREVER
         self.on_wake: Callable[[], object] | None = None
@@ -84,6 +96,18 @@ def is_cancellation(problem: BaseException) -> bool:
     """Whether something is `asyncio.CancelledError`, which would cancel the task that awaits a run."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(problem, asyncio.CancelledError)
+
+
+def is_in_coroutine() -> bool:
+    """Whether an event loop runs on this thread, so that whoever waits here blocks it."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def blamed(problem: BaseException, who: str) -> UsageError:

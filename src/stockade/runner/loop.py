@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stockade.runner._coroutine import RunControl, RunCoroutine
 
-__all__ = ["LoopBridge", "await_run", "loop_bridge"]
+__all__ = ["LoopBridge", "await_run", "loop_bridge", "wait_until"]
 
 _Result = TypeVar("_Result")
 
@@ -93,6 +93,28 @@ def loop_bridge() -> LoopBridge:
     if found is None:
         found = _bridges[loop] = LoopBridge(loop)
     return found
+
+
+async def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], object]]) -> None:
+    """Waits until something is so.
+
+    Args:
+        is_so: Says whether it is.
+        waiters: What is called, from any thread, when it may have become so: we are on the list while we wait.
+    """
+    bridge = loop_bridge()
+    looked = asyncio.Event()
+
+    def look() -> None:
+        bridge.post(looked.set)
+
+    waiters.append(look)
+    try:
+        while not is_so():
+            await looked.wait()
+            looked.clear()
+    finally:
+        waiters.remove(look)
 
 
 async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:

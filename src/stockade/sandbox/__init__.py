@@ -1,7 +1,8 @@
 """The facade that users import: sandboxes and sessions."""
 
 from stockade.sandbox._calls import call, run
-from stockade.sandbox._sandbox import Sandbox, check_count
+from stockade.sandbox._checks import check_count, check_text
+from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
 
-__all__ = ["AsyncSession", "Sandbox", "Session", "call", "check_count", "run"]
+__all__ = ["AsyncSession", "Sandbox", "Session", "call", "check_count", "check_text", "run"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from stockade.modules import load_module
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal
 
     from stockade.execution import Argument, OnOutput, Returns, Stdin
     from stockade.modules import Source
-    from stockade.policy import Policy
+    from stockade.policy import PolicyLike
     from stockade.report import Report, Value
 
 __all__ = ["call", "run"]
@@ -26,18 +26,19 @@ def run(
     env: Mapping[str, str] | None = None,
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
-    policy: Policy | str = "default",
+    policy: PolicyLike = "default",
 ) -> Report:
-    """Runs a WASI command once.
+    """Runs a WASI command once. What the guest did is reported, whatever it was; the caller's mistakes are raised.
 
     Args:
-        module: Path of a module, its bytes, or a loaded module.
+        module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+            module.
         args: Arguments for the guest, after its name.
         stdin: What it reads from its standard input.
         env: Its environment.
         on_stdout: Is given stdout in pieces as they are written.
         on_stderr: The same for stderr.
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
 
     Returns:
         What happened.
@@ -49,22 +50,45 @@ def run(
         return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
 
 
+@overload
 def call(
-    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: Policy | str = "default"
+    module: Source, export: str, *args: Argument, returns: Literal["text"], policy: PolicyLike = "default"
+) -> str: ...
+
+
+@overload
+def call(
+    module: Source, export: str, *args: Argument, returns: Literal["bytes"], policy: PolicyLike = "default"
+) -> bytes: ...
+
+
+@overload
+def call(
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
+) -> Value: ...
+
+
+def call(
+    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
 ) -> Value:
     """Calls an exported function once and returns its value.
 
+    It is for the value, so it raises for what the guest did, too; `run`, and everything else, reports that (see
+    `Sandbox`).
+
     Args:
-        module: Path of a module (`.wat` text is fine here), its bytes, or a loaded module.
+        module: As to `run`.
         export: Name of the function.
         *args: What is passed, as to `Sandbox.call`.
         returns: What the result is read as, as there.
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
+
+    Returns:
+        What `Report.value` says; a text or bytes where `returns` asks for them.
 
     Raises:
-        GuestError: The guest failed.
+        GuestError: The guest failed; it carries the report.
         StockadeError: The caller did something wrong.
     """
     with Sandbox(policy) as sandbox:
-        loaded = load_module(module, sandbox.policy.limits, text=True)
-        return sandbox.call(loaded, export, *args, returns=returns).check().value
+        return sandbox.call(module, export, *args, returns=returns).check().value

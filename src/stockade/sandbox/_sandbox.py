@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, UsageError
 from stockade.execution import Inputs
-from stockade.policy import Policy
-from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
-from stockade.sandbox._runs import Runs
+from stockade.host import HostFunctions
+from stockade.modules import Module
+from stockade.policy import policy_of
+from stockade.report import FuelSample, history_of
+from stockade.runner import NORMAL_PRIORITY, RunControl
+from stockade.sandbox._checks import check_count, check_text
+from stockade.sandbox._contexts import PolicyContexts
+from stockade.sandbox._registry import RunRegistry
+from stockade.sandbox._runs import call_steps, prepare_steps, run_steps
 from stockade.sandbox._session import AsyncSession, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
     from typing import Self
 
     from stockade.execution import (
@@ -23,10 +30,12 @@ if TYPE_CHECKING:
         OnProgress,
         Returns,
         Stdin,
+        Streams,
     )
     from stockade.execution.loop_streams import LoopStreams
-    from stockade.modules import Module, Source
-    from stockade.report import Report
+    from stockade.modules import Source
+    from stockade.policy import Policy, PolicyLike
+    from stockade.report import FuelHistory, Progress, Report
     from stockade.runner import RunCoroutine
 
 __all__ = ["Sandbox"]
@@ -39,13 +48,19 @@ def _silent(step: str) -> None:
     """Reports no progress."""
 
 
-class Sandbox(Runs):
+class Sandbox:
     """Runs modules under one policy. Reusable, and safe to share between threads.
 
-    `run` and `call` return a report whatever the guest did; they raise only for what the caller did wrong.
+    What raises and what reports is one rule: **a mistake of the caller raises, before anything runs** (no such file, no
+    WebAssembly, an impossible policy, an unfit argument), as a subclass of `StockadeError`; **what the guest did is
+    reported**, whatever it was, in a `Report`, whose `check` raises for whoever wants that. So it is for `run`, `call`,
+    the calls of a session, and `stockade.run`. `stockade.call` alone is for the value of a function: it checks the
+    report, and returns the value or raises.
+
+    Use it as a context manager, with `with` or `async with`: that closes it, which ends what is under way.
 
     Args:
-        policy: A policy, or the name of a preset.
+        policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`.
 
     Raises:
@@ -54,17 +69,73 @@ class Sandbox(Runs):
     """
 
     def __init__(
-        self, policy: Policy | str = "default", isolation: Literal["inprocess", "process"] = "inprocess"
+        self, policy: PolicyLike = "default", isolation: Literal["inprocess", "process"] = "inprocess"
     ) -> None:
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
-        super().__init__(Policy.preset(policy) if isinstance(policy, str) else policy)
+        self.policy = policy_of(policy)
+        self._functions = HostFunctions()
+        self._contexts = PolicyContexts(self.policy, self._functions)
+        self._registry = RunRegistry()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close_async()
+
+    def close(self) -> None:
+        """Ends the sandbox: nothing can be run in it any more, and what is under way is cancelled and waited for.
+
+        Sessions are closed by whoever opened them. Called from within one of its runs, by a host function or a
+        callback, it does not wait, for that run would wait for it. Closing twice is harmless.
+        """
+        self._contexts.close()
+        self._registry.close()
+
+    async def close_async(self) -> None:
+        """Does what `close` does, without blocking the event loop."""
+        self._contexts.close()
+        await self._registry.close_async()
+
+    def monitor(self) -> dict[str, Progress]:
+        """Tells how far the runs under way are, by their names. May be called from any thread.
+
+        Runs that wait for their turn, or for their module to be compiled, are left out.
+        """
+        return self._registry.monitor()
+
+    def cancel(self, run_id: str) -> bool:
+        """Stops a run, and no other: within a slice while it computes, at once while it waits.
+
+        Args:
+            run_id: Its name, as given to `run` or told by `monitor`.
+
+        Returns:
+            Whether there was such a run.
+        """
+        return self._registry.cancel(run_id)
+
+    def fuel_history(self, module: Module) -> FuelHistory | None:
+        """Tells what the latest runs of a module, under the sandbox's own policy, did with their fuel.
+
+        Args:
+            module: The module.
+
+        Returns:
+            The history of up to 64 runs; None where there was none, or none was metered.
+        """
+        if not isinstance(module, Module):
+            raise UsageError(f"module is {type(module).__name__}: give a Module, as Module.load returns it")
+        return history_of(FuelSample(*sample) for sample in self._contexts.under().history(module))
 
     def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
@@ -79,7 +150,7 @@ class Sandbox(Runs):
         Raises:
             ModuleError: It cannot be run.
         """
-        context = self._under(None)
+        context = self._contexts.under()
         loaded = context.load(module)
         context.plan(loaded, progress)
         return loaded
@@ -89,10 +160,10 @@ class Sandbox(Runs):
     ) -> Callable[[_Function], _Function]:
         """Lends a function to guests, as a decorator: guests import it and call it.
 
-        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.I64` and its like say
-        more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first parameter
-        annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises ends the
-        run that called it, as a trap.
+        Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.host.I64` and its
+        like say more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first
+        parameter annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises
+        ends the run that called it, as a trap.
 
         Args:
             module: The import module, such as `env`.
@@ -102,6 +173,10 @@ class Sandbox(Runs):
         Raises:
             UsageError: The annotations are not fit, or the name is taken.
         """
+        check_text("module", module)
+        for what, text in (("name", name), ("requires", requires)):
+            if text is not None:
+                check_text(what, text)
 
         def lend(function: _Function) -> _Function:
             named = getattr(function, "__name__", None) if name is None else name
@@ -122,7 +197,7 @@ class Sandbox(Runs):
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         on_progress: OnProgress | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
     ) -> Report:
         """Runs a WASI command: `_start`, else `main`.
@@ -131,7 +206,8 @@ class Sandbox(Runs):
         the run and is raised here. A guest that writes faster than they take waits for them.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             args: Arguments for the guest, after its name.
             stdin: What it reads from its standard input: bytes, text, a `Pipe`, a `queue.Queue` in which None is the
                 end, a binary file, or a function that is called with a number of bytes and returns at most so many: no
@@ -140,7 +216,8 @@ class Sandbox(Runs):
             on_stdout: Is given stdout in pieces as they are written, in their order with those of stderr.
             on_stderr: The same for stderr.
             on_progress: Is told how far the run is, up to ten times a second.
-            policy: A policy for this run. What it permits beyond the sandbox's own stays forbidden: both must permit.
+            policy: A policy for this run, as for the sandbox. What it permits beyond the sandbox's own stays forbidden:
+                both must permit.
             run_id: What the run is called in `monitor` and `cancel`; by default, # and a number.
 
         Returns:
@@ -151,15 +228,43 @@ class Sandbox(Runs):
             PolicyError: The policy cannot be enforced.
             UsageError: The sandbox is closed, or an argument is unfit.
         """
-        context = self._under(policy)
-        control = RunControl()
-        try:
-            self._enlist(run_id, control)
+        context = self._contexts.under(policy)
+        with self._registry.under_way(run_id, here=True) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return run_blocking(self._run(context, control, module, inputs), control)
-        finally:
-            if self._runs.get(control.name) is control:
-                del self._runs[control.name]
+            return run.take(run_steps(context, run.control, module, inputs))
+
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["text"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report[str | None]: ...
+
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["bytes"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report[bytes | None]: ...
+
+    @overload
+    def call(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+    ) -> Report: ...
 
     def call(
         self,
@@ -167,13 +272,14 @@ class Sandbox(Runs):
         export: str,
         *args: Argument,
         returns: Returns | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
     ) -> Report:
         """Calls an exported function; a reactor is initialized first.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             export: Name of the function.
             *args: A number for each parameter; a text (UTF-8) or bytes for two i32, address and length, where the
                 module exports an allocator.
@@ -188,14 +294,9 @@ class Sandbox(Runs):
             ModuleError: The module cannot be run, or has no such function.
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
-        context = self._under(policy)
-        control = RunControl()
-        try:
-            self._enlist(run_id, control)
-            return run_blocking(self._call(context, control, module, export, args, returns), control)
-        finally:
-            if self._runs.get(control.name) is control:
-                del self._runs[control.name]
+        context = self._contexts.under(policy)
+        with self._registry.under_way(run_id, here=True) as run:
+            return run.take(call_steps(context, run.control, module, export, args, returns))
 
     def open(
         self,
@@ -206,12 +307,13 @@ class Sandbox(Runs):
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
     ) -> Session:
         """Opens a live instance that keeps its state between calls; a reactor is initialized first.
 
         Args:
-            module: Path of a module, its bytes, or a loaded module.
+            module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
+                module.
             args: Arguments that the guest sees, after its name.
             stdin: What it reads from its standard input, as in `run`.
             env: Its environment.
@@ -223,10 +325,58 @@ class Sandbox(Runs):
             ModuleError: The module cannot be run.
             GuestError: Its initialization failed.
         """
-        context = self._under(policy)
+        context = self._contexts.under(policy)
         loaded = context.load(module)
         control = RunControl()
         return Session(loaded, context.guest(loaded, control, Inputs(args, stdin, env, on_stdout, on_stderr)), control)
+
+    def steps(
+        self,
+        module: Source,
+        args: Sequence[Argument] = (),
+        *,
+        export: str | None = None,
+        stdin: Stdin = b"",
+        env: Mapping[str, str] | None = None,
+        policy: Callable[[], Policy | None] | PolicyLike | None = None,
+        run_id: str | None = None,
+        tenant: str = "",
+        returns: Returns | None = None,
+        streams: Streams | None = None,
+    ) -> tuple[RunCoroutine[Report], RunControl]:
+        """Returns a run, or a call of an export, in steps that somebody else takes; and its control.
+
+        All of it is done in the steps, loading and compiling the module included: they raise what `run` does.
+
+        Args:
+            module: As in `run`; so are `stdin`, `env` and `run_id`.
+            args: Arguments of the command, or of the function.
+            export: The function; None to run a command.
+            stdin: Its standard input.
+            env: Its environment.
+            policy: A policy for this run, or what is asked for it when it begins.
+            run_id: What it is called.
+            tenant: For whom it runs.
+            returns: What the result of the function is read as.
+            streams: Serves the guest while it runs, in the place of callbacks.
+        """
+        run = self._registry.under_way(run_id)
+
+        def steps() -> RunCoroutine[Report]:
+            with run:
+                context = self._contexts.under(policy() if callable(policy) else policy)
+                if export is not None:
+                    given = Inputs((), stdin, env)
+                    steps = call_steps(context, run.control, module, export, args, returns, tenant, given, streams)
+                    return (yield from steps)
+                # What is no list of arguments is told so when the run begins.
+                texts = cast("Sequence[str | bytes]", args)
+                if isinstance(args, list | tuple):
+                    texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
+                inputs = Inputs(texts, stdin, env)
+                return (yield from run_steps(context, run.control, module, inputs, streams, tenant))
+
+        return steps(), run.control
 
     # -- awaited ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +390,7 @@ class Sandbox(Runs):
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
         on_progress: OnProgress | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
@@ -266,20 +416,56 @@ class Sandbox(Runs):
             tenant: For whom it runs: tenants have equal shares.
         """
         check_count("priority", priority, 1, 100)
-        context = self._under(policy)
-        control = RunControl()
-        streams: LoopStreams | None = None
-        try:
-            self._enlist(run_id, control)
+        check_text("tenant", tenant)
+        context = self._contexts.under(policy)
+        with self._registry.under_way(run_id) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            streams = _loop_streams(inputs, control)
-            steps = self._run(context, control, module, inputs, streams, tenant)
-            return await _on_crew(steps, control, priority, tenant)
-        finally:
-            if self._runs.get(control.name) is control:
-                del self._runs[control.name]
-            if streams is not None:
-                streams.close()
+            streams = _loop_streams(inputs, run.control)
+            try:
+                steps = run_steps(context, run.control, module, inputs, streams, tenant)
+                return await _awaited(run.until_over(steps), run.control, priority, tenant)
+            finally:
+                if streams is not None:
+                    streams.close()
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["text"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report[str | None]: ...
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Literal["bytes"],
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report[bytes | None]: ...
+
+    @overload
+    async def call_async(
+        self,
+        module: Source,
+        export: str,
+        *args: Argument,
+        returns: Returns | None = None,
+        policy: PolicyLike | None = None,
+        run_id: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        tenant: str = "",
+    ) -> Report: ...
 
     async def call_async(
         self,
@@ -287,7 +473,7 @@ class Sandbox(Runs):
         export: str,
         *args: Argument,
         returns: Returns | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
@@ -305,15 +491,11 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
-        context = self._under(policy)
-        control = RunControl()
-        try:
-            self._enlist(run_id, control)
-            steps = self._call(context, control, module, export, args, returns, tenant)
-            return await _on_crew(steps, control, priority, tenant)
-        finally:
-            if self._runs.get(control.name) is control:
-                del self._runs[control.name]
+        check_text("tenant", tenant)
+        context = self._contexts.under(policy)
+        with self._registry.under_way(run_id) as run:
+            steps = call_steps(context, run.control, module, export, args, returns, tenant)
+            return await _awaited(run.until_over(steps), run.control, priority, tenant)
 
     async def open_async(
         self,
@@ -324,7 +506,7 @@ class Sandbox(Runs):
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
-        policy: Policy | str | None = None,
+        policy: PolicyLike | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
     ) -> AsyncSession:
@@ -342,9 +524,10 @@ class Sandbox(Runs):
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
-        context = self._under(policy)
+        check_text("tenant", tenant)
+        context = self._contexts.under(policy)
         control = RunControl()
-        loaded = await _on_crew(self._prepare(context, control, module, tenant), control, priority, tenant)
+        loaded = await _awaited(prepare_steps(context, control, module, tenant), control, priority, tenant)
         inputs = Inputs(args, stdin, env, on_stdout, on_stderr)
         streams = _loop_streams(inputs, control)
         session = AsyncSession(
@@ -354,24 +537,7 @@ class Sandbox(Runs):
         return session
 
 
-def check_count(name: str, number: object, least: int, most: int | None = None) -> None:
-    """Checks that an argument is a whole number within its bounds.
-
-    Args:
-        name: What the argument is called.
-        number: What was given.
-        least: The least that it may be.
-        most: The most; None where there is no such bound.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if type(number) is not int or number < least or (most is not None and number > most):
-        bounds = f"from {least} on" if most is None else f"from {least} to {most}"
-        raise UsageError(f"{name} is {number!r}: it must be a whole number {bounds}")
-
-
-async def _on_crew(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
+async def _awaited(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
     # What belongs to event loops takes longer to import than a small guest to run, and most never need it.
     from stockade.runner.loop import await_run
 

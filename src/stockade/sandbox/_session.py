@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
+from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 from stockade.execution import Call, bind_arguments
 from stockade.runner import GO_ON, run_blocking
+from stockade.sandbox._checks import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Literal, Self
 
+    from stockade._bytes import BytesLike
     from stockade.engine import Memory
     from stockade.execution import Argument, Guest, Returns
     from stockade.execution.loop_streams import LoopStreams
@@ -59,18 +62,30 @@ class _Session:
     def read_memory(self, address: int, size: int) -> bytes:
         """Copies bytes out of the guest's exported memory.
 
+        Args:
+            address: Where they begin.
+            size: How many there are.
+
         Raises:
             UsageError: They are not all inside it, or the session is over.
         """
+        check_whole("address", address)
+        check_whole("size", size)
         return self._with_memory(lambda memory: memory.read(address, size))
 
-    def write_memory(self, address: int, data: bytes) -> None:
+    def write_memory(self, address: int, data: BytesLike) -> None:
         """Copies bytes into the guest's exported memory.
 
+        Args:
+            address: Where they begin.
+            data: Bytes, or a text, which is written as UTF-8.
+
         Raises:
-            UsageError: They do not all fit inside it, or the session is over.
+            UsageError: They do not all fit inside it, the session is over, or an argument is of another type.
         """
-        self._with_memory(lambda memory: memory.write(address, data))
+        check_whole("address", address)
+        piece = bytes_of(data, "data")
+        self._with_memory(lambda memory: memory.write(address, piece))
 
     def cancel(self) -> None:
         """Stops a call that is under way, and ends the session. May be called from any thread."""
@@ -159,6 +174,15 @@ class Session(_Session):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @overload
+    def call(self, export: str, *args: Argument, returns: Literal["text"]) -> Report[str | None]: ...
+
+    @overload
+    def call(self, export: str, *args: Argument, returns: Literal["bytes"]) -> Report[bytes | None]: ...
+
+    @overload
+    def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report: ...
+
     def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report:
         """Calls an exported function.
 
@@ -228,6 +252,15 @@ class AsyncSession(_Session):
         except BaseException:
             await self.close()
             raise
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Literal["text"]) -> Report[str | None]: ...
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Literal["bytes"]) -> Report[bytes | None]: ...
+
+    @overload
+    async def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report: ...
 
     async def call(self, export: str, *args: Argument, returns: Returns | None = None) -> Report:
         """Calls an exported function.

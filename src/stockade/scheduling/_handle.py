@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stockade._bell import Once
 from stockade._text import printable
-from stockade.errors import StockadeError
+from stockade.errors import StockadeError, UsageError
 from stockade.report import Outcome
 from stockade.scheduling._task import Task, TaskResult
 from stockade.scheduling._tellers import tell_later
@@ -57,7 +57,7 @@ class TaskHandle:
         self._cancel = cancel
 
     def __repr__(self) -> str:
-        return f"<Job {printable(self.task.id)} {'done' if self.done else 'under way'}>"
+        return f"<TaskHandle {printable(self.task.id)} {'done' if self.done else 'under way'}>"
 
     def __await__(self) -> Generator[Any, None, Report]:
         return self._wait().__await__()
@@ -110,6 +110,7 @@ class TaskHandle:
             TimeoutError: It was not over by then.
             StockadeError: It could not be run at all, or was cancelled before it began.
         """
+        _check_timeout(timeout_seconds)
         return self._run.report.result(timeout_seconds)
 
     def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
@@ -121,6 +122,7 @@ class TaskHandle:
         Raises:
             TimeoutError: It was not over by then.
         """
+        _check_timeout(timeout_seconds)
         if not self.wait(timeout_seconds):
             raise TimeoutError
         problem = self._run.report.problem
@@ -141,6 +143,7 @@ class TaskHandle:
         Returns:
             Whether it is over.
         """
+        _check_timeout(timeout_seconds)
         return self._run.report.wait(timeout_seconds)
 
     def cancel(self) -> None:
@@ -169,6 +172,8 @@ class TaskHandle:
 
                 logging.getLogger("stockade").exception("what was to be called when %r was over has raised", self)
 
+        if not callable(callback):
+            raise UsageError(f"callback is {type(callback).__name__}: give a function")
         if self.done:
             call()
         else:
@@ -183,3 +188,8 @@ def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
         call: What to call.
     """
     job._run.report.when_done(call)  # noqa: SLF001 - of this module
+
+
+def _check_timeout(seconds: object) -> None:
+    if seconds is not None and not isinstance(seconds, int | float):
+        raise UsageError(f"timeout_seconds is {type(seconds).__name__}: give a number of seconds, or None")

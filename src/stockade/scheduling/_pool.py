@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._bell import Bell
 from stockade.errors import EngineError, UsageError
-from stockade.sandbox import check_count
+from stockade.sandbox import Sandbox, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
     from typing import Self
 
     from stockade.modules import Source
-    from stockade.sandbox import Sandbox, Session
+    from stockade.sandbox import Session
 
 __all__ = ["SessionPool"]
 
@@ -33,6 +34,9 @@ class SessionPool:
 
     A session that was lent is closed when it comes back, whatever its user did with it, and another one is opened in
     its place: a fresh store, a fresh memory, fresh globals.
+
+    It opens its first sessions when it is made, and calls of its sessions block their thread: in a coroutine, leave
+    both to `asyncio.to_thread`.
 
     Args:
         sandbox: Where they run.
@@ -59,6 +63,8 @@ class SessionPool:
         size: int = 4,
         env: Mapping[str, str] | None = None,
     ) -> None:
+        if not isinstance(sandbox, Sandbox):
+            raise UsageError(f"sandbox is {type(sandbox).__name__}: give a Sandbox")
         check_count("size", size, 1)
         self._sandbox = sandbox
         self._module = sandbox.prepare(module)
@@ -94,6 +100,15 @@ class SessionPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Nothing is waited for: what is ready has no call under way.
         self.close()
 
     @property

@@ -9,7 +9,7 @@ import queue
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING
 
 from stockade._bell import Bell
 from stockade.errors import QueueFull, UsageError
-from stockade.runner import WorkItem, executor
-from stockade.sandbox import check_count
+from stockade.runner import WorkItem, executor, is_in_coroutine
+from stockade.sandbox import Sandbox, check_count, check_text
 from stockade.scheduling._fair_queue import Line
 from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
 from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
-    from types import FrameType
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from types import FrameType, TracebackType
     from typing import Self
 
     from stockade.report import Report
-    from stockade.sandbox import Sandbox
 
 __all__ = ["Scheduler"]
 
@@ -45,6 +44,8 @@ class _Window:
         room: int,
     ) -> None:
         self._scheduler = scheduler
+        if not isinstance(tasks, Iterable):
+            raise UsageError(f"tasks is {type(tasks).__name__}: give tasks one after another, such as a list of them")
         self._source = iter(tasks)
         self._total = len(tasks) if isinstance(tasks, Sized) else None
         self._progress = progress
@@ -96,6 +97,8 @@ class _Window:
 class Scheduler:
     """Runs many tasks in one sandbox. Safe to share between threads; use it as a context manager.
 
+    Closing waits until all tasks are done, so a coroutine uses `async with`, which does not block the event loop.
+
     Args:
         sandbox: Where they run; it must stay open.
         concurrency: The most that are under way at once, guests that wait included.
@@ -114,6 +117,8 @@ class Scheduler:
         queue_size: int = 10_000,
         tenant_concurrency: int | None = None,
     ) -> None:
+        if not isinstance(sandbox, Sandbox):
+            raise UsageError(f"sandbox is {type(sandbox).__name__}: give a Sandbox")
         for name, number, least in (
             ("concurrency", concurrency, 1),
             ("queue_size", queue_size, 0),
@@ -132,15 +137,27 @@ class Scheduler:
         self._closing: set[int] = set()
         # Taken on and not over: in line, or under way.
         self._unfinished: dict[TaskRun, None] = {}
-        # Of those who wait until nothing is.
-        self._bells: deque[Bell] = deque()
         self._line = Line()
         self._running: set[TaskRun] = set()
         self._running_of: dict[str, int] = {}
         self._closed = False
+        # What is called when nothing is unfinished any more.
+        self._waiters: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
+        if is_in_coroutine():
+            raise UsageError(
+                "with Scheduler(...) would block the event loop until all its tasks are done: write async with"
+            )
         return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close_async(cancel=kind is not None)
 
     def __exit__(self, kind: object, *rest: object) -> None:
         self.close(cancel=kind is not None)
@@ -182,12 +199,30 @@ class Scheduler:
 
     def _wait_until_quiet(self) -> None:
         bell = Bell()
-        self._bells.append(bell)
+        self._waiters.append(bell.ring)
         try:
             while self._unfinished:
                 bell.wait()
         finally:
-            self._bells.remove(bell)
+            self._waiters.remove(bell.ring)
+
+    async def close_async(self, *, cancel: bool = False) -> None:
+        """Does what `close` does, without blocking the event loop. Cancelling it stops what is not done.
+
+        Args:
+            cancel: Whether to stop what is not done.
+        """
+        from stockade.runner.loop import wait_until
+
+        with self._lock:
+            self._closed = True
+        if cancel:
+            self.cancel_all()
+        try:
+            await wait_until(lambda: not self._unfinished, self._waiters)
+        except BaseException:
+            self.cancel_all()
+            raise
 
     def cancel_all(self) -> None:
         """Stops everything that is under way or waits for its turn."""
@@ -207,9 +242,12 @@ class Scheduler:
 
         Raises:
             QueueFull: As many wait for their turn as may.
-            UsageError: The scheduler is closed, or the task's priority is none.
+            UsageError: The scheduler is closed, that is no task, or its priority is none.
         """
+        if not isinstance(task, Task):
+            raise UsageError(f"task is {type(task).__name__}: give a Task; Task.from_json reads one")
         check_count("priority", task.priority, 1, 100)
+        check_text("tenant", task.tenant)
         run = TaskRun(task)
         try:
             with self._lock:
@@ -486,8 +524,8 @@ class Scheduler:
     def _done(self, run: TaskRun) -> None:
         self._unfinished.pop(run, None)
         if not self._unfinished:
-            for bell in tuple(self._bells):
-                bell.ring()
+            for waiter in tuple(self._waiters):
+                waiter()
 
     def _cancel(self, run: TaskRun) -> None:
         run.cancelled = True

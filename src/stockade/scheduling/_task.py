@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
-from stockade.policy import Policy
+from stockade.policy import Policy, policy_of
 from stockade.report import Outcome, Usage
 from stockade.runner import NORMAL_PRIORITY
 from stockade.sandbox import check_count
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     _Module: TypeAlias = Source
     _Input: TypeAlias = Stdin
-    _Own: TypeAlias = str | dict[str, Any] | Policy | None
+    _Own: TypeAlias = str | dict[str, Any] | Policy | os.PathLike[str] | None
 else:
     # What JSON can say of them; Python can say more.
     _Module = str
@@ -102,7 +103,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         stdin: Its standard input: text; in Python, also what `Sandbox.run` takes.
         env: Its environment.
         policy: The name of a preset, or a policy as a document has it, that holds beside the sandbox's own; in Python,
-            also a `Policy`.
+            also a `Policy`, or the `Path` of a file.
         quota: What it may use, beside that.
         priority: Its share among the tasks of its tenant, 1 to 100.
         tenant: For whom it runs: tenants have equal shares.
@@ -164,13 +165,20 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         own = self.policy
         if own is not None:
-            policy = policy.narrow(own if isinstance(own, Policy) else _policy_of(own))
-        return policy if self.quota is None else self.quota.narrowed(policy)
+            policy = policy.narrow(_policy_of(own))
+        if self.quota is None:
+            return policy
+        if not isinstance(self.quota, Quota):
+            raise UsageError(f"quota is {type(self.quota).__name__}: give a Quota, or None")
+        return self.quota.narrowed(policy)
 
 
-def _policy_of(told: str | dict[str, Any]) -> Policy:
+def _policy_of(told: object) -> Policy:
+    # Text is a name only: a task may come from elsewhere, and would learn of our files by what is said of them.
     if isinstance(told, str):
         return Policy.preset(told)
+    if not isinstance(told, dict):
+        return policy_of(told)
     try:
         text = msgspec.json.encode(told).decode()
     except (TypeError, ValueError, RecursionError) as problem:
@@ -182,6 +190,8 @@ _Read = TypeVar("_Read")
 
 
 def _decode(text: str | bytes, kind: type[_Read], what: str) -> _Read:
+    if not isinstance(text, str | bytes):
+        raise UsageError(f"this is not {what}: it is {type(text).__name__}, where JSON is expected")
     try:
         # Decoded here, so that what is wrong is said in the same words by every release of msgspec.
         plain = text if isinstance(text, str) else text.decode()
@@ -206,7 +216,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TaskResult(msgspec.Struct, JsonRecord, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What came of a task.
 
     Attributes:
@@ -244,12 +254,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             value = report.stdout.decode(errors="replace")
         elif isinstance(value, list):
             value = [_plain(part) for part in value]
-        error = None
-        if not report.ok:
-            try:
-                report.check()
-            except Exception as problem:
-                error = str(problem)
+        error = None if report.ok else f"{report.module.name}: {report.summary()}"
         return cls(
             task_id=task_id,
             success=report.ok,

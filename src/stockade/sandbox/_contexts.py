@@ -1,0 +1,68 @@
+"""The policies under which a sandbox runs: its own, and narrower ones of single runs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from stockade._bounded import BoundedDict
+from stockade.errors import UsageError
+from stockade.execution import PolicyContext
+from stockade.policy import policy_of
+from stockade.sandbox._registry import CLOSED
+
+if TYPE_CHECKING:
+    from stockade.host import HostFunctions
+    from stockade.policy import Policy, PolicyLike
+
+__all__ = ["PolicyContexts"]
+
+_MAX_NARROWED = 16
+"""Policies of single runs that are kept ready."""
+
+
+class PolicyContexts:
+    """Policies made ready for runs. Safe to share between threads.
+
+    Args:
+        policy: The sandbox's own.
+        functions: What the embedder lends to guests.
+
+    Raises:
+        PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
+    """
+
+    def __init__(self, policy: Policy, functions: HostFunctions) -> None:
+        # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
+        self._lock = threading.RLock()
+        self._own: PolicyContext | None = PolicyContext(policy, functions)
+        self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
+
+    def under(self, policy: PolicyLike | None = None) -> PolicyContext:
+        """Returns the context for a run.
+
+        Args:
+            policy: A policy of the run's own, which narrows the sandbox's; None for that one alone.
+
+        Raises:
+            UsageError: The sandbox is closed.
+        """
+        own = self._own
+        if own is None:
+            raise UsageError(CLOSED)
+        if policy is None:
+            return own
+        asked = policy_of(policy)
+        with self._lock:
+            # Such a handler may have put others in the place of what was found.
+            kept = self._narrowed
+            found = kept.find(asked)
+            if found is None:
+                found = own.narrowed(asked)
+                kept.keep(asked, found)
+        return found
+
+    def close(self) -> None:
+        """Lets go of them: nothing can be run any more."""
+        self._own = None
+        self._narrowed = BoundedDict(_MAX_NARROWED)

@@ -1,0 +1,188 @@
+"""The runs of a sandbox that are under way, by their names: looked at, cancelled, and waited for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextvars import ContextVar
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from stockade._bell import Bell
+from stockade._text import printable
+from stockade.errors import UsageError
+from stockade.runner import RunControl, run_blocking
+from stockade.sandbox._checks import check_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from stockade.report import Progress, Report
+    from stockade.runner import RunCoroutine
+
+__all__ = ["CLOSED", "RunRegistry", "UnderWay"]
+
+CLOSED = "the sandbox is closed: make a new one"
+
+_inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
+"""The registries in whose runs on the executor we are, in a function of the embedder that a guest calls."""
+
+
+class UnderWay:
+    """A run on the list, from entering to leaving it: a context manager.
+
+    Attributes:
+        control: What tells the run to stop.
+    """
+
+    __slots__ = ("_name", "_registry", "control")
+
+    def __init__(self, registry: RunRegistry, run_id: str | None, control: RunControl) -> None:
+        self._registry = registry
+        self._name = run_id
+        self.control = control
+
+    def __enter__(self) -> Self:
+        # Whatever the handler of a signal raises in here, the run is on the list only if it is taken off again.
+        try:
+            self._registry.enlist(self._name, self.control)
+            return self  # noqa: TRY300 - what a handler raises here must be seen, too
+        except BaseException:
+            self._registry.leave(self.control)
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._registry.leave(self.control)
+
+    def take(self, steps: RunCoroutine[Report]) -> Report:
+        """Takes all steps of the run on this thread."""
+        return run_blocking(steps, self.control)
+
+    def until_over(self, steps: RunCoroutine[Report]) -> RunCoroutine[Report]:
+        """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""
+        _inside.set((*_inside.get(), self._registry))
+        try:
+            return (yield from steps)
+        finally:
+            self._registry.leave(self.control)
+
+
+class RunRegistry:
+    """The list of runs. Safe to share between threads, and to be used by the handlers of signals.
+
+    Attributes:
+        runs: What controls each run, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunControl] = {}
+        self._numbers = itertools.count(1)
+        self._process = os.getpid()
+        self._closed = False
+        # What is called whenever a run is over, once nothing can begin any more.
+        self._waiters: list[Callable[[], object]] = []
+
+    def under_way(self, run_id: str | None, *, here: bool = False) -> UnderWay:
+        """Returns what puts a run on the list while it is entered.
+
+        Args:
+            run_id: What the run is called; None for # and a number.
+            here: Whether all of it is done on this thread, which must not wait for it then.
+        """
+        control = RunControl()
+        if here:
+            control.thread = get_ident()
+        return UnderWay(self, run_id, control)
+
+    def enlist(self, run_id: str | None, control: RunControl) -> None:
+        """Puts a run on the list; whoever does takes it off, also where this has raised.
+
+        Raises:
+            UsageError: The name is taken, or none that may be given; or the sandbox is closed.
+        """
+        if run_id is None:
+            run_id = f"#{next(self._numbers)}"
+        else:
+            check_text("run_id", run_id)
+            if run_id.startswith("#") and run_id[1:].isdecimal():
+                raise UsageError(
+                    f"a run cannot be called {printable(run_id)}: such names are for runs that are given none"
+                )
+        # First: whoever takes it off finds it, if it was put there.
+        control.name = run_id
+        if self.runs.setdefault(run_id, control) is not control:
+            raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
+        # Whoever closes the sandbox sees the run on the list, or is seen here.
+        if self._closed:
+            raise UsageError(CLOSED)
+
+    def leave(self, control: RunControl) -> None:
+        """Takes a run off the list; it may be off already."""
+        try:
+            self._take_off(control)
+        except BaseException:
+            # The handler of a signal has raised in the middle of it.
+            self._take_off(control)
+            raise
+        if self._closed:
+            for waiter in tuple(self._waiters):
+                waiter()
+
+    def _take_off(self, control: RunControl) -> None:
+        if self.runs.get(control.name) is control:
+            del self.runs[control.name]
+
+    def monitor(self) -> dict[str, Progress]:
+        """Tells how far the runs are that have begun, by their names."""
+        found = {}
+        for run_id, control in tuple(self.runs.items()):
+            progress = control.progress
+            told = None if progress is None else progress()
+            if told is not None:
+                found[run_id] = told
+        return found
+
+    def cancel(self, run_id: str) -> bool:
+        """Stops a run; whether there was such a one."""
+        check_text("run_id", run_id)
+        control = self.runs.get(run_id)
+        if control is None:
+            return False
+        control.cancel()
+        return True
+
+    def close(self) -> None:
+        """Lets nothing begin any more, cancels what is under way, and waits until it is over."""
+        self._end()
+        if self._is_not_to_wait():
+            return
+        bell = Bell()
+        self._waiters.append(bell.ring)
+        try:
+            while self.runs:
+                bell.wait()
+        finally:
+            self._waiters.remove(bell.ring)
+
+    async def close_async(self) -> None:
+        """Does what `close` does, without blocking the event loop."""
+        self._end()
+        if self._is_not_to_wait():
+            return
+        from stockade.runner.loop import wait_until
+
+        await wait_until(lambda: not self.runs, self._waiters)
+
+    def _end(self) -> None:
+        self._closed = True
+        for control in tuple(self.runs.values()):
+            control.cancel()
+
+    def _is_not_to_wait(self) -> bool:
+        # In a forked child, runs of the parent's threads are on the list for ever.
+        if not self.runs or os.getpid() != self._process:
+            return True
+        # Within one of its own runs, that one would wait for this.
+        thread = get_ident()
+        return self in _inside.get() or any(control.thread == thread for control in tuple(self.runs.values()))
