@@ -93,7 +93,7 @@ def test_exit_codes_above_255_are_reported_as_the_guest_gave_them(code: int) -> 
     report = Sandbox().run(wat(EXITS), stdin=struct.pack("<I", code))
 
     assert (report.outcome, report.exit_code, report.ok) == (Outcome.EXIT, code, False)
-    assert report.summary() == f"left with exit code {code}"
+    assert report.summary() == f"exited with code {code}"
 
 
 def test_returning_from_start_is_exit_code_zero() -> None:
