@@ -115,6 +115,21 @@ def test_runs_are_as_many_as_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) 
     assert _bench._repeated(lambda: run(30.0), 2, 50, 10.0, told.append) == [30_000.0] * 2
 
 
+def test_nothing_has_to_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is quickly made is measured in all ways, as often as is enough."""
+    _keep_folders(monkeypatch)
+    monkeypatch.setattr(_bench, "_SECONDS", 60.0)
+    monkeypatch.setattr(_bench, "_MOST_COLD", 3)
+    monkeypatch.setattr(_bench, "_MOST_HOT", 4)
+    guest = tmp_path / "good.wat"
+    guest.write_text('(module (func (export "_start")))')
+
+    result = CliRunner().invoke(stockade, ["bench", str(guest)], standalone_mode=False)
+
+    rows = [row.split()[:2] for row in result.stdout.splitlines()[2:]]
+    assert rows == [["first", "1"], ["cold", "3"], ["cached", "3"], ["hot", "4"]]
+
+
 def test_a_slow_first_run_leaves_the_cold_ones_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that takes longer to compile than all should take is not compiled again, unless that is asked for."""
     monkeypatch.setattr(_bench, "_SECONDS", 0.0)
