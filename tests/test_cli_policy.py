@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import jsonschema
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from stockade import Policy
+from stockade import Policy, PolicyError
 from stockade.cli import stockade
 from stockade.guard import guard
-from stockade.policy import PRESETS, reference
+from stockade.policy import PRESETS, reference, write_yaml
+from tests.policy._strategies import policies
 
 
 def command(*args: str) -> Result:
@@ -32,10 +36,10 @@ def test_check_says_what_is_good(tmp_path: Path) -> None:
 
     assert result.return_value == 0
     assert result.stdout.splitlines() == [
-        "strict: a good policy, 78 (hardened)",
-        f"{paths[0]}: a good policy, 78 (hardened)",
-        f"{paths[1]}: a good policy, 71 (hardened)",
-        f"{paths[2]}: a good policy, 71 (hardened)",
+        "strict: valid, score 78 (hardened)",
+        f"{paths[0]}: valid, score 78 (hardened)",
+        f"{paths[1]}: valid, score 71 (hardened)",
+        f"{paths[2]}: valid, score 71 (hardened)",
     ]
 
 
@@ -47,7 +51,7 @@ def test_check_tells_every_mistake(tmp_path: Path) -> None:
     result = command("check", str(path), "default", "nothing")
 
     assert result.return_value == 125
-    assert result.stdout == "default: a good policy, 71 (hardened)\n"
+    assert result.stdout == "default: valid, score 71 (hardened)\n"
     assert result.stderr.splitlines() == [
         f"{path}: nmae is not known: did you mean name?",
         f"{path}: limits.memroy is not known: did you mean memory?",
@@ -172,8 +176,8 @@ def test_init_writes_a_policy_that_says_what_each_field_means(tmp_path: Path) ->
 
     assert Policy.load(path) == Policy.preset("strict").replace(name="mine")
     assert "# Tables that a module may declare. (0 to 100)\n" in path.read_text()
-    assert written.stderr == f"{path} written: change what you need, then try stockade policy check {path}\n"
-    assert str(again.exception) == f"{path} is there already: use --force to write over it"
+    assert written.stderr == f"wrote {path}: edit it, then run stockade policy check {path}\n"
+    assert str(again.exception) == f"{path} already exists: use --force to overwrite it"
     assert Policy.load(path).name == "mine"
     assert command("init", str(path), "--force").exception is None
     assert Policy.load(path) == Policy(name="mine")
@@ -199,3 +203,126 @@ def test_completion_is_offered(shell: str) -> None:
 
     assert "_STOCKADE_COMPLETE" in script
     assert "plain,strict" in told.stdout.splitlines()
+
+
+# -- documents --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["default", "strict", "permissive", "minimal"])
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".toml", ""])
+def test_init_writes_what_the_name_promises(tmp_path: Path, suffix: str, preset: str) -> None:
+    """YAML for .yaml and .yml, JSON for .json, TOML for the rest: each is read back as the same policy."""
+    path = tmp_path / f"mine{suffix}"
+
+    assert command("init", str(path), "--preset", preset).exception is None
+
+    text = path.read_text(encoding="utf-8")
+    assert Policy.load(path) == Policy.preset(preset).replace(name="mine")
+    if suffix == ".json":
+        assert json.loads(text)["name"] == "mine"
+    elif suffix in (".yaml", ".yml"):
+        assert '\nname: "mine"\n' in text
+        assert "\n  # Tables that a module may declare. (0 to 100)\n" in text
+    else:
+        assert '\nname = "mine"\n' in text
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(policies(), st.booleans())
+def test_yaml_says_the_same(policy: Policy, told: bool) -> None:
+    """Whatever a policy holds is read back from the YAML that is written of it."""
+    assert Policy.loads(write_yaml(policy, told=told), "yaml") == policy
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.toml", 'name = "x"\n'), ("p.json", '{"name": "x"}\n'), ("p.yaml", "name: x\n")]
+)
+def test_byte_order_mark_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    """Some editors put one at the beginning of a file."""
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+
+    assert Policy.load(path) == Policy(name="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "format_", "problems"),
+    [
+        ("limits.timeout = '5s'", "toml", ["limits.timeout is not known: did you mean wall_time?"]),
+        ("env = {}", "toml", ["env is not known: did you mean environment?"]),
+        ("limits.stdot = 5", "toml", ["limits.stdot is not known: did you mean stdout?"]),
+        (
+            '{"limits": {"fuel": null, "memory": null}, "clock": {"mode": null}}',
+            "json",
+            [
+                (
+                    'limits.fuel is null: it must be 1 to 2^63 - 1 units, or "unlimited", or a time such as "~2s"; '
+                    "leave it out for the default"
+                ),
+                "limits.memory is null: it must be 64KiB to 4GiB; leave it out for the default",
+                'clock.mode is null: it must be "real", "coarse", "virtual" or "none"; leave it out for the default',
+            ],
+        ),
+        (
+            "limits = { memory = nan, wall_time = nan, stdout = inf, stderr = true }",
+            "toml",
+            [
+                "limits.memory is nan: it must be 64KiB to 4GiB",
+                'limits.wall_time is nan: it must be 1ms to 315,360,000 seconds, or "unlimited"',
+                "limits.stdout is inf: it must be 0 to 256MiB",
+                'limits.stderr: true is not a number such as "128MiB"',
+            ],
+        ),
+    ],
+)
+def test_mistakes_are_told_truly(text: str, format_: Literal["toml", "json"], problems: list[str]) -> None:
+    """What is suggested is what was meant, and what is said of a value is so."""
+    with pytest.raises(PolicyError) as caught:
+        Policy.loads(text, format_)
+
+    assert list(caught.value.problems) == problems
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    """Also where `extends` is wrong, where a section fails, and where fields do not go together."""
+    with pytest.raises(PolicyError) as caught:
+        Policy.loads(
+            """
+            extends = "strct"
+            [limits]
+            nonsense_of_mine = 1
+            fuel_refill = 5
+            fuel_refill_max = 6
+            [environment]
+            nonsense_of_mine = 2
+            mode = "none"
+            names = ["A"]
+            secrets = "never"
+            [network]
+            hosts = [{ host = "example.com", ports = [443] }]
+            ports = [443]
+            """
+        )
+
+    told = [problem.partition(": ")[0] for problem in caught.value.problems]
+    assert told == [
+        "extends",
+        "limits.nonsense_of_mine is not known",
+        "limits.fuel_refill_max is 6",
+        "environment.nonsense_of_mine is not known",
+        'environment.names says nothing where the mode is "none"',
+        'environment.secrets says nothing where the mode is "none"',
+        'network.hosts says nothing where the mode is "none"',
+        'network.ports says nothing where the mode is "none"',
+    ]
+
+
+def test_no_mistake_is_told_of_what_is_right() -> None:
+    """The twin of the above: what is wrong elsewhere makes nothing of the rest wrong."""
+    with pytest.raises(PolicyError) as caught:
+        Policy.loads('extends = "strct"\n[environment]\nmod = "allow"\nnames = ["A"]\n[limits]\nmemory = "64MiB"')
+
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
+        "extends",
+        "environment.mod is not known",
+    ]

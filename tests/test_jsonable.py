@@ -91,11 +91,11 @@ def test_an_exit_shows_the_end_of_stderr() -> None:
     problem = failure(b"one\ntwo\n\nthree\nfour\nfive\nValueError: no such thing\n")
     assert isinstance(problem, GuestExit)
     assert str(problem) == (
-        "<bytes>: left with exit code 3\n"
+        "<bytes>: exited with code 3\n"
         "  stderr: two\n  stderr: three\n  stderr: four\n  stderr: five\n  stderr: ValueError: no such thing"
     )
     assert str(failure(b"")) == "<bytes>: trapped: unreachable instruction executed"
-    assert str(failure(b" \n\n")) == "<bytes>: left with exit code 3"
+    assert str(failure(b" \n\n")) == "<bytes>: exited with code 3"
 
 
 def test_a_trap_shows_the_end_of_stderr() -> None:
@@ -109,7 +109,7 @@ def test_stderr_forges_no_line_and_floods_no_log() -> None:
     """The attack: a guest whose stderr steers the terminal, or looks like a message of the host's, or is endless."""
     text = str(failure(b"x" * 5000 + b"\n\x1b[31m\r\xe2\x80\xae\x85 ERROR root: all is lost\x0b\x0cmore"))
     assert text == (
-        "<bytes>: left with exit code 3\n"
+        "<bytes>: exited with code 3\n"
         f"  stderr: {'x' * 200}… (4,055 long)\n"
         "  stderr: \\x1b[31m\n"
         "  stderr: \\u202e\\x85 ERROR root: all is lost\\x0b\\x0cmore"

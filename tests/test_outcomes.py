@@ -93,7 +93,7 @@ def test_exit_codes_above_255_are_reported_as_the_guest_gave_them(code: int) -> 
     report = Sandbox().run(wat(EXITS), stdin=struct.pack("<I", code))
 
     assert (report.outcome, report.exit_code, report.ok) == (Outcome.EXIT, code, False)
-    assert report.summary() == f"left with exit code {code}"
+    assert report.summary() == f"exited with code {code}"
 
 
 def test_returning_from_start_is_exit_code_zero() -> None:
@@ -149,8 +149,7 @@ def test_nothing_to_run_and_nothing_to_call_is_a_link_error() -> None:
         Sandbox().run(wat("(module)"))
 
     assert str(caught.value) == (
-        "<bytes> exports neither _start nor main, so there is nothing to run. "
-        "Call one of its functions instead: no functions at all"
+        "<bytes> exports neither _start nor main, so there is nothing to run: it exports no functions"
     )
 
 
@@ -693,10 +692,10 @@ def test_exit_in_a_start_function_ends_the_run() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: run_spinner("_start", Policy().replace(fuel=1000)), "stopped: all fuel was used up"),
-        (lambda: run_spinner("_start", Policy().replace(wall_time=0.05)), "stopped: the time was up"),
-        (lambda: Sandbox().run(wat(RECURSION)), "stopped: its call stack was exhausted"),
-        (lambda: Sandbox().run(wat(EXITS), stdin=b"\5\0\0\0"), "left with exit code 5"),
+        (lambda: run_spinner("_start", Policy().replace(fuel=1000)), "stopped: out of fuel"),
+        (lambda: run_spinner("_start", Policy().replace(wall_time=0.05)), "stopped: time limit reached"),
+        (lambda: Sandbox().run(wat(RECURSION)), "stopped: stack overflow"),
+        (lambda: Sandbox().run(wat(EXITS), stdin=b"\5\0\0\0"), "exited with code 5"),
     ],
 )
 def test_failure_is_told_in_one_sentence(make: Callable[[], Report], text: str) -> None:

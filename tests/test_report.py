@@ -99,17 +99,17 @@ GOLDEN = """\
    outcome  trap - trapped: unreachable instruction executed
       trap  inner + 0x10
             function 3 + 0xff
-      time  250.0 ms run, 20 µs instantiate
-            1.50 s compile, 125.0 ms processor
+      time  run: 250.0 ms · instantiate: 20 µs
+            compile: 1.50 s · CPU: 125.0 ms
    waiting  1.50 s
-      fuel  at least 1,234,567 of 2,000,000, 1,000,000 of them in 4 refills
-            2,469,134 a second, rising
-            high consumption: 9,000,000 a second in the latest slice, 2,000,000 before
-            rapid depletion: all of it within 500.0 ms
+      fuel  at least 1,234,567 of 2,000,000, including 1,000,000 from 4 refills
+            2,469,134 per second, rising
+            high consumption: 9,000,000 per second in the latest slice, 2,000,000 before
+            rapid depletion: used up within 500.0 ms
     memory  3.0 MiB peak
-    output  stdout 1.0 KiB, stderr 4 B (1.0 KiB dropped from the middle)
+    output  stdout 1.0 KiB, stderr 4 B (1.0 KiB not kept)
      files  2 opened, 1 created, 1,000 deleted, 2.0 KiB read, 5 B written
-WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2, args_get ×1 and 1 more kinds
+WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2, args_get ×1 and 1 more
 violations  memory: limits.memory (1.0 GiB asked for, 1.0 MiB allowed) → deny
             call: sock_send, 4 times → deny
             fuel: limits.fuel (5,000,000 reached, 5,000,000 allowed) → stop"""
@@ -129,8 +129,8 @@ def test_render_of_a_quiet_run_is_short() -> None:
         "   policy  strict  fedcba9876543210…\n"
         "  outcome  ok - finished\n"
         "exit code  0\n"
-        "     time  500.0 ms run, 10 µs instantiate\n"
-        "           at hand compile, 0 µs processor\n"
+        "     time  run: 500.0 ms · instantiate: 10 µs\n"
+        "           compile: cached · CPU: 0 µs\n"
         "     fuel  not metered\n"
         "   memory  0 B peak\n"
         "   output  stdout 0 B, stderr 0 B"
@@ -225,15 +225,15 @@ def test_json_is_valid_for_numbers_that_it_does_not_know(value: float) -> None:
 
 
 CHECKS = {
-    Outcome.EXIT: (GuestExit, "left with exit code 3"),
+    Outcome.EXIT: (GuestExit, "exited with code 3"),
     Outcome.TRAP: (GuestTrap, "trapped: unreachable instruction executed"),
-    Outcome.FUEL: (LimitExceeded, "stopped: all fuel was used up"),
-    Outcome.TIMEOUT: (LimitExceeded, "stopped: the time was up"),
-    Outcome.IDLE: (LimitExceeded, "stopped: it waited too long"),
-    Outcome.MEMORY: (LimitExceeded, "stopped: it needed more memory than allowed"),
-    Outcome.STACK: (LimitExceeded, "stopped: its call stack was exhausted"),
-    Outcome.OUTPUT: (LimitExceeded, "stopped: it wrote or returned more than allowed"),
-    Outcome.DENIED: (Denied, "stopped: it tried something forbidden"),
+    Outcome.FUEL: (LimitExceeded, "stopped: out of fuel"),
+    Outcome.TIMEOUT: (LimitExceeded, "stopped: time limit reached"),
+    Outcome.IDLE: (LimitExceeded, "stopped: idle limit reached"),
+    Outcome.MEMORY: (LimitExceeded, "stopped: memory limit exceeded"),
+    Outcome.STACK: (LimitExceeded, "stopped: stack overflow"),
+    Outcome.OUTPUT: (LimitExceeded, "stopped: output limit exceeded"),
+    Outcome.DENIED: (Denied, "stopped: policy violation"),
     Outcome.CANCELLED: (Cancelled, "cancelled"),
     Outcome.CRASHED: (GuestTrap, "the sandbox failed"),
 }

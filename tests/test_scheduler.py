@@ -202,8 +202,7 @@ def test_a_full_queue_is_told_and_takes_on_again(box: Sandbox) -> None:
             with pytest.raises(QueueFull) as caught:
                 scheduler.submit(same(1))
             assert str(caught.value) == (
-                "2 runs are under way and 3 wait for their turn, which is as many as may: wait for some of them, or "
-                "allow more by queue_size and concurrency"
+                "queue full: 2 running, 3 waiting; wait for some of them, or raise queue_size or concurrency"
             )
         with pytest.raises(QueueFull):
             scheduler.execute(same(1))

@@ -381,7 +381,7 @@ def test_what_is_no_policy_for_a_task(policy: Any, message: str) -> None:
 
 EXPECTED: dict[str, dict[str, Any]] = {
     "ok": {"success": True, "outcome": "ok", "output": "hello world\n", "error": None},
-    "exit": {"success": False, "outcome": "exit", "output": "", "error": "exit.wat: left with exit code 3"},
+    "exit": {"success": False, "outcome": "exit", "output": "", "error": "exit.wat: exited with code 3"},
     "trap": {
         "success": False,
         "outcome": "trap",
@@ -428,8 +428,8 @@ def test_json_in_and_json_out(scheduler: Scheduler, folder: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("limits", "outcome", "error"),
     [
-        ({"fuel": 100_000}, Outcome.FUEL, "spin.wat: stopped: all fuel was used up"),
-        ({"fuel": "unlimited", "wall_time": 0.05}, Outcome.TIMEOUT, "spin.wat: stopped: the time was up"),
+        ({"fuel": 100_000}, Outcome.FUEL, "spin.wat: stopped: out of fuel"),
+        ({"fuel": "unlimited", "wall_time": 0.05}, Outcome.TIMEOUT, "spin.wat: stopped: time limit reached"),
     ],
 )
 def test_limits_in_json(

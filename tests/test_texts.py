@@ -476,7 +476,7 @@ def test_a_result_beyond_the_limit_ends_the_run(export: str) -> None:
     assert (violation.kind, violation.subject, violation.limit) == ("value", "limits.stdout", 1000)
     assert (violation.observed, violation.action) == (1001, "stop")
     assert (absurd.outcome, absurd.violations[0].observed) == (Outcome.OUTPUT, 2**32 - 1)
-    with pytest.raises(LimitExceeded, match="stopped: it wrote or returned more than allowed"):
+    with pytest.raises(LimitExceeded, match="stopped: output limit exceeded"):
         beyond.check()
 
 

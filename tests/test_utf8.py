@@ -160,7 +160,7 @@ def test_what_is_no_input_is_the_callers_mistake(source: Callable[[], Any], mess
 
 @pytest.mark.parametrize("source", [lambda: filled(asyncio.Queue, 5), lambda: _each([5]), lambda: _answers(5.0)])
 def test_what_is_no_input_is_the_callers_mistake_on_a_loop_too(source: Callable[[], Any]) -> None:
-    """It ended as "the time was up", for whoever wrote it to the pipe had nobody to tell."""
+    """It ended as "time limit reached", for whoever wrote it to the pipe had nobody to tell."""
 
     async def run() -> None:
         await BOX.run_async(wat(ECHO), stdin=source())

@@ -104,6 +104,12 @@ def outcome(text: str, format_: Format = "toml") -> Policy | PolicyError:
         return problem
 
 
+NULL_FUEL = (
+    'limits.fuel is null: it must be 1 to 2^63 - 1 units, or "unlimited", or a time such as "~2s"; leave it out '
+    "for the default"
+)
+
+
 # -- there and back ---------------------------------------------------------------------------------------------------
 
 
@@ -552,10 +558,10 @@ def test_yaml_numbers_are_those_of_yaml_1_2(written: str, fuel: int) -> None:
         ("name: 2020-01-01", "name is datetime.date(2020, 1, 1): it must be text"),
         ("name: !!binary aGk=", "name is b'hi': it must be text"),
         ("limits: !!set {fuel}", "limits is {'fuel'}: it must be a table"),
-        ("limits:", "limits is None: it must be a table"),
-        ("limits: {fuel: ~}", "limits.fuel: None is not a number such as 1000"),
-        ("limits: {wall_time: .nan}", "limits.wall_time is nan: it must be a number or unlimited (None)"),
-        ("limits: {wall_time: .inf}", "limits.wall_time is inf: it must be a number or unlimited (None)"),
+        ("limits:", "limits is null: it must be a table; leave it out for the default"),
+        ("limits: {fuel: ~}", NULL_FUEL),
+        ("limits: {wall_time: .nan}", 'limits.wall_time is nan: it must be 1ms to 315,360,000 seconds, or "unlimited"'),
+        ("limits: {wall_time: .inf}", 'limits.wall_time is inf: it must be 1ms to 315,360,000 seconds, or "unlimited"'),
         ("1: x", f"1 is not known: known are {PARTS}"),
         ("? [name]\n: x", "('name',) is not known: did you mean name?"),
         ("custom: {1: true}", "a name in custom is 1: it must be a name"),
@@ -608,8 +614,11 @@ def test_odd_yaml_is_refused(text: str) -> None:
         ('{"limits": {"wall_time": NaN}}', "not JSON: NaN is no number of JSON"),
         ('{"limits": {"wall_time": Infinity}}', "not JSON: Infinity is no number of JSON"),
         ('{"limits": {"wall_time": -Infinity}}', "not JSON: -Infinity is no number of JSON"),
-        ('{"limits": {"wall_time": 1e999}}', "limits.wall_time is inf: it must be a number or unlimited (None)"),
-        ('{"limits": {"fuel": null}}', "limits.fuel: None is not a number such as 1000"),
+        (
+            '{"limits": {"wall_time": 1e999}}',
+            'limits.wall_time is inf: it must be 1ms to 315,360,000 seconds, or "unlimited"',
+        ),
+        ('{"limits": {"fuel": null}}', NULL_FUEL),
         ('{"limits": {"fuel": 010}}', "not JSON: Expecting ',' delimiter: line 1 column 22 (char 21)"),
         ("{'name': 'x'}", "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ('{"name": "x"} {}', "not JSON: Extra data: line 1 column 15 (char 14)"),

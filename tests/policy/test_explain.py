@@ -220,7 +220,7 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "denied": ("violations", Policy()),
     "stopped": ("violations", Policy(on_violation="stop")),
     "audited": ("violations", Policy(on_violation="audit")),
-    "not enforced": ("not yet", Policy(network=Network(mode="loopback"), process=Process(mode="full"))),
+    "not enforced": ("unusable", Policy(network=Network(mode="loopback"), process=Process(mode="full"))),
 }
 """Every mode of every section, and figures at which sentences change: what is told, and under which policy."""
 
@@ -279,7 +279,7 @@ def test_every_statement_is_a_sentence_with_a_risk_and_a_field(policy: Policy) -
         assert statement.risk in _RISKS
         assert _is_harmless(statement.text + statement.path)
         assert statement.text.endswith(".")
-        assert statement.capability == "not yet" or statement.text[0].isupper()
+        assert statement.capability == "unusable" or statement.text[0].isupper()
         assert _stands_in(document, statement.path), statement
 
 
@@ -375,7 +375,7 @@ def test_a_default_policy_grants_nothing_risky() -> None:
 )
 def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:
     """How risky each grant is."""
-    found = [told.risk for told in policy.explain() if told.path == path and told.capability != "not yet"]
+    found = [told.risk for told in policy.explain() if told.path == path and told.capability != "unusable"]
     assert found == [risk]
 
 
@@ -386,11 +386,11 @@ def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:
 @given(policies())
 def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
     """Whoever reads what a policy allows learns that this release refuses it, and why."""
-    told = [statement for statement in policy.explain() if statement.capability == "not yet"]
+    told = [statement for statement in policy.explain() if statement.capability == "unusable"]
 
     assert told == [
         PolicyStatement(
-            "not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path
+            "unusable", f"This release does not support {path}, so no sandbox accepts this policy.", "none", path
         )
         for path in unenforceable(policy)
     ]
@@ -398,8 +398,8 @@ def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
 
 def test_what_is_enforced_is_not_told_as_missing() -> None:
     """The twin: the default policy can be enforced, one that asks for the network cannot."""
-    assert not any(statement.capability == "not yet" for statement in Policy().explain())
-    assert [statement.path for statement in _network("full").explain() if statement.capability == "not yet"] == [
+    assert not any(statement.capability == "unusable" for statement in Policy().explain())
+    assert [statement.path for statement in _network("full").explain() if statement.capability == "unusable"] == [
         "network.mode"
     ]
 

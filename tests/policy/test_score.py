@@ -270,8 +270,8 @@ def test_what_is_asked_for_and_not_enforced_gives_nothing(asked: dict[str, Any])
     policy = Policy(**asked)
 
     assert unenforceable(policy)
-    assert reason(policy, "network") == Reason("network", 0, 8, "asked for, but not enforced in this release")
-    assert reason(Policy(), "network") == Reason("network", 8, 8, "no connections")
+    assert reason(policy, "network") == Reason("network", 0, 8, "not supported in this release")
+    assert reason(Policy(), "network") == Reason("network", 8, 8, "no network access")
 
 
 @pytest.mark.parametrize(
@@ -346,10 +346,10 @@ def test_limits_that_are_only_noted_give_nothing() -> None:
     limits = Limits(read_bytes=0, write_bytes=0, file_size=0, files_created=0, random_bytes=0, calls=1, call_rate=1)
     held, noted = Policy(limits=limits), Policy(limits=limits, on_violation="audit")
 
-    assert reason(held, "quotas") == Reason("quotas", 4, 4, "files and randomness are capped")
+    assert reason(held, "quotas") == Reason("quotas", 4, 4, "files and random bytes are limited")
     assert reason(held, "calls").points == 4
-    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'let through: on_violation is "audit"')
-    assert reason(noted, "calls") == Reason("calls", 0, 4, 'let through: on_violation is "audit"')
+    assert reason(noted, "quotas") == Reason("quotas", 0, 4, 'not enforced: on_violation is "audit"')
+    assert reason(noted, "calls") == Reason("calls", 0, 4, 'not enforced: on_violation is "audit"')
 
 
 def test_rights_to_files_that_are_only_noted_give_nothing() -> None:
@@ -370,6 +370,6 @@ def test_names_in_reasons_are_escaped_and_shortened() -> None:
 
     why = reason(Policy(environment=Environment(mode="allow", names=names)), "environment").why
 
-    assert why.startswith(r"secrets by name: 'TOKEN_0\x1b[2J\u202e\n")
+    assert why.startswith(r"passes secrets: 'TOKEN_0\x1b[2J\u202e\n")
     assert why.isprintable()
     assert len(why) < 1000

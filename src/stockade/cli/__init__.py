@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class
 from stockade._version import __version__
 from stockade.cli._bench import bench
 from stockade.cli._cache import cache
+from stockade.cli._encoding import replace_what_cannot_be_written
 from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
@@ -24,11 +25,14 @@ from stockade.errors import ModuleError, ModuleNotFound, StockadeError
 
 __all__ = ["main", "stockade"]
 
+_COMPLETE = "_STOCKADE_COMPLETE"
+"""The variable by which a shell asks what would complete a command line."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stockade")
 def stockade() -> None:
-    """Run WebAssembly that nobody trusts, under a policy, and see what it did."""
+    """Run untrusted WebAssembly under a policy, and report what it did."""
 
 
 stockade.add_command(run)
@@ -41,20 +45,23 @@ stockade.add_command(bench)
 @stockade.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete our commands.
+    """Print the completion script for SHELL.
 
     \b
-    For bash, put this into ~/.bashrc:
+    For bash, add this line to ~/.bashrc:
       eval "$(stockade completion bash)"
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(stockade, {}, "stockade", "_STOCKADE_COMPLETE").source())
+    click.echo(kind(stockade, {}, "stockade", _COMPLETE).source())
 
 
 def main() -> None:
     """Runs the command line and leaves with its exit status; no traceback reaches the user."""
-    guard_standard_streams()
+    # Completion is for the shell, and is written as bytes.
+    if _COMPLETE not in os.environ:
+        guard_standard_streams()
+        replace_what_cannot_be_written()
     try:
         status = stockade.main(standalone_mode=False)
         sys.stdout.flush()
@@ -64,20 +71,24 @@ def main() -> None:
         problem.show(sys.stderr)
         status = ExitStatus.USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stockade: interrupted", err=True)
+        _complain("interrupted")
         status = ExitStatus.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain about it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ExitStatus.USAGE
     except OSError as problem:
-        click.echo(f"stockade: {problem.strerror}", err=True)
+        _complain(str(problem.strerror))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = ExitStatus.USAGE
     except StockadeError as problem:
-        click.echo(f"stockade: {problem}", err=True)
+        _complain(str(problem))
         status = _status(problem)
     sys.exit(status)
+
+
+def _complain(text: str) -> None:
+    click.echo(f"stockade: {text}", err=True)
 
 
 def _status(problem: StockadeError) -> int:

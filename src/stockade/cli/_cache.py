@@ -1,4 +1,4 @@
-"""`stockade cache`: what is kept of compiled modules."""
+"""`stockade cache`: the compiled modules that are kept on disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade._text import printable
-from stockade.cli._policy import PolicyName
+from stockade.cli._complete import ModuleFile
+from stockade.cli._policy import policy_option
 from stockade.cli._status import ExitStatus
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import interruptible, progress, show_table
-from stockade.compilation import Cache
+from stockade.compilation import Cache, cached_name, why_not_kept
 from stockade.errors import ModuleError
 from stockade.modules import load_module
 from stockade.sandbox import Sandbox
@@ -27,34 +28,40 @@ __all__ = ["cache"]
 
 @click.group()
 def cache() -> None:
-    """Look after the machine code of compiled modules.
+    """Manage the cache of compiled modules.
 
-    It lies in the folder that STOCKADE_CACHE names, or in stockade in your cache folder; STOCKADE_CACHE=off switches it
-    off. Nothing depends on it but time.
+    The cache is the folder that STOCKADE_CACHE names, or stockade in your cache folder; STOCKADE_CACHE=off turns it
+    off. Without it, modules are compiled again in each process.
     """
 
 
 @cache.command()
-@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 def info(wants_json: bool) -> int:
-    """Show where the cache is, and what is in it."""
+    """Show where the cache is and which modules are in it."""
     store = Cache()
     entries = store.entries()
     total = sum(entry.size_bytes for entry in entries)
     if wants_json:
-        listed = [{"name": e.name, "size_bytes": e.size_bytes, "used": e.used} for e in entries]
+        listed = [
+            {"name": e.name, "module": cached_name(e.name), "size_bytes": e.size_bytes, "used": e.used} for e in entries
+        ]
         folder = None if store.folder is None else str(store.folder)
         facts = {"folder": folder, "problem": store.problem, "limit_bytes": store.limit_bytes, "entries": listed}
         say_document(json.dumps(facts, indent=2))
         return 0
     if store.problem:
-        click.echo(f"stockade: the cache is not used: {store.problem}", err=True)
-        return ExitStatus.USAGE
+        return _unusable(store)
     click.echo(f"{store.folder}: {_modules(len(entries))}, {_size(total)} of {_size(store.limit_bytes)}")
     now = time.time()
     show_table(
         [
-            ((entry.name[:16], "bold"), (_size(entry.size_bytes), ""), (f"used {_ago(now - entry.used)}", "dim"))
+            (
+                (cached_name(entry.name) or "?", "bold"),
+                (entry.name[:16], "dim"),
+                (_size(entry.size_bytes), ""),
+                (f"used {_ago(now - entry.used)}", "dim"),
+            )
             for entry in entries
         ]
     )
@@ -62,44 +69,65 @@ def info(wants_json: bool) -> int:
 
 
 @cache.command()
-def clear() -> None:
+def clear() -> int:
     """Remove everything from the cache."""
-    click.echo(f"{_modules(Cache().clear())} removed")
+    store = Cache()
+    removed = store.clear()
+    if store.problem:
+        return _unusable(store)
+    click.echo(f"{_modules(removed)} removed")
+    return 0
 
 
 @cache.command()
 def verify() -> int:
-    """Check every byte of the cache, and remove what was changed.
+    """Check every byte of the cache and remove what has changed.
 
-    Exit status: 0 all was right; 1 something was not.
+    Exit status: 0 nothing has changed; 1 something has; 125 the cache cannot be used.
     """
-    bad = Cache().verify()
+    store = Cache()
+    bad = store.verify()
+    if store.problem:
+        return _unusable(store)
     for name in bad:
-        click.echo(f"stockade: {printable(name)} was changed, and is removed", err=True)
-    right = len(Cache().entries())
-    click.echo(f"{_modules(right)} {'is as it was' if right == 1 else 'are as they were'} written")
+        click.echo(f"stockade: removed {printable(name)}: it is not as it was written", err=True)
+    click.echo(f"{_modules(len(store.entries()))} unchanged")
     return int(bool(bad))
 
 
 @cache.command()
-@click.argument("modules", metavar="MODULE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--policy", "policy", type=PolicyName(), default="default", show_default=True, help="The policy.")
-def warm(modules: tuple[Path, ...], policy: Policy) -> int:
-    """Compile modules ahead of their first run under a policy."""
+@click.argument("modules", metavar="MODULE...", nargs=-1, required=True, type=ModuleFile(path_type=Path))
+@policy_option
+def warm(modules: tuple[Path, ...], base: Policy) -> int:
+    """Compile modules before their first run under a policy, and keep them in the cache.
+
+    Exit status: 0; 125 the cache cannot be used; 126 a module cannot run.
+    """
+    store = Cache()
+    store.entries()
+    if store.problem:
+        return _unusable(store)
     status = 0
-    with Sandbox(policy) as sandbox:
+    with Sandbox(base) as sandbox:
         for path in modules:
             begun = time.perf_counter()
             try:
-                module = load_module(path, policy.limits)
+                module = load_module(path, base.limits)
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:
                 click.echo(f"stockade: {printable(str(path), 400)}: {problem}", err=True)
                 status = ExitStatus.CANNOT_RUN
-            else:
-                click.echo(f"{module.name}: ready after {time.perf_counter() - begun:.2f} s")
+                continue
+            told = f"{module.name}: ready in {time.perf_counter() - begun:.2f} s"
+            why = why_not_kept(module, base)
+            click.echo(f"{told}; not kept: {printable(why, 400)}" if why else told)
     return status
+
+
+def _unusable(store: Cache) -> int:
+    click.echo(f"stockade: the cache cannot be used: {printable(store.problem, 1000)}", err=True)
+    return ExitStatus.USAGE
 
 
 def _modules(count: int) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade._text import printable
+from stockade.cli._complete import ModuleFile
+from stockade.cli._encoding import plain_json
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_table, show_title
 from stockade.modules import Module, inspect_woven
@@ -39,23 +41,23 @@ _CELL = 160
 _Row = tuple[tuple[str, str], ...]
 """Texts with their styles."""
 
-_UNPROVIDED = "WASI has none of these; functions can be lent by Sandbox.host_function"
+_UNPROVIDED = "Not part of WASI: provide these with Sandbox.host_function"
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path())
-@click.option("--woven", is_flag=True, help="Show what the guard changes in the module, instead.")
+@click.argument("file", metavar="FILE", type=ModuleFile())
+@click.option("--woven", is_flag=True, help="Show what the guard changes in the module instead.")
 @click.option("-o", "out", metavar="OUT", type=click.Path(allow_dash=True), help="Write the woven module to this file.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--all", "everything", is_flag=True, help="Show long lists and names in full.")
-@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 def inspect(file: str, woven: bool, out: str | None, force: bool, everything: bool, wants_json: bool) -> None:
-    """Show what a module is made of, uses and asks for, and what a policy would have to allow.
+    """Show what a module contains, imports and exports, and what a policy must allow for it to run.
 
-    Nothing of it runs. FILE is a module, or a text that ends in .wat.
+    Nothing in it runs. FILE is a module, or WebAssembly text that ends in .wat.
 
     \b
-    Exit status: 0; 126 FILE is no module, or cannot be woven; 127 no such file.
+    Exit status: 0; 126 FILE is not a module or cannot be woven; 127 no such file.
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if out is not None and not woven:
         raise click.UsageError("-o writes the woven module: use it with --woven")
@@ -68,12 +70,12 @@ def inspect(file: str, woven: bool, out: str | None, force: bool, everything: bo
         else:
             weaving, wasm = inspect_woven(module)
     if not woven:
-        say_document(found.to_json()) if wants_json else _show(found, everything=everything)
+        say_document(plain_json(found.to_json())) if wants_json else _show(found, everything=everything)
         return
     if out is not None:
         _write(out, wasm, force=force)
     if out != "-":
-        say_document(weaving.to_json()) if wants_json else _show_woven(module.name, weaving)
+        say_document(plain_json(weaving.to_json())) if wants_json else _show_woven(module.name, weaving)
 
 
 def _show(found: Inspection, *, everything: bool) -> None:
@@ -84,7 +86,7 @@ def _show(found: Inspection, *, everything: bool) -> None:
         _block("It imports", imports, everything=everything)
     _block(_UNPROVIDED, [((entry, "red"),) for entry in found.unprovided], everything=everything)
     exports = [((entry.name, "bold"), (entry.kind, "dim"), (entry.type, "")) for entry in found.exports]
-    _block("It offers", exports, everything=everything)
+    _block("It exports", exports, everything=everything)
     sections = [
         (
             (f"{section.kind} {section.name}".rstrip(), "bold"),
@@ -93,12 +95,12 @@ def _show(found: Inspection, *, everything: bool) -> None:
         )
         for section in sorted(found.sections, key=lambda section: -section.size_bytes)
     ]
-    _block("Its largest sections", sections, everything=everything, shown=_SECTIONS)
+    _block("Largest sections", sections, everything=everything, shown=_SECTIONS)
     _block("Not understood", [((text, "yellow"),) for text in found.unread], everything=everything)
     if found.obstacles:
         _block("It cannot run", [((text, "red"),) for text in found.obstacles], everything=True)
     else:
-        _block("A policy would have to allow", _policy_lines(found), everything=True)
+        _block("A policy must allow", _policy_lines(found), everything=True)
 
 
 def _facts(found: Inspection) -> list[_Row]:
@@ -109,7 +111,7 @@ def _facts(found: Inspection) -> list[_Row]:
         ("named", found.module_name or ""),
         ("made with", ", ".join(f"{entry.name} {entry.version}".rstrip() for entry in found.producers)),
         ("uses", titles(found.features)),
-        ("functions", f"{found.functions:,}, {found.imported_functions:,} of them imported" if found.functions else ""),
+        ("functions", f"{found.functions:,}, {found.imported_functions:,} imported" if found.functions else ""),
         *(("memory", str(memory)) for memory in found.memories[:_ROWS]),
         *(("table", str(table)) for table in found.tables[:_ROWS]),
         ("globals", f"{len(found.globals):,}" if found.globals else ""),
@@ -159,7 +161,7 @@ def _show_woven(name: str, told: Weaving) -> None:
         ("exports", ", ".join(told.exports)),
         ("renamed", ", ".join(f"{old} to {new}" for old, new in told.renamed.items())),
         ("redirected", ", ".join(f"{count:,} × {kind}" for kind, count in told.redirected.items())),
-        ("start", "taken out, to be called under the limits" if told.start_taken else ""),
+        ("start", "removed, and called under the limits" if told.start_taken else ""),
     ]
     rows = [((label, "dim"), (text, "")) for label, text in facts if text]
     _block(f"{name}, with the guard in it", rows, everything=True, first=True)
@@ -191,15 +193,15 @@ def _write(out: str, wasm: bytes, *, force: bool) -> None:
     try:
         if out == "-":
             if sys.stdout.isatty():
-                raise click.UsageError("-o - would write a module to the terminal: name a file")
+                raise click.UsageError("-o - would write binary data to the terminal: give a file name")
             pass_on(sys.stdout, wasm)
         elif path.exists() and not path.is_file():
-            raise click.UsageError(f"{shown} is no regular file: name another")
+            raise click.UsageError(f"{shown} is not a regular file")
         else:
             with path.open("wb" if force else "xb") as file:
                 file.write(wasm)
     except FileExistsError:
-        raise click.UsageError(f"{shown} is there already: use --force to write over it") from None
+        raise click.UsageError(f"{shown} already exists: use --force to overwrite it") from None
     except BrokenPipeError:
         raise
     except OSError as problem:

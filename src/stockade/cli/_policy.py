@@ -1,4 +1,4 @@
-"""`stockade policy`: policies checked, shown, explained, compared and rated."""
+"""`stockade policy`: check, show, explain, compare and rate policies."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stockade._text import printable
+from stockade.cli._complete import offer
 from stockade.cli._status import ExitStatus
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
-from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value
+from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value, write_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from click.shell_completion import CompletionItem
 
     from stockade.policy import Change
 
-__all__ = ["PolicyName", "policy"]
+__all__ = ["PolicyName", "policy", "policy_option"]
 
 _SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _RISKS = {"none": "green", "low": "cyan", "medium": "yellow", "high": "red"}
 _EFFECTS = {"wider": "red", "both": "yellow", "narrower": "green", "none": "dim"}
+_BAR = 10
+"""Characters of a bar: with those of the other columns they leave room for a sentence in 80."""
+
 _LABELS = {"minimal": "red", "basic": "red", "standard": "yellow", "hardened": "green", "fortress": "green"}
 
 
@@ -43,15 +49,38 @@ class PolicyName(click.ParamType):  # type: ignore[type-arg]
         is_file = os.sep in value or value.endswith(_SUFFIXES) or Path(value).is_file()
         return Policy.load(value) if is_file else Policy.preset(value)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Offers presets, and files."""
-        from click.shell_completion import CompletionItem
-
-        presets = [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]
-        return [*presets, *click.Path().shell_complete(ctx, param, incomplete)]
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Offers presets, and policy files."""
+        return offer(incomplete, _SUFFIXES, PRESETS)
 
 
-_as_json = click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+class _PolicyWord(PolicyName):
+    """The same, not loaded yet."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Returns it as it is."""
+        return value
+
+
+def _one(ctx: click.Context, param: click.Parameter, found: tuple[Policy, ...]) -> Policy:  # noqa: ARG001
+    if len(found) > 1:
+        raise click.UsageError("--policy is given more than once: there is one policy for a run")
+    return found[0]
+
+
+policy_option = click.option(
+    "--policy",
+    "base",
+    type=PolicyName(),
+    multiple=True,
+    default=("default",),
+    callback=_one,
+    help="The policy: a file, or the name of a preset.  [default: default]",
+)
+"""An option for one policy, which is given to the command as `base`."""
+
+
+_as_json = click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -63,11 +92,11 @@ def policy() -> None:
 
 
 @policy.command()
-@click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True)
+@click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True, type=_PolicyWord())
 def check(names: tuple[str, ...]) -> int:
-    """Check that policies are right, and can be enforced.
+    """Check that policies are valid and can be enforced.
 
-    Every mistake is told. Exit status: 0 all are; 125 one is not.
+    Every mistake is reported. Exit status: 0 all are valid; 125 one is not.
     """
     status = 0
     for name in names:
@@ -80,7 +109,7 @@ def check(names: tuple[str, ...]) -> int:
             for message in problem.problems:
                 click.echo(f"{shown}: {message}" if shown not in message else message, err=True)
         else:
-            click.echo(f"{shown}: a good policy, {found.score()}")
+            click.echo(f"{shown}: valid, score {found.score()}")
     return status
 
 
@@ -99,7 +128,7 @@ def show(found: Policy, wants_json: bool) -> None:
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @_as_json
 def explain(found: Policy, wants_json: bool) -> None:
-    """Say in sentences what a guest can and cannot do, with the risk of each grant."""
+    """Describe in sentences what a guest can and cannot do, with the risk of each grant."""
     statements = found.explain()
     if wants_json:
         say_document(_json([statement._asdict() for statement in statements]))
@@ -119,9 +148,9 @@ def explain(found: Policy, wants_json: bool) -> None:
 @click.argument("after", metavar="AFTER", type=PolicyName())
 @_as_json
 def diff(before: Policy, after: Policy, wants_json: bool) -> int:
-    """Show what changes from one policy to another, and whether it permits more.
+    """Show what changes from one policy to another, and whether the second permits more.
 
-    Exit status: 0 there is no difference; 1 there is.
+    Exit status: 0 no difference; 1 a difference.
     """
     changes = before.diff(after)
     if wants_json:
@@ -149,10 +178,10 @@ def _row(change: Change) -> tuple[tuple[str, str], ...]:
 @policy.command()
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where runs happen.")
-@click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Leave with 1 if the score is lower.")
+@click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Exit with status 1 if the score is lower.")
 @_as_json
 def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int:
-    """Rate how much stands between a guest and the host, from 0 to 100.
+    """Rate how strongly a policy confines a guest, from 0 to 100.
 
     Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress.
     """
@@ -165,7 +194,8 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
         rows = []
         for reason in rated.reasons:
             style = "green" if reason.points == reason.most else "red" if not reason.points else "yellow"
-            bar = "█" * reason.points + "░" * (reason.most - reason.points)
+            filled = _BAR * reason.points // reason.most
+            bar = "█" * filled + "░" * (_BAR - filled)
             rows.append(
                 ((reason.control, "bold"), (f"{reason.points}/{reason.most}", style), (bar, style), (reason.why, ""))
             )
@@ -176,17 +206,23 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
 @policy.command()
 @click.option("--markdown", is_flag=True, help="Print the reference page instead.")
 def schema(markdown: bool) -> None:
-    """Print the JSON Schema of policies, for editors and checkers."""
+    """Print the JSON Schema of policy files, for editors and validators."""
     click.echo(reference(fields_kept()) if markdown else _json(Policy.schema()), nl=not markdown)
 
 
 @policy.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--preset", "found", type=PolicyName(), default="default", show_default=True, help="What to begin with.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option(
+    "--preset", "found", type=PolicyName(), default="default", show_default=True, help="The preset to start from."
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(file: Path | None, found: Policy, force: bool) -> None:
-    """Write a policy to begin with, each field with what it means: to FILE, or to stdout."""
-    text = write_toml(found.replace(name="custom" if file is None else file.stem or "custom"), told=True)
+    """Write a policy to start from, with a comment on each field, to FILE or stdout.
+
+    The format is TOML; YAML if FILE ends in .yaml or .yml; JSON, which has no comments, if it ends in .json.
+    """
+    found = found.replace(name="custom" if file is None else file.stem or "custom")
+    text = _WRITERS.get("" if file is None else file.suffix.lower(), _as_toml)(found)
     if file is None:
         say_document(text, "toml")
         return
@@ -194,11 +230,26 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
         with file.open("w" if force else "x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
-        raise click.UsageError(f"{printable(str(file), 400)} is there already: use --force to write over it") from None
+        raise click.UsageError(f"{printable(str(file), 400)} already exists: use --force to overwrite it") from None
     except OSError as problem:
         raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
     shown = printable(str(file), 400)
-    click.echo(f"{shown} written: change what you need, then try stockade policy check {shown}", err=True)
+    click.echo(f"wrote {shown}: edit it, then run stockade policy check {shown}", err=True)
+
+
+def _as_toml(found: Policy) -> str:
+    return write_toml(found, told=True)
+
+
+def _as_yaml(found: Policy) -> str:
+    return write_yaml(found, told=True)
+
+
+_WRITERS: dict[str, Callable[[Policy], str]] = {
+    ".yaml": _as_yaml,
+    ".yml": _as_yaml,
+    ".json": lambda found: json.dumps(found.to_document(), indent=2, ensure_ascii=False) + "\n",
+}
 
 
 def _json(value: object) -> str:

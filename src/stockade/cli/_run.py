@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
-import select
+import re
+import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from stockade._text import printable
-from stockade.cli._policy import PolicyName
+from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._encoding import plain_json
+from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._policy import policy_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import say_document
-from stockade.cli._terminal import LiveOutput, interruptible, progress, show_output, show_report, show_value
+from stockade.cli._terminal import progress, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
-from stockade.report import Outcome, summary, violation_text
+from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, summary, violation_text
+from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.execution import Argument, Returns
+    from stockade.modules import Module
     from stockade.policy import Policy
-    from stockade.report import Report
 
 __all__ = ["run"]
 
@@ -34,7 +39,7 @@ _TEXT_MARK = "text:"
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.argument("module", type=click.Path())
+@click.argument("module", type=ModuleFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--dir",
@@ -43,26 +48,45 @@ _TEXT_MARK = "text:"
     metavar="HOST::GUEST[::rw]",
     help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
 )
-@click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable. May be repeated.")
+@click.option(
+    "--volume",
+    "-v",
+    "volumes",
+    multiple=True,
+    metavar="HOST:GUEST[:ro|rw]",
+    help="The same, as docker spells it; read-only unless :rw is given.",
+)
+@click.option(
+    "--env",
+    "-e",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Set a variable, or pass on yours of that name. May be repeated.",
+)
 @click.option(
     "--invoke",
     metavar="EXPORT",
-    help="Call this function with ARGS, and print its value. What is not a number is text; so is text:5.",
+    type=ExportName(),
+    help="Call this function with ARGS and print its value. An argument that is not a number is text; so is text:5.",
 )
-@click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read what the invoked function returns as this.")
-@click.option("--policy", "base", type=PolicyName(), default="default", show_default=True, help="The policy.")
-@click.option("--fuel", metavar="UNITS", help='Fuel budget: units; "~2s", an estimate; or "unlimited".')
-@click.option("--memory", metavar="SIZE", help="Most memory, such as 64MiB.")
+@click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read the value of the function as this.")
+@policy_option
+@click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".')
+@click.option("--memory", "-m", metavar="SIZE", help="Memory limit, such as 64MiB or 64m.")
 @click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
-@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the run happens.")
-@click.option("--live", is_flag=True, help="Print output as it is written: all of it, also what no report would keep.")
-@click.option("--report", "wants_report", is_flag=True, help="Show the whole report on stderr.")
-@click.option("--json", "wants_json", is_flag=True, help="Print the report, output included, as JSON on stdout.")
-@click.option("--quiet", is_flag=True, help="Say nothing but what the guest says.")
+@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the module runs.")
+@click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
+@click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
+@click.option(
+    "--json", "wants_json", is_flag=True, help="Print the report, output included, to stdout as JSON, and nothing else."
+)
+@click.option("--quiet", is_flag=True, help="Print only what the guest writes.")
 def run(
     module: str,
     args: tuple[str, ...],
     directories: tuple[str, ...],
+    volumes: tuple[str, ...],
     variables: tuple[str, ...],
     invoke: str | None,
     returns: Returns | None,
@@ -71,48 +95,93 @@ def run(
     memory: str | None,
     timeout: str | None,
     isolation: str,
-    live: bool,
+    live: bool,  # noqa: ARG001 - it was an option once
     wants_report: bool,
     wants_json: bool,
     quiet: bool,
 ) -> int:
-    """Run MODULE with ARGS in a sandbox.
+    """Run MODULE with ARGS in a sandbox. MODULE is a file, or - for stdin.
 
-    The guest's output and exit code become those of this command. What the policy stopped is told on stderr.
+    The guest reads this command's stdin and writes to its stdout and stderr, as it runs. Its exit code becomes that of
+    the command. Violations of the policy are printed to stderr.
 
     \b
-    Exit status: the guest's own; 124 time was up; 125 wrong use; 126 the module
-    cannot be run; 127 no such file; 134 trap; 137 another limit.
+    Exit status: the guest's own; 124 timeout; 125 wrong usage; 126 the module
+    cannot run; 127 no such file; 130 Ctrl-C; 134 trap; 137 another limit;
+    143 SIGTERM.
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if returns is not None and invoke is None:
-        raise click.UsageError("--returns tells how to read what a function returns: name the function with --invoke")
-    if live and wants_json:
-        raise click.UsageError("--live prints output as it is written, --json prints it in the report: choose one")
-    if live and invoke is not None:
-        raise click.UsageError("--live is for commands: a function that is called with --invoke prints at its end")
-    policy = _policy(base, directories, fuel=fuel, memory=memory, timeout=timeout)
-    with Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as sandbox:
-        loaded = load_module(module, policy.limits)
-        with suppress(BrokenPipeError), progress(loaded.name) as tell:
-            interruptible(lambda: sandbox.prepare(loaded, tell))
-        if invoke is not None:
-            params = loaded.function_entry(invoke).type.params
-            report = sandbox.call(loaded, invoke, *_arguments(args, params), returns=returns)
+        raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
+    mounts = [*map(_mount, directories), *map(_volume, volumes)]
+    policy = _policy(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
+    environment = _environment(variables)
+    with Watcher() as watcher, Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as box:
+        streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
+        loaded = _prepared(box, module, watcher)
+        if isinstance(loaded, Report):
+            report = loaded
         else:
-            out, err = (LiveOutput(sys.stdout), LiveOutput(sys.stderr)) if live else (None, None)
-            environment = _environment(variables)
-            report = sandbox.run(loaded, args, stdin=_stdin, env=environment, on_stdout=out, on_stderr=err)
-    _show(report, returns, live=live, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
+            given: Sequence[Argument] = args
+            if invoke is not None:
+                given = _arguments(invoke, args, loaded.function_entry(invoke).type.params)
+            steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
+            watcher.attach(control)
+            report = run_blocking(steps, control)
+    if streams.lost_bytes and not quiet:
+        click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
+    _show(
+        report, returns, streams.problem, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet
+    )
+    if streams.problem is not None:
+        raise streams.problem
+    if watcher.signal and (report.outcome is Outcome.CANCELLED or streams.lost_bytes):
+        _leave(128 + watcher.signal)
     return exit_status(report)
 
 
+def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Report:
+    """Loads and compiles a module; returns a report where a signal came first and there is something to report on."""
+    policy = sandbox.policy
+    loaded: list[Module] = []
+
+    def load() -> None:
+        if name != "-":
+            loaded.append(load_module(name, policy.limits))
+            return
+        data = sys.stdin.buffer.read(policy.limits.module_size + 1)
+        loaded.append(load_module(data, policy.limits, text=True))
+
+    done = watcher.finish(load)
+    if done:
+        with progress(loaded[0].name) as tell:
+            done = watcher.finish(lambda: sandbox.prepare(loaded[0], tell))
+    if done:
+        return loaded[0]
+    if not loaded:
+        click.echo(f"stockade: {_INTERRUPTED[watcher.signal]}", err=True)
+        _leave(128 + watcher.signal)
+    module = ModuleInfo(loaded[0].sha256, loaded[0].name)
+    return Report(outcome=Outcome.CANCELLED, module=module, policy=PolicyInfo(policy.digest, printable(policy.name)))
+
+
+_INTERRUPTED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: what a thread has still to do, such as compiling, is not waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
 def _policy(
-    policy: Policy, directories: Sequence[str], *, fuel: str | None, memory: str | None, timeout: str | None
+    policy: Policy, mounts: Sequence[Mount], *, fuel: str | None, memory: str | None, timeout: str | None
 ) -> Policy:
     changes: dict[str, Any] = {}
     for option, field, text, parse in (
         ("--fuel", "fuel", fuel, parse_count),
-        ("--memory", "memory", memory, parse_size),
+        ("--memory", "memory", memory, _memory),
         ("--timeout", "wall_time", timeout, parse_seconds),
     ):
         if text is not None:
@@ -123,9 +192,15 @@ def _policy(
                     raise ValueError("memory cannot be unlimited: give a limit, such as 1GiB")
             except ValueError as problem:
                 raise click.UsageError(f"{option}: {problem}") from None
-    if directories:
-        changes["mounts"] = [*policy.filesystem.mounts, *map(_mount, directories)]
+    if mounts:
+        changes["mounts"] = [*policy.filesystem.mounts, *mounts]
     return policy.replace(**changes)
+
+
+def _memory(text: str) -> int | None:
+    # Docker's units are one small letter, and binary.
+    short = re.fullmatch(r"([0-9]+)([bkmg])", text)
+    return parse_size(short[1] + {"b": "B", "k": "KiB", "m": "MiB", "g": "GiB"}[short[2]] if short else text)
 
 
 def _mount(text: str) -> Mount:
@@ -138,25 +213,64 @@ def _mount(text: str) -> Mount:
     return Mount(host, guest, "rw" if mode == "rw" else "ro")
 
 
+def _volume(text: str) -> Mount:
+    rest, _, mode = text.rpartition(":")
+    if mode.startswith("/"):
+        rest, mode = text, "ro"
+    host, _, guest = rest.rpartition(":")
+    if not host or not guest.startswith("/") or host.endswith(":"):
+        raise click.UsageError(f"-v {printable(text)}: write HOST:GUEST, such as ./data:/data, or HOST:GUEST:rw")
+    if mode not in ("ro", "rw"):
+        raise click.UsageError(f"-v {printable(text)}: the rights are ro or rw, not {printable(mode)}")
+    return Mount(host, guest, "rw" if mode == "rw" else "ro")
+
+
 def _environment(variables: Sequence[str]) -> dict[str, str]:
     environment = {}
     for text in variables:
         name, separator, value = text.partition("=")
         if not separator:
-            raise click.UsageError(f"--env {printable(text)}: write NAME=VALUE")
+            if name not in os.environ:
+                shown = printable(name)
+                raise click.UsageError(f"--env {shown}: {shown} is not set in the environment: write NAME=VALUE")
+            value = os.environ[name]
         environment[name] = value
     return environment
 
 
-def _arguments(texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
-    """Reads arguments as the parameters in their places want them; what does not fit is told by the call itself."""
+def _arguments(export: str, texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
+    """Reads arguments as the parameters in their places want them.
+
+    As many arguments as parameters are a number each. Fewer may have texts among them, which take two places.
+    """
     found: list[Argument] = []
     place = 0
-    for text in texts:
-        value = _argument(text, params[place] if place < len(params) else "")
+    for number, text in enumerate(texts, 1):
+        type_ = params[place] if place < len(params) else ""
+        value = _argument(text, type_)
+        if isinstance(value, str) and type_ in _NUMBERS:
+            may_be_text = type_ == "i32" and len(texts) < len(params) and tuple(params[place : place + 2]) == _TEXT
+            if not (text.startswith(_TEXT_MARK) or (may_be_text and not _is_number(text))):
+                article = "an" if type_[0] in "if" else "a"
+                raise click.UsageError(
+                    f"argument {number} of {printable(export)} is {article} {type_}: "
+                    f"{printable(text) or repr('')} is not {_NUMBERS[type_]}"
+                )
         found.append(value)
         place += 2 if isinstance(value, str) else 1
     return found
+
+
+_TEXT = ("i32", "i32")
+"""The parameters that a text fills."""
+
+_NUMBERS = {
+    "i32": "a whole number",
+    "i64": "a whole number",
+    "f32": "a number",
+    "f64": "a number",
+    "v128": "a whole number",
+}
 
 
 def _argument(text: str, type_: str) -> Argument:
@@ -168,32 +282,44 @@ def _argument(text: str, type_: str) -> Argument:
         return text
 
 
-def _stdin(size: int) -> bytes | None:
-    """Fetches a piece of our own stdin for the guest, when it asks; never waits, so that its deadline holds."""
+def _is_number(text: str) -> bool:
     try:
-        ready = select.select([0], [], [], 0)[0]
-        return os.read(0, size) if ready else None
-    except (OSError, ValueError):
-        return b""
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _show(
-    report: Report, returns: Returns | None, *, live: bool, wants_report: bool, wants_json: bool, quiet: bool
+    report: Report,
+    returns: Returns | None,
+    problem: OSError | None,
+    stopped_by: int,
+    *,
+    wants_report: bool,
+    wants_json: bool,
+    quiet: bool,
 ) -> None:
     if wants_json:
-        say_document(report.to_json())
+        say_document(plain_json(report.to_json()))
         return
-    if not live:
-        show_output(report)
-    show_value(report, returns)
+    if problem is None:
+        show_value(report, returns)
     if quiet:
         return
     if wants_report:
         show_report(report)
-        return
+    else:
+        _complain(report, stopped_by)
+
+
+def _complain(report: Report, stopped_by: int) -> None:
     for violation in report.violations:
         click.echo(f"stockade: {violation_text(violation)}", err=True)
-    if report.outcome not in (Outcome.OK, Outcome.EXIT):
+    if report.outcome is Outcome.CANCELLED:
+        if stopped_by:
+            click.echo(f"stockade: {_INTERRUPTED[stopped_by]}", err=True)
+    elif report.outcome not in (Outcome.OK, Outcome.EXIT):
         click.echo(f"stockade: {report.module.name}: {summary(report)}", err=True)
         for frame in report.trap.frames[:5] if report.trap else ():
             click.echo(f"  at {frame.function or f'function {frame.index}'} + {frame.offset:#x}", err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from codecs import getincrementaldecoder
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from stockade.report import Outcome, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import TextIO
 
     from rich.table import Table
 
@@ -24,11 +22,9 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
-    "LiveOutput",
     "interruptible",
     "progress",
     "report_table",
-    "show_output",
     "show_report",
     "show_table",
     "show_title",
@@ -86,35 +82,6 @@ def interruptible(work: Callable[[], object]) -> None:
         os._exit(ExitStatus.INTERRUPTED)
     if problems:
         raise problems[0]
-
-
-def show_output(report: Report) -> None:
-    """Passes the guest's output on: as it is to files and pipes, made harmless to terminals."""
-    for stream, output, dropped in (
-        (sys.stdout, report.stdout, report.truncated.stdout),
-        (sys.stderr, report.stderr, report.truncated.stderr),
-    ):
-        pass_on(stream, output)
-        if dropped:
-            name = "stdout" if stream is sys.stdout else "stderr"
-            sys.stderr.write(f"stockade: {dropped:,} bytes were dropped from the middle of {name}\n")
-
-
-class LiveOutput:
-    """Passes a stream of the guest on as it is written, harmless to terminals, as `show_output` does at the end.
-
-    Args:
-        stream: Where it goes.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        # A character may be cut in two by the border between two pieces.
-        self._decode = getincrementaldecoder("utf-8")("backslashreplace").decode
-
-    def __call__(self, piece: bytes) -> None:
-        """Passes a piece on."""
-        pass_on(self._stream, self._decode(piece).encode() if self._stream.isatty() else piece)
 
 
 def show_value(report: Report, returns: Returns | None) -> None:

@@ -38,6 +38,9 @@ _SECRET_BYTES = 32
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_MOST_TOLD_BYTES = 64 << 20
+"""More is not read only to be shown."""
+
 DEFAULT_LIMIT_BYTES = 2 << 30
 """What all entries may take together."""
 
@@ -125,6 +128,32 @@ class Cache:
         """Returns all entries, the one used last first."""
         with self._opened() as here:
             return [] if here is None else sorted(_entries(here), key=lambda entry: -entry.used)
+
+    def has(self, name: str) -> bool:
+        """Whether something is kept under a key; it is not checked."""
+        with self._opened() as here:
+            if here is None:
+                return False
+            try:
+                os.stat(name + _SUFFIX, dir_fd=here.folder, follow_symlinks=False)
+            except OSError:
+                return False
+            return True
+
+    def told(self, name: str) -> bytes:
+        """Returns what is told of the code that is kept under a key, unchecked: to be shown, not to be believed."""
+        with self._opened() as here:
+            if here is None:
+                return b""
+            try:
+                with _open_file(name + _SUFFIX, here.folder) as file:
+                    head = file.read(_HEAD_BYTES) or b""
+                    size = int.from_bytes(head[-_LENGTH_BYTES:], "little")
+                    if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > _MOST_TOLD_BYTES:
+                        return b""
+                    return file.read(size) or b""
+            except OSError:
+                return b""
 
     def verify(self) -> list[str]:
         """Checks every entry, and removes those that cannot be believed.

@@ -54,7 +54,15 @@ if TYPE_CHECKING:
     from stockade.policy import Limits, ModuleLimits, Policy
     from stockade.worker import CompileJob, CompileQueue, Turn
 
-__all__ = ["MadeProgram", "PendingProgram", "Program", "forget_programs", "programs"]
+__all__ = [
+    "MadeProgram",
+    "PendingProgram",
+    "Program",
+    "cached_name",
+    "forget_programs",
+    "programs",
+    "why_not_kept",
+]
 
 _MAX_PROGRAMS = 64
 """Programs that are kept in memory; the one unused for longest goes first."""
@@ -409,6 +417,7 @@ class _Entry(msgspec.Struct, frozen=True):
     woven: Woven
     figures: dict[str, int]
     features: dict[str, bool]
+    name: str = ""
 
 
 def _compile_here(module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]) -> Program:
@@ -439,9 +448,43 @@ def _compile_aside(module: Module, config: EngineConfig, policy: Policy, turn: T
 def _keep_on_disk(
     program: Program, module: Module, config: EngineConfig, policy: Policy, code: bytes | None, seconds: float
 ) -> None:
-    if seconds > _WORTH_KEEPING_SECONDS:
-        entry = _Entry(program.woven, program.figures, msgspec.structs.asdict(policy.features))
-        Cache().put(_key(module, config), msgspec.msgpack.encode(entry), code or program.compiled.to_bytes())
+    key = _key(module, config)
+    if seconds <= _WORTH_KEEPING_SECONDS:
+        _unkept.keep(key, f"it compiles in {seconds * 1e3:.1f} ms, which is faster than reading a file")
+        return
+    store = Cache()
+    entry = _Entry(program.woven, program.figures, msgspec.structs.asdict(policy.features), module.name)
+    if store.put(key, msgspec.msgpack.encode(entry), code or program.compiled.to_bytes()):
+        _unkept.pop(key, None)
+    else:
+        _unkept.keep(key, store.problem or "it is larger than the cache may be")
+
+
+_unkept: BoundedDict[str, str] = BoundedDict(_MAX_PROGRAMS)
+"""Why machine code that this process has made is not in the cache, by its key."""
+
+
+def why_not_kept(module: Module, policy: Policy) -> str:
+    """Says why the cache does not have the machine code of a module that was prepared; "" where it has.
+
+    Args:
+        module: The module.
+        policy: The policy that it was prepared under.
+    """
+    key, store = _key(module, _config(module, policy)), Cache()
+    return "" if store.has(key) else store.problem or _unkept.get(key, "it has been removed since")
+
+
+def cached_name(key: str) -> str:
+    """Returns the name of the module whose machine code is in the cache, as it was loaded; "" where it is not told.
+
+    Args:
+        key: The key of the entry.
+    """
+    try:
+        return msgspec.msgpack.decode(Cache().told(key), type=_Entry).name
+    except msgspec.MsgspecError:
+        return ""
 
 
 def _stays_here(module: Module, limits: Limits, *, canonical_nans: bool) -> bool:

@@ -197,9 +197,10 @@ class Module:
             raise LinkError(f"_start of {self.name} has the type {start}; a command's is () -> ()")
         if main is not None:
             raise LinkError(f"main of {self.name} has the type {main}; it can be run as () -> (i32), or called")
+        offers = self._offers()
         raise LinkError(
-            f"{self.name} exports neither _start nor main, so there is nothing to run. "
-            f"Call one of its functions instead: {self._offers()}"
+            f"{self.name} exports neither _start nor main, so there is nothing to run"
+            + (f". Call one of its functions instead: {offers}" if offers else ": it exports no functions")
         )
 
     def function_entry(self, name: str) -> Entry:
@@ -216,7 +217,9 @@ class Module:
             encoded = name.encode("utf-8", "surrogatepass")  # which no module has
         type_ = self.function_type(encoded)
         if type_ is None:
-            raise LinkError(f"{self.name} exports no function {printable(name)}; it has {self._offers(name)}")
+            offers = self._offers(name)
+            others = f"; it has {offers}" if offers else "; it exports no functions"
+            raise LinkError(f"{self.name} exports no function {printable(name)}{others}")
         return Entry(encoded, type_)
 
     @property
@@ -226,7 +229,7 @@ class Module:
         return Entry(b"_initialize", type_) if type_ == FuncType((), ()) else None
 
     def _offers(self, near: str = "") -> str:
-        """Names some exported functions, the ones most like `near` first."""
+        """Names some exported functions, the ones most like `near` first; "" where there are none."""
         import difflib
 
         # A hostile module may export a hundred thousand names of a megabyte each.
@@ -237,7 +240,7 @@ class Module:
                 if len(names) == 500:
                     break
         if not names:
-            return "no functions at all"
+            return ""
         close = difflib.get_close_matches(near, names, n=3) if near else []
         shown = [*close, *(name for name in names if name not in close)][:5]
         return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

@@ -19,6 +19,7 @@ from stockade.policy._score import Reason, Score
 from stockade.policy._structure import ModuleLimits, most_structure
 from stockade.policy._toml import write_toml, write_value
 from stockade.policy._units import parse_count, parse_seconds, parse_size
+from stockade.policy._yaml import write_yaml
 
 __all__ = [
     "MAX_MODULE_BYTES",
@@ -60,4 +61,5 @@ __all__ = [
     "unenforceable",
     "write_toml",
     "write_value",
+    "write_yaml",
 ]

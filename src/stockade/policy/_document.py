@@ -13,9 +13,10 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
+from stockade.policy._fields import closest
 from stockade.policy._files import folders_on_the_way, note_policy_file
 from stockade.policy._policy import Policy
-from stockade.policy._presets import preset
+from stockade.policy._presets import PRESETS, preset
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -64,13 +65,16 @@ def read_policy(path: Path) -> Policy:
 def _check_file_is_safe(path: Path, policy: Policy) -> None:
     """Refuses a policy under which a guest could write the next one."""
     on_the_way = folders_on_the_way(path)
+    problems = []
     for place, mount in enumerate(policy.filesystem.mounts):
         folder = os.path.realpath(mount.host)
         if mount.mode == "rw" and any(os.path.commonpath((folder, other)) == folder for other in on_the_way):
-            raise PolicyError(
+            problems.append(
                 f"filesystem.mounts[{place}].host is {shown(mount.host)}, a writable folder with this policy file in "
                 "it: the guest could change its own policy. Keep the policy elsewhere, or mount a folder beside it"
             )
+    if problems:
+        raise PolicyError.several(problems)
 
 
 def parse_policy(text: str, format_: Format) -> Policy:
@@ -82,7 +86,8 @@ def parse_policy(text: str, format_: Format) -> Policy:
     if not isinstance(text, str):
         raise PolicyError(f"the text of a policy is {shown(text)}: it must be text")
     try:
-        document = parse(text)
+        # Some editors put a mark of the byte order at the beginning.
+        document = parse(text.removeprefix("\ufeff"))
     except (RecursionError, _TooDeep):
         raise PolicyError("not a policy: it is nested too deep") from None
     except ValueError as problem:  # wrong syntax, or a number of thousands of digits
@@ -90,16 +95,25 @@ def parse_policy(text: str, format_: Format) -> Policy:
     if not isinstance(document, dict):
         raise PolicyError(f"not a policy: it is {shown(document)}, where a table is expected")
     document = dict(document)
-    base = Policy()
-    if "extends" in document:
-        name = document.pop("extends")
-        if not isinstance(name, str):
-            raise PolicyError(f"extends is {shown(name)}: it must be the name of a preset")
-        try:
-            base = preset(name)
-        except PolicyError as problem:
-            raise PolicyError(f"extends: {problem}") from None
-    return Policy.from_document("", {"name": "custom", **document}, base)
+    base, problems = _base(document.pop("extends")) if "extends" in document else (Policy(), ())
+    try:
+        policy = Policy.from_document("", {"name": "custom", **document}, base)
+    except PolicyError as problem:
+        raise PolicyError.several([*problems, *problem.problems]) from None
+    if problems:
+        raise PolicyError.several(problems)
+    return policy
+
+
+def _base(name: object) -> tuple[Policy, tuple[str, ...]]:
+    """Returns what a document extends, and what is wrong with its name; the rest is then held to what was meant."""
+    if not isinstance(name, str):
+        return Policy(), (f"extends is {shown(name)}: it must be the name of a preset",)
+    try:
+        return preset(name), ()
+    except PolicyError as problem:
+        meant = closest(name, tuple(PRESETS))
+        return preset(meant) if meant else Policy(), (f"extends: {problem}",)
 
 
 class _TooDeep(Exception):  # noqa: N818 - never leaves this module

@@ -60,13 +60,13 @@ def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
         _custom(policy),
         () if auditing else _violations(policy),
     )
-    said = [statement for part in parts for statement in part]
-    return (*said, *(_unenforced(path) for path in unenforceable(policy)))
+    # First: nothing of the rest holds before this does.
+    return (*map(_unenforced, unenforceable(policy)), *(statement for part in parts for statement in part))
 
 
 def _unenforced(path: str) -> PolicyStatement:
     return PolicyStatement(
-        "not yet", f"{path} cannot be enforced by this release, so the policy is refused.", "none", path
+        "unusable", f"This release does not support {path}, so no sandbox accepts this policy.", "none", path
     )
 
 
@@ -84,7 +84,7 @@ def _files(policy: Policy) -> Iterator[PolicyStatement]:
             yield PolicyStatement("files", f'It can read and change all of "{host}", as {guest}.', "medium", path)
     if any(mount.mode == "rw" for mount in files.mounts):
         yield from _changes(policy)
-    read = _up_to(limits.read_bytes, "It can read {} in all", "It can read as much as it likes")
+    read = _up_to(limits.read_bytes, "It can read {} in total", "It can read without limit")
     pace = _up_to(limits.read_rate, ", at {} per second", "")
     opened = f"It can have {_count(limits.open_files, 'file')} open at a time."
     yield PolicyStatement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
@@ -94,24 +94,24 @@ def _changes(policy: Policy) -> Iterator[PolicyStatement]:
     """What can be done in writable folders."""
     files, limits = policy.filesystem, policy.limits
     created = limits.files_created
-    made = "as many files as it likes" if created is None else _count(created, "file")
+    made = "any number of files" if created is None else _count(created, "file")
     may = {"create": files.create and created != 0, "delete": files.delete, "symlinks": files.symlinks}
     granted: dict[str, tuple[str, Risk]] = {
         "create": (f"It can create {made} there.", "low"),
         "delete": ("It can delete and replace what is there.", "medium"),
-        "symlinks": ("It can make links there: whoever follows them on the host leaves the folder.", "high"),
+        "symlinks": ("It can create links there, which lead programs on the host out of the folder.", "high"),
     }
-    refused = {"create": "create files", "delete": "delete anything", "symlinks": "make links"}
+    refused = {"create": "create files", "delete": "delete anything", "symlinks": "create links"}
     for right, (text, risk) in granted.items():
         path = f"filesystem.{right}"
         if may[right]:
             yield PolicyStatement("files", text, risk, path)
         elif policy.on_violation == "audit":
-            yield PolicyStatement("files", f"That it may not {refused[right]} there is only reported.", risk, path)
+            yield PolicyStatement("files", f"It may not {refused[right]} there, but this is only reported.", risk, path)
         else:
             yield PolicyStatement("files", f"It cannot {refused[right]} there.", "none", path)
-    written = _up_to(limits.write_bytes, "It can write {} in all", "It can write without end")
-    size = _up_to(limits.file_size, ", and no file beyond {}", ", and files of any size")
+    written = _up_to(limits.write_bytes, "It can write {} in total", "It can write without limit")
+    size = _up_to(limits.file_size, ", and no file larger than {}", ", and files of any size")
     pace = _up_to(limits.write_rate, ", at {} per second", "")
     full = limits.write_bytes is None
     yield PolicyStatement("files", f"{written}{pace}{size}.", "medium" if full else "low", "limits.write_bytes")
@@ -124,7 +124,7 @@ def _environment(policy: Policy) -> Iterator[PolicyStatement]:
     risk: Risk = "none"
     if environment.mode == "allow" and names:
         unless = "" if environment.secrets == "named" else ", unless they look like secrets"
-        text = f"It sees {_listed(names)} of the host's environment{unless}."
+        text = f"It sees {_listed(names)} from the host's environment{unless}."
         risk = "high" if environment.named_secrets() else "low"
     elif environment.mode in ("deny", "full"):
         but = f"{_listed(names)} and " if names else ""
@@ -148,7 +148,7 @@ def _network(policy: Policy) -> Iterator[PolicyStatement]:
         case "none":
             yield PolicyStatement("network", "It cannot reach any host.", "none", "network.mode")
         case "loopback":
-            text = "It can reach services of this machine: many trust whoever comes from there."
+            text = "It can reach services on this machine, many of which trust local clients."
             yield PolicyStatement("network", text, "high", "network.mode")
         case "hosts":
             for place, host in enumerate(network.hosts):
@@ -159,7 +159,7 @@ def _network(policy: Policy) -> Iterator[PolicyStatement]:
                     text, risk = f"{text[:-1]}: a cloud keeps credentials of this machine there.", "high"
                 yield PolicyStatement("network", text, risk, f"network.hosts[{place}]")
         case "ports":
-            text = f"It can reach any public host on {_ports(network.ports)}, and carry off what it read."
+            text = f"It can reach any public host on {_ports(network.ports)}, and send out what it has read."
             yield PolicyStatement("network", text, "high", "network.ports")
         case "full":
             text = "It can reach any host, private networks included, but not the metadata services of clouds."
@@ -174,13 +174,13 @@ def _ports(ports: tuple[PortRange, ...]) -> str:
 def _process(policy: Policy) -> Iterator[PolicyStatement]:
     match policy.process.mode:
         case "none":
-            yield PolicyStatement("processes", "It cannot start programs of the host.", "none", "process.mode")
+            yield PolicyStatement("processes", "It cannot start programs on the host.", "none", "process.mode")
         case "commands":
             told = _listed(policy.process.commands)
             yield PolicyStatement("processes", f"It can start {told}, unconfined.", "high", "process.commands")
         case "full":
             yield PolicyStatement(
-                "processes", "It can start any program of the host, unconfined.", "high", "process.mode"
+                "processes", "It can start any program on the host, unconfined.", "high", "process.mode"
             )
 
 
@@ -199,7 +199,7 @@ _CLOCKS: dict[str, tuple[str, Risk]] = {
         "low",
     ),
     "coarse": ("It can read the time to within {}; it cannot set the clock.", "none"),
-    "virtual": ("It sees a made-up time, the same in every run.", "none"),
+    "virtual": ("It sees a virtual time, the same in every run.", "none"),
     "none": ("It cannot read the time.", "none"),
 }
 
@@ -209,7 +209,7 @@ def _random(policy: Policy) -> Iterator[PolicyStatement]:
     much = _up_to(policy.limits.random_bytes, ", up to {}", "")
     text = {
         "none": "It gets no random numbers.",
-        "seeded": f"It gets random numbers that are the same in every run{much}: not fit for keys.",
+        "seeded": f"It gets random numbers that are the same in every run{much}: not suitable for keys.",
         "full": f"It gets random numbers of the host{much}.",
     }[random.mode]
     yield PolicyStatement("randomness", text, "none", "random.mode")
@@ -235,18 +235,18 @@ def _calls(policy: Policy) -> Iterator[PolicyStatement]:
     else:
         text = "It can make all WASI calls."
     if refused and policy.on_violation == "audit":
-        text += " Others are made all the same, and reported."
+        text += " Other calls are still made, and reported."
     sockets = any(call.group == "sock" and call.name not in refused for call in WASI)
     yield PolicyStatement("calls", text, "low" if sockets else "none", "wasi")
     limits = policy.limits
-    total = "as many calls as it likes" if limits.calls is None else f"{_count(limits.calls, 'call')} in all"
+    total = "any number of calls" if limits.calls is None else f"{_count(limits.calls, 'call')} in total"
     pace = "" if limits.call_rate is None else f", {limits.call_rate:,} per second"
     yield PolicyStatement("calls", f"It can make {total}{pace}.", "none", "limits.calls")
 
 
 def _time(limits: Limits) -> Iterator[PolicyStatement]:
     if limits.wall_time is None:
-        yield PolicyStatement("time", "It may run for ever.", "high", "limits.wall_time")
+        yield PolicyStatement("time", "It may run forever.", "high", "limits.wall_time")
     else:
         risk: Risk = "none" if limits.wall_time <= 60 else "low" if limits.wall_time <= 3600 else "medium"
         text = f"It is stopped after {_seconds(limits.wall_time)}, also while it sleeps."
@@ -268,11 +268,11 @@ def _fuel(limits: Limits) -> Iterator[PolicyStatement]:
         many = _scaled(limits.fuel, "instruction")
         text = f"It is stopped after about {many}."
         if limits.fuel_refill:
-            text = f"It has about {many} to begin with, and is stopped when none are left."
+            text = f"It starts with about {many}, and is stopped when none are left."
         yield PolicyStatement("time", text, "none", "limits.fuel")
     if limits.fuel_refill:
         every, most = _seconds(limits.fuel_refill_interval), _scaled(limits.fuel_refill_max)
-        text = f"Every {every} it gets {_scaled(limits.fuel_refill)} more, but never has more than {most} in hand."
+        text = f"Every {every} it gets {_scaled(limits.fuel_refill)} more, up to {most}."
         yield PolicyStatement("time", text, "none", "limits.fuel_refill")
     if limits.fuel_time is not None:
         included = ", refills included" if limits.fuel_refill else ""
@@ -294,7 +294,7 @@ def _memory(policy: Policy) -> Iterator[PolicyStatement]:
 
 
 def _output(limits: Limits) -> Iterator[PolicyStatement]:
-    text = f"Of its stdout it can leave up to {_bytes(limits.stdout)}, of its stderr up to {_bytes(limits.stderr)}."
+    text = f"A report keeps at most {_bytes(limits.stdout)} of stdout and {_bytes(limits.stderr)} of stderr."
     yield PolicyStatement("output", text, "none", "limits.stdout")
 
 
@@ -303,7 +303,7 @@ def _features(policy: Policy) -> Iterator[PolicyStatement]:
     if used:
         text = f"It may use the proposal{'s' if len(used) > 1 else ''} {_listed(used)}."
     else:
-        text = "It may use no WebAssembly proposals but those that all may use."
+        text = "It may use no optional WebAssembly proposals."
     risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
     yield PolicyStatement("features", text, risky, "features")
 
@@ -316,9 +316,9 @@ def _compiling(policy: Policy) -> Iterator[PolicyStatement]:
         text = "It is compiled in this process, for as long as that takes."
         yield PolicyStatement("module", text, "medium", "limits.compile_process")
     else:
-        which = "It" if limits.compile_process == "always" else "Unless that is certain to be cheap, it"
+        which = "It is" if limits.compile_process == "always" else "Unless compiling is certain to be cheap, it is"
         many = f"{_seconds(limits.compile_time)} and {_bytes(limits.compile_memory)}"
-        text = f"{which} is compiled in a process of its own, within {many}."
+        text = f"{which} compiled in a separate process, within {many}."
         yield PolicyStatement("module", text, "none", "limits.compile_process")
 
 
@@ -341,10 +341,10 @@ def _violations(policy: Policy) -> Iterator[PolicyStatement]:
 
 
 _ON_VIOLATION: dict[str, tuple[str, Risk]] = {
-    "deny": ("A call that is against the policy fails, and is reported; the guest goes on.", "none"),
-    "stop": ("The first call that is against the policy, or growth that is refused, ends the run.", "none"),
+    "deny": ("A call that violates the policy fails and is reported; the guest continues.", "none"),
+    "stop": ("The first call that violates the policy, or growth that is refused, ends the run.", "none"),
     "audit": (
-        "A call that is against the policy IS MADE ALL THE SAME, and reported: this is for learning only.",
+        "A call that violates the policy IS STILL MADE, and reported: use this only to learn what a guest needs.",
         "high",
     ),
 }

@@ -89,8 +89,36 @@ def closest(word: object, known: tuple[str, ...]) -> str:
     """Returns which of the known words was probably meant; "" where none is close."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word[:200].strip().lower(), known, n=1) if isinstance(word, str) else []
+    if not isinstance(word, str):
+        return ""
+    asked = word[:200].strip().lower()
+    if (meant := _MEANT.get(asked)) in known:
+        return meant
+    close = get_close_matches(asked, known, n=1)
     return close[0] if close else ""
+
+
+_MEANT = {
+    "timeout": "wall_time",
+    "time_limit": "wall_time",
+    "max_time": "wall_time",
+    "deadline": "wall_time",
+    "time": "wall_time",
+    "idle_timeout": "idle_time",
+    "cpu": "cpu_percent",
+    "max_memory": "memory",
+    "memory_limit": "memory",
+    "max_fuel": "fuel",
+    "gas": "fuel",
+    "volumes": "mounts",
+    "dirs": "mounts",
+    "preopens": "mounts",
+    "env": "environment",
+    "fs": "filesystem",
+    "net": "network",
+    "syscalls": "wasi",
+}
+"""What things are called elsewhere; what is spelled much like that, as stdout is like timeout, is not meant."""
 
 
 def suggestion(word: str, known: tuple[str, ...]) -> str:
@@ -249,6 +277,8 @@ class Quantity(Kind):
         self.whole = unit is not SECONDS
 
     def read(self, path: str, value: object, base: object = None) -> object:  # noqa: ARG002 - for parts
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PolicyError(f"{path} is {value}: it must be {self.allowed()}")
         try:
             number = self.unit.parse(value)
             if number is None and not self.unlimited:
@@ -455,30 +485,53 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         problems: list[str] = []
         values: dict[str, object] = {}
         dot = f"{path}." if path else ""
+        unread = looks_like_another = False
         for key, value in table.items():
             if key not in fields:
                 name = printable(key) if isinstance(key, str) else shown(key)
                 problems.append(f"{dot}{name} is not known: {suggestion(str(key), tuple(fields))}")
+                looks_like_another = looks_like_another or bool(closest(key, tuple(fields)))
+                continue
+            if value is None:
+                problems.append(
+                    f"{dot}{key} is null: it must be {fields[key].kind.allowed()}; leave it out for the default"
+                )
+                unread = True
                 continue
             try:
                 values[key] = fields[key].kind.read(f"{dot}{key}", value, None if base is None else getattr(base, key))
             except PolicyError as problem:
                 problems += problem.problems
-        problems += [
+                unread = True
+        missing = [
             f"{path} has no {name}: it must be {fields[name].kind.allowed()}" for name in required if name not in table
         ]
+        problems += missing
         try:
             values = cls.spelled_out(values)
         except PolicyError as problem:
             problems += problem.problems
+            unread = True
+        # What does not go together is told beside the rest, where it can be known.
+        if unread or missing or looks_like_another:
+            raise PolicyError.several(problems)
+        try:
+            part = cls._made_of(path, values, base)
+        except PolicyError as problem:
+            raise PolicyError.several([*problems, *problem.problems]) from None
         if problems:
             raise PolicyError.several(problems)
+        return part
+
+    @classmethod
+    def _made_of(cls, path: str, values: dict[str, object], base: Self | None) -> Self:
         if base is None:
             try:
                 return cls(**values)
-            except PolicyError as problem:  # what does not go together, told without the place in a list
+            except PolicyError as problem:  # told without the place in a list
                 raise PolicyError.several([f"{path}: {text}" for text in problem.problems]) from None
         if "mode" in values:
+            fields = fields_of(cls)
             values = {**{name: fields[name].default for name in cls.FOLLOW_MODE}, **values}
         return msgspec.structs.replace(base, **values)
 

@@ -329,12 +329,15 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         Part.__post_init__(self)
+        problems = []
         for name in ("hosts", "ports"):
             given = bool(getattr(self, name))
             if given and self.mode != name:
-                raise PolicyError(f'network.{name} says nothing where the mode is "{self.mode}": leave it out')
+                problems.append(f'network.{name} says nothing where the mode is "{self.mode}": leave it out')
             if not given and self.mode == name:
-                raise PolicyError(f'network.{name} is empty: name the {name}, or set the mode to "none"')
+                problems.append(f'network.{name} is empty: name the {name}, or set the mode to "none"')
+        if problems:
+            raise PolicyError.several(problems)
 
     def permits(self, host: str, port: int, *, secure: bool) -> bool:
         """Whether a connection may be made, as far as the host's name or address tells.

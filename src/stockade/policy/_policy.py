@@ -220,7 +220,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             isolation: Where runs happen.
 
         Raises:
-            IsolationError: That isolation is not to be had.
+            IsolationError: The isolation mode is unavailable.
         """
         from stockade.policy._score import score
 

@@ -112,10 +112,14 @@ class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         Part.__post_init__(self)
-        if self.names and self.mode in ("none", "full"):
-            raise PolicyError(f'environment.names says nothing where the mode is "{self.mode}": leave it out')
-        if self.secrets != "named" and self.mode != "allow":
-            raise PolicyError(f'environment.secrets says nothing where the mode is "{self.mode}": leave it out')
+        idle = [
+            *(["names"] if self.names and self.mode in ("none", "full") else ()),
+            *(["secrets"] if self.secrets != "named" and self.mode != "allow" else ()),
+        ]
+        if idle:
+            raise PolicyError.several(
+                [f'environment.{name} says nothing where the mode is "{self.mode}": leave it out' for name in idle]
+            )
 
     def passes(self, name: str, value: str = "") -> bool:
         """Whether a variable of the host's environment is passed on.

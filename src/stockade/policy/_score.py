@@ -64,9 +64,9 @@ def score(policy: Policy, isolation: str) -> Score:
         raise IsolationError(f'isolation {shown(isolation)} is not available in this release: use "inprocess"')
     reasons = (
         Reason(
-            "engine", 34, 34, "WebAssembly in wasmtime: the guest has its own memory and no way out but its imports"
+            "engine", 34, 34, "WebAssembly in wasmtime: the guest has its own memory and only the imports it is given"
         ),
-        Reason("process", 0, 20, "runs happen in this process: a hole in the engine is a hole in the host"),
+        Reason("process", 0, 20, "runs share the host's process: a bug in the engine exposes the host"),
         _network(policy),
         _files(policy),
         _quotas(policy),
@@ -88,17 +88,17 @@ def _enforced(policy: Policy, path: str) -> bool:
 
 def _network(policy: Policy) -> Reason:
     points, why = {
-        "none": (8, "no connections"),
+        "none": (8, "no network access"),
         # Neither loopback nor hosts contains the other, so neither may give more.
-        "loopback": (2, "services of this machine can be reached"),
+        "loopback": (2, "can reach services on this machine"),
         "hosts": (2, "named hosts only"),
         "ports": (1, "any public host on some ports"),
-        "full": (0, "any host, private networks too"),
+        "full": (0, "any host, including private networks"),
     }[policy.network.mode]
     if policy.process.mode != "none":
-        points, why = 0, "commands of the host may be started"
+        points, why = 0, "can start programs on the host"
     if not (_enforced(policy, "network.mode") and _enforced(policy, "process.mode")):
-        points, why = 0, "asked for, but not enforced in this release"
+        points, why = 0, "not supported in this release"
     return Reason("network", points, 8, why)
 
 
@@ -108,12 +108,12 @@ def _files(policy: Policy) -> Reason:
     if not modes:
         return Reason("files", 8, 8, "no folders")
     if "rw" not in modes:
-        return Reason("files", 5, 8, "folders for reading only")
+        return Reason("files", 5, 8, "read-only folders")
     if policy.on_violation == "audit":
-        return Reason("files", 0, 8, 'folders for writing; rights there are let through: on_violation is "audit"')
+        return Reason("files", 0, 8, 'writable folders, rights not enforced: on_violation is "audit"')
     points = 3 - files.create - files.delete - files.symlinks
     rights = [name for name in ("create", "delete", "symlinks") if getattr(files, name)]
-    return Reason("files", max(points, 0), 8, f"folders for writing{', with ' + ', '.join(rights) if rights else ''}")
+    return Reason("files", max(points, 0), 8, f"writable folders{', with ' + ', '.join(rights) if rights else ''}")
 
 
 _QUOTAS = ("read_bytes", "write_bytes", "file_size", "files_created", "random_bytes")
@@ -122,10 +122,10 @@ _QUOTAS = ("read_bytes", "write_bytes", "file_size", "files_created", "random_by
 def _quotas(policy: Policy) -> Reason:
     missing = [name for name in _QUOTAS if getattr(policy.limits, name) is None]
     if policy.on_violation == "audit":
-        return Reason("quotas", 0, 4, 'let through: on_violation is "audit"')
+        return Reason("quotas", 0, 4, 'not enforced: on_violation is "audit"')
     points = max(0, 4 - len(missing))
     return Reason(
-        "quotas", points, 4, f"no limit on {', '.join(missing)}" if missing else "files and randomness are capped"
+        "quotas", points, 4, f"no limit on {', '.join(missing)}" if missing else "files and random bytes are limited"
     )
 
 
@@ -133,15 +133,15 @@ def _time(policy: Policy) -> Reason:
     limits = policy.limits
     wall = math.inf if limits.wall_time is None else limits.wall_time
     points = 4 if wall <= 60 else 2 if wall <= 3600 else 0
-    told = ["no deadline" if wall == math.inf else f"{wall:g} s"]
+    told = ["no time limit" if wall == math.inf else f"time limit {wall:g} s"]
     if not limits.metered:
-        told.append("fuel is not metered")
+        told.append("fuel not metered")
     elif limits.fuel_refill and limits.fuel_time is None:  # no refill adds to the fuel of a time
-        told.append("fuel is refilled")
+        told.append("fuel refilled")
         points += 1
     else:
         points += 2
-        told.append("fuel is metered")
+        told.append("fuel metered")
     return Reason("time", points, 6, ", ".join(told))
 
 
@@ -149,7 +149,7 @@ def _memory(policy: Policy) -> Reason:
     size = policy.limits.memory
     points = 4 if size <= 256 << 20 else 3 if size <= 1 << 30 else 1
     told = f"{size / (1 << 20):,.1f}".removesuffix(".0")
-    return Reason("memory", points, 4, f"{told} MiB for memories and tables together")
+    return Reason("memory", points, 4, f"{told} MiB for memories and tables")
 
 
 def _environment(policy: Policy) -> Reason:
@@ -157,29 +157,29 @@ def _environment(policy: Policy) -> Reason:
     # What is set hides the host's variable of that name.
     named = [name for name in environment.names if name not in environment.set] if environment.mode == "allow" else []
     if environment.mode == "none" or (environment.mode == "allow" and not named):
-        return Reason("environment", 4, 4, "nothing of the host's")
+        return Reason("environment", 4, 4, "no host variables")
     secret = [name for name in environment.named_secrets() if name in named]
     if environment.mode == "allow" and not secret:
         return Reason("environment", 3, 4, f"{len(named)} named variable{'s' * (len(named) > 1)}")
     if secret:
-        return Reason("environment", 0, 4, f"secrets by name: {', '.join(map(shown, secret[:3]))}")
+        return Reason("environment", 0, 4, f"passes secrets: {', '.join(map(shown, secret[:3]))}")
     return Reason("environment", 1, 4, "all variables that do not look like secrets")
 
 
 def _clock(policy: Policy) -> Reason:
     clock = policy.clock
     if clock.mode in ("none", "virtual"):
-        return Reason("clock", 3, 3, "no real time to measure with")
+        return Reason("clock", 3, 3, "no real clock")
     if clock.mode == "coarse":
         points = 2 if clock.resolution >= 1e-3 else 1
-        return Reason("clock", points, 3, f"cut to {clock.resolution * 1e3:g} ms")
-    return Reason("clock", 0, 3, "to the nanosecond: good enough to measure caches with")
+        return Reason("clock", points, 3, f"rounded down to {clock.resolution * 1e3:g} ms")
+    return Reason("clock", 0, 3, "nanosecond resolution: allows cache timing attacks")
 
 
 def _calls(policy: Policy) -> Reason:
     limits = policy.limits
     if policy.on_violation == "audit":
-        return Reason("calls", 0, 4, 'let through: on_violation is "audit"')
+        return Reason("calls", 0, 4, 'not enforced: on_violation is "audit"')
     told = [name for name in ("calls", "call_rate") if getattr(limits, name) is not None]
     sockets = any(name.startswith("sock_") and name not in policy.wasi.refused() for name in _SOCKETS)
     points = 2 * (not sockets) + len(told)
@@ -194,7 +194,7 @@ _SOCKETS = ("sock_accept", "sock_recv", "sock_send", "sock_shutdown")
 def _features(policy: Policy) -> Reason:
     risky = [name for name in fields_of(Features) if getattr(policy.features, name) and name not in _WELL_TRIED]
     return Reason(
-        "features", max(0, 3 - len(risky)), 3, f"{', '.join(risky)} allowed" if risky else "well tried proposals only"
+        "features", max(0, 3 - len(risky)), 3, f"{', '.join(risky)} allowed" if risky else "mature proposals only"
     )
 
 
@@ -204,7 +204,7 @@ _WELL_TRIED = ("simd", "tail_call")
 def _violations(policy: Policy) -> Reason:
     points, why = {
         "stop": (2, "the first violation ends the run"),
-        "deny": (1, "a guest may go on trying"),
-        "audit": (0, "violations are let through"),
+        "deny": (1, "a refused call fails, and the guest continues"),
+        "audit": (0, "violations are allowed"),
     }[policy.on_violation]
     return Reason("violations", points, 2, why)

@@ -51,7 +51,8 @@ def _quantity(value: object, units: Mapping[str, int], example: str, scale: int 
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{shown(value)} is not a number such as {example}")  # noqa: TRY004 - one error for unfit text
+        given = str(value).lower() if isinstance(value, bool) else shown(value)
+        raise ValueError(f"{given} is not a number such as {example}")  # noqa: TRY004 - one error for unfit text
     if isinstance(value, int | float):
         if isinstance(value, int) and value.bit_length() > 1000:
             raise ValueError("the number is too large")

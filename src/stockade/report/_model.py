@@ -52,7 +52,7 @@ class Outcome(StrEnum):
     """How a run ended. Nothing that a guest names can change it."""
 
     OK = "ok"
-    """The guest returned, or left with exit code 0."""
+    """The guest returned, or exited with code 0."""
     EXIT = "exit"
     """The guest left with a non-zero exit code."""
     TRAP = "trap"
@@ -320,7 +320,7 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
 
     @property
     def ok(self) -> bool:
-        """Whether the guest did its work: it returned, or left with exit code 0."""
+        """Whether the guest did its work: it returned, or exited with code 0."""
         return self.outcome is Outcome.OK
 
     def check(self) -> Self:

@@ -21,13 +21,13 @@ __all__ = ["duration", "last_words", "render", "rows", "size", "summary", "to_js
 
 _ENDINGS = {
     Outcome.OK: "finished",
-    Outcome.FUEL: "stopped: all fuel was used up",
-    Outcome.TIMEOUT: "stopped: the time was up",
-    Outcome.IDLE: "stopped: it waited too long",
-    Outcome.MEMORY: "stopped: it needed more memory than allowed",
-    Outcome.STACK: "stopped: its call stack was exhausted",
-    Outcome.OUTPUT: "stopped: it wrote or returned more than allowed",
-    Outcome.DENIED: "stopped: it tried something forbidden",
+    Outcome.FUEL: "stopped: out of fuel",
+    Outcome.TIMEOUT: "stopped: time limit reached",
+    Outcome.IDLE: "stopped: idle limit reached",
+    Outcome.MEMORY: "stopped: memory limit exceeded",
+    Outcome.STACK: "stopped: stack overflow",
+    Outcome.OUTPUT: "stopped: output limit exceeded",
+    Outcome.DENIED: "stopped: policy violation",
     Outcome.CANCELLED: "cancelled",
     Outcome.CRASHED: "the sandbox failed",
 }
@@ -65,7 +65,7 @@ def count(number: float) -> str:
 def summary(report: Report) -> str:
     """Says in one sentence how a run ended."""
     if report.outcome is Outcome.EXIT:
-        return f"left with exit code {report.exit_code}"
+        return f"exited with code {report.exit_code}"
     if report.outcome is Outcome.TRAP and report.trap is not None:
         return f"trapped: {report.trap.message}"
     return _ENDINGS.get(report.outcome, str(report.outcome))
@@ -114,9 +114,9 @@ def rows(report: Report) -> list[tuple[str, str]]:
         for number, frame in enumerate(report.trap.frames[:8]):
             name = frame.function or f"function {frame.index}"
             lines.append(("trap" if number == 0 else "", f"{name} + {frame.offset:#x}"))
-    compile_time = "at hand" if timings.cache_hit else duration(timings.compile)
-    lines.append(("time", f"{duration(timings.run)} run, {duration(timings.instantiate)} instantiate"))
-    lines.append(("", f"{compile_time} compile, {duration(usage.cpu_seconds)} processor"))
+    compile_time = "cached" if timings.cache_hit else duration(timings.compile)
+    lines.append(("time", f"run: {duration(timings.run)} · instantiate: {duration(timings.instantiate)}"))
+    lines.append(("", f"compile: {compile_time} · CPU: {duration(usage.cpu_seconds)}"))
     if usage.idle_seconds:
         lines.append(("waiting", duration(usage.idle_seconds)))
     lines.extend(_fuel_rows(report))
@@ -124,7 +124,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
     output = f"stdout {size(usage.stdout_bytes)}, stderr {size(usage.stderr_bytes)}"
     if report.truncated.stdout or report.truncated.stderr:
         dropped = report.truncated.stdout + report.truncated.stderr
-        output += f" ({size(dropped)} dropped from the middle)"
+        output += f" ({size(dropped)} not kept)"
     lines.append(("output", output))
     if usage.files_opened or usage.files_created or usage.files_deleted:
         counts = f"{usage.files_opened:,} opened, {usage.files_created:,} created, {usage.files_deleted:,} deleted"
@@ -132,12 +132,12 @@ def rows(report: Report) -> list[tuple[str, str]]:
     if usage.calls:
         most = sorted(usage.calls.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{name} ×{count:,}" for name, count in most[:5])
-        rest = f" and {len(most) - 5} more kinds" if len(most) > 5 else ""
+        rest = f" and {len(most) - 5} more" if len(most) > 5 else ""
         lines.append(("WASI calls", f"{sum(usage.calls.values()):,}: {shown}{rest}"))
     for number, violation in enumerate(report.violations):
         lines.append(("violations" if number == 0 else "", violation_text(violation)))
     if report.violations_dropped:
-        lines.append(("", f"and {report.violations_dropped:,} more of these kinds"))
+        lines.append(("", f"and {report.violations_dropped:,} more of the same kinds"))
     return lines
 
 
@@ -147,20 +147,20 @@ def _fuel_rows(report: Report) -> list[tuple[str, str]]:
         return [("fuel", "not metered" if used is None else f"{used:,}")]
     text = f"{'' if fuel.exact else 'at least '}{used:,} of {fuel.initial + fuel.refilled:,}"
     if fuel.refills:
-        text += f", {fuel.refilled:,} of them in {fuel.refills:,} refills"
+        text += f", including {fuel.refilled:,} from {fuel.refills:,} refills"
     lines = [("fuel", text)]
     if fuel.rate:
         trend = "" if fuel.trend is Trend.TOO_LITTLE_DATA else f", {fuel.trend}"
-        lines.append(("", f"{fuel.average_rate:,.0f} a second{trend}"))
+        lines.append(("", f"{fuel.average_rate:,.0f} per second{trend}"))
     return lines + [("", anomaly_text(anomaly)) for anomaly in fuel.anomalies]
 
 
 def anomaly_text(anomaly: FuelAnomaly) -> str:
-    """Says in one line what was out of the ordinary about fuel."""
+    """Says in one line what was unusual about fuel."""
     if anomaly.kind == "rapid_depletion":
-        return f"rapid depletion: all of it within {duration(anomaly.observed)}"
+        return f"rapid depletion: used up within {duration(anomaly.observed)}"
     name = anomaly.kind.replace("_", " ")
-    return f"{name}: {anomaly.observed:,.0f} a second in the latest slice, {anomaly.expected:,.0f} before"
+    return f"{name}: {anomaly.observed:,.0f} per second in the latest slice, {anomaly.expected:,.0f} before"
 
 
 def render(report: Report) -> str:

@@ -11,8 +11,7 @@ from stockade.runner import ASIDE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Argument, Guest, PolicyContext, Returns
-    from stockade.execution.loop_streams import LoopStreams
+    from stockade.execution import Argument, Guest, PolicyContext, Returns, Streams
     from stockade.modules import Module, Source
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
@@ -44,7 +43,7 @@ def run_steps(
     control: RunControl,
     module: Source,
     inputs: Inputs,
-    streams: LoopStreams | None = None,
+    streams: Streams | None = None,
     tenant: str = "",
 ) -> RunCoroutine[Report]:
     """Runs a WASI command.
@@ -54,7 +53,7 @@ def run_steps(
         control: What tells it to stop.
         module: The module.
         inputs: What the guest is given.
-        streams: What serves its output and input on an event loop; None where nothing does.
+        streams: What serves its output and input in the place of the callbacks among its inputs.
         tenant: For whom.
     """
     loaded = context.load(module)
@@ -73,6 +72,8 @@ def call_steps(
     args: Sequence[Argument],
     returns: Returns | None = None,
     tenant: str = "",
+    inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+    streams: Streams | None = None,
 ) -> RunCoroutine[Report]:
     """Calls an export; a reactor is initialized first.
 
@@ -84,12 +85,14 @@ def call_steps(
         args: What it is passed.
         returns: What its result is read as.
         tenant: For whom.
+        inputs: What the guest is given.
+        streams: What serves its output and input in the place of the callbacks among its inputs.
     """
     loaded = context.load(module)
     call = bind_arguments(loaded, export, args, returns)
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
-    guest = context.guest(loaded, control)
+    guest = context.guest(loaded, control, inputs, streams)
     return (yield from _with(guest, control, _initialized(loaded, guest, call)))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         OnProgress,
         Returns,
         Stdin,
+        Streams,
     )
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Source
@@ -64,7 +65,7 @@ class Sandbox:
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The isolation is not to be had.
+        IsolationError: The isolation mode is unavailable.
     """
 
     def __init__(
@@ -340,6 +341,8 @@ class Sandbox:
         policy: Callable[[], Policy | None] | PolicyLike | None = None,
         run_id: str | None = None,
         tenant: str = "",
+        returns: Returns | None = None,
+        streams: Streams | None = None,
     ) -> tuple[RunCoroutine[Report], RunControl]:
         """Returns a run, or a call of an export, in steps that somebody else takes; and its control.
 
@@ -354,6 +357,8 @@ class Sandbox:
             policy: A policy for this run, or what is asked for it when it begins.
             run_id: What it is called.
             tenant: For whom it runs.
+            returns: What the result of the function is read as.
+            streams: Serves the guest while it runs, in the place of callbacks.
         """
         run = self._registry.under_way(run_id)
 
@@ -364,13 +369,15 @@ class Sandbox:
         def begun() -> RunCoroutine[Report]:
             context = self._contexts.under(policy() if callable(policy) else policy)
             if export is not None:
-                return (yield from call_steps(context, run.control, module, export, args, tenant=tenant))
+                given = Inputs((), stdin, env)
+                calling = call_steps(context, run.control, module, export, args, returns, tenant, given, streams)
+                return (yield from calling)
             # What is no list of arguments is told so when the run begins.
             texts = cast("Sequence[str | bytes]", args)
             if isinstance(args, list | tuple):
                 texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
             inputs = Inputs(texts, stdin, env)
-            return (yield from run_steps(context, run.control, module, inputs, tenant=tenant))
+            return (yield from run_steps(context, run.control, module, inputs, streams, tenant))
 
         return steps(), run.control
 

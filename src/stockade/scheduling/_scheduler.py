@@ -285,8 +285,8 @@ class Scheduler:
                     raise UsageError("the scheduler is closed: make a new one")
                 if len(self._line) >= self._queue_size and not self._has_room(task.tenant):
                     raise QueueFull(
-                        f"{len(self._running):,} runs are under way and {len(self._line):,} wait for their turn, which "
-                        "is as many as may: wait for some of them, or allow more by queue_size and concurrency"
+                        f"queue full: {len(self._running):,} running, {len(self._line):,} waiting; wait for some "
+                        "of them, or raise queue_size or concurrency"
                     )
                 self._unfinished[run] = None
                 self._line.add(run)

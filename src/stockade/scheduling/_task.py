@@ -221,7 +221,7 @@ class TaskResult(msgspec.Struct, JsonRecord, frozen=True, kw_only=True, forbid_u
 
     Attributes:
         task_id: The task.
-        success: Whether the guest returned, or left with exit code 0.
+        success: Whether the guest returned, or exited with code 0.
         outcome: How it ended; None where it could not be run at all.
         output: What it returned (a v128 as hexadecimal digits), or what it wrote to stdout, as text (bytes that are
             none replaced). JSON has no infinities and no NaN: they are null there.

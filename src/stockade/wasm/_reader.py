@@ -277,6 +277,8 @@ def parse(data: bytes) -> ParsedModule:
                 "this is a WebAssembly component; Stockade runs core modules. "
                 "Build for the target wasm32-wasip1 instead of wasm32-wasip2"
             )
+        if len(data) < len(MAGIC) + len(_CORE_VERSION):
+            raise InvalidModule(f"not a WebAssembly module: only {len(data)} bytes")
         raise InvalidModule(f"WebAssembly version {data[4:8].hex()} is not known; core modules are version 1")
     module = ParsedModule(data)
     last = -1
