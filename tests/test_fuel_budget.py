@@ -5,7 +5,9 @@ Holds P-FUEL-1 and P-FUEL-2.
 
 from __future__ import annotations
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade import Outcome, Policy, Sandbox, Trend
 from stockade.engine import FUEL_SLICE
+from stockade.execution import _budget
 from stockade.execution._calibrate import Calibration
 from tests.conftest import wat
 
@@ -128,6 +131,26 @@ def test_refills_reach_a_guest_in_a_tight_loop() -> None:
     assert helped.fuel.consumed == cost
     assert helped.fuel.refills >= 4
     assert adds_up(helped)
+
+
+@pytest.mark.parametrize("fuel", range(500, 520))
+def test_what_a_block_takes_beyond_its_fuel_is_paid_from_the_refill(fuel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a guest whose fuel is always used up in the middle of a block gets a part of each refill for nothing.
+
+    Refills are always due, as they are on a machine so busy that a guest waits for its turn.
+    """
+    cost = cost_of(1_000)
+    policy = PATIENT.replace(fuel=fuel, fuel_refill=500, fuel_refill_interval=0.001, fuel_refill_max=500 + fuel)
+    now = itertools.count(1_000)
+    monkeypatch.setattr(_budget, "time", SimpleNamespace(monotonic=lambda: next(now)))
+
+    report = Sandbox(policy).call(COUNT, "count", 1_000)
+
+    assert report.ok
+    assert report.fuel is not None
+    assert (report.fuel.consumed, report.fuel.exact) == (cost, True)
+    assert report.fuel.refills > 0
+    assert adds_up(report)
 
 
 def test_a_refill_that_comes_too_late_does_not_come() -> None:

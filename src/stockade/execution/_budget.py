@@ -80,11 +80,16 @@ class Budget:
         """Leaves out a time in which the guest did not run."""
         self._rested += seconds
 
+    def _left(self) -> int:
+        """What is left, if the instance says that its count is exact, else at most this.
+
+        Less than nothing, where the guest has used up what it had in the middle of a block of code, and finished that.
+        """
+        return min(self._instance.fuel_left() - self._overdraft, self.initial + self.refilled)
+
     def _read(self) -> int:
-        """What the guest has spent: all of it where the instance says that its count is exact, else at least this."""
-        given = self.initial + self.refilled
-        left = self._instance.fuel_left() - self._overdraft
-        return given - min(max(left, 0), given)
+        """What the guest has spent of what it was given: all of it, where its count is exact, else at least this."""
+        return self.initial + self.refilled - max(self._left(), 0)
 
     def look(self) -> None:
         """Takes a sample and gives the guest what is due, if its count is exact.
@@ -99,7 +104,8 @@ class Budget:
         self._sample(now, spent)
         if not self._limits.fuel_refill:
             return
-        left = self.initial + self.refilled - spent
+        # What a block of code took beyond what there was is owed: the next refill is less by as much.
+        left = self._left()
         given = self._due(now, left)
         if left + given <= 0:
             raise GuestStopped(StopReason(failure=Failure(OUT_OF_FUEL, "", ())))
