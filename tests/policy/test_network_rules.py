@@ -652,6 +652,8 @@ _IPV6 = st.ip_addresses(v=6) | st.sampled_from(_INSIDE_6).flatmap(lambda network
 @settings(deadline=None, max_examples=500)
 @given(_IPV4.flatmap(lambda address: st.tuples(st.just(address), spelled(address))))
 @example((ipaddress.IPv4Address("169.254.169.254"), "0xa9.0376.43518"))
+@example((ipaddress.IPv4Address("192.0.0.192"), "192.0.0.192"))
+@example((ipaddress.IPv4Address("168.63.129.16"), "168.63.129.16"))
 def test_no_spelling_of_an_ipv4_address_makes_it_public(case: tuple[ipaddress.IPv4Address, str]) -> None:
     """Attack: the address of this machine or of a cloud's metadata as a number, in hex, or inside IPv6."""
     address, text = case
@@ -660,7 +662,8 @@ def test_no_spelling_of_an_ipv4_address_makes_it_public(case: tuple[ipaddress.IP
     if is_inside(address):
         assert not permitted
     else:
-        assert permitted is address.is_global
+        # Clouds tell their secrets at two addresses that are global ones otherwise.
+        assert permitted is (address.is_global and str(address) not in {"192.0.0.192", "168.63.129.16"})
 
 
 @settings(deadline=None, max_examples=500)
