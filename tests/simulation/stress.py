@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from stockade.engine import Engine
 from tests.conftest import HELLO, wat
-from tests.test_async import ECHO, SLEEPER, SPIN
+from tests.sandbox.test_async import ECHO, SLEEPER, SPIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,7 +29,7 @@ from stockade.guard._state import State
 from stockade.host import HostFunctions
 from stockade.runner import FOREVER, GO_ON, RunControl, WorkItem, executor
 from tests.conftest import HELLO, wat
-from tests.test_async import ECHO, SLEEPER, SPIN, live_instances
+from tests.sandbox.test_async import ECHO, SLEEPER, SPIN, live_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -702,7 +702,7 @@ def test_what_is_cancelled_at_any_moment_is_told_as_it_was() -> None:
     """A small number of what the benchmark does with 10,000: reports say what was written, and nothing is left."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "cancelled"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "STOCKADE_BENCH_CANCELS": "100"},
         capture_output=True,
         text=True,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.test_run import CAT, COMMAND, LOOP, SPEAK_THEN_SLEEP, large_module, save, stockade
 from tests.conftest import HELLO
-from tests.test_cli import CAT, COMMAND, LOOP, SPEAK_THEN_SLEEP, large_module, save, stockade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -376,7 +376,7 @@ def test_invoke_names_the_argument_that_does_not_fit(tmp_path: Path, arguments: 
 
 def test_docker_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`-v`, `-e` and `-m` mean what they mean there; but a folder is read-only unless asked for."""
-    from tests.test_cli import CREATE, ENVIRONMENT
+    from tests.cli.test_run import CREATE, ENVIRONMENT
 
     guest = save(tmp_path, CREATE)
     data = tmp_path / "data:1"

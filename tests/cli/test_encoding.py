@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.test_run import COMMAND, LOOP, save, speaker
 from tests.conftest import HELLO
-from tests.test_cli import COMMAND, LOOP, save, speaker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from stockade import Outcome, Pipe, Policy, Report, Sandbox, Scheduler, SessionPool, Task, TaskHandle, UsageError
 from tests.conftest import wat
-from tests.test_streams import ECHO
+from tests.execution.test_streams import ECHO
 
 if TYPE_CHECKING:
     from collections.abc import Callable

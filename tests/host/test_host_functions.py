@@ -44,8 +44,7 @@ from stockade import (
 )
 from stockade.policy import Amount
 from stockade.runner._executor import MOST_OUTSIDE
-
-from .conftest import HELLO, wat
+from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1602,7 +1601,7 @@ def test_a_function_may_refuse_in_its_own_way() -> None:
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
-PAGE_FILE = Path(__file__).parent.parent / "docs" / "host-functions.md"
+PAGE_FILE = Path(__file__).parents[2] / "docs" / "host-functions.md"
 
 
 def test_the_table_of_the_page_tells_what_each_annotation_is() -> None:

@@ -20,7 +20,7 @@ import pytest
 import stockade
 from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from tests.conftest import HELLO, wat
-from tests.test_async import ECHO, SLEEPER, live_instances
+from tests.sandbox.test_async import ECHO, SLEEPER, live_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,7 +216,7 @@ warnings.simplefilter("ignore", ResourceWarning)
 import stockade
 from stockade.engine import Engine
 from tests.conftest import HELLO, wat
-from tests.test_async import SLEEPER
+from tests.sandbox.test_async import SLEEPER
 
 class Alarm(Exception):
     pass
@@ -303,7 +303,7 @@ def test_real_signals_hang_and_leak_nothing() -> None:
         capture_output=True,
         text=True,
         timeout=100,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "0 0 0\n")

@@ -16,9 +16,9 @@ import pytest
 
 import stockade
 from stockade import InvalidModule, LinkError, Module, ModuleError, ModuleNotFound, Policy, Sandbox
+from tests.cli.test_run import leb, quoted, section
+from tests.cli.test_run import stockade as command
 from tests.conftest import HELLO, wat
-from tests.test_cli import leb, quoted, section
-from tests.test_cli import stockade as command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Sandbox, UsageError
-
-from .conftest import wat
+from tests.conftest import wat
 
 if TYPE_CHECKING:
     from stockade import Module

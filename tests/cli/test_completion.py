@@ -11,7 +11,7 @@ import pytest
 
 from stockade import Module
 from stockade.policy import PRESETS
-from tests.test_cli import COMMAND, NUMBERS, save
+from tests.cli.test_run import COMMAND, NUMBERS, save
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,9 +16,9 @@ from stockade.cli import stockade as command_line
 from stockade.compilation import _programs
 from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
+from tests.cli.test_run import save
+from tests.cli.test_run import stockade as process
 from tests.conftest import HELLO, program_path, wat
-from tests.test_cli import save
-from tests.test_cli import stockade as process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

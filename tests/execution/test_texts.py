@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade import LimitExceeded, Outcome, Policy, Report, Sandbox, UsageError
 from stockade.execution._string_calls import CONVENTIONS
-
-from .conftest import wat
+from tests.conftest import wat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -535,7 +534,7 @@ def test_reports_with_text_and_bytes_are_kept_by_msgspec() -> None:
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
-PAGE = Path(__file__).parent.parent / "docs" / "values.md"
+PAGE = Path(__file__).parents[2] / "docs" / "values.md"
 
 
 def test_the_page_tells_every_convention() -> None:

@@ -21,8 +21,7 @@ from stockade.compilation import forget_programs
 from stockade.engine import assemble
 from stockade.guard import guard, weave
 from stockade.worker import _prepare
-
-from .conftest import wat
+from tests.conftest import wat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,7 +237,7 @@ _MEASURE = """
 import sys
 from stockade import Policy, Sandbox
 sys.path.insert(0, sys.argv[2])
-from tests.test_growth_budget import MEMORIES, PAGE, box, grower
+from tests.execution.test_growth_budget import MEMORIES, PAGE, box, grower
 
 def resident():
     with open("/proc/self/status") as status:
@@ -268,7 +267,7 @@ print(resident() - before, granted, usage.memory_peak_bytes, usage.table_element
 @pytest.mark.parametrize("kind", ["memory", "table", "both"])
 def test_the_host_has_no_more_of_it_than_the_report_says(kind: str) -> None:
     """Attack: what the report does not tell, the host still pays for. Every page granted is touched."""
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     result = subprocess.run(
         [sys.executable, "-c", _MEASURE, kind, root], capture_output=True, text=True, timeout=100, check=False
     )

@@ -12,7 +12,7 @@ import pytest
 
 from stockade import Pipe, Policy, Sandbox, UsageError
 from tests.conftest import wat
-from tests.test_streams import ECHO
+from tests.execution.test_streams import ECHO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -20,12 +20,12 @@ from stockade.guard import Woven, guard, weave
 from stockade.modules import _weaving
 from stockade.policy import Limits
 from stockade.wasm import _scan
+from tests.cli.test_run import in_terminal
+from tests.cli.test_run import stockade as process
+from tests.compilation.test_compiling import with_items
 from tests.conftest import HELLO, program_path
 from tests.guard._modules import HEADER, custom
 from tests.guard.test_encodings import hidden_call
-from tests.test_cli import in_terminal
-from tests.test_cli import stockade as process
-from tests.test_compiling import with_items
 
 
 def command(*args: str | Path) -> Result:
@@ -251,7 +251,7 @@ def test_json_has_the_same_for_machines(tmp_path: Path) -> None:
 
 def test_the_documented_shape_is_the_real_one() -> None:
     """The reference page names every field, and no other."""
-    page = (Path(__file__).parent.parent / "docs" / "inspect.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text(encoding="utf-8")
     documented = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
 
     assert documented == [field.encode_name for field in msgspec.structs.fields(Inspection)]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.test_run import COMMAND, LOOP, in_terminal, save, speaker, stockade
 from tests.conftest import HELLO
-from tests.test_cli import COMMAND, LOOP, in_terminal, save, speaker, stockade
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

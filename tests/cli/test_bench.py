@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from stockade.cli import _bench, stockade
-from tests.test_cli import in_terminal, save
+from tests.cli.test_run import in_terminal, save
 
 if TYPE_CHECKING:
     from pathlib import Path
