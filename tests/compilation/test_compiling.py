@@ -430,7 +430,7 @@ COMMAND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from stockade.__main__ import main
-sys.argv = ["stockade", "cache", "warm", "--policy", sys.argv[2], sys.argv[1]]
+sys.argv = ["stockade", "run", "--policy", sys.argv[2], sys.argv[1]]
 main()
 """
 GENEROUS = """

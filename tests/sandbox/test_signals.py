@@ -19,6 +19,7 @@ import pytest
 
 import stockade
 from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from tests._processes import until
 from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER, live_instances
 
@@ -206,7 +207,8 @@ def test_handlers_come_between_any_two_lines(
     for number in range(_TIMES):
         once(1 + (number * lines) // _TIMES)
     gc.collect()
-    assert live_instances() == 0
+    # The thread of a pool may just be closing what it has opened for nobody.
+    assert until(lambda: live_instances() == 0)
 
 
 ALARMS = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -55,6 +56,11 @@ class UnderWay:
     def __exit__(self, *exception: object) -> None:
         self._registry.leave(self.control)
 
+    def __del__(self) -> None:
+        # Where the handler of a signal has raised before leaving began.
+        if self.control.name is not None:
+            self._registry.leave(self.control)
+
     def take(self, steps: RunCoroutine[Report]) -> Report:
         """Takes all steps of the run on this thread."""
         return run_blocking(steps, self.control)
@@ -80,6 +86,8 @@ class RunRegistry:
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
+        # Reentrant, for the handler of a signal may come while its thread has it.
+        self._lock = threading.RLock()
         # What is called whenever a run is over, once nothing can begin any more.
         self._waiters: list[Callable[[], object]] = []
 
@@ -133,8 +141,10 @@ class RunRegistry:
                 waiter()
 
     def _take_off(self, control: RunControl) -> None:
-        if control.name is not None and self.runs.get(control.name) is control:
-            del self.runs[control.name]
+        # Another run may have its name, as soon as somebody else has taken it off.
+        with self._lock:
+            if control.name is not None and self.runs.get(control.name) is control:
+                del self.runs[control.name]
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs are that have begun, by their names."""
