@@ -10,6 +10,9 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 import stockade
+import stockade.host
+import stockade.policy
+import stockade.report
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -66,6 +69,8 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text=context.get_help(), language="text")]
 
 
+# Where names of the API are imported from; the first that has a name is where the reference documents it.
+_HOMES = (stockade, stockade.policy, stockade.report, stockade.host)
 _MADE_BY_STOCKADE = {"AsyncSession", "GuestMemory", "HostCall", "Module", "Session", "TaskHandle"}
 _GIVEN_BY_POSITION = {"Mount", "PortRange"}
 
@@ -95,12 +100,12 @@ def _docstring(_app: Sphinx, what: str, _name: str, _found: object, _options: ob
 def _literal_or_link(match: re.Match[str]) -> str:
     text = match[1]
     first, *rest = text.removeprefix("stockade.").split(".")
-    owner = getattr(stockade, first, None) if first in stockade.__all__ else None
-    if owner is None or len(rest) > 1 or (rest and not hasattr(owner, rest[0])):
+    home = next((module for module in _HOMES if first in module.__all__), None)
+    if home is None or len(rest) > 1 or (rest and not hasattr(getattr(home, first), rest[0])):
         return f"``{text}``"
     if first.islower() and not text.startswith("stockade."):
         return f"``{text}``"  # `run` and `call` are methods of several classes
-    return f":py:obj:`{text} <stockade.{'.'.join([first, *rest])}>`"
+    return f":py:obj:`{text} <{'.'.join([home.__name__, first, *rest])}>`"
 
 
 def setup(app: Sphinx) -> None:
