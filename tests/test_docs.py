@@ -44,7 +44,7 @@ def _readable(page: Path) -> list[Block]:
 
 
 _SLOW = {"README.md": (pytest.mark.slow, pytest.mark.timeout(300))}
-"""The README compiles CPython, in the cache of nobody else."""
+"""The README compiles CPython and shows a little of everything."""
 
 
 @pytest.mark.parametrize(
