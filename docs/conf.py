@@ -10,6 +10,9 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 import stockade
+import stockade.host
+import stockade.policy
+import stockade.report
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -66,19 +69,50 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text=context.get_help(), language="text")]
 
 
+# Where names of the API are imported from; the first that has a name is where the reference documents it.
+_HOMES = (stockade, stockade.policy, stockade.report, stockade.host)
 _MADE_BY_STOCKADE = {"AsyncSession", "GuestMemory", "HostCall", "Module", "Session", "TaskHandle"}
-_GIVEN_BY_POSITION = {"Mount", "PortRange"}
+_GIVEN_BY_POSITION = {
+    "Mount": '(host: str | PathLike[str], guest: str, mode: Literal["ro", "rw"] = "ro")',
+    "PortRange": "(first: int, last: int)",
+}
 
 
 def _signature(_app: Sphinx, what: str, name: str, found: object, *_: object) -> tuple[str, str | None] | None:
     """Leaves out signatures that tell nothing: of what only Stockade makes, and of data whose fields are listed."""
+    if name.endswith((".schema", ".to_dict")):
+        return "()", "dict[str, Json]"  # not that alias at full length
     if what != "class":
         return None
-    is_data = isinstance(found, type) and issubclass(found, msgspec.Struct)
+    is_data = isinstance(found, type) and issubclass(found, msgspec.Struct | tuple)
     short = name.rpartition(".")[2]
-    if short in _MADE_BY_STOCKADE or (is_data and short not in _GIVEN_BY_POSITION):
-        return "", None
+    if short in _MADE_BY_STOCKADE or is_data:
+        return _GIVEN_BY_POSITION.get(short, ""), None
     return None
+
+
+def _skip(_app: Sphinx, _what: str, name: str, member: object, *_: object) -> bool | None:
+    """Leaves out what is there for the machinery of policies, and fields that stand in the list of fields already."""
+    is_field = (getattr(member, "__doc__", None) or "").startswith("Alias for field number")
+    return True if is_field or name == "FOLLOW_MODE" else None
+
+
+# Types that only Stockade's own code names, as a user would say them.
+_PLAIN_TYPES = (
+    (re.compile(r"\bstockade\.policy\._frozen\.FrozenDict\["), "Mapping[str, "),
+    (re.compile(r"\bstockade\.report\._model\._Returned\b"), "Value"),
+    (re.compile(r"\bstockade\.modules\._inspection\."), ""),
+    (re.compile(r"bool \| int \| float \| str \| list\[bool .*"), "Json"),
+)
+
+
+def _types(_app: Sphinx, _what: str, _name: str, _found: object, _options: object, lines: list[str]) -> None:
+    """Says the types of fields, which are there when the docstring was read, in words of the API."""
+    for number, line in enumerate(lines):
+        if line.startswith(":vartype "):
+            for pattern, plain in _PLAIN_TYPES:
+                line = pattern.sub(plain, line)
+            lines[number] = line
 
 
 def _docstring(_app: Sphinx, what: str, _name: str, _found: object, _options: object, lines: list[str]) -> None:
@@ -89,18 +123,20 @@ def _docstring(_app: Sphinx, what: str, _name: str, _found: object, _options: ob
     if what in ("attribute", "property"):
         # And what stands before a colon in the first line, unless that is a comment.
         text = f"..\n\n{text}"
+    # And the star of a pattern, such as AWS_*, for emphasis.
+    text = re.sub(r"(?<![`\w*])(\*_[A-Z_]+|[A-Z]+_?\*)(?![`\w*])", r"``\1``", text)
     lines[:] = re.sub(r"(?<![`:\w])`([^`\n]+)`(?!`)", _literal_or_link, text).split("\n")
 
 
 def _literal_or_link(match: re.Match[str]) -> str:
     text = match[1]
     first, *rest = text.removeprefix("stockade.").split(".")
-    owner = getattr(stockade, first, None) if first in stockade.__all__ else None
-    if owner is None or len(rest) > 1 or (rest and not hasattr(owner, rest[0])):
+    home = next((module for module in _HOMES if first in module.__all__), None)
+    if home is None or len(rest) > 1 or (rest and not hasattr(getattr(home, first), rest[0])):
         return f"``{text}``"
     if first.islower() and not text.startswith("stockade."):
         return f"``{text}``"  # `run` and `call` are methods of several classes
-    return f":py:obj:`{text} <stockade.{'.'.join([first, *rest])}>`"
+    return f":py:obj:`{text} <{'.'.join([home.__name__, first, *rest])}>`"
 
 
 def setup(app: Sphinx) -> None:
@@ -109,3 +145,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", _signature)
     # Before napoleon, which reads docstrings at 500.
     app.connect("autodoc-process-docstring", _docstring, priority=400)
+    app.connect("autodoc-process-docstring", _types, priority=600)
+    app.connect("autodoc-skip-member", _skip)
