@@ -42,7 +42,7 @@ from stockade import (
 )
 from stockade.engine import Engine
 from stockade.scheduling._fair_queue import Line
-from stockade.scheduling._handle import TaskRun
+from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
 from tests._compiling import Compiling, compiling_by_hand
 from tests.conftest import HELLO, wat
 
@@ -1098,3 +1098,31 @@ def test_reports_are_let_go_of(box: Sandbox) -> None:
         for _ in scheduler.map(map(same, range(500))):
             pass
         assert reports() - before < 10
+
+
+def test_what_is_called_when_a_job_is_over_is_called_once() -> None:
+    """Whoever asks for more while it is called, from the call or from another thread, has it called again otherwise."""
+    run = TaskRun(Task(module=HELLO))
+    job = TaskHandle(run, lambda _: None)
+    called: list[str] = []
+
+    def over() -> None:
+        called.append("over")
+        if len(called) < 5:
+            run.report.when_done(lambda: None)
+
+    when_over(job, over)
+    run.report.settle(None, UsageError("it is over"))
+
+    assert called == ["over"]
+
+
+def test_jobs_that_are_awaited_as_they_are_done_come_once(box: Sandbox) -> None:
+    """The natural use: each job of the loop is awaited in its body."""
+
+    async def main() -> list[object]:
+        async with Scheduler(box, concurrency=2) as scheduler:
+            return [(await job).value async for job in scheduler.as_completed_async([same(n) for n in range(3)])]
+
+    for _ in range(30):
+        assert sorted(asyncio.run(main())) == [0, 1, 2]  # type: ignore[type-var]

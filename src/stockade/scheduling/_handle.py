@@ -177,7 +177,7 @@ class TaskHandle:
         if self.done:
             call()
         else:
-            self._run.report.when_done(lambda: tell_later(call))
+            self._run.report.when_done(_just_once(lambda: tell_later(call)))
 
 
 def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
@@ -187,7 +187,21 @@ def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
         job: The job.
         call: What to call.
     """
-    job._run.report.when_done(call)  # noqa: SLF001 - of this module
+    job._run.report.when_done(_just_once(call))  # noqa: SLF001 - of this module
+
+
+def _just_once(call: Callable[[], object]) -> Callable[[], object]:
+    """A call that is made by whoever comes first: several threads may find at once that something is over."""
+    left = [call]
+
+    def first() -> None:
+        try:
+            whole = left.pop()
+        except IndexError:
+            return
+        whole()
+
+    return first
 
 
 def _check_timeout(seconds: object) -> None:
