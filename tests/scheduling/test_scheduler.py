@@ -42,7 +42,7 @@ from stockade import (
 )
 from stockade.engine import Engine
 from stockade.scheduling._fair_queue import Line
-from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
+from stockade.scheduling._handle import TaskRun, when_over
 from tests._compiling import Compiling, compiling_by_hand
 from tests.conftest import HELLO, wat
 
