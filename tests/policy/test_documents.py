@@ -12,6 +12,7 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -657,6 +658,7 @@ def test_deep_nesting_is_refused(format_: Format, text: str) -> None:
         ("toml", "'a.' * 50_000 + 'b = 1'"),
         ("toml", "'limits.' + 'a . ' * 50_000 + 'b = 1'"),
         ("toml", "'x = { ' + '\\'a\\'.' * 50_000 + 'b = 1 }'"),
+        ("toml", "'y = ' + '\"' * 3 + 'a' + '\"' * 4 + ' # \\\\\\n' + 'a.' * 50_000 + 'b = 1 # \"'"),
         ("yaml", "'[' * 100_000"),
         ("yaml", "'{' * 100_000"),
         ("yaml", "'[' * 100_000 + ']' * 100_000"),
@@ -678,6 +680,15 @@ def test_deep_nesting_does_not_exhaust_the_host(format_: Format, text: str) -> N
         pytest.fail("reading a policy takes as long as its writer likes")
 
     assert done.stdout == TOO_DEEP + "\n", done.stderr[-200:]
+
+
+def test_quotes_that_are_never_closed_are_looked_at_once() -> None:
+    """Attack: each of half a million quotes is taken for the beginning of a text that reaches to the end."""
+    begun = time.perf_counter()
+    problem = refusal('\\"' * 500_000)
+
+    assert str(problem).startswith("not TOML: ")
+    assert time.perf_counter() - begun < 2
 
 
 def test_dots_in_text_are_no_depth() -> None:

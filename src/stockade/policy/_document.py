@@ -121,7 +121,12 @@ class _TooDeep(Exception):  # noqa: N818 - never leaves this module
 
 
 _MAX_DEPTH = 100
-_TOML_TEXT = re.compile(r'''"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*''', re.DOTALL)
+# What is not closed reaches as far as it can, and nothing is looked at twice: there the library stops, too.
+_TOML_TEXT = re.compile(
+    r'''"""(?:\\.|[^\\"]|"(?!""))*+"{0,5}|\'\'\'(?:[^']|'(?!\'\'))*+'{0,5}'''
+    r"""|"(?:\\.|[^"\\\n])*+"?|'[^'\n]*+'?|\#[^\n]*""",
+    re.DOTALL,
+)
 
 
 def _parse_toml(text: str) -> Plain:
