@@ -57,8 +57,8 @@ class UnderWay:
         self._registry.leave(self.control)
 
     def __del__(self) -> None:
-        # Where the handler of a signal has raised before leaving began.
-        if self.control.name is not None:
+        # Where the handler of a signal has raised before the run was off the list.
+        if self._registry.runs.get(self.control.name) is self.control:
             self._registry.leave(self.control)
 
     def take(self, steps: RunCoroutine[Report]) -> Report:
@@ -82,7 +82,7 @@ class RunRegistry:
     """
 
     def __init__(self) -> None:
-        self.runs: dict[str, RunControl] = {}
+        self.runs: dict[str | None, RunControl] = {}
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
@@ -130,21 +130,13 @@ class RunRegistry:
 
     def leave(self, control: RunControl) -> None:
         """Takes a run off the list; it may be off already."""
-        try:
-            self._take_off(control)
-        except BaseException:
-            # The handler of a signal has raised in the middle of it.
-            self._take_off(control)
-            raise
+        # Another run may have its name, as soon as somebody else has taken it off.
+        with self._lock:
+            if self.runs.get(control.name) is control:
+                del self.runs[control.name]
         if self._closed:
             for waiter in tuple(self._waiters):
                 waiter()
-
-    def _take_off(self, control: RunControl) -> None:
-        # Another run may have its name, as soon as somebody else has taken it off.
-        with self._lock:
-            if control.name is not None and self.runs.get(control.name) is control:
-                del self.runs[control.name]
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs are that have begun, by their names."""
@@ -152,7 +144,7 @@ class RunRegistry:
         for run_id, control in tuple(self.runs.items()):
             progress = control.progress
             told = None if progress is None else progress()
-            if told is not None:
+            if told is not None and run_id is not None:
                 found[run_id] = told
         return found
 
