@@ -16,9 +16,26 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Bell", "Once"]
+__all__ = ["Bell", "Once", "start_thread"]
 
 _Result = TypeVar("_Result")
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Starts a thread; what the handler of a signal raises meanwhile is raised as it is.
+
+    `Thread.start` of Python 3.11 to 3.14 makes a KeyError of it where the thread runs already: it is off a list by then
+    that `start` takes it off again.
+
+    Raises:
+        RuntimeError: There can be no more threads.
+    """
+    try:
+        thread.start()
+    except KeyError as problem:
+        if problem.__context__ is None:
+            raise
+        raise problem.__context__ from None
 
 
 class Bell:

@@ -20,6 +20,7 @@ import pytest
 
 import stockade
 from stockade import Outcome, Policy, Report, Sandbox
+from stockade._bell import start_thread
 from stockade.engine import _ticker
 from stockade.engine._ticker import Ticker
 from stockade.execution import Call, Inputs, PolicyContext
@@ -292,6 +293,26 @@ def test_a_ticker_whose_thread_fails_goes_on() -> None:
     ticker.enter(ticker)
     assert ticked.wait(30)
     ticker.running.discard(ticker)
+
+
+def test_what_a_handler_raises_while_a_thread_starts_is_raised_as_it_is() -> None:
+    """The attack: an alarm while `Thread.start` waits for a thread that runs already: Python tells of a KeyError."""
+
+    class AlarmError(Exception):
+        pass
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            try:
+                raise AlarmError
+            except AlarmError:
+                raise KeyError(self) from None
+
+    with pytest.raises(AlarmError):
+        start_thread(Interrupted())
+    started = threading.Event()
+    start_thread(threading.Thread(target=started.set))
+    assert started.wait(30)
 
 
 def test_a_run_without_a_ticker_is_refused_and_the_next_one_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from stockade._bell import start_thread
 from stockade.errors import EngineError
 from stockade.system import interrupt_opens, let_interrupts_in
 
@@ -100,7 +101,7 @@ class Ticker:
             thread = threading.Thread(target=self._loop, name="stockade-ticker", daemon=True)
             self._thread = thread
             try:
-                thread.start()
+                start_thread(thread)
             except BaseException as problem:
                 self._thread = None
                 if isinstance(problem, RuntimeError):

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from stockade._bell import start_thread
 from stockade._text import printable
 from stockade.errors import InvalidModule, LinkError, UsageError
 from stockade.modules._inspection import Inspection, inspect
@@ -258,7 +259,7 @@ class _Digest:
         self._sha256 = ""
         self._thread = threading.Thread(target=self._make) if len(data) >= _LARGE_BYTES else None
         if self._thread is not None:
-            self._thread.start()
+            start_thread(self._thread)
 
     def _make(self) -> None:
         self._sha256 = hashlib.sha256(self._data).hexdigest()

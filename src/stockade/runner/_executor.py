@@ -24,6 +24,7 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from stockade._bell import start_thread
 from stockade._outside import outside
 from stockade.errors import EngineError
 from stockade.runner._coroutine import FOREVER, GO_ON
@@ -359,7 +360,7 @@ class Executor:
             self._change.notify_all()
         elif self._threads < MOST_THREADS + self._calling_out:
             try:
-                threading.Thread(target=self._work, name="stockade-executor", daemon=True).start()
+                start_thread(threading.Thread(target=self._work, name="stockade-executor", daemon=True))
             except RuntimeError as problem:
                 # The system has no more. Those that are there look when they have done with what they are at.
                 if not self._threads:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from stockade._bell import Bell
+from stockade._bell import Bell, start_thread
 from stockade.errors import EngineError, UsageError
 from stockade.sandbox import Sandbox, check_count
 
@@ -81,7 +81,7 @@ class SessionPool:
                 self._ready.append(self._open())
             # It does not keep the pool: who drops it, or never comes to have it, need not close it.
             fill = partial(_fill, weakref.ref(self), self._wanted)
-            threading.Thread(target=fill, name="stockade-pool", daemon=True).start()
+            start_thread(threading.Thread(target=fill, name="stockade-pool", daemon=True))
         except BaseException as problem:
             self.close()
             if isinstance(problem, RuntimeError):

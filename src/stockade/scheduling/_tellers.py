@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from stockade._bell import start_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,7 +41,7 @@ class _Tellers:
             if self._idle >= len(self._calls) or self._threads >= MOST_TELLERS:
                 return
             try:
-                threading.Thread(target=self._work, name="stockade-teller", daemon=True).start()
+                start_thread(threading.Thread(target=self._work, name="stockade-teller", daemon=True))
             except RuntimeError:
                 if self._threads:
                     return

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from stockade._bell import Once
+from stockade._bell import Once, start_thread
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class CompileQueue:
         while todo:
             job = todo.popleft()
             try:
-                threading.Thread(target=self._work, args=(job,), name="stockade-compile", daemon=True).start()
+                start_thread(threading.Thread(target=self._work, args=(job,), name="stockade-compile", daemon=True))
             except RuntimeError as problem:
                 job.settle(None, EngineError(f"no thread can be started to compile on: {problem}"))
                 todo.extend(self._finish(job, 0.0))
