@@ -627,6 +627,19 @@ def test_where_code_may_come_from_cannot_be_written(kind: str, tmp_path: Path, m
         sandbox(below)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what is loaded")
+def test_where_libraries_were_loaded_from_cannot_be_written() -> None:
+    """The attack: a guest changes the C library, which the next process of the host's runs."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()]
+    folder = Path(next(words[5] for words in maps if words[5:] and "/libc." in words[5])).parent
+
+    assert refusal(Mount(str(folder), "/work", "rw")) == (
+        f"the mount /work is writable and covers {folder}, where libraries of this process come from: a guest could "
+        "leave code there that the host would run. Mount it read-only, or a folder beside it"
+    )
+    sandbox(Mount(str(folder), "/work"))
+
+
 @pytest.mark.parametrize("kind", ["interpreter", "startup", "modules"])
 def test_links_to_code_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: what the host runs is elsewhere, and a link on the way to it stands where the guest may write."""
