@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stockade._start import LEFT_OUT
 from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
@@ -58,7 +59,7 @@ class HostCode:
 
     def __init__(self) -> None:
         told: dict[str, tuple[str, bool]] = {}
-        for entry in sys.path:
+        for entry in (*sys.path, *LEFT_OUT):
             if isinstance(entry, str):
                 told.setdefault(entry or ".", (_LOOKED_FOR, False))
         for entry in (sys.executable, getattr(sys, "_base_executable", "")):
