@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -77,6 +78,8 @@ class RunRegistry:
 
     def __init__(self) -> None:
         self.runs: dict[str, RunControl] = {}
+        # Reentrant, for the handler of a signal may begin anywhere.
+        self._taking_off = threading.RLock()
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
@@ -133,8 +136,10 @@ class RunRegistry:
                 waiter()
 
     def _take_off(self, control: RunControl) -> None:
-        if control.name is not None and self.runs.get(control.name) is control:
-            del self.runs[control.name]
+        # Two may take it off at once: who takes the steps, and who awaited them, where its loop is thrown away.
+        with self._taking_off:
+            if control.name is not None and self.runs.get(control.name) is control:
+                self.runs.pop(control.name, None)
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs are that have begun, by their names."""
