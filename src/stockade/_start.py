@@ -1,8 +1,8 @@
-"""Where this process was when it imported the package: relative paths in the environment are meant from there."""
+"""How this process began: where it was when it imported the package, and what it looked for modules in."""
 
 import os
 
-__all__ = ["START_FOLDER"]
+__all__ = ["LEFT_OUT", "START_FOLDER"]
 
 
 def _working_folder() -> str:
@@ -13,4 +13,7 @@ def _working_folder() -> str:
 
 
 START_FOLDER = _working_folder()
-"""The working folder; empty where there was none."""
+"""The working folder, from which relative paths in the environment are meant; empty where there was none."""
+
+LEFT_OUT: list[str] = []
+"""Where this process looked for modules when it began, and no longer does: the next one begins in the same way."""

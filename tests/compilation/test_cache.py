@@ -430,6 +430,17 @@ def put_nothing(path: Path) -> None:
     path.symlink_to("/nowhere/at/all")
 
 
+def test_a_folder_is_never_told_as_an_entry_that_was_removed(own: Own) -> None:
+    """The attack: a folder among the entries, which cannot be removed as they are, and would be told so each time."""
+    cache = Cache()
+    assert cache.put("name", b"content")
+    (own.cache / "folder.code").mkdir()
+
+    assert [entry.name for entry in cache.entries()] == ["name"]
+    assert cache.verify() == []
+    assert (own.cache / "folder.code").is_dir()
+
+
 @pytest.mark.parametrize("put", [put_folder, put_pipe, put_link, put_nothing], ids=lambda put: put.__name__)
 def test_what_is_no_file_is_no_entry(
     put: Callable[[Path], None], own: Own, two: Entries, monkeypatch: pytest.MonkeyPatch

@@ -627,6 +627,19 @@ def test_where_code_may_come_from_cannot_be_written(kind: str, tmp_path: Path, m
         sandbox(below)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what is loaded")
+def test_where_libraries_were_loaded_from_cannot_be_written() -> None:
+    """The attack: a guest changes the C library, which the next process of the host's runs."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()]
+    folder = Path(next(words[5] for words in maps if words[5:] and "/libc." in words[5])).parent
+
+    assert refusal(Mount(str(folder), "/work", "rw")) == (
+        f"the mount /work is writable and covers {folder}, where libraries of this process come from: a guest could "
+        "leave code there that the host would run. Mount it read-only, or a folder beside it"
+    )
+    sandbox(Mount(str(folder), "/work"))
+
+
 @pytest.mark.parametrize("kind", ["interpreter", "startup", "modules"])
 def test_links_to_code_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: what the host runs is elsewhere, and a link on the way to it stands where the guest may write."""
@@ -679,24 +692,31 @@ def test_folders_with_policies_of_this_process_cannot_be_written(tmp_path: Path)
     Sandbox(policy.replace(mounts=[Mount(str(tmp_path / "work"), "/work", "rw")]))
 
 
+def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a folder, by Python with these arguments."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_the_command_does_not_import_from_the_working_folder(tmp_path: Path) -> None:
-    """The twin for the command line: it imports nothing from there, so that the folder can be granted."""
+    """The twin for the command line: once it has begun, it imports nothing from there."""
     (tmp_path / "difflib.py").write_text("raise SystemExit('taken over')")
-    (tmp_path / "guest.wat").write_text('(module (func (export "_start")))')
 
-    ran = [sys.executable, "-m", "stockade", "run", "--dir", ".::/work::rw", "guest.wat"]
-    done = subprocess.run(ran, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    misspelt = subprocess.run(
-        [sys.executable, "-m", "stockade", "policy", "show", "missing.wat"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    misspelt = run_command(tmp_path, "-m", "stockade", "policy", "show", "missing.wat")
 
-    assert (done.returncode, done.stderr) == (0, "")
     assert "taken over" not in misspelt.stderr
+
+
+def test_the_working_folder_is_granted_where_the_command_does_not_begin_in_it(tmp_path: Path) -> None:
+    """The attack: a guest leaves a package stockade, which the next `python -m stockade` from there would run."""
+    (tmp_path / "guest.wat").write_text('(module (func (export "_start")))')
+    arguments = ("stockade", "run", "--dir", ".::/work::rw", "guest.wat")
+
+    refused, granted = run_command(tmp_path, "-m", *arguments), run_command(tmp_path, "-P", "-m", *arguments)
+
+    told = f"the mount /work is writable and covers {tmp_path}, where this process looks for Python modules: "
+    assert (refused.returncode, refused.stderr.startswith(f"stockade: {told}")) == (125, True), refused.stderr
+    assert (granted.returncode, granted.stderr) == (0, "")
 
 
 # -- what is checked is what is open ----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tests.limits._guests import (
     FOLLOW,
     MOUNT,
     SUCCESS,
+    TRUNC,
     Script,
     files_policy,
     kinds,
@@ -212,6 +213,26 @@ def test_what_is_written_within_a_file_counts_once(tmp_path: Path) -> None:
 
     assert played.errnos == [SUCCESS] * 5
     assert played.report.usage.written_bytes == 4
+
+
+@pytest.mark.parametrize("way", ["fd_filestat_set_size", "path_open"])
+def test_what_was_cut_short_counts_when_it_grows_again(tmp_path: Path, way: str) -> None:
+    """The attack: a file is cut short through one descriptor, and grows through another that knew how large it was."""
+    (tmp_path / "file").write_bytes(bytes(1000))
+    script = Script()
+    fd = script.open("file")
+    script.pwrite(fd, b"x", 999)
+    if way == "path_open":
+        script.open("file", TRUNC)
+    else:
+        script.call(way, script.open("file"), 0)
+    script.pwrite(fd, b"x", 999)
+    played = script.play(files_policy(tmp_path, write_bytes=1000))
+
+    assert played.errnos[-1] == EDQUOT
+    assert set(played.errnos[:-1]) == {SUCCESS}
+    assert played.report.usage.written_bytes == 1
+    assert (tmp_path / "file").stat().st_size == 0
 
 
 # -- places for answers are looked at first ---------------------------------------------

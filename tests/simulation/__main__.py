@@ -19,10 +19,11 @@ def main() -> int:
         return 0
     seconds = 60 * float(os.environ.get("STOCKADE_MINUTES", "3"))
     least = int(os.environ.get("STOCKADE_STEPS", "1000000"))
+    most = int(os.environ.get("STOCKADE_SEEDS", "0"))
     begun = told = time.monotonic()
     seed = int(os.environ.get("STOCKADE_FIRST_SEED", "0"))
     first, steps, reports, failed = seed, 0, 0, 0
-    while time.monotonic() - begun < seconds or steps < least:
+    while seed < first + most if most else time.monotonic() - begun < seconds or steps < least:
         try:
             more = simulate(seed)
         except Exception as problem:

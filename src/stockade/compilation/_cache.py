@@ -402,6 +402,9 @@ def _entries(here: _Place) -> Iterator[CacheEntry]:
         if name.endswith(_SUFFIX):
             with suppress(OSError):
                 status = os.stat(name, dir_fd=here.folder, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    # Not of our making, and not to be removed like a file.
+                    continue
                 yield CacheEntry(name.removesuffix(_SUFFIX), status.st_size, status.st_mtime)
 
 

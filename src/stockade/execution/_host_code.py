@@ -6,12 +6,14 @@ import os
 import site
 import sys
 import sysconfig
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stockade._start import LEFT_OUT
 from stockade._text import printable
 from stockade.engine import library_folder
 from stockade.errors import EngineError
@@ -29,6 +31,7 @@ _LOOKED_FOR = f"this process looks for Python modules: {_RUNS}"
 _INSTALLED = f"Python modules are installed: {_RUNS}"
 _INTERPRETER = f"the Python interpreter is: {_RUNS}"
 _LIBRARIES = f"this process looks for libraries: {_RUNS}"
+_LOADED = f"libraries of this process come from: {_RUNS}"
 _IMPORTED = f"modules of this process come from: {_RUNS}"
 _OURS = f"code of Stockade is: {_RUNS}"
 _STARTUP = f"there is what Python runs when it starts: {_RUNS}"
@@ -56,7 +59,7 @@ class HostCode:
 
     def __init__(self) -> None:
         told: dict[str, tuple[str, bool]] = {}
-        for entry in sys.path:
+        for entry in (*sys.path, *LEFT_OUT):
             if isinstance(entry, str):
                 told.setdefault(entry or ".", (_LOOKED_FOR, False))
         for entry in (sys.executable, getattr(sys, "_base_executable", "")):
@@ -82,6 +85,9 @@ class HostCode:
         for entry in _imported_from():
             if not _below(entry).startswith(wholes):
                 told.setdefault(entry, (_IMPORTED, False))
+        for entry in _loaded_from():
+            if not _below(entry).startswith(wholes):
+                told.setdefault(entry, (_LOADED, False))
         self._places = [_Place(entry, os.path.realpath(entry), found, whole) for entry, (found, whole) in told.items()]
         self._ways = folders_on_the_way(*(Path(place.given) for place in self._places))
         self._known: dict[str, Identity | None] = {}
@@ -122,6 +128,19 @@ def _imported_from() -> set[str]:
     # Not by getattr, upon which some load themselves.
     files = (getattr(module, "__dict__", {}).get("__file__") for module in tuple(sys.modules.values()))
     return {os.path.dirname(file) for file in files if isinstance(file, str)}  # noqa: PTH120 - there are many
+
+
+@cache  # There may be tens of thousands of maps; what is loaded later mostly comes from the same folders.
+def _loaded_from() -> tuple[str, ...]:
+    """The folders from which the machine code of this process came, where the system tells."""
+    found: dict[str, None] = {}
+    with suppress(OSError), open("/proc/self/maps", "rb") as maps:  # noqa: PTH123 - a line at a time
+        for line in maps:
+            _, rights, *_, file = line.rstrip(b"\n").split(None, 5)
+            # Not what is only in memory, such as the code of guests.
+            if b"x" in rights and file.startswith(b"/") and not file.startswith((b"/memfd:", b"/dev/")):
+                found[os.path.dirname(os.fsdecode(file))] = None  # noqa: PTH120 - far faster
+    return tuple(found)
 
 
 @cache

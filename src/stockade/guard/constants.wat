@@ -147,6 +147,7 @@
 (global $O_CREAT                                                 i32 (i32.const 1))
 (global $O_DIRECTORY                                             i32 (i32.const 2))
 (global $O_EXCL                                                  i32 (i32.const 4))
+(global $O_TRUNC                                                 i32 (i32.const 8))
 (global $FD_APPEND                                               i32 (i32.const 1))
 (global $RIGHT_READ                                              i32 (i32.const 0x02))
 (global $RIGHT_WRITE                                             i32 (i32.const 0x40))

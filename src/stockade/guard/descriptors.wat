@@ -117,6 +117,7 @@
           (if (local.tee $errno
                 (call $check_write (global.get $N.fd_filestat_set_size) (local.get $size) (local.get $growth)))
             (then (return (local.get $errno))))))))
+  (if (i64.eqz (local.get $growth)) (then (call $forget_sizes)))
   (local.set $spent (call $spend (global.get $write_left) (local.get $growth)))
   (call $add (global.get $written) (local.get $growth))
   (if (local.tee $errno (call $native.fd_filestat_set_size (local.get $fd) (local.get $size)))

@@ -132,6 +132,7 @@
   (if (i32.eqz (call $may_open (local.get $fd) (local.get $lookup) (local.get $size)))
     (then
       (return (call $judge (global.get $N.path_open) (global.get $EACCES) (global.get $path) (local.get $size)))))
+  (if (i32.and (local.get $flags) (global.get $O_TRUNC)) (then (call $forget_sizes)))
   (local.set $errno
     (if (result i32) (i32.and (local.get $flags) (global.get $O_CREAT))
       (then

@@ -225,8 +225,8 @@
   (call $set_kind (local.get $fd) (global.get $CLOSED))
   (call $set_known_size (local.get $fd) (i64.const 0)))
 
-;; How many bytes the file behind a descriptor is known to have had, all of which it had before the run or were counted
-;; as written. What is written up to there makes no more of it.
+;; How many bytes the file behind a descriptor is known to have, all of which it had before the run or were counted as
+;; written. What is written up to there makes no more of it, unless somebody else has cut it short meanwhile.
 (func $known_size (param $fd i32) (result i64)
   (if (i32.ge_u (local.get $fd) (global.get $SIZES_MAX)) (then (return (i64.const 0))))
   (i64.load $state (i32.add (global.get $sizes) (i32.shl (local.get $fd) (i32.const 3)))))
@@ -234,3 +234,7 @@
 (func $set_known_size (param $fd i32) (param $size i64)
   (if (i32.lt_u (local.get $fd) (global.get $SIZES_MAX))
     (then (i64.store $state (i32.add (global.get $sizes) (i32.shl (local.get $fd) (i32.const 3))) (local.get $size)))))
+
+;; Before a file is cut short: it may grow again through any descriptor, and that is to count.
+(func $forget_sizes
+  (memory.fill $state (global.get $sizes) (i32.const 0) (i32.shl (global.get $SIZES_MAX) (i32.const 3))))
