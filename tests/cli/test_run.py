@@ -309,6 +309,10 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
     ("arguments", "message"),
     [
         (["--dir", "data", "GUEST"], "Error: --dir data: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw"),
+        (
+            ["--dir", "data::/data:rw", "GUEST"],
+            "Error: --dir data::/data:rw: write the rights after two colons, as in HOST::GUEST::rw",
+        ),
         (["--dir", "::/data", "GUEST"], "Error: --dir ::/data: write HOST::GUEST, such as ./data::/data, or "),
         (["--dir", ".::/data::write", "GUEST"], "Error: --dir .::/data::write: the rights are ro or rw, not write"),
         (["--dir", ".::/a::rw::x", "GUEST"], "Error: --dir .::/a::rw::x: the rights are ro or rw, not rw::x"),
@@ -557,6 +561,13 @@ def test_quiet_says_nothing(tmp_path: Path, options: list[str]) -> None:
     assert quiet.returncode == loud.returncode != 0
     assert loud.stderr
     assert (quiet.stdout, quiet.stderr) == (b"", b"")
+
+
+def test_quiet_is_no_word_against_a_report_that_is_asked_for(tmp_path: Path) -> None:
+    """Who asks for the report gets it, however the run ends."""
+    done = stockade("run", "--quiet", "--report", "--fuel", "1000", save(tmp_path, LOOP))
+    assert done.returncode == 137
+    assert b"outcome  fuel" in done.stderr
 
 
 def test_quiet_leaves_the_guest_its_voice(tmp_path: Path) -> None:

@@ -239,3 +239,15 @@ def test_async_with_closes_a_pool() -> None:
             pass
 
     asyncio.run(scenario())
+
+
+def test_a_closed_sandbox_takes_nothing_any_more() -> None:
+    """Neither a function of the host nor another `with`: both would be for runs that cannot come."""
+    box = Sandbox()
+    box.close()
+    with pytest.raises(UsageError, match="the sandbox is closed: make a new one"):
+        box.host_function("env", "f")
+    with pytest.raises(UsageError, match="the sandbox is closed: make a new one"), box:
+        pass
+    with Sandbox() as open_:
+        assert open_.host_function("env", "f")

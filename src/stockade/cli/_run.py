@@ -208,6 +208,8 @@ def _mount(text: str) -> Mount:
     guest, _, mode = rest.partition("::")
     if not separator or not host or not guest:
         raise click.UsageError(f"--dir {printable(text)}: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw")
+    if guest.endswith((":ro", ":rw")):
+        raise click.UsageError(f"--dir {printable(text)}: write the rights after two colons, as in HOST::GUEST::rw")
     if mode not in ("", "ro", "rw"):
         raise click.UsageError(f"--dir {printable(text)}: the rights are ro or rw, not {printable(mode)}")
     return Mount(host, guest, "rw" if mode == "rw" else "ro")
@@ -305,11 +307,9 @@ def _show(
         return
     if problem is None:
         show_value(report, returns)
-    if quiet:
-        return
     if wants_report:
         show_report(report)
-    else:
+    elif not quiet:
         _complain(report, stopped_by)
 
 

@@ -79,12 +79,14 @@ class Sandbox:
         self._registry = RunRegistry()
 
     def __enter__(self) -> Self:
+        self._contexts.under()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
+        self._contexts.under()
         return self
 
     async def __aexit__(
@@ -177,6 +179,8 @@ class Sandbox:
         for what, text in (("name", name), ("requires", requires)):
             if text is not None:
                 check_text(what, text)
+
+        self._contexts.under()
 
         def lend(function: _Function) -> _Function:
             named = getattr(function, "__name__", None) if name is None else name
