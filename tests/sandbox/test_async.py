@@ -950,3 +950,18 @@ def test_importing_the_facade_does_not_import_asyncio() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert told.stdout == "[]\n"
+
+
+def test_a_guest_ends_whose_loop_is_closed() -> None:
+    """The attack: a guest without a deadline, whose event loop is closed while it is awaited, computes for ever."""
+    box = Sandbox(PATIENT.replace(fuel=None, wall_time=None))
+    box.prepare(SPIN)
+    loop = asyncio.new_event_loop()
+    run = loop.create_task(box.run_async(SPIN))
+    loop.run_until_complete(wait_for(lambda: bool(box.monitor())))
+    loop.close()
+
+    assert until(lambda: live_instances() == 0)
+    assert box.monitor() == {}
+    # It is pending for ever, as tasks of a closed loop are.
+    run._log_destroy_pending = False  # type: ignore[attr-defined]

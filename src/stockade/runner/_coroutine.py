@@ -52,6 +52,7 @@ class RunControl:
     """What is known of a run from outside: whether it may go on, and who is to be told when something happened to it.
 
     Attributes:
+        abandoned: Says whether nobody can await it any more; None where nobody does.
         awaited: Whether `thread` awaits it, and others take its steps.
         calls_out: Whether the guest may call functions of the embedder, which take as long as they like.
         cancelled: Whether it is to end.
@@ -62,9 +63,10 @@ class RunControl:
         thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
     """
 
-    __slots__ = ("awaited", "calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
+    __slots__ = ("abandoned", "awaited", "calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
 
     def __init__(self) -> None:
+        self.abandoned: Callable[[], bool] | None = None
         self.awaited = False
         self.calls_out = False
         self.cancelled = False
@@ -91,6 +93,8 @@ class RunControl:
 
     def __call__(self) -> bool:
         """Says whether the guest may go on."""
+        if self.abandoned is not None and self.abandoned():
+            self.cancelled = True
         return not self.cancelled and time.monotonic() < self.deadline
 
 

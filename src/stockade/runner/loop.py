@@ -132,8 +132,10 @@ async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority:
     Raises:
         EngineError: There is no thread to take them.
     """
-    bridge = loop_bridge()
-    over: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+    bridge, loop = loop_bridge(), asyncio.get_running_loop()
+    over: asyncio.Future[_Result] = loop.create_future()
+    # A loop that is closed in the middle of this wakes nobody who could stop the guest.
+    control.abandoned = loop.is_closed
 
     def done(result: Any, problem: BaseException | None) -> None:
         def deliver() -> None:
