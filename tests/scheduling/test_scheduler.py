@@ -1075,6 +1075,8 @@ def test_cancelling_at_random_moments_leaks_nothing(box: Sandbox) -> None:
         assert all(job.wait(10) for job in jobs)
         # It is none the worse for it.
         assert scheduler.submit(same(1)).result(10).ok
+    # Callbacks are called on threads of their own, after the jobs are done.
+    wait_for(lambda: len(over) >= len(jobs))
     assert sorted(map(id, over)) == sorted(map(id, jobs))
     outcomes = {job.task_result().outcome for job in jobs}
     assert outcomes <= {Outcome.OK, Outcome.CANCELLED, None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -86,8 +85,6 @@ class RunRegistry:
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
-        # Reentrant, for the handler of a signal may come while its thread has it.
-        self._lock = threading.RLock()
         # What is called whenever a run is over, once nothing can begin any more.
         self._waiters: list[Callable[[], object]] = []
 
@@ -130,10 +127,12 @@ class RunRegistry:
 
     def leave(self, control: RunControl) -> None:
         """Takes a run off the list; it may be off already."""
-        # Another run may have its name, as soon as somebody else has taken it off.
-        with self._lock:
-            if self.runs.get(control.name) is control:
-                del self.runs[control.name]
+        # Without a lock: a forked child would wait for ever for one that another thread had at the fork.
+        if self.runs.get(control.name) is control:
+            other = self.runs.pop(control.name, None)
+            if other is not None and other is not control:
+                # Somebody else took it off between these two calls, and another run of its name has begun.
+                self.runs.setdefault(control.name, other)
         if self._closed:
             for waiter in tuple(self._waiters):
                 waiter()
