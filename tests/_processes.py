@@ -1,4 +1,4 @@
-"""Looking at processes and descriptors from outside."""
+"""Looking at processes, descriptors and instances from outside."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stockade.engine import Engine
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["busy", "children", "descriptors", "gone", "threads", "until"]
+__all__ = [
+    "busy",
+    "children",
+    "descriptors",
+    "gone",
+    "live_instances",
+    "open_descriptors",
+    "threads",
+    "until",
+    "wait_for",
+]
 
 
 def children(pid: int) -> set[int]:
@@ -34,6 +46,21 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Waits until something is so, at most ten seconds."""
+    assert until(condition, 10.0), "it never came to be so"
+
+
+def live_instances() -> int:
+    """How many instances exist in all engines."""
+    return sum(engine.live_instances for engine in Engine._engines.values())
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def gone(pid: int) -> bool:

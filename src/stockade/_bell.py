@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Bell", "Once", "start_thread"]
+__all__ = ["Bell", "Once", "start_thread", "wait_until"]
 
 _Result = TypeVar("_Result")
 
@@ -62,6 +62,22 @@ class Bell:
             seconds: The longest to wait.
         """
         self._silent.acquire(timeout=-1 if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+
+
+def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], object]]) -> None:
+    """Waits until something is so; `runner.loop` has the same for event loops.
+
+    Args:
+        is_so: Says whether it is.
+        waiters: What is called, from any thread, when it may have become so: we are on the list while we wait.
+    """
+    bell = Bell()
+    waiters.append(bell.ring)
+    try:
+        while not is_so():
+            bell.wait()
+    finally:
+        waiters.remove(bell.ring)
 
 
 class Once(Generic[_Result]):

@@ -27,6 +27,7 @@ from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
 from stockade.compilation import _programs
 from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
+from tests._processes import open_descriptors
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -66,11 +67,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process one that has compiled nothing."""
     monkeypatch.setattr(_plan, "programs", _programs._Programs())
-
-
-def open_descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def store(folder: Path, limit_bytes: int = 1 << 20) -> Cache:

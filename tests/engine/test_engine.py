@@ -30,6 +30,7 @@ from stockade._wasi import ERRNO, MODULE, WASI
 from stockade.engine import Engine, EngineConfig, _capi
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.guard import guard
+from tests._processes import live_instances, open_descriptors
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -322,16 +323,6 @@ def test_output_of_one_run_is_not_in_the_next() -> None:
 def resident_bytes() -> int:
     """How much memory this process has in RAM."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def open_descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def live_instances() -> int:
-    """How many instances exist in all engines."""
-    return sum(engine.live_instances for engine in Engine._engines.values())
 
 
 def wait_for_ticker_to_end() -> bool:

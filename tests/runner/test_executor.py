@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from stockade.runner import _executor
 from stockade.runner._coroutine import FOREVER, GO_ON, RunControl
 from stockade.runner._executor import MOST_THREADS, Executor, WorkItem
+from tests._processes import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stockade.runner._coroutine import RunCoroutine
 
@@ -58,14 +59,6 @@ class Runs:
 def runs() -> Runs:
     """A executor of the test's own."""
     return Runs()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until something is so, at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be so"
-        time.sleep(0.002)
 
 
 def returning(value: object) -> RunCoroutine[object]:

@@ -14,7 +14,6 @@ import random
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,11 +22,12 @@ import stockade
 from stockade import Outcome, Pipe, Policy, Report, Sandbox, UsageError
 from stockade.engine import Engine, _parking
 from stockade.runner import executor
-from tests._processes import until
+from tests._processes import live_instances, open_descriptors, until
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 PATIENT = Policy().replace(wall_time=30.0)
 UNMETERED = PATIENT.replace(fuel=None)
@@ -67,14 +67,6 @@ ECHO = wat(
               (br $next))))))
     """
 )
-
-
-def live_instances() -> int:
-    return sum(engine.live_instances for engine in Engine._engines.values())
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:

@@ -29,9 +29,9 @@ from stockade.execution.loop_streams import LoopStreams
 from stockade.guard._state import State
 from stockade.host import HostFunctions
 from stockade.runner import FOREVER, GO_ON, RunControl, WorkItem, executor
-from tests._processes import until
+from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
-from tests.sandbox.test_async import ECHO, SLEEPER, SPIN, live_instances
+from tests.sandbox.test_async import ECHO, SLEEPER, SPIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

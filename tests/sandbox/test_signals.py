@@ -19,9 +19,9 @@ import pytest
 
 import stockade
 from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
-from tests._processes import until
+from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
-from tests.sandbox.test_async import ECHO, SLEEPER, live_instances
+from tests.sandbox.test_async import ECHO, SLEEPER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

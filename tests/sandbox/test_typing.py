@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
+
+from tests._types import refusals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,17 +78,5 @@ WRONG = {
 
 def test_users_code_is_checked_as_it_should_be(tmp_path: Path) -> None:
     """What is right passes without a cast, and what is wrong does not."""
-    code = tmp_path / "users.py"
-    code.write_text(RIGHT + "\n".join(WRONG))
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(code)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    told = [line for line in done.stdout.splitlines() if ": error: " in line]
-    first = RIGHT.count("\n") + 1
-    assert [line.split(":")[1] for line in told] == [str(first + place) for place in range(len(WRONG))], done.stdout
-    for line, kind in zip(told, WRONG.values(), strict=True):
+    for line, kind in zip(refusals(RIGHT, WRONG, tmp_path), WRONG.values(), strict=True):
         assert line.endswith(f"[{kind}]")

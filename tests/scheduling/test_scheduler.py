@@ -14,7 +14,6 @@ import logging
 import random
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,14 +39,15 @@ from stockade import (
     Usage,
     UsageError,
 )
-from stockade.engine import Engine
 from stockade.scheduling._fair_queue import Line
 from stockade.scheduling._handle import TaskRun, when_over
 from tests._compiling import Compiling, compiling_by_hand
+from tests._processes import live_instances, open_descriptors, wait_for
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
 
 PATIENT = Policy().replace(fuel=None, wall_time=30.0)
 
@@ -93,22 +93,6 @@ NOTE = wat(
     """
 )
 GUESTS = {"computes": SPIN, "sleeps": SLEEP, "waits for input": ECHO}
-
-
-def live_instances() -> int:
-    return sum(engine.live_instances for engine in Engine._engines.values())
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until something is so, at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be so"
-        time.sleep(0.002)
 
 
 def foreign_threads() -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 
 import stockade
 from stockade import GuestTrap, LinkError, Outcome, Policy, Sandbox, Session, SessionPool, UsageError
-from stockade.engine import Engine
+from tests._processes import live_instances, wait_for
 from tests.conftest import wat
 
 if TYPE_CHECKING:
@@ -59,18 +59,6 @@ REACTOR = wat(
 )
 
 SECRET = 0x5EC12E7
-
-
-def live_instances() -> int:
-    return sum(engine.live_instances for engine in Engine._engines.values())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until something is so, at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be so"
-        time.sleep(0.002)
 
 
 @pytest.fixture

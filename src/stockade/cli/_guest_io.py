@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._text import terminal_safe
 from stockade.cli._encoding import encoded
+from stockade.cli._terminal import begun
 from stockade.execution import Streams
 from stockade.runner import FOREVER, RunControl
 
@@ -120,16 +121,7 @@ class Watcher:
         Returns:
             Whether it is done.
         """
-        problems: list[BaseException] = []
-
-        def attempt() -> None:
-            try:
-                work()
-            except BaseException as problem:
-                problems.append(problem)
-
-        thread = threading.Thread(target=attempt, daemon=True)
-        thread.start()
+        thread, problems = begun(work)
         while thread.is_alive() and not self.signal:
             thread.join(0.05)
         if problems:

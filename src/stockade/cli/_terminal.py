@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
+    "begun",
     "interruptible",
     "progress",
     "report_table",
@@ -56,12 +57,8 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(Text(f"{step} {shown}"))
 
 
-def interruptible(work: Callable[[], object]) -> None:
-    """Does work that Python cannot interrupt (compiling) so that Ctrl-C ends the process at once.
-
-    Args:
-        work: What to do; it has nothing to clean up.
-    """
+def begun(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
+    """Begins work on a thread that the process does not wait for; returns the thread, and a list for what it raises."""
     problems: list[BaseException] = []
 
     def attempt() -> None:
@@ -72,6 +69,16 @@ def interruptible(work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
+    return thread, problems
+
+
+def interruptible(work: Callable[[], object]) -> None:
+    """Does work that Python cannot interrupt (compiling) so that Ctrl-C ends the process at once.
+
+    Args:
+        work: What to do; it has nothing to clean up.
+    """
+    thread, problems = begun(work)
     try:
         while thread.is_alive():
             thread.join(0.05)

@@ -8,10 +8,10 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from stockade._bell import Bell
+from stockade._bell import wait_until
 from stockade._text import printable
 from stockade.errors import UsageError
-from stockade.runner import RunControl, run_blocking
+from stockade.runner import RunControl
 from stockade.sandbox._checks import check_text
 
 if TYPE_CHECKING:
@@ -59,10 +59,6 @@ class UnderWay:
         # Where the handler of a signal has raised before the run was off the list.
         if self._registry.runs.get(self.control.name) is self.control:
             self._registry.leave(self.control)
-
-    def take(self, steps: RunCoroutine[Report]) -> Report:
-        """Takes all steps of the run on this thread."""
-        return run_blocking(steps, self.control)
 
     def until_over(self, steps: RunCoroutine[Report]) -> RunCoroutine[Report]:
         """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""
@@ -161,13 +157,7 @@ class RunRegistry:
         self._end()
         if self._is_not_to_wait(awaiting=False):
             return
-        bell = Bell()
-        self._waiters.append(bell.ring)
-        try:
-            while self.runs:
-                bell.wait()
-        finally:
-            self._waiters.remove(bell.ring)
+        wait_until(lambda: not self.runs, self._waiters)
 
     async def close_async(self) -> None:
         """Does what `close` does, without blocking the event loop."""

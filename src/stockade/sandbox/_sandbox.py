@@ -10,7 +10,7 @@ from stockade.host import HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
 from stockade.report import FuelSample, history_of
-from stockade.runner import NORMAL_PRIORITY, RunControl
+from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
 from stockade.sandbox._checks import check_count, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
@@ -235,7 +235,7 @@ class Sandbox:
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, here=True) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return run.take(run_steps(context, run.control, module, inputs))
+            return run_blocking(run_steps(context, run.control, module, inputs), run.control)
 
     @overload
     def call(
@@ -300,7 +300,7 @@ class Sandbox:
         """
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, here=True) as run:
-            return run.take(call_steps(context, run.control, module, export, args, returns))
+            return run_blocking(call_steps(context, run.control, module, export, args, returns), run.control)
 
     def open(
         self,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stockade._bell import Bell
+from stockade._bell import wait_until
 from stockade.errors import QueueFull, UsageError
 from stockade.runner import WorkItem, executor, is_in_coroutine
 from stockade.sandbox import Sandbox, check_count, check_text
@@ -228,13 +228,7 @@ class Scheduler:
             raise
 
     def _wait_until_quiet(self) -> None:
-        bell = Bell()
-        self._waiters.append(bell.ring)
-        try:
-            while self._unfinished:
-                bell.wait()
-        finally:
-            self._waiters.remove(bell.ring)
+        wait_until(lambda: not self._unfinished, self._waiters)
 
     async def close_async(self, *, cancel: bool = False) -> None:
         """Does what `close` does, without blocking the event loop. Cancelling it stops what is not done.
