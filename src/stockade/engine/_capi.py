@@ -38,6 +38,9 @@ __all__ = [
 SUPPORTED_MAJORS = (49, 50)
 """The wasmtime releases that these declarations were made for."""
 
+_INSTALL = f"pip install 'wasmtime>={SUPPORTED_MAJORS[0]},<{SUPPORTED_MAJORS[-1] + 1}'"
+"""What to do about a release that is none of these."""
+
 SWITCHES_SINCE = {"wasmtime_config_wasm_compact_imports_set": 50}
 """Switches of proposals that came with a later release than the first of these: before it, there is nothing to be
 switched off. Whatever else is missing is an error."""
@@ -225,7 +228,7 @@ class _CApi:
         if missing:
             raise EngineError(
                 f"the wasmtime library at {path} lacks {', '.join(missing)}. "
-                f"Install a release that Stockade was made for: pip install 'wasmtime>=49,<51'"
+                f"Install a release that Stockade was made for: {_INSTALL}"
             )
 
     def switch(self, config: int, proposal: str, on: bool) -> None:
@@ -249,7 +252,7 @@ class _CApi:
 def _package_folder() -> Path:
     spec = importlib.util.find_spec("wasmtime")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError("the wasmtime package is not installed: pip install 'wasmtime>=49,<51'")
+        raise EngineError(f"the wasmtime package is not installed: {_INSTALL}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -274,7 +277,7 @@ def wasmtime_version() -> str:
     try:
         return slow_metadata.version("wasmtime")
     except slow_metadata.PackageNotFoundError:
-        raise EngineError(f"{folder} has no version: reinstall it with pip install 'wasmtime>=49,<51'") from None
+        raise EngineError(f"{folder} has no version: reinstall it with {_INSTALL}") from None
 
 
 @cache
@@ -289,7 +292,7 @@ def capi() -> Any:
     if release not in SUPPORTED_MAJORS:
         raise EngineError(
             f"wasmtime {version} is installed, but this Stockade was made for releases "
-            f"{SUPPORTED_MAJORS[0]} to {SUPPORTED_MAJORS[-1]}: pip install 'wasmtime>=49,<51'"
+            f"{SUPPORTED_MAJORS[0]} to {SUPPORTED_MAJORS[-1]}: {_INSTALL}"
         )
     machine = _MACHINES.get(platform.machine())
     library = _LIBRARY_NAMES.get(sys.platform)
