@@ -16,6 +16,7 @@ from stockade.engine import Engine, Failure, ResourceCost
 from stockade.engine._capi import Extern
 from stockade.engine._instance import FUEL_SLICE, Memory
 from stockade.engine._lending import running
+from stockade.engine._parking import ParkingSlot
 from stockade.engine._ticker import Ticker
 from stockade.guard import guard
 from tests.conftest import wat
@@ -67,10 +68,12 @@ class Op(NamedTuple):
 class _Guest:
     """One store, with what lives in it."""
 
-    def __init__(self, library: Library, number: int) -> None:
+    def __init__(self, library: Library, number: int, data: int) -> None:
         self.library = library
         self.number = number
-        self.freed = self.polled = False
+        # The store's data, good until it is freed.
+        self.bed = ParkingSlot.from_address(data)
+        self.freed = self.polled = self.asleep = False
         self.future: int | None = None
         self.state = ctypes.create_string_buffer(_MEMORY_BYTES)
         self.memory = ctypes.create_string_buffer(65_536)
@@ -261,9 +264,9 @@ class Library:
         assert guest is not None
         return guest
 
-    def store_new(self, *_: object) -> int:
+    def store_new(self, _: int, data: int, __: None) -> int:
         number = len(self.guests) + 1
-        self.guests[number] = _Guest(self, number)
+        self.guests[number] = _Guest(self, number, data)
         return number
 
     def store_context(self, store: int) -> int:
@@ -276,7 +279,7 @@ class Library:
         guest.freed = True
         # What it took is gone, too; its numbers stay.
         guest.code = None
-        del guest.state, guest.memory
+        del guest.state, guest.memory, guest.bed
 
     def store_delete_long(self, store: int) -> None:
         self.world.step()
@@ -353,21 +356,18 @@ class Library:
         self._alive(guest.number)
         world.check(guest.future == future, "a future is polled after it was deleted")
         world.check(not guest.polled, f"guest {guest.number} is polled by two at once")
-        instance = running.instances[-1] if running.instances else None
-        parked = instance is not None and instance._context == guest.number and instance.bed is not None
         guest.polled = True
         guest.ticks = self.engine.ticker.count
         try:
             world.step()
-            if parked and instance is not None and instance.bed is not None and instance.bed.taken:
+            if guest.asleep and not guest.bed.awake:
                 return False
+            guest.asleep = False
             assert guest.code is not None
             for parks in guest.code:
                 if parks:
-                    assert instance is not None
-                    assert instance.bed is not None
-                    instance.bed.taken = True
-                    instance.bed.awake[0] = b"\0"
+                    guest.asleep = True
+                    guest.bed.awake = 0
                     guest.known_fuel = guest.fuel or 0
                 return False
             guest.known_fuel = guest.fuel or 0
@@ -391,7 +391,7 @@ class _Linked:
     """What an instance is made of."""
 
     prelinked = 1
-    lends = False
+    lends = True
     parks = True
 
     def __init__(self, engine: Engine, claim: ResourceCost) -> None:

@@ -74,6 +74,7 @@ class _Out(ctypes.Structure):
         ("error", c_void_p),
         ("extern", Extern),
         ("number", c_uint64),
+        ("bed", ParkingSlot),
     )
 
 
@@ -83,6 +84,7 @@ _ERROR: Final[int] = _Out.error.offset
 _EXTERN: Final[int] = _Out.extern.offset
 _HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
 _NUMBER: Final[int] = _Out.number.offset
+_BED: Final[int] = _Out.bed.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
@@ -216,12 +218,13 @@ class Instance:
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
-        # `out` is kept by the owner of the store, so that it outlives every call that is given its address.
-        self._store: int = store.open()
-        self._context: int = api.store_context(self._store)
+        # `out` is kept by the owner of the store, so that it outlives the store and every call that is given its
+        # address.
         out = self._out = _Out()
         store.kept = (out,)
         base = addressof(out)
+        self._store: int = store.open(base + _BED)
+        self._context: int = api.store_context(self._store)
         self._instance = base
         self._trap = base + _TRAP
         self._error = base + _ERROR
@@ -233,7 +236,7 @@ class Instance:
             self._make_bed()
         # A reference that does not keep it: it keeps us.
         self._watched: Callable[[], Watched | None] | None = None
-        self._calls_back = linked.parks or linked.lends
+        self._calls_back = linked.lends
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
         try:
@@ -262,8 +265,8 @@ class Instance:
             raise
 
     def _make_bed(self) -> None:
-        self.bed = ParkingSlot()
-        self._place.kept = (self._out, self.bed)
+        self.bed = self._out.bed
+        self.bed.make_ready()
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
@@ -375,7 +378,6 @@ class Instance:
         for slot, name in calls:
             if name == PARKING and self.bed is None:
                 self._make_bed()
-                self._calls_back = True
             found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
             assert found, name
             value.kind = _FUNCREF
@@ -416,7 +418,7 @@ class Instance:
             check_stack()
         place = self._place
         assert place.future is None
-        place.kept = (self._out, self.bed, values)
+        place.kept = (self._out, values)
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
@@ -473,7 +475,7 @@ class Instance:
     @property
     def is_parked(self) -> bool:
         """Whether the guest waits, until it is woken."""
-        return self.bed is not None and self.bed.taken
+        return self.bed is not None and not self.bed.awake
 
     def wake(self) -> None:
         """Lets a guest that waits go on when it is polled the next time."""
