@@ -99,7 +99,7 @@ def test_a_system_that_forbids_made_code_is_told(monkeypatch: pytest.MonkeyPatch
         restype = argtypes = None
 
         def __call__(self, *_: object) -> int:
-            ctypes.set_errno(errno.EACCES)
+            ctypes.set_errno(errno.EPERM)
             return -1
 
     libc = SimpleNamespace(mmap=ctypes.PyDLL(None, use_errno=True).mmap, mprotect=Refuses())
@@ -107,8 +107,8 @@ def test_a_system_that_forbids_made_code_is_told(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EngineError) as caught:
         _machine_code._make_executable(b"\xc3")
     assert str(caught.value) == (
-        "the system lets this process run no code that it has made (Permission denied): without that no WebAssembly "
-        "runs. Look for what forbids it, such as SELinux or systemd's MemoryDenyWriteExecute"
+        "the system lets this process run no code that it has made (Operation not permitted): without that no "
+        "WebAssembly runs. Look for what forbids it, such as SELinux or systemd's MemoryDenyWriteExecute"
     )
 
 
