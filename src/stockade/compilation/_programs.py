@@ -31,7 +31,7 @@ from stockade.engine import (
     wasmtime_version,
 )
 from stockade.errors import EngineError, ModuleError, StockadeError
-from stockade.guard import HOST_CALLS, PROOF_VERSION, StateFormat, Woven, guard, state_format
+from stockade.guard import HOST_CALLS, PROOF_VERSION, WEAVER_VERSION, StateFormat, Woven, guard, state_format
 from stockade.policy import Features
 from stockade.wasm import ExternKind
 from stockade.worker import (
@@ -504,7 +504,8 @@ def _from_entry(kept: CacheHit, module: Module, config: EngineConfig) -> Program
 def _key(module: Module, config: EngineConfig) -> str:
     """Names everything that machine code depends on."""
     code = config._replace(pooled=False, parallel=False)
-    parts = (module.sha256, guard().digest, f"proof {PROOF_VERSION}", repr(code), wasmtime_version(), _processor())
+    versions = f"proof {PROOF_VERSION}, weaver {WEAVER_VERSION}"
+    parts = (module.sha256, guard().digest, versions, repr(code), wasmtime_version(), _processor())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -158,6 +158,8 @@ SHORT_CALLS: _Prototypes = {
     "wasi_config_delete": (None, (_P,)),
     "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),
     "wasmtime_instance_export_get": (c_bool, (_P, _P, c_char_p, c_size_t, _P)),
+    "wasmtime_global_get": (None, (_P, _P, _P)),
+    "wasmtime_global_set": (_P, (_P, _P, _P)),
     "wasmtime_memory_data": (_P, (_P, _P)),
     "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
     "wasmtime_memory_grow": (_P, (_P, _P, c_uint64, _P)),

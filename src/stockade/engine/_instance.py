@@ -88,6 +88,12 @@ _BED: Final[int] = _Out.bed.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
+_NUMBER_BYTES: Final = 16
+"""What the largest number takes, a v128."""
+
+_GLOBAL: Final = 1
+"""The kind of an export that is a global."""
+
 _TABLE: Final = 2
 """The kind of an export that is a table."""
 
@@ -126,6 +132,10 @@ class Memory:
         # SAFETY: the store is alive and no call of it is halted.
         self._known_bytes = self._api.memory_data_size(self._context, self._address)
         return self._known_bytes
+
+    def span(self) -> tuple[int, int]:
+        """Returns where it lies in the process, and its present size."""
+        return self._base, self.size_bytes
 
     def grow_to(self, size_bytes: int) -> None:
         """Makes the memory at least this large.
@@ -358,6 +368,47 @@ class Instance:
             raise KeyError(name)
         # SAFETY: the handle was just written to `out`; the store is alive and no call of it is halted.
         return int(self._api.table_size(self._context, self._handle))
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its memories are slots of a pool, which the next guest gets."""
+        return self._engine.config.pooled
+
+    def global_value(self, name: bytes) -> bytes:
+        """Returns what an exported global holds: the kind of its number and 16 bytes.
+
+        Raises:
+            KeyError: There is no global of that name.
+        """
+        if self._find(name) != _GLOBAL:
+            raise KeyError(name)
+        value = Value()
+        # SAFETY: the handle was just written to `out`; the store is alive, and nothing of it runs. The value is copied
+        # to our place; it holds a number, so nothing has to be freed.
+        self._api.global_get(self._context, self._handle, addressof(value))
+        assert value.kind in _MEMBERS
+        return string_at(addressof(value), 1) + string_at(addressof(value) + Value.of.offset, _NUMBER_BYTES)
+
+    def set_global(self, name: bytes, value: bytes) -> None:
+        """Sets an exported mutable global.
+
+        Args:
+            name: Its name.
+            value: What `global_value` has told of the same global in another instance.
+
+        Raises:
+            KeyError: There is no global of that name.
+            EngineError: It is of another type.
+        """
+        if self._find(name) != _GLOBAL:
+            raise KeyError(name)
+        assert value[0] in _MEMBERS
+        number = Value()
+        memmove(addressof(number), value, 1)
+        memmove(addressof(number) + Value.of.offset, value[1:], _NUMBER_BYTES)
+        # SAFETY: as above; the engine checks that the kind is the global's, and copies the number.
+        if error := self._api.global_set(self._context, self._handle, addressof(number)):
+            raise EngineError(f"a global cannot be set: {error_text(error)}")
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.

@@ -1,5 +1,6 @@
 """The guard: the policy as WebAssembly, and the weaver that puts it into a guest's module."""
 
+from stockade.guard._exposed import Exposed
 from stockade.guard._imports import check_imports
 from stockade.guard._policy_block import policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
@@ -18,7 +19,7 @@ from stockade.guard._state import (
     state_format,
     stop_reasons,
 )
-from stockade.guard._weave import ELEMENT_BYTES, Woven, weave
+from stockade.guard._weave import ELEMENT_BYTES, WEAVER_VERSION, Woven, weave
 
 __all__ = [
     "ELEMENT_BYTES",
@@ -26,7 +27,9 @@ __all__ = [
     "PROGRAM_NAME",
     "PROOF_VERSION",
     "STDIN_PIECE_BYTES",
+    "WEAVER_VERSION",
     "Counters",
+    "Exposed",
     "Guard",
     "GuardEvent",
     "GuardViolation",

@@ -40,6 +40,7 @@ __all__ = [
     "function_types",
     "globals_",
     "imports",
+    "items",
     "memories",
     "tables",
     "types",
@@ -134,7 +135,7 @@ def globals_(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes
         module: The guest's module.
         redirect: Tells the function to refer to in the place of another.
     """
-    reader, count = _items(module, SectionId.GLOBAL)
+    reader, count = items(module, SectionId.GLOBAL)
     out = []
     for _ in range(count):
         type_, mutable = guest_value_type(reader), reader.byte()
@@ -174,7 +175,7 @@ def element_segments(module: ParsedModule, redirect: Callable[[int], int]) -> li
     Raises:
         InvalidModule: A segment is in a form that is not known here.
     """
-    reader, count = _items(module, SectionId.ELEMENT)
+    reader, count = items(module, SectionId.ELEMENT)
     out = [_element_segment(reader, redirect) for _ in range(count)]
     reader.finish()
     return out
@@ -225,7 +226,7 @@ def data_count(module: ParsedModule) -> list[bytes | memoryview]:
     return [uleb(Reader(module.data, section.start, section.end, "data count section").u32())]
 
 
-def _items(module: ParsedModule, id_: SectionId) -> tuple[Reader, int]:
+def items(module: ParsedModule, id_: SectionId) -> tuple[Reader, int]:
     """Where the items of a section begin, and how many it has."""
     section = module.section(id_)
     if section is None:

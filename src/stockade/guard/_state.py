@@ -285,6 +285,25 @@ class State:
         denied = _by_call(self._names, numbers[format_.denied]) if counters.event_count else {}
         return StateReading(counters, _by_call(self._names, numbers[format_.calls]), denied)
 
+    # -- between two calls --------------------------------------------------------------------------------------------
+
+    def open_files(self) -> int:
+        """Returns how many files and folders the guest has open."""
+        return self.get("open_now", "<Q")
+
+    def changed_descriptors(self) -> list[int]:
+        """Returns the descriptors that are not what they began as: streams and mounts that were closed or renumbered."""
+        layout = guard().layout
+        constants, mounts = layout.constants, self.get("mounts", "<I")
+        kinds = self.memory.read(layout.offsets["kinds"], constants["MAX_DESCRIPTORS"])
+        first = [constants["STDIN"] + number for number in range(3)] + [constants["MOUNT"]] * mounts
+        began = bytes(first).ljust(len(kinds), bytes([constants["CLOSED"]]))
+        return [number for number, kind in enumerate(kinds) if kind and kind != began[number]] if any(kinds) else []
+
+    def has_untaken_output(self) -> bool:
+        """Whether there is output in the ring that the host has not taken."""
+        return self.get("tap_read", "<Q") != self.get("tap_written", "<Q")
+
     # -- while the guest is halted ------------------------------------------------------------------------------------
 
     def wait(self) -> Wait:

@@ -22,6 +22,7 @@ from stockade._wasi import WASI_BY_NAME, WasiCall
 from stockade.errors import InvalidModule
 from stockade.guard import _sections
 from stockade.guard._appended import Appended, Indices
+from stockade.guard._exposed import Exposed, expose
 from stockade.guard._imports import check_imports, wasi_call
 from stockade.wasm import (
     ExternKind,
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
     from stockade.guard._source import Guard
 
 
-__all__ = ["ELEMENT_BYTES", "Woven", "weave"]
+__all__ = ["ELEMENT_BYTES", "WEAVER_VERSION", "Woven", "weave"]
+
+WEAVER_VERSION = 2
+"""The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 
 ELEMENT_BYTES = 8
@@ -78,6 +82,7 @@ class Woven:
         grown_memories: Names under which the memories are exported that the guest can grow.
         grown_tables: The same of tables.
         redirected: How many places in the guest's code go to the guard, by instruction.
+        exposed: Where the guest's state is found.
     """
 
     wasm: bytes
@@ -95,6 +100,7 @@ class Woven:
     grown_memories: tuple[bytes, ...] = ()
     grown_tables: tuple[bytes, ...] = ()
     redirected: dict[str, int] = field(default_factory=dict)
+    exposed: Exposed = field(default_factory=Exposed)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -330,6 +336,8 @@ class _Weaver:
                 known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
                 exports.append(_sections.encode_export(known[index], kind, index))
             names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
+        more, exposed = expose(module, self._scan, self.renamed, self._free)
+        exports += more
         contents: dict[SectionId, list[bytes | memoryview]] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self._appended.types]),
             SectionId.IMPORT: _filled(_sections.imports(module)),
@@ -363,6 +371,7 @@ class _Weaver:
             fixed_memory_bytes=initial - growing,
             grown_memories=names[0],
             grown_tables=names[1],
+            exposed=exposed,
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 

@@ -112,13 +112,13 @@
 
 ;; Kinds of descriptors in $kinds. As it was born, 0: then 0, 1 and 2 are stdin, stdout and stderr, and the next ones are
 ;; the mounts.
-(global $STDIN                                                   i32 (i32.const 1))
+(global $STDIN              (export "STDIN:const")           i32 (i32.const 1))
 (global $STDOUT                                                  i32 (i32.const 2))
 (global $STDERR                                                  i32 (i32.const 3))
 (global $FILE                                                    i32 (i32.const 4)) ;; opened by the guest: a file or a folder
 (global $APPENDING                                               i32 (i32.const 5)) ;; a file, and every write goes to its end
-(global $CLOSED                                                  i32 (i32.const 6))
-(global $MOUNT                                                   i32 (i32.const 7))
+(global $CLOSED             (export "CLOSED:const")          i32 (i32.const 6))
+(global $MOUNT              (export "MOUNT:const")           i32 (i32.const 7))
 (global $MAX_DESCRIPTORS    (export "MAX_DESCRIPTORS:const")     i32 (i32.const 4096))
 (global $SIZES_MAX                                               i32 (i32.const 1024))
 

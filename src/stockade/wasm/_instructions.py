@@ -43,7 +43,8 @@ _GUESTS: Final = {opcode: row for opcode, row in INSTRUCTIONS.items() if row.for
 _CALL_KINDS: Final = (Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC)
 _CALLS: Final = {row.site: number for (_, number), row in _GUESTS.items() if row.site in _CALL_KINDS}
 _GROWTH: Final = frozenset({Kind.MEMORY_GROW, Kind.TABLE_GROW})
-_WOVEN: Final = frozenset({*_CALLS, *_GROWTH, Kind.BRANCH_TABLE})
+_CHANGES: Final = frozenset({Kind.TABLE_CHANGE, Kind.ELEMENT_DROP, Kind.DATA_DROP})
+_WOVEN: Final = frozenset({*_CALLS, *_GROWTH, *_CHANGES, Kind.BRANCH_TABLE})
 _LEB: Final = rb"[\x80-\xff]{0,4}+[\x00-\x7f]"
 
 
@@ -89,7 +90,7 @@ def skipper(imported: int) -> Callable[[bytes, int, int], int]:
 
 
 def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
-    """Finds calls and references to imported functions, growth of memories and tables, and tables of branches.
+    """Finds calls and references to imported functions, growth and changes, and tables of branches.
 
     Args:
         data: The module, already validated by the engine.
@@ -234,8 +235,7 @@ def _decode(reader: Reader) -> Iterator[Site]:
     start = reader.position
     row = _instruction(reader)
     if row.site is not None:
-        (only,) = row.immediates
-        target = only.read(reader)
+        target, *_ = [immediate.read(reader) for immediate in row.immediates]
         yield Site(row.site, start, reader.position, target)
         return
     for immediate in row.immediates:

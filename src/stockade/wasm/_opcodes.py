@@ -49,6 +49,9 @@ class Kind(Enum):
     TYPE = "type index"
     TABLE = "table index"
     BRANCH_TABLE = "br_table"
+    TABLE_CHANGE = "change of a table"
+    ELEMENT_DROP = "elem.drop"
+    DATA_DROP = "data.drop"
 
 
 class Span(NamedTuple):
@@ -174,8 +177,8 @@ _Rows = tuple[tuple[int | None, "Iterable[int]", Instruction], ...]
 
 # Prefix, numbers, and how they are encoded. What is most frequent in code comes first.
 _TABLE: Final[_Rows] = (
-    # local.get, local.set, local.tee, global.set, table.get, table.set; throw, br, br_if
-    (None, [0x20, 0x21, 0x22, 0x24, 0x25, 0x26, 0x08, 0x0C, 0x0D], Instruction((_INDEX,))),
+    # local.get, local.set, local.tee, global.set, table.get; throw, br, br_if
+    (None, [0x20, 0x21, 0x22, 0x24, 0x25, 0x08, 0x0C, 0x0D], Instruction((_INDEX,))),
     (None, [0x23], Instruction((_INDEX,), site=Kind.GLOBAL_GET, constant=True)),
     (None, [0x41], Instruction((_S32,), constant=True)),
     # add, sub and mul of i32 and i64
@@ -205,11 +208,15 @@ _TABLE: Final[_Rows] = (
     # memory.copy, memory.fill
     (0xFC, [0x0A], Instruction((_MEMORY_INDEX, _MEMORY_INDEX))),
     (0xFC, [0x0B], Instruction((_MEMORY_INDEX,))),
-    # data.drop, elem.drop, table.size, table.fill
-    (0xFC, [0x09, 0x0D, 0x10, 0x11], Instruction((_INDEX,))),
-    # memory.init, table.init, table.copy
+    # table.size, memory.init
+    (0xFC, [0x10], Instruction((_INDEX,))),
     (0xFC, [0x08], Instruction((_INDEX, _MEMORY_INDEX))),
-    (0xFC, [0x0C, 0x0E], Instruction((_INDEX, _INDEX))),
+    # What a snapshot of an instance may come to lack: table.set; table.fill; table.init, table.copy
+    (None, [0x26], Instruction((_INDEX,), site=Kind.TABLE_CHANGE)),
+    (0xFC, [0x11], Instruction((_INDEX,), site=Kind.TABLE_CHANGE)),
+    (0xFC, [0x0C, 0x0E], Instruction((_INDEX, _INDEX), site=Kind.TABLE_CHANGE)),
+    (0xFC, [0x09], Instruction((_INDEX,), site=Kind.DATA_DROP)),
+    (0xFC, [0x0D], Instruction((_INDEX,), site=Kind.ELEMENT_DROP)),
     (0xFC, [0x0F], Instruction((_INDEX,), site=Kind.TABLE_GROW)),
     # loads and stores of vectors
     (0xFD, [*range(0x0C), 0x5C, 0x5D], Instruction((_MEMORY_ARGUMENT,))),

@@ -25,6 +25,7 @@ class Scan:
         sites: By the number of the body: calls and references to imports, and growth. Bodies without any are left out.
         grown: The memories and tables that are grown, each with its kind of growth.
         starts: Where the instructions of each body begin.
+        changes: What it has of instructions that change more than memories and globals: tables, or segments.
         most_locals: The most local variables of a function, parameters left out.
         most_branches: The most branches of one `br_table`.
     """
@@ -32,8 +33,12 @@ class Scan:
     sites: dict[int, list[Site]] = field(default_factory=dict)
     grown: set[tuple[Kind, int]] = field(default_factory=set)
     starts: list[int] = field(default_factory=list)
+    changes: set[Kind] = field(default_factory=set)
     most_locals: int = 0
     most_branches: int = 0
+
+
+_CHANGES = frozenset({Kind.TABLE_CHANGE, Kind.ELEMENT_DROP, Kind.DATA_DROP})
 
 
 def scan(module: ParsedModule) -> Scan:
@@ -62,6 +67,9 @@ def scan(module: ParsedModule) -> Scan:
         for site in walk(data, start, end, imported):
             if site.kind is Kind.BRANCH_TABLE:
                 found.most_branches = max(found.most_branches, site.target)
+                continue
+            if site.kind in _CHANGES:
+                found.changes.add(site.kind)
                 continue
             here.append(site)
             if site.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW):

@@ -1,0 +1,382 @@
+"""What an instance's memories and globals hold, kept so that new instances begin with it, copy-on-write.
+
+The contents of memories lie in a file that is in memory only (a memfd) and sealed: nobody can change it any more. A new
+instance gets them mapped privately over its own memory, so that all instances share what none of them has written to.
+Pages of zeros are not kept.
+
+Only instances of engines without a pool are given a mapping: their memories are unmapped whole when they are freed. A
+slot of a pool would keep it, and show it to the next guest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import weakref
+from ctypes import addressof, c_char, c_int, c_long, c_size_t, c_void_p
+from functools import cache
+from itertools import pairwise
+from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stockade.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from stockade.engine._instance import Instance
+
+__all__ = ["Extent", "InstanceState", "MemoryImage", "SealedFile", "put_state", "take_state"]
+
+_MAP_FIXED: Final = 0x10
+_MAP_NORESERVE: Final = 0x4000
+
+_MOST_EXTENTS: Final = 64
+"""Stretches of a memory that are copied at a time: each is a mapping of every instance that begins with them."""
+
+_MOST_LAYERED: Final = 192
+"""Mappings of a memory of which some are of earlier snapshots; where there would be more, all of it is copied anew."""
+
+_NEAR_BYTES: Final = 1 << 18
+"""Zeros between two extents up to this size are kept, for a mapping costs more than they do."""
+
+_ENTRY_BYTES: Final = 8
+"""Bytes that `/proc/self/pagemap` has for a page."""
+
+_TOUCHED: Final = re.compile(rb"[\x40-\xff]+", re.DOTALL)
+_PRIVATE: Final = re.compile(rb"[\x40-\x5f\x80-\x9f\xc0-\xdf]+", re.DOTALL)
+"""Runs of pages by the highest bytes of their entries (Documentation/admin-guide/mm/pagemap.rst): bit 7 says that a
+page is in memory, bit 6 that it is swapped out, bit 5 that it is one of a file."""
+
+_ZEROS: Final = bytes(PAGESIZE)
+
+
+class _Libc:
+    """The functions of the C library that map memory. All of them keep the interpreter lock, and return at once."""
+
+    def __init__(self) -> None:
+        library = ctypes.PyDLL(None, use_errno=True)
+        self.mmap = library.mmap
+        self.mmap.restype = c_void_p
+        self.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+        self.memcmp = library.memcmp
+        self.memcmp.restype = c_int
+        self.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+        self.zeros = ctypes.create_string_buffer(PAGESIZE)
+
+
+@cache
+def _libc() -> _Libc:
+    return _Libc()
+
+
+class SealedFile:
+    """A file in memory that nobody can change. It is closed with the last reference to it.
+
+    Args:
+        descriptor: The file, which is sealed here, and closed by this object.
+    """
+
+    __slots__ = ("__weakref__", "descriptor", "size_bytes")
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor).atexit = False
+        import fcntl
+
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        self.size_bytes = os.fstat(descriptor).st_size
+
+    @staticmethod
+    def new() -> int:
+        """Makes a file in memory, empty and not sealed yet.
+
+        Raises:
+            EngineError: The system has none.
+        """
+        if not hasattr(os, "memfd_create"):
+            raise EngineError("snapshots need files in memory (memfd_create), which this system does not have")
+        try:
+            return os.memfd_create("stockade snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as problem:
+            raise EngineError(f"no file in memory can be made for a snapshot: {problem.strerror}") from None
+
+
+class Extent(NamedTuple):
+    """A stretch of a memory, and where its contents lie. All numbers are multiples of a page of the host's.
+
+    Attributes:
+        start: Its address in the memory.
+        size: How many bytes it has.
+        file: The file.
+        offset: Where it begins there.
+    """
+
+    start: int
+    size: int
+    file: SealedFile
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """The address behind it."""
+        return self.start + self.size
+
+
+class MemoryImage(NamedTuple):
+    """The contents of a memory: zeros wherever there is no extent.
+
+    Attributes:
+        size_bytes: How large the memory is.
+        extents: What is in it, in order, without overlaps.
+    """
+
+    size_bytes: int
+    extents: tuple[Extent, ...]
+
+
+class InstanceState(NamedTuple):
+    """What an instance holds.
+
+    Attributes:
+        memories: Its memories, in order.
+        globals: Its mutable globals, in order: for each, the kind of its number and 16 bytes.
+    """
+
+    memories: tuple[MemoryImage, ...]
+    globals: tuple[bytes, ...]
+
+    @property
+    def maps(self) -> int:
+        """How many mappings an instance with this state has beyond those of any other, at most."""
+        return sum(2 * len(memory.extents) + 1 for memory in self.memories)
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much of it is kept in files; instances share this as long as they do not write to it."""
+        return sum({id(part.file): part.file.size_bytes for image in self.memories for part in image.extents}.values())
+
+
+# -- taking ------------------------------------------------------------------------------------------------------------
+
+
+def take_state(
+    instance: Instance,
+    memories: Sequence[bytes],
+    globals_: Sequence[bytes],
+    initial_bytes: Sequence[int],
+    base: InstanceState | None = None,
+) -> InstanceState:
+    """Copies what an instance holds, of which nothing runs.
+
+    Args:
+        instance: The instance.
+        memories: Its memories, by the names under which the woven module exports them.
+        globals_: Its mutable globals, likewise.
+        initial_bytes: How large each memory is in a new instance.
+        base: What was put into the instance, if anything was: of that, only what has changed is copied.
+
+    Raises:
+        EngineError: There is no memory to keep it in, or no file descriptor.
+    """
+    numbers = tuple(instance.global_value(name) for name in globals_)
+    spans = [instance.woven_memory(name).span() for name in memories]
+    below = base.memories if base is not None else (None,) * len(spans)
+    images = None
+    if base is not None:
+        changed = [_changed(*span) for span in spans]
+        if all(runs is not None for runs in changed):
+            images = _written(spans, [_near(runs or ()) for runs in changed])
+            images = [
+                MemoryImage(size, _overlaid(under.extents, over.extents))
+                for (_, size), under, over in zip(spans, base.memories, images, strict=True)
+            ]
+    if images is None or any(len(image.extents) > _MOST_LAYERED for image in images):
+        found = [
+            _near(_nonzero(address, _touched(address, size, initial, under)))
+            for (address, size), initial, under in zip(spans, initial_bytes, below, strict=True)
+        ]
+        images = _written(spans, found)
+    return InstanceState(tuple(images), numbers)
+
+
+def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]]) -> list[MemoryImage]:
+    """Copies stretches of memories into a file.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    descriptor, written = SealedFile.new(), 0
+    try:
+        for (address, _), runs in zip(spans, found, strict=True):
+            for start, end in runs:
+                _copy(descriptor, address + start, end - start, written)
+                written += end - start
+    except OSError as problem:
+        os.close(descriptor)
+        raise EngineError(f"there is no room for a snapshot: {problem.strerror}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    file, offset, images = SealedFile(descriptor), 0, []
+    for (_, size), runs in zip(spans, found, strict=True):
+        extents = []
+        for start, end in runs:
+            extents.append(Extent(start, end - start, file, offset))
+            offset += end - start
+        images.append(MemoryImage(size, tuple(extents)))
+    return images
+
+
+def _overlaid(below: Sequence[Extent], above: Sequence[Extent]) -> tuple[Extent, ...]:
+    """Puts extents over others."""
+    out = list(above)
+    for part in below:
+        at = part.start
+        for over in above:
+            if over.end <= at or over.start >= part.end:
+                continue
+            if over.start > at:
+                out.append(_cut(part, at, over.start))
+            at = over.end
+        if at < part.end:
+            out.append(_cut(part, at, part.end))
+    return tuple(sorted(out, key=lambda extent: extent.start))
+
+
+def _cut(part: Extent, start: int, end: int) -> Extent:
+    return Extent(start, end - start, part.file, part.offset + start - part.start)
+
+
+def _copy(descriptor: int, address: int, size: int, offset: int) -> None:
+    # SAFETY: the bytes are inside the memory of an instance that the caller keeps, of which nothing runs; the view is
+    # gone before this returns.
+    view = memoryview((c_char * size).from_address(address)).cast("B")
+    done = 0
+    while done < size:
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _pages(address: int, size: int) -> bytes | None:
+    """Returns the highest byte of the entry of each page in the kernel's table; None where it does not tell."""
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as table:  # noqa: PTH123 - not buffered
+            entries = os.pread(table.fileno(), size // PAGESIZE * _ENTRY_BYTES, address // PAGESIZE * _ENTRY_BYTES)
+    except OSError:
+        return None
+    return entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES] if len(entries) == size // PAGESIZE * _ENTRY_BYTES else None
+
+
+def _runs(pattern: re.Pattern[bytes], pages: bytes) -> list[tuple[int, int]]:
+    return [(match.start() * PAGESIZE, match.end() * PAGESIZE) for match in pattern.finditer(pages)]
+
+
+def _touched(address: int, size: int, initial: int, under: MemoryImage | None) -> list[tuple[int, int]]:
+    """Where a memory may hold anything but zeros: what it began with, and pages that there are."""
+    runs = [(0, initial)] if under is None else [(0, initial), *((part.start, part.end) for part in under.extents)]
+    # Everything else is anonymous memory of the engine's, in which a page that is not there is one of zeros.
+    pages = _pages(address, size)
+    runs += [(0, size)] if pages is None else _runs(_TOUCHED, pages)
+    return _joined(sorted(runs), 0)
+
+
+def _changed(address: int, size: int) -> list[tuple[int, int]] | None:
+    """Where a memory into which a state was put has been written to since; None where the kernel does not tell."""
+    pages = _pages(address, size)
+    return None if pages is None else _runs(_PRIVATE, pages)
+
+
+def _nonzero(address: int, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Of some stretches of a memory, those pages that do not hold zeros only."""
+    libc = _libc()
+    compare, zeros = libc.memcmp, addressof(libc.zeros)
+    for start, end in runs:
+        first = None
+        for at in range(start, end, PAGESIZE):
+            # SAFETY: a page of the memory is compared with a page of zeros.
+            if compare(address + at, zeros, PAGESIZE):
+                first = at if first is None else first
+            elif first is not None:
+                yield first, at
+                first = None
+        if first is not None:
+            yield first, end
+
+
+def _near(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Joins stretches that lie near each other, and more of them where there are too many."""
+    runs = list(found)
+    gaps = sorted((after[0] - before[1] for before, after in pairwise(runs)), reverse=True)
+    return _joined(runs, max(_NEAR_BYTES, *gaps[_MOST_EXTENTS - 1 : _MOST_EXTENTS], 0))
+
+
+def _joined(runs: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+    """Joins stretches, in order of where they begin, that overlap or have no more than a gap between them."""
+    out: list[tuple[int, int]] = []
+    for start, end in runs:
+        if out and start - out[-1][1] <= gap:
+            out[-1] = out[-1][0], max(out[-1][1], end)
+        elif start < end:
+            out.append((start, end))
+    return out
+
+
+# -- putting -----------------------------------------------------------------------------------------------------------
+
+
+def put_state(
+    instance: Instance,
+    memories: Sequence[bytes],
+    globals_: Sequence[bytes],
+    initial_bytes: Sequence[int],
+    state: InstanceState,
+) -> None:
+    """Puts into a new instance what another one of the same module held.
+
+    Args:
+        instance: The instance, of an engine without a pool; nothing of it has run.
+        memories: Its memories, by the names under which the woven module exports them.
+        globals_: Its mutable globals, likewise.
+        initial_bytes: How large each memory is in a new instance.
+        state: What the other one held.
+
+    Raises:
+        EngineError: There is no memory for it, or no memory map.
+    """
+    assert not instance.is_pooled
+    for name, initial, image in zip(memories, initial_bytes, state.memories, strict=True):
+        memory = instance.woven_memory(name)
+        memory.grow_to(image.size_bytes)
+        address, size = memory.span()
+        assert size == image.size_bytes
+        _map(address, initial, image)
+    for name, value in zip(globals_, state.globals, strict=True):
+        instance.set_global(name, value)
+
+
+def _map(address: int, initial: int, image: MemoryImage) -> None:
+    """Maps contents over a memory."""
+    at = 0
+    for start, size, file, offset in image.extents:
+        if at < min(start, initial):
+            _map_over(address + at, min(start, initial) - at, -1, 0)
+        _map_over(address + start, size, file.descriptor, offset)
+        at = start + size
+    if at < initial:
+        _map_over(address + at, initial - at, -1, 0)
+
+
+def _map_over(address: int, size: int, descriptor: int, offset: int) -> None:
+    flags = MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE | (MAP_ANON if descriptor < 0 else 0)
+    # SAFETY: the stretch lies inside [base, base + size) of a memory of a live instance, which was grown to that size
+    # before; it begins and ends with pages of the host's, for memories have pages of 64 KiB. So it replaces only
+    # what the guest could read and write before, with the same protection; the engine's guard pages and what it has
+    # reserved behind the memory stay as they are. Memories never move (`memory_may_move` is off), and grow by making
+    # accessible what is reserved behind them. An engine without a pool unmaps the whole reservation when the
+    # instance is freed, whatever is mapped there; it clears and keeps nothing. Nothing of the instance runs meanwhile.
+    # The file is sealed, so nobody shortens it: no access ends in a SIGBUS.
+    found = _libc().mmap(address, size, PROT_READ | PROT_WRITE, flags, descriptor, offset)
+    if found != address:
+        raise EngineError(f"a snapshot cannot be mapped: {os.strerror(ctypes.get_errno())}")
