@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ModuleNotFound,
         PolicyError,
         QueueFull,
+        SnapshotError,
         StockadeError,
         UsageError,
     )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from stockade.modules import Inspection, Module
     from stockade.policy import Limits, Mount, Policy
     from stockade.report import Outcome, Report, Usage, Violation
-    from stockade.sandbox import AsyncSession, Sandbox, Session, call, run
+    from stockade.sandbox import AsyncSession, Sandbox, Session, Snapshot, call, run
     from stockade.scheduling import Quota, Scheduler, SessionPool, Task, TaskHandle, TaskResult
 
 __all__ = [
@@ -73,6 +74,8 @@ __all__ = [
     "Scheduler",
     "Session",
     "SessionPool",
+    "Snapshot",
+    "SnapshotError",
     "StockadeError",
     "Task",
     "TaskHandle",

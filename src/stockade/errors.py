@@ -11,6 +11,7 @@
       IsolationError              the place where a run should happen cannot be had
         EngineError               the wasmtime library is missing, unfit or exhausted
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
+      SnapshotError               a snapshot cannot be taken, kept or believed
       QueueFull                   a scheduler has as many runs waiting as it takes
       GuestError                  the guest failed; raised by `Report.check` and `stockade.call`, carries the report
         GuestExit                 it ended with a non-zero exit code
@@ -47,6 +48,7 @@ __all__ = [
     "ModuleNotFound",
     "PolicyError",
     "QueueFull",
+    "SnapshotError",
     "StockadeError",
     "UsageError",
 ]
@@ -117,6 +119,10 @@ class EngineError(IsolationError):
 
 class UsageError(StockadeError):
     """An object was used in a way that it does not allow, such as after `close` or from two threads at once."""
+
+
+class SnapshotError(StockadeError):
+    """A snapshot cannot be taken, for the guest holds more than it can hold; or its file cannot be written, or believed."""
 
 
 class QueueFull(StockadeError):  # noqa: N818 - as queue.Full

@@ -99,6 +99,7 @@ class Program:
         calls: The calls that it can make.
         state_format: How to read the guard's state in it.
         valid_under: Sets of proposals under which the original is known to be valid.
+        unpooled: Its machine code for an engine without a pool, once that was asked for.
     """
 
     compiled: CompiledModule
@@ -111,6 +112,7 @@ class Program:
     calls: tuple[str, ...]
     state_format: StateFormat
     valid_under: set[Features] = field(default_factory=set)
+    unpooled: list[CompiledModule] = field(default_factory=list, repr=False)
 
     @property
     def lends(self) -> bool:
@@ -119,8 +121,12 @@ class Program:
 
     def without_slots(self) -> CompiledModule:
         """Returns its machine code for an engine that allocates instances one by one."""
-        engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
-        return CompiledModule.load(engine, self.compiled.to_bytes())
+        if not self.compiled.engine.config.pooled:
+            return self.compiled
+        if not self.unpooled:
+            engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
+            self.unpooled.append(CompiledModule.load(engine, self.compiled.to_bytes()))
+        return self.unpooled[0]
 
     @classmethod
     def of(

@@ -14,7 +14,7 @@ from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, En
 from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
 from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
 from stockade.engine._lending import FindMemory, Lending, Lent
-from stockade.engine._snapshot import Extent, InstanceState, MemoryImage, SealedFile, put_state, take_state
+from stockade.engine._snapshot import Extent, InstanceState, MemoryImage, SealedFile, put_state, share_state, take_state
 from stockade.engine._store import Owner
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "features_used",
     "library_folder",
     "put_state",
+    "share_state",
     "take_state",
     "validate_with",
     "wasmtime_version",

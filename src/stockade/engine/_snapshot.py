@@ -356,6 +356,26 @@ def put_state(
         instance.set_global(name, value)
 
 
+def share_state(
+    instance: Instance, memories: Sequence[bytes], initial_bytes: Sequence[int], state: InstanceState
+) -> None:
+    """Has an instance, of an engine without a pool, share what was just taken of it with those that get it.
+
+    Args:
+        instance: The instance, of which nothing has run since.
+        memories: Its memories, by the names under which the woven module exports them.
+        initial_bytes: How large each memory is in a new instance.
+        state: What was taken.
+
+    Raises:
+        EngineError: There is no memory map for it.
+    """
+    assert not instance.is_pooled
+    for name, initial, image in zip(memories, initial_bytes, state.memories, strict=True):
+        address, _ = instance.woven_memory(name).span()
+        _map(address, initial, image)
+
+
 def _map(address: int, initial: int, image: MemoryImage) -> None:
     """Maps contents over a memory."""
     at = 0

@@ -81,8 +81,8 @@ class StopReason(NamedTuple):
         )
 
     @classmethod
-    def too_large(cls, woven: Woven, limits: Limits) -> StopReason:
-        """The module's memories or tables are over the limit before the first instruction."""
+    def too_large(cls, woven: Woven, limits: Limits, *, restored: bool = False) -> StopReason:
+        """The module's memories or tables, or those of a snapshot, are over the limit before the first instruction."""
         if woven.initial_table_elements > limits.table_elements:
             return cls(
                 refused=Violation(
@@ -96,7 +96,7 @@ class StopReason(NamedTuple):
         return cls(
             refused=Violation(
                 kind="memory",
-                subject="initial memory",
+                subject="memory of the snapshot" if restored else "initial memory",
                 limit=limits.memory,
                 observed=woven.initial_memory_bytes,
                 action="stop",

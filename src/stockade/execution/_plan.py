@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine import CompiledModule, Directory, Lent, Owner, ResourceCost
+    from stockade.execution._snapshot import GuestState
     from stockade.host import HostFunctions
     from stockade.modules import Module
     from stockade.policy import Limits, Policy
@@ -54,6 +55,7 @@ class Plan:
         was_compiled: Whether the machine code was at hand.
         without_slots: Makes the same ready for an engine that has no slots to run out of.
         history: What the latest runs consumed, and in how many seconds.
+        held: What its guests begin with, where that is not what the module begins with.
     """
 
     module: Module
@@ -75,6 +77,7 @@ class Plan:
     was_compiled: bool
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
+    held: GuestState | None = None
 
     def acquire(self) -> tuple[LinkedModule, Owner]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
@@ -91,6 +94,34 @@ class Plan:
         if owner is None:
             raise linked.engine.full(claim)
         return linked, owner
+
+    def restoring(self, held: GuestState) -> Plan:
+        """This plan for guests that begin with what another guest of the module held.
+
+        They are instantiated one by one: a slot of a pool would keep the mapping of a snapshot for whoever comes next.
+
+        Args:
+            held: What the other guest held.
+        """
+        woven, limits = self.program.woven, self.policy.limits
+        woven = replace(
+            woven,
+            initial_memory_bytes=woven.initial_memory_bytes + held.grown_bytes,
+            start_export=None if held.started else woven.start_export,
+        )
+        program = replace(self.program, woven=woven)
+        state = _state(self.policy, program, self.directories)
+        linked = self.without_slots()
+        maps = linked.claim.maps + held.instance.maps
+        return replace(
+            self.at_hand(),
+            program=program,
+            linked=linked,
+            claim=linked.claim._replace(maps=maps, descriptors=self.claim.descriptors),
+            state=state,
+            bare=place_inputs(state, limits, [PROGRAM_NAME], {}, b""),
+            held=held,
+        )
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
@@ -149,7 +180,7 @@ def make_plan(
     rates = rates_of(limits)
     natives, parking = _natives(program)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
-    state = policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_interrupt_opens())
+    state = _state(policy, program, directories)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
     info = ModuleInfo(module.sha256, module.name)
     return Plan(
@@ -173,6 +204,10 @@ def make_plan(
         without_slots=without_slots,
         history=deque(maxlen=SAMPLES_KEPT),
     )
+
+
+def _state(policy: Policy, program: Program, directories: Sequence[Directory]) -> bytes:
+    return policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_interrupt_opens())
 
 
 def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:

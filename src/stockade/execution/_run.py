@@ -18,6 +18,7 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._classify import GuestStopped, StopReason, classify, tell_event
+from stockade.execution._snapshot import put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
@@ -37,9 +38,10 @@ from stockade.runner import FOREVER, GO_ON, blamed, is_cancellation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.engine import Memory, Number
+    from stockade.engine import InstanceState, Memory, Number
     from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
+    from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
     from stockade.guard import GuardViolation
@@ -91,6 +93,7 @@ class Guest:
     _begun = _cpu_mark = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
     _used_bytes = math.inf
+    _below: InstanceState | None = None
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class Guest:
         self._started = woven.start_export is None
         if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
             # Not instantiated at all: the module asks for more than it may have.
-            self._ending = StopReason.too_large(woven, limits)
+            self._ending = StopReason.too_large(woven, limits, restored=plan.held is not None)
             return
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
         linked, owner = plan.acquire()
@@ -166,6 +169,10 @@ class Guest:
         return self._plan.policy
 
     def _set_up(self, instance: Instance) -> None:
+        held = self._plan.held
+        if held is not None:
+            put_guest_state(self._plan, instance, held)
+            self._below = held.instance
         if self._plan.program.lends:
             instance.owner = weakref.ref(self)
         if self._plan.directories:
@@ -623,6 +630,27 @@ class Guest:
             return self._instance.memory(name)
         except KeyError:
             raise UsageError("the guest exports no memory") from None
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether it began with what another guest held, so that it is not to be initialized."""
+        return self._plan.held is not None
+
+    def take_state(self) -> GuestState:
+        """Takes what it holds, between two calls.
+
+        Raises:
+            UsageError: It has ended.
+            SnapshotError: There is more to it than can be taken.
+            EngineError: There is no room for a snapshot.
+        """
+        instance = self._instance
+        if instance is None or self._ending is not None:
+            raise UsageError("the guest has ended, so there is nothing to take a snapshot of. Open a new session")
+        held = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
+        if not instance.is_pooled:
+            self._below = held.instance
+        return held
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""

@@ -4,5 +4,6 @@ from stockade.sandbox._calls import call, run
 from stockade.sandbox._checks import check_count, check_text
 from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
+from stockade.sandbox._snapshot import Snapshot
 
-__all__ = ["AsyncSession", "Sandbox", "Session", "call", "check_count", "check_text", "run"]
+__all__ = ["AsyncSession", "Sandbox", "Session", "Snapshot", "call", "check_count", "check_text", "run"]

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING
 from stockade.errors import Cancelled
 from stockade.execution import Call, Inputs, bind_arguments
 from stockade.runner import ASIDE
+from stockade.sandbox._snapshot import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Argument, Guest, PolicyContext, Returns, Streams
+    from stockade.execution import Argument, Guest, GuestState, PolicyContext, Returns, Streams
     from stockade.modules import Module, Source
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
+    from stockade.sandbox._snapshot import Snapshot
 
 __all__ = ["call_steps", "prepare_steps", "run_steps"]
 
 
-def prepare_steps(context: PolicyContext, control: RunControl, module: Source, tenant: str) -> RunCoroutine[Module]:
+def prepare_steps(
+    context: PolicyContext, control: RunControl, module: Source | Snapshot, tenant: str
+) -> RunCoroutine[tuple[Module, GuestState | None]]:
     """Loads and compiles a module.
 
     Args:
@@ -28,20 +32,23 @@ def prepare_steps(context: PolicyContext, control: RunControl, module: Source, t
         module: The module.
         tenant: For whom.
 
+    Returns:
+        The module; and what its guests begin with, where it is a snapshot's.
+
     Raises:
         Cancelled: It was told to stop.
     """
-    loaded = context.load(module)
+    loaded, held = load_source(context, module)
     if not (yield from context.prepare(loaded, control, tenant)):
         report = context.cancelled(loaded)
         raise Cancelled(f"{loaded.name}: {report.summary()}", report)
-    return loaded
+    return loaded, held
 
 
 def run_steps(
     context: PolicyContext,
     control: RunControl,
-    module: Source,
+    module: Source | Snapshot,
     inputs: Inputs,
     streams: Streams | None = None,
     tenant: str = "",
@@ -56,18 +63,18 @@ def run_steps(
         streams: What serves its output and input in the place of the callbacks among its inputs.
         tenant: For whom.
     """
-    loaded = context.load(module)
+    loaded, held = load_source(context, module)
     entry = loaded.command_entry
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams)
+    guest = context.guest(loaded, control, inputs, streams, held)
     return (yield from _with(guest, control, guest.invoke(Call(entry), command=True)))
 
 
 def call_steps(
     context: PolicyContext,
     control: RunControl,
-    module: Source,
+    module: Source | Snapshot,
     export: str,
     args: Sequence[Argument],
     returns: Returns | None = None,
@@ -88,17 +95,17 @@ def call_steps(
         inputs: What the guest is given.
         streams: What serves its output and input in the place of the callbacks among its inputs.
     """
-    loaded = context.load(module)
+    loaded, held = load_source(context, module)
     call = bind_arguments(loaded, export, args, returns)
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams)
+    guest = context.guest(loaded, control, inputs, streams, held)
     return (yield from _with(guest, control, _initialized(loaded, guest, call)))
 
 
 def _initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Report]:
     initializer = module.initializer
-    if initializer is not None and initializer.name != call.entry.name:
+    if initializer is not None and not guest.is_restored and initializer.name != call.entry.name:
         report = yield from guest.invoke(Call(initializer))
         if not report.ok or guest.ended:
             return report

@@ -16,6 +16,7 @@ from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
 from stockade.sandbox._runs import call_steps, prepare_steps, run_steps
 from stockade.sandbox._session import AsyncSession, Session
+from stockade.sandbox._snapshot import Snapshot, load_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         OnOutput,
         OnOutputAsync,
         OnProgress,
+        PolicyContext,
         Returns,
         Stdin,
         Streams,
@@ -193,7 +195,7 @@ class Sandbox:
 
     def run(
         self,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[str | bytes] = (),
         *,
         stdin: Stdin = b"",
@@ -240,7 +242,7 @@ class Sandbox:
     @overload
     def call(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Literal["text"],
@@ -251,7 +253,7 @@ class Sandbox:
     @overload
     def call(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Literal["bytes"],
@@ -262,7 +264,7 @@ class Sandbox:
     @overload
     def call(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Returns | None = None,
@@ -272,7 +274,7 @@ class Sandbox:
 
     def call(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Returns | None = None,
@@ -304,7 +306,7 @@ class Sandbox:
 
     def open(
         self,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[str | bytes] = (),
         *,
         stdin: Stdin = b"",
@@ -329,14 +331,20 @@ class Sandbox:
             ModuleError: The module cannot be run.
             GuestError: Its initialization failed.
         """
-        context = self._contexts.under(policy)
-        loaded = context.load(module)
+        return self._open(self._contexts.under(policy), module, Inputs(args, stdin, env, on_stdout, on_stderr))
+
+    def _open(self, context: PolicyContext, module: Source | Snapshot, inputs: Inputs) -> Session:
+        def again(snapshot: Snapshot, inputs: Inputs) -> Session:
+            self._contexts.under()
+            return self._open(context, snapshot, inputs)
+
+        loaded, held = load_source(context, module)
         control = RunControl()
-        return Session(loaded, context.guest(loaded, control, Inputs(args, stdin, env, on_stdout, on_stderr)), control)
+        return Session(loaded, context.guest(loaded, control, inputs, held=held), control, inputs, again)
 
     def steps(
         self,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[Argument] = (),
         *,
         export: str | None = None,
@@ -389,7 +397,7 @@ class Sandbox:
 
     async def run_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[str | bytes] = (),
         *,
         stdin: AsyncStdin = b"",
@@ -438,7 +446,7 @@ class Sandbox:
     @overload
     async def call_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Literal["text"],
@@ -451,7 +459,7 @@ class Sandbox:
     @overload
     async def call_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Literal["bytes"],
@@ -464,7 +472,7 @@ class Sandbox:
     @overload
     async def call_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Returns | None = None,
@@ -476,7 +484,7 @@ class Sandbox:
 
     async def call_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         export: str,
         *args: Argument,
         returns: Returns | None = None,
@@ -506,7 +514,7 @@ class Sandbox:
 
     async def open_async(
         self,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[str | bytes] = (),
         *,
         stdin: AsyncStdin = b"",
@@ -533,13 +541,21 @@ class Sandbox:
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
+        return await self._open_async(context, module, Inputs(args, stdin, env, on_stdout, on_stderr), priority, tenant)
+
+    async def _open_async(
+        self, context: PolicyContext, module: Source | Snapshot, inputs: Inputs, priority: int, tenant: str
+    ) -> AsyncSession:
+        async def again(snapshot: Snapshot, inputs: Inputs) -> AsyncSession:
+            self._contexts.under()
+            return await self._open_async(context, snapshot, inputs, priority, tenant)
+
         control = RunControl()
-        loaded = await _awaited(prepare_steps(context, control, module, tenant), control, priority, tenant)
-        inputs = Inputs(args, stdin, env, on_stdout, on_stderr)
+        steps = prepare_steps(context, control, module, tenant)
+        loaded, held = await _awaited(steps, control, priority, tenant)
         streams = _loop_streams(inputs, control)
-        session = AsyncSession(
-            loaded, context.guest(loaded, control, inputs, streams), control, streams, priority, tenant
-        )
+        guest = context.guest(loaded, control, inputs, streams, held)
+        session = AsyncSession(loaded, guest, control, inputs, again, streams, priority, tenant)
         await session.initialize()
         return session
 

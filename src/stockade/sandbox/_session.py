@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
 from stockade.errors import UsageError
-from stockade.execution import Call, bind_arguments
+from stockade.execution import Call, Inputs, bind_arguments
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox._checks import check_whole
+from stockade.sandbox._snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Literal, Self
 
     from stockade._bytes import BytesLike
     from stockade.engine import Memory
-    from stockade.execution import Argument, Guest, Returns
+    from stockade.execution import Argument, AsyncStdin, Guest, OnOutput, OnOutputAsync, Returns, Stdin
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Module
     from stockade.report import Report
@@ -39,8 +40,11 @@ class _Session:
 
     _closed = True  # until there is something to close
 
-    def __init__(self, module: Module, guest: Guest, control: RunControl) -> None:
+    def __init__(self, module: Module, guest: Guest, control: RunControl, inputs: Inputs) -> None:
         self._module = module
+        self._inputs = inputs
+        # The last snapshot, for as long as nothing has changed since.
+        self._snapshot: Snapshot | None = None
         self._guest = guest
         self._control = control
         control.calls_out = guest.calls_out
@@ -85,7 +89,12 @@ class _Session:
         """
         check_whole("address", address)
         piece = bytes_of(data, "data")
-        self._with_memory(lambda memory: memory.write(address, piece))
+
+        def write(memory: Memory) -> None:
+            self._snapshot = None
+            memory.write(address, piece)
+
+        self._with_memory(write)
 
     def cancel(self) -> None:
         """Stops a call that is under way, and ends the session. May be called from any thread."""
@@ -127,11 +136,31 @@ class _Session:
                 raise UsageError("the guest has ended, so the session is over: open a new one")
             # That of the last call may be over.
             self._control.start(None)
+            self._snapshot = None
             self._guest.renew()
             return (yield from self._guest.invoke(call))
         finally:
             if self._holder is holder:
                 self._holder = None
+
+    def _taking(self) -> RunCoroutine[Snapshot]:
+        """Takes a snapshot. As `_steps`, from its first step on it has the session."""
+        holder = object()
+        try:
+            self._take(holder)
+            yield GO_ON
+            found = self._snapshot
+            if found is None:
+                found = self._snapshot = Snapshot(self._guest.take_state())
+            return found
+        finally:
+            if self._holder is holder:
+                self._holder = None
+
+    def _inputs_of_fork(
+        self, stdin: AsyncStdin, on_stdout: OnOutputAsync | None, on_stderr: OnOutputAsync | None
+    ) -> Inputs:
+        return self._inputs._replace(stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
 
     def _free(self) -> None:
         holder = object()
@@ -141,6 +170,7 @@ class _Session:
                     raise UsageError("a call is under way in another thread: cancel it first")
                 self._holder = holder
             self._closed = True
+            self._snapshot = None
             self._guest.close()
         finally:
             if self._holder is holder:
@@ -157,12 +187,20 @@ class Session(_Session):
         initialization: The report on a reactor's `_initialize`; None for a guest that has none.
     """
 
-    def __init__(self, module: Module, guest: Guest, control: RunControl) -> None:
-        super().__init__(module, guest, control)
+    def __init__(
+        self,
+        module: Module,
+        guest: Guest,
+        control: RunControl,
+        inputs: Inputs,
+        reopen: Callable[[Snapshot, Inputs], Session],
+    ) -> None:
+        super().__init__(module, guest, control, inputs)
+        self._reopen = reopen
         try:
             if guest.ended:
                 guest.final_report().check()
-            if module.initializer is not None:
+            if module.initializer is not None and not guest.is_restored:
                 self.initialization = self._invoke(Call(module.initializer)).check()
         except BaseException:
             self.close()
@@ -197,6 +235,37 @@ class Session(_Session):
         """
         return self._invoke(bind_arguments(self._module, export, args, returns))
 
+    def snapshot(self) -> Snapshot:
+        """Takes what the guest holds now, for others to begin with: `Sandbox.open(snapshot)`.
+
+        While nothing is called in between, the same one is returned again.
+
+        Raises:
+            SnapshotError: The guest holds more than a snapshot does: open files, changed descriptors, or tables and
+                segments that its code changes.
+            EngineError: There is no room for it.
+            UsageError: The session is over, or in use by another thread.
+        """
+        return run_blocking(self._taking(), self._control)
+
+    def fork(
+        self, *, stdin: Stdin = b"", on_stdout: OnOutput | None = None, on_stderr: OnOutput | None = None
+    ) -> Session:
+        """Opens another session that begins as this one is now, under the same policy.
+
+        Neither sees what the other does from then on. What is left of this one's quotas, its fuel and its time are its
+        own: the fork has those of a new session. Arguments and environment are the same.
+
+        Args:
+            stdin: The fork's standard input, as in `Sandbox.open`.
+            on_stdout: Is given its stdout in pieces as they are written.
+            on_stderr: The same for stderr.
+
+        Raises:
+            SnapshotError: As of `snapshot`; so are `EngineError` and `UsageError`.
+        """
+        return self._reopen(self.snapshot(), self._inputs_of_fork(stdin, on_stdout, on_stderr))
+
     def close(self) -> None:
         """Ends the session and frees the instance. Closing twice is harmless.
 
@@ -220,10 +289,19 @@ class AsyncSession(_Session):
     """
 
     def __init__(
-        self, module: Module, guest: Guest, control: RunControl, streams: LoopStreams | None, priority: int, tenant: str
+        self,
+        module: Module,
+        guest: Guest,
+        control: RunControl,
+        inputs: Inputs,
+        reopen: Callable[[Snapshot, Inputs], Awaitable[AsyncSession]],
+        streams: LoopStreams | None,
+        priority: int,
+        tenant: str,
     ) -> None:
         self._streams = streams
-        super().__init__(module, guest, control)
+        super().__init__(module, guest, control, inputs)
+        self._reopen = reopen
         self._priority = priority
         self._tenant = tenant
 
@@ -247,7 +325,7 @@ class AsyncSession(_Session):
         try:
             if self._guest.ended:
                 self._guest.final_report().check()
-            if self._module.initializer is not None:
+            if self._module.initializer is not None and not self._guest.is_restored:
                 self.initialization = (await self._invoke(Call(self._module.initializer))).check()
         except BaseException:
             await self.close()
@@ -276,6 +354,26 @@ class AsyncSession(_Session):
         """
         return await self._invoke(bind_arguments(self._module, export, args, returns))
 
+    async def snapshot(self) -> Snapshot:
+        """Takes what the guest holds now, as `Session.snapshot`, on another thread."""
+        return await self._awaited(self._taking())
+
+    async def fork(
+        self,
+        *,
+        stdin: AsyncStdin = b"",
+        on_stdout: OnOutputAsync | None = None,
+        on_stderr: OnOutputAsync | None = None,
+    ) -> AsyncSession:
+        """Opens another session that begins as this one is now, as `Session.fork`.
+
+        Args:
+            stdin: The fork's standard input, as in `Sandbox.open_async`.
+            on_stdout: Is given its stdout in pieces as they are written.
+            on_stderr: The same for stderr.
+        """
+        return await self._reopen(await self.snapshot(), self._inputs_of_fork(stdin, on_stdout, on_stderr))
+
     def __del__(self) -> None:
         if not self._closed and self._streams is not None:
             self._streams.abandon()
@@ -292,8 +390,10 @@ class AsyncSession(_Session):
             self._streams.close()
 
     async def _invoke(self, call: Call) -> Report:
+        return await self._awaited(self._steps(call))
+
+    async def _awaited(self, steps: RunCoroutine[_Result]) -> _Result:
         from stockade.runner.loop import await_run
 
-        steps = self._steps(call)
         next(steps)
         return await await_run(steps, self._control, self._priority, self._tenant)

@@ -1,0 +1,121 @@
+"""What a guest holds between two calls, taken and put into new guests.
+
+A snapshot is of the guest only: its memories and mutable globals. The guard's state is none of it: every new guest gets
+that written as any run does, by its own policy and its own inputs. What cannot be taken is refused in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from stockade._pages import PAGE_BYTES
+from stockade.engine import put_state, share_state, take_state
+from stockade.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from stockade.engine import Instance, InstanceState
+    from stockade.execution._plan import Plan
+    from stockade.guard import State
+    from stockade.modules import Module
+
+__all__ = ["GuestState", "put_guest_state", "take_guest_state"]
+
+_SHOWN = 5
+"""Descriptors that a message names."""
+
+
+@dataclass(frozen=True, eq=False)
+class GuestState:
+    """What a guest of a module held.
+
+    Attributes:
+        module: The module.
+        instance: Its memories and globals.
+        started: Whether what was the module's start function has run.
+        plans: How guests are made of it, by the policies that they run under.
+    """
+
+    module: Module
+    instance: InstanceState
+    started: bool
+    plans: WeakKeyDictionary[object, Plan] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    @property
+    def memory_bytes(self) -> int:
+        """How large its memories are together."""
+        return sum(memory.size_bytes for memory in self.instance.memories)
+
+    @property
+    def grown_bytes(self) -> int:
+        """By how much they are larger than those of a new guest."""
+        return self.memory_bytes - sum(_initial_bytes(self.module))
+
+
+def take_guest_state(
+    plan: Plan, instance: Instance, state: State | None, below: InstanceState | None, *, started: bool
+) -> GuestState:
+    """Takes what a guest holds, between two calls.
+
+    Args:
+        plan: What it was made of.
+        instance: Its instance, of which nothing runs.
+        state: The guard's state.
+        below: What was put into it when it was made, or was last taken of it and is shared with it.
+        started: Whether what was its start function has run.
+
+    Raises:
+        SnapshotError: There is more to it than can be taken.
+        EngineError: There is no room for a snapshot.
+    """
+    exposed = plan.program.woven.exposed
+    if exposed.obstacles:
+        raise SnapshotError(
+            f"no snapshot can be taken of {plan.module.name}: {'; '.join(exposed.obstacles)}, which cannot be read back. "
+            "Open a new session instead"
+        )
+    if state is not None:
+        _check(state)
+    initial = _initial_bytes(plan.module)
+    held = take_state(instance, exposed.memories, exposed.globals, initial, below)
+    if not instance.is_pooled:
+        share_state(instance, exposed.memories, initial, held)
+    return GuestState(plan.module, held, started)
+
+
+def _check(state: State) -> None:
+    if count := state.open_files():
+        raise SnapshotError(
+            f"the guest has {count:,} {'file' if count == 1 else 'files'} open, and a snapshot holds no files: let it close "
+            "them first"
+        )
+    if changed := state.changed_descriptors():
+        shown = ", ".join(map(str, changed[:_SHOWN])) + (" and more" if len(changed) > _SHOWN else "")
+        raise SnapshotError(
+            f"the guest has closed or renumbered descriptors ({shown}), and a snapshot begins with all of them as they "
+            "were: take it before that"
+        )
+    if state.has_untaken_output():
+        raise SnapshotError(
+            "output of the guest has not been taken by its callbacks: make a call, and take it after that"
+        )
+
+
+def put_guest_state(plan: Plan, instance: Instance, held: GuestState) -> None:
+    """Puts into a new instance what another guest of the same module held.
+
+    Args:
+        plan: What the instance was made of.
+        instance: The instance; nothing of it has run.
+        held: What the other guest held.
+
+    Raises:
+        EngineError: There is no memory for it, or no memory map.
+    """
+    exposed = plan.program.woven.exposed
+    put_state(instance, exposed.memories, exposed.globals, _initial_bytes(plan.module), held.instance)
+
+
+def _initial_bytes(module: Module) -> list[int]:
+    return [pages * PAGE_BYTES for pages in module.parsed.memories]
