@@ -122,7 +122,7 @@ class UsageError(StockadeError):
 
 
 class SnapshotError(StockadeError):
-    """A snapshot cannot be taken, for the guest holds more than it can hold; or its file cannot be written, or believed."""
+    """A snapshot cannot be taken, for the guest holds more than it can; or its file cannot be written, or believed."""
 
 
 class QueueFull(StockadeError):  # noqa: N818 - as queue.Full

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE, WASI_BY_NAME
 from tests._decoder import Decoded, Instr, decode
-from tests.guard._modules import FUNC, MEMORY, TABLE
+from tests.guard._modules import FUNC, GLOBAL, MEMORY, TABLE
 
 if TYPE_CHECKING:
     from stockade.guard import Woven
@@ -106,11 +106,17 @@ def check_woven(data: bytes, woven: Woven) -> None:
     assert (woven.natives_export is None) == (not woven.natives)
     if woven.natives_export is not None:
         assert added.pop(woven.natives_export) == (TABLE, len(original.tables))
-    # And what grows can be looked at from outside.
+    # And what grows can be looked at from outside, and what a snapshot is made of.
     exported = {name: (kind, index) for name, kind, index in result.exports}
     for kind, what, told in ((MEMORY, "memory.grow", woven.grown_memories), (TABLE, "table.grow", woven.grown_tables)):
         assert [exported[name] for name in told] == [(kind, index) for index in sorted(grown[what])]
-    assert added.keys() <= {*woven.grown_memories, *woven.grown_tables}
+    numbers = {"i32", "i64", "f32", "f64", "v128"}
+    mutable = [
+        index for index, (type_, is_mutable, _) in enumerate(original.globals) if is_mutable and type_ in numbers
+    ]
+    assert [exported[name] for name in woven.exposed.memories] == [(MEMORY, at) for at in range(len(original.memories))]
+    assert [exported[name] for name in woven.exposed.globals] == [(GLOBAL, at) for at in mutable]
+    assert added.keys() <= {*woven.exposed.memories, *woven.exposed.globals, *woven.grown_tables}
 
 
 def _check_grower(result: Decoded, woven: Woven, instr: Instr, function: int) -> None:

@@ -16,7 +16,7 @@ import stockade
 from stockade import ModuleLimits, Outcome, Policy, Sandbox
 from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
-from stockade.guard import Woven, check_imports, guard, prove, weave
+from stockade.guard import Exposed, Woven, check_imports, guard, prove, weave
 from stockade.wasm import ExternKind, parse
 from tests._decoder import Decoded, decode
 from tests.conftest import HELLO, wat
@@ -278,6 +278,7 @@ def test_a_module_without_anything_to_guard_is_only_written_anew() -> None:
             initial_memory_bytes=65_536 + 16 if original != HEADER else 0,
             initial_table_elements=2 if original != HEADER else 0,
             fixed_memory_bytes=65_536 + 16 if original != HEADER else 0,
+            exposed=Exposed(memories=(b"memory",)) if original != HEADER else Exposed(),
         )
     report = Sandbox().call(padded.build(), "f")
     assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 42, {})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _FUNCTIONS = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
+_NOTED = (Kind.BRANCH_TABLE, Kind.TABLE_CHANGE, Kind.ELEMENT_DROP, Kind.DATA_DROP)
 _GROWTH = {Kind.MEMORY_GROW: b"\x40", Kind.TABLE_GROW: b"\xfc\x0f"}
 
 # How many functions a module may import: around each border of the encoding, and what real programs have.
@@ -28,8 +29,8 @@ _BAIT = b"\x10\x00\x12\x00\xd2\x00\x40\x00\xfc\x0f\x00\x10\x10\x10\x00\x40"
 
 
 def sites(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
-    """What the weaver redirects: all that is found but tables of branches."""
-    return (site for site in walk(data, start, end, imported) if site.kind is not Kind.BRANCH_TABLE)
+    """What the weaver redirects: all that is found but tables of branches, and what changes tables and segments."""
+    return (site for site in walk(data, start, end, imported) if site.kind not in _NOTED)
 
 
 def _skipped() -> dict[str, bytes]:

@@ -72,8 +72,8 @@ def take_guest_state(
     exposed = plan.program.woven.exposed
     if exposed.obstacles:
         raise SnapshotError(
-            f"no snapshot can be taken of {plan.module.name}: {'; '.join(exposed.obstacles)}, which cannot be read back. "
-            "Open a new session instead"
+            f"no snapshot can be taken of {plan.module.name}: {'; '.join(exposed.obstacles)}, and that cannot be read "
+            "back. Open a new session instead"
         )
     if state is not None:
         _check(state)
@@ -87,8 +87,8 @@ def take_guest_state(
 def _check(state: State) -> None:
     if count := state.open_files():
         raise SnapshotError(
-            f"the guest has {count:,} {'file' if count == 1 else 'files'} open, and a snapshot holds no files: let it close "
-            "them first"
+            f"the guest has {count:,} {'file' if count == 1 else 'files'} open, and a snapshot holds no files: let it "
+            "close them first"
         )
     if changed := state.changed_descriptors():
         shown = ", ".join(map(str, changed[:_SHOWN])) + (" and more" if len(changed) > _SHOWN else "")

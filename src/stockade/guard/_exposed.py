@@ -67,7 +67,7 @@ def expose(
     for kind, places in wanted.items():
         for place in places:
             if (kind, place) not in names:
-                name = names[kind, place] = free(b"stockade.state.%s.%d" % (kind.name.lower().encode(), place))
+                name = names[kind, place] = free(b"stockade.%s.%d" % (kind.name.lower().encode(), place))
                 exports.append(encode_export(name, kind, place))
     changes = scan.changes | {kind for kind, _ in scan.grown}
     obstacles = [reason for kind, reason in _OBSTACLES.items() if kind in changes]

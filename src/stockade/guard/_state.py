@@ -292,7 +292,7 @@ class State:
         return self.get("open_now", "<Q")
 
     def changed_descriptors(self) -> list[int]:
-        """Returns the descriptors that are not what they began as: streams and mounts that were closed or renumbered."""
+        """Returns the descriptors that are not what they began as, for they were closed or renumbered."""
         layout = guard().layout
         constants, mounts = layout.constants, self.get("mounts", "<I")
         kinds = self.memory.read(layout.offsets["kinds"], constants["MAX_DESCRIPTORS"])

@@ -329,15 +329,12 @@ class _Weaver:
         if module.start is not None:
             start_export = self._free(b"stockade.start")
             exports.append(_sections.encode_export(start_export, ExternKind.FUNC, to(module.start)))
-        names: list[tuple[bytes, ...]] = []
-        for kind, found in zip((ExternKind.MEMORY, ExternKind.TABLE), grown, strict=True):
-            known = {entry.place: name for name, entry in module.exports.items() if entry.kind is kind and found}
-            for index in sorted(found - known.keys()):
-                known[index] = self._free(b"stockade.%s.%d" % (kind.name.lower().encode(), index))
-                exports.append(_sections.encode_export(known[index], kind, index))
-            names.append(tuple(self.renamed.get(known[index], known[index]) for index in sorted(found)))
         more, exposed = expose(module, self._scan, self.renamed, self._free)
         exports += more
+        known = {entry.place: name for name, entry in module.exports.items() if entry.kind is ExternKind.TABLE}
+        for index in sorted(grown[1] - known.keys()):
+            known[index] = self._free(b"stockade.table.%d" % index)
+            exports.append(_sections.encode_export(known[index], ExternKind.TABLE, index))
         contents: dict[SectionId, list[bytes | memoryview]] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self._appended.types]),
             SectionId.IMPORT: _filled(_sections.imports(module)),
@@ -369,8 +366,8 @@ class _Weaver:
             initial_table_elements=elements,
             entries=tuple(self.entries),
             fixed_memory_bytes=initial - growing,
-            grown_memories=names[0],
-            grown_tables=names[1],
+            grown_memories=tuple(exposed.memories[index] for index in sorted(grown[0])),
+            grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )

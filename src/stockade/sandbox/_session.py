@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
-from stockade.errors import UsageError
+from stockade.errors import LimitExceeded, UsageError
 from stockade.execution import Call, Inputs, bind_arguments
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox._checks import check_whole
@@ -177,6 +177,24 @@ class _Session:
                 self._holder = None
 
 
+def _check_begun(guest: Guest) -> None:
+    """Checks that a guest is there to be called.
+
+    Raises:
+        LimitExceeded: It needs more than it may have.
+    """
+    if guest.ended:
+        report = guest.final_report()
+        for violation in report.violations:
+            if guest.is_restored and violation.kind == "memory":
+                raise LimitExceeded(
+                    f"{report.module.name}: the snapshot has {violation.observed:,} bytes of memory; the policy allows "
+                    f"{violation.limit:,} (limits.memory)",
+                    report,
+                )
+        report.check()
+
+
 class Session(_Session):
     """One live instance: its memory and globals are kept between calls. Use it as a context manager.
 
@@ -196,10 +214,9 @@ class Session(_Session):
         reopen: Callable[[Snapshot, Inputs], Session],
     ) -> None:
         super().__init__(module, guest, control, inputs)
-        self._reopen = reopen
+        self._reopen: Callable[[Snapshot, Inputs], Session] | None = reopen
         try:
-            if guest.ended:
-                guest.final_report().check()
+            _check_begun(guest)
             if module.initializer is not None and not guest.is_restored:
                 self.initialization = self._invoke(Call(module.initializer)).check()
         except BaseException:
@@ -264,7 +281,10 @@ class Session(_Session):
         Raises:
             SnapshotError: As of `snapshot`; so are `EngineError` and `UsageError`.
         """
-        return self._reopen(self.snapshot(), self._inputs_of_fork(stdin, on_stdout, on_stderr))
+        snapshot, reopen = self.snapshot(), self._reopen
+        if reopen is None:
+            raise UsageError("the session is closed: open a new one")
+        return reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr))
 
     def close(self) -> None:
         """Ends the session and frees the instance. Closing twice is harmless.
@@ -273,6 +293,8 @@ class Session(_Session):
             UsageError: A call is under way in another thread: cancel it first.
         """
         self._free()
+        # It keeps folders open that are granted.
+        self._reopen = None
 
     def _invoke(self, call: Call) -> Report:
         return run_blocking(self._steps(call), self._control)
@@ -301,7 +323,7 @@ class AsyncSession(_Session):
     ) -> None:
         self._streams = streams
         super().__init__(module, guest, control, inputs)
-        self._reopen = reopen
+        self._reopen: Callable[[Snapshot, Inputs], Awaitable[AsyncSession]] | None = reopen
         self._priority = priority
         self._tenant = tenant
 
@@ -323,8 +345,7 @@ class AsyncSession(_Session):
             GuestError: Its initialization failed.
         """
         try:
-            if self._guest.ended:
-                self._guest.final_report().check()
+            _check_begun(self._guest)
             if self._module.initializer is not None and not self._guest.is_restored:
                 self.initialization = (await self._invoke(Call(self._module.initializer))).check()
         except BaseException:
@@ -372,7 +393,10 @@ class AsyncSession(_Session):
             on_stdout: Is given its stdout in pieces as they are written.
             on_stderr: The same for stderr.
         """
-        return await self._reopen(await self.snapshot(), self._inputs_of_fork(stdin, on_stdout, on_stderr))
+        snapshot, reopen = await self.snapshot(), self._reopen
+        if reopen is None:
+            raise UsageError("the session is closed: open a new one")
+        return await reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr))
 
     def __del__(self) -> None:
         if not self._closed and self._streams is not None:
@@ -386,6 +410,7 @@ class AsyncSession(_Session):
             UsageError: A call is under way: cancel it first.
         """
         self._free()
+        self._reopen = None
         if self._streams is not None:
             self._streams.close()
 

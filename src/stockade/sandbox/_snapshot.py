@@ -14,11 +14,11 @@ __all__ = ["Snapshot", "load_source"]
 class Snapshot:
     """What a guest held between two calls: its memories and globals. Give it to `Sandbox.open`, `call` and `run`.
 
-    Each gets a guest of its own that begins with it, in the place of a new one. They share what none of them has written
-    to. It is freed with the last reference to it and the last guest that began with it.
+    Each makes a guest of its own that begins with it, in the place of a new one. They share what none of them has
+    written to. It is freed with the last reference to it and the last guest that began with it.
 
-    A guest's random state is part of it: guests that begin with one snapshot draw the same numbers from a generator that
-    was seeded before it was taken.
+    A guest's random state is part of it: guests that begin with one snapshot draw the same numbers from a generator
+    that was seeded before it was taken.
 
     Args:
         held: What the guest held.
@@ -39,7 +39,7 @@ class Snapshot:
 
     @property
     def memory_bytes(self) -> int:
-        """How large the guest's memories are together: so much of `limits.memory` each guest takes that begins with it."""
+        """How large the guest's memories are together: what each guest that begins with it takes of `limits.memory`."""
         return self._held.memory_bytes
 
     @property
