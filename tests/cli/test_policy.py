@@ -227,7 +227,7 @@ def test_init_writes_what_the_name_promises(tmp_path: Path, suffix: str, preset:
         assert '\nname = "mine"\n' in text
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(policies(), st.booleans())
 def test_yaml_says_the_same(policy: Policy, told: bool) -> None:
     """Whatever a policy holds is read back from the YAML that is written of it."""

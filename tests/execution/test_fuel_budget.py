@@ -68,7 +68,7 @@ def adds_up(report: stockade.Report) -> bool:
     return fuel.consumed + fuel.left == fuel.initial + fuel.refilled and fuel.consumed == report.usage.fuel
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     fuel=st.one_of(st.integers(1, 3000), st.integers(1, 4 * FUEL_SLICE), st.integers(2**62, 2**63 - 1)),
     steps=st.integers(1, FUEL_SLICE // 2),

@@ -108,7 +108,7 @@ def _without(found: Scan, body: int, place: int) -> Scan:
     return replace(found, sites=sites)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=generated_modules(), choice=st.integers(0, 10_000))
 def test_every_site_that_is_missed_is_noticed(data: bytes, choice: int) -> None:
     """The attack: any one call of native WASI that is left as it was. Growth is held by the engine in another way."""

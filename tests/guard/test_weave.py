@@ -164,7 +164,7 @@ def _named_outside(module: Decoded) -> Iterator[int]:
         yield from (instr.args[0] for instr in expression if instr.op == "ref.func")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(generated_modules())
 @pytest.mark.slow
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
@@ -216,7 +216,7 @@ def rich() -> bytes:
     """)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_changed_modules_that_are_valid_are_woven_or_refused(data: st.DataObject, rich: bytes) -> None:
     """The attack: a module that the engine accepts and the weaver reads in another way."""

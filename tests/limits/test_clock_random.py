@@ -328,7 +328,7 @@ def test_the_model_is_splitmix64() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.one_of(st.sampled_from([0, 1, 42, (1 << 63), (1 << 64) - 1]), st.integers(0, (1 << 64) - 1)),
     sizes=st.lists(st.integers(0, 100), min_size=1, max_size=6),

@@ -643,9 +643,7 @@ def within_limits(step: Step) -> Step:
 SHAPES = (
     Shape(), Shape(first=True), Shape(2), Shape(first=True, export="another"), Shape(first=True, export=None),
 )  # fmt: skip
-many = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+many = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @many

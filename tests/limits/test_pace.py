@@ -54,11 +54,14 @@ GROW_FOR_LONG = """
 
 @pytest.mark.parametrize("percent", [20, 50])
 def test_busy_guest_gets_its_share_of_a_core(percent: int) -> None:
-    """CPU time over wall time is the share, or less where others keep the machine busy."""
+    """CPU time over wall time is the share, or less where others keep the machine busy.
+
+    It is not held back for longer than its share asks for: `test_throttle_rests_no_longer_than_the_share_asks_for`.
+    """
     report = Sandbox(Policy().replace(cpu_percent=percent, fuel=None, wall_time=1.5)).run(wat(SPIN))
 
     assert report.outcome is Outcome.TIMEOUT
-    assert percent / 200 <= report.usage.cpu_seconds / report.usage.wall_seconds <= percent / 100 * 1.1
+    assert 0 < report.usage.cpu_seconds / report.usage.wall_seconds <= percent / 100 * 1.1
 
 
 COUNT = """
@@ -163,6 +166,22 @@ def test_the_account_of_a_share(percent: int, calls: list[tuple[float, float]]) 
             used += cpu
             throttle.settle(cpu)
             now[0] += between
+
+
+@pytest.mark.parametrize("percent", [1, 20, 50, 99])
+def test_throttle_rests_no_longer_than_the_share_asks_for(percent: int) -> None:
+    """A guest that always computes gets its whole share, by a clock of the test's own."""
+    now = [1000.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_throttle.time, "monotonic", lambda: now[0])
+        throttle = _throttle.Throttle(percent)
+        until, used = throttle.begin(), 0.0
+        while now[0] < 1060.0:
+            now[0] = max(now[0], until) + 0.002
+            used += 0.002
+            until = throttle.until(used)
+
+    assert used / (now[0] - 1000.0) == pytest.approx(percent / 100, rel=0.01)
 
 
 def test_waiting_saves_up_no_share() -> None:

@@ -270,7 +270,7 @@ _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 _CUSTOM = st.booleans() | _TEXTS | st.lists(_TEXTS, max_size=3, unique=True).map(tuple) | _NUMERICS
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.dictionaries(_TEXTS.filter(bool), _CUSTOM, max_size=4))
 def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
     """What is written is what is read, to the last digit."""
@@ -280,7 +280,7 @@ def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
     assert Policy.loads(policy.to_toml()).digest == policy.digest
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(_NUMERICS, _NUMBERS)
 def test_a_number_covers_what_lies_between_its_least_and_what_is_granted(granted: Amount, asked: float) -> None:
     """The most that may ever be granted is not what is granted."""

@@ -715,7 +715,7 @@ def repeats(field: str, script: Script, times: int) -> None:
 REPEATED = ("calls", "open_files", "files_created", "random_bytes", "read_bytes", "write_bytes", "file_size")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.sampled_from(REPEATED), st.integers(0, 8), st.integers(0, 12))
 def test_exactly_the_limit_can_be_used(field: str, limit: int, times: int) -> None:
     """Of so many attempts exactly the limit succeeds, and the first of them."""
@@ -749,7 +749,7 @@ GROW_BY_ONE = """
 """
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 20), st.integers(0, 25))
 def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
     """Pages of memory, and elements of tables."""
@@ -763,7 +763,7 @@ def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
     assert bool(table.violations) is (times > limit)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(["stdout", "stderr"]), st.integers(0, 12), st.binary(max_size=20))
 def test_exactly_the_limit_is_kept_of_output(stream: str, limit: int, data: bytes) -> None:
     """What is kept and what is dropped add up to what was written."""

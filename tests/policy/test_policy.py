@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stockade import Filesystem, Limits, Mount, Policy, PolicyError, Sandbox
@@ -600,7 +600,6 @@ _LINES = st.tuples(_KEYS, _VALUES).map(" = ".join) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.text() | st.lists(_LINES, max_size=8).map("\n".join))
 @example("[limits]\nfuel = 1e400")
 @example("[filesystem]\nmounts = [{ host = 1, guest = '/d' }]")

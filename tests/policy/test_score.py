@@ -90,7 +90,7 @@ def _check_sums(score: Score) -> None:
         assert reason.why.isprintable(), reason
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(policies())
 def test_reasons_add_up(policy: Policy) -> None:
     """A score is the sum of its reasons, each within its share of 100, each said in a line."""
@@ -131,7 +131,7 @@ def _check_no_more_points(more: Policy, less: Policy) -> None:
     assert more.score().value <= less.score().value
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(related())
 def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
     """What permits no more than either policy has at least the points of each, control by control."""
@@ -141,7 +141,7 @@ def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
         _check_no_more_points(side, both)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), policies())
 def test_narrowing_any_policy_never_lowers_its_score(one: Policy, two: Policy) -> None:
     """The same for policies of any kind."""
@@ -152,7 +152,7 @@ _LISTED = Policy(environment=Environment(mode="allow"), limits=Limits(memory=1 <
 _HIDDEN = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), set={"DB_SECRET": "none"}))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(related())
 @example((_LISTED, Policy()))
 @example((_HIDDEN, Policy(environment=Environment(set={"DB_SECRET": "none"}))))
@@ -295,7 +295,7 @@ def test_what_networks_give_once_they_are_enforced(
     assert reason(Policy(**asked), "network").points == number
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(related())
 def test_narrowing_never_lowers_a_score_once_all_is_enforced(two: tuple[Policy, ...]) -> None:
     """Granting more never raises a score in a release that enforces everything, either."""
@@ -315,7 +315,7 @@ def _without(policy: Policy, path: str) -> Policy:
     return policy.replace(**{field: getattr(getattr(Policy(), section), field)})
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(policies())
 @example(Policy(network=Network(mode="loopback"), process=Process(mode="full")))
 @example(Policy(features=Features(threads=True, gc=True)))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade import Policy, PolicyError, Wasi
@@ -241,7 +241,6 @@ def test_verdicts_follow_the_policy() -> None:
     assert Wasi(deny=("GETTIMEOFDAY",)).syscall("CLOCK_GETTIME") == "refused"
 
 
-@settings(deadline=None)
 @given(
     st.integers() | st.integers(0, 500) | st.text(max_size=20) | st.sampled_from([*SYSCALLS, *ALLOWED]),
     st.sampled_from(PLATFORMS),
@@ -263,7 +262,6 @@ def test_any_name_or_number_has_a_verdict(call: str | int, platform: str) -> Non
 # -- in policies ----------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([name for name, known in SYSCALLS.items() if not known.never]), max_size=6),
     st.lists(st.sampled_from(list(SYSCALLS)), max_size=4),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from stockade.report._fuel import (
@@ -244,7 +244,6 @@ def test_samples_without_a_time_are_ignored(seconds: float) -> None:
     assert statistics_of([*normal, timeless]).rate == 100.0
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=9, max_size=SAMPLES_KEPT))
 @example([100] * 8 + [126])
 @example([50, 150] * 4 + [201])
@@ -430,7 +429,6 @@ def numbers(anomalies: Sequence[FuelAnomaly]) -> list[float]:
     return [number for anomaly in anomalies for number in (anomaly.observed, anomaly.expected)]
 
 
-@settings(deadline=None)
 @given(
     samples=SAMPLES,
     initial=UNITS,

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import stockade
@@ -365,7 +365,6 @@ class Oracle:
         return True
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_the_line_keeps_its_rules(data: st.DataObject) -> None:
     """Holds fairness for any sequence of coming, going on, and being cancelled, against a plain list."""

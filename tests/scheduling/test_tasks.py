@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import stockade
@@ -129,7 +129,6 @@ tasks = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(tasks)
 def test_tasks_go_through_json(task: Task) -> None:
     """What is written is read again, equal in every field."""
@@ -286,7 +285,6 @@ limits_of_policies: st.SearchStrategy[dict[str, Any]] = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(quotas, limits_of_policies)
 def test_a_quota_narrows_and_never_widens(quota: Quota, limits: dict[str, Any]) -> None:
     """Each limit is the lesser of both, and nothing else of the policy changes."""

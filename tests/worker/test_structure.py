@@ -265,7 +265,7 @@ CODE = st.recursive(
 
 
 @given(st.lists(CODE, min_size=1, max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_depth_is_what_a_generator_of_code_counts(codes: list[Code]) -> None:
     """Whatever stands in immediates, and beside which others: the depth of the deepest."""
     data = b"\x02\x02\x02"
