@@ -217,7 +217,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.report: {
         *("SAMPLES_KEPT", "FuelSample", "history_of", "rows", "run_statistics", "summary", "violation_text"),
     },
-    stockade.host: {"CapabilityMissing", "HostFunctionFailed", "HostFunctions"},
+    stockade.host: {"CapabilityMissing", "BoundFunction", "HaltedGuest", "HostFunctionFailed", "HostFunctions"},
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE, WASI_BY_NAME
+from stockade.engine import assemble
 from tests._decoder import Decoded, Instr, decode
 from tests.guard._modules import FUNC, GLOBAL, MEMORY, TABLE
 
@@ -25,24 +26,31 @@ def check_woven(data: bytes, woven: Woven) -> None:
         woven: What was made of it.
     """
     original, result = decode(data), decode(woven.wasm)
+    halting = decode(assemble("(module (type (func (param i32 i32 i32 i32) (result i32))))"))
     imported = original.imported_functions
     functions = imported + len(original.functions)
     assert woven.guest_functions == functions
-    assert result.imports == original.imports
     assert result.start is None
     assert len(result.functions) == len(original.functions) + len(woven.guard_functions)
 
     names = [name.decode() for _, name, _ in original.imports]
-    # Functions of an embedder: each has a counting function of its own, in their order at the end.
+    # Functions of an embedder: each is now the function that halts the guest, and has one in its place, in their order
+    # at the end, before the one that they ask.
     known = {(MODULE.encode(), name.encode()) for name in WASI_BY_NAME}
     lent = [place for place, entry in enumerate(original.imports) if entry[:2] not in known]
+    for place, (before, after) in enumerate(zip(original.imports, result.imports, strict=True)):
+        if place in lent:
+            assert after[:2] == (MODULE.encode(), b"poll_oneoff")
+            assert result.types[after[2]] == halting.types[0]
+        else:
+            assert after == before
 
     def redirected(index: int) -> int:
         """Where a reference of the guest must go."""
         if index >= imported:
             return index
         if index in lent:
-            return functions + len(woven.guard_functions) - len(lent) + lent.index(index)
+            return functions + len(woven.guard_functions) - 1 - len(lent) + lent.index(index)
         return functions + woven.guard_functions.index(names[index])
 
     def elsewhere(expression: tuple[Instr, ...]) -> tuple[Instr, ...]:

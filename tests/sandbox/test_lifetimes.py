@@ -694,7 +694,7 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 gc.collect()
 print(sum(engine.live_instances for engine in Engine._engines.values()),
       sum(len(engine.ticker.running) for engine in Engine._engines.values()),
-      Engine._descriptors.taken, len(__import__("stockade.engine._lending", fromlist=["x"]).running.instances))
+      Engine._descriptors.taken, len(__import__("stockade.engine._callbacks", fromlist=["x"]).running.instances))
 """
 
 

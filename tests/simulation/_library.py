@@ -15,14 +15,14 @@ from stockade import Policy, Sandbox
 from stockade.engine import Engine, Failure, ResourceCost
 from stockade.engine._capi import Extern
 from stockade.engine._instance import FUEL_SLICE, Memory
-from stockade.engine._lending import running
 from stockade.engine._parking import ParkingSlot
 from stockade.engine._ticker import Ticker
-from stockade.guard import guard
+from stockade.guard import guard, mailbox_words
+from stockade.host._functions import HostFunction
 from tests.conftest import wat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from stockade.execution._plan import Plan
     from tests.simulation._world import World
@@ -98,8 +98,8 @@ class _Guest:
         number: int = struct.unpack_from(code, self.state, guard().layout.offsets[name] + at)[0]
         return number
 
-    def put(self, name: str, code: str, number: int, at: int = 0) -> None:
-        struct.pack_into(code, self.state, guard().layout.offsets[name] + at, number)
+    def put(self, name: str, code: str, *numbers: int, at: int = 0) -> None:
+        struct.pack_into(code, self.state, guard().layout.offsets[name] + at, *numbers)
 
     def begin_anew(self) -> None:
         """Counts from nothing, for the next call of a session."""
@@ -122,7 +122,7 @@ class _Guest:
             elif what == "look":
                 yield from self._park("FOR_NOW")
             elif what == "call":
-                self.library.call(self)
+                yield from self._call(1 + self.library.world.chance.randrange(self.library.functions))
                 if self.trap_at:
                     return
             else:
@@ -168,6 +168,25 @@ class _Guest:
             yield False
         self.put("wait_reason", "<I", 0)
 
+    def _call(self, number: int) -> Iterator[bool]:
+        """Calls a function of the embedder: as the function in its place does, and `$host_park`."""
+        world = self.library.world
+        argument = world.chance.randrange(1000)
+        self.put("mailbox", "<IIq", number, 1, argument)
+        if not world.chance.randrange(3):
+            yield False
+        yield True
+        while (said := self.get("mailbox", "<i")) > 0:
+            yield True
+        if not world.chance.randrange(3):
+            yield False
+        self.put("mailbox", "<I", 0)
+        if said == mailbox_words().end:
+            self.trap_at = _TRAP
+            return
+        answer = self.get("mailbox", "<q", 8)
+        world.check(answer == argument + 1, f"guest {self.number} called with {argument}, and was told {answer}")
+
     def _write(self, stream: int, size: int) -> Iterator[bool]:
         data = b"<%d:%d:%d>" % (self.number, stream, len(self.written[stream]))
         data += b"." * max(0, size - len(data))
@@ -186,7 +205,7 @@ class _Guest:
         base, cap = self.get(name), self.get(name, "<I", 8)
         if total + len(data) <= cap:
             ctypes.memmove(ctypes.addressof(self.state) + base + total, data, len(data))
-            self.put(name, "<Q", total + len(data), 16)
+            self.put(name, "<Q", total + len(data), at=16)
         else:
             self.library.capped.add(self.number)
 
@@ -218,11 +237,11 @@ class Library:
         world: Where it is.
         slots: How many instances there is room for.
         script: Says what the next call of a guest does.
-        call: What a guest's call to a host function does.
+        functions: Functions of the embedder that guests call: each is given a number, and returns the next.
     """
 
     def __init__(
-        self, world: World, slots: int, script: Callable[[_Guest], list[Op]], call: Callable[[], object]
+        self, world: World, slots: int, script: Callable[[_Guest], list[Op]], functions: Sequence[Callable[..., object]]
     ) -> None:
         self.world = world
         self.guests: dict[int, _Guest] = {}
@@ -230,7 +249,10 @@ class Library:
         self.capped: set[int] = set()
         self.refusals = 0
         self._script = script
-        self._call = call
+        self.functions = len(functions)
+        self._functions = [
+            HostFunction("env", f"f{number}", function, None) for number, function in enumerate(functions)
+        ]
         engine = self.engine = Engine.__new__(Engine)
         engine.api = self
         engine.pointer = 1
@@ -244,17 +266,8 @@ class Library:
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0,
+            functions=tuple(function.bound(plan.policy) for function in self._functions),
         )  # fmt: skip
-
-    def call(self, guest: _Guest) -> None:
-        """What the trampoline does."""
-        instance = running.instances[-1]
-        self.world.check(instance._context == guest.number, "a guest calls, and another one is found")
-        try:
-            self._call()
-        except BaseException as problem:
-            instance.problem = problem
-            guest.trap_at = _TRAP
 
     # -- the C API ----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _bell, _outside
+from stockade import I64, Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _bell, _outside
 from stockade.engine import Engine, _instance, _ticker
 from stockade.execution import (
     _budget,
@@ -269,7 +269,7 @@ class _Scene:
             ops.append(Op("compute", float("inf")))
         return ops
 
-    def called(self) -> None:
+    def called(self, number: I64) -> I64:
         """What a function of the embedder does."""
         for _ in range(self.chance.randrange(3)):
             self.world.step()
@@ -277,6 +277,7 @@ class _Scene:
             self.world.time.sleep(self.chance.choice((0.001, 0.02)))
         if not self.chance.randrange(25):
             raise self.chance.choice((MineError, asyncio.CancelledError))
+        return number + 1
 
     # -- who does what ------------------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ class _Scene:
         """On the main thread of the world."""
         world, chance = self.world, self.chance
         world.unstartable = chance.choice((0, 0, 0, 100))
-        self.library = Library(world, chance.choice((2, 6, 1000)), self.script, self.called)
+        self.library = Library(world, chance.choice((2, 6, 1000)), self.script, [self.called])
         self.library.refusals = chance.choice((0, 0, 100))
         ModelMemory.library = self.library
         plan = _plan(self.policy)

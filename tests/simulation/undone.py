@@ -56,15 +56,13 @@ _ALL = (
     _Undone(
         "a wakeup for stdin is acted upon only while the guest is parked",
         "execution/_run.py",
-        """        else:
-            self._serve()
-            yield from self._wait_until(self._within_share())
+        """        self._serve()
+        yield from self._wait_until(self._within_share())
 """,
-        """        else:
-            if self._state is not None and self._state.wait().stdin and self._streams is not None:
-                self._streams.answer(self._state)
-            self._serve()
-            yield from self._wait_until(self._within_share())
+        """        if self._state is not None and self._state.wait().stdin and self._streams is not None:
+            self._streams.answer(self._state)
+        self._serve()
+        yield from self._wait_until(self._within_share())
 """,
     ),
     _Undone(

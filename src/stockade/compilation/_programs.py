@@ -80,18 +80,15 @@ _MAX_REFUSED = 256
 """How many of those are remembered."""
 
 
-_PYTHON_STACK_BYTES = 8 << 20
-"""Stack for host functions, which are Python, and run on the guest's stack: what a process usually has."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A woven, compiled module.
 
     Attributes:
         compiled: Its machine code.
-        linked: The same linked to native WASI; None where it imports more than that.
-        parks: Whether the guest imports waits.
+        linked: The same linked to native WASI.
+        lends: Whether it imports functions of the embedder.
+        parks: Whether the guest imports waits, or such functions.
         memories: How many memories it has, the guard's included.
         tables: How many tables it has, the guard's included.
         woven: What the weaver tells of it; its bytes are not kept.
@@ -103,29 +100,28 @@ class Program:
     """
 
     compiled: CompiledModule
-    linked: LinkedModule | None
+    linked: LinkedModule
     woven: Woven
     figures: dict[str, int]
+    lends: bool
     parks: bool
     memories: int
     tables: int
     calls: tuple[str, ...]
     state_format: StateFormat
     valid_under: set[Features] = field(default_factory=set)
-    unpooled: list[CompiledModule] = field(default_factory=list, repr=False)
+    unpooled: list[LinkedModule] = field(default_factory=list, repr=False)
 
-    @property
-    def lends(self) -> bool:
-        """Whether it imports functions of the embedder."""
-        return self.linked is None
-
-    def without_slots(self) -> CompiledModule:
-        """Returns its machine code for an engine that allocates instances one by one."""
+    def without_slots(self) -> LinkedModule:
+        """Returns it for an engine that allocates instances one by one."""
         if not self.compiled.engine.config.pooled:
-            return self.compiled
+            return self.linked
         if not self.unpooled:
             engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
-            self.unpooled.append(CompiledModule.load(engine, self.compiled.to_bytes()))
+            compiled = CompiledModule.load(engine, self.compiled.to_bytes())
+            self.unpooled.append(
+                LinkedModule(compiled, lends=self.lends, parks=self.parks, memories=self.memories, tables=self.tables)
+            )
         return self.unpooled[0]
 
     @classmethod
@@ -137,21 +133,21 @@ class Program:
             entry.name.decode() if entry.module == MODULE.encode() else HOST_CALLS for entry in module.parsed.imports
         }
         format_, names = state_format(asked)
-        parks = "poll_oneoff" in names
+        lends = HOST_CALLS in names
+        parks = lends or "poll_oneoff" in names
         parsed = module.parsed
         export = parsed.exports.get(b"memory")
         # The guard's own, and one for a guest that has none by the name under which native WASI looks for it.
         memories = len(parsed.memories) + (1 if export is not None and export.kind is ExternKind.MEMORY else 2)
         tables = len(parsed.tables) + 1
-        linked = None
-        if HOST_CALLS not in names:
-            linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
+        linked = LinkedModule(compiled, lends=lends, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")
         return cls(
             compiled=compiled,
             linked=linked,
             woven=woven,
             figures=figures,
+            lends=lends,
             parks=parks,
             memories=memories,
             tables=tables,
@@ -404,12 +400,10 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
         # A table of a pool cannot grow beyond it, whatever the policy allows.
         and (not parsed.tables or policy.limits.table_elements <= MAX_POOLED_TABLE_ELEMENTS)
     )
-    lends = any(entry.module != MODULE.encode() for entry in parsed.imports)
     return EngineConfig(
         fuel=policy.limits.metered,
         stack_bytes=policy.limits.stack_bytes,
         canonical_nans=policy.reproducible,
-        host_stack_bytes=_PYTHON_STACK_BYTES if lends else EngineConfig._field_defaults["host_stack_bytes"],
         pooled=pooled,
     )
 

@@ -12,8 +12,17 @@ from stockade.engine._engine import (
 )
 from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, EngineFrame, Failure
 from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
-from stockade.engine._instance import F32_OVERFLOW, FUEL_SLICE, INTEGER_BITS, Directory, Instance, Memory, Number
-from stockade.engine._lending import FindMemory, Lending, Lent
+from stockade.engine._instance import (
+    F32_OVERFLOW,
+    FUEL_SLICE,
+    INTEGER_BITS,
+    Directory,
+    HaltedMemory,
+    Instance,
+    Memory,
+    Number,
+)
+from stockade.engine._parking import PARKING
 from stockade.engine._snapshot import Extent, InstanceState, MemoryImage, SealedFile, put_state, share_state, take_state
 from stockade.engine._store import Owner
 
@@ -25,6 +34,7 @@ __all__ = [
     "MAX_POOLED_TABLES",
     "MAX_POOLED_TABLE_ELEMENTS",
     "OUT_OF_FUEL",
+    "PARKING",
     "PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
@@ -35,11 +45,9 @@ __all__ = [
     "EngineFrame",
     "Extent",
     "Failure",
-    "FindMemory",
+    "HaltedMemory",
     "Instance",
     "InstanceState",
-    "Lending",
-    "Lent",
     "LinkedModule",
     "Memory",
     "MemoryImage",

@@ -14,7 +14,6 @@ from stockade.errors import EngineError, LinkError
 
 if TYPE_CHECKING:
     from stockade.engine._engine import Engine
-    from stockade.engine._lending import Lending
 
 __all__ = ["CompiledModule", "LinkedModule", "ResourceCost", "compile_to_bytes"]
 
@@ -55,18 +54,18 @@ class LinkedModule:
 
     Args:
         compiled: The machine code.
-        lending: Functions beside native WASI.
+        lends: Whether it calls functions of the embedder, by halting.
         parks: Whether it imports the function that halts guests.
         memories: How many memories it has.
         tables: How many tables it has.
 
     Raises:
-        LinkError: An import is neither.
+        LinkError: An import is none of native WASI's.
 
     Attributes:
         engine: Its engine.
         prelinked: The `wasmtime_instance_pre_t`.
-        lends: Whether there are functions beside native WASI.
+        lends: Whether it calls functions of the embedder.
         parks: Whether it imports the function that halts guests.
         claim: What an instance takes, the files left out that its policy lets it open.
     """
@@ -74,27 +73,26 @@ class LinkedModule:
     def __init__(
         self,
         compiled: CompiledModule,
-        lending: Lending | None = None,
         *,
+        lends: bool = False,
         parks: bool = False,
         memories: int = 2,
         tables: int = 1,
     ) -> None:
         api = capi()
         prelinked = c_void_p()
-        linker = compiled.engine.linker if lending is None else lending.linker
         # SAFETY: linker and module are alive; the result holds its own references to both contents.
-        if error := api.linker_instantiate_pre(linker, compiled.module, ctypes.addressof(prelinked)):
+        if error := api.linker_instantiate_pre(compiled.engine.linker, compiled.module, ctypes.addressof(prelinked)):
             raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
         assert prelinked.value is not None
         self.engine = compiled.engine
         self.prelinked = prelinked.value
-        self.lends = lending is not None
+        self.lends = lends
         self.parks = parks
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))
-        self._held = (compiled, lending)
+        self._compiled = compiled
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
 
 

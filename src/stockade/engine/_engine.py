@@ -71,6 +71,9 @@ MAX_POOLED_TABLES = 8
 MAX_POOLED_TABLE_ELEMENTS = 65_536
 """Elements that a table of a pooled instance may have (512 KiB of reserved, untouched address space each)."""
 
+_HOST_STACK_BYTES = 512 << 10
+"""How much stack native WASI, and the little Python that halts a guest, may use on top of the guest's own."""
+
 _KEEP_RESIDENT_BYTES = 64 << 10
 """Memory of a finished instance up to this size is cleared by hand, which is faster than asking the kernel to."""
 
@@ -90,7 +93,6 @@ class EngineConfig(NamedTuple):
         parallel: Whether a module is validated and compiled by several threads, which the library starts then and
             keeps: a process that may be forked goes without, for they are missing in its child, which would wait for
             them for ever.
-        host_stack_bytes: How much stack native WASI and host functions may use on top of the guest's own.
         pooled: Whether instances come from preallocated slots (fast), or are allocated one by one (any size).
     """
 
@@ -102,7 +104,6 @@ class EngineConfig(NamedTuple):
     multi_memory: bool = True
     canonical_nans: bool = False
     parallel: bool = False
-    host_stack_bytes: int = 512 << 10
     pooled: bool = True
 
 
@@ -144,7 +145,7 @@ def _can_reserve(config: EngineConfig) -> bool:
     """Whether the system gives a pool what it reserves: tried, and given back at once."""
     memories = 2 * _POOL_INSTANCES * _RESERVED_PER_MEMORY
     # Two pages more for each stack; an element of a table takes up to 16 bytes.
-    stacks = _POOL_INSTANCES * (config.stack_bytes + config.host_stack_bytes + (64 << 10))
+    stacks = _POOL_INSTANCES * (config.stack_bytes + _HOST_STACK_BYTES + (64 << 10))
     tables = 2 * _POOL_INSTANCES * MAX_POOLED_TABLE_ELEMENTS * 16
     return _can_map(memories, usable=False) and _can_map(stacks + tables, usable=True)
 
@@ -181,7 +182,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)
     api.config_consume_fuel_set(raw, config.fuel)
     api.config_max_wasm_stack_set(raw, config.stack_bytes)
-    api.config_async_stack_size_set(raw, config.stack_bytes + config.host_stack_bytes)
+    api.config_async_stack_size_set(raw, config.stack_bytes + _HOST_STACK_BYTES)
     if config.pooled:
         pool = api.pooling_allocation_config_new()
         for name, value in {

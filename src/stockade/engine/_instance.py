@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
+from stockade.engine._callbacks import check_stack, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
-from stockade.engine._lending import check_stack, running
 from stockade.engine._parking import PARKING, ParkingSlot
 from stockade.errors import EngineError
 
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from stockade.engine._store import Owner
     from stockade.engine._ticker import Watched
 
-__all__ = ["F32_OVERFLOW", "FUEL_SLICE", "INTEGER_BITS", "Directory", "Instance", "Memory", "Number"]
+__all__ = [
+    "F32_OVERFLOW",
+    "FUEL_SLICE",
+    "INTEGER_BITS",
+    "Directory",
+    "HaltedMemory",
+    "Instance",
+    "Memory",
+    "Number",
+]
 
 Number = int | float | bytes
 """What functions take and return; a v128 is its 16 bytes, as they lie in memory."""
@@ -169,9 +178,73 @@ class Memory:
         self._check(address, len(data))
         memmove(self._base + address, data, len(data))
 
+    def view(self, address: int, size: int) -> memoryview:
+        """Returns bytes as they lie in the memory, to be read and written in place.
+
+        Raises:
+            IndexError: They are not all inside the memory.
+        """
+        self._check(address, size)
+        # SAFETY: as for the base: what is inside stays where it is while the store lives, and the holder drops this
+        # before that is closed.
+        return memoryview((ctypes.c_char * size).from_address(self._base + address)).cast("B")
+
+    def while_halted(self, known_bytes: Callable[[], int]) -> HaltedMemory:
+        """Returns the same memory for use while a call is halted, when the store must not be asked.
+
+        Args:
+            known_bytes: Tells its size, as the guest knows it.
+        """
+        return HaltedMemory(self._base, known_bytes)
+
     def _check(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or (address + size > self._known_bytes and address + size > self.size_bytes):
             raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {self._known_bytes:,}")
+
+
+class HaltedMemory:
+    """A linear memory, read and written while a call of its instance is halted.
+
+    Args:
+        base: Where it lies.
+        known_bytes: Tells its size: that of the moment in which the guest halted, as the guest told it.
+    """
+
+    __slots__ = ("_base", "_known_bytes")
+
+    def __init__(self, base: int, known_bytes: Callable[[], int]) -> None:
+        # SAFETY: memories never move and never shrink. Whoever uses this does so between two polls of the guest, whose
+        # store is alive, and asks nothing of the library.
+        self._base = base
+        self._known_bytes = known_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+        return self._known_bytes()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copies bytes out.
+
+        Raises:
+            IndexError: They are not all inside the memory.
+        """
+        self._check(address, size)
+        return string_at(self._base + address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Copies bytes in.
+
+        Raises:
+            IndexError: They do not all fit inside the memory.
+        """
+        self._check(address, len(data))
+        memmove(self._base + address, data, len(data))
+
+    def _check(self, address: int, size: int) -> None:
+        known = self._known_bytes()
+        if address < 0 or size < 0 or address + size > known:
+            raise IndexError(f"bytes {address:,} to {address + size:,} are not inside {known:,}")
 
 
 class Instance:
@@ -195,16 +268,12 @@ class Instance:
     Attributes:
         bed: Where its guest sleeps when it waits; None where it cannot.
         failure: Why the last call did not return.
-        problem: What a host function raised in it.
-        owner: For whoever made the instance: host functions find it here, by a reference that does not keep it.
         exact: Whether `fuel_left` tells how much there is, and not how much there was up to `FUEL_SLICE` ago. Only then
             may it be set.
     """
 
     exact = True
     failure: Failure | None = None
-    problem: BaseException | None = None
-    owner: Callable[[], object] | None = None
     _values: Any = None
     _result_types: Sequence[str] = ()
 
@@ -246,7 +315,7 @@ class Instance:
             self._make_bed()
         # A reference that does not keep it: it keeps us.
         self._watched: Callable[[], Watched | None] | None = None
-        self._calls_back = linked.lends
+        self._calls_back = linked.parks
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
         try:
@@ -333,25 +402,6 @@ class Instance:
         if self._find(name) != 3:
             raise KeyError(name)
         return Memory(self._api, self._context, string_at(self._handle, 24))
-
-    def memory_of_caller(self, context: int, name: bytes) -> Memory:
-        """Returns a memory that the guest exports for a host function that it calls, good during that call only.
-
-        Args:
-            context: The store, as the library lends it for the call.
-            name: Name of the memory.
-
-        Raises:
-            KeyError: There is no memory of that name.
-        """
-        extern = Extern()
-        name = self._renamed.get(name, name)
-        # SAFETY: the guest is halted in its call to us, and the library lends its store for as long. Name and place are
-        # borrowed for the call.
-        found = self._api.instance_export_get(context, self._instance, name, len(name), addressof(extern))
-        if not found or extern.kind != 3:
-            raise KeyError(name)
-        return Memory(self._api, context, string_at(addressof(extern) + Extern.of.offset, 24))
 
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""

@@ -15,8 +15,8 @@ from ctypes import addressof, c_uint8, c_void_p
 from functools import cache
 from typing import TYPE_CHECKING
 
+from stockade.engine._callbacks import function_type
 from stockade.engine._failure import error_text
-from stockade.engine._lending import function_type
 from stockade.engine._machine_code import routines
 from stockade.errors import EngineError
 

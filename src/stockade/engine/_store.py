@@ -15,7 +15,7 @@ import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from stockade.engine._lending import skip_signal_check
+from stockade.engine._callbacks import skip_signal_check
 
 if TYPE_CHECKING:
     from stockade.engine._compiled import ResourceCost

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
-from stockade.engine import Lending, LinkedModule
 from stockade.guard import PROGRAM_NAME, StateImage, check_imports, place_inputs, policy_block, rates_of
 from stockade.report import SAMPLES_KEPT, ModuleInfo
 from stockade.system import can_interrupt_opens
@@ -17,9 +16,9 @@ from stockade.worker import check_outline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine import CompiledModule, Directory, Lent, Owner, ResourceCost
+    from stockade.engine import Directory, LinkedModule, Owner, ResourceCost
     from stockade.execution._snapshot import GuestState
-    from stockade.host import HostFunctions
+    from stockade.host import BoundFunction, HostFunctions
     from stockade.modules import Module
     from stockade.policy import Limits, Policy
 
@@ -53,6 +52,7 @@ class Plan:
         bare: The same completed for a run without inputs, the most frequent kind.
         compile_seconds: What making this plan took, where the machine code was not at hand.
         was_compiled: Whether the machine code was at hand.
+        functions: The functions of the embedder that it imports, in the order of their numbers in the mailbox.
         without_slots: Makes the same ready for an engine that has no slots to run out of.
         history: What the latest runs consumed, and in how many seconds.
         held: What its guests begin with, where that is not what the module begins with.
@@ -75,9 +75,15 @@ class Plan:
     bare: StateImage
     compile_seconds: float
     was_compiled: bool
+    functions: tuple[BoundFunction, ...]
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
     held: GuestState | None = None
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether it calls functions of the embedder that are called on the thread that drives a run."""
+        return any(not function.is_awaited for function in self.functions)
 
     def acquire(self) -> tuple[LinkedModule, Owner]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
@@ -169,14 +175,9 @@ def make_plan(
     """
     limits = policy.limits
     program = made.program
-    wanted = {(entry.module, entry.name) for entry in module.parsed.imports}
-    lent = functions.lent(wanted) if program.lends else ()
-    linked = program.linked or _linked(program, program.compiled, lent)
-
-    @cache
-    def without_slots() -> LinkedModule:
-        return _linked(program, program.without_slots(), lent)
-
+    linked = program.linked
+    # In the order of their imports, as the weaver numbers them.
+    imports = [(entry.module, entry.name) for entry in module.parsed.imports if entry.module != MODULE.encode()]
     rates = rates_of(limits)
     natives, parking = _natives(program)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
@@ -201,18 +202,14 @@ def make_plan(
         bare=bare,
         compile_seconds=made.seconds,
         was_compiled=made.at_hand,
-        without_slots=without_slots,
+        functions=functions.bound(imports, policy) if program.lends else (),
+        without_slots=program.without_slots,
         history=deque(maxlen=SAMPLES_KEPT),
     )
 
 
 def _state(policy: Policy, program: Program, directories: Sequence[Directory]) -> bytes:
     return policy_block(policy, program.woven, program.calls, len(directories), look_first=not can_interrupt_opens())
-
-
-def _linked(program: Program, compiled: CompiledModule, lent: Sequence[Lent]) -> LinkedModule:
-    lending = Lending(compiled.engine, lent) if program.lends else None
-    return LinkedModule(compiled, lending, parks=program.parks, memories=program.memories, tables=program.tables)
 
 
 def _most_descriptors(program: Program, limits: Limits, directories: Sequence[Directory]) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
+from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
@@ -23,8 +24,8 @@ from stockade.execution._string_calls import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
 from stockade.execution._usage import progress_of, usage_of
-from stockade.guard import ELEMENT_BYTES, PROGRAM_NAME, State, Wait, place_inputs
-from stockade.host import CapabilityMissing, HostFunctionFailed
+from stockade.guard import ELEMENT_BYTES, PROGRAM_NAME, Mailbox, State, Wait, mailbox_words, place_inputs
+from stockade.host import CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.report import (
     FuelStatistics,
     PolicyInfo,
@@ -33,21 +34,23 @@ from stockade.report import (
     Timings,
     Truncated,
 )
-from stockade.runner import FOREVER, GO_ON, blamed, is_cancellation
+from stockade.runner import FOREVER, GO_ON, GRACE_SECONDS, AwaitedCall, blamed, is_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.engine import InstanceState, Memory, Number
+    from stockade.engine import HaltedMemory, InstanceState, Memory, Number
     from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
     from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
     from stockade.guard import GuardViolation
+    from stockade.host import BoundFunction
     from stockade.policy import Policy
     from stockade.report import ViolationEvent
     from stockade.runner import RunControl, RunCoroutine
+    from stockade.runner.own_loop import OwnLoop
 
 __all__ = ["Guest"]
 
@@ -59,6 +62,9 @@ _WHOLE_CORE = 100
 
 _MOST_DOUBLINGS = 10
 """How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
+
+_LOOK_SECONDS = 0.01
+"""How often to look at everything where a guest calls functions of the embedder again and again."""
 
 _SLACK_BYTES = 2 << 20
 """Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
@@ -80,8 +86,13 @@ class Guest:
     Raises:
         EngineError: There is no room for an instance.
         UsageError: The inputs do not fit.
+
+    Attributes:
+        halted_memory: Its memory for functions of the embedder, while it is halted in a call of one; None where it
+            exports none, or calls no function that is given something of it.
     """
 
+    halted_memory: HaltedMemory | None = None
     # As every guest begins; most never come to have another.
     _instance: Instance | None = None
     _state: State | None = None
@@ -89,6 +100,9 @@ class Guest:
     _budget: Budget | None = None
     _throttle: Throttle | None = None
     _timekeeper: Timekeeper | None = None
+    _mailbox: Mailbox | None = None
+    _own_loop: OwnLoop | None = None
+    _problem = ""
     _timed = False
     _begun = _cpu_mark = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
@@ -161,7 +175,7 @@ class Guest:
     @property
     def calls_out(self) -> bool:
         """Whether functions of the embedder are called while it runs, on the thread that drives it."""
-        return self._plan.program.lends or (self._streams is not None and self._streams.calls_out)
+        return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
 
     @property
     def policy(self) -> Policy:
@@ -173,8 +187,6 @@ class Guest:
         if held is not None:
             put_guest_state(self._plan, instance, held)
             self._below = held.instance
-        if self._plan.program.lends:
-            instance.owner = weakref.ref(self)
         if self._plan.directories:
             instance.watch(self)
         woven = self._plan.program.woven
@@ -182,6 +194,8 @@ class Guest:
             program = self._plan.program
             self._state = State(instance.woven_memory(woven.state_export), program.state_format, program.calls)
             self._state.write(self._placed)
+            if self._plan.functions:
+                self._make_mailbox(instance, self._state)
             if self._guard_bytes > self._limits.memory or len(woven.natives) > self._limits.table_elements:
                 # The engine knows one limit for all memories. So the guard's gets what it can come to need, and then
                 # the limit is the guest's: it holds for growth, too, that the guard should not have seen.
@@ -195,6 +209,13 @@ class Guest:
                 instance.lend(woven.natives_export, natives, MODULE.encode())
         if self._limits.fuel_refill:
             self._measure_fuel(instance)
+
+    def _make_mailbox(self, instance: Instance, state: State) -> None:
+        mailbox = self._mailbox = Mailbox(state.memory)
+        if any(function.wants_memory for function in self._plan.functions):
+            # Found before any call is halted in which it could be asked for.
+            with suppress(KeyError):
+                self.halted_memory = instance.memory(MEMORY).while_halted(mailbox.memory_bytes)
 
     @property
     def ended(self) -> bool:
@@ -306,12 +327,129 @@ class Guest:
 
     def _poll_until_done(self, instance: Instance) -> RunCoroutine[None]:
         """Lets it run again and again, until it has."""
+        mailbox = self._mailbox
+        looks_at = FOREVER if mailbox is None else time.monotonic() + _LOOK_SECONDS
         try:
-            yield from self._on_yield(instance)
-            while not instance.poll():
-                yield from self._on_yield(instance)
+            while True:
+                if mailbox is not None and instance.is_parked and (number := mailbox.said):
+                    function = self._called(number)
+                    if function.is_awaited:
+                        yield from self._await_answer(mailbox, function)
+                        instance.wake()
+                        yield from self._look(instance)
+                    else:
+                        self._answer(mailbox, function)
+                        instance.wake()
+                        if (now := time.monotonic()) >= looks_at:
+                            # Such calls may follow one another for ever.
+                            looks_at = now + _LOOK_SECONDS
+                            yield from self._look(instance)
+                        elif not self._control():
+                            raise GuestStopped(StopReason(cancelled=self._control.cancelled))
+                else:
+                    yield from self._on_yield(instance)
+                if instance.poll():
+                    return
         finally:
             instance.abandon()
+
+    def _called(self, number: int) -> BoundFunction:
+        """Returns the function that the guest calls, by its number in the mailbox.
+
+        Raises:
+            EngineError: There is no such function.
+        """
+        functions = self._plan.functions
+        if not 0 < number <= len(functions):
+            raise EngineError(f"the guard asks for host function {number:,}, and there are {len(functions):,}")
+        return functions[number - 1]
+
+    def _answer(self, mailbox: Mailbox, function: BoundFunction) -> None:
+        """Answers a call of a plain function of the embedder's.
+
+        Raises:
+            Ended: The policy does not grant what the function needs.
+        """
+        try:
+            function.serve(mailbox, self)
+        except (CapabilityMissing, HostFunctionFailed) as problem:
+            self._fail(mailbox, problem)
+
+    def _fail(self, mailbox: Mailbox, problem: CapabilityMissing | HostFunctionFailed) -> None:
+        """Ends the run for what a function of the embedder has raised.
+
+        Raises:
+            Ended: The policy does not grant what the function needs.
+        """
+        if isinstance(problem, CapabilityMissing):
+            raise GuestStopped(StopReason.without_capability(problem.capability, problem.function)) from None
+        # The guest traps where it is, so that the report tells where that was.
+        self._problem = str(problem)
+        mailbox.say(mailbox_words().end)
+
+    def _await_answer(self, mailbox: Mailbox, function: BoundFunction) -> RunCoroutine[None]:
+        """Has a coroutine function of the embedder awaited on an event loop, and answers the guest's call.
+
+        Raises:
+            Ended: The policy does not grant what the function needs, or it took too long.
+        """
+        call = HostCall(self, awaited=True)
+        awaited = None
+        try:
+            try:
+                given = function.given(mailbox, call)
+            except Exception as problem:
+                self._fail(mailbox, function.failure(problem))
+                return
+            awaited = AwaitedCall(function.function, given, copy_context(), self._control.wake)
+            del given
+            try:
+                yield from self._until_awaited(awaited)
+            except GuestStopped:
+                # The memory goes first: what the coroutine does from now on is of no concern for the guest.
+                call.end()
+                yield from self._stop(awaited)
+                raise
+            try:
+                result = awaited.result()
+            except Exception as problem:
+                self._fail(mailbox, function.failure(problem))
+                return
+            function.reply(mailbox, result)
+        finally:
+            call.end()
+            if awaited is not None and self._control.awaiter is not None and not awaited.is_over():
+                self._control.awaiter.stop(awaited)
+
+    def _until_awaited(self, awaited: AwaitedCall) -> RunCoroutine[None]:
+        """Waits until a coroutine is done.
+
+        Raises:
+            Ended: The time of the run is up before, or it is cancelled.
+        """
+        control = self._control
+        if control.awaiter is None:
+            if self._own_loop is None:
+                from stockade.runner.own_loop import OwnLoop
+
+                self._own_loop = OwnLoop(control)
+            self._own_loop.perform(awaited)
+        else:
+            control.awaiter.begin(awaited)
+            while not awaited.is_over() and control():
+                self._serve()
+                yield from self._pause(control.deadline)
+        if not awaited.has_answered():
+            raise GuestStopped(StopReason(cancelled=control.cancelled))
+
+    def _stop(self, awaited: AwaitedCall) -> RunCoroutine[None]:
+        """Has a coroutine cancelled, and waits for a moment until it has come to its end."""
+        awaiter = self._control.awaiter
+        if awaiter is not None and not awaited.is_over():
+            awaiter.stop(awaited)
+            last = time.monotonic() + GRACE_SECONDS
+            while not awaited.is_over() and time.monotonic() < last:
+                yield from self._pause(last)
 
     def _results(self, instance: Instance) -> list[Number]:
         """Returns what it returned.
@@ -335,18 +473,32 @@ class Guest:
         Raises:
             Ended: It may not.
         """
+        if not instance.is_parked:
+            yield from self._look(instance)
+            return
         control = self._control
         if self._plan.fuel is not None:
             (self._budget or self._measure_fuel(instance)).look()
-        if instance.is_parked:
-            yield from self._wait()
-            instance.wake()
-            # Waits, too, cost the host something: who does nothing but that is held to its share all the same.
-            if (until := self._within_share()) != GO_ON:
-                yield from self._wait_until(until)
-        else:
-            self._serve()
-            yield from self._wait_until(self._within_share())
+        yield from self._wait()
+        instance.wake()
+        # Waits, too, cost the host something: who does nothing but that is held to its share all the same.
+        if (until := self._within_share()) != GO_ON:
+            yield from self._wait_until(until)
+        if not control():
+            raise GuestStopped(StopReason(cancelled=control.cancelled))
+        self._note_time()
+
+    def _look(self, instance: Instance) -> RunCoroutine[None]:
+        """Does what is to be done every now and then while the guest computes; others have their turn.
+
+        Raises:
+            Ended: It may not go on.
+        """
+        control = self._control
+        if self._plan.fuel is not None:
+            (self._budget or self._measure_fuel(instance)).look()
+        self._serve()
+        yield from self._wait_until(self._within_share())
         if not control():
             raise GuestStopped(StopReason(cancelled=control.cancelled))
         self._note_time()
@@ -459,20 +611,11 @@ class Guest:
 
     def _end(self, instance: Instance) -> StopReason:
         """Why the guest did not return."""
-        problem, instance.problem = instance.problem, None
-        if problem is None:
+        problem, self._problem = self._problem, ""
+        if not problem:
             return StopReason(failure=instance.failure)
-        if isinstance(problem, CapabilityMissing):
-            return StopReason.without_capability(problem.capability, problem.function)
-        if not isinstance(problem, HostFunctionFailed):
-            # KeyboardInterrupt and its like are for whoever began the call.
-            try:
-                raise problem
-            finally:
-                # This frame is in its traceback: the two would keep each other, and all that the function was given.
-                del problem
         failure = instance.failure or Failure(None, "", ())
-        return StopReason(failure=failure._replace(message=str(problem)))
+        return StopReason(failure=failure._replace(code=None, message=problem))
 
     def renew(self) -> None:
         """Gives the guest a fresh budget of fuel and fresh counters, for the next call of a session."""
@@ -654,9 +797,12 @@ class Guest:
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
+        if self._own_loop is not None:
+            self._own_loop.close()
         if self._instance is not None:
             with self._alive:
                 instance, self._instance, self._state = self._instance, None, None
+                self._mailbox = self.halted_memory = None
             instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:

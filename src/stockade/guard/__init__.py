@@ -2,6 +2,7 @@
 
 from stockade.guard._exposed import Exposed
 from stockade.guard._imports import check_imports
+from stockade.guard._mailbox import MOST_VALUES, Mailbox, mailbox_words, values_format
 from stockade.guard._policy_block import policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
@@ -24,6 +25,7 @@ from stockade.guard._weave import ELEMENT_BYTES, WEAVER_VERSION, Woven, weave
 __all__ = [
     "ELEMENT_BYTES",
     "HOST_CALLS",
+    "MOST_VALUES",
     "PROGRAM_NAME",
     "PROOF_VERSION",
     "STDIN_PIECE_BYTES",
@@ -34,6 +36,7 @@ __all__ = [
     "GuardEvent",
     "GuardViolation",
     "Layout",
+    "Mailbox",
     "State",
     "StateFormat",
     "StateImage",
@@ -43,6 +46,7 @@ __all__ = [
     "check_imports",
     "fields_kept",
     "guard",
+    "mailbox_words",
     "place_inputs",
     "policy_block",
     "proof_copy",
@@ -50,5 +54,6 @@ __all__ = [
     "rates_of",
     "state_format",
     "stop_reasons",
+    "values_format",
     "weave",
 ]

@@ -58,7 +58,8 @@ class Appended:
         self.function_types: list[int] = []
         self.code: list[bytes] = []
 
-    def _type(self, type_: FuncType) -> int:
+    def type_index(self, type_: FuncType) -> int:
+        """Returns the index of a type, which is appended if it is a new one."""
         if type_ not in self._type_index:
             self._type_index[type_] = self._guest_types + len(self.types)
             self.types.append(encode_func_type(type_))
@@ -67,7 +68,7 @@ class Appended:
     def add(self, body: Body, indices: Indices) -> None:
         """A function of the guard, with its indices in place."""
         self.names.append(body.name)
-        self.function_types.append(self._type(body.type))
+        self.function_types.append(self.type_index(body.type))
         code = b"".join(
             part + (indices.encode(reference) if reference is not None else b"") for part, reference in body.parts
         )
@@ -75,7 +76,7 @@ class Appended:
 
     def add_thunk(self, call: WasiCall, slot: int, table: int) -> None:
         """A function that passes its arguments to a native function in the table."""
-        type_index = self._type(FuncType(call.params, call.results))
+        type_index = self.type_index(FuncType(call.params, call.results))
         self.names.append(call.name)
         self.function_types.append(type_index)
         arguments = b"".join(b"\x20" + uleb(index) for index in range(len(call.params)))
@@ -83,10 +84,8 @@ class Appended:
         code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
         self.code += [uleb(len(code)), code]
 
-    def add_counted(self, index: int, type_: FuncType, counter: int) -> None:
-        """A function that has a call counted before it makes it: for functions of the embedder."""
-        self.names.append("host_call")
-        self.function_types.append(self._type(type_))
-        arguments = b"".join(b"\x20" + uleb(place) for place in range(len(type_.params)))
-        code = b"\x00\x10" + uleb(counter) + arguments + b"\x10" + uleb(index) + b"\x0b"
+    def add_code(self, name: str, type_: FuncType, code: bytes) -> None:
+        """A function that was written for this guest."""
+        self.names.append(name)
+        self.function_types.append(self.type_index(type_))
         self.code += [uleb(len(code)), code]

@@ -118,7 +118,7 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
         woven.wasm[:8],
         {
             SectionId.TYPE: [vector(types)],
-            SectionId.IMPORT: [vector(_sections.imports(module))],
+            SectionId.IMPORT: [vector(_sections.imports(module.imports))],
             SectionId.FUNCTION: [vector(_sections.function_types(module))],
             SectionId.TABLE: [vector(tables)],
             SectionId.MEMORY: [vector(memories)],

@@ -27,7 +27,7 @@ from stockade.wasm import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from stockade.wasm import FuncType
+    from stockade.wasm import FuncType, Import
 
 __all__ = [
     "assembled",
@@ -82,10 +82,10 @@ def types(module: ParsedModule) -> list[bytes]:
     return [known[type_] for type_ in module.types]
 
 
-def imports(module: ParsedModule) -> list[bytes]:
-    """Writes the imports, which are functions: nothing provides anything else."""
+def imports(entries: Iterable[Import]) -> list[bytes]:
+    """Writes imports, which are functions: nothing provides anything else."""
     out = []
-    for entry in module.imports:
+    for entry in entries:
         assert entry.kind is ExternKind.FUNC, "other imports are refused before"
         names = (uleb(len(name)) + name for name in (entry.module, entry.name))
         out.append(b"".join(names) + bytes([ExternKind.FUNC]) + uleb(entry.type_index))

@@ -3,8 +3,8 @@
 `weave` is a pure function of bytes. It appends types, functions, memories, a table and exports, each at the end of its
 index space, so that nothing of the guest is renumbered, and it redirects: every reference to a WASI import (in calls,
 `ref.func`, element segments, globals and exports) goes to the guard's function of that name, every `memory.grow` and
-`table.grow` to a guard function that asks the policy. The start function is taken out, for the host to call under the
-same limits.
+`table.grow` to a guard function that asks the policy; every reference to a function of the embedder to one that halts
+the guest for it (`_host_calls`). The start function is taken out, for the host to call under the same limits.
 
 Code is patched where its reader finds a site; `_proof` has the engine say that none was missed. Everything else but
 the data is written anew from what was read (`_sections`). What cannot be woven is refused with the reason, never run
@@ -18,15 +18,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
-from stockade._wasi import WASI_BY_NAME, WasiCall
+from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
+from stockade.engine import PARKING
 from stockade.errors import InvalidModule
 from stockade.guard import _sections
 from stockade.guard._appended import Appended, Indices
 from stockade.guard._exposed import Exposed, expose
+from stockade.guard._host_calls import HALTING_TYPE, HostCallCode, callable_exports
 from stockade.guard._imports import check_imports, wasi_call
 from stockade.wasm import (
     ExternKind,
     FuncType,
+    Import,
     Kind,
     ParsedModule,
     Reader,
@@ -40,7 +43,7 @@ from stockade.wasm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from stockade.guard._source import Guard
 
@@ -83,6 +86,8 @@ class Woven:
         grown_tables: The same of tables.
         redirected: How many places in the guest's code go to the guard, by instruction.
         exposed: Where the guest's state is found.
+        host_exports: Functions that the guest exports and the host can have called while the guest is halted in a call
+            of a function of the embedder, by name: their numbers.
     """
 
     wasm: bytes
@@ -101,6 +106,7 @@ class Woven:
     grown_tables: tuple[bytes, ...] = ()
     redirected: dict[str, int] = field(default_factory=dict)
     exposed: Exposed = field(default_factory=Exposed)
+    host_exports: dict[bytes, int] = field(default_factory=dict)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -145,6 +151,7 @@ class _Weaver:
         self._appended = Appended(len(module.types))
         self.entries: list[int] = []
         self.renamed: dict[bytes, bytes] = {}
+        self.host_exports: dict[bytes, int] = {}
 
     def weave(self) -> Woven:
         module, guard = self.module, self.guard
@@ -161,9 +168,12 @@ class _Weaver:
         # Which functions of the guard are needed, and where each will stand.
         growers = dict.fromkeys(memories, guard.exports["memory_grow"])
         table_growers = {index: guard.exports[_TABLE_GROWERS[module.tables[index].element]] for index in tables}
-        counter = guard.exports["host_call"]
+        enter, park = guard.exports["host_call"], guard.exports["host_park"]
         roots = [*self.wasi.values(), *growers.values(), *table_growers.values()]
-        needed = self._closure([*roots, counter] if self.lent else roots)
+        needed = self._closure([*roots, enter, park] if self.lent else roots)
+        if self.lent:
+            # Their imports are of the function that halts the guest.
+            self.native_index.setdefault(PARKING.decode(), min(self.lent))
         copied = set(growers.values()) | set(table_growers.values())
         first = len(module.functions)
         place: dict[int, int] = {}
@@ -188,6 +198,7 @@ class _Weaver:
         table_place = {table: after + slot for slot, table in enumerate(sorted(tables))}
         after += len(tables)
         lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
+        ask = after + len(self.lent)
 
         # The memories: the guest's as native WASI would find it, or its first, or an empty one; then the guard's state.
         export = module.exports.get(_MEMORY)
@@ -213,11 +224,10 @@ class _Weaver:
         for table, index in sorted(table_growers.items()):
             self._appended.add(guard.bodies[index], indices._replace(table=table))
 
-        for index, type_ in sorted(self.lent.items()):
-            self._appended.add_counted(index, type_, place[counter])
-
         # Where references of the guest go.
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
+        if self.lent:
+            self._add_host_calls(HostCallCode(guard.layout, state_memory), place[enter], place[park], ask, redirect)
         self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values()})
 
         exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
@@ -240,6 +250,32 @@ class _Weaver:
             memories=appended,
             grown=(memories, tables),
         )
+
+    def _add_host_calls(
+        self, write: HostCallCode, enter: int, park: int, ask: int, redirect: Mapping[int, int]
+    ) -> None:
+        """The functions in the place of the embedder's, in the order of their imports, and what they ask."""
+        for number, (_, type_) in enumerate(sorted(self.lent.items()), 1):
+            self._appended.add_code("host_call", type_, write.stand_in(number, type_, enter, ask))
+        module = self.module
+        exported = {name: entry.place for name, entry in module.exports.items() if entry.kind is ExternKind.FUNC}
+        found = callable_exports(
+            ((index, module.function_type(index)) for index in exported.values()),
+            self.guard.layout.constants["MAILBOX_VALUES"],
+        )
+        numbers = {index: number for number, (index, _) in enumerate(found)}
+        self.host_exports = {name: numbers[index] for name, index in exported.items() if index in numbers}
+        calls = [(redirect.get(index, index), type_) for index, type_ in found]
+        self._appended.add_code("host_ask", FuncType(("i32",), ()), write.ask(park, calls))
+
+    def _imports(self) -> list[Import]:
+        """The imports: those of the embedder's functions are of the one that halts the guest."""
+        if not self.lent:
+            return self.module.imports
+        halting = self._appended.type_index(FuncType(*HALTING_TYPE))
+        halts = Import(MODULE.encode(), PARKING, ExternKind.FUNC, halting)
+        # All are functions: anything else is refused before.
+        return [halts if index in self.lent else entry for index, entry in enumerate(self.module.imports)]
 
     def _without_guard(self) -> Woven:
         """What there is to be woven where a module has nothing to guard: its start function is taken out."""
@@ -320,6 +356,7 @@ class _Weaver:
             grown: The memories and the tables that the guest grows.
         """
         module = self.module
+        imports = self._imports()
 
         def to(index: int) -> int:
             return redirect.get(index, index)
@@ -337,7 +374,7 @@ class _Weaver:
             exports.append(_sections.encode_export(known[index], ExternKind.TABLE, index))
         contents: dict[SectionId, list[bytes | memoryview]] = {
             SectionId.TYPE: _filled([*_sections.types(module), *self._appended.types]),
-            SectionId.IMPORT: _filled(_sections.imports(module)),
+            SectionId.IMPORT: _filled(_sections.imports(imports)),
             SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self._appended.function_types)]),
             SectionId.TABLE: _filled([*_sections.tables(module, grown[1]), *tables]),
             SectionId.MEMORY: _filled([*_sections.memories(module, grown[0]), *memories]),
@@ -369,6 +406,7 @@ class _Weaver:
             grown_memories=tuple(exposed.memories[index] for index in sorted(grown[0])),
             grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
+            host_exports=self.host_exports,
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 

@@ -52,6 +52,12 @@
 ;; What stands for all functions of the embedder where calls have numbers: one more than the last of WASI's.
 (global $HOST               (export "HOST:const")                i32 (i32.const 46))
 
+;; What is said in $mailbox, beside numbers of functions and 0.
+(global $HOST_RETURNED      (export "HOST_RETURNED:const")       i32 (i32.const 0x7fffffff)) ;; by the guest: an export has returned
+(global $HOST_END           (export "HOST_END:const")            i32 (i32.const -1)) ;; by the host: the run is over
+(global $HOST_EXPORT        (export "HOST_EXPORT:const")         i32 (i32.const -0x80000000)) ;; by the host, with the number of an export: call that
+(global $MAILBOX_VALUES     (export "MAILBOX_VALUES:const")      i32 (i32.const 1023)) ;; how many values there is room for
+
 ;; Reasons in $stop.
 (global $STOP_MEMORY        (export "STOP_MEMORY:const")         i32 (i32.const 1)) ;; growth was refused, and the policy says stop
 (global $STOP_HOST_MEMORY   (export "STOP_HOST_MEMORY:const")    i32 (i32.const 2)) ;; the host has no memory left for the guard

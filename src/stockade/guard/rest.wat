@@ -87,6 +87,30 @@
 
 ;; -- functions of the embedder -----------------------------------------------------------------------------------------
 
+;; A guest calls such a function by halting. For each that it imports, the weaver makes a function in its place (see
+;; _host_calls.py), which has the call counted by $host_call, puts the arguments into $mailbox and asks $host_park to halt;
+;; when the host has put the results there, it takes them out. Nothing of it is in reach of the guest, and the host reads
+;; each number once.
+;;
+;; $mailbox: what is said, u32; pages of the guest's memory, u32; then values, 8 bytes each, a v128 in two. The guest says
+;; which function it calls, a number from 1 on, or $HOST_RETURNED: a function of the guest that the host had called has
+;; put its results there. The host says 0: the results are there; $HOST_END: the run is over; or $HOST_EXPORT and the
+;; number of an export that is to be called with what is there. What the guest says is more than 0, and what the host says
+;; is not, as signed numbers.
+
 ;; Before a function that the embedder lends. It has no errno to be refused with, so that beyond a limit the run ends.
 (func (export "host_call")
   (if (call $enter (global.get $HOST)) (then (call $end_run (global.get $STOP_DENIED)))))
+
+;; Halts the guest until the host has said something, and returns that.
+(func (export "host_park") (param $said i32) (result i32)
+  (i32.store $state (global.get $mailbox) (local.get $said))
+  (i32.store $state offset=4 (global.get $mailbox) (memory.size $guest))
+  (loop $again
+    (drop (call $native.poll_oneoff (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))
+    (br_if $again (i32.gt_s (i32.load $state (global.get $mailbox)) (i32.const 0))))
+  (local.set $said (i32.load $state (global.get $mailbox)))
+  ;; A wait of the guest's own must not be taken for this.
+  (i32.store $state (global.get $mailbox) (i32.const 0))
+  (if (i32.eq (local.get $said) (global.get $HOST_END)) (then (unreachable)))
+  (local.get $said))

@@ -1,7 +1,7 @@
 """What the embedder lends to guests: functions of its own."""
 
-from stockade.host._functions import F32, F64, I32, I64, U32, U64, HostFunctionFailed, HostFunctions
-from stockade.host._guest import CapabilityMissing, GuestMemory, HostCall
+from stockade.host._functions import F32, F64, I32, I64, U32, U64, BoundFunction, HostFunctionFailed, HostFunctions
+from stockade.host._guest import CapabilityMissing, GuestMemory, HaltedGuest, HostCall
 
 __all__ = [
     "F32",
@@ -10,8 +10,10 @@ __all__ = [
     "I64",
     "U32",
     "U64",
+    "BoundFunction",
     "CapabilityMissing",
     "GuestMemory",
+    "HaltedGuest",
     "HostCall",
     "HostFunctionFailed",
     "HostFunctions",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from stockade._outside import call_outside
 from stockade._text import printable
 from stockade._wasi import MODULE
-from stockade.engine import F32_OVERFLOW, INTEGER_BITS, FindMemory, Instance, Lent, Number
+from stockade.engine import F32_OVERFLOW, INTEGER_BITS
 from stockade.errors import UsageError
+from stockade.guard import MOST_VALUES, values_format
 from stockade.host._guest import CapabilityMissing, HostCall
 from stockade.wasm import FuncType
 
@@ -19,9 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from inspect import Parameter
 
+    from stockade.engine import Number
+    from stockade.guard import Mailbox
+    from stockade.host._guest import HaltedGuest
     from stockade.policy import Policy
 
-__all__ = ["F32", "F64", "I32", "I64", "MOST_TEXT_BYTES", "U32", "U64", "HostFunctionFailed", "HostFunctions"]
+__all__ = [
+    "F32",
+    "F64",
+    "I32",
+    "I64",
+    "MOST_TEXT_BYTES",
+    "U32",
+    "U64",
+    "BoundFunction",
+    "HostFunctionFailed",
+    "HostFunctions",
+]
 
 
 class _Type(NamedTuple):
@@ -53,18 +68,15 @@ MOST_TEXT_BYTES = 16 << 20
 """What all `str` and `bytes` parameters of one call may have together. A guest chooses their sizes, may name the same
 bytes for each, and text in Python takes up to four times its bytes."""
 
-_ADDRESS_BITS = 0xFFFF_FFFF
-
 _MISSING = object()
 
+_VALUES = 8
+"""Where values stand in a mailbox."""
+
+_ANSWERED = 0
+"""What is said in it when results are there."""
+
 _PLAIN = {int: _Type("i32"), bool: _Type("i32"), float: _Type("f64")}
-
-
-class _Caller(Protocol):
-    """What an instance belongs to."""
-
-    @property
-    def policy(self) -> Policy: ...
 
 
 class HostFunction:
@@ -80,34 +92,49 @@ class HostFunction:
         UsageError: It cannot be lent: an annotation is missing, or is of no type that can cross.
 
     Attributes:
+        function: What to call.
+        is_awaited: Whether it is a coroutine function.
+        requires: The capability.
+        label: What it is called in messages.
+        wants_call: Whether it takes the call itself.
+        readers: What becomes of its other parameters, one by one.
+        results: The types of its results.
         type: Its type as guests see it.
     """
 
     def __init__(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:
+        import inspect
+
         self.module, self.name = module, name
-        self._function = function
-        self._requires = requires
-        self._label = f"{printable(module)}.{printable(name)}"
-        hints, parameters = _declaration(function, self._label)
-        self._wants_call = bool(parameters) and hints.get(parameters[0].name) is HostCall
-        self._readers: list[type[str | bytes | bool] | _Type] = []
+        self.function = function
+        self.is_awaited = inspect.iscoroutinefunction(function)
+        self.requires = requires
+        self.label = f"{printable(module)}.{printable(name)}"
+        hints, parameters = _declaration(function, self.label)
+        self.wants_call = bool(parameters) and hints.get(parameters[0].name) is HostCall
+        self.readers: list[type[str | bytes | bool] | _Type] = []
         params: list[str] = []
-        for parameter in parameters[self._wants_call :]:
+        for parameter in parameters[self.wants_call :]:
             hint = hints.get(parameter.name)
             if hint is str or hint is bytes:
-                self._readers.append(hint)
+                self.readers.append(hint)
                 params += ["i32", "i32"]
                 continue
             type_ = _type(hint)
             if type_ is None:
                 raise UsageError(
-                    f"{self._label}: the annotation of {parameter.name} is {_told(hint)}: it must be int, float, bool, "
+                    f"{self.label}: the annotation of {parameter.name} is {_told(hint)}: it must be int, float, bool, "
                     "str, bytes, or one of stockade.host.I32, U32, I64, U64, F32, F64"
                 )
-            self._readers.append(bool if hint is bool else type_)
+            self.readers.append(bool if hint is bool else type_)
             params.append(type_.name)
-        self._results = self._result_types(hints.get("return", _MISSING))
-        self.type = FuncType(tuple(params), tuple(type_.name for type_ in self._results))
+        self.results = self._result_types(hints.get("return", _MISSING))
+        for what, many in (("parameters", len(params)), ("results", len(self.results))):
+            if many > MOST_VALUES:
+                raise UsageError(
+                    f"{self.label}: it has {many:,} {what}, and a function of a guest's has {MOST_VALUES:,}"
+                )
+        self.type = FuncType(tuple(params), tuple(type_.name for type_ in self.results))
 
     def _result_types(self, hint: object) -> list[_Type]:
         if hint is None or hint is type(None):
@@ -116,31 +143,97 @@ class HostFunction:
         types = [_type(entry) for entry in hints]
         if None in types:
             raise UsageError(
-                f"{self._label}: the annotation of its result is {_told(hint)}: it must be None, int, float, bool, one "
+                f"{self.label}: the annotation of its result is {_told(hint)}: it must be None, int, float, bool, one "
                 "of stockade.host.I32, U32, I64, U64, F32, F64, or a tuple of these"
             )
         return [type_ for type_ in types if type_ is not None]
 
-    def lent(self) -> Lent:
-        """Returns the function as the engine takes it."""
-        return Lent(self.module.encode(), self.name.encode(), self.type.params, self.type.results, self._serve)
+    def bound(self, policy: Policy) -> BoundFunction:
+        """Returns the function as guests under a policy call it.
 
-    def _serve(self, instance: Instance, find_memory: FindMemory, values: list[Number]) -> Sequence[Number]:
-        assert instance.owner is not None
-        # It is there: it runs the instance that calls.
-        owner: Any = instance.owner()
-        caller: _Caller = owner
-        call = HostCall(caller.policy, find_memory)
+        Args:
+            policy: The policy.
+        """
+        return BoundFunction(self, policy)
+
+
+class BoundFunction:
+    """A function of the embedder as guests under one policy call it. Safe to share between threads.
+
+    Args:
+        function: The function.
+        policy: The policy.
+
+    Attributes:
+        function: What to call.
+        is_awaited: Whether it is a coroutine function.
+        wants_memory: Whether it is given something of the guest's memory.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_arguments",
+        "_label",
+        "_missing",
+        "_readers",
+        "_results",
+        "_wants_call",
+        "function",
+        "is_awaited",
+        "wants_memory",
+    )
+
+    def __init__(self, function: HostFunction, policy: Policy) -> None:
+        self.function = function.function
+        self.is_awaited = function.is_awaited
+        self._label = function.label
+        self._wants_call = function.wants_call
+        requires = function.requires
+        self._missing = requires if requires is not None and not policy.grants(requires) else None
+        self._results = function.results
+        unsigned: list[bool] = []
+        for reader in function.readers:
+            unsigned += [not reader.signed] if isinstance(reader, _Type) else [True] * (1 if reader is bool else 2)
+        arguments = values_format(function.type.params, unsigned)
+        answer = values_format(function.type.results, [True] * len(function.type.results), said=True)
+        # No function has more values than there is room for.
+        assert arguments is not None
+        assert answer is not None
+        self._arguments, self._answer = arguments, answer
+        # Numbers are passed as they come.
+        numbers = all(isinstance(reader, _Type) for reader in function.readers)
+        self._readers = () if numbers else tuple(function.readers)
+        self.wants_memory = self._wants_call or str in function.readers or bytes in function.readers
+
+    def serve(self, mailbox: Mailbox, guest: HaltedGuest) -> None:
+        """Answers a call of a plain function, on this thread.
+
+        Args:
+            mailbox: Has the arguments, and is given the results.
+            guest: The guest, which is halted until this has returned.
+
+        Raises:
+            CapabilityMissing: The policy does not grant what the function needs.
+            HostFunctionFailed: It has raised an exception.
+            UsageError: It has returned something else than it is annotated to.
+        """
+        if self._missing is not None:
+            raise CapabilityMissing(self._missing, self._label)
+        values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
+        call = None
         try:
-            if self._requires is not None:
-                call.require(self._requires)
-            return self._answer(call_outside(self._function, *self._arguments(call, values)))
-        except CapabilityMissing as missing:
-            failed: Exception = CapabilityMissing(missing.capability, self._label)
+            if self._wants_call or self._readers:
+                call = HostCall(guest)
+                values = self._read(call, values)
+            result = call_outside(self.function, *values)
         except Exception as problem:
-            failed = HostFunctionFailed(self._label, problem)
+            failed = self.failure(problem)
+        else:
+            self.reply(mailbox, result)
+            return
         finally:
-            call.end()
+            if call is not None:
+                call.end()
         # Not in the handler, and a new one: what the function raised knows its frames, and these all that it was given.
         try:
             raise failed
@@ -148,13 +241,37 @@ class HostFunction:
             # This frame, too, is in a traceback: the two would keep each other, and the instance.
             del failed
 
-    def _arguments(self, call: HostCall, values: list[Number]) -> list[object]:
+    def given(self, mailbox: Mailbox, call: HostCall) -> Sequence[object]:
+        """Returns what a coroutine function is to be called with.
+
+        Args:
+            mailbox: Has the arguments.
+            call: The call, which ends when the function is done.
+
+        Raises:
+            CapabilityMissing: The policy does not grant what the function needs.
+        """
+        if self._missing is not None:
+            raise CapabilityMissing(self._missing, self._label)
+        values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
+        return self._read(call, values) if self._wants_call or self._readers else values
+
+    def failure(self, problem: Exception) -> CapabilityMissing | HostFunctionFailed:
+        """Returns what is said of an exception that the function has raised."""
+        if isinstance(problem, CapabilityMissing):
+            return CapabilityMissing(problem.capability, self._label)
+        return HostFunctionFailed(self._label, problem)
+
+    def _read(self, call: HostCall, values: Sequence[Any]) -> Sequence[object]:
+        """Makes of the values in the mailbox what the function is called with."""
         arguments: list[object] = [call] if self._wants_call else []
+        if not self._readers:
+            return [*arguments, *values]
         given = iter(values)
         left = MOST_TEXT_BYTES
         for reader in self._readers:
             if reader is str or reader is bytes:
-                address, size = int(next(given)) & _ADDRESS_BITS, int(next(given)) & _ADDRESS_BITS
+                address, size = int(next(given)), int(next(given))
                 if size > left and address + size <= call.memory.size_bytes:
                     raise ValueError(
                         f"its str and bytes parameters are more than {MOST_TEXT_BYTES:,} bytes together: take address "
@@ -166,17 +283,42 @@ class HostFunction:
             elif reader is bool:
                 arguments.append(next(given) != 0)
             else:
-                assert isinstance(reader, _Type)
-                arguments.append(_incoming(next(given), reader))
+                arguments.append(next(given))
         return arguments
 
-    def _answer(self, result: object) -> list[Number]:
-        if len(self._results) == 1:
-            return [_outgoing(result, self._results[0])]
-        answers: tuple[object, ...] = () if result is None else result if isinstance(result, tuple) else (result,)
-        if len(answers) != len(self._results):
-            raise ValueError(f"it returned {len(answers)} values, and is annotated to return {len(self._results)}")
-        return [_outgoing(answer, type_) for answer, type_ in zip(answers, self._results, strict=True)]
+    def reply(self, mailbox: Mailbox, result: object) -> None:
+        """Puts what the function has returned into the mailbox.
+
+        Raises:
+            UsageError: It is something else than it is annotated to return.
+        """
+        types = self._results
+        if len(types) == 1:
+            answers = [self._outgoing(result, types[0])]
+        else:
+            given: tuple[object, ...] = () if result is None else result if isinstance(result, tuple) else (result,)
+            if len(given) != len(types):
+                raise UsageError(f"{self._label} returned {len(given)} values, and is annotated to return {len(types)}")
+            answers = [self._outgoing(answer, type_) for answer, type_ in zip(given, types, strict=True)]
+        self._answer.pack_into(mailbox.bytes, 0, _ANSWERED, *answers)
+
+    def _outgoing(self, value: object, type_: _Type) -> Number:
+        bits = INTEGER_BITS.get(type_.name)
+        if bits is None:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UsageError(f"{self._label} returned {_shown(value)}, which is no number ({type_.name})")
+            try:
+                number = float(value)
+            except OverflowError:
+                raise UsageError(f"{self._label} returned a number that does not fit {type_.name}") from None
+            if type_.name == "f32" and math.isfinite(number) and abs(number) >= F32_OVERFLOW:
+                raise UsageError(f"{self._label} returned {number}, which does not fit f32")
+            return number
+        if not isinstance(value, int):
+            raise UsageError(f"{self._label} returned {_shown(value)}, which is no whole number ({type_.name})")
+        if not -(1 << bits - 1) <= value < 1 << bits:
+            raise UsageError(f"{self._label} returned a number that does not fit {type_.name}")
+        return int(value) & ((1 << bits) - 1)
 
 
 class HostFunctionFailed(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -190,8 +332,6 @@ def _declaration(function: Callable[..., object], label: str) -> tuple[Mapping[s
     """Reads a function's annotations and parameters."""
     import inspect
 
-    if inspect.iscoroutinefunction(function):
-        raise UsageError(f"{label}: it is a coroutine function, which cannot be lent: the guest waits for its result")
     try:
         hints = get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())
@@ -224,25 +364,15 @@ def _told(hint: object) -> str:
     return printable(hint.__name__ if isinstance(hint, type) else str(hint))
 
 
-def _incoming(value: Number, type_: _Type) -> Number:
-    bits = INTEGER_BITS.get(type_.name)
-    return value if bits is None or type_.signed else int(value) & ((1 << bits) - 1)
-
-
-def _outgoing(value: object, type_: _Type) -> Number:
-    bits = INTEGER_BITS.get(type_.name)
-    if bits is None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"it returned {printable(repr(value))}, which is no number ({type_.name})")
-        number = float(value)
-        if type_.name == "f32" and math.isfinite(number) and abs(number) >= F32_OVERFLOW:
-            raise ValueError(f"it returned {number}, which does not fit f32")
-        return number
-    if not isinstance(value, int):
-        raise TypeError(f"it returned {printable(repr(value))}, which is no whole number ({type_.name})")
-    if not -(1 << bits - 1) <= value < 1 << bits:
-        raise ValueError(f"it returned a number that does not fit {type_.name}")
-    return int(value)
+def _shown(value: object) -> str:
+    if isinstance(value, Coroutine):
+        # Else Python would warn that nobody has awaited it.
+        value.close()
+        return "a coroutine"
+    try:
+        return printable(repr(value), 400)
+    except Exception:  # Its own method failed.
+        return f"something of type {printable(type(value).__name__)}"
 
 
 class HostFunctions:
@@ -264,10 +394,6 @@ class HostFunctions:
         Raises:
             UsageError: It cannot be lent.
         """
-        if sys.version_info >= (3, 14):
-            raise UsageError(
-                "host functions need Python 3.11 to 3.13: later releases do not run on the stacks that guests have"
-            )
         if module == MODULE:
             raise UsageError(f"{MODULE} is WASI's own: lend functions under another name, such as env")
         try:
@@ -285,7 +411,12 @@ class HostFunctions:
         with self._lock:
             return {key: function.type for key, function in self._functions.items()}
 
-    def lent(self, wanted: set[tuple[bytes, bytes]]) -> list[Lent]:
-        """Returns some functions as the engine takes them."""
+    def bound(self, imports: Sequence[tuple[bytes, bytes]], policy: Policy) -> tuple[BoundFunction, ...]:
+        """Returns functions as guests under a policy call them.
+
+        Args:
+            imports: Import module and name of each.
+            policy: The policy.
+        """
         with self._lock:
-            return [function.lent() for key, function in self._functions.items() if key in wanted]
+            return tuple(self._functions[key].bound(policy) for key in imports)

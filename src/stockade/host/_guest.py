@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from threading import get_ident
-from typing import TYPE_CHECKING
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Protocol
 
 from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
     from stockade._bytes import BytesLike
-    from stockade.engine import FindMemory, Memory
+    from stockade.engine import HaltedMemory
     from stockade.policy import Policy
 
-__all__ = ["CapabilityMissing", "GuestMemory", "HostCall"]
+__all__ = ["CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall"]
 
 _ADDRESS_BITS = 0xFFFF_FFFF
 _OVER = "the guest's memory is only there while the host function runs: copy what you need"
+
+
+class HaltedGuest(Protocol):
+    """A guest that is halted in a call of a function of the embedder."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that it runs under."""
+
+    @property
+    def halted_memory(self) -> HaltedMemory | None:
+        """The memory that it exports as `memory`; None where it exports none."""
 
 
 class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -36,17 +48,21 @@ class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never le
 class GuestMemory:
     """The memory that a guest exports, good while a host function runs, and for its thread.
 
-    Addresses and sizes come from the guest: each is checked, and what is outside ends the run.
+    Addresses and sizes come from the guest: each is checked, and what is outside ends the run. A coroutine function may
+    use it from any thread.
     """
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory: Memory | None = memory
-        self._thread = get_ident()
+    def __init__(self, memory: HaltedMemory, thread: int | None, lock: RLock) -> None:
+        self._memory: HaltedMemory | None = memory
+        self._thread = thread
+        # Of whoever copies, and of who takes the memory away: a coroutine's call may end at any time.
+        self._lock = lock
 
     @property
     def size_bytes(self) -> int:
         """How many bytes it has now."""
-        return self._live().size_bytes
+        with self._lock:
+            return self._live().size_bytes
 
     def read(self, address: int, size: int) -> bytes:
         """Copies bytes out.
@@ -58,7 +74,8 @@ class GuestMemory:
         Raises:
             IndexError: They are not all inside. The run ends, unless the function catches it.
         """
-        return self._live().read(_unsigned(address), _unsigned(size))
+        with self._lock:
+            return self._live().read(_unsigned(address), _unsigned(size))
 
     def read_text(self, address: int, size: int) -> str:
         """Copies text in UTF-8 out.
@@ -80,22 +97,25 @@ class GuestMemory:
             IndexError: They do not all fit inside.
             UsageError: They are neither.
         """
-        self._live().write(_unsigned(address), bytes_of(data, "data"))
+        piece = bytes_of(data, "data")
+        with self._lock:
+            self._live().write(_unsigned(address), piece)
 
-    def _live(self) -> Memory:
+    def _live(self) -> HaltedMemory:
         if self._memory is None:
             raise UsageError(_OVER)
         _check_thread(self._thread)
         return self._memory
 
     def end(self) -> None:
-        """Takes the memory away: the call is over."""
-        self._memory = None
+        """Takes the memory away: the call is over. Waits for a copy that is being made."""
+        with self._lock:
+            self._memory = None
 
 
-def _check_thread(thread: int) -> None:
+def _check_thread(thread: int | None) -> None:
     # The call may end at any time for another thread, and the memory be gone in the middle of a copy.
-    if get_ident() != thread:
+    if thread is not None and get_ident() != thread:
         raise UsageError("the guest's memory is for the thread that the guest runs on: copy what you need")
 
 
@@ -112,10 +132,11 @@ class HostCall:
         policy: The policy that the guest runs under.
     """
 
-    def __init__(self, policy: Policy, find_memory: FindMemory) -> None:
-        self.policy = policy
-        self._find: FindMemory | None = find_memory
-        self._thread = get_ident()
+    def __init__(self, guest: HaltedGuest, *, awaited: bool = False) -> None:
+        self.policy = guest.policy
+        self._guest: HaltedGuest | None = guest
+        self._thread = None if awaited else get_ident()
+        self._lock = RLock()
         self._memory: GuestMemory | None = None
 
     @property
@@ -126,14 +147,15 @@ class HostCall:
             UsageError: It exports none, the call is over, or it goes on in another thread.
         """
         _check_thread(self._thread)
-        if self._memory is None:
-            if self._find is None:
-                raise UsageError(_OVER)
-            try:
-                self._memory = GuestMemory(self._find(b"memory"))
-            except KeyError:
-                raise UsageError("the guest exports no memory") from None
-        return self._memory
+        with self._lock:
+            if self._memory is None:
+                if self._guest is None:
+                    raise UsageError(_OVER)
+                memory = self._guest.halted_memory
+                if memory is None:
+                    raise UsageError("the guest exports no memory")
+                self._memory = GuestMemory(memory, self._thread, self._lock)
+            return self._memory
 
     def grants(self, capability: str, asked: bool | float | str = True) -> bool:
         """Whether the policy grants a custom capability; see `Policy.grants`."""
@@ -147,6 +169,7 @@ class HostCall:
     def end(self) -> None:
         """Takes the memory away: the call is over."""
         # With it goes all that a call which is kept would keep: the instance, and its store.
-        self._find = None
-        if self._memory is not None:
-            self._memory.end()
+        with self._lock:
+            self._guest = None
+            if self._memory is not None:
+                self._memory.end()

@@ -1,5 +1,6 @@
 """Runs in steps: who takes them, and who waits. Knows no WebAssembly."""
 
+from stockade.runner._awaited import GRACE_SECONDS, AwaitedCall, Awaiter
 from stockade.runner._coroutine import (
     ASIDE,
     FOREVER,
@@ -17,7 +18,10 @@ __all__ = [
     "ASIDE",
     "FOREVER",
     "GO_ON",
+    "GRACE_SECONDS",
     "NORMAL_PRIORITY",
+    "AwaitedCall",
+    "Awaiter",
     "RunControl",
     "RunCoroutine",
     "WorkItem",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.report import Progress
+    from stockade.runner._awaited import Awaiter
 
 __all__ = [
     "ASIDE",
@@ -53,6 +54,8 @@ class RunControl:
 
     Attributes:
         abandoned: Says whether nobody can await it any more; None where nobody does.
+        awaiter: Who begins calls of coroutine functions of the embedder's; None where the run has to have a loop of its
+            own for them.
         awaited: Whether `thread` awaits it, and others take its steps.
         calls_out: Whether the guest may call functions of the embedder, which take as long as they like.
         cancelled: Whether it is to end.
@@ -63,11 +66,23 @@ class RunControl:
         thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
     """
 
-    __slots__ = ("abandoned", "awaited", "calls_out", "cancelled", "deadline", "name", "on_wake", "progress", "thread")
+    __slots__ = (
+        "abandoned",
+        "awaited",
+        "awaiter",
+        "calls_out",
+        "cancelled",
+        "deadline",
+        "name",
+        "on_wake",
+        "progress",
+        "thread",
+    )
 
     def __init__(self) -> None:
         self.abandoned: Callable[[], bool] | None = None
         self.awaited = False
+        self.awaiter: Awaiter | None = None
         self.calls_out = False
         self.cancelled = False
         self.name: str | None = None

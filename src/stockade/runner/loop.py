@@ -6,21 +6,24 @@ Messages to a loop are gathered, so that a burst of results wakes it once.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stockade._bell import start_thread
 from stockade.errors import EngineError
 from stockade.runner._executor import WorkItem, executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.runner._awaited import AwaitedCall
     from stockade.runner._coroutine import RunControl, RunCoroutine
 
-__all__ = ["LoopBridge", "await_run", "loop_bridge", "wait_until"]
+__all__ = ["BackgroundLoop", "LoopBridge", "await_run", "background_loop", "loop_bridge", "wait_until"]
 
 _Result = TypeVar("_Result")
 
@@ -76,6 +79,14 @@ class LoopBridge:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(letters.open)
 
+    def begin(self, call: AwaitedCall) -> None:
+        """Has a call of a coroutine function begun on the loop."""
+        self.post(lambda: call.start(asyncio.get_running_loop()))
+
+    def stop(self, call: AwaitedCall) -> None:
+        """Has it cancelled there."""
+        self.post(call.cancel)
+
     def collect(self, letters: _Batch) -> None:
         """On the loop: nothing is put to these letters any more."""
         with self._lock:
@@ -93,6 +104,89 @@ def loop_bridge() -> LoopBridge:
     if found is None:
         found = _bridges[loop] = LoopBridge(loop)
     return found
+
+
+class BackgroundLoop:
+    """An event loop on a thread of its own, for runs that are scheduled by who has none.
+
+    It goes when it has had nothing to do for a while.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant, as all locks here.
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: set[AwaitedCall] = set()
+
+    def begin(self, call: AwaitedCall) -> None:
+        """Has a call of a coroutine function begun on the loop.
+
+        Raises:
+            EngineError: There is no thread, and the system has none to give.
+        """
+        with self._lock:
+            self._calls.add(call)
+            loop = self._loop
+            if loop is None:
+                loop = asyncio.new_event_loop()
+                try:
+                    start_thread(threading.Thread(target=_run_loop, args=(loop,), name="stockade-loop", daemon=True))
+                except BaseException as problem:
+                    self._calls.discard(call)
+                    loop.close()
+                    if isinstance(problem, RuntimeError):
+                        raise EngineError(f"no thread can be started to await a host function ({problem})") from None
+                    raise
+                self._loop = loop
+            loop.call_soon_threadsafe(self._start, loop, call)
+
+    def stop(self, call: AwaitedCall) -> None:
+        """Has it cancelled there."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call.cancel)
+
+    def _start(self, loop: asyncio.AbstractEventLoop, call: AwaitedCall) -> None:
+        call.start(loop, lambda: self._over(loop, call))
+
+    def _over(self, loop: asyncio.AbstractEventLoop, call: AwaitedCall) -> None:
+        self._calls.discard(call)
+        if not self._calls:
+            loop.call_later(_LINGER_SECONDS, self._leave, loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if not self._calls and self._loop is loop:
+                self._loop = None
+                loop.stop()
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+_LINGER_SECONDS = 1.0
+
+_background = BackgroundLoop()
+
+
+def background_loop() -> BackgroundLoop:
+    """Returns the one of this process."""
+    return _background
+
+
+def _after_fork() -> None:
+    """Begins anew in a forked child, which has the parent's memory but not its threads."""
+    global _background
+    _background = BackgroundLoop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], object]]) -> None:
@@ -136,6 +230,7 @@ async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority:
     over: asyncio.Future[_Result] = loop.create_future()
     # A loop that is closed in the middle of this wakes nobody who could stop the guest.
     control.abandoned = loop.is_closed
+    control.awaiter = bridge
 
     def done(result: Any, problem: BaseException | None) -> None:
         def deliver() -> None:

@@ -167,7 +167,8 @@ class Sandbox:
         Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.host.I64` and its
         like say more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first
         parameter annotated `stockade.HostCall` gets the call itself, with the guest's memory. What the function raises
-        ends the run that called it, as a trap.
+        ends the run that called it, as a trap. A coroutine function is awaited on the event loop that awaits the run,
+        while the guest holds no thread; where none does, on a loop of the run's own.
 
         Args:
             module: The import module, such as `env`.

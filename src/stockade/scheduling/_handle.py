@@ -11,6 +11,7 @@ from stockade._bell import Once
 from stockade._text import printable
 from stockade.errors import StockadeError, UsageError
 from stockade.report import Outcome
+from stockade.runner import is_in_coroutine
 from stockade.scheduling._task import Task, TaskResult
 from stockade.scheduling._tellers import tell_later
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from stockade.report import Report
-    from stockade.runner import RunControl
+    from stockade.runner import Awaiter, RunControl
 
 __all__ = ["TaskHandle", "TaskRun", "when_over"]
 
@@ -30,6 +31,8 @@ class TaskRun:
         task: The task.
         context: The context of whoever submitted it, which functions of the embedder see.
         report: Becomes its report, or what it raised.
+        awaiter: Who awaits coroutine functions of the embedder's: the event loop on which it was submitted; None where
+            there was none.
         begun: Whether somebody has begun it.
         control: Its control, from its beginning on.
         cancelled: Whether it is not wanted any more.
@@ -37,16 +40,25 @@ class TaskRun:
         completed_at: When it was over, in UTC.
     """
 
-    __slots__ = ("begun", "cancelled", "completed_at", "context", "control", "dropped", "report", "task")
+    __slots__ = ("awaiter", "begun", "cancelled", "completed_at", "context", "control", "dropped", "report", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.context = copy_context()
+        self.awaiter = _loop_of_this_thread()
         self.report: Once[Report] = Once()
         self.begun = False
         self.control: RunControl | None = None
         self.cancelled = self.dropped = False
         self.completed_at: datetime | None = None
+
+
+def _loop_of_this_thread() -> Awaiter | None:
+    if not is_in_coroutine():
+        return None
+    from stockade.runner.loop import loop_bridge
+
+    return loop_bridge()
 
 
 class TaskHandle:

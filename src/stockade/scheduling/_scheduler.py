@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stockade.report import Report
+    from stockade.runner import AwaitedCall
 
 __all__ = ["Scheduler"]
 
@@ -121,6 +122,23 @@ def _may_wait(frame: FrameType | None) -> bool:
             return frame.f_code.co_qualname in _CALLS_OTHERS
         frame = frame.f_back
     return True
+
+
+class _Background:
+    """Awaits coroutine functions for those who have no event loop, on one that is made when it is needed."""
+
+    def begin(self, call: AwaitedCall) -> None:
+        from stockade.runner.loop import background_loop
+
+        background_loop().begin(call)
+
+    def stop(self, call: AwaitedCall) -> None:
+        from stockade.runner.loop import background_loop
+
+        background_loop().stop(call)
+
+
+_BACKGROUND: Final = _Background()
 
 
 class Scheduler:
@@ -512,6 +530,7 @@ class Scheduler:
             tenant=task.tenant,
         )
         run.control = control
+        control.awaiter = run.awaiter or _BACKGROUND
         if run.cancelled:
             control.cancel()
 
