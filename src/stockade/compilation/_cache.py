@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedWriter, FileIO
 
-__all__ = ["Cache", "CacheEntry", "CacheHit"]
+__all__ = ["Cache", "CacheEntry", "CacheHit", "new_file", "open_file", "user_secret"]
 
 _MAGIC = b"stockade machine code 2\n"
 _MAC_BYTES = 32
@@ -112,7 +112,7 @@ class Cache:
             if here is None or _HEAD_BYTES + len(told) + len(code) > self.limit_bytes:
                 return False
             try:
-                with _new_file(here.folder) as (temporary, file):
+                with new_file(here.folder) as (temporary, file):
                     file.write(_MAGIC + here.mac(name, told, code) + len(told).to_bytes(_LENGTH_BYTES, "little"))
                     file.write(told)
                     file.write(code)
@@ -146,7 +146,7 @@ class Cache:
             if here is None:
                 return b""
             try:
-                with _open_file(name + _SUFFIX, here.folder) as file:
+                with open_file(name + _SUFFIX, here.folder) as file:
                     head = file.read(_HEAD_BYTES) or b""
                     size = int.from_bytes(head[-_LENGTH_BYTES:], "little")
                     if len(head) < _HEAD_BYTES or head[: len(_MAGIC)] != _MAGIC or size > _MOST_TOLD_BYTES:
@@ -198,7 +198,7 @@ class Cache:
 
     def _read(self, here: _Place, name: str) -> CacheHit | None:
         try:
-            with _open_file(name + _SUFFIX, here.folder) as file:
+            with open_file(name + _SUFFIX, here.folder) as file:
                 status = os.fstat(file.fileno())
                 if status.st_uid != os.geteuid() or status.st_size > self.limit_bytes:
                     return None
@@ -317,7 +317,7 @@ class _Opened:
             return None
         try:
             self._folder = open_private(cache.folder)
-            return _Place(self._folder, _secret(cache.state))
+            return _Place(self._folder, user_secret(cache.state))
         except EngineError as problem:
             cache.problem = str(problem)
         except OSError as problem:
@@ -331,8 +331,13 @@ class _Opened:
             self._folder = -1
 
 
-def _open_file(name: str, folder: int) -> FileIO:
-    """Opens a regular file; what else may lie in its place is not opened, or not read."""
+def open_file(name: str, folder: int | None = None) -> FileIO:
+    """Opens a regular file; what else may lie in its place is not opened, or not read.
+
+    Args:
+        name: Its name.
+        folder: The folder that it is in, open; None where the name is a path.
+    """
     descriptor = os.open(name, _READ, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -341,11 +346,17 @@ def _open_file(name: str, folder: int) -> FileIO:
 
 
 @contextmanager
-def _new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
+def new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
     """Makes a file under a name that nobody can guess, to be written and given its own name; else it is removed.
 
     It is locked as long as it is open, which the system ends with the process: whoever finds it unlocked knows that its
     writer is dead.
+
+    Args:
+        folder: Where, an open folder.
+
+    Yields:
+        Its name, and the file.
     """
     name = os.urandom(16).hex() + _TEMPORARY
     with os.fdopen(os.open(name, _WRITE, 0o600, dir_fd=folder), "wb") as file:
@@ -382,7 +393,7 @@ def _sweep(folder: int) -> int:
 def _being_written(name: str, folder: int) -> int:
     """How many bytes a file has, at least one, if somebody writes it, or may; 0 if nobody does."""
     try:
-        file = _open_file(name, folder)
+        file = open_file(name, folder)
     except OSError:
         return 0
     with file:
@@ -408,15 +419,23 @@ def _entries(here: _Place) -> Iterator[CacheEntry]:
                 yield CacheEntry(name.removesuffix(_SUFFIX), status.st_size, status.st_mtime)
 
 
-def _secret(folder: Path) -> bytes:
-    """Returns the user's secret; makes one where there is none."""
+def user_secret(folder: Path) -> bytes:
+    """Returns the user's secret; makes one where there is none.
+
+    Args:
+        folder: The user's folder for secrets.
+
+    Raises:
+        EngineError: The folder, or what is in it, is not the user's alone.
+        OSError: It cannot be made or opened.
+    """
     descriptor = open_private(folder)
     try:
         for _ in range(2):
             with suppress(FileNotFoundError):
                 return _read_secret(descriptor, folder)
             _sweep(descriptor)
-            with _new_file(descriptor) as (temporary, file):
+            with new_file(descriptor) as (temporary, file):
                 file.write(os.urandom(_SECRET_BYTES))
                 file.flush()
                 # Whoever links first wins; the others read that one.
@@ -429,7 +448,7 @@ def _secret(folder: Path) -> bytes:
 
 def _read_secret(descriptor: int, folder: Path) -> bytes:
     try:
-        with _open_file(_SECRET, descriptor) as file:
+        with open_file(_SECRET, descriptor) as file:
             status = os.fstat(file.fileno())
             secret = file.read(_SECRET_BYTES + 1)
     except FileNotFoundError:

@@ -148,6 +148,20 @@ class InstanceState(NamedTuple):
     memories: tuple[MemoryImage, ...]
     globals: tuple[bytes, ...]
 
+    def check(self) -> None:
+        """Checks that what is mapped by it lies inside its memories and its files, in whole pages of this host.
+
+        Raises:
+            EngineError: It does not.
+        """
+        for image in self.memories:
+            at = 0
+            for start, size, file, offset in image.extents:
+                inside = at <= start and size > 0 and start + size <= image.size_bytes
+                if not inside or offset < 0 or offset + size > file.size_bytes or (start | size | offset) % PAGESIZE:
+                    raise EngineError("a snapshot does not fit its memories")
+                at = start + size
+
     @property
     def maps(self) -> int:
         """How many mappings an instance with this state has beyond those of any other, at most."""
@@ -199,7 +213,9 @@ def take_state(
             for (address, size), initial, under in zip(spans, initial_bytes, below, strict=True)
         ]
         images = _written(spans, found)
-    return InstanceState(tuple(images), numbers)
+    state = InstanceState(tuple(images), numbers)
+    state.check()
+    return state
 
 
 def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]]) -> list[MemoryImage]:

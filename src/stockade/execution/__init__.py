@@ -5,7 +5,7 @@ from stockade.execution._context import PolicyContext
 from stockade.execution._inputs import AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
 from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
-from stockade.execution._snapshot import GuestState
+from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams
 from stockade.execution._string_calls import Returns
 from stockade.execution._values import Argument, Call, bind_arguments
@@ -24,6 +24,7 @@ __all__ = [
     "Pipe",
     "PolicyContext",
     "Returns",
+    "SavedGuest",
     "Stdin",
     "Streams",
     "bind_arguments",

@@ -21,7 +21,7 @@ from stockade.runner import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution._snapshot import GuestState
+    from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
     from stockade.runner import RunControl, RunCoroutine
@@ -165,7 +165,7 @@ class PolicyContext:
         control: RunControl,
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         streams: Streams | None = None,
-        held: GuestState | None = None,
+        saved: SavedGuest | None = None,
     ) -> Guest:
         """Makes a live instance of a module.
 
@@ -174,7 +174,7 @@ class PolicyContext:
             control: Says when it must stop.
             inputs: What it is given.
             streams: Serves it while it runs; by default, the callbacks of its inputs.
-            held: What it begins with, where that is not what the module begins with.
+            saved: What it begins with, where that is not what the module begins with.
 
         Raises:
             ModuleError: It cannot be run.
@@ -186,11 +186,8 @@ class PolicyContext:
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
-        if held is not None:
-            restoring = held.plans.get(self)
-            if restoring is None:
-                restoring = held.plans[self] = plan.restoring(held)
-            plan = restoring
+        if saved is not None:
+            plan = saved.plan(self, plan)
         granted = self.policy.environment
         env = inputs.variables()
         if granted.mode != "none" or granted.set:

@@ -6,7 +6,7 @@ that written as any run does, by its own policy and its own inputs. What cannot 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from stockade.guard import State
     from stockade.modules import Module
 
-__all__ = ["GuestState", "put_guest_state", "take_guest_state"]
+__all__ = ["GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
 
 _SHOWN = 5
 """Descriptors that a message names."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class GuestState:
     """What a guest of a module held.
 
@@ -34,13 +34,11 @@ class GuestState:
         module: The module.
         instance: Its memories and globals.
         started: Whether what was the module's start function has run.
-        plans: How guests are made of it, by the policies that they run under.
     """
 
     module: Module
     instance: InstanceState
     started: bool
-    plans: WeakKeyDictionary[object, Plan] = field(default_factory=WeakKeyDictionary, repr=False)
 
     @property
     def memory_bytes(self) -> int:
@@ -51,6 +49,34 @@ class GuestState:
     def grown_bytes(self) -> int:
         """By how much they are larger than those of a new guest."""
         return self.memory_bytes - sum(_initial_bytes(self.module))
+
+
+class SavedGuest:
+    """What a guest held, and how others are made of it.
+
+    Args:
+        state: What it held.
+
+    Attributes:
+        state: What it held.
+    """
+
+    def __init__(self, state: GuestState) -> None:
+        self.state = state
+        # By what they run under. No plan refers to this, so it is freed with the last reference to it.
+        self._plans: WeakKeyDictionary[object, Plan] = WeakKeyDictionary()
+
+    def plan(self, under: object, plan: Plan) -> Plan:
+        """Returns the plan for guests that begin with it.
+
+        Args:
+            under: What they run under.
+            plan: The plan there for new guests of the module.
+        """
+        found = self._plans.get(under)
+        if found is None:
+            found = self._plans[under] = plan.restoring(self.state)
+        return found
 
 
 def take_guest_state(

@@ -12,7 +12,7 @@ from stockade.sandbox._snapshot import load_source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Argument, Guest, GuestState, PolicyContext, Returns, Streams
+    from stockade.execution import Argument, Guest, PolicyContext, Returns, SavedGuest, Streams
     from stockade.modules import Module, Source
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
@@ -23,7 +23,7 @@ __all__ = ["call_steps", "prepare_steps", "run_steps"]
 
 def prepare_steps(
     context: PolicyContext, control: RunControl, module: Source | Snapshot, tenant: str
-) -> RunCoroutine[tuple[Module, GuestState | None]]:
+) -> RunCoroutine[tuple[Module, SavedGuest | None]]:
     """Loads and compiles a module.
 
     Args:
@@ -38,11 +38,11 @@ def prepare_steps(
     Raises:
         Cancelled: It was told to stop.
     """
-    loaded, held = load_source(context, module)
+    loaded, saved = load_source(context, module)
     if not (yield from context.prepare(loaded, control, tenant)):
         report = context.cancelled(loaded)
         raise Cancelled(f"{loaded.name}: {report.summary()}", report)
-    return loaded, held
+    return loaded, saved
 
 
 def run_steps(
@@ -63,11 +63,11 @@ def run_steps(
         streams: What serves its output and input in the place of the callbacks among its inputs.
         tenant: For whom.
     """
-    loaded, held = load_source(context, module)
+    loaded, saved = load_source(context, module)
     entry = loaded.command_entry
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams, held)
+    guest = context.guest(loaded, control, inputs, streams, saved)
     return (yield from _with(guest, control, guest.invoke(Call(entry), command=True)))
 
 
@@ -95,11 +95,11 @@ def call_steps(
         inputs: What the guest is given.
         streams: What serves its output and input in the place of the callbacks among its inputs.
     """
-    loaded, held = load_source(context, module)
+    loaded, saved = load_source(context, module)
     call = bind_arguments(loaded, export, args, returns)
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams, held)
+    guest = context.guest(loaded, control, inputs, streams, saved)
     return (yield from _with(guest, control, _initialized(loaded, guest, call)))
 
 

@@ -339,9 +339,9 @@ class Sandbox:
             self._contexts.under()
             return self._open(context, snapshot, inputs)
 
-        loaded, held = load_source(context, module)
+        loaded, saved = load_source(context, module)
         control = RunControl()
-        return Session(loaded, context.guest(loaded, control, inputs, held=held), control, inputs, again)
+        return Session(loaded, context.guest(loaded, control, inputs, saved=saved), control, inputs, again)
 
     def steps(
         self,
@@ -553,9 +553,9 @@ class Sandbox:
 
         control = RunControl()
         steps = prepare_steps(context, control, module, tenant)
-        loaded, held = await _awaited(steps, control, priority, tenant)
+        loaded, saved = await _awaited(steps, control, priority, tenant)
         streams = _loop_streams(inputs, control)
-        guest = context.guest(loaded, control, inputs, streams, held)
+        guest = context.guest(loaded, control, inputs, streams, saved)
         session = AsyncSession(loaded, guest, control, inputs, again, streams, priority, tenant)
         await session.initialize()
         return session

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
 from stockade.errors import LimitExceeded, UsageError
-from stockade.execution import Call, Inputs, bind_arguments
+from stockade.execution import Call, Inputs, SavedGuest, bind_arguments
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox._checks import check_whole
 from stockade.sandbox._snapshot import Snapshot
@@ -151,7 +151,7 @@ class _Session:
             yield GO_ON
             found = self._snapshot
             if found is None:
-                found = self._snapshot = Snapshot(self._guest.take_state())
+                found = self._snapshot = Snapshot(SavedGuest(self._guest.take_state()))
             return found
         finally:
             if self._holder is holder:

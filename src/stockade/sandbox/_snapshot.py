@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stockade.execution import SavedGuest
+
 if TYPE_CHECKING:
-    from stockade.execution import GuestState, PolicyContext
+    from os import PathLike
+
+    from stockade.execution import PolicyContext
     from stockade.modules import Module, Source
 
 __all__ = ["Snapshot", "load_source"]
@@ -21,13 +26,13 @@ class Snapshot:
     that was seeded before it was taken.
 
     Args:
-        held: What the guest held.
+        saved: What the guest held.
     """
 
-    __slots__ = ("__weakref__", "_held")
+    __slots__ = ("__weakref__", "_saved")
 
-    def __init__(self, held: GuestState) -> None:
-        self._held = held
+    def __init__(self, saved: SavedGuest) -> None:
+        self._saved = saved
 
     def __repr__(self) -> str:
         return f"<Snapshot of {self.module.name}, {self.memory_bytes:,} bytes>"
@@ -35,12 +40,12 @@ class Snapshot:
     @property
     def module(self) -> Module:
         """The module whose guest it was taken of."""
-        return self._held.module
+        return self._saved.state.module
 
     @property
     def memory_bytes(self) -> int:
         """How large the guest's memories are together: what each guest that begins with it takes of `limits.memory`."""
-        return self._held.memory_bytes
+        return self._saved.state.memory_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -49,10 +54,42 @@ class Snapshot:
         Of a session that itself began with a snapshot, or of which one was taken before, only what has changed since
         is stored anew; the rest is counted in both.
         """
-        return self._held.instance.stored_bytes
+        return self._saved.state.instance.stored_bytes
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes it to a file, for `load`: all of it or nothing. What was at the path is replaced.
+
+        The file holds all that is in the guest's memory, and is readable by its owner only. It is signed by a secret of
+        the user's (`STOCKADE_STATE`), so `load` believes it on this machine, for this user.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            SnapshotError: It cannot be written there, or there is no secret.
+        """
+        from stockade.sandbox._snapshot_file import write_snapshot
+
+        write_snapshot(self._saved.state, Path(path))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], module: Module | None = None) -> Snapshot:
+        """Reads a snapshot that `save` has written.
+
+        Args:
+            path: Where it is.
+            module: The module that it has to be of; None for any.
+
+        Raises:
+            SnapshotError: It was changed, cut short, or written by somebody else; or it is of another module, or of
+                another release of Stockade or wasmtime.
+        """
+        from stockade.sandbox._snapshot_file import read_snapshot
+
+        return cls(SavedGuest(read_snapshot(Path(path), module)))
 
 
-def load_source(context: PolicyContext, source: Source | Snapshot) -> tuple[Module, GuestState | None]:
+def load_source(context: PolicyContext, source: Source | Snapshot) -> tuple[Module, SavedGuest | None]:
     """Loads a module, as large as the policy allows, or that of a snapshot.
 
     Args:
@@ -66,6 +103,6 @@ def load_source(context: PolicyContext, source: Source | Snapshot) -> tuple[Modu
         ModuleError: It cannot be loaded.
     """
     if isinstance(source, Snapshot):
-        held = source._held  # noqa: SLF001 - the other half of this class, kept out of the public one
-        return context.load(held.module), held
+        saved = source._saved  # noqa: SLF001 - the other half of this class, kept out of the public one
+        return context.load(saved.state.module), saved
     return context.load(source), None

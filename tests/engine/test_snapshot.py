@@ -1,0 +1,240 @@
+"""What a restored instance was given, and what it wrote, is in no memory of a later guest.
+
+Holds P-SNAP-4.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stockade
+from stockade import EngineError, Policy, Sandbox, Session
+from stockade.engine import Extent, Instance, InstanceState, MemoryImage, SealedFile, _snapshot
+from stockade.engine._snapshot import _overlaid
+from tests.conftest import wat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGES = 40
+"""Pages of 64 KiB of the guests here, grown and initial."""
+
+HOLDER = wat("""
+(module
+  (memory (export "memory") 2)
+  (global $number (mut i32) (i32.const 0))
+  (data (i32.const 100) "own data")
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "number") (result i32) (global.get $number)))
+""")
+
+_OF_SNAPSHOT, _OF_GUEST = b"held by the snapshot", b"written by its guest"
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    with Sandbox(Policy().replace(memory="16MiB")) as made:
+        yield made
+
+
+def _fill(session: Session, mark: bytes) -> None:
+    """Puts a mark on every page of the host's."""
+    for page in range(PAGES * 16):
+        session.write_memory(page * 4_096 + 1_000, mark)
+
+
+def _taken(box: Sandbox) -> stockade.Snapshot:
+    with box.open(HOLDER) as session:
+        session.call("grow", PAGES - 2).check()
+        _fill(session, _OF_SNAPSHOT)
+        return session.snapshot()
+
+
+def _check_nothing_shows(box: Sandbox, guests: int = 12) -> None:
+    """Opens guests, in slots of the pool and beside it, and searches all their memory."""
+    sessions = []
+    try:
+        for number in range(guests):
+            # An engine has a pool only where its tables cannot grow beyond it.
+            policy = Policy().replace(table_elements=100_000 if number % 2 else 1_000)
+            session = box.open(HOLDER, policy=policy)
+            sessions.append(session)
+            session.call("grow", PAGES - 2).check()
+            held = session.read_memory(0, PAGES * 65_536)
+            assert held[100:108] == b"own data"
+            assert not (held[:100] + held[108:]).strip(b"\0"), "another guest's memory shows"
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def test_nothing_of_a_snapshot_or_its_guests_shows_in_later_guests(box: Sandbox) -> None:
+    """The attack: a guest that reads its memory before it has written to it."""
+    snapshot = _taken(box)
+    restored = [box.open(snapshot) for _ in range(8)]
+    for session in restored:
+        _fill(session, _OF_GUEST)
+    _check_nothing_shows(box)
+    for session in restored:
+        session.close()
+    _check_nothing_shows(box)
+
+    # What others hold of the snapshot is as it was.
+    with box.open(snapshot) as session:
+        held = session.read_memory(0, PAGES * 65_536)
+        assert held.count(_OF_SNAPSHOT) == PAGES * 16
+        assert _OF_GUEST not in held
+
+
+def test_nothing_shows_where_restoring_fails_halfway(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: an instance that is freed between mapping and its first instruction."""
+    snapshot = _taken(box)
+
+    def fail(*_: object) -> None:
+        raise EngineError("as if there were no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Instance, "set_global", fail)
+        for _ in range(8):
+            with pytest.raises(EngineError, match="as if there were no room"):
+                box.open(snapshot)
+    _check_nothing_shows(box)
+
+    mapped = iter([None, OSError("as if there were no map left")])
+    real = _snapshot._map_over
+
+    def once(*args: int) -> None:
+        if (problem := next(mapped, None)) is not None:
+            raise problem
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_snapshot, "_map_over", once)
+        with pytest.raises(OSError, match="as if there were no map left"), box.open(snapshot), box.open(snapshot):
+            pass
+    _check_nothing_shows(box)
+    assert box.call(snapshot, "number").value == 0
+
+
+def test_nothing_shows_after_guests_that_trap_and_that_are_dropped(box: Sandbox) -> None:
+    module = wat("""
+    (module (memory (export "memory") 2)
+      (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+      (func (export "write") (memory.fill (i32.const 0) (i32.const 65) (i32.const 131072)) unreachable))
+    """)
+    with box.open(module) as session:
+        snapshot = session.snapshot()
+    for _ in range(8):
+        assert box.call(snapshot, "write").outcome is stockade.Outcome.TRAP
+    _check_nothing_shows(box)
+
+
+def test_a_snapshot_is_not_put_into_a_slot_of_a_pool(box: Sandbox) -> None:
+    """The slot would keep the mapping, and show it to whoever gets it next."""
+    snapshot = _taken(box)
+    with box.open(HOLDER) as pooled, box.open(snapshot) as restored, restored.fork() as fork:
+        instances = [session._guest._instance for session in (pooled, restored, fork)]
+        assert [instance is not None and instance.is_pooled for instance in instances] == [True, False, False]
+        instance = instances[0]
+        assert instance is not None
+        with pytest.raises(AssertionError):
+            _snapshot.put_state(instance, (), (), (), InstanceState((), ()))
+
+
+def test_the_file_of_a_snapshot_cannot_be_changed(box: Sandbox) -> None:
+    snapshot = _taken(box)
+    (extent,) = snapshot._saved.state.instance.memories[0].extents
+    for attempt in (
+        lambda: os.pwrite(extent.file.descriptor, b"x", 0),
+        lambda: os.ftruncate(extent.file.descriptor, 0),
+        lambda: os.ftruncate(extent.file.descriptor, 1 << 30),
+    ):
+        with pytest.raises(PermissionError):
+            attempt()
+
+
+def test_files_and_maps_are_given_back(box: Sandbox) -> None:
+    def counts() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), len(Path("/proc/self/maps").read_text().splitlines())
+
+    def once() -> None:
+        snapshot = _taken(box)
+        with box.open(snapshot) as session:
+            _fill(session, _OF_GUEST)
+            with session.fork() as fork:
+                _fill(fork, _OF_SNAPSHOT)
+                fork.snapshot()
+
+    once()
+    before = counts()
+    for _ in range(20):
+        once()
+    files, maps = counts()
+    assert files <= before[0]
+    assert maps <= before[1] + 20
+
+
+def test_extents_are_put_over_others_as_bytes_are() -> None:
+    """Against a memory in which each page tells by whom it was written last."""
+    chance = random.Random(5)
+    files = [SealedFile(SealedFile.new()) for _ in range(2)]
+
+    def some(file: SealedFile) -> tuple[Extent, ...]:
+        at, found = 0, []
+        while (at := at + chance.randrange(4)) < 40:
+            size = chance.randrange(1, 8)
+            found.append(Extent(at * 4_096, size * 4_096, file, chance.randrange(100) * 4_096))
+            at += size
+        return tuple(found)
+
+    def pages(extents: tuple[Extent, ...]) -> dict[int, tuple[SealedFile, int]]:
+        return {
+            (part.start + at): (part.file, part.offset + at) for part in extents for at in range(0, part.size, 4_096)
+        }
+
+    for _ in range(500):
+        below, above = some(files[0]), some(files[1])
+        both = _overlaid(below, above)
+        assert pages(both) == pages(below) | pages(above)
+        assert all(before.end <= after.start for before, after in pairwise(both))
+
+
+def test_zeros_are_not_kept(box: Sandbox) -> None:
+    """A memory of 10 MiB with two marks far from each other takes the pages of both, and not what is between."""
+    with box.open(HOLDER) as session:
+        session.call("grow", 158).check()
+        session.write_memory(5_000_000, b"one")
+        session.write_memory(9_000_000, b"two")
+        snapshot = session.snapshot()
+    assert snapshot.memory_bytes == 160 * 65_536
+    assert snapshot.stored_bytes == 3 * 4_096
+    image: MemoryImage = snapshot._saved.state.instance.memories[0]
+    assert [part.size for part in image.extents] == [4_096] * 3
+    with box.open(snapshot) as session:
+        held = session.read_memory(0, 160 * 65_536)
+    assert (held[5_000_000:5_000_003], held[9_000_000:9_000_003]) == (b"one", b"two")
+    assert len(held.replace(b"\0", b"")) == len(b"one" + b"two" + b"own data".replace(b"\0", b""))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by the kernel's table of pages", "without it"])
+def test_snapshots_do_not_depend_on_the_table_of_pages(
+    box: Sandbox, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+        monkeypatch.setattr(_snapshot, "_pages", lambda *_: None)
+    snapshot = _taken(box)
+    with box.open(snapshot) as session:
+        session.write_memory(70_000, b"changed")
+        session.write_memory(4_096, bytes(4_096))
+        with session.fork() as fork:
+            held = fork.read_memory(0, PAGES * 65_536)
+        assert held == session.read_memory(0, PAGES * 65_536)
+        assert held[70_000:70_007] == b"changed"
+        assert not held[4_096:8_192].strip(b"\0")
+        assert held.count(_OF_SNAPSHOT) == PAGES * 16 - 1
