@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stockade.execution import Pipe, calibrate
+    from stockade.guests import JavaScript, Python, run_javascript, run_python
     from stockade.host import HostCall
     from stockade.modules import Inspection, Module
     from stockade.policy import Limits, Mount, Policy
@@ -56,6 +57,7 @@ __all__ = [
     "Inspection",
     "InvalidModule",
     "IsolationError",
+    "JavaScript",
     "LimitExceeded",
     "Limits",
     "LinkError",
@@ -67,6 +69,7 @@ __all__ = [
     "Pipe",
     "Policy",
     "PolicyError",
+    "Python",
     "QueueFull",
     "Quota",
     "Report",
@@ -87,6 +90,8 @@ __all__ = [
     "calibrate",
     "call",
     "run",
+    "run_javascript",
+    "run_python",
 ]
 
 _HOMES = (
@@ -98,6 +103,7 @@ _HOMES = (
     "stockade.host",
     "stockade.sandbox",
     "stockade.scheduling",
+    "stockade.guests",
 )
 
 _MOVED = frozenset(

@@ -104,7 +104,7 @@ class Guest:
     _own_loop: OwnLoop | None = None
     _problem = ""
     _timed = False
-    _begun = _cpu_mark = 0.0
+    _begun = _cpu_mark = _resumed = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
     _used_bytes = math.inf
     _below: InstanceState | None = None
@@ -232,7 +232,7 @@ class Guest:
             call: The function, and what is passed.
             command: Whether its result is an exit code.
         """
-        begun = self._begun = time.perf_counter()
+        self._begun = time.perf_counter()
         self._cpu_mark = time.thread_time()
         results: Sequence[Number | str] | None = None
         instance = self._instance
@@ -242,7 +242,7 @@ class Guest:
                 self._timed = True
                 if self._limits.cpu_percent < _WHOLE_CORE:
                     yield from self._take_share()
-                    begun = self._begun = time.perf_counter()
+                    self._begun = time.perf_counter()
                     self._cpu_mark = time.thread_time()
                 self._control.start(self._limits.wall_time)
                 if self._budget is not None:
@@ -268,7 +268,7 @@ class Guest:
                 if is_cancellation(problem):
                     raise blamed(problem, "a callback or a host function") from problem
                 raise
-        self._wall_seconds += time.perf_counter() - begun
+        self._wall_seconds += time.perf_counter() - self._begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
@@ -528,7 +528,7 @@ class Guest:
                 yield from self._pause(min(again, idle_until, self._control.deadline))
         finally:
             if wait.is_idle:
-                state.add_idle(time.monotonic() - begun)
+                state.add_idle(time.monotonic() - max(begun, self._resumed))
 
     def _next_look(self, state: State, wait: Wait, until: float) -> float:
         """Says when to look again whether a reason holds; `GO_ON` where one does."""
@@ -583,7 +583,7 @@ class Guest:
         begun = time.monotonic()
         yield until
         self._cpu_mark = time.thread_time()
-        rested = time.monotonic() - begun
+        rested = time.monotonic() - max(begun, self._resumed)
         self._rested_seconds += rested
         if self._budget is not None:
             self._budget.rested(rested)
@@ -631,6 +631,23 @@ class Guest:
                 self._measure_fuel(self._instance)
         if self._state is not None:
             self._state.renew(self._placed.block)
+
+    def begin_turn(self) -> None:
+        """Begins another turn of a call whose guest is parked: a fresh budget, fresh counters, and its time from now.
+
+        What has passed since the last turn was over counts for nobody.
+        """
+        self.renew()
+        self._timed = True
+        self._begun, self._resumed = time.perf_counter(), time.monotonic()
+        self._control.start(self._limits.wall_time)
+
+    def end_turn(self) -> Report:
+        """Reports on a turn of a call that goes on later, while its guest is parked."""
+        self._wall_seconds += time.perf_counter() - self._begun
+        if self._throttle is not None:
+            self._throttle.settle(self._cpu_seconds)
+        return self._report((), command=False)
 
     def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
         begun = time.perf_counter()

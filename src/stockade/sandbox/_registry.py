@@ -6,7 +6,7 @@ import itertools
 import os
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stockade._bell import wait_until
 from stockade._text import printable
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from stockade.report import Progress, Report
+    from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
 __all__ = ["CLOSED", "RunRegistry", "UnderWay"]
+
+_Result = TypeVar("_Result")
 
 CLOSED = "the sandbox is closed: make a new one"
 
@@ -60,7 +62,7 @@ class UnderWay:
         if self._registry.runs.get(self.control.name) is self.control:
             self._registry.leave(self.control)
 
-    def until_over(self, steps: RunCoroutine[Report]) -> RunCoroutine[Report]:
+    def until_over(self, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
         """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""
         _inside.set((*_inside.get(), self._registry))
         try:

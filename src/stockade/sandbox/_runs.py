@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from stockade.errors import Cancelled
 from stockade.execution import Call, Inputs, bind_arguments
@@ -10,7 +10,7 @@ from stockade.runner import ASIDE
 from stockade.sandbox._snapshot import load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stockade.execution import Argument, Guest, PolicyContext, Returns, SavedGuest, Streams
     from stockade.modules import Module, Source
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from stockade.runner import RunControl, RunCoroutine
     from stockade.sandbox._snapshot import Snapshot
 
-__all__ = ["call_steps", "prepare_steps", "run_steps"]
+__all__ = ["Program", "call_steps", "drive_steps", "prepare_steps", "run_steps"]
+
+_Result = TypeVar("_Result")
+
+Program: TypeAlias = "Callable[[Guest], RunCoroutine[_Result]]"
+"""What is done with a guest, in steps: calls of its functions, and what is written to its memory between them."""
 
 
 def prepare_steps(
@@ -103,6 +108,34 @@ def call_steps(
     return (yield from _with(guest, control, _initialized(loaded, guest, call)))
 
 
+def drive_steps(
+    context: PolicyContext,
+    control: RunControl,
+    module: Source,
+    program: Program[_Result],
+    inputs: Inputs,
+    streams: Streams | None = None,
+    tenant: str = "",
+) -> RunCoroutine[_Result]:
+    """Does with a guest what a program says.
+
+    Args:
+        context: The policy made ready.
+        control: What tells it to stop.
+        module: The module.
+        program: What is done.
+        inputs: What the guest is given.
+        streams: What serves its output and input in the place of the callbacks among its inputs.
+        tenant: For whom.
+
+    Raises:
+        Cancelled: It was told to stop before there was a guest.
+    """
+    loaded = yield from prepare_steps(context, control, module, tenant)
+    guest = context.guest(loaded, control, inputs, streams)
+    return (yield from _with(guest, control, program(guest)))
+
+
 def _initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Report]:
     initializer = module.initializer
     if initializer is not None and not guest.is_restored and initializer.name != call.entry.name:
@@ -112,7 +145,7 @@ def _initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Repor
     return (yield from guest.invoke(call))
 
 
-def _with(guest: Guest, control: RunControl, steps: RunCoroutine[Report]) -> RunCoroutine[Report]:
+def _with(guest: Guest, control: RunControl, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
     """Takes steps with a guest that is freed after them."""
     control.progress = guest.progress
     try:

@@ -14,7 +14,7 @@ from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
 from stockade.sandbox._checks import check_count, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
-from stockade.sandbox._runs import call_steps, prepare_steps, run_steps
+from stockade.sandbox._runs import call_steps, drive_steps, prepare_steps, run_steps
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stockade.execution import (
         Argument,
         AsyncStdin,
+        Guest,
         OnOutput,
         OnOutputAsync,
         OnProgress,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from stockade.policy import Policy, PolicyLike
     from stockade.report import FuelHistory, Progress, Report
     from stockade.runner import RunCoroutine
+    from stockade.sandbox._runs import Program
 
 __all__ = ["Sandbox"]
 
@@ -393,6 +395,58 @@ class Sandbox:
             return (yield from run_steps(context, run.control, module, inputs, streams, tenant))
 
         return steps(), run.control
+
+    def drive(
+        self,
+        module: Source,
+        program: Program[_Result],
+        inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+        *,
+        run_id: str | None = None,
+        tenant: str = "",
+        streams: Callable[[RunControl], Streams | None] | None = None,
+    ) -> tuple[RunCoroutine[_Result], RunControl]:
+        """Returns what a program does with a guest, in steps that somebody else takes; and its control.
+
+        Args:
+            module: The module.
+            program: What is done with the guest, which is freed after it.
+            inputs: What the guest is given.
+            run_id: What the run is called.
+            tenant: For whom it runs.
+            streams: Makes what serves the guest while it runs, in the place of the callbacks among its inputs.
+        """
+        run = self._registry.under_way(run_id)
+
+        def steps() -> RunCoroutine[_Result]:
+            with run:
+                return (yield from run.until_over(begun()))
+
+        def begun() -> RunCoroutine[_Result]:
+            served = None if streams is None else streams(run.control)
+            context = self._contexts.under()
+            return (yield from drive_steps(context, run.control, module, program, inputs, served, tenant))
+
+        return steps(), run.control
+
+    def live(
+        self,
+        module: Source,
+        inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+        streams: Streams | None = None,
+    ) -> tuple[Guest, RunControl]:
+        """Returns a live instance, of which nothing has been called yet, and its control. Whoever asks closes it.
+
+        Args:
+            module: The module.
+            inputs: What the guest is given.
+            streams: What serves the guest while it runs, in the place of the callbacks among its inputs.
+
+        Raises:
+            ModuleError: The module cannot be run.
+        """
+        context, control = self._contexts.under(), RunControl()
+        return context.guest(context.load(module), control, inputs, streams), control
 
     # -- awaited ------------------------------------------------------------------------------------------------------
 

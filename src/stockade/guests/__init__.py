@@ -1,0 +1,8 @@
+"""Languages: interpreters as guests, which run code that nobody trusts."""
+
+from stockade.guests._calls import run_javascript, run_python
+from stockade.guests._javascript import JavaScript
+from stockade.guests._python import Python
+from stockade.guests._result import CodeError, CodeResult
+
+__all__ = ["CodeError", "CodeResult", "JavaScript", "Python", "run_javascript", "run_python"]

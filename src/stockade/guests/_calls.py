@@ -1,0 +1,82 @@
+"""The one-call forms `run_python` and `run_javascript`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade.guests._javascript import JavaScript
+from stockade.guests._python import Python
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stockade._bytes import BytesLike
+    from stockade.guests._result import CodeResult
+    from stockade.guests._task import Plain
+    from stockade.policy import PolicyLike
+
+__all__ = ["run_javascript", "run_python"]
+
+
+def run_python(
+    code: str,
+    *,
+    files: Mapping[str, BytesLike] | None = None,
+    inputs: Mapping[str, Plain] | None = None,
+    args: Sequence[str] = (),
+    stdin: BytesLike = b"",
+    env: Mapping[str, str] | None = None,
+    collect: Sequence[str] = (),
+    policy: PolicyLike = "default",
+) -> CodeResult:
+    """Runs Python code once, in the interpreter that is installed.
+
+    Args:
+        code: As to `Python.run`; so are all other arguments.
+        files: Files that it finds in `/workspace`.
+        inputs: Variables that it finds.
+        args: Arguments.
+        stdin: Its standard input.
+        env: Its environment.
+        collect: Which files below `/workspace` are returned.
+        policy: What it may do.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        StockadeError: The caller did something wrong.
+    """
+    return Python(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
+
+
+def run_javascript(
+    code: str,
+    *,
+    files: Mapping[str, BytesLike] | None = None,
+    inputs: Mapping[str, Plain] | None = None,
+    args: Sequence[str] = (),
+    stdin: BytesLike = b"",
+    env: Mapping[str, str] | None = None,
+    collect: Sequence[str] = (),
+    policy: PolicyLike = "default",
+) -> CodeResult:
+    """Runs JavaScript code once, in the interpreter that is installed.
+
+    Args:
+        code: As to `JavaScript.run`; so are all other arguments.
+        files: Files that it finds in `/workspace`.
+        inputs: Variables that it finds.
+        args: Arguments.
+        stdin: Its standard input.
+        env: Its environment.
+        collect: Which files below `/workspace` are returned.
+        policy: What it may do.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        StockadeError: The caller did something wrong.
+    """
+    return JavaScript(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)

@@ -1,0 +1,58 @@
+"""The policy that an interpreter runs under: the caller's, and what the interpreter itself needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stockade.errors import PolicyError
+from stockade.policy import MAX_MODULE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.policy import Mount, Policy
+
+__all__ = ["fit"]
+
+_COMPILE_SECONDS: Final = 3600.0
+_COMPILE_BYTES: Final = 16 << 30
+_TABLE_ELEMENTS: Final = 100_000
+
+
+def fit(policy: Policy, stack_bytes: int, mounts: Sequence[Mount] = ()) -> Policy:
+    """Returns a policy for code in an interpreter that is trusted.
+
+    Limits of the module and of its compilation are the operator's, for the module is not the guest's; nor are its table
+    and its stack. All else is as the policy says, for what the code does.
+
+    Args:
+        policy: What the caller gives.
+        stack_bytes: The stack that the interpreter needs.
+        mounts: The folders that are the run's own. In them files may be created and removed, unless the policy grants
+            writable folders: then it is for the policy to say.
+
+    Raises:
+        PolicyError: The policy grants another folder under the name of one of these.
+    """
+    own = {mount.guest for mount in mounts}
+    for mount in policy.filesystem.mounts:
+        if any(f"{mount.guest.rstrip('/')}/".startswith(f"{guest}/") for guest in own):
+            raise PolicyError(
+                f"the policy grants a folder at {mount.guest}, where the run has one of its own: choose another name"
+            )
+    fitted = policy.replace(
+        stack=max(policy.limits.stack, stack_bytes),
+        table_elements=max(policy.limits.table_elements, _TABLE_ELEMENTS),
+        tables=max(policy.limits.tables, 4),
+        module_size=MAX_MODULE_BYTES,
+        compile_time=_COMPILE_SECONDS,
+        compile_memory=_COMPILE_BYTES,
+    )
+    if not mounts:
+        return fitted
+    free = not any(mount.mode == "rw" for mount in policy.filesystem.mounts)
+    return fitted.replace(
+        mounts=[*policy.filesystem.mounts, *mounts],
+        create=policy.filesystem.create or free,
+        delete=policy.filesystem.delete or free,
+    )

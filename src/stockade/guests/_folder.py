@@ -1,0 +1,338 @@
+"""The folder that a run has for itself on the host: filled before, read and removed after, whatever the guest did.
+
+The guest can write to it: so nothing is reached by a path that it could have changed, no link is followed, and what is
+read is counted. It is only touched while the guest is halted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from itertools import count, islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stockade._bytes import bytes_of
+from stockade._text import printable
+from stockade.errors import UsageError
+from stockade.policy import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from stockade._bytes import BytesLike
+
+__all__ = ["MOST_FILES", "MOST_FILE_BYTES", "WORKSPACE", "Collected", "PrivateFolder", "check_files", "check_patterns"]
+
+WORKSPACE: Final = "/workspace"
+"""Where the guest finds its files."""
+
+MOST_FILES: Final = 1_000
+"""How many files are collected."""
+
+MOST_FILE_BYTES: Final = 64 << 20
+"""How many bytes they may have together."""
+
+_MOST_LOOKED_AT: Final = 20_000
+_DEEPEST: Final = 32
+_MOST_NAME_BYTES: Final = 255
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_RESULT: Final = "result"
+_PARTS: Final = (("work", WORKSPACE), ("tmp", "/tmp"), ("run", "/run"))  # noqa: S108 - in the guest
+
+
+class Collected(NamedTuple):
+    """What was read of a workspace.
+
+    Attributes:
+        files: Files by their names in it.
+        left_out: How many more files matched, or could not be looked at.
+    """
+
+    files: dict[str, bytes]
+    left_out: int
+
+
+def check_files(files: Mapping[str, BytesLike] | None) -> dict[tuple[str, ...], bytes]:
+    """Returns files by the parts of their names.
+
+    Args:
+        files: What somebody wants to lie in the workspace.
+
+    Raises:
+        UsageError: A name is none, or leads outside; or what is given is no bytes.
+    """
+    if files is None:
+        return {}
+    if not hasattr(files, "items"):
+        raise UsageError(f"files is {type(files).__name__}: give a dict of names and bytes")
+    found: dict[tuple[str, ...], bytes] = {}
+    for name, data in files.items():
+        found[_parts(name)] = bytes_of(data, f"the file {printable(str(name))}")
+    for parts in found:
+        for size in range(1, len(parts)):
+            if parts[:size] in found:
+                raise UsageError(f"the file {printable('/'.join(parts[:size]))} cannot be a folder, too")
+    return found
+
+
+def _parts(name: object) -> tuple[str, ...]:
+    if not isinstance(name, str):
+        raise UsageError(f"the name of a file is {type(name).__name__}: it must be text")
+    parts = tuple(name.removeprefix(f"{WORKSPACE}/").split("/"))
+    if len(parts) > _DEEPEST or any(not _is_name(part) for part in parts):
+        raise UsageError(
+            f"{printable(name) or 'an empty text'} cannot be the name of a file: give a path below {WORKSPACE}, "
+            "such as data/table.csv"
+        )
+    return parts
+
+
+def _is_name(part: str) -> bool:
+    if part in ("", ".", "..") or "\0" in part:
+        return False
+    try:
+        return len(part.encode()) <= _MOST_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def check_patterns(collect: Sequence[str]) -> tuple[str, ...]:
+    """Returns patterns as they are matched, below the workspace.
+
+    Raises:
+        UsageError: They are none.
+    """
+    if isinstance(collect, str | bytes):
+        raise UsageError('collect is a single text: give a list of patterns, such as ["*.csv"]')
+    patterns = tuple(collect)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise UsageError(f"a pattern of collect is {type(pattern).__name__}: it must be text")
+    return tuple(pattern.removeprefix(f"{WORKSPACE}/") for pattern in patterns)
+
+
+class PrivateFolder:
+    """A folder of the host's with the workspace of one guest. Closing it, or dropping it, removes it.
+
+    Raises:
+        UsageError: There is no room for one.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._path = tempfile.mkdtemp(prefix="stockade-")
+            self._finish = weakref.finalize(self, _remove, self._path)
+            for part, _ in _PARTS:
+                os.mkdir(f"{self._path}/{part}", 0o700)  # noqa: PTH102 - a run waits for it
+            os.close(os.open(f"{self._path}/run/{_RESULT}", _CREATE, 0o600))
+        except OSError as problem:
+            raise UsageError(f"no folder for the guest's files can be made: {problem.strerror}") from None
+
+    def mounts(self) -> tuple[Mount, ...]:
+        """Returns what a policy has to grant."""
+        return tuple(Mount(f"{self._path}/{part}", guest, "rw") for part, guest in _PARTS)
+
+    def put(self, files: Mapping[tuple[str, ...], bytes]) -> None:
+        """Writes files to the workspace, in the place of those that are there.
+
+        Args:
+            files: Their bytes, by the parts of their names.
+
+        Raises:
+            UsageError: A file cannot be written: the guest has a folder, or something else, in its place.
+        """
+        for parts, data in files.items():
+            try:
+                self._put(parts, data)
+            except OSError as problem:
+                name = printable("/".join(parts))
+                raise UsageError(f"the file {name} cannot be put into the workspace: {problem.strerror}") from None
+
+    def _put(self, parts: tuple[str, ...], data: bytes) -> None:
+        here = os.open(f"{self._path}/work", _FOLDER)
+        try:
+            for part in parts[:-1]:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=here)
+                inner = os.open(part, _FOLDER, dir_fd=here)
+                os.close(here)
+                here = inner
+            with suppress(FileNotFoundError):
+                os.unlink(parts[-1], dir_fd=here)
+            with os.fdopen(os.open(parts[-1], _CREATE, 0o600, dir_fd=here), "wb") as file:
+                file.write(data)
+        finally:
+            os.close(here)
+
+    def collect(self, patterns: Sequence[str]) -> Collected:
+        """Reads the files of the workspace whose names match.
+
+        Args:
+            patterns: `*` stands for anything, folders included, `?` for a character, `[...]` for one of several.
+        """
+        files: dict[str, bytes] = {}
+        if not patterns:
+            return Collected(files, 0)
+        room, left_out = MOST_FILE_BYTES, 0
+        top = os.open(f"{self._path}/work", _FOLDER)
+        for name, descriptor, size in _walk(top, "", [_MOST_LOOKED_AT]):
+            if not any(fnmatchcase(name, pattern) for pattern in patterns):
+                continue
+            fits = descriptor is not None and size <= room and len(files) < MOST_FILES
+            data = _read_all(descriptor, room) if fits and descriptor is not None else None
+            if data is None:
+                left_out += 1
+                continue
+            room -= len(data)
+            files[name] = data
+        return Collected(files, left_out)
+
+    def take_result(self, most: int) -> bytes | None:
+        """Returns what the guest left as its result, and empties it.
+
+        Args:
+            most: How many bytes it may have.
+
+        Returns:
+            Its bytes; None where there are none that can be read, or too many.
+        """
+        try:
+            descriptor = os.open(f"{self._path}/run/{_RESULT}", os.O_RDWR | _READ)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+                return None
+            data = _read_all(descriptor, most)
+            os.ftruncate(descriptor, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return data
+
+    def has_result(self) -> bool:
+        """Says whether the guest has left something as its result."""
+        try:
+            status = os.stat(f"{self._path}/run/{_RESULT}", follow_symlinks=False)  # noqa: PTH116 - a run waits for it
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+    def clear(self) -> bool:
+        """Removes all that is in the folder's parts; returns whether nothing is left."""
+        try:
+            for part, _ in _PARTS:
+                _empty(f"{self._path}/{part}")
+            os.close(os.open(f"{self._path}/run/{_RESULT}", _CREATE, 0o600))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Removes the folder. Closing twice is harmless."""
+        self._finish()
+
+
+def _walk(folder: int, prefix: str, left: list[int]) -> Iterator[tuple[str, int | None, int]]:
+    """Yields what lies below a folder, which it closes: name, open file and size; None for what is no plain file.
+
+    Folders are opened from the one that they lie in, so that none leads elsewhere.
+
+    Args:
+        folder: The open folder.
+        prefix: What the names in it begin with.
+        left: How many entries are still looked at.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in islice(entries, left[0] + 1))
+        left[0] -= len(names)
+        for name in names if left[0] >= 0 else ():
+            full = prefix + name
+            try:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                full.encode()
+                if stat.S_ISDIR(status.st_mode) and full.count("/") < _DEEPEST:
+                    yield from _walk(os.open(name, _FOLDER, dir_fd=folder), f"{full}/", left)
+                    continue
+                descriptor = os.open(name, _READ, dir_fd=folder) if stat.S_ISREG(status.st_mode) else None
+            except (OSError, UnicodeEncodeError):
+                descriptor = None
+            try:
+                yield full, descriptor, status.st_size
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+        if left[0] < 0:
+            yield f"{prefix}…", None, 0
+    finally:
+        os.close(folder)
+
+
+def _read_all(descriptor: int, most: int) -> bytes | None:
+    """Reads an open file; None where it has more bytes than it may."""
+    pieces, room = [], most
+    while piece := os.read(descriptor, min(room + 1, 1 << 20)):
+        room -= len(piece)
+        if room < 0:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _remove(path: str) -> None:
+    """Removes a folder with all that is in it."""
+    try:
+        _empty(path)
+        os.rmdir(path)  # noqa: PTH106 - a run waits for it
+    except OSError:
+        # What the guest has no rights to take from us, the system may: then as far as it goes.
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _empty(path: str) -> None:
+    """Removes all that is in a folder, however deep a guest has made it.
+
+    What lies in a folder is moved up before the folder goes, so that neither a stack nor descriptors grow with the
+    depth. Links are removed, not followed.
+    """
+    numbers = count()
+    top = os.open(path, _FOLDER)
+    try:
+        while entries := _names(top):
+            for name in entries:
+                _remove_entry(top, name, numbers)
+    finally:
+        os.close(top)
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def _remove_entry(top: int, name: str, numbers: Iterator[int]) -> None:
+    try:
+        os.unlink(name, dir_fd=top)
+    except (IsADirectoryError, PermissionError):
+        folder = os.open(name, _FOLDER, dir_fd=top)
+        try:
+            for inner in _names(folder):
+                try:
+                    os.unlink(inner, dir_fd=folder)
+                except (IsADirectoryError, PermissionError):
+                    os.rename(inner, f".{next(numbers)}.{os.getpid()}", src_dir_fd=folder, dst_dir_fd=top)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=top)

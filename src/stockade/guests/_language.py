@@ -1,0 +1,449 @@
+"""A language as users hold it: code in, what came of it out."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import msgspec
+
+from stockade._text import printable
+from stockade.errors import ModuleError, UsageError
+from stockade.execution import Inputs
+from stockade.guests._fit import fit
+from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns
+from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
+from stockade.guests._runtime import Runtime, choose, installed
+from stockade.guests._session import Interpreter, LanguageSession
+from stockade.guests._task import Task, make_task
+from stockade.guests._turns import JobStreams, ParkedTurns
+from stockade.modules import Module
+from stockade.policy import Mount, Policy, policy_of
+from stockade.report import Outcome, PolicyInfo
+from stockade.runner import run_blocking
+from stockade.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+    from stockade._bytes import BytesLike
+    from stockade.execution import Guest, OnOutput, OnOutputAsync, Streams
+    from stockade.guests._driver import Driver
+    from stockade.guests._task import Plain
+    from stockade.policy import PolicyLike
+    from stockade.report import Report
+    from stockade.runner import RunControl, RunCoroutine
+
+__all__ = ["Language"]
+
+_PACKAGES = "/packages"
+"""Where the guest finds wheels."""
+
+_MOST_PLACES = 8
+"""How many are kept for the next runs."""
+
+_ENVIRONMENT = {"HOME": "/workspace", "TMPDIR": "/tmp"}  # noqa: S108 - in the guest
+
+
+def _silent(step: str) -> None:
+    """Reports no progress."""
+
+
+class _Place(NamedTuple):
+    """Where a run happens: a sandbox that grants a folder."""
+
+    policy: Policy
+    box: Sandbox
+    folder: PrivateFolder
+
+    def close(self) -> None:
+        self.box.close()
+        self.folder.close()
+
+
+class Language:
+    """Runs code of one language, each piece in an interpreter of its own.
+
+    What raises and what reports is one rule, as for `Sandbox`: a mistake of the caller raises, before anything runs;
+    what the code did is in the `CodeResult`. Safe to share between threads.
+
+    Args:
+        policy: What the code may do: a policy, the name of a preset, or the path of a policy file.
+        runtime: The interpreter: `auto`, a name that `runtimes()` lists, or the path of a module of yours, which is
+            then trusted as it is.
+        preload: Code that runs before each run's own, such as imports; what it names is there.
+        isolation: Where runs happen, as for `Sandbox`.
+        packages: A folder with wheels of pure Python that the code may import.
+
+    Raises:
+        PolicyError: The policy is none, or cannot be enforced.
+        ModuleNotFound: The interpreter is not installed.
+        UsageError: The folder holds a wheel that is not pure Python.
+    """
+
+    _language: ClassVar[str]
+    _known: ClassVar[Sequence[Runtime]]
+    _takes_bytes: ClassVar[bool]
+
+    def __init__(
+        self,
+        policy: PolicyLike = "default",
+        *,
+        runtime: str | os.PathLike[str] = "auto",
+        preload: str = "",
+        isolation: Literal["inprocess", "process"] = "inprocess",
+        packages: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.policy = policy_of(policy)
+        self._isolation = isolation
+        self._preload = preload
+        self._runtime = choose(self._known, runtime, self._language)
+        self._wheels = () if packages is None else _wheels(Path(packages))
+        self._packages = () if packages is None else (Mount(packages, _PACKAGES, "ro"),)
+        self._lock = threading.RLock()
+        self._loaded: tuple[Module, Driver] | None = None
+        # Where runs have been: with their folders emptied they serve the next ones, and keep machine code in memory.
+        self._places: list[_Place] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of what is kept for further runs. Closing twice is harmless, and runs begin anew after it."""
+        with self._lock:
+            places, self._places, self._loaded = self._places, [], None
+        for place in places:
+            place.close()
+
+    @classmethod
+    def runtimes(cls) -> tuple[str, ...]:
+        """Returns the names of the interpreters that are installed, the one that is taken by default first."""
+        return installed(cls._known)
+
+    @property
+    def runtime(self) -> str:
+        """The name of the interpreter, or the path of its module."""
+        return self._runtime.name if isinstance(self._runtime, Runtime) else str(self._runtime)
+
+    def prepare(self, progress: Callable[[str], None] = _silent) -> None:
+        """Loads and compiles the interpreter ahead of its first run, under limits of its own.
+
+        Args:
+            progress: Is told what is being done, before each step that may take long.
+
+        Raises:
+            ModuleError: It is not there, or cannot be run.
+        """
+        module, driver = self._load()
+        place = self._place(self.policy, driver)
+        try:
+            place.box.prepare(module, progress)
+        finally:
+            self._leave(place)
+
+    def run(
+        self,
+        code: str,
+        *,
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        env: Mapping[str, str] | None = None,
+        collect: Sequence[str] = (),
+        policy: PolicyLike | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+    ) -> CodeResult:
+        """Runs code in an interpreter of its own.
+
+        Args:
+            code: The code.
+            files: Files that it finds in its working folder, `/workspace`, by their names there.
+            inputs: Variables that it finds, by their names: None, bool, int, float, str, list and dict; for Python
+                bytes, too.
+            args: Arguments, after the name of the code.
+            stdin: What it reads from its standard input.
+            env: Its environment, beside what the policy passes on.
+            collect: Which of the files below `/workspace` are returned: patterns, in which `*` stands for anything. At
+                most 1,000 files of 64 MiB together.
+            policy: A policy for this run; both it and that of the language must permit.
+            on_stdout: Is given stdout in pieces as they are written.
+            on_stderr: The same for stderr.
+
+        Returns:
+            What came of it.
+
+        Raises:
+            UsageError: An argument is unfit.
+            PolicyError: The policy cannot be enforced.
+            ModuleError: The interpreter cannot be run.
+        """
+        steps, control = self.steps(
+            code,
+            files=files,
+            inputs=inputs,
+            args=args,
+            stdin=stdin,
+            env=env,
+            collect=collect,
+            policy=policy,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+        return run_blocking(steps, control)
+
+    async def run_async(
+        self,
+        code: str,
+        *,
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        env: Mapping[str, str] | None = None,
+        collect: Sequence[str] = (),
+        policy: PolicyLike | None = None,
+        on_stdout: OnOutputAsync | None = None,
+        on_stderr: OnOutputAsync | None = None,
+    ) -> CodeResult:
+        """Does what `run` does, without blocking the event loop; cancelling the task stops the code.
+
+        Args:
+            code: As in `run`; so are all other arguments.
+            files: Files that it finds.
+            inputs: Variables that it finds.
+            args: Arguments.
+            stdin: Its standard input.
+            env: Its environment.
+            collect: Which files are returned.
+            policy: A policy for this run.
+            on_stdout: Is given stdout, on the event loop, and awaited if it can be.
+            on_stderr: The same for stderr.
+        """
+        import asyncio
+
+        from stockade.execution.loop_streams import LoopStreams
+        from stockade.runner import NORMAL_PRIORITY
+        from stockade.runner.loop import await_run
+
+        if self._loaded is None:
+            await asyncio.to_thread(self._load)
+        served: list[LoopStreams] = []
+        steps, control = self.steps(
+            code,
+            files=files,
+            inputs=inputs,
+            args=args,
+            stdin=stdin,
+            env=env,
+            collect=collect,
+            policy=policy,
+            streams=(lambda _: served[0]) if on_stdout is not None or on_stderr is not None else None,
+        )
+        if on_stdout is not None or on_stderr is not None:
+            served.append(LoopStreams(Inputs(on_stdout=on_stdout, on_stderr=on_stderr), control))
+        try:
+            return await await_run(steps, control, NORMAL_PRIORITY, "")
+        finally:
+            for streams in served:
+                streams.close()
+
+    def steps(
+        self,
+        code: str,
+        *,
+        name: str = "<code>",
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        env: Mapping[str, str] | None = None,
+        collect: Sequence[str] = (),
+        policy: PolicyLike | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        streams: Callable[[RunControl], Streams | None] | None = None,
+    ) -> tuple[RunCoroutine[CodeResult], RunControl]:
+        """Returns a run in steps that somebody else takes; and its control.
+
+        Args:
+            code: As in `run`; so are all other arguments.
+            name: What the code is called in tracebacks, and as the first of its arguments.
+            files: Files that it finds.
+            inputs: Variables that it finds.
+            args: Arguments.
+            stdin: Its standard input.
+            env: Its environment.
+            collect: Which files are returned.
+            policy: A policy for this run.
+            on_stdout: Is given stdout.
+            on_stderr: Is given stderr.
+            streams: Makes what serves the code while it runs, in the place of callbacks.
+        """
+        task = make_task(code, name, inputs, args, stdin, env, takes_bytes=self._takes_bytes)
+        given, patterns = check_files(files), check_patterns(collect)
+        module, driver = self._load()
+        allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
+        place = self._place(allowed, driver)
+        place.folder.put(given)
+        task = task._replace(preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels)
+        job = driver.job(task)
+
+        def program(guest: Guest) -> RunCoroutine[Report]:
+            return driver.start(guest, module, task)
+
+        def served(control: RunControl) -> Streams | None:
+            found = None if streams is None else streams(control)
+            if found is not None and found.stdin is not None and job:
+                found.stdin = _first(job, found.stdin)
+            return found
+
+        taken, control = place.box.drive(
+            module,
+            program,
+            Inputs(
+                driver.arguments(task),
+                job + task.stdin,
+                {**_ENVIRONMENT, **(env or {})},
+                on_stdout,
+                on_stderr,
+            ),
+            streams=None if streams is None else served,
+        )
+
+        def steps() -> RunCoroutine[CodeResult]:
+            try:
+                report = yield from taken
+                return _result(report, allowed, place.folder, patterns)
+            finally:
+                self._leave(place)
+
+        return steps(), control
+
+    def session(
+        self,
+        *,
+        policy: PolicyLike | None = None,
+        env: Mapping[str, str] | None = None,
+        idle: float | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+    ) -> LanguageSession:
+        """Opens a session: one interpreter, in which pieces of code run one after another.
+
+        Args:
+            policy: A policy for the session; both it and that of the language must permit. Fuel and time are for each
+                piece, all else for the session.
+            env: The environment.
+            idle: Seconds without use after which it is closed; by default, never.
+            on_stdout: Is given stdout in pieces as they are written.
+            on_stderr: The same for stderr.
+
+        Raises:
+            PolicyError: The policy cannot be enforced.
+            ModuleError: The interpreter cannot be run.
+        """
+        allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
+
+        def opened() -> Interpreter:
+            module, driver = self._load()
+            folder = PrivateFolder()
+            box = self._sandbox(fit(allowed, driver.stack_bytes, (*self._packages, *folder.mounts())))
+            streams = JobStreams(on_stdout, on_stderr)
+            begun = Task("", session=True)
+            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **(env or {})})
+            guest, control = box.live(module, inputs, streams)
+            turns = ParkedTurns(guest, module, driver, streams, folder.has_result)
+            return Interpreter(box, folder, guest, control, turns, read)
+
+        def read(report: Report, folder: PrivateFolder, patterns: Sequence[str], survived: bool) -> CodeResult:
+            return _result(report, allowed, folder, patterns, survived=survived)
+
+        def prepared(task: Task) -> Task:
+            return task._replace(preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels)
+
+        return LanguageSession(opened, prepared, takes_bytes=self._takes_bytes, idle_seconds=idle)
+
+    def _place(self, policy: Policy, driver: Driver) -> _Place:
+        """Takes a place where code can run under a policy, or makes one."""
+        if policy == self.policy:
+            with self._lock:
+                if self._places:
+                    return self._places.pop()
+        folder = PrivateFolder()
+        box = self._sandbox(fit(policy, driver.stack_bytes, (*self._packages, *folder.mounts())))
+        return _Place(policy, box, folder)
+
+    def _leave(self, place: _Place) -> None:
+        """Gives a place back: nothing of what was in it is left."""
+        if place.policy == self.policy and place.folder.clear():
+            with self._lock:
+                if self._loaded is not None and len(self._places) < _MOST_PLACES:
+                    self._places.append(place)
+                    return
+        place.close()
+
+    def _sandbox(self, policy: Policy) -> Sandbox:
+        return Sandbox(policy, isolation=self._isolation)
+
+    def _load(self) -> tuple[Module, Driver]:
+        """Loads the interpreter, once."""
+        with self._lock:
+            if self._loaded is None:
+                module = self._runtime.load() if isinstance(self._runtime, Runtime) else Module.load(self._runtime)
+                self._loaded = module, self._driver_for(module)
+            return self._loaded
+
+    def _driver_for(self, module: Module) -> Driver:
+        raise NotImplementedError
+
+    def _unfit(self, module: Module) -> ModuleError:
+        return ModuleError(f"{module.name} is no interpreter for {self._language} that Stockade knows how to drive")
+
+
+def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], bytes | None]:
+    """Returns what fetches a job, and after it what there is besides."""
+    left = memoryview(job)
+
+    def fetch(size: int) -> bytes | None:
+        nonlocal left
+        if not left:
+            return rest(size)
+        piece, left = bytes(left[:size]), left[size:]
+        return piece
+
+    return fetch
+
+
+def _result(
+    report: Report, policy: Policy, folder: PrivateFolder, patterns: Sequence[str], *, survived: bool = False
+) -> CodeResult:
+    """Makes a result of a report, and of what the guest left in its folder."""
+    report = msgspec.structs.replace(report, policy=PolicyInfo(policy.digest, printable(policy.name)))
+    collected: Collected = folder.collect(patterns)
+    frame = None
+    if report.outcome in (Outcome.OK, Outcome.EXIT):
+        frame = read_frame(folder.take_result(policy.limits.stdout + FRAME_ROOM_BYTES))
+    return CodeResult.of(report, frame, *collected, survived=survived)
+
+
+def _wheels(folder: Path) -> tuple[str, ...]:
+    """Returns where the guest finds the wheels of a folder.
+
+    Raises:
+        UsageError: It is no folder, or one is not pure Python.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"packages is {printable(str(folder))}, which is no folder")
+    names = sorted(path.name for path in folder.glob("*.whl"))
+    for name in names:
+        if not name.endswith("-none-any.whl"):
+            raise UsageError(f"{printable(name)} is built for a platform: only wheels of pure Python can be imported")
+    return tuple(f"{_PACKAGES}/{name}" for name in names)

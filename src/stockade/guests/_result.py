@@ -1,0 +1,205 @@
+"""What running code gave, and how it is read from a guest that may lie."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, cast
+
+import msgspec
+
+from stockade._json import Json, JsonRecord
+from stockade._text import printable
+from stockade.report import Outcome, Report
+
+__all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
+
+FRAME_ROOM_BYTES = 4 << 20
+"""What a frame may have beside its value: texts of an error, and escapes."""
+
+_Line = Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)]
+
+
+class FrameError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A problem of the user's code, as the guest tells it."""
+
+    type: str
+    message: str
+    traceback: str
+    line: _Line | None
+
+
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a guest leaves behind for one piece of code. It says nothing about anything but this code.
+
+    Attributes:
+        value: What the last expression is.
+        shown: Whether that is shown as text, because JSON does not know it.
+        error: What it raised.
+        exit: The exit code that it asked for.
+        figures: Pictures that it drew, in base64.
+    """
+
+    value: object
+    shown: bool
+    error: FrameError | None
+    exit: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
+    figures: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+
+
+_decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame, strict=True)
+
+
+def read_frame(data: bytes | None) -> Frame | str | None:
+    """Returns the frame that a guest has left; or what is wrong with it; None where there is none.
+
+    Args:
+        data: Its bytes; None where they cannot be read, or are too many.
+    """
+    if data is None:
+        return "it is no file, or too long"
+    if not data:
+        return None
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        return "it is nested too deep"
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as problem:
+        return printable(str(problem))
+
+
+class CodeError(msgspec.Struct, frozen=True):
+    """Why code did not come to its end.
+
+    Attributes:
+        type: The name of the exception, such as `ValueError`; `Stopped`, where the run was stopped by a limit, by the
+            policy or by the caller; `Exit`, where it ended itself before it had come to its end.
+        message: What the exception says.
+        traceback: The traceback as the language tells it, with the lines of the user's code only; may be empty.
+        line: The last line of the user's code in it; None where there is none.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        if self.type == "Stopped":
+            return self.message
+        return self.traceback.rstrip("\n") or f"{self.type}: {self.message}"
+
+
+class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
+    """What running code gave. All of it but the report is what the guest says, and holds for this run only.
+
+    Attributes:
+        value: What the last expression of the code is, as JSON knows it: None, bool, int, float, str, list and dict.
+            What JSON does not know is its `repr`; so is what would be longer than `limits.stdout`, cut.
+        value_is_repr: Whether it is such a text.
+        stdout: What it wrote to stdout; bytes that are not UTF-8 are replaced.
+        stderr: The same of stderr.
+        error: Why it did not come to its end; None where it did.
+        exit_code: 0; what it gave to `sys.exit`; 1 after an exception; None where the run was stopped.
+        files: The files under `/workspace` that `collect` asked for, by their names there.
+        files_left_out: How many more matched that were too many, too long, or no plain files of their own.
+        figures: Figures that matplotlib drew, as PNG.
+        survived: For a session: whether its state is still there, so that it can go on.
+        report: What the run did and used.
+    """
+
+    value: Json
+    value_is_repr: bool
+    stdout: str
+    stderr: str
+    error: CodeError | None
+    exit_code: int | None
+    files: dict[str, bytes]
+    files_left_out: int
+    figures: tuple[bytes, ...]
+    survived: bool
+    report: Report
+
+    @property
+    def ok(self) -> bool:
+        """Whether the code came to its end."""
+        return self.error is None
+
+    def to_json(self) -> str:
+        """Returns the result as JSON: files and figures in base64, the report as `Report.to_json` writes it."""
+        document = {name: getattr(self, name) for name in self.__struct_fields__ if name != "report"}
+        document["report"] = msgspec.Raw(self.report.to_json().encode())
+        return msgspec.json.encode({"ok": self.ok, **document}).decode()
+
+    @classmethod
+    def of(
+        cls,
+        report: Report,
+        frame: Frame | str | None,
+        files: dict[str, bytes],
+        left_out: int,
+        *,
+        survived: bool = False,
+    ) -> CodeResult:
+        """Makes a result of what the host knows and what the guest has left.
+
+        Args:
+            report: What the host knows.
+            frame: What the guest has left.
+            files: What was collected.
+            left_out: How many files were not.
+            survived: Whether the state of a session is still there.
+        """
+        value: Json = None
+        is_repr, error, code = False, None, report.exit_code
+        figures: tuple[bytes, ...] = ()
+        if report.outcome not in (Outcome.OK, Outcome.EXIT):
+            error = CodeError("Stopped", f"{report.summary()}")
+        elif isinstance(frame, Frame):
+            value, is_repr, code = cast("Json", frame.value), frame.shown, frame.exit
+            figures = _pictures(frame.figures)
+            if frame.error is not None:
+                told = frame.error
+                error = CodeError(told.type, told.message, told.traceback, told.line)
+            elif frame.exit:
+                error = CodeError("SystemExit", str(frame.exit))
+            elif report.outcome is Outcome.EXIT:
+                code, error = report.exit_code, _ended(report)
+        elif frame is None:
+            error = _ended(report)
+        else:
+            error = CodeError("Exit", f"the result that the code has left cannot be read: {frame}")
+        if error is not None and code == 0:
+            code = 1
+        return cls(
+            value=value,
+            value_is_repr=is_repr,
+            stdout=report.stdout.decode("utf-8", "replace"),
+            stderr=report.stderr.decode("utf-8", "replace"),
+            error=error,
+            exit_code=code,
+            files=files,
+            files_left_out=left_out,
+            figures=figures,
+            survived=survived,
+            report=report,
+        )
+
+
+def _ended(report: Report) -> CodeError:
+    return CodeError("Exit", f"the code ended the interpreter with exit code {report.exit_code or 0}")
+
+
+_MOST_PICTURE_BYTES = 32 << 20
+
+
+def _pictures(texts: list[str]) -> tuple[bytes, ...]:
+    """Returns those of the pictures that are PNG."""
+    found = []
+    for text in texts:
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError:
+            continue
+        if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) <= _MOST_PICTURE_BYTES:
+            found.append(data)
+    return tuple(found)

@@ -1,0 +1,300 @@
+"""Sessions: one live interpreter each, that keeps its state like a notebook."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from stockade.errors import UsageError
+from stockade.guests._folder import PrivateFolder, check_files, check_patterns
+from stockade.guests._idle import close_when_idle
+from stockade.guests._task import make_task
+from stockade.runner import GO_ON, run_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+    from stockade._bytes import BytesLike
+    from stockade.execution import Guest
+    from stockade.guests._result import CodeResult
+    from stockade.guests._task import Plain, Task
+    from stockade.guests._turns import Turns
+    from stockade.report import Report
+    from stockade.runner import RunControl, RunCoroutine
+    from stockade.sandbox import Sandbox
+
+__all__ = ["Interpreter", "LanguageSession"]
+
+
+class Interpreter:
+    """A live interpreter, with all that is its own.
+
+    Args:
+        box: The sandbox that it runs in.
+        folder: Its files.
+        guest: The guest.
+        control: Its control.
+        turns: How it is given turns.
+        read: Makes a result of a report, and of what is in the folder.
+    """
+
+    def __init__(
+        self,
+        box: Sandbox,
+        folder: PrivateFolder,
+        guest: Guest,
+        control: RunControl,
+        turns: Turns,
+        read: Callable[[Report, PrivateFolder, Sequence[str], bool], CodeResult],
+    ) -> None:
+        self.box = box
+        self.folder = folder
+        self.guest = guest
+        self.control = control
+        self.turns = turns
+        self.read = read
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end."""
+        return self.turns.over or self.guest.ended
+
+    def close(self) -> None:
+        """Ends it, and removes its files."""
+        try:
+            self.turns.close()
+        finally:
+            self.guest.close()
+            self.box.close()
+            self.folder.close()
+
+
+class LanguageSession:
+    """One live interpreter: what a piece of code defines is there for the next. Use it as a context manager.
+
+    Each piece has its own budget of fuel and time, and its own report. It is for one thread at a time; whoever comes
+    second is told so. Where a piece is stopped, or ends the interpreter, the state is gone (`CodeResult.survived`), and
+    the next piece finds a fresh one only after `reset`.
+
+    Attributes:
+        turns: How many pieces have been run.
+        last_used: When the last of them was over, by `time.monotonic`.
+    """
+
+    _closed = True  # until there is something to close
+
+    def __init__(
+        self,
+        opened: Callable[[], Interpreter],
+        prepared: Callable[[Task], Task],
+        *,
+        takes_bytes: bool,
+        idle_seconds: float | None,
+    ) -> None:
+        self._open = opened
+        self._prepared = prepared
+        self._takes_bytes = takes_bytes
+        self._lock = threading.RLock()
+        self._holder: object = None
+        self._interpreter = opened()
+        self._why = "the session is closed: open a new one"
+        self.turns = 0
+        self.last_used = time.monotonic()
+        self._closed = False
+        if idle_seconds is not None:
+            close_when_idle(self, idle_seconds)
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(f"unclosed session {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{' closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
+
+    @property
+    def alive(self) -> bool:
+        """Whether its state is there, so that it can go on."""
+        return not self._closed and not self._interpreter.over
+
+    def run(
+        self,
+        code: str,
+        *,
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        collect: Sequence[str] = (),
+    ) -> CodeResult:
+        """Runs a piece of code.
+
+        Args:
+            code: The code.
+            files: Files that are put into `/workspace` first.
+            inputs: Variables that are set first.
+            args: Arguments.
+            stdin: What it reads from its standard input.
+            collect: Which files below `/workspace` are returned.
+
+        Raises:
+            UsageError: The session is over, in use by another thread, or an argument is unfit.
+        """
+        steps, control = self.steps(code, files=files, inputs=inputs, args=args, stdin=stdin, collect=collect)
+        return run_blocking(steps, control)
+
+    async def run_async(
+        self,
+        code: str,
+        *,
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        collect: Sequence[str] = (),
+    ) -> CodeResult:
+        """Does what `run` does, without blocking the event loop; cancelling the task stops the code, and the session.
+
+        Args:
+            code: As in `run`; so are all other arguments.
+            files: Files that are put into `/workspace` first.
+            inputs: Variables that are set first.
+            args: Arguments.
+            stdin: Its standard input.
+            collect: Which files are returned.
+        """
+        from stockade.runner import NORMAL_PRIORITY
+        from stockade.runner.loop import await_run
+
+        steps, control = self.steps(code, files=files, inputs=inputs, args=args, stdin=stdin, collect=collect)
+        # The session is taken now, not when a thread has time for it.
+        next(steps)
+        return await await_run(steps, control, NORMAL_PRIORITY, "")
+
+    def steps(
+        self,
+        code: str,
+        *,
+        files: Mapping[str, BytesLike] | None = None,
+        inputs: Mapping[str, Plain] | None = None,
+        args: Sequence[str] = (),
+        stdin: BytesLike = b"",
+        collect: Sequence[str] = (),
+    ) -> tuple[RunCoroutine[CodeResult], RunControl]:
+        """Returns the run of a piece of code in steps that somebody else takes, and its control.
+
+        Args:
+            code: As in `run`; so are all other arguments.
+            files: Files that are put into `/workspace` first.
+            inputs: Variables that are set first.
+            args: Arguments.
+            stdin: Its standard input.
+            collect: Which files are returned.
+        """
+        name = f"<cell {self.turns + 1}>"
+        task = make_task(code, name, inputs, args, stdin, None, takes_bytes=self._takes_bytes)
+        task = self._prepared(task)._replace(session=True)
+        given, patterns = check_files(files), check_patterns(collect)
+        return self._steps(task, given, patterns), self._interpreter.control
+
+    def _steps(
+        self, task: Task, given: Mapping[tuple[str, ...], bytes], patterns: Sequence[str]
+    ) -> RunCoroutine[CodeResult]:
+        holder = object()
+        try:
+            self._take(holder)
+            yield GO_ON
+            interpreter = self._interpreter
+            if interpreter.over:
+                raise UsageError("the interpreter has ended, so its state is gone: reset the session")
+            self.turns += 1
+            interpreter.folder.put(given)
+            report = yield from interpreter.turns.turn(task)
+            return interpreter.read(report, interpreter.folder, patterns, not interpreter.over)
+        finally:
+            if self._holder is holder:
+                self.last_used = time.monotonic()
+                self._holder = None
+
+    def reset(self) -> None:
+        """Begins anew, with a fresh interpreter and an empty workspace.
+
+        Raises:
+            UsageError: The session is closed, or in use by another thread.
+        """
+        holder = object()
+        try:
+            self._take(holder)
+            fresh = self._open()
+            old, self._interpreter = self._interpreter, fresh
+            old.close()
+        finally:
+            if self._holder is holder:
+                self._holder = None
+
+    def cancel(self) -> None:
+        """Stops what is under way, which ends the interpreter. May be called from any thread."""
+        with self._lock:
+            if self._holder is None:
+                return
+            control = self._interpreter.control
+            control.cancelled = True
+        control.wake()
+
+    def close(self) -> None:
+        """Ends the session, and removes its files. Closing twice is harmless.
+
+        Raises:
+            UsageError: It is in use by another thread: cancel that first.
+        """
+        if self._closed:
+            return
+        holder = object()
+        try:
+            self._take(holder)
+            self._closed = True
+            self._interpreter.close()
+        finally:
+            if self._holder is holder:
+                self._holder = None
+
+    def close_idle(self, why: str) -> bool:
+        """Ends the session, unless it is in use.
+
+        Args:
+            why: What whoever uses it afterwards is told.
+
+        Returns:
+            Whether it is over.
+        """
+        with self._lock:
+            if self._holder is not None:
+                return False
+            self._why = why
+        try:
+            self.close()
+        except UsageError:
+            return False
+        return True
+
+    def _take(self, holder: object) -> None:
+        with self._lock:
+            if self._holder is not None:
+                raise UsageError("the session is in use by another thread: give each thread a session of its own")
+            if self._closed:
+                raise UsageError(self._why)
+            self._interpreter.control.cancelled = False
+            self._holder = holder

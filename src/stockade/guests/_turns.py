@@ -1,0 +1,125 @@
+"""One live interpreter that is given one piece of code after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from stockade.execution import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.execution import Guest
+    from stockade.guests._driver import Driver
+    from stockade.guests._task import Task
+    from stockade.modules import Module
+    from stockade.report import Report
+    from stockade.runner import RunCoroutine
+
+__all__ = ["JobStreams", "ParkedTurns", "Turns"]
+
+
+class Turns(Protocol):
+    """How an interpreter is given its turns.
+
+    Attributes:
+        over: Whether there can be no more of them.
+    """
+
+    over: bool
+
+    def turn(self, task: Task) -> RunCoroutine[Report]:
+        """Lets it run a piece of code, in steps; its report is on this piece alone."""
+
+    def close(self) -> None:
+        """Stops it, where it is in the middle of something."""
+
+
+class JobStreams(Streams):
+    """Standard input that jobs come on, one for each turn.
+
+    Args:
+        stdout: Is given stdout in pieces as they are written.
+        stderr: The same for stderr.
+
+    Attributes:
+        waiting: Whether the guest has taken all that there was, and waits for more.
+    """
+
+    def __init__(self, stdout: Callable[[bytes], object] | None, stderr: Callable[[bytes], object] | None) -> None:
+        super().__init__(self._fetch, stdout, stderr, wakes=True)
+        self.waiting = False
+        self._left = memoryview(b"")
+        self._ended = False
+
+    def put(self, job: bytes) -> None:
+        """Gives the guest a job."""
+        self._left = memoryview(job)
+        self.waiting = False
+
+    def end(self) -> None:
+        """Gives it the end of its standard input."""
+        self._ended = True
+        self.waiting = False
+
+    def _fetch(self, size: int) -> bytes | None:
+        if self._left:
+            piece, self._left = bytes(self._left[:size]), self._left[size:]
+            return piece
+        if self._ended:
+            return b""
+        self.waiting = True
+        return None
+
+
+class ParkedTurns:
+    """An interpreter that waits on its standard input between turns: parked, in the middle of one long call.
+
+    Args:
+        guest: The guest.
+        module: Its module.
+        driver: How it is driven.
+        streams: Its standard input.
+        answered: Says whether it has left the frame of the turn.
+    """
+
+    def __init__(
+        self, guest: Guest, module: Module, driver: Driver, streams: JobStreams, answered: Callable[[], bool]
+    ) -> None:
+        self._guest = guest
+        self._module = module
+        self._driver = driver
+        self._streams = streams
+        self._answered = answered
+        self._steps: RunCoroutine[Report] | None = None
+        self.over = False
+
+    def turn(self, task: Task) -> RunCoroutine[Report]:
+        """Lets it run a piece of code, in steps; its report is on this piece alone."""
+        self._streams.put(self._driver.job(task))
+        if self._steps is None:
+            self._steps = self._driver.start(self._guest, self._module, task)
+        else:
+            self._guest.begin_turn()
+        while True:
+            try:
+                until = next(self._steps)
+            except StopIteration as end:
+                self.over = True
+                report: Report = end.value
+                return report
+            except BaseException:
+                self.over = True
+                raise
+            if not self._streams.waiting:
+                yield until
+            elif self._answered():
+                return self._guest.end_turn()
+            else:
+                # The code itself reads what jobs come on: there is nothing for it, and no more turn.
+                self._streams.end()
+
+    def close(self) -> None:
+        """Stops it, where it is in the middle of something."""
+        if self._steps is not None:
+            self._steps.close()

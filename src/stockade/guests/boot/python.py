@@ -1,0 +1,243 @@
+"""What runs in a Python guest before the user's code: takes jobs, runs them, and leaves a frame for each.
+
+A job is a dict in the `marshal` format, after its length in eight bytes. A frame is JSON. The code that is run can do
+whatever it likes to what stands here: a frame that it forges says what it could have said anyway.
+"""
+
+import _ast
+import marshal
+import sys
+
+__all__ = ["leave", "perform", "serve"]
+
+_ONLY_AST = 0x400
+_FUTURE = 0x1FF0000
+_MOST_TEXT = 1 << 16
+_WORK = "/workspace"
+_kept = {"sources": {}, "cells": 0, "out": sys.stdout, "err": sys.stderr}
+
+
+def _plain(thing):
+    """Returns what JSON knows for the numbers and arrays of numpy."""
+    if type(thing).__module__ == "numpy":
+        return thing.tolist()
+    raise TypeError(type(thing).__name__)
+
+
+def _dumps(thing):
+    import _json
+
+    encode = _json.make_encoder({}, _plain, _json.encode_basestring, None, ":", ",", False, False, False)
+    return "".join(encode(thing, 0))
+
+
+def _cut(text, most=_MOST_TEXT):
+    text = str(text).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else text[: most // 2] + "\n…\n" + text[-most // 2 :]
+
+
+def _shown(thing, most):
+    try:
+        return _cut(repr(thing), most)
+    except BaseException as problem:
+        return f"<{type(thing).__name__}: its repr raised {type(problem).__name__}>"
+
+
+def _value(thing, most):
+    """Returns a value as JSON, and whether it is shown as text because JSON does not know it."""
+    try:
+        text = _dumps(thing)
+        if len(text.encode()) <= most:
+            return text, False
+    except Exception:
+        pass
+    return _dumps(_shown(thing, min(most // 8, 1 << 20))), True
+
+
+def _users(name):
+    return name in _kept["sources"] or name.startswith((_WORK + "/", "<string>"))
+
+
+def _chain(told):
+    """Yields what is told of a problem, and of those that it came from."""
+    found, left = [], [told]
+    while left:
+        here = left.pop()
+        if here is None or any(here is known for known in found):
+            continue
+        found.append(here)
+        left += [here.__cause__, here.__context__, *(getattr(here, "exceptions", None) or ())]
+    return found
+
+
+def _error(problem):
+    """Returns what is told of a problem: of the traceback only what is the user's."""
+    name = _cut(type(problem).__name__, 200)
+    line = None
+    try:
+        message = _cut(problem.msg if isinstance(problem, SyntaxError) else problem)
+    except BaseException:
+        message = "(its text cannot be told)"
+    at = problem.__traceback__
+    while at is not None:
+        if _users(at.tb_frame.f_code.co_filename):
+            line = at.tb_lineno
+        at = at.tb_next
+    if isinstance(problem, SyntaxError) and problem.filename in _kept["sources"] and line is None:
+        line = problem.lineno
+    try:
+        import linecache
+        import traceback
+
+        for file, text in _kept["sources"].items():
+            linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+        told = traceback.TracebackException.from_exception(problem)
+        for one in _chain(told):
+            frames = [frame for frame in one.stack if _users(frame.filename)]
+            one.stack[:] = frames
+            if not frames:
+                one.stack = None
+        text = _cut("".join(told.format()))
+    except BaseException:
+        text = f"{name}: {message}\n"
+    return {"type": name, "message": message, "traceback": text, "line": line if isinstance(line, int) else None}
+
+
+def _evaluate(code, name, space):
+    """Runs code; returns what its last expression is."""
+    tree = compile(code, name, "exec", _ONLY_AST, dont_inherit=True)
+    last = None
+    if tree.body and isinstance(tree.body[-1], _ast.Expr):
+        last = _ast.Expression(tree.body.pop().value)
+    flags = 0
+    if tree.body:
+        body = compile(tree, name, "exec", dont_inherit=True)
+        flags = body.co_flags & _FUTURE
+        exec(body, space)  # noqa: S102 - that is what it is for
+    return None if last is None else eval(compile(last, name, "eval", flags, dont_inherit=True), space)  # noqa: S307
+
+
+def _flush():
+    for stream in (_kept["out"], _kept["err"], sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+def _space():
+    """Makes the module that the code runs in."""
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    return main.__dict__
+
+
+def _first_time():
+    """Does what `site` does, and what a script may expect."""
+    import _sitebuiltins
+    import builtins
+    import os
+
+    builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _sitebuiltins._Helper()
+    try:
+        os.chdir(_WORK)
+    except OSError:
+        pass
+    sys.path.insert(0, _WORK)
+
+
+def perform(job):
+    """Runs a job; returns its frame, as JSON in bytes."""
+    if "space" not in _kept:
+        _first_time()
+        _kept["space"] = _space()
+        if job["preload"]:
+            _evaluate(job["preload"], "<preload>", _kept["space"])
+    space, name, most = _kept["space"], job["name"], job["most"]
+    if "random" in sys.modules and job["reseed"]:
+        sys.modules["random"].seed()
+    space.update(job["inputs"])
+    sys.path.extend(path for path in job["paths"] if path not in sys.path)
+    sys.argv[:] = [name, *job["args"]]
+    _kept["sources"][name] = job["code"]
+    if job["session"]:
+        import io
+
+        # What jobs come on is not for the code.
+        sys.stdin = io.TextIOWrapper(io.BytesIO(job["stdin"]), "utf-8")
+    value, shown, error, code = "null", False, None, 0
+    try:
+        found = _evaluate(job["code"], name, space)
+        value, shown = _value(found, most)
+        if job["session"] and found is not None:
+            space["_"] = found
+    except SystemExit as leave:
+        code = leave.code
+        if code is None:
+            code = 0
+        elif not isinstance(code, int):
+            _flush()
+            print(code, file=sys.stderr)
+            code = 1
+        code &= 0xFFFFFFFF
+        if code:
+            error = {"type": "SystemExit", "message": str(leave), "traceback": "", "line": None}
+    except BaseException as problem:
+        code = 1
+        error = _error(problem)
+    _flush()
+    told = _dumps(error)
+    shown = "true" if shown else "false"
+    return f'{{"value":{value},"shown":{shown},"error":{told},"exit":{code}}}'.encode(), code
+
+
+def leave(code):
+    """Ends the guest as Python does, without taking the interpreter apart."""
+    import atexit
+    import os
+
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass
+    # Files that were left open are written when they are let go of.
+    _kept.get("space", {}).clear()
+    _flush()
+    os._exit(code & 0xFF)
+
+
+def _read(size):
+    import posix
+
+    pieces = []
+    while size:
+        piece = posix.read(0, min(size, 1 << 20))
+        if not piece:
+            posix._exit(0)
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def serve(path):
+    """Takes jobs from standard input, and leaves their frames in a file, until one was the last."""
+    import posix
+
+    result = posix.open(path, posix.O_WRONLY)
+    while True:
+        job = marshal.loads(_read(int.from_bytes(_read(8), "little")))  # noqa: S302 - it is from the host
+        frame, code = perform(job)
+        try:
+            posix.ftruncate(result, 0)
+            posix.lseek(result, 0, 0)
+            while frame:
+                frame = frame[posix.write(result, frame) :]
+        except OSError:
+            pass
+        if not job["session"]:
+            leave(code)
+
+
+if __name__ == "__main__":
+    serve("/run/result")
