@@ -4,5 +4,6 @@ from stockade.guests._calls import run_javascript, run_python
 from stockade.guests._javascript import JavaScript
 from stockade.guests._python import Python
 from stockade.guests._result import CodeError, CodeResult
+from stockade.guests._session import LanguageSession
 
-__all__ = ["CodeError", "CodeResult", "JavaScript", "Python", "run_javascript", "run_python"]
+__all__ = ["CodeError", "CodeResult", "JavaScript", "LanguageSession", "Python", "run_javascript", "run_python"]

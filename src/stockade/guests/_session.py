@@ -292,9 +292,9 @@ class LanguageSession:
 
     def _take(self, holder: object) -> None:
         with self._lock:
-            if self._holder is not None:
-                raise UsageError("the session is in use by another thread: give each thread a session of its own")
             if self._closed:
                 raise UsageError(self._why)
+            if self._holder is not None:
+                raise UsageError("the session is in use by another thread: give each thread a session of its own")
             self._interpreter.control.cancelled = False
             self._holder = holder

@@ -1,0 +1,152 @@
+"""Sessions: state like a notebook's, a budget for each piece, and an end that is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from stockade import JavaScript, Outcome, Python, UsageError
+from tests.guests.conftest import PATIENT
+
+
+def test_a_session_keeps_its_state(python: Python, javascript: JavaScript) -> None:
+    """Variables, functions and files; an error does not end it, and is told with the lines of its own cell."""
+    with python.session() as session:
+        assert session.run("def f(x):\n  return x / n\nn = 2").value is None
+        assert session.run("f(5)").value == 2.5
+        assert session.run("_ + 1").value == 3.5
+        failed = session.run("n = 0\nf(1)")
+        assert failed.error is not None
+        assert (failed.error.type, failed.error.line, failed.survived) == ("ZeroDivisionError", 2, True)
+        assert failed.error.traceback.splitlines()[1:5:2] == [
+            '  File "<cell 4>", line 2, in <module>',
+            '  File "<cell 1>", line 2, in f',
+        ]
+        assert session.run("open('a', 'w').write('kept')\nprint('out')").stdout == "out\n"
+        last = session.run("open('a').read()", collect=["*"])
+        assert (last.value, last.stdout, last.files) == ("kept", "", {"a": b"kept"})
+        assert session.run("import sys\nsys.exit(3)").exit_code == 3
+        assert session.run("n", inputs={"n": 7}, files={"b": "x"}).value == 7
+        assert session.run("input()", stdin="line\n").value == "line"
+    with javascript.session() as session:
+        assert session.run("let x = 1; function f() { return x }").value is None
+        assert session.run("x += 1; f()").value == 2
+        assert session.run("missing").survived
+        assert session.run("await f()").value == 2
+        assert session.run("std.in.getline()", stdin="line\n").value == "line"
+
+
+def test_each_piece_has_its_own_budget(python: Python) -> None:
+    """Time that passes between two pieces is nobody's; output and counters are of one piece."""
+    with python.session(policy=PATIENT.replace(wall_time=30.0)) as session:
+        session.run("1")
+        # As if an hour had passed.
+        session._interpreter.control.deadline = time.monotonic() - 1
+        result = session.run("print('x')")
+        assert result.ok
+        assert result.report.usage.stdout_bytes == 2
+        assert session.run("2").report.usage.stdout_bytes == 0
+
+
+def test_a_piece_that_is_stopped_says_that_the_state_is_gone(python: Python) -> None:
+    """The next one is refused until the session is reset."""
+    with python.session(policy=PATIENT.replace(wall_time=20.0)) as session:
+        session.run("x = 1")
+        session._interpreter.guest._limits = PATIENT.replace(wall_time=0.2).limits
+        result = session.run("while True: pass")
+        assert (result.report.outcome, result.survived) == (Outcome.TIMEOUT, False)
+        assert not session.alive
+        with pytest.raises(UsageError) as caught:
+            session.run("x")
+        assert str(caught.value) == "the interpreter has ended, so its state is gone: reset the session"
+        session.reset()
+        assert session.run("'x' in globals()").value is False
+
+
+@pytest.mark.parametrize("code", ["import os\nos.read(0, 1)", "import os\nos.close(0)", "import os\nos._exit(0)"])
+def test_what_jobs_come_on_is_not_the_codes(python: Python, code: str) -> None:
+    """A piece that reads or closes it ends its own session, and takes no job."""
+    with python.session() as session:
+        session.run("x = 1")
+        session.run(code)
+        for _ in range(2):
+            if session.alive:
+                session.run("x")
+        assert not session.alive
+        session.reset()
+        assert session.run("1").value == 1
+
+
+def test_two_sessions_share_nothing(python: Python) -> None:
+    """Neither variables nor files."""
+    with python.session() as one, python.session() as other:
+        one.run("secret = 1\nopen('f', 'w').write('secret')")
+        found = other.run("import os\n['secret' in globals(), os.listdir()]")
+        assert found.value == [False, []]
+
+
+def test_a_session_is_for_one_thread_at_a_time(python: Python) -> None:
+    """Whoever comes second is told so; another thread may cancel."""
+    with python.session() as session:
+        session.run("1")
+        results = []
+        thread = threading.Thread(
+            target=lambda: results.append(session.run("print('on', flush=True)\nwhile True: pass"))
+        )
+        thread.start()
+        while session._holder is None:
+            time.sleep(0.01)
+        with pytest.raises(UsageError, match="the session is in use by another thread"):
+            session.run("2")
+        with pytest.raises(UsageError, match="the session is in use by another thread"):
+            session.close()
+        while thread.is_alive():
+            session.cancel()
+            thread.join(0.1)
+        assert results[0].report.outcome is Outcome.CANCELLED
+        assert not results[0].survived
+
+
+def test_pieces_are_awaited(python: Python) -> None:
+    """Without blocking the loop; several sessions at a time."""
+
+    async def main() -> None:
+        with python.session() as one, python.session() as other:
+            await asyncio.gather(one.run_async("x = 1"), other.run_async("x = 2"))
+            results = await asyncio.gather(one.run_async("x"), other.run_async("x"))
+            assert [result.value for result in results] == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_closed_session_says_so(javascript: JavaScript) -> None:
+    """Closing twice is harmless."""
+    session = javascript.session()
+    session.run("1")
+    session.close()
+    session.close()
+    with pytest.raises(UsageError, match="the session is closed: open a new one"):
+        session.run("1")
+
+
+def test_an_idle_session_is_closed(javascript: JavaScript) -> None:
+    """After its time without use, and not before."""
+    session = javascript.session(idle=0.05)
+    while not session.closed:
+        time.sleep(0.01)
+    with pytest.raises(UsageError) as caught:
+        session.run("1")
+    assert str(caught.value) == "the session was closed after 0.05 s without use: open a new one"
+    with javascript.session(idle=3600) as other:
+        assert other.run("1").value == 1
+
+
+def test_a_dropped_session_is_told() -> None:
+    """And its interpreter is freed."""
+    with JavaScript(PATIENT) as language:
+        session = language.session()
+        with pytest.warns(ResourceWarning, match="unclosed session <LanguageSession>"):
+            del session
