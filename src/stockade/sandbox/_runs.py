@@ -111,7 +111,7 @@ def call_steps(
 def drive_steps(
     context: PolicyContext,
     control: RunControl,
-    module: Source,
+    module: Source | Snapshot,
     program: Program[_Result],
     inputs: Inputs,
     streams: Streams | None = None,
@@ -131,8 +131,8 @@ def drive_steps(
     Raises:
         Cancelled: It was told to stop before there was a guest.
     """
-    loaded = yield from prepare_steps(context, control, module, tenant)
-    guest = context.guest(loaded, control, inputs, streams)
+    loaded, held = yield from prepare_steps(context, control, module, tenant)
+    guest = context.guest(loaded, control, inputs, streams, held)
     return (yield from _with(guest, control, program(guest)))
 
 

@@ -398,7 +398,7 @@ class Sandbox:
 
     def drive(
         self,
-        module: Source,
+        module: Source | Snapshot,
         program: Program[_Result],
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         *,
@@ -431,7 +431,7 @@ class Sandbox:
 
     def live(
         self,
-        module: Source,
+        module: Source | Snapshot,
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         streams: Streams | None = None,
     ) -> tuple[Guest, RunControl]:
@@ -446,7 +446,8 @@ class Sandbox:
             ModuleError: The module cannot be run.
         """
         context, control = self._contexts.under(), RunControl()
-        return context.guest(context.load(module), control, inputs, streams), control
+        loaded, held = load_source(context, module)
+        return context.guest(loaded, control, inputs, streams, held), control
 
     # -- awaited ------------------------------------------------------------------------------------------------------
 
