@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stockade
+import stockade.guests
 import stockade.host
 import stockade.policy
 import stockade.report
@@ -161,6 +162,7 @@ false
 NOT_RUN = {
     "README.md": ["installs packages", "runs this test", "takes about a minute"],
     "docs/fastapi.md": ["installs packages", "serves until it is stopped"],
+    "docs/languages.md": ["installs packages"],
     "docs/performance.md": ["changes the kernel"],
     "docs/plugins.md": ["installs a compiler of 80 MB", "needs the compiler"],
     "docs/quickstart.md": ["installs packages"],
@@ -217,6 +219,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.report: {
         *("SAMPLES_KEPT", "FuelSample", "history_of", "rows", "run_statistics", "summary", "violation_text"),
     },
+    stockade.guests: set(),
     stockade.host: {"CapabilityMissing", "BoundFunction", "HaltedGuest", "HostFunctionFailed", "HostFunctions"},
     stockade.typing: set(),
 }

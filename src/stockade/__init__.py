@@ -6,7 +6,8 @@
 8
 
 Here is what one types in a day. The rest is in its rooms: parts of policies in `stockade.policy`, parts of reports in
-`stockade.report`, numbers and memory for host functions in `stockade.host`, types for annotations in `stockade.typing`.
+`stockade.report`, what code gives in `stockade.guests`, numbers and memory for host functions in `stockade.host`,
+types for annotations in `stockade.typing`.
 """
 
 from __future__ import annotations

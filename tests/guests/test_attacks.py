@@ -1,5 +1,5 @@
-"""Guests that attack the shape of a result: each changes no other run, no file of the host's, and no field of the
-result but its own value, error and output."""
+"""P-LANG-2, P-LANG-3: guests that attack the shape of a result. Each changes no other run, no file of the host's, and
+no field of the result but its own value, error and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is given, what it gives, and what callers are told of their mistakes."""
+"""P-LANG-3, P-LANG-4: what a run is given, what it gives, and what callers are told of their mistakes."""
 
 from __future__ import annotations
 
@@ -281,6 +281,14 @@ def test_what_is_no_interpreter_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModuleError) as caught:
             language(runtime=module).run("1")
         assert str(caught.value) == f"plain.wat is no interpreter for {name} that Stockade knows how to drive"
+
+
+def test_an_interpreter_is_compiled_under_limits_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that lets guests' modules have next to nothing does not keep it from being compiled and run."""
+    tight = PATIENT.replace(module_size=1000, compile_time=0.1, compile_memory="64MiB", table_elements=0, stack="16KiB")
+    monkeypatch.setenv("STOCKADE_CACHE", "off")
+    with JavaScript(tight, runtime="quickjs-ng") as language:
+        assert language.run("1 + 1").value == 2
 
 
 def test_wheels_of_pure_python_are_imported(python: Python, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sessions: state like a notebook's, a budget for each piece, and an end that is told."""
+"""P-LANG-5: sessions. State like a notebook's, a budget for each piece, and an end that is told."""
 
 from __future__ import annotations
 

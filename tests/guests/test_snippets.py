@@ -1,4 +1,4 @@
-"""One table of snippets, which every runtime that is installed passes with exactly the result that it tells."""
+"""P-LANG-1: one table of snippets, which every runtime that is installed passes with exactly the result it tells."""
 
 from __future__ import annotations
 
