@@ -23,7 +23,18 @@ from stockade.engine._instance import (
     Number,
 )
 from stockade.engine._parking import PARKING
-from stockade.engine._snapshot import Extent, InstanceState, MemoryImage, SealedFile, put_state, share_state, take_state
+from stockade.engine._snapshot import (
+    PAGE_BYTES_OF_HOST,
+    Extent,
+    InstanceState,
+    MemoryImage,
+    SealedFile,
+    populate,
+    put_state,
+    share_state,
+    take_state,
+    touched_pages,
+)
 from stockade.engine._store import Owner
 
 __all__ = [
@@ -34,6 +45,7 @@ __all__ = [
     "MAX_POOLED_TABLES",
     "MAX_POOLED_TABLE_ELEMENTS",
     "OUT_OF_FUEL",
+    "PAGE_BYTES_OF_HOST",
     "PARKING",
     "PROPOSALS",
     "STACK_OVERFLOW",
@@ -60,9 +72,11 @@ __all__ = [
     "compile_to_bytes",
     "features_used",
     "library_folder",
+    "populate",
     "put_state",
     "share_state",
     "take_state",
+    "touched_pages",
     "validate_with",
     "wasmtime_version",
 ]

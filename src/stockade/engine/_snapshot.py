@@ -23,11 +23,22 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from stockade.engine._instance import Instance
 
-__all__ = ["Extent", "InstanceState", "MemoryImage", "SealedFile", "put_state", "take_state"]
+__all__ = [
+    "PAGE_BYTES_OF_HOST",
+    "Extent",
+    "InstanceState",
+    "MemoryImage",
+    "SealedFile",
+    "populate",
+    "put_state",
+    "share_state",
+    "take_state",
+    "touched_pages",
+]
 
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
@@ -45,11 +56,17 @@ _ENTRY_BYTES: Final = 8
 """Bytes that `/proc/self/pagemap` has for a page."""
 
 _TOUCHED: Final = re.compile(rb"[\x40-\xff]+", re.DOTALL)
+_SHARED: Final = re.compile(rb"[\xa0-\xbf]+", re.DOTALL)
 _PRIVATE: Final = re.compile(rb"[\x40-\x5f\x80-\x9f\xc0-\xdf]+", re.DOTALL)
 """Runs of pages by the highest bytes of their entries (Documentation/admin-guide/mm/pagemap.rst): bit 7 says that a
 page is in memory, bit 6 that it is swapped out, bit 5 that it is one of a file."""
 
-_ZEROS: Final = bytes(PAGESIZE)
+_MADV_POPULATE_READ: Final = 22
+_MADV_POPULATE_WRITE: Final = 23
+"""As on Linux from 5.14 on; Python does not name them."""
+
+PAGE_BYTES_OF_HOST: Final = PAGESIZE
+"""What the kernel maps and copies at a time."""
 
 
 class _Libc:
@@ -60,6 +77,10 @@ class _Libc:
         self.mmap = library.mmap
         self.mmap.restype = c_void_p
         self.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+        # May copy many pages: without the interpreter lock.
+        self.madvise = ctypes.CDLL(None, use_errno=True).madvise
+        self.madvise.restype = c_int
+        self.madvise.argtypes = (c_void_p, c_size_t, c_int)
         self.memcmp = library.memcmp
         self.memcmp.restype = c_int
         self.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
@@ -69,6 +90,58 @@ class _Libc:
 @cache
 def _libc() -> _Libc:
     return _Libc()
+
+
+def touched_pages(
+    instance: Instance, memories: Sequence[bytes]
+) -> tuple[frozenset[tuple[int, int]], frozenset[tuple[int, int]]] | None:
+    """Returns which pages of an instance are its own, and which it shares and has looked at.
+
+    Args:
+        instance: The instance, of which nothing runs.
+        memories: Its memories, by the names under which the woven module exports them.
+
+    Returns:
+        Each page as the place of its memory and its number there; None where the kernel does not tell.
+    """
+    found: tuple[set[tuple[int, int]], set[tuple[int, int]]] = set(), set()
+    for place, name in enumerate(memories):
+        pages = _pages(*instance.woven_memory(name).span())
+        if pages is None:
+            return None
+        for pattern, numbers in zip((_PRIVATE, _SHARED), found, strict=True):
+            for match in pattern.finditer(pages):
+                numbers.update((place, number) for number in range(*match.span()))
+    return frozenset(found[0]), frozenset(found[1])
+
+
+def populate(
+    instance: Instance,
+    memories: Sequence[bytes],
+    written: Collection[tuple[int, int]],
+    read: Collection[tuple[int, int]],
+) -> None:
+    """Gives an instance copies of pages of its own before it writes to them, and maps those that it will look at.
+
+    What its memories hold stays as it is.
+
+    Args:
+        instance: The instance, of which nothing runs.
+        memories: Its memories, by the names under which the woven module exports them.
+        written: The pages that it gets copies of, as `touched_pages` tells them.
+        read: The pages that are mapped.
+    """
+    spans = [instance.woven_memory(name).span() for name in memories]
+    advise = _libc().madvise
+    for pages, advice in ((read, _MADV_POPULATE_READ), (written, _MADV_POPULATE_WRITE)):
+        for place, (address, size) in enumerate(spans):
+            numbers = sorted(number * PAGESIZE for at, number in pages if at == place)
+            for start, end in _joined(((number, number + PAGESIZE) for number in numbers), 0):
+                if end <= size:
+                    # SAFETY: the stretch lies inside a memory of a live instance, which may be read and written. The
+                    # kernel does what a read or a write that changes nothing would make it do; where it does not know
+                    # the advice, nothing happens, and the guest's first accesses do the same.
+                    advise(address + start, end - start, advice)
 
 
 class SealedFile:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from stockade._bounded import BoundedDict
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
+from stockade.errors import UsageError
 from stockade.execution._inputs import Inputs, environment
 from stockade.execution._mounts import OpenMounts
 from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._run import Guest
+from stockade.execution._warm import WarmPool
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Policy, check_enforceable
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
@@ -186,8 +188,9 @@ class PolicyContext:
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
+        warm = None
         if saved is not None:
-            plan = saved.plan(self, plan)
+            plan, warm = saved.plan(self, plan), saved.warm.get(self)
         granted = self.policy.environment
         env = inputs.variables()
         if granted.mode != "none" or granted.set:
@@ -202,4 +205,35 @@ class PolicyContext:
             stdin=inputs.input() if inputs.stdin else b"",
             control=control,
             streams=streams or (inputs.streams(control) if inputs.served else None),
+            warm=warm,
         )
+
+    def warm(self, saved: SavedGuest, pool_size: int, memory_bytes: int) -> None:
+        """Has instances made ahead, for guests that begin with what another one held.
+
+        Args:
+            saved: What that one held.
+            pool_size: How many are to wait; none where it is 0.
+            memory_bytes: How much memory of their own they may have together.
+
+        Raises:
+            ModuleError: The module cannot be run.
+            EngineError: There is no room for so many.
+            UsageError: It needs more than the policy allows.
+        """
+        before = saved.warm.pop(self, None)
+        if before is not None:
+            before.close()
+        if pool_size:
+            plan = saved.plan(self, self.plan(saved.state.module))
+            if (needed := plan.program.woven.initial_memory_bytes) > (allowed := self.policy.limits.memory):
+                raise UsageError(
+                    f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
+                )
+            pool = WarmPool(plan, pool_size, memory_bytes)
+            try:
+                pool.fill()
+            except BaseException:
+                pool.close()
+                raise
+            saved.warm[self] = pool

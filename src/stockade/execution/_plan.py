@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
+from stockade.engine import Instance
 from stockade.guard import PROGRAM_NAME, StateImage, check_imports, place_inputs, policy_block, rates_of
 from stockade.report import SAMPLES_KEPT, ModuleInfo
 from stockade.system import can_interrupt_opens
@@ -100,6 +101,37 @@ class Plan:
         if owner is None:
             raise linked.engine.full(claim)
         return linked, owner
+
+    def instantiate(self, guard_bytes: int) -> Instance:
+        """Makes an instance.
+
+        Args:
+            guard_bytes: How large the guard's memory may become, where that is more than the guest may have.
+
+        Raises:
+            EngineError: There is no room for it.
+        """
+        linked, owner = self.acquire()
+        memory_bytes, table_elements = self.instance_limits(guard_bytes)
+        return Instance(
+            linked,
+            owner,
+            fuel=None if self.fuel is None else self.fuel + self.overdraft,
+            memory_bytes=memory_bytes,
+            table_elements=table_elements,
+            directories=self.directories,
+            renamed=self.program.woven.renamed,
+        )
+
+    def instance_limits(self, guard_bytes: int) -> tuple[int, int]:
+        """Returns how large any single memory, and any single table, of an instance may become.
+
+        Args:
+            guard_bytes: How large the guard's memory may become.
+        """
+        limits, woven = self.policy.limits, self.program.woven
+        memory_bytes = limits.memory if woven.state_export is None else max(limits.memory, guard_bytes)
+        return memory_bytes, max(limits.table_elements, len(woven.natives))
 
     def restoring(self, held: GuestState) -> Plan:
         """This plan for guests that begin with what another guest of the module held.

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
     from stockade.execution._values import Call
+    from stockade.execution._warm import WarmPool
     from stockade.guard import GuardViolation
     from stockade.host import BoundFunction
     from stockade.policy import Policy
@@ -82,6 +83,7 @@ class Guest:
         stdin: Its standard input, unless `streams` has a callback for it.
         control: Says when it must stop.
         streams: Callbacks for output and input while it runs.
+        warm: Instances for it that were made ahead.
 
     Raises:
         EngineError: There is no room for an instance.
@@ -120,7 +122,9 @@ class Guest:
         stdin: bytes,
         control: RunControl,
         streams: Streams | None = None,
+        warm: WarmPool | None = None,
     ) -> None:
+        self._warm = warm
         self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
@@ -147,20 +151,13 @@ class Guest:
             self._ending = StopReason.too_large(woven, limits, restored=plan.held is not None)
             return
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
-        linked, owner = plan.acquire()
-        instance = self._instance = Instance(
-            linked,
-            owner,
-            fuel=None if plan.fuel is None else plan.fuel + plan.overdraft,
-            memory_bytes=limits.memory if woven.state_export is None else max(limits.memory, self._guard_bytes),
-            table_elements=max(limits.table_elements, len(woven.natives)),
-            directories=plan.directories,
-            renamed=woven.renamed,
-        )
+        waiting = self._instance = None if warm is None else warm.take()
+        instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
         try:
             if instance.failure is not None:
                 self._ending = StopReason(failure=instance.failure)
             else:
+                self._restore(instance, waiting)
                 self._set_up(instance)
         except BaseException:
             self.close()
@@ -182,11 +179,19 @@ class Guest:
         """The policy that it runs under."""
         return self._plan.policy
 
+    def _restore(self, instance: Instance, waiting: Instance | None) -> None:
+        """Sees to it that the guest begins with what another one held, where it is to."""
+        plan, held = self._plan, self._plan.held
+        if held is None:
+            return
+        if waiting is None:
+            put_guest_state(plan, instance, held)
+        else:
+            # It was made before it was known what this guest is given.
+            instance.limit(*plan.instance_limits(self._guard_bytes))
+        self._below = held.instance
+
     def _set_up(self, instance: Instance) -> None:
-        held = self._plan.held
-        if held is not None:
-            put_guest_state(self._plan, instance, held)
-            self._below = held.instance
         if self._plan.directories:
             instance.watch(self)
         woven = self._plan.program.woven
@@ -820,6 +825,8 @@ class Guest:
             with self._alive:
                 instance, self._instance, self._state = self._instance, None, None
                 self._mailbox = self.halted_memory = None
+            if self._warm is not None and self._warm.learns and self._ending is None:
+                self._warm.learn(instance)
             instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:

@@ -17,6 +17,7 @@ from stockade.errors import SnapshotError
 if TYPE_CHECKING:
     from stockade.engine import Instance, InstanceState
     from stockade.execution._plan import Plan
+    from stockade.execution._warm import WarmPool
     from stockade.guard import State
     from stockade.modules import Module
 
@@ -59,12 +60,14 @@ class SavedGuest:
 
     Attributes:
         state: What it held.
+        warm: Instances that were made ahead, by what they run under.
     """
 
     def __init__(self, state: GuestState) -> None:
         self.state = state
         # By what they run under. No plan refers to this, so it is freed with the last reference to it.
         self._plans: WeakKeyDictionary[object, Plan] = WeakKeyDictionary()
+        self.warm: WeakKeyDictionary[object, WarmPool] = WeakKeyDictionary()
 
     def plan(self, under: object, plan: Plan) -> Plan:
         """Returns the plan for guests that begin with it.
