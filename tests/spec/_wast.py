@@ -1,22 +1,23 @@
-"""The modules of a script of the specification's tests (`.wast`): each with whether it is meant to be valid."""
+"""What is in a script of the specification's tests (`.wast`): modules, and calls of what they export."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.engine import assemble
 from stockade.errors import InvalidModule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["SpecModule", "modules"]
+__all__ = ["Invocation", "SpecModule", "commands", "modules"]
 
 _TOKEN = re.compile(r"""\s+ | ;;[^\n]* | (?P<text> "(?:[^"\\]|\\.)*") | [()] | [^\s"()]+""", re.VERBOSE | re.DOTALL)
 _COMMENT = re.compile(r"\(;|;\)")
 _ESCAPE = re.compile(rb'\\(?:u\{([0-9a-fA-F_]+)\}|([0-9a-fA-F]{2})|([tnr"\'\\]))')
 _LETTERS = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+_CALLS = frozenset({"invoke", "assert_return", "assert_trap", "assert_exhaustion", "assert_exception"})
 _INVALID = frozenset({"assert_invalid", "assert_malformed"})
 _AROUND = frozenset({*_INVALID, "assert_unlinkable", "assert_trap", "assert_uninstantiable"})
 
@@ -29,12 +30,32 @@ class SpecModule(NamedTuple):
         valid: Whether it is meant to be.
         wasm: Its bytes.
         unread: Why its text could not be translated; empty where it was.
+        runs: Whether what follows calls it.
+        name: What the script calls it.
     """
 
     line: int
     valid: bool
     wasm: bytes
     unread: str = ""
+    runs: bool = False
+    name: str = ""
+
+
+class Invocation(NamedTuple):
+    """A call of a function that a module exports.
+
+    Attributes:
+        line: Where it stands.
+        module: What the script calls the module; empty for the last one.
+        export: The function's name.
+        arguments: What it is given; None where one is no number.
+    """
+
+    line: int
+    module: str
+    export: bytes
+    arguments: list[int | float] | None
 
 
 class _Form(NamedTuple):
@@ -50,8 +71,17 @@ def modules(script: str) -> Iterator[SpecModule]:
 
     What is only there to show that some text is no text of a module is left out: Stockade reads no text.
     """
+    return (command for command in commands(script) if isinstance(command, SpecModule))
+
+
+def commands(script: str) -> Iterator[SpecModule | Invocation]:
+    """Finds the modules of a script, and the calls of what they export, in their order."""
     for form in _forms(script):
         head, words, start = form.words[1], form.words, form.start
+        line = script.count("\n", 0, start) + 1
+        if head in _CALLS and "invoke" in words[:4]:
+            yield _invocation(line, words[words.index("invoke") + 1 :])
+            continue
         valid = head not in _INVALID
         if head in _AROUND:
             if words[2:4] != ["(", "module"]:
@@ -61,6 +91,8 @@ def modules(script: str) -> Iterator[SpecModule]:
         elif head != "module":
             continue
         line = script.count("\n", 0, start) + 1
+        name = next((word for word in words[2:4] if word.startswith("$")), "")
+        runs = head == "module" and not {"definition", "instance"}.intersection(words[2:4])
         try:
             wasm = _encoded(script, words, start)
         except InvalidModule as problem:
@@ -68,7 +100,43 @@ def modules(script: str) -> Iterator[SpecModule]:
                 yield SpecModule(line, valid, b"", str(problem))
             continue
         if wasm is not None:
-            yield SpecModule(line, valid, wasm)
+            yield SpecModule(line, valid, wasm, runs=runs, name=name)
+
+
+def _invocation(line: int, words: list[str]) -> Invocation:
+    module = words.pop(0) if words[0].startswith("$") else ""
+    arguments: list[int | float] | None = []
+    for place in range(1, len(words), 4):
+        opened, kind, number, closed = [*words, "", "", ""][place : place + 4]
+        if opened != "(":
+            break
+        if kind not in _READ or closed != ")":
+            arguments = None
+            break
+        arguments.append(_READ[kind](number.replace("_", "")))
+    return Invocation(line, module, _bytes(words[0]), arguments)
+
+
+def _integer(bits: int) -> Callable[[str], int]:
+    def read(number: str) -> int:
+        value = int(number, 0) % (1 << bits)
+        return value - (1 << bits) if value >> (bits - 1) else value
+
+    return read
+
+
+def _float(number: str) -> float:
+    if "nan" in number:
+        return float("nan")
+    return float.fromhex(number) if "0x" in number else float(number)
+
+
+_READ: Final[dict[str, Callable[[str], int | float]]] = {
+    "i32.const": _integer(32),
+    "i64.const": _integer(64),
+    "f32.const": _float,
+    "f64.const": _float,
+}
 
 
 def _forms(script: str) -> Iterator[_Form]:
