@@ -212,7 +212,8 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade: {"__version__"},
     stockade.policy: {
-        *("MAX_MODULE_BYTES", "PRESETS", "Plain", "check_enforceable", "folders_on_the_way", "most_structure", "needs"),
+        *("MAX_MODULE_BYTES", "PRESETS", "Plain", "check_enforceable", "examine_policy", "folders_on_the_way"),
+        *("most_structure", "needs", "place_in_python"),
         *("parse_count", "parse_seconds", "parse_size", "policy_files", "policy_of", "reference", "runnable_features"),
         *("unenforceable", "write_toml", "write_value", "write_yaml"),
     },

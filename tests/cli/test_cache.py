@@ -303,11 +303,12 @@ def test_warm_goes_on_after_a_module_that_cannot_be_run(own: Own, tmp_path: Path
 
     result = command("warm", bad, tmp_path / "none.wasm", good)
 
-    assert result.return_value == 126
-    first, second = result.stderr.splitlines()
-    assert first.startswith(f"stockade: {bad}: not WebAssembly: ")
-    assert second.startswith("stockade: ")
-    assert "none.wasm" in second
+    assert result.return_value == 127
+    assert result.stderr.splitlines() == [
+        "stockade: bad.wasm is not WebAssembly but text: compile source code to WebAssembly first",
+        f"stockade: no file at {tmp_path}/none.wasm",
+    ]
+    assert command("warm", bad).return_value == 126
     assert result.stdout.startswith("good.wat: ready in ")
     assert Sandbox().run(wat(HELLO)).timings.cache_hit
 

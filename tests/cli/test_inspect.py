@@ -318,10 +318,10 @@ def test_a_name_of_megabytes_is_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"#!/bin/sh\n", "not WebAssembly: the file does not begin with"),
-        (b"", "not WebAssembly: the file does not begin with"),
-        (HEADER + b"\x01\x7f\x00", "damaged module: section 1 announces 127 bytes, 1 are left"),
-        (b"\0asm\x02\0\0\0", "WebAssembly version 02000000 is not known"),
+        (b"#!/bin/sh\n", "guest.wasm is not WebAssembly but a script"),
+        (b"", "guest.wasm is empty"),
+        (HEADER + b"\x01\x7f\x00", "guest.wasm: damaged module: section 1 announces 127 bytes, 1 are left"),
+        (b"\0asm\x02\0\0\0", "guest.wasm has WebAssembly version 02000000, which is not known"),
         (b"\0asm\x0d\0\x01\0\x0a\x01\x7f", "damaged module: 127 items announced in 0 bytes"),
     ],
 )
@@ -450,7 +450,7 @@ def test_what_cannot_be_woven_leaves_126(tmp_path: Path) -> None:
         ('(module (import "env" "m" (memory 1)))', "nothing provides what the module imports: env.m (memory)"),
         ("(module (memory i64 1))", "guest.wat uses 64-bit memories, which this release cannot run"),
         ("(module (tag) (func (throw 0)))", "guest.wat uses exceptions, which this release cannot run"),
-        ("(component)", "this is a WebAssembly component"),
+        ("(component)", "guest.wat is a WebAssembly component"),
     ):
         done = process("inspect", "--woven", "-o", out, save(tmp_path, text))
         assert done.returncode == 126

@@ -53,11 +53,14 @@ def test_check_tells_every_mistake(tmp_path: Path) -> None:
     assert result.return_value == 125
     assert result.stdout == "default: valid, score 71 (hardened)\n"
     assert result.stderr.splitlines() == [
-        f"{path}: nmae is not known: did you mean name?",
-        f"{path}: limits.memroy is not known: did you mean memory?",
-        f"{path}: limits.fuel is -1: it must be between 1 and 9,223,372,036,854,775,807",
-        f'{path}: environment.mode is \'alow\': it must be "none", "allow", "deny" or "full"; did you mean "allow"?',
-        "there is no preset 'nothing': choose default, minimal, strict, basic, development, permissive",
+        f"stockade: {path}: nmae is not known: did you mean name?",
+        f"stockade: {path}: limits.memroy is not known: did you mean memory?",
+        f"stockade: {path}: limits.fuel is -1: it must be between 1 and 9,223,372,036,854,775,807",
+        (
+            f'stockade: {path}: environment.mode is \'alow\': it must be "none", "allow", "deny" or "full"; did you '
+            'mean "allow"?'
+        ),
+        "stockade: there is no preset 'nothing': choose default, minimal, strict, basic, development, permissive",
     ]
 
 
@@ -69,8 +72,91 @@ def test_check_refuses_what_cannot_be_enforced(tmp_path: Path) -> None:
 
     assert result.return_value == 125
     assert result.stderr == (
-        f"{path}: network.mode is 'loopback', which this release cannot enforce yet: set it to \"none\"\n"
+        f"stockade: {path}: network.mode is 'loopback', which this release cannot enforce yet: set it to \"none\"\n"
     )
+
+
+def test_check_tells_what_cannot_be_used_beside_mistakes(tmp_path: Path) -> None:
+    """What cannot be enforced and folders that are missing are told at once with what is written wrong."""
+    (tmp_path / "file").touch()
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "p.toml"
+    path.write_text("""
+        wall_time = "2s"
+        [limits]
+        memory = 64
+        hosts = ["a"]
+        [network]
+        mode = "full"
+        [process]
+        mode = "sometimes"
+        [[filesystem.mounts]]
+        host = "nowhere"
+        guest = "/a"
+        [[filesystem.mounts]]
+        host = "file"
+        guest = "/b"
+        [[filesystem.mounts]]
+        host = "there"
+        guest = "/c"
+    """)
+
+    result = command("check", str(path))
+
+    assert (result.return_value, result.stdout) == (125, "")
+    assert result.stderr.splitlines() == [
+        f"stockade: {path}: wall_time is not known: it belongs in [limits]",
+        f'stockade: {path}: limits.memory is 64: it must be between 65,536 and 4,294,967,296; did you mean "64MiB"?',
+        f"stockade: {path}: limits.hosts is not known: it belongs in [network]",
+        f'stockade: {path}: process.mode is \'sometimes\': it must be "none", "commands" or "full"',
+        f"stockade: {path}: network.mode is 'full', which this release cannot enforce yet: set it to \"none\"",
+        f"stockade: {path}: filesystem.mounts[0].host: {tmp_path}/nowhere does not exist",
+        f"stockade: {path}: filesystem.mounts[1].host: {tmp_path}/file is not a folder",
+    ]
+
+
+def test_check_tells_of_a_folder_that_is_missing(tmp_path: Path) -> None:
+    """It is all that is wrong with this policy; its twin has the folder."""
+    path = tmp_path / "p.toml"
+    path.write_text('[[filesystem.mounts]]\nhost = "data"\nguest = "/data"')
+
+    missing = command("check", str(path))
+    (tmp_path / "data").mkdir()
+    there = command("check", str(path))
+
+    assert missing.stderr == f"stockade: {path}: filesystem.mounts[0].host: {tmp_path}/data does not exist\n"
+    assert (missing.return_value, there.return_value, there.stderr) == (125, 0, "")
+    assert there.stdout.startswith(f"{path}: valid, score ")
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """It begins as all errors of the command do."""
+    result = command("check", str(tmp_path / "nope.toml"))
+
+    assert result.return_value == 125
+    assert (
+        result.stderr == f"stockade: the policy file {tmp_path}/nope.toml cannot be read: No such file or directory\n"
+    )
+
+
+def test_diff_shows_tables_in_lines(tmp_path: Path) -> None:
+    """Each mount that one has and the other has not is a line; what both have is left out."""
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    both = '[[filesystem.mounts]]\nhost = "/usr"\nguest = "/usr"\n'
+    one.write_text(both + '[[filesystem.mounts]]\nhost = "/bin"\nguest = "/bin"')
+    two.write_text(both + '[[filesystem.mounts]]\nhost = "/bin"\nguest = "/bin"\nmode = "rw"')
+
+    assert command("diff", str(one), str(two)).stdout.splitlines() == [
+        'filesystem.mounts  - { host = "/bin", guest = "/bin", mode = "ro" }  wider',
+        '                   + { host = "/bin", guest = "/bin", mode = "rw" }',
+        "the second permits more",
+    ]
+    assert command("diff", str(two), "default").stdout.splitlines() == [
+        'name               "custom" → "default"',
+        'filesystem.mounts  - { host = "/usr", guest = "/usr", mode = "ro" }  narrower',
+        '                   - { host = "/bin", guest = "/bin", mode = "rw" }',
+        "the second permits less",
+    ]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -369,7 +369,7 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         ),
         (
             ["--invoke", "add", "NUMBERS", "5"],
-            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 1. Give a number for each",
+            "stockade: add: (i32, i32) -> (i32) has 2 parameters, and 1 argument is given. Give a number for each",
         ),
         (
             ["--invoke", "add", "NUMBERS", "4294967296", "0"],

@@ -216,12 +216,28 @@ def test_the_last_value_that_fits(export: str, value: object, expected: object) 
 @pytest.mark.parametrize(
     ("export", "args", "message"),
     [
-        ("add", (), "add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 0"),
-        ("add", (5,), "add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 1"),
-        ("add", (5, 3, 1), "add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 3"),
+        ("add", (), "add: (i32, i32) -> (i32) has 2 parameters, and 0 arguments are given"),
+        ("add", (5,), "add: (i32, i32) -> (i32) has 2 parameters, and 1 argument is given"),
+        ("add", (5, 3, 1), "add: (i32, i32) -> (i32) has 2 parameters, and 3 arguments are given"),
         ("add", (5, "x"), "add: (i32, i32) -> (i32): argument 2 is text, but parameter 2 is i32, which takes"),
-        ("add", ("x", 5), "add: (i32, i32) -> (i32) has 2 parameters, and the arguments fill 3"),
-        ("nothing", (1,), "nothing: () -> () has 0 parameters, and the arguments fill 1. Give a number for each"),
+        (
+            "add",
+            ("x", 5),
+            (
+                "add: (i32, i32) -> (i32): argument 1 is text, but parameter 1 is i32, which takes a whole number from "
+                "-2**31 to 2**32 - 1. Text takes the place of two i32 in a row: address and length"
+            ),
+        ),
+        ("add", ("a", b"b"), "add: (i32, i32) -> (i32): argument 1 is text, but parameter 1 is i32, which takes"),
+        (
+            "add",
+            ("x", 5, 6),
+            (
+                "add: (i32, i32) -> (i32) has 2 parameters, and 3 arguments are given, where each text stands for two "
+                "(4 in all). Give a number for each, or a text for two i32 in a row (address and length)"
+            ),
+        ),
+        ("nothing", (1,), "nothing: () -> () has 0 parameters, and 1 argument is given"),
     ],
 )
 def test_a_wrong_number_of_arguments_shows_the_signature(export: str, args: tuple[Any, ...], message: str) -> None:
@@ -232,9 +248,9 @@ def test_a_wrong_number_of_arguments_shows_the_signature(export: str, args: tupl
 def test_what_to_do_about_a_wrong_number_of_arguments() -> None:
     """The message says what can be passed; of texts only where the function could take one."""
     assert refusal("add", 1).endswith(
-        "the arguments fill 1. Give a number for each, or a text for two i32 in a row (address and length)"
+        "and 1 argument is given. Give a number for each, or a text for two i32 in a row (address and length)"
     )
-    assert refusal("f64").endswith("the arguments fill 0. Give a number for each")
+    assert refusal("f64").endswith("has 1 parameter, and 0 arguments are given. Give a number for each")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 import stockade
 from stockade import InvalidModule, LinkError, Module, ModuleError, ModuleNotFound, Policy, Sandbox
+from stockade._text import printable
 from tests.cli.test_run import leb, quoted, section
 from tests.cli.test_run import stockade as command
 from tests.conftest import HELLO, wat
@@ -28,18 +29,17 @@ NOOP += section(7, b"\x01\x06_start\0\0") + section(10, b"\x01\x02\0\x0b")
 
 COMPONENT = b"\0asm\x0d\0\x01\0"
 
-NOT_WASM = (
-    "not WebAssembly: the file does not begin with \\0asm. "
-    "Text format is read from files that end in .wat; source code must be compiled first"
-)
+IS_TEXT = "not WebAssembly but text: compile source code to WebAssembly first"
+IS_TEXT_FORMAT = "WebAssembly text, not a binary module: name the file .wat, or load it with text=True"
+NOT_WASM = "not WebAssembly: it does not begin with \\0asm"
 
 OF_A_COMPONENT = (
-    "this is a WebAssembly component; Stockade runs core modules. "
-    "Build for the target wasm32-wasip1 instead of wasm32-wasip2"
+    "a WebAssembly component, and Stockade runs core modules: build it for the target wasm32-wasip1 instead of "
+    "wasm32-wasip2"
 )
 
 CUT_SHORT = (
-    "damaged module: section 10 announces 4 bytes, 3 are left at byte 32, in the file. "
+    "short.wasm: damaged module: section 10 announces 4 bytes, 3 are left at byte 32, in the file. "
     "The file is cut short or corrupt: build or fetch it again"
 )
 
@@ -147,18 +147,28 @@ BAD_FILES = {
         126,
     ),
     "socket": (make_socket, InvalidModule, "{path} is a socket, not a regular file: give the path of a module", 126),
-    "text": (make_file("text.wasm", b"echo hello\n"), InvalidModule, NOT_WASM, 126),
-    "empty": (make_file("empty.wasm", b""), InvalidModule, NOT_WASM, 126),
-    "3 bytes": (make_file("three.wasm", b"\0as"), InvalidModule, NOT_WASM, 126),
-    "text format in .wasm": (make_file("text.wasm", HELLO.encode()), InvalidModule, NOT_WASM, 126),
-    "binary in the wrong order": (make_file("swapped.wasm", NOOP[3::-1] + NOOP[4:]), InvalidModule, NOT_WASM, 126),
+    "text": (make_file("text.wasm", b"echo hello\n"), InvalidModule, f"text.wasm is {IS_TEXT}", 126),
+    "empty": (make_file("empty.wasm", b""), InvalidModule, "empty.wasm is empty", 126),
+    "3 bytes": (make_file("three.wasm", b"\0as"), InvalidModule, f"three.wasm is {NOT_WASM}", 126),
+    "text format in .wasm": (
+        make_file("text.wasm", HELLO.encode()),
+        InvalidModule,
+        f"text.wasm is {IS_TEXT_FORMAT}",
+        126,
+    ),
+    "binary in the wrong order": (
+        make_file("swapped.wasm", NOOP[3::-1] + NOOP[4:]),
+        InvalidModule,
+        f"swapped.wasm is {NOT_WASM}",
+        126,
+    ),
     "wrong version": (
         make_file("two.wasm", b"\0asm\x02\0\0\0" + NOOP[8:]),
         InvalidModule,
-        "WebAssembly version 02000000 is not known; core modules are version 1",
+        "two.wasm has WebAssembly version 02000000, which is not known; core modules have 1",
         126,
     ),
-    "component": (make_file("component.wasm", COMPONENT), InvalidModule, OF_A_COMPONENT, 126),
+    "component": (make_file("component.wasm", COMPONENT), InvalidModule, f"component.wasm is {OF_A_COMPONENT}", 126),
     "cut short": (
         make_file("short.wasm", NOOP[:-1]),
         InvalidModule,
@@ -168,7 +178,7 @@ BAD_FILES = {
     "neither text nor binary": (
         make_file("noise.wat", b"\xff\xfe"),
         InvalidModule,
-        "noise.wat is neither WebAssembly nor text in UTF-8",
+        f"noise.wat is {NOT_WASM}",
         126,
     ),
     "unknown import": (
@@ -264,10 +274,10 @@ def test_text_is_not_taken_for_a_module() -> None:
     """The attack: text where a module was expected reaches the parser of the text format."""
     with pytest.raises(InvalidModule) as caught:
         Module.load(HELLO.encode())
-    assert str(caught.value) == NOT_WASM
+    assert str(caught.value) == f"<bytes> is {IS_TEXT_FORMAT}"
     with pytest.raises(InvalidModule) as caught:
         stockade.run(b"hello")
-    assert str(caught.value) == NOT_WASM
+    assert str(caught.value) == f"<bytes> is {IS_TEXT}"
     assert Module.load(HELLO.encode(), text=True).kind == "command"
     assert stockade.run(HELLO.encode()).ok
 
@@ -280,9 +290,9 @@ def test_text_with_a_mistake_is_told_with_its_place(tmp_path: Path) -> None:
         Module.load(path)
 
     message = str(caught.value)
-    assert message.startswith("not valid WebAssembly text: ")
+    assert message.startswith("guest.wat is not valid WebAssembly text: ")
     assert is_harmless(message)
-    assert "3:5" in message
+    assert message.endswith(" at line 3, column 5")
     assert "unknown operator or unexpected token" in message
 
 
@@ -293,7 +303,7 @@ def test_component_is_known_as_one() -> None:
     assert module.kind == "component"
     with pytest.raises(InvalidModule) as caught:
         Sandbox().run(module)
-    assert str(caught.value) == OF_A_COMPONENT
+    assert str(caught.value) == f"<bytes> is {OF_A_COMPONENT}"
     assert Module.load(NOOP).kind == "command"
 
 
@@ -544,7 +554,7 @@ def test_names_of_files_are_harmless_in_messages(tmp_path: Path, name: str) -> N
     if len(name) < 200:
         path.write_bytes(b"no module")
         command_output = command("run", path).stderr.decode()
-        assert command_output == f"stockade: {NOT_WASM}\n"
+        assert command_output == f"stockade: {printable(name)} is {IS_TEXT}\n"
         path.write_bytes(NOOP)
         report = stockade.run(path)
         assert report.ok

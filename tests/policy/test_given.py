@@ -86,7 +86,18 @@ NO_QUANTITY = 'is not a quantity such as "128MiB" or "unlimited" (units: B, kB, 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Limits(memory="64"), "limits.memory is 64: it must be between 65,536 and 4,294,967,296"),
+        (
+            lambda: Limits(memory="64"),
+            'limits.memory is 64: it must be between 65,536 and 4,294,967,296; did you mean "64MiB"?',
+        ),
+        (
+            lambda: Limits(stack=16),
+            'limits.stack is 16: it must be between 16,384 and 67,108,864; did you mean "16MiB"?',
+        ),
+        (
+            lambda: Limits(stack=128),
+            'limits.stack is 128: it must be between 16,384 and 67,108,864; did you mean "128KiB"?',
+        ),
         (
             lambda: Limits(memory="64XB"),
             f"limits.memory: '64XB' {NO_QUANTITY}",

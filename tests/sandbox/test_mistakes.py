@@ -137,6 +137,84 @@ def test_the_twins_of_these_mistakes() -> None:
         assert scheduler.submit(Task(module=memoryview(GUEST.data), args=(1, 2.5, "x"))).result(20).ok  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (
+            lambda: Policy(wall_time=5),  # type: ignore[call-arg]
+            "Policy has no field wall_time: write Policy(limits=Limits(wall_time=...))",
+        ),
+        (
+            lambda: Policy(timeout=5),  # type: ignore[call-arg]
+            "Policy has no field timeout: write Policy(limits=Limits(wall_time=...))",
+        ),
+        (
+            lambda: Limits(mounts=[]),  # type: ignore[call-arg]
+            "Limits has no field mounts: write Policy(filesystem=Filesystem(mounts=...))",
+        ),
+        (
+            lambda: Limits(on_violation="stop"),  # type: ignore[call-arg]
+            "Limits has no field on_violation: write Policy(on_violation=...)",
+        ),
+        (lambda: Limits(wal_time=5), "Limits has no field wal_time: did you mean wall_time?"),  # type: ignore[call-arg]
+        (lambda: Mount("a", "/a", rights="ro"), "Mount has no field rights: known are host, guest, mode"),  # type: ignore[call-arg]
+        (lambda: Mount("a"), "Missing required argument 'guest'"),  # type: ignore[call-arg]
+        (
+            lambda: Sandbox(memory="64MiB"),  # type: ignore[arg-type]
+            (
+                "Sandbox() got an unexpected keyword argument 'memory': it belongs to the policy, as in "
+                "policy=Policy(limits=Limits(memory=...))"
+            ),
+        ),
+        (
+            lambda: BOX.run(HELLO.encode(), timeout=5),  # type: ignore[arg-type]
+            (
+                "Sandbox.run() got an unexpected keyword argument 'timeout': it belongs to the policy, as in "
+                "policy=Policy(limits=Limits(wall_time=...))"
+            ),
+        ),
+        (
+            lambda: asyncio.run(BOX.run_async(HELLO.encode(), fuel=5)),  # type: ignore[arg-type]
+            (
+                "Sandbox.run_async() got an unexpected keyword argument 'fuel': it belongs to the policy, as in "
+                "policy=Policy(limits=Limits(fuel=...))"
+            ),
+        ),
+        (
+            lambda: BOX.call(HELLO.encode(), "_start", fuel=5),  # type: ignore[call-overload]
+            (
+                "Sandbox.call() got an unexpected keyword argument 'fuel': it belongs to the policy, as in "
+                "policy=Policy(limits=Limits(fuel=...))"
+            ),
+        ),
+        (
+            lambda: asyncio.run(BOX.call_async(HELLO.encode(), "_start", x=5)),  # type: ignore[call-overload]
+            "Sandbox.call_async() got an unexpected keyword argument 'x'",
+        ),
+        (
+            lambda: stockade.run(HELLO.encode(), mounts=[]),  # type: ignore[arg-type]
+            (
+                "run() got an unexpected keyword argument 'mounts': it belongs to the policy, as in "
+                "policy=Policy(filesystem=Filesystem(mounts=...))"
+            ),
+        ),
+        (
+            lambda: stockade.call(HELLO.encode(), "_start", wall_time=1),  # type: ignore[call-overload]
+            (
+                "call() got an unexpected keyword argument 'wall_time': it belongs to the policy, as in "
+                "policy=Policy(limits=Limits(wall_time=...))"
+            ),
+        ),
+    ],
+)
+def test_a_keyword_in_the_wrong_place_is_told_the_right_one(mistake: Callable[[], Any], message: str) -> None:
+    """A limit that is given to a run, or to the policy and not to its limits."""
+    with pytest.raises(TypeError) as caught:
+        mistake()
+
+    assert str(caught.value) == message
+
+
 def test_a_policy_file_is_taken_wherever_a_policy_is(tmp_path: Path) -> None:
     """As the command takes it."""
     path = tmp_path / "p.toml"
@@ -178,10 +256,10 @@ def test_bytes_in_the_text_format_are_taken_alike_everywhere(text: str, tmp_path
         assert stockade.call(module, "_start") is None
         assert BOX.call(module, "_start").ok
     assert Module.load(path).kind == Module.load(text.encode(), text=True).kind == "command"
-    with pytest.raises(stockade.InvalidModule, match=r"^not WebAssembly: the file does not begin with"):
+    with pytest.raises(stockade.InvalidModule, match=r"^<bytes> is WebAssembly text"):
         Module.load(text.encode())
     for junk in (b"echo hello\n", b"", b"\x7fELF("):
-        with pytest.raises(stockade.InvalidModule, match=r"^not (a )?WebAssembly"):
+        with pytest.raises(stockade.InvalidModule, match=r"^<bytes> is (not WebAssembly|empty)"):
             BOX.run(junk)
 
 

@@ -320,9 +320,9 @@ def test_a_version_that_does_not_exist_yet_is_told() -> None:
     data = b"\0asm\x02\x00\x00\x00" + bytes(20)
 
     assert (outline(data).kind, outline(data).size_bytes, outline(data).sections) == ("unknown", 28, ())
-    with pytest.raises(stockade.InvalidModule, match="version 02000000 is not known"):
+    with pytest.raises(stockade.InvalidModule, match="version 02000000, which is not known"):
         stockade.Module.load(data)
-    with pytest.raises(stockade.InvalidModule, match=r"^not WebAssembly"):
+    with pytest.raises(stockade.InvalidModule, match=r"^the module is not WebAssembly but an ELF file"):
         outline(b"\x7fELF")
 
 

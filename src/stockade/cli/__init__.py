@@ -19,9 +19,9 @@ from stockade.cli._encoding import replace_what_cannot_be_written
 from stockade.cli._inspect import inspect
 from stockade.cli._policy import policy
 from stockade.cli._run import run
-from stockade.cli._status import ExitStatus
+from stockade.cli._status import ExitStatus, failure_status
 from stockade.cli._streams import guard_standard_streams
-from stockade.errors import ModuleError, ModuleNotFound, StockadeError
+from stockade.errors import StockadeError
 
 __all__ = ["main", "stockade"]
 
@@ -83,15 +83,9 @@ def main() -> None:
         status = ExitStatus.USAGE
     except StockadeError as problem:
         _complain(str(problem))
-        status = _status(problem)
+        status = failure_status(problem)
     sys.exit(status)
 
 
 def _complain(text: str) -> None:
     click.echo(f"stockade: {text}", err=True)
-
-
-def _status(problem: StockadeError) -> int:
-    if isinstance(problem, ModuleNotFound):
-        return ExitStatus.NOT_FOUND
-    return ExitStatus.CANNOT_RUN if isinstance(problem, ModuleError) else ExitStatus.USAGE

@@ -12,7 +12,7 @@ import click
 from stockade._text import printable
 from stockade.cli._complete import ModuleFile
 from stockade.cli._policy import policy_option
-from stockade.cli._status import ExitStatus
+from stockade.cli._status import ExitStatus, failure_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import interruptible, progress, show_table
 from stockade.compilation import Cache, cached_name, why_not_kept
@@ -101,7 +101,7 @@ def verify() -> int:
 def warm(modules: tuple[Path, ...], base: Policy) -> int:
     """Compile modules before their first run under a policy, and keep them in the cache.
 
-    Exit status: 0; 125 the cache cannot be used; 126 a module cannot run.
+    Exit status: 0; 125 the cache cannot be used; 126 a module cannot run; 127 no such file.
     """
     store = Cache()
     store.entries()
@@ -116,8 +116,10 @@ def warm(modules: tuple[Path, ...], base: Policy) -> int:
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:
-                click.echo(f"stockade: {printable(str(path), 400)}: {problem}", err=True)
-                status = ExitStatus.CANNOT_RUN
+                message = str(problem)
+                where = "" if printable(path.name) in message else f"{printable(str(path), 400)}: "
+                click.echo(f"stockade: {where}{message}", err=True)
+                status = max(status, failure_status(problem))
                 continue
             told = f"{module.name}: ready in {time.perf_counter() - begun:.2f} s"
             why = why_not_kept(module, base)

@@ -17,14 +17,23 @@ from stockade.cli._streams import say_document
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
-from stockade.policy import PRESETS, Policy, check_enforceable, reference, write_toml, write_value, write_yaml
+from stockade.policy import (
+    PRESETS,
+    Policy,
+    check_enforceable,
+    examine_policy,
+    reference,
+    write_toml,
+    write_value,
+    write_yaml,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from click.shell_completion import CompletionItem
 
-    from stockade.policy import Change
+    from stockade.policy import Change, Plain
 
 __all__ = ["PolicyName", "policy", "policy_option"]
 
@@ -46,12 +55,15 @@ class PolicyName(click.ParamType):  # type: ignore[type-arg]
         """Loads the policy."""
         if isinstance(value, Policy):
             return value
-        is_file = os.sep in value or value.endswith(_SUFFIXES) or Path(value).is_file()
-        return Policy.load(value) if is_file else Policy.preset(value)
+        return Policy.load(value) if _is_file(value) else Policy.preset(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
         """Offers presets, and policy files."""
         return offer(incomplete, _SUFFIXES, PRESETS)
+
+
+def _is_file(name: str) -> bool:
+    return os.sep in name or name.endswith(_SUFFIXES) or Path(name).is_file()
 
 
 class _PolicyWord(PolicyName):
@@ -94,21 +106,29 @@ def policy() -> None:
 @policy.command()
 @click.argument("names", metavar="FILE|PRESET...", nargs=-1, required=True, type=_PolicyWord())
 def check(names: tuple[str, ...]) -> int:
-    """Check that policies are valid and can be enforced.
+    """Check that policies are valid and can be used here.
 
-    Every mistake is reported. Exit status: 0 all are valid; 125 one is not.
+    All that is wrong is reported: mistakes, what this release cannot enforce, folders to be mounted that do not exist.
+
+    Exit status: 0 all can be used; 125 one cannot.
     """
     status = 0
     for name in names:
         shown = printable(name, 400)
+        found: Policy | None = None
         try:
-            found = PolicyName().convert(name, None, None)
-            check_enforceable(found)
+            if _is_file(name):
+                found, problems = examine_policy(Path(name))
+            else:
+                found, problems = Policy.preset(name), ()
+                check_enforceable(found)
         except PolicyError as problem:
+            problems = problem.problems
+        for message in problems:
+            click.echo(f"stockade: {message}" if shown in message else f"stockade: {shown}: {message}", err=True)
+        if problems:
             status = ExitStatus.USAGE
-            for message in problem.problems:
-                click.echo(f"{shown}: {message}" if shown not in message else message, err=True)
-        else:
+        elif found is not None:
             click.echo(f"{shown}: valid, score {found.score()}")
     return status
 
@@ -156,7 +176,7 @@ def diff(before: Policy, after: Policy, wants_json: bool) -> int:
     if wants_json:
         say_document(_json([change._asdict() for change in changes]))
         return int(bool(changes))
-    show_table([_row(change) for change in changes])
+    show_table([row for change in changes for row in _rows(change)])
     less, more = after.is_subset(before), before.is_subset(after)
     if not changes:
         click.echo("no difference")
@@ -169,10 +189,23 @@ def diff(before: Policy, after: Policy, wants_json: bool) -> int:
     return int(bool(changes))
 
 
-def _row(change: Change) -> tuple[tuple[str, str], ...]:
-    effect = "" if change.effect == "none" else change.effect
-    values = f"{printable(write_value(change.before), 300)} → {printable(write_value(change.after), 300)}"
-    return (change.path, "bold"), (values, ""), (effect, _EFFECTS[change.effect])
+def _rows(change: Change) -> list[tuple[tuple[str, str], ...]]:
+    """Shows a change: in one line, or of a list of tables what it has less and more, in a line each."""
+    effect = ("" if change.effect == "none" else change.effect, _EFFECTS[change.effect])
+    before, after = change.before, change.after
+    if isinstance(before, list) and isinstance(after, list) and any(isinstance(item, dict) for item in before + after):
+        lines = [f"- {_value(item)}" for item in before if item not in after]
+        lines += [f"+ {_value(item)}" for item in after if item not in before]
+    else:
+        lines = []
+    # Where only the order has changed there is nothing to list.
+    first, *rest = lines or [f"{_value(before)} → {_value(after)}"]
+    empty = ("", "")
+    return [((change.path, "bold"), (first, ""), effect), *((empty, (line, ""), empty) for line in rest)]
+
+
+def _value(value: Plain) -> str:
+    return printable(" ".join(write_value(value).split("\n")), 300)
 
 
 @policy.command()

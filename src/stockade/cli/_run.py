@@ -149,7 +149,7 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Report:
             loaded.append(load_module(name, policy.limits))
             return
         data = sys.stdin.buffer.read(policy.limits.module_size + 1)
-        loaded.append(load_module(data, policy.limits, text=True))
+        loaded.append(load_module(data, policy.limits, text=True, name="<stdin>"))
 
     done = watcher.finish(load)
     if done:

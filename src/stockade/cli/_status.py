@@ -5,12 +5,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from stockade.errors import ModuleError, ModuleNotFound
 from stockade.report import Outcome
 
 if TYPE_CHECKING:
+    from stockade.errors import StockadeError
     from stockade.report import Report
 
-__all__ = ["ExitStatus", "exit_status"]
+__all__ = ["ExitStatus", "exit_status", "failure_status"]
 
 
 class ExitStatus(IntEnum):
@@ -49,3 +51,10 @@ def exit_status(report: Report) -> int:
     if report.outcome is Outcome.EXIT:
         return (report.exit_code or 0) & 0xFF or 1
     return _BY_OUTCOME[report.outcome]
+
+
+def failure_status(problem: StockadeError) -> ExitStatus:
+    """Returns the exit status where nothing ran: the same for every command."""
+    if isinstance(problem, ModuleNotFound):
+        return ExitStatus.NOT_FOUND
+    return ExitStatus.CANNOT_RUN if isinstance(problem, ModuleError) else ExitStatus.USAGE

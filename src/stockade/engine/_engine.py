@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import sys
 import threading
 import weakref
@@ -514,6 +515,10 @@ class Engine:
             raise InvalidModule(f"not valid WebAssembly: {error_text(error)}")
 
 
+_PLACE = re.compile(r"\s+--> <anon>:(\d+):(\d+)")
+"""How the library says where text is wrong."""
+
+
 def assemble(text: str) -> bytes:
     """Translates WebAssembly text to its binary form.
 
@@ -528,7 +533,8 @@ def assemble(text: str) -> bytes:
     vector = (ctypes.c_size_t * 2)()
     # SAFETY: the text is borrowed for the call; the vector is ours, copied and then freed.
     if error := api.wat2wasm(encoded, len(encoded), ctypes.addressof(vector)):
-        raise InvalidModule(f"not valid WebAssembly text: {error_text(error, slice(0, 2))}")
+        message = _PLACE.sub(r" at line \1, column \2", error_text(error, slice(0, 2)))
+        raise InvalidModule(f"not valid WebAssembly text: {message}")
     wasm = ctypes.string_at(vector[1], vector[0])
     api.byte_vec_delete(ctypes.addressof(vector))
     return wasm

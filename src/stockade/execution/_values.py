@@ -91,24 +91,38 @@ def bind_arguments(module: Module, export: str, args: Sequence[Argument], return
             value = bytes(value)
         if isinstance(value, str | bytes) and params[place] != "v128":
             if params[place : place + 2] != ("i32", "i32"):
-                raise UsageError(
-                    f"{entry}: argument {number} is {_kind(value)}, but parameter {place + 1} is {params[place]}, "
-                    f"which takes {_ALLOWED[params[place]]}. "
-                    "Text takes the place of two i32 in a row: address and length"
-                )
+                raise _no_number(entry, number, value, place)
             texts.append((place, _encoded(entry, number, value)))
             numbers += (0, 0)
         else:
             numbers.append(_number(entry, number, params[place], value))
     if len(args) + len(texts) != len(params):
+        if len(args) == len(params):
+            # One for each parameter: so numbers are wanted.
+            place = next(at for at, type_ in enumerate(params) if type_ != "v128" and isinstance(args[at], _TEXT))
+            raise _no_number(entry, place + 1, args[place], place)
         text = ", or a text for two i32 in a row (address and length)" if ("i32", "i32") in pairwise(params) else ""
-        raise UsageError(
-            f"{entry} has {len(params):,} parameters, and the arguments fill {len(args) + len(texts):,}. "
-            f"Give a number for each{text}"
-        )
+        parameters = f"{len(params):,} parameter{'s' * (len(params) != 1)}"
+        given = f"{len(args):,} argument{'s are' if len(args) != 1 else ' is'} given"
+        filled = f", where each text stands for two ({len(args) + len(texts):,} in all)" if texts else ""
+        hint = f". Give a number for each{text}" if params else ""
+        raise UsageError(f"{entry} has {parameters}, and {given}{filled}{hint}")
     if texts or returns is not None:
         return Call(entry, numbers, make_string_call(module, entry, texts, returns))
     return Call(entry, numbers)
+
+
+_TEXT: Final = (str, bytes, bytearray, memoryview)
+"""What is passed as a text, or as a vector."""
+
+
+def _no_number(entry: Entry, number: int, value: Argument, place: int) -> UsageError:
+    """Makes the error for a text where a number is expected."""
+    type_ = entry.type.params[place]
+    return UsageError(
+        f"{entry}: argument {number} is {_kind(value)}, but parameter {place + 1} is {type_}, "
+        f"which takes {_ALLOWED[type_]}. Text takes the place of two i32 in a row: address and length"
+    )
 
 
 def _number(entry: Entry, number: int, type_: str, value: Argument) -> Number:

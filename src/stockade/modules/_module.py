@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,17 @@ from stockade._text import printable
 from stockade.errors import InvalidModule, LinkError, UsageError
 from stockade.modules._inspection import Inspection, inspect
 from stockade.policy import Limits
-from stockade.wasm import ExternKind, FuncType, ParsedModule, Unsupported, outline, parse, read_module_file
+from stockade.wasm import (
+    ExternKind,
+    FuncType,
+    ParsedModule,
+    Unsupported,
+    is_text_format,
+    outline,
+    parse,
+    read_module_file,
+    refuse_other_format,
+)
 from stockade.worker import features_of, refuse_unrunnable, translate, translate_aside
 
 __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
@@ -116,6 +125,7 @@ class Module:
         Raises:
             InvalidModule: It is a component, or uses proposals that this release cannot run.
         """
+        refuse_other_format(self.data, self.name)
         try:
             return parse(self.data)
         except Unsupported:
@@ -271,30 +281,31 @@ class _Digest:
         return self._sha256 or hashlib.sha256(self._data).hexdigest()
 
 
-def load_module(source: Source, limits: Limits, *, text: bool | None = None) -> Module:
+def load_module(source: Source, limits: Limits, *, text: bool | None = None, name: str = "<bytes>") -> Module:
     """Reads a module within the limits of a policy; `Module.load` does so within the default ones.
 
     Args:
         source: Where it comes from.
         limits: How large it may be, and how long, and with how much memory, text may take to translate.
         text: Whether bytes may be in the text format, too; None where they may if they begin like it.
+        name: What bytes are called in reports and messages.
 
     Raises:
         ModuleError: It cannot be loaded.
     """
-    return _load(source, limits.module_size, limits, text=text)
+    return _load(source, limits.module_size, limits, text=text, name=name)
 
 
-def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None) -> Module:
+def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None, name: str = "<bytes>") -> Module:
     if isinstance(source, Module):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
-        data, name = bytes(source), "<bytes>"
+        data = bytes(source)
         if len(data) > limit_bytes:
             raise InvalidModule(
                 f"the module has {len(data):,} bytes; modules may have {limit_bytes:,} (limits.module_size)"
             )
-        text = _is_text(data) if text is None else text
+        text = text is None or text
     elif isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         data, name = read_module_file(path, limit_bytes), Path(path).name
@@ -304,11 +315,16 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None
             f"module is {type(source).__name__}: give the path of a module, its bytes, or a Module as Module.load "
             "returns it"
         )
-    if text and not data.startswith(_MAGIC):
-        data = _to_binary(printable(name), data, limits)
+    shown = printable(name)
+    if text and is_text_format(data):
+        data = _to_binary(shown, data, limits)
+    if not _is_component(data):
+        refuse_other_format(data, shown)
     digest = _Digest(data)
     try:
         parsed = _take_apart(data)
+    except InvalidModule as problem:
+        raise InvalidModule(f"{shown}: {problem}") from None
     finally:
         sha256 = digest.result()
     module = Module(data, name, sha256)
@@ -328,15 +344,6 @@ def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     if len(text) <= _TEXT_BYTES_HERE or limits.compile_process == "never":
         return translate(name, text)
     return translate_aside(name, text, limits)
-
-
-_TEXT = re.compile(rb"\s*+(?:\(|;;)")
-"""How the text format begins: a parenthesis or a comment. No binary module does."""
-
-
-def _is_text(data: bytes) -> bool:
-    """Whether bytes are in the text format, as far as their beginning tells."""
-    return _TEXT.match(data) is not None
 
 
 def _is_component(data: bytes) -> bool:

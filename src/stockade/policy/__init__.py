@@ -3,12 +3,14 @@
 from stockade.policy._algebra import Change
 from stockade.policy._changes import PolicyChanges
 from stockade.policy._custom import Amount
+from stockade.policy._document import examine_policy
 from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._explain import PolicyStatement
 from stockade.policy._fields import Plain
 from stockade.policy._files import folders_on_the_way, policy_files
 from stockade.policy._given import PolicyLike, policy_of
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
+from stockade.policy._misplaced import place_in_python
 from stockade.policy._needs import Need, needs
 from stockade.policy._network import HostRule, Network, PortRange
 from stockade.policy._policy import Policy
@@ -48,12 +50,14 @@ __all__ = [
     "Score",
     "Wasi",
     "check_enforceable",
+    "examine_policy",
     "folders_on_the_way",
     "most_structure",
     "needs",
     "parse_count",
     "parse_seconds",
     "parse_size",
+    "place_in_python",
     "policy_files",
     "policy_of",
     "reference",

@@ -13,6 +13,7 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import PolicyError
+from stockade.policy._enforced import unenforceable_in
 from stockade.policy._fields import closest
 from stockade.policy._files import folders_on_the_way, note_policy_file
 from stockade.policy._policy import Policy
@@ -20,12 +21,12 @@ from stockade.policy._presets import PRESETS, preset
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from stockade.policy._fields import Plain
 
-__all__ = ["Format", "parse_policy", "read_policy"]
+__all__ = ["Format", "examine_policy", "parse_policy", "read_policy"]
 
 Format: TypeAlias = Literal["toml", "yaml", "json"]
 
@@ -35,6 +36,56 @@ _MAX_FILE_BYTES = 1 << 20
 
 def read_policy(path: Path) -> Policy:
     """Reads a policy file; relative mount paths are relative to its folder."""
+    text = _read_text(path)
+    try:
+        policy = _with_mounts_from(path, parse_policy(text, _format_of(path)))
+        _check_file_is_safe(path, policy)
+        note_policy_file(path)
+    except PolicyError as problem:
+        raise PolicyError.several(problem.problems, printable(str(path), 400)) from None
+    return policy
+
+
+def examine_policy(path: Path) -> tuple[Policy | None, tuple[str, ...]]:
+    """Reads a policy file, and finds all that keeps it from being used.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The policy, None where the file does not make one; and the problems, a sentence for each: mistakes, what cannot
+        be enforced, folders to be mounted that are not there.
+
+    Raises:
+        PolicyError: The file cannot be read.
+    """
+    text = _read_text(path)
+    policy: Policy | None = None
+    document: Mapping[str, object] = {}
+    problems: tuple[str, ...] = ()
+    try:
+        document = _parse(text, _format_of(path))
+        policy = _with_mounts_from(path, _made_of(document))
+        _check_file_is_safe(path, policy)
+    except PolicyError as problem:
+        problems = problem.problems
+    if policy is not None:
+        document = policy.to_document()
+    return policy, (*problems, *unenforceable_in(document), *_missing_folders(path.parent, document))
+
+
+def _missing_folders(folder: Path, document: Mapping[str, object]) -> Iterator[str]:
+    """Tells which folders to be mounted are not there, also where a document has mistakes elsewhere."""
+    filesystem = document.get("filesystem")
+    mounts = filesystem.get("mounts") if isinstance(filesystem, dict) else None
+    for place, mount in enumerate(mounts if isinstance(mounts, list) else ()):
+        host = mount.get("host") if isinstance(mount, dict) else None
+        if isinstance(host, str) and host and "\0" not in host and not (folder / host).is_dir():
+            what = "is not a folder" if (folder / host).exists() else "does not exist"
+            yield f"filesystem.mounts[{place}].host: {printable(str(folder / host), 400)} {what}"
+
+
+def _read_text(path: Path) -> str:
     shown_path = printable(str(path), 400)
     try:
         # Not blocking: opening a FIFO must not wait for a writer.
@@ -45,21 +96,22 @@ def read_policy(path: Path) -> Policy:
             data = file.read(_MAX_FILE_BYTES + 1)
         if len(data) > _MAX_FILE_BYTES:
             raise PolicyError(f"the policy file {shown_path} is larger than {_MAX_FILE_BYTES:,} bytes")
-        text = data.decode()
+        return data.decode()
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise PolicyError(f"the policy file {shown_path} cannot be read: {reason}") from None
-    try:
-        policy = parse_policy(text, _FORMATS.get(path.suffix.lower(), "toml"))
-        mounts = tuple(
-            msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
-        )
-        policy = policy.replace(mounts=mounts)
-        _check_file_is_safe(path, policy)
-        note_policy_file(path)
-    except PolicyError as problem:
-        raise PolicyError.several(problem.problems, shown_path) from None
-    return policy
+
+
+def _format_of(path: Path) -> Format:
+    return _FORMATS.get(path.suffix.lower(), "toml")
+
+
+def _with_mounts_from(path: Path, policy: Policy) -> Policy:
+    """Returns a policy whose mounts are relative to where its file is."""
+    mounts = tuple(
+        msgspec.structs.replace(mount, host=str(path.parent / mount.host)) for mount in policy.filesystem.mounts
+    )
+    return policy.replace(mounts=mounts)
 
 
 def _check_file_is_safe(path: Path, policy: Policy) -> None:
@@ -79,6 +131,10 @@ def _check_file_is_safe(path: Path, policy: Policy) -> None:
 
 def parse_policy(text: str, format_: Format) -> Policy:
     """Reads a policy from text."""
+    return _made_of(_parse(text, format_))
+
+
+def _parse(text: str, format_: Format) -> Mapping[str, object]:
     try:
         parse = _PARSERS[format_]
     except (KeyError, TypeError):
@@ -94,7 +150,11 @@ def parse_policy(text: str, format_: Format) -> Policy:
         raise PolicyError(f"not {format_.upper()}: {printable(str(problem), 400)}") from None
     if not isinstance(document, dict):
         raise PolicyError(f"not a policy: it is {shown(document)}, where a table is expected")
-    document = dict(document)
+    return document
+
+
+def _made_of(given: Mapping[str, object]) -> Policy:
+    document = dict(given)
     base, problems = _base(document.pop("extends")) if "extends" in document else (Policy(), ())
     try:
         policy = Policy.from_document("", {"name": "custom", **document}, base)

@@ -10,10 +10,12 @@ from stockade.policy._rights import Features
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from stockade.policy._fields import Part
     from stockade.policy._policy import Policy
 
-__all__ = ["check_enforceable", "runnable_features", "unenforceable"]
+__all__ = ["check_enforceable", "runnable_features", "unenforceable", "unenforceable_in"]
 
 _NOT_YET = {
     "network.mode": "none",
@@ -41,17 +43,34 @@ def check_enforceable(policy: Policy) -> None:
     Raises:
         PolicyError: Something cannot.
     """
-    problems = []
-    for path in unenforceable(policy):
+    if unenforceable(policy):
+        raise PolicyError.several(tuple(unenforceable_in(policy.to_document())))
+
+
+def unenforceable_in(document: Mapping[str, object]) -> Iterator[str]:
+    """Tells what of a document cannot be enforced yet, a sentence for each; it may have mistakes elsewhere.
+
+    Args:
+        document: What a policy document says.
+    """
+    from stockade.policy._policy import Policy
+
+    for path, only in _NOT_YET.items():
         section, _, name = path.partition(".")
-        part: Part = getattr(policy, section)
+        table = document.get(section)
+        if not isinstance(table, dict) or name not in table:
+            continue
+        part: Part = getattr(Policy(), section)
         kind = fields_of(type(part))[name].kind
-        problems.append(
-            f"{path} is {shown(kind.write(_at(policy, path)))}, which this release cannot enforce yet: "
-            f"set it to {_word(kind.write(_NOT_YET[path]))}"
-        )
-    if problems:
-        raise PolicyError.several(problems)
+        try:
+            value = kind.settle(path, table[name])
+        except PolicyError:
+            continue  # That is told as the mistake that it is.
+        if value != only:
+            yield (
+                f"{path} is {shown(kind.write(value))}, which this release cannot enforce yet: "
+                f"set it to {_word(kind.write(only))}"
+            )
 
 
 def runnable_features() -> frozenset[str]:

@@ -72,6 +72,7 @@ __all__ = [
     "closest",
     "each",
     "fields_of",
+    "meant",
     "places",
     "suggestion",
 ]
@@ -92,10 +93,15 @@ def closest(word: object, known: tuple[str, ...]) -> str:
     if not isinstance(word, str):
         return ""
     asked = word[:200].strip().lower()
-    if (meant := _MEANT.get(asked)) in known:
-        return meant
+    if (other := meant(asked)) in known:
+        return other
     close = get_close_matches(asked, known, n=1)
     return close[0] if close else ""
+
+
+def meant(word: str) -> str:
+    """Returns what a field is called that goes by this name elsewhere; "" where there is none."""
+    return _MEANT.get(word, "")
 
 
 _MEANT = {
@@ -104,6 +110,7 @@ _MEANT = {
     "max_time": "wall_time",
     "deadline": "wall_time",
     "time": "wall_time",
+    "wall": "wall_time",
     "idle_timeout": "idle_time",
     "cpu": "cpu_percent",
     "max_memory": "memory",
@@ -125,6 +132,14 @@ def suggestion(word: str, known: tuple[str, ...]) -> str:
     """Returns what to say of a word that is not known: what it is close to, or all that there is."""
     close = closest(word, known)
     return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
+
+
+def _hint(word: str, known: tuple[str, ...]) -> str:
+    """Returns what to say of a key that is not known where it stands."""
+    from stockade.policy._misplaced import place_in_document
+
+    elsewhere = "" if closest(word, known) else place_in_document(word)
+    return elsewhere or suggestion(word, known)
 
 
 class Kind(ABC):
@@ -304,8 +319,17 @@ class Quantity(Kind):
         if not self.least <= value <= self.most:
             figure = f"{value:,}" if abs(value) < 10**30 else shown(value)
             only = f"{self.least:,}" if self.least == self.most else f"between {self.least:,} and {self.most:,}"
-            raise PolicyError(f"{path} is {figure}: it must be {only}")
+            raise PolicyError(f"{path} is {figure}: it must be {only}{self._unit_meant(value)}")
         return value if self.whole else float(value) + 0.0  # not -0.0, which is equal and written otherwise
+
+    def _unit_meant(self, value: float) -> str:
+        """Asks whether a number of bytes that is too small was meant in a larger unit."""
+        if self.unit is not BYTES or self.least < 1 << 10 or not 0 < value <= 1 << 10:
+            return ""
+        for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if self.least <= value * factor <= self.most:
+                return f'; did you mean "{value}{unit}"?'
+        return ""
 
     def write(self, value: object) -> Plain:
         return UNLIMITED if value is None else self.unit.write(value)
@@ -433,7 +457,31 @@ class TextsByName(Kind):
         return f"a table of {self.what}"
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PartType(msgspec.StructMeta):
+    """The type of parts: says of a field that there is not where it is to be found."""
+
+    # Type checkers know the fields from the parts themselves.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: object, **given: object) -> object:  # noqa: N805 - of a type
+            try:
+                return super().__call__(*args, **given)
+            except TypeError:
+                for name in given:
+                    if name not in cls.__struct_fields__:
+                        raise TypeError(_no_such_field(cls, name)) from None
+                raise
+
+
+def _no_such_field(part: type[Part], name: str) -> str:
+    from stockade.policy._misplaced import place_in_python
+
+    known = tuple(fields_of(part))
+    elsewhere = "" if closest(name, known) else place_in_python(name)
+    return f"{part.__name__} has no field {name}: {f'write {elsewhere}' if elsewhere else suggestion(name, known)}"
+
+
+class Part(msgspec.Struct, metaclass=_PartType, frozen=True, forbid_unknown_fields=True):
     """A part of a policy: every field is checked when it is made, in Python as from a document."""
 
     PATH: ClassVar[str]
@@ -489,7 +537,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key, value in table.items():
             if key not in fields:
                 name = printable(key) if isinstance(key, str) else shown(key)
-                problems.append(f"{dot}{name} is not known: {suggestion(str(key), tuple(fields))}")
+                problems.append(f"{dot}{name} is not known: {_hint(str(key), tuple(fields))}")
                 looks_like_another = looks_like_another or bool(closest(key, tuple(fields)))
                 continue
             if value is None:

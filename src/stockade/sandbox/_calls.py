@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+from stockade.sandbox._checks import check_keywords
 from stockade.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Literal
+    from typing import Literal, Never
 
     from stockade.execution import Argument, OnOutput, Returns, Stdin
     from stockade.modules import Source
@@ -27,6 +28,7 @@ def run(
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
     policy: PolicyLike = "default",
+    **_unknown: Never,
 ) -> Report:
     """Runs a WASI command once. What the guest did is reported, whatever it was; the caller's mistakes are raised.
 
@@ -46,6 +48,7 @@ def run(
     Raises:
         StockadeError: The caller did something wrong: no such file, not WebAssembly, an impossible policy.
     """
+    check_keywords("run()", _unknown)
     with Sandbox(policy) as sandbox:
         return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
 
@@ -69,7 +72,12 @@ def call(
 
 
 def call(
-    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
+    module: Source,
+    export: str,
+    *args: Argument,
+    returns: Returns | None = None,
+    policy: PolicyLike = "default",
+    **_unknown: object,
 ) -> Value:
     """Calls an exported function once and returns its value.
 
@@ -90,5 +98,6 @@ def call(
         GuestError: The guest failed; it carries the report.
         StockadeError: The caller did something wrong.
     """
+    check_keywords("call()", _unknown)
     with Sandbox(policy) as sandbox:
         return sandbox.call(module, export, *args, returns=returns).check().value

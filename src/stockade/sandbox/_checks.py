@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.policy import place_in_python
 
-__all__ = ["check_count", "check_text", "check_whole"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["check_count", "check_keywords", "check_text", "check_whole"]
 
 
 def check_count(name: str, number: object, least: int, most: int | None = None) -> None:
@@ -37,6 +43,22 @@ def check_whole(name: str, number: object) -> None:
     """
     if not isinstance(number, int) or isinstance(number, bool):
         raise UsageError(f"{name} is {printable(repr(number))}: it must be a whole number")
+
+
+def check_keywords(function: str, unknown: Mapping[str, object]) -> None:
+    """Refuses keywords that a function does not take, and says where in a policy the first belongs, if it does.
+
+    Args:
+        function: What the function is called.
+        unknown: The keywords that it does not take.
+
+    Raises:
+        TypeError: There are any.
+    """
+    for name in unknown:
+        place = place_in_python(name)
+        hint = f": it belongs to the policy, as in policy={place}" if place else ""
+        raise TypeError(f"{function} got an unexpected keyword argument {name!r}{hint}")
 
 
 def check_text(name: str, text: object) -> None:

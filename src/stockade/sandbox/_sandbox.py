@@ -11,7 +11,7 @@ from stockade.modules import Module
 from stockade.policy import policy_of
 from stockade.report import FuelSample, history_of
 from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
-from stockade.sandbox._checks import check_count, check_text
+from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
 from stockade.sandbox._runs import call_steps, drive_steps, prepare_steps, run_steps
@@ -21,7 +21,7 @@ from stockade.sandbox._snapshot import Snapshot, load_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Never, Self
 
     from stockade.execution import (
         Argument,
@@ -76,8 +76,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, policy: PolicyLike = "default", isolation: Literal["inprocess", "process"] = "inprocess"
+        self,
+        policy: PolicyLike = "default",
+        isolation: Literal["inprocess", "process"] = "inprocess",
+        **_unknown: Never,
     ) -> None:
+        check_keywords("Sandbox()", _unknown)
         if isolation != "inprocess":
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
         self.policy = policy_of(policy)
@@ -245,6 +249,7 @@ class Sandbox:
         on_progress: OnProgress | None = None,
         policy: PolicyLike | None = None,
         run_id: str | None = None,
+        **_unknown: Never,
     ) -> Report:
         """Runs a WASI command: `_start`, else `main`.
 
@@ -274,6 +279,8 @@ class Sandbox:
             PolicyError: The policy cannot be enforced.
             UsageError: The sandbox is closed, or an argument is unfit.
         """
+        if _unknown:
+            check_keywords("Sandbox.run()", _unknown)
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, here=True) as run:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
@@ -320,6 +327,7 @@ class Sandbox:
         returns: Returns | None = None,
         policy: PolicyLike | None = None,
         run_id: str | None = None,
+        **_unknown: object,
     ) -> Report:
         """Calls an exported function; a reactor is initialized first.
 
@@ -340,6 +348,8 @@ class Sandbox:
             ModuleError: The module cannot be run, or has no such function.
             UsageError: The sandbox is closed, or the arguments do not fit the function.
         """
+        if _unknown:
+            check_keywords("Sandbox.call()", _unknown)
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, here=True) as run:
             return run_blocking(call_steps(context, run.control, module, export, args, returns), run.control)
@@ -502,6 +512,7 @@ class Sandbox:
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
+        **_unknown: Never,
     ) -> Report:
         """Does what `run` does, without blocking the event loop.
 
@@ -523,6 +534,7 @@ class Sandbox:
             priority: Its share of the threads among the runs of its tenant, 1 to 100.
             tenant: For whom it runs: tenants have equal shares.
         """
+        check_keywords("Sandbox.run_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
@@ -585,6 +597,7 @@ class Sandbox:
         run_id: str | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
+        **_unknown: object,
     ) -> Report:
         """Does what `call` does, without blocking the event loop; see `run_async`.
 
@@ -598,6 +611,7 @@ class Sandbox:
             priority: Its share of the threads among the runs of its tenant, 1 to 100.
             tenant: For whom it runs.
         """
+        check_keywords("Sandbox.call_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)

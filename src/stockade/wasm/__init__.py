@@ -4,6 +4,7 @@ from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vecto
 from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
 from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
+from stockade.wasm._formats import is_text_format, refuse_other_format
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
 from stockade.wasm._instructions import Site, all_sites, walk
 from stockade.wasm._opcodes import Kind
@@ -64,10 +65,12 @@ __all__ = [
     "encode_limits",
     "encode_value_type",
     "guest_value_type",
+    "is_text_format",
     "outline",
     "outline_figures",
     "parse",
     "read_module_file",
+    "refuse_other_format",
     "rewrite_const_expression",
     "scan",
     "skip_const_expression",

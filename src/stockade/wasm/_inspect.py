@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from stockade._text import printable
-from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader, Unsupported, excess
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
+from stockade.wasm._formats import refuse_other_format
 from stockade.wasm._reader import (
     MAGIC,
     MOST_FUNCTIONS,
@@ -169,7 +169,7 @@ def outline(data: bytes) -> Outline:
         InvalidModule: It is not WebAssembly, or is damaged.
     """
     if data[:4] != MAGIC:
-        raise InvalidModule("not WebAssembly: the file does not begin with \\0asm")
+        refuse_other_format(data)
     if data[4:8] == _CORE:
         return _Core(data).read()
     if data[6:8] == _COMPONENT_LAYER:

@@ -9,9 +9,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from stockade._text import printable
-from stockade.errors import InvalidModule
 from stockade.wasm._binary import NUMBER, NUMBERS, Reader, excess
 from stockade.wasm._constants import skip_const_expression
+from stockade.wasm._formats import refuse_other_format
 from stockade.wasm._types import (
     FuncType,
     Limits,
@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 MAGIC = b"\0asm"
-_CORE_VERSION = b"\x01\x00\x00\x00"
 
 
 class SectionId(IntEnum):
@@ -266,20 +265,7 @@ def parse(data: bytes) -> ParsedModule:
     Raises:
         InvalidModule: It is not a core module, or is damaged.
     """
-    if data[:4] != MAGIC:
-        raise InvalidModule(
-            "not WebAssembly: the file does not begin with \\0asm. "
-            "Text format is read from files that end in .wat; source code must be compiled first"
-        )
-    if data[4:8] != _CORE_VERSION:
-        if len(data) >= 8 and data[6:8] == b"\x01\x00":
-            raise InvalidModule(
-                "this is a WebAssembly component; Stockade runs core modules. "
-                "Build for the target wasm32-wasip1 instead of wasm32-wasip2"
-            )
-        if len(data) < len(MAGIC) + len(_CORE_VERSION):
-            raise InvalidModule(f"not a WebAssembly module: only {len(data)} bytes")
-        raise InvalidModule(f"WebAssembly version {data[4:8].hex()} is not known; core modules are version 1")
+    refuse_other_format(data)
     module = ParsedModule(data)
     last = -1
     items = taken = 0

@@ -66,6 +66,8 @@ def translate(name: str, text: bytes) -> bytes:
     """
     try:
         return assemble(text.decode())
+    except InvalidModule as problem:
+        raise InvalidModule(f"{name} is {problem}") from None
     except UnicodeDecodeError:
         raise InvalidModule(f"{name} is neither WebAssembly nor text in UTF-8") from None
 
