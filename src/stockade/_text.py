@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal
 
-__all__ = ["NAME_LIMIT", "document_safe", "printable", "terminal_safe"]
+__all__ = ["NAME_LIMIT", "document_safe", "leads_out", "printable", "terminal_safe"]
 
 NAME_LIMIT = 120
 """How many characters of a guest-chosen name are shown: enough to know it, too few to flood a log."""
@@ -51,6 +51,21 @@ def printable(text: str | bytes, limit: int = NAME_LIMIT) -> str:
     if not kept.isprintable():
         kept = "".join(map(_escape, kept))
     return kept if whole and len(text) <= limit else f"{kept}… ({length:,} long)"
+
+
+def leads_out(path: bytes | str) -> bool:
+    """Whether a path that a guest gave leads out of the folder that it begins at, links aside.
+
+    Args:
+        path: The path.
+    """
+    text = path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
+    depth = 0
+    for part in text.split("/"):
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            return True
+    return text.startswith("/")
 
 
 def document_safe(text: str, kind: Literal["json", "toml"]) -> str:

@@ -723,8 +723,8 @@ def _importing(text: str) -> bytes:
 
 
 _ONLY_WASI = (
-    "Guests get WASI preview 1 (wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild "
-    "the module without them"
+    "Guests get WASI preview 1 (wasi_snapshot_preview1). Run the module from Python and provide these with "
+    "Sandbox.host_function(...), or rebuild it without them"
 )
 
 

@@ -372,7 +372,7 @@ def test_a_name_is_lent_once() -> None:
 
     with pytest.raises(UsageError) as caught:
         sandbox.host_function("env", "f")(int_)
-    assert str(caught.value) == "env.f is lent already: choose another name"
+    assert str(caught.value) == "env.f is already registered: choose another name"
     sandbox.host_function("other", "f")(int_)
     lending(none_)
     assert sandbox.call(PLAIN, "go").ok
@@ -382,7 +382,9 @@ def test_wasi_is_not_to_be_replaced() -> None:
     """Attack on ourselves: a function that stands in for a WASI call would go past the guard."""
     with pytest.raises(UsageError) as caught:
         box().host_function("wasi_snapshot_preview1", "fd_write")(none_)
-    assert str(caught.value) == ("wasi_snapshot_preview1 is WASI's own: lend functions under another name, such as env")
+    assert str(caught.value) == (
+        "wasi_snapshot_preview1 is WASI's own: register functions under another name, such as env"
+    )
 
 
 def test_the_decorator_gives_the_function_back_and_its_name() -> None:
@@ -427,7 +429,8 @@ def test_what_nobody_lends_is_refused() -> None:
         sandbox.call(PLAIN, "go")
     assert str(caught.value) == (
         "nothing provides what the module imports: env.f (function () -> ()). Guests get WASI preview 1 "
-        "(wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild the module without them"
+        "(wasi_snapshot_preview1). Run the module from Python and provide these with Sandbox.host_function(...), or "
+        "rebuild it without them"
     )
     sandbox.host_function("env", "f")(none_)
     assert sandbox.call(PLAIN, "go").ok

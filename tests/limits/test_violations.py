@@ -11,7 +11,8 @@ import pytest
 
 import stockade
 from stockade.guard import guard
-from stockade.policy import Limits, Policy, Wasi
+from stockade.policy import Filesystem, Limits, Mount, Policy, Random, Wasi
+from stockade.report import violation_text
 from tests.limits._guests import (
     CREAT,
     DIRECTORY,
@@ -32,6 +33,8 @@ from tests.limits._guests import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stockade import Report
 
 _ENTRIES = 48
 """Entries that any kind may take; the others are kept for kinds that have none yet."""
@@ -359,3 +362,141 @@ def test_what_is_let_through_is_an_event_without_an_error(tmp_path: Path) -> Non
         ("path", EPERM, "deny"),
     ]
     assert played.report.usage.denied == {"path_open": 1}
+
+
+# -- where a path begins, and which field decides ----------------------------------------------------------------------
+
+READ_WRITE = 1 << 6 | 1 << 1
+"""The rights to read and to write."""
+
+
+def two_mounts(tmp_path: Path, mode: str = "ro", **policy: object) -> Policy:
+    """A policy with the folders /books and /notes, which has a file."""
+    for name in ("books", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").touch()
+    mounts = tuple(Mount(str(tmp_path / name), f"/{name}", mode) for name in ("books", "notes"))  # type: ignore[arg-type]
+    return Policy(filesystem=Filesystem(mounts=mounts, **policy), wasi=Wasi(deny=("sock_*",)))  # type: ignore[arg-type]
+
+
+def told(report: Report) -> list[tuple[str, str | None, str]]:
+    """What a report says of violations, in words, with the mount and the field of each."""
+    return [(violation_text(v), v.mount, v.field) for v in report.violations]
+
+
+def test_a_violation_names_the_operation_and_the_mount(tmp_path: Path) -> None:
+    """Of a read-only folder, of a way out of it, and of a right that is off."""
+    script = Script()
+    script.open("x.txt", CREAT, rights=READ_WRITE)
+    script.open("a", fd=MOUNT + 1, rights=READ_WRITE)
+    script.call("path_create_directory", MOUNT, "d")
+    script.call("path_unlink_file", MOUNT, "a")
+    stat(script, "../../etc/passwd")
+    stat(script, "/etc/passwd")
+    played = script.play(two_mounts(tmp_path))
+
+    assert told(played.report) == [
+        (
+            "path: tried to write /books/x.txt, but /books is read-only → deny",
+            "/books",
+            "filesystem.mounts",
+        ),
+        ("path: tried to write /notes/a, but /notes is read-only → deny", "/notes", "filesystem.mounts"),
+        (
+            "path: tried to create the folder /books/d, but /books is read-only → deny",
+            "/books",
+            "filesystem.mounts",
+        ),
+        ("delete: tried to remove /books/a, but filesystem.delete is off → deny", "/books", "filesystem.delete"),
+        ("path: tried to look at /books/../../etc/passwd, which is outside /books → deny", "/books", ""),
+        ("path: tried to look at /etc/passwd, which is outside /books → deny", "/books", ""),
+    ]
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["books", "a", "notes", "a"]
+
+
+def test_what_is_granted_is_no_violation(tmp_path: Path) -> None:
+    """The twin: the same calls where both folders may be written and files removed."""
+    script = Script()
+    script.open("x.txt", CREAT, rights=READ_WRITE)
+    script.open("a", fd=MOUNT + 1, rights=READ_WRITE)
+    script.call("path_create_directory", MOUNT, "d")
+    script.call("path_unlink_file", MOUNT, "a")
+    played = script.play(two_mounts(tmp_path, "rw", delete=True))
+
+    assert told(played.report) == []
+    assert sorted(path.name for path in (tmp_path / "books").iterdir()) == ["d", "x.txt"]
+
+
+def test_one_path_in_two_mounts_is_two_violations(tmp_path: Path) -> None:
+    """They are counted each by itself."""
+    script = Script()
+    for fd in (MOUNT, MOUNT + 1, MOUNT + 1):
+        script.call("path_unlink_file", fd, "a")
+    report = script.play(two_mounts(tmp_path, "rw", delete=False)).report
+
+    assert [(v.mount, v.subject, v.count) for v in report.violations] == [("/books", "a", 1), ("/notes", "a", 2)]
+
+
+def test_a_mount_that_was_renumbered_is_not_named(tmp_path: Path) -> None:
+    """The attack: a guest puts one folder in the place of another, so that the report names the wrong one."""
+    script = Script()
+    script.call("fd_renumber", MOUNT + 1, MOUNT)
+    script.call("path_unlink_file", MOUNT, "a")
+    report = script.play(two_mounts(tmp_path, "rw", delete=False)).report
+
+    assert told(report) == [
+        ("delete: tried to remove a, but filesystem.delete is off → deny", None, "filesystem.delete")
+    ]
+
+
+def test_a_descriptor_in_the_place_of_a_mount_is_not_named_as_it(tmp_path: Path) -> None:
+    """The attack: the mount is closed, and a folder of another one opened, which gets its number."""
+    script = Script()
+    script.call("fd_close", MOUNT)
+    script.open(".", DIRECTORY, fd=MOUNT + 1)
+    script.call("path_unlink_file", MOUNT, "a")
+    report = script.play(two_mounts(tmp_path, "rw", delete=False)).report
+
+    assert [(v.mount, v.subject) for v in report.violations] == [(None, "a")]
+
+
+def test_both_paths_of_a_call_have_their_own_mount(tmp_path: Path) -> None:
+    """To rename from one folder to another: what is refused is told with the mount that it is in."""
+    script = Script()
+    script.call("path_rename", MOUNT, "../x", MOUNT + 1, "b")
+    script.call("path_rename", MOUNT, "a", MOUNT + 1, "../y")
+    report = script.play(two_mounts(tmp_path, "rw", delete=True)).report
+
+    assert [(v.kind, v.mount) for v in report.violations] == [("path", "/notes"), ("path", "/notes")]
+
+
+def test_a_refused_call_names_what_refuses_it(tmp_path: Path) -> None:
+    """One of the two lists, or the mode of what it is about."""
+    script = Script()
+    script.call("sock_shutdown", 9, 0)
+    script.call("random_get", script.room(8), 8)
+    script.call("sched_yield")
+    policy = Policy(wasi=Wasi(allow=("fd", "sock", "random", "proc"), deny=("sock_*",)), random=Random(mode="none"))
+
+    assert told(script.play(policy).report) == [
+        ("call: sock_shutdown is refused: wasi.deny has it → deny", None, "wasi.deny"),
+        ('call: random_get is refused: random.mode is "none" → deny', None, "random.mode"),
+        ("call: sched_yield is refused: wasi.allow does not have it → deny", None, "wasi.allow"),
+    ]
+
+
+def test_a_limit_is_told_with_its_figures(tmp_path: Path) -> None:
+    """How much was asked for, and how much the policy allows, with the field that says so."""
+    script = Script()
+    script.call("random_get", script.room(64), 64)
+    script.open("b", CREAT)
+    report = script.play(files_policy(tmp_path, random_bytes=10, files_created=0)).report
+
+    assert told(report) == [
+        (
+            "random_bytes: random_get asked for 64 B, limits.random_bytes allows 10 B → deny",
+            None,
+            "limits.random_bytes",
+        ),
+        ("files_created: path_open created 1, limits.files_created allows 0 → deny", "/", "limits.files_created"),
+    ]

@@ -44,8 +44,8 @@ CUT_SHORT = (
 )
 
 ONLY_WASI = (
-    "Guests get WASI preview 1 (wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild "
-    "the module without them"
+    "Guests get WASI preview 1 (wasi_snapshot_preview1). Run the module from Python and provide these with "
+    "Sandbox.host_function(...), or rebuild it without them"
 )
 
 # Every section that a core module can have, with something in it.

@@ -82,7 +82,7 @@ FULL = make(
     ),
     violations=(
         Violation(kind="memory", subject="limits.memory", limit=1 << 20, observed=1 << 30, call="memory.grow"),
-        Violation(kind="call", subject="sock_send", call="sock_send", count=4),
+        Violation(kind="call", subject="sock_send", call="sock_send", count=4, field="wasi.deny"),
         Violation(kind="fuel", subject="limits.fuel", limit=5_000_000, observed=5_000_000, action="stop"),
     ),
     trap=TrapInfo(
@@ -110,9 +110,9 @@ GOLDEN = """\
     output  stdout 1.0 KiB, stderr 4 B (1.0 KiB not kept)
      files  2 opened, 1 created, 1,000 deleted, 2.0 KiB read, 5 B written
 WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2, args_get ×1 and 1 more
-violations  memory: limits.memory (1.0 GiB asked for, 1.0 MiB allowed) → deny
-            call: sock_send, 4 times → deny
-            fuel: limits.fuel (5,000,000 reached, 5,000,000 allowed) → stop"""
+violations  memory: memory.grow asked for 1.0 GiB, limits.memory allows 1.0 MiB → deny
+            call: sock_send is refused: wasi.deny has it, 4 times → deny
+            fuel: used 5,000,000, limits.fuel allows 5,000,000 → stop"""
 
 
 def test_render_shows_all_that_happened() -> None:
@@ -254,6 +254,66 @@ def test_check_raises_what_fits_the_outcome(outcome: Outcome) -> None:
     assert caught.value.report is report
     assert str(caught.value) == f"app.wasm: {text}"
     assert not report.ok
+
+
+@pytest.mark.parametrize(
+    ("outcome", "violation", "text"),
+    [
+        (
+            Outcome.DENIED,
+            Violation(kind="capability", subject="draw", call="env.line", action="stop", field="custom.draw"),
+            "stopped: policy violation: env.line needs custom.draw, which the policy does not grant",
+        ),
+        (
+            Outcome.DENIED,
+            Violation(kind="call", subject="sock_send", call="sock_send", action="stop", field="wasi.deny"),
+            "stopped: policy violation: sock_send is refused: wasi.deny has it",
+        ),
+        (
+            Outcome.DENIED,
+            Violation(
+                kind="path", subject="x", call="path_open", action="stop", field="filesystem.mounts", mount="/books"
+            ),
+            "stopped: policy violation: tried to write /books/x, but /books is read-only",
+        ),
+        (
+            Outcome.MEMORY,
+            Violation(
+                kind="memory",
+                subject="limits.memory",
+                call="memory.grow",
+                limit=1 << 20,
+                observed=3 << 20,
+                action="stop",
+                field="limits.memory",
+            ),
+            "stopped: memory limit exceeded: memory.grow asked for 3.0 MiB, limits.memory allows 1.0 MiB",
+        ),
+        (
+            Outcome.MEMORY,
+            Violation(
+                kind="table",
+                subject="initial tables",
+                limit=10,
+                observed=2_000,
+                action="stop",
+                field="limits.table_elements",
+            ),
+            "stopped: memory limit exceeded: initial tables of 2,000, limits.table_elements allows 10",
+        ),
+    ],
+)
+def test_a_summary_says_what_ended_the_run(outcome: Outcome, violation: Violation, text: str) -> None:
+    """What was tried, and the field of the policy that decides it; what was refused before is told elsewhere."""
+    before = Violation(kind="call", subject="sock_recv", call="sock_recv", field="wasi.deny")
+    report = make(outcome, violations=(before, violation))
+
+    assert report.summary() == text
+    assert "sock_recv" not in report.summary()
+    with pytest.raises(GuestError) as caught:
+        report.check()
+    assert str(caught.value) == f"app.wasm: {text}"
+    assert make(outcome, violations=(before,)).summary() == CHECKS[outcome][1]
 
 
 def test_check_returns_a_report_that_is_fine() -> None:

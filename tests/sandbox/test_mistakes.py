@@ -326,7 +326,7 @@ ANYTHING: dict[str, Callable[[Any], Any]] = {
     "tenant": lambda odd: asyncio.run(BOX.run_async(GUEST, tenant=odd)),
     "export, awaited": lambda odd: asyncio.run(BOX.call_async(GUEST, odd)),
     "host_function": BOX.host_function,
-    "what is lent": lambda odd: Sandbox().host_function("env", "f")(odd),
+    "the function": lambda odd: Sandbox().host_function("env", "f")(odd),
     "requires": lambda odd: BOX.host_function("env", "n", requires=odd),
     "cancel": BOX.cancel,
     "fuel_history": BOX.fuel_history,

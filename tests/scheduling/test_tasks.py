@@ -391,7 +391,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "outcome": None,
         "output": None,
         "error": "nothing provides what the module imports: env.nobody (function () -> ()). Guests get WASI preview 1 "
-        "(wasi_snapshot_preview1) and what Sandbox.host_function lends: lend these, or rebuild the module without them",
+        "(wasi_snapshot_preview1). Run the module from Python and provide these with Sandbox.host_function(...), or "
+        "rebuild it without them",
     },
 }
 

@@ -21,7 +21,7 @@ from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_report, show_value
 from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
-from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, summary, violation_text
+from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, deciding_violation, summary, violation_text
 from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox
 
@@ -314,8 +314,11 @@ def _show(
 
 
 def _complain(report: Report, stopped_by: int) -> None:
+    decisive = deciding_violation(report)
     for violation in report.violations:
-        click.echo(f"stockade: {violation_text(violation)}", err=True)
+        # That one is in the summary.
+        if violation is not decisive:
+            click.echo(f"stockade: {violation_text(violation)}", err=True)
     if report.outcome is Outcome.CANCELLED:
         if stopped_by:
             click.echo(f"stockade: {_INTERRUPTED[stopped_by]}", err=True)

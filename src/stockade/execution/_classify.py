@@ -16,7 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade._pages import PAGE_BYTES
-from stockade._text import printable
+from stockade._text import leads_out, printable
+from stockade._wasi import WASI_BY_NAME
 from stockade.engine import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, Failure
 from stockade.guard import stop_reasons
 from stockade.report import Outcome, TrapFrame, TrapInfo, Violation, ViolationEvent
@@ -69,14 +70,23 @@ class StopReason(NamedTuple):
     @classmethod
     def without_capability(cls, name: str, function: str) -> StopReason:
         """The guest called a host function that needs a capability which the policy does not grant."""
-        return cls(refused=Violation(kind="capability", subject=printable(name), call=function, action="stop"))
+        shown = printable(name)
+        return cls(
+            refused=Violation(kind="capability", subject=shown, call=function, action="stop", field=f"custom.{shown}")
+        )
 
     @classmethod
     def idle(cls, call: str, limit_seconds: float | None, seconds: float) -> StopReason:
         """The guest waited longer than a single wait may last."""
         return cls(
             refused=Violation(
-                kind="idle", subject=call, limit=limit_seconds, observed=seconds, call=call, action="stop"
+                kind="idle",
+                subject=call,
+                limit=limit_seconds,
+                observed=seconds,
+                call=call,
+                action="stop",
+                field="limits.idle_time",
             )
         )
 
@@ -91,6 +101,7 @@ class StopReason(NamedTuple):
                     limit=limits.table_elements,
                     observed=woven.initial_table_elements,
                     action="stop",
+                    field="limits.table_elements",
                 )
             )
         return cls(
@@ -100,6 +111,7 @@ class StopReason(NamedTuple):
                 limit=limits.memory,
                 observed=woven.initial_memory_bytes,
                 action="stop",
+                field="limits.memory",
             )
         )
 
@@ -204,7 +216,7 @@ def classify(
 
 
 def _stopped(kind: str, subject: str, limit: float | None, observed: float | None) -> Violation:
-    return Violation(kind=kind, subject=subject, limit=limit, observed=observed, action="stop")
+    return Violation(kind=kind, subject=subject, limit=limit, observed=observed, action="stop", field=subject)
 
 
 _GROWTH = (
@@ -241,9 +253,10 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
                     call=call,
                     action="stop" if stops else "deny",
                     count=count,
+                    field=path,
                 )
             )
-    found += map(_from_guard, noted)
+    found += (_from_guard(plan, entry) for entry in noted)
     return tuple(found)
 
 
@@ -270,7 +283,8 @@ def _subject(entry: GuardViolation | GuardEvent) -> str:
     return subject
 
 
-def _from_guard(entry: GuardViolation) -> Violation:
+def _from_guard(plan: Plan, entry: GuardViolation) -> Violation:
+    guest = plan.directories[entry.mount][1] if 0 <= entry.mount < len(plan.directories) else None
     return Violation(
         kind=entry.kind,
         subject=_subject(entry),
@@ -280,7 +294,37 @@ def _from_guard(entry: GuardViolation) -> Violation:
         action=entry.action,
         count=entry.times,
         at=entry.at_seconds or None,
+        field=_field(plan, entry),
+        mount=None if guest is None else printable(guest),
     )
+
+
+def _field(plan: Plan, entry: GuardViolation) -> str:
+    """Says which field of the policy decides a violation; "" where none does."""
+    policy = plan.policy
+    if entry.kind == "call":
+        group = WASI_BY_NAME[entry.call].group
+        by_mode = {"clock": policy.clock.mode, "random": policy.random.mode}
+        if by_mode.get(group) == "none" and entry.call not in policy.wasi.refused():
+            return f"{group}.mode"
+        return f"wasi.{policy.wasi.refused_by(entry.call)}"
+    if entry.kind in ("create", "delete", "symlinks"):
+        return f"filesystem.{entry.kind}"
+    if entry.kind != "path":
+        return f"limits.{entry.kind}"
+    if not 0 <= entry.mount < len(plan.directories) or leads_out(entry.subject):
+        return ""
+    writable = plan.directories[entry.mount][2]
+    return "" if writable or not (entry.writes or entry.call in _CHANGING) else "filesystem.mounts"
+
+
+_CHANGING = frozenset(
+    {
+        *("path_create_directory", "path_filestat_set_times", "path_link", "path_remove_directory", "path_rename"),
+        *("path_symlink", "path_unlink_file"),
+    }
+)
+"""Calls that change what is in a folder."""
 
 
 def _number(entry: GuardViolation | GuardEvent, value: int) -> float | None:

@@ -63,7 +63,7 @@ class PolicyContext:
 
     Args:
         policy: The policy.
-        functions: What the embedder lends.
+        functions: The host functions.
         grants: The folders of its mounts, where they are open already.
 
     Raises:

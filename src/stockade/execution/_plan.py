@@ -174,7 +174,7 @@ def ask_for(
     Args:
         module: The module.
         policy: The policy.
-        functions: What the embedder lends.
+        functions: The host functions.
         progress: Is told what is being done, before each step that may take long.
         tenant: For whom it is made.
 
@@ -201,7 +201,7 @@ def make_plan(
         module: The module.
         policy: The policy.
         directories: What native WASI may reach: the policy's mounts, checked and open.
-        functions: What the embedder lends.
+        functions: The host functions.
         units_for: Estimates the fuel for some seconds of computing.
         made: Its program.
     """

@@ -292,4 +292,6 @@ def _broken(code: str, message: str) -> GuestStopped:
 
 
 def _too_much(size: int, limit_bytes: int) -> Violation:
-    return Violation(kind="value", subject="limits.stdout", limit=limit_bytes, observed=size, action="stop")
+    return Violation(
+        kind="value", subject="limits.stdout", limit=limit_bytes, observed=size, action="stop", field="limits.stdout"
+    )

@@ -73,6 +73,6 @@ def _hint(module: ParsedModule) -> str:
     if any(name in (b"__wbindgen_placeholder__", b"wbg", b"go", b"gojs") for name in modules):
         return "It was built for a JavaScript host: rebuild it for WASI (wasm32-wasip1, GOOS=wasip1)"
     return (
-        f"Guests get WASI preview 1 ({MODULE}) and what Sandbox.host_function lends: lend these, or rebuild the module "
-        "without them"
+        f"Guests get WASI preview 1 ({MODULE}). Run the module from Python and provide these with "
+        "Sandbox.host_function(...), or rebuild it without them"
     )

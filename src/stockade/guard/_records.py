@@ -30,6 +30,8 @@ class GuardViolation(NamedTuple):
         action: What was done: `deny`, `stop` or `audit`.
         subject: The path that it was about, as far as it was kept.
         subject_bytes: The length of the whole path.
+        mount: The mount, by its place among those of the policy, at which the path begins; -1 where it is none.
+        writes: Whether the path is opened for writing.
     """
 
     kind: str
@@ -41,11 +43,13 @@ class GuardViolation(NamedTuple):
     action: Literal["deny", "stop", "audit"]
     subject: bytes
     subject_bytes: int
+    mount: int
+    writes: bool
 
     @classmethod
     def unpack(cls, entry: bytes) -> GuardViolation:
         """Reads an entry."""
-        kind, call, count, limit, observed, at, length, action = struct.unpack_from("<IIQQQQII", entry)
+        kind, call, count, limit, observed, at, length, action, start = struct.unpack_from("<IIQQQQIHH", entry)
         subject = _kept_subject(entry, length)
         return cls(
             kind=_kinds()[kind],
@@ -57,6 +61,8 @@ class GuardViolation(NamedTuple):
             action=_ACTIONS[action],
             subject=subject,
             subject_bytes=length,
+            mount=(start & ~_for_writing()) - 1,
+            writes=bool(start & _for_writing()),
         )
 
 
@@ -72,11 +78,13 @@ class GuardEvent(NamedTuple):
     at_seconds: float
     subject: bytes
     subject_bytes: int
+    mount: int
+    writes: bool
 
     @classmethod
     def unpack(cls, entry: bytes) -> GuardEvent:
         """Reads an entry."""
-        kind, call, errno, action, limit, observed, at, length = struct.unpack_from("<IIIIQQQI", entry)
+        kind, call, errno, action, limit, observed, at, length, start = struct.unpack_from("<IIIIQQQI2xH", entry)
         subject = _kept_subject(entry, length)
         return cls(
             kind=_kinds()[kind],
@@ -88,6 +96,8 @@ class GuardEvent(NamedTuple):
             at_seconds=at / 1e9,
             subject=subject,
             subject_bytes=length,
+            mount=(start & ~_for_writing()) - 1,
+            writes=bool(start & _for_writing()),
         )
 
 
@@ -101,6 +111,11 @@ def _kinds() -> dict[int, str]:
     """The names of kinds of violations, by the guard's numbers."""
     constants = guard().layout.constants
     return {number: name.removeprefix("KIND_") for name, number in constants.items() if name.startswith("KIND_")}
+
+
+@cache
+def _for_writing() -> int:
+    return guard().layout.constants["FOR_WRITING"]
 
 
 def _kept_subject(entry: bytes, length: int) -> bytes:

@@ -105,16 +105,17 @@
 (global $KIND_path          (export "KIND_path:const")           i32 (i32.const 13))
 (global $KIND_random_bytes  (export "KIND_random_bytes:const")   i32 (i32.const 14))
 ;; An entry of $violations: kind u32, call u32, count u64, limit u64, observed u64, at u64 (nanoseconds), length of the
-;; subject u32, action u32, and the first bytes of the subject. The last entries are kept for kinds that have none yet,
+;; subject u32, action u16, where the subject begins u16 (see $starts), and the first bytes of the subject. The last entries are kept for kinds that have none yet,
 ;; so that a flood of one kind cannot push out the first of another.
 (global $VIOLATION_SIZE     (export "VIOLATION_SIZE:const")      i32 (i32.const 128))
 (global $VIOLATIONS_MAX     (export "VIOLATIONS_MAX:const")      i32 (i32.const 64))
 ;; An entry of $events, one for each time: kind u32, call u32, errno u32, action u32, limit u64, observed u64, at u64,
-;; length of the subject u32, and at $SUBJECT its first bytes. The newest overwrites the oldest.
+;; length of the subject u32, two bytes, where the subject begins u16, and at $SUBJECT its first bytes. The newest overwrites the oldest.
 (global $EVENTS_MAX         (export "EVENTS_MAX:const")          i32 (i32.const 32))
 (global $VIOLATIONS_COMMON                                       i32 (i32.const 48))
 (global $SUBJECT            (export "SUBJECT:const")             i32 (i32.const 48)) ;; where the subject stands in an entry
 (global $SUBJECT_MAX        (export "SUBJECT_MAX:const")         i32 (i32.const 80)) ;; how much of it is kept
+(global $FOR_WRITING        (export "FOR_WRITING:const")         i32 (i32.const 0x8000)) ;; in where a path begins: it is opened for writing
 
 ;; Kinds of descriptors in $kinds. As it was born, 0: then 0, 1 and 2 are stdin, stdout and stderr, and the next ones are
 ;; the mounts.

@@ -206,4 +206,5 @@
 (global $wait_amount           (export "wait_amount:u64:note")        i32 (i32.const 42480)) ;; and how many there must be
 (global $waited                (export "waited:u64:note")             i32 (i32.const 42488)) ;; nanoseconds that this wait has taken so far; the host counts them
 (global $opening               (export "opening:u32:note")            i32 (i32.const 42496)) ;; while native WASI opens a path: for which time it was asked to; else 0
+(global $starts                                                       i32 (i32.const 42500)) ;; where $path and $path2 begin, each u16: 1 for the first mount, and so on; 0 for anything else
 (global $room                  (export "room:u8:note")                i32 (i32.const 42504)) ;; from here on the host places its data

@@ -122,8 +122,14 @@
   (local $errno i32) (local $new i32)
   (if (local.tee $errno (call $enter (global.get $N.path_open))) (then (return (local.get $errno))))
   (call $check (local.get $opened_at) (i64.const 4) (i32.const 4))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
+  (if (i32.or
+        (i32.and (local.get $flags) (i32.or (global.get $O_CREAT) (global.get $O_TRUNC)))
+        (i32.and (i32.wrap_i64 (local.get $rights)) (global.get $RIGHT_WRITE)))
+    (then
+      (i32.store16 $state (global.get $starts)
+        (i32.or (i32.load16_u $state (global.get $starts)) (global.get $FOR_WRITING)))))
   (if (i64.ge_u (i64.load $state (global.get $open_now)) (i64.load $state (global.get $open_limit)))
     (then
       (if (local.tee $errno

@@ -72,7 +72,7 @@
 (func (export "path_create_directory") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_create_directory))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_create (global.get $N.path_create_directory) (local.get $fd) (global.get $path) (local.get $size)))
@@ -86,7 +86,7 @@
   (param $filestat i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_get))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (call $begin_answer (local.get $filestat) (global.get $FILESTAT_SIZE) (i32.const 8))
   (if (local.tee $errno
@@ -101,7 +101,7 @@
   (param $accessed i64) (param $modified i64) (param $what i32) (result i32)
   (local $errno i32) (local $times i32)
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_set_times))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   ;; Native WASI opens what it is to change.
   (if (i32.eqz (call $may_open (local.get $fd) (local.get $flags) (local.get $size)))
@@ -123,9 +123,10 @@
   (param $new_fd i32) (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_link))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path2) (local.get $old) (local.get $old_size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
     (then (return (local.get $errno))))
   (if (i32.eqz (i32.and (i32.load $state (global.get $may_link)) (i32.load $state (global.get $may_create))))
     (then
@@ -149,7 +150,7 @@
   (if (local.tee $errno (call $enter (global.get $N.path_readlink))) (then (return (local.get $errno))))
   (call $check (local.get $used) (i64.const 4) (i32.const 4))
   (call $check (local.get $buffer) (i64.extend_i32_u (local.get $buffer_size)) (i32.const 1))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (i32.gt_u (local.get $buffer_size) (global.get $PATH_MAX))
     (then (local.set $buffer_size (global.get $PATH_MAX))))
@@ -167,7 +168,7 @@
 (func (export "path_remove_directory") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_remove_directory))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_delete (global.get $N.path_remove_directory) (local.get $fd) (global.get $path) (local.get $size)
@@ -181,7 +182,7 @@
 (func (export "path_unlink_file") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_unlink_file))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $name) (local.get $size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_delete (global.get $N.path_unlink_file) (local.get $fd) (global.get $path) (local.get $size)
@@ -204,9 +205,10 @@
   (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32) (local $replaced i32) (local $inode i64)
   (if (local.tee $errno (call $enter (global.get $N.path_rename))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path2) (local.get $old) (local.get $old_size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
     (then (return (local.get $errno))))
   (if (i32.eqz (i32.and (i32.load $state (global.get $may_create)) (i32.load $state (global.get $may_delete))))
     (then
@@ -256,9 +258,9 @@
   (param $new_size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_symlink))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path2) (local.get $old) (local.get $old_size)))
+  (if (local.tee $errno (call $take_path (global.get $path2) (local.get $fd) (local.get $old) (local.get $old_size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_link (global.get $N.path_symlink) (local.get $fd) (global.get $path) (local.get $new_size)))

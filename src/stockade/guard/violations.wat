@@ -47,12 +47,15 @@
 ;; Writes a violation down: once for each kind, call and subject, with a count.
 (func $record (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $limit i64)
   (param $observed i64) (param $action i32) (param $errno i32)
-  (local $entry i32) (local $left i32) (local $bit i32) (local $count i32) (local $kept i32) (local $now i64)
+  (local $entry i32) (local $left i32) (local $bit i32) (local $count i32) (local $kept i32) (local $start i32)
+  (local $now i64)
+  (if (local.get $path) (then (local.set $start (i32.load16_u $state (call $start_of (local.get $path))))))
   (local.set $kept (local.get $size))
   (if (i32.gt_u (local.get $kept) (global.get $SUBJECT_MAX)) (then (local.set $kept (global.get $SUBJECT_MAX))))
   (local.set $now (call $stamp))
   (call $note_event (local.get $kind) (local.get $number) (local.get $path) (local.get $size) (local.get $kept)
-    (local.get $limit) (local.get $observed) (local.get $action) (local.get $errno) (local.get $now))
+    (local.get $start) (local.get $limit) (local.get $observed) (local.get $action) (local.get $errno)
+    (local.get $now))
   (local.set $entry (global.get $violations))
   (local.set $count (i32.load $state (global.get $violation_count)))
   (local.set $left (local.get $count))
@@ -60,7 +63,7 @@
     (loop $next
       (br_if $new (i32.eqz (local.get $left)))
       (if (call $is_entry (local.get $entry) (local.get $kind) (local.get $number) (local.get $path) (local.get $size)
-            (local.get $kept))
+            (local.get $kept) (local.get $start))
         (then
           (call $add (i32.add (local.get $entry) (i32.const 8)) (i64.const 1))
           (call $keep_max (i32.add (local.get $entry) (i32.const 24)) (local.get $observed))
@@ -85,14 +88,15 @@
   (i64.store $state offset=16 (local.get $entry) (local.get $limit))
   (i64.store $state offset=24 (local.get $entry) (local.get $observed))
   (i32.store $state offset=40 (local.get $entry) (local.get $size))
-  (i32.store $state offset=44 (local.get $entry) (local.get $action))
+  (i32.store16 $state offset=44 (local.get $entry) (local.get $action))
+  (i32.store16 $state offset=46 (local.get $entry) (local.get $start))
   (memory.copy $state $state (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept))
   (i64.store $state offset=32 (local.get $entry) (local.get $now))
   (i32.store $state (global.get $violation_count) (i32.add (local.get $count) (i32.const 1))))
 
 ;; Writes an event into the ring.
 (func $note_event (param $kind i32) (param $number i32) (param $path i32) (param $size i32) (param $kept i32)
-  (param $limit i64) (param $observed i64) (param $action i32) (param $errno i32) (param $now i64)
+  (param $start i32) (param $limit i64) (param $observed i64) (param $action i32) (param $errno i32) (param $now i64)
   (local $entry i32)
   (local.set $entry
     (i32.add (global.get $events)
@@ -106,16 +110,29 @@
   (i64.store $state offset=24 (local.get $entry) (local.get $observed))
   (i64.store $state offset=32 (local.get $entry) (local.get $now))
   (i32.store $state offset=40 (local.get $entry) (local.get $size))
+  (i32.store16 $state offset=46 (local.get $entry) (local.get $start))
   (memory.copy $state $state (i32.add (local.get $entry) (global.get $SUBJECT)) (local.get $path) (local.get $kept))
   (call $add (global.get $event_count) (i64.const 1)))
 
+;; The place in $starts for a path in $state.
+(func $start_of (param $path i32) (result i32)
+  (i32.add (global.get $starts) (i32.shl (i32.eq (local.get $path) (global.get $path2)) (i32.const 1))))
+
+;; The number of the mount that a descriptor is, from 1 on; 0 where it is another one, or a mount that was renumbered.
+(func $mount_number (param $fd i32) (result i32)
+  (if (i32.ge_u (local.get $fd) (global.get $MAX_DESCRIPTORS)) (then (return (i32.const 0))))
+  (if (i32.load8_u $state (i32.add (global.get $kinds) (local.get $fd))) (then (return (i32.const 0))))
+  (select (i32.sub (local.get $fd) (i32.const 2)) (i32.const 0)
+    (i32.eq (call $kind (local.get $fd)) (global.get $MOUNT))))
+
 ;; Whether an entry is about the same.
 (func $is_entry (param $entry i32) (param $kind i32) (param $number i32) (param $path i32) (param $size i32)
-  (param $kept i32) (result i32)
+  (param $kept i32) (param $start i32) (result i32)
   (local $subject i32)
   (if (i32.ne (i32.load $state (local.get $entry)) (local.get $kind)) (then (return (i32.const 0))))
   (if (i32.ne (i32.load $state offset=4 (local.get $entry)) (local.get $number)) (then (return (i32.const 0))))
   (if (i32.ne (i32.load $state offset=40 (local.get $entry)) (local.get $size)) (then (return (i32.const 0))))
+  (if (i32.ne (i32.load16_u $state offset=46 (local.get $entry)) (local.get $start)) (then (return (i32.const 0))))
   (local.set $subject (i32.add (local.get $entry) (global.get $SUBJECT)))
   (block $same
     (loop $next

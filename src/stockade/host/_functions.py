@@ -376,7 +376,7 @@ def _shown(value: object) -> str:
 
 
 class HostFunctions:
-    """The functions that a sandbox lends. Safe to share between threads."""
+    """The host functions of a sandbox. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -395,7 +395,7 @@ class HostFunctions:
             UsageError: It cannot be lent.
         """
         if module == MODULE:
-            raise UsageError(f"{MODULE} is WASI's own: lend functions under another name, such as env")
+            raise UsageError(f"{MODULE} is WASI's own: register functions under another name, such as env")
         try:
             key = (module.encode(), name.encode())
         except UnicodeEncodeError:
@@ -403,7 +403,7 @@ class HostFunctions:
         made = HostFunction(module, name, function, requires)
         with self._lock:
             if key in self._functions:
-                raise UsageError(f"{printable(module)}.{printable(name)} is lent already: choose another name")
+                raise UsageError(f"{printable(module)}.{printable(name)} is already registered: choose another name")
             self._functions[key] = made
 
     def types(self) -> Mapping[tuple[bytes, bytes], FuncType]:

@@ -325,6 +325,14 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         denied = {name for pattern in self.deny for name in _matching(pattern)}
         return frozenset(WASI_BY_NAME) - allowed | denied
 
+    def refused_by(self, call: str) -> Literal["allow", "deny"]:
+        """Returns which of the two lists refuses a WASI call that is refused.
+
+        Args:
+            call: Its name.
+        """
+        return "deny" if any(call in _matching(pattern) for pattern in self.deny) else "allow"
+
     def syscall(self, call: str | int, platform: str = "linux-x86_64") -> Classification:
         """Says what becomes of a POSIX system call that a native program would make, when a guest wants the same.
 

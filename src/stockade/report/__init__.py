@@ -25,7 +25,7 @@ from stockade.report._model import (
     Violation,
     ViolationEvent,
 )
-from stockade.report._render import rows, summary, violation_text
+from stockade.report._render import deciding_violation, rows, summary, violation_text
 
 __all__ = [
     "SAMPLES_KEPT",
@@ -47,6 +47,7 @@ __all__ = [
     "Value",
     "Violation",
     "ViolationEvent",
+    "deciding_violation",
     "history_of",
     "rows",
     "run_statistics",

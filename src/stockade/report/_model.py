@@ -107,7 +107,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         files_created: Files, folders and links created.
         files_deleted: Files and folders removed.
         random_bytes: Random bytes handed out.
-        host_calls: Calls of functions that the embedder lent.
+        host_calls: Calls of host functions.
         network_sent_bytes: Sent over the network.
         network_received_bytes: Received from the network.
         network_connections: Network connections made.
@@ -147,7 +147,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: What the guest's memories and tables have (8 bytes an element).
         stdout_bytes: Written to stdout.
         stderr_bytes: Written to stderr.
-        calls: WASI calls and calls of lent functions made.
+        calls: WASI calls and calls of host functions made.
         open_files: Files and folders open.
     """
 
@@ -176,6 +176,9 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
         action: What was done: `deny`, `stop` or `audit`.
         count: How often it happened.
         at: Seconds into the run of the first time; None where the guest has no clock by which to tell.
+        field: The field of the policy that decides it, such as `limits.memory`, `wasi.deny` or `custom.draw`; empty
+            where no field would permit it, such as a path that leads out of its mount.
+        mount: The mount that the path begins at, as the guest sees it; None where it is not known, or there is none.
     """
 
     kind: str
@@ -186,6 +189,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     action: Literal["deny", "stop", "audit"] = "deny"
     count: int = 1
     at: float | None = None
+    field: str = ""
+    mount: str | None = None
 
 
 class ViolationEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stockade._text import printable, terminal_safe
+from stockade._text import leads_out, printable, terminal_safe
 from stockade.report._fuel import Trend
 from stockade.report._model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stockade.report._fuel import FuelAnomaly
     from stockade.report._model import Report, Violation
 
-__all__ = ["duration", "last_words", "render", "rows", "size", "summary", "to_json", "violation_text"]
+__all__ = [
+    "deciding_violation",
+    "duration",
+    "last_words",
+    "render",
+    "rows",
+    "size",
+    "summary",
+    "to_json",
+    "violation_text",
+]
 
 _ENDINGS = {
     Outcome.OK: "finished",
@@ -38,7 +46,17 @@ _VALUE_SHOWN = 400
 _LAST_BYTES, _LAST_LINES, _LAST_SHOWN = 4096, 5, 200
 """What is shown of a guest's stderr where it failed: so many lines, of so many characters each."""
 
-_BYTE_KINDS = ("file_size", "read_bytes", "write_bytes", "random_bytes", "read_rate", "write_rate", "value")
+_BYTE_KINDS = (
+    "memory",
+    "stack",
+    "file_size",
+    "read_bytes",
+    "write_bytes",
+    "random_bytes",
+    "read_rate",
+    "write_rate",
+    "value",
+)
 
 
 def size(count: float) -> str:
@@ -68,7 +86,16 @@ def summary(report: Report) -> str:
         return f"exited with code {report.exit_code}"
     if report.outcome is Outcome.TRAP and report.trap is not None:
         return f"trapped: {report.trap.message}"
-    return _ENDINGS.get(report.outcome, str(report.outcome))
+    ending = _ENDINGS.get(report.outcome, str(report.outcome))
+    decisive = deciding_violation(report)
+    return ending if decisive is None else f"{ending}: {_what(decisive)}"
+
+
+def deciding_violation(report: Report) -> Violation | None:
+    """Returns the violation that ended a run and that its summary tells; None where it tells none."""
+    if report.outcome not in (Outcome.MEMORY, Outcome.DENIED):
+        return None
+    return next((violation for violation in reversed(report.violations) if violation.action == "stop"), None)
 
 
 def last_words(report: Report) -> str:
@@ -81,20 +108,100 @@ def last_words(report: Report) -> str:
 
 def violation_text(violation: Violation) -> str:
     """Says in one line what was tried and what was done about it."""
-    formats: dict[str, Callable[[float], str]] = {
-        "memory": size,
-        "timeout": duration,
-        "idle": duration,
-        **dict.fromkeys(_BYTE_KINDS, size),
-    }
-    show = formats.get(violation.kind, count)
-    text = f"{violation.kind}: {violation.subject}"
-    if violation.observed is not None and violation.limit is not None:
-        verb = "reached" if violation.call is None else "asked for"
-        text += f" ({show(violation.observed)} {verb}, {show(violation.limit)} allowed)"
-    if violation.count > 1:
-        text += f", {violation.count:,} times"
-    return f"{text} → {violation.action}"
+    times = f", {violation.count:,} times" if violation.count > 1 else ""
+    return f"{violation.kind}: {_what(violation)}{times} → {violation.action}"
+
+
+def _what(violation: Violation) -> str:
+    """Says what was tried, and what of the policy forbids it."""
+    field, call = violation.field, violation.call or ""
+    if violation.kind in _VERBS:
+        return f"tried to {_VERBS[violation.kind]} {_place(violation)}, but {field or 'that'} is off"
+    if violation.kind == "path":
+        return f"tried to {_attempt(violation)} {_place(violation)}, {_objection(violation)}"
+    if violation.kind == "capability":
+        return f"{call} needs {field or violation.subject}, which the policy does not grant"
+    if violation.kind == "call":
+        return f"{call or violation.subject} is refused{_BY_FIELD.get(field, f' by {field}' if field else '')}"
+    if violation.limit is None or violation.observed is None:
+        return f"used up {violation.subject}" + (f" ({_show(violation, violation.limit)})" if violation.limit else "")
+    return _over_limit(violation, field or violation.subject)
+
+
+_VERBS = {"create": "create", "delete": "remove", "symlinks": "make the link"}
+"""What rights are about."""
+
+_BY_FIELD = {
+    "wasi.allow": ": wasi.allow does not have it",
+    "wasi.deny": ": wasi.deny has it",
+    "clock.mode": ': clock.mode is "none"',
+    "random.mode": ': random.mode is "none"',
+}
+"""How a policy refuses a call."""
+
+_ATTEMPTS = {
+    "path_open": "open",
+    "path_create_directory": "create the folder",
+    "path_filestat_get": "look at",
+    "path_filestat_set_times": "set the times of",
+    "path_link": "link",
+    "path_readlink": "read the link",
+    "path_remove_directory": "remove the folder",
+    "path_rename": "rename",
+    "path_symlink": "make the link",
+    "path_unlink_file": "remove",
+}
+"""What calls do to a path."""
+
+
+def _attempt(violation: Violation) -> str:
+    if violation.call == "path_open" and violation.field:
+        return "write"
+    return _ATTEMPTS.get(violation.call or "", f"use {violation.call} on")
+
+
+def _objection(violation: Violation) -> str:
+    if violation.field:
+        return f"but {violation.mount} is read-only"
+    if leads_out(violation.subject):
+        return f"which is outside {violation.mount or 'its folder'}"
+    return f"which {'its folder' if violation.mount is None else violation.mount} does not permit"
+
+
+def _place(violation: Violation) -> str:
+    """Returns the path that was tried, from the guest's root where that is known."""
+    if violation.mount is None or violation.subject.startswith("/"):
+        return "what is open" if violation.subject == violation.call else violation.subject
+    return f"{violation.mount.rstrip('/')}/{violation.subject}"
+
+
+_ASKED = {
+    "timeout": "ran for",
+    "idle": "waited for",
+    "fuel": "used",
+    "value": "returned",
+    "open_files": "opened",
+    "files_created": "created",
+}
+
+
+def _over_limit(violation: Violation, field: str) -> str:
+    """Says how much was asked for, and how much there is."""
+    assert violation.observed is not None
+    assert violation.limit is not None
+    asked, allowed = _show(violation, violation.observed), _show(violation, violation.limit)
+    if violation.call is None:
+        verb = _ASKED.get(violation.kind, "of")
+        who = violation.subject if violation.subject != field else ""
+        return f"{who} {verb} {asked}, {field} allows {allowed}".lstrip()
+    verb = _ASKED.get(violation.kind, "asked for")
+    return f"{violation.call} {verb} {asked}, {field} allows {allowed}"
+
+
+def _show(violation: Violation, number: float) -> str:
+    if violation.kind in ("timeout", "idle"):
+        return duration(number)
+    return size(number) if violation.kind in _BYTE_KINDS else count(number)
 
 
 def rows(report: Report) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ class PolicyContexts:
 
     Args:
         policy: The sandbox's own.
-        functions: What the embedder lends to guests.
+        functions: The host functions.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.

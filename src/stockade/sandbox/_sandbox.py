@@ -205,7 +205,7 @@ class Sandbox:
     def host_function(
         self, module: str, name: str | None = None, *, requires: str | None = None
     ) -> Callable[[_Function], _Function]:
-        """Lends a function to guests, as a decorator: guests import it and call it.
+        """Registers a host function, as a decorator: guests import it and call it.
 
         Its type follows from its annotations: `int` is i32, `float` f64, `bool` an i32; `stockade.host.I64` and its
         like say more; `str` and `bytes` take two numbers, address and length, and read the guest's memory. A first
@@ -228,14 +228,14 @@ class Sandbox:
 
         self._contexts.under()
 
-        def lend(function: _Function) -> _Function:
+        def register(function: _Function) -> _Function:
             named = getattr(function, "__name__", None) if name is None else name
             if named is None:
-                raise UsageError("what is lent has no name of its own: give the name of the import")
+                raise UsageError("the function has no name of its own: give the name of the import")
             self._functions.add(module, named, function, requires)
             return function
 
-        return lend
+        return register
 
     def run(
         self,

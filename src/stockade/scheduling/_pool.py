@@ -32,7 +32,7 @@ _RETRY_SECONDS: Final = 0.005
 class SessionPool:
     """Opens sessions ahead of their use. Safe to share between threads; use it as a context manager.
 
-    A session that was lent is closed when it comes back, whatever its user did with it, and another one is opened in
+    A session is closed when it comes back, whatever its user did with it, and another one is opened in
     its place: a fresh store, a fresh memory, fresh globals.
 
     It opens its first sessions when it is made, and calls of its sessions block their thread: in a coroutine, leave
@@ -138,7 +138,7 @@ class SessionPool:
             _end(session)
 
     def close(self) -> None:
-        """Closes what is ready; what is lent is closed by whoever has it. Closing twice is harmless."""
+        """Closes what is ready; a session in use is closed when it comes back. Closing twice is harmless."""
         self._closed = True
         self._wanted.ring()
         while (session := self._taken()) is not None:
