@@ -59,12 +59,13 @@ class CommandHelp(Directive):
         """Asks the command itself."""
         from click import Context, Group
 
-        from stockade.cli import stockade as command
+        from stockade.cli._commands import stockade as command
 
         context = Context(command, info_name="stockade", max_content_width=88, terminal_width=88)
         for name in self.arguments:
             assert isinstance(context.command, Group)
-            found = context.command.commands[name]
+            found = context.command.get_command(context, name)
+            assert found is not None
             context = Context(found, parent=context, info_name=name, max_content_width=88, terminal_width=88)
         return [nodes.literal_block(text=context.get_help(), language="text")]
 

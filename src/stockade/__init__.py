@@ -12,10 +12,11 @@ types for annotations in `stockade.typing`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stockade import _start as _start  # when it is imported is what it tells
 from stockade._version import __version__
+
+# Type checkers take it for true; importing typing takes longer than all of this package.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from stockade.errors import (

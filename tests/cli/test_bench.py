@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from stockade.cli import _bench, stockade
+from stockade.cli import _bench
+from stockade.cli._commands import stockade
 from tests.cli.test_run import in_terminal, save
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stockade import Sandbox
-from stockade.cli import stockade as command_line
+from stockade.cli._commands import stockade as command_line
 from stockade.compilation import _programs
 from stockade.execution import _plan
 from tests._caches import BytesCache as Cache

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 import stockade
 from stockade import Inspection, Module, Policy, Sandbox
 from stockade._wasi import GROUPS, WASI
-from stockade.cli import stockade as command_line
+from stockade.cli._commands import stockade as command_line
 from stockade.engine import _engine, assemble
 from stockade.guard import Woven, guard, weave
 from stockade.modules import _weaving

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stockade import Policy, PolicyError
-from stockade.cli import stockade
+from stockade.cli._commands import stockade
 from stockade.guard import guard
 from stockade.policy import PRESETS, reference, write_yaml
 from tests.policy._strategies import policies

@@ -510,7 +510,7 @@ def test_what_invoke_cannot_read_leaves_the_status_of_its_kind(tmp_path: Path) -
     assert (outside.returncode, outside.stdout) == (134, b"")
     assert outside.stderr.endswith(b"trapped: echo returned 1 byte at 65,536: not inside its memory of 65,536\n")
     assert (beyond.returncode, beyond.stdout) == (137, b"")
-    assert b"value: limits.stdout (4.0 GiB reached, 1.0 MiB allowed) \xe2\x86\x92 stop\n" in beyond.stderr
+    assert b"value: returned 4.0 GiB, limits.stdout allows 1.0 MiB \xe2\x86\x92 stop\n" in beyond.stderr
 
 
 def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
@@ -569,6 +569,40 @@ def test_quiet_is_no_word_against_a_report_that_is_asked_for(tmp_path: Path) -> 
     done = stockade("run", "--quiet", "--report", "--fuel", "1000", save(tmp_path, LOOP))
     assert done.returncode == 137
     assert b"outcome  fuel" in done.stderr
+
+
+def test_the_report_goes_into_a_file(tmp_path: Path) -> None:
+    """As text, or as JSON by its name; stderr has what it has without it. The guest's own outcome is left alone."""
+    guest = save(tmp_path, speaker(b"bye\n", exit_code=3))
+    text, document = tmp_path / "report.txt", tmp_path / "report.json"
+
+    for path in (text, document):
+        done = stockade("run", "--report-file", path, guest)
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"bye\n", b"")
+
+    assert text.read_text().splitlines()[2].strip() == "outcome  exit - exited with code 3"
+    assert json.loads(document.read_text())["exit_code"] == 3
+
+
+def test_the_report_goes_into_a_file_however_the_run_ends(tmp_path: Path) -> None:
+    """Also where a limit stops it; what was in the file before is gone."""
+    path = tmp_path / "report.json"
+    path.write_text("x" * 100_000)
+
+    done = stockade("run", "--fuel", "1000", "--report-file", path, save(tmp_path, LOOP))
+
+    assert done.returncode == 137
+    assert json.loads(path.read_text())["outcome"] == "fuel"
+
+
+def test_a_report_file_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    """Nothing runs then."""
+    path = tmp_path / "none" / "report.json"
+
+    done = stockade("run", "--report-file", path, save(tmp_path, speaker(b"bye\n")))
+
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert f"{path} cannot be written: No such file or directory" in done.stderr.decode()
 
 
 def test_quiet_leaves_the_guest_its_voice(tmp_path: Path) -> None:
@@ -859,6 +893,6 @@ def test_fuel_for_a_time(tmp_path: Path) -> None:
     wrong = stockade("run", "--fuel", "~2 parsecs", guest)
 
     assert ended.returncode == 137
-    assert b"fuel: limits.fuel_time (" in ended.stderr
+    assert b", limits.fuel_time allows " in ended.stderr
     assert wrong.returncode == 125
     assert b'write "~2s"' in wrong.stderr

@@ -360,7 +360,7 @@ def test_what_python_cannot_tell_the_parameters_of_is_refused() -> None:
 
     with pytest.raises(UsageError) as caught:
         box().host_function("env")(Nameless())
-    assert str(caught.value) == "what is lent has no name of its own: give the name of the import"
+    assert str(caught.value) == "the function has no name of its own: give the name of the import"
     with pytest.raises(UsageError) as caught:
         box().host_function("env", "\ud800")(none_)
     assert str(caught.value) == r"env.\ud800 is no text that UTF-8 can hold"

@@ -160,6 +160,8 @@ def test_json_holds_every_field() -> None:
         "limit": 1 << 20,
         "observed": 1 << 30,
         "call": "memory.grow",
+        "field": "",
+        "mount": None,
         "action": "deny",
         "count": 1,
         "at": None,

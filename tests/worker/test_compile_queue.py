@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stockade import EngineError, InvalidModule, Module, Outcome, Policy, Sandbox
 from stockade.compilation import _programs
 from stockade.execution import _plan
-from stockade.worker import _compile_queue, _process, _subprocess
+from stockade.worker import _compile_queue, _process
 from stockade.worker._compile_queue import CompileJob, CompileQueue, Turn
 from tests._compiling import Compiling, compiling_by_hand
 from tests._processes import busy, until
@@ -452,7 +452,7 @@ def test_what_nobody_waits_for_any_more_is_ended_in_the_other_process(monkeypatc
     monkeypatch.setenv("STOCKADE_CACHE", "off")
     monkeypatch.setattr(_plan, "programs", _programs._Programs())
     worker = _process.Worker()
-    monkeypatch.setattr(_subprocess, "worker", worker)
+    monkeypatch.setattr(_process, "worker", worker)
     box = Sandbox(PATIENT.replace(functions=1_000_000))
     large = wat(f'(module (func (export "_start")) {"(func)" * 300_000})')
 

@@ -45,7 +45,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
     """A compiling process of this test's own, not started yet."""
     own = _process.Worker()
-    monkeypatch.setattr(_subprocess, "worker", own)
+    monkeypatch.setattr(_process, "worker", own)
     yield own
     own.close()
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -27,6 +28,7 @@ from stockade.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from stockade.execution import Argument, Returns
     from stockade.modules import Module
@@ -79,6 +81,12 @@ _TEXT_MARK = "text:"
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
 @click.option(
+    "--report-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the report to this file: as JSON if it ends in .json, else as text.",
+)
+@click.option(
     "--json", "wants_json", is_flag=True, help="Print the report, output included, to stdout as JSON, and nothing else."
 )
 @click.option("--quiet", is_flag=True, help="Print only what the guest writes.")
@@ -97,6 +105,7 @@ def run(
     isolation: str,
     live: bool,  # noqa: ARG001 - it was an option once
     wants_report: bool,
+    report_file: str | None,
     wants_json: bool,
     quiet: bool,
 ) -> int:
@@ -112,6 +121,8 @@ def run(
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if returns is not None and invoke is None:
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
+    # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
+    out = None if report_file is None else _opened(report_file)
     mounts = [*map(_mount, directories), *map(_volume, volumes)]
     policy = _policy(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
     environment = _environment(variables)
@@ -127,6 +138,10 @@ def run(
             steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
             watcher.attach(control)
             report = run_blocking(steps, control)
+    if out is not None:
+        with out:
+            out.write(report.to_json() if str(report_file).endswith(".json") else report.render())
+            out.write("\n")
     if streams.lost_bytes and not quiet:
         click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
     _show(
@@ -137,6 +152,13 @@ def run(
     if watcher.signal and (report.outcome is Outcome.CANCELLED or streams.lost_bytes):
         _leave(128 + watcher.signal)
     return exit_status(report)
+
+
+def _opened(name: str) -> TextIO:
+    try:
+        return Path(name).open("w", encoding="utf-8")
+    except OSError as problem:
+        raise click.UsageError(f"{printable(name, 400)} cannot be written: {problem.strerror}") from None
 
 
 def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Report:

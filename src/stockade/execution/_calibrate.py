@@ -6,7 +6,6 @@ worth 25 times as many units to one guest as to another. What is measured is a m
 
 from __future__ import annotations
 
-import statistics
 import threading
 from typing import Final
 
@@ -121,4 +120,6 @@ def _measured() -> Calibration:
         rates.append(units / max(report.usage.cpu_seconds, 1e-6))
     # The first round finds everything cold.
     rates = sorted(rates[1:])
+    import statistics
+
     return Calibration(units_per_second=statistics.median(rates), least=rates[0], most=rates[-1])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import tomllib
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 import msgspec
@@ -194,6 +193,8 @@ def _parse_toml(text: str) -> Plain:
     bare = _TOML_TEXT.sub("x", text)
     if any(key.count(".") > _MAX_DEPTH for key in re.split(r"[\n=,{}\[\]]", bare)):
         raise _TooDeep
+    import tomllib
+
     document: Plain = tomllib.loads(text)
     return document
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Final
 
 __all__ = ["is_sensitive", "names_a_secret"]
@@ -14,7 +15,7 @@ _DATABASES: Final = (
     "MQTT|SUPABASE|SMTP|MAIL|MAILER|EMAIL|IMAP|LDAP|SENTRY|S3|STORAGE"
 )
 
-_NAMES: Final = re.compile(
+_NAMES: Final = (
     # What steers loaders and interpreters.
     r"^(LD_|DYLD_|GCONV_PATH|PYTHON|NODE_OPTIONS|NODE_PATH|PERL5|PERLLIB|RUBYOPT|RUBYLIB|BASH_ENV|ENV$|IFS$"
     r"|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS|CLASSPATH$)"
@@ -29,11 +30,10 @@ _NAMES: Final = re.compile(
     r"|(^|[_.-])(PASS|KEYS?|CREDS?|PAT|SK|DSN|PIN|OTP|TOTP|MFA|SALT|SAS|PEM|PFX|P12|HMAC|JWT|LICENSE)([_.-]|[0-9]*$)"
     # Where a proxy, a database or a queue is, often with a password.
     r"|_PROXY$"
-    rf"|(^|_)({_DATABASES})[A-Z0-9_]*_?(URL|URI|DSN)S?$|^(DATABASE|JDBC)_?UR[LI]",
-    re.IGNORECASE,
+    rf"|(^|_)({_DATABASES})[A-Z0-9_]*_?(URL|URI|DSN)S?$|^(DATABASE|JDBC)_?UR[LI]"
 )
 
-_VALUES: Final = re.compile(
+_VALUES: Final = (
     r"://[^/?#\s@]*@"  # a URL with a user
     r"|-----BEGIN [A-Z0-9 ]*(PRIVATE|KEY|CERTIFICATE|PGP)"
     r"|\beyJ[A-Za-z0-9_-]{8,}\."  # a JWT
@@ -51,13 +51,19 @@ _VALUES: Final = re.compile(
 )
 
 
+@cache
+def _pattern(text: str, flags: int = 0) -> re.Pattern[str]:
+    """Compiles one of them when it is first used: that takes longer than all else in this module."""
+    return re.compile(text, flags)
+
+
 def names_a_secret(name: str) -> bool:
     """Whether a name is one under which secrets are kept, or loaders and interpreters steered.
 
     Args:
         name: The name of a variable.
     """
-    return _NAMES.search(name) is not None
+    return _pattern(_NAMES, re.IGNORECASE).search(name) is not None
 
 
 def is_sensitive(name: str, value: str) -> bool:
@@ -67,4 +73,4 @@ def is_sensitive(name: str, value: str) -> bool:
         name: Its name.
         value: Its value.
     """
-    return names_a_secret(name) or _VALUES.search(value) is not None
+    return names_a_secret(name) or _pattern(_VALUES).search(value) is not None

@@ -18,7 +18,6 @@ from stockade.errors import EngineError, InvalidModule
 from stockade.policy import Limits
 from stockade.worker._compile_queue import SMALL_BYTES, CompileJob, compile_queue
 from stockade.worker._frames import UNREADABLE, Answer, Request, failure_from, read_head, release, scratch
-from stockade.worker._process import signal_name, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +195,9 @@ def _wait_and_ask(request: Request, body: bytes, limits: Limits) -> tuple[Answer
 
 def _ask(request: Request, body: bytes, limits: Limits, turn: Turn) -> tuple[Answer, bytes]:
     """Has something done, and reads what came of it: data that is looked at, whoever wrote it."""
+    # Most processes find their modules in the cache.
+    from stockade.worker._process import worker
+
     try:
         with scratch(content=(request, body)) as source:
             status, target = worker.run(source, limits.compile_time, turn)
@@ -216,6 +218,8 @@ def _ask(request: Request, body: bytes, limits: Limits, turn: Turn) -> tuple[Ans
 
 def _failure(status: int | None, request: Request, limits: Limits) -> EngineError | InvalidModule:
     """Says why there is no answer."""
+    from stockade.worker._process import signal_name
+
     words = _WORDS[request.task]
     if status is None or status == -signal.SIGXCPU:
         return InvalidModule(

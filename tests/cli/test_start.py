@@ -1,0 +1,123 @@
+"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stockade
+from tests.conftest import HELLO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LISTING = """
+import atexit, sys
+atexit.register(lambda: print(*sorted(set(sys.modules) - before), sep="\\n", file=sys.__stderr__))
+before = set(sys.modules)
+"""
+
+
+def loaded(statement: str, *args: str) -> set[str]:
+    """The modules that a statement loads in a process of its own, beyond those that Python begins with."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{_LISTING}{statement}", *args], capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.split())
+
+
+def of_command(*args: str) -> set[str]:
+    """The modules that the command loads."""
+    return loaded("import sys; sys.argv[0] = 'stockade'; from stockade.cli import main; main()", *args)
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    """Its names are found when they are used."""
+    assert loaded("import stockade") == {"__future__", "stockade", "stockade._start", "stockade._version"}
+
+
+def test_the_version_is_told_without_loading_the_rest() -> None:
+    """Scripts ask for it, and people who want to know whether the command is there."""
+    assert of_command("--version") == {
+        "__future__",
+        "stockade",
+        "stockade._start",
+        "stockade._version",
+        "stockade.cli",
+    }
+
+
+def test_the_version_is_told_in_the_same_words_by_every_way() -> None:
+    """Alone, which is quick; and beside other options, where click tells it."""
+    for args in (["--version"], ["--version", "run"]):
+        done = subprocess.run([sys.executable, "-m", "stockade", *args], capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (f"stockade, version {stockade.__version__}\n", "")
+
+
+def test_a_run_loads_no_other_command(tmp_path: Path) -> None:
+    """Nor what only they need, nor what compiles: the module is in the cache."""
+    path = tmp_path / "hello.wat"
+    path.write_text(HELLO)
+    of_command("run", str(path))
+
+    modules = of_command("run", str(path))
+
+    assert "stockade.cli._run" in modules
+    others = {f"stockade.cli._{name}" for name in ("bench", "cache", "inspect")}
+    needless = {
+        "stockade.worker._process",
+        "stockade.scheduling",
+        "asyncio",
+        "rich",
+        "statistics",
+        "tomllib",
+        "json.tool",
+    }
+    assert not modules & (others | needless)
+
+
+def test_help_of_the_group_lists_every_command() -> None:
+    """They are loaded for that: each tells what it does."""
+    done = subprocess.run([sys.executable, "-m", "stockade", "--help"], capture_output=True, text=True, check=True)
+
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
+    assert listed == ["bench", "cache", "completion", "inspect", "policy", "run"]
+
+
+_INTERRUPTED_WHILE_LOADING = """
+import builtins, os, signal, sys
+real = builtins.__import__
+def slow(name, *args, **kwargs):
+    if name == {module!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *args, **kwargs)
+builtins.__import__ = slow
+sys.argv = ["stockade", "run", "none.wasm"]
+from stockade.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "stockade.errors", "stockade.sandbox", "msgspec"])
+def test_an_interrupt_while_modules_are_loaded_ends_quietly(module: str) -> None:
+    """Ctrl-C right after the command was typed: one line and the usual status, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_WHILE_LOADING.format(module=module)], capture_output=True, text=True
+    )
+
+    # An empty line may come first: the ^C of the terminal stands before it.
+    assert (done.returncode, done.stdout, done.stderr.removeprefix("\n")) == (130, "", "stockade: interrupted\n")
+
+
+def test_an_interrupt_with_nobody_to_tell_is_quiet() -> None:
+    """The attack: stderr is closed, so that telling of the interrupt fails."""
+    code = _INTERRUPTED_WHILE_LOADING.format(module="click")
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+
+    assert (done.returncode, done.stdout) == (130, b"")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
