@@ -30,6 +30,8 @@ myst_enable_extensions = ["deflist"]
 
 html_theme = "furo"
 html_title = "Stockade"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"
@@ -79,12 +81,14 @@ _GIVEN_BY_POSITION = {
 }
 
 
-def _signature(_app: Sphinx, what: str, name: str, found: object, *_: object) -> tuple[str, str | None] | None:
+def _signature(_app: Sphinx, what: str, name: str, found: object, *rest: object) -> tuple[str, str | None] | None:
     """Leaves out signatures that tell nothing: of what only Stockade makes, and of data whose fields are listed."""
     if name.endswith((".schema", ".to_dict")):
         return "()", "dict[str, Json]"  # not that alias at full length
     if what != "class":
-        return None
+        signature, returns = (text if isinstance(text, str) else None for text in rest[1:3])
+        # It is there to tell mistakes: nothing can be given for it.
+        return (re.sub(r", \*\*_unknown: ~?[\w.]+", "", signature), returns) if signature else None
     is_data = isinstance(found, type) and issubclass(found, msgspec.Struct | tuple)
     short = name.rpartition(".")[2]
     if short in _MADE_BY_STOCKADE or is_data:

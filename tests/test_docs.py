@@ -218,7 +218,16 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("unenforceable", "write_toml", "write_value", "write_yaml"),
     },
     stockade.report: {
-        *("SAMPLES_KEPT", "FuelSample", "deciding_violation", "history_of", "rows", "run_statistics", "summary"),
+        *(
+            "SAMPLES_KEPT",
+            "FuelSample",
+            "deciding_violation",
+            "history_of",
+            "note_cause",
+            "rows",
+            "run_statistics",
+            "summary",
+        ),
         "violation_text",
     },
     stockade.guests: set(),

@@ -9,14 +9,17 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import traceback
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -882,6 +885,65 @@ def test_a_trap_can_be_raised_by_check() -> None:
 
     with pytest.raises(stockade.GuestTrap, match=r"env\.f raised ValueError: bad thing"):
         lending(f).call(PLAIN, "go").check()
+
+
+def test_what_a_function_raised_is_the_cause_of_what_check_raises() -> None:
+    """The exception itself, with the frames of the function and none of ours: for the embedder to debug."""
+
+    def inner() -> None:
+        raise KeyError("a secret of the host's")
+
+    def f() -> None:
+        inner()
+
+    report = lending(f).call(PLAIN, "go")
+    with pytest.raises(stockade.GuestTrap) as caught:
+        report.check()
+
+    cause = caught.value.__cause__
+    assert isinstance(cause, KeyError)
+    assert [frame.name for frame in traceback.extract_tb(cause.__traceback__)] == ["f", "inner"]
+    with pytest.raises(stockade.GuestTrap) as again:
+        report.check()
+    assert again.value.__cause__ is cause
+
+
+def test_the_cause_is_no_part_of_the_report() -> None:
+    """What is written, compared, pickled or copied does not have it; nor does a trap of the guest's own."""
+
+    def f() -> None:
+        raise ValueError("bad")
+
+    report = lending(f).call(PLAIN, "go")
+    copied = pickle.loads(pickle.dumps(report))
+
+    assert "cause" not in json.loads(report.to_json())
+    assert copied == report
+    for other in (copied, box().call(wat('(module (func (export "go") unreachable))'), "go")):
+        with pytest.raises(stockade.GuestTrap) as caught:
+            other.check()
+        assert caught.value.__cause__ is None
+
+
+def test_the_cause_goes_with_the_report() -> None:
+    """What the function had in its hands is not kept by anything else."""
+
+    class Thing:
+        """Something to look at."""
+
+    things: list[weakref.ref[Thing]] = []
+
+    def f() -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        raise ValueError
+
+    report = lending(f).call(PLAIN, "go")
+    gc.collect()
+    assert things[0]() is not None
+    del report
+    gc.collect()
+    assert things[0]() is None
 
 
 class Own(BaseException):

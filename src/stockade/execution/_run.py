@@ -33,6 +33,7 @@ from stockade.report import (
     Report,
     Timings,
     Truncated,
+    note_cause,
 )
 from stockade.runner import FOREVER, GO_ON, GRACE_SECONDS, AwaitedCall, blamed, is_cancellation
 
@@ -105,6 +106,7 @@ class Guest:
     _mailbox: Mailbox | None = None
     _own_loop: OwnLoop | None = None
     _problem = ""
+    _raised: BaseException | None = None
     _timed = False
     _begun = _cpu_mark = _resumed = 0.0
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
@@ -277,7 +279,11 @@ class Guest:
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
-        return self._report(results, command)
+        report = self._report(results, command)
+        if self._raised is not None:
+            note_cause(report, self._raised)
+            self._raised = None
+        return report
 
     def _finish(self, streams: Streams) -> RunCoroutine[None]:
         """Passes the last output on. A run whose output was not taken in its time is over like one that did not end."""
@@ -389,7 +395,7 @@ class Guest:
         if isinstance(problem, CapabilityMissing):
             raise GuestStopped(StopReason.without_capability(problem.capability, problem.function)) from None
         # The guest traps where it is, so that the report tells where that was.
-        self._problem = str(problem)
+        self._problem, self._raised = str(problem), problem.__cause__
         mailbox.say(mailbox_words().end)
 
     def _await_answer(self, mailbox: Mailbox, function: BoundFunction) -> RunCoroutine[None]:

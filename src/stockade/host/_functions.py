@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from stockade._outside import call_outside
@@ -19,6 +20,7 @@ from stockade.wasm import FuncType
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from inspect import Parameter
+    from types import TracebackType
 
     from stockade.engine import Number
     from stockade.guard import Mailbox
@@ -260,7 +262,10 @@ class BoundFunction:
         """Returns what is said of an exception that the function has raised."""
         if isinstance(problem, CapabilityMissing):
             return CapabilityMissing(problem.capability, self._label)
-        return HostFunctionFailed(self._label, problem)
+        failed = HostFunctionFailed(self._label, problem)
+        # For whoever wrote the function: where it failed, and not how it came to be called.
+        failed.__cause__ = problem.with_traceback(_own_part(problem.__traceback__))
+        return failed
 
     def _read(self, call: HostCall, values: Sequence[Any]) -> Sequence[object]:
         """Makes of the values in the mailbox what the function is called with."""
@@ -326,6 +331,16 @@ class HostFunctionFailed(Exception):  # noqa: N818 - says what happened; never l
 
     def __init__(self, label: str, problem: Exception) -> None:
         super().__init__(f"{label} raised {type(problem).__name__}: {_text(problem)}")
+
+
+_OURS = str(Path(__file__).parents[1])
+
+
+def _own_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Returns a traceback without the frames at its beginning that are Stockade's own."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_OURS):
+        traceback = traceback.tb_next
+    return traceback
 
 
 def _declaration(function: Callable[..., object], label: str) -> tuple[Mapping[str, object], Sequence[Parameter]]:

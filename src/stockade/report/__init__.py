@@ -24,6 +24,7 @@ from stockade.report._model import (
     Value,
     Violation,
     ViolationEvent,
+    note_cause,
 )
 from stockade.report._render import deciding_violation, rows, summary, violation_text
 
@@ -49,6 +50,7 @@ __all__ = [
     "ViolationEvent",
     "deciding_violation",
     "history_of",
+    "note_cause",
     "rows",
     "run_statistics",
     "summary",

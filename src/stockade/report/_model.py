@@ -29,6 +29,7 @@ __all__ = [
     "Value",
     "Violation",
     "ViolationEvent",
+    "note_cause",
 ]
 
 if TYPE_CHECKING:
@@ -283,7 +284,11 @@ _LIMIT_OUTCOMES = frozenset(
 )
 
 
-class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_only=True):
+_CAUSE = "cause"
+"""Where a report keeps the exception that ended its run: beside its fields, so it is neither written nor compared."""
+
+
+class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_only=True, dict=True):
     """What happened in a run. For type checkers, `Report[str | None]` is one whose value is a text, or None.
 
     Attributes:
@@ -333,7 +338,8 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
 
         Raises:
             GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`. Where the guest
-                left with an exit code or trapped, the message has the end of its stderr.
+                left with an exit code or trapped, the message has the end of its stderr. Where a host function raised
+                an exception, that is its `__cause__`, with its traceback: for you to see, the guest never does.
         """
         if self.ok:
             return self
@@ -345,7 +351,7 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         kind = LimitExceeded if self.outcome in _LIMIT_OUTCOMES else kinds.get(self.outcome, GuestTrap)
         from stockade.report._render import last_words
 
-        raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self)
+        raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self) from self.__dict__.get(_CAUSE)
 
     def summary(self) -> str:
         """Says in one sentence how the run ended."""
@@ -367,3 +373,13 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         from stockade.report._render import render
 
         return render(self)
+
+
+def note_cause(report: Report, problem: BaseException | None) -> None:
+    """Notes which exception of a host function ended a run: in this process only, it is no part of the report.
+
+    Args:
+        report: The report on the run.
+        problem: The exception.
+    """
+    report.__dict__[_CAUSE] = problem
