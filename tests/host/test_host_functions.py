@@ -1171,33 +1171,31 @@ def test_a_signal_at_any_moment_reaches_the_caller() -> None:
 # -- guests within guests ---------------------------------------------------------------------------------------------
 
 
-def test_a_function_cannot_call_the_session_that_calls_it() -> None:
-    """Attack: the store is in use by the guest, one call deeper."""
+def test_a_function_cannot_use_the_session_that_calls_it_otherwise() -> None:
+    """Attack: the store is in use by the guest, one call deeper. Calls of exports are another matter."""
     caught: list[str] = []
     sessions: list[stockade.Session] = []
 
     def f(way: int) -> None:
         session = sessions[0]
         ways: list[Callable[[], object]] = [
-            lambda: session.call("go", 5),
             lambda: session.read_memory(0, 1),
             lambda: session.write_memory(0, b"x"),
             session.close,
         ]
-        if way < len(ways):
-            try:
-                ways[way]()
-            except UsageError as problem:
-                caught.append(str(problem))
-                raise
+        try:
+            ways[way]()
+        except UsageError as problem:
+            caught.append(str(problem))
+            raise
 
     sandbox, module = lending(f), caller("i32")
-    for way in range(4):
+    for way in range(3):
         with sandbox.open(module) as session:
             sessions[:] = [session]
             assert trap(session.call("go", way)) == f"env.f raised UsageError: {caught[-1]}"
     used = "the session is in use by another thread: give each thread a session of its own"
-    assert caught == [used, used, used, "a call is under way in another thread: cancel it first"]
+    assert caught == [used, used, "a call is under way in another thread: cancel it first"]
 
 
 def test_a_function_may_run_other_guests() -> None:

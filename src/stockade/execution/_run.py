@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
@@ -19,15 +21,18 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._classify import GuestStopped, StopReason, classify, tell_event
+from stockade.execution._reentry import Reentry
 from stockade.execution._snapshot import put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
 from stockade.execution._throttle import Throttle
 from stockade.execution._timekeeper import Timekeeper
 from stockade.execution._usage import progress_of, usage_of
+from stockade.execution._values import bind_arguments
 from stockade.guard import ELEMENT_BYTES, PROGRAM_NAME, Mailbox, State, Wait, mailbox_words, place_inputs
 from stockade.host import CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.report import (
     FuelStatistics,
+    Outcome,
     PolicyInfo,
     Progress,
     Report,
@@ -35,7 +40,7 @@ from stockade.report import (
     Truncated,
     note_cause,
 )
-from stockade.runner import FOREVER, GO_ON, GRACE_SECONDS, AwaitedCall, blamed, is_cancellation
+from stockade.runner import FOREVER, GO_ON, GRACE_SECONDS, AwaitedCall, blamed, is_cancellation, run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,12 +50,14 @@ if TYPE_CHECKING:
     from stockade.execution._plan import Plan
     from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
-    from stockade.execution._values import Call
+    from stockade.execution._string_calls import Returns
+    from stockade.execution._values import Argument, Call
     from stockade.execution._warm import WarmPool
+    from stockade.execution.loop_calls import AskedCall
     from stockade.guard import GuardViolation
     from stockade.host import BoundFunction
     from stockade.policy import Policy
-    from stockade.report import ViolationEvent
+    from stockade.report import Value, ViolationEvent
     from stockade.runner import RunControl, RunCoroutine
     from stockade.runner.own_loop import OwnLoop
 
@@ -70,6 +77,10 @@ _LOOK_SECONDS = 0.01
 
 _SLACK_BYTES = 2 << 20
 """Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
+
+
+_around: ContextVar[tuple[weakref.ref[Guest], AwaitedCall] | None] = ContextVar("_around", default=None)
+"""The call of a coroutine host function in whose context this is, and the guest that has made it."""
 
 
 class Guest:
@@ -104,6 +115,7 @@ class Guest:
     _throttle: Throttle | None = None
     _timekeeper: Timekeeper | None = None
     _mailbox: Mailbox | None = None
+    _reentry: Reentry | None = None
     _own_loop: OwnLoop | None = None
     _problem = ""
     _raised: BaseException | None = None
@@ -219,10 +231,10 @@ class Guest:
 
     def _make_mailbox(self, instance: Instance, state: State) -> None:
         mailbox = self._mailbox = Mailbox(state.memory)
-        if any(function.wants_memory for function in self._plan.functions):
-            # Found before any call is halted in which it could be asked for.
-            with suppress(KeyError):
-                self.halted_memory = instance.memory(MEMORY).while_halted(mailbox.memory_bytes)
+        self._reentry = Reentry(self._plan.program.woven, mailbox)
+        # Found before any call is halted in which it could be asked for.
+        with suppress(KeyError):
+            self.halted_memory = instance.memory(MEMORY).while_halted(mailbox.memory_bytes)
 
     @property
     def ended(self) -> bool:
@@ -338,31 +350,167 @@ class Guest:
 
     def _poll_until_done(self, instance: Instance) -> RunCoroutine[None]:
         """Lets it run again and again, until it has."""
-        mailbox = self._mailbox
-        looks_at = FOREVER if mailbox is None else time.monotonic() + _LOOK_SECONDS
         try:
-            while True:
-                if mailbox is not None and instance.is_parked and (number := mailbox.said):
-                    function = self._called(number)
-                    if function.is_awaited:
-                        yield from self._await_answer(mailbox, function)
-                        instance.wake()
-                        yield from self._look(instance)
-                    else:
-                        self._answer(mailbox, function)
-                        instance.wake()
-                        if (now := time.monotonic()) >= looks_at:
-                            # Such calls may follow one another for ever.
-                            looks_at = now + _LOOK_SECONDS
-                            yield from self._look(instance)
-                        elif not self._control():
-                            raise GuestStopped(StopReason(cancelled=self._control.cancelled))
-                else:
-                    yield from self._on_yield(instance)
-                if instance.poll():
-                    return
+            if not (yield from self._drive(instance)):
+                raise EngineError("the guard says that an export has returned, and none was called")
         finally:
             instance.abandon()
+
+    def _drive(self, instance: Instance) -> RunCoroutine[bool]:
+        """Lets a guest that has halted run on, until its call is over or an export that was called within has returned.
+
+        Returns:
+            Whether its call is over.
+        """
+        mailbox, reentry, returned = self._mailbox, self._reentry, mailbox_words().returned
+        looks_at = FOREVER if mailbox is None else time.monotonic() + _LOOK_SECONDS
+        while True:
+            if mailbox is not None and instance.is_parked and (number := mailbox.said):
+                assert reentry is not None
+                if number == returned:
+                    return False
+                function = self._called(number)
+                if function.is_awaited:
+                    yield from self._await_answer(mailbox, function)
+                    instance.wake()
+                    yield from self._look(instance)
+                else:
+                    reentry.here = True
+                    try:
+                        self._answer(mailbox, function)
+                    finally:
+                        reentry.here = False
+                    if reentry.ended is not None:
+                        reentry.check()
+                    instance.wake()
+                    if (now := time.monotonic()) >= looks_at:
+                        # Such calls may follow one another for ever.
+                        looks_at = now + _LOOK_SECONDS
+                        yield from self._look(instance)
+                    elif not self._control():
+                        raise GuestStopped(StopReason(cancelled=self._control.cancelled))
+            else:
+                yield from self._on_yield(instance)
+            if instance.poll():
+                return True
+
+    # -- exports called while the guest is halted in a host function ---------------------------------------------------
+
+    @property
+    def is_in_function(self) -> bool:
+        """Whether a plain host function is called just now, on the thread that drives the guest."""
+        return self._reentry is not None and self._reentry.here
+
+    def call_back(self, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
+        """Calls an export within a plain host function, on its thread; returns its value.
+
+        Raises:
+            GuestError: The guest has ended in it.
+            LinkError: There is no such function.
+            UsageError: The call cannot be made.
+        """
+        return self.call_within(bind_arguments(self._plan.module, export, args, returns)).check().value
+
+    def call_within(self, call: Call) -> Report:
+        """Makes a call within a plain host function, on its thread.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        return run_blocking(self._within(call), self._control)
+
+    async def await_within(self, awaited: AwaitedCall, call: Call) -> Report:
+        """Makes a call within a coroutine host function.
+
+        Args:
+            awaited: The call of the host function.
+            call: The call of the export.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        from stockade.execution.loop_calls import AskedCall
+
+        if not self._is_under_way(awaited):
+            raise UsageError("the call of the host function is over, and its guest is not halted in it any more")
+        return await AskedCall(call, self._control.wake).report(awaited.asked)
+
+    def awaited_here(self) -> AwaitedCall | None:
+        """Returns the call of a coroutine host function in whose context this is; None where there is none such."""
+        found = _around.get()
+        return None if found is None or found[0]() is not self or not self._is_under_way(found[1]) else found[1]
+
+    def _is_under_way(self, awaited: AwaitedCall) -> bool:
+        return self._instance is not None and self._ending is None and not awaited.is_over()
+
+    def _within(self, call: Call) -> RunCoroutine[Report]:
+        """Makes a call while the guest is halted in one of a host function.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        reentry, plan = self._reentry, self._plan
+        assert reentry is not None
+        before = reentry.begin()
+        problem: BaseException | None = None
+        try:
+            if call.exchange is None:
+                results: Sequence[Number | str] = yield from self._enter_within(
+                    call.entry.name, call.given, call.entry.type.results
+                )
+            else:
+                assert self.halted_memory is not None, "it was looked for when the texts were bound"
+                results = yield from call.exchange.perform(
+                    call, self.halted_memory, self._enter_within, self._limits.stdout
+                )
+        except GuestStopped as end:
+            ending = reentry.ended = end.ending.unless_late(self._control)
+        except BaseException as raised:
+            problem = raised
+            raise
+        else:
+            value: Value = results[0] if len(results) == 1 else list(results) or None
+            return Report(outcome=Outcome.OK, value=value, module=plan.info, policy=self._policy_info)
+        finally:
+            reentry.over(before, problem)
+            del problem
+        verdict = classify(
+            plan=plan,
+            ending=ending,
+            reading=None if self._state is None else self._state.read(),
+            noted=[],
+            results=None,
+            command=False,
+            fuel=None,
+            wall_seconds=time.perf_counter() - self._begun,
+        )
+        return Report(
+            outcome=verdict.outcome,
+            exit_code=verdict.exit_code,
+            violations=verdict.violations,
+            trap=verdict.trap,
+            module=plan.info,
+            policy=self._policy_info,
+        )
+
+    def _enter_within(
+        self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
+    ) -> RunCoroutine[list[Number]]:
+        """Calls one function of a guest that is halted in a call of a host function."""
+        instance, reentry = self._instance, self._reentry
+        assert instance is not None
+        assert reentry is not None
+        if not self._control():
+            raise GuestStopped(StopReason(cancelled=self._control.cancelled))
+        reentry.say(export, arguments)
+        instance.wake()
+        if instance.poll() or (yield from self._drive(instance)):
+            if instance.results() is not None:
+                raise EngineError("a guest has returned out of the middle of a call")
+            raise GuestStopped(self._end(instance))
+        return reentry.returned(results)
+
+    # -- functions of the embedder ------------------------------------------------------------------------------------
 
     def _called(self, number: int) -> BoundFunction:
         """Returns the function that the guest calls, by its number in the mailbox.
@@ -412,8 +560,11 @@ class Guest:
             except Exception as problem:
                 self._fail(mailbox, function.failure(problem))
                 return
-            awaited = AwaitedCall(function.function, given, copy_context(), self._control.wake)
+            context = copy_context()
+            awaited = AwaitedCall(function.function, given, context, self._control.wake)
             del given
+            context.run(_around.set, (weakref.ref(self), awaited))
+            call.asks(partial(self._ask, awaited))
             try:
                 yield from self._until_awaited(awaited)
             except GuestStopped:
@@ -438,20 +589,40 @@ class Guest:
         Raises:
             Ended: The time of the run is up before, or it is cancelled.
         """
-        control = self._control
-        if control.awaiter is None:
-            if self._own_loop is None:
-                from stockade.runner.own_loop import OwnLoop
-
-                self._own_loop = OwnLoop(control)
-            self._own_loop.perform(awaited)
-        else:
+        control, reentry = self._control, self._reentry
+        assert reentry is not None
+        if control.awaiter is not None:
             control.awaiter.begin(awaited)
-            while not awaited.is_over() and control():
-                self._serve()
+        elif self._own_loop is None:
+            from stockade.runner.own_loop import OwnLoop
+
+            self._own_loop = OwnLoop(control)
+        while not awaited.is_over() and control():
+            self._serve()
+            if control.awaiter is None:
+                assert self._own_loop is not None
+                self._own_loop.perform(awaited)
+            elif not awaited.asked:
                 yield from self._pause(control.deadline)
+            while awaited.asked and reentry.ended is None:
+                yield from self._answer_asked(awaited.asked.popleft())
+            if reentry.ended is not None:
+                reentry.check()
         if not awaited.has_answered():
             raise GuestStopped(StopReason(cancelled=control.cancelled))
+
+    def _answer_asked(self, asked: AskedCall) -> RunCoroutine[None]:
+        """Makes a call that a coroutine function asks for."""
+        try:
+            report = yield from self._within(asked.call)
+        except Exception as problem:
+            asked.answer(None, problem)
+        else:
+            asked.answer(report, None)
+
+    async def _ask(self, awaited: AwaitedCall, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
+        report = await self.await_within(awaited, bind_arguments(self._plan.module, export, args, returns))
+        return report.check().value
 
     def _stop(self, awaited: AwaitedCall) -> RunCoroutine[None]:
         """Has a coroutine cancelled, and waits for a moment until it has come to its end."""

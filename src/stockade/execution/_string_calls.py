@@ -21,7 +21,7 @@ from stockade.wasm import ExternKind, FuncType
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from stockade.engine import Memory, Number
+    from stockade.engine import HaltedMemory, Memory, Number
     from stockade.execution._values import Call
     from stockade.modules import Module
 
@@ -106,7 +106,7 @@ class StringCall:
     after: Entry | None
 
     def perform(
-        self, call: Call, memory: Memory, enter: CallExport, limit_bytes: int
+        self, call: Call, memory: Memory | HaltedMemory, enter: CallExport, limit_bytes: int
     ) -> Generator[float, None, Sequence[Number | str]]:
         """Passes the texts, calls the function, reads its result, and gives back what was lent.
 
@@ -144,7 +144,7 @@ class StringCall:
         return found
 
     def _lend(
-        self, text: bytes, lent: list[tuple[int, int]], memory: Memory, enter: CallExport
+        self, text: bytes, lent: list[tuple[int, int]], memory: Memory | HaltedMemory, enter: CallExport
     ) -> Generator[float, None, int]:
         """Copies bytes into room that the guest makes for them; returns their address."""
         convention, size = self.convention, len(text)
@@ -171,7 +171,7 @@ class StringCall:
         if size:
             yield from enter(self.convention.free.encode(), _given(self.convention.gives, size, address), ())
 
-    def _read(self, entry: Entry, memory: Memory, address: int, size: int) -> str | bytes:
+    def _read(self, entry: Entry, memory: Memory | HaltedMemory, address: int, size: int) -> str | bytes:
         data = _copied(entry, memory, address, size)
         if self.returns == "bytes":
             return data
@@ -264,7 +264,7 @@ def _after(module: Module, entry: Entry) -> Entry | None:
     return Entry(name, wanted) if module.function_type(name) == wanted else None
 
 
-def _place_of(entry: Entry, results: Sequence[Number], memory: Memory) -> tuple[int, int]:
+def _place_of(entry: Entry, results: Sequence[Number], memory: Memory | HaltedMemory) -> tuple[int, int]:
     """Where the function says that its text is: address and length."""
     numbers = [int(number) for number in results]
     if entry.type.results == ("i64",):
@@ -275,7 +275,7 @@ def _place_of(entry: Entry, results: Sequence[Number], memory: Memory) -> tuple[
     return numbers[0] & _WORD, numbers[1] & _WORD
 
 
-def _copied(entry: Entry, memory: Memory, address: int, size: int) -> bytes:
+def _copied(entry: Entry, memory: Memory | HaltedMemory, address: int, size: int) -> bytes:
     try:
         return memory.read(address, size)
     except IndexError:

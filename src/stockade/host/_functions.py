@@ -169,7 +169,6 @@ class BoundFunction:
     Attributes:
         function: What to call.
         is_awaited: Whether it is a coroutine function.
-        wants_memory: Whether it is given something of the guest's memory.
     """
 
     __slots__ = (
@@ -182,7 +181,6 @@ class BoundFunction:
         "_wants_call",
         "function",
         "is_awaited",
-        "wants_memory",
     )
 
     def __init__(self, function: HostFunction, policy: Policy) -> None:
@@ -205,7 +203,6 @@ class BoundFunction:
         # Numbers are passed as they come.
         numbers = all(isinstance(reader, _Type) for reader in function.readers)
         self._readers = () if numbers else tuple(function.readers)
-        self.wants_memory = self._wants_call or str in function.readers or bytes in function.readers
 
     def serve(self, mailbox: Mailbox, guest: HaltedGuest) -> None:
         """Answers a call of a plain function, on this thread.

@@ -9,13 +9,21 @@ from stockade._bytes import bytes_of
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import Any, Literal
+
     from stockade._bytes import BytesLike
     from stockade.engine import HaltedMemory
     from stockade.policy import Policy
+    from stockade.report import Value
+
+    Argument = int | float | bytes | bytearray | memoryview | str
+    Ask = Callable[[str, Sequence[Any], Any], Awaitable[Value]]
 
 __all__ = ["CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall"]
 
 _ADDRESS_BITS = 0xFFFF_FFFF
+_ENDED = "the call of the host function is over, and its guest is not halted in it any more"
 _OVER = "the guest's memory is only there while the host function runs: copy what you need"
 
 
@@ -29,6 +37,9 @@ class HaltedGuest(Protocol):
     @property
     def halted_memory(self) -> HaltedMemory | None:
         """The memory that it exports as `memory`; None where it exports none."""
+
+    def call_back(self, export: str, args: Sequence[Any], returns: Any) -> Any:
+        """Calls an export, on the thread of a plain function that the guest calls; returns its value."""
 
 
 class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -137,6 +148,8 @@ class HostCall:
         self._guest: HaltedGuest | None = guest
         self._thread = None if awaited else get_ident()
         self._lock = RLock()
+        # How a coroutine function has exports called.
+        self._ask: Ask | None = None
         self._memory: GuestMemory | None = None
 
     @property
@@ -157,6 +170,66 @@ class HostCall:
                 self._memory = GuestMemory(memory, self._thread, self._lock)
             return self._memory
 
+    def call(
+        self,
+        export: str,
+        *args: float | bytes | bytearray | memoryview | str,
+        returns: Literal["text", "bytes"] | None = None,
+    ) -> Value:
+        """Calls a function that the guest exports, in the middle of this call; for plain functions.
+
+        It runs on the guest's stack, in the fuel and the time of the call around it. Such calls may be nested 32 deep.
+
+        Args:
+            export: Name of the function.
+            *args: What is passed, as to `Sandbox.call`.
+            returns: What the result is read as, as there.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            GuestError: The guest has ended in it. The call around it is over, too, whatever the host function does.
+            LinkError: There is no such function.
+            UsageError: The arguments do not fit, the calls are nested too deep, or this call is over.
+        """
+        _check_thread(self._thread)
+        if self._guest is None:
+            raise UsageError(_ENDED)
+        if self._ask is not None:
+            raise UsageError("a coroutine function awaits the guest's functions: await HostCall.call_async")
+        value: Value = self._guest.call_back(export, args, returns)
+        return value
+
+    async def call_async(
+        self,
+        export: str,
+        *args: float | bytes | bytearray | memoryview | str,
+        returns: Literal["text", "bytes"] | None = None,
+    ) -> Value:
+        """Calls a function that the guest exports, in the middle of this call; for coroutine functions.
+
+        Others of the loop go on meanwhile. One such call follows the other.
+
+        Args:
+            export: Name of the function.
+            *args: What is passed, as to `Sandbox.call`.
+            returns: What the result is read as, as there.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            GuestError: As for `call`; so is what follows.
+            LinkError: There is no such function.
+            UsageError: The arguments do not fit, the calls are nested too deep, or this call is over.
+        """
+        if self._guest is None:
+            raise UsageError(_ENDED)
+        if self._ask is None:
+            raise UsageError("only a coroutine function can await the guest's functions: call HostCall.call")
+        return await self._ask(export, args, returns)
+
     def grants(self, capability: str, asked: bool | float | str = True) -> bool:
         """Whether the policy grants a custom capability; see `Policy.grants`."""
         return self.policy.grants(capability, asked)
@@ -165,6 +238,10 @@ class HostCall:
         """Ends the run as denied, unless the policy grants a custom capability."""
         if not self.grants(capability, asked):
             raise CapabilityMissing(capability)
+
+    def asks(self, ask: Ask) -> None:
+        """Says how exports are called for a coroutine function."""
+        self._ask = ask
 
     def end(self) -> None:
         """Takes the memory away: the call is over."""

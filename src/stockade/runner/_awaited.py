@@ -6,6 +6,7 @@ loop (`loop.py`). One that takes its steps on the caller's thread has a loop of 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -37,9 +38,23 @@ class AwaitedCall:
         arguments: What it is given.
         context: The context that it sees, which is its own.
         wake: What is called when it is over, on its loop.
+
+    Attributes:
+        asked: What the coroutine asks of the steps that wait for it, the oldest first.
     """
 
-    __slots__ = ("_context", "_function", "_given", "_over", "_problem", "_result", "_task", "_unwanted", "_wake")
+    __slots__ = (
+        "_context",
+        "_function",
+        "_given",
+        "_over",
+        "_problem",
+        "_result",
+        "_task",
+        "_unwanted",
+        "_wake",
+        "asked",
+    )
 
     def __init__(
         self,
@@ -57,6 +72,7 @@ class AwaitedCall:
         self._problem: BaseException | None = None
         self._unwanted = False
         self._over = False
+        self.asked: deque[Any] = deque()
 
     def is_over(self) -> bool:
         """Whether it is over. May be asked from any thread."""

@@ -149,7 +149,7 @@ def blamed(problem: BaseException, who: str) -> UsageError:
 
 
 def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
-    """Takes all steps, on this thread.
+    """Takes all steps, on this thread. Who takes other steps of the same control around them goes on afterwards.
 
     Args:
         steps: What to do.
@@ -159,6 +159,7 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
         What it came to.
     """
     woken: Bell | None = None
+    around = control.on_wake
     try:
         while True:
             try:
@@ -180,4 +181,4 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
             # First: what the steps hold is let go of whatever a handler of a signal raises.
             steps.close()
         finally:
-            control.on_wake = None
+            control.on_wake = around

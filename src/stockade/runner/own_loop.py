@@ -32,7 +32,7 @@ class OwnLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def perform(self, call: AwaitedCall) -> None:
-        """Begins a call, and returns when it is over or the run is to end.
+        """Begins a call, or goes on with it, and returns when it is over, asks something, or the run is to end.
 
         Raises:
             UsageError: Another event loop runs on this thread.
@@ -61,12 +61,12 @@ class OwnLoop:
 
         control.on_wake = wake
         call.start(loop)
-        while not call.is_over() and control():
+        while not call.is_over() and not call.asked and control():
             left = None if control.deadline == FOREVER else max(0.0, control.deadline - time.monotonic())
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
             changed.clear()
-        if not call.is_over():
+        if not call.is_over() and not control():
             call.cancel()
             last = time.monotonic() + GRACE_SECONDS
             while not call.is_over() and time.monotonic() < last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
@@ -51,6 +52,7 @@ class _Session:
         # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
         # handler of a signal may cancel.
         self._holder: object = None
+        self._thread = 0
         self._lock = threading.RLock()
         self.initialization: Report | None = None
         self._closed = False
@@ -131,6 +133,7 @@ class _Session:
         holder = object()
         try:
             self._take(holder)
+            self._thread = get_ident()
             yield GO_ON
             if self._guest.ended:
                 raise UsageError("the guest has ended, so the session is over: open a new one")
@@ -250,7 +253,11 @@ class Session(_Session):
             LinkError: There is no such function.
             UsageError: The session is over, in use by another thread, or the arguments do not fit.
         """
-        return self._invoke(bind_arguments(self._module, export, args, returns))
+        bound = bind_arguments(self._module, export, args, returns)
+        if self._guest.is_in_function and self._thread == get_ident():
+            # By a host function that the guest calls.
+            return self._guest.call_within(bound)
+        return self._invoke(bound)
 
     def snapshot(self) -> Snapshot:
         """Takes what the guest holds now, for others to begin with: `Sandbox.open(snapshot)`.
@@ -373,7 +380,12 @@ class AsyncSession(_Session):
             LinkError: There is no such function.
             UsageError: The session is over, a call is under way, or the arguments do not fit.
         """
-        return await self._invoke(bind_arguments(self._module, export, args, returns))
+        bound = bind_arguments(self._module, export, args, returns)
+        within = self._guest.awaited_here()
+        if within is not None:
+            # By a host function that the guest calls.
+            return await self._guest.await_within(within, bound)
+        return await self._invoke(bound)
 
     async def snapshot(self) -> Snapshot:
         """Takes what the guest holds now, as `Session.snapshot`, on another thread."""
