@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
-from stockade.compilation import _programs
+from stockade.compilation import _cache, _programs
 from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
 from tests._processes import open_descriptors
@@ -821,6 +821,28 @@ def test_the_secret_is_made_once_by_racing_processes(own: Own) -> None:
     assert (status.st_size, stat.S_IMODE(status.st_mode), status.st_nlink) == (32, 0o600, 1)
     assert len(set(own.secret.read_bytes())) > 8
     assert [path.name for path in own.state.iterdir()] == ["cache.key"]
+
+
+def test_a_writer_that_is_swept_before_it_has_locked_its_file_makes_another(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes it for dead is another process, between the file's making and its lock."""
+    locked = []
+
+    def late(file: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            locked.append(file)
+            if len(locked) == 1:
+                for found in own.cache.iterdir():
+                    found.unlink()
+        fcntl.flock(file, how)
+
+    assert Cache().put("first", b"content")
+    monkeypatch.setattr(_cache, "flock", late)
+
+    assert Cache().put("second", b"content")
+    assert len(locked) == 2
+    assert Cache().get("second") == b"content"
 
 
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33), bytes(1000)], ids=len)

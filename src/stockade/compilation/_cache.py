@@ -358,11 +358,9 @@ def new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
     Yields:
         Its name, and the file.
     """
-    name = os.urandom(16).hex() + _TEMPORARY
-    with os.fdopen(os.open(name, _WRITE, 0o600, dir_fd=folder), "wb") as file:
+    name, descriptor = _locked(folder)
+    with os.fdopen(descriptor, "wb") as file:
         try:
-            with suppress(OSError):  # Not every file system has locks.
-                flock(file, LOCK_EX)
             yield name, file
         finally:
             # Where it has its own name by now, there is nothing under this one.
@@ -370,10 +368,25 @@ def new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
                 os.unlink(name, dir_fd=folder)
 
 
+def _locked(folder: int) -> tuple[str, int]:
+    """Makes a file under a name that nobody can guess, locked; returns its name and descriptor."""
+    while True:
+        name = os.urandom(16).hex() + _TEMPORARY
+        descriptor = os.open(name, _WRITE, 0o600, dir_fd=folder)
+        try:
+            with suppress(OSError):  # Not every file system has locks.
+                flock(descriptor, LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return name, descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Before it was locked, somebody took its writer for dead.
+        os.close(descriptor)
+
+
 def _sweep(folder: int) -> int:
     """Removes files whose writers are dead, and what is no file.
-
-    A writer that has not come to lock its file yet may lose it as well: it learns that when it gives it its name.
 
     Returns:
         How many bytes those have that are being written.
