@@ -20,7 +20,7 @@ __all__ = ["run_command_line", "stockade"]
 _COMPLETE = "_STOCKADE_COMPLETE"
 """The variable by which a shell asks what would complete a command line."""
 
-_LOADED_WHEN_USED = ("bench", "cache", "inspect", "policy", "run")
+_LOADED_WHEN_USED = ("bench", "cache", "inspect", "policy", "run", "snapshot")
 """Commands in modules of their names."""
 
 

@@ -24,7 +24,7 @@ from stockade.modules import load_module
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, deciding_violation, summary, violation_text
 from stockade.runner import run_blocking
-from stockade.sandbox import Sandbox
+from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stockade.modules import Module
     from stockade.policy import Policy
 
-__all__ = ["run"]
+__all__ = ["arguments_of", "environment_of", "mount_of", "policy_with", "run", "volume_of"]
 
 _TEXT_MARK = "text:"
 """Says that the rest of an argument is text, even if it looks like a number."""
@@ -109,7 +109,7 @@ def run(
     wants_json: bool,
     quiet: bool,
 ) -> int:
-    """Run MODULE with ARGS in a sandbox. MODULE is a file, or - for stdin.
+    """Run MODULE with ARGS in a sandbox. MODULE is a file, or - for stdin; or a snapshot, with which the guest begins.
 
     The guest reads this command's stdin and writes to its stdout and stderr, as it runs. Its exit code becomes that of
     the command. Violations of the policy are printed to stderr.
@@ -123,9 +123,9 @@ def run(
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     out = None if report_file is None else _opened(report_file)
-    mounts = [*map(_mount, directories), *map(_volume, volumes)]
-    policy = _policy(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
-    environment = _environment(variables)
+    mounts = [*map(mount_of, directories), *map(volume_of, volumes)]
+    policy = policy_with(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
+    environment = environment_of(variables)
     with Watcher() as watcher, Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
         loaded = _prepared(box, module, watcher)
@@ -134,7 +134,8 @@ def run(
         else:
             given: Sequence[Argument] = args
             if invoke is not None:
-                given = _arguments(invoke, args, loaded.function_entry(invoke).type.params)
+                of = loaded.module if isinstance(loaded, Snapshot) else loaded
+                given = arguments_of(invoke, args, of.function_entry(invoke).type.params)
             steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
             watcher.attach(control)
             report = run_blocking(steps, control)
@@ -161,14 +162,17 @@ def _opened(name: str) -> TextIO:
         raise click.UsageError(f"{printable(name, 400)} cannot be written: {problem.strerror}") from None
 
 
-def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Report:
+def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapshot | Report:
     """Loads and compiles a module; returns a report where a signal came first and there is something to report on."""
     policy = sandbox.policy
     loaded: list[Module] = []
+    snapshots: list[Snapshot] = []
 
     def load() -> None:
         if name != "-":
-            loaded.append(load_module(name, policy.limits))
+            if is_snapshot_file(Path(name)):
+                snapshots.append(Snapshot.load(name))
+            loaded.append(snapshots[0].module if snapshots else load_module(name, policy.limits))
             return
         data = sys.stdin.buffer.read(policy.limits.module_size + 1)
         loaded.append(load_module(data, policy.limits, text=True, name="<stdin>"))
@@ -178,7 +182,7 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Report:
         with progress(loaded[0].name) as tell:
             done = watcher.finish(lambda: sandbox.prepare(loaded[0], tell))
     if done:
-        return loaded[0]
+        return snapshots[0] if snapshots else loaded[0]
     if not loaded:
         click.echo(f"stockade: {_INTERRUPTED[watcher.signal]}", err=True)
         _leave(128 + watcher.signal)
@@ -197,7 +201,7 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _policy(
+def policy_with(
     policy: Policy, mounts: Sequence[Mount], *, fuel: str | None, memory: str | None, timeout: str | None
 ) -> Policy:
     changes: dict[str, Any] = {}
@@ -225,7 +229,7 @@ def _memory(text: str) -> int | None:
     return parse_size(short[1] + {"b": "B", "k": "KiB", "m": "MiB", "g": "GiB"}[short[2]] if short else text)
 
 
-def _mount(text: str) -> Mount:
+def mount_of(text: str) -> Mount:
     host, separator, rest = text.partition("::")
     guest, _, mode = rest.partition("::")
     if not separator or not host or not guest:
@@ -237,7 +241,7 @@ def _mount(text: str) -> Mount:
     return Mount(host, guest, "rw" if mode == "rw" else "ro")
 
 
-def _volume(text: str) -> Mount:
+def volume_of(text: str) -> Mount:
     rest, _, mode = text.rpartition(":")
     if mode.startswith("/"):
         rest, mode = text, "ro"
@@ -249,7 +253,7 @@ def _volume(text: str) -> Mount:
     return Mount(host, guest, "rw" if mode == "rw" else "ro")
 
 
-def _environment(variables: Sequence[str]) -> dict[str, str]:
+def environment_of(variables: Sequence[str]) -> dict[str, str]:
     environment = {}
     for text in variables:
         name, separator, value = text.partition("=")
@@ -262,7 +266,7 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
     return environment
 
 
-def _arguments(export: str, texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
+def arguments_of(export: str, texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
     """Reads arguments as the parameters in their places want them.
 
     As many arguments as parameters are a number each. Fewer may have texts among them, which take two places.

@@ -4,6 +4,16 @@ from stockade.sandbox._calls import call, run
 from stockade.sandbox._checks import check_count, check_text
 from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
-from stockade.sandbox._snapshot import Snapshot
+from stockade.sandbox._snapshot import Snapshot, is_snapshot_file
 
-__all__ = ["AsyncSession", "Sandbox", "Session", "Snapshot", "call", "check_count", "check_text", "run"]
+__all__ = [
+    "AsyncSession",
+    "Sandbox",
+    "Session",
+    "Snapshot",
+    "call",
+    "check_count",
+    "check_text",
+    "is_snapshot_file",
+    "run",
+]

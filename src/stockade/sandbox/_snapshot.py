@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stockade.execution import SavedGuest
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from stockade.execution import PolicyContext
     from stockade.modules import Module, Source
 
-__all__ = ["Snapshot", "load_source"]
+__all__ = ["SNAPSHOT_MARK", "Snapshot", "is_snapshot_file", "load_source"]
+
+SNAPSHOT_MARK: Final = b"stockade snapshot "
+"""What the file of a snapshot begins with."""
 
 
 class Snapshot:
@@ -87,6 +90,21 @@ class Snapshot:
         from stockade.sandbox._snapshot_file import read_snapshot
 
         return cls(SavedGuest(read_snapshot(Path(path), module)))
+
+
+def is_snapshot_file(path: Path) -> bool:
+    """Whether a file says that it is a snapshot; it is not checked.
+
+    Args:
+        path: Where it is.
+    """
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(SNAPSHOT_MARK)) == SNAPSHOT_MARK
+    except OSError:
+        return False
 
 
 def load_source(context: PolicyContext, source: Source | Snapshot) -> tuple[Module, SavedGuest | None]:

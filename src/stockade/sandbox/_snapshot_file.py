@@ -26,6 +26,7 @@ from stockade.errors import EngineError, SnapshotError
 from stockade.execution import GuestState
 from stockade.guard import WEAVER_VERSION, guard
 from stockade.modules import Module
+from stockade.sandbox._snapshot import SNAPSHOT_MARK
 from stockade.system import state_folder
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_snapshot", "write_snapshot"]
 
-_KIND: Final = b"stockade snapshot "
-_MAGIC: Final = _KIND + b"1\n"
+_MAGIC: Final = SNAPSHOT_MARK + b"1\n"
 _MAC_BYTES: Final = 32
 _SIZES: Final = struct.Struct("<QQQ")
 _HEAD_BYTES: Final = len(_MAGIC) + _MAC_BYTES + _SIZES.size
@@ -166,7 +166,7 @@ def read_snapshot(path: Path, module: Module | None) -> GuestState:
 def _believed(file: FileIO, secret: bytes, path: Path) -> tuple[_Told, SealedFile, bytes]:
     """Returns what we have written: what is told, the contents of memories, and the module."""
     head = file.read(_HEAD_BYTES) or b""
-    if not head.startswith(_KIND):
+    if not head.startswith(SNAPSHOT_MARK):
         raise SnapshotError(f"{_shown(path)} is not a snapshot of Stockade's")
     if not head.startswith(_MAGIC):
         raise SnapshotError(f"the snapshot {_shown(path)} is in a format that this release does not read: take it anew")

@@ -1,0 +1,86 @@
+"""`stockade snapshot`: what a guest holds after it was initialized, kept in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._policy import policy_option
+from stockade.cli._run import arguments_of, environment_of, mount_of, policy_with, volume_of
+from stockade.cli._terminal import progress
+from stockade.modules import Module, load_module
+from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.execution import Argument
+    from stockade.policy import Policy
+
+__all__ = ["snapshot"]
+
+
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.argument("module", type=ModuleFile())
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("--invoke", metavar="EXPORT", type=ExportName(), help="Call this function with ARGS first.")
+@click.option(
+    "--dir",
+    "directories",
+    multiple=True,
+    metavar="HOST::GUEST[::rw]",
+    help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
+)
+@click.option("--volume", "-v", "volumes", multiple=True, metavar="HOST:GUEST[:ro|rw]", help="The same, as in docker.")
+@click.option(
+    "--env",
+    "-e",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Set a variable, or pass on yours of that name. May be repeated.",
+)
+@policy_option
+@click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".')
+@click.option("--memory", "-m", metavar="SIZE", help="Memory limit, such as 64MiB or 64m.")
+@click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
+def snapshot(
+    module: str,
+    file: str,
+    args: tuple[str, ...],
+    invoke: str | None,
+    directories: tuple[str, ...],
+    volumes: tuple[str, ...],
+    variables: tuple[str, ...],
+    base: Policy,
+    fuel: str | None,
+    memory: str | None,
+    timeout: str | None,
+) -> int:
+    """Take a snapshot of MODULE, initialized, and write it to FILE.
+
+    With --invoke, a function is called first. `stockade run FILE` then begins with what the guest held. MODULE may be
+    a snapshot, too. FILE holds the guest's memory, and is believed only on this machine and for this user.
+    """
+    if args and invoke is None:
+        raise click.UsageError("ARGS are for a function: name it with --invoke")
+    mounts = [*map(mount_of, directories), *map(volume_of, volumes)]
+    policy = policy_with(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
+    loaded: Module | Snapshot
+    loaded = Snapshot.load(module) if is_snapshot_file(Path(module)) else load_module(module, policy.limits)
+    of = loaded.module if isinstance(loaded, Snapshot) else loaded
+    with Sandbox(policy) as box:
+        with progress(of.name) as tell:
+            box.prepare(of, tell)
+        with box.open(loaded, env=environment_of(variables)) as session:
+            if invoke is not None:
+                given: Sequence[Argument] = arguments_of(invoke, args, of.function_entry(invoke).type.params)
+                session.call(invoke, *given).check()
+            taken = session.snapshot()
+    taken.save(file)
+    click.echo(f"{file}: {of.name}, {taken.memory_bytes:,} bytes of memory, {taken.stored_bytes:,} of them kept")
+    return 0
