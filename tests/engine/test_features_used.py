@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from stockade import Features, InvalidModule, Policy, Sandbox
-from stockade.engine import PROPOSALS, assemble, features_used
+from stockade.engine import PROPOSALS, RUN_PROPOSALS, assemble, features_used
 from stockade.policy import runnable_features
+from stockade.worker._features import proposals_used
 from tests.conftest import program_path, wat
 
 # What uses a proposal, and what it is told to use.
@@ -37,6 +38,23 @@ _USES = {
     "gc instruction": ("(func (drop (ref.i31 (i32.const 1))))", ("gc",)),
     "function_references": ("(type $t (func)) (func (param (ref null $t)))", ("function_references",)),
     "initialised table": ("(table 1 funcref (ref.null func))", ("function_references",)),
+    "typed calls": (
+        "(type $t (func)) (elem declare func $f) (func $f (call_ref $t (ref.func $f)))",
+        ("function_references",),
+    ),
+    "sum in a global": ("(global i32 (i32.add (i32.const 1) (i32.const 2)))", ("extended_const",)),
+    "sum in a table": (
+        "(type $a (array i32)) (table 1 (ref $a) (array.new_default $a (i32.mul (i32.const 1) (i32.const 2))))",
+        ("extended_const", "gc"),
+    ),
+    "sum in an element": (
+        "(table 9 funcref) (elem (i32.const 0) func) (elem (i32.sub (i32.const 3) (i32.const 2)) funcref)",
+        ("extended_const",),
+    ),
+    "sum in data": (
+        '(memory 1) (data "x") (data (i32.const 1) "y") (data (i32.add (i32.const 3) (i32.const 2)) "z")',
+        ("extended_const",),
+    ),
     "custom_page_sizes": ("(memory 1 (pagesize 1))", ("custom_page_sizes",)),
     "wide_arithmetic": (
         "(func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0)))",
@@ -62,13 +80,13 @@ def test_what_a_module_uses_is_told(case: str) -> None:
     """Every proposal that a policy has a field for, and those that none has."""
     text, used = _USES[case]
 
-    assert features_used(assemble(f"(module {text})")) == used
+    assert proposals_used(assemble(f"(module {text})")) == used
 
 
 def test_what_every_guest_may_use_is_not_told() -> None:
     """The negative twin: multi-value, bulk memory, reference types, sign extension and saturation are always on."""
-    assert features_used(assemble(f"(module {_ALWAYS_ON})")) == ()
-    assert features_used(assemble("(module)")) == ()
+    assert proposals_used(assemble(f"(module {_ALWAYS_ON})")) == ()
+    assert proposals_used(assemble("(module)")) == ()
 
 
 @pytest.mark.parametrize(("name", "used"), [("graphviz", ()), ("resvg", ()), ("micropython", ("exceptions",))])
@@ -88,7 +106,8 @@ def test_every_field_of_a_policy_is_a_proposal_that_can_be_told() -> None:
     fields = {field.name for field in msgspec.structs.fields(Features)}
 
     assert fields <= set(PROPOSALS)
-    assert runnable_features() == {"simd", "relaxed_simd", "tail_call", "multi_memory"}
+    assert runnable_features() == fields
+    assert fields - {"extended_const"} == RUN_PROPOSALS
 
 
 def test_no_set_of_proposals_aborts_the_process() -> None:
@@ -139,20 +158,34 @@ _TAIL = _USES["tail_call"][0]
                 "(features.simd, features.relaxed_simd, features.tail_call)"
             ),
         ),
-        (
-            "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 0))))",
-            ("tail_call",),
-            "threads, which this release cannot run: build it without",
+        *(
+            (_USES[case][0], (name,), f"{PROPOSALS[name].title}, which the policy does not allow (features.{name})")
+            for case, name in (
+                ("atomics", "threads"),
+                ("shared memory", "threads"),
+                ("memory64", "memory64"),
+                ("table64", "memory64"),
+                ("exceptions", "exceptions"),
+                ("exception references", "exceptions"),
+                ("gc type", "gc"),
+                ("gc instruction", "gc"),
+                ("initialised table", "function_references"),
+                ("sum in a global", "extended_const"),
+                ("sum in an element", "extended_const"),
+                ("sum in data", "extended_const"),
+            )
         ),
     ],
 )
 def test_a_feature_that_is_off_is_refused_by_name(text: str, without: tuple[str, ...], told: str) -> None:
     """The message names the features and their fields. Where they are on, the module runs."""
-    everything = Policy().replace(relaxed_simd=True)
+    everything = Policy().replace(relaxed_simd=True, gc=True, memory64=True, threads=True)
+    off = dict.fromkeys(without, False)
+    if "function_references" in without:
+        off["gc"] = False
 
-    assert _refusal(text, everything.replace(**dict.fromkeys(without, False))) == f"<bytes> uses {told}"
-    if "policy" in told:
-        assert Sandbox(everything).run(wat(f'(module {text} (func (export "_start")))')).ok
+    assert _refusal(text, everything.replace(**off)) == f"<bytes> uses {told}"
+    assert Sandbox(everything).run(wat(f'(module {text} (func (export "_start")))')).ok
 
 
 @pytest.mark.parametrize("case", [name for name, (_, used) in _USES.items() if not runnable_features() >= set(used)])
@@ -166,10 +199,10 @@ def test_what_no_policy_can_allow_is_refused_by_name(case: str) -> None:
 
 
 def test_what_cannot_run_comes_before_what_is_not_allowed() -> None:
-    """Allowing SIMD would not help a guest that also throws."""
-    message = _refusal(_SIMD + "(tag $e) (func (throw $e))", Policy().replace(simd=False))
+    """Allowing SIMD would not help a guest that also multiplies 128 bits."""
+    message = _refusal(_SIMD + _USES["wide_arithmetic"][0], Policy().replace(simd=False))
 
-    assert message == "<bytes> uses exceptions, which this release cannot run: build it without"
+    assert message == "<bytes> uses wide arithmetic, which this release cannot run: build it without"
 
 
 def test_an_invalid_module_is_not_blamed_on_features() -> None:
@@ -181,10 +214,10 @@ def test_an_invalid_module_is_not_blamed_on_features() -> None:
 
 def test_a_module_that_cannot_run_is_loaded_to_be_inspected() -> None:
     """Its kind is told, and every use that would run it is refused by name."""
-    module = wat('(module (memory i64 1) (func (export "_initialize")) (func (export "f")))')
+    module = wat('(module (memory 1 (pagesize 1)) (func (export "_initialize")) (func (export "f")))')
 
     assert module.kind == "reactor"
-    told = "<bytes> uses 64-bit memories, which this release cannot run: build it without"
+    told = "<bytes> uses custom page sizes, which this release cannot run: build it without"
     for use in (
         lambda: Sandbox().call(module, "f"),
         lambda: Sandbox().prepare(module),

@@ -16,19 +16,19 @@ import wasmtime
 import stockade
 from stockade import Features, Outcome, Policy, Sandbox
 from stockade.compilation import forget_programs
-from stockade.engine import validate_with
+from stockade.engine import RUN_PROPOSALS, validate_with
 from stockade.guard import guard, prove, weave
-from stockade.wasm import code_figures, outline, outline_figures, parse, scan
+from stockade.wasm import FuncType, code_figures, outline, outline_figures, parse, scan
 from tests._decoder import Decoded, decode
 from tests.fuzz._generator import CALLS
 from tests.guard._checks import check_woven
 
 if TYPE_CHECKING:
-    from stockade.wasm import ParsedModule
+    from stockade.wasm import DataType, Limits, ParsedModule, TableType
 
 __all__ = ["PROPOSALS", "check", "check_mutant", "check_run"]
 
-PROPOSALS = frozenset({"simd", "relaxed_simd", "tail_call", "multi_memory"})
+PROPOSALS = RUN_PROPOSALS
 _EBADF = 8
 
 
@@ -64,11 +64,15 @@ def _weave_and_check(data: bytes) -> None:
 
 def _check_readers(module: ParsedModule, second: Decoded) -> None:
     """Stockade's readers and the second decoder tell the same."""
-    assert [tuple(type_) for type_ in module.types] == second.types
+    assert [_shape(type_) for type_ in module.types] == [(type_.form, type_.parts) for type_ in second.types]
+    assert module.groups == len(second.groups)
     assert [(entry.module, entry.name, entry.type_index) for entry in module.imports] == second.imports
     assert module.functions[module.imported_functions :] == second.functions
-    assert [tuple(table) for table in module.tables] == second.tables
-    assert [tuple(limits) for limits in module.memory_limits] == second.memories
+    assert [(_long(table.element), *_limits(table)) for table in module.tables] == [
+        (type_, *limits[:3]) for type_, limits, _ in second.tables
+    ]
+    assert [(*_limits(limits), limits.shared) for limits in module.memory_limits] == second.memories
+    assert module.tags == second.tags
     assert module.globals == len(second.globals)
     assert [(name, int(entry.kind), entry.place) for name, entry in module.exports.items()] == second.exports
     assert module.start == second.start
@@ -80,14 +84,37 @@ def _check_readers(module: ParsedModule, second: Decoded) -> None:
     assert figures["nesting"] == max(map(_nesting, second.code), default=0)
     assert (figures["data_segments"], figures["element_segments"]) == (len(second.data), len(second.elements))
     told = outline(module.data)
-    assert [entry.type for entry in told.globals] == [type_ for type_, _, _ in second.globals]
+    assert [_long(entry.type) for entry in told.globals] == [type_ for type_, _, _ in second.globals]
     assert told.unread == ()
+
+
+_BOTTOMS = {"nullref": "none", "nullfuncref": "nofunc", "nullexternref": "noextern", "nullexnref": "noexn"}
+
+
+def _long(name: str) -> str:
+    """The long name of a type, as the second decoder has it."""
+    if name.endswith("ref"):
+        return f"(ref null {_BOTTOMS.get(name, name.removesuffix('ref'))})"
+    return name
+
+
+def _limits(of: Limits | TableType) -> tuple[int, int | None, int]:
+    return of.minimum, of.maximum, 64 if of.wide else 32
+
+
+def _shape(type_: FuncType | DataType) -> tuple[str, tuple[object, ...]]:
+    """A type as the second decoder tells it."""
+    if isinstance(type_, FuncType):
+        return "func", tuple(tuple(map(_long, side)) for side in type_)
+    return "array" if type_.is_array else "struct", tuple(
+        (_long(field.type), int(field.mutable)) for field in type_.fields
+    )
 
 
 def _nesting(body: object) -> int:
     depth = deepest = 0
     for op, _ in body.instrs:  # type: ignore[attr-defined]
-        depth += (op in ("block", "loop", "if")) - (op == "end")
+        depth += (op in ("block", "loop", "if", "try_table")) - (op == "end")
         deepest = max(deepest, depth)
     return deepest
 

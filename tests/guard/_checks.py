@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stockade._wasi import MODULE, WASI_BY_NAME
 from stockade.engine import assemble
-from tests._decoder import Decoded, Instr, decode
+from tests._decoder import Decoded, Instr, Limits, decode
 from tests.guard._modules import FUNC, GLOBAL, MEMORY, TABLE
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ __all__ = ["GROWTH", "check_woven"]
 
 _FUNCTIONS = ("call", "return_call", "ref.func")
 GROWTH = ("memory.grow", "table.grow")
+_WAITS = ("memory.atomic.wait32", "memory.atomic.wait64")
 
 
 def check_woven(data: bytes, woven: Woven) -> None:
@@ -59,23 +60,33 @@ def check_woven(data: bytes, woven: Woven) -> None:
         )
 
     # Nothing of the guest is renumbered: each index space begins as it was.
-    assert result.types[: len(original.types)] == original.types
+    assert result.groups[: len(original.groups)] == original.groups
     assert result.functions[: len(original.functions)] == original.functions
     grown = {
         what: {instr.args[0] for body in original.code for instr in body.instrs if instr.op == what} for what in GROWTH
     }
-    for index, (minimum, maximum) in enumerate(original.memories):
-        assert result.memories[index] == (minimum, maximum if index in grown["memory.grow"] else minimum)
-    for index, (type_, minimum, maximum) in enumerate(original.tables):
-        assert result.tables[index] == (type_, minimum, maximum if index in grown["table.grow"] else minimum)
+    assert result.tags == original.tags
+    for index, limits in enumerate(original.memories):
+        assert result.memories[index] == _fixed(limits, index in grown["memory.grow"])
+    for index, (type_, limits, value) in enumerate(original.tables):
+        assert result.tables[index] == (type_, _fixed(limits, index in grown["table.grow"]), elsewhere(value))
 
     # The guest's code names what it named, but for the sites, which now name the guard's function for it.
     entries = set()
     for before, after in zip(original.code, result.code, strict=False):
         assert after.locals == before.locals
-        assert len(after.instrs) == len(before.instrs)
-        for instr, instr_after in zip(before.instrs, after.instrs, strict=True):
-            if instr.op in _FUNCTIONS:
+        there = iter(after.instrs)
+        for instr in before.instrs:
+            instr_after = next(there)
+            if instr.op in _WAITS and original.memories[instr.args[1]].shared:
+                # Its offset is passed to a function of the guard's.
+                bits = original.memories[instr.args[1]].bits
+                assert instr_after.op == f"i{bits}.const"
+                assert instr_after.args[0] % (1 << bits) == instr.args[2]
+                instr_after = next(there)
+                assert instr_after.op == "call"
+                assert woven.guard_functions[instr_after.args[0] - woven.guest_functions] == "atomic_wait"
+            elif instr.op in _FUNCTIONS:
                 assert instr_after == Instr(instr.op, (redirected(*instr.args),))
             elif instr.op in GROWTH:
                 assert instr_after.op == "call"
@@ -84,6 +95,7 @@ def check_woven(data: bytes, woven: Woven) -> None:
                 assert instr_after == instr
                 continue
             entries |= {*instr_after.args} - {*range(imported, functions)}
+        assert next(there, None) is None
     assert entries <= {*woven.entries}
 
     # So does everything outside of code.
@@ -127,12 +139,14 @@ def check_woven(data: bytes, woven: Woven) -> None:
     assert added.keys() <= {*woven.exposed.memories, *woven.exposed.globals, *woven.grown_tables}
 
 
+def _fixed(limits: Limits, grown: bool) -> Limits:
+    """What no instruction grows has its minimum for a maximum, and nothing is shared."""
+    return limits._replace(maximum=limits.maximum if grown else limits.minimum, shared=False)
+
+
 def _check_grower(result: Decoded, woven: Woven, instr: Instr, function: int) -> None:
     """A function of the guard that grows this memory or table, and nothing else of the guest."""
     place = function - woven.guest_functions
-    expected = "memory_grow" if instr.op == "memory.grow" else "funcref_table_grow"
-    if instr.op == "table.grow" and result.tables[instr.args[0]][0] == "externref":
-        expected = "externref_table_grow"
-    assert woven.guard_functions[place] == expected
+    assert woven.guard_functions[place] == ("memory_grow" if instr.op == "memory.grow" else "table_grow")
     body = result.code[function - result.imported_functions]
     assert [found for found in body.instrs if found.op in GROWTH] == [instr]

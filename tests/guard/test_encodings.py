@@ -229,7 +229,7 @@ def test_padded_counts_and_lengths_are_read(size: int) -> None:
 
 @pytest.mark.parametrize(
     "type_",
-    [b"\x64\x70", b"\x63\x00", b"\x63\x80\x00", b"\x63\xf0\x7f", b"\xf0\x7f", b"\x69", b"\x63\x69", b"\x63\x65\x70"],
+    [b"\x63\xf0\x7f", b"\xf0\x7f", b"\x68", b"\x63\x68", b"\x64\x75", b"\x63\x65\x70", b"\x62\x00", b"\x7a"],
     ids=bytes.hex,
 )
 @pytest.mark.parametrize("where", ["local", "block", "select"])

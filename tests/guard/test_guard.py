@@ -858,7 +858,7 @@ TWO_MEMORIES = wat(
 def test_two_memories_are_refused_unless_allowed() -> None:
     """Two memories are refused unless allowed."""
     with pytest.raises(stockade.InvalidModule) as caught:
-        Sandbox().call(TWO_MEMORIES, "grow_a", 1)
+        Sandbox(Policy().replace(memories=1)).call(TWO_MEMORIES, "grow_a", 1)
 
     assert str(caught.value) == "<bytes> has 2 memories; the policy allows 1 (limits.memories)"
 

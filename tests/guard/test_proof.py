@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stockade
-from stockade import Sandbox
+from stockade import Outcome, Policy, Sandbox
 from stockade.compilation import _programs
 from stockade.engine import Engine, EngineConfig, assemble
 from stockade.guard import Woven, guard, proof_copy, prove, weave
-from stockade.policy import Features, ModuleLimits, runnable_features
-from stockade.wasm import Kind, Scan, Site, Unsupported, _scan, parse, scan
+from stockade.policy import Features, ModuleLimits
+from stockade.wasm import Kind, Scan, Site, _scan, parse, scan
 from stockade.worker._prepare import prepare
 from tests.conftest import program_path
-from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb
+from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb, sleb
 from tests.guard.test_encodings import forging, hidden_call, hidden_element
 from tests.guard.test_weave import generated_modules
 
@@ -41,9 +41,6 @@ def test_real_programs_are_proven(program: str) -> None:
     prove(module, woven)
 
     assert woven.entries
-    with pytest.raises(stockade.InvalidModule):
-        # Valid only with what the copy is validated under: nothing but the copy has types of that kind.
-        Engine.shared(_WOVEN).validate(proof_copy(module, woven))
 
 
 # -- readers that lose step --------------------------------------------------------------------------------------------
@@ -282,27 +279,171 @@ def test_what_is_hidden_is_not_named_outside_of_code(where: str) -> None:
 # -- what the proof stands on ------------------------------------------------------------------------------------------
 
 
-def test_guests_may_not_use_what_the_proof_is_made_of() -> None:
-    """Typed references and what builds on them give a guest names for the types that hide: it must not have them."""
-    assert not {"function_references", "gc", "exceptions", "stack_switching"} & {*runnable_features()}
-    assert {*runnable_features()} == {"simd", "relaxed_simd", "tail_call", "multi_memory"}
+_TYPES_LIKE_THOSE_THAT_HIDE = {
+    "alone": """(type $fresh (func (param (ref func))))
+                (type $hidden (func (param (ref $fresh))))""",
+    "in a group of two": """(rec (type $fresh (func (param (ref func))))
+                                 (type $hidden (func (param (ref $fresh)))))""",
+    "in groups of two to four": """
+        (rec (type $a (func (param (ref func)))) (type $b (func (param (ref $a)))))
+        (rec (type $fresh (func (param (ref func)))) (type $hidden (func (param (ref $fresh)))) (type (func)))
+        (rec (type $c (func (param (ref func)))) (type $d (func (param (ref $c)))) (type (func)) (type (func)))""",
+    "with types below": """(type $fresh (sub (func (param (ref func)))))
+                           (type $lower (sub $fresh (func (param (ref null func)))))
+                           (type $hidden (sub (func (param (ref $fresh)))))""",
+}
+"""Types of a guest's that look like those by which the copy hides what it must not reach."""
 
 
-@pytest.mark.parametrize(
-    "function",
-    ["(param (ref func))", "(param (ref null $u))", "(local (ref $u)) (local.set 0 (ref.func $y))"],
-)
-def test_a_guest_cannot_name_the_types_that_hide(function: str) -> None:
-    """The attack: the unsatisfiable type written down by the guest. It is refused before anything is woven."""
-    data = assemble(f"""(module (type $u (func)) (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
-                      (memory (export "memory") 1) (elem declare func $y) (func $y)
-                      (func (export "_start") {function}))""")
+def _with_types_like_those_that_hide(types: str) -> tuple[ParsedModule, Woven]:
+    module = parse(
+        assemble(f"""(module {types}
+                       (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+                       (memory (export "memory") 1) (elem declare func $own)
+                       (func $own (type $fresh))
+                       (func (export "f") {"nop " * _ROOM}))""")
+    )
+    return module, weave(module, guard())
 
-    with pytest.raises(stockade.InvalidModule, match="typed function references, which this release cannot run"):
-        Sandbox().run(data)
-    if "param" in function:
-        with pytest.raises(Unsupported):
-            parse(data)
+
+@pytest.mark.parametrize("types", _TYPES_LIKE_THOSE_THAT_HIDE.values(), ids=_TYPES_LIKE_THOSE_THAT_HIDE.keys())
+def test_no_type_of_the_guests_is_equal_to_the_one_that_hides(types: str) -> None:
+    """The attack: a function of the guest's with the type that native functions seem to take a reference to."""
+    module, woven = _with_types_like_those_that_hide(types)
+    changed = _with_code(woven, b"\xd2\x01" + b"\x10\x00" + b"\x1a\x1a")
+    Engine.shared(_WOVEN).validate(changed.wasm)
+
+    with pytest.raises(stockade.InvalidModule, match=r"type mismatch: expected \(ref \$type\), found \(ref \$type\)"):
+        prove(module, changed)
+    prove(module, _with_code(woven, b"\xd2\x01\x1a"))
+
+
+def test_the_group_of_the_type_that_hides_has_a_size_of_its_own() -> None:
+    """The attack: groups of every size up to some number. The copy takes the next one."""
+    groups = "".join(f"(rec {'(type (func (param (ref func))))' * size})" for size in range(60))
+    module = parse(
+        assemble(f"""(module {groups} (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+                                  (memory (export "memory") 1))""")
+    )
+    woven = weave(module, guard())
+
+    copy = parse(proof_copy(module, woven))
+
+    assert module.group_sizes == {0, *range(2, 60)}
+    assert copy.group_sizes - parse(woven.wasm).group_sizes == {60}
+    assert len(copy.types) == len(parse(woven.wasm).types) + 60
+    prove(module, woven)
+
+
+_CASTS = {
+    "ref.cast to the type": b"\xd2\x01" + b"\xfb\x16" + b"FRESH" + b"\x10\x00" + b"\x1a",
+    "ref.null of the type": b"\xd0" + b"FRESH" + b"\xd4\x10\x00\x1a",
+    "call_ref of the type": b"\xd2\x01\xd2\x01\x14" + b"FRESH",
+    "block of the type": b"\x02" + b"FRESH" + b"\x00\x0b\x10\x00\x1a",
+    "br_on_cast to the type": b"\x02\x40\xd2\x01\xfb\x18\x00\x00\x70" + b"FRESH" + b"\x1a\x0b",
+}
+
+
+@pytest.mark.parametrize("code", _CASTS.values(), ids=_CASTS.keys())
+def test_a_guest_cannot_name_the_types_that_hide(code: bytes) -> None:
+    """The attack: the index that the type has in the copy, which is none in the module that runs."""
+    _, woven = _with_types_like_those_that_hide(_TYPES_LIKE_THOSE_THAT_HIDE["alone"])
+    fresh = len(parse(woven.wasm).types)
+    changed = _with_code(woven, code.replace(b"FRESH", sleb(fresh)))
+
+    with pytest.raises(stockade.InvalidModule, match="unknown type"):
+        Engine.shared(_WOVEN).validate(changed.wasm)
+
+
+_BOTTOM = b"\xd0\x73\xd4"
+"""A reference to no function, which traps."""
+
+
+@pytest.mark.parametrize("place", ["native", "helper"])
+def test_code_behind_the_bottom_of_functions_may_name_anything(place: str) -> None:
+    """The one value that fits what a hidden function takes is one that there is not: it traps before the call."""
+    module, woven = _guest()
+    hidden = 0 if place == "native" else _place(woven, "helper")
+    changed = _with_code(woven, _BOTTOM + b"\x10" + leb(hidden) + b"\x00")
+
+    prove(module, changed)
+    report = Sandbox(Policy(features=Features(gc=True))).call(
+        assemble("""(module (import "wasi_snapshot_preview1" "sched_yield" (func $y (result i32)))
+                      (memory (export "memory") 1)
+                      (func (export "f") (result i32) (drop (ref.as_non_null (ref.null nofunc))) (call $y)))"""),
+        "f",
+    )
+    assert (report.outcome, report.usage.calls) == (Outcome.TRAP, {})
+    assert report.trap is not None
+    assert report.trap.code == "null_reference"
+
+
+_REFERENCES = {
+    "struct.new": "(type $s (struct (field funcref))) (global (ref $s) (struct.new $s (ref.func $yield)))",
+    "array.new_fixed": "(type $a (array funcref)) (global (ref $a) (array.new_fixed $a 1 (ref.func $yield)))",
+    "table initialiser": "(table 3 (ref func) (ref.func $yield))",
+    "typed element": "(type $t (func (result i32))) (elem (ref $t) (ref.func $yield))",
+    "64-bit table": "(table i64 3 funcref) (elem (table 0) (i64.const 0) funcref (ref.func $yield))",
+}
+
+
+@pytest.mark.parametrize("where", _REFERENCES.values(), ids=_REFERENCES.keys())
+def test_references_outside_of_code_are_the_guards(where: str) -> None:
+    """The attack: each place of WebAssembly 3.0 where a function may be named. All are written anew."""
+    module = parse(
+        assemble(f"""(module (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+                       (memory (export "memory") 1) {where})""")
+    )
+    woven = weave(module, guard())
+
+    prove(module, woven)
+
+    with pytest.raises(stockade.InvalidModule, match="is named outside of code"):
+        proof_copy(module, replace(woven, entries=()))
+
+
+def test_a_reference_to_an_import_calls_the_guard_in_every_way() -> None:
+    """The attack: references to a native function, called, cast, kept in objects, and thrown. Each call is counted."""
+    data = assemble("""(module
+      (type $f (func (result i32)))
+      (type $s (struct (field $f (ref $f))))
+      (type $a (array (ref $f)))
+      (import "wasi_snapshot_preview1" "sched_yield" (func $y (result i32)))
+      (memory (export "memory") 1)
+      (table $typed 2 (ref $f) (ref.func $y))
+      (table $wide i64 2 funcref)
+      (global $g (ref $f) (ref.func $y))
+      (tag $e (param (ref $f)))
+      (elem $passive (ref $f) (ref.func $y))
+      (elem declare func $y)
+      (func $tail (result i32) (return_call_ref $f (ref.func $y)))
+      (func $thrown (result i32)
+        (block $caught (result (ref $f))
+          (try_table (catch $e $caught) (throw $e (ref.func $y)))
+          (unreachable))
+        (call_ref $f))
+      (func (export "f") (result i32) (local $kept (ref null $f))
+        (local.set $kept (ref.func $y))
+        (drop (call_ref $f (ref.func $y)))
+        (drop (call_ref $f (local.get $kept)))
+        (drop (call $tail))
+        (drop (call_ref $f (struct.get $s $f (struct.new $s (ref.func $y)))))
+        (drop (call_ref $f (array.get $a (array.new_elem $a $passive (i32.const 0) (i32.const 1)) (i32.const 0))))
+        (drop (call_ref $f (table.get $typed (i32.const 1))))
+        (table.set $wide (i64.const 1) (ref.func $y))
+        (drop (call_indirect $wide (type $f) (i64.const 1)))
+        (drop (call_ref $f (ref.cast (ref $f) (table.get $wide (i64.const 1)))))
+        (drop (call_ref $f (global.get $g)))
+        (drop (call $thrown))
+        (drop (ref.test (ref $f) (ref.func $y)))
+        (br_on_null 0 (i32.const 0) (local.get $kept))
+        (call_ref $f)
+        (drop)))""")
+    policy = Policy(features=Features(gc=True, memory64=True))
+
+    report = Sandbox(policy).call(data, "f")
+
+    assert (report.outcome, report.value, report.usage.calls) == (Outcome.OK, 0, {"sched_yield": 11})
 
 
 def test_machine_code_is_kept_with_the_version_of_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:

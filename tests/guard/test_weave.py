@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade import ModuleLimits, Outcome, Policy, Sandbox
 from stockade._wasi import WASI, WASI_BY_NAME
-from stockade.engine import CompiledModule, Engine, EngineConfig, LinkedModule, assemble
+from stockade.engine import RUN_PROPOSALS, CompiledModule, Engine, EngineConfig, LinkedModule, assemble, validate_with
 from stockade.guard import Exposed, Woven, check_imports, guard, prove, weave
 from stockade.wasm import ExternKind, parse
 from tests._decoder import Decoded, decode
@@ -44,13 +44,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _WOVEN = EngineConfig(fuel=False, stack_bytes=512 << 10, pooled=False)
-_PLAIN = _WOVEN._replace(multi_memory=False)
 _YIELD = '(import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))'
 
 
 def _validate_original(data: bytes) -> None:
     """As the run path does: with several memories only where the module has several."""
-    Engine.shared(_WOVEN if len(parse(data).memories) > 1 else _PLAIN).validate(data)
+    validate_with(data, RUN_PROPOSALS if len(parse(data).memories) > 1 else RUN_PROPOSALS - {"multi_memory"})
 
 
 # -- generated modules ------------------------------------------------------------------------------------------------
@@ -184,10 +183,10 @@ def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) 
     assert (woven.state_export is not None) == bool(original.imports or grows)
     check_woven(data, woven)
     prove(parse(data), woven)
-    assert woven.initial_table_elements == sum(minimum for _, minimum, _ in original.tables)
+    assert woven.initial_table_elements == sum(limits.minimum for _, limits, _ in original.tables)
     assert (
         woven.initial_memory_bytes
-        == sum(minimum for minimum, _ in original.memories) * 65_536 + woven.initial_table_elements * 8
+        == sum(limits.minimum for limits in original.memories) * 65_536 + woven.initial_table_elements * 8
     )
 
 
@@ -471,7 +470,7 @@ def test_growth_of_externref_tables_is_accounted() -> None:
         " (table.grow $t (ref.null extern) (local.get 0))))"
     )
 
-    assert "externref_table_grow" in weave(data, guard()).guard_functions
+    assert "table_grow" in weave(data, guard()).guard_functions
     check_woven(data, weave(data, guard()))
     with Sandbox(Policy().replace(table_elements=10)).open(data) as session:
         assert session.call("f", 9).value == 1
@@ -696,7 +695,7 @@ def test_a_second_memory_is_refused_unless_the_module_declares_one() -> None:
     with pytest.raises(
         stockade.InvalidModule, match=r"^<bytes> uses multiple memories, which the policy does not allow"
     ):
-        Sandbox().prepare(_hello_with(i32(0) + b"\x28\x42\x00\x00\x1a"))
+        Sandbox(Policy().replace(multi_memory=False)).prepare(_hello_with(i32(0) + b"\x28\x42\x00\x00\x1a"))
     allowed = Sandbox(Policy().replace(memories=2, multi_memory=True))
     with pytest.raises(stockade.InvalidModule, match=r"^not valid WebAssembly: unknown memory 1"):
         allowed.prepare(_hello_with(i32(0) + b"\x28\x42\x01\x00\x1a"))

@@ -319,10 +319,14 @@ def structures() -> st.SearchStrategy[ModuleLimits]:
 
 def features() -> st.SearchStrategy[Features]:
     """Sets of proposals; relaxed SIMD comes with SIMD only."""
-    every = ("simd", "relaxed_simd", "tail_call", "multi_memory", "threads", "memory64", "exceptions", "gc")
+    every = Features.__struct_fields__
 
     def consistent(chosen: dict[str, bool]) -> Features:
-        return Features(**{**chosen, "simd": chosen.get("simd", True) or chosen.get("relaxed_simd", False)})
+        needed = {
+            "simd": chosen.get("simd", True) or chosen.get("relaxed_simd", False),
+            "function_references": chosen.get("function_references", True) or chosen.get("gc", False),
+        }
+        return Features(**{**chosen, **needed})
 
     return _some(**{name: st.booleans() for name in every}).map(consistent)
 

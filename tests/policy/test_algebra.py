@@ -137,7 +137,11 @@ def _numerics(draw: st.DrawFn) -> Amount:
 
 
 def _features(chosen: dict[str, bool]) -> Features:
-    return Features(**{**chosen, "simd": chosen.get("simd", True) or chosen.get("relaxed_simd", False)})
+    needed = {
+        "simd": chosen.get("simd", True) or chosen.get("relaxed_simd", False),
+        "function_references": chosen.get("function_references", True) or chosen.get("gc", False),
+    }
+    return Features(**{**chosen, **needed})
 
 
 _SECTIONS: dict[str, st.SearchStrategy[Any]] = {

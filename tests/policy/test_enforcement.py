@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import (
-    Features,
     Filesystem,
     HostRule,
     InvalidModule,
@@ -434,6 +433,24 @@ EFFECTS = [
     Effect("features.simd", calls(SIMD), {False: "refused", True: 7}),
     Effect("features.relaxed_simd", calls(RELAXED), {False: "refused", True: 7}),
     Effect("features.tail_call", calls(TAIL), {False: "refused", True: 7}),
+    *(
+        Effect(f"features.{name}", calls(text), {False: "refused", True: 7})
+        for name, text in {
+            "extended_const": """(global i32 (i32.add (i32.const 3) (i32.const 4)))
+                                 (func (export "f") (result i32) (global.get 0))""",
+            "exceptions": """(tag $e (param i32)) (func (export "f") (result i32)
+                               (block $h (result i32)
+                                 (try_table (catch $e $h) (throw $e (i32.const 7))) (i32.const 1)))""",
+            "function_references": """(type $t (func (result i32))) (elem declare func $g)
+                                      (func $g (type $t) (i32.const 7))
+                                      (func (export "f") (result i32) (call_ref $t (ref.func $g)))""",
+            "gc": '(func (export "f") (result i32) (i31.get_s (ref.i31 (i32.const 7))))',
+            "memory64": """(memory i64 1) (data (i64.const 8) "\\07")
+                           (func (export "f") (result i32) (i32.load (i64.const 8)))""",
+            "threads": """(memory 1) (data (i32.const 8) "\\07")
+                          (func (export "f") (result i32) (i32.atomic.load (i32.const 8)))""",
+        }.items()
+    ),
     Effect(
         "features.multi_memory",
         calls(f"(memory 1) (memory 1) {ANSWER}"),
@@ -485,10 +502,6 @@ REFUSALS = [
         f"process.mode is 'commands', {NOT_YET} \"none\"",
         {"process.mode": "commands"},
     ),
-    Refusal("features.threads", (True,), f"features.threads is True, {NOT_YET} false"),
-    Refusal("features.memory64", (True,), f"features.memory64 is True, {NOT_YET} false"),
-    Refusal("features.exceptions", (True,), f"features.exceptions is True, {NOT_YET} false"),
-    Refusal("features.gc", (True,), f"features.gc is True, {NOT_YET} false"),
 ]
 ONE_VALUE = {"limits.instances": 1}
 """Fields that can only have one value, so that there is nothing to change."""
@@ -618,21 +631,18 @@ def test_every_problem_is_told_at_once() -> None:
     policy = Policy(
         network=Network(mode="full"),
         process=Process(mode="full"),
-        features=Features(threads=True, gc=True),
     )
     problems = (
         f"network.mode is 'full', {NOT_YET} \"none\"",
         f"process.mode is 'full', {NOT_YET} \"none\"",
-        f"features.threads is True, {NOT_YET} false",
-        f"features.gc is True, {NOT_YET} false",
     )
 
-    assert unenforceable(policy) == ("network.mode", "process.mode", "features.threads", "features.gc")
+    assert unenforceable(policy) == ("network.mode", "process.mode")
     with pytest.raises(PolicyError) as caught:
         check_enforceable(policy)
     assert caught.value.problems == problems
-    assert str(caught.value) == "4 mistakes:" + "".join(f"\n  {problem}" for problem in problems)
-    check_enforceable(policy.replace(network=Network(), process=Process(), features=Features()))
+    assert str(caught.value) == "2 mistakes:" + "".join(f"\n  {problem}" for problem in problems)
+    check_enforceable(policy.replace(network=Network(), process=Process()))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -199,7 +199,7 @@ _CASES: dict[str, tuple[str, Policy]] = {
     ),
     "a module compiled here": ("module", _limited(compile_process="never")),
     "well tried proposals": ("features", Policy()),
-    "no proposals": ("features", Policy(features=Features(simd=False, tail_call=False))),
+    "no proposals": ("features", Policy(features=Features(**dict.fromkeys(Features.__struct_fields__, False)))),
     "no vectors": ("features", Policy(features=Features(simd=False))),
     "all proposals": ("features", Policy(features=Features(**dict.fromkeys(Features.__struct_fields__, True)))),
     "custom capabilities": (
@@ -367,7 +367,8 @@ def test_a_default_policy_grants_nothing_risky() -> None:
         (_limited(fuel=1, fuel_refill=1, fuel_refill_max=1), "limits.fuel_refill", "none"),
         (_limited(compile_process="never"), "limits.compile_process", "medium"),
         (_limited(memory=2 << 30), "limits.memory", "low"),
-        (Policy(features=Features(multi_memory=True)), "features", "low"),
+        (Policy(features=Features(multi_memory=False)), "features", "none"),
+        (Policy(features=Features(gc=True)), "features", "low"),
         (Policy(custom={"gpu": True}), "custom.gpu", "medium"),
         (Policy(custom={"gpu": False}), "custom.gpu", "none"),
         (Policy(on_violation="audit"), "on_violation", "high"),

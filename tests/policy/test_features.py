@@ -63,6 +63,68 @@ AVAILABLE = {
             " (memory.copy $a $b (i32.const 0) (i32.const 0) (i32.const 1)) (i32.load8_u (i32.const 0)))"
         ),
     },
+    "extended_const": {
+        "global": '(global i32 (i32.add (i32.const 3) (i32.const 4))) (func (export "f") (result i32) (global.get 0))',
+        "global of 64 bits": (
+            "(global i64 (i64.mul (i64.const 3) (i64.const 4)))"
+            ' (func (export "f") (result i32) (drop (global.get 0)) (i32.const {0}))'
+        ),
+        "data": (
+            '(memory 1) (data (i32.sub (i32.const 9) (i32.const 1)) "\\{0:02x}")'
+            ' (func (export "f") (result i32) (i32.load8_u (i32.const 8)))'
+        ),
+        "element": (
+            "(table 9 funcref) (elem (i32.add (i32.const 1) (i32.const 1)) $g) (func $g (result i32) (i32.const {0}))"
+            ' (func (export "f") (result i32) (call_indirect (result i32) (i32.const 2)))'
+        ),
+    },
+    "exceptions": {
+        "throw": (
+            '(tag $t (param i32)) (func (export "f") (result i32)'
+            " (block $h (result i32) (try_table (catch $t $h) (throw $t (i32.const {0}))) (i32.const 1)))"
+        ),
+        "tag": '(tag (param i32)) (func (export "f") (result i32) (i32.const {0}))',
+        "reference": '(func (export "f") (result i32) (drop (ref.null exn)) (i32.const {0}))',
+        "local": '(func (export "f") (result i32) (local exnref) (i32.const {0}))',
+    },
+    "function_references": {
+        "call": (
+            "(type $t (func (result i32))) (elem declare func $g) (func $g (type $t) (i32.const {0}))"
+            ' (func (export "f") (result i32) (call_ref $t (ref.func $g)))'
+        ),
+        "type": '(type $t (func)) (func (param (ref null $t))) (func (export "f") (result i32) (i32.const {0}))',
+        "table": '(table 1 funcref (ref.null func)) (func (export "f") (result i32) (i32.const {0}))',
+        "branch": (
+            '(func (export "f") (result i32) (block (br_on_null 0 (ref.null func)) (unreachable)) (i32.const {0}))'
+        ),
+    },
+    "gc": {
+        "struct": (
+            "(type $s (struct (field i32)))"
+            ' (func (export "f") (result i32) (struct.get $s 0 (struct.new $s (i32.const {0}))))'
+        ),
+        "array": (
+            '(type $a (array i8)) (func (export "f") (result i32) (array.len (array.new_default $a (i32.const {0}))))'
+        ),
+        "i31": '(func (export "f") (result i32) (i31.get_s (ref.i31 (i32.const {0}))))',
+        "cast": '(func (export "f") (result i32) (drop (ref.test (ref i31) (ref.null any))) (i32.const {0}))',
+        "recursive types": '(rec (type (func)) (type (func))) (func (export "f") (result i32) (i32.const {0}))',
+        "sub types": '(type (sub (func))) (func (export "f") (result i32) (i32.const {0}))',
+    },
+    "memory64": {
+        "memory": (
+            '(memory i64 1) (data (i64.const 0) "\\{0:02x}") (func (export "f") (result i32) (i32.load (i64.const 0)))'
+        ),
+        "table": '(table i64 1 funcref) (func (export "f") (result i32) (i32.const {0}))',
+    },
+    "threads": {
+        "shared memory": '(memory 1 1 shared) (func (export "f") (result i32) (i32.const {0}))',
+        "atomic instruction": (
+            '(memory 1) (data (i32.const 0) "\\{0:02x}")'
+            ' (func (export "f") (result i32) (i32.atomic.load (i32.const 0)))'
+        ),
+        "fence": '(func (export "f") (result i32) (atomic.fence) (i32.const {0}))',
+    },
 }
 CASES = [pytest.param(feature, way, id=f"{feature} {way}") for feature, ways in AVAILABLE.items() for way in ways]
 
@@ -74,41 +136,15 @@ LEGACY_EXCEPTIONS = bytes.fromhex(
     "0a 0c 01 0a 00 06 7f 41 07 19 41 08 0b 0b"  # try 7 catch_all 8
 )
 
-# Modules that need what no guest can be given yet.
-NEVER: dict[str, dict[str, str | bytes]] = {
-    "threads": {
-        "shared memory": '(memory 1 1 shared) (func (export "f") (result i32) (i32.const 7))',
-        "imported shared memory": '(import "a" "b" (memory 1 1 shared)) (func (export "f") (result i32) (i32.const 7))',
-        "atomic instruction": '(memory 1) (func (export "f") (result i32) (i32.atomic.load (i32.const 0)))',
-        "fence": '(func (export "f") (result i32) (atomic.fence) (i32.const 7))',
-    },
-    "memory64": {
-        "memory": '(memory i64 1) (func (export "f") (result i32) (i32.load (i64.const 0)))',
-        "table": '(table i64 1 funcref) (func (export "f") (result i32) (i32.const 7))',
-        "imported memory": '(import "a" "b" (memory i64 1)) (func (export "f") (result i32) (i32.const 7))',
-    },
-    "exceptions": {
-        "throw": (
-            '(tag $t) (func (export "f") (result i32) (block $h (try_table (catch $t $h) (throw $t))) (i32.const 7))'
-        ),
-        "tag": '(tag (param i32)) (func (export "f") (result i32) (i32.const 7))',
-        "reference": '(func (export "f") (result i32) (drop (ref.null exn)) (i32.const 7))',
-        "legacy": LEGACY_EXCEPTIONS,
-    },
-    "gc": {
-        "struct": (
-            "(type $s (struct (field i32)))"
-            ' (func (export "f") (result i32) (struct.get $s 0 (struct.new $s (i32.const 7))))'
-        ),
-        "array": (
-            '(type $a (array i8)) (func (export "f") (result i32) (array.len (array.new_default $a (i32.const 7))))'
-        ),
-        "i31": '(func (export "f") (result i32) (i31.get_s (ref.i31 (i32.const 7))))',
-        "cast": '(func (export "f") (result i32) (ref.test (ref i31) (ref.null any)))',
-        "recursive types": '(rec (type (func)) (type (func))) (func (export "f") (result i32) (i32.const 7))',
-    },
+# Modules that need what no policy can allow.
+NEVER: dict[str, str | bytes] = {
+    "legacy exceptions": LEGACY_EXCEPTIONS,
+    "page sizes": '(memory 1 (pagesize 1)) (func (export "f") (result i32) (i32.const 7))',
+    "wide arithmetic": (
+        '(func (export "f") (result i32) (i64.mul_wide_u (i64.const 1) (i64.const 2)) drop drop (i32.const 7))'
+    ),
+    "continuations": '(type $f (func)) (type (cont $f)) (func (export "f") (result i32) (i32.const 7))',
 }
-NEVER_CASES = [pytest.param(feature, way, id=f"{feature} {way}") for feature, ways in NEVER.items() for way in ways]
 
 _serial = count()
 
@@ -125,17 +161,22 @@ def policy(*features: str) -> Policy:
 
 
 def with_(feature: str) -> Policy:
-    return policy(feature, *(["simd"] if feature == "relaxed_simd" else []))
+    return policy(feature, *NEEDED.get(feature, ()))
+
+
+NEEDED = {"relaxed_simd": ("simd",), "gc": ("function_references",)}
+"""What a feature cannot be allowed without."""
 
 
 def without(feature: str) -> Policy:
     """A policy that allows everything that can be enforced but one proposal, and what needs it."""
-    return policy(*(set(AVAILABLE) - {feature} - ({"relaxed_simd"} if feature == "simd" else set())))
+    dependents = {name for name, needed in NEEDED.items() if feature in needed}
+    return policy(*(set(AVAILABLE) - {feature} - dependents))
 
 
 def test_there_is_a_guest_for_every_feature() -> None:
     """A new field of `Features` fails here until it is tested."""
-    assert [*AVAILABLE, *NEVER] == list(fields_of(Features))
+    assert [*AVAILABLE] == list(fields_of(Features))
 
 
 @pytest.mark.parametrize(("feature", "way"), CASES)
@@ -188,10 +229,10 @@ def test_a_policy_for_one_call_allows_no_more_than_both(feature: str, way: str) 
         Sandbox(strict).call(module, "f", policy=lax)
 
 
-@pytest.mark.parametrize(("feature", "way"), NEVER_CASES)
-def test_some_proposals_are_for_no_guest_yet(feature: str, way: str) -> None:
+@pytest.mark.parametrize("what", NEVER)
+def test_some_proposals_are_for_no_guest(what: str) -> None:
     """Such a module is refused under any policy that can be used."""
-    source = NEVER[feature][way]
+    source = NEVER[what]
     wasm = source if isinstance(source, bytes) else assemble(f"(module {source})")
 
     for allowed in (Policy(), policy(), policy(*AVAILABLE)):
@@ -201,26 +242,18 @@ def test_some_proposals_are_for_no_guest_yet(feature: str, way: str) -> None:
             Sandbox(allowed).call(wasm, "f")
 
 
-@pytest.mark.parametrize("feature", NEVER)
-def test_asking_for_what_cannot_be_enforced_is_an_error(feature: str) -> None:
-    """Such a policy can be written down, but a sandbox refuses it rather than to ignore it."""
-    asking = policy(feature)
-
-    assert getattr(asking.features, feature) is True
-    with pytest.raises(PolicyError) as caught:
-        Sandbox(asking)
-    assert str(caught.value) == (f"features.{feature} is True, which this release cannot enforce yet: set it to false")
-    Sandbox(policy())
-
-
-def test_all_that_cannot_be_enforced_is_told_at_once() -> None:
-    """Nobody mends a policy in five attempts."""
-    with pytest.raises(PolicyError) as caught:
-        Sandbox(policy(*NEVER))
-
-    assert str(caught.value) == "4 mistakes:" + "".join(
-        f"\n  features.{feature} is True, which this release cannot enforce yet: set it to false" for feature in NEVER
-    )
+def test_gc_needs_function_references() -> None:
+    """Objects have typed references, so no policy can allow the one and not the other."""
+    for attempt in (
+        lambda: Features(gc=True, function_references=False),
+        lambda: Policy().replace(gc=True, function_references=False),
+        lambda: Policy.loads("[features]\ngc = true\nfunction_references = false"),
+    ):
+        with pytest.raises(PolicyError) as caught:
+            attempt()
+        assert str(caught.value) == (
+            "features.gc is true and features.function_references is false: it needs function_references, too"
+        )
 
 
 NEEDS_SIMD = "features.relaxed_simd is true and features.simd is false: it needs simd, too"
@@ -258,8 +291,11 @@ def test_two_memories_need_the_feature_and_the_limit() -> None:
 
     assert Sandbox(Policy(limits=limits, features=features)).call(module, "f").value == ANSWER
     for lacking, message in (
-        (Policy(features=features), "has 2 memories; the policy allows 1 (limits.memories)"),
-        (Policy(limits=limits), "has 2 memories; the policy allows one (features.multi_memory)"),
+        (Policy(limits=Limits(memories=1), features=features), "has 2 memories; the policy allows 1 (limits.memories)"),
+        (
+            Policy(limits=limits, features=Features(multi_memory=False)),
+            "has 2 memories; the policy allows one (features.multi_memory)",
+        ),
     ):
         with pytest.raises(InvalidModule) as caught:
             Sandbox(lacking).call(module, "f")

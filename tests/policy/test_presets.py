@@ -38,7 +38,7 @@ DEFAULT: dict[str, object] = {
     "limits.table_elements": 10_000,
     "limits.stack": 512 << 10,
     "limits.instances": 1,
-    "limits.memories": 1,
+    "limits.memories": 4,
     "limits.tables": 4,
     "limits.module_size": 100 * MIB,
     "limits.compile_time": 60.0,
@@ -90,11 +90,13 @@ DEFAULT: dict[str, object] = {
     "features.simd": True,
     "features.relaxed_simd": False,
     "features.tail_call": True,
-    "features.multi_memory": False,
-    "features.threads": False,
-    "features.memory64": False,
-    "features.exceptions": False,
+    "features.multi_memory": True,
+    "features.extended_const": True,
+    "features.exceptions": True,
+    "features.function_references": True,
     "features.gc": False,
+    "features.memory64": False,
+    "features.threads": False,
     "wasi.allow": ("*",),
     "wasi.deny": ("sock_*",),
     "wasi.errno": "notcapable",
@@ -104,6 +106,10 @@ DEFAULT: dict[str, object] = {
 DIFFERENT: dict[str, dict[str, object]] = {
     "default": {},
     "minimal": {
+        "limits.memories": 1,
+        "features.multi_memory": False,
+        "features.exceptions": False,
+        "features.function_references": False,
         "limits.fuel": 10_000_000,
         "limits.compile_process": "always",
         "limits.idle_time": 5.0,
@@ -126,6 +132,10 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "random.mode": "seeded",
     },
     "strict": {
+        "limits.memories": 1,
+        "features.multi_memory": False,
+        "features.exceptions": False,
+        "features.function_references": False,
         "limits.fuel": 5_000_000_000,
         "limits.compile_process": "always",
         "limits.idle_time": 5.0,
@@ -162,7 +172,6 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "limits.wall_time": 300.0,
         "limits.memory": 1_024_000_000,
         "limits.table_elements": 1_000_000,
-        "limits.memories": 4,
         "limits.tables": 16,
         "limits.stack": MIB,
         "limits.open_files": 20,
@@ -171,7 +180,6 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "limits.write_bytes": None,
         "limits.random_bytes": None,
         "features.relaxed_simd": True,
-        "features.multi_memory": True,
     },
 }
 USABLE = [name for name in DIFFERENT if name != "development"]
@@ -561,7 +569,9 @@ def test_features_of_a_preset(name: str) -> None:
     """Proposals by preset; none of them asks for what no guest can be given yet."""
     features = Policy.preset(name).features
 
-    assert features == (Features(relaxed_simd=True, multi_memory=True) if name == "permissive" else Features())
+    tight = Features(multi_memory=False, exceptions=False, function_references=False)
+    own = {"permissive": Features(relaxed_simd=True), "strict": tight, "minimal": tight}
+    assert features == own.get(name, Features())
     simd = '(func (export "f") (result i32) (i32x4.extract_lane 0 (i32x4.splat (i32.const 7))))'
     relaxed = (
         '(func (export "f") (result i32)'

@@ -229,7 +229,7 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
         ({}, {"wasi": Wasi(deny=("sock", "fd_write"))}, "calls", 0),
         ({"features": Features(simd=False, tail_call=False)}, {}, "features", 0),
         ({}, {"features": Features(relaxed_simd=True)}, "features", 1),
-        ({}, {"features": Features(relaxed_simd=True, multi_memory=True)}, "features", 2),
+        ({}, {"features": Features(relaxed_simd=True, gc=True)}, "features", 2),
         ({}, {"network": Network(mode="loopback")}, "network", 8),
         ({}, {"process": Process(mode="commands", commands=("/bin/true",))}, "network", 8),
     ],

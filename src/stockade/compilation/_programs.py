@@ -137,8 +137,12 @@ class Program:
         parks = lends or "poll_oneoff" in names
         parsed = module.parsed
         export = parsed.exports.get(b"memory")
-        # The guard's own, and one for a guest that has none by the name under which native WASI looks for it.
-        memories = len(parsed.memories) + (1 if export is not None and export.kind is ExternKind.MEMORY else 2)
+        # The guard's own, and one for a guest that has none by the name under which native WASI looks for it, or one
+        # whose addresses are too wide.
+        found = export is not None and export.kind is ExternKind.MEMORY and not parsed.memory_limits[export.place].wide
+        memories = len(parsed.memories) + (1 if found else 2)
+        # The heap of its objects takes the place of a memory.
+        memories += woven.collects
         tables = len(parsed.tables) + 1
         linked = LinkedModule(compiled, lends=lends, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")

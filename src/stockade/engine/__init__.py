@@ -11,7 +11,7 @@ from stockade.engine._engine import (
     assemble,
 )
 from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, EngineFrame, Failure
-from stockade.engine._features import PROPOSALS, Proposal, features_used, validate_with
+from stockade.engine._features import PROPOSALS, RUN_PROPOSALS, Proposal, features_used, validate_with
 from stockade.engine._instance import (
     F32_OVERFLOW,
     FUEL_SLICE,
@@ -48,6 +48,7 @@ __all__ = [
     "PAGE_BYTES_OF_HOST",
     "PARKING",
     "PROPOSALS",
+    "RUN_PROPOSALS",
     "STACK_OVERFLOW",
     "TRAP_CODES",
     "CompiledModule",

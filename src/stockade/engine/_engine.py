@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from stockade._bounded import BoundedDict
 from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
+from stockade.engine._features import RUN_PROPOSALS
 from stockade.engine._parking import define_parking
 from stockade.engine._store import Owner, deafen_stores
 from stockade.engine._ticker import Ticker
@@ -85,11 +86,6 @@ class EngineConfig(NamedTuple):
     Attributes:
         fuel: Whether code is compiled to count fuel.
         stack_bytes: How much stack guest code may use.
-        simd: Whether the SIMD proposal is on. This and the next three: for what runs always, when a module is
-            validated as its guest wrote it where the policy allows.
-        relaxed_simd: Whether the relaxed SIMD proposal is on.
-        tail_call: Whether the tail call proposal is on.
-        multi_memory: Whether the multi-memory proposal is on.
         canonical_nans: Whether every NaN has the same bits on every machine, for runs that can be repeated.
         parallel: Whether a module is validated and compiled by several threads, which the library starts then and
             keeps: a process that may be forked goes without, for they are missing in its child, which would wait for
@@ -99,39 +95,32 @@ class EngineConfig(NamedTuple):
 
     fuel: bool
     stack_bytes: int
-    simd: bool = True
-    relaxed_simd: bool = True
-    tail_call: bool = True
-    multi_memory: bool = True
     canonical_nans: bool = False
     parallel: bool = False
     pooled: bool = True
 
 
-# Proposals that guests do not get. GC, threads and 64-bit memories widen what the engine must get right;
-# the weaver does not know stack switching or typed function references.
+# What guests do not get. No memory is shared, for the weaver makes each one that is a plain one.
 _OFF = (
     "memory_may_move",  # so that the host may keep the address of a memory
     "shared_memory",
     "wasm_compact_imports",
     "wasm_custom_page_sizes",
-    "wasm_exceptions",
-    "wasm_function_references",
-    "wasm_gc",
-    "wasm_memory64",
     "wasm_stack_switching",
-    "wasm_threads",
     "wasm_wide_arithmetic",
 )
 _ON = (
-    "gc_support",  # for references to the host (externref), not for the GC proposal
+    "gc_support",
     "epoch_interruption",
     "memory_init_cow",
     "wasm_bulk_memory",
     "wasm_multi_value",
     "wasm_reference_types",
     "wasm_relaxed_simd_deterministic",
+    *sorted(f"wasm_{name}" for name in RUN_PROPOSALS),
 )
+"""Among them the proposals that guests may use where their policies say so. They are on for all that runs, so that
+modules that differ in them share an engine; a module is held to its policy as its guest wrote it."""
 
 
 def _address_space_is_limited() -> bool:
@@ -174,11 +163,6 @@ def _build(api: Any, config: EngineConfig) -> int:
         api.switch(raw, name, False)
     for name in _ON:
         getattr(api, f"config_{name}_set")(raw, True)
-    # Relaxed SIMD first: the library aborts the process on an engine with relaxed SIMD but not SIMD.
-    api.config_wasm_relaxed_simd_set(raw, config.relaxed_simd and config.simd)
-    api.config_wasm_simd_set(raw, config.simd)
-    api.config_wasm_tail_call_set(raw, config.tail_call)
-    api.config_wasm_multi_memory_set(raw, config.multi_memory)
     api.config_parallel_compilation_set(raw, config.parallel)
     api.config_cranelift_nan_canonicalization_set(raw, config.canonical_nans)
     api.config_consume_fuel_set(raw, config.fuel)

@@ -16,6 +16,7 @@ __all__ = [
     "OUT_OF_FUEL",
     "STACK_OVERFLOW",
     "TRAP_CODES",
+    "UNCAUGHT_EXCEPTION",
     "UNREACHABLE",
     "EngineFrame",
     "Failure",
@@ -40,10 +41,15 @@ TRAP_CODES: dict[int, tuple[str, str]] = {
     14: ("array_out_of_bounds", "array access out of bounds"),
     15: ("allocation_too_large", "allocation too large"),
     16: ("cast_failure", "reference cast to a type it does not have"),
+    256: ("uncaught_exception", "exception that the guest threw and did not catch"),
 }
-"""Code of `wasmtime_trap_code_enum` (traps of core modules) -> its name in reports, and what it means."""
+"""Code of `wasmtime_trap_code_enum` (traps of core modules) -> its name in reports, and what it means. The last is not
+of that enumeration."""
 
 STACK_OVERFLOW, UNREACHABLE, OUT_OF_FUEL = 0, 9, 11
+
+UNCAUGHT_EXCEPTION = 256
+"""An exception that nothing in the guest caught: the engine has no code for it, and codes of its own are a byte."""
 
 _MAX_FRAMES = 32
 """A report shows this many frames of a backtrace: enough to find the place, too few to flood."""
@@ -93,10 +99,16 @@ class Failure(NamedTuple):
         return cls(code.value, TRAP_CODES.get(code.value, ("unknown", f"trap code {code.value}"))[1], frames)
 
     @classmethod
-    def from_error(cls, error: int) -> Failure:
-        """Reads and frees an error."""
+    def from_error(cls, error: int, *, thrown: bool = False) -> Failure:
+        """Reads and frees an error.
+
+        Args:
+            error: The error.
+            thrown: Whether it is an exception of the guest's, which is pending in its store.
+        """
         frames = _frames(capi().error_wasm_trace, error)
-        return cls(None, error_text(error), frames)
+        text = error_text(error)
+        return cls(UNCAUGHT_EXCEPTION, TRAP_CODES[UNCAUGHT_EXCEPTION][1], frames) if thrown else cls(None, text, frames)
 
 
 def _frames(trace: Any, owner: int) -> tuple[EngineFrame, ...]:

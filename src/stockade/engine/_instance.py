@@ -595,7 +595,9 @@ class Instance:
             return None
         if self._out.error:
             error, self._out.error = self._out.error, None
-            self.failure = Failure.from_error(error)
+            # SAFETY: the store is alive, and nothing of it runs.
+            thrown = self._api.context_has_exception(self._context)
+            self.failure = Failure.from_error(error, thrown=thrown)
             return None
         self.exact = True
         if self._values is None:

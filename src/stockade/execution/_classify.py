@@ -205,6 +205,9 @@ def classify(
         # What was measured for `fuel_time` is a number of units, too.
         path = "limits.fuel_time" if plan.fuel == plan.fuel_most else "limits.fuel"
         violations += (_stopped("fuel", path, plan.fuel, fuel),)
+    elif failure is not None and _heap_was_full(plan, failure):
+        outcome = Outcome.MEMORY
+        violations += (_stopped("memory", "limits.memory", limits.memory, None),)
     else:
         assert failure is not None
         trap = _trap(plan, failure)
@@ -213,6 +216,17 @@ def classify(
             outcome = Outcome.STACK
             violations += (_stopped("stack", "limits.stack", limits.stack, None),)
     return Classification(outcome, exit_code, value, trap, violations)
+
+
+def _heap_was_full(plan: Plan, failure: Failure) -> bool:
+    """Whether there was no room for an object: what the guest's own code comes to fail at without a trap."""
+    woven = plan.program.woven
+    return (
+        woven.collects
+        and failure.code is None
+        and bool(failure.frames)
+        and failure.frames[0].function_index < woven.guest_functions
+    )
 
 
 def _stopped(kind: str, subject: str, limit: float | None, observed: float | None) -> Violation:
@@ -247,7 +261,9 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
                 Violation(
                     kind="table" if path == "limits.table_elements" else path.removeprefix("limits."),
                     subject=path,
-                    limit=getattr(limits, path.removeprefix("limits.")),
+                    limit=plan.memories_bytes
+                    if path == "limits.memory"
+                    else getattr(limits, path.removeprefix("limits.")),
                     # The guard counts bytes; the policy, for a pace, pages.
                     observed=-(-number.growth_asked // PAGE_BYTES) if paced else getattr(number, asked),
                     call=call,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Final
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance
-from stockade.guard import PROGRAM_NAME, StateImage, check_imports, place_inputs, policy_block, rates_of
+from stockade.guard import (
+    PROGRAM_NAME,
+    StateImage,
+    check_imports,
+    heap_bytes,
+    memories_bytes,
+    place_inputs,
+    policy_block,
+    rates_of,
+)
 from stockade.report import SAMPLES_KEPT, ModuleInfo
 from stockade.system import can_interrupt_opens
 from stockade.worker import check_outline
@@ -43,6 +52,8 @@ class Plan:
         claim: What a run takes of what there is only so much of.
         directories: What native WASI may reach.
         info: The module, for reports.
+        heap_bytes: How large the heap of its objects may become; 0 where it has none.
+        memories_bytes: How many bytes its memories and tables may come to have together.
         fuel: The units that a run begins with; None where the policy does not meter.
         overdraft: Units that the engine has beyond them, and the guest has not: whoever comes to use one is over.
         fuel_most: The units that it may be given in all; None where nothing but its refills limits that.
@@ -66,6 +77,8 @@ class Plan:
     claim: ResourceCost
     directories: tuple[Directory, ...]
     info: ModuleInfo
+    heap_bytes: int
+    memories_bytes: int
     fuel: int | None
     overdraft: int
     fuel_most: int | None
@@ -224,10 +237,12 @@ def make_plan(
         claim=linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
         directories=directories,
         info=info,
+        heap_bytes=heap_bytes(program.woven, limits),
+        memories_bytes=memories_bytes(program.woven, limits),
         fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
         overdraft=_OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
         fuel_most=most,
-        natives=(*natives, *parking) if rates else natives,
+        natives=(*natives, *parking) if rates or program.woven.waits or program.woven.shares_heap else natives,
         natives_for_streams=(*natives, *parking),
         rates=rates,
         state=state,

@@ -215,11 +215,17 @@ class Guest:
             self._state.write(self._placed)
             if self._plan.functions:
                 self._make_mailbox(instance, self._state)
-            if self._guard_bytes > self._limits.memory or len(woven.natives) > self._limits.table_elements:
+            if (
+                woven.collects
+                or self._guard_bytes > self._limits.memory
+                or len(woven.natives) > self._limits.table_elements
+            ):
                 # The engine knows one limit for all memories. So the guard's gets what it can come to need, and then
                 # the limit is the guest's: it holds for growth, too, that the guard should not have seen.
                 self._state.memory.grow_to(self._guard_bytes)
-                instance.limit(self._limits.memory, self._limits.table_elements)
+                self._limit_memories(instance)
+        elif woven.collects:
+            self._limit_memories(instance)
         if woven.natives_export is not None:
             plan = self._plan
             # What takes a microsecond is lent where it can come to be needed.
@@ -235,6 +241,17 @@ class Guest:
         # Found before any call is halted in which it could be asked for.
         with suppress(KeyError):
             self.halted_memory = instance.memory(MEMORY).while_halted(mailbox.memory_bytes)
+
+    def _limit_memories(self, instance: Instance, *, growing: bool = False) -> None:
+        """Tells the engine how large any memory may become, the heap of the guest's objects included.
+
+        Args:
+            instance: The guest.
+            growing: Whether nothing but a memory can grow before this is said again.
+        """
+        plan = self._plan
+        largest = plan.heap_bytes if plan.program.woven.collects and not growing else plan.memories_bytes
+        instance.limit(largest, self._limits.table_elements)
 
     @property
     def ended(self) -> bool:
@@ -694,6 +711,9 @@ class Guest:
         state = self._state
         assert state is not None
         wait = state.wait()
+        if wait.grows or wait.has_grown:
+            assert self._instance is not None
+            self._limit_memories(self._instance, growing=wait.grows)
         begun = time.monotonic()
         until = FOREVER if wait.seconds is None else begun + wait.seconds
         most = self._limits.idle_time

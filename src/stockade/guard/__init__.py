@@ -3,7 +3,7 @@
 from stockade.guard._exposed import Exposed
 from stockade.guard._imports import check_imports
 from stockade.guard._mailbox import MOST_VALUES, Mailbox, mailbox_words, values_format
-from stockade.guard._policy_block import policy_block, rates_of
+from stockade.guard._policy_block import heap_bytes, memories_bytes, policy_block, rates_of
 from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
 from stockade.guard._source import Guard, Layout, StateFormat, guard
@@ -46,7 +46,9 @@ __all__ = [
     "check_imports",
     "fields_kept",
     "guard",
+    "heap_bytes",
     "mailbox_words",
+    "memories_bytes",
     "place_inputs",
     "policy_block",
     "proof_copy",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.guard._source import GUEST_MEMORY, Body, Reference
-from stockade.wasm import FuncType, Kind, encode_func_type, uleb
+from stockade.wasm import FuncType, Kind, encode_func_type, encode_value_type, uleb
 
 if TYPE_CHECKING:
     from stockade._wasi import WasiCall
 
-__all__ = ["Appended", "Indices"]
+__all__ = ["Appended", "AtomicWait", "Grower", "Indices"]
 
 
 class Indices(NamedTuple):
@@ -19,14 +19,11 @@ class Indices(NamedTuple):
     functions: dict[int, int]
     guest_memory: int
     state_memory: int
-    table: int
 
     def encode(self, reference: Reference) -> bytes:
         """The code of a reference, with its index in place."""
         if reference.kind is Kind.CALL:
             return b"\x10" + uleb(self.functions[reference.index])
-        if reference.kind is Kind.TABLE_GROW:
-            return b"\xfc\x0f" + uleb(self.table)
         memory = self.guest_memory if reference.index == GUEST_MEMORY else self.state_memory
         if reference.kind is Kind.MEMORY_GROW:
             return b"\x40" + uleb(memory)
@@ -35,6 +32,34 @@ class Indices(NamedTuple):
             return uleb(memory)
         # Bit 6 of the alignment says that the index of the memory follows.
         return bytes([reference.alignment | 0x40]) + uleb(memory) if memory else bytes([reference.alignment])
+
+
+class Grower(NamedTuple):
+    """A memory or a table that the guest grows.
+
+    Attributes:
+        place: Its index.
+        wide: Whether its addresses have 64 bits.
+        element: Type of a table's elements; None for a memory.
+    """
+
+    place: int
+    wide: bool
+    element: str | None = None
+
+
+class AtomicWait(NamedTuple):
+    """An instruction that waits for another thread.
+
+    Attributes:
+        memory: Its memory.
+        wide: Whether that memory's addresses have 64 bits.
+        long: Whether it looks at 64 bits.
+    """
+
+    memory: int
+    wide: bool
+    long: bool
 
 
 class Appended:
@@ -82,6 +107,57 @@ class Appended:
         arguments = b"".join(b"\x20" + uleb(index) for index in range(len(call.params)))
         slot_code = b"\x41" + uleb(slot)  # fewer than 64 natives: signed and unsigned encodings agree
         code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
+        self.code += [uleb(len(code)), code]
+
+    def add_grower(self, grower: Grower, reserve: int, settle: int) -> None:
+        """A function in the place of an instruction that grows a memory or a table.
+
+        Args:
+            grower: What it grows.
+            reserve: The guard's function that is asked before.
+            settle: The one that is told afterwards.
+        """
+        size = "i64" if grower.wide else "i32"
+        params = (size,) if grower.element is None else (grower.element, size)
+        self.names.append("memory_grow" if grower.element is None else "table_grow")
+        self.function_types.append(self.type_index(FuncType(params, (size,))))
+        more, before = len(params) - 1, len(params)
+        get_more = b"\x20" + uleb(more)
+        widened = get_more + (b"" if grower.wide else b"\xad")  # i64.extend_i32_u
+        if grower.element is None:
+            grow = get_more + b"\x40" + uleb(grower.place)
+        else:
+            grow = b"\x20\x00" + get_more + b"\xfc\x0f" + uleb(grower.place)
+        code = b"\x01\x01" + encode_value_type(size)
+        code += widened + b"\x10" + uleb(reserve)
+        code += b"\x45\x04\x40" + (b"\x42" if grower.wide else b"\x41") + b"\x7f\x0f\x0b"  # refused: -1
+        code += grow + b"\x22" + uleb(before) + (b"" if grower.wide else b"\xac")  # i64.extend_i32_s
+        code += widened + b"\x10" + uleb(settle) + b"\x20" + uleb(before) + b"\x0b"
+        self.code += [uleb(len(code)), code]
+
+    def add_wait(self, wait: AtomicWait, served: int) -> None:
+        """A function in the place of `memory.atomic.wait32` or `wait64`, with its offset behind the operands.
+
+        It loads what the instruction would compare, so that it traps where the instruction traps.
+
+        Args:
+            wait: The instruction.
+            served: The guard's function that waits.
+        """
+        address, value = ("i64" if wait.wide else "i32"), ("i64" if wait.long else "i32")
+        self.names.append("atomic_wait")
+        self.function_types.append(self.type_index(FuncType((address, value, "i64", address), ("i32",))))
+        add, less = (b"\x7c", b"\x54") if wait.wide else (b"\x6a", b"\x49")
+        # Bit 6 of an alignment says that the index of the memory follows.
+        memory = uleb(wait.memory)
+        beyond = (b"\x42" if wait.wide else b"\x41") + b"\x7f" + b"\x2d\x40" + memory + b"\x01\x1a"
+        code = b"\x00"
+        # An address that is too large for its bits: a load that is out of bounds for certain.
+        code += b"\x20\x00\x20\x03" + add + b"\x22\x03\x20\x00" + less + b"\x04\x40" + beyond + b"\x0b"
+        load = (b"\xfe\x11\x43" if wait.long else b"\xfe\x10\x42") + memory + b"\x00"
+        code += b"\x20\x03" + load + b"\x20\x01" + (b"\x52" if wait.long else b"\x47")  # ne
+        code += b"\x04\x40\x41\x01\x0f\x0b"  # it is another value
+        code += b"\x20\x02\x10" + uleb(served) + b"\x0b"
         self.code += [uleb(len(code)), code]
 
     def add_code(self, name: str, type_: FuncType, code: bytes) -> None:

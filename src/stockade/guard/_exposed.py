@@ -71,6 +71,8 @@ def expose(
                 exports.append(encode_export(name, kind, place))
     changes = scan.changes | {kind for kind, _ in scan.grown}
     obstacles = [reason for kind, reason in _OBSTACLES.items() if kind in changes]
+    if module.collects and not module.throws_only:
+        obstacles.append("it makes structures or arrays (features.gc)")
     if references:
         obstacles.append("it has mutable globals that hold references")
     memories, globals_ = (tuple(names[kind, place] for place in places) for kind, places in wanted.items())

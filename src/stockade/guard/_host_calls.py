@@ -5,7 +5,8 @@ function that halts guests, at its index, and is called by nobody under that ind
 made here, of the same type. `rest.wat` tells what stands in the mailbox.
 
 While the guest is halted in such a call, the host may have exports of it called, on the guest's own stack: one function
-that all of the others ask does that. So no second call of the instance is ever begun while one is halted.
+that all of the others ask does that. So no second call of the instance is ever begun while one is halted. What such an
+export throws and does not catch ends the run, for no exception may pass through the guard.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ _TYPES: Final = {"i32": b"\x7f", "i64": b"\x7e", "f32": b"\x7d", "f64": b"\x7c",
 
 _ZERO: Final = b"\x41\x00"
 _UNREACHABLE: Final = b"\x00"
+_CATCHING: Final = b"\x02\x40" + b"\x1f\x40\x01\x02\x00"
+"""Begins a block, and in it what leaves that block when anything is thrown."""
+
+_CATCHING_DEPTH: Final = 2
 _END: Final = b"\x0b"
 
 
@@ -154,6 +159,8 @@ class HostCallCode(NamedTuple):
             params, results = self._slots(type_.params), self._slots(type_.results)
             assert params is not None
             assert results is not None
+            # What the export throws must not unwind through a call that the host believes to be halted: it ends the run.
+            code += _CATCHING
             for kind, slot in zip(type_.params, params, strict=True):
                 code += _ZERO + self._place(_LOADS[kind], slot)
             code += b"\x10" + uleb(index)
@@ -161,7 +168,7 @@ class HostCallCode(NamedTuple):
                 local = uleb(1 + kinds.index(kind))
                 code += b"\x21" + local + _ZERO + b"\x20" + local + self._place(_STORES[kind], slot)
             # To what follows all of them.
-            code += b"\x0c" + uleb(many - place) + _END
+            code += b"\x0c" + uleb(many - place + _CATCHING_DEPTH) + _END + _UNREACHABLE + _END + _UNREACHABLE + _END
         code += _UNREACHABLE + _END
         # (local.set $said $HOST_RETURNED) (br $loop) end end
         code += b"\x41" + sleb(self.layout.constants["HOST_RETURNED"]) + b"\x21\x00\x0c\x01" + _END + _END

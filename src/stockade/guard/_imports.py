@@ -37,7 +37,7 @@ def check_imports(module: ParsedModule, lent: Mapping[tuple[bytes, bytes], FuncT
         if entry.kind is not ExternKind.FUNC:
             unknown.append(f"{name} ({entry.kind.name.lower()})")
             continue
-        actual = module.types[entry.type_index]
+        actual = module.type_of_function(entry.type_index)
         call = wasi_call(entry)
         if call is not None:
             expected, where = FuncType(call.params, call.results), "in WASI preview 1"
@@ -48,6 +48,11 @@ def check_imports(module: ParsedModule, lent: Mapping[tuple[bytes, bytes], FuncT
             continue
         if actual != expected:
             raise LinkError(f"the module imports {name} as {actual}, but {where} it is {expected}: {_mend(call)}")
+        if entry.type_index in module.related:
+            raise LinkError(
+                f"the module imports {name} by type {entry.type_index:,}, which may have sub types or is in a group of "
+                f"types: functions of the host have types of their own. {_mend(call).capitalize()}"
+            )
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise LinkError(f"nothing provides what the module imports: {shown}. {_hint(module)}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stockade.guard._weave import Woven
     from stockade.policy import Limits, Policy
 
-__all__ = ["policy_block", "rates_of"]
+__all__ = ["heap_bytes", "memories_bytes", "policy_block", "rates_of"]
 
 _UNLIMITED: Final = 2**64 - 1
 _NANOSECONDS: Final = 1_000_000_000
@@ -30,6 +30,25 @@ def rates_of(limits: Limits) -> Mapping[str, int]:
         "growth_tokens": None if pages is None else pages * PAGE_BYTES,
     }
     return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def heap_bytes(woven: Woven, limits: Limits) -> int:
+    """Returns how large the heap may become in which the engine keeps a guest's objects.
+
+    It has what the memories leave. Where memories grow, neither could have what the other has not come to use, for the
+    engine does not tell how large the heap is; so it is given a share: half, or an eighth for exceptions alone.
+    """
+    if not woven.collects:
+        return 0
+    left = max(0, limits.memory - woven.initial_memory_bytes)
+    if not (woven.grown_memories or woven.grown_tables):
+        return left
+    return min(left, limits.memory // (8 if woven.throws_only else 2))
+
+
+def memories_bytes(woven: Woven, limits: Limits) -> int:
+    """Returns how many bytes memories and tables may come to have together."""
+    return limits.memory - heap_bytes(woven, limits) if woven.grown_memories or woven.grown_tables else limits.memory
 
 
 def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int, *, look_first: bool) -> bytes:
@@ -67,7 +86,7 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
         "write_left": limits.write_bytes,
         "created_left": limits.files_created,
         "random_left": limits.random_bytes,
-        "memory_limit": limits.memory,
+        "memory_limit": memories_bytes(woven, limits),
         "memory_used": woven.initial_memory_bytes,
         "table_limit": limits.table_elements,
         "table_used": woven.initial_table_elements,
@@ -96,6 +115,7 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
         "may_link": filesystem.symlinks,
         "has_clock": not {"clock_time_get", "poll_oneoff"}.isdisjoint(calls),
         "look_first": look_first,
+        "shares_heap": woven.shares_heap,
         "mounts": mounts,
     }
     block = bytearray(layout.size)

@@ -12,27 +12,24 @@ reach can be reached:
 
 The guest's code is byte for byte that of the woven module. If an instruction of it names something that was appended,
 or calls an import, the copy is not valid, and the module is refused. ARCHITECTURE.md says why a guest that passes can
-reach neither a native function nor the guard's memory.
+reach neither a native function nor the guard's memory. What it comes to is that no code that runs ever has a
+`(ref $fresh)` to call a hidden function with:
 
-Typed function references are on for this copy, and for nothing else. That widens nothing:
-
-- Which bytes are which instruction does not depend on them, so the engine reads the guest's code in the copy as it
-  does in the woven module.
-- The woven module is validated without them, so the guest's code has no instruction and no type of theirs. No bytes of
-  it can name `$fresh` or the type of what is hidden, whose indices lie beyond all types of the woven module.
-- `$fresh` has a parameter that may not be null, which no type of the woven module can have: so it is equal to none of
-  them, and no function has it. What `ref.func` leaves on the stack is a reference to the type of its function, in both.
-- So no value that reachable code has on its stack is a `(ref $fresh)`, and no `call` or `return_call` of a hidden
-  function is valid there. In unreachable code any stack is to the validator's liking; it never runs, whatever it names.
-  `ref.func` takes no operand, but names only functions that stand outside of code: in element segments, globals and
-  exports. These the weaver wrote anew, and none of them is hidden: that is looked at here.
+- `$fresh` stands behind all types of the woven module, so that no bytes of the guest's name it.
+- It is in a group of as many types as no group of the woven module has. Types are equal only where their groups are, so
+  none of the guest's types is equal to it. It is final, and declared to be below nothing; so the only types below it
+  are itself and the bottom of all functions, `(ref nofunc)`, of which there is no value.
+- `ref.func` takes no operand, but names only functions that stand outside of code: in element segments, globals, tables
+  and exports. These the weaver wrote anew, and none of them is hidden: that is looked at here.
+- In unreachable code any stack is to the validator's liking; it never runs, whatever it names.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from stockade.engine import validate_with
+from stockade.engine import RUN_PROPOSALS, validate_with
 from stockade.errors import InvalidModule
 from stockade.guard import _sections
 from stockade.wasm import ExternKind, SectionId, parse, sleb, uleb, vector
@@ -43,12 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PROOF_VERSION", "proof_copy", "prove"]
 
-PROOF_VERSION: Final = 1
+PROOF_VERSION: Final = 2
 """The version of what is proven: part of every cache key, so that machine code is kept only with this proof."""
-
-_PROPOSALS: Final = frozenset({"simd", "relaxed_simd", "tail_call", "multi_memory"})
-"""The proposals under which a woven module is run. With typed function references among them, or with what builds on
-them, the argument above would not hold."""
 
 _STUB: Final = b"\x03\x00\x00\x0b"
 """A function without variables that only traps, with its size."""
@@ -65,7 +58,7 @@ def prove(original: ParsedModule, woven: Woven) -> None:
         InvalidModule: It could not be proven; the message says where the engine sees something else.
     """
     if woven.guard_functions or original.imports:
-        validate_with(proof_copy(original, woven), _PROPOSALS | {"function_references"})
+        validate_with(proof_copy(original, woven), RUN_PROPOSALS)
     # Else nothing is hidden: the weaver has written a module that imports nothing.
 
 
@@ -91,11 +84,7 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
     # Beyond all types of the woven module, so that nothing in the guest's code can name them.
     fresh = len(module.types)
     unsatisfiable = fresh + 1
-    types = [
-        *_sections.types(module),
-        b"\x60\x01\x64\x70\x00",  # $fresh: (func (param (ref func)))
-        b"\x60\x01\x64" + sleb(fresh) + b"\x00",  # (func (param (ref $fresh)))
-    ]
+    types = [*_sections.types(module), _group_of_fresh(module)]
     module.imports = [entry._replace(type_index=unsatisfiable) for entry in module.imports]
     for index in hidden:
         module.functions[index] = unsatisfiable
@@ -104,6 +93,7 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
         ExternKind.TABLE: len(original.tables),
         ExternKind.MEMORY: len(original.memories),
         ExternKind.GLOBAL: original.globals,
+        ExternKind.TAG: len(original.tags),
     }
     exports = [
         _sections.encode_export(name, kind, shown(place) if kind is ExternKind.FUNC else place)
@@ -111,7 +101,7 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
         if place < kept[kind]
     ]
     guests = first - imported
-    tables = _sections.tables(module, range(len(module.tables)))[: kept[ExternKind.TABLE]]
+    tables = _sections.tables(module, range(len(module.tables)), shown)[: kept[ExternKind.TABLE]]
     memories = _sections.memories(module, range(len(module.memories)))[: kept[ExternKind.MEMORY]]
     bodies = len(module.bodies)
     return _sections.assembled(
@@ -122,6 +112,7 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
             SectionId.FUNCTION: [vector(_sections.function_types(module))],
             SectionId.TABLE: [vector(tables)],
             SectionId.MEMORY: [vector(memories)],
+            SectionId.TAG: [vector(_sections.tags(module))],
             SectionId.GLOBAL: [vector(_sections.globals_(module, shown)[: kept[ExternKind.GLOBAL]])],
             SectionId.EXPORT: [vector(exports)],
             SectionId.ELEMENT: [vector(_sections.element_segments(module, shown))],
@@ -130,6 +121,19 @@ def proof_copy(original: ParsedModule, woven: Woven) -> bytes:
             SectionId.DATA: _sections.content(module, SectionId.DATA),
         },
     )
+
+
+def _group_of_fresh(module: ParsedModule) -> bytes:
+    """The group of types that hide: `$fresh`, the type that takes one, and as many more as make its size its own."""
+    # Of a plain function there is one in a group; and some size up to the square root of twice the types is free.
+    size = next(size for size in count(2) if size not in module.group_sizes)
+    fresh = len(module.types)
+    types = [
+        b"\x60\x01\x64\x70\x00",  # $fresh: (func (param (ref func)))
+        b"\x60\x01\x64" + sleb(fresh) + b"\x00",  # (func (param (ref $fresh)))
+        *[b"\x60\x00\x00"] * (size - 2),
+    ]
+    return b"\x4e" + vector(types)
 
 
 def _guest_code(module: ParsedModule, functions: int) -> memoryview:

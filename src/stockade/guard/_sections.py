@@ -16,10 +16,13 @@ from stockade.wasm import (
     ParsedModule,
     Reader,
     SectionId,
-    encode_func_type,
     encode_limits,
+    encode_type_group,
     encode_value_type,
+    guest_table_type,
+    guest_type_group,
     guest_value_type,
+    has_initial_value,
     rewrite_const_expression,
     uleb,
 )
@@ -27,7 +30,7 @@ from stockade.wasm import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from stockade.wasm import FuncType, Import
+    from stockade.wasm import Import
 
 __all__ = [
     "assembled",
@@ -43,6 +46,7 @@ __all__ = [
     "items",
     "memories",
     "tables",
+    "tags",
     "types",
 ]
 
@@ -74,12 +78,25 @@ def content(module: ParsedModule, id_: SectionId) -> list[memoryview]:
 
 
 def types(module: ParsedModule) -> list[bytes]:
-    """Writes the types of functions."""
-    known: dict[FuncType, bytes] = {}
-    for type_ in module.types:
-        if type_ not in known:
-            known[type_] = encode_func_type(type_)
-    return [known[type_] for type_ in module.types]
+    """Writes the groups of types."""
+    reader, count = items(module, SectionId.TYPE)
+    known: dict[bytes, bytes] = {}
+    out = []
+    for _ in range(count):
+        start = reader.position
+        # As they are read: the same few occur again and again, in a byte for each number and type.
+        data = reader.data
+        after = start + 2 + data[start + 1] if start + 1 < reader.end else reader.end
+        after = after + 1 + data[after] if after < reader.end else reader.end
+        if (written := known.get(data[start : min(after, reader.end)])) is not None:
+            reader.position = after
+        else:
+            written = encode_type_group(guest_type_group(reader))
+            if reader.position == after and written == data[start:after]:
+                known[written] = written
+        out.append(written)
+    reader.finish()
+    return out
 
 
 def imports(entries: Iterable[Import]) -> list[bytes]:
@@ -105,27 +122,45 @@ def fixed(limits: Limits, index: int, grown: Collection[int]) -> Limits:
     return limits if index in grown else Limits(limits.minimum, limits.minimum)
 
 
-def tables(module: ParsedModule, grown: Collection[int]) -> list[bytes]:
+def tables(module: ParsedModule, grown: Collection[int], redirect: Callable[[int], int]) -> list[bytes]:
     """Writes the tables.
 
     Args:
         module: The guest's module.
         grown: The tables that an instruction grows.
+        redirect: Tells the function to refer to in the place of another.
     """
-    return [
-        encode_value_type(table.element) + encode_limits(*fixed(Limits(table.minimum, table.maximum), index, grown))
-        for index, table in enumerate(module.tables)
-    ]
+    reader, count = items(module, SectionId.TABLE)
+    out = []
+    for index in range(count):
+        begins = has_initial_value(reader)
+        table = guest_table_type(reader)
+        limits = fixed(Limits(table.minimum, table.maximum), index, grown)
+        written = encode_value_type(table.element) + encode_limits(limits.minimum, limits.maximum, wide=table.wide)
+        if begins:
+            written = b"\x40\x00" + written + rewrite_const_expression(reader, redirect)
+        out.append(written)
+    reader.finish()
+    return out
 
 
 def memories(module: ParsedModule, grown: Collection[int]) -> list[bytes]:
-    """Writes the memories.
+    """Writes the memories. None is shared: there is nobody whom a guest could share it with, for it starts no thread.
 
     Args:
         module: The guest's module.
         grown: The memories that an instruction grows.
     """
-    return [encode_limits(*fixed(limits, index, grown)) for index, limits in enumerate(module.memory_limits)]
+    out = []
+    for index, limits in enumerate(module.memory_limits):
+        minimum, maximum = fixed(limits, index, grown)[:2]
+        out.append(encode_limits(minimum, maximum, wide=limits.wide))
+    return out
+
+
+def tags(module: ParsedModule) -> list[bytes]:
+    """Writes the tags of exceptions."""
+    return [b"\x00" + uleb(type_index) for type_index in module.tags]
 
 
 def globals_(module: ParsedModule, redirect: Callable[[int], int]) -> list[bytes]:

@@ -224,6 +224,8 @@ class Wait(NamedTuple):
         amount: How many.
         call: The call that waits.
         waited_seconds: How long it has waited before, for the same.
+        grows: Whether one of its memories is about to grow, beside a heap of objects.
+        has_grown: Whether one has grown, or has not.
     """
 
     seconds: float | None
@@ -234,6 +236,8 @@ class Wait(NamedTuple):
     amount: int
     call: str
     waited_seconds: float
+    grows: bool = False
+    has_grown: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -314,7 +318,9 @@ class State:
             seconds=self.get("wait_nanoseconds", "<Q") / 1e9 if reason & constants["FOR_TIME"] else None,
             stdin=bool(reason & constants["FOR_STDIN"]),
             room=bool(reason & constants["FOR_ROOM"]),
-            at_once=bool(reason & constants["FOR_NOW"]),
+            at_once=bool(reason & (constants["FOR_NOW"] | constants["FOR_GROWTH"] | constants["FOR_HEAP"])),
+            grows=bool(reason & constants["FOR_GROWTH"]),
+            has_grown=bool(reason & constants["FOR_HEAP"]),
             tokens=_token_names()[self.get("wait_bucket", "<I")] if reason & constants["FOR_TOKENS"] else None,
             amount=self.get("wait_amount", "<Q"),
             call=call_name(self.get("wait_call", "<I")),

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 from stockade._pages import PAGE_BYTES
 from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
 from stockade.engine import PARKING
-from stockade.errors import InvalidModule
+from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
-from stockade.guard._appended import Appended, Indices
+from stockade.guard._appended import Appended, AtomicWait, Grower, Indices
 from stockade.guard._exposed import Exposed, expose
 from stockade.guard._host_calls import HALTING_TYPE, HostCallCode, callable_exports
 from stockade.guard._imports import check_imports, wasi_call
+from stockade.guard._source import GUEST_MEMORY
 from stockade.wasm import (
     ExternKind,
     FuncType,
@@ -38,8 +39,10 @@ from stockade.wasm import (
     encode_limits,
     parse,
     scan,
+    sleb,
     uleb,
     vector,
+    wait_offset,
 )
 
 if TYPE_CHECKING:
@@ -50,17 +53,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ELEMENT_BYTES", "WEAVER_VERSION", "Woven", "weave"]
 
-WEAVER_VERSION = 2
+WEAVER_VERSION = 5
 """The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 
 ELEMENT_BYTES = 8
 """What an element of a table counts in the budget of memory."""
 
-_TABLE_GROWERS = {"funcref": "funcref_table_grow", "externref": "externref_table_grow"}
 _MEMORY = b"memory"
 """The name by which native WASI finds the memory that it reads and writes."""
 
+_WAITS = (Kind.WAIT_32, Kind.WAIT_64)
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
@@ -88,6 +91,9 @@ class Woven:
         exposed: Where the guest's state is found.
         host_exports: Functions that the guest exports and the host can have called while the guest is halted in a call
             of a function of the embedder, by name: their numbers.
+        waits: Whether an instruction of the guest's may wait for another thread.
+        collects: Whether it can make objects that the engine collects, in a heap beside its memories.
+        throws_only: Whether these objects are exceptions, and nothing else.
     """
 
     wasm: bytes
@@ -107,6 +113,14 @@ class Woven:
     redirected: dict[str, int] = field(default_factory=dict)
     exposed: Exposed = field(default_factory=Exposed)
     host_exports: dict[bytes, int] = field(default_factory=dict)
+    waits: bool = False
+    collects: bool = False
+    throws_only: bool = False
+
+    @property
+    def shares_heap(self) -> bool:
+        """Whether its memories grow beside a heap of objects, with which they share what they may have together."""
+        return self.collects and bool(self.grown_memories)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -131,7 +145,9 @@ class _Weaver:
     def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
         # Whether somebody lends the other functions is for whoever instantiates the module to see.
         others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and wasi_call(entry) is None)
-        check_imports(module, {(entry.module, entry.name): module.types[entry.type_index] for entry in others})
+        check_imports(
+            module, {(entry.module, entry.name): module.type_of_function(entry.type_index) for entry in others}
+        )
         self.module = module
         self.guard = guard
         self._scan = scan
@@ -144,7 +160,7 @@ class _Weaver:
         for index, entry in enumerate(functions):
             call = wasi_call(entry)
             if call is None:
-                self.lent[index] = module.types[entry.type_index]
+                self.lent[index] = module.type_of_function(entry.type_index)
                 continue
             self.wasi[index] = guard.exports[call.name]
             self.native_index.setdefault(call.name, index)
@@ -162,22 +178,38 @@ class _Weaver:
             if missing := [index for index in named if index >= len(there)]:
                 # The engine found the module valid, so it reads the code in another way.
                 raise InvalidModule(f"the code grows {what} {missing[0]:,}, and there are {len(there):,}")
-        if not (self.wasi or self.lent or grown):
+        waits = sorted(
+            {
+                AtomicWait(site.target, module.memory_limits[site.target].wide, site.kind is Kind.WAIT_64)
+                for sites in self._scan.sites.values()
+                for site in sites
+                if site.kind in _WAITS
+            }
+        )
+        if not (self.wasi or self.lent or grown or waits):
             return self._without_guard()
 
         # Which functions of the guard are needed, and where each will stand.
-        growers = dict.fromkeys(memories, guard.exports["memory_grow"])
-        table_growers = {index: guard.exports[_TABLE_GROWERS[module.tables[index].element]] for index in tables}
-        enter, park = guard.exports["host_call"], guard.exports["host_park"]
-        roots = [*self.wasi.values(), *growers.values(), *table_growers.values()]
-        needed = self._closure([*roots, enter, park] if self.lent else roots)
+        by_name = guard.exports
+        growers = [Grower(index, module.memory_limits[index].wide) for index in sorted(memories)]
+        table_growers = [
+            Grower(index, module.tables[index].wide, module.tables[index].element) for index in sorted(tables)
+        ]
+        enter, park = by_name["host_call"], by_name["host_park"]
+        roots = [
+            *self.wasi.values(),
+            *(by_name[name] for name in ("reserve_pages", "settle_pages") if growers),
+            *(by_name[name] for name in ("reserve_elements", "settle_elements") if table_growers),
+            *((enter, park) if self.lent else ()),
+            *(by_name[name] for name in ("atomic_wait",) if waits),
+        ]
+        needed = self._closure(roots)
         if self.lent:
             # Their imports are of the function that halts the guest.
             self.native_index.setdefault(PARKING.decode(), min(self.lent))
-        copied = set(growers.values()) | set(table_growers.values())
         first = len(module.functions)
         place: dict[int, int] = {}
-        for index in sorted(needed - copied):
+        for index in sorted(needed):
             place[index] = first + len(place)
         natives = [
             WASI_BY_NAME[name]
@@ -193,10 +225,12 @@ class _Weaver:
         for slot, call in enumerate(natives):
             self.native_index[call.name] = after + slot
         after += len(natives)
-        memory_place = {memory: after + slot for slot, memory in enumerate(sorted(memories))}
-        after += len(memories)
-        table_place = {table: after + slot for slot, table in enumerate(sorted(tables))}
-        after += len(tables)
+        memory_place = {grower.place: after + slot for slot, grower in enumerate(growers)}
+        after += len(growers)
+        table_place = {grower.place: after + slot for slot, grower in enumerate(table_growers)}
+        after += len(table_growers)
+        wait_place = {wait: after + slot for slot, wait in enumerate(waits)}
+        after += len(waits)
         lent_place = {index: after + slot for slot, index in enumerate(sorted(self.lent))}
         ask = after + len(self.lent)
 
@@ -206,29 +240,37 @@ class _Weaver:
         guest_memory = 0
         if export is not None and export.kind is ExternKind.MEMORY:
             guest_memory = export.place
-        elif not module.memories:
+        elif not module.memories or module.memory_limits[0].wide:
+            guest_memory = len(module.memories)
+            appended.append(b"\x01\x00\x00")
+        if guest_memory < len(module.memories) and module.memory_limits[guest_memory].wide:
+            self._check_narrow(self._closure(self.wasi.values()))
+            # For functions of the embedder, which are told of no memory then.
+            guest_memory = len(module.memories)
             appended.append(b"\x01\x00\x00")
         state_memory = len(module.memories) + len(appended)
         appended.append(b"\x00" + uleb(guard.memory_pages))
 
         called = {index: self.native_index[name] for index, name in guard.natives.items() if name in self.native_index}
         called |= place
-        indices = Indices(called, guest_memory, state_memory, 0)
-        for index in sorted(needed - copied):
+        indices = Indices(called, guest_memory, state_memory)
+        for index in sorted(needed):
             self._appended.add(guard.bodies[index], indices)
         natives_table = len(module.tables)
         for slot, call in enumerate(natives):
             self._appended.add_thunk(call, slot, natives_table)
-        for memory, index in sorted(growers.items()):
-            self._appended.add(guard.bodies[index], indices._replace(guest_memory=memory))
-        for table, index in sorted(table_growers.items()):
-            self._appended.add(guard.bodies[index], indices._replace(table=table))
+        for grower in growers:
+            self._appended.add_grower(grower, place[by_name["reserve_pages"]], place[by_name["settle_pages"]])
+        for grower in table_growers:
+            self._appended.add_grower(grower, place[by_name["reserve_elements"]], place[by_name["settle_elements"]])
+        for wait in waits:
+            self._appended.add_wait(wait, place[by_name["atomic_wait"]])
 
         # Where references of the guest go.
         redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
         if self.lent:
             self._add_host_calls(HostCallCode(guard.layout, state_memory), place[enter], place[park], ask, redirect)
-        self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values()})
+        self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values(), *wait_place.values()})
 
         exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
         # Also where the guest exports nothing of that name: nobody must find the guard's memory in its place.
@@ -240,7 +282,7 @@ class _Weaver:
             exports.append(_sections.encode_export(natives_export, ExternKind.TABLE, natives_table))
             new_tables.append(b"\x70" + encode_limits(len(natives), len(natives)))
         return self._assemble(
-            self._rewrite_code(redirect, memory_place, table_place),
+            self._rewrite_code(redirect, memory_place, table_place, wait_place),
             redirect,
             state=_MEMORY,
             natives=tuple(natives),
@@ -279,7 +321,23 @@ class _Weaver:
 
     def _without_guard(self) -> Woven:
         """What there is to be woven where a module has nothing to guard: its start function is taken out."""
-        return self._assemble(self._rewrite_code({}, {}, {}), {})
+        return self._assemble(self._rewrite_code({}, {}, {}, {}), {})
+
+    def _check_narrow(self, needed: Iterable[int]) -> None:
+        """Checks that no function of the guard's has to reach into the guest's memory, whose addresses have 64 bits.
+
+        Raises:
+            LinkError: One has.
+        """
+        for index in sorted(needed):
+            if any(
+                reference is not None and reference.kind is Kind.MEMORY and reference.index == GUEST_MEMORY
+                for _, reference in self.guard.bodies[index].parts
+            ):
+                raise LinkError(
+                    "the module's memory has 64-bit addresses, and those of WASI preview 1, which it imports, have 32 "
+                    "bits: build it for wasm32, or without calls that pass addresses"
+                )
 
     def _closure(self, roots: Iterable[int]) -> set[int]:
         """The guard functions that these need, themselves included."""
@@ -295,7 +353,11 @@ class _Weaver:
     # -- the guest's own parts ------------------------------------------------------------------------------------
 
     def _rewrite_code(
-        self, redirect: dict[int, int], memories: dict[int, int], tables: dict[int, int]
+        self,
+        redirect: dict[int, int],
+        memories: dict[int, int],
+        tables: dict[int, int],
+        waits: dict[AtomicWait, int],
     ) -> list[bytes | memoryview]:
         """The bodies of all functions, each with its size."""
         data = memoryview(self.module.data)
@@ -314,6 +376,14 @@ class _Weaver:
                     code += b"\x10" + uleb(memories[site.target])
                 elif site.kind is Kind.TABLE_GROW:
                     code += b"\x10" + uleb(tables[site.target])
+                elif site.kind in _WAITS:
+                    wide = self.module.memory_limits[site.target].wide
+                    offset = wait_offset(self.module.data, site)
+                    # The offset is passed as a constant of so many bits: as a signed number.
+                    bits = 64 if wide else 32
+                    signed = offset - (1 << bits) if offset >> (bits - 1) else offset
+                    wait = AtomicWait(site.target, wide, site.kind is Kind.WAIT_64)
+                    code += (b"\x42" if wide else b"\x41") + sleb(signed) + b"\x10" + uleb(waits[wait])
                 else:
                     code += _OPCODES[site.kind] + uleb(redirect[site.target])
                 done = site.end
@@ -376,8 +446,9 @@ class _Weaver:
             SectionId.TYPE: _filled([*_sections.types(module), *self._appended.types]),
             SectionId.IMPORT: _filled(_sections.imports(imports)),
             SectionId.FUNCTION: _filled([*_sections.function_types(module), *map(uleb, self._appended.function_types)]),
-            SectionId.TABLE: _filled([*_sections.tables(module, grown[1]), *tables]),
+            SectionId.TABLE: _filled([*_sections.tables(module, grown[1], to), *tables]),
             SectionId.MEMORY: _filled([*_sections.memories(module, grown[0]), *memories]),
+            SectionId.TAG: _filled(_sections.tags(module)),
             SectionId.GLOBAL: _filled(_sections.globals_(module, to)),
             SectionId.EXPORT: _filled([*_sections.exports(module, to, self.renamed), *exports]),
             SectionId.ELEMENT: _filled(_sections.element_segments(module, to)),
@@ -407,6 +478,9 @@ class _Weaver:
             grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
             host_exports=self.host_exports,
+            waits=any(site.kind in _WAITS for sites in self._scan.sites.values() for site in sites),
+            collects=module.collects,
+            throws_only=module.throws_only,
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 

@@ -1,6 +1,6 @@
 ;; What every call of WASI passes: the guest's memory, quotas, waiting, and how a call is entered.
 
-;; -- the guest's memory: the only functions that touch it, but for $append, clock_time_get and memory_grow --------------
+;; -- the guest's memory: the only functions that touch it, but for $append and clock_time_get ---------------------------
 
 ;; Traps unless all of these bytes are inside the guest's memory, and the address is a multiple of $align.
 (func $check (param $address i32) (param $size i64) (param $align i32)

@@ -69,6 +69,8 @@
 (global $FOR_TOKENS         (export "FOR_TOKENS:const")          i32 (i32.const 4)) ;; there are $wait_amount tokens in $wait_bucket
 (global $FOR_ROOM           (export "FOR_ROOM:const")            i32 (i32.const 8)) ;; the host has taken output from the ring
 (global $FOR_NOW            (export "FOR_NOW:const")             i32 (i32.const 16)) ;; at once: tokens and stdin are as of now
+(global $FOR_GROWTH         (export "FOR_GROWTH:const")          i32 (i32.const 32)) ;; at once: the engine lets memories grow
+(global $FOR_HEAP           (export "FOR_HEAP:const")            i32 (i32.const 64)) ;; at once: the engine holds the heap to its share
 
 ;; What is done about a violation, in $on_violation and in its entry; and where a rate is exceeded, in $on_rate.
 (global $DENY               (export "DENY:const")                i32 (i32.const 0))

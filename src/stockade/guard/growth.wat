@@ -32,54 +32,55 @@
           (return (i32.const 0))))))
   (i32.const 1))
 
-;; After a memory or table was to grow by bytes that were reserved: settles.
-(func $settle_growth (param $before i32) (param $bytes i64)
-  (if (i32.eq (local.get $before) (i32.const -1))
+;; After a memory or table was to grow by bytes that were reserved: settles. `before` is what memory.grow or table.grow said: -1 where it did not grow.
+(func $settle_growth (param $before i64) (param $bytes i64)
+  (if (i64.eq (local.get $before) (i64.const -1))
     (then (call $add (global.get $memory_used) (i64.sub (i64.const 0) (local.get $bytes))))
     (else (drop (call $spend (global.get $growth_tokens) (local.get $bytes))))))
 
-;; The weaver makes a copy of this for each memory that the guest grows.
-(func (export "memory_grow") (param $pages i32) (result i32)
-  (local $bytes i64) (local $before i32)
-  (local.set $bytes (i64.shl (i64.extend_i32_u (local.get $pages)) (i64.const 16)))
+;; Before a memory or table grows: asks, and reserves. The weaver makes a function for each that the guest grows: it calls
+;; this, grows, and calls $settle_pages or $settle_elements. Numbers are of 64 bits, whatever the addresses have.
+(func (export "reserve_pages") (param $pages i64) (result i32)
+  (local $bytes i64)
+  (local.set $bytes (call $page_bytes (local.get $pages)))
   (if (i32.eqz (call $may_have (local.get $bytes) (global.get $memory_refusals) (global.get $growth_refusals)))
-    (then (return (i32.const -1))))
+    (then (return (i32.const 0))))
   (call $add (global.get $memory_used) (local.get $bytes))
-  (local.set $before (memory.grow $guest (local.get $pages)))
-  (call $settle_growth (local.get $before) (local.get $bytes))
-  (local.get $before))
+  ;; The engine has one limit for memories and for the heap of objects, which must not have more than its share.
+  (if (i32.load $state (global.get $shares_heap))
+    (then (call $wait (global.get $HOST) (global.get $FOR_GROWTH))))
+  (i32.const 1))
 
-(func $may_have_elements (param $more i32) (result i32)
+(func (export "settle_pages") (param $before i64) (param $pages i64)
+  (if (i32.load $state (global.get $shares_heap))
+    (then (call $wait (global.get $HOST) (global.get $FOR_HEAP))))
+  (call $settle_growth (local.get $before) (call $page_bytes (local.get $pages))))
+
+;; More than there can be counts as all that can be told.
+(func $page_bytes (param $pages i64) (result i64)
+  (select (i64.const -1) (i64.shl (local.get $pages) (i64.const 16))
+    (i64.ge_u (local.get $pages) (i64.const 0x1000000000000))))
+
+(func (export "reserve_elements") (param $more i64) (result i32)
   (local $asked i64)
-  (local.set $asked (i64.add (i64.load $state (global.get $table_used)) (i64.extend_i32_u (local.get $more))))
+  (local.set $asked (call $sum (i64.load $state (global.get $table_used)) (local.get $more)))
   (if (i64.gt_u (local.get $asked) (i64.load $state (global.get $table_limit)))
     (then
       (call $refuse_growth (global.get $table_refusals) (global.get $table_asked) (local.get $asked))
       (return (i32.const 0))))
-  (call $may_have (call $element_bytes (local.get $more)) (global.get $table_memory_refusals)
-    (global.get $table_growth_refusals)))
+  (if (i32.eqz
+        (call $may_have (call $element_bytes (local.get $more)) (global.get $table_memory_refusals)
+          (global.get $table_growth_refusals)))
+    (then (return (i32.const 0))))
+  (call $add (global.get $table_used) (local.get $more))
+  (call $add (global.get $memory_used) (call $element_bytes (local.get $more)))
+  (i32.const 1))
 
-(func $element_bytes (param $elements i32) (result i64)
-  (i64.shl (i64.extend_i32_u (local.get $elements)) (i64.const 3)))
+(func (export "settle_elements") (param $before i64) (param $more i64)
+  (if (i64.eq (local.get $before) (i64.const -1))
+    (then (call $add (global.get $table_used) (i64.sub (i64.const 0) (local.get $more)))))
+  (call $settle_growth (local.get $before) (call $element_bytes (local.get $more))))
 
-(func $growing_table (param $more i32)
-  (call $add (global.get $table_used) (i64.extend_i32_u (local.get $more)))
-  (call $add (global.get $memory_used) (call $element_bytes (local.get $more))))
-
-;; After a table was to grow: settles, and passes on what it says.
-(func $settle_table (param $before i32) (param $more i32) (result i32)
-  (if (i32.eq (local.get $before) (i32.const -1))
-    (then (call $add (global.get $table_used) (i64.sub (i64.const 0) (i64.extend_i32_u (local.get $more))))))
-  (call $settle_growth (local.get $before) (call $element_bytes (local.get $more)))
-  (local.get $before))
-
-;; The weaver makes a copy of one of these for each table that the guest grows.
-(func (export "funcref_table_grow") (param $value funcref) (param $more i32) (result i32)
-  (if (i32.eqz (call $may_have_elements (local.get $more))) (then (return (i32.const -1))))
-  (call $growing_table (local.get $more))
-  (call $settle_table (table.grow $guest.funcrefs (local.get $value) (local.get $more)) (local.get $more)))
-
-(func (export "externref_table_grow") (param $value externref) (param $more i32) (result i32)
-  (if (i32.eqz (call $may_have_elements (local.get $more))) (then (return (i32.const -1))))
-  (call $growing_table (local.get $more))
-  (call $settle_table (table.grow $guest.externrefs (local.get $value) (local.get $more)) (local.get $more)))
+(func $element_bytes (param $elements i64) (result i64)
+  (select (i64.const -1) (i64.shl (local.get $elements) (i64.const 3))
+    (i64.ge_u (local.get $elements) (i64.const 0x2000000000000000))))

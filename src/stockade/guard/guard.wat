@@ -80,8 +80,6 @@
 ;; -- the guest, and the guard's own memory --------------------------------------------------------------------------
 
 (import "guest" "memory" (memory $guest 0))
-(import "guest" "funcref_table" (table $guest.funcrefs 0 funcref))
-(import "guest" "externref_table" (table $guest.externrefs 0 externref))
 (memory $state (export "memory") 2)
 
 ;; -- layout of $state -----------------------------------------------------------------------------------------------
@@ -138,6 +136,7 @@
 (global $tap_size              (export "tap_size:u32:policy")         i32 (i32.const 41244)) ;; its bytes, a power of two
 (global $scratch               (export "scratch:u32:policy")          i32 (i32.const 41248)) ;; where free room begins, above everything else
 (global $rules                 (export "rules:u8[64]:policy")         i32 (i32.const 41252)) ;; by call number: 0, or the errno that refuses it
+(global $shares_heap           (export "shares_heap:u32:policy")      i32 (i32.const 41316)) ;; 1: memories grow beside a heap that the engine collects
 
 ;; What lives as long as the instance: what is left of quotas, and what is held.
 

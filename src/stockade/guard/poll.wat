@@ -54,6 +54,26 @@
   (call $put_u32 (local.get $events_at) (local.get $ready))
   (global.get $SUCCESS))
 
+;; In the place of memory.atomic.wait, once the value was found to be the one that is waited on: there is no other thread
+;; that could notify this one, so it waits for as long as it wanted to, for ever where the time is negative. Returns that
+;; the time has passed.
+(func (export "atomic_wait") (param $timeout i64) (result i32)
+  (if (i64.lt_s (local.get $timeout) (i64.const 0))
+    (then (local.set $timeout (i64.const -1)))
+    (else
+      (if (call $is_virtual)
+        (then
+          (call $pass_virtual_time (call $sum (call $now_for_waits) (local.get $timeout)) (i32.const 0))
+          (return (i32.const 2))))))
+  ;; By the host's clock, for the guest may have none.
+  (i64.store $state (global.get $waited) (i64.const 0))
+  (loop $again
+    (i64.store $state (global.get $wait_nanoseconds)
+      (call $beyond (local.get $timeout) (i64.load $state (global.get $waited))))
+    (call $wait (global.get $N.poll_oneoff) (global.get $FOR_TIME))
+    (br_if $again (i64.lt_u (i64.load $state (global.get $waited)) (local.get $timeout))))
+  (i32.const 2))
+
 (func $is_virtual (result i32)
   (i32.eq (i32.load $state (global.get $clock_mode)) (global.get $CLOCK_VIRTUAL)))
 

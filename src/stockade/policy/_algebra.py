@@ -201,6 +201,7 @@ def _random(first: Random, second: Random) -> Random:
 def _features(first: Features, second: Features) -> Features:
     both = {name: getattr(first, name) and getattr(second, name) for name in fields_of(Features)}
     both["relaxed_simd"] = both["relaxed_simd"] and both["simd"]
+    both["gc"] = both["gc"] and both["function_references"]
     return Features(**both)
 
 
@@ -357,7 +358,11 @@ class Change(NamedTuple):
 _FIELD_BY_FIELD = ("limits", "filesystem", "structure", "features")
 """Parts in which each field stands for itself; in the others the fields mean something together."""
 
-_TOGETHER = (("fuel", "fuel_refill", "fuel_refill_interval", "fuel_refill_max"), ("simd", "relaxed_simd"))
+_TOGETHER = (
+    ("fuel", "fuel_refill", "fuel_refill_interval", "fuel_refill_max"),
+    ("simd", "relaxed_simd"),
+    ("function_references", "gc"),
+)
 """Fields of these parts that mean something together all the same."""
 
 

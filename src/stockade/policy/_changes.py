@@ -164,10 +164,12 @@ class FeaturesFields(TypedDict, total=False):
     relaxed_simd: bool
     tail_call: bool
     multi_memory: bool
-    threads: bool
-    memory64: bool
+    extended_const: bool
     exceptions: bool
+    function_references: bool
     gc: bool
+    memory64: bool
+    threads: bool
 
 
 class WasiFields(TypedDict, total=False):

@@ -20,10 +20,6 @@ __all__ = ["check_enforceable", "runnable_features", "unenforceable", "unenforce
 _NOT_YET = {
     "network.mode": "none",
     "process.mode": "none",
-    "features.threads": False,
-    "features.memory64": False,
-    "features.exceptions": False,
-    "features.gc": False,
 }
 """Fields that can only be used at one value yet."""
 

@@ -10,7 +10,7 @@ from stockade.policy._custom import Amount
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
 from stockade.policy._network import is_metadata
-from stockade.policy._rights import Features
+from stockade.policy._rights import WELL_TRIED, Features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -304,7 +304,7 @@ def _features(policy: Policy) -> Iterator[PolicyStatement]:
         text = f"It may use the proposal{'s' if len(used) > 1 else ''} {_listed(used)}."
     else:
         text = "It may use no optional WebAssembly proposals."
-    risky: Risk = "low" if set(used) - {"simd", "tail_call"} else "none"
+    risky: Risk = "low" if set(used) - WELL_TRIED else "none"
     yield PolicyStatement("features", text, risky, "features")
 
 

@@ -78,7 +78,9 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         idle_time: Seconds that a single wait may last, in `poll_oneoff` or for stdin; a longer one ends the run with
             outcome `idle`.
         cpu_percent: Share of one core that a busy guest may use.
-        memory: Bytes that all linear memories and tables of the run may have together (8 for a table element).
+        memory: Bytes that all linear memories and tables of the run may have together (8 for a table element), and the
+            objects and exceptions that it makes. Where memories grow beside those, objects have half of it, and
+            exceptions alone an eighth.
         memory_growth: Pages of 64 KiB by which memories and tables may grow in a second; a second's worth may go at
             once.
         on_memory_denied: What refused growth does: `fail`, the guest gets -1 and goes on, unless `on_violation` is
@@ -133,7 +135,7 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     table_elements: Annotated[int, Quantity(COUNT, 0, 10_000_000)] = 10_000
     stack: Annotated[int, Quantity(BYTES, 16 << 10, 64 << 20)] = 512 << 10
     instances: Annotated[int, Quantity(COUNT, 1, 1)] = 1
-    memories: Annotated[int, Quantity(COUNT, 0, 100)] = 1
+    memories: Annotated[int, Quantity(COUNT, 0, 100)] = 4
     tables: Annotated[int, Quantity(COUNT, 0, 100)] = 4
     module_size: Annotated[int, Quantity(BYTES, 8, MAX_MODULE_BYTES)] = 100 << 20
     compile_time: Annotated[float, Quantity(SECONDS, 0.1, 86_400)] = 60.0

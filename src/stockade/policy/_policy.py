@@ -245,7 +245,11 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return schema()
 
 
-_LATER: dict[str, object] = {"environment.secrets": "named"}
+_LATER: dict[str, object] = {
+    "environment.secrets": "named",
+    "features.extended_const": True,
+    "features.function_references": False,
+}
 """Fields that were added after the first release, as `section.field`, with the value that changes no digest."""
 
 

@@ -64,9 +64,11 @@ def _strict() -> Policy:
             calls=1_000_000,
             call_rate=10_000,
             random_bytes=1 << 20,
+            memories=1,
         ),
         clock=Clock(mode="coarse"),
         random=Random(mode="seeded"),
+        features=Features(multi_memory=False, exceptions=False, function_references=False),
     )
 
 
@@ -104,7 +106,6 @@ def _permissive() -> Policy:
             wall_time=300.0,
             memory=1_024_000_000,
             table_elements=1_000_000,
-            memories=4,
             tables=16,
             stack=1 << 20,
             open_files=20,
@@ -113,7 +114,7 @@ def _permissive() -> Policy:
             write_bytes=None,
             random_bytes=None,
         ),
-        features=Features(relaxed_simd=True, multi_memory=True),
+        features=Features(relaxed_simd=True),
     )
 
 

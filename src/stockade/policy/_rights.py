@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         WasiFields,
     )
 
-__all__ = ["Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
+__all__ = ["WELL_TRIED", "Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
 
 _MAX_SECONDS = 2**62 / 1e9  # what fits the guard's arithmetic in nanoseconds
 
@@ -243,10 +243,12 @@ class Features(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         relaxed_simd: Vector instructions whose results may differ between machines; here they are always the same.
         tail_call: Calls that take the place of their caller.
         multi_memory: More than one memory, as far as `limits.memories` goes.
-        threads: Shared memories and atomic instructions.
-        memory64: Memories and tables with addresses of 64 bits.
+        extended_const: Sums and products in constant expressions.
         exceptions: Throwing and catching.
-        gc: Structures and arrays that the engine collects.
+        function_references: References to functions whose types are known, and calls by them.
+        gc: Structures and arrays that the engine collects; needs `function_references`.
+        memory64: Memories and tables with addresses of 64 bits. WASI preview 1 has addresses of 32.
+        threads: Shared memories and atomic instructions. No thread can be started, so a wait lasts as long as it may.
     """
 
     PATH: ClassVar = "features"
@@ -258,16 +260,26 @@ class Features(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     simd: bool = True
     relaxed_simd: bool = False
     tail_call: bool = True
-    multi_memory: bool = False
-    threads: bool = False
-    memory64: bool = False
-    exceptions: bool = False
+    multi_memory: bool = True
+    extended_const: bool = True
+    exceptions: bool = True
+    function_references: bool = True
     gc: bool = False
+    memory64: bool = False
+    threads: bool = False
 
     def __post_init__(self) -> None:
         Part.__post_init__(self)
         if self.relaxed_simd and not self.simd:
             raise PolicyError("features.relaxed_simd is true and features.simd is false: it needs simd, too")
+        if self.gc and not self.function_references:
+            raise PolicyError(
+                "features.gc is true and features.function_references is false: it needs function_references, too"
+            )
+
+
+WELL_TRIED = frozenset({"simd", "tail_call", "multi_memory", "extended_const", "exceptions", "function_references"})
+"""Proposals that compilers use every day, and that widen little of what the engine must get right."""
 
 
 class _CallPattern(Kind):

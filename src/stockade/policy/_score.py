@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from stockade.errors import IsolationError
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
-from stockade.policy._rights import Features
+from stockade.policy._rights import WELL_TRIED, Features
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -192,13 +192,10 @@ _SOCKETS = ("sock_accept", "sock_recv", "sock_send", "sock_shutdown")
 
 
 def _features(policy: Policy) -> Reason:
-    risky = [name for name in fields_of(Features) if getattr(policy.features, name) and name not in _WELL_TRIED]
+    risky = [name for name in fields_of(Features) if getattr(policy.features, name) and name not in WELL_TRIED]
     return Reason(
         "features", max(0, 3 - len(risky)), 3, f"{', '.join(risky)} allowed" if risky else "mature proposals only"
     )
-
-
-_WELL_TRIED = ("simd", "tail_call")
 
 
 def _violations(policy: Policy) -> Reason:

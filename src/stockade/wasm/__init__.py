@@ -4,9 +4,10 @@ from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vecto
 from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
 from stockade.wasm._cost import compile_cost
 from stockade.wasm._customs import Producer
+from stockade.wasm._extended_const import uses_extended_const
 from stockade.wasm._formats import is_text_format, refuse_other_format
 from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
-from stockade.wasm._instructions import Site, all_sites, walk
+from stockade.wasm._instructions import Site, all_sites, wait_offset, walk
 from stockade.wasm._opcodes import Kind
 from stockade.wasm._reader import (
     SECTION_ORDER,
@@ -16,11 +17,13 @@ from stockade.wasm._reader import (
     ParsedModule,
     Section,
     SectionId,
+    has_initial_value,
     parse,
 )
 from stockade.wasm._scan import Scan, code_figures, outline_figures, scan, skip_locals
 from stockade.wasm._source import read_module_file
 from stockade.wasm._types import (
+    DataType,
     FuncType,
     GlobalInfo,
     Limits,
@@ -29,12 +32,16 @@ from stockade.wasm._types import (
     TableType,
     encode_func_type,
     encode_limits,
+    encode_type_group,
     encode_value_type,
+    guest_table_type,
+    guest_type_group,
     guest_value_type,
 )
 
 __all__ = [
     "SECTION_ORDER",
+    "DataType",
     "Excess",
     "Export",
     "ExportInfo",
@@ -63,8 +70,12 @@ __all__ = [
     "compile_cost",
     "encode_func_type",
     "encode_limits",
+    "encode_type_group",
     "encode_value_type",
+    "guest_table_type",
+    "guest_type_group",
     "guest_value_type",
+    "has_initial_value",
     "is_text_format",
     "outline",
     "outline_figures",
@@ -77,6 +88,8 @@ __all__ = [
     "skip_locals",
     "sleb",
     "uleb",
+    "uses_extended_const",
     "vector",
+    "wait_offset",
     "walk",
 ]

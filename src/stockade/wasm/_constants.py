@@ -57,7 +57,7 @@ def rewrite_const_expression(reader: Reader, redirect: Callable[[int], int]) -> 
         redirect: Tells the function to refer to in the place of another.
 
     Raises:
-        InvalidModule: As of `skip_const_expression`; or it uses a proposal that guests may not use.
+        InvalidModule: As of `skip_const_expression`.
     """
     begun = reader.position
     out = bytearray()
@@ -70,7 +70,7 @@ def rewrite_const_expression(reader: Reader, redirect: Callable[[int], int]) -> 
             out.append(_END)
             return bytes(out)
         row = CONSTANTS.get(opcode)
-        if row is None or not row.for_guests:
+        if row is None:
             raise _refused(reader, start)
         out += bytes([number]) if prefix is None else bytes([prefix]) + uleb(number)
         for immediate in row.immediates:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.errors import InvalidModule
 from stockade.wasm._binary import Reader
+from stockade.wasm._types import DataType, FuncType
 
 if TYPE_CHECKING:
     from stockade.wasm._reader import ParsedModule
-    from stockade.wasm._types import FuncType
+    from stockade.wasm._types import TypeEntry
 
 __all__ = ["compile_cost"]
 
@@ -41,19 +42,29 @@ _ELEMENTS: Final = 25
 _MOST_ELEMENTS: Final = 1 << 20
 """Elements of a table that the engine lays out at most."""
 
+_FIELD: Final = 30
+"""A field of an object that is made: a reference in it takes a barrier."""
+
 _MEMORY: Final = 2_000
 """A memory, up to a megabyte of whose beginning is laid out beforehand."""
 
 # What branches, calls or leaves the function, and what may call the host or need a barrier: globals and tables of
 # references, growth, bulk operations, references to functions. Opcodes that are not defined are never compiled.
-_STEPS: Final = bytes((*range(0x02, 0x0B), *range(0x0C, 0x14), *range(0x18, 0x1A), 0x1F, *range(0x23, 0x27)))
+_STEPS: Final = bytes((*range(0x02, 0x0B), *range(0x0C, 0x16), *range(0x18, 0x1A), 0x1F, *range(0x23, 0x27)))
 _STEPS_OF_REFERENCES: Final = bytes((0x3F, 0x40, *range(0xD0, 0xD7), 0xFB, 0xFC, 0xFE))
 _NO_STEPS: Final = bytes(set(range(256)).difference(_STEPS, _STEPS_OF_REFERENCES))
 
 # Seen ahead, so that one which lies in another's immediate is found as well.
 _BRANCH_TABLE: Final = re.compile(rb"\x0e(?=([\x80-\xff]{0,4}[\x00-\x7f]))", re.DOTALL)
 
-_PLAIN_TYPES: Final = frozenset(b"\x7f\x7e\x7d\x7c\x7b\x70\x6f")
+# The catches of a try_table are branches, too: its type, then how many they are.
+_TRY_TABLE: Final = re.compile(
+    rb"\x1f(?=(?:[\x63\x64]?[\x80-\xff]{0,4}[\x00-\x7f])([\x80-\xff]{0,4}[\x00-\x7f]))", re.DOTALL
+)
+
+_PLAIN_TYPES: Final = frozenset((*range(0x7B, 0x80), *range(0x69, 0x75)))
+"""Types of one byte."""
+
 _MOST_LOCALS: Final = 50_000
 """Locals that the engine allows a function."""
 
@@ -71,35 +82,39 @@ def compile_cost(module: ParsedModule, enough: int) -> int:
     cost = _BYTE * len(module.data)
     if cost > enough:
         return cost
-    cost += sum(_interface(type_) for type_ in module.types)
+    cost += sum(_values(type_) for type_ in module.types)
     cost += sum(min(table.minimum, _MOST_ELEMENTS) // _ELEMENTS for table in module.tables)
     cost += _MEMORY * len(module.memories)
-    most_params = max((len(type_.params) for type_ in module.types), default=0)
-    most_results = max((1, *(len(type_.results) for type_ in module.types)))
+    functions = [type_ for type_ in module.types if isinstance(type_, FuncType)]
+    most_params = max((len(type_.params) for type_ in functions), default=0)
+    most_results = max((1, *(len(type_.results) for type_ in functions)))
+    # One instruction makes an object, and fills each of its fields.
+    most_fields = _FIELD * max((len(type_.fields) for type_ in module.types if isinstance(type_, DataType)), default=0)
     # An import gets a function of the weaver's, which calls it, and code to be called by from either side.
     imported, own = module.functions[: module.imported_functions], module.functions[module.imported_functions :]
-    cost += sum(_STEPS_OF_AN_IMPORT * (_STEP + _interface(module.types[index])) for index in imported)
+    cost += sum(_STEPS_OF_AN_IMPORT * (_STEP + _values(module.types[index])) for index in imported)
     for type_index, (start, end) in zip(own, module.bodies, strict=True):
         if cost > enough:
             return cost
         steps = len(module.data[start:end].translate(None, _NO_STEPS)) + _branches(module.data, start, end)
         # Each byte pushes a value, at most; or all the results of a call or block.
-        alive = _locals(module.data, start, end) + most_params + (end - start) * most_results
-        cost += _interface(module.types[type_index]) + (1 + steps) * (_STEP + alive)
+        alive = _locals(module.data, start, end) + most_params + most_fields + (end - start) * most_results
+        cost += _values(module.types[type_index]) + (1 + steps) * (_STEP + alive)
     return cost
 
 
-def _interface(type_: FuncType) -> int:
-    values = len(type_.params) + len(type_.results)
+def _values(type_: TypeEntry) -> int:
+    values = len(type_.params) + len(type_.results) if isinstance(type_, FuncType) else len(type_.fields)
     return _VALUE * values + values * values // _VALUES_SQUARED
 
 
 def _branches(data: bytes, start: int, end: int) -> int:
-    """How many targets tables of branches can have, if every byte that may be one is."""
+    """How many targets tables of branches, and of catches, can have, if every byte that may be one is."""
     targets = 0
-    for match in _BRANCH_TABLE.finditer(data, start, end):
-        announced = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1]))
-        targets += min(announced, end - match.start())
+    for table in (_BRANCH_TABLE, _TRY_TABLE):
+        for match in table.finditer(data, start, end):
+            announced = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1]))
+            targets += min(announced, end - match.start())
     return targets
 
 

@@ -26,6 +26,7 @@ from stockade.wasm._reader import (
     SECTION_ORDER,
     ExternKind,
     SectionId,
+    has_initial_value,
     sections,
 )
 from stockade.wasm._types import (
@@ -320,9 +321,7 @@ class _Core:
         self.imports.append(ImportInfo(module=shown, name=printable(raw), kind=kind, type=type_))
 
     def _read_table(self, reader: Reader) -> None:
-        initialised = reader.data[reader.position : reader.position + 2] == b"\x40\x00"
-        if initialised:
-            reader.take(2)
+        initialised = has_initial_value(reader)
         self.tables.append(read_table_type(reader, imported=False))
         if initialised:
             skip_const_expression(reader)

@@ -4,7 +4,7 @@ The weaver must see every call and reference to an imported function and every g
 nothing else. A compiled regular expression steps over all other instructions, so that the regular-expression engine's
 C code does the walking, at some 100 MB/s; the rest is decoded. Both are made from the table in `_opcodes`.
 
-Only the instructions of the proposals that guests may use are known. Any other is refused, never guessed at.
+The instructions of WebAssembly 3.0 are known, and the atomic ones. Any other is refused, never guessed at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stockade.wasm._opcodes import INSTRUCTIONS, Instruction, Kind, Span, patter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Site", "all_sites", "deepest_nesting", "most_nesting", "skipper", "walk"]
+__all__ = ["Site", "all_sites", "deepest_nesting", "most_nesting", "skipper", "wait_offset", "walk"]
 
 
 class Site(NamedTuple):
@@ -30,7 +30,7 @@ class Site(NamedTuple):
         start: Offset of its first byte.
         end: Offset after it.
         target: Index of the function, memory, table, global or type that it names; for a table of branches, how many
-            it has.
+            it has; for a wait, its memory.
     """
 
     kind: Kind
@@ -39,16 +39,16 @@ class Site(NamedTuple):
     target: int
 
 
-_GUESTS: Final = {opcode: row for opcode, row in INSTRUCTIONS.items() if row.for_guests}
 _CALL_KINDS: Final = (Kind.CALL, Kind.RETURN_CALL, Kind.REF_FUNC)
-_CALLS: Final = {row.site: number for (_, number), row in _GUESTS.items() if row.site in _CALL_KINDS}
+_CALLS: Final = {row.site: number for (_, number), row in INSTRUCTIONS.items() if row.site in _CALL_KINDS}
 _GROWTH: Final = frozenset({Kind.MEMORY_GROW, Kind.TABLE_GROW})
 _CHANGES: Final = frozenset({Kind.TABLE_CHANGE, Kind.ELEMENT_DROP, Kind.DATA_DROP})
-_WOVEN: Final = frozenset({*_CALLS, *_GROWTH, *_CHANGES, Kind.BRANCH_TABLE})
+_WAITS: Final = frozenset({Kind.WAIT_32, Kind.WAIT_64})
+_WOVEN: Final = frozenset({*_CALLS, *_GROWTH, *_CHANGES, *_WAITS, Kind.BRANCH_TABLE})
 _LEB: Final = rb"[\x80-\xff]{0,4}+[\x00-\x7f]"
 
 
-_PLAIN: Final = patterns(row for row in _GUESTS.items() if row[1].site not in _WOVEN)
+_PLAIN: Final = patterns(row for row in INSTRUCTIONS.items() if row[1].site not in _WOVEN)
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +90,7 @@ def skipper(imported: int) -> Callable[[bytes, int, int], int]:
 
 
 def walk(data: bytes, start: int, end: int, imported: int) -> Iterator[Site]:
-    """Finds calls and references to imported functions, growth and changes, and tables of branches.
+    """Finds calls and references to imported functions, growth, changes, waits, and tables of branches.
 
     Args:
         data: The module, already validated by the engine.
@@ -131,14 +131,31 @@ def all_sites(data: bytes, start: int, end: int) -> Iterator[Site]:
         yield from (site for site in _decode(reader) if site.kind is not Kind.BRANCH_TABLE)
 
 
-_NESTS: Final = [_GUESTS[None, code].nests if (None, code) in _GUESTS else 0 for code in range(256)]
+def wait_offset(data: bytes, site: Site) -> int:
+    """Returns the offset of an instruction that waits for another thread.
+
+    Args:
+        data: The module.
+        site: The instruction.
+    """
+    reader = Reader(data, site.start, site.end, "code")
+    read_opcode(reader)
+    if reader.u32() & _NAMES_MEMORY:
+        reader.u32()
+    return reader.u64()
+
+
+_NAMES_MEMORY: Final = 0x40
+"""The bit of an alignment that says that the index of a memory follows."""
+
+_NESTS: Final = [INSTRUCTIONS[None, code].nests if (None, code) in INSTRUCTIONS else 0 for code in range(256)]
 _BEGIN, _END = b"(", b")"
 _BLOCKS: Final = b"".join(_BEGIN if nests > 0 else _END for nests in _NESTS)
 _NO_BLOCKS: Final = bytes(code for code, nests in enumerate(_NESTS) if not nests)
-_FLAT: Final = run_of(patterns(row for row in _GUESTS.items() if row[1].nests == 0))
+_FLAT: Final = run_of(patterns(row for row in INSTRUCTIONS.items() if row[1].nests == 0))
 """Any run of instructions that neither opens nor ends a block."""
 
-_OPENER: Final = re.compile(b"|".join(patterns(row for row in _GUESTS.items() if row[1].nests > 0)))
+_OPENER: Final = re.compile(b"|".join(patterns(row for row in INSTRUCTIONS.items() if row[1].nests > 0)))
 """What opens a block, in its usual encodings."""
 
 
@@ -215,7 +232,7 @@ def _instruction(reader: Reader) -> Instruction:
     """Reads an opcode and looks it up."""
     start = reader.position
     opcode = read_opcode(reader)
-    row = _GUESTS.get(opcode)
+    row = INSTRUCTIONS.get(opcode)
     if row is None:
         reader.position = start
         prefix, number = opcode
@@ -236,7 +253,7 @@ def _decode(reader: Reader) -> Iterator[Site]:
     row = _instruction(reader)
     if row.site is not None:
         target, *_ = [immediate.read(reader) for immediate in row.immediates]
-        yield Site(row.site, start, reader.position, target)
+        yield Site(row.site, start, reader.position, target.memory if isinstance(target, Span) else target)
         return
     for immediate in row.immediates:
         start = reader.position

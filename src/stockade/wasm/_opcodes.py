@@ -52,6 +52,8 @@ class Kind(Enum):
     TABLE_CHANGE = "change of a table"
     ELEMENT_DROP = "elem.drop"
     DATA_DROP = "data.drop"
+    WAIT_32 = "memory.atomic.wait32"
+    WAIT_64 = "memory.atomic.wait64"
 
 
 class Span(NamedTuple):
@@ -134,12 +136,14 @@ _MEMORY_INDEX: Final = _INDEX._replace(names=Kind.MEMORY)
 _S32: Final = Immediate(Reader.s32, _LEB_32, sleb)
 _S64: Final = Immediate(Reader.s64, _LEB_64, sleb)
 _LANE: Final = _bytes(1)
-_HEAP_TYPE: Final = Immediate(
-    read_heap_type, rb"(?:[\x00-\x3f\x68-\x75]|[\x80-\xff]{1,4}+[\x00-\x3f])", encode_heap_type
-)
-# Types of one byte and indices: a reference type in its long form takes the decoder.
+_HEAP: Final = rb"(?:[\x00-\x3f\x68-\x75]|[\x80-\xff]{1,4}+[\x00-\x3f])"
+_HEAP_TYPE: Final = Immediate(read_heap_type, _HEAP, encode_heap_type)
+# Types of one byte and indices; a reference type in its long form is rare.
 _BLOCK_TYPE: Final = Immediate(
-    read_block_type, rb"(?:[\x00-\x3f\x40\x6f\x70\x7b-\x7f]|[\x80-\xff]{1,4}+[\x00-\x3f])", encode_block_type
+    read_block_type,
+    rb"(?:[\x00-\x3f\x40\x68-\x75\x7b-\x7f]|[\x80-\xff]{1,4}+[\x00-\x3f])",
+    encode_block_type,
+    rare=rb"[\x63\x64]" + _HEAP,
 )
 _MEMORY_ARGUMENT: Final = Immediate(
     _read_memory_argument,
@@ -147,9 +151,10 @@ _MEMORY_ARGUMENT: Final = Immediate(
     names=Kind.MEMORY,
     rare=rb"[\x40-\x7f]" + _LEB_32 + _LEB_64,
 )
-_ONE_TYPE: Final = Immediate(_read_types, rb"\x01[\x6f\x70\x7b-\x7f]")
+_ONE_TYPE: Final = Immediate(_read_types, rb"\x01[\x68-\x75\x7b-\x7f]", rare=rb"\x01[\x63\x64]" + _HEAP)
 _LABELS: Final = Immediate(_read_labels, None)
-_CATCHES: Final = Immediate(_read_catches, None)
+_CATCHES: Final = Immediate(_read_catches, rb"\x01(?:[\x00\x01]" + _LEB_32 + rb"|[\x02\x03])" + _LEB_32)
+_CAST_FLAGS: Final = _bytes(1)
 
 
 class Instruction(NamedTuple):
@@ -160,17 +165,15 @@ class Instruction(NamedTuple):
         site: What it does that is of interest; its first index is the target, or the count of its labels.
         nests: 1 where it opens a block, -1 where it ends one.
         constant: Whether it may stand in a constant expression.
-        for_guests: Whether it belongs to no proposal or to one that guests may use.
     """
 
     immediates: tuple[Immediate, ...] = ()
     site: Kind | None = None
     nests: int = 0
     constant: bool = False
-    for_guests: bool = True
 
 
-_PREFIXES: Final = frozenset([0xFB, 0xFC, 0xFD])
+_PREFIXES: Final = frozenset([0xFB, 0xFC, 0xFD, 0xFE])
 """First bytes of opcodes that go on with a number."""
 
 _Rows = tuple[tuple[int | None, "Iterable[int]", Instruction], ...]
@@ -228,10 +231,30 @@ _TABLE: Final[_Rows] = (
     (0xFD, [0xA3, 0xA4, *range(0xA7, 0xAF), 0xB1, *range(0xB5, 0xBB), *range(0xBC, 0xC2)], Instruction()),
     (0xFD, [0xC3, 0xC4, *range(0xC7, 0xCF), 0xD1, *range(0xD5, 0xE2), *range(0xE3, 0xEE)], Instruction()),
     (0xFD, range(0xEF, 0x114), Instruction()),
-    # struct.new, array.new, any.convert_extern and their like, in constant expressions of modules that are inspected
-    (0xFB, [0x00, 0x01, 0x06, 0x07], Instruction((_INDEX,), constant=True, for_guests=False)),
-    (0xFB, [0x08], Instruction((_INDEX, _INDEX), constant=True, for_guests=False)),
-    (0xFB, [0x1A, 0x1B, 0x1C], Instruction(constant=True, for_guests=False)),
+    # ref.eq, ref.as_non_null; br_on_null, br_on_non_null; call_ref, return_call_ref
+    (None, [0xD3, 0xD4], Instruction()),
+    (None, [0xD5, 0xD6], Instruction((_INDEX,))),
+    (None, [0x14, 0x15], Instruction((_TYPE_INDEX,))),
+    # struct.new, struct.new_default, array.new, array.new_default; array.new_fixed
+    (0xFB, [0x00, 0x01, 0x06, 0x07], Instruction((_TYPE_INDEX,), constant=True)),
+    (0xFB, [0x08], Instruction((_TYPE_INDEX, _INDEX), constant=True)),
+    # any.convert_extern, extern.convert_any, ref.i31
+    (0xFB, [0x1A, 0x1B, 0x1C], Instruction(constant=True)),
+    # struct.get and struct.set, array.new_data, array.new_elem, array.init_data, array.init_elem
+    (0xFB, [*range(0x02, 0x06), 0x09, 0x0A, 0x12, 0x13], Instruction((_TYPE_INDEX, _INDEX))),
+    # array.get and array.set, array.fill; array.copy
+    (0xFB, [*range(0x0B, 0x0F), 0x10], Instruction((_TYPE_INDEX,))),
+    (0xFB, [0x11], Instruction((_TYPE_INDEX, _TYPE_INDEX))),
+    # array.len, i31.get_s, i31.get_u
+    (0xFB, [0x0F, 0x1D, 0x1E], Instruction()),
+    # ref.test, ref.cast; br_on_cast, br_on_cast_fail
+    (0xFB, range(0x14, 0x18), Instruction((_HEAP_TYPE,))),
+    (0xFB, [0x18, 0x19], Instruction((_CAST_FLAGS, _INDEX, _HEAP_TYPE, _HEAP_TYPE))),
+    # memory.atomic.notify, atomic loads, stores and the rest; atomic.fence
+    (0xFE, [0x00, *range(0x10, 0x4F)], Instruction((_MEMORY_ARGUMENT,))),
+    (0xFE, [0x01], Instruction((_MEMORY_ARGUMENT,), site=Kind.WAIT_32)),
+    (0xFE, [0x02], Instruction((_MEMORY_ARGUMENT,), site=Kind.WAIT_64)),
+    (0xFE, [0x03], Instruction((_bytes(1),))),
 )
 
 INSTRUCTIONS: Final[dict[tuple[int | None, int], Instruction]] = {

@@ -16,10 +16,13 @@ from stockade.wasm._types import (
     FuncType,
     Limits,
     TableType,
-    guest_func_type,
+    TypeEntry,
+    TypeGroup,
     guest_limits,
     guest_table_type,
+    guest_type_group,
     guest_value_type,
+    is_plain,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ __all__ = [
     "MOST_GLOBAL_BYTES",
     "MOST_ITEMS",
     "MOST_PLACES",
+    "MOST_RELATED",
     "MOST_SECTIONS",
     "SECTION_ORDER",
     "Export",
@@ -41,6 +45,7 @@ __all__ = [
     "Section",
     "SectionId",
     "Spans",
+    "has_initial_value",
     "parse",
     "sections",
 ]
@@ -91,6 +96,9 @@ MOST_ITEMS: Final = 400_000
 """Types, imports, globals and exports together. The engine allows a million of each; but each takes time and memory
 before anything is known of the module, and real ones have thousands."""
 
+MOST_RELATED: Final = 100_000
+"""Types among these that are no plain ones of functions, each of which takes more."""
+
 MOST_PLACES: Final = 100
 """Tables, and memories, that a module may have: the same."""
 
@@ -129,7 +137,7 @@ class Import(NamedTuple):
         module: The name it is asked from, as the bytes in the file.
         name: Its name there.
         kind: What it is.
-        type_index: For a function: its place in the type section.
+        type_index: For a function or a tag: its place in the type section.
     """
 
     module: bytes
@@ -218,7 +226,10 @@ class ParsedModule:
     Attributes:
         data: The whole file.
         sections: All sections in order, custom ones included.
-        types: The types of functions.
+        types: Its types, in their order, whatever groups they are in.
+        groups: How many groups of types it has, which is what its type section counts.
+        group_sizes: The sizes of groups that have another number of types than one.
+        related: The types that are in such a group, or that are related to others: no function of the host has them.
         imports: What it asks for.
         functions: For every function, imported ones first, its type index.
         imported_functions: How many of them are imported.
@@ -226,6 +237,7 @@ class ParsedModule:
         memories: For every memory, imported ones first, the pages it begins with.
         memory_limits: For every memory, imported ones first, these and the pages that it may have at most, if it says.
         imported_memories: How many of them are imported.
+        tags: For every tag of exceptions, imported ones first, its type index.
         globals: How many globals there are, imported ones included.
         exports: What it offers, by name.
         start: The function that runs at instantiation, if any.
@@ -234,7 +246,10 @@ class ParsedModule:
 
     data: bytes
     sections: list[Section] = field(default_factory=list)
-    types: list[FuncType] = field(default_factory=list)
+    types: list[TypeEntry] = field(default_factory=list)
+    groups: int = 0
+    group_sizes: set[int] = field(default_factory=set)
+    related: set[int] = field(default_factory=set)
     imports: list[Import] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)
     imported_functions: int = 0
@@ -242,6 +257,7 @@ class ParsedModule:
     memories: list[int] = field(default_factory=list)
     memory_limits: list[Limits] = field(default_factory=list)
     imported_memories: int = 0
+    tags: list[int] = field(default_factory=list)
     globals: int = 0
     exports: Exports = field(default_factory=Exports)
     start: int | None = None
@@ -253,7 +269,27 @@ class ParsedModule:
 
     def function_type(self, index: int) -> FuncType:
         """Returns the type of a function."""
-        return self.types[self.functions[index]]
+        return self.type_of_function(self.functions[index])
+
+    def type_of_function(self, type_index: int) -> FuncType:
+        """Returns a type that is a function's, by its place in the type section."""
+        type_ = self.types[type_index]
+        assert isinstance(type_, FuncType), "looked at when it was read"
+        return type_
+
+    @property
+    def collects(self) -> bool:
+        """Whether its code can make objects that the engine collects: structures, arrays and exceptions."""
+        return bool(self.tags) or not self._only_functions
+
+    @property
+    def throws_only(self) -> bool:
+        """Whether such objects are exceptions, and nothing else."""
+        return bool(self.tags) and self._only_functions
+
+    @property
+    def _only_functions(self) -> bool:
+        return all(isinstance(type_, FuncType) for type_ in self.types)
 
 
 def parse(data: bytes) -> ParsedModule:
@@ -332,6 +368,7 @@ def _read_types(module: ParsedModule, reader: Reader) -> int:
     values = 0
     known: dict[bytes, FuncType] = {}
     data, end, types = reader.data, reader.end, module.types
+    module.groups = count
     for _ in range(count):
         start = reader.position
         # What has a byte for each number and type is looked up by its bytes, for the same few occur again and again.
@@ -340,17 +377,46 @@ def _read_types(module: ParsedModule, reader: Reader) -> int:
         after = after + 1 + data[after] if after < end else end
         encoded = data[start : min(after, end)]
         type_ = known.get(encoded)
-        if type_ is None:
-            type_ = guest_func_type(reader)
-            if reader.position == after:
-                known[encoded] = type_
-        else:
+        if type_ is not None:
             reader.position = after
-        values += len(type_.params) + len(type_.results)
+            types.append(type_)
+            values += len(type_.params) + len(type_.results)
+        else:
+            group = guest_type_group(reader, MOST_RELATED)
+            if is_plain(group) and reader.position == after:
+                (entry,) = group
+                assert isinstance(entry.type, FuncType)
+                known[encoded] = entry.type
+            values += _add_group(module, group)
         if values > _MOST_VALUES_IN_ALL:
-            raise excess(f"{values:,} parameters and results of types", _MOST_VALUES_IN_ALL)
-        types.append(type_)
-    return count
+            raise excess(f"{values:,} parameters, results and fields of types", _MOST_VALUES_IN_ALL)
+        if len(types) > MOST_ITEMS:
+            raise excess(f"{len(types):,} types", MOST_ITEMS)
+        if len(module.related) > MOST_RELATED:
+            raise excess(f"{len(module.related):,} types of objects, in groups or with sub types", MOST_RELATED)
+    return max(count, len(types))
+
+
+def _add_group(module: ParsedModule, group: TypeGroup) -> int:
+    """Adds the types of a group; returns how many values they name."""
+    if not is_plain(group):
+        module.related.update(range(len(module.types), len(module.types) + len(group)))
+        module.group_sizes.add(len(group))
+    values = 0
+    for entry in group:
+        type_ = entry.type
+        module.types.append(type_)
+        values += len(entry.supertypes)
+        values += len(type_.params) + len(type_.results) if isinstance(type_, FuncType) else len(type_.fields)
+    return values
+
+
+def _function_type(module: ParsedModule, reader: Reader, index: int) -> None:
+    """Checks that an index is that of a function's type."""
+    if index >= len(module.types):
+        raise reader.damaged(f"type {index} does not exist")
+    if not isinstance(module.types[index], FuncType):
+        raise reader.damaged(f"type {index} is no function's")
 
 
 _COMPACT = (0x7E, 0x7F)
@@ -365,8 +431,7 @@ def _read_imports(module: ParsedModule, reader: Reader) -> int:
         type_index = 0
         if code == ExternKind.FUNC:
             type_index = reader.u32()
-            if type_index >= len(module.types):
-                raise reader.damaged(f"type {type_index} does not exist")
+            _function_type(module, reader, type_index)
             module.functions.append(type_index)
             module.imported_functions += 1
         elif code == ExternKind.TABLE:
@@ -378,7 +443,7 @@ def _read_imports(module: ParsedModule, reader: Reader) -> int:
             _global_type(reader)
             module.globals += 1
         elif code == ExternKind.TAG:
-            raise reader.forbidden("a tag of exceptions")
+            type_index = _read_tag(module, reader)
         elif code in _COMPACT and not name:
             raise reader.forbidden("imports in a compact form")
         else:
@@ -402,16 +467,31 @@ def _read_functions(module: ParsedModule, reader: Reader) -> int:
     types = reader.u32s(count)
     if len(module.functions) + count > MOST_FUNCTIONS:
         raise excess(f"{len(module.functions) + count:,} functions, imported ones included", MOST_FUNCTIONS)
-    if count and max(types) >= len(module.types):
-        raise reader.damaged(f"type {max(types)} does not exist")
+    for index in {*types}:
+        _function_type(module, reader, index)
     module.functions += types
     return 0
 
 
 def _read_tables(module: ParsedModule, reader: Reader) -> int:
-    module.tables += [guest_table_type(reader) for _ in range(reader.count(MOST_PLACES))]
+    for _ in range(reader.count(MOST_PLACES)):
+        begins = has_initial_value(reader)
+        module.tables.append(guest_table_type(reader))
+        if begins:
+            skip_const_expression(reader)
     _check_places(module)
     return 0
+
+
+def has_initial_value(reader: Reader) -> bool:
+    """Whether a table is followed by what its elements begin with; steps over the bytes that say so."""
+    if reader.data[reader.position : reader.position + 1] != b"\x40":
+        return False
+    reader.byte()
+    if reserved := reader.byte():
+        reader.position -= 1
+        raise reader.forbidden(f"a table of the form {reserved:#04x}")
+    return True
 
 
 def _add_memory(module: ParsedModule, reader: Reader) -> None:
@@ -427,10 +507,21 @@ def _read_memories(module: ParsedModule, reader: Reader) -> int:
     return 0
 
 
-def _read_tags(module: ParsedModule, reader: Reader) -> int:  # noqa: ARG001 - as all others
-    if reader.count():
-        raise reader.forbidden("a tag of exceptions")
-    return 0
+def _read_tags(module: ParsedModule, reader: Reader) -> int:
+    count = reader.count(MOST_ITEMS)
+    for _ in range(count):
+        _read_tag(module, reader)
+    return count
+
+
+def _read_tag(module: ParsedModule, reader: Reader) -> int:
+    if reader.byte():
+        reader.position -= 1
+        raise reader.forbidden("a tag that is no exception's")
+    index = reader.u32()
+    _function_type(module, reader, index)
+    module.tags.append(index)
+    return index
 
 
 def _global_type(reader: Reader) -> None:

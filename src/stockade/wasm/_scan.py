@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stockade.wasm._binary import Reader
 from stockade.wasm._instructions import Site, deepest_nesting, skipper, walk
@@ -22,7 +22,8 @@ class Scan:
     """What was found in the code of a module.
 
     Attributes:
-        sites: By the number of the body: calls and references to imports, and growth. Bodies without any are left out.
+        sites: By the number of the body: calls and references to imports, growth, and waits on shared memories. Bodies
+            without any are left out.
         grown: The memories and tables that are grown, each with its kind of growth.
         starts: Where the instructions of each body begin.
         changes: What it has of instructions that change more than memories and globals: tables, or segments.
@@ -71,12 +72,23 @@ def scan(module: ParsedModule) -> Scan:
             if site.kind in _CHANGES:
                 found.changes.add(site.kind)
                 continue
+            if site.kind in _WAITS and not _is_shared(module, site.target):
+                # It traps at once.
+                continue
             here.append(site)
             if site.kind in (Kind.MEMORY_GROW, Kind.TABLE_GROW):
                 found.grown.add((site.kind, site.target))
         if here:
             found.sites[number] = here
     return found
+
+
+_WAITS: Final = (Kind.WAIT_32, Kind.WAIT_64)
+
+
+def _is_shared(module: ParsedModule, memory: int) -> bool:
+    limits = module.memory_limits
+    return memory < len(limits) and limits[memory].shared
 
 
 def skip_locals(reader: Reader) -> int:

@@ -3,11 +3,15 @@
 The engine takes a reference type in two encodings, whatever proposals are on: `70` and `63 70` are both `funcref`. So
 nothing else takes a byte of a module for a type. The readers know the types of every proposal that is settled, so that
 a module can be inspected that would be refused; those whose names begin with `guest` refuse what guests may not use.
+
+A type is known by its name, as the text format has it: `i32`, `funcref`, `(ref null 3)`. Each has one name, however it
+is encoded, and `encode_value_type` writes its shortest encoding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,22 +22,26 @@ if TYPE_CHECKING:
     from stockade.wasm._binary import Reader
 
 __all__ = [
-    "GUEST_TYPES",
+    "DataType",
     "FuncType",
     "GlobalInfo",
     "Limits",
     "MemoryInfo",
     "TableInfo",
     "TableType",
+    "TypeEntry",
+    "TypeGroup",
     "encode_block_type",
     "encode_func_type",
     "encode_heap_type",
     "encode_limits",
+    "encode_type_group",
     "encode_value_type",
-    "guest_func_type",
     "guest_limits",
     "guest_table_type",
+    "guest_type_group",
     "guest_value_type",
+    "is_plain",
     "read_block_type",
     "read_global_type",
     "read_heap_type",
@@ -46,6 +54,7 @@ __all__ = [
 
 _NUMBERS: Final = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128"}
 _PACKED: Final = {0x78: "i8", 0x77: "i16"}
+_PACKED_CODES: Final = {name: code for code, name in _PACKED.items()}
 _HEAPS: Final = {
     0x75: "nocont",
     0x74: "noexn",
@@ -68,13 +77,10 @@ _REFERENCES: Final = {code: f"{heap}ref" for code, heap in _HEAPS.items()} | _BO
 _SHORT: Final = {**_NUMBERS, **_REFERENCES}
 _NULLABLE: Final = {_HEAPS[code]: name for code, name in _REFERENCES.items()}
 
-GUEST_TYPES: Final = {
-    name: code for code, name in _SHORT.items() if name in ("i32", "i64", "f32", "f64", "v128", "funcref", "externref")
-}
-"""The value types that guests may use, with the byte that is the short encoding of each."""
-
-_GUEST_BYTES: Final = {code: name for name, code in GUEST_TYPES.items()}
-_GUEST_HEAPS: Final = {"func": 0x70, "extern": 0x6F}
+_HEAP_CODES: Final = {heap: code for code, heap in _HEAPS.items()}
+_SHORT_CODES: Final = {name: code for code, name in _SHORT.items()}
+_OF_SWITCHING: Final = (_HEAPS[0x75], _HEAPS[0x68])
+"""What references of stack switching are to, which guests may not use."""
 
 _MOST_VALUES: Final = 1_000
 """Parameters or results that a function may have: the engine allows no more either."""
@@ -90,19 +96,88 @@ class FuncType(NamedTuple):
         return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
 
 
+class Field(NamedTuple):
+    """A field of a structure, or the element of an array: its type, also `i8` or `i16`, and whether it may change."""
+
+    type: str
+    mutable: bool
+
+    def __str__(self) -> str:
+        return f"mut {self.type}" if self.mutable else self.type
+
+
+class DataType(NamedTuple):
+    """The type of a structure or an array.
+
+    Attributes:
+        is_array: Whether it is that of an array, which has one field, its element.
+        fields: Its fields.
+    """
+
+    is_array: bool
+    fields: tuple[Field, ...]
+
+    def __str__(self) -> str:
+        return f"{'array' if self.is_array else 'struct'} ({', '.join(map(str, self.fields))})"
+
+
+TypeEntry: TypeAlias = FuncType | DataType
+"""What stands at an index of the type section."""
+
+
+class SubType(NamedTuple):
+    """An entry of a group of types: what it is, and how it is related to others.
+
+    Attributes:
+        final: Whether no type may be declared to be below it.
+        supertypes: The types that it is declared to be below.
+        type: What it is.
+    """
+
+    final: bool
+    supertypes: tuple[int, ...]
+    type: TypeEntry
+
+
+TypeGroup: TypeAlias = tuple[SubType, ...]
+"""Types that are declared together, and may refer to each other. Two types are equal only if their groups are."""
+
+
+def is_plain(group: TypeGroup) -> bool:
+    """Whether a group is the type of one function and knows no sub types, as all that the host's functions have."""
+    return len(group) == 1 and group[0].final and not group[0].supertypes and isinstance(group[0].type, FuncType)
+
+
 class Limits(NamedTuple):
-    """How large a memory or table is at the beginning, and may become, if it says."""
+    """How large a memory or table is at the beginning, and may become, if it says.
+
+    Attributes:
+        minimum: How large it is at the beginning.
+        maximum: How large it may become.
+        wide: Whether its addresses have 64 bits.
+        shared: Whether it is shared between threads.
+    """
 
     minimum: int
     maximum: int | None = None
+    wide: bool = False
+    shared: bool = False
 
 
 class TableType(NamedTuple):
-    """A table that guests may have: the type of its elements, and its limits."""
+    """A table that guests may have: the type of its elements, and its limits.
+
+    Attributes:
+        element: Type of its elements.
+        minimum: How many elements it begins with.
+        maximum: How many it may have.
+        wide: Whether its addresses have 64 bits.
+    """
 
     element: str
     minimum: int
     maximum: int | None = None
+    wide: bool = False
 
 
 class MemoryInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,40 +300,33 @@ def guest_value_type(reader: Reader) -> str:
     """Reads a value type that guests may use."""
     start = reader.position
     name = read_value_type(reader)
-    if name not in GUEST_TYPES:
+    if name in _SWITCHING:
         reader.position = start
         raise reader.forbidden(f"value type {name}")
     return name
 
 
-def _guest_value_types(reader: Reader) -> tuple[str, ...]:
-    count = reader.count(_MOST_VALUES)
-    codes = reader.data[reader.position : reader.position + count]
-    try:
-        types = tuple([_GUEST_BYTES[code] for code in codes])
-    except KeyError:
-        # Not a byte for each.
-        return tuple([guest_value_type(reader) for _ in range(count)])
-    reader.position += count
-    return types
-
-
-def guest_func_type(reader: Reader) -> FuncType:
-    """Reads an entry of the type section that guests may have: the type of a function."""
-    form = reader.byte()
-    if form != 0x60:
-        raise reader.forbidden(f"type form {form:#04x}")
-    return FuncType(_guest_value_types(reader), _guest_value_types(reader))
+_SWITCHING: Final = frozenset(
+    name for heap in _OF_SWITCHING for name in (_NULLABLE[heap], f"(ref null {heap})", f"(ref {heap})")
+)
 
 
 def encode_value_type(name: str) -> bytes:
-    """Encodes a value type that guests may use, in its short form."""
-    return bytes([GUEST_TYPES[name]])
+    """Encodes a value type, in its short form where it has one."""
+    if name in _SHORT_CODES:
+        return bytes([_SHORT_CODES[name]])
+    return _encode_reference(name)
+
+
+@lru_cache(maxsize=1024)
+def _encode_reference(name: str) -> bytes:
+    words = name.removeprefix("(ref ").removesuffix(")").split()
+    return (b"\x63" if words[0] == "null" else b"\x64") + encode_heap_type(words[-1])
 
 
 def encode_heap_type(name: str) -> bytes:
-    """Encodes what a null reference that guests may use is to."""
-    return bytes([_GUEST_HEAPS[name]])
+    """Encodes what a reference is to: the index of a type, or an abstract type."""
+    return sleb(int(name)) if name.isdecimal() else bytes([_HEAP_CODES[name]])
 
 
 def encode_block_type(type_: int | str | None) -> bytes:
@@ -270,36 +338,111 @@ def encode_block_type(type_: int | str | None) -> bytes:
 
 def encode_func_type(type_: FuncType) -> bytes:
     """Encodes the type of a function."""
-    sides = (uleb(len(side)) + bytes([GUEST_TYPES[name] for name in side]) for side in type_)
+    sides = (uleb(len(side)) + b"".join(map(encode_value_type, side)) for side in type_)
     return b"\x60" + b"".join(sides)
 
 
+# -- groups of types ---------------------------------------------------------------------------------------------------
+
+_GROUP: Final = 0x4E
+_OPEN: Final = 0x50
+_FINAL: Final = 0x4F
+_FUNCTION: Final = 0x60
+_STRUCT: Final = 0x5F
+_ARRAY: Final = 0x5E
+_CONTINUATION: Final = 0x5D
+_MOST_IN_GROUP: Final = 1_000_000
+_MOST_FIELDS: Final = 10_000
+_MOST_SUPERTYPES: Final = 100
+
+
+def guest_type_group(reader: Reader, most: int = _MOST_IN_GROUP) -> TypeGroup:
+    """Reads an entry of the type section: a group of types.
+
+    Args:
+        reader: Stands at its beginning.
+        most: More types than these are refused.
+    """
+    if reader.data[reader.position : reader.position + 1] != bytes([_GROUP]):
+        return (_sub_type(reader),)
+    reader.byte()
+    return tuple([_sub_type(reader) for _ in range(reader.count(most))])
+
+
+def _sub_type(reader: Reader) -> SubType:
+    form = reader.byte()
+    final = True
+    supertypes: tuple[int, ...] = ()
+    if form in (_FINAL, _OPEN):
+        final = form == _FINAL
+        supertypes = tuple(reader.u32s(reader.count(_MOST_SUPERTYPES)))
+        form = reader.byte()
+    if form == _FUNCTION:
+        return SubType(final, supertypes, FuncType(_value_types(reader), _value_types(reader)))
+    if form == _STRUCT:
+        return SubType(
+            final, supertypes, DataType(False, tuple([_field(reader) for _ in range(reader.count(_MOST_FIELDS))]))
+        )
+    if form == _ARRAY:
+        return SubType(final, supertypes, DataType(True, (_field(reader),)))
+    reader.position -= 1
+    raise reader.forbidden(f"type form {form:#04x}")
+
+
+def encode_type_group(group: TypeGroup) -> bytes:
+    """Encodes a group of types, each as short as it gets."""
+    entries = b"".join(map(_encode_sub_type, group))
+    return entries if len(group) == 1 else bytes([_GROUP]) + uleb(len(group)) + entries
+
+
+def _encode_sub_type(entry: SubType) -> bytes:
+    final, supertypes, type_ = entry
+    head = b""
+    if supertypes or not final:
+        head = bytes([_FINAL if final else _OPEN]) + uleb(len(supertypes)) + b"".join(map(uleb, supertypes))
+    if isinstance(type_, FuncType):
+        return head + encode_func_type(type_)
+    if type_.is_array:
+        return head + bytes([_ARRAY]) + _encode_field(type_.fields[0])
+    return head + bytes([_STRUCT]) + uleb(len(type_.fields)) + b"".join(map(_encode_field, type_.fields))
+
+
+def _encode_field(field: Field) -> bytes:
+    packed = _PACKED_CODES.get(field.type)
+    type_ = encode_value_type(field.type) if packed is None else bytes([packed])
+    return type_ + bytes([field.mutable])
+
+
 # -- tables and memories that guests may have --------------------------------------------------------------------------
+
+_HAS_MAXIMUM, _SHARED, _WIDE = 1, 2, 4
 
 
 def guest_limits(reader: Reader) -> Limits:
     """Reads the limits of a memory or table that guests may have."""
     flags = reader.byte()
-    if flags > 1:
-        raise reader.forbidden("a shared or 64-bit memory or table, or pages of another size")
-    return Limits(reader.u32(), reader.u32() if flags else None)
+    if flags > (_HAS_MAXIMUM | _SHARED | _WIDE):
+        raise reader.forbidden("a memory with pages of another size")
+    return Limits(*_limits(reader, flags), bool(flags & _WIDE), bool(flags & _SHARED))
 
 
 def guest_table_type(reader: Reader) -> TableType:
     """Reads the type of a table that guests may have."""
     start = reader.position
-    if reader.data[start : start + 1] == b"\x40":
-        raise reader.forbidden("a table with an initial value")
     element = guest_value_type(reader)
-    if element not in ("funcref", "externref"):
+    if element in _NUMBERS.values():
         reader.position = start
         raise reader.damaged(f"a table of {element} values")
-    return TableType(element, *guest_limits(reader))
+    limits = guest_limits(reader)
+    if limits.shared:
+        raise reader.forbidden("a shared table")
+    return TableType(element, *limits[:3])
 
 
-def encode_limits(minimum: int, maximum: int | None) -> bytes:
-    """Encodes the limits of a memory or table."""
-    return b"\x00" + uleb(minimum) if maximum is None else b"\x01" + uleb(minimum) + uleb(maximum)
+def encode_limits(minimum: int, maximum: int | None, *, wide: bool = False) -> bytes:
+    """Encodes the limits of a memory or table that no threads share."""
+    flags = (0 if maximum is None else _HAS_MAXIMUM) | (_WIDE if wide else 0)
+    return bytes([flags]) + uleb(minimum) + (b"" if maximum is None else uleb(maximum))
 
 
 # -- entries of sections, of every proposal ----------------------------------------------------------------------------
@@ -315,39 +458,21 @@ def read_types(reader: Reader, types: list[str]) -> int:
     Returns:
         How many parameters, results and fields the types have.
     """
-    if reader.data[reader.position : reader.position + 1] == b"\x4e":
+    values = 0
+    in_group = reader.data[reader.position : reader.position + 1] == bytes([_GROUP])
+    if in_group:
         reader.byte()
-        return sum(_composite(reader, types) for _ in range(reader.count(_MOST_IN_GROUP)))
-    return _composite(reader, types)
-
-
-_MOST_IN_GROUP: Final = 1_000_000
-_MOST_FIELDS: Final = 10_000
-_MOST_SUPERTYPES: Final = 100
-
-
-def _composite(reader: Reader, types: list[str]) -> int:
-    form = reader.byte()
-    if form in (0x4F, 0x50):
-        if supertypes := reader.count(_MOST_SUPERTYPES):
-            reader.skip_u32s(supertypes)
-        form = reader.byte()
-    if form == 0x60:
-        params, results = _value_types(reader), _value_types(reader)
-        types.append(str(FuncType(params, results)))
-        return len(params) + len(results)
-    if form == 0x5F:
-        fields = [_field(reader) for _ in range(reader.count(_MOST_FIELDS))]
-        types.append(f"struct ({', '.join(fields)})")
-        return len(fields)
-    if form == 0x5E:
-        types.append(f"array ({_field(reader)})")
-        return 1
-    if form == 0x5D:
-        types.append(f"continuation of {read_heap_type(reader)}")
-        return 1
-    reader.position -= 1
-    raise reader.forbidden(f"type form {form:#04x}")
+    for _ in range(reader.count(_MOST_IN_GROUP) if in_group else 1):
+        if reader.data[reader.position : reader.position + 1] == bytes([_CONTINUATION]):
+            # Of stack switching, which no guest may use: told, and no more.
+            reader.byte()
+            types.append(f"continuation of {read_heap_type(reader)}")
+            values += 1
+            continue
+        type_ = _sub_type(reader).type
+        types.append(str(type_))
+        values += len(type_.fields) if isinstance(type_, DataType) else len(type_.params) + len(type_.results)
+    return values
 
 
 def _value_types(reader: Reader) -> tuple[str, ...]:
@@ -364,14 +489,18 @@ def _value_types(reader: Reader) -> tuple[str, ...]:
     return types
 
 
-def _field(reader: Reader) -> str:
+def _field(reader: Reader) -> Field:
     code = reader.byte()
     if code in _PACKED:
         type_ = _PACKED[code]
     else:
         reader.position -= 1
         type_ = read_value_type(reader)
-    return f"mut {type_}" if reader.byte() else type_
+    flags = reader.byte()
+    if flags > 1:
+        reader.position -= 1
+        raise reader.damaged("a field that is neither constant nor variable")
+    return Field(type_, bool(flags))
 
 
 def _limits(reader: Reader, flags: int) -> tuple[int, int | None]:

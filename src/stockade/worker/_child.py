@@ -12,13 +12,13 @@ from typing import NoReturn
 
 import msgspec
 
-from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes, features_used
+from stockade.engine import Engine, EngineConfig, assemble, compile_to_bytes
 from stockade.errors import EngineError
 from stockade.guard import Woven, guard, weave
 from stockade.policy import Features, ModuleLimits
 from stockade.system import end_with, forgo_privileges
 from stockade.wasm import code_figures, parse, scan
-from stockade.worker._features import validate
+from stockade.worker._features import proposals_used, validate
 from stockade.worker._fork_server import Work, serve
 from stockade.worker._frames import (
     FAILURES,
@@ -150,7 +150,7 @@ def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
 
 def _features(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
     del request
-    return Answer(features=features_used(wasm)), b""
+    return Answer(features=proposals_used(wasm)), b""
 
 
 def _translate(request: Request, text: bytes) -> tuple[Answer, bytes]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade.engine import PROPOSALS, Engine, EngineConfig, features_used
+from stockade.engine import PROPOSALS, features_used, validate_with
 from stockade.errors import InvalidModule
-from stockade.policy import Limits, runnable_features
+from stockade.policy import runnable_features
+from stockade.wasm import uses_extended_const
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.policy import Features
 
-__all__ = ["listed", "refuse_unrunnable", "titles", "validate"]
+__all__ = ["listed", "proposals_used", "refuse_unrunnable", "titles", "validate"]
 
 
 def validate(name: str, wasm: bytes, features: Features, *, parallel: bool = False) -> None:
@@ -29,26 +30,39 @@ def validate(name: str, wasm: bytes, features: Features, *, parallel: bool = Fal
         InvalidModule: It is not valid; the message names the proposals that it uses and may not, or says where it is
             wrong.
     """
-    plain = EngineConfig(
-        fuel=False,
-        stack_bytes=Limits().stack,
-        simd=features.simd,
-        relaxed_simd=features.relaxed_simd,
-        tail_call=features.tail_call,
-        multi_memory=features.multi_memory,
-        parallel=parallel,
-        pooled=False,
-    )
+    allowed = allowed_proposals(features)
     try:
-        Engine.shared(plain).validate(wasm)
+        validate_with(wasm, allowed, parallel=parallel)
+        if "extended_const" not in allowed and uses_extended_const(wasm):
+            raise InvalidModule("it computes in constant expressions")
     except InvalidModule:
-        used = features_used(wasm)
+        used = proposals_used(wasm)
         refuse_unrunnable(name, used)
-        missing = [proposal for proposal in used if not getattr(features, proposal)]
+        missing = [proposal for proposal in used if proposal not in allowed]
         if not missing:
             raise
         fields = ", ".join(f"features.{proposal}" for proposal in missing)
         raise InvalidModule(f"{name} uses {titles(missing)}, which the policy does not allow ({fields})") from None
+
+
+def proposals_used(wasm: bytes) -> tuple[str, ...]:
+    """Tells which proposals a core module uses, beyond those that every guest may use.
+
+    Args:
+        wasm: The module.
+
+    Raises:
+        InvalidModule: It is not valid under any proposal; the message says where.
+    """
+    used = {*features_used(wasm)}
+    if uses_extended_const(wasm):
+        used.add("extended_const")
+    return tuple(name for name in PROPOSALS if name in used)
+
+
+def allowed_proposals(features: Features) -> frozenset[str]:
+    """Returns the names of the proposals that a policy allows, as far as the engine tells them apart."""
+    return frozenset(name for name in PROPOSALS if getattr(features, name, False))
 
 
 def refuse_unrunnable(name: str, used: Sequence[str]) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
-from stockade.engine import features_used
 from stockade.errors import EngineError, InvalidModule
 from stockade.policy import Limits
 from stockade.worker._compile_queue import SMALL_BYTES, CompileJob, compile_queue
+from stockade.worker._features import proposals_used
 from stockade.worker._frames import UNREADABLE, Answer, Request, failure_from, read_head, release, scratch
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def features_of(name: str, wasm: bytes) -> tuple[str, ...]:
         EngineError: There can be no other process.
     """
     if len(wasm) <= _TINY_BYTES:
-        return features_used(wasm)
+        return proposals_used(wasm)
     limits = Limits()
     return _wait_and_ask(Request("features", name, *_shared(limits)), wasm, limits)[0].features
 
