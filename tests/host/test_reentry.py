@@ -607,3 +607,45 @@ def test_types_of_a_function_called_by_its_own_results() -> None:
         (call $f (local.get 0) (local.get 1) (local.get 2) (local.get 3))))
     """)
     assert lending(f).call(module, "go", 1, -2, 0.5, -0.25).value == [-0.25, 0.5, -2, 1]
+
+
+# -- exceptions of the guest ------------------------------------------------------------------------------------------
+
+_THROWING = wat("""
+(module
+  (import "env" "f" (func $f (param i32) (result i32)))
+  (tag $e)
+  (func (export "throw") (throw $e))
+  (func (export "caught") (result i32)
+    (block $caught (try_table (catch_all $caught) (throw $e)) (return (i32.const 0)))
+    (i32.const 7))
+  (func (export "go") (param i32) (result i32)
+    (block $caught (result i32)
+      (block $outer
+        (br $caught (try_table (result i32) (catch_all $outer) (call $f (local.get 0)))))
+      (i32.const 42))))
+""")
+
+
+def test_what_an_export_throws_does_not_pass_through_a_host_function() -> None:
+    """The attack: a guest that catches, around its call of a host function, what an export throws within that call.
+
+    The function would wait for ever for an export that is over. The run ends; what is caught within is no matter.
+    """
+    values: list[object] = []
+
+    def f(call: HostCall, number: int) -> int:
+        values.append(call.call("caught"))
+        if number:
+            call.call("throw")
+        return 5
+
+    sandbox = lending(f)
+
+    assert sandbox.call(_THROWING, "go", 0).value == 5
+    report = sandbox.call(_THROWING, "go", 1)
+
+    assert (report.outcome, report.value) == (Outcome.TRAP, None)
+    assert report.trap is not None
+    assert report.trap.code == "unreachable"
+    assert values == [7, 7]

@@ -159,7 +159,7 @@ class HostCallCode(NamedTuple):
             params, results = self._slots(type_.params), self._slots(type_.results)
             assert params is not None
             assert results is not None
-            # What the export throws must not unwind through a call that the host believes to be halted: it ends the run.
+            # What the export throws must not unwind through a call that the host takes for halted: it ends the run.
             code += _CATCHING
             for kind, slot in zip(type_.params, params, strict=True):
                 code += _ZERO + self._place(_LOADS[kind], slot)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ELEMENT_BYTES", "WEAVER_VERSION", "Woven", "weave"]
 
-WEAVER_VERSION = 5
+WEAVER_VERSION = 3
 """The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 
