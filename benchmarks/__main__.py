@@ -19,6 +19,7 @@ from rich.table import Table
 
 import stockade
 from benchmarks._compiles import compiles
+from benchmarks._compute import compute
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._ends import cancelled, disconnected, lengths
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
@@ -27,6 +28,7 @@ from benchmarks._late import late
 from benchmarks._loading import hostile_files
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
+from benchmarks._start import start
 from benchmarks._worst import aside, worst
 
 if TYPE_CHECKING:
@@ -182,6 +184,7 @@ def modules(console: Console) -> list[Promise]:
 
 
 _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
+    "start": start,
     "worst": worst,
     "aside": aside,
     "compiles": compiles,
@@ -195,6 +198,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "modules": modules,
     "loading": hostile_files,
     "calls": calls,
+    "compute": compute,
     "late": late,
     "throughput": throughput,
     "hello": hello_world,

@@ -1,4 +1,7 @@
-"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then."""
+"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then.
+
+Holds P-START-1.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is written down about violations: each once, none lost to a flood, nothing that could harm a reader.
 
-Holds P-REPORT-1.
+Holds P-REPORT-1 and P-REPORT-2.
 """
 
 from __future__ import annotations

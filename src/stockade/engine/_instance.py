@@ -483,7 +483,7 @@ class Instance:
             assert found, name
             value.kind = _FUNCREF
             if error := api.table_set(context, address, slot, extern):
-                raise EngineError(f"native {name.decode()} cannot be lent to the guard: {error_text(error)}")
+                raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
     def watch(self, guest: Watched) -> None:
         """Has the guest looked after while it runs, for it may open a FIFO."""

@@ -91,7 +91,7 @@ class HostFunction:
         requires: A custom capability that a policy must grant for it to be called.
 
     Raises:
-        UsageError: It cannot be lent: an annotation is missing, or is of no type that can cross.
+        UsageError: It cannot be registered: an annotation is missing, or is of no type that can cross.
 
     Attributes:
         function: What to call.
@@ -404,7 +404,7 @@ class HostFunctions:
             requires: A custom capability that a policy must grant for it to be called.
 
         Raises:
-            UsageError: It cannot be lent.
+            UsageError: It cannot be registered.
         """
         if module == MODULE:
             raise UsageError(f"{MODULE} is WASI's own: register functions under another name, such as env")

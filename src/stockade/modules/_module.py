@@ -174,7 +174,7 @@ class Module:
         )
 
     def inspect(self) -> Inspection:
-        """Tells what the module is made of, what it uses and asks for, and what a policy would have to allow.
+        """Describes what the module is made of, what it uses and imports, and what a policy must allow for it.
 
         Nothing of it runs, and nothing is compiled; the engine validates it a few times.
 

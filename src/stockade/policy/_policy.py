@@ -162,7 +162,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def reproducible(self) -> bool:
         """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical.
 
-        A rate of reading, writing or calls takes that away: how much may go at once tells the time.
+        A rate of reading, writing or calls takes that away: how much may go at once reveals the time.
         """
         limits = self.limits
         has_rate = any(rate is not None for rate in (limits.read_rate, limits.write_rate, limits.call_rate))

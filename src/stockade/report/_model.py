@@ -57,7 +57,7 @@ class Outcome(StrEnum):
     EXIT = "exit"
     """The guest left with a non-zero exit code."""
     TRAP = "trap"
-    """The guest trapped; `Report.trap` tells how."""
+    """The guest trapped; `Report.trap` says how."""
     FUEL = "fuel"
     """The fuel budget was used up."""
     TIMEOUT = "timeout"
@@ -176,7 +176,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
         call: The WASI call or instruction that asked, if one did.
         action: What was done: `deny`, `stop` or `audit`.
         count: How often it happened.
-        at: Seconds into the run of the first time; None where the guest has no clock by which to tell.
+        at: Seconds into the run of the first time; None where the guest has no clock.
         field: The field of the policy that decides it, such as `limits.memory`, `wasi.deny` or `custom.draw`; empty
             where no field would permit it, such as a path that leads out of its mount.
         mount: The mount that the path begins at, as the guest sees it; None where it is not known, or there is none.
@@ -205,7 +205,7 @@ class ViolationEvent(msgspec.Struct, frozen=True, kw_only=True):
         action: What was done.
         limit: What is allowed, where it is a number.
         observed: What was asked for, where it is a number.
-        at: Seconds into the run; None where the guest has no clock by which to tell.
+        at: Seconds into the run; None where the guest has no clock.
     """
 
     kind: str
@@ -222,7 +222,7 @@ class TrapFrame(msgspec.Struct, frozen=True):
     """One frame of a backtrace, innermost first.
 
     Attributes:
-        function: Name of the function, shortened and escaped; None where the module does not tell.
+        function: Name of the function, shortened and escaped; None where the module does not say.
         index: Its index in the module.
         offset: Offset of the instruction from the function's start, in bytes of the woven module.
     """
