@@ -31,7 +31,7 @@ def bytes_of(given: object, what: str) -> bytes:
             return given.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as problem:
             raise UsageError(
-                f"{what} has a character at {problem.start:,} that UTF-8 cannot express, half of a surrogate pair: "
+                f"{what} has a character at {problem.start:,} that UTF-8 cannot encode, half of a surrogate pair: "
                 "mend the text, or give bytes"
             ) from None
     if isinstance(given, bytearray | memoryview):

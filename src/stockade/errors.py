@@ -8,7 +8,7 @@
         ModuleNotFound            no such file
         InvalidModule             not a regular file, not WebAssembly, damaged, or beyond a structural limit
         LinkError                 it asks for an import or an entry point that is not there
-      IsolationError              the place where a run should happen cannot be had
+      IsolationError              the isolation that was asked for is unavailable
         EngineError               the wasmtime library is missing, unfit or exhausted
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
       SnapshotError               a snapshot cannot be taken, kept or believed
@@ -110,7 +110,7 @@ class LinkError(ModuleError):
 
 
 class IsolationError(StockadeError):
-    """The place where a run should happen cannot be had."""
+    """The isolation that was asked for is unavailable."""
 
 
 class EngineError(IsolationError):

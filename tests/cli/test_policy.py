@@ -396,10 +396,10 @@ def test_every_mistake_is_told_at_once() -> None:
         "limits.nonsense_of_mine is not known",
         "limits.fuel_refill_max is 6",
         "environment.nonsense_of_mine is not known",
-        'environment.names says nothing where the mode is "none"',
-        'environment.secrets says nothing where the mode is "none"',
-        'network.hosts says nothing where the mode is "none"',
-        'network.ports says nothing where the mode is "none"',
+        'environment.names has no effect where the mode is "none"',
+        'environment.secrets has no effect where the mode is "none"',
+        'network.hosts has no effect where the mode is "none"',
+        'network.ports has no effect where the mode is "none"',
     ]
 
 

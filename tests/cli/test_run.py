@@ -323,7 +323,7 @@ def test_backtrace_of_an_exhausted_stack_shows_offsets_that_exist(tmp_path: Path
         ),
         (
             ["--dir", "missing::/data", "GUEST"],
-            "stockade: the mount /data has no folder behind it: missing does not exist",
+            "stockade: the mount /data cannot be made: missing does not exist",
         ),
         (
             ["--env", "NOT_SET", "GUEST"],

@@ -120,11 +120,11 @@ def test_missing_folder_is_refused(tree: Path) -> None:
     """The attack: a typo in a path grants nothing, or another folder, without a word."""
     for name in ("absent", "absent/sub", "a/f/sub"):
         path = f"{tree}/{name}"
-        assert refusal(Mount(path, "/data")) == f"the mount /data has no folder behind it: {path} does not exist"
+        assert refusal(Mount(path, "/data")) == f"the mount /data cannot be made: {path} does not exist"
 
     (tree / "dangling").symlink_to("absent")
     path = f"{tree}/dangling"
-    assert refusal(Mount(path, "/data")) == f"the mount /data has no folder behind it: {path} does not exist"
+    assert refusal(Mount(path, "/data")) == f"the mount /data cannot be made: {path} does not exist"
     sandbox(Mount(f"{tree}/a", "/data"))
 
 
@@ -467,7 +467,7 @@ def test_folder_that_vanishes_is_told(tree: Path) -> None:
     with pytest.raises(PolicyError) as caught:
         box.run(wat(NAMES))
 
-    assert str(caught.value) == f"the mount /b has no folder behind it any more: {tree}/new was removed"
+    assert str(caught.value) == f"the mount /b has lost its folder: {tree}/new was removed"
 
 
 def test_folder_that_is_renamed_stays_granted(tree: Path, python: Module) -> None:

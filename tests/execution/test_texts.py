@@ -258,7 +258,7 @@ def test_results_of_other_types_cannot_be_read_as_text() -> None:
 def test_half_a_surrogate_pair_is_refused() -> None:
     """UTF-8 cannot express it; what it cannot express is not replaced in silence."""
     assert refusal(GOOD, "echo", "ab\ud800") == (
-        "echo: (i32, i32) -> (i32, i32): argument 1 has a character at 2 that UTF-8 cannot express, half of a "
+        "echo: (i32, i32) -> (i32, i32): argument 1 has a character at 2 that UTF-8 cannot encode, half of a "
         "surrogate pair. Mend the text, or pass bytes"
     )
     assert BOX.call(GOOD, "echo", "ab\U00010000", returns="text").value == "ab\U00010000"

@@ -86,7 +86,7 @@ def test_collecting_is_capped(python: Python, monkeypatch: pytest.MonkeyPatch) -
     [
         ({"code": 5}, "code is int: it must be text"),
         ({"code": b"\xff"}, "code is not UTF-8 at byte 0"),
-        ({"code": "\ud800"}, "code has a character at 0 that UTF-8 cannot express"),
+        ({"code": "\ud800"}, "code has a character at 0 that UTF-8 cannot encode"),
         ({"args": "one"}, "args is a single text: give a list of arguments"),
         ({"args": [1]}, "an argument is int: it must be text"),
         ({"inputs": ["x"]}, "inputs is list: give a dict of names and values"),

@@ -75,7 +75,7 @@ def test_environment_is_read_from_files() -> None:
             'mode = "allow"\nnames = ["A=B"]',
             "environment.names[0] is 'A=B': it must be the name of a variable, such as \"LANG\"",
         ),
-        ('names = ["A"]', 'environment.names says nothing where the mode is "none": leave it out'),
+        ('names = ["A"]', 'environment.names has no effect where the mode is "none": leave it out'),
         ("set = 3", "environment.set is 3: it must be a table of variables"),
         ("set = { A = 3 }", "environment.set.A is 3: it must be text"),
     ],

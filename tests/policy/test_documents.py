@@ -239,7 +239,7 @@ THEIR_PROBLEMS = (
     "filesystem.mounts[1].mod is not known: did you mean mode?",
     'filesystem.mounts[1] has no guest: it must be an absolute path without . or .., such as "/data"',
     "filesystem.mounts[2] is 3: it must be a table with host, guest",
-    'environment.names says nothing where the mode is "none": leave it out',
+    'environment.names has no effect where the mode is "none": leave it out',
     'network.hosts is empty: name the hosts, or set the mode to "none"',
     "process.commands[0] is 'git': it must be an absolute path, such as \"/usr/bin/git\"",
     "custom.gpu is 3: a number needs bounds, such as { value = 4, min = 1, max = 8 }",

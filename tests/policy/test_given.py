@@ -117,11 +117,11 @@ NO_QUANTITY = 'is not a quantity such as "128MiB" or "unlimited" (units: B, kB, 
         ),
         (
             lambda: Random(mode="full", seed=3),
-            'random.seed says nothing where the mode is "full": leave it out, or set the mode to "seeded"',
+            'random.seed has no effect where the mode is "full": leave it out, or set the mode to "seeded"',
         ),
         (
             lambda: Random(mode="none", seed=3),
-            'random.seed says nothing where the mode is "none": leave it out, or set the mode to "seeded"',
+            'random.seed has no effect where the mode is "none": leave it out, or set the mode to "seeded"',
         ),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_seed_stands_beside_its_mode() -> None:
     text = "extends = 'strict'\n[random]\nmode = '{}'\n{}"
     assert Policy.loads(text.format("seeded", "seed = 7")).random == Random(mode="seeded", seed=7)
     assert Policy.loads(text.format("none", "")).random == Random(mode="none")
-    with pytest.raises(PolicyError, match="says nothing where the mode is"):
+    with pytest.raises(PolicyError, match="has no effect where the mode is"):
         Policy.loads(text.format("none", "seed = 7"))
 
 

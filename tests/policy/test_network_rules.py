@@ -512,20 +512,20 @@ A_HOST = "hosts = [{ host = 'a.example' }]"
         ("mode = 'hosts'\nhosts = []", 'network.hosts is empty: name the hosts, or set the mode to "none"'),
         ("mode = 'ports'", 'network.ports is empty: name the ports, or set the mode to "none"'),
         ("mode = 'ports'\nports = []", 'network.ports is empty: name the ports, or set the mode to "none"'),
-        (A_HOST, 'network.hosts says nothing where the mode is "none": leave it out'),
-        (f"mode = 'loopback'\n{A_HOST}", 'network.hosts says nothing where the mode is "loopback": leave it out'),
-        (f"mode = 'full'\n{A_HOST}", 'network.hosts says nothing where the mode is "full": leave it out'),
+        (A_HOST, 'network.hosts has no effect where the mode is "none": leave it out'),
+        (f"mode = 'loopback'\n{A_HOST}", 'network.hosts has no effect where the mode is "loopback": leave it out'),
+        (f"mode = 'full'\n{A_HOST}", 'network.hosts has no effect where the mode is "full": leave it out'),
         (
             f"mode = 'ports'\nports = [443]\n{A_HOST}",
-            'network.hosts says nothing where the mode is "ports": leave it out',
+            'network.hosts has no effect where the mode is "ports": leave it out',
         ),
         (
             f"mode = 'hosts'\nports = [443]\n{A_HOST}",
-            'network.ports says nothing where the mode is "hosts": leave it out',
+            'network.ports has no effect where the mode is "hosts": leave it out',
         ),
-        ("ports = [443]", 'network.ports says nothing where the mode is "none": leave it out'),
-        ("mode = 'loopback'\nports = [1]", 'network.ports says nothing where the mode is "loopback": leave it out'),
-        ("mode = 'full'\nports = [1]", 'network.ports says nothing where the mode is "full": leave it out'),
+        ("ports = [443]", 'network.ports has no effect where the mode is "none": leave it out'),
+        ("mode = 'loopback'\nports = [1]", 'network.ports has no effect where the mode is "loopback": leave it out'),
+        ("mode = 'full'\nports = [1]", 'network.ports has no effect where the mode is "full": leave it out'),
         (
             "mode = 'host'",
             (

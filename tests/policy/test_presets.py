@@ -515,12 +515,12 @@ NO_UNITS = (
         ),
         (
             {"fuel": 1000, "fuel_refill": 0, "fuel_refill_max": 1000},
-            "limits.fuel_refill_max says nothing where fuel_refill is 0: leave it out",
+            "limits.fuel_refill_max has no effect where fuel_refill is 0: leave it out",
         ),
-        ({"fuel_refill_max": 1}, "limits.fuel_refill_max says nothing where fuel_refill is 0: leave it out"),
+        ({"fuel_refill_max": 1}, "limits.fuel_refill_max has no effect where fuel_refill is 0: leave it out"),
         (
             {"fuel": None, "fuel_refill": 5, "fuel_refill_max": 5},
-            "limits.fuel_refill says nothing where fuel is unlimited: leave it out",
+            "limits.fuel_refill has no effect where fuel is unlimited: leave it out",
         ),
         (
             {"fuel": None, "fuel_time": 2.0, "fuel_refill": 5, "fuel_refill_max": 5},

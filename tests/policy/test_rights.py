@@ -93,7 +93,7 @@ def test_a_variable_of_the_host(row: tuple[str, str, str], given_too: bool, monk
     if PASSES[row] == "refused":
         with pytest.raises(PolicyError) as caught:
             Environment(mode=mode, names=names, set=given_)  # type: ignore[arg-type]
-        assert str(caught.value) == f'environment.names says nothing where the mode is "{mode}": leave it out'
+        assert str(caught.value) == f'environment.names has no effect where the mode is "{mode}": leave it out'
         return
     environment = Environment(mode=mode, names=names, set=given_)  # type: ignore[arg-type]
     passed = {name: "host's"} if PASSES[row] else {}
@@ -256,7 +256,7 @@ def test_never_is_for_names_that_are_passed_on(mode: str) -> None:
     with pytest.raises(PolicyError) as caught:
         Environment(mode=mode, secrets="never")  # type: ignore[arg-type]
 
-    assert str(caught.value) == f'environment.secrets says nothing where the mode is "{mode}": leave it out'
+    assert str(caught.value) == f'environment.secrets has no effect where the mode is "{mode}": leave it out'
 
 
 def test_long_values_are_looked_at_in_no_time() -> None:
@@ -358,10 +358,10 @@ def test_commands_are_absolute_paths(command: str) -> None:
     ("document", "message"),
     [
         ("mode = 'commands'", 'process.commands is empty: name the commands, or set the mode to "none"'),
-        ("commands = ['/bin/a']", 'process.commands says nothing where the mode is "none": leave it out'),
+        ("commands = ['/bin/a']", 'process.commands has no effect where the mode is "none": leave it out'),
         (
             "mode = 'full'\ncommands = ['/bin/a']",
-            'process.commands says nothing where the mode is "full": leave it out',
+            'process.commands has no effect where the mode is "full": leave it out',
         ),
         ("mode = 'all'", 'process.mode is \'all\': it must be "none", "commands" or "full"'),
         ("command = ['/bin/a']", "process.command is not known: did you mean commands?"),

@@ -719,7 +719,7 @@ def test_names_that_are_given_and_names_that_are_not_never_meet() -> None:
         for name in ("#1", "#7", "#1234567"):
             with pytest.raises(stockade.UsageError) as caught:
                 box.call(SPIN, "seven", run_id=name)
-            assert str(caught.value) == f"a run cannot be called {name}: such names are for runs that are given none"
+            assert str(caught.value) == f"a run cannot be called {name}: names of # and a number are reserved"
         assert box.call(SPIN, "seven", run_id="#x").ok
         for job in jobs:
             job.cancel()

@@ -139,7 +139,7 @@ NO_SOURCE = (
     "what only an event loop can wait for is for run_async"
 )
 NO_PIECE = "it must be bytes, text, or None where there are none yet"
-NO_TEXT = "UTF-8 cannot express, half of a surrogate pair: mend the text, or give bytes"
+NO_TEXT = "UTF-8 cannot encode, half of a surrogate pair: mend the text, or give bytes"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ class Memory:
         previous = c_uint64()
         pages = -(-(size_bytes - self._known_bytes) // PAGE_BYTES)
         if error := self._api.memory_grow(self._context, self._address, pages, addressof(previous)):
-            raise EngineError(f"{size_bytes:,} bytes cannot be had: {error_text(error)}")
+            raise EngineError(f"{size_bytes:,} bytes of memory cannot be allocated: {error_text(error)}")
         self._known_bytes += pages * PAGE_BYTES
 
     def read(self, address: int, size: int) -> bytes:

@@ -85,8 +85,7 @@ class OpenMounts:
         for mount, folder in self._granted:
             if folder.removed:
                 raise PolicyError(
-                    f"the mount {printable(mount.guest)} has no folder behind it any more: "
-                    f"{printable(mount.host, 400)} was removed"
+                    f"the mount {printable(mount.guest)} has lost its folder: {printable(mount.host, 400)} was removed"
                 )
 
 
@@ -97,7 +96,7 @@ def _opened(mount: Mount) -> OpenFolder:
     except NotGranted as problem:
         why = str(problem)
         if why == "does not exist":
-            raise PolicyError(f"the mount {guest} has no folder behind it: {shown} does not exist") from None
+            raise PolicyError(f"the mount {guest} cannot be made: {shown} does not exist") from None
         raise PolicyError(
             f"the mount {guest} cannot be made: {shown}{'' if why.startswith(':') else ' '}{why}"
         ) from None

@@ -155,12 +155,12 @@ def _encoded(entry: Entry, number: int, text: str | bytes) -> bytes:
         data = text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError as problem:
         raise UsageError(
-            f"{entry}: argument {number} has a character at {problem.start:,} that UTF-8 cannot express, half of a "
+            f"{entry}: argument {number} has a character at {problem.start:,} that UTF-8 cannot encode, half of a "
             "surrogate pair. Mend the text, or pass bytes"
         ) from None
     if len(data) > _MOST_TEXT_BYTES:
         raise UsageError(
-            f"{entry}: argument {number} has {len(data):,} bytes; a 32-bit length can tell {_MOST_TEXT_BYTES:,}"
+            f"{entry}: argument {number} has {len(data):,} bytes; at most {_MOST_TEXT_BYTES:,} can be passed"
         )
     return data
 

@@ -165,14 +165,14 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Part.__post_init__(self)
         if not self.fuel_refill:
             if self.fuel_refill_max:
-                raise PolicyError("limits.fuel_refill_max says nothing where fuel_refill is 0: leave it out")
+                raise PolicyError("limits.fuel_refill_max has no effect where fuel_refill is 0: leave it out")
         elif self.fuel is None:
             if self.fuel_time is not None:
                 raise PolicyError(
                     "limits.fuel_refill needs a budget in units, which limits.fuel_time is not: set limits.fuel, too, "
                     "or leave the refills out"
                 )
-            raise PolicyError("limits.fuel_refill says nothing where fuel is unlimited: leave it out")
+            raise PolicyError("limits.fuel_refill has no effect where fuel is unlimited: leave it out")
         elif self.fuel_refill_max < self.fuel:
             raise PolicyError(
                 f"limits.fuel_refill_max is {self.fuel_refill_max:,}: with refills it must be at least "

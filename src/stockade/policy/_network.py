@@ -333,7 +333,7 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in ("hosts", "ports"):
             given = bool(getattr(self, name))
             if given and self.mode != name:
-                problems.append(f'network.{name} says nothing where the mode is "{self.mode}": leave it out')
+                problems.append(f'network.{name} has no effect where the mode is "{self.mode}": leave it out')
             if not given and self.mode == name:
                 problems.append(f'network.{name} is empty: name the {name}, or set the mode to "none"')
         if problems:

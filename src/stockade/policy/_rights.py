@@ -118,7 +118,7 @@ class Environment(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ]
         if idle:
             raise PolicyError.several(
-                [f'environment.{name} says nothing where the mode is "{self.mode}": leave it out' for name in idle]
+                [f'environment.{name} has no effect where the mode is "{self.mode}": leave it out' for name in idle]
             )
 
     def passes(self, name: str, value: str = "") -> bool:
@@ -190,7 +190,7 @@ class Random(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Part.__post_init__(self)
         if self.seed and self.mode != "seeded":
             raise PolicyError(
-                f'random.seed says nothing where the mode is "{self.mode}": leave it out, or set the mode to "seeded"'
+                f'random.seed has no effect where the mode is "{self.mode}": leave it out, or set the mode to "seeded"'
             )
 
 
@@ -221,7 +221,7 @@ class Process(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise PolicyError(
                 'process.commands is empty: name the commands, or set the mode to "none"'
                 if self.mode == "commands"
-                else f'process.commands says nothing where the mode is "{self.mode}": leave it out'
+                else f'process.commands has no effect where the mode is "{self.mode}": leave it out'
             )
 
     def permits(self, command: str) -> bool:

@@ -112,9 +112,7 @@ class RunRegistry:
         else:
             check_text("run_id", run_id)
             if run_id.startswith("#") and run_id[1:].isdecimal():
-                raise UsageError(
-                    f"a run cannot be called {printable(run_id)}: such names are for runs that are given none"
-                )
+                raise UsageError(f"a run cannot be called {printable(run_id)}: names of # and a number are reserved")
         # First: whoever takes it off finds it, if it was put there.
         control.name = run_id
         if self.runs.setdefault(run_id, control) is not control:
