@@ -20,8 +20,17 @@ __all__ = ["run_command_line", "stockade"]
 _COMPLETE = "_STOCKADE_COMPLETE"
 """The variable by which a shell asks what would complete a command line."""
 
-_LOADED_WHEN_USED = ("bench", "cache", "inspect", "policy", "run", "snapshot")
-"""Commands in modules of their names."""
+_LOADED_WHEN_USED = {
+    "bench": "_bench",
+    "cache": "_cache",
+    "inspect": "_inspect",
+    "js": "_code",
+    "policy": "_policy",
+    "python": "_code",
+    "run": "_run",
+    "snapshot": "_snapshot",
+}
+"""Commands, and the modules that they are in, under their names."""
 
 
 class _Commands(click.Group):
@@ -34,7 +43,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns a command; None where there is none of that name."""
         if cmd_name in _LOADED_WHEN_USED:
-            command = getattr(import_module(f"stockade.cli._{cmd_name}"), cmd_name)
+            command = getattr(import_module(f"stockade.cli.{_LOADED_WHEN_USED[cmd_name]}"), cmd_name)
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from stockade._text import printable
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
+from stockade.cli._endings import INTERRUPTED, complain, leave
+from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy import policy_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_report, show_value
 from stockade.modules import load_module
-from stockade.policy import Mount, parse_count, parse_seconds, parse_size
-from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report, deciding_violation, summary, violation_text
+from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
 
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
     from stockade.modules import Module
     from stockade.policy import Policy
 
-__all__ = ["arguments_of", "environment_of", "mount_of", "policy_with", "run", "volume_of"]
+__all__ = ["arguments_of", "run"]
 
 _TEXT_MARK = "text:"
 """Says that the rest of an argument is text, even if it looks like a number."""
@@ -43,29 +40,7 @@ _TEXT_MARK = "text:"
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.argument("module", type=ModuleFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--dir",
-    "directories",
-    multiple=True,
-    metavar="HOST::GUEST[::rw]",
-    help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
-)
-@click.option(
-    "--volume",
-    "-v",
-    "volumes",
-    multiple=True,
-    metavar="HOST:GUEST[:ro|rw]",
-    help="The same, as docker spells it; read-only unless :rw is given.",
-)
-@click.option(
-    "--env",
-    "-e",
-    "variables",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="Set a variable, or pass on yours of that name. May be repeated.",
-)
+@folder_options
 @click.option(
     "--invoke",
     metavar="EXPORT",
@@ -74,9 +49,7 @@ _TEXT_MARK = "text:"
 )
 @click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read the value of the function as this.")
 @policy_option
-@click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".')
-@click.option("--memory", "-m", metavar="SIZE", help="Memory limit, such as 64MiB or 64m.")
-@click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
+@limit_options
 @click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the module runs.")
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
@@ -123,8 +96,7 @@ def run(
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     out = None if report_file is None else _opened(report_file)
-    mounts = [*map(mount_of, directories), *map(volume_of, volumes)]
-    policy = policy_with(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
+    policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
     with Watcher() as watcher, Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
@@ -151,7 +123,7 @@ def run(
     if streams.problem is not None:
         raise streams.problem
     if watcher.signal and (report.outcome is Outcome.CANCELLED or streams.lost_bytes):
-        _leave(128 + watcher.signal)
+        leave(128 + watcher.signal)
     return exit_status(report)
 
 
@@ -184,86 +156,10 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapsho
     if done:
         return snapshots[0] if snapshots else loaded[0]
     if not loaded:
-        click.echo(f"stockade: {_INTERRUPTED[watcher.signal]}", err=True)
-        _leave(128 + watcher.signal)
+        click.echo(f"stockade: {INTERRUPTED[watcher.signal]}", err=True)
+        leave(128 + watcher.signal)
     module = ModuleInfo(loaded[0].sha256, loaded[0].name)
     return Report(outcome=Outcome.CANCELLED, module=module, policy=PolicyInfo(policy.digest, printable(policy.name)))
-
-
-_INTERRUPTED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends the process at once: what a thread has still to do, such as compiling, is not waited for."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(status)
-
-
-def policy_with(
-    policy: Policy, mounts: Sequence[Mount], *, fuel: str | None, memory: str | None, timeout: str | None
-) -> Policy:
-    changes: dict[str, Any] = {}
-    for option, field, text, parse in (
-        ("--fuel", "fuel", fuel, parse_count),
-        ("--memory", "memory", memory, _memory),
-        ("--timeout", "wall_time", timeout, parse_seconds),
-    ):
-        if text is not None:
-            try:
-                # An estimate is for the policy to read.
-                changes[field] = text if field == "fuel" and text.startswith("~") else parse(text)
-                if changes[field] is None and field == "memory":
-                    raise ValueError("memory cannot be unlimited: give a limit, such as 1GiB")
-            except ValueError as problem:
-                raise click.UsageError(f"{option}: {problem}") from None
-    if mounts:
-        changes["mounts"] = [*policy.filesystem.mounts, *mounts]
-    return policy.replace(**changes)
-
-
-def _memory(text: str) -> int | None:
-    # Docker's units are one small letter, and binary.
-    short = re.fullmatch(r"([0-9]+)([bkmg])", text)
-    return parse_size(short[1] + {"b": "B", "k": "KiB", "m": "MiB", "g": "GiB"}[short[2]] if short else text)
-
-
-def mount_of(text: str) -> Mount:
-    host, separator, rest = text.partition("::")
-    guest, _, mode = rest.partition("::")
-    if not separator or not host or not guest:
-        raise click.UsageError(f"--dir {printable(text)}: write HOST::GUEST, such as ./data::/data, or HOST::GUEST::rw")
-    if guest.endswith((":ro", ":rw")):
-        raise click.UsageError(f"--dir {printable(text)}: write the rights after two colons, as in HOST::GUEST::rw")
-    if mode not in ("", "ro", "rw"):
-        raise click.UsageError(f"--dir {printable(text)}: the rights are ro or rw, not {printable(mode)}")
-    return Mount(host, guest, "rw" if mode == "rw" else "ro")
-
-
-def volume_of(text: str) -> Mount:
-    rest, _, mode = text.rpartition(":")
-    if mode.startswith("/"):
-        rest, mode = text, "ro"
-    host, _, guest = rest.rpartition(":")
-    if not host or not guest.startswith("/") or host.endswith(":"):
-        raise click.UsageError(f"-v {printable(text)}: write HOST:GUEST, such as ./data:/data, or HOST:GUEST:rw")
-    if mode not in ("ro", "rw"):
-        raise click.UsageError(f"-v {printable(text)}: the rights are ro or rw, not {printable(mode)}")
-    return Mount(host, guest, "rw" if mode == "rw" else "ro")
-
-
-def environment_of(variables: Sequence[str]) -> dict[str, str]:
-    environment = {}
-    for text in variables:
-        name, separator, value = text.partition("=")
-        if not separator:
-            if name not in os.environ:
-                shown = printable(name)
-                raise click.UsageError(f"--env {shown}: {shown} is not set in the environment: write NAME=VALUE")
-            value = os.environ[name]
-        environment[name] = value
-    return environment
 
 
 def arguments_of(export: str, texts: Sequence[str], params: Sequence[str]) -> list[Argument]:
@@ -336,19 +232,4 @@ def _show(
     if wants_report:
         show_report(report)
     elif not quiet:
-        _complain(report, stopped_by)
-
-
-def _complain(report: Report, stopped_by: int) -> None:
-    decisive = deciding_violation(report)
-    for violation in report.violations:
-        # That one is in the summary.
-        if violation is not decisive:
-            click.echo(f"stockade: {violation_text(violation)}", err=True)
-    if report.outcome is Outcome.CANCELLED:
-        if stopped_by:
-            click.echo(f"stockade: {_INTERRUPTED[stopped_by]}", err=True)
-    elif report.outcome not in (Outcome.OK, Outcome.EXIT):
-        click.echo(f"stockade: {report.module.name}: {summary(report)}", err=True)
-        for frame in report.trap.frames[:5] if report.trap else ():
-            click.echo(f"  at {frame.function or f'function {frame.index}'} + {frame.offset:#x}", err=True)
+        complain(report, stopped_by)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._policy import policy_option
-from stockade.cli._run import arguments_of, environment_of, mount_of, policy_with, volume_of
+from stockade.cli._run import arguments_of
 from stockade.cli._terminal import progress
 from stockade.modules import Module, load_module
 from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
@@ -28,26 +29,9 @@ __all__ = ["snapshot"]
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("--invoke", metavar="EXPORT", type=ExportName(), help="Call this function with ARGS first.")
-@click.option(
-    "--dir",
-    "directories",
-    multiple=True,
-    metavar="HOST::GUEST[::rw]",
-    help="Grant a folder: read-only, or read-write with ::rw. May be repeated.",
-)
-@click.option("--volume", "-v", "volumes", multiple=True, metavar="HOST:GUEST[:ro|rw]", help="The same, as in docker.")
-@click.option(
-    "--env",
-    "-e",
-    "variables",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="Set a variable, or pass on yours of that name. May be repeated.",
-)
+@folder_options
 @policy_option
-@click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".')
-@click.option("--memory", "-m", metavar="SIZE", help="Memory limit, such as 64MiB or 64m.")
-@click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".')
+@limit_options
 def snapshot(
     module: str,
     file: str,
@@ -68,8 +52,7 @@ def snapshot(
     """
     if args and invoke is None:
         raise click.UsageError("ARGS are for a function: name it with --invoke")
-    mounts = [*map(mount_of, directories), *map(volume_of, volumes)]
-    policy = policy_with(base, mounts, fuel=fuel, memory=memory, timeout=timeout)
+    policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     loaded: Module | Snapshot
     loaded = Snapshot.load(module) if is_snapshot_file(Path(module)) else load_module(module, policy.limits)
     of = loaded.module if isinstance(loaded, Snapshot) else loaded

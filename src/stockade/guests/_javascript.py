@@ -72,6 +72,7 @@ def _document(task: Task) -> str:
             "preload": task.preload,
             "most": task.most_bytes,
             "session": task.session,
+            "echo": task.echo,
             "stdin": task.stdin.decode("utf-8", "replace") if task.session else "",
         }
     )

@@ -50,6 +50,7 @@ class _CPythonCommand(CommandDriver):
                 "session": task.session,
                 "stdin": task.stdin if task.session else b"",
                 "reseed": task.reseed,
+                "echo": task.echo,
             },
             _MARSHAL_VERSION,
         )

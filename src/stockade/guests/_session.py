@@ -193,6 +193,7 @@ class LanguageSession:
         args: Sequence[str] = (),
         stdin: BytesLike = b"",
         collect: Sequence[str] = (),
+        echo: bool = False,
     ) -> tuple[RunCoroutine[CodeResult], RunControl]:
         """Returns the run of a piece of code in steps that somebody else takes, and its control.
 
@@ -203,10 +204,11 @@ class LanguageSession:
             args: Arguments.
             stdin: Its standard input.
             collect: Which files are returned.
+            echo: Whether the value is shown on stdout, as an interactive interpreter does.
         """
         name = f"<cell {self.turns + 1}>"
         task = make_task(code, name, inputs, args, stdin, None, takes_bytes=self._takes_bytes)
-        task = self._prepared(task)._replace(session=True)
+        task = self._prepared(task)._replace(session=True, echo=echo)
         given, patterns = check_files(files), check_patterns(collect)
         return self._steps(task, given, patterns), self._interpreter.control
 

@@ -38,6 +38,7 @@ class Task(NamedTuple):
         paths: More folders of the guest's that modules are looked for in.
         session: Whether more comes after it.
         reseed: Whether random generators are to begin anew.
+        echo: Whether its value is shown on stdout, as an interactive interpreter does.
     """
 
     code: str
@@ -51,6 +52,7 @@ class Task(NamedTuple):
     paths: Sequence[str] = ()
     session: bool = False
     reseed: bool = False
+    echo: bool = False
 
 
 def make_task(

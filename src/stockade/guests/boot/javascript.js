@@ -56,6 +56,7 @@ async function perform() {
     let found = (await actual.evalScript(job.code, { async: true, backtrace_barrier: true })).value;
     if (found instanceof Promise) found = await found;
     [value, shown] = told(found);
+    if (job.echo && found !== undefined) actual.out.puts(cut(show(found), most) + "\n");
   } catch (problem) { error = failure(problem); }
   actual.out.flush();
   actual.err.flush();

@@ -90,7 +90,7 @@ def _error(problem):
         import traceback
 
         for file, text in _kept["sources"].items():
-            linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+            linecache.cache[file] = (len(text), None, [line + "\n" for line in text.split("\n")], file)
         told = traceback.TracebackException.from_exception(problem)
         for one in _chain(told):
             frames = [frame for frame in one.stack if _users(frame.filename)]
@@ -172,6 +172,8 @@ def perform(job):
         value, shown = _value(found, most)
         if job["session"] and found is not None:
             space["_"] = found
+            if job["echo"]:
+                print(repr(found))
     except SystemExit as leave:
         code = leave.code
         if code is None:

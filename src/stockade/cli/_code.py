@@ -1,0 +1,250 @@
+"""`stockade python` and `stockade js`: code in an interpreter that is a guest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from stockade._text import printable
+from stockade.cli._complete import offer
+from stockade.cli._encoding import plain_json
+from stockade.cli._endings import INTERRUPTED, complain, leave
+from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
+from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._policy import policy_option
+from stockade.cli._status import exit_status
+from stockade.cli._streams import pass_on, say_document
+from stockade.cli._terminal import progress, show_report
+from stockade.errors import Cancelled, ModuleNotFound, UsageError
+from stockade.guests import JavaScript, Python
+from stockade.report import Outcome
+from stockade.runner import run_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from click.shell_completion import CompletionItem
+
+    from stockade.guests import CodeResult
+    from stockade.policy import Policy
+
+__all__ = ["js", "python"]
+
+_MOST_CODE_BYTES = 64 << 20
+
+
+class _CodeFile(click.Path):
+    """The path of a file with code."""
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        super().__init__()
+        self._suffixes = suffixes
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Offers files with code, and folders on the way to them."""
+        return offer(incomplete, self._suffixes)
+
+
+class _RuntimeName(click.ParamType):  # type: ignore[type-arg]
+    """The name of an interpreter that is installed, or the path of one."""
+
+    name = "NAME|FILE"
+
+    def __init__(self, language: type[Python | JavaScript]) -> None:
+        self._language = language
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Offers what is installed, and modules."""
+        return offer(incomplete, (".wasm",), self._language.runtimes())
+
+
+class _Source(NamedTuple):
+    """Code, and what it is called; `reads` says whether stdin is still there for it."""
+
+    code: str
+    name: str
+    reads: bool = True
+
+
+def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str, ...]) -> click.Command:
+    """Makes the command of a language."""
+
+    @click.command(name, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+    @click.option("-c", "code", metavar="CODE", help="Run this code; what follows are its arguments.")
+    @click.argument("file", required=False, type=_CodeFile(suffixes))
+    @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+    @click.option(
+        "--file",
+        "-f",
+        "files",
+        multiple=True,
+        metavar="HOST[::NAME]",
+        help="Put a copy of a file into /workspace, where the code runs. May be repeated.",
+    )
+    @folder_options
+    @policy_option
+    @limit_options
+    @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
+    @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
+    @click.option("--prepare", "only_prepare", is_flag=True, help="Compile the interpreter, and do nothing else.")
+    @click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
+    @click.option(
+        "--json", "wants_json", is_flag=True, help="Print value, output, error and report as JSON, and nothing else."
+    )
+    @click.option("--quiet", is_flag=True, help="Print only what the code writes, and its error.")
+    def command(
+        code: str | None,
+        file: str | None,
+        args: tuple[str, ...],
+        files: tuple[str, ...],
+        directories: tuple[str, ...],
+        volumes: tuple[str, ...],
+        variables: tuple[str, ...],
+        base: Policy,
+        fuel: str | None,
+        memory: str | None,
+        timeout: str | None,
+        runtime: str,
+        packages: str | None,
+        only_prepare: bool,
+        wants_report: bool,
+        wants_json: bool,
+        quiet: bool,
+    ) -> int:
+        policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
+        given = dict(map(_file, files))
+        environment = environment_of(variables)
+        with language(policy, runtime=runtime, packages=packages) as interpreter, Watcher() as watcher:
+            if only_prepare:
+                _prepare(interpreter, watcher)
+                return 0
+            if code is not None:
+                # The first word behind the code is an argument, too.
+                source = _Source(code, "-c")
+                args = args if file is None else (file, *args)
+            elif file is not None and file != "-":
+                source = _Source(_read(Path(file)), Path(file).name)
+            elif file is None and sys.stdin.isatty():
+                source = None
+            else:
+                source = _Source(_text(sys.stdin.buffer.read(_MOST_CODE_BYTES)), "<stdin>", reads=False)
+            _prepare(interpreter, watcher)
+            if source is not None:
+                result, streams = _run(interpreter, watcher, source, args, given, environment, shows=not wants_json)
+        if source is None:
+            from stockade.cli._interactive import interact
+
+            return interact(interpreter, environment)
+        if streams.lost_bytes and not quiet:
+            click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
+        _show(result, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
+        if streams.problem is not None:
+            raise streams.problem
+        if watcher.signal and (result.report.outcome is Outcome.CANCELLED or streams.lost_bytes):
+            leave(128 + watcher.signal)
+        return _status(result)
+
+    command.help = _HELP.format(language=language.__name__, name=name)
+    return command
+
+
+_HELP = """Run {language} code in a sandbox: CODE, or FILE with ARGS, or what is read from stdin.
+
+The code runs in an interpreter that is WebAssembly, in an empty folder, /workspace. It reads this command's stdin and
+writes to its stdout and stderr. On a terminal, without code, it is asked for: `stockade {name}` then keeps a session.
+
+\b
+Exit status: that of the code, 1 after an exception; 124 timeout; 125 wrong
+usage; 126 the interpreter cannot run; 127 no such file; 130 Ctrl-C;
+134 trap; 137 another limit; 143 SIGTERM.
+"""
+
+
+def _prepare(interpreter: Python | JavaScript, watcher: Watcher) -> None:
+    """Loads and compiles the interpreter; a signal ends the process."""
+    with progress(interpreter.runtime) as tell:
+        done = watcher.finish(lambda: interpreter.prepare(tell))
+    if not done:
+        click.echo(f"stockade: {INTERRUPTED[watcher.signal]}", err=True)
+        leave(128 + watcher.signal)
+
+
+def _run(
+    interpreter: Python | JavaScript,
+    watcher: Watcher,
+    source: _Source,
+    args: Sequence[str],
+    files: dict[str, bytes],
+    environment: dict[str, str],
+    *,
+    shows: bool,
+) -> tuple[CodeResult, GuestStreams]:
+    streams = GuestStreams(watcher, reads=source.reads, shows=shows)
+    steps, control = interpreter.steps(
+        source.code, name=source.name, args=args, files=files, env=environment, streams=lambda _: streams
+    )
+    watcher.attach(control)
+    try:
+        return run_blocking(steps, control), streams
+    except Cancelled as cancelled:
+        complain(cancelled.report, watcher.signal)
+        leave(128 + watcher.signal)
+
+
+def _show(result: CodeResult, stopped_by: int, *, wants_report: bool, wants_json: bool, quiet: bool) -> None:
+    if wants_json:
+        say_document(plain_json(result.to_json()))
+        return
+    if result.error is not None and result.error.traceback:
+        pass_on(sys.stderr, result.error.traceback.encode())
+    elif result.error is not None and result.error.type == "Exit" and not quiet:
+        click.echo(f"stockade: {result.error.message}", err=True)
+    if wants_report:
+        show_report(result.report)
+    elif not quiet:
+        complain(result.report, stopped_by)
+
+
+def _status(result: CodeResult) -> int:
+    """The exit status of a result: that of the code, where it has one."""
+    if result.exit_code is None:
+        return exit_status(result.report)
+    return result.exit_code & 0xFF or (1 if result.exit_code else 0)
+
+
+def _file(text: str) -> tuple[str, bytes]:
+    host, separator, name = text.partition("::")
+    path = Path(host)
+    if not host or (separator and not name):
+        raise click.UsageError(f"--file {printable(text)}: write HOST, or HOST::NAME")
+    return name or path.name, _bytes(path)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ModuleNotFound(f"there is no file {printable(str(path))}") from None
+    except OSError as problem:
+        raise UsageError(f"{printable(str(path))} cannot be read: {problem.strerror}") from None
+
+
+def _read(path: Path) -> str:
+    return _text(_bytes(path))
+
+
+def _text(data: bytes) -> str:
+    if len(data) >= _MOST_CODE_BYTES:
+        raise UsageError(f"the code is longer than {_MOST_CODE_BYTES:,} bytes: put large data into files")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"the code is not UTF-8 at byte {problem.start:,}") from None
+
+
+python = _command(Python, "python", (".py",))
+js = _command(JavaScript, "js", (".js", ".mjs"))
