@@ -1,7 +1,4 @@
-"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then.
-
-Holds P-START-1.
-"""
+"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then."""
 
 from __future__ import annotations
 
@@ -70,7 +67,7 @@ def test_a_run_loads_no_other_command(tmp_path: Path) -> None:
     modules = of_command("run", str(path))
 
     assert "stockade.cli._run" in modules
-    others = {f"stockade.cli._{name}" for name in ("bench", "cache", "inspect", "snapshot")}
+    others = {f"stockade.cli._{name}" for name in ("bench", "cache", "inspect")}
     needless = {
         "stockade.worker._process",
         "stockade.scheduling",
@@ -88,7 +85,7 @@ def test_help_of_the_group_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "stockade", "--help"], capture_output=True, text=True, check=True)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    assert listed == ["bench", "cache", "completion", "inspect", "policy", "run", "snapshot"]
+    assert listed == ["bench", "cache", "completion", "inspect", "js", "policy", "python", "run", "snapshot"]
 
 
 _INTERRUPTED_WHILE_LOADING = """
