@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 from typing import TYPE_CHECKING, Final
 
 from stockade.guests._boot import boot_code
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Python"]
 
-_MARSHAL_VERSION: Final = 2
-"""The format that every release of Python reads."""
-
-
 _LOADER: Final = "exec(compile(__import__('sys').argv[1], '<stockade>', 'exec'), {'__name__': '__main__'})"
 """Gives our program a name of its own in tracebacks, by which it is left out of them."""
 
@@ -38,7 +33,7 @@ class _CPythonCommand(CommandDriver):
 
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
-        data = marshal.dumps(
+        data = repr(
             {
                 "code": task.code,
                 "name": task.name,
@@ -51,9 +46,8 @@ class _CPythonCommand(CommandDriver):
                 "stdin": task.stdin if task.session else b"",
                 "reseed": task.reseed,
                 "echo": task.echo,
-            },
-            _MARSHAL_VERSION,
-        )
+            }
+        ).encode()
         return len(data).to_bytes(8, "little") + data
 
 

@@ -21,6 +21,8 @@ Plain: TypeAlias = "bool | int | float | str | bytes | Sequence[Plain] | Mapping
 
 _DEEPEST = 50
 _MOST_SAFE = 2**53
+_MOST = 10**4000
+"""Python neither writes nor reads longer numbers."""
 
 
 class Task(NamedTuple):
@@ -118,6 +120,8 @@ def _plain(value: object, where: str, depth: int = 0, *, takes_bytes: bool) -> o
     if isinstance(value, int):
         if not takes_bytes and abs(value) > _MOST_SAFE:
             raise UsageError(f"the variable {where} holds {printable(hex(value))}, which no JavaScript number can hold")
+        if abs(value) >= _MOST:
+            raise UsageError(f"the variable {where} holds a number of {value.bit_length():,} bits: give it as text")
         return int(value)
     if isinstance(value, float):
         if not takes_bytes and not math.isfinite(value):
