@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
-.PHONY: help demo test test-all thorough lint types check docs docs-serve bench fuzz simulate stress clean
+.PHONY: help demo test test-all test-pythons thorough lint types check docs docs-serve bench fuzz simulate stress clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -27,16 +27,20 @@ test: $(VENV)/.stamp ## Run the tests, but for the slow ones
 test-all: $(VENV)/.stamp ## Run all tests, as CI does
 	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal
 
+test-pythons: $(VENV)/.stamp ## Run all tests on every supported release of Python, and with the oldest wasmtime
+	$(BIN)/python .ci/pythons.py
+
 thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and end runs at every unit of fuel
 	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet --timeout 3600 tests/limits/test_native.py tests/limits/test_settled.py
 
 lint: $(VENV)/.stamp ## Check style and layers
-	$(BIN)/ruff check src tests benchmarks demo docs
-	$(BIN)/ruff format --check src tests benchmarks demo docs/conf.py
+	$(BIN)/ruff check src tests benchmarks demo docs .ci
+	$(BIN)/ruff format --check src tests benchmarks demo docs/conf.py .ci
 	$(BIN)/lint-imports
 
 types: $(VENV)/.stamp ## Check types
 	$(BIN)/mypy
+	$(BIN)/mypy --strict .ci/pythons.py
 
 check: lint types test-all ## All of the above, as CI does
 
