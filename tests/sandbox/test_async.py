@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import os
 import queue
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -18,8 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stockade
-from stockade import Outcome, Pipe, Policy, Report, Sandbox, UsageError
-from stockade.engine import Engine
+from stockade import EngineError, Outcome, Pipe, Policy, Report, Sandbox, UsageError
+from stockade.engine import Engine, _parking
 from stockade.runner import executor
 from tests._processes import live_instances, open_descriptors, until
 from tests.conftest import HELLO, wat
@@ -149,6 +151,85 @@ def test_signals_while_guests_go_to_sleep() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert len(heard) > 10
+
+
+def test_what_runs_on_the_stack_of_a_guest_makes_no_calls() -> None:
+    """Attack: waiting while signals arrive. Handlers begin where Python calls or jumps back: it does neither."""
+    looked_at = [step.opname for step in dis.get_instructions(_parking._park)]
+
+    assert not [name for name in looked_at if "CALL" in name or "JUMP" in name or name == "YIELD_VALUE"]
+    assert "STORE_SUBSCR" in looked_at
+
+
+AT_THE_LIMIT = """
+import ctypes, gc, sys
+from collections import Counter
+import stockade
+from stockade.engine import Instance
+
+session = stockade.Sandbox(stockade.Policy().replace(wall_time=60.0)).open(bytes.fromhex(sys.argv[1]))
+session.call("sleep", 0).check()
+instance = next(found for found in gc.get_objects() if isinstance(found, Instance))
+
+def here():
+    try:
+        instance.begin(b"sleep", [("i64", 1000)], ["i32"])
+        instance.poll()
+        became["waits" if instance.is_parked else "yields"] += 1
+    except (RecursionError, ctypes.ArgumentError):
+        became["does not run"] += 1
+
+def through_python():
+    here()
+    instance.abandon()
+    through_python()
+
+def through_c(_=None):
+    here()
+    instance.abandon()
+    min((0,), key=through_c)
+
+limits = [1000] if sys.version_info < (3, 12) else [1000, 100_000]
+for limit in limits:
+    sys.setrecursionlimit(limit)
+    for recurse in (through_python, through_c) if limit == 1000 else (through_c,):
+        became = Counter()
+        try:
+            recurse()
+        except (RecursionError, ctypes.ArgumentError):
+            pass
+        instance.abandon()
+        # A tick may come before it waits.
+        assert became["waits"] > 300, became
+print("over")
+"""
+
+
+def test_a_guest_may_wait_at_the_limit_of_recursion() -> None:
+    """Attack: waiting where Python has no room left for what halts a guest, so that the library ends the process.
+
+    At each depth up to the limit, that of Python and that of C, the guest waits, or does not begin to run.
+    """
+    command = [sys.executable, "-X", "faulthandler", "-c", AT_THE_LIMIT, SLEEPER.data.hex()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "over\n", "")
+
+
+def test_a_python_that_ends_on_other_stacks_runs_what_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14.0 ends a process that runs Python on the stack of a guest. What cannot come to that runs."""
+    monkeypatch.setattr(_parking, "_ENDS_ON_OTHER_STACKS", True)
+
+    with pytest.raises(EngineError) as caught:
+        Sandbox(PATIENT).run(SLEEPER)
+    assert str(caught.value) == (
+        "guests that may come to wait do not run on Python 3.14.0, which would end this process when one does: install "
+        "Python 3.14.1 or later"
+    )
+    # What was begun is in its traceback.
+    del caught
+    assert Sandbox(PATIENT).run(wat(HELLO)).stdout == b"hello world\n"
+    assert live_instances() == 0
 
 
 DEEP = wat(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Outcome, Pipe, Policy, Report, Sandbox, Scheduler, SessionPool, Task, TaskHandle, UsageError
+from tests._processes import fork
 from tests.conftest import wat
 from tests.execution.test_streams import ECHO
 
@@ -157,7 +158,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_runs() -> None:
     box = Sandbox(PATIENT)
     threads, reports = in_threads(1, lambda: box.run(SPIN, run_id="spin"))
     until_under_way(box, 1)
-    child = os.fork()
+    child = fork()
     if not child:
         box.close()
         os._exit(7)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stockade import Policy, Sandbox
 from stockade.engine import Engine, Failure, ResourceCost
+from stockade.engine._callbacks import running
 from stockade.engine._capi import Extern
 from stockade.engine._instance import FUEL_SLICE, Memory
-from stockade.engine._parking import ParkingSlot
 from stockade.engine._ticker import Ticker
 from stockade.guard import guard, mailbox_words
 from stockade.host._functions import HostFunction
@@ -68,12 +68,10 @@ class Op(NamedTuple):
 class _Guest:
     """One store, with what lives in it."""
 
-    def __init__(self, library: Library, number: int, data: int) -> None:
+    def __init__(self, library: Library, number: int) -> None:
         self.library = library
         self.number = number
-        # The store's data, good until it is freed.
-        self.bed = ParkingSlot.from_address(data)
-        self.freed = self.polled = self.asleep = False
+        self.freed = self.polled = False
         self.future: int | None = None
         self.state = ctypes.create_string_buffer(_MEMORY_BYTES)
         self.memory = ctypes.create_string_buffer(65_536)
@@ -277,9 +275,9 @@ class Library:
         assert guest is not None
         return guest
 
-    def store_new(self, _: int, data: int, __: None) -> int:
+    def store_new(self, *_: object) -> int:
         number = len(self.guests) + 1
-        self.guests[number] = _Guest(self, number, data)
+        self.guests[number] = _Guest(self, number)
         return number
 
     def store_context(self, store: int) -> int:
@@ -292,7 +290,7 @@ class Library:
         guest.freed = True
         # What it took is gone, too; its numbers stay.
         guest.code = None
-        del guest.state, guest.memory, guest.bed
+        del guest.state, guest.memory
 
     def store_delete_long(self, store: int) -> None:
         self.world.step()
@@ -369,18 +367,21 @@ class Library:
         self._alive(guest.number)
         world.check(guest.future == future, "a future is polled after it was deleted")
         world.check(not guest.polled, f"guest {guest.number} is polled by two at once")
+        instance = running.instances[-1] if running.instances else None
+        # None while it is instantiated.
+        bed = instance.bed if instance is not None and instance._context == guest.number else None
         guest.polled = True
         guest.ticks = self.engine.ticker.count
         try:
             world.step()
-            if guest.asleep and not guest.bed.awake:
+            if bed is not None and bed.taken:
                 return False
-            guest.asleep = False
             assert guest.code is not None
             for parks in guest.code:
                 if parks:
-                    guest.asleep = True
-                    guest.bed.awake = 0
+                    assert bed is not None
+                    bed.taken = True
+                    bed.awake[0] = b"\0"
                     guest.known_fuel = guest.fuel or 0
                 return False
             guest.known_fuel = guest.fuel or 0

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from stockade.engine import Engine
+from tests._processes import fork
 from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER, SPIN
 
@@ -164,7 +165,7 @@ def _loops(chance: random.Random, boxes: list[Sandbox]) -> None:
 
 
 def _forks(chance: random.Random, boxes: list[Sandbox]) -> None:
-    child = os.fork()
+    child = fork()
     if not child:
         # Only what the child began itself counts; what another thread held at the fork stays held.
         signal.alarm(20)

@@ -24,7 +24,7 @@ from stockade.compilation import _programs
 from stockade.execution import _plan
 from stockade.worker import _fork_server, _frames, _process, _subprocess
 from stockade.worker._compile_queue import Turn
-from tests._processes import busy, children, descriptors, gone, until
+from tests._processes import busy, children, descriptors, fork, gone, until
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -573,7 +573,7 @@ def serving() -> Iterator[Serving]:
     """A server that has no job yet; it ends with its socket."""
     ours, theirs = socket.socketpair()
     host = os.getpid()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         ours.close()
         work = _fork_server.Work(lambda _: None, lambda: None, lambda gate, _: os._exit(os.read(gate, 1)[0]))

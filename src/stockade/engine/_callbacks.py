@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from stockade.engine._instance import Instance
 
-__all__ = ["check_stack", "function_type", "running", "skip_signal_check"]
+__all__ = ["function_type", "running", "skip_signal_check"]
 
 _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
-_CALLBACK_LEVELS = 8
 
 
 class _Running(threading.local):
@@ -47,19 +46,6 @@ def skip_signal_check(function: Callable[..., object]) -> None:
     changed = bytearray(code.co_code)
     changed[at + 1] = 2
     function.__code__ = code.replace(co_code=bytes(changed))
-
-
-def check_stack(levels: int = _CALLBACK_LEVELS) -> int:
-    """Checks that calls from the library into Python will find room on Python's stack, which they cannot do without.
-
-    Args:
-        levels: How many calls deep they go before they can catch an error.
-
-    Raises:
-        RecursionError: There is none.
-    """
-    # By a function in C, for calls through C have a limit of their own.
-    return min((levels - 1,), key=check_stack) if levels else 0
 
 
 def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:

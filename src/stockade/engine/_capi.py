@@ -32,7 +32,6 @@ __all__ = [
     "Value",
     "capi",
     "library_folder",
-    "machine_name",
     "wasmtime_version",
 ]
 
@@ -131,14 +130,9 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_define_wasi": (_P, (_P,)),
-    "wasmtime_linker_clone": (_P, (_P,)),
-    "wasmtime_linker_define_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
     "wasmtime_linker_allow_shadowing": (None, (_P, c_bool)),
     "wasmtime_linker_define_async_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
     "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P)),
-    "wasmtime_caller_context": (_P, (_P,)),
-    "wasmtime_context_get_data": (_P, (_P,)),
-    "wasmtime_trap_new": (_P, (c_char_p, c_size_t)),
     "wasm_functype_new": (_P, (_P, _P)),
     "wasm_functype_delete": (None, (_P,)),
     "wasm_valtype_new": (_P, (c_uint8,)),
@@ -253,11 +247,6 @@ class _CApi:
         raise AttributeError(f"{name} is not declared in the seam")
 
 
-def machine_name() -> str | None:
-    """Returns what wasmtime calls the machine, `x86_64` or `aarch64`; None where there is no wasmtime for it."""
-    return _MACHINES.get(platform.machine())
-
-
 @cache
 def _package_folder() -> Path:
     spec = importlib.util.find_spec("wasmtime")
@@ -304,7 +293,7 @@ def capi() -> Any:
             f"wasmtime {version} is installed, but this Stockade was made for releases "
             f"{SUPPORTED_MAJORS[0]} to {SUPPORTED_MAJORS[-1]}: {_INSTALL}"
         )
-    machine = machine_name()
+    machine = _MACHINES.get(platform.machine())
     library = _LIBRARY_NAMES.get(sys.platform)
     if machine is None or library is None:
         raise EngineError(f"wasmtime has no build for {sys.platform} on {platform.machine()}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
-from stockade.engine._callbacks import check_stack, running
+from stockade.engine._callbacks import running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._parking import PARKING, ParkingSlot
@@ -83,7 +83,6 @@ class _Out(ctypes.Structure):
         ("error", c_void_p),
         ("extern", Extern),
         ("number", c_uint64),
-        ("bed", ParkingSlot),
     )
 
 
@@ -93,7 +92,6 @@ _ERROR: Final[int] = _Out.error.offset
 _EXTERN: Final[int] = _Out.extern.offset
 _HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
 _NUMBER: Final[int] = _Out.number.offset
-_BED: Final[int] = _Out.bed.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
@@ -297,12 +295,11 @@ class Instance:
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
-        # `out` is kept by the owner of the store, so that it outlives the store and every call that is given its
-        # address.
+        # `out` is kept by the owner of the store, so that it outlives every call that is given its address.
         out = self._out = _Out()
         store.kept = (out,)
         base = addressof(out)
-        self._store: int = store.open(base + _BED)
+        self._store: int = store.open()
         self._context: int = api.store_context(self._store)
         self._instance = base
         self._trap = base + _TRAP
@@ -315,7 +312,6 @@ class Instance:
             self._make_bed()
         # A reference that does not keep it: it keeps us.
         self._watched: Callable[[], Watched | None] | None = None
-        self._calls_back = linked.parks
         self._metered = fuel is not None
         self._ticks = _TICKS if self._metered else 1
         try:
@@ -344,8 +340,8 @@ class Instance:
             raise
 
     def _make_bed(self) -> None:
-        self.bed = self._out.bed
-        self.bed.make_ready()
+        self.bed = ParkingSlot()
+        self._place.kept = (self._out, self.bed)
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
@@ -515,11 +511,9 @@ class Instance:
             results = first + _VALUE_BYTES * len(arguments)
         self._values, self._result_types = values, result_types
         self.failure = None
-        if self._linked.lends:
-            check_stack()
         place = self._place
         assert place.future is None
-        place.kept = (self._out, values)
+        place.kept = (self._out, self.bed, values)
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
@@ -554,7 +548,7 @@ class Instance:
         # A handler of a signal may raise wherever Python looks for signals: what has begun is ended all the same, and
         # to end what has not begun is harmless.
         try:
-            if self._calls_back:
+            if self.bed is not None:
                 stack.append(self)
             if watched is not None:
                 ticker.watch(watched)
@@ -576,7 +570,7 @@ class Instance:
     @property
     def is_parked(self) -> bool:
         """Whether the guest waits, until it is woken."""
-        return self.bed is not None and not self.bed.awake
+        return self.bed is not None and self.bed.taken
 
     def wake(self) -> None:
         """Lets a guest that waits go on when it is polled the next time."""

@@ -4,23 +4,24 @@ The guard's one way to wait is a function under the name of `poll_oneoff`, which
 function here. It says at once that its answer comes later; so the call that runs the guest yields, and the guest goes
 on the next time it is polled after its instance was told to wake up.
 
-That function, and the one by which the library asks whether the answer is there, are machine code (`_machine_code.py`):
-no Python runs on the guest's stack.
+The library asks whether the answer is there by calling a function with an address: here `strlen`, and at the address
+stands a byte that is zero until then. So no Python runs on the guest's stack but a few instructions at the beginning.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import addressof, c_uint8, c_void_p
+import sys
+from ctypes import CFUNCTYPE, POINTER, addressof, c_char, c_size_t, c_void_p
 from functools import cache
 from typing import TYPE_CHECKING
 
-from stockade.engine._callbacks import function_type
+from stockade.engine._callbacks import function_type, running, skip_signal_check
 from stockade.engine._failure import error_text
-from stockade.engine._machine_code import routines
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
+    from ctypes import _Pointer
     from typing import Any
 
 __all__ = ["PARKING", "ParkingSlot", "define_parking"]
@@ -30,34 +31,77 @@ PARKING = b"poll_oneoff"
 """The name under which guests, and the guard for them, import what halts them."""
 
 
-class ParkingSlot(ctypes.Structure):
-    """Where one instance sleeps: its store's data, so that a guest that goes to sleep is led here.
+class _Continuation(ctypes.Structure):
+    """`wasmtime_async_continuation_t`: what the library calls to learn whether an answer is there."""
 
-    It begins with a `wasmtime_async_continuation_t`, which the library is given when that happens. So it must not be
-    moved or freed before its store is.
+    _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p))
+
+
+_Awake = c_char * 2
+
+
+# 3.14.0 takes every stack that lies below the thread's own for one that has overflown. Later ones look only whether the
+# stack pointer is in the last pages of the thread's own stack, where that of a guest never is.
+_ENDS_ON_OTHER_STACKS = sys.version_info[:3] == (3, 14, 0)
+
+
+class ParkingSlot:
+    """Where one instance sleeps.
+
+    Raises:
+        EngineError: It must not, for this Python would end the process.
+
+    Attributes:
+        taken: Whether its guest is halted here.
+        awake: The byte that says whether it may go on, and a zero.
+        continuation: What the library is told when that begins.
     """
 
-    # Where machine code looks for them.
-    _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p), ("awake", c_uint8))
+    __slots__ = ("awake", "continuation", "taken")
 
-    awake: int
-    """Zero while its guest sleeps; else 1. The library reads it as a bool."""
-
-    def make_ready(self) -> None:
-        """Makes it fit to be slept in. Its guest is awake."""
-        self.callback = routines().is_awake
-        self.env = addressof(self) + ParkingSlot.awake.offset  # type: ignore[attr-defined] # the field's descriptor
-        self.awake = 1
+    def __init__(self) -> None:
+        if _ENDS_ON_OTHER_STACKS:
+            raise EngineError(
+                "guests that may come to wait do not run on Python 3.14.0, which would end this process when one does: "
+                "install Python 3.14.1 or later"
+            )
+        self.taken = False
+        # SAFETY: two bytes, the second always zero, so `strlen` stays inside: it returns 0 or 1, of which the library
+        # reads the lowest byte as a bool. They live as long as this object, which the instance keeps until its store
+        # is gone.
+        self.awake = _Awake()
+        self.continuation = _Continuation(_strlen(), addressof(self.awake), None)
 
     def wake(self) -> None:
         """Lets the guest go on when it is polled the next time."""
-        self.awake = 1
+        self.awake[0] = b"\1"
+        self.taken = False
+
+
+def _park(_: int, caller: int, args: int, count: int, results: int, size: int, trap: int, answer: Any) -> None:  # noqa: ARG001
+    # SAFETY: on the guest's stack, of which the engine keeps half a megabyte for the host. No calls and no loops, so no
+    # handler of a signal begins here and raises; nor does one where this begins, see `skip_signal_check`. There is room
+    # for one level more of Python, for `Instance.poll` has just made a call as deep, and for two of C, for ctypes has
+    # just converted the argument of the call into the library. The result is the zero that the library has put there.
+    bed: Any = running.instances[-1].bed
+    bed.taken = True
+    bed.awake[0] = b"\0"
+    answer[0] = bed.continuation
+
+
+@cache
+def _strlen() -> int:
+    address = ctypes.cast(ctypes.PyDLL(None).strlen, c_void_p).value
+    assert address is not None
+    return address
 
 
 @cache  # Kept for the life of the process, as the library holds its address.
-def _table(api: Any) -> ctypes.Array[c_void_p]:
-    """What `park` asks for the store of a caller, and for that store's data."""
-    return (c_void_p * 2)(*(ctypes.cast(f, c_void_p).value for f in (api.caller_context, api.context_get_data)))
+def _callback() -> tuple[c_void_p, object]:
+    skip_signal_check(_park)
+    pointer: type[_Pointer[_Continuation]] = POINTER(_Continuation)
+    made = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, pointer)(_park)
+    return ctypes.cast(made, c_void_p), made
 
 
 def define_parking(api: Any, linker: int) -> None:
@@ -68,16 +112,14 @@ def define_parking(api: Any, linker: int) -> None:
         linker: A linker with native WASI, whose `poll_oneoff` this replaces.
 
     Raises:
-        EngineError: The library does not take it, or the system does not.
+        EngineError: The library does not take it.
     """
-    park = routines().park
     type_ = function_type(api, ("i32",) * 4, ("i32",))
     api.linker_allow_shadowing(linker, True)
-    # SAFETY: names and type are borrowed for the call; the table lives as long as the process. When a guest calls, the
-    # library lends `park` its caller and a continuation to be filled in: all stores of this engine have a `ParkingSlot`
-    # as their data, which lives as long as they do. The result is the zero that the library has put there.
+    # SAFETY: names and type are borrowed for the call; the callback lives as long as the process. In the callback, the
+    # library lends the continuation to be filled in; what it copies from there lives in the instance's `ParkingSlot`.
     error = api.linker_define_async_func(
-        linker, _MODULE, len(_MODULE), PARKING, len(PARKING), type_, park, addressof(_table(api)), None
+        linker, _MODULE, len(_MODULE), PARKING, len(PARKING), type_, _callback()[0], None, None
     )
     api.functype_delete(type_)
     if error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Owner", "Store", "deafen_stores"]
 
-_NO_FINALIZER: Final = (None,)
+_NULL: Final = (None,)
 
 
 class Store:
@@ -49,17 +49,13 @@ class Store:
         self.future: int | None = None
         self.kept: tuple[Any, ...] = ()
 
-    def open(self, data: int) -> int:
-        """Makes the store, and returns it.
-
-        Args:
-            data: The address of a `ParkingSlot`, which is kept.
-        """
+    def open(self) -> int:
+        """Makes the store, and returns it."""
         engine = self.engine
         assert engine is not None
-        # SAFETY: the store is ours until it is freed; the engine holds its own contents, and the data is in what is
-        # kept. By one call in C that also keeps it, as above.
-        self.pointers.extend(map(engine.api.store_new, (engine.pointer,), (data,), _NO_FINALIZER))
+        # SAFETY: the store is ours until it is freed; the engine holds its own contents. By one call in C that also
+        # keeps it, as above.
+        self.pointers.extend(map(engine.api.store_new, (engine.pointer,), _NULL, _NULL))
         return self.pointers[0]
 
     def end_call(self) -> None:
