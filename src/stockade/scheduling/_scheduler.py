@@ -571,22 +571,21 @@ class Scheduler:
             return
         try:
             with self._lock:
-                if run.report.done:
-                    return
-                control = run.control
-                if not run.begun and self._line.has(run):
+                done, control = run.report.done, run.control
+                if not done and not run.begun and self._line.has(run):
                     # From here on, whoever mends things ends it.
                     run.dropped = True
                     self._line.remove(run)
                     run.begun = True
-            if run.dropped:
+            if run.dropped and not done:
                 self._over(run, None, UsageError("the task was cancelled before it began"))
-            elif control is not None:
+            elif control is not None and not done:
                 control.cancel()
         except BaseException as problem:
             # The handler of a signal has raised, in the middle of this.
             if run.dropped and run.begun:
                 self._over(run, None, UsageError("the task was cancelled before it began"))
             self._mend(None, problem)
+            self._catch_up()
             raise
         self._catch_up()
