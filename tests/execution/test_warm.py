@@ -154,8 +154,8 @@ def test_what_cannot_be_made_is_told(box: Sandbox, snapshot: Snapshot, monkeypat
         with pytest.raises(UsageError) as refused:
             box.warm(snapshot, **arguments)  # type: ignore[arg-type]
         assert str(refused.value) == message
-    with pytest.raises(UsageError, match="snapshot is Module: give a Snapshot"):
-        box.warm(COUNTER)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="begin with a snapshot are given arguments and environment when they run"):
+        box.warm(snapshot, ["x"])
 
     box.warm(snapshot, pool_size=2)
     pool = pool_of(snapshot)
@@ -167,7 +167,7 @@ def test_what_cannot_be_made_is_told(box: Sandbox, snapshot: Snapshot, monkeypat
         patch.setattr("stockade.execution._warm.put_guest_state", fail)
         for _ in range(4):
             assert box.call(snapshot, "count").value == 16
-        wait_for(lambda: pool._filling is None)
+        wait_for(lambda: not pool.filling)
         assert pool.ready == 0
         with pytest.raises(EngineError, match="as if there were no room"):
             box.warm(snapshot, pool_size=2)

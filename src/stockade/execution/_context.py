@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stockade._bounded import BoundedDict
@@ -12,6 +13,7 @@ from stockade.compilation import MadeProgram, PendingProgram
 from stockade.errors import UsageError
 from stockade.execution._inputs import Inputs, environment
 from stockade.execution._mounts import OpenMounts
+from stockade.execution._parked import ParkedPool, ParkedRun
 from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._run import Guest
 from stockade.execution._warm import WarmPool
@@ -21,7 +23,7 @@ from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import FOREVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
@@ -39,6 +41,9 @@ def _units_for(seconds: float) -> int:
     from stockade.execution._calibrate import calibrate
 
     return calibrate().fuel(seconds)
+
+
+_ParkedKey = tuple[str, tuple[bytes, ...], tuple[tuple[str, str], ...]]
 
 
 def _waited_for(made: PendingProgram, control: RunControl) -> RunCoroutine[MadeProgram | None]:
@@ -79,6 +84,7 @@ class PolicyContext:
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
         self._lock = threading.RLock()
         self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
+        self._parked: dict[_ParkedKey, ParkedPool] = {}
 
     def narrowed(self, policy: Policy) -> PolicyContext:
         """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
@@ -191,10 +197,7 @@ class PolicyContext:
         warm = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
-        granted = self.policy.environment
-        env = inputs.variables()
-        if granted.mode != "none" or granted.set:
-            env = {**granted.of(os.environ), **env}
+        env = self._variables(inputs)
         return Guest(
             plan,
             self._info,
@@ -207,6 +210,75 @@ class PolicyContext:
             streams=streams or (inputs.streams(control) if inputs.served else None),
             warm=warm,
         )
+
+    def park(self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int) -> None:
+        """Has commands begun ahead, up to where they wait for their standard input.
+
+        Args:
+            module: The module.
+            inputs: Their arguments and environment.
+            pool_size: How many are to wait; none where it is 0.
+            memory_bytes: How much memory they may have together.
+
+        Raises:
+            ModuleError: The module cannot be run.
+            EngineError: There is no room for so many.
+            UsageError: It ends before it waits, or needs more memory.
+        """
+        if self.policy.reproducible:
+            raise UsageError(
+                "under this policy (clock and random) runs are equal to the last unit of fuel, and one that has waited "
+                "is not: run the command without"
+            )
+        key = self._parked_key(module, inputs)
+        before = self._parked.pop(key, None)
+        if before is not None:
+            before.close()
+        if pool_size:
+            self.plan(module)
+
+            def begin(control: RunControl, streams: Streams) -> Guest:
+                return self.guest(module, control, inputs, streams)
+
+            pool = ParkedPool(module, pool_size, memory_bytes, begin)
+            try:
+                pool.fill()
+            except BaseException:
+                pool.close()
+                raise
+            self._parked[key] = pool
+
+    def parked(self, module: Module, inputs: Inputs) -> ParkedRun | None:
+        """Returns a command that waits for its standard input, and can be given that of a run; None where none does.
+
+        Args:
+            module: The module.
+            inputs: What the run is given.
+        """
+        if not self._parked or inputs.served:
+            return None
+        pool = self._parked.get(self._parked_key(module, inputs))
+        if pool is None:
+            return None
+        if self._grants.directories:
+            self._grants.check()
+        return pool.take()
+
+    def _parked_key(self, module: Module, inputs: Inputs) -> _ParkedKey:
+        """What tells whether a command that waits has what a run is given, its standard input left out."""
+        return module.sha256, tuple(inputs.arguments()), tuple(sorted(self._variables(inputs).items()))
+
+    def _variables(self, inputs: Inputs) -> Mapping[str, str]:
+        """The environment of a guest."""
+        granted = self.policy.environment
+        variables = inputs.variables()
+        return {**granted.of(os.environ), **variables} if granted.mode != "none" or granted.set else variables
+
+    def close(self) -> None:
+        """Ends the commands that wait."""
+        while self._parked:
+            with suppress(KeyError):
+                self._parked.popitem()[1].close()
 
     def warm(self, saved: SavedGuest, pool_size: int, memory_bytes: int) -> None:
         """Has instances made ahead, for guests that begin with what another one held.

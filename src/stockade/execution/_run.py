@@ -165,7 +165,8 @@ class Guest:
             self._ending = StopReason.too_large(woven, limits, restored=plan.held is not None)
             return
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
-        waiting = self._instance = None if warm is None else warm.take()
+        ready = None if warm is None else warm.take()
+        waiting = self._instance = None if ready is None else ready[0]
         instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
         try:
             if instance.failure is not None:
@@ -843,6 +844,26 @@ class Guest:
         self._timed = True
         self._begun, self._resumed = time.perf_counter(), time.monotonic()
         self._control.start(self._limits.wall_time)
+
+    def hand_over(self, control: RunControl) -> None:
+        """Gives a guest that is parked in its call to another run, whose time begins now.
+
+        What it has done before counts, but for the time that it has waited.
+
+        Args:
+            control: The control of that run.
+        """
+        # A step that is under way still asks the old one.
+        self._control.start(None)
+        self._control = control
+        self._begun, self._resumed = time.perf_counter(), time.monotonic()
+        control.start(self._limits.wall_time)
+
+    @property
+    def used_memory_bytes(self) -> int:
+        """How large its memories and tables are, as the guard counts them."""
+        state = self._state
+        return self._plan.program.woven.initial_memory_bytes if state is None else state.get("memory_used", "<Q")
 
     def end_turn(self) -> Report:
         """Reports on a turn of a call that goes on later, while its guest is parked."""

@@ -64,5 +64,7 @@ class PolicyContexts:
 
     def close(self) -> None:
         """Lets go of them: nothing can be run any more."""
-        self._own = None
-        self._narrowed = BoundedDict(_MAX_NARROWED)
+        own, narrowed = self._own, self._narrowed
+        self._own, self._narrowed = None, BoundedDict(_MAX_NARROWED)
+        for context in ([] if own is None else [own]) + list(narrowed.values()):
+            context.close()

@@ -70,6 +70,8 @@ def run_steps(
     """
     loaded, saved = load_source(context, module)
     entry = loaded.command_entry
+    if saved is None and streams is None and (parked := context.parked(loaded, inputs)) is not None:
+        return (yield from _with(parked.guest, control, parked.resume(control, inputs.input())))
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
     guest = context.guest(loaded, control, inputs, streams, saved)

@@ -170,20 +170,31 @@ class Sandbox:
 
     def warm(
         self,
-        snapshot: Snapshot,
+        module: Source | Snapshot,
+        args: Sequence[str | bytes] = (),
         *,
+        env: Mapping[str, str] | None = None,
         pool_size: int = 8,
         memory_bytes: int = 256 << 20,
         policy: PolicyLike | None = None,
     ) -> None:
-        """Keeps instances ready that begin with a snapshot: `open`, `call` and `run` of it take one that waits.
+        """Keeps guests ready: later runs take one that waits.
 
-        Returns when so many wait. Each serves one guest; others are made in the background when half of them are
-        used. What the first guests wrote to is learned, and those that come later have their own copies of these pages
-        beforehand, which is most of what a short call takes.
+        Of a snapshot, instances that begin with it wait for `open`, `call` and `run`. What the first guests wrote to is
+        learned, and those that come later have their own copies of these pages beforehand, which is most of what a
+        short call takes.
+
+        Of a module, which is a command, guests wait that have begun, up to where they read their standard input: an
+        interpreter that reads its program there has started. A `run` with the same arguments and environment, whose
+        standard input is bytes or text, and which has no callbacks, takes one. Its time begins then; whatever else the
+        guest had used before counts.
+
+        Returns when so many wait. Each serves one run; others are made in the background when half of them are used.
 
         Args:
-            snapshot: The snapshot.
+            module: The snapshot, or the module.
+            args: Arguments of the command, as in `run`.
+            env: Its environment.
             pool_size: How many wait; 0 for none any more.
             memory_bytes: How much memory of their own they may have together.
             policy: The policy of the runs that they are for, where that is not the sandbox's own.
@@ -191,16 +202,20 @@ class Sandbox:
         Raises:
             ModuleError: The module cannot be run.
             EngineError: There is no room for so many.
-            UsageError: The snapshot needs more than the policy allows, or an argument is unfit.
+            UsageError: The snapshot or the command needs more than it may have, the command ends before it waits, or an
+                argument is unfit.
         """
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         check_count("memory_bytes", memory_bytes, 0)
-        if not isinstance(snapshot, Snapshot):
-            raise UsageError(f"snapshot is {type(snapshot).__name__}: give a Snapshot, as Session.snapshot returns it")
         context = self._contexts.under(policy)
-        _, saved = load_source(context, snapshot)
-        assert saved is not None
-        context.warm(saved, pool_size, memory_bytes)
+        loaded, saved = load_source(context, module)
+        inputs = Inputs(args, env=env)
+        if saved is None:
+            context.park(loaded, inputs, pool_size, memory_bytes)
+        elif inputs.arguments() or env:
+            raise UsageError("guests that begin with a snapshot are given arguments and environment when they run")
+        else:
+            context.warm(saved, pool_size, memory_bytes)
 
     def host_function(
         self, module: str, name: str | None = None, *, requires: str | None = None

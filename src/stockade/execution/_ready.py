@@ -1,0 +1,123 @@
+"""What is made ahead of need: so many wait, each is used once, and the executor makes others in the background."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from stockade.errors import StockadeError
+from stockade.runner import GO_ON, RunControl, WorkItem, executor, run_blocking
+
+if TYPE_CHECKING:
+    from stockade.runner import RunCoroutine
+
+__all__ = ["ReadyPool"]
+
+_Item = TypeVar("_Item")
+
+_TENANT: Final = "\0made ahead"
+"""No other tenant is called so."""
+
+_LEAST_PRIORITY: Final = 1
+
+
+class ReadyPool(ABC, Generic[_Item]):
+    """Things that wait to be used. Safe to share between threads.
+
+    Args:
+        size: How many wait.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._ready: deque[_Item] = deque()
+        self._closed = False
+        self._process = os.getpid()
+        self._control: RunControl | None = None
+
+    @property
+    def ready(self) -> int:
+        """How many wait."""
+        return len(self._ready)
+
+    @property
+    def filling(self) -> bool:
+        """Whether others are being made."""
+        return self._control is not None
+
+    def take(self) -> _Item | None:
+        """Returns one that nobody has used, or None where none waits; has others made."""
+        found = None
+        with suppress(IndexError):
+            found = self._ready.popleft()
+        # Not after each: to wake a thread takes about as long as what is saved.
+        if len(self._ready) <= self._size // 2:
+            self._refill()
+        return found
+
+    def fill(self) -> None:
+        """Makes as many as are missing, on this thread.
+
+        Raises:
+            StockadeError: One cannot be made.
+        """
+        while not self._closed and len(self._ready) < self._size:
+            self._ready.append(run_blocking(self._make(), RunControl()))
+
+    def close(self) -> None:
+        """Frees those that wait. Closing twice is harmless."""
+        self._closed = True
+        control = self._control
+        if control is not None:
+            control.cancel()
+        while True:
+            try:
+                item = self._ready.popleft()
+            except IndexError:
+                return
+            self._free(item)
+
+    @abstractmethod
+    def _make(self) -> RunCoroutine[_Item]:
+        """Makes one, in steps.
+
+        Raises:
+            StockadeError: It cannot be made.
+        """
+
+    @abstractmethod
+    def _free(self, item: _Item) -> None:
+        """Frees one that nobody has used."""
+
+    def _improve(self) -> bool:
+        """Does something more for one of those that wait; says whether there was something to do."""
+        return False
+
+    def _refill(self) -> None:
+        """Has those that are missing made, unless that is being done."""
+        # A forked child has none of its parent's threads: it uses what there is.
+        if self._closed or self._control is not None or self._process != os.getpid():
+            return
+        control = self._control = RunControl()
+        try:
+            executor().begin(WorkItem(self._filling(control), control, self._filled, _LEAST_PRIORITY, _TENANT))
+        except StockadeError:
+            self._control = None
+
+    def _filling(self, control: RunControl) -> RunCoroutine[None]:
+        while not (self._closed or control.cancelled):
+            if len(self._ready) < self._size:
+                self._ready.append((yield from self._make()))
+            elif not self._improve():
+                return
+            yield GO_ON
+        self.close()
+
+    def _filled(self, _: None, problem: BaseException | None) -> None:
+        # Where there is no room now, whoever takes the next one asks again.
+        self._control = None
+        if problem is not None and not isinstance(problem, StockadeError):
+            raise problem
