@@ -133,16 +133,14 @@ def test_what_waits_is_for_one_policy(box: Sandbox, snapshot: Snapshot) -> None:
 
 def test_what_waits_is_given_back(box: Sandbox, snapshot: Snapshot) -> None:
     before = live_instances()
-    box.warm(snapshot, pool_size=5)
-    assert live_instances() == before + 5
-    box.warm(snapshot, pool_size=2)
-    assert live_instances() == before + 2
-    box.warm(snapshot, pool_size=0)
-    assert live_instances() == before
+    for size in (5, 2, 0):
+        box.warm(snapshot, pool_size=size)
+        wait_for(lambda: live_instances() <= before + size)
+        assert [pool.ready for pool in snapshot._saved.warm.values()] == ([size] if size else [])
     box.warm(snapshot, pool_size=5)
     box.close()
     gc.collect()
-    wait_for(lambda: live_instances() == before)
+    wait_for(lambda: live_instances() <= before)
 
 
 def test_what_cannot_be_made_is_told(box: Sandbox, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +169,6 @@ def test_what_cannot_be_made_is_told(box: Sandbox, snapshot: Snapshot, monkeypat
         assert pool.ready == 0
         with pytest.raises(EngineError, match="as if there were no room"):
             box.warm(snapshot, pool_size=2)
-    assert live_instances() == before
+    wait_for(lambda: live_instances() <= before)
     box.warm(snapshot, pool_size=2)
     assert box.call(snapshot, "count").value == 16
