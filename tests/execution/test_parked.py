@@ -156,7 +156,7 @@ def test_those_that_wait_are_given_back(box: Sandbox) -> None:
     before = live_instances()
     for size in (5, 2, 0):
         box.warm(GREETER, pool_size=size)
-        wait_for(lambda: live_instances() <= before + size)
+        wait_for(lambda most=before + size: live_instances() <= most)
         assert [pool.ready for pool in box._contexts.under()._parked.values()] == ([size] if size else [])
     box.warm(GREETER, pool_size=3)
     box.close()

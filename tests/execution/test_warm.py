@@ -135,7 +135,7 @@ def test_what_waits_is_given_back(box: Sandbox, snapshot: Snapshot) -> None:
     before = live_instances()
     for size in (5, 2, 0):
         box.warm(snapshot, pool_size=size)
-        wait_for(lambda: live_instances() <= before + size)
+        wait_for(lambda most=before + size: live_instances() <= most)
         assert [pool.ready for pool in snapshot._saved.warm.values()] == ([size] if size else [])
     box.warm(snapshot, pool_size=5)
     box.close()
