@@ -183,7 +183,7 @@ def _limits(it: _Bytes) -> Limits:
     if flag > 7:
         raise Malformed(f"limits {flag:#x}")
     bits = 64 if flag & 4 else 32
-    return Limits(it.u(bits), it.u(bits) if flag & 1 else None, bits, bool(flag & 2))
+    return Limits(it.u(64), it.u(64) if flag & 1 else None, bits, bool(flag & 2))
 
 
 def _table_type(it: _Bytes) -> tuple[str, Limits]:

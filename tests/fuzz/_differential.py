@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING
 
 import wasmtime
 
 import stockade
-from stockade import Features, Outcome, Policy, Sandbox
+from stockade import Outcome, Sandbox
 from stockade.compilation import forget_programs
 from stockade.engine import RUN_PROPOSALS, validate_with
 from stockade.guard import guard, prove, weave
 from stockade.wasm import FuncType, code_figures, outline, outline_figures, parse, scan
+from tests._bare import bare_engine
 from tests._decoder import Decoded, decode
 from tests.fuzz._generator import CALLS
 from tests.guard._checks import check_woven
+from tests.spec._check import everything
 
 if TYPE_CHECKING:
     from stockade.wasm import DataType, Limits, ParsedModule, TableType
@@ -122,17 +123,9 @@ def _nesting(body: object) -> int:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _native_engine() -> wasmtime.Engine:
-    config = wasmtime.Config()
-    config.wasm_multi_memory = True
-    config.wasm_relaxed_simd_deterministic = True
-    return wasmtime.Engine(config)
-
-
 def _natively(data: bytes) -> tuple[int | None, dict[str, int]]:
     """Runs `f` with stand-ins for WASI that count; None where it traps."""
-    engine = _native_engine()
+    engine = bare_engine()
     store, linker = wasmtime.Store(engine), wasmtime.Linker(engine)
     calls: Counter[str] = Counter()
 
@@ -154,9 +147,7 @@ def _natively(data: bytes) -> tuple[int | None, dict[str, int]]:
     return value, dict(calls)
 
 
-_POLICY = Policy(features=Features(multi_memory=True, relaxed_simd=True, tail_call=True)).replace(
-    memories=8, locals=50_000, compile_process="never", memory=1 << 30, fuel=None
-)
+_POLICY = everything().replace(compile_process="never", memory=1 << 30, fuel=None)
 
 
 def check_run(data: bytes) -> None:

@@ -38,7 +38,19 @@ __all__ = ["LIVE", "PLACES", "fate", "losing_step"]
 LIVE: Final = "reaches what is hidden"
 """What is told of a woven module whose code, where it can run, calls or refers to what it must not."""
 
-_GOES_ON: Final = frozenset({"unreachable", "br", "br_table", "return", "return_call", "return_call_indirect"})
+_GOES_ON: Final = frozenset(
+    {
+        "unreachable",
+        "br",
+        "br_table",
+        "return",
+        "return_call",
+        "return_call_indirect",
+        "return_call_ref",
+        "throw",
+        "throw_ref",
+    }
+)
 """Instructions behind which nothing runs up to the end of their block."""
 
 
@@ -95,6 +107,7 @@ def _reaches(data: bytes, woven: Woven) -> bool:
     beyond = imported + functions
     hidden = {*range(imported), *range(beyond, beyond + len(woven.guard_functions))} - {*woven.entries}
     outside = [*(item for segment in after.elements for item in segment.items), *(value for *_, value in after.globals)]
+    outside += [value for *_, value in after.tables]
     named = {index for _, kind, index in after.exports if kind == FUNC}
     named |= {args[0] for expression in outside for op, args in expression if op == "ref.func"}
     for body in after.code[:functions]:
@@ -107,7 +120,7 @@ def _alive(body: Code) -> Iterator[tuple[str, tuple[Any, ...]]]:
     dead = 0
     for instr in body.instrs:
         if dead:
-            dead += (instr.op in ("block", "loop", "if")) - (instr.op == "end")
+            dead += (instr.op in ("block", "loop", "if", "try_table")) - (instr.op == "end")
             if dead == 1 and instr.op == "else":
                 dead = 0
             continue

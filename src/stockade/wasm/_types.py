@@ -504,8 +504,8 @@ def _field(reader: Reader) -> Field:
 
 
 def _limits(reader: Reader, flags: int) -> tuple[int, int | None]:
-    read = reader.u64 if flags & 4 else reader.u32
-    return read(), read() if flags & 1 else None
+    # The format has 64 bits for either size of addresses, and leaves it to validation what is too large.
+    return reader.u64(), reader.u64() if flags & 1 else None
 
 
 def read_memory_type(reader: Reader, *, imported: bool) -> MemoryInfo:
