@@ -3,7 +3,7 @@
 What the text format does not say is said in bytes: padded numbers, long and short types, forms of segments and limits.
 Each module calls WASI and grows its first memory around what it shows.
 
-Holds P-GUARD-3 and P-NATIVE-1.
+Holds P-LOAD-4 and P-NATIVE-1.
 """
 
 from __future__ import annotations

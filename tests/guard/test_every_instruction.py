@@ -3,7 +3,7 @@
 `instructions.txt` has a small function for each; here they run woven, and on the bare engine. Calls of WASI and growth
 stand before, behind and among them, so that weaving moves what is around.
 
-Holds P-GUARD-3 and P-NATIVE-1.
+Holds P-LOAD-4 and P-NATIVE-1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The specification's own tests, where they are at hand, and that their scripts are read as they are meant.
 
-Holds P-GUARD-3.
+Holds P-GUARD-3 and P-LOAD-4.
 """
 
 from __future__ import annotations
