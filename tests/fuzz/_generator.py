@@ -41,8 +41,8 @@ _REFERENCES = {
 _FEW = ("funcref", "externref", "anyref", "exnref")
 _TYPES = (*_NUMBERS, "funcref", "externref")
 _FUNC, _TABLE, _MEMORY, _GLOBAL, _TAG = range(5)
-# Bytes that begin a call, a reference or growth, wherever an immediate may hold them.
-_BAIT = b"\x10\x00\x12\x00\xd2\x00\x40\x00\xfc\x0f\x00\x10\x10\x10\x00\x40"
+# Bytes that begin a call, a reference, growth or a wait, wherever an immediate may hold them.
+_BAIT = b"\x10\x00\x12\x00\xd2\x00\x40\x00\xfc\x0f\x00\xfe\x01\x02\x00\x40"
 
 
 class Choices:

@@ -118,7 +118,6 @@ def test_cpython_3_15_computes_with_numpy_and_pandas(tmp_path: Path) -> None:
     shutil.copy(binary.with_name("python-stdlib.zip"), tmp_path / "python315.zip")
     policy = Policy().replace(
         mounts=[Mount(str(tmp_path), "/usr/local/lib", "ro")],
-        functions=100_000,
         table_elements=50_000,
         wall_time=60.0,
         compile_time=1_500.0,
