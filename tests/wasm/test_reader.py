@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stockade
+from stockade import Features, Policy, Sandbox
 from stockade.engine import assemble
 from stockade.wasm import (
     Export,
@@ -333,12 +334,17 @@ def test_pages_of_another_size_are_refused() -> None:
     assert _message(HEADER + section(5, bytes([1, 8, 1, 0]))) == _forbidden(problem, 12, "memory section")
 
 
-def test_addresses_of_64_bits_have_numbers_of_64() -> None:
-    """The attack: a size that takes more bytes than a reader of 32 bits takes."""
-    large = 2**48 - 1
+@pytest.mark.parametrize("form", [1, 5])
+def test_limits_have_numbers_of_64_bits_whatever_the_addresses_have(form: int) -> None:
+    """The attack: a size that takes more bytes than a reader of 32 bits takes. What is too large, the engine refuses."""
+    large, wide = 2**48 - 1, form == 5
 
-    assert parse(HEADER + section(5, b"\x01\x05\x00" + leb(large))).memory_limits == [Limits(0, large, wide=True)]
-    assert "number too l" in _message(HEADER + section(5, b"\x01\x01\x00" + leb(large)))
+    for minimum, padded in ((0, leb(0, 10)), (large, leb(large))):
+        limits = parse(HEADER + section(5, bytes([1, form]) + padded + leb(large))).memory_limits
+        assert limits == [Limits(minimum, large, wide=wide)]
+    assert "number too long" in _message(HEADER + section(5, bytes([1, form]) + leb(0, 11) + leb(large)))
+    with Sandbox(Policy(features=Features(memory64=True))) as sandbox, pytest.raises(stockade.InvalidModule):
+        sandbox.prepare(HEADER + section(5, bytes([1, form]) + leb(large) * 2))
 
 
 @pytest.mark.parametrize(
