@@ -196,3 +196,30 @@ def test_objects_keep_a_guest_from_being_snapshotted() -> None:
         pytest.raises(stockade.StockadeError, match="it makes structures or arrays"),
     ):
         session.snapshot()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "observed"),
+    [
+        ("memory i64 0x10001", "memory", 0x10001 << 16),
+        ("memory i64 0x1_0000_0000_0000", "memory", 2**63 - 1),
+        ("table i64 0x1_0000_0000 funcref", "table", 2**32),
+        ("table i64 0xffff_ffff_ffff_ffff funcref", "table", 2**63 - 1),
+    ],
+)
+@pytest.mark.parametrize("grows", [False, True])
+def test_what_begins_larger_than_anything_can_be_is_too_large_and_nothing_else(
+    said: str, kind: str, observed: int, grows: bool
+) -> None:
+    """The attack: sizes that the engine does not compile, or that are no number of 64 bits in bytes. Nothing runs."""
+    grow = {
+        "memory": "(drop (memory.grow (i64.const 0)))",
+        "table": "(drop (table.grow (ref.null func) (i64.const 0)))",
+    }
+    text = f'(module ({said}) (func (export "f") {grow[kind] if grows else ""}))'
+    policy = Policy(features=Features(memory64=True)).replace(memory=4 << 30)
+
+    report = Sandbox(policy).call(wat(text), "f")
+
+    assert report.outcome is Outcome.MEMORY
+    assert [(found.kind, found.observed, found.action) for found in report.violations] == [(kind, observed, "stop")]

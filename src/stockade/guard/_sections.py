@@ -50,6 +50,10 @@ __all__ = [
     "types",
 ]
 
+_MOST_PAGES = 65_536
+"""Pages that a memory can begin with: the engine compiles no module with more, and no policy grants more. One that
+begins with more is written with as many, and never runs: its true size is held against the policy before."""
+
 _FUNCTIONS = 0
 """The byte that says of an element segment that it lists functions by their indices."""
 
@@ -154,7 +158,7 @@ def memories(module: ParsedModule, grown: Collection[int]) -> list[bytes]:
     out = []
     for index, limits in enumerate(module.memory_limits):
         minimum, maximum = fixed(limits, index, grown)[:2]
-        out.append(encode_limits(minimum, maximum, wide=limits.wide))
+        out.append(encode_limits(min(minimum, _MOST_PAGES), maximum, wide=limits.wide))
     return out
 
 

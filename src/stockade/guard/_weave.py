@@ -60,6 +60,9 @@ WEAVER_VERSION = 3
 ELEMENT_BYTES = 8
 """What an element of a table counts in the budget of memory."""
 
+_MOST_TOLD = (1 << 63) - 1
+"""Up to what the sizes of memories and tables are told: with addresses of 64 bits they can be said to be any."""
+
 _MEMORY = b"memory"
 """The name by which native WASI finds the memory that it reads and writes."""
 
@@ -458,7 +461,7 @@ class _Weaver:
             SectionId.DATA: [*_sections.content(module, SectionId.DATA)],
         }
         elements = sum(table.minimum for table in module.tables)
-        initial = sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES
+        initial = min(sum(module.memories) * PAGE_BYTES + elements * ELEMENT_BYTES, _MOST_TOLD)
         growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
         growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
@@ -471,9 +474,9 @@ class _Weaver:
             guest_functions=len(module.functions),
             guard_functions=tuple(self._appended.names),
             initial_memory_bytes=initial,
-            initial_table_elements=elements,
+            initial_table_elements=min(elements, _MOST_TOLD),
             entries=tuple(self.entries),
-            fixed_memory_bytes=initial - growing,
+            fixed_memory_bytes=max(0, initial - growing),
             grown_memories=tuple(exposed.memories[index] for index in sorted(grown[0])),
             grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
