@@ -23,6 +23,7 @@ from benchmarks._compute import compute
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._ends import cancelled, disconnected, lengths
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
+from benchmarks._host_calls import host_calls
 from benchmarks._idiomatic import idiomatic_hello, native_engine
 from benchmarks._late import late
 from benchmarks._loading import hostile_files
@@ -199,6 +200,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "loading": hostile_files,
     "calls": calls,
     "compute": compute,
+    "host-calls": host_calls,
     "late": late,
     "throughput": throughput,
     "hello": hello_world,
