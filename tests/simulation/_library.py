@@ -89,6 +89,8 @@ class _Guest:
         self.place = 0
         # Seconds that its latest call has computed.
         self.computed = 0.0
+        # How deep it is in calls that the host makes.
+        self.within = 0
 
     # -- the guard's state --------------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class _Guest:
     def begin_anew(self) -> None:
         """Counts from nothing, for the next call of a session."""
         self.written = {1: b"", 2: b""}
-        self.burned, self.computed = 0, 0.0
+        self.burned, self.computed, self.within = 0, 0.0, 0
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
@@ -121,10 +123,9 @@ class _Guest:
                 yield from self._park("FOR_NOW")
             elif what == "call":
                 yield from self._call(1 + self.library.world.chance.randrange(self.library.functions))
-                if self.trap_at:
-                    return
             else:
                 self.trap_at = _TRAP
+            if self.trap_at:
                 return
 
     def _compute(self, seconds: float) -> Iterator[bool]:
@@ -167,23 +168,35 @@ class _Guest:
         self.put("wait_reason", "<I", 0)
 
     def _call(self, number: int) -> Iterator[bool]:
-        """Calls a function of the embedder: as the function in its place does, and `$host_park`."""
-        world = self.library.world
+        """Calls a function of the embedder: as the function in its place does, and what that asks."""
+        world, words = self.library.world, mailbox_words()
         argument = world.chance.randrange(1000)
-        self.put("mailbox", "<IIq", number, 1, argument)
-        if not world.chance.randrange(3):
-            yield False
-        yield True
-        while (said := self.get("mailbox", "<i")) > 0:
+        said = number
+        self.put("mailbox", "<q", argument, at=8)
+        while True:
+            self.put("mailbox", "<II", said, 1)
+            if not world.chance.randrange(3):
+                yield False
             yield True
-        if not world.chance.randrange(3):
-            yield False
-        self.put("mailbox", "<I", 0)
-        if said == mailbox_words().end:
-            self.trap_at = _TRAP
-            return
-        answer = self.get("mailbox", "<q", 8)
-        world.check(answer == argument + 1, f"guest {self.number} called with {argument}, and was told {answer}")
+            while (answer := self.get("mailbox", "<i")) > 0:
+                yield True
+            if not world.chance.randrange(3):
+                yield False
+            self.put("mailbox", "<I", 0)
+            if answer == words.end:
+                self.trap_at = _TRAP
+                return
+            if not answer:
+                break
+            world.check(answer == words.export, f"guest {self.number} is to call an export that it has not")
+            self.within += 1
+            yield from self.perform(self.library.script_within(self.within))
+            self.within -= 1
+            if self.trap_at:
+                return
+            said = words.returned
+        told = self.get("mailbox", "<q", 8)
+        world.check(told == argument + 1, f"guest {self.number} called with {argument}, and was told {told}")
 
     def _write(self, stream: int, size: int) -> Iterator[bool]:
         data = b"<%d:%d:%d>" % (self.number, stream, len(self.written[stream]))
@@ -235,11 +248,17 @@ class Library:
         world: Where it is.
         slots: How many instances there is room for.
         script: Says what the next call of a guest does.
+        script_within: Says what an export does that the host calls while the guest is halted, so many deep.
         functions: Functions of the embedder that guests call: each is given a number, and returns the next.
     """
 
     def __init__(
-        self, world: World, slots: int, script: Callable[[_Guest], list[Op]], functions: Sequence[Callable[..., object]]
+        self,
+        world: World,
+        slots: int,
+        script: Callable[[_Guest], list[Op]],
+        script_within: Callable[[int], list[Op]],
+        functions: Sequence[Callable[..., object]],
     ) -> None:
         self.world = world
         self.guests: dict[int, _Guest] = {}
@@ -247,6 +266,7 @@ class Library:
         self.capped: set[int] = set()
         self.refusals = 0
         self._script = script
+        self.script_within = script_within
         self.functions = len(functions)
         self._functions = [
             HostFunction("env", f"f{number}", function, None) for number, function in enumerate(functions)
@@ -261,9 +281,10 @@ class Library:
     def plan(self, plan: Plan) -> Plan:
         """The same plan with this engine."""
         linked: Any = _Linked(self.engine, ResourceCost(0, 1))
+        woven = dataclasses.replace(plan.program.woven, host_exports={b"f": 0})
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
-            was_compiled=True, compile_seconds=0.0,
+            was_compiled=True, compile_seconds=0.0, program=dataclasses.replace(plan.program, woven=woven),
             functions=tuple(function.bound(plan.policy) for function in self._functions),
         )  # fmt: skip
 

@@ -8,18 +8,32 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import I64, Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task, _bell, _outside
+from stockade import (
+    I64,
+    HostCall,
+    Outcome,
+    Pipe,
+    Policy,
+    Sandbox,
+    Scheduler,
+    SessionPool,
+    StockadeError,
+    Task,
+    _bell,
+    _outside,
+)
 from stockade.engine import Engine, _instance, _ticker
 from stockade.execution import (
     _budget,
     _pipe,
+    _reentry,
     _run,
     _streams,
     _throttle,
@@ -28,7 +42,8 @@ from stockade.execution import (
     loop_streams,
 )
 from stockade.guard import _state
-from stockade.runner import _coroutine, _executor
+from stockade.runner import _awaited, _coroutine, _executor, own_loop
+from stockade.runner import loop as loop_room
 from stockade.sandbox import _registry, _runs, _sandbox, _session
 from stockade.scheduling import _fair_queue, _handle, _pool, _scheduler, _tellers
 from tests.simulation._library import MODULE, Library, ModelFailure, ModelMemory, Op, real_plan
@@ -46,8 +61,11 @@ __all__ = ["simulate"]
 
 _LOOKED_AT = (
     _bell,
+    _awaited,
     _executor,
     _pipe,
+    _reentry,
+    own_loop,
     _run,
     _coroutine,
     _streams,
@@ -204,6 +222,10 @@ class _Scene:
             patch.setattr(_outside, "get_ident", world.threading.get_ident)
             patch.setattr(Engine, "_counts_lock", world.threading.RLock())
             patch.setattr(_executor, "_executor", _executor.Executor())
+            patch.setattr(loop_room, "threading", world.threading)
+            patch.setattr(loop_room, "_background", loop_room.BackgroundLoop())
+            for room in (loop_room, own_loop):
+                patch.setattr(room, "new_loop", lambda: _Loop(world))
             patch.setattr(_instance, "Failure", ModelFailure)
             patch.setattr(_instance, "error_text", lambda _: "as the model says")
             patch.setattr(_instance, "Memory", ModelMemory)
@@ -269,14 +291,43 @@ class _Scene:
             ops.append(Op("compute", float("inf")))
         return ops
 
-    def called(self, number: I64) -> I64:
-        """What a function of the embedder does."""
+    def script_within(self, depth: int) -> list[Op]:
+        """What an export does that a host function calls."""
+        chance = self.chance
+        kinds = ["compute", "write", "look", "sleep"] + ["call"] * (depth < 3)
+        ops = [Op(chance.choice(kinds), chance.choice((0.0005, 0.004))) for _ in range(chance.randrange(3))]
+        if not chance.randrange(20):
+            ops.append(Op("trap"))
+        return [Op(op.what, 30 if op.what == "write" else op.amount) for op in ops]
+
+    def called(self, call: HostCall, number: I64) -> I64:
+        """What a plain function of the embedder does."""
         for _ in range(self.chance.randrange(3)):
             self.world.step()
         if not self.chance.randrange(4):
             self.world.time.sleep(self.chance.choice((0.001, 0.02)))
+        if not self.chance.randrange(4):
+            with suppress(StockadeError) if self.chance.randrange(2) else nullcontext():
+                call.call("f")
         if not self.chance.randrange(25):
             raise self.chance.choice((MineError, asyncio.CancelledError))
+        return number + 1
+
+    async def awaited(self, call: HostCall, number: I64) -> I64:
+        """What a coroutine function of the embedder does."""
+        chance = self.chance
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(chance.choice((0, 0, 0.001, 0.02)))
+        if not chance.randrange(4):
+            with suppress(StockadeError) if chance.randrange(2) else nullcontext():
+                await call.call_async("f")
+        if not (self.patient or chance.randrange(10)):
+            with suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+            # It was cancelled, and takes its time.
+            await asyncio.sleep(chance.choice((0, 0.01, 0.2)))
+        if not chance.randrange(25):
+            raise chance.choice((MineError, asyncio.CancelledError))
         return number + 1
 
     # -- who does what ------------------------------------------------------------------------------------------------
@@ -285,7 +336,9 @@ class _Scene:
         """On the main thread of the world."""
         world, chance = self.world, self.chance
         world.unstartable = chance.choice((0, 0, 0, 100))
-        self.library = Library(world, chance.choice((2, 6, 1000)), self.script, [self.called])
+        self.library = Library(
+            world, chance.choice((2, 6, 1000)), self.script, self.script_within, [self.called, self.awaited]
+        )
         self.library.refusals = chance.choice((0, 0, 100))
         ModelMemory.library = self.library
         plan = _plan(self.policy)

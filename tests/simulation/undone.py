@@ -180,6 +180,43 @@ _ALL = (
 """,
     ),
     _Undone(
+        "a guest that has ended within a host function is not answered",
+        "execution/_run.py",
+        """                    if reentry.ended is not None:
+                        reentry.check()
+                    instance.wake()
+""",
+        """                    instance.wake()
+""",
+    ),
+    _Undone(
+        "a coroutine function that is done wakes the run",
+        "runner/_awaited.py",
+        """            self._given = ()
+            self._wake()
+""",
+        """            self._given = ()
+""",
+    ),
+    _Undone(
+        "a deadline holds while a coroutine function is awaited",
+        "execution/_run.py",
+        """            elif not awaited.asked:
+                yield from self._pause(control.deadline)
+""",
+        """            elif not awaited.asked:
+                yield from self._pause(FOREVER)
+""",
+    ),
+    _Undone(
+        "an answer to a coroutine's call of an export is not lost",
+        "execution/_run.py",
+        """            while awaited.asked and reentry.ended is None:
+""",
+        """            while awaited.asked and awaited.is_over():
+""",
+    ),
+    _Undone(
         "the handler of a signal finds no lock that its own thread holds",
         "scheduling/_scheduler.py",
         """        self._lock = threading.RLock()

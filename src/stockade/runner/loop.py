@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockade._bell import start_thread
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from stockade.runner._awaited import AwaitedCall
     from stockade.runner._coroutine import RunControl, RunCoroutine
 
-__all__ = ["BackgroundLoop", "LoopBridge", "await_run", "background_loop", "loop_bridge", "wait_until"]
+__all__ = ["BackgroundLoop", "LoopBridge", "await_run", "background_loop", "loop_bridge", "new_loop", "wait_until"]
 
 _Result = TypeVar("_Result")
 
@@ -106,6 +107,11 @@ def loop_bridge() -> LoopBridge:
     return found
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Makes an event loop that is Stockade's own."""
+    return asyncio.new_event_loop()
+
+
 class BackgroundLoop:
     """An event loop on a thread of its own, for runs that are scheduled by who has none.
 
@@ -128,9 +134,9 @@ class BackgroundLoop:
             self._calls.add(call)
             loop = self._loop
             if loop is None:
-                loop = asyncio.new_event_loop()
+                loop = new_loop()
                 try:
-                    start_thread(threading.Thread(target=_run_loop, args=(loop,), name="stockade-loop", daemon=True))
+                    start_thread(threading.Thread(target=partial(_run_loop, loop), name="stockade-loop", daemon=True))
                 except BaseException as problem:
                     self._calls.discard(call)
                     loop.close()

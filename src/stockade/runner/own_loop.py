@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stockade.errors import UsageError
 from stockade.runner._awaited import GRACE_SECONDS
 from stockade.runner._coroutine import FOREVER, is_in_coroutine
+from stockade.runner.loop import new_loop
 
 if TYPE_CHECKING:
     from stockade.runner._awaited import AwaitedCall
@@ -43,7 +44,7 @@ class OwnLoop:
                 "run_async, call_async or open_async, or call what blocks by asyncio.to_thread"
             )
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            self._loop = new_loop()
         loop, control = self._loop, self._control
         before = control.on_wake
         try:
