@@ -209,14 +209,6 @@ _ALL = (
 """,
     ),
     _Undone(
-        "an answer to a coroutine's call of an export is not lost",
-        "execution/_run.py",
-        """            while awaited.asked and reentry.ended is None:
-""",
-        """            while awaited.asked and awaited.is_over():
-""",
-    ),
-    _Undone(
         "the handler of a signal finds no lock that its own thread holds",
         "scheduling/_scheduler.py",
         """        self._lock = threading.RLock()
