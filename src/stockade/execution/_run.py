@@ -43,7 +43,7 @@ from stockade.report import (
 from stockade.runner import FOREVER, GO_ON, GRACE_SECONDS, AwaitedCall, blamed, is_cancellation, run_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine import HaltedMemory, InstanceState, Memory, Number
     from stockade.execution._mounts import OpenMounts
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from stockade.execution.loop_calls import AskedCall
     from stockade.guard import GuardViolation
     from stockade.host import BoundFunction
+    from stockade.modules import Module
     from stockade.policy import Policy
     from stockade.report import Value, ViolationEvent
     from stockade.runner import RunControl, RunCoroutine
@@ -81,6 +82,31 @@ _SLACK_BYTES = 2 << 20
 
 _around: ContextVar[tuple[weakref.ref[Guest], AwaitedCall] | None] = ContextVar("_around", default=None)
 """The call of a coroutine host function in whose context this is, and the guest that has made it."""
+
+
+async def _ask(awaited: AwaitedCall, wake: Callable[[], object], call: Call) -> Report:
+    """Has an export called, within a coroutine host function. What waits for that keeps no guest.
+
+    Raises:
+        UsageError: The call of the host function is over.
+    """
+    from stockade.execution.loop_calls import AskedCall
+
+    if awaited.is_over() or awaited.is_stopped():
+        raise UsageError("the call of the host function is over, and its guest is not halted in it any more")
+    return await AskedCall(call, wake).report(awaited.asked)
+
+
+async def _call_back_async(
+    module: Module,
+    awaited: AwaitedCall,
+    wake: Callable[[], object],
+    export: str,
+    args: Sequence[Argument],
+    returns: Returns | None,
+) -> Value:
+    report = await _ask(awaited, wake, bind_arguments(module, export, args, returns))
+    return report.check().value
 
 
 class Guest:
@@ -447,11 +473,7 @@ class Guest:
         Raises:
             UsageError: It cannot be made.
         """
-        from stockade.execution.loop_calls import AskedCall
-
-        if not self._is_under_way(awaited):
-            raise UsageError("the call of the host function is over, and its guest is not halted in it any more")
-        return await AskedCall(call, self._control.wake).report(awaited.asked)
+        return await _ask(awaited, self._control.wake, call)
 
     def awaited_here(self) -> AwaitedCall | None:
         """Returns the call of a coroutine host function in whose context this is; None where there is none such."""
@@ -582,7 +604,7 @@ class Guest:
             awaited = AwaitedCall(function.function, given, context, self._control.wake)
             del given
             context.run(_around.set, (weakref.ref(self), awaited))
-            call.asks(partial(self._ask, awaited))
+            call.asks(partial(_call_back_async, self._plan.module, awaited, self._control.wake))
             try:
                 yield from self._until_awaited(awaited)
             except GuestStopped:
@@ -637,10 +659,6 @@ class Guest:
             asked.answer(None, problem)
         else:
             asked.answer(report, None)
-
-    async def _ask(self, awaited: AwaitedCall, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
-        report = await self.await_within(awaited, bind_arguments(self._plan.module, export, args, returns))
-        return report.check().value
 
     def _stop(self, awaited: AwaitedCall) -> RunCoroutine[None]:
         """Has a coroutine cancelled, and waits for a moment until it has come to its end."""

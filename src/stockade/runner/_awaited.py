@@ -82,6 +82,10 @@ class AwaitedCall:
         """Whether it has come to its end by itself, and `result` tells what came of it."""
         return self._over and not self._unwanted
 
+    def is_stopped(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._unwanted
+
     def start(self, loop: asyncio.AbstractEventLoop, over: Callable[[], object] | None = None) -> None:
         """On the loop: begins it, unless it is not wanted any more.
 
@@ -96,10 +100,8 @@ class AwaitedCall:
             if over is not None:
                 over()
             return
-        # A loop keeps only weak references to its tasks.
+        # A loop keeps only weak references to its tasks: while it is wanted, this one is kept by who wants it.
         task = self._task = loop.create_task(self._perform(), context=self._context)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
         if over is not None:
             task.add_done_callback(lambda _: over())
 
@@ -108,6 +110,8 @@ class AwaitedCall:
         self._unwanted = True
         if self._task is not None:
             self._task.cancel()
+            # Should it go on all the same, and nothing that it waits for keep it, there is nothing to tell.
+            self._task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001
 
     async def _perform(self) -> None:
         # Nothing that it raises is for the loop: it is for whoever awaits the run.
@@ -133,7 +137,3 @@ class AwaitedCall:
         finally:
             # This frame is in its traceback: the two would keep each other.
             del problem
-
-
-_tasks: set[asyncio.Task[None]] = set()
-"""Those under way."""
