@@ -14,34 +14,34 @@ _CORE_VERSION: Final = b"\x01\0\0\0"
 _COMPONENT_LAYER: Final = b"\x01\0"
 _HEADER_BYTES: Final = 8
 
-_TEXT_FORMAT: Final = re.compile(rb"\s*+(?:\((?!\xb5/\xfd)|;;)")
+_TEXT_FORMAT: Final = rb"\s*+(?:\((?!\xb5/\xfd)|;;)"
 """How the text format begins: a parenthesis or a comment. No binary module does; what zstd has compressed might."""
 
 _COMPILE: Final = "compile the program for the target wasm32-wasip1"
 _UNPACK: Final = "unpack it first"
 
 _FORMATS: Final = (
-    (re.compile(rb"(?i)\s*+(?:<!doctype html|<html)"), "an HTML page", "check the address it was downloaded from"),
-    (re.compile(rb"\s*+<\?xml"), "an XML document", "check the address it was downloaded from"),
+    (rb"(?i)\s*+(?:<!doctype html|<html)", "an HTML page", "check the address it was downloaded from"),
+    (rb"\s*+<\?xml", "an XML document", "check the address it was downloaded from"),
     (
-        re.compile(rb"PK(?:\x03\x04|\x05\x06)"),
+        rb"PK(?:\x03\x04|\x05\x06)",
         "a ZIP archive, such as a wheel",
         "unpack it and take the .wasm file",
     ),
-    (re.compile(rb"\x1f\x8b"), "compressed with gzip", _UNPACK),
-    (re.compile(rb"\x28\xb5\x2f\xfd"), "compressed with zstd", _UNPACK),
-    (re.compile(rb"\xfd7zXZ\0"), "compressed with xz", _UNPACK),
-    (re.compile(rb"BZh[1-9]"), "compressed with bzip2", _UNPACK),
-    (re.compile(rb"\x7fELF"), "an ELF file, a program for Linux", _COMPILE),
-    (re.compile(rb"(?:\xfe\xed\xfa[\xce\xcf]|[\xce\xcf]\xfa\xed\xfe)"), "a Mach-O file, a program for macOS", _COMPILE),
-    (re.compile(rb"\xca\xfe\xba\xbe"), "a Mach-O file for several processors, or a Java class", _COMPILE),
-    (re.compile(rb"MZ"), "a program for Windows", _COMPILE),
-    (re.compile(rb"!<arch>\n"), "a static library", "link it to a module"),
-    (re.compile(rb"BC\xc0\xde"), "LLVM bitcode", "link it to a module"),
-    (re.compile(rb"#!"), "a script", "run its interpreter, built for WebAssembly, with the script as an argument"),
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer", "run git lfs pull to get the file itself"),
+    (rb"\x1f\x8b", "compressed with gzip", _UNPACK),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
+    (rb"\xfd7zXZ\0", "compressed with xz", _UNPACK),
+    (rb"BZh[1-9]", "compressed with bzip2", _UNPACK),
+    (rb"\x7fELF", "an ELF file, a program for Linux", _COMPILE),
+    (rb"(?:\xfe\xed\xfa[\xce\xcf]|[\xce\xcf]\xfa\xed\xfe)", "a Mach-O file, a program for macOS", _COMPILE),
+    (rb"\xca\xfe\xba\xbe", "a Mach-O file for several processors, or a Java class", _COMPILE),
+    (rb"MZ", "a program for Windows", _COMPILE),
+    (rb"!<arch>\n", "a static library", "link it to a module"),
+    (rb"BC\xc0\xde", "LLVM bitcode", "link it to a module"),
+    (rb"#!", "a script", "run its interpreter, built for WebAssembly, with the script as an argument"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull to get the file itself"),
 )
-"""How a file begins, what it then is, and what to do about it. The first that fits counts."""
+"""How a file begins, as patterns, what it then is, and what to do about it. The first that fits counts."""
 
 _LOOKED_AT_BYTES: Final = 512
 """How much must be text for a file to be called text."""
@@ -53,7 +53,7 @@ def is_text_format(data: bytes) -> bool:
     Args:
         data: The file.
     """
-    return _TEXT_FORMAT.match(data) is not None
+    return re.match(_TEXT_FORMAT, data) is not None
 
 
 def refuse_other_format(data: bytes, name: str = "the module") -> None:
@@ -87,7 +87,7 @@ def _format(data: bytes) -> str:
     if is_text_format(data):
         return "WebAssembly text, not a binary module: name the file .wat, or load it with text=True"
     for pattern, kind, hint in _FORMATS:
-        if pattern.match(data):
+        if re.match(pattern, data):
             return f"not WebAssembly but {kind}: {hint}"
     begin = data[:_LOOKED_AT_BYTES]
     if _is_utf8(begin) and begin.decode("utf-8", "ignore").translate(_LINES).isprintable():

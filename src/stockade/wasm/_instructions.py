@@ -10,7 +10,7 @@ The instructions of WebAssembly 3.0 are known, and the atomic ones. Any other is
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.wasm._binary import Reader
@@ -152,11 +152,18 @@ _NESTS: Final = [INSTRUCTIONS[None, code].nests if (None, code) in INSTRUCTIONS 
 _BEGIN, _END = b"(", b")"
 _BLOCKS: Final = b"".join(_BEGIN if nests > 0 else _END for nests in _NESTS)
 _NO_BLOCKS: Final = bytes(code for code, nests in enumerate(_NESTS) if not nests)
-_FLAT: Final = run_of(patterns(row for row in INSTRUCTIONS.items() if row[1].nests == 0))
-"""Any run of instructions that neither opens nor ends a block."""
 
-_OPENER: Final = re.compile(b"|".join(patterns(row for row in INSTRUCTIONS.items() if row[1].nests > 0)))
-"""What opens a block, in its usual encodings."""
+
+@cache
+def _flat() -> re.Pattern[bytes]:
+    """Matches any run of instructions that neither opens nor ends a block; made when a module is first looked at."""
+    return run_of(patterns(row for row in INSTRUCTIONS.items() if row[1].nests == 0))
+
+
+@cache
+def _opener() -> re.Pattern[bytes]:
+    """Matches what opens a block, in its usual encodings."""
+    return re.compile(b"|".join(patterns(row for row in INSTRUCTIONS.items() if row[1].nests > 0)))
 
 
 _MANY: Final = 64
@@ -201,7 +208,7 @@ def most_nesting(data: bytes, start: int, end: int) -> int:
 
 def _nesting(data: bytes, start: int, end: int) -> int:
     """Measures how deep blocks are nested in a body."""
-    step, opens = _FLAT.match, _OPENER.match
+    step, opens = _flat().match, _opener().match
     depth = deepest = 0
     position = start
     while position < end:
