@@ -1,4 +1,7 @@
-"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then."""
+"""What a process loads when it begins, which is as little as it needs, and how it ends when it is interrupted then.
+
+Holds P-START-1.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +81,20 @@ def test_a_run_loads_no_other_command(tmp_path: Path) -> None:
         "json.tool",
     }
     assert not modules & (others | needless)
+
+
+def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) -> None:
+    """It is not while modules are loaded: that would be a tenth of the time."""
+    path = tmp_path / "hello.wat"
+    path.write_text(HELLO)
+    code = (
+        "import atexit, gc, sys; sys.argv[0] = 'stockade'; from stockade.cli import main;"
+        "atexit.register(lambda: print(gc.isenabled(), file=sys.__stderr__)); main()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, "run", str(path)], capture_output=True, text=True, check=True)
+
+    assert (done.stdout, done.stderr) == ("hello world\n", "True\n")
 
 
 def test_help_of_the_group_lists_every_command() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -44,6 +45,8 @@ class _Commands(click.Group):
         """Returns a command; None where there is none of that name."""
         if cmd_name in _LOADED_WHEN_USED:
             command = getattr(import_module(f"stockade.cli.{_LOADED_WHEN_USED[cmd_name]}"), cmd_name)
+            gc.freeze()
+            gc.enable()
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)
