@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stockade
-from stockade import Outcome, Policy, Report, Sandbox, Session
+from stockade import EngineError, Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
 from stockade.engine import Engine, EngineConfig, _capi
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
@@ -676,6 +676,19 @@ def test_interrupted_session_is_over() -> None:
             session.call("fine")
 
     assert live_instances() == 0
+
+
+def test_a_python_without_its_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written down between two polls relies on nobody else's coming in between."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(EngineError) as caught:
+        capi.__wrapped__()
+    assert str(caught.value) == (
+        "this is a free-threaded build of Python, which runs without the global lock on which Stockade relies: use "
+        "the usual build"
+    )
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
+    assert capi.__wrapped__() is not None
 
 
 def test_deadlines_hold_in_a_forked_child() -> None:

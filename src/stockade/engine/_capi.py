@@ -279,13 +279,23 @@ def wasmtime_version() -> str:
         raise EngineError(f"{folder} has no version: reinstall it with {_INSTALL}") from None
 
 
+def _yes() -> bool:
+    return True
+
+
 @cache
 def capi() -> Any:
     """Loads the C API on first use.
 
     Raises:
-        EngineError: The library is missing, of an unknown release, or lacks a function.
+        EngineError: The library is missing, of an unknown release, or lacks a function; or this Python runs without its
+            lock.
     """
+    if not getattr(sys, "_is_gil_enabled", _yes)():
+        raise EngineError(
+            "this is a free-threaded build of Python, which runs without the global lock on which Stockade relies: use "
+            "the usual build"
+        )
     version = wasmtime_version()
     release = int(version.split(".", 1)[0])
     if release not in SUPPORTED_MAJORS:
