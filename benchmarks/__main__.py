@@ -29,6 +29,7 @@ from benchmarks._late import late
 from benchmarks._loading import hostile_files
 from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
+from benchmarks._snapshots import snapshots
 from benchmarks._start import start
 from benchmarks._worst import aside, worst
 
@@ -203,6 +204,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "host-calls": host_calls,
     "late": late,
     "throughput": throughput,
+    "snapshots": snapshots,
     "hello": hello_world,
 }
 """In the order in which they run: first what forks, last the idiomatic way, whose threads stay around."""
