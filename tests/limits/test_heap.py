@@ -126,3 +126,24 @@ def test_a_guest_that_starts_with_all_its_memory_has_no_heap() -> None:
     report = Sandbox(Policy(limits=Limits(memory=1 * _MIB), features=_ALLOWED)).call(wat(text), "structures")
 
     assert report.outcome is Outcome.MEMORY
+
+
+def test_a_guest_from_a_snapshot_has_the_same_share() -> None:
+    """The attack: a heap beyond its share, in a guest whose memory was larger than that when it began."""
+    text = """(module (tag $e (param exnref)) (memory (export "memory") 1)
+      (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+      (func (export "leak") (local $last exnref)
+        (loop $again
+          (block $caught (result exnref)
+            (try_table (catch_all_ref $caught) (throw $e (local.get $last)))
+            (unreachable))
+          (local.set $last)
+          (br $again))))"""
+    sandbox = Sandbox(Policy(limits=Limits(memory=256 * _MIB, wall_time=60)))
+
+    with sandbox.open(wat(text)) as session:
+        assert session.call("grow", 200 * 16).value == 1
+        with session.fork() as fork:
+            before = _resident_bytes()
+            assert fork.call("leak").outcome is Outcome.MEMORY
+            assert _resident_bytes() - before < 48 * _MIB
