@@ -149,12 +149,14 @@ def test_narrowing_any_policy_never_lowers_its_score(one: Policy, two: Policy) -
 
 
 _LISTED = Policy(environment=Environment(mode="allow"), limits=Limits(memory=1 << 16))
+_WITHHELD = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), secrets="never"))
 _HIDDEN = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), set={"DB_SECRET": "none"}))
 
 
 @settings(max_examples=100)
 @given(related())
 @example((_LISTED, Policy()))
+@example((_WITHHELD, Policy()))
 @example((_HIDDEN, Policy(environment=Environment(set={"DB_SECRET": "none"}))))
 def test_a_subset_never_scores_less(two: tuple[Policy, ...]) -> None:
     """However a policy is written, one that permits more has no more points."""

@@ -154,8 +154,12 @@ def _memory(policy: Policy) -> Reason:
 
 def _environment(policy: Policy) -> Reason:
     environment = policy.environment
-    # What is set hides the host's variable of that name.
-    named = [name for name in environment.names if name not in environment.set] if environment.mode == "allow" else []
+    # What is set hides the host's variable of that name; what looks like a secret may be withheld.
+    named = (
+        [name for name in environment.names if name not in environment.set and environment.passes(name)]
+        if environment.mode == "allow"
+        else []
+    )
     if environment.mode == "none" or (environment.mode == "allow" and not named):
         return Reason("environment", 4, 4, "no host variables")
     secret = [name for name in environment.named_secrets() if name in named]
