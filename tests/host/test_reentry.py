@@ -432,6 +432,36 @@ def test_what_is_no_exception_goes_through_all_of_it(swallowed: bool) -> None:
     assert live_instances() == 0
 
 
+def test_an_exception_of_the_guests_does_not_leave_a_call_of_the_host() -> None:
+    """Attack: an export that the host calls throws, and the guest catches that around its call of the host function.
+
+    The host would wait for the export to return, and take whatever the guest calls next for a call within.
+    """
+    seen: list[int] = []
+
+    def f(call: HostCall, number: int) -> int:
+        seen.append(number)
+        if number == 1:
+            with pytest.raises(GuestTrap, match="unreachable"):
+                call.call("throw")
+        return number
+
+    module = wat("""
+    (module
+      (import "env" "f" (func $f (param i32) (result i32)))
+      (tag $tag)
+      (func (export "throw") (throw $tag))
+      (func (export "go") (param i32) (result i32)
+        (block $caught
+          (drop (try_table (result i32) (catch $tag $caught) (call $f (local.get 0)))))
+        (call $f (i32.const 2))))
+    """)
+    sandbox = lending(f)
+    report = sandbox.call(module, "go", 1)
+    assert (report.outcome, report.value, seen) == (Outcome.TRAP, None, [1])
+    assert sandbox.call(module, "go", 3).value == 2
+
+
 def test_a_capability_may_be_missing_within() -> None:
     """It ends the run as denied, also where the outer function goes on."""
 

@@ -119,9 +119,7 @@ class Program:
         if not self.unpooled:
             engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
             compiled = CompiledModule.load(engine, self.compiled.to_bytes())
-            self.unpooled.append(
-                LinkedModule(compiled, lends=self.lends, parks=self.parks, memories=self.memories, tables=self.tables)
-            )
+            self.unpooled.append(LinkedModule(compiled, parks=self.parks, memories=self.memories, tables=self.tables))
         return self.unpooled[0]
 
     @classmethod
@@ -144,7 +142,7 @@ class Program:
         # The heap of its objects takes the place of a memory.
         memories += woven.collects
         tables = len(parsed.tables) + 1
-        linked = LinkedModule(compiled, lends=lends, parks=parks, memories=memories, tables=tables)
+        linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
         woven = replace(woven, wasm=b"")
         return cls(
             compiled=compiled,

@@ -54,7 +54,6 @@ class LinkedModule:
 
     Args:
         compiled: The machine code.
-        lends: Whether it calls functions of the embedder, by halting.
         parks: Whether it imports the function that halts guests.
         memories: How many memories it has.
         tables: How many tables it has.
@@ -65,7 +64,6 @@ class LinkedModule:
     Attributes:
         engine: Its engine.
         prelinked: The `wasmtime_instance_pre_t`.
-        lends: Whether it calls functions of the embedder.
         parks: Whether it imports the function that halts guests.
         claim: What an instance takes, the files left out that its policy lets it open.
     """
@@ -74,7 +72,6 @@ class LinkedModule:
         self,
         compiled: CompiledModule,
         *,
-        lends: bool = False,
         parks: bool = False,
         memories: int = 2,
         tables: int = 1,
@@ -87,7 +84,6 @@ class LinkedModule:
         assert prelinked.value is not None
         self.engine = compiled.engine
         self.prelinked = prelinked.value
-        self.lends = lends
         self.parks = parks
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
