@@ -150,7 +150,7 @@ def test_guests_that_wait_for_one_hold_no_thread() -> None:
             await all_there.wait()
             return number + 1
 
-        sandbox = lending(f)
+        sandbox = lending(f, wall_time=None)
         reports = await asyncio.gather(*(sandbox.call_async(CALLER, "go", number) for number in range(many)))
         assert [report.value for report in reports] == [*range(1, many + 1)]
 
@@ -244,7 +244,7 @@ def test_the_deadline_holds_inside_it(call: Callable[..., Report]) -> None:
             ended.append("cancelled")
             raise
 
-    report = call(lending(f, wall_time=0.05), CALLER, "go", 4)
+    report = call(lending(f, wall_time=1.0), CALLER, "go", 4)
     assert (report.outcome, report.value, report.usage.host_calls) == (Outcome.TIMEOUT, None, 1)
     assert [found.kind for found in report.violations] == ["timeout"]
     assert ended == ["cancelled"]
@@ -344,7 +344,7 @@ def test_who_does_not_end_when_cancelled_is_left_behind(call: Callable[..., Repo
         await asyncio.sleep(0.05)
         return report
 
-    sandbox = lending(f, wall_time=0.05)
+    sandbox = lending(f, wall_time=1.0)
     if call in (WAYS["call"], WAYS["Scheduler"]):
         report = call(sandbox, CALLER, "go", 4)
         end()
@@ -482,7 +482,7 @@ def test_the_memory_is_gone_when_the_run_is(call: Callable[..., Report]) -> None
                     problems.append(str(problem))
         return number
 
-    assert call(lending(f, wall_time=0.05), CALLER, "go", 4).outcome is Outcome.TIMEOUT
+    assert call(lending(f, wall_time=1.0), CALLER, "go", 4).outcome is Outcome.TIMEOUT
     # With a loop of its own, the guest is halted until the coroutine has ended, and its memory is there.
     gone = "the guest's memory is only there while the host function runs: copy what you need"
     assert problems in ([gone] * 3, [])
@@ -499,7 +499,7 @@ def test_a_loop_that_is_closed_meanwhile() -> None:
         return await never(number)
 
     loop = asyncio.new_event_loop()
-    sandbox = lending(f, wall_time=0.2)
+    sandbox = lending(f, wall_time=1.0)
     task = loop.create_task(sandbox.call_async(CALLER, "go", 4))
     loop.run_forever()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -529,7 +529,7 @@ def test_it_is_called_from_start_functions_and_initializers(call: Callable[..., 
     assert call(lending(f), module, "go", 3).value == 3
     assert seen == [1, 2, 3]
     with pytest.raises(LimitExceeded):
-        lending(never, wall_time=0.05).open(module)
+        lending(never, wall_time=1.0).open(module)
 
 
 def test_it_may_run_other_guests() -> None:
@@ -550,8 +550,8 @@ def test_a_policy_for_the_run_holds_inside_it() -> None:
     """The narrower of the two: its deadline, and its capabilities."""
 
     async def f(call: HostCall, number: int) -> int:
-        assert call.policy.limits.wall_time == 0.05
+        assert call.policy.limits.wall_time == 1.0
         return await never(number)
 
-    report = asyncio.run(lending(f).call_async(CALLER, "go", 4, policy=Policy().replace(wall_time=0.05)))
+    report = asyncio.run(lending(f).call_async(CALLER, "go", 4, policy=Policy().replace(wall_time=1.0)))
     assert report.outcome is Outcome.TIMEOUT

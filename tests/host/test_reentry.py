@@ -359,9 +359,9 @@ def test_fuel_and_time_are_those_of_the_call_around() -> None:
 
     report = lending(f, fuel=5_000_000).call(GUEST, "go", 1)
     assert (report.outcome, report.usage.fuel) == (Outcome.FUEL, 5_000_000)
-    report = lending(f, fuel=None, wall_time=0.3).call(GUEST, "go", 1)
+    report = lending(f, fuel=None, wall_time=1.0).call(GUEST, "go", 1)
     assert report.outcome is Outcome.TIMEOUT
-    report = asyncio.run(lending(f, fuel=None, wall_time=0.3).call_async(GUEST, "go", 1))
+    report = asyncio.run(lending(f, fuel=None, wall_time=1.0).call_async(GUEST, "go", 1))
     assert report.outcome is Outcome.TIMEOUT
 
 
@@ -593,7 +593,7 @@ def test_a_guest_that_ends_within_a_coroutine_has_ended() -> None:
         seen.clear()
         assert call(lending(f), 0).outcome is Outcome.TRAP
         assert call(lending(f, fuel=1_000_000), 1).outcome is Outcome.FUEL
-        assert call(lending(f, fuel=None, wall_time=0.3), 1).outcome is Outcome.TIMEOUT
+        assert call(lending(f, fuel=None, wall_time=1.0), 1).outcome is Outcome.TIMEOUT
         assert len(seen) <= 3
     assert live_instances() == 0
 
