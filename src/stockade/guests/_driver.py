@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 from stockade.execution import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stockade.execution import Guest
     from stockade.guests._task import Task
+    from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
+    from stockade.policy import Mount
     from stockade.report import Report
     from stockade.runner import RunCoroutine
+    from stockade.sandbox import Sandbox
 
-__all__ = ["CommandDriver", "Driver"]
+__all__ = ["CommandDriver", "Driver", "PlainDriver"]
 
 
 class Driver(Protocol):
@@ -23,9 +26,23 @@ class Driver(Protocol):
 
     Attributes:
         stack_bytes: The stack that it needs.
+        has_base: Whether it begins with a snapshot, taken once it was made ready.
     """
 
     stack_bytes: int
+    has_base: bool
+
+    def mounts(self) -> Sequence[Mount]:
+        """Returns the folders that it needs itself."""
+
+    def lend(self, box: Sandbox) -> None:
+        """Lends what it imports."""
+
+    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+        """Makes an interpreter ready for tasks, in steps."""
+
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+        """Returns how it is given one task after another."""
 
     def arguments(self, task: Task) -> Sequence[str]:
         """Returns the guest's arguments."""
@@ -37,10 +54,26 @@ class Driver(Protocol):
         """Lets a guest run a task, in steps."""
 
 
-class CommandDriver:
-    """An interpreter that is a command, and reads its job from its standard input."""
+class PlainDriver:
+    """What interpreters have in common that need nothing but themselves, and begin as their module does."""
 
     stack_bytes = 512 << 10
+    has_base = False
+
+    def mounts(self) -> Sequence[Mount]:
+        """Returns the folders that it needs itself."""
+        return ()
+
+    def lend(self, box: Sandbox) -> None:
+        """Lends what it imports."""
+
+    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+        """Makes an interpreter ready for tasks, in steps: there is nothing to do before the first."""
+        raise NotImplementedError
+
+
+class CommandDriver(PlainDriver):
+    """An interpreter that is a command, and reads its job from its standard input."""
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:  # noqa: ARG002 - it reads the task
         """Lets a guest run a task, in steps."""

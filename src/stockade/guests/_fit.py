@@ -12,14 +12,41 @@ if TYPE_CHECKING:
 
     from stockade.policy import Mount, Policy
 
-__all__ = ["fit"]
+__all__ = ["fit", "roomy"]
 
 _COMPILE_SECONDS: Final = 3600.0
 _COMPILE_BYTES: Final = 16 << 30
 _TABLE_ELEMENTS: Final = 100_000
+_FUEL: Final = 1 << 60
+_OPEN_FILES: Final = 64
 
 
-def fit(policy: Policy, stack_bytes: int, mounts: Sequence[Mount] = ()) -> Policy:
+def roomy(policy: Policy) -> Policy:
+    """Returns a policy for making an interpreter ready: the operator's own code runs, once, and takes its time.
+
+    Args:
+        policy: The policy under which it is used. What decides its machine code stays, and memory.
+    """
+    return policy.replace(
+        fuel=_FUEL if policy.limits.metered else None,
+        fuel_refill=0,
+        fuel_refill_max=0,
+        fuel_time=None,
+        wall_time=None,
+        idle_time=None,
+        cpu_percent=100,
+        memory_growth=None,
+        open_files=_OPEN_FILES,
+        read_bytes=None,
+        read_rate=None,
+        write_rate=None,
+        calls=None,
+        call_rate=None,
+        on_violation="deny",
+    )
+
+
+def fit(policy: Policy, stack_bytes: int, mounts: Sequence[Mount]) -> Policy:
     """Returns a policy for code in an interpreter that is trusted.
 
     Limits of the module and of its compilation are the operator's, for the module is not the guest's; nor are its table
@@ -48,8 +75,6 @@ def fit(policy: Policy, stack_bytes: int, mounts: Sequence[Mount] = ()) -> Polic
         compile_time=_COMPILE_SECONDS,
         compile_memory=_COMPILE_BYTES,
     )
-    if not mounts:
-        return fitted
     free = not any(mount.mode == "rw" for mount in policy.filesystem.mounts)
     return fitted.replace(
         mounts=[*policy.filesystem.mounts, *mounts],

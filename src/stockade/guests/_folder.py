@@ -173,6 +173,23 @@ class PrivateFolder:
         finally:
             os.close(here)
 
+    def copy_to(self, other: PrivateFolder) -> None:
+        """Copies the files of the workspace into another one; what is no plain file or folder is left out.
+
+        Args:
+            other: Where to.
+
+        Raises:
+            UsageError: They are too many to be copied.
+        """
+        top = os.open(f"{self._path}/work", _FOLDER)
+        for name, descriptor, _ in _walk(top, "", [_MOST_LOOKED_AT]):
+            if descriptor is not None:
+                with os.fdopen(os.dup(descriptor), "rb") as file:
+                    other.put({tuple(name.split("/")): file.read()})
+            elif name.endswith("…"):
+                raise UsageError(f"the workspace has more than {_MOST_LOOKED_AT:,} files, which are not copied")
+
     def collect(self, patterns: Sequence[str]) -> Collected:
         """Reads the files of the workspace whose names match.
 

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
+from stockade.guests._driver import PlainDriver
 from stockade.guests._language import Language
 from stockade.guests._runtime import DataFile, Runtime
+from stockade.guests._turns import ParkedTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stockade.execution import Guest
     from stockade.guests._driver import Driver
     from stockade.guests._task import Task
+    from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunCoroutine
@@ -26,7 +29,7 @@ __all__ = ["JavaScript"]
 _ENTRY: Final = "qjs_init_argv"
 
 
-class _QuickJSReactor:
+class _QuickJSReactor(PlainDriver):
     """QuickJS-NG as a reactor: it gets our program, with the job in it, on its command line."""
 
     stack_bytes = 4 << 20
@@ -38,6 +41,10 @@ class _QuickJSReactor:
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own: in a session, the task."""
         return _document(task).encode() + b"\n" if task.session else b""
+
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+        """Returns how it is given one task after another."""
+        return ParkedTurns(guest, module, self, streams, answered)
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
@@ -73,7 +80,7 @@ def _document(task: Task) -> str:
             "most": task.most_bytes,
             "session": task.session,
             "echo": task.echo,
-            "stdin": task.stdin.decode("utf-8", "replace") if task.session else "",
+            "stdin": task.stdin.decode("utf-8", "replace") if task.session and task.stdin else "",
         }
     )
 

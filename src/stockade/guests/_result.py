@@ -13,8 +13,8 @@ from stockade.report import Outcome, Report
 
 __all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
 
-FRAME_ROOM_BYTES = 4 << 20
-"""What a frame may have beside its value: texts of an error, and escapes."""
+FRAME_ROOM_BYTES = 16 << 20
+"""What a frame may have beside its value: texts of an error, figures, and escapes."""
 
 _Line = Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)]
 

@@ -89,17 +89,21 @@ class LanguageSession:
     def __init__(
         self,
         opened: Callable[[], Interpreter],
+        forked: Callable[[Interpreter], Interpreter],
         prepared: Callable[[Task], Task],
         *,
         takes_bytes: bool,
         idle_seconds: float | None,
+        begun: Interpreter | None = None,
     ) -> None:
         self._open = opened
+        self._fork = forked
         self._prepared = prepared
         self._takes_bytes = takes_bytes
         self._lock = threading.RLock()
         self._holder: object = None
-        self._interpreter = opened()
+        self._idle_seconds = idle_seconds
+        self._interpreter = opened() if begun is None else begun
         self._why = "the session is closed: open a new one"
         self.turns = 0
         self.last_used = time.monotonic()
@@ -230,6 +234,35 @@ class LanguageSession:
             if self._holder is holder:
                 self.last_used = time.monotonic()
                 self._holder = None
+
+    def fork(self) -> LanguageSession:
+        """Opens another session that begins as this one is now: with its state, and a copy of its files.
+
+        Neither sees what the other does from then on. What this one has not written since is shared, in memory.
+
+        Raises:
+            SnapshotError: The interpreter holds what cannot be taken, such as open files: close them first.
+            UsageError: The session is over, in use by another thread, or its interpreter cannot be forked.
+        """
+        holder = object()
+        try:
+            self._take(holder)
+            if self._interpreter.over:
+                raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
+            begun = self._fork(self._interpreter)
+        finally:
+            if self._holder is holder:
+                self._holder = None
+        forked = LanguageSession(
+            self._open,
+            self._fork,
+            self._prepared,
+            takes_bytes=self._takes_bytes,
+            idle_seconds=self._idle_seconds,
+            begun=begun,
+        )
+        forked.turns = self.turns
+        return forked
 
     def reset(self) -> None:
         """Begins anew, with a fresh interpreter and an empty workspace.

@@ -33,7 +33,7 @@ class Task(NamedTuple):
         name: What it is called in tracebacks.
         inputs: Variables.
         args: Arguments, after its name.
-        stdin: What it reads from its standard input.
+        stdin: What it reads from its standard input; None where that is the guest's own.
         env: Its environment.
         preload: Code that runs before it where there is no state yet.
         most_bytes: How long its value may be.
@@ -47,7 +47,7 @@ class Task(NamedTuple):
     name: str = "<code>"
     inputs: Mapping[str, object] = {}
     args: Sequence[str] = ()
-    stdin: bytes = b""
+    stdin: bytes | None = b""
     env: Mapping[str, str] | None = None
     preload: str = ""
     most_bytes: int = 1 << 20

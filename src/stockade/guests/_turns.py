@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["JobStreams", "ParkedTurns", "Turns"]
+__all__ = ["CalledTurns", "JobStreams", "ParkedTurns", "Turns"]
 
 
 class Turns(Protocol):
@@ -123,3 +123,27 @@ class ParkedTurns:
         """Stops it, where it is in the middle of something."""
         if self._steps is not None:
             self._steps.close()
+
+
+class CalledTurns:
+    """An interpreter whose function is called for each turn.
+
+    Args:
+        guest: The guest.
+        module: Its module.
+        driver: How it is driven.
+    """
+
+    def __init__(self, guest: Guest, module: Module, driver: Driver) -> None:
+        self._guest = guest
+        self._module = module
+        self._driver = driver
+        self.over = False
+
+    def turn(self, task: Task) -> RunCoroutine[Report]:
+        """Lets it run a piece of code, in steps; its report is on this piece alone."""
+        self._guest.renew()
+        return self._driver.start(self._guest, self._module, task)
+
+    def close(self) -> None:
+        """Stops it: between two calls there is nothing to stop."""

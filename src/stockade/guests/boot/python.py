@@ -7,11 +7,13 @@ whatever it likes to what stands here: a frame that it forges says what it could
 import _ast
 import sys
 
-__all__ = ["leave", "perform", "serve"]
+__all__ = ["finish", "leave", "perform", "prepare", "serve", "take"]
 
 _ONLY_AST = 0x400
 _FUTURE = 0x1FF0000
 _MOST_TEXT = 1 << 16
+_MOST_FIGURES = 20
+_MOST_FIGURES_BYTES = 8 << 20
 _WORK = "/workspace"
 _INFINITE = float("inf")
 _NO_NUMBER = float("nan")
@@ -148,26 +150,64 @@ def _first_time():
     sys.path.insert(0, _WORK)
 
 
+def prepare(preload, paths):
+    """Makes ready for jobs: what all of them find is there."""
+    _first_time()
+    sys.path.extend(paths)
+    _kept["space"] = _space()
+    if preload:
+        _kept["sources"]["<preload>"] = preload
+        _evaluate(preload, "<preload>", _kept["space"])
+
+
+def _reseed():
+    """Lets generators of random numbers begin anew, where they began before there was this guest."""
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def _figures():
+    """Returns what matplotlib has drawn, as PNG in base64, and closes it."""
+    plot = sys.modules.get("matplotlib.pyplot")
+    if plot is None:
+        return []
+    import base64
+    import io
+
+    found, room = [], _MOST_FIGURES_BYTES
+    for number in plot.get_fignums()[:_MOST_FIGURES]:
+        file = io.BytesIO()
+        plot.figure(number).savefig(file, format="png")
+        text = base64.b64encode(file.getvalue()).decode()
+        room -= len(text)
+        if room >= 0:
+            found.append(text)
+    plot.close("all")
+    return found
+
+
 def perform(job):
     """Runs a job; returns its frame, as JSON in bytes."""
     if "space" not in _kept:
-        _first_time()
-        _kept["space"] = _space()
-        if job["preload"]:
-            _evaluate(job["preload"], "<preload>", _kept["space"])
+        prepare(job["preload"], job["paths"])
     space, name, most = _kept["space"], job["name"], job["most"]
-    if "random" in sys.modules and job["reseed"]:
-        sys.modules["random"].seed()
+    if job["reseed"]:
+        _reseed()
+    if job["env"]:
+        import os
+
+        os.environ.update(job["env"])
     space.update(job["inputs"])
-    sys.path.extend(path for path in job["paths"] if path not in sys.path)
     sys.argv[:] = [name, *job["args"]]
     _kept["sources"][name] = job["code"]
-    if job["session"]:
+    if job["stdin"] is not None:
         import io
 
         # What jobs come on is not for the code.
         sys.stdin = io.TextIOWrapper(io.BytesIO(job["stdin"]), "utf-8")
-    value, shown, error, code = "null", False, None, 0
+    value, shown, error, code, figures = "null", False, None, 0, []
     try:
         found = _evaluate(job["code"], name, space)
         value, shown = _value(found, most)
@@ -175,6 +215,7 @@ def perform(job):
             space["_"] = found
             if job["echo"]:
                 print(repr(found))
+        figures = _figures()
     except SystemExit as leave:
         code = leave.code
         if code is None:
@@ -192,13 +233,26 @@ def perform(job):
     _flush()
     told = _dumps(error)
     shown = "true" if shown else "false"
-    return f'{{"value":{value},"shown":{shown},"error":{told},"exit":{code}}}'.encode(), code
+    figures = _dumps(figures)
+    return f'{{"value":{value},"shown":{shown},"error":{told},"exit":{code},"figures":{figures}}}'.encode(), code
 
 
-def leave(code):
-    """Ends the guest as Python does, without taking the interpreter apart."""
+def take(job):
+    """Runs a job that was given by a call, and leaves its frame in a file."""
+    frame, _ = perform(job)
+    if not job["session"]:
+        finish()
+    try:
+        with open("/run/result", "wb", 0) as file:  # noqa: PTH123 - pathlib is for the code to import
+            while frame:
+                frame = frame[file.write(frame) :]
+    except OSError:
+        pass
+
+
+def finish():
+    """Does what Python does at its end, without taking the interpreter apart."""
     import atexit
-    import os
 
     try:
         atexit._run_exitfuncs()
@@ -207,6 +261,13 @@ def leave(code):
     # Files that were left open are written when they are let go of.
     _kept.get("space", {}).clear()
     _flush()
+
+
+def leave(code):
+    """Ends the guest as Python does, without taking the interpreter apart."""
+    import os
+
+    finish()
     os._exit(code & 0xFF)
 
 
@@ -227,10 +288,13 @@ def serve(path):
     """Takes jobs from standard input, and leaves their frames in a file, until one was the last."""
     import posix
 
-    result = posix.open(path, posix.O_WRONLY)
+    result = None
     while True:
         # It is from the host.
         job = eval(_read(int.from_bytes(_read(8), "little")), {"inf": _INFINITE, "nan": _NO_NUMBER})  # noqa: S307
+        if result is None:
+            # Now, while there are descriptors; not before, for what is there then may be another guest's.
+            result = posix.open(path, posix.O_WRONLY)
         frame, code = perform(job)
         try:
             posix.ftruncate(result, 0)
