@@ -368,8 +368,8 @@ class Language:
             module, driver = self._load()
             if other is not None and not driver.has_base:
                 raise UsageError(
-                    f"{self.runtime} cannot be forked, for it waits in the middle of a call: use one that is called for "
-                    "each piece of code, such as cpython-3.15"
+                    f"{self.runtime} cannot be forked, for it waits in the middle of a call: use one that is called "
+                    "for each piece of code, such as cpython-3.15"
                 )
             folder = PrivateFolder()
             box = self._sandbox(allowed, driver, folder)
