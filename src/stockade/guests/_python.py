@@ -119,7 +119,8 @@ class _CPythonReactor:
         return self._turn(guest, module, f"import _stockade\n_stockade.take({_literal(task)})\n")
 
     def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
-        """Returns how it is given one task after another."""
+        """Returns how it is given one task after another: by calls, so there is nothing on its standard input."""
+        streams.end()
         return CalledTurns(guest, module, self)
 
     def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
