@@ -240,10 +240,14 @@ class CacheHit:
 
     Attributes:
         told: What is told of the machine code.
+        size_bytes: How many bytes of machine code there are.
     """
+
+    _descriptor = -1
 
     def __init__(self, told: bytes, file: FileIO, size: int) -> None:
         self.told = told
+        self.size_bytes = size
         self._bytes = b""
         self._descriptor = -1
         if not hasattr(os, "memfd_create") or not size:
@@ -286,6 +290,8 @@ class CacheHit:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    __del__ = close
 
 
 class _Place(NamedTuple):

@@ -76,6 +76,9 @@ _WORTH_KEEPING_SECONDS = 0.003
 _REFUSED_SECONDS = 60.0
 """How long a module that could not be made is not tried again."""
 
+_MUCH_CODE_BYTES = 4 << 20
+"""Machine code from this size on is not copied for a second engine."""
+
 _MAX_REFUSED = 256
 """How many of those are remembered."""
 
@@ -97,6 +100,7 @@ class Program:
         state_format: How to read the guard's state in it.
         valid_under: Sets of proposals under which the original is known to be valid.
         unpooled: Its machine code for an engine without a pool, once that was asked for.
+        code: Where its machine code came from, if it is much: another engine maps the same memory.
     """
 
     compiled: CompiledModule
@@ -111,6 +115,7 @@ class Program:
     state_format: StateFormat
     valid_under: set[Features] = field(default_factory=set)
     unpooled: list[LinkedModule] = field(default_factory=list, repr=False)
+    code: list[CacheHit] = field(default_factory=list, repr=False)
 
     def without_slots(self) -> LinkedModule:
         """Returns it for an engine that allocates instances one by one."""
@@ -118,7 +123,8 @@ class Program:
             return self.linked
         if not self.unpooled:
             engine = Engine.shared(self.compiled.engine.config._replace(pooled=False))
-            compiled = CompiledModule.load(engine, self.compiled.to_bytes())
+            compiled = CompiledModule.load(engine, self.code[0].code if self.code else self.compiled.to_bytes())
+            self.code.clear()
             self.unpooled.append(LinkedModule(compiled, parks=self.parks, memories=self.memories, tables=self.tables))
         return self.unpooled[0]
 
@@ -287,11 +293,13 @@ class _Programs:
         if found is None:
             return None
         try:
-            return self._keep((module.sha256, config), _from_entry(found, module, config))
+            program = _from_entry(found, module, config)
         except (EngineError, msgspec.MsgspecError):
-            return None  # Of another release or machine: compiled again, and replaced.
-        finally:
             found.close()
+            return None  # Of another release or machine: compiled again, and replaced.
+        if not program.code:
+            found.close()
+        return self._keep((module.sha256, config), program)
 
     def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
         with self._lock:
@@ -500,7 +508,10 @@ def _from_entry(kept: CacheHit, module: Module, config: EngineConfig) -> Program
     """Loads what the cache has authenticated."""
     entry = msgspec.msgpack.decode(kept.told, type=_Entry)
     compiled = CompiledModule.load(Engine.shared(config), kept.code)
-    return Program.of(compiled, entry.woven, entry.figures, module, Features(**entry.features))
+    program = Program.of(compiled, entry.woven, entry.figures, module, Features(**entry.features))
+    if kept.size_bytes >= _MUCH_CODE_BYTES:
+        program.code.append(kept)
+    return program
 
 
 def _key(module: Module, config: EngineConfig) -> str:
