@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.conftest import wat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KEEPER = wat("""
 (module
@@ -381,3 +381,39 @@ def test_a_snapshot_is_of_one_module_and_opens_in_any_sandbox(box: Sandbox) -> N
         assert report.module.sha256 == snapshot.module.sha256
     with Sandbox(Policy().replace(memories=1)) as narrow, pytest.raises(stockade.InvalidModule, match="memories"):
         narrow.call(snapshot, "get", 0)
+
+
+def test_a_pool_of_sessions_opens_a_snapshot(box: Sandbox) -> None:
+    with box.open(KEEPER) as session:
+        value(session, "put", 0, 3)
+        snapshot = session.snapshot()
+    assert box.prepare(snapshot) is snapshot.module
+    with stockade.SessionPool(box, snapshot, size=2) as pool:
+        for _ in range(4):
+            with pool.lease() as leased:
+                assert value(leased, "get", 0) == 3
+                value(leased, "put", 0, 4)
+
+
+def test_many_snapshots_of_a_restored_guest_keep_its_memory_maps_bounded(box: Sandbox) -> None:
+    """The attack: a guest that writes here and there, so that each snapshot of it has more stretches of memory."""
+
+    def maps() -> int:
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    with box.open(KEEPER) as session:
+        value(session, "grow", 1_500)
+        with session.fork() as restored:
+            before = maps()
+            for number in range(120):
+                value(restored, "put", (number * 7 % 120) * 800_000, number + 1)
+                restored.snapshot()
+            assert maps() - before < 200
+            with restored.fork() as fork:
+                for number in range(120):
+                    assert value(fork, "get", (number * 7 % 120) * 800_000) == number + 1
+
+
+def test_what_is_no_module_is_refused_where_a_snapshot_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="module is str: give a Module"):
+        Snapshot.load(tmp_path / "x", "x.wasm")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance
+from stockade.execution._snapshot import SPARE_MAPS
 from stockade.guard import (
     PROGRAM_NAME,
     StateImage,
@@ -163,7 +164,7 @@ class Plan:
         program = replace(self.program, woven=woven)
         state = _state(self.policy, program, self.directories)
         linked = self.without_slots()
-        maps = linked.claim.maps + held.instance.maps
+        maps = linked.claim.maps + held.instance.maps + SPARE_MAPS
         return replace(
             self.at_hand(),
             program=program,

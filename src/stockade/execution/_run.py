@@ -1048,9 +1048,7 @@ class Guest:
         instance = self._instance
         if instance is None or self._ending is not None:
             raise UsageError("the guest has ended, so there is nothing to take a snapshot of. Open a new session")
-        held = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
-        if not instance.is_pooled:
-            self._below = held.instance
+        held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
         return held
 
     def close(self) -> None:

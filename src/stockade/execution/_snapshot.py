@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from stockade.guard import State
     from stockade.modules import Module
 
-__all__ = ["GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
+__all__ = ["SPARE_MAPS", "GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
+
+SPARE_MAPS = 16
+"""Memory maps that a restored guest may come to have beyond those that it begins with, as snapshots are taken of it."""
 
 _SHOWN = 5
 """Descriptors that a message names."""
@@ -84,7 +87,7 @@ class SavedGuest:
 
 def take_guest_state(
     plan: Plan, instance: Instance, state: State | None, below: InstanceState | None, *, started: bool
-) -> GuestState:
+) -> tuple[GuestState, InstanceState | None]:
     """Takes what a guest holds, between two calls.
 
     Args:
@@ -93,6 +96,9 @@ def take_guest_state(
         state: The guard's state.
         below: What was put into it when it was made, or was last taken of it and is shared with it.
         started: Whether what was its start function has run.
+
+    Returns:
+        What it holds; and what of that its instance shares from now on, for the next time.
 
     Raises:
         SnapshotError: There is more to it than can be taken.
@@ -108,9 +114,12 @@ def take_guest_state(
         _check(state)
     initial = _initial_bytes(plan.module)
     held = take_state(instance, exposed.memories, exposed.globals, initial, below)
-    if not instance.is_pooled:
+    taken = GuestState(plan.module, held, started)
+    if not instance.is_pooled and plan.held is not None and held.maps <= plan.held.instance.maps + SPARE_MAPS:
+        # Else it would come to have more memory maps than were counted for it.
         share_state(instance, exposed.memories, initial, held)
-    return GuestState(plan.module, held, started)
+        return taken, held
+    return taken, below
 
 
 def _check(state: State) -> None:

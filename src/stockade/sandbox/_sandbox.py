@@ -150,11 +150,11 @@ class Sandbox:
             raise UsageError(f"module is {type(module).__name__}: give a Module, as Module.load returns it")
         return history_of(FuelSample(*sample) for sample in self._contexts.under().history(module))
 
-    def prepare(self, module: Source, progress: Callable[[str], None] = _silent) -> Module:
+    def prepare(self, module: Source | Snapshot, progress: Callable[[str], None] = _silent) -> Module:
         """Loads and compiles a module ahead of its first run.
 
         Args:
-            module: The module.
+            module: The module, or a snapshot of it.
             progress: Is told what is being done, before each step that may take long.
 
         Returns:
@@ -164,7 +164,7 @@ class Sandbox:
             ModuleError: It cannot be run.
         """
         context = self._contexts.under()
-        loaded = context.load(module)
+        loaded, _ = load_source(context, module)
         context.plan(loaded, progress)
         return loaded
 

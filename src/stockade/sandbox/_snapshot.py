@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stockade.errors import UsageError
 from stockade.execution import SavedGuest
+from stockade.modules import Module
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from stockade.execution import PolicyContext
-    from stockade.modules import Module, Source
+    from stockade.modules import Source
 
 __all__ = ["SNAPSHOT_MARK", "Snapshot", "is_snapshot_file", "load_source"]
 
@@ -84,11 +86,14 @@ class Snapshot:
             module: The module that it has to be of; None for any.
 
         Raises:
+            UsageError: The module is none.
             SnapshotError: It was changed, cut short, or written by somebody else; or it is of another module, or of
                 another release of Stockade or wasmtime.
         """
         from stockade.sandbox._snapshot_file import read_snapshot
 
+        if module is not None and not isinstance(module, Module):
+            raise UsageError(f"module is {type(module).__name__}: give a Module, as Module.load returns it")
         return cls(SavedGuest(read_snapshot(Path(path), module)))
 
 

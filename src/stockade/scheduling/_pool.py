@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._bell import Bell, start_thread
 from stockade.errors import EngineError, UsageError
-from stockade.sandbox import Sandbox, check_count
+from stockade.sandbox import Sandbox, Snapshot, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class SessionPool:
 
     Args:
         sandbox: Where they run.
-        module: The module, as in `Sandbox.open`.
+        module: The module, or a snapshot, as in `Sandbox.open`.
         args: Arguments that the guest sees.
         size: How many are kept ready.
         env: Its environment.
@@ -57,7 +57,7 @@ class SessionPool:
     def __init__(
         self,
         sandbox: Sandbox,
-        module: Source,
+        module: Source | Snapshot,
         args: Sequence[str | bytes] = (),
         *,
         size: int = 4,
@@ -68,6 +68,7 @@ class SessionPool:
         check_count("size", size, 1)
         self._sandbox = sandbox
         self._module = sandbox.prepare(module)
+        self._source = module if isinstance(module, Snapshot) else self._module
         self._args = args
         self._env = env
         self._size = size
@@ -152,7 +153,7 @@ class SessionPool:
             return None
 
     def _open(self) -> Session:
-        return self._sandbox.open(self._module, self._args, env=self._env)
+        return self._sandbox.open(self._source, self._args, env=self._env)
 
     def _refill(self) -> bool:
         """Opens one session, if one is missing; says whether there may be another one to open."""
