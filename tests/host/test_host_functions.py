@@ -1404,7 +1404,7 @@ def test_what_comes_back_after_its_time_is_a_timeout(export: str) -> None:
         assert [(found.kind, found.subject, found.limit) for found in report.violations] == [
             ("timeout", "limits.wall_time", 0.05)
         ]
-        assert report.usage.wall_seconds >= 0.1
+        assert report.usage.wall_seconds >= 0.05
     for report in early:
         assert (report.outcome, report.value) == BEFORE[export]
         assert not any(found.kind == "timeout" for found in report.violations)

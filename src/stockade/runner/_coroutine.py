@@ -159,7 +159,7 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
         What it came to.
     """
     woken: Bell | None = None
-    around = control.on_wake
+    around: Callable[[], object] | None = None
     try:
         while True:
             try:
@@ -172,7 +172,7 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
             if woken is None:
                 # It is asked once more before the first wait: what happened before now had nobody to tell.
                 woken = Bell()
-                control.on_wake = woken.ring
+                around, control.on_wake = control.on_wake, woken.ring
                 continue
             # Whatever came until it returns is seen in the next step.
             woken.wait(None if until == FOREVER else until - time.monotonic())
@@ -181,4 +181,6 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
             # First: what the steps hold is let go of whatever a handler of a signal raises.
             steps.close()
         finally:
-            control.on_wake = around
+            if woken is not None:
+                # Who was refused, for another thread has the session, has never had it: it is for the other to be told.
+                control.on_wake = around
