@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -87,3 +88,11 @@ HELLO = r"""
   (func (export "_start")
     (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))))
 """
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Lets children be interrupted, even where whoever runs the tests ignores the signal."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

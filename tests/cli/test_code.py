@@ -124,6 +124,7 @@ def test_json_has_everything() -> None:
     assert (failed["ok"], failed["error"]["type"], failed["exit_code"]) == (False, "ZeroDivisionError", 1)
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_ends_it() -> None:
     """With the status of an interrupted command."""
     process = subprocess.Popen(

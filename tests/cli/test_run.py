@@ -24,7 +24,7 @@ from tests._processes import children, threads, until
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "stockade")
@@ -201,14 +201,6 @@ def in_terminal(streams: Sequence[str], *args: str | Path) -> tuple[int, bytes, 
         process.wait()
         os.close(ours)
     return process.returncode, shown, {"stdout": out or b"", "stderr": err or b""}
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Lets children be interrupted, even where whoever runs the tests ignores the signal."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 def test_output_passes_through_byte_for_byte(tmp_path: Path) -> None:
