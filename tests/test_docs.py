@@ -162,7 +162,7 @@ false
 NOT_RUN = {
     "README.md": ["installs packages", "runs this test", "takes about a minute"],
     "docs/fastapi.md": ["installs packages", "serves until it is stopped"],
-    "docs/languages.md": ["installs packages"],
+    "docs/languages.md": ["installs packages", "takes minutes to compile"],
     "docs/performance.md": ["changes the kernel"],
     "docs/plugins.md": ["installs a compiler of 80 MB", "needs the compiler"],
     "docs/quickstart.md": ["installs packages"],

@@ -5,5 +5,15 @@ from stockade.guests._javascript import JavaScript
 from stockade.guests._python import Python
 from stockade.guests._result import CodeError, CodeResult
 from stockade.guests._session import LanguageSession
+from stockade.guests._tools import ToolCall
 
-__all__ = ["CodeError", "CodeResult", "JavaScript", "LanguageSession", "Python", "run_javascript", "run_python"]
+__all__ = [
+    "CodeError",
+    "CodeResult",
+    "JavaScript",
+    "LanguageSession",
+    "Python",
+    "ToolCall",
+    "run_javascript",
+    "run_python",
+]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from stockade.execution import Guest
     from stockade.guests._task import Task
+    from stockade.guests._tools import Toolbox
     from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
     from stockade.policy import Mount
@@ -27,15 +28,19 @@ class Driver(Protocol):
     Attributes:
         stack_bytes: The stack that it needs.
         has_base: Whether it begins with a snapshot, taken once it was made ready.
+        calls_tools: Whether code in it can call tools.
+        exchanges: Whether it does so by way of a file and its standard input.
     """
 
     stack_bytes: int
     has_base: bool
+    calls_tools: bool
+    exchanges: bool
 
     def mounts(self) -> Sequence[Mount]:
         """Returns the folders that it needs itself."""
 
-    def lend(self, box: Sandbox) -> None:
+    def lend(self, box: Sandbox, toolbox: Toolbox) -> None:
         """Lends what it imports."""
 
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
@@ -59,12 +64,14 @@ class PlainDriver:
 
     stack_bytes = 512 << 10
     has_base = False
+    calls_tools = False
+    exchanges = False
 
     def mounts(self) -> Sequence[Mount]:
         """Returns the folders that it needs itself."""
         return ()
 
-    def lend(self, box: Sandbox) -> None:
+    def lend(self, box: Sandbox, toolbox: Toolbox) -> None:
         """Lends what it imports."""
 
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
@@ -74,6 +81,9 @@ class PlainDriver:
 
 class CommandDriver(PlainDriver):
     """An interpreter that is a command, and reads its job from its standard input."""
+
+    calls_tools = True
+    exchanges = True
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:  # noqa: ARG002 - it reads the task
         """Lets a guest run a task, in steps."""

@@ -46,6 +46,8 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _RESULT: Final = "result"
+_REQUEST: Final = "request"
+_MOST_REQUEST_BYTES: Final = 16 << 20
 _PARTS: Final = (("work", WORKSPACE), ("tmp", "/tmp"), ("run", "/run"))  # noqa: S108 - in the guest
 
 
@@ -213,6 +215,10 @@ class PrivateFolder:
             files[name] = data
         return Collected(files, left_out)
 
+    def take_request(self) -> bytes | None:
+        """Returns what the guest wants of a tool, and empties it; None where there is nothing."""
+        return self._taken(_REQUEST, _MOST_REQUEST_BYTES) or None
+
     def take_result(self, most: int) -> bytes | None:
         """Returns what the guest left as its result, and empties it.
 
@@ -222,8 +228,11 @@ class PrivateFolder:
         Returns:
             Its bytes; None where there are none that can be read, or too many.
         """
+        return self._taken(_RESULT, most)
+
+    def _taken(self, name: str, most: int) -> bytes | None:
         try:
-            descriptor = os.open(f"{self._path}/run/{_RESULT}", os.O_RDWR | _READ)
+            descriptor = os.open(f"{self._path}/run/{name}", os.O_RDWR | _READ)
         except OSError:
             return None
         try:

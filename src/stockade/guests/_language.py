@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeVar, overload
 
 import msgspec
 
@@ -17,6 +17,7 @@ from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
 from stockade.guests._task import Task, make_task
+from stockade.guests._tools import Tool, Toolbox
 from stockade.guests._turns import JobStreams
 from stockade.modules import Module
 from stockade.policy import Mount, Policy, policy_of
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Language"]
 
+_Function = TypeVar("_Function", bound="Callable[..., object]")
+
 _PACKAGES = "/packages"
 """Where the guest finds wheels."""
 
@@ -58,6 +61,7 @@ class _Place(NamedTuple):
     policy: Policy
     box: Sandbox
     folder: PrivateFolder
+    toolbox: Toolbox
 
     def close(self) -> None:
         self.box.close()
@@ -105,6 +109,7 @@ class Language:
         self._packages = () if packages is None else (Mount(packages, _PACKAGES, "ro"),)
         self._lock = threading.RLock()
         self._loaded: tuple[Module, Driver] | None = None
+        self._tools: dict[str, Tool] = {}
         # Interpreters that were made ready, by the folders that they know of.
         self._bases: dict[tuple[str, ...], Snapshot] = {}
         # Where runs have been: with their folders emptied they serve the next ones, and keep machine code in memory.
@@ -123,6 +128,50 @@ class Language:
             self._bases = {}
         for place in places:
             place.close()
+
+    @overload
+    def tool(self, function: _Function, /, *, name: str | None = None, requires: str | None = None) -> _Function: ...
+
+    @overload
+    def tool(
+        self, function: None = None, /, *, name: str | None = None, requires: str | None = None
+    ) -> Callable[[_Function], _Function]: ...
+
+    def tool(
+        self, function: _Function | None = None, /, *, name: str | None = None, requires: str | None = None
+    ) -> _Function | Callable[[_Function], _Function]:
+        """Offers a function to code, as a decorator: it is called there as `tools.name(...)`.
+
+        Arguments and what is returned are JSON, and are checked against the annotations. The code sees the signature
+        and the docstring, also by `help(tools)`. What the function raises is raised there, by its type and text. It may
+        be a coroutine function. Runs that begin afterwards have it.
+
+        Args:
+            function: The function, with an annotation for each parameter and for what it returns.
+            name: What it is called in the code; by default, its own name.
+            requires: A custom capability: the call is refused where the policy does not grant it.
+
+        Raises:
+            UsageError: The annotations are not fit, the name is taken, or the interpreter cannot call tools.
+        """
+        if function is None:
+            return lambda given: self._offer(given, name, requires)
+        return self._offer(function, name, requires)
+
+    def _offer(self, function: _Function, name: str | None, requires: str | None) -> _Function:
+        _, driver = self._load()
+        if not driver.calls_tools:
+            raise UsageError(f"{self.runtime} cannot call tools: give the code what it needs as inputs or files")
+        named = getattr(function, "__name__", "") if name is None else name
+        made = Tool(function, named, requires)
+        with self._lock:
+            if named in self._tools:
+                raise UsageError(f"there is a tool {named} already: choose another name")
+            self._tools = {**self._tools, named: made}
+            places, self._places = self._places, []
+        for place in places:
+            place.close()
+        return function
 
     @classmethod
     def runtimes(cls) -> tuple[str, ...]:
@@ -300,9 +349,15 @@ class Language:
         place = self._place(allowed, driver)
         beginning = self._beginning(module, driver, place.box.policy)
         place.folder.put(given)
+        place.toolbox.begin()
         task = task._replace(
-            preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels, reseed=driver.has_base
+            preload=self._preload,
+            most_bytes=allowed.limits.stdout,
+            paths=self._wheels,
+            reseed=driver.has_base,
+            tools=self._described(),
         )
+        exchange: JobStreams | None = None
         job, stdin = driver.job(task), task.stdin or b""
         if streams is not None:
             # It is served while the code runs.
@@ -311,7 +366,15 @@ class Language:
         def program(guest: Guest) -> RunCoroutine[Report]:
             return driver.start(guest, module, task)
 
+        if place.toolbox and driver.exchanges:
+            # Requests, and what answers them, pass by a file and standard input.
+            exchange = JobStreams(on_stdout, on_stderr, place.folder.take_request, place.toolbox)
+            exchange.put(job)
+            exchange.end()
+
         def served(control: RunControl) -> Streams | None:
+            if exchange is not None:
+                return exchange
             found = None if streams is None else streams(control)
             if found is not None and found.stdin is not None and job:
                 found.stdin = _first(job, found.stdin)
@@ -327,13 +390,13 @@ class Language:
                 on_stdout,
                 on_stderr,
             ),
-            streams=None if streams is None else served,
+            streams=None if streams is None and exchange is None else served,
         )
 
         def steps() -> RunCoroutine[CodeResult]:
             try:
                 report = yield from taken
-                return _result(report, allowed, place.folder, patterns)
+                return _result(report, allowed, place.folder, place.toolbox, patterns)
             finally:
                 self._leave(place)
 
@@ -372,8 +435,8 @@ class Language:
                     "for each piece of code, such as cpython-3.15"
                 )
             folder = PrivateFolder()
-            box = self._sandbox(allowed, driver, folder)
-            streams = JobStreams(on_stdout, on_stderr)
+            box, toolbox = self._sandbox(allowed, driver, folder)
+            streams = JobStreams(on_stdout, on_stderr, folder.take_request, toolbox)
             begun = Task("", session=True)
             inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **(env or {})})
             if other is None:
@@ -383,17 +446,25 @@ class Language:
                 other.folder.copy_to(folder)
             guest, control = box.live(beginning, inputs, streams)
             turns = driver.turns(guest, module, streams, folder.has_result)
-            return Interpreter(box, folder, guest, control, turns, read)
+            return Interpreter(box, folder, toolbox, guest, control, turns, read)
 
-        def read(report: Report, folder: PrivateFolder, patterns: Sequence[str], survived: bool) -> CodeResult:
-            return _result(report, allowed, folder, patterns, survived=survived)
+        def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
+            parts = interpreter.folder, interpreter.toolbox
+            return _result(report, allowed, *parts, patterns, survived=not interpreter.over)
 
         def prepared(task: Task) -> Task:
             return task._replace(
-                preload=self._preload, most_bytes=allowed.limits.stdout, paths=self._wheels, reseed=True
+                preload=self._preload,
+                most_bytes=allowed.limits.stdout,
+                paths=self._wheels,
+                reseed=True,
+                tools=self._described(),
             )
 
         return LanguageSession(opened, opened, prepared, takes_bytes=self._takes_bytes, idle_seconds=idle)
+
+    def _described(self) -> list[dict[str, str]]:
+        return [tool.described() for tool in self._tools.values()]
 
     def _place(self, policy: Policy, driver: Driver) -> _Place:
         """Takes a place where code can run under a policy, or makes one."""
@@ -402,7 +473,8 @@ class Language:
                 if place.policy == policy:
                     return self._places.pop(at)
         folder = PrivateFolder()
-        return _Place(policy, self._sandbox(policy, driver, folder), folder)
+        box, toolbox = self._sandbox(policy, driver, folder)
+        return _Place(policy, box, folder, toolbox)
 
     def _leave(self, place: _Place) -> None:
         """Gives a place back: nothing of what was in it is left."""
@@ -416,8 +488,8 @@ class Language:
         if surplus is not None:
             surplus.close()
 
-    def _sandbox(self, policy: Policy, driver: Driver, folder: PrivateFolder) -> Sandbox:
-        """Returns a sandbox for code under a policy, which grants a folder.
+    def _sandbox(self, policy: Policy, driver: Driver, folder: PrivateFolder) -> tuple[Sandbox, Toolbox]:
+        """Returns a sandbox for code under a policy, which grants a folder; and the tools that are lent there.
 
         Args:
             policy: The policy.
@@ -426,8 +498,9 @@ class Language:
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
         box = Sandbox(fitted, isolation=self._isolation)
-        driver.lend(box)
-        return box
+        toolbox = Toolbox(self._tools, policy.grants)
+        driver.lend(box, toolbox)
+        return box, toolbox
 
     def _beginning(self, module: Module, driver: Driver, policy: Policy) -> Module | Snapshot:
         """Returns what guests begin with: the module, or a snapshot of an interpreter that was made ready.
@@ -452,7 +525,7 @@ class Language:
 
     def _make_base(self, module: Module, driver: Driver, policy: Policy) -> Snapshot:
         box = Sandbox(roomy(policy), isolation=self._isolation)
-        driver.lend(box)
+        driver.lend(box, Toolbox(self._tools, policy.grants))
         with box:
             box.prepare(module)
             guest, control = box.live(module, Inputs(env=_ENVIRONMENT))
@@ -497,7 +570,13 @@ def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], b
 
 
 def _result(
-    report: Report, policy: Policy, folder: PrivateFolder, patterns: Sequence[str], *, survived: bool = False
+    report: Report,
+    policy: Policy,
+    folder: PrivateFolder,
+    toolbox: Toolbox,
+    patterns: Sequence[str],
+    *,
+    survived: bool = False,
 ) -> CodeResult:
     """Makes a result of a report, and of what the guest left in its folder."""
     report = msgspec.structs.replace(report, policy=PolicyInfo(policy.digest, printable(policy.name)))
@@ -505,7 +584,7 @@ def _result(
     frame = None
     if report.outcome in (Outcome.OK, Outcome.EXIT):
         frame = read_frame(folder.take_result(policy.limits.stdout + FRAME_ROOM_BYTES))
-    return CodeResult.of(report, frame, *collected, survived=survived)
+    return CodeResult.of(report, frame, *collected, toolbox, survived=survived)
 
 
 def _wheels(folder: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 from stockade.execution import bind_arguments
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from stockade.execution import Guest
     from stockade.guests._driver import Driver
     from stockade.guests._task import Task
+    from stockade.guests._tools import Toolbox
     from stockade.guests._turns import JobStreams, Turns
+    from stockade.host import U32, HostCall
     from stockade.modules import Module
     from stockade.policy import Mount
     from stockade.report import Report
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from stockade.sandbox import Sandbox
 
 __all__ = ["Python"]
+
+_NOBODY: Final = -1
+_FAULT: Final = -2
 
 _LIBRARY_NAME: Final = "python315.zip"
 _UNPACKED: Final = "matplotlib/mpl-data"
@@ -48,8 +54,9 @@ class _CPythonCommand(CommandDriver):
 
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
-        # What a command is given to read stands behind its job.
-        data = _literal(task._replace(stdin=task.stdin if task.session else None, env=None)).encode()
+        # What a command is given to read stands behind its job, unless something else comes there.
+        is_inside = task.session or task.tools
+        data = _literal(task._replace(stdin=task.stdin if is_inside else None, env=None)).encode()
         return len(data).to_bytes(8, "little") + data
 
 
@@ -69,6 +76,7 @@ def _literal(task: Task) -> str:
             "env": dict(task.env or {}),
             "reseed": task.reseed,
             "echo": task.echo,
+            "tools": [dict(tool) for tool in task.tools],
         }
     )
 
@@ -78,6 +86,8 @@ class _CPythonReactor:
 
     stack_bytes = 8 << 20
     has_base = True
+    calls_tools = True
+    exchanges = False
 
     def __init__(self, library: Callable[[], Path]) -> None:
         self._library = library
@@ -89,9 +99,20 @@ class _CPythonReactor:
             self._mounts = library_mounts(self._library(), _LIBRARY_NAME, _UNPACKED)
         return self._mounts
 
-    def lend(self, box: Sandbox) -> None:
+    def lend(self, box: Sandbox, toolbox: Toolbox) -> None:
         """Lends what it imports."""
-        box.host_function("host", "call")(_refuse)
+
+        def call(host: HostCall, request: bytes, answer: U32, answer_size: U32) -> int:
+            if not toolbox:
+                return _NOBODY
+            data = toolbox.serve(request)
+            return _given(host, data, host.call("host_alloc", len(data)), answer, answer_size)
+
+        async def call_async(host: HostCall, request: bytes, answer: U32, answer_size: U32) -> int:
+            data = await toolbox.serve_async(request)
+            return _given(host, data, await host.call_async("host_alloc", len(data)), answer, answer_size)
+
+        box.host_function("host", "call")(call_async if toolbox.awaits else call)
 
     def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
         """Returns the guest's arguments."""
@@ -134,9 +155,14 @@ class _CPythonReactor:
         return (yield from guest.invoke(bind_arguments(module, "turn", (address, len(data)))))
 
 
-def _refuse(address: int, size: int, answer: int, answer_size: int) -> int:  # noqa: ARG001 - what the guest imports
-    """Says that there is nobody to answer."""
-    return -1
+def _given(host: HostCall, data: bytes, address: object, answer: int, answer_size: int) -> int:
+    """Gives a guest an answer: its bytes, where it has made room for them, and where and how many they are."""
+    if not isinstance(address, int) or not address:
+        return _FAULT
+    host.memory.write(address, data)
+    host.memory.write(answer, struct.pack("<I", address & 0xFFFF_FFFF))
+    host.memory.write(answer_size, struct.pack("<I", len(data)))
+    return 0
 
 
 class Python(Language):

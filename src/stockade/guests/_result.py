@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import msgspec
 
 from stockade._json import Json, JsonRecord
 from stockade._text import printable
 from stockade.report import Outcome, Report
+
+if TYPE_CHECKING:
+    from stockade.guests._tools import Toolbox, ToolCall
 
 __all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
 
@@ -103,6 +106,8 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
         files: The files under `/workspace` that `collect` asked for, by their names there.
         files_left_out: How many more matched that were too many, too long, or no plain files of their own.
         figures: Figures that matplotlib drew, as PNG.
+        tool_calls: The calls of tools, as they began; at most 1,000.
+        tool_call_count: How many there were.
         survived: For a session: whether its state is still there, so that it can go on.
         report: What the run did and used.
     """
@@ -116,6 +121,8 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
     files: dict[str, bytes]
     files_left_out: int
     figures: tuple[bytes, ...]
+    tool_calls: tuple[ToolCall, ...]
+    tool_call_count: int
     survived: bool
     report: Report
 
@@ -137,6 +144,7 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
         frame: Frame | str | None,
         files: dict[str, bytes],
         left_out: int,
+        toolbox: Toolbox,
         *,
         survived: bool = False,
     ) -> CodeResult:
@@ -147,6 +155,7 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
             frame: What the guest has left.
             files: What was collected.
             left_out: How many files were not.
+            toolbox: Which tools it called.
             survived: Whether the state of a session is still there.
         """
         value: Json = None
@@ -180,6 +189,8 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
             files=files,
             files_left_out=left_out,
             figures=figures,
+            tool_calls=tuple(toolbox.calls),
+            tool_call_count=toolbox.count,
             survived=survived,
             report=report,
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stockade.execution import Guest
     from stockade.guests._result import CodeResult
     from stockade.guests._task import Plain, Task
+    from stockade.guests._tools import Toolbox
     from stockade.guests._turns import Turns
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
@@ -35,23 +36,26 @@ class Interpreter:
     Args:
         box: The sandbox that it runs in.
         folder: Its files.
+        toolbox: The tools that are lent to it.
         guest: The guest.
         control: Its control.
         turns: How it is given turns.
-        read: Makes a result of a report, and of what is in the folder.
+        read: Makes a result of a report, and of what the interpreter has left.
     """
 
     def __init__(
         self,
         box: Sandbox,
         folder: PrivateFolder,
+        toolbox: Toolbox,
         guest: Guest,
         control: RunControl,
         turns: Turns,
-        read: Callable[[Report, PrivateFolder, Sequence[str], bool], CodeResult],
+        read: Callable[[Report, Interpreter, Sequence[str]], CodeResult],
     ) -> None:
         self.box = box
         self.folder = folder
+        self.toolbox = toolbox
         self.guest = guest
         self.control = control
         self.turns = turns
@@ -228,8 +232,9 @@ class LanguageSession:
                 raise UsageError("the interpreter has ended, so its state is gone: reset the session")
             self.turns += 1
             interpreter.folder.put(given)
+            interpreter.toolbox.begin()
             report = yield from interpreter.turns.turn(task)
-            return interpreter.read(report, interpreter.folder, patterns, not interpreter.over)
+            return interpreter.read(report, interpreter, patterns)
         finally:
             if self._holder is holder:
                 self.last_used = time.monotonic()

@@ -40,6 +40,7 @@ class Task(NamedTuple):
         paths: More folders of the guest's that modules are looked for in.
         session: Whether more comes after it.
         reseed: Whether random generators are to begin anew.
+        tools: What it is told of the tools that it may call.
         echo: Whether its value is shown on stdout, as an interactive interpreter does.
     """
 
@@ -55,6 +56,7 @@ class Task(NamedTuple):
     session: bool = False
     reseed: bool = False
     echo: bool = False
+    tools: Sequence[Mapping[str, str]] = ()
 
 
 def make_task(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stockade.execution import Guest
     from stockade.guests._driver import Driver
     from stockade.guests._task import Task
+    from stockade.guests._tools import Toolbox
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunCoroutine
@@ -41,13 +42,25 @@ class JobStreams(Streams):
     Args:
         stdout: Is given stdout in pieces as they are written.
         stderr: The same for stderr.
+        take_request: Takes what the guest has left for a tool, if anything.
+        toolbox: The tools.
 
     Attributes:
         waiting: Whether the guest has taken all that there was, and waits for more.
     """
 
-    def __init__(self, stdout: Callable[[bytes], object] | None, stderr: Callable[[bytes], object] | None) -> None:
+    def __init__(
+        self,
+        stdout: Callable[[bytes], object] | None,
+        stderr: Callable[[bytes], object] | None,
+        take_request: Callable[[], bytes | None],
+        toolbox: Toolbox,
+    ) -> None:
         super().__init__(self._fetch, stdout, stderr, wakes=True)
+        self._take_request = take_request
+        self._toolbox = toolbox
+        # A tool takes as long as it likes.
+        self.calls_out = bool(toolbox)
         self.waiting = False
         self._left = memoryview(b"")
         self._ended = False
@@ -63,6 +76,9 @@ class JobStreams(Streams):
         self.waiting = False
 
     def _fetch(self, size: int) -> bytes | None:
+        if not self._left and self._toolbox and (request := self._take_request()) is not None:
+            answer = self._toolbox.serve(request)
+            self._left = memoryview(len(answer).to_bytes(8, "little") + answer)
         if self._left:
             piece, self._left = bytes(self._left[:size]), self._left[size:]
             return piece

@@ -34,6 +34,19 @@ def _dumps(thing):
     return "".join(encode(thing, 0))
 
 
+def _loads(text):
+    import _json
+
+    class Reading:
+        strict = True
+        object_hook = object_pairs_hook = array_hook = None
+        parse_float = float
+        parse_int = int
+        parse_constant = float
+
+    return _json.make_scanner(Reading)(text, 0)[0]
+
+
 def _cut(text, most=_MOST_TEXT):
     text = str(text).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else text[: most // 2] + "\n…\n" + text[-most // 2 :]
@@ -150,6 +163,55 @@ def _first_time():
     sys.path.insert(0, _WORK)
 
 
+def _exchange(request):
+    """Has the host serve a request, where all that there is between us are a file and standard input."""
+    import posix
+
+    file = posix.open("/run/request", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC)
+    try:
+        while request:
+            request = request[posix.write(file, request) :]
+    finally:
+        posix.close(file)
+    return _read(int.from_bytes(_read(8), "little"))
+
+
+def _tool(told):
+    """Makes the function that calls a tool."""
+
+    def tool(*args, **named):
+        if "_host" in sys.builtin_module_names:
+            import _host
+
+            call = _host.call
+        else:
+            call = _exchange
+        answer = _loads(call(_dumps({"name": told["name"], "args": args, "named": named}).encode()).decode())
+        if "error" in answer:
+            import builtins
+
+            kind = getattr(builtins, answer["error"], None)
+            fits = isinstance(kind, type) and issubclass(kind, Exception) and answer["error"] != "UnicodeDecodeError"
+            raise kind(answer["message"]) if fits else RuntimeError(f"{answer['error']}: {answer['message']}")
+        return answer["value"]
+
+    tool.__name__ = tool.__qualname__ = told["name"]
+    tool.__module__ = "tools"
+    tool.__doc__ = f"{told['name']}{told['signature']}\n\n{told['doc']}".rstrip()
+    tool.__signature__ = told["signature"]
+    return tool
+
+
+def _tools(described):
+    """Makes the module of all tools."""
+    tools = type(sys)("tools", "Functions of the host.")
+    for told in described:
+        setattr(tools, told["name"], _tool(told))
+    tools.__all__ = [told["name"] for told in described]
+    sys.modules["tools"] = tools
+    return tools
+
+
 def prepare(preload, paths):
     """Makes ready for jobs: what all of them find is there."""
     _first_time()
@@ -199,6 +261,8 @@ def perform(job):
         import os
 
         os.environ.update(job["env"])
+    if job["tools"] and "tools" not in space:
+        space["tools"] = _tools(job["tools"])
     space.update(job["inputs"])
     sys.argv[:] = [name, *job["args"]]
     _kept["sources"][name] = job["code"]

@@ -1,0 +1,232 @@
+"""Tools: functions of the embedder that code calls as `tools.name(...)`, with JSON between the two."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+
+from stockade._json import JsonRecord
+from stockade._text import printable
+from stockade.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["MOST_CALLS_LISTED", "Tool", "ToolCall", "Toolbox"]
+
+MOST_CALLS_LISTED = 1_000
+"""How many calls of one piece of code are listed; all are counted."""
+
+_MOST_TEXT = 1_000
+
+
+class ToolCall(msgspec.Struct, JsonRecord, frozen=True):
+    """A call of a tool.
+
+    Attributes:
+        name: The tool, as the code has named it.
+        ok: Whether it returned.
+        error: The type of what it raised, or why it was not called; empty where it returned.
+        seconds: How long it took.
+    """
+
+    name: str
+    ok: bool
+    error: str
+    seconds: float
+
+    def to_json(self) -> str:
+        """Returns the call as JSON."""
+        return msgspec.json.encode(self).decode()
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What code asks for."""
+
+    name: str
+    args: list[Any]
+    named: dict[str, Any]
+
+
+class Tool:
+    """A function that code may call.
+
+    Args:
+        function: The function, plain or a coroutine function, with annotations.
+        name: What it is called.
+        requires: A custom capability that the policy must grant.
+
+    Raises:
+        UsageError: Its annotations are missing, or are not for JSON.
+    """
+
+    def __init__(self, function: Callable[..., object], name: str, requires: str | None) -> None:
+        self.name = name
+        self.requires = requires
+        self.function = function
+        self.is_awaited = inspect.iscoroutinefunction(function)
+        if not name.isidentifier() or name.startswith("_"):
+            raise UsageError(f"the tool {printable(name)!r} has no name that code can call: give it one")
+        try:
+            self._hints: Mapping[str, Any] = get_type_hints(function, include_extras=True)
+            self._signature = inspect.signature(function)
+        except Exception as problem:  # Annotations are evaluated, and raise what they like.
+            raise UsageError(f"the annotations of the tool {name} cannot be read: {printable(str(problem))}") from None
+        for parameter in self._signature.parameters.values():
+            if parameter.name not in self._hints:
+                raise UsageError(f"the tool {name} has no annotation for {parameter.name}: say what it takes")
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise UsageError(f"the tool {name} takes any number of arguments: name each of them")
+        if "return" not in self._hints:
+            raise UsageError(f"the tool {name} has no annotation for what it returns")
+        # As types, whether they were written as such or as text.
+        self._signature = self._signature.replace(
+            parameters=[
+                parameter.replace(annotation=self._hints[parameter.name])
+                for parameter in self._signature.parameters.values()
+            ],
+            return_annotation=self._hints["return"],
+        )
+        for what, hint in self._hints.items():
+            try:
+                msgspec.json.schema(hint)
+            except TypeError:
+                raise UsageError(f"the tool {name}: {what} is of a type that JSON does not know") from None
+
+    def described(self) -> dict[str, str]:
+        """Returns what code is told of it."""
+        doc = inspect.getdoc(self.function) or ""
+        return {"name": self.name, "signature": str(self._signature), "doc": doc}
+
+    def bound(self, request: _Request) -> inspect.BoundArguments:
+        """Returns the arguments of a call, as the annotations want them.
+
+        Raises:
+            TypeError: They do not fit.
+            ValidationError: One is of another type.
+        """
+        bound = self._signature.bind(*request.args, **request.named)
+        for name, value in bound.arguments.items():
+            try:
+                bound.arguments[name] = msgspec.convert(value, self._hints[name], strict=True)
+            except msgspec.ValidationError as problem:
+                raise TypeError(f"{name}: {problem}") from None
+        return bound
+
+    def answer(self, value: object) -> bytes:
+        """Returns what it returned as JSON, once it is as the annotation says.
+
+        Raises:
+            TypeError: It is not.
+        """
+        plain = msgspec.to_builtins(value)
+        try:
+            msgspec.convert(plain, self._hints["return"], strict=False)
+        except msgspec.ValidationError as problem:
+            raise TypeError(f"the tool returned something else than it says: {problem}") from None
+        return msgspec.json.encode({"value": plain})
+
+
+class Toolbox:
+    """The tools of one interpreter, and the calls of the piece of code that runs there.
+
+    Args:
+        tools: The tools, by their names.
+        grants: Says whether the policy grants a capability.
+
+    Attributes:
+        calls: The calls so far.
+        count: How many there were.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool], grants: Callable[[str], bool]) -> None:
+        self._tools = tools
+        self._grants = grants
+        self.calls: list[ToolCall] = []
+        self.count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there are coroutine functions among them."""
+        return any(tool.is_awaited for tool in self._tools.values())
+
+    def begin(self) -> None:
+        """Begins counting anew."""
+        self.calls, self.count = [], 0
+
+    def serve(self, request: bytes) -> bytes:
+        """Answers a request. What a tool raises is told by its type and text, without its traceback.
+
+        Args:
+            request: What the code asks for.
+        """
+        begun = time.perf_counter()
+        tool, bound, refusal = self._read(request)
+        if bound is None or tool is None:
+            return refusal
+        try:
+            value = tool.function(*bound.args, **bound.kwargs)
+            if inspect.iscoroutine(value):
+                # Whoever serves here has no event loop.
+                value = asyncio.run(value)
+            return self._done(tool.name, begun, tool.answer(value))
+        except Exception as problem:
+            return self._failed(tool.name, begun, problem)
+
+    async def serve_async(self, request: bytes) -> bytes:
+        """Answers a request; coroutine functions are awaited, plain ones called on another thread."""
+        begun = time.perf_counter()
+        tool, bound, refusal = self._read(request)
+        if bound is None or tool is None:
+            return refusal
+        try:
+            if tool.is_awaited:
+                awaited: Any = tool.function(*bound.args, **bound.kwargs)
+                value = await awaited
+            else:
+                value = await asyncio.to_thread(tool.function, *bound.args, **bound.kwargs)
+            return self._done(tool.name, begun, tool.answer(value))
+        except Exception as problem:
+            return self._failed(tool.name, begun, problem)
+
+    def _read(self, data: bytes) -> tuple[Tool | None, inspect.BoundArguments | None, bytes]:
+        begun = time.perf_counter()
+        name = "?"
+        try:
+            request = msgspec.json.decode(data, type=_Request)
+            name = printable(request.name)
+            tool = self._tools.get(request.name)
+            if tool is None:
+                raise AttributeError(f"there is no tool {name}")
+            if tool.requires is not None and not self._grants(tool.requires):
+                raise PermissionError(f"the policy does not grant {tool.requires}, which the tool {name} needs")
+            return tool, tool.bound(request), b""
+        except (msgspec.MsgspecError, RecursionError, AttributeError, PermissionError, TypeError) as problem:
+            return None, None, self._failed(name, begun, problem)
+
+    def _done(self, name: str, begun: float, answer: bytes) -> bytes:
+        self._note(ToolCall(name, ok=True, error="", seconds=time.perf_counter() - begun))
+        return answer
+
+    def _failed(self, name: str, begun: float, problem: Exception) -> bytes:
+        kind = type(problem).__name__
+        self._note(ToolCall(name, ok=False, error=kind, seconds=time.perf_counter() - begun))
+        try:
+            # What is missing is told as it is; the code's own KeyError puts quotes around it.
+            key = problem.args[0] if isinstance(problem, KeyError) and len(problem.args) == 1 else problem
+            text = str(key)[:_MOST_TEXT]
+        except Exception:  # Its own method failed.
+            text = "(it cannot be told)"
+        return msgspec.json.encode({"error": kind, "message": text.encode("utf-8", "replace").decode()})
+
+    def _note(self, call: ToolCall) -> None:
+        self.count += 1
+        if len(self.calls) < MOST_CALLS_LISTED:
+            self.calls.append(call)

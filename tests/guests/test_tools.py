@@ -1,0 +1,166 @@
+"""P-LANG-6: tools. Code calls functions of ours, with JSON between the two, and learns nothing but their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stockade import JavaScript, Python, UsageError
+from tests.guests.conftest import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PRICES = {"apple": 0.5}
+
+
+@pytest.fixture
+def shop(python: Python) -> Iterator[Python]:
+    """A language with tools."""
+    with Python(PATIENT.replace(custom={"mail": False}), runtime=python.runtime) as language:
+
+        @language.tool
+        def price(item: str) -> float:
+            """Looks up a price.
+
+            Ask for one item at a time.
+            """
+            return PRICES[item]
+
+        @language.tool(name="wait")
+        async def waiting(times: int = 1) -> list[int]:
+            await asyncio.sleep(0)
+            return [times] * times
+
+        @language.tool(requires="mail")
+        def mail(to: str) -> None:
+            raise AssertionError(f"mail to {to}")
+
+        @language.tool
+        def wrong() -> int:
+            return "text"  # type: ignore[return-value]
+
+        yield language
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("tools.price('apple')", 0.5),
+        ("tools.price(item='apple') * 2", 1.0),
+        ("tools.wait(2)", [2, 2]),
+        ("tools.wait()", [1]),
+        ("from tools import price\n[price('apple') for _ in range(3)]", [0.5, 0.5, 0.5]),
+        ("tools.__all__", ["price", "wait", "mail", "wrong"]),
+        ("tools.price.__doc__", "price(item: str) -> float\n\nLooks up a price.\n\nAsk for one item at a time."),
+        ("input() + str(tools.price('apple'))", "line0.5"),
+    ],
+)
+def test_code_calls_tools(shop: Python, code: str, value: object) -> None:
+    """By place and by name; plain functions and coroutine functions."""
+    result = shop.run(code, stdin="line\n")
+    assert (result.value, result.error) == (value, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("tools.price('plum')", "KeyError", "'plum'"),
+        ("tools.price(5)", "TypeError", "item: Expected `str`, got `int`"),
+        ("tools.price()", "TypeError", "missing a required argument: 'item'"),
+        ("tools.price('a', 'b')", "TypeError", "too many positional arguments"),
+        ("tools.wait('x')", "TypeError", "times: Expected `int`, got `str`"),
+        ("tools.mail('a')", "PermissionError", "the policy does not grant mail, which the tool mail needs"),
+        ("tools.wrong()", "TypeError", "the tool returned something else than it says: Expected `int`, got `str`"),
+        ("tools.price(object())", "TypeError", None),
+    ],
+)
+def test_what_goes_wrong_is_raised_in_the_code(shop: Python, code: str, error: str, message: str | None) -> None:
+    """By its type and text; nothing of the host's traceback is there."""
+    result = shop.run(code)
+    assert result.error is not None
+    assert result.error.type == error
+    assert message is None or result.error.message == message
+    assert "test_tools" not in result.error.traceback
+
+
+def test_calls_are_listed(shop: Python) -> None:
+    """With how they ended; those of one piece of code alone."""
+    code = "tools.price('apple')\nfor call in (lambda: tools.price('x'), lambda: tools.mail('a')):\n  try: call()\n"
+    result = shop.run(code + "  except Exception: pass")
+    found = [(call.name, call.ok, call.error) for call in result.tool_calls]
+    assert found == [("price", True, ""), ("price", False, "KeyError"), ("mail", False, "PermissionError")]
+    assert result.tool_call_count == 3
+    assert shop.run("1").tool_calls == ()
+
+
+def test_sessions_and_awaited_runs_have_them(shop: Python) -> None:
+    """The same functions."""
+    with shop.session() as session:
+        assert session.run("x = tools.price('apple')").ok
+        assert session.run("[x, tools.wait(1)]").value == [0.5, [1]]
+    assert asyncio.run(shop.run_async("tools.price('apple')")).value == 0.5
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["b'not JSON'", "b'{}'", "b'[' * 100000", 'b\'{"name": "price", "args": [], "named": {}, "more": 1}\'', "b'\\xff'"],
+)
+def test_a_forged_request_is_refused(shop: Python, request_: str) -> None:
+    """It goes past the function that makes requests: each is read strictly, and refused in words."""
+    way = (
+        "import _host\ncall = _host.call"
+        if shop.runtime == "cpython-3.15"
+        else "call = tools.price.__globals__['_exchange']"
+    )
+    result = shop.run(f"{way}\nb'error' in call({request_})")
+    assert (result.value, result.error) == (True, None)
+    assert [call.ok for call in result.tool_calls] == [False]
+
+
+def test_tools_are_checked_when_they_are_offered(python: Python) -> None:
+    """What cannot be JSON, and what has no annotation, is the embedder's mistake."""
+    with Python(PATIENT, runtime=python.runtime) as language:
+
+        def bare(item) -> int:  # type: ignore[no-untyped-def]
+            return 1
+
+        def silent(item: str):  # type: ignore[no-untyped-def]
+            return 1
+
+        def many(*items: str) -> int:
+            return 1
+
+        def odd(item: complex) -> int:
+            return 1
+
+        def fine() -> Any:
+            return 1
+
+        for function, message in (
+            (bare, "the tool bare has no annotation for item: say what it takes"),
+            (silent, "the tool silent has no annotation for what it returns"),
+            (many, "the tool many takes any number of arguments: name each of them"),
+            (odd, "the tool odd: item is of a type that JSON does not know"),
+        ):
+            with pytest.raises(UsageError, match=re.escape(message)):
+                language.tool(function)
+        language.tool(fine)
+        with pytest.raises(UsageError, match="there is a tool fine already: choose another name"):
+            language.tool(fine)
+        with pytest.raises(UsageError, match="the tool '_x' has no name that code can call: give it one"):
+            language.tool(name="_x")(fine)
+
+
+def test_an_interpreter_without_a_way_says_so(javascript: JavaScript) -> None:
+    """QuickJS has none."""
+
+    def fine() -> int:
+        return 1
+
+    with pytest.raises(UsageError) as caught:
+        javascript.tool(fine)
+    assert str(caught.value) == "quickjs-ng cannot call tools: give the code what it needs as inputs or files"
