@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import JavaScript, Python, UsageError
+from stockade import JavaScript, Python, Sandbox, UsageError
+from stockade.guests._python import _CPythonReactor
+from stockade.guests._tools import Tool, Toolbox
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -164,3 +167,14 @@ def test_an_interpreter_without_a_way_says_so(javascript: JavaScript) -> None:
     with pytest.raises(UsageError) as caught:
         javascript.tool(fine)
     assert str(caught.value) == "quickjs-ng cannot call tools: give the code what it needs as inputs or files"
+
+
+def test_what_the_reactor_imports_can_be_lent() -> None:
+    """Also where it is not installed: annotations are read when it is lent."""
+    for tools in ({}, {"wait": Tool(_waits, "wait", None)}):
+        with Sandbox() as box:
+            _CPythonReactor(Path).lend(box, Toolbox(tools, lambda _: True))
+
+
+async def _waits() -> int:
+    return 1

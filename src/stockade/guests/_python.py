@@ -12,6 +12,7 @@ from stockade.guests._language import Language
 from stockade.guests._library import library_mounts
 from stockade.guests._runtime import DataFile, Runtime
 from stockade.guests._turns import CalledTurns, ParkedTurns
+from stockade.host import U32, HostCall  # noqa: TC001 - annotations that are read when they are lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from stockade.guests._task import Task
     from stockade.guests._tools import Toolbox
     from stockade.guests._turns import JobStreams, Turns
-    from stockade.host import U32, HostCall
     from stockade.modules import Module
     from stockade.policy import Mount
     from stockade.report import Report
