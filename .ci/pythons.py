@@ -175,6 +175,7 @@ def environment(python: Path, folder: Path, wasmtime: str) -> Path:
     run(python, "-m", "venv", "--without-pip", folder)
     pip = (sys.executable, "-m", "pip", "--python", made, "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "--editable", ".", "--group", "dev", *([f"wasmtime=={wasmtime}.*"] if wasmtime else []))
+    run(*pip, "--no-deps", "--group", "large-guests")
     return made
 
 

@@ -213,7 +213,8 @@ def test_a_guest_may_wait_at_the_limit_of_recursion() -> None:
     command = [sys.executable, "-X", "faulthandler", "-c", AT_THE_LIMIT, SLEEPER.data.hex()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
-    assert (result.returncode, result.stdout, result.stderr) == (0, "over\n", "")
+    # What Python has no room for while it tells of that, it writes to stderr.
+    assert (result.returncode, result.stdout) == (0, "over\n"), result.stderr
 
 
 def test_a_python_that_ends_on_other_stacks_runs_what_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

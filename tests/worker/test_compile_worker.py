@@ -78,7 +78,8 @@ def server():
     return _process.worker._process.popen.pid
 """
     ended = subprocess.run(
-        [*prefix, sys.executable, "-W", "error", "-c", preamble + code],
+        # From 3.12 on Python warns of a fork where there are threads.
+        [*prefix, sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", preamble + code],
         capture_output=True,
         text=True,
         timeout=100,
@@ -188,7 +189,9 @@ def test_no_descriptor_of_the_host_gets_there(own_worker: _process.Worker, tmp_p
                 with suppress(FileNotFoundError):
                     held.add(os.readlink(f"/proc/{process}/fd/{number}"))  # noqa: PTH115
             assert held
-            assert {link.split(":")[0] for link in held} <= {"/dev/null", "socket", "pipe", "anon_inode", "/memfd"}
+            # A library through which Python makes callbacks holds its own file open.
+            kinds = {link.split(":")[0] for link in held if not Path(link).name.startswith("libffi.so")}
+            assert kinds <= {"/dev/null", "socket", "pipe", "anon_inode", "/memfd"}
 
 
 def test_children_have_their_limits_and_no_way_to_more_rights(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from stockade.engine._instance import Instance
 
-__all__ = ["function_type", "running", "skip_signal_check"]
+__all__ = ["check_stack", "function_type", "running", "skip_signal_check"]
+
+_CALL_LEVELS = 8
 
 _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
 
@@ -46,6 +48,19 @@ def skip_signal_check(function: Callable[..., object]) -> None:
     changed = bytearray(code.co_code)
     changed[at + 1] = 2
     function.__code__ = code.replace(co_code=bytes(changed))
+
+
+def check_stack(levels: int = _CALL_LEVELS) -> int:
+    """Checks that there is room on Python's stack for a run that halts, maybe to call functions of the embedder.
+
+    Args:
+        levels: How many calls deep it goes, so that none of them has been called where that does not fit.
+
+    Raises:
+        RecursionError: There is none.
+    """
+    # By a function in C, for calls through C have a limit of their own.
+    return min((levels - 1,), key=check_stack) if levels else 0
 
 
 def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
-from stockade.engine._callbacks import running
+from stockade.engine._callbacks import check_stack, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._parking import PARKING, ParkingSlot
@@ -511,6 +511,8 @@ class Instance:
             results = first + _VALUE_BYTES * len(arguments)
         self._values, self._result_types = values, result_types
         self.failure = None
+        if self.bed is not None:
+            check_stack()
         place = self._place
         assert place.future is None
         place.kept = (self._out, self.bed, values)

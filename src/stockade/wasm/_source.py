@@ -44,6 +44,8 @@ def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
         if isinstance(problem, OSError) and problem.errno == errno.ENXIO:  # what a socket says
             raise InvalidModule(f"{shown} is a socket, not a regular file: give the path of a module") from None
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        if "\0" in os.fsdecode(path):
+            reason = "it has a zero byte"  # for which each release of Python has its own words
         raise InvalidModule(f"{shown} cannot be opened: {reason}") from None
     # Not through fdopen yet: that refuses a folder in words of its own, and leaves the descriptor open.
     status = os.fstat(descriptor)
