@@ -188,7 +188,8 @@ def test_no_descriptor_of_the_host_gets_there(own_worker: _process.Worker, tmp_p
             for number in os.listdir(f"/proc/{process}/fd"):  # noqa: PTH208 - names, before any of them is read
                 with suppress(FileNotFoundError):
                     held.add(os.readlink(f"/proc/{process}/fd/{number}"))  # noqa: PTH115
-            assert held
+            # A child that has done its job holds nothing.
+            assert held or process != server
             # A library through which Python makes callbacks holds its own file open.
             kinds = {link.split(":")[0] for link in held if not Path(link).name.startswith("libffi.so")}
             assert kinds <= {"/dev/null", "socket", "pipe", "anon_inode", "/memfd"}
