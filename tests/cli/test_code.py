@@ -74,7 +74,8 @@ def _prepared() -> None:
             "stockade: the code ended the interpreter with exit code 4\n",
             4,
         ),
-        (["python", "no.py"], "", "", "stockade: there is no file no.py\n", 127),
+        (["python", "no.py"], "", "", "stockade: no file at no.py\n", 127),
+        (["python", "-f", "no.csv", "-c", "1"], "", "", "stockade: no file at no.csv\n", 127),
         (["js", *PATIENT, "-c", "console.log(6 * 7)"], "", "42\n", "", 0),
         (["js", *PATIENT, "-c", "print(scriptArgs.slice(1))", "a"], "", '["a"]\n', "", 0),
         (
@@ -227,6 +228,38 @@ def test_a_piece_that_ends_the_interpreter_is_told(terminal: list[Terminal]) -> 
     assert "False" in shell.until(">>> ")
     shell.type("import sys; sys.exit(3)\n")
     assert shell.process.wait(60) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "status"), [("quit()", 0), ("exit()", 0), ("raise SystemExit(0)", 0), ("exit('no')", 1), ("exit(7)", 7)]
+)
+def test_leaving_ends_a_session_on_a_terminal(terminal: list[Terminal], typed: str, status: int) -> None:
+    """As in Python itself, whatever the exit code is."""
+    shell = Terminal("python", *PATIENT)
+    terminal.append(shell)
+    shell.until(">>> ")
+    shell.type(f"{typed}\n")
+    assert shell.process.wait(60) == status
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-f", "t.csv:x.csv"], "--file t.csv:x.csv: write HOST, or HOST::NAME"),
+        (["-f", "t.csv::"], "--file t.csv::: write HOST, or HOST::NAME"),
+        (
+            ["-f", "t.csv", "-f", "d/t.csv"],
+            "--file d/t.csv: t.csv is given twice: write HOST::NAME to name it otherwise",
+        ),
+    ],
+)
+def test_files_that_are_given_wrongly(tmp_path: Path, words: list[str], message: str) -> None:
+    """A name that docker would understand, and one that would hide another file."""
+    (tmp_path / "d").mkdir()
+    for path in (tmp_path / "t.csv", tmp_path / "d" / "t.csv"):
+        path.write_text("a")
+    done = ran("python", *words, "-c", "1", cwd=tmp_path)
+    assert (done.stderr.splitlines()[-1], done.returncode) == (f"Error: {message}", 125)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,31 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
     assert (done.stdout, done.stderr) == ("hello world\n", "True\n")
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("pyhton", "No such command 'pyhton'. Did you mean 'python'?"),
+        ("Run", "No such command 'Run'. Did you mean 'run'?"),
+        (
+            "xyz",
+            "No such command 'xyz'. Choose from bench, cache, completion, inspect, js, policy, python, run, snapshot.",
+        ),
+    ],
+)
+def test_a_command_that_is_not_known_is_told_what_was_meant(typed: str, message: str) -> None:
+    """Commands that are loaded when they are used are suggested, too."""
+    result = CliRunner().invoke(stockade, [typed])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+@pytest.mark.parametrize("group", [[], ["policy"], ["cache"]])
+def test_help_says_whole_what_each_command_does(group: list[str]) -> None:
+    """In 80 columns nothing is cut."""
+    result = CliRunner().invoke(stockade, [*group, "--help"], terminal_width=80)
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
 def test_help_of_the_group_lists_every_command() -> None:
     """They are loaded for that: each tells what it does."""
     done = subprocess.run([sys.executable, "-m", "stockade", "--help"], capture_output=True, text=True, check=True)

@@ -81,6 +81,16 @@ def test_collecting_is_capped(python: Python, monkeypatch: pytest.MonkeyPatch) -
     assert (sorted(large.files), large.files_left_out) == (["a"], 1)
 
 
+def test_a_result_is_shown_in_short(python: Python) -> None:
+    """What is there, and of the report how the run ended."""
+    whole = python.run("print('a'); open('f', 'w').write('x'); 1 + 1", collect=["f"])
+    failed = python.run("1 / 0")
+
+    assert repr(whole) == "CodeResult(value=2, stdout='a\\n', files=['f'], report=<Report: finished>)"
+    assert repr(failed).startswith("CodeResult(value=None, error=CodeError(type='ZeroDivisionError', ")
+    assert repr(failed).endswith("exit_code=1, report=<Report: exited with code 1>)")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -91,6 +101,7 @@ def test_collecting_is_capped(python: Python, monkeypatch: pytest.MonkeyPatch) -
         ({"args": [1]}, "an argument is int: it must be text"),
         ({"inputs": ["x"]}, "inputs is list: give a dict of names and values"),
         ({"inputs": {"a b": 1}}, "'a b' cannot be the name of a variable"),
+        ({"inputs": {"class": 1}}, "'class' cannot be the name of a variable: it is a keyword of Python"),
         ({"inputs": {"x": object()}}, "the variable x is or holds object: give None, bool, int"),
         ({"inputs": {"x": {1: 2}}}, "the variable x has a key of type int: it must be text"),
         (

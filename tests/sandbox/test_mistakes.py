@@ -36,6 +36,7 @@ GIVE = "give a Policy, the name of a preset, or the path of a policy file"
 A_MODULE = "give the path of a module, its bytes, or a Module as Module.load returns it"
 BYTES = "give bytes, or text, which is passed on as UTF-8"
 FUNCTION = "give a function, or None"
+AWAIT = "and only an event loop can await it: give a plain function, or await run_async"
 
 
 def done(function: Callable[..., Any], *args: Any, **named: Any) -> Callable[[], Any]:
@@ -82,11 +83,17 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (done(BOX.run, GUEST, on_stdout=5), f"on_stdout is int: {FUNCTION}"),
     (done(BOX.run, GUEST, on_stderr="x"), f"on_stderr is str: {FUNCTION}"),
     (done(BOX.run_async, GUEST, on_progress=[]), f"on_progress is list: {FUNCTION}"),
+    (done(BOX.run, GUEST, on_stdout=asyncio.sleep), f"on_stdout is a coroutine function, {AWAIT}"),
+    (done(BOX.open, GUEST, on_stderr=asyncio.sleep), f"on_stderr is a coroutine function, {AWAIT}"),
     (done(BOX.run, GUEST, run_id=[]), "run_id is list: it must be text"),
     (done(BOX.run_async, GUEST, tenant=[]), "tenant is list: it must be text"),
     (done(BOX.run_async, GUEST, priority="x"), "priority is 'x': it must be a whole number from 1 to 100"),
     (done(BOX.cancel, []), "run_id is list: it must be text"),
     (done(BOX.host_function, 5), "module is int: it must be text"),
+    (
+        done(BOX.host_function, print),
+        'host_function is given the function itself: write the import module, such as @sandbox.host_function("env")',
+    ),
     (done(BOX.host_function, "env", 5), "name is int: it must be text"),
     (done(Scheduler, None), "sandbox is NoneType: give a Sandbox"),
     (done(SessionPool, "x", GUEST), "sandbox is str: give a Sandbox"),

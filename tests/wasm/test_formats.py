@@ -114,3 +114,24 @@ def test_a_tar_archive_is_no_text() -> None:
 
     with pytest.raises(InvalidModule, match=r"does not begin with"):
         refuse_other_format(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.py", "a.py is not WebAssembly but Python code: run it by stockade.Python, or `stockade python`"),
+        ("a.mjs", "a.mjs is not WebAssembly but JavaScript code: run it by stockade.JavaScript, or `stockade js`"),
+        ("a.rs", "a.rs is not WebAssembly but text: compile source code to WebAssembly first"),
+    ],
+)
+def test_code_of_an_interpreter_is_told_where_it_runs(name: str, message: str) -> None:
+    """A script that is given in the place of a module."""
+    with pytest.raises(InvalidModule) as caught:
+        refuse_other_format(b"print(1)\n", name)
+    assert str(caught.value) == message
+
+
+def test_a_script_with_its_interpreter_in_the_first_line_is_told_where_it_runs() -> None:
+    """The name says more than the first line."""
+    with pytest.raises(InvalidModule, match=r"^a\.py is not WebAssembly but Python code: "):
+        refuse_other_format(b"#!/usr/bin/env python3\n", "a.py")

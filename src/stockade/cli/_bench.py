@@ -79,7 +79,7 @@ class _Figures(NamedTuple):
         return cls(job, len(ordered), ordered[0], at(0.5), at(0.95), at(0.99), mean, ordered[-1])
 
 
-@click.command()
+@click.command(short_help="Measure how long runs take on this machine.")
 @click.argument("path", metavar="[MODULE]", required=False, type=ModuleFile())
 @policy_option
 @click.option("--cold", type=click.IntRange(1, 10_000), help="Number of cold and of cached runs.")

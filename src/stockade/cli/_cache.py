@@ -95,7 +95,7 @@ def verify() -> int:
     return int(bool(bad))
 
 
-@cache.command()
+@cache.command(short_help="Compile modules ahead of their first run.")
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True, type=ModuleFile(path_type=Path))
 @policy_option
 def warm(modules: tuple[Path, ...], base: Policy) -> int:

@@ -115,7 +115,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         quiet: bool,
     ) -> int:
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
-        given = dict(map(_file, files))
+        given = _files(files)
         environment = environment_of(variables)
         with language(policy, runtime=runtime, packages=packages) as interpreter, Watcher() as watcher:
             if only_prepare:
@@ -147,6 +147,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
             leave(128 + watcher.signal)
         return _status(result)
 
+    command.short_help = f"Run {language.__name__} code in a sandbox, or ask for it."
     command.help = _HELP.format(language=language.__name__, name=name)
     return command
 
@@ -215,12 +216,22 @@ def _status(result: CodeResult) -> int:
     return result.exit_code & 0xFF or (1 if result.exit_code else 0)
 
 
-def _file(text: str) -> tuple[str, bytes]:
-    host, separator, name = text.partition("::")
-    path = Path(host)
-    if not host or (separator and not name):
-        raise click.UsageError(f"--file {printable(text)}: write HOST, or HOST::NAME")
-    return name or path.name, _bytes(path)
+def _files(given: Sequence[str]) -> dict[str, bytes]:
+    """Reads the files that the code finds, by their names there."""
+    found: dict[str, bytes] = {}
+    for text in given:
+        host, separator, name = text.partition("::")
+        path = Path(host)
+        is_split = ":" in host and not path.exists()
+        if not host or (separator and not name) or is_split:
+            raise click.UsageError(f"--file {printable(text)}: write HOST, or HOST::NAME")
+        name = name or path.name
+        if name in found:
+            raise click.UsageError(
+                f"--file {printable(text)}: {printable(name)} is given twice: write HOST::NAME to name it otherwise"
+            )
+        found[name] = _bytes(path)
+    return found
 
 
 def _bytes(path: Path) -> bytes:
@@ -228,7 +239,7 @@ def _bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise ModuleNotFound(f"there is no file {printable(str(path))}") from None
+        raise ModuleNotFound(f"no file at {printable(str(path))}") from None
     except OSError as problem:
         raise UsageError(f"{printable(str(path))} cannot be read: {problem.strerror}") from None
 

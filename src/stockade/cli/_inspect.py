@@ -44,7 +44,7 @@ _Row = tuple[tuple[str, str], ...]
 _UNPROVIDED = "Not part of WASI: provide these with Sandbox.host_function"
 
 
-@click.command()
+@click.command(short_help="Show what a module is, imports, exports and needs.")
 @click.argument("file", metavar="FILE", type=ModuleFile())
 @click.option("--woven", is_flag=True, help="Show what the guard changes in the module instead.")
 @click.option("-o", "out", metavar="OUT", type=click.Path(allow_dash=True), help="Write the woven module to this file.")

@@ -144,7 +144,7 @@ def show(found: Policy, wants_json: bool) -> None:
         say_document(found.to_toml(), "toml")
 
 
-@policy.command()
+@policy.command(short_help="Say in sentences what a guest can and cannot do.")
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @_as_json
 def explain(found: Policy, wants_json: bool) -> None:
@@ -163,7 +163,7 @@ def explain(found: Policy, wants_json: bool) -> None:
     show_table(rows)
 
 
-@policy.command()
+@policy.command(short_help="Show what is wider and narrower in another policy.")
 @click.argument("before", metavar="BEFORE", type=PolicyName())
 @click.argument("after", metavar="AFTER", type=PolicyName())
 @_as_json
@@ -236,14 +236,14 @@ def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int
     return int(rated.value < at_least)
 
 
-@policy.command()
+@policy.command(short_help="Print the JSON Schema of policy files.")
 @click.option("--markdown", is_flag=True, help="Print the reference page instead.")
 def schema(markdown: bool) -> None:
     """Print the JSON Schema of policy files, for editors and validators."""
     click.echo(reference(fields_kept()) if markdown else _json(Policy.schema()), nl=not markdown)
 
 
-@policy.command()
+@policy.command(short_help="Write a policy to start from, with comments.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--preset", "found", type=PolicyName(), default="default", show_default=True, help="The preset to start from."

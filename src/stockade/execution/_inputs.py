@@ -155,11 +155,17 @@ class Inputs(NamedTuple):
             control: The control of the run.
 
         Raises:
-            UsageError: Nothing can be read from what stdin is.
+            UsageError: Nothing can be read from what stdin is, or a callback would have to be awaited.
         """
         if not self.served:
             return None
         self.check_callbacks()
+        for name in ("on_stdout", "on_stderr", "on_progress"):
+            if inspect.iscoroutinefunction(getattr(self, name)):
+                raise UsageError(
+                    f"{name} is a coroutine function, and only an event loop can await it: give a plain function, or "
+                    "await run_async"
+                )
         fetch, wakes = self.fetcher(control)
         return Streams(fetch, self.on_stdout, self.on_stderr, self.on_progress, wakes=wakes)
 

@@ -126,6 +126,21 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
     survived: bool
     report: Report
 
+    def __repr__(self) -> str:
+        """Shows what there is, and of the report the outcome only."""
+        shown = {
+            name: value
+            for name in self.__struct_fields__
+            if name not in ("value", "files", "figures", "report") and (value := getattr(self, name))
+        }
+        shown = {"value": self.value, **shown}
+        if self.files:
+            shown["files"] = sorted(self.files)
+        if self.figures:
+            shown["figures"] = len(self.figures)
+        fields = "".join(f"{name}={value!r}, " for name, value in shown.items())
+        return f"CodeResult({fields}report=<Report: {self.report.summary()}>)"
+
     @property
     def ok(self) -> bool:
         """Whether the code came to its end."""
@@ -177,7 +192,7 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
             error = _ended(report)
         else:
             error = CodeError("Exit", f"the result that the code has left cannot be read: {frame}")
-        if error is not None and code == 0:
+        if error is not None and code == 0 and error.type != "SystemExit":
             code = 1
         return cls(
             value=value,

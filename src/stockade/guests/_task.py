@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from keyword import iskeyword
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from stockade._bytes import bytes_of
@@ -97,6 +98,8 @@ def make_task(
         unchecked: object = key
         if not isinstance(unchecked, str) or not unchecked.isidentifier():
             raise UsageError(f"{printable(repr(key))} cannot be the name of a variable")
+        if takes_bytes and iskeyword(unchecked):
+            raise UsageError(f"{key!r} cannot be the name of a variable: it is a keyword of Python")
         found[key] = _plain(value, key, takes_bytes=takes_bytes)
     return Task(_text(code, "code"), name, found, texts, bytes_of(stdin, "stdin"), env)
 

@@ -236,6 +236,11 @@ class Sandbox:
         Raises:
             UsageError: The annotations are not fit, or the name is taken.
         """
+        if callable(module):
+            raise UsageError(
+                "host_function is given the function itself: write the import module, such as "
+                '@sandbox.host_function("env")'
+            )
         check_text("module", module)
         for what, text in (("name", name), ("requires", requires)):
             if text is not None:

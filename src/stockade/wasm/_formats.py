@@ -69,7 +69,7 @@ def refuse_other_format(data: bytes, name: str = "the module") -> None:
     if data.startswith(_MAGIC + _CORE_VERSION):
         return
     if not data.startswith(_MAGIC):
-        raise InvalidModule(f"{name} is {_format(data)}")
+        raise InvalidModule(f"{name} is {_format(data, name)}")
     if len(data) < _HEADER_BYTES:
         raise InvalidModule(f"{name} is not a WebAssembly module: it has only {len(data)} bytes")
     if data[6:8] == _COMPONENT_LAYER:
@@ -80,18 +80,29 @@ def refuse_other_format(data: bytes, name: str = "the module") -> None:
     raise InvalidModule(f"{name} has WebAssembly version {data[4:8].hex()}, which is not known; core modules have 1")
 
 
-def _format(data: bytes) -> str:
+_LANGUAGES: Final = {
+    "py": "Python code: run it by stockade.Python, or `stockade python`",
+    "js": "JavaScript code: run it by stockade.JavaScript, or `stockade js`",
+    "mjs": "JavaScript code: run it by stockade.JavaScript, or `stockade js`",
+}
+"""What a text is by the end of its name, where an interpreter for it is to be had."""
+
+
+def _format(data: bytes, name: str) -> str:
     """Says what a file is, and what to do about it."""
     if not data:
         return "empty"
     if is_text_format(data):
         return "WebAssembly text, not a binary module: name the file .wat, or load it with text=True"
+    language = _LANGUAGES.get(name.rpartition(".")[2].lower())
+    if language is not None and data.startswith(b"#!"):
+        return f"not WebAssembly but {language}"
     for pattern, kind, hint in _FORMATS:
         if re.match(pattern, data):
             return f"not WebAssembly but {kind}: {hint}"
     begin = data[:_LOOKED_AT_BYTES]
     if _is_utf8(begin) and begin.decode("utf-8", "ignore").translate(_LINES).isprintable():
-        return "not WebAssembly but text: compile source code to WebAssembly first"
+        return f"not WebAssembly but {language or 'text: compile source code to WebAssembly first'}"
     return "not WebAssembly: it does not begin with \\0asm"
 
 

@@ -289,7 +289,8 @@ def perform(job):
             print(code, file=sys.stderr)
             code = 1
         code &= 0xFFFFFFFF
-        if code:
+        if code or job["echo"]:
+            # Whoever types code means to leave, whatever the code is.
             error = {"type": "SystemExit", "message": str(leave), "traceback": "", "line": None}
     except BaseException as problem:
         code = 1
