@@ -11,8 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 import stockade
+from stockade.cli._commands import stockade as command
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
 )
 def test_a_command_that_is_not_known_is_told_what_was_meant(typed: str, message: str) -> None:
     """Commands that are loaded when they are used are suggested, too."""
-    result = CliRunner().invoke(stockade, [typed])
+    result = CliRunner().invoke(command, [typed])
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == f"Error: {message}"
 
@@ -118,7 +120,7 @@ def test_a_command_that_is_not_known_is_told_what_was_meant(typed: str, message:
 @pytest.mark.parametrize("group", [[], ["policy"], ["cache"]])
 def test_help_says_whole_what_each_command_does(group: list[str]) -> None:
     """In 80 columns nothing is cut."""
-    result = CliRunner().invoke(stockade, [*group, "--help"], terminal_width=80)
+    result = CliRunner().invoke(command, [*group, "--help"], terminal_width=80)
     assert "..." not in result.stdout.partition("Commands:")[2]
 
 
