@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from stockade.modules import Source
     from stockade.policy import PolicyLike
     from stockade.report import Report, Value
+    from stockade.sandbox._snapshot import Snapshot
 
 __all__ = ["call", "run"]
 
 
 def run(
-    module: Source,
+    module: Source | Snapshot,
     args: Sequence[str | bytes] = (),
     *,
     stdin: Stdin = b"",
@@ -34,7 +35,7 @@ def run(
 
     Args:
         module: Path of a module (`.wasm`, or `.wat` in the text format), its bytes in either format, or a loaded
-            module.
+            module; or a snapshot.
         args: Arguments for the guest, after its name.
         stdin: What it reads from its standard input.
         env: Its environment.
@@ -55,24 +56,28 @@ def run(
 
 @overload
 def call(
-    module: Source, export: str, *args: Argument, returns: Literal["text"], policy: PolicyLike = "default"
+    module: Source | Snapshot, export: str, *args: Argument, returns: Literal["text"], policy: PolicyLike = "default"
 ) -> str: ...
 
 
 @overload
 def call(
-    module: Source, export: str, *args: Argument, returns: Literal["bytes"], policy: PolicyLike = "default"
+    module: Source | Snapshot, export: str, *args: Argument, returns: Literal["bytes"], policy: PolicyLike = "default"
 ) -> bytes: ...
 
 
 @overload
 def call(
-    module: Source, export: str, *args: Argument, returns: Returns | None = None, policy: PolicyLike = "default"
+    module: Source | Snapshot,
+    export: str,
+    *args: Argument,
+    returns: Returns | None = None,
+    policy: PolicyLike = "default",
 ) -> Value: ...
 
 
 def call(
-    module: Source,
+    module: Source | Snapshot,
     export: str,
     *args: Argument,
     returns: Returns | None = None,
