@@ -31,7 +31,7 @@ _ROUNDS = 15
 
 _PROMISED = (
     ("stockade --version", "python -c pass", 1.5),
-    ("hello world from the cache", "python -c 'import click, msgspec'", 3.0),
+    ("hello world from the cache", "python -c 'import click, msgspec'", 2.2),
 )
 """What one process may take over another: Python itself, and Python with the packages that the command stands on."""
 

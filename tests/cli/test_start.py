@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import stockade
 from stockade.cli._commands import stockade as command
-from tests.conftest import HELLO
+from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +65,11 @@ def test_the_version_is_told_in_the_same_words_by_every_way() -> None:
 
 def test_a_run_loads_no_other_command(tmp_path: Path) -> None:
     """Nor what only they need, nor what compiles: the module is in the cache."""
-    path = tmp_path / "hello.wat"
-    path.write_text(HELLO)
-    of_command("run", str(path))
+    path, policy = tmp_path / "hello.wasm", tmp_path / "aside.toml"
+    path.write_bytes(wat(HELLO).data)
+    # What is compiled in a process of its own takes long enough to be kept.
+    policy.write_text('limits.compile_process = "always"')
+    of_command("run", "--policy", str(policy), str(path))
 
     modules = of_command("run", str(path))
 
@@ -81,6 +83,19 @@ def test_a_run_loads_no_other_command(tmp_path: Path) -> None:
         "statistics",
         "tomllib",
         "json.tool",
+        # What weaves, validates and compiles, and what inspects modules and policies.
+        "stockade.guard._bodies",
+        "stockade.guard._proof",
+        "stockade.guard._weave",
+        "stockade.wasm._instructions",
+        "stockade.wasm._scan",
+        "stockade.worker._prepare",
+        "stockade.worker._subprocess",
+        "stockade.modules._inspection",
+        "stockade.policy._document",
+        "stockade.policy._explain",
+        "stockade.policy._yaml",
+        "stockade.execution._calibrate",
     }
     assert not modules & (others | needless)
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,7 +154,7 @@ def _with_code(woven: Woven, code: bytes) -> Woven:
     room = b"\x01" * _ROOM
     assert woven.wasm.count(room) == 1
     assert len(code) <= _ROOM
-    return replace(woven, wasm=woven.wasm.replace(room, code.ljust(_ROOM, b"\x01")))
+    return msgspec.structs.replace(woven, wasm=woven.wasm.replace(room, code.ljust(_ROOM, b"\x01")))
 
 
 def _place(woven: Woven, name: str) -> int:
@@ -273,7 +274,7 @@ def test_what_is_hidden_is_not_named_outside_of_code(where: str) -> None:
     prove(module, woven)
 
     with pytest.raises(stockade.InvalidModule, match="is named outside of code"):
-        proof_copy(module, replace(woven, entries=()))
+        proof_copy(module, msgspec.structs.replace(woven, entries=()))
 
 
 # -- what the proof stands on ------------------------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def test_references_outside_of_code_are_the_guards(where: str) -> None:
     prove(module, woven)
 
     with pytest.raises(stockade.InvalidModule, match="is named outside of code"):
-        proof_copy(module, replace(woven, entries=()))
+        proof_copy(module, msgspec.structs.replace(woven, entries=()))
 
 
 def test_a_reference_to_an_import_calls_the_guard_in_every_way() -> None:

@@ -216,7 +216,8 @@ def test_what_does_not_fit_is_never_mapped(
     small = wat('(module (memory (export "memory") 4) (data (i32.const 0) "x"))')
     with box.open(small) as session:
         snapshot = session.snapshot()
-    monkeypatch.setattr(_snapshot_file, "_Memory", lambda size, _: real(size, [extent]))
-    snapshot.save(saved)
+    with monkeypatch.context() as changed:
+        changed.setattr(_snapshot_file, "_Memory", lambda size, _: real(size, [extent]))
+        snapshot.save(saved)
     with pytest.raises(SnapshotError, match="does not fit"):
         Snapshot.load(saved)

@@ -11,6 +11,8 @@ import dataclasses
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stockade import Policy, Sandbox
 from stockade.engine import Engine, Failure, ResourceCost
 from stockade.engine._callbacks import running
@@ -281,7 +283,7 @@ class Library:
     def plan(self, plan: Plan) -> Plan:
         """The same plan with this engine."""
         linked: Any = _Linked(self.engine, ResourceCost(0, 1))
-        woven = dataclasses.replace(plan.program.woven, host_exports={b"f": 0})
+        woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0})
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0, program=dataclasses.replace(plan.program, woven=woven),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from stockade.cli._complete import ModuleFile
-from stockade.cli._policy import policy_option
+from stockade.cli._policy_option import policy_option
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_table
 from stockade.compilation import forget_programs

@@ -11,7 +11,7 @@ import click
 
 from stockade._text import printable
 from stockade.cli._complete import ModuleFile
-from stockade.cli._policy import policy_option
+from stockade.cli._policy_option import policy_option
 from stockade.cli._status import ExitStatus, failure_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import interruptible, progress, show_table

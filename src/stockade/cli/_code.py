@@ -14,7 +14,7 @@ from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._policy import policy_option
+from stockade.cli._policy_option import policy_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_report

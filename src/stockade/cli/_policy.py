@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stockade._text import printable
-from stockade.cli._complete import offer
+from stockade.cli._policy_option import PolicyName, is_policy_file
 from stockade.cli._status import ExitStatus
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
 from stockade.policy import (
-    PRESETS,
     Policy,
     check_enforceable,
     examine_policy,
@@ -31,13 +29,10 @@ from stockade.policy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from click.shell_completion import CompletionItem
-
     from stockade.policy import Change, Plain
 
-__all__ = ["PolicyName", "policy", "policy_option"]
+__all__ = ["policy"]
 
-_SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _RISKS = {"none": "green", "low": "cyan", "medium": "yellow", "high": "red"}
 _EFFECTS = {"wider": "red", "both": "yellow", "narrower": "green", "none": "dim"}
 _BAR = 10
@@ -46,50 +41,12 @@ _BAR = 10
 _LABELS = {"minimal": "red", "basic": "red", "standard": "yellow", "hardened": "green", "fortress": "green"}
 
 
-class PolicyName(click.ParamType):  # type: ignore[type-arg]
-    """A policy file, or the name of a preset."""
-
-    name = "FILE|PRESET"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Policy:  # noqa: ARG002
-        """Loads the policy."""
-        if isinstance(value, Policy):
-            return value
-        return Policy.load(value) if _is_file(value) else Policy.preset(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Offers presets, and policy files."""
-        return offer(incomplete, _SUFFIXES, PRESETS)
-
-
-def _is_file(name: str) -> bool:
-    return os.sep in name or name.endswith(_SUFFIXES) or Path(name).is_file()
-
-
 class _PolicyWord(PolicyName):
     """The same, not loaded yet."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
         """Returns it as it is."""
         return value
-
-
-def _one(ctx: click.Context, param: click.Parameter, found: tuple[Policy, ...]) -> Policy:  # noqa: ARG001
-    if len(found) > 1:
-        raise click.UsageError("--policy is given more than once: there is one policy for a run")
-    return found[0]
-
-
-policy_option = click.option(
-    "--policy",
-    "base",
-    type=PolicyName(),
-    multiple=True,
-    default=("default",),
-    callback=_one,
-    help="The policy: a file, or the name of a preset.  [default: default]",
-)
-"""An option for one policy, which is given to the command as `base`."""
 
 
 _as_json = click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
@@ -117,7 +74,7 @@ def check(names: tuple[str, ...]) -> int:
         shown = printable(name, 400)
         found: Policy | None = None
         try:
-            if _is_file(name):
+            if is_policy_file(name):
                 found, problems = examine_policy(Path(name))
             else:
                 found, problems = Policy.preset(name), ()

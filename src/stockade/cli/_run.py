@@ -14,10 +14,11 @@ from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._policy import policy_option
+from stockade.cli._policy_option import policy_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_report, show_value
+from stockade.engine import Engine
 from stockade.modules import load_module
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import run_blocking
@@ -94,6 +95,7 @@ def run(
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     if returns is not None and invoke is None:
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
+    Engine.make_no_pools()  # There is one guest.
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     out = None if report_file is None else _opened(report_file)
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)

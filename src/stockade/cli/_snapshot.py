@@ -9,7 +9,7 @@ import click
 
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
-from stockade.cli._policy import policy_option
+from stockade.cli._policy_option import policy_option
 from stockade.cli._run import arguments_of
 from stockade.cli._terminal import progress
 from stockade.modules import Module, load_module

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -149,7 +149,7 @@ class Program:
         memories += woven.collects
         tables = len(parsed.tables) + 1
         linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
-        woven = replace(woven, wasm=b"")
+        woven = msgspec.structs.replace(woven, wasm=b"")
         return cls(
             compiled=compiled,
             linked=linked,
@@ -249,13 +249,14 @@ class _Programs:
             check_figures(module.name, program.figures, policy.structure)
             return MadeProgram(program, at_hand=True)
         tell = progress or (lambda _: None)
-        if _stays_here(module, policy.limits, canonical_nans=config.canonical_nans):
-            return self._make_here(module, config, policy, tell)
         if program is None:
+            # Looked for before anything is asked of the module: to find that it is cheap takes longer.
             program = self._fetch(module, config)
             if program is not None and policy.features in program.valid_under:
                 check_figures(module.name, program.figures, policy.structure)
                 return MadeProgram(program, at_hand=True)
+        if _stays_here(module, policy.limits, canonical_nans=config.canonical_nans):
+            return self._make_here(module, config, policy, tell)
         tell("compiling" if program is None else "checking")
         return self._make_aside(module, config, policy, tenant)
 
@@ -273,7 +274,6 @@ class _Programs:
             with self._lock:
                 program = self._kept.get(key)
             try:
-                program = program or self._fetch(module, config)
                 at_hand = program is not None
                 if program is None:
                     program = self._keep(key, _compile_here(module, config, policy, progress))

@@ -279,6 +279,7 @@ class Engine:
     _maps_left = _most_maps()
     """Memory maps that engines of the process and their instances may still take."""
     _pools = 0
+    _most_pools = _MAX_POOLS
     _freed: ClassVar[deque[int]] = deque()
     """Memory maps of engines that were freed, for whoever holds the lock of counts to count."""
     _descriptors = Descriptors()
@@ -358,7 +359,7 @@ class Engine:
         """Counts one more pool, if there is room for it."""
         if _address_space_is_limited():
             return False
-        while cls._pools_now() >= _MAX_POOLS:
+        while cls._pools_now() >= cls._most_pools:
             # One that is kept for later use only makes room.
             idle = next((kept for kept in cls._kept if kept.pooled), None)
             if idle is None:
@@ -384,6 +385,11 @@ class Engine:
             maps = cls._freed.popleft()
             cls._maps_left += maps
             cls._pools -= bool(maps)
+
+    @classmethod
+    def make_no_pools(cls) -> None:
+        """Has instances allocated one by one from now on: making a pool takes as long as a hundred short runs."""
+        cls._most_pools = 0
 
     @classmethod
     def may_start_threads(cls) -> bool:

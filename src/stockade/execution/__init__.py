@@ -1,6 +1,10 @@
 """The one path that every run takes: load, plan (inspect, weave, compile), run, report."""
 
-from stockade.execution._calibrate import Calibration, calibrate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade._later import found_later
 from stockade.execution._context import PolicyContext
 from stockade.execution._inputs import AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
 from stockade.execution._pipe import Pipe
@@ -9,6 +13,11 @@ from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams
 from stockade.execution._string_calls import Returns
 from stockade.execution._values import Argument, Call, bind_arguments
+
+if TYPE_CHECKING:
+    from stockade.execution._calibrate import Calibration, calibrate
+else:
+    __getattr__ = found_later(__name__, {"_calibrate": ("Calibration", "calibrate")})
 
 __all__ = [
     "Argument",

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance
@@ -156,7 +158,7 @@ class Plan:
             held: What the other guest held.
         """
         woven, limits = self.program.woven, self.policy.limits
-        woven = replace(
+        woven = msgspec.structs.replace(
             woven,
             initial_memory_bytes=woven.initial_memory_bytes + held.grown_bytes,
             start_export=None if held.started else woven.start_export,

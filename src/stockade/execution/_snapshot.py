@@ -6,9 +6,10 @@ that written as any run does, by its own policy and its own inputs. What cannot 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+import msgspec
 
 from stockade._pages import PAGE_BYTES
 from stockade.engine import put_state, share_state, take_state
@@ -30,8 +31,7 @@ _SHOWN = 5
 """Descriptors that a message names."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuestState:
+class GuestState(msgspec.Struct, frozen=True):
     """What a guest of a module held.
 
     Attributes:

@@ -8,8 +8,9 @@ the convention has trapped, as in the canonical ABI of components: its report sa
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
 
 from stockade._text import printable
 from stockade.errors import UsageError
@@ -87,8 +88,7 @@ def _given(names: Sequence[str], size: int, address: int = 0) -> list[tuple[str,
     return [("i32", numbers[name]) for name in names]
 
 
-@dataclass(frozen=True, slots=True)
-class StringCall:
+class StringCall(msgspec.Struct, frozen=True):
     """What a call passes and returns beside numbers.
 
     Attributes:

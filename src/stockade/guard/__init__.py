@@ -1,10 +1,13 @@
 """The guard: the policy as WebAssembly, and the weaver that puts it into a guest's module."""
 
-from stockade.guard._exposed import Exposed
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade._later import found_later
 from stockade.guard._imports import check_imports
 from stockade.guard._mailbox import MOST_VALUES, Mailbox, mailbox_words, values_format
 from stockade.guard._policy_block import heap_bytes, memories_bytes, policy_block, rates_of
-from stockade.guard._proof import PROOF_VERSION, proof_copy, prove
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
 from stockade.guard._source import Guard, Layout, StateFormat, guard
 from stockade.guard._state import (
@@ -20,7 +23,19 @@ from stockade.guard._state import (
     state_format,
     stop_reasons,
 )
-from stockade.guard._weave import ELEMENT_BYTES, WEAVER_VERSION, Woven, weave
+from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, Exposed, Woven
+
+if TYPE_CHECKING:
+    from stockade.guard._proof import proof_copy, prove
+    from stockade.guard._weave import weave
+else:
+    __getattr__ = found_later(
+        __name__,
+        {
+            "_proof": ("proof_copy", "prove"),
+            "_weave": ("weave",),
+        },
+    )
 
 __all__ = [
     "ELEMENT_BYTES",

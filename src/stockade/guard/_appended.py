@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockade.guard._source import GUEST_MEMORY, Body, Reference
+from stockade.guard._source import GUEST_MEMORY
 from stockade.wasm import FuncType, Kind, encode_func_type, encode_value_type, uleb
 
 if TYPE_CHECKING:
     from stockade._wasi import WasiCall
+    from stockade.guard._bodies import Body, Reference
 
 __all__ = ["Appended", "AtomicWait", "Grower", "Indices"]
 

@@ -7,9 +7,10 @@ exports up by name, when it is asked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stockade.guard._sections import encode_export, items
+from stockade.guard._woven import Exposed
 from stockade.wasm import ExternKind, Kind, SectionId, guest_value_type, skip_const_expression
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade.wasm import ParsedModule, Scan
 
-__all__ = ["Exposed", "expose"]
+__all__ = ["expose"]
 
 _NUMBERS = frozenset({"i32", "i64", "f32", "f64", "v128"})
 
@@ -27,20 +28,6 @@ _OBSTACLES = {
     Kind.ELEMENT_DROP: "its code drops element segments (elem.drop)",
     Kind.DATA_DROP: "its code drops data segments (data.drop)",
 }
-
-
-class Exposed(NamedTuple):
-    """A guest's state, by the names under which the woven module exports it.
-
-    Attributes:
-        memories: Each of its memories, in order.
-        globals: Each of its mutable globals, in order.
-        obstacles: Why there may be more to its state than these: then it cannot be taken.
-    """
-
-    memories: tuple[bytes, ...] = ()
-    globals: tuple[bytes, ...] = ()
-    obstacles: tuple[str, ...] = ()
 
 
 def expose(

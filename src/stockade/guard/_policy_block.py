@@ -11,7 +11,7 @@ from stockade.guard._source import guard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stockade.guard._weave import Woven
+    from stockade.guard._woven import Woven
     from stockade.policy import Limits, Policy
 
 __all__ = ["heap_bytes", "memories_bytes", "policy_block", "rates_of"]

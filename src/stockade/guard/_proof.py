@@ -35,13 +35,11 @@ from stockade.guard import _sections
 from stockade.wasm import ExternKind, SectionId, parse, sleb, uleb, vector
 
 if TYPE_CHECKING:
-    from stockade.guard._weave import Woven
+    from stockade.guard._woven import Woven
     from stockade.wasm import ParsedModule
 
-__all__ = ["PROOF_VERSION", "proof_copy", "prove"]
+__all__ = ["proof_copy", "prove"]
 
-PROOF_VERSION: Final = 2
-"""The version of what is proven: part of every cache key, so that machine code is kept only with this proof."""
 
 _STUB: Final = b"\x03\x00\x00\x0b"
 """A function without variables that only traps, with its size."""

@@ -2,24 +2,27 @@
 
 Everything is read from `guard.wat` and the files beside it: function bodies, and the addresses of state fields, which
 stand there as constants with typed export names, so that neither the weaver nor the run path repeats a number of it.
+The addresses are read from the text; it is assembled where something is woven, and they are held against it then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockade.engine import assemble
-from stockade.wasm import ExternKind, FuncType, Kind, ParsedModule, Reader, SectionId, all_sites, parse
+from stockade.wasm import ExternKind, ParsedModule, Reader, SectionId, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["GUEST_MEMORY", "Body", "Guard", "Layout", "Reference", "StateFormat", "guard"]
+    from stockade.guard._bodies import Body
+
+__all__ = ["GUEST_MEMORY", "Guard", "Layout", "StateFormat", "guard"]
 
 GUEST_MEMORY = 0
 """Index of the guest's memory in the guard's own module; its own memory is the next."""
@@ -42,38 +45,6 @@ _COUNTED = {
     "call_rate": "call_tokens",
 }
 """Limits that the guard holds, each with the field that tells what is used or left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A place in the guard's code where an index must be put.
-
-    Attributes:
-        kind: What the index counts.
-        index: The index in the guard's own module.
-        alignment: For the memory of a load or store that leaves the index out: the alignment to write before it.
-    """
-
-    kind: Kind
-    index: int
-    alignment: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One guard function.
-
-    Attributes:
-        name: Its name, for backtraces.
-        type: Its type.
-        parts: Its code, cut at the references: bytes to copy, then the reference that follows them, if any.
-        calls: The functions that it calls, by index in the guard's own module.
-    """
-
-    name: str
-    type: FuncType
-    parts: tuple[tuple[bytes, Reference | None], ...]
-    calls: frozenset[int]
 
 
 class Layout:
@@ -169,6 +140,13 @@ class StateFormat:
         self.unpack = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack
 
 
+_DECLARATION = re.compile(r'\n\(global \$\S+ +\(export "([^"]+)"\) +i32 \(i32\.const (\S+)\)\)')
+"""A constant that the host reads, as it stands in the guard's text: its export name and its value."""
+
+_STATE = re.compile(r'\n\(memory \$state \(export "memory"\) (\d+)\)')
+"""The memory with the state: its pages."""
+
+
 class Guard:
     """The guard, taken apart.
 
@@ -178,34 +156,49 @@ class Guard:
     Attributes:
         digest: SHA-256 of its source, part of every cache key.
         layout: Its state.
-        natives: Native WASI functions by index in its own module.
-        exports: Its functions by the name they are exported under.
         memory_pages: Pages that its state begins with.
     """
 
     def __init__(self, source: bytes) -> None:
         self.digest = hashlib.sha256(source).hexdigest()
-        module = self._module = parse(assemble(source.decode()))
-        functions = (entry for entry in module.imports if entry.kind is ExternKind.FUNC)
-        self.natives = {index: entry.name.decode() for index, entry in enumerate(functions)}
-        self._constants = _constants(module)
-        self.exports: dict[str, int] = {}
-        fields: dict[str, int] = {}
-        for raw, export in module.exports.items():
-            if export.kind is ExternKind.FUNC:
-                self.exports[raw.decode()] = export.place
-            elif export.kind is ExternKind.GLOBAL:
-                fields[raw.decode()] = self._constants[export.place]
-        self.layout = Layout(fields)
-        self.memory_pages = module.memories[GUEST_MEMORY + 1]
+        self._source = source.decode()
+        self._declared = {name: int(value, 0) for name, value in _DECLARATION.findall(self._source)}
+        self.layout = Layout(self._declared)
+        (pages,) = _STATE.findall(self._source)
+        self.memory_pages = int(pages)
+
+    @cached_property
+    def _module(self) -> ParsedModule:
+        module = parse(assemble(self._source))
+        constants = _constants(module)
+        kinds = {raw.decode(): export for raw, export in module.exports.items()}
+        fields = {name: constants[export.place] for name, export in kinds.items() if export.kind is ExternKind.GLOBAL}
+        assert fields == self._declared, "each constant of the guard stands in a line of its own, as the others do"
+        assert module.memories[GUEST_MEMORY + 1] == self.memory_pages
+        return module
+
+    @cached_property
+    def natives(self) -> dict[int, str]:
+        """Native WASI functions by index in its own module."""
+        functions = (entry for entry in self._module.imports if entry.kind is ExternKind.FUNC)
+        return {index: entry.name.decode() for index, entry in enumerate(functions)}
+
+    @cached_property
+    def exports(self) -> dict[str, int]:
+        """Its functions by the name they are exported under."""
+        exports = self._module.exports.items()
+        return {raw.decode(): export.place for raw, export in exports if export.kind is ExternKind.FUNC}
 
     @cached_property
     def bodies(self) -> dict[int, Body]:
         """Its functions by index in its own module. What is loaded from the cache does without."""
+        from stockade.guard._bodies import read_body
+
         module = self._module
         names = {index: name for name, index in self.exports.items()}
+        constants = _constants(module)
         return {
-            index: _body(module, index, names.get(index, "helper"), self._constants)
+            index: read_body(module, index, names.get(index, "helper"), constants)
             for index in range(module.imported_functions, len(module.functions))
         }
 
@@ -229,7 +222,7 @@ _PARTS = (
 
 @cache
 def guard() -> Guard:
-    """Reads and assembles the guard, once in a process."""
+    """Reads the guard, once in a process."""
     # The first begins the module; together they are its inside, in any order.
     parts = [Path(__file__).with_name(f"{name}.wat").read_bytes() for name in _PARTS]
     return Guard(b"\n".join([*parts, b")"]))
@@ -253,56 +246,3 @@ def _constants(module: ParsedModule) -> list[int]:
 def _signed(encoded: bytes) -> int:
     value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
     return value - (1 << 7 * len(encoded)) if encoded[-1] & 0x40 else value
-
-
-def _body(module: ParsedModule, index: int, name: str, constants: list[int]) -> Body:
-    start, end = module.bodies[index - module.imported_functions]
-    reader = Reader(module.data, start, end, "guard")
-    for _ in range(reader.u32()):
-        reader.u32()
-        reader.byte()
-    parts: list[tuple[bytes, Reference | None]] = []
-    calls = set()
-    copied = start
-    for position, after, reference in _references(module.data, reader.position, end):
-        before = module.data[copied:position]
-        copied = after
-        if reference.kind is Kind.GLOBAL_GET:
-            parts.append((before + b"\x41" + _sleb(constants[reference.index]), None))
-            continue
-        if reference.kind is Kind.CALL:
-            calls.add(reference.index)
-        parts.append((before, reference))
-    parts.append((module.data[copied:end], None))
-    return Body(name, module.function_type(index), tuple(_joined(parts)), frozenset(calls))
-
-
-def _references(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, Reference]]:
-    for site in all_sites(data, start, end):
-        if site.kind is Kind.MEMORY and site.start == site.end:
-            # The guest's memory, left out of a memory argument: the alignment byte before it is written anew.
-            yield site.start, site.start + 1, Reference(Kind.MEMORY, site.target, data[site.start])
-        else:
-            yield site.start, site.end, Reference(site.kind, site.target)
-
-
-def _joined(parts: list[tuple[bytes, Reference | None]]) -> Iterator[tuple[bytes, Reference | None]]:
-    """Joins neighbours where no index stands between them."""
-    pending = b""
-    for code, reference in parts:
-        pending += code
-        if reference is not None:
-            yield pending, reference
-            pending = b""
-    yield pending, None
-
-
-def _sleb(value: int) -> bytes:
-    out = bytearray()
-    while True:
-        byte = value & 0x7F
-        value >>= 7
-        if (value == 0 and not byte & 0x40) or (value == -1 and byte & 0x40):
-            out.append(byte)
-            return bytes(out)
-        out.append(byte | 0x80)

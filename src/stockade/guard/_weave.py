@@ -14,7 +14,6 @@ without a guard.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
@@ -23,10 +22,11 @@ from stockade.engine import PARKING
 from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
 from stockade.guard._appended import Appended, AtomicWait, Grower, Indices
-from stockade.guard._exposed import Exposed, expose
+from stockade.guard._exposed import expose
 from stockade.guard._host_calls import HALTING_TYPE, HostCallCode, callable_exports
 from stockade.guard._imports import check_imports, wasi_call
 from stockade.guard._source import GUEST_MEMORY
+from stockade.guard._woven import ELEMENT_BYTES, Woven
 from stockade.wasm import (
     ExternKind,
     FuncType,
@@ -51,14 +51,7 @@ if TYPE_CHECKING:
     from stockade.guard._source import Guard
 
 
-__all__ = ["ELEMENT_BYTES", "WEAVER_VERSION", "Woven", "weave"]
-
-WEAVER_VERSION = 3
-"""The version of what is woven, the guard left out: part of every cache key, as its digest is."""
-
-
-ELEMENT_BYTES = 8
-"""What an element of a table counts in the budget of memory."""
+__all__ = ["weave"]
 
 _MOST_TOLD = (1 << 63) - 1
 """Up to what the sizes of memories and tables are told: with addresses of 64 bits they can be said to be any."""
@@ -68,62 +61,6 @@ _MEMORY = b"memory"
 
 _WAITS = (Kind.WAIT_32, Kind.WAIT_64)
 _OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Woven:
-    """A module with the guard in it.
-
-    Attributes:
-        wasm: Its bytes.
-        state_export: Name of the exported memory that holds the guard's state, which is also the one that native WASI
-            finds; None where there is no guard.
-        renamed: That name -> the one under which what the guest exports under it is found instead.
-        start_export: Name under which the original's start function is exported; None where it had none.
-        natives_export: Name of the table for native functions that the guest does not import; None where not needed.
-        natives: Those functions, in the order of the table's slots.
-        guest_functions: Functions of the original; those from here on are the guard's.
-        guard_functions: Names of the guard's functions, in order.
-        initial_memory_bytes: What the guest's memories and tables take at the beginning, 8 bytes an element.
-        initial_table_elements: How many elements its tables begin with.
-        entries: The guard's functions that the guest may call and refer to.
-        fixed_memory_bytes: What of the initial bytes is in memories and tables that cannot grow.
-        grown_memories: Names under which the memories are exported that the guest can grow.
-        grown_tables: The same of tables.
-        redirected: How many places in the guest's code go to the guard, by instruction.
-        exposed: Where the guest's state is found.
-        host_exports: Functions that the guest exports and the host can have called while the guest is halted in a call
-            of a function of the embedder, by name: their numbers.
-        waits: Whether an instruction of the guest's may wait for another thread.
-        collects: Whether it can make objects that the engine collects, in a heap beside its memories.
-        throws_only: Whether these objects are exceptions, and nothing else.
-    """
-
-    wasm: bytes
-    state_export: bytes | None
-    renamed: dict[bytes, bytes]
-    start_export: bytes | None
-    natives_export: bytes | None
-    natives: tuple[WasiCall, ...]
-    guest_functions: int
-    guard_functions: tuple[str, ...]
-    initial_memory_bytes: int
-    initial_table_elements: int
-    entries: tuple[int, ...] = ()
-    fixed_memory_bytes: int = 0
-    grown_memories: tuple[bytes, ...] = ()
-    grown_tables: tuple[bytes, ...] = ()
-    redirected: dict[str, int] = field(default_factory=dict)
-    exposed: Exposed = field(default_factory=Exposed)
-    host_exports: dict[bytes, int] = field(default_factory=dict)
-    waits: bool = False
-    collects: bool = False
-    throws_only: bool = False
-
-    @property
-    def shares_heap(self) -> bool:
-        """Whether its memories grow beside a heap of objects, with which they share what they may have together."""
-        return self.collects and bool(self.grown_memories)
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:

@@ -7,12 +7,11 @@ import os
 import threading
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from stockade._bell import start_thread
 from stockade._text import printable
 from stockade.errors import InvalidModule, LinkError, UsageError
-from stockade.modules._inspection import Inspection, inspect
 from stockade.policy import Limits
 from stockade.wasm import (
     ExternKind,
@@ -26,6 +25,9 @@ from stockade.wasm import (
     refuse_other_format,
 )
 from stockade.worker import features_of, refuse_unrunnable, translate, translate_aside
+
+if TYPE_CHECKING:
+    from stockade.modules._inspection import Inspection
 
 __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 
@@ -181,6 +183,8 @@ class Module:
         Raises:
             InvalidModule: It is damaged where only inspection looks.
         """
+        from stockade.modules._inspection import inspect
+
         return inspect(self.data, self.name, self.sha256)
 
     def function_type(self, name: bytes) -> FuncType | None:

@@ -1,14 +1,13 @@
 """WebAssembly modules as bytes: read, searched and written. No engine."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade._later import called_later, found_later
 from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vector
-from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
-from stockade.wasm._cost import compile_cost
-from stockade.wasm._customs import Producer
-from stockade.wasm._extended_const import uses_extended_const
+from stockade.wasm._figures import outline_figures
 from stockade.wasm._formats import is_text_format, refuse_other_format
-from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
-from stockade.wasm._instructions import Site, all_sites, wait_offset, walk
-from stockade.wasm._opcodes import Kind
 from stockade.wasm._reader import (
     SECTION_ORDER,
     Export,
@@ -20,7 +19,6 @@ from stockade.wasm._reader import (
     has_initial_value,
     parse,
 )
-from stockade.wasm._scan import Scan, code_figures, outline_figures, scan, skip_locals
 from stockade.wasm._source import read_module_file
 from stockade.wasm._types import (
     DataType,
@@ -38,6 +36,31 @@ from stockade.wasm._types import (
     guest_type_group,
     guest_value_type,
 )
+
+if TYPE_CHECKING:
+    from stockade.wasm._constants import rewrite_const_expression, skip_const_expression
+    from stockade.wasm._cost import compile_cost
+    from stockade.wasm._customs import Producer
+    from stockade.wasm._extended_const import uses_extended_const
+    from stockade.wasm._inspect import ExportInfo, ImportInfo, Outline, SectionInfo, outline
+    from stockade.wasm._instructions import Site, all_sites, wait_offset, walk
+    from stockade.wasm._opcodes import Kind
+    from stockade.wasm._scan import Scan, code_figures, scan, skip_locals
+else:
+    outline = called_later("stockade.wasm._inspect", "outline")
+    __getattr__ = found_later(
+        __name__,
+        {
+            "_constants": ("rewrite_const_expression", "skip_const_expression"),
+            "_customs": ("Producer",),
+            "_inspect": ("ExportInfo", "ImportInfo", "Outline", "SectionInfo"),
+            "_instructions": ("Site", "all_sites", "wait_offset", "walk"),
+            "_opcodes": ("Kind",),
+            "_scan": ("Scan", "code_figures", "scan", "skip_locals"),
+            "_cost": ("compile_cost",),
+            "_extended_const": ("uses_extended_const",),
+        },
+    )
 
 __all__ = [
     "SECTION_ORDER",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, overload
+
+import msgspec
 
 from stockade._text import printable
 from stockade.wasm._binary import NUMBER, NUMBERS, Reader, excess
@@ -219,8 +220,7 @@ def _unpacked(packed: int) -> Export:
     return Export(ExternKind(packed & 7), packed >> _KIND_BITS)
 
 
-@dataclass(slots=True)
-class ParsedModule:
+class ParsedModule(msgspec.Struct):
     """A core module, taken apart.
 
     Attributes:
@@ -245,23 +245,23 @@ class ParsedModule:
     """
 
     data: bytes
-    sections: list[Section] = field(default_factory=list)
-    types: list[TypeEntry] = field(default_factory=list)
+    sections: list[Section] = msgspec.field(default_factory=list)
+    types: list[TypeEntry] = msgspec.field(default_factory=list)
     groups: int = 0
-    group_sizes: set[int] = field(default_factory=set)
-    related: set[int] = field(default_factory=set)
-    imports: list[Import] = field(default_factory=list)
-    functions: list[int] = field(default_factory=list)
+    group_sizes: set[int] = msgspec.field(default_factory=set)
+    related: set[int] = msgspec.field(default_factory=set)
+    imports: list[Import] = msgspec.field(default_factory=list)
+    functions: list[int] = msgspec.field(default_factory=list)
     imported_functions: int = 0
-    tables: list[TableType] = field(default_factory=list)
-    memories: list[int] = field(default_factory=list)
-    memory_limits: list[Limits] = field(default_factory=list)
+    tables: list[TableType] = msgspec.field(default_factory=list)
+    memories: list[int] = msgspec.field(default_factory=list)
+    memory_limits: list[Limits] = msgspec.field(default_factory=list)
     imported_memories: int = 0
-    tags: list[int] = field(default_factory=list)
+    tags: list[int] = msgspec.field(default_factory=list)
     globals: int = 0
-    exports: Exports = field(default_factory=Exports)
+    exports: Exports = msgspec.field(default_factory=Exports)
     start: int | None = None
-    bodies: Spans = field(default_factory=Spans)
+    bodies: Spans = msgspec.field(default_factory=Spans)
 
     def section(self, wanted: SectionId) -> Section | None:
         """Returns a section by its number, or None."""

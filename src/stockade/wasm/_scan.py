@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final
 from stockade.wasm._binary import Reader
 from stockade.wasm._instructions import Site, deepest_nesting, skipper, walk
 from stockade.wasm._opcodes import Kind
-from stockade.wasm._reader import SectionId
 from stockade.wasm._types import guest_value_type
 
 if TYPE_CHECKING:
     from stockade.wasm._reader import ParsedModule
 
-__all__ = ["Scan", "code_figures", "outline_figures", "scan", "skip_locals"]
+__all__ = ["Scan", "code_figures", "scan", "skip_locals"]
 
 
 @dataclass(slots=True)
@@ -107,20 +106,6 @@ def skip_locals(reader: Reader) -> int:
     return locals_
 
 
-def outline_figures(module: ParsedModule) -> dict[str, int]:
-    """Returns the figures of a module that can be told without its code, by the names that policies give them."""
-    return {
-        "functions": len(module.functions),
-        "function_size": max((end - start for start, end in module.bodies), default=0),
-        "types": len(module.types),
-        "imports": len(module.imports),
-        "exports": len(module.exports),
-        "globals": module.globals,
-        "data_segments": _announced(module, SectionId.DATA),
-        "element_segments": _announced(module, SectionId.ELEMENT),
-    }
-
-
 def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
     """Returns the figures of a module's code.
 
@@ -135,8 +120,3 @@ def code_figures(module: ParsedModule, scan: Scan) -> dict[str, int]:
         "br_table": scan.most_branches,
         "nesting": deepest_nesting(module.data, bodies),
     }
-
-
-def _announced(module: ParsedModule, id_: SectionId) -> int:
-    section = module.section(id_)
-    return 0 if section is None else Reader(module.data, section.start, section.end, "section").u32()

@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,7 +73,7 @@ def _warm_up() -> None:
     tiny = parse(assemble(_TINY))
     found = scan(tiny)
     code_figures(tiny, found)
-    woven = replace(weave(tiny, guard(), found), wasm=b"")
+    woven = msgspec.structs.replace(weave(tiny, guard(), found), wasm=b"")
     request = Request("compile", "", release(), 0, 0)
     for message in (request, Answer(woven=woven)):
         msgspec.json.decode(msgspec.json.encode(message), type=type(message))
@@ -126,12 +125,12 @@ def _compile(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
     # Its outline was checked before it came here.
     woven, figures = _prepare(request, wasm, config)
     code = compile_to_bytes(Engine.shared(config), woven.wasm)
-    return Answer(woven=replace(woven, wasm=b""), figures=figures), code
+    return Answer(woven=msgspec.structs.replace(woven, wasm=b""), figures=figures), code
 
 
 def _weave(request: Request, wasm: bytes) -> tuple[Answer, bytes]:
     woven, figures = _prepare(request, wasm, _config(request, wasm))
-    return Answer(woven=replace(woven, wasm=b""), figures=figures), woven.wasm
+    return Answer(woven=msgspec.structs.replace(woven, wasm=b""), figures=figures), woven.wasm
 
 
 def _config(request: Request, wasm: bytes) -> EngineConfig:

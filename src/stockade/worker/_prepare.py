@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from stockade.engine import Engine, EngineConfig, assemble
 from stockade.errors import InvalidModule
 from stockade.guard import Woven, guard, prove, weave
-from stockade.wasm import Excess, ParsedModule, code_figures, compile_cost, outline_figures, scan
+from stockade.wasm import Excess, ParsedModule, code_figures, compile_cost, scan
 from stockade.worker._features import validate
+from stockade.worker._figures import check_figures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from stockade.policy import Features, Limits, ModuleLimits
+    from stockade.policy import Features, ModuleLimits
 
-__all__ = ["CHEAP_COST", "check_figures", "check_outline", "is_cheap", "prepare", "translate"]
+__all__ = ["CHEAP_COST", "is_cheap", "prepare", "translate"]
 
 CHEAP_COST = 100_000
 """Modules up to this cost are validated and compiled in the host's process, unless a policy says otherwise: the worst
@@ -27,20 +28,6 @@ that was found takes 0.2 s and 80 MB (`python -m benchmarks worst`)."""
 
 _CANONICAL_FACTOR = 6
 """How much longer the worst takes to compile where NaNs are canonical: each result of arithmetic is then compared."""
-
-_WORDS = {
-    "functions": "has {:,} functions",
-    "function_size": "has a function of {:,} bytes",
-    "locals": "has a function with {:,} local variables",
-    "types": "has {:,} types",
-    "imports": "has {:,} imports",
-    "exports": "has {:,} exports",
-    "globals": "has {:,} globals",
-    "data_segments": "has {:,} segments of data",
-    "element_segments": "has {:,} segments of table elements",
-    "br_table": "has a br_table with {:,} branches",
-    "nesting": "has blocks nested {:,} deep",
-}
 
 
 def is_cheap(module: ParsedModule, *, canonical_nans: bool = False) -> bool:
@@ -70,48 +57,6 @@ def translate(name: str, text: bytes) -> bytes:
         raise InvalidModule(f"{name} is {problem}") from None
     except UnicodeDecodeError:
         raise InvalidModule(f"{name} is neither WebAssembly nor text in UTF-8") from None
-
-
-def check_figures(name: str, figures: Mapping[str, int], structure: ModuleLimits) -> None:
-    """Checks that a module is within what a policy allows.
-
-    Args:
-        name: The module's name, for messages.
-        figures: Figures of the module, by the names that policies give them.
-        structure: What is allowed.
-
-    Raises:
-        InvalidModule: It is not.
-    """
-    for figure, found in figures.items():
-        allowed = getattr(structure, figure)
-        if found > allowed:
-            what = _WORDS[figure].format(found)
-            raise InvalidModule(f"{name} {what}; the policy allows {allowed:,} (structure.{figure})")
-
-
-def check_outline(name: str, module: ParsedModule, structure: ModuleLimits, limits: Limits, features: Features) -> None:
-    """Checks what can be told of a module without looking at its code.
-
-    Raises:
-        InvalidModule: It is beyond what the policy allows.
-    """
-    size = len(module.data)
-    if size > limits.module_size:
-        raise InvalidModule(
-            f"the module has {size:,} bytes; modules may have {limits.module_size:,} (limits.module_size)"
-        )
-    check_figures(name, outline_figures(module), structure)
-    for what, found, allowed in (
-        ("memories", len(module.memories), limits.memories),
-        ("tables", len(module.tables), limits.tables),
-    ):
-        if found > allowed:
-            raise InvalidModule(f"{name} has {found} {what}; the policy allows {allowed} (limits.{what})")
-    if len(module.memories) > 1 and not features.multi_memory:
-        raise InvalidModule(
-            f"{name} has {len(module.memories)} memories; the policy allows one (features.multi_memory)"
-        )
 
 
 def prepare(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
@@ -112,7 +111,7 @@ def weave_aside(
     answer, woven = _wait_and_ask(request, wasm, limits)
     if answer.woven is None:
         raise EngineError(UNREADABLE)
-    return replace(answer.woven, wasm=woven)
+    return msgspec.structs.replace(answer.woven, wasm=woven)
 
 
 def validate_aside(name: str, wasm: bytes, features: Features, limits: Limits, turn: Turn | None = None) -> None:
