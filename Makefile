@@ -35,8 +35,8 @@ thorough: $(VENV)/.stamp ## Compare thousands of guests with native WASI, and en
 	STOCKADE_EXAMPLES=2000 $(BIN)/pytest --quiet --timeout 3600 tests/limits/test_native.py tests/limits/test_settled.py
 
 lint: $(VENV)/.stamp ## Check style and layers
-	$(BIN)/ruff check src tests benchmarks demo docs .ci
-	$(BIN)/ruff format --check src tests benchmarks demo docs/conf.py .ci
+	$(BIN)/ruff check src tests benchmarks demo examples docs .ci
+	$(BIN)/ruff format --check src tests benchmarks demo examples docs/conf.py .ci
 	$(BIN)/lint-imports
 
 types: $(VENV)/.stamp ## Check types
