@@ -242,6 +242,30 @@ def test_leaving_ends_a_session_on_a_terminal(terminal: list[Terminal], typed: s
     assert shell.process.wait(60) == status
 
 
+def test_a_session_on_a_terminal_finds_the_files(terminal: list[Terminal], tmp_path: Path) -> None:
+    """They are there from its first piece on, and again in the fresh one after a stop."""
+    (tmp_path / "t.csv").write_text("a,b")
+    shell = Terminal("js", *PATIENT, "-f", str(tmp_path / "t.csv"))
+    terminal.append(shell)
+    shell.until(">>> ")
+    shell.type("std.loadFile('t.csv') + '!'\n")
+    assert "a,b!" in shell.until(">>> ")
+    shell.type("print('on'); for (;;) {}\n")
+    shell.until("\non")
+    shell.type("\x03")
+    shell.until(">>> ")
+    shell.type("std.loadFile('t.csv') + '?'\n")
+    assert "a,b?" in shell.until(">>> ")
+
+
+def test_a_session_on_a_terminal_prints_no_json(terminal: list[Terminal]) -> None:
+    """An option that has no meaning there is refused, not ignored."""
+    shell = Terminal("js", "--json")
+    terminal.append(shell)
+    shell.until("--json is for code that is given: with -c, as FILE, or on stdin")
+    assert shell.process.wait(60) == 125
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -265,13 +265,19 @@ def test_no_timeout_without_need(tmp_path: Path) -> None:
             "memory limit exceeded: initial memory of 1.1 MiB, limits.memory allows 1.0 MiB",
         ),
         (
+            ["--memory", "1MiB"],
+            '(module (memory 16) (table 3 funcref) (func (export "_start")))',
+            "",
+            "memory limit exceeded: initial memory of 1,048,600 B, limits.memory allows 1,048,576 B",
+        ),
+        (
             [],
             '(module (func $deep (export "_start") call $deep))',
             "stack: used up limits.stack (512.0 KiB) → stop",
             "stack overflow",
         ),
     ],
-    ids=["fuel", "memory", "stack"],
+    ids=["fuel", "memory", "memory by a little", "stack"],
 )
 def test_limits_leave_137(tmp_path: Path, options: list[str], guest: str, violation: str, ending: str) -> None:
     """Each limit is named with its figures."""

@@ -128,6 +128,9 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
             elif file is not None and file != "-":
                 source = _Source(_read(Path(file)), Path(file).name)
             elif file is None and sys.stdin.isatty():
+                if wants_json or wants_report:
+                    option = "--json" if wants_json else "--report"
+                    raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
                 source = None
             else:
                 source = _Source(_text(sys.stdin.buffer.read(_MOST_CODE_BYTES)), "<stdin>", reads=False)
@@ -137,7 +140,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         if source is None:
             from stockade.cli._interactive import interact
 
-            return interact(interpreter, environment)
+            return interact(interpreter, environment, given)
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
         _show(result, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet)

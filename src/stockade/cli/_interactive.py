@@ -28,12 +28,13 @@ __all__ = ["interact"]
 _MOST_LINES = 1000
 
 
-def interact(interpreter: Python | JavaScript, environment: dict[str, str]) -> int:
+def interact(interpreter: Python | JavaScript, environment: dict[str, str], files: dict[str, bytes]) -> int:
     """Asks for code and runs it, piece by piece, until the end of the input.
 
     Args:
         interpreter: The interpreter.
         environment: The environment of the code.
+        files: Files that it finds in its working folder when a session begins.
 
     Returns:
         The exit status: what the code gave to `sys.exit`, else 0.
@@ -50,6 +51,7 @@ def interact(interpreter: Python | JavaScript, environment: dict[str, str]) -> i
             on_stderr=lambda piece: pass_on(sys.stderr, piece),
         ) as session,
     ):
+        missing = files
         while True:
             code = _ask(is_whole)
             if code is None:
@@ -57,9 +59,10 @@ def interact(interpreter: Python | JavaScript, environment: dict[str, str]) -> i
                 return 0
             if not code.strip():
                 continue
-            result = _turn(session, code)
+            result = _turn(session, code, missing)
             if result is None:
                 continue
+            missing = {}
             error = result.error
             if error is not None and error.type in ("SystemExit", "Exit") and not result.value_is_repr:
                 if error.type == "Exit":
@@ -70,13 +73,14 @@ def interact(interpreter: Python | JavaScript, environment: dict[str, str]) -> i
             if not session.alive:
                 click.echo("stockade: the state of the session is gone; a fresh one begins", err=True)
                 session.reset()
+                missing = files
 
 
-def _turn(session: LanguageSession, code: str) -> CodeResult | None:
+def _turn(session: LanguageSession, code: str, files: dict[str, bytes]) -> CodeResult | None:
     """Runs a piece of code; Ctrl-C stops it."""
     try:
         with Watcher() as watcher:
-            steps, control = session.steps(code, echo=True)
+            steps, control = session.steps(code, files=files, echo=True)
             watcher.attach(control)
             return run_blocking(steps, control)
     except StockadeError as problem:

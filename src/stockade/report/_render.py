@@ -190,6 +190,9 @@ def _over_limit(violation: Violation, field: str) -> str:
     assert violation.observed is not None
     assert violation.limit is not None
     asked, allowed = _show(violation, violation.observed), _show(violation, violation.limit)
+    if asked == allowed and violation.kind in _BYTE_KINDS and violation.observed != violation.limit:
+        # Rounded to one unit they look alike.
+        asked, allowed = f"{violation.observed:,.0f} B", f"{violation.limit:,.0f} B"
     if violation.call is None:
         verb = _ASKED.get(violation.kind, "of")
         who = violation.subject if violation.subject != field else ""
