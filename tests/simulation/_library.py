@@ -286,7 +286,7 @@ class Library:
         woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0})
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
-            was_compiled=True, compile_seconds=0.0, program=dataclasses.replace(plan.program, woven=woven),
+            was_compiled=True, compile_seconds=0.0, program=msgspec.structs.replace(plan.program, woven=woven),
             functions=tuple(function.bound(plan.policy) for function in self._functions),
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ import sys
 from importlib import import_module
 
 import click
-from click.shell_completion import get_completion_class
 
 from stockade._version import __version__
 from stockade.cli._encoding import replace_what_cannot_be_written
@@ -80,6 +79,8 @@ def completion(shell: str) -> None:
     For bash, add this line to ~/.bashrc:
       eval "$(stockade completion bash)"
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
+    from click.shell_completion import get_completion_class
+
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(stockade, {}, "stockade", _COMPLETE).source())

@@ -10,7 +10,6 @@ import hashlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,8 +82,7 @@ _MAX_REFUSED = 256
 """How many of those are remembered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A woven, compiled module.
 
     Attributes:
@@ -113,9 +111,9 @@ class Program:
     tables: int
     calls: tuple[str, ...]
     state_format: StateFormat
-    valid_under: set[Features] = field(default_factory=set)
-    unpooled: list[LinkedModule] = field(default_factory=list, repr=False)
-    code: list[CacheHit] = field(default_factory=list, repr=False)
+    valid_under: set[Features] = msgspec.field(default_factory=set)
+    unpooled: list[LinkedModule] = msgspec.field(default_factory=list)
+    code: list[CacheHit] = msgspec.field(default_factory=list)
 
     def without_slots(self) -> LinkedModule:
         """Returns it for an engine that allocates instances one by one."""

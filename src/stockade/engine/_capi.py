@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import platform
 import sys
 from ctypes import c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
@@ -269,8 +270,9 @@ def wasmtime_version() -> str:
     """
     folder = _package_folder()
     # The metadata folder's name tells the version; importlib.metadata would take twenty times as long to say it.
-    for metadata in sorted(folder.parent.glob("wasmtime-*.dist-info")):
-        return metadata.name.removeprefix("wasmtime-").removesuffix(".dist-info")
+    for name in sorted(os.listdir(folder.parent)):  # noqa: PTH208 - pathlib takes five times as long
+        if name.startswith("wasmtime-") and name.endswith(".dist-info"):
+            return name.removeprefix("wasmtime-").removesuffix(".dist-info")
     from importlib import metadata as slow_metadata
 
     try:

@@ -163,7 +163,7 @@ class Plan:
             initial_memory_bytes=woven.initial_memory_bytes + held.grown_bytes,
             start_export=None if held.started else woven.start_export,
         )
-        program = replace(self.program, woven=woven)
+        program = msgspec.structs.replace(self.program, woven=woven)
         state = _state(self.policy, program, self.directories)
         linked = self.without_slots()
         maps = linked.claim.maps + held.instance.maps + SPARE_MAPS
