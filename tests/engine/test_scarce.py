@@ -153,7 +153,7 @@ def test_without_room_for_a_pool_instances_are_made_one_by_one(why: str, monkeyp
     """Guests run all the same: with pools enough, with too few memory maps, without the address space."""
     config = UNUSUAL._replace(pooled=True, stack_bytes=96 << 10)
     if why == "pools":
-        monkeypatch.setattr(_engine, "_MAX_POOLS", 0)
+        monkeypatch.setattr(Engine, "_most_pools", 0)
     elif why == "maps":
         # What freed engines gave back is counted before.
         gc.collect()
