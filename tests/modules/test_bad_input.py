@@ -636,3 +636,11 @@ def test_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> None:
         values.append(box.call(path, "f").value)
 
     assert values == [1, 2]
+
+
+@pytest.mark.parametrize("load", [Module.load, stockade.run])
+def test_the_text_format_as_text_is_told_to_be_bytes(load: Callable[[str], object]) -> None:
+    """A text is a path, wherever a module is taken."""
+    with pytest.raises(ModuleNotFound) as caught:
+        load("(module)")
+    assert str(caught.value) == "no file at (module): give WebAssembly text as bytes"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stockade._text import printable
 from stockade.errors import InvalidModule, ModuleNotFound
+from stockade.wasm._formats import is_text_format
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -38,6 +39,8 @@ def read_module_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
         # Not blocking: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
+        if is_text_format(os.fsencode(path)):
+            raise ModuleNotFound(f"no file at {shown}: give WebAssembly text as bytes") from None
         near = _neighbours(Path(path))
         raise ModuleNotFound(f"no file at {shown}{near}") from None
     except (OSError, ValueError) as problem:
