@@ -350,6 +350,35 @@ def test_a_guest_that_ends_within_has_ended(by_session: bool) -> None:
     assert live_instances() == 0
 
 
+@pytest.mark.parametrize("export", ["trap", "exit", "dive"])
+@pytest.mark.parametrize("then", ["returns", "raises", "requires"])
+def test_a_guest_that_has_ended_within_is_not_called_again(export: str, then: str) -> None:
+    """Attack: it ends within a host function that tries again, as functions with retries do.
+
+    There is no call that could go on, so none is made; and the report is of how the guest has ended, whatever the
+    function does then.
+    """
+    problems: list[str] = []
+
+    def f(call: HostCall, number: int) -> int:
+        for _ in range(3):
+            with pytest.raises((GuestTrap, GuestExit, LimitExceeded, UsageError)) as caught:
+                call.call(export, *((3,) if export == "exit" else ()))
+            problems.append(f"{type(caught.value).__name__}: {caught.value}")
+        if then == "raises":
+            raise ValueError("no more")
+        if then == "requires":
+            call.require("more.tries")
+        return number
+
+    report = lending(f).call(GUEST, "go", 1)
+    assert report.outcome is {"trap": Outcome.TRAP, "exit": Outcome.EXIT, "dive": Outcome.STACK}[export]
+    assert "no more" not in report.summary()
+    assert "more.tries" not in {violation.subject for violation in report.violations}
+    again = "UsageError: the guest has ended in a call that this host function made, and cannot be called again"
+    assert problems[1:] == [again, again]
+
+
 def test_fuel_and_time_are_those_of_the_call_around() -> None:
     """Attack: a guest gets a new budget with each call that the host makes."""
 

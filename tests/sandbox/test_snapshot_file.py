@@ -95,6 +95,28 @@ def test_a_forged_file_is_refused(saved: Path) -> None:
         Snapshot.load(saved)
 
 
+@pytest.mark.parametrize("sizes", [(0, 1 << 36, 0), (0, 0, 1 << 32), (1 << 20, 1 << 36, 1 << 32)])
+def test_a_forged_file_costs_no_memory(
+    tmp_path: Path, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a sparse file, of a guest that may write where snapshots are read, that says it holds 64 GB.
+
+    None of it is copied before it is known who has written that.
+    """
+
+    def copied(*_: object) -> None:
+        raise AssertionError("it was copied")
+
+    monkeypatch.setattr(_snapshot_file, "_copied", copied)
+    path = tmp_path / "forged"
+    head = _snapshot_file._MAGIC + bytes(64) + _snapshot_file._SIZES.pack(*sizes)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(sizes))
+    with pytest.raises(SnapshotError, match="is not believed: it was changed, or written by another user"):
+        Snapshot.load(path)
+
+
 @pytest.mark.parametrize("size", [0, 5, 30, 75, 100, 5_000, -1])
 def test_a_file_that_was_cut_short_is_refused(saved: Path, size: int) -> None:
     saved.write_bytes(saved.read_bytes()[:size])
@@ -127,7 +149,7 @@ def test_an_entry_of_the_cache_is_no_snapshot(box: Sandbox, tmp_path: Path) -> N
 
 
 def test_a_file_of_another_format_is_refused(saved: Path) -> None:
-    saved.write_bytes(saved.read_bytes().replace(b"stockade snapshot 1\n", b"stockade snapshot 0\n", 1))
+    saved.write_bytes(saved.read_bytes().replace(b"stockade snapshot 2\n", b"stockade snapshot 0\n", 1))
     with pytest.raises(SnapshotError, match="is in a format that this release does not read: take it anew"):
         Snapshot.load(saved)
 

@@ -60,8 +60,11 @@ class Reentry:
         """Begins a call, and returns what is given to `over`.
 
         Raises:
-            UsageError: They are nested too deep.
+            UsageError: The guest has ended in such a call, or they are nested too deep.
         """
+        if self.ended is not None:
+            # There is no call any more that could go on.
+            raise UsageError("the guest has ended in a call that this host function made, and cannot be called again")
         if self.depth >= _MOST_DEPTH:
             raise UsageError(
                 f"host functions and exports of the guest call one another {_MOST_DEPTH} deep, and may go no deeper"

@@ -580,6 +580,9 @@ class Guest:
         Raises:
             Ended: The policy does not grant what the function needs.
         """
+        if self._reentry is not None and self._reentry.ended is not None:
+            # The run is over for that, whatever the function has made of it.
+            return
         if isinstance(problem, CapabilityMissing):
             raise GuestStopped(StopReason.without_capability(problem.capability, problem.function)) from None
         # The guest traps where it is, so that the report tells where that was.

@@ -4,8 +4,9 @@ What a snapshot holds becomes a guest's memory as it is, so a file carries a key
 entry of the cache does, and is believed only after that was checked over a copy that nobody can change any more.
 Whatever else lies at its path is refused in words.
 
-A file is a line that says what it is, the MAC, the sizes of three parts, and these: what is told of the snapshot, the
-contents of its memories, and the module.
+A file is a line that says what it is, two MACs, the sizes of three parts, and these: what is told of the snapshot, the
+contents of its memories, and the module. The first MAC is of the sizes and of what is told, the second of all. So nothing
+is copied of a file that says of itself how large it is, and was written by somebody else.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["read_snapshot", "write_snapshot"]
 
-_MAGIC: Final = SNAPSHOT_MARK + b"1\n"
+_MAGIC: Final = SNAPSHOT_MARK + b"2\n"
 _MAC_BYTES: Final = 32
 _SIZES: Final = struct.Struct("<QQQ")
-_HEAD_BYTES: Final = len(_MAGIC) + _MAC_BYTES + _SIZES.size
+_HEAD_BYTES: Final = len(_MAGIC) + 2 * _MAC_BYTES + _SIZES.size
 
 _MOST_TOLD_BYTES: Final = 64 << 20
 _PIECE_BYTES: Final = 1 << 20
@@ -95,13 +96,13 @@ def write_snapshot(state: GuestState, path: Path) -> None:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with new_file(folder) as (temporary, file):
-                file.write(_MAGIC + bytes(_MAC_BYTES) + sizes + told)
+                file.write(_MAGIC + mac.digest() + bytes(_MAC_BYTES) + sizes + told)
                 for piece in _contents(state.instance):
                     mac.update(piece)
                     file.write(piece)
                 mac.update(module.data)
                 file.write(module.data)
-                file.seek(len(_MAGIC))
+                file.seek(len(_MAGIC) + _MAC_BYTES)
                 file.write(mac.digest())
                 file.flush()
                 os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -178,14 +179,17 @@ def _believed(file: FileIO, secret: bytes, path: Path) -> tuple[_Told, SealedFil
     if status.st_uid != os.geteuid() or told_size > _MOST_TOLD_BYTES:
         raise _not_ours(path)
     told = file.read(told_size) or b""
+    macs = head[len(_MAGIC) : -_SIZES.size]
+    mac = hmac.new(secret, _MAGIC + sizes + told, hashlib.sha256)
+    if not hmac.compare_digest(mac.digest(), macs[:_MAC_BYTES]):
+        raise _not_ours(path)
     contents = _copied(file, size)
     wasm = file.read(module_size) or b""
-    mac = hmac.new(secret, _MAGIC + sizes + told, hashlib.sha256)
     if size:
         with mmap(contents.descriptor, size, prot=PROT_READ) as mapped, memoryview(mapped) as view:
             mac.update(view)
     mac.update(wasm)
-    if not hmac.compare_digest(mac.digest(), head[len(_MAGIC) : len(_MAGIC) + _MAC_BYTES]):
+    if not hmac.compare_digest(mac.digest(), macs[_MAC_BYTES:]):
         raise _not_ours(path)
     return msgspec.msgpack.decode(told, type=_Told), contents, wasm
 
