@@ -3,6 +3,9 @@ no field of the result but its own value, error and output."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ from stockade import JavaScript, Outcome, Python
 from stockade.guests import _folder
 from stockade.guests._folder import PrivateFolder
 from stockade.guests._result import read_frame
+from tests._processes import fork
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -146,8 +150,6 @@ def test_a_million_files_are_removed(fresh: Python) -> None:
 
 def test_a_deep_folder_is_removed() -> None:
     """It makes a folder in a folder in a folder: no recursion, no descriptor for each."""
-    import os
-
     folder = PrivateFolder()
     here = os.open(folder.mounts()[0].host, os.O_RDONLY | os.O_DIRECTORY)
     for _ in range(3000):
@@ -160,6 +162,60 @@ def test_a_deep_folder_is_removed() -> None:
     assert folder.collect(["*"]).left_out == 1
     assert folder.clear()
     assert list(Path(folder.mounts()[0].host).iterdir()) == []
+    folder.close()
+
+
+_FORKED = """
+import os, stockade
+with stockade.Python("default", runtime={runtime!r}) as language, language.session() as session:
+    language.prepare()
+    child = os.fork()
+    if not child:
+        ended = 1
+        try:
+            print(language.run("import os; open('secret', 'w').write('x'); os.listdir()").value, flush=True)
+            try:
+                session.run("1")
+            except stockade.UsageError as problem:
+                print(problem, flush=True)
+            session.close()
+            language.close()
+            ended = 0
+        finally:
+            os._exit(ended)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(language.run("import os; os.listdir()").value, session.run("import os; os.listdir()").value)
+"""
+
+
+def test_a_forked_process_shares_no_folder(python: Python) -> None:
+    """It is forked from one that has prepared, as servers do, and its guest looks for what other processes' guests keep.
+
+    A run of the child's has a folder of its own, a session of the parent's is not there for it, and the parent's folders
+    are still there when the child has let go of all that it had.
+    """
+    code = _FORKED.format(runtime=python.runtime)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == [
+        "['secret']",
+        "the session was opened before this process was forked: open one here",
+        "0",
+        "[] []",
+    ]
+
+
+def test_a_forked_process_removes_no_folder() -> None:
+    """It ends as programs do, and with it all that it holds."""
+    folder = PrivateFolder()
+    folder.put({("file",): b"x"})
+    child = fork()
+    if not child:
+        left = folder.clear()
+        folder.close()
+        os._exit(left)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert folder.collect(["*"]).files == {"file": b"x"}
+    assert folder.clear()
     folder.close()
 
 

@@ -125,6 +125,8 @@ def check_patterns(collect: Sequence[str]) -> tuple[str, ...]:
 class PrivateFolder:
     """A folder of the host's with the workspace of one guest. Closing it, or dropping it, removes it.
 
+    It belongs to the process that has made it: one that is forked from that leaves it as it is.
+
     Raises:
         UsageError: There is no room for one.
     """
@@ -132,12 +134,18 @@ class PrivateFolder:
     def __init__(self) -> None:
         try:
             self._path = tempfile.mkdtemp(prefix="stockade-")
-            self._finish = weakref.finalize(self, _remove, self._path)
+            self._process = os.getpid()
+            self._finish = weakref.finalize(self, _remove, self._path, self._process)
             for part, _ in _PARTS:
                 os.mkdir(f"{self._path}/{part}", 0o700)  # noqa: PTH102 - a run waits for it
             os.close(os.open(f"{self._path}/run/{_RESULT}", _CREATE, 0o600))
         except OSError as problem:
             raise UsageError(f"no folder for the guest's files can be made: {problem.strerror}") from None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has made it."""
+        return os.getpid() == self._process
 
     def mounts(self) -> tuple[Mount, ...]:
         """Returns what a policy has to grant."""
@@ -256,7 +264,9 @@ class PrivateFolder:
         return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
     def clear(self) -> bool:
-        """Removes all that is in the folder's parts; returns whether nothing is left."""
+        """Removes all that is in the folder's parts; returns whether nothing is left, and it can be used again."""
+        if not self.is_ours:
+            return False
         try:
             for part, _ in _PARTS:
                 _empty(f"{self._path}/{part}")
@@ -317,8 +327,10 @@ def _read_all(descriptor: int, most: int) -> bytes | None:
     return b"".join(pieces)
 
 
-def _remove(path: str) -> None:
-    """Removes a folder with all that is in it."""
+def _remove(path: str, process: int) -> None:
+    """Removes a folder with all that is in it, in the process that has made it."""
+    if os.getpid() != process:
+        return
     try:
         _empty(path)
         os.rmdir(path)  # noqa: PTH106 - a run waits for it

@@ -469,6 +469,8 @@ class Language:
     def _place(self, policy: Policy, driver: Driver) -> _Place:
         """Takes a place where code can run under a policy, or makes one."""
         with self._lock:
+            # Each process has places of its own: those that were made before it was forked are not.
+            self._places = [place for place in self._places if place.folder.is_ours]
             for at, place in enumerate(self._places):
                 if place.policy == policy:
                     return self._places.pop(at)

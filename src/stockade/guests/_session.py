@@ -228,6 +228,8 @@ class LanguageSession:
             self._take(holder)
             yield GO_ON
             interpreter = self._interpreter
+            if not interpreter.folder.is_ours:
+                raise UsageError("the session was opened before this process was forked: open one here")
             if interpreter.over:
                 raise UsageError("the interpreter has ended, so its state is gone: reset the session")
             self.turns += 1
