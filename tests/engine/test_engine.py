@@ -711,6 +711,58 @@ print(os.waitpid(child, 0)[1])
     assert result.stdout.strip() == b"0", "killed by its alarm: the deadline was never looked at"
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="nobody tells of the library's threads")
+def test_a_forked_child_that_lacks_native_threads_gets_no_guests_with_files(tmp_path: Path) -> None:
+    """Attack: a guest opens a file in a child of a process that has run guests with files.
+
+    Native WASI would wait for threads that only the parent has, where no limit holds. So there are no guests with
+    files, in words; others run, and so do all where the parent had not run any.
+    """
+    script = """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+import stockade
+opens = stockade.Module.load(b'''(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 0) "x")
+  (func (export "go") (result i32) (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1)
+    (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 200))))''', text=True)
+plain = stockade.Module.load(b'(module (func (export "go") (result i32) (i32.const 0)))', text=True)
+box = stockade.Sandbox(stockade.Policy().replace(mounts=(stockade.Mount(sys.argv[1], "/m", "rw"),)))
+other = stockade.Sandbox()
+
+def in_child():
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        ended = 1
+        try:
+            print(other.call(plain, "go").value, flush=True)
+            print(box.call(opens, "go").value, flush=True)
+            ended = 0
+        except stockade.EngineError as problem:
+            print(problem, flush=True)
+            ended = 0
+        finally:
+            os._exit(ended)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+in_child()
+print(box.call(opens, "go").value, flush=True)
+in_child()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    refused = (
+        "this process was forked from one that had run guests, so that native WASI has none of its threads here, and no "
+        "call about files would return: fork before anything is run, or start processes by spawning them"
+    )
+    assert done.stdout.splitlines() == ["0", "0", "0", "0", "0", refused, "0"]
+
+
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 TALKER = wat(

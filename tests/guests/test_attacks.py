@@ -189,10 +189,10 @@ with stockade.Python("default", runtime={runtime!r}) as language, language.sessi
 
 
 def test_a_forked_process_shares_no_folder(python: Python) -> None:
-    """It is forked from one that has prepared, as servers do, and its guest looks for what other processes' guests keep.
+    """It is forked from one that has prepared, as servers do; its guest looks for what guests of others keep.
 
-    A run of the child's has a folder of its own, a session of the parent's is not there for it, and the parent's folders
-    are still there when the child has let go of all that it had.
+    A run of the child's has a folder of its own, a session of the parent's is not there for it, and the parent's
+    folders are still there when the child has let go of all that it had.
     """
     code = _FORKED.format(runtime=python.runtime)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -15,6 +15,7 @@ from stockade.engine._callbacks import check_stack, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._parking import PARKING, ParkingSlot
+from stockade.engine._runtime_threads import lost_by_forking
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -359,6 +360,12 @@ class Instance:
         return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
+        if directories and lost_by_forking():
+            raise EngineError(
+                "this process was forked from one that had run guests, so that native WASI has none of its threads "
+                "here, and no call about files would return: fork before anything is run, or start processes by "
+                "spawning them"
+            )
         api = self._api
         # SAFETY: the config is ours until context_set_wasi consumes it, or until it is deleted on failure. Native
         # WASI gets no stdio, arguments or environment: the guard serves those.

@@ -227,9 +227,7 @@ class LanguageSession:
         try:
             self._take(holder)
             yield GO_ON
-            interpreter = self._interpreter
-            if not interpreter.folder.is_ours:
-                raise UsageError("the session was opened before this process was forked: open one here")
+            interpreter = self._own()
             if interpreter.over:
                 raise UsageError("the interpreter has ended, so its state is gone: reset the session")
             self.turns += 1
@@ -254,9 +252,10 @@ class LanguageSession:
         holder = object()
         try:
             self._take(holder)
-            if self._interpreter.over:
+            interpreter = self._own()
+            if interpreter.over:
                 raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
-            begun = self._fork(self._interpreter)
+            begun = self._fork(interpreter)
         finally:
             if self._holder is holder:
                 self._holder = None
@@ -331,6 +330,16 @@ class LanguageSession:
         except UsageError:
             return False
         return True
+
+    def _own(self) -> Interpreter:
+        """Returns the interpreter, in the process that has opened it.
+
+        Raises:
+            UsageError: It is of the process that this one was forked from.
+        """
+        if not self._interpreter.folder.is_ours:
+            raise UsageError("the session was opened before this process was forked: open one here")
+        return self._interpreter
 
     def _take(self, holder: object) -> None:
         with self._lock:

@@ -5,8 +5,8 @@ entry of the cache does, and is believed only after that was checked over a copy
 Whatever else lies at its path is refused in words.
 
 A file is a line that says what it is, two MACs, the sizes of three parts, and these: what is told of the snapshot, the
-contents of its memories, and the module. The first MAC is of the sizes and of what is told, the second of all. So nothing
-is copied of a file that says of itself how large it is, and was written by somebody else.
+contents of its memories, and the module. The first MAC is of the sizes and of what is told, the second of all. So of a
+file that was written by somebody else, nothing is copied, however large it says that it is.
 """
 
 from __future__ import annotations
