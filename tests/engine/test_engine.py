@@ -757,8 +757,8 @@ in_child()
     )
 
     refused = (
-        "this process was forked from one that had run guests, so that native WASI has none of its threads here, and no "
-        "call about files would return: fork before anything is run, or start processes by spawning them"
+        "this process was forked from one that had run guests, so that native WASI has none of its threads here, "
+        "and no call about files would return: fork before anything is run, or start processes by spawning them"
     )
     assert done.stdout.splitlines() == ["0", "0", "0", "0", "0", refused, "0"]
 
