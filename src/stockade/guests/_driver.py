@@ -28,12 +28,14 @@ class Driver(Protocol):
     Attributes:
         stack_bytes: The stack that it needs.
         has_base: Whether it begins with a snapshot, taken once it was made ready.
+        waits: Whether it is a command that waits for its job on its standard input.
         calls_tools: Whether code in it can call tools.
         exchanges: Whether it does so by way of a file and its standard input.
     """
 
     stack_bytes: int
     has_base: bool
+    waits: bool
     calls_tools: bool
     exchanges: bool
 
@@ -64,6 +66,7 @@ class PlainDriver:
 
     stack_bytes = 512 << 10
     has_base = False
+    waits = False
     calls_tools = False
     exchanges = False
 
@@ -82,6 +85,7 @@ class PlainDriver:
 class CommandDriver(PlainDriver):
     """An interpreter that is a command, and reads its job from its standard input."""
 
+    waits = True
     calls_tools = True
     exchanges = True
 

@@ -79,6 +79,7 @@ def _document(task: Task) -> str:
             "preload": task.preload,
             "most": task.most_bytes,
             "session": task.session,
+            "env": dict(task.env or {}),
             "echo": task.echo,
             "stdin": task.stdin.decode("utf-8", "replace") if task.session and task.stdin else "",
         }

@@ -23,7 +23,7 @@ from stockade.modules import Module
 from stockade.policy import Mount, Policy, policy_of
 from stockade.report import Outcome, PolicyInfo
 from stockade.runner import run_blocking
-from stockade.sandbox import Sandbox, Snapshot
+from stockade.sandbox import Sandbox, Snapshot, check_count
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +46,9 @@ _PACKAGES = "/packages"
 """Where the guest finds wheels."""
 
 _MOST_PLACES = 8
-"""How many are kept for the next runs."""
+"""How many are kept for the next runs, where no more are asked for."""
+
+_MOST_WARM = 1_000
 
 _ENVIRONMENT = {"HOME": "/workspace", "TMPDIR": "/tmp"}  # noqa: S108 - in the guest
 
@@ -81,6 +83,8 @@ class Language:
         preload: Code that runs before each run's own, such as imports; what it names is there.
         isolation: Where runs happen, as for `Sandbox`.
         packages: A folder with wheels of pure Python that the code may import.
+        pool_size: How many interpreters wait, started, for runs under the language's own policy. Each serves one run;
+            others are started in the background.
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
@@ -100,8 +104,11 @@ class Language:
         preload: str = "",
         isolation: Literal["inprocess", "process"] = "inprocess",
         packages: str | os.PathLike[str] | None = None,
+        pool_size: int = 0,
     ) -> None:
+        check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
+        self._pool_size = pool_size
         self._isolation = isolation
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
@@ -193,13 +200,17 @@ class Language:
             ModuleError: It is not there, or cannot be run.
         """
         module, driver = self._load()
-        place = self._place(self.policy, driver)
+        place = self._place(self.policy, module, driver)
         try:
             place.box.prepare(module, progress)
-            if driver.has_base:
+            if driver.has_base or self._pool_size:
                 progress("starting")
-                self._beginning(module, driver, place.box.policy)
+            self._beginning(module, driver, place.box.policy)
         finally:
+            self._leave(place)
+        with self._lock:
+            missing = self._pool_size - sum(place.policy == self.policy for place in self._places)
+        for place in [self._make_place(self.policy, module, driver) for _ in range(missing)]:
             self._leave(place)
 
     def run(
@@ -346,7 +357,7 @@ class Language:
         given, patterns = check_files(files), check_patterns(collect)
         module, driver = self._load()
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
-        place = self._place(allowed, driver)
+        place = self._place(allowed, module, driver)
         beginning = self._beginning(module, driver, place.box.policy)
         place.folder.put(given)
         place.toolbox.begin()
@@ -380,18 +391,18 @@ class Language:
                 found.stdin = _first(job, found.stdin)
             return found
 
-        taken, control = place.box.drive(
-            beginning,
-            program,
-            Inputs(
-                driver.arguments(task),
-                job + stdin,
-                {**_ENVIRONMENT, **(env or {})},
-                on_stdout,
-                on_stderr,
-            ),
-            streams=None if streams is None and exchange is None else served,
-        )
+        taken: RunCoroutine[Report]
+        if driver.waits and streams is None and exchange is None and on_stdout is None and on_stderr is None:
+            # One that has begun may wait for it.
+            task = task._replace(is_ahead=self._pool_size > 0 and allowed == self.policy)
+            taken, control = place.box.steps(module, driver.arguments(task), stdin=job + stdin, env=_ENVIRONMENT)
+        else:
+            taken, control = place.box.drive(
+                beginning,
+                program,
+                Inputs(driver.arguments(task), job + stdin, _ENVIRONMENT, on_stdout, on_stderr),
+                streams=None if streams is None and exchange is None else served,
+            )
 
         def steps() -> RunCoroutine[CodeResult]:
             try:
@@ -466,7 +477,7 @@ class Language:
     def _described(self) -> list[dict[str, str]]:
         return [tool.described() for tool in self._tools.values()]
 
-    def _place(self, policy: Policy, driver: Driver) -> _Place:
+    def _place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         """Takes a place where code can run under a policy, or makes one."""
         with self._lock:
             # Each process has places of its own: those that were made before it was forked are not.
@@ -474,8 +485,19 @@ class Language:
             for at, place in enumerate(self._places):
                 if place.policy == policy:
                     return self._places.pop(at)
+        return self._make_place(policy, module, driver)
+
+    def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()
         box, toolbox = self._sandbox(policy, driver, folder)
+        if self._pool_size and policy == self.policy and (driver.waits or driver.has_base):
+            # One for each place, for its folder is its own.
+            box.warm(
+                self._beginning(module, driver, box.policy),
+                driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True)),
+                env=_ENVIRONMENT if driver.waits else None,
+                pool_size=1,
+            )
         return _Place(policy, box, folder, toolbox)
 
     def _leave(self, place: _Place) -> None:
@@ -486,7 +508,7 @@ class Language:
                 if self._loaded is not None:
                     # The one that was not needed for longest makes room.
                     self._places.append(place)
-                    surplus = self._places.pop(0) if len(self._places) > _MOST_PLACES else None
+                    surplus = self._places.pop(0) if len(self._places) > max(_MOST_PLACES, self._pool_size) else None
         if surplus is not None:
             surplus.close()
 

@@ -48,15 +48,16 @@ class _CPythonCommand(CommandDriver):
         """Returns how it is given one task after another."""
         return ParkedTurns(guest, module, self, streams, answered)
 
-    def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - the same for all
+    def arguments(self, task: Task) -> Sequence[str]:
         """Returns the guest's arguments."""
-        return ("-I", "-S", "-B", "-X", "utf8", "-c", _LOADER, boot_code("python.py"))
+        ahead = ("ahead", task.preload, *task.paths) if task.is_ahead else ()
+        return ("-I", "-S", "-B", "-X", "utf8", "-c", _LOADER, boot_code("python.py"), *ahead)
 
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
         # What a command is given to read stands behind its job, unless something else comes there.
         is_inside = task.session or task.tools
-        data = _literal(task._replace(stdin=task.stdin if is_inside else None, env=None)).encode()
+        data = _literal(task._replace(stdin=task.stdin if is_inside else None)).encode()
         return len(data).to_bytes(8, "little") + data
 
 
@@ -86,6 +87,7 @@ class _CPythonReactor:
 
     stack_bytes = 8 << 20
     has_base = True
+    waits = False
     calls_tools = True
     exchanges = False
 

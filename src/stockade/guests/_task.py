@@ -41,6 +41,7 @@ class Task(NamedTuple):
         paths: More folders of the guest's that modules are looked for in.
         session: Whether more comes after it.
         reseed: Whether random generators are to begin anew.
+        is_ahead: Whether what comes before it is done before it comes.
         tools: What it is told of the tools that it may call.
         echo: Whether its value is shown on stdout, as an interactive interpreter does.
     """
@@ -57,6 +58,7 @@ class Task(NamedTuple):
     session: bool = False
     reseed: bool = False
     echo: bool = False
+    is_ahead: bool = False
     tools: Sequence[Mapping[str, str]] = ()
 
 

@@ -50,6 +50,7 @@ os.chdir("/workspace");
 
 async function perform() {
   globalThis.scriptArgs = [job.name, ...job.args];
+  for (const [name, value] of Object.entries(job.env)) actual.setenv(name, value);
   for (const [name, value] of Object.entries(job.inputs)) globalThis[name] = value;
   let value = "null", shown = false, error = null;
   try {

@@ -1,0 +1,43 @@
+"""Interpreters that wait, started, for the runs to come: each serves one, and none finds anything of another."""
+
+from __future__ import annotations
+
+import pytest
+
+from stockade import JavaScript, Python, UsageError
+from tests.guests.conftest import PATIENT
+
+
+def test_runs_are_served_by_what_waits(python: Python) -> None:
+    """With their own files, input, environment and arguments; more runs than wait are served as ever."""
+    with Python(PATIENT, runtime=python.runtime, pool_size=2, preload="base = 40") as language:
+        language.prepare()
+        found = "base + n, open('f').read(), input(), os.environ['A'], sys.argv[1:], 'old' in globals()"
+        for number in range(5):
+            result = language.run(
+                f"import os, sys\n[{found}, globals().setdefault('old', 1)]",
+                inputs={"n": number},
+                files={"f": str(number)},
+                stdin="line",
+                env={"A": "b"},
+                args=["x"],
+            )
+            assert result.value == [40 + number, str(number), "line", "b", ["x"], False, 1]
+
+
+def test_a_guest_leaves_no_module_for_the_one_that_waits(python: Python) -> None:
+    """It writes modules under the names of those that an interpreter imports while it starts: nobody imports them."""
+    with Python(PATIENT, runtime=python.runtime, pool_size=1, preload="import csv") as language:
+        language.prepare()
+        names = ["csv", "json", "re", "math", "traceback", "linecache", "os", "base64", "io"]
+        code = "import time\nfor name in names: open(f'{name}.py', 'w').write('print(666)')\ntime.sleep(1)"
+        for _ in range(3):
+            assert language.run(code, inputs={"names": names}).ok
+            result = language.run("import csv, json, os\n[csv.__file__.startswith('/workspace'), os.listdir()]")
+            assert (result.value, result.stdout) == ([False, []], "")
+
+
+def test_a_pool_has_bounds() -> None:
+    """What is no number of interpreters is refused."""
+    with pytest.raises(UsageError, match="pool_size is -1"):
+        JavaScript(pool_size=-1)
