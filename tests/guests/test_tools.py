@@ -151,6 +151,8 @@ def test_tools_are_checked_when_they_are_offered(python: Python) -> None:
         ):
             with pytest.raises(UsageError, match=re.escape(message)):
                 language.tool(function)
+        with pytest.raises(UsageError, match="the tool is int: give a function"):
+            language.tool(5)  # type: ignore[call-overload]
         language.tool(fine)
         with pytest.raises(UsageError, match="there is a tool fine already: choose another name"):
             language.tool(fine)
@@ -178,3 +180,18 @@ def test_what_the_reactor_imports_can_be_lent() -> None:
 
 async def _waits() -> int:
     return 1
+
+
+def test_a_coroutine_function_is_not_awaited_where_the_loop_waits(shop: Python) -> None:
+    """The mistake is that of whoever blocks a loop, so it is not told to the code."""
+
+    async def blocking() -> None:
+        shop.run("tools.wait(2)")
+
+    with pytest.raises(UsageError) as caught:
+        asyncio.run(blocking())
+    assert str(caught.value) == (
+        "the code calls the coroutine function wait, and the event loop of this thread waits for the code: await "
+        "run_async, or call what blocks by asyncio.to_thread"
+    )
+    assert shop.run("tools.wait(2)").value == [2, 2]

@@ -12,6 +12,7 @@ import msgspec
 from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.runner import is_in_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +66,8 @@ class Tool:
     """
 
     def __init__(self, function: Callable[..., object], name: str, requires: str | None) -> None:
+        if not callable(function):
+            raise UsageError(f"the tool is {type(function).__name__}: give a function")
         self.name = name
         self.requires = requires
         self.function = function
@@ -166,11 +169,19 @@ class Toolbox:
 
         Args:
             request: What the code asks for.
+
+        Raises:
+            UsageError: A tool is to be awaited, and the event loop of this thread cannot.
         """
         begun = time.perf_counter()
         tool, bound, refusal = self._read(request)
         if bound is None or tool is None:
             return refusal
+        if tool.is_awaited and is_in_coroutine():
+            raise UsageError(
+                f"the code calls the coroutine function {tool.name}, and the event loop of this thread waits for the "
+                "code: await run_async, or call what blocks by asyncio.to_thread"
+            )
         try:
             value = tool.function(*bound.args, **bound.kwargs)
             if inspect.iscoroutine(value):
