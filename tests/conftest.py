@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -52,10 +53,13 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def program_path(name: str) -> Path:
     """The path of a real WASI program; it is data of a package, whose Python code is not imported."""
     distribution, file_name = _PROGRAMS[name]
-    for file in metadata.files(distribution) or ():
-        if file.name == file_name:
-            return Path(str(file.locate()))
-    raise AssertionError(f"{distribution} does not hold {file_name}")
+    # Large ones lie in a folder that nothing is imported from.
+    folders = [*sys.path, str(Path(sys.prefix) / "large-guests")]
+    for found in metadata.distributions(name=distribution, path=folders):
+        for file in found.files or ():
+            if file.name == file_name:
+                return Path(str(file.locate()))
+    raise AssertionError(f"{distribution} does not hold {file_name}: `make .venv/.stamp` installs it")
 
 
 @pytest.fixture(scope="session")
