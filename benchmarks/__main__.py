@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import stockade
+from benchmarks._bare import bare_hello
 from benchmarks._compiles import compiles
 from benchmarks._compute import compute
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
@@ -73,13 +74,14 @@ def _no_limit() -> stockade.Policy:
 
 
 def hello_world(console: Console) -> list[Promise]:
-    """A fresh, fuel- and time-limited hello world, its output captured: idiomatic, and ours under two policies."""
-    idiomatic = idiomatic_hello()
+    """A fresh, limited hello world, its output captured: as C calls, idiomatic, and ours under several policies."""
+    bare, idiomatic = bare_hello(), idiomatic_hello()
     loaded = stockade.Module.load(HELLO.encode(), text=True)
     default, limited, unlimited = (
         stockade.Sandbox(policy) for policy in (stockade.Policy(), _every_limit(), _no_limit())
     )
     assert default.run(loaded).stdout == b"hello world\n"
+    least = in_turn({"bare C calls": bare, "stockade beside them": lambda: default.run(loaded)}, 8, 1, batch=500)
     against = in_turn({"idiomatic wasmtime-py": idiomatic, "stockade": lambda: default.run(loaded)}, 8, 1, batch=500)
     # Measured apart: the threads that the idiomatic way leaves behind would disturb what is closer to the noise.
     limits = in_turn(
@@ -91,10 +93,15 @@ def hello_world(console: Console) -> list[Promise]:
     table = Table(title=f"one fresh hello world ({platform.machine()}, {os.cpu_count()} cores), µs")
     for heading in ("", "p50", "p95", "p99", "worst"):
         table.add_column(heading, justify="right")
-    for name, times in (against | limits).items():
+    for name, times in (least | against | limits).items():
         table.add_row(name, *(f"{value:,.1f}" for value in times))
     console.print(table)
     return [
+        Promise(
+            "hello world: over the bare C calls for it",
+            least["stockade beside them"].p50 / least["bare C calls"].p50,
+            1.5,
+        ),
         Promise(
             "hello world: times as fast as idiomatic wasmtime-py",
             against["idiomatic wasmtime-py"].p50 / against["stockade"].p50,

@@ -35,7 +35,7 @@ from stockade.engine._snapshot import (
     take_state,
     touched_pages,
 )
-from stockade.engine._store import Owner
+from stockade.engine._store import Store
 
 __all__ = [
     "F32_OVERFLOW",
@@ -65,10 +65,10 @@ __all__ = [
     "Memory",
     "MemoryImage",
     "Number",
-    "Owner",
     "Proposal",
     "ResourceCost",
     "SealedFile",
+    "Store",
     "assemble",
     "compile_to_bytes",
     "features_used",

@@ -18,7 +18,7 @@ import importlib.util
 import os
 import platform
 import sys
-from ctypes import c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import c_bool, c_char_p, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ class Extern(ctypes.Structure):
 
 
 _P = c_void_p
+_W = c_void_p
+"""A whole number of 64 bits as an argument: as a pointer, ctypes converts it in half the time."""
 _Prototypes = dict[str, tuple[Any, tuple[Any, ...]]]
 
 _FLAGS = [
@@ -112,8 +114,8 @@ _FLAGS = [
 SHORT_CALLS: _Prototypes = {
     "wasm_config_new": (_P, ()),
     **{f"wasmtime_config_{flag}_set": (None, (_P, c_bool)) for flag in _FLAGS},
-    "wasmtime_config_max_wasm_stack_set": (None, (_P, c_size_t)),
-    "wasmtime_config_async_stack_size_set": (None, (_P, c_uint64)),
+    "wasmtime_config_max_wasm_stack_set": (None, (_P, _W)),
+    "wasmtime_config_async_stack_size_set": (None, (_P, _W)),
     "wasmtime_pooling_allocation_config_new": (_P, ()),
     "wasmtime_pooling_allocation_config_delete": (None, (_P,)),
     "wasmtime_pooling_allocation_config_total_core_instances_set": (None, (_P, c_uint32)),
@@ -122,47 +124,47 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_pooling_allocation_config_total_stacks_set": (None, (_P, c_uint32)),
     "wasmtime_pooling_allocation_config_max_memories_per_module_set": (None, (_P, c_uint32)),
     "wasmtime_pooling_allocation_config_max_tables_per_module_set": (None, (_P, c_uint32)),
-    "wasmtime_pooling_allocation_config_max_core_instance_size_set": (None, (_P, c_size_t)),
-    "wasmtime_pooling_allocation_config_table_elements_set": (None, (_P, c_size_t)),
-    "wasmtime_pooling_allocation_config_linear_memory_keep_resident_set": (None, (_P, c_size_t)),
-    "wasmtime_pooling_allocation_config_table_keep_resident_set": (None, (_P, c_size_t)),
-    "wasmtime_pooling_allocation_config_async_stack_keep_resident_set": (None, (_P, c_size_t)),
+    "wasmtime_pooling_allocation_config_max_core_instance_size_set": (None, (_P, _W)),
+    "wasmtime_pooling_allocation_config_table_elements_set": (None, (_P, _W)),
+    "wasmtime_pooling_allocation_config_linear_memory_keep_resident_set": (None, (_P, _W)),
+    "wasmtime_pooling_allocation_config_table_keep_resident_set": (None, (_P, _W)),
+    "wasmtime_pooling_allocation_config_async_stack_keep_resident_set": (None, (_P, _W)),
     "wasmtime_pooling_allocation_strategy_set": (None, (_P, _P)),
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_define_wasi": (_P, (_P,)),
     "wasmtime_linker_allow_shadowing": (None, (_P, c_bool)),
-    "wasmtime_linker_define_async_func": (_P, (_P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P)),
-    "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P)),
+    "wasmtime_linker_define_async_func": (_P, (_P, c_char_p, _W, c_char_p, _W, _P, _P, _P, _P)),
+    "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, _W, c_char_p, _W, _P)),
     "wasm_functype_new": (_P, (_P, _P)),
     "wasm_functype_delete": (None, (_P,)),
     "wasm_valtype_new": (_P, (c_uint8,)),
-    "wasm_valtype_vec_new": (None, (_P, c_size_t, _P)),
+    "wasm_valtype_vec_new": (None, (_P, _W, _P)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
     "wasmtime_store_delete": (None, (_P,)),
     "wasmtime_store_context": (_P, (_P,)),
-    "wasmtime_store_limiter": (None, (_P, c_int64, c_int64, c_int64, c_int64, c_int64)),
-    "wasmtime_context_set_fuel": (_P, (_P, c_uint64)),
+    "wasmtime_store_limiter": (None, (_P, _W, _W, _W, _W, _W)),
+    "wasmtime_context_set_fuel": (_P, (_P, _W)),
     "wasmtime_context_get_fuel": (_P, (_P, _P)),
-    "wasmtime_context_fuel_async_yield_interval": (_P, (_P, c_uint64)),
-    "wasmtime_context_set_epoch_deadline": (None, (_P, c_uint64)),
+    "wasmtime_context_fuel_async_yield_interval": (_P, (_P, _W)),
+    "wasmtime_context_set_epoch_deadline": (None, (_P, _W)),
     # The header of release 50 declares an error as the result, but the function returns nothing.
-    "wasmtime_context_epoch_deadline_async_yield_and_update": (None, (_P, c_uint64)),
+    "wasmtime_context_epoch_deadline_async_yield_and_update": (None, (_P, _W)),
     "wasmtime_context_set_wasi": (_P, (_P, _P)),
     "wasmtime_context_has_exception": (c_bool, (_P,)),
     "wasi_config_new": (_P, ()),
     "wasi_config_delete": (None, (_P,)),
     "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),
-    "wasmtime_instance_export_get": (c_bool, (_P, _P, c_char_p, c_size_t, _P)),
+    "wasmtime_instance_export_get": (c_bool, (_P, _P, c_char_p, _W, _P)),
     "wasmtime_global_get": (None, (_P, _P, _P)),
     "wasmtime_global_set": (_P, (_P, _P, _P)),
     "wasmtime_memory_data": (_P, (_P, _P)),
     "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
-    "wasmtime_memory_grow": (_P, (_P, _P, c_uint64, _P)),
+    "wasmtime_memory_grow": (_P, (_P, _P, _W, _P)),
     "wasmtime_table_size": (c_uint64, (_P, _P)),
-    "wasmtime_table_set": (_P, (_P, _P, c_uint64, _P)),
+    "wasmtime_table_set": (_P, (_P, _P, _W, _P)),
     "wasmtime_instance_pre_instantiate_async": (_P, (_P, _P, _P, _P, _P)),
-    "wasmtime_func_call_async": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P, _P)),
+    "wasmtime_func_call_async": (_P, (_P, _P, _P, _W, _P, _W, _P, _P)),
     "wasmtime_call_future_delete": (None, (_P,)),
     "wasmtime_linker_instantiate_pre": (_P, (_P, _P, _P)),
     "wasmtime_error_delete": (None, (_P,)),
@@ -181,11 +183,11 @@ SHORT_CALLS: _Prototypes = {
 
 LONG_CALLS: _Prototypes = {
     "wasm_engine_new_with_config": (_P, (_P,)),
-    "wasmtime_wat2wasm": (_P, (c_char_p, c_size_t, _P)),
-    "wasmtime_module_validate": (_P, (_P, c_char_p, c_size_t)),
-    "wasmtime_module_new": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_wat2wasm": (_P, (c_char_p, _W, _P)),
+    "wasmtime_module_validate": (_P, (_P, c_char_p, _W)),
+    "wasmtime_module_new": (_P, (_P, c_char_p, _W, _P)),
     "wasmtime_module_serialize": (_P, (_P, _P)),
-    "wasmtime_module_deserialize": (_P, (_P, c_char_p, c_size_t, _P)),
+    "wasmtime_module_deserialize": (_P, (_P, c_char_p, _W, _P)),
     "wasmtime_module_deserialize_file": (_P, (_P, c_char_p, _P)),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_call_future_poll": (c_bool, (_P,)),

@@ -15,6 +15,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -24,7 +25,7 @@ from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
 from stockade.engine._features import RUN_PROPOSALS
 from stockade.engine._parking import define_parking
-from stockade.engine._store import Owner, deafen_stores
+from stockade.engine._store import Store, deafen_stores, lost
 from stockade.engine._ticker import Ticker
 from stockade.errors import EngineError, InvalidModule
 from stockade.system import Descriptors
@@ -267,6 +268,19 @@ def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> Non
     freed.append(maps)
 
 
+class _Scarce:
+    """What all engines of the process share. By itself, for a class that is changed makes whatever asks it slow.
+
+    Attributes:
+        maps: Memory maps that engines and their instances may still take.
+    """
+
+    __slots__ = ("maps",)
+
+    def __init__(self) -> None:
+        self.maps = _most_maps()
+
+
 class Engine:
     """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it."""
 
@@ -276,8 +290,7 @@ class Engine:
     """Those used last, guarded by the same lock."""
     _lock = threading.RLock()
     """Reentrant, for the handler of a signal may run something."""
-    _maps_left = _most_maps()
-    """Memory maps that engines of the process and their instances may still take."""
+    _scarce = _Scarce()
     _pools = 0
     _most_pools = _MAX_POOLS
     _freed: ClassVar[deque[int]] = deque()
@@ -297,6 +310,7 @@ class Engine:
         increment = self.api.engine_increment_epoch
         self.ticker = Ticker(lambda: increment(native.pointer))
         self._live_instances = 0
+        self.idle: deque[Store] = deque()
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
 
     @property
@@ -308,7 +322,7 @@ class Engine:
     def live_instances(self) -> int:
         """How many instances exist right now."""
         self.settle()
-        return self._live_instances
+        return self._live_instances - len(self.idle)
 
     @classmethod
     def shared(cls, config: EngineConfig) -> Engine:
@@ -366,10 +380,11 @@ class Engine:
                 return False
             del cls._kept[idle]
         with cls._counts_lock:
-            if cls._maps_left < _POOL_MAPS or not _can_reserve(config):
+            cls._count_dismissed()
+            if cls._scarce.maps < _POOL_MAPS or not _can_reserve(config):
                 return False
             cls._pools += 1
-            cls._maps_left -= _POOL_MAPS
+            cls._scarce.maps -= _POOL_MAPS
         return True
 
     @classmethod
@@ -383,7 +398,7 @@ class Engine:
         """Counts what freed engines have given back; the lock of counts is held."""
         while cls._freed:
             maps = cls._freed.popleft()
-            cls._maps_left += maps
+            cls._scarce.maps += maps
             cls._pools -= bool(maps)
 
     @classmethod
@@ -410,47 +425,81 @@ class Engine:
         self._native.after_fork()
         self.ticker.forget()
 
-    def acquire(self, claim: ResourceCost) -> Owner | None:
+    def acquire(self, claim: ResourceCost) -> Store | None:
         """Counts one more instance, if there is room for it.
 
         Args:
             claim: What it takes.
 
         Returns:
-            What owns the place, and gives it back when it is dropped; None where there is no room.
+            A place, which is given back when it is dropped; None where there is no room.
         """
-        owner = Owner()
-        store = owner.store
+        idle = self.idle
+        if idle:
+            try:
+                store = idle.pop()
+            except IndexError:
+                # Another thread has taken the last one.
+                pass
+            else:
+                if store.claim == claim:
+                    store.engine = self
+                    return store
+                del store
+        return self._admit(claim) or (self._admit(claim) if self._let_idle_go() else None)
+
+    @classmethod
+    def _let_idle_go(cls) -> bool:
+        """Gives back what is kept for later use; says whether there was any."""
+        found = False
+        for engine in tuple(cls._engines.values()):
+            while engine.idle:
+                found = True
+                with suppress(IndexError):
+                    engine.idle.pop()
+        return found
+
+    def _admit(self, claim: ResourceCost) -> Store | None:
+        store = Store(self)
         maps, slots, descriptors = claim
+        scarce = Engine._scarce
         with self._counts_lock:
             self._count_dismissed()
-            if maps > Engine._maps_left:
+            if maps > scarce.maps:
                 self._take_back()
-            if slots > self._slots_left or maps > Engine._maps_left:
+            if slots > self._slots_left or maps > scarce.maps:
                 return None
             account = self._descriptors
             if descriptors and not account.has(descriptors):
                 return None
             # Python looks for signals nowhere in these lines: all of it is counted and owned, or nothing.
             self._slots_left -= slots
-            Engine._maps_left -= maps
+            scarce.maps -= maps
             self._live_instances += 1
             if descriptors:
                 account.taken += descriptors
                 account.holders += 1
-            store.engine, store.claim = self, claim
-        return owner
+            store.claim = claim
+        return store
 
     @classmethod
     def settle(cls) -> None:
         """Counts those who are gone. May be called in the middle of anything: the lock lets its holder in again."""
-        if cls.dismissed:
+        if cls.dismissed or lost:
             with cls._counts_lock:
                 cls._count_dismissed()
 
     @classmethod
     def _count_dismissed(cls) -> None:
         """As `settle`; the lock of counts is held."""
+        while lost:
+            try:
+                claim = lost[0]
+                # As below.
+                del lost[0]
+            except IndexError:
+                break
+            Engine._scarce.maps += claim.maps
         dismissed, account = cls.dismissed, cls._descriptors
         while dismissed:
             try:
@@ -461,7 +510,7 @@ class Engine:
                 # The handler of a signal has counted it.
                 return
             engine._slots_left += slots  # noqa: SLF001 - of this class
-            Engine._maps_left += maps
+            Engine._scarce.maps += maps
             engine._live_instances -= 1  # noqa: SLF001
             if descriptors:
                 account.taken -= descriptors
@@ -484,9 +533,9 @@ class Engine:
         """
         with self._counts_lock:
             self._count_dismissed()
-            if claim.descriptors and claim.maps <= Engine._maps_left:
+            if claim.descriptors and claim.maps <= Engine._scarce.maps:
                 return EngineError(self._descriptors.refusal(claim.descriptors))
-            taken = _most_maps() - Engine._maps_left
+            taken = _most_maps() - Engine._scarce.maps
         alive = sum(engine.live_instances for engine in self._engines.values())
         return EngineError(
             f"{taken:,} memory maps are taken by {alive:,} runs and sessions that are open, and the kernel gives a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
+from ctypes import addressof, c_char, c_uint64, memmove, string_at
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +16,13 @@ from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._parking import PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
+from stockade.engine._store import Out, Owner, Store
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
-    from stockade.engine._store import Owner
     from stockade.engine._ticker import Watched
 
 __all__ = [
@@ -75,24 +75,12 @@ _PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, 
 _MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
 
 
-class _Out(ctypes.Structure):
-    """The places that C calls write to, in one allocation: it lives as long as the instance."""
-
-    _fields_ = (
-        ("instance", c_uint64 * 2),
-        ("trap", c_void_p),
-        ("error", c_void_p),
-        ("extern", Extern),
-        ("number", c_uint64),
-    )
-
-
 # Looked up once: the offset of a field takes longer to ask for than a call into the library.
-_TRAP: Final[int] = _Out.trap.offset
-_ERROR: Final[int] = _Out.error.offset
-_EXTERN: Final[int] = _Out.extern.offset
-_HANDLE: Final[int] = _Out.extern.offset + Extern.of.offset
-_NUMBER: Final[int] = _Out.number.offset
+_TRAP: Final[int] = Out.trap.offset
+_ERROR: Final[int] = Out.error.offset
+_EXTERN: Final[int] = Out.extern.offset
+_HANDLE: Final[int] = Out.extern.offset + Extern.of.offset
+_NUMBER: Final[int] = Out.number.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
@@ -105,8 +93,27 @@ _GLOBAL: Final = 1
 _TABLE: Final = 2
 """The kind of an export that is a table."""
 
+_NOWHERE: Final = Store(None)
+"""Where an instance is that has been closed."""
+
 _Handle = c_uint64 * 3
 """Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
+
+
+_NO_VIEW: Final = memoryview(b"")
+
+_views: dict[int, memoryview] = {}
+"""Views of the beginnings of memories, by where these lie: the slots of a pool are used again and again."""
+
+_MOST_VIEWS: Final = 4_096
+
+
+def _view(base: int) -> memoryview:
+    if len(_views) >= _MOST_VIEWS:
+        _views.clear()
+    # SAFETY: looked at by a `Memory` only that lies there and has this much, and only while its store is alive.
+    made = _views[base] = memoryview((c_char * PAGE_BYTES).from_address(base)).cast("B")
+    return made
 
 
 class Memory:
@@ -118,27 +125,31 @@ class Memory:
     Args:
         api: The C API.
         context: The store that it lives in.
-        handle: The `wasmtime_memory_t`, copied.
+        handle: The `wasmtime_memory_t`, a copy.
+        known_bytes: How large it is at least: nothing, or a page or more.
+
+    Attributes:
+        page: Its first page, as it is, as long as the store is alive; nothing where it is not known to have one.
     """
 
-    __slots__ = ("_address", "_api", "_base", "_context", "_handle", "_known_bytes")
+    __slots__ = ("_api", "_base", "_context", "_handle", "_known_bytes", "page")
 
-    def __init__(self, api: Any, context: int, handle: bytes) -> None:
+    def __init__(self, api: Any, context: int, handle: Any, known_bytes: int = 0) -> None:
         self._api = api
         self._context = context
         # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do. The
         # base is valid as long: the engine is told that memories may not move, so they grow in place. The holder drops
         # this object before the store is closed.
-        self._handle = _Handle.from_buffer_copy(handle)
-        self._address = addressof(self._handle)
-        self._base: int = api.memory_data(context, self._address)
-        self._known_bytes = 0
+        self._handle = handle
+        base = self._base = api.memory_data(context, addressof(handle))
+        self._known_bytes = known_bytes
+        self.page = (_views.get(base) or _view(base)) if known_bytes else _NO_VIEW
 
     @property
     def size_bytes(self) -> int:
         """Its present size."""
         # SAFETY: the store is alive and no call of it is halted.
-        self._known_bytes = self._api.memory_data_size(self._context, self._address)
+        self._known_bytes = self._api.memory_data_size(self._context, addressof(self._handle))
         return self._known_bytes
 
     def span(self) -> tuple[int, int]:
@@ -151,11 +162,11 @@ class Memory:
         Raises:
             EngineError: The memory cannot be had.
         """
-        if size_bytes <= self.size_bytes:
+        if size_bytes <= self._known_bytes or size_bytes <= self.size_bytes:
             return
         previous = c_uint64()
         pages = -(-(size_bytes - self._known_bytes) // PAGE_BYTES)
-        if error := self._api.memory_grow(self._context, self._address, pages, addressof(previous)):
+        if error := self._api.memory_grow(self._context, addressof(self._handle), pages, addressof(previous)):
             raise EngineError(f"{size_bytes:,} bytes of memory cannot be allocated: {error_text(error)}")
         self._known_bytes += pages * PAGE_BYTES
 
@@ -165,6 +176,9 @@ class Memory:
         Raises:
             IndexError: They are not all inside the memory.
         """
+        end = address + size
+        if 0 <= address <= end <= len(page := self.page):
+            return page[address:end].tobytes()
         self._check(address, size)
         return string_at(self._base + address, size)
 
@@ -174,6 +188,10 @@ class Memory:
         Raises:
             IndexError: They do not all fit inside the memory.
         """
+        end = address + len(data)
+        if 0 <= address <= end <= len(page := self.page):
+            page[address:end] = data
+            return
         self._check(address, len(data))
         memmove(self._base + address, data, len(data))
 
@@ -254,7 +272,7 @@ class Instance:
 
     Args:
         linked: What to instantiate.
-        owner: Of its place, as its engine has admitted it: the place is freed when the instance is closed or dropped.
+        store: Its place, as its engine has admitted it: freed when the instance is closed or dropped.
         fuel: The budget in fuel units; None where the engine does not count.
         memory_bytes: The most that any single memory may have, the guard's included.
         table_elements: The most that any single table may have.
@@ -273,14 +291,19 @@ class Instance:
 
     exact = True
     failure: Failure | None = None
+    bed: ParkingSlot | None = None
     _values: Any = None
+    _keeper: Owner | None = None
+    _is_over = False
+    # A reference that does not keep it: it keeps us.
+    _watched: Callable[[], Watched | None] | None = None
+    _ticks = 1
     _result_types: Sequence[str] = ()
 
     def __init__(
         self,
         linked: LinkedModule,
-        owner: Owner,
-        *,
+        store: Store,
         fuel: int | None,
         memory_bytes: int,
         table_elements: int,
@@ -289,60 +312,50 @@ class Instance:
     ) -> None:
         engine = linked.engine
         api = self._api = engine.api
-        self._engine = engine
-        self._ticker = engine.ticker
-        self._owner = owner
-        store = self._place = owner.store
+        self._place = store
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
         # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
-        # `out` is kept by the owner of the store, so that it outlives every call that is given its address.
-        out = self._out = _Out()
-        store.kept = (out,)
-        base = addressof(out)
-        self._store: int = store.open()
-        self._context: int = api.store_context(self._store)
-        self._instance = base
-        self._trap = base + _TRAP
-        self._error = base + _ERROR
-        self._extern = base + _EXTERN
-        self._handle = base + _HANDLE
-        self._number = base + _NUMBER
-        self.bed: ParkingSlot | None = None
-        if linked.parks:
-            self._make_bed()
-        # A reference that does not keep it: it keeps us.
-        self._watched: Callable[[], Watched | None] | None = None
-        self._metered = fuel is not None
-        self._ticks = _TICKS if self._metered else 1
+        # `out` is kept by its place, so that it outlives the store and every call that is given its address.
+        pointer = store.open()
+        context: int = api.store_context(pointer)
+        self._context = context
+        base = self._base = store.address
         try:
-            api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
+            if linked.parks:
+                self._make_bed()
+            api.store_limiter(pointer, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
-                api.context_set_fuel(self._context, fuel)
-            self._set_wasi(directories)
+                api.context_set_fuel(context, fuel)
+                self._ticks = _TICKS
+            # SAFETY: native WASI takes the new config. It gets no stdio, arguments or environment.
+            if directories:
+                self._set_wasi(directories)
+            elif error := api.context_set_wasi(context, api.wasi_config_new()):
+                raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
             # Instantiation runs code of the engine's own, which must not be interrupted; no guest code, for the weaver
             # took the start function out. Yielding is for the guest, and begins after it.
-            api.context_set_epoch_deadline(self._context, _FAR_AWAY)
+            api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
             if linked.parks:
                 error = self._instantiate_async(linked)
             else:
-                error = api.instance_pre_instantiate(linked.prelinked, self._context, self._instance, self._trap)
+                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
-            if out.trap:
+            if store.out.trap:
                 self.failure = self._take_trap()
             if fuel is not None:
-                api.context_fuel_async_yield_interval(self._context, FUEL_SLICE)
-            api.context_epoch_deadline_async_yield_and_update(self._context, self._ticks)
+                api.context_fuel_async_yield_interval(context, FUEL_SLICE)
+            api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
         except BaseException:
             self.close()
             raise
 
     def _make_bed(self) -> None:
-        self.bed = ParkingSlot()
-        self._place.kept = (self._out, self.bed)
+        # Kept with the place: the library refers to it until the store is gone.
+        self.bed = self._place.bed = ParkingSlot()
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
@@ -351,12 +364,12 @@ class Instance:
         # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
         place = self._place
         place.future = api.instance_pre_instantiate_async(
-            linked.prelinked, self._context, self._instance, self._trap, self._error
+            linked.prelinked, self._context, self._base, self._base + _TRAP, self._base + _ERROR
         )
         while not api.call_future_poll(place.future):
             pass
         place.end_call()
-        error, self._out.error = self._out.error, None
+        error, place.out.error = place.out.error, None
         return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
@@ -378,15 +391,17 @@ class Instance:
             raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
 
     def _take_trap(self) -> Failure:
-        trap, self._out.trap = self._out.trap, None
+        out = self._place.out
+        trap, out.trap = out.trap, None
         return Failure.from_trap(trap)
 
     def _find(self, name: bytes) -> int:
-        """Looks an export up; returns its kind, its handle is at `self._handle`."""
+        """Looks an export up; returns its kind, its handle is in `out`."""
         # SAFETY: the name is borrowed for the call; the handle written to `out` is a copy.
-        if not self._api.instance_export_get(self._context, self._instance, name, len(name), self._extern):
+        base = self._base
+        if not self._api.instance_export_get(self._context, base, name, len(name), base + _EXTERN):
             raise KeyError(name)
-        return int(self._out.extern.kind)
+        return self._place.out.extern.kind  # type: ignore[no-any-return] # ctypes knows it as an int
 
     def memory(self, name: bytes) -> Memory:
         """Returns a memory that the guest exports.
@@ -396,20 +411,24 @@ class Instance:
         """
         return self.woven_memory(self._renamed.get(name, name))
 
-    def woven_memory(self, name: bytes) -> Memory:
+    def woven_memory(self, name: bytes, known_bytes: int = 0) -> Memory:
         """Returns a memory by the name under which the woven module exports it.
+
+        Args:
+            name: That name.
+            known_bytes: How large it is at least: nothing, or a page or more.
 
         Raises:
             KeyError: There is no memory of that name.
         """
         if self._find(name) != 3:
             raise KeyError(name)
-        return Memory(self._api, self._context, string_at(self._handle, 24))
+        return Memory(self._api, self._context, _Handle.from_buffer_copy(self._place.out, _HANDLE), known_bytes)
 
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
         # SAFETY: the store is alive, and nothing of it runs.
-        self._api.store_limiter(self._store, memory_bytes, table_elements, 1, -1, -1)
+        self._api.store_limiter(self._place.pointers[0], memory_bytes, table_elements, 1, -1, -1)
 
     def table_size(self, name: bytes) -> int:
         """Returns how many elements an exported table has.
@@ -420,12 +439,12 @@ class Instance:
         if self._find(name) != _TABLE:
             raise KeyError(name)
         # SAFETY: the handle was just written to `out`; the store is alive and no call of it is halted.
-        return int(self._api.table_size(self._context, self._handle))
+        return int(self._api.table_size(self._context, self._base + _HANDLE))
 
     @property
     def is_pooled(self) -> bool:
         """Whether its memories are slots of a pool, which the next guest gets."""
-        return self._engine.config.pooled
+        return self._linked.engine.config.pooled
 
     def global_value(self, name: bytes) -> bytes:
         """Returns what an exported global holds: the kind of its number and 16 bytes.
@@ -438,7 +457,7 @@ class Instance:
         value = Value()
         # SAFETY: the handle was just written to `out`; the store is alive, and nothing of it runs. The value is copied
         # to our place; it holds a number, so nothing has to be freed.
-        self._api.global_get(self._context, self._handle, addressof(value))
+        self._api.global_get(self._context, self._base + _HANDLE, addressof(value))
         assert value.kind in _MEMBERS
         return string_at(addressof(value), 1) + string_at(addressof(value) + Value.of.offset, _NUMBER_BYTES)
 
@@ -460,7 +479,7 @@ class Instance:
         memmove(addressof(number), value, 1)
         memmove(addressof(number) + Value.of.offset, value[1:], _NUMBER_BYTES)
         # SAFETY: as above; the engine checks that the kind is the global's, and copies the number.
-        if error := self._api.global_set(self._context, self._handle, addressof(number)):
+        if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
 
     def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
@@ -471,8 +490,8 @@ class Instance:
             calls: The names of the functions, each with its slot.
             module: The import module that provides them.
         """
-        api, context, extern = self._api, self._context, self._extern
-        linker, value = self._engine.linker, self._out.extern
+        api, context, extern = self._api, self._context, self._base + _EXTERN
+        linker, value = self._linked.engine.linker, self._place.out.extern
         self._find(table)
         # SAFETY: the table's handle is copied, for the place it came in is used again. Linker and store belong to one
         # engine. A function lands in `out.extern`; an extern that holds a function and a value that holds a reference
@@ -504,7 +523,8 @@ class Instance:
             KeyError: There is no function of that name.
         """
         api = self._api
-        if self._find(self._renamed.get(export, export)) != 0:
+        base, renamed = self._base, self._renamed
+        if self._find(renamed.get(export, export) if renamed else export) != 0:
             raise KeyError(export)
         values = first = results = None
         if arguments or result_types:
@@ -516,13 +536,18 @@ class Instance:
                 setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
             first = addressof(values)
             results = first + _VALUE_BYTES * len(arguments)
-        self._values, self._result_types = values, result_types
-        self.failure = None
+            self._values = values
+        elif self._values is not None:
+            self._values = None
+        self._result_types = result_types
+        self._is_over = False
+        if self.failure is not None:
+            self.failure = None
         if self.bed is not None:
             check_stack()
         place = self._place
         assert place.future is None
-        place.kept = (self._out, self.bed, values)
+        place.kept = values
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
@@ -530,13 +555,13 @@ class Instance:
         # raises before the future is kept, a few bytes are lost, and nothing has begun.
         place.future = api.func_call_async(
             self._context,
-            self._handle,
+            base + _HANDLE,
             first,
             len(arguments),
             results,
             len(result_types),
-            self._trap,
-            self._error,
+            base + _TRAP,
+            base + _ERROR,
         )
 
     def poll(self) -> bool:
@@ -546,35 +571,45 @@ class Instance:
             Whether the call is over. If not, `is_parked` says whether the guest waits for something; else it yields
             for others.
         """
-        ticker = self._ticker
+        linked, place = self._linked, self._place
+        api, ticker = self._api, linked.engine.ticker
         ticks = ticker.raised
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
-        self._api.context_set_epoch_deadline(self._context, self._ticks)
-        stack = running.instances
-        depth = len(stack)
+        api.context_set_epoch_deadline(self._context, self._ticks)
         watched = None if self._watched is None else self._watched()
+        stack = None if self.bed is None else running.instances
+        depth = 0 if stack is None else len(stack)
         # A handler of a signal may raise wherever Python looks for signals: what has begun is ended all the same, and
         # to end what has not begun is harmless.
         try:
-            if self.bed is not None:
+            if stack is not None:
                 stack.append(self)
             if watched is not None:
                 ticker.watch(watched)
             ticker.enter(self)
-            if self._api.call_future_poll(self._place.future):
-                self._place.end_call()
+            if api.call_future_poll(place.future):
+                # SAFETY: as in `Store.end_call`.
+                future, place.future = place.future, None
+                api.call_future_delete(future)
                 return True
         finally:
-            del stack[depth:]
+            if stack is not None:
+                del stack[depth:]
             try:
                 ticker.running.discard(self)
             finally:
                 if watched is not None:
                     ticker.watched.pop(watched, None)
-        if self._metered:
+        self.keep()
+        if self._ticks == _TICKS:
             self.exact = self.is_parked or ticker.count - ticks < _TICKS
         return False
+
+    def keep(self) -> None:
+        """Sees to it that, whoever drops this instance and what refers to it, its store is freed after all of that."""
+        if self._keeper is None:
+            self._keeper = Owner(self._place)
 
     @property
     def is_parked(self) -> bool:
@@ -592,17 +627,18 @@ class Instance:
 
     def results(self) -> list[Number] | None:
         """Returns the results of a call that is over; None where it did not return: then `failure` tells why."""
-        if self._out.trap:
+        out = self._place.out
+        if out.trap:
             self.failure = self._take_trap()
             self.exact = self.failure.code in _FUEL_IS_KNOWN
             return None
-        if self._out.error:
-            error, self._out.error = self._out.error, None
+        if out.error:
+            error, out.error = out.error, None
             # SAFETY: the store is alive, and nothing of it runs.
             thrown = self._api.context_has_exception(self._context)
             self.failure = Failure.from_error(error, thrown=thrown)
             return None
-        self.exact = True
+        self._is_over = self.exact = True
         if self._values is None:
             return []
         # SAFETY: the engine wrote each result's kind beside it, so the member that is read is the one that was written;
@@ -623,8 +659,8 @@ class Instance:
     def fuel_left(self) -> int:
         """Returns the fuel that is left; `exact` tells whether that is old."""
         # SAFETY: writes one number into `out`. The engine counts fuel where the caller asks for this.
-        self._api.context_get_fuel(self._context, self._number)
-        return int(self._out.number)
+        self._api.context_get_fuel(self._context, self._base + _NUMBER)
+        return int(self._place.out.number)
 
     def close(self, used_bytes: float = math.inf) -> None:
         """Frees the store and all that is in it. Closing twice is harmless.
@@ -633,4 +669,10 @@ class Instance:
             used_bytes: How much memory it may have come to use, as far as that is known: giving much of it back takes
                 long, and other threads go on meanwhile.
         """
-        self._place.free(large=used_bytes >= _FREED_AT_ONCE_BYTES)
+        store, large = self._place, used_bytes >= _FREED_AT_ONCE_BYTES
+        if large or self._keeper is not None or not self._is_over or store.claim is None or store.claim.descriptors:
+            store.free(large=large)
+            return
+        # Nobody else knows the place: the next instance may have it, and this one must not find it any more.
+        self._place = _NOWHERE
+        store.clear()

@@ -11,43 +11,74 @@ freed when the cycle is taken apart, and all in it has ended.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import weakref
+from collections import deque
+from ctypes import addressof, c_uint64, c_void_p
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from stockade.engine._callbacks import skip_signal_check
+from stockade.engine._capi import Extern
 
 if TYPE_CHECKING:
     from stockade.engine._compiled import ResourceCost
     from stockade.engine._engine import Engine
 
-__all__ = ["Owner", "Store", "deafen_stores"]
+__all__ = ["Out", "Owner", "Store", "deafen_stores", "lost"]
 
 _NULL: Final = (None,)
+
+_MOST_IDLE: Final = 4
+"""Places of instances that an engine keeps admitted for the next ones. Where room is short, they are given back."""
+
+
+class Out(ctypes.Structure):
+    """The places that C calls write to, in one allocation: it lives as long as the store."""
+
+    _fields_ = (
+        ("instance", c_uint64 * 2),
+        ("trap", c_void_p),
+        ("error", c_void_p),
+        ("extern", Extern),
+        ("number", c_uint64),
+    )
 
 
 class Store:
     """A place for an instance that an engine has admitted, and the `wasmtime_store_t` in it. For one thread at a time.
 
-    It is made empty; `Engine.admit` fills in what was admitted, `open` makes the store. It is kept until its owner is
-    dropped.
+    `Engine.acquire` makes one with what was admitted, `open` makes the store. The engine keeps some that are empty
+    again, for those to come.
+
+    Args:
+        engine: The engine that is about to admit it; None for a place that stays empty.
 
     Attributes:
-        engine: The engine that has admitted it.
+        home: The same, not kept while nothing is in here.
+        engine: The engine, while something is in here, or may be put here.
         claim: What was admitted; None where nothing is.
         pointers: The store; nothing before it is made.
         future: The call under way.
-        kept: What the library may write to until the call is deleted, and the store.
+        out: What the library writes to: as long as the store is.
+        address: Where that is.
+        kept: What else it may write to until the call is deleted.
+        bed: Where its guest sleeps, to which it refers as long as the store is.
     """
 
-    __slots__ = ("claim", "engine", "future", "kept", "pointers")
+    __slots__ = ("address", "bed", "claim", "engine", "future", "home", "kept", "out", "pointers")
 
-    def __init__(self) -> None:
-        self.engine: Engine | None = None
+    def __init__(self, engine: Engine | None) -> None:
+        self.engine = engine
+        self.home = None if engine is None else weakref.ref(engine)
         self.claim: ResourceCost | None = None
         self.pointers: list[int] = []
         self.future: int | None = None
-        self.kept: tuple[Any, ...] = ()
+        self.out = Out()
+        self.address = addressof(self.out)
+        self.kept: object = None
+        self.bed: object = None
 
     def open(self) -> int:
         """Makes the store, and returns it."""
@@ -57,6 +88,24 @@ class Store:
         # keeps it, as above.
         self.pointers.extend(map(engine.api.store_new, (engine.pointer,), _NULL, _NULL))
         return self.pointers[0]
+
+    def clear(self) -> None:
+        """Frees a small store whose call is over, and has the engine keep this place, still admitted, for the next one.
+
+        Where the engine has enough of them, whoever drops this gives it back.
+        """
+        engine, pointers = self.engine, self.pointers
+        assert engine is not None
+        assert self.future is None
+        # Python looks for signals nowhere between the next line and the call. Whatever is raised before or after it,
+        # this finds its store, or none.
+        self.pointers = []
+        # SAFETY: as in `free`.
+        engine.api.store_delete(pointers[0])
+        self.kept = self.bed = self.engine = None
+        idle = engine.idle
+        if len(idle) < _MOST_IDLE:
+            idle.append(self)
 
     def end_call(self) -> None:
         """Deletes the future of the call under way, if there is one."""
@@ -80,7 +129,13 @@ class Store:
         # there would be lost, and the store with it. Whoever comes after us finds nothing to free.
         self.pointers, self.future, self.claim = [], None, None
         if engine is None:
-            return
+            # Kept for later use, if it is anything at all.
+            if claim is None:
+                return
+            engine = None if self.home is None else self.home()
+            if engine is None:
+                lost.append(claim)
+                return
         try:
             if future is not None:
                 # SAFETY: as in `end_call`.
@@ -100,20 +155,22 @@ class Store:
     __del__ = free
 
 
+lost: Final[deque[ResourceCost]] = deque()
+"""What was admitted to places of engines that are no more, for whoever counts it."""
+
+
 class Owner:
-    """Keeps a store, and frees it when it is dropped."""
+    """Keeps a store, and frees it when it is dropped.
+
+    Args:
+        store: The store.
+    """
 
     __slots__ = ("_number", "_store")
 
-    def __init__(self) -> None:
-        """Makes an empty store."""
+    def __init__(self, store: Store) -> None:
         number = self._number = next(_numbers)
-        _stores[number] = Store()
-
-    @property
-    def store(self) -> Store:
-        """The store."""
-        return _stores[self._number]
+        _stores[number] = store
 
     def __del__(self) -> None:
         # Nowhere here does Python look for signals, for this is deaf at its entry.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stockade._later import found_later
 from stockade.execution._context import PolicyContext
-from stockade.execution._inputs import AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
+from stockade.execution._inputs import NO_INPUTS, AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
 from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
@@ -20,6 +20,7 @@ else:
     __getattr__ = found_later(__name__, {"_calibrate": ("Calibration", "calibrate")})
 
 __all__ = [
+    "NO_INPUTS",
     "Argument",
     "AsyncStdin",
     "Calibration",

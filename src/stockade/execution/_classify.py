@@ -148,7 +148,6 @@ class Classification(NamedTuple):
 
 def classify(
     plan: Plan,
-    *,
     ending: StopReason | None,
     reading: StateReading | None,
     noted: Sequence[GuardViolation],
@@ -169,7 +168,10 @@ def classify(
         fuel: Fuel used; None where it was not metered.
         wall_seconds: How long it ran.
     """
-    violations = _violations(plan, reading, noted)
+    violations: tuple[Violation, ...] = ()
+    # Most runs have none, and pay for each look.
+    if noted or (reading is not None and reading.refused_growth):
+        violations = _violations(plan, reading, noted)
     limits = plan.policy.limits
     exit_code: int | None = None
     value: Value = None
@@ -247,10 +249,6 @@ def _violations(plan: Plan, reading: StateReading | None, noted: Sequence[GuardV
     if reading is None:
         return ()
     number = reading.number
-    # Most runs have none, and pay for each look.
-    refused = number.memory_refusals or number.growth_refusals or number.table_refusals
-    if not (noted or refused or number.table_memory_refusals or number.table_growth_refusals):
-        return ()
     limits = plan.policy.limits
     stops = limits.on_memory_denied == "stop" or plan.policy.on_violation == "stop"
     found: list[Violation] = []

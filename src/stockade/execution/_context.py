@@ -11,7 +11,7 @@ from stockade._bounded import BoundedDict
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
 from stockade.errors import UsageError
-from stockade.execution._inputs import Inputs, environment
+from stockade.execution._inputs import NO_INPUTS, Inputs, environment
 from stockade.execution._mounts import OpenMounts
 from stockade.execution._parked import ParkedPool, ParkedRun
 from stockade.execution._plan import Plan, ask_for, make_plan
@@ -79,6 +79,7 @@ class PolicyContext:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
+        self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
@@ -121,6 +122,10 @@ class PolicyContext:
             made = ask_for(module, self.policy, self._functions, progress, "")
             plan = self._make(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
+
+    def find(self, module: Module) -> Plan | None:
+        """Returns what was made of a module before; None where it has to be made."""
+        return self._plans.get(module.sha256)
 
     def prepare(self, module: Module, control: RunControl, tenant: str = "") -> RunCoroutine[bool]:
         """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
@@ -171,7 +176,7 @@ class PolicyContext:
         self,
         module: Module,
         control: RunControl,
-        inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+        inputs: Inputs = NO_INPUTS,
         streams: Streams | None = None,
         saved: SavedGuest | None = None,
     ) -> Guest:
@@ -188,7 +193,7 @@ class PolicyContext:
             ModuleError: It cannot be run.
             UsageError: The inputs do not fit.
         """
-        plan = self.plan(module)
+        plan = self._plans.get(module.sha256) or self.plan(module)
         if self._grants.directories:
             self._grants.check()
         if not plan.was_compiled:
@@ -197,16 +202,19 @@ class PolicyContext:
         warm = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
+        info, grants = self._info, self._grants
+        if inputs is NO_INPUTS and not self._passes_on and streams is None:
+            return Guest(plan, info, grants, control, warm=warm)
         env = self._variables(inputs)
         return Guest(
             plan,
-            self._info,
-            self._grants,
+            info,
+            grants,
+            control,
             args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
-            control=control,
             streams=streams or (inputs.streams(control) if inputs.served else None),
             warm=warm,
         )
@@ -272,7 +280,7 @@ class PolicyContext:
         """The environment of a guest."""
         granted = self.policy.environment
         variables = inputs.variables()
-        return {**granted.of(os.environ), **variables} if granted.mode != "none" or granted.set else variables
+        return {**granted.of(os.environ), **variables} if self._passes_on else variables
 
     def close(self) -> None:
         """Ends the commands that wait."""

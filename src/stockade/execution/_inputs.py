@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stockade.report import Progress
     from stockade.runner import RunControl
 
-__all__ = ["AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "Stdin", "environment"]
+__all__ = ["NO_INPUTS", "AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "Stdin", "environment"]
 
 Fetch: TypeAlias = Callable[[int], bytes | None]
 
@@ -115,7 +115,7 @@ class Inputs(NamedTuple):
     @property
     def served(self) -> bool:
         """Whether somebody has to serve the run while it is under way."""
-        return not (
+        return self is not NO_INPUTS and not (
             self.on_stdout is None
             and self.on_stderr is None
             and self.on_progress is None
@@ -169,6 +169,9 @@ class Inputs(NamedTuple):
         fetch, wakes = self.fetcher(control)
         return Streams(fetch, self.on_stdout, self.on_stderr, self.on_progress, wakes=wakes)
 
+
+NO_INPUTS: Final = Inputs()
+"""Nothing: what most runs are given."""
 
 _ALL_OF_IT: Final = (bytes, str, bytearray, memoryview)
 """What is the whole input, and there from the beginning."""

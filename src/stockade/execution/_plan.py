@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -11,7 +12,9 @@ import msgspec
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance
+from stockade.errors import LinkError
 from stockade.execution._snapshot import SPARE_MAPS
+from stockade.execution._values import Call
 from stockade.guard import (
     PROGRAM_NAME,
     StateImage,
@@ -29,7 +32,7 @@ from stockade.worker import check_outline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.engine import Directory, LinkedModule, Owner, ResourceCost
+    from stockade.engine import Directory, LinkedModule, ResourceCost, Store
     from stockade.execution._snapshot import GuestState
     from stockade.host import BoundFunction, HostFunctions
     from stockade.modules import Module
@@ -38,12 +41,18 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "make_plan"]
 
 
+WHOLE_CORE_PERCENT: Final = 100
+"""The share of a core that is no limit."""
+
+SLACK_BYTES: Final = 2 << 20
+"""Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
+
 _OVERDRAFT_FOR_REFILLS: Final = 65_536
 """With refills, a guest that has spent what is in hand must yield, not trap; so the engine needs more to go on with
 than a block of instructions costs, for it counts a block before it runs it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What all runs of one module under one policy share.
 
@@ -97,46 +106,101 @@ class Plan:
     history: deque[tuple[int, float]]
     held: GuestState | None = None
 
-    @property
+    # What follows is made out once: a run takes less time than to ask.
+
+    @cached_property
     def calls_out(self) -> bool:
         """Whether it calls functions of the embedder that are called on the thread that drives a run."""
         return any(not function.is_awaited for function in self.functions)
 
-    def acquire(self) -> tuple[LinkedModule, Owner]:
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a run can be over before anybody has to look at a clock or at what it opens.
+
+        It reaches no files and no functions of the embedder, and has neither a share of a core nor refills of fuel.
+        """
+        limits = self.policy.limits
+        reaches = self.program.lends or self.directories
+        return not (reaches or limits.fuel_refill) and limits.cpu_percent == WHOLE_CORE_PERCENT
+
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether a plain run that is given nothing needs nothing set up but the guard's state."""
+        woven = self.program.woven
+        return (
+            self.is_plain
+            and self.held is None
+            and not self.natives
+            and not woven.collects
+            and woven.state_export is not None
+            and self.bare.end_bytes + SLACK_BYTES <= self.policy.limits.memory
+            and len(woven.natives) <= self.policy.limits.table_elements
+        )
+
+    @cached_property
+    def command(self) -> Call | None:
+        """What is called where the module is run as a command; None where it is none."""
+        try:
+            return Call(self.module.command_entry)
+        except LinkError:
+            return None
+
+    @cached_property
+    def engine_fuel(self) -> int | None:
+        """The units that the engine is given; None where it does not count."""
+        return None if self.fuel is None else self.fuel + self.overdraft
+
+    @cached_property
+    def most_elements(self) -> int:
+        """The most elements that any table may have, the guard's included."""
+        return max(self.policy.limits.table_elements, len(self.program.woven.natives))
+
+    @cached_property
+    def begins_too_large(self) -> bool:
+        """Whether the module has more at its beginning than it may have."""
+        woven, limits = self.program.woven, self.policy.limits
+        return woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether there is a memory or a table that the guest can grow."""
+        return bool(self.program.woven.grown_memories or self.program.woven.grown_tables)
+
+    def acquire(self) -> tuple[LinkedModule, Store]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
 
         Raises:
             EngineError: There is no room.
         """
         linked, claim = self.linked, self.claim
-        owner = linked.engine.acquire(claim)
-        if owner is None and not linked.engine.has_slots(claim):
+        store = linked.engine.acquire(claim)
+        if store is None and not linked.engine.has_slots(claim):
             linked = self.without_slots()
             claim = linked.claim._replace(descriptors=claim.descriptors)
-            owner = linked.engine.acquire(claim)
-        if owner is None:
+            store = linked.engine.acquire(claim)
+        if store is None:
             raise linked.engine.full(claim)
-        return linked, owner
+        return linked, store
 
     def instantiate(self, guard_bytes: int) -> Instance:
         """Makes an instance.
 
         Args:
-            guard_bytes: How large the guard's memory may become, where that is more than the guest may have.
+            guard_bytes: How large the guard's memory may become; 0 where that is no more than the guest may have.
 
         Raises:
             EngineError: There is no room for it.
         """
-        linked, owner = self.acquire()
+        linked, store = self.acquire()
         memory_bytes, table_elements = self.instance_limits(guard_bytes)
         return Instance(
             linked,
-            owner,
-            fuel=None if self.fuel is None else self.fuel + self.overdraft,
-            memory_bytes=memory_bytes,
-            table_elements=table_elements,
-            directories=self.directories,
-            renamed=self.program.woven.renamed,
+            store,
+            self.engine_fuel,
+            memory_bytes,
+            table_elements,
+            self.directories,
+            self.program.woven.renamed,
         )
 
     def instance_limits(self, guard_bytes: int) -> tuple[int, int]:
@@ -145,9 +209,10 @@ class Plan:
         Args:
             guard_bytes: How large the guard's memory may become.
         """
-        limits, woven = self.policy.limits, self.program.woven
-        memory_bytes = limits.memory if woven.state_export is None else max(limits.memory, guard_bytes)
-        return memory_bytes, max(limits.table_elements, len(woven.natives))
+        memory_bytes = self.policy.limits.memory
+        if guard_bytes > memory_bytes and self.program.woven.state_export is not None:
+            memory_bytes = guard_bytes
+        return memory_bytes, self.most_elements
 
     def restoring(self, held: GuestState) -> Plan:
         """This plan for guests that begin with what another guest of the module held.

@@ -13,7 +13,10 @@ import weakref
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from stockade._pages import PAGE_BYTES
 from stockade._wasi import MODULE
@@ -21,6 +24,7 @@ from stockade.engine import OUT_OF_FUEL, Failure, Instance
 from stockade.errors import EngineError, UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._classify import GuestStopped, StopReason, classify, tell_event
+from stockade.execution._plan import SLACK_BYTES, WHOLE_CORE_PERCENT
 from stockade.execution._reentry import Reentry
 from stockade.execution._snapshot import put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
@@ -54,30 +58,25 @@ if TYPE_CHECKING:
     from stockade.execution._values import Argument, Call
     from stockade.execution._warm import WarmPool
     from stockade.execution.loop_calls import AskedCall
-    from stockade.guard import GuardViolation
+    from stockade.guard import GuardViolation, Woven
     from stockade.host import BoundFunction
     from stockade.modules import Module
     from stockade.policy import Policy
-    from stockade.report import Value, ViolationEvent
+    from stockade.report import Value
     from stockade.runner import RunControl, RunCoroutine
     from stockade.runner.own_loop import OwnLoop
 
 __all__ = ["Guest"]
 
-_NOTHING_DROPPED = Truncated()
 _CLOSED = StopReason()
 
-_WHOLE_CORE = 100
-"""Percent."""
+_NO_VARIABLES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 _MOST_DOUBLINGS = 10
 """How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
 
 _LOOK_SECONDS = 0.01
 """How often to look at everything where a guest calls functions of the embedder again and again."""
-
-_SLACK_BYTES = 2 << 20
-"""Room above the guard's buffers for what one call moves, or the subscriptions of one poll."""
 
 
 _around: ContextVar[tuple[weakref.ref[Guest], AwaitedCall] | None] = ContextVar("_around", default=None)
@@ -116,10 +115,10 @@ class Guest:
         plan: What to run, and under which policy.
         policy_info: The policy's name and digest, for reports.
         grants: What it may reach, held open until it is closed.
+        control: Says when it must stop.
         args: Arguments for the guest, after its own name.
         env: Its environment.
         stdin: Its standard input, unless `streams` has a callback for it.
-        control: Says when it must stop.
         streams: Callbacks for output and input while it runs.
         warm: Instances for it that were made ahead.
 
@@ -136,6 +135,10 @@ class Guest:
     # As every guest begins; most never come to have another.
     _instance: Instance | None = None
     _state: State | None = None
+    _streams: Streams | None = None
+    _warm: WarmPool | None = None
+    _grants: OpenMounts | None = None
+    _started = True
     _ending: StopReason | None = None
     _budget: Budget | None = None
     _throttle: Throttle | None = None
@@ -150,56 +153,60 @@ class Guest:
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
     _used_bytes = math.inf
     _below: InstanceState | None = None
+    _begins = False
+    _halted = 0.0
+    _looked_at: threading.RLock | None = None
 
     def __init__(
         self,
         plan: Plan,
         policy_info: PolicyInfo,
         grants: OpenMounts,
-        *,
-        args: Sequence[bytes],
-        env: Mapping[bytes, bytes],
-        stdin: bytes,
         control: RunControl,
+        *,
+        args: Sequence[bytes] = (),
+        env: Mapping[bytes, bytes] = _NO_VARIABLES,
+        stdin: bytes = b"",
         streams: Streams | None = None,
         warm: WarmPool | None = None,
     ) -> None:
-        self._warm = warm
+        if warm is not None:
+            self._warm = warm
         self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
-        self._grants: OpenMounts | None = grants
+        self._grants = grants
         self._limits = limits = plan.policy.limits
         self._control = control
-        self._streams = streams
-        # Whoever looks at the guest from another thread, and whoever frees it, take turns. Reentrant, for the handler
-        # of a signal may look while its thread does.
-        self._alive = threading.RLock()
+        placed = plan.bare
         if streams is not None:
+            self._streams = streams
             given = None if streams.stdin is not None else stdin
             arguments = [PROGRAM_NAME, *args]
             placed = place_inputs(plan.state, limits, arguments, env, given, listening=streams.listening)
         elif args or env or stdin:
             placed = place_inputs(plan.state, limits, [PROGRAM_NAME, *args], env, stdin)
-        else:
-            placed = plan.bare
         self._placed = placed
         woven = plan.program.woven
-        self._started = woven.start_export is None
-        if woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements:
+        if woven.start_export is not None:
+            self._started = False
+        if plan.begins_too_large:
             # Not instantiated at all: the module asks for more than it may have.
             self._ending = StopReason.too_large(woven, limits, restored=plan.held is not None)
             return
+        is_bare = placed is plan.bare and streams is None and plan.is_bare
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
         ready = None if warm is None else warm.take()
         waiting = self._instance = None if ready is None else ready[0]
-        instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
+        instance = self._instance = waiting or plan.instantiate(0 if is_bare else self._guard_bytes)
         try:
             if instance.failure is not None:
                 self._ending = StopReason(failure=instance.failure)
+            elif is_bare:
+                self._write_state(instance)
             else:
                 self._restore(instance, waiting)
-                self._set_up(instance)
+                self._set_up(instance, woven)
         except BaseException:
             self.close()
             raise
@@ -208,7 +215,7 @@ class Guest:
     @property
     def _guard_bytes(self) -> int:
         """How large the guard's memory may become, in whole pages."""
-        return -(-(self._placed.end_bytes + _SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
+        return -(-(self._placed.end_bytes + SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
 
     @property
     def calls_out(self) -> bool:
@@ -232,35 +239,36 @@ class Guest:
             instance.limit(*plan.instance_limits(self._guard_bytes))
         self._below = held.instance
 
-    def _set_up(self, instance: Instance) -> None:
-        if self._plan.directories:
+    def _set_up(self, instance: Instance, woven: Woven) -> None:
+        plan, limits = self._plan, self._limits
+        if plan.directories:
             instance.watch(self)
-        woven = self._plan.program.woven
+        if limits.fuel_refill:
+            self._measure_fuel(instance)
         if woven.state_export is not None:
-            program = self._plan.program
-            self._state = State(instance.woven_memory(woven.state_export), program.state_format, program.calls)
-            self._state.write(self._placed)
-            if self._plan.functions:
-                self._make_mailbox(instance, self._state)
-            if (
-                woven.collects
-                or self._guard_bytes > self._limits.memory
-                or len(woven.natives) > self._limits.table_elements
-            ):
+            state = self._write_state(instance)
+            if plan.functions:
+                self._make_mailbox(instance, state)
+            if woven.collects or self._guard_bytes > limits.memory or len(woven.natives) > limits.table_elements:
                 # The engine knows one limit for all memories. So the guard's gets what it can come to need, and then
                 # the limit is the guest's: it holds for growth, too, that the guard should not have seen.
-                self._state.memory.grow_to(self._guard_bytes)
+                state.memory.grow_to(self._guard_bytes)
                 self._limit_memories(instance)
         elif woven.collects:
             self._limit_memories(instance)
         if woven.natives_export is not None:
-            plan = self._plan
             # What takes a microsecond is lent where it can come to be needed.
             natives = plan.natives if self._streams is None else plan.natives_for_streams
             if natives:
                 instance.lend(woven.natives_export, natives, MODULE.encode())
-        if self._limits.fuel_refill:
-            self._measure_fuel(instance)
+
+    def _write_state(self, instance: Instance) -> State:
+        program = self._plan.program
+        format_, export = program.state_format, program.woven.state_export
+        assert export is not None
+        state = self._state = State(instance.woven_memory(export, format_.memory_bytes), format_, program.calls)
+        state.write(self._placed)
+        return state
 
     def _make_mailbox(self, instance: Instance, state: State) -> None:
         mailbox = self._mailbox = Mailbox(state.memory)
@@ -295,27 +303,102 @@ class Guest:
             call: The function, and what is passed.
             command: Whether its result is an exit code.
         """
-        self._begun = time.perf_counter()
+        report = self.attempt(call, command=command)
+        if report is not None:
+            return report
+        return (yield from self.go_on(call, command=command))
+
+    def attempt(self, call: Call, *, command: bool = False) -> Report | None:
+        """Calls an exported function, and lets the guest run until it halts for the first time. Most are over by then.
+
+        Args:
+            call: The function, and what is passed.
+            command: Whether its result is an exit code.
+
+        Returns:
+            The report; None where there is more to be done, which `go_on` does.
+        """
+        instance, plan = self._instance, self._plan
+        if instance is None or self._timed or self._streams is not None or call.exchange is not None:
+            return None
+        if not (plan.is_plain and self._started and self._ending is None):
+            return None
+        control, entry = self._control, call.entry
+        self._timed = self._begins = True
+        # Asking for it takes longer than most runs compute; who never waits takes no other time.
+        mark = time.thread_time() if plan.program.parks else None
+        begun = self._begun = time.perf_counter()
+        wall = 0.0
+        try:
+            try:
+                if control.cancelled:
+                    # Before its turn had come.
+                    raise GuestStopped(StopReason(cancelled=True))
+                instance.begin(entry.name, call.given if call.numbers else (), entry.type.results)
+                if not instance.poll():
+                    self._begin_to_wait(mark)
+                    return None
+                results = instance.results()
+                wall = self._wall_seconds = time.perf_counter() - begun
+                most = self._limits.wall_time
+                is_late = most is not None and wall >= most
+                if results is None or is_late or control.cancelled:
+                    control.start(most, wall)
+                    results = self._judged(instance, results)
+            except GuestStopped as end:
+                self._ending = end.ending.unless_late(control)
+                results = None
+        except BaseException:
+            self._ending = StopReason(cancelled=True)
+            raise
+        self._begins = False
+        self._cpu_seconds = wall if mark is None else time.thread_time() - mark
+        return self._report(results, command)
+
+    def _begin_to_wait(self, mark: float | None) -> None:
+        """Counts what the guest has used until it halted for the first time, from when its deadline holds."""
+        self._halted = time.perf_counter()
+        seconds = self._halted - self._begun
+        self._cpu_seconds = seconds if mark is None else time.thread_time() - mark
+        self._control.start(self._limits.wall_time, seconds)
+
+    def go_on(self, call: Call, *, command: bool = False) -> RunCoroutine[Report]:
+        """Does what is left of a call that `attempt` has not brought to its end, in steps.
+
+        Args:
+            call: The function, and what is passed.
+            command: Whether its result is an exit code.
+        """
+        now = time.perf_counter()
         self._cpu_mark = time.thread_time()
         results: Sequence[Number | str] | None = None
         instance = self._instance
+        if self._begins:
+            begun = self._begun
+            self._rested_seconds += now - self._halted
+        else:
+            begun = now
         if instance is not None and self._ending is None:
-            if not self._timed:
+            if self._timed:
+                # It shares the time of the call before it, which may have been over before anybody looked at the clock.
+                if self._control.deadline == FOREVER:
+                    self._control.start(self._limits.wall_time, now - self._begun)
+            else:
                 # From the guest's first instruction on, and once: an initializer and the call after it share the time.
                 self._timed = True
-                if self._limits.cpu_percent < _WHOLE_CORE:
+                if self._limits.cpu_percent < WHOLE_CORE_PERCENT:
                     yield from self._take_share()
-                    self._begun = time.perf_counter()
+                    begun = time.perf_counter()
                     self._cpu_mark = time.thread_time()
                 self._control.start(self._limits.wall_time)
                 if self._budget is not None:
                     self._budget.start()
+            self._begun = begun
             try:
                 try:
-                    if call.exchange is None and self._started:
-                        # Most calls are this, and over at once.
-                        if not self._begin(instance, call.entry.name, call.given, call.entry.type.results):
-                            yield from self._poll_until_done(instance)
+                    if self._begins:
+                        self._begins = False
+                        yield from self._poll_until_done(instance)
                         results = self._results(instance)
                     else:
                         results = yield from self._call(instance, call)
@@ -354,6 +437,11 @@ class Guest:
         if not was_taken:
             late = StopReason(cancelled=self._control.cancelled, too_late=True)
             self._ending = late if self._ending is None else self._ending.unless_late(self._control)
+
+    def keep(self) -> None:
+        """Sees to it that its instance is freed after all that could look at it, where it is dropped and not closed."""
+        if self._instance is not None:
+            self._instance.keep()
 
     def final_report(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
@@ -678,7 +766,9 @@ class Guest:
         Raises:
             Ended: It did not, or not before it had to end.
         """
-        found = instance.results()
+        return self._judged(instance, instance.results())
+
+    def _judged(self, instance: Instance, found: list[Number] | None) -> list[Number]:
         if found is None:
             raise GuestStopped(self._end(instance))
         if not self._control():
@@ -788,7 +878,7 @@ class Guest:
     def _within_share(self) -> float:
         """Says when the guest is within its share of a core."""
         percent = self._limits.cpu_percent
-        if percent == _WHOLE_CORE:
+        if percent == WHOLE_CORE_PERCENT:
             return GO_ON
         assert self._throttle is not None
         return self._throttle.until(self._cpu_seconds + time.thread_time() - self._cpu_mark)
@@ -897,70 +987,63 @@ class Guest:
         begun = time.perf_counter()
         wall = self._wall_seconds
         plan, state = self._plan, self._state
-        reading = state.read() if state is not None else None
-        statistics = fuel = None
+        statistics = fuel = reading = None
+        stdout = stderr = b""
+        noted: Sequence[GuardViolation] = ()
+        # What most reports do not have.
+        told: dict[str, Any] = {}
         if plan.fuel is not None:
             statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
             fuel = statistics.consumed
-        noted: list[GuardViolation] = []
-        events: tuple[ViolationEvent, ...] = ()
-        events_dropped = violations_dropped = 0
-        stdout = stderr = b""
-        truncated = _NOTHING_DROPPED
-        if state is not None and reading is not None:
+        if state is None:
+            self._used_bytes = plan.program.woven.initial_memory_bytes
+        else:
+            reading = state.read()
             number = reading.number
+            written_out, written_err = number.stdout_total, number.stderr_total
             # Its own memory, and the guard's: what it was given and what it left.
-            self._used_bytes = number.memory_used + number.stdout_total + number.stderr_total + len(self._placed.block)
+            self._used_bytes = number.memory_used + written_out + written_err + len(self._placed.block)
             if number.event_count:
                 noted = state.violations(reading)
-                events = tuple(map(tell_event, state.events(reading)))
-                events_dropped = number.event_count - len(events)
-                violations_dropped = number.violations_dropped
+                events = told["events"] = tuple(map(tell_event, state.events(reading)))
+                told["events_dropped"] = number.event_count - len(events)
+                told["violations_dropped"] = number.violations_dropped
             dropped_out = dropped_err = 0
-            if number.stdout_total:
+            if written_out:
                 stdout, dropped_out = state.output(reading, "stdout")
-            if number.stderr_total:
+            if written_err:
                 stderr, dropped_err = state.output(reading, "stderr")
             if dropped_out or dropped_err:
-                truncated = Truncated(dropped_out, dropped_err)
-        else:
-            self._used_bytes = plan.program.woven.initial_memory_bytes
-        if results is not None and reading is not None:
-            self._check_growth(reading.number.memory_used)
-        verdict = classify(
-            plan=plan,
-            ending=self._ending,
-            reading=reading,
-            noted=noted,
-            results=results,
-            command=command,
-            fuel=fuel,
-            wall_seconds=wall,
+                told["truncated"] = Truncated(dropped_out, dropped_err)
+            if results is not None and plan.grows:
+                self._check_growth(number.memory_used)
+        outcome, exit_code, value, trap, violations = classify(
+            plan, self._ending, reading, noted, results, command, fuel, wall
         )
-        return Report(
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            value=verdict.value,
+        if trap is not None:
+            told["trap"] = trap
+        if violations:
+            told["violations"] = violations
+        compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
+        report: Report = Report(
+            outcome=outcome,
+            exit_code=exit_code,
+            value=value,
             stdout=stdout,
             stderr=stderr,
-            truncated=truncated,
             usage=usage_of(reading, plan, fuel, wall, self._cpu_seconds),
             fuel=statistics,
-            violations=verdict.violations,
-            events=events,
-            events_dropped=events_dropped,
-            violations_dropped=violations_dropped,
-            trap=verdict.trap,
             module=plan.info,
             policy=self._policy_info,
             timings=Timings(
-                compile=plan.compile_seconds,
-                instantiate=self._instantiate_seconds,
+                compile=compiled,
+                instantiate=instantiated,
                 run=wall,
-                total=plan.compile_seconds + self._instantiate_seconds + wall + time.perf_counter() - begun,
+                total=compiled + instantiated + wall + time.perf_counter() - begun,
                 cache_hit=plan.was_compiled,
             ),
         )
+        return msgspec.structs.replace(report, **told) if told else report
 
     def _check_growth(self, counted_bytes: int) -> None:
         """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.
@@ -971,7 +1054,7 @@ class Guest:
             EngineError: It is.
         """
         instance, woven = self._instance, self._plan.program.woven
-        if instance is None or not (woven.grown_memories or woven.grown_tables):
+        if instance is None:
             return
         has = woven.fixed_memory_bytes
         has += sum(instance.woven_memory(name).size_bytes for name in woven.grown_memories)
@@ -1002,13 +1085,25 @@ class Guest:
 
     def progress(self) -> Progress | None:
         """Tells how far the guest is; None where it has been closed. May be called from any thread, at any time."""
-        with self._alive:
+        with self._looking():
+            # First: whoever frees the guest takes the instance away before it.
+            state = self._state
             if self._instance is None:
                 return None
             # The guest may be running: each counter is one aligned word, so it is either old or new.
-            reading = None if self._state is None else self._state.read()
+            reading = None if state is None else state.read()
         fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
         return progress_of(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
+
+    def _looking(self) -> threading.RLock:
+        """Returns what is held while somebody looks at the guest from another thread, or in the middle of anything.
+
+        Made where it is wanted, which is seldom. Whoever frees the guest first takes the instance away, and then waits
+        for those who look; so whoever has this and finds an instance may look at it. Reentrant, for the handler of a
+        signal may look while its thread does.
+        """
+        lock: threading.RLock = vars(self).setdefault("_looked_at", threading.RLock())
+        return lock
 
     def patience(self) -> int | None:
         """Says how many ticks a path that the guest opens may take, before that is interrupted; None: it opens none.
@@ -1016,8 +1111,9 @@ class Guest:
         Twice as many each time, for there are file systems that take long and begin anew when they are interrupted; but
         none where the run is to end. May be called from any thread, at any time.
         """
-        with self._alive:
-            times = 0 if self._state is None else int(self._state.get("opening", "<I"))
+        with self._looking():
+            state = self._state
+            times = 0 if state is None or self._instance is None else int(state.get("opening", "<I"))
         if not times:
             return None
         return 2 << min(times - 1, _MOST_DOUBLINGS) if self._control() else 0
@@ -1058,10 +1154,14 @@ class Guest:
         """Frees everything. Closing twice is harmless."""
         if self._own_loop is not None:
             self._own_loop.close()
-        if self._instance is not None:
-            with self._alive:
-                instance, self._instance, self._state = self._instance, None, None
-                self._mailbox = self.halted_memory = None
+        instance = self._instance
+        if instance is not None:
+            self._instance = self._state = self._mailbox = self.halted_memory = None
+            looked_at = self._looked_at
+            if looked_at is not None:
+                # Whoever comes later finds nothing to look at.
+                with looked_at:
+                    pass
             if self._warm is not None and self._warm.learns and self._ending is None:
                 self._warm.learn(instance)
             instance.close(self._used_bytes)

@@ -60,6 +60,20 @@ def usage_of(reading: StateReading | None, plan: Plan, fuel: int | None, wall: f
         )
     number = reading.number
     memory = number.memory_used
+    if not (reading.has_files or number.open_now or HOST_CALLS in reading.calls):
+        # What most runs do not have is left out: to say it takes longer than the guest may have run.
+        return Usage(
+            fuel=fuel,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            memory_bytes=memory,
+            memory_peak_bytes=memory,
+            table_elements=number.table_used,
+            calls=reading.calls,
+            denied=reading.denied,
+            stdout_bytes=number.stdout_total,
+            stderr_bytes=number.stderr_total,
+        )
     host_calls = reading.calls.pop(HOST_CALLS, 0)
     if host_calls:
         reading.denied.pop(HOST_CALLS, None)

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stockade._pages import PAGE_BYTES
 from stockade.engine import assemble
 from stockade.wasm import ExternKind, ParsedModule, Reader, SectionId, parse
 
@@ -111,17 +112,22 @@ class StateFormat:
     Args:
         layout: Where everything is.
         calls: Numbers of the WASI calls that the guest imports.
+        memory_bytes: How large the memory with the state is at first.
 
     Attributes:
+        memory_bytes: The same.
+        block: Where what the host writes begins in the guard's memory.
         start: Where the block begins in the guard's memory.
         size: How many bytes it has.
         names: The names of the first numbers.
         calls: Where the counters of calls are among the numbers.
         denied: Where those of refused calls are.
-        unpack: Reads all numbers from the block.
+        unpack_from: Reads all numbers from a view of the memory, at `start`.
     """
 
-    def __init__(self, layout: Layout, calls: Sequence[int]) -> None:
+    def __init__(self, layout: Layout, calls: Sequence[int], memory_bytes: int) -> None:
+        self.memory_bytes = memory_bytes
+        self.block = layout.block
         self.start = layout.report.start
         self.size = layout.report.stop - self.start
         fields = sorted(layout.scalars())
@@ -137,7 +143,8 @@ class StateFormat:
             assert address >= position, "the arrays of the guard's state come last"
             pattern += f"{address - position}x{code}"
             position = address + struct.calcsize("<" + code)
-        self.unpack = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack
+        self.unpack_from = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack_from
+        assert self.start + self.size <= PAGE_BYTES, "a view of the memory's first page has all of it"
 
 
 _DECLARATION = re.compile(r'\n\(global \$\S+ +\(export "([^"]+)"\) +i32 \(i32\.const (\S+)\)\)')
@@ -156,7 +163,7 @@ class Guard:
     Attributes:
         digest: SHA-256 of its source, part of every cache key.
         layout: Its state.
-        memory_pages: Pages that its state begins with.
+        memory_bytes: How large the memory with its state is at first.
     """
 
     def __init__(self, source: bytes) -> None:
@@ -165,7 +172,7 @@ class Guard:
         self._declared = {name: int(value, 0) for name, value in _DECLARATION.findall(self._source)}
         self.layout = Layout(self._declared)
         (pages,) = _STATE.findall(self._source)
-        self.memory_pages = int(pages)
+        self.memory_bytes = int(pages) * PAGE_BYTES
 
     @cached_property
     def _module(self) -> ParsedModule:
@@ -174,7 +181,7 @@ class Guard:
         kinds = {raw.decode(): export for raw, export in module.exports.items()}
         fields = {name: constants[export.place] for name, export in kinds.items() if export.kind is ExternKind.GLOBAL}
         assert fields == self._declared, "each constant of the guard stands in a line of its own, as the others do"
-        assert module.memories[GUEST_MEMORY + 1] == self.memory_pages
+        assert module.memories[GUEST_MEMORY + 1] * PAGE_BYTES == self.memory_bytes
         return module
 
     @cached_property

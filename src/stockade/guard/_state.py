@@ -96,7 +96,7 @@ def state_format(asked: Collection[str]) -> tuple[StateFormat, tuple[str, ...]]:
     numbers = {call.name: call.number for call in WASI if call.name in asked}
     if HOST_CALLS in asked:
         numbers[HOST_CALLS] = guard().layout.constants["HOST"]
-    format_ = StateFormat(guard().layout, list(numbers.values()))
+    format_ = StateFormat(guard().layout, list(numbers.values()), guard().memory_bytes)
     assert format_.names == Counters._fields, "Counters and guard.wat tell the same fields in the same order"
     return format_, tuple(numbers)
 
@@ -114,9 +114,30 @@ class StateReading(NamedTuple):
     calls: dict[str, int]
     denied: dict[str, int]
 
+    @property
+    def refused_growth(self) -> bool:
+        """Whether memory or a table was refused."""
+        return any(self.number[_GROWTH])  # type: ignore[arg-type] # a slice is a tuple
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it has waited, or done anything with files or randomness."""
+        return any(self.number[_FILES])  # type: ignore[arg-type] # a slice is a tuple
+
+
+# Makes a named tuple without a line of Python.
+_tuple: Final = tuple.__new__
+
+_STDOUT: Final = slice(Counters._fields.index("stdout_base"), Counters._fields.index("stdout_total") + 1)
+_STDERR: Final = slice(Counters._fields.index("stderr_base"), Counters._fields.index("stderr_total") + 1)
+_GROWTH: Final = slice(Counters._fields.index("memory_refusals"), Counters._fields.index("growth_asked"))
+_FILES: Final = slice(Counters._fields.index("idle"), Counters._fields.index("violations_dropped"))
+
 
 def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
-    return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
+    if 0 in counts:
+        return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
+    return dict(zip(names, counts))  # noqa: B905 - they are as long, and asking takes as long again
 
 
 class StateImage(NamedTuple):
@@ -266,8 +287,12 @@ class State:
 
     def write(self, placed: StateImage) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
-        self.memory.grow_to(placed.reach_bytes)
-        self.memory.write(guard().layout.block, placed.block)
+        memory, block, start = self.memory, placed.block, self._format.block
+        memory.grow_to(placed.reach_bytes)
+        if start + len(block) <= len(memory.page):
+            memory.page[start : start + len(block)] = block
+        else:
+            memory.write(start, block)
 
     def renew(self, block: bytes) -> None:
         """Begins counting anew, for the next call of a session. What is left of its quotas stays as it is.
@@ -282,12 +307,13 @@ class State:
 
     def read(self) -> StateReading:
         """Reads all counters."""
-        format_ = self._format
-        numbers = format_.unpack(self.memory.read(format_.start, format_.size))
-        counters = Counters._make(numbers[: format_.calls.start])
+        format_, names = self._format, self._names
+        # The first page has all of it.
+        numbers = format_.unpack_from(self.memory.page, format_.start)
+        counters = _tuple(Counters, numbers[: format_.calls.start])
         # Whatever is refused is an event.
-        denied = _by_call(self._names, numbers[format_.denied]) if counters.event_count else {}
-        return StateReading(counters, _by_call(self._names, numbers[format_.calls]), denied)
+        denied = _by_call(names, numbers[format_.denied]) if counters.event_count else {}
+        return _tuple(StateReading, (counters, _by_call(names, numbers[format_.calls]), denied))
 
     # -- between two calls --------------------------------------------------------------------------------------------
 
@@ -383,13 +409,7 @@ class State:
 
     def output(self, reading: StateReading, name: Literal["stdout", "stderr"]) -> tuple[bytes, int]:
         """Returns what a stream keeps, beginning and end, and how many bytes between them were dropped."""
-        number = reading.number
-        if name == "stdout":
-            base, head, cap, total = number.stdout_base, number.stdout_head, number.stdout_cap, number.stdout_total
-        else:
-            base, head, cap, total = number.stderr_base, number.stderr_head, number.stderr_cap, number.stderr_total
-        if not total:
-            return b"", 0
+        base, head, cap, total = tuple.__getitem__(reading.number, _STDOUT if name == "stdout" else _STDERR)
         if total <= cap:
             return self.memory.read(base, total), 0
         kept = self.memory.read(base, cap) if cap else b""

@@ -189,7 +189,7 @@ class _Weaver:
             guest_memory = len(module.memories)
             appended.append(b"\x01\x00\x00")
         state_memory = len(module.memories) + len(appended)
-        appended.append(b"\x00" + uleb(guard.memory_pages))
+        appended.append(b"\x00" + uleb(guard.memory_bytes // PAGE_BYTES))
 
         called = {index: self.native_index[name] for index, name in guard.natives.items() if name in self.native_index}
         called |= place

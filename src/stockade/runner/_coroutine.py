@@ -66,34 +66,26 @@ class RunControl:
         thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
     """
 
-    __slots__ = (
-        "abandoned",
-        "awaited",
-        "awaiter",
-        "calls_out",
-        "cancelled",
-        "deadline",
-        "name",
-        "on_wake",
-        "progress",
-        "thread",
-    )
+    # As every run begins; most never come to have another.
+    abandoned: Callable[[], bool] | None = None
+    awaited = False
+    awaiter: Awaiter | None = None
+    calls_out = False
+    cancelled = False
+    deadline: float = FOREVER
+    name: str | None = None
+    on_wake: Callable[[], object] | None = None
+    progress: Callable[[], Progress | None] | None = None
+    thread = 0
 
-    def __init__(self) -> None:
-        self.abandoned: Callable[[], bool] | None = None
-        self.awaited = False
-        self.awaiter: Awaiter | None = None
-        self.calls_out = False
-        self.cancelled = False
-        self.name: str | None = None
-        self.thread = 0
-        self.progress: Callable[[], Progress | None] | None = None
-        self.deadline = FOREVER
-        self.on_wake: Callable[[], object] | None = None
+    def start(self, seconds: float | None, passed: float = 0.0) -> None:
+        """Sets the deadline; an old cancellation stays in force.
 
-    def start(self, seconds: float | None) -> None:
-        """Sets the deadline, counted from now; an old cancellation stays in force."""
-        self.deadline = FOREVER if seconds is None else time.monotonic() + seconds
+        Args:
+            seconds: When, counted from the beginning; None for never.
+            passed: How long ago that was.
+        """
+        self.deadline = FOREVER if seconds is None else time.monotonic() + (seconds - passed)
 
     def cancel(self) -> None:
         """Stops the guest: within a slice while it computes, at once while it waits. May be called from any thread."""

@@ -6,7 +6,7 @@ import itertools
 import os
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockade._bell import wait_until
 from stockade._text import printable
@@ -59,7 +59,7 @@ class UnderWay:
 
     def __del__(self) -> None:
         # Where the handler of a signal has raised before the run was off the list.
-        if self._registry.runs.get(self.control.name) is self.control:
+        if self._registry.has(self.control):
             self._registry.leave(self.control)
 
     def until_over(self, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
@@ -74,17 +74,60 @@ class UnderWay:
 class RunRegistry:
     """The list of runs. Safe to share between threads, and to be used by the handlers of signals.
 
-    Attributes:
-        runs: What controls each run, by its name.
+    A run that is given no name has none until somebody asks for it.
     """
 
     def __init__(self) -> None:
-        self.runs: dict[str | None, RunControl] = {}
+        self._named: dict[str, RunControl] = {}
+        self._unnamed: set[RunControl] = set()
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
         # What is called whenever a run is over, once nothing can begin any more.
         self._waiters: list[Callable[[], object]] = []
+
+    @property
+    def runs(self) -> dict[str, RunControl]:
+        """What controls each run, by its name."""
+        # Two who look at once agree on a name.
+        return self._named | {
+            vars(control).setdefault("name", f"#{next(self._numbers)}")
+            if control.name is None
+            else control.name: control
+            for control in self._unnamed.copy()
+        }
+
+    def has(self, control: RunControl) -> bool:
+        """Whether a run is on the list."""
+        return control in self._unnamed or self._named.get(control.name or "") is control
+
+    def here(self, run_id: str | None, do: Callable[..., _Result], *given: Any) -> _Result:
+        """Does all of a run on this thread, which must not wait for it meanwhile.
+
+        Args:
+            run_id: What the run is called; None for # and a number.
+            do: What to do; is called with the run's control, and then:
+            *given: What else it is given.
+
+        Returns:
+            What it returned.
+        """
+        if run_id is not None:
+            with self.under_way(run_id, here=True) as run:
+                return do(run.control, *given)
+        control = RunControl()
+        control.thread = get_ident()
+        unnamed = self._unnamed
+        # Python looks for signals in here, and nowhere between this and what takes the run off the list.
+        try:
+            unnamed.add(control)
+            if self._closed:
+                raise UsageError(CLOSED)
+            return do(control, *given)
+        finally:
+            unnamed.discard(control)
+            if self._closed:
+                self._tell()
 
     def under_way(self, run_id: str | None, *, here: bool = False, awaited: bool = False) -> UnderWay:
         """Returns what puts a run on the list while it is entered.
@@ -108,15 +151,15 @@ class RunRegistry:
             UsageError: The name is taken, or none that may be given; or the sandbox is closed.
         """
         if run_id is None:
-            run_id = f"#{next(self._numbers)}"
+            self._unnamed.add(control)
         else:
             check_text("run_id", run_id)
             if run_id.startswith("#") and run_id[1:].isdecimal():
                 raise UsageError(f"a run cannot be called {printable(run_id)}: names of # and a number are reserved")
-        # First: whoever takes it off finds it, if it was put there.
-        control.name = run_id
-        if self.runs.setdefault(run_id, control) is not control:
-            raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
+            # First: whoever takes it off finds it, if it was put there.
+            control.name = run_id
+            if self._named.setdefault(run_id, control) is not control:
+                raise UsageError(f"a run called {printable(run_id)} is under way: give each run a name of its own")
         # Whoever closes the sandbox sees the run on the list, or is seen here.
         if self._closed:
             raise UsageError(CLOSED)
@@ -124,22 +167,27 @@ class RunRegistry:
     def leave(self, control: RunControl) -> None:
         """Takes a run off the list; it may be off already."""
         # Without a lock: a forked child would wait for ever for one that another thread had at the fork.
-        if self.runs.get(control.name) is control:
-            other = self.runs.pop(control.name, None)
+        self._unnamed.discard(control)
+        name = control.name
+        if name is not None and self._named.get(name) is control:
+            other = self._named.pop(name, None)
             if other is not None and other is not control:
                 # Somebody else took it off between these two calls, and another run of its name has begun.
-                self.runs.setdefault(control.name, other)
+                self._named.setdefault(name, other)
         if self._closed:
-            for waiter in tuple(self._waiters):
-                waiter()
+            self._tell()
+
+    def _tell(self) -> None:
+        for waiter in tuple(self._waiters):
+            waiter()
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs are that have begun, by their names."""
         found = {}
-        for run_id, control in tuple(self.runs.items()):
+        for run_id, control in self.runs.items():
             progress = control.progress
             told = None if progress is None else progress()
-            if told is not None and run_id is not None:
+            if told is not None:
                 found[run_id] = told
         return found
 
@@ -157,7 +205,7 @@ class RunRegistry:
         self._end()
         if self._is_not_to_wait(awaiting=False):
             return
-        wait_until(lambda: not self.runs, self._waiters)
+        wait_until(lambda: not self._any(), self._waiters)
 
     async def close_async(self) -> None:
         """Does what `close` does, without blocking the event loop."""
@@ -166,19 +214,22 @@ class RunRegistry:
             return
         from stockade.runner.loop import wait_until
 
-        await wait_until(lambda: not self.runs, self._waiters)
+        await wait_until(lambda: not self._any(), self._waiters)
+
+    def _any(self) -> bool:
+        return bool(self._named or self._unnamed)
 
     def _end(self) -> None:
         self._closed = True
-        for control in tuple(self.runs.values()):
+        for control in self.runs.values():
             control.cancel()
 
     def _is_not_to_wait(self, *, awaiting: bool) -> bool:
         # In a forked child, runs of the parent's threads are on the list for ever.
-        if not self.runs or os.getpid() != self._process:
+        if not self._any() or os.getpid() != self._process:
             return True
         # Within one of its own runs, that one would wait for this.
         thread = get_ident()
         return self in _inside.get() or any(
-            control.thread == thread and not (control.awaited and awaiting) for control in tuple(self.runs.values())
+            control.thread == thread and not (control.awaited and awaiting) for control in self.runs.values()
         )

@@ -5,25 +5,79 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from stockade.errors import Cancelled
-from stockade.execution import Call, Inputs, bind_arguments
-from stockade.runner import ASIDE
+from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments
+from stockade.modules import Module
+from stockade.runner import ASIDE, run_blocking
 from stockade.sandbox._snapshot import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stockade.execution import Argument, Guest, PolicyContext, Returns, SavedGuest, Streams
-    from stockade.modules import Module, Source
+    from stockade.modules import Source
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
     from stockade.sandbox._snapshot import Snapshot
 
-__all__ = ["Program", "call_steps", "drive_steps", "prepare_steps", "run_steps"]
+__all__ = ["Program", "call_here", "call_steps", "drive_steps", "prepare_steps", "run_here", "run_steps"]
 
 _Result = TypeVar("_Result")
 
 Program: TypeAlias = "Callable[[Guest], RunCoroutine[_Result]]"
 """What is done with a guest, in steps: calls of its functions, and what is written to its memory between them."""
+
+
+def run_here(control: RunControl, context: PolicyContext, module: Source | Snapshot, inputs: Inputs) -> Report:
+    """Runs a WASI command on this thread.
+
+    Args:
+        control: What tells it to stop.
+        context: The policy made ready.
+        module: The module.
+        inputs: What the guest is given.
+    """
+    loaded, saved = (module, None) if isinstance(module, Module) else load_source(context, module)
+    plan = context.find(loaded)
+    if plan is None or plan.command is None or not plan.is_plain or inputs.served:
+        return run_blocking(run_steps(context, control, module, inputs), control)
+    return _here(context.guest(loaded, control, inputs, None, saved), control, plan.command, command=True)
+
+
+def call_here(
+    control: RunControl,
+    context: PolicyContext,
+    module: Source | Snapshot,
+    export: str,
+    args: Sequence[Argument],
+    returns: Returns | None,
+) -> Report:
+    """Calls an export on this thread; a reactor is initialized first.
+
+    Args:
+        control: What tells it to stop.
+        context: The policy made ready.
+        module: The module.
+        export: The function.
+        args: What it is passed.
+        returns: What its result is read as.
+    """
+    loaded, saved = (module, None) if isinstance(module, Module) else load_source(context, module)
+    plan = context.find(loaded)
+    if plan is None or not plan.is_plain or loaded.initializer is not None:
+        return run_blocking(call_steps(context, control, module, export, args, returns), control)
+    call = bind_arguments(loaded, export, args, returns)
+    return _here(context.guest(loaded, control, NO_INPUTS, None, saved), control, call, command=False)
+
+
+def _here(guest: Guest, control: RunControl, call: Call, *, command: bool) -> Report:
+    """Makes a call on this thread, and frees the guest after it: without steps, where it is over before it halts."""
+    try:
+        control.progress = guest.progress
+        report = guest.attempt(call, command=command)
+        return run_blocking(guest.go_on(call, command=command), control) if report is None else report
+    finally:
+        control.progress = None
+        guest.close()
 
 
 def prepare_steps(
@@ -86,7 +140,7 @@ def call_steps(
     args: Sequence[Argument],
     returns: Returns | None = None,
     tenant: str = "",
-    inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
+    inputs: Inputs = NO_INPUTS,
     streams: Streams | None = None,
 ) -> RunCoroutine[Report]:
     """Calls an export; a reactor is initialized first.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import Inputs
+from stockade.execution import NO_INPUTS, Inputs
 from stockade.host import HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
 from stockade.report import FuelSample, history_of
-from stockade.runner import NORMAL_PRIORITY, RunControl, run_blocking
+from stockade.runner import NORMAL_PRIORITY, RunControl
 from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
-from stockade.sandbox._runs import call_steps, drive_steps, prepare_steps, run_steps
+from stockade.sandbox._runs import call_here, call_steps, drive_steps, prepare_steps, run_here, run_steps
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
@@ -49,6 +49,10 @@ _MOST_WARM = 1_000
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 _Result = TypeVar("_Result")
+
+
+_NO_ARGS: Final = ()
+_NO_STDIN: Final = b""
 
 
 def _silent(step: str) -> None:
@@ -260,9 +264,9 @@ class Sandbox:
     def run(
         self,
         module: Source | Snapshot,
-        args: Sequence[str | bytes] = (),
+        args: Sequence[str | bytes] = _NO_ARGS,
         *,
-        stdin: Stdin = b"",
+        stdin: Stdin = _NO_STDIN,
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -302,9 +306,17 @@ class Sandbox:
         if _unknown:
             check_keywords("Sandbox.run()", _unknown)
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id, here=True) as run:
+        inputs = NO_INPUTS
+        if not (
+            args is _NO_ARGS
+            and stdin is _NO_STDIN
+            and env is None
+            and on_stdout is None
+            and on_stderr is None
+            and on_progress is None
+        ):
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            return run_blocking(run_steps(context, run.control, module, inputs), run.control)
+        return self._registry.here(run_id, run_here, context, module, inputs)
 
     @overload
     def call(
@@ -371,8 +383,7 @@ class Sandbox:
         if _unknown:
             check_keywords("Sandbox.call()", _unknown)
         context = self._contexts.under(policy)
-        with self._registry.under_way(run_id, here=True) as run:
-            return run_blocking(call_steps(context, run.control, module, export, args, returns), run.control)
+        return self._registry.here(run_id, call_here, context, module, export, args, returns)
 
     def open(
         self,

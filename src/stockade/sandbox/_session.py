@@ -48,6 +48,8 @@ class _Session:
         self._snapshot: Snapshot | None = None
         self._guest = guest
         self._control = control
+        # Nobody closes it for sure, and what refers to the session may look at its memory to the last.
+        guest.keep()
         control.calls_out = guest.calls_out
         # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
         # handler of a signal may cancel.
