@@ -410,10 +410,11 @@ def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None
     box = Sandbox()
     box.prepare(MUTABLE)
     box.prepare(wat(HELLO))
+    Engine._let_idle_go()
     for engine in Engine._engines.values():
         monkeypatch.setattr(engine, "_slots_left", min(engine._slots_left, 1))
     # One fits the pool, one is made without a slot, and of memory maps there are no more.
-    monkeypatch.setattr(Engine, "_maps_left", 3 * 2 + 3 * 2 + 2)
+    monkeypatch.setattr(Engine._scarce, "maps", 3 * 2 + 3 * 2 + 2)
     with box.open(MUTABLE) as first, box.open(MUTABLE) as second:
         with pytest.raises(stockade.EngineError) as caught:
             box.run(wat(HELLO))

@@ -158,7 +158,7 @@ def test_without_room_for_a_pool_instances_are_made_one_by_one(why: str, monkeyp
         # What freed engines gave back is counted before.
         gc.collect()
         Engine._pools_now()
-        monkeypatch.setattr(Engine, "_maps_left", 1999)
+        monkeypatch.setattr(Engine._scarce, "maps", 1999)
     else:
         monkeypatch.setattr(_engine, "_RESERVED_PER_MEMORY", 1 << 40)
 

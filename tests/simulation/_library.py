@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -278,6 +279,7 @@ class Library:
         engine.pointer = 1
         engine.ticker = Ticker(lambda: None)
         engine._live_instances = 0
+        engine.idle = deque()
         engine._slots_left = slots
 
     def plan(self, plan: Plan) -> Plan:

@@ -135,7 +135,8 @@ _ALL = (
         "what a handler of a signal interrupts is taken off the ticker's list",
         "engine/_instance.py",
         """        finally:
-            del stack[depth:]
+            if stack is not None:
+                del stack[depth:]
             try:
                 ticker.running.discard(self)
             finally:
@@ -143,7 +144,8 @@ _ALL = (
                     ticker.watched.pop(watched, None)
 """,
         """        finally:
-            del stack[depth:]
+            if stack is not None:
+                del stack[depth:]
             import sys
 
             if sys.exc_info()[0] is None:
