@@ -120,7 +120,7 @@ class Plan:
         It reaches no files and no functions of the embedder, and has neither a share of a core nor refills of fuel.
         """
         limits = self.policy.limits
-        reaches = self.program.lends or self.directories
+        reaches = self.functions or self.directories
         return not (reaches or limits.fuel_refill) and limits.cpu_percent == WHOLE_CORE_PERCENT
 
     @cached_property
