@@ -124,8 +124,8 @@ class PolicyContext:
         return plan
 
     def find(self, module: Module) -> Plan | None:
-        """Returns what was made of a module before; None where it has to be made."""
-        return self._plans.get(module.sha256)
+        """Returns what was made of a module; None where it is to be made, or runs wait that were begun ahead."""
+        return None if self._parked else self._plans.get(module.sha256)
 
     def prepare(self, module: Module, control: RunControl, tenant: str = "") -> RunCoroutine[bool]:
         """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
