@@ -293,21 +293,6 @@ class Guest:
         """Whether the guest has come to its end, so that it can not be called again."""
         return self._ending is not None
 
-    def invoke(self, call: Call, *, command: bool = False) -> RunCoroutine[Report]:
-        """Calls an exported function and reports on it, in steps.
-
-        What was the module's start function runs before the first call, under the same limits; so does what passes
-        texts to the function and from it.
-
-        Args:
-            call: The function, and what is passed.
-            command: Whether its result is an exit code.
-        """
-        report = self.attempt(call, command=command)
-        if report is not None:
-            return report
-        return (yield from self.go_on(call, command=command))
-
     def attempt(self, call: Call, *, command: bool = False) -> Report | None:
         """Calls an exported function, and lets the guest run until it halts for the first time. Most are over by then.
 
@@ -316,7 +301,7 @@ class Guest:
             command: Whether its result is an exit code.
 
         Returns:
-            The report; None where there is more to be done, which `go_on` does.
+            The report; None where there is more to be done: `invoke` does it, and is told that this was called.
         """
         instance, plan = self._instance, self._plan
         if instance is None or self._timed or self._streams is not None or call.exchange is not None:
@@ -362,13 +347,21 @@ class Guest:
         self._cpu_seconds = seconds if mark is None else time.thread_time() - mark
         self._control.start(self._limits.wall_time, seconds)
 
-    def go_on(self, call: Call, *, command: bool = False) -> RunCoroutine[Report]:
-        """Does what is left of a call that `attempt` has not brought to its end, in steps.
+    def invoke(self, call: Call, *, command: bool = False, attempted: bool = False) -> RunCoroutine[Report]:
+        """Calls an exported function and reports on it, in steps.
+
+        What was the module's start function runs before the first call, under the same limits; so does what passes
+        texts to the function and from it.
 
         Args:
             call: The function, and what is passed.
             command: Whether its result is an exit code.
+            attempted: Whether `attempt` was called for it, and has not brought it to its end.
         """
+        if not attempted:
+            report = self.attempt(call, command=command)
+            if report is not None:
+                return report
         now = time.perf_counter()
         self._cpu_mark = time.thread_time()
         results: Sequence[Number | str] | None = None
@@ -399,6 +392,12 @@ class Guest:
                     if self._begins:
                         self._begins = False
                         yield from self._poll_until_done(instance)
+                        results = self._results(instance)
+                    elif call.exchange is None and self._started:
+                        # Not by way of `_call`: the guest may call functions of the embedder, for which there must be
+                        # room on the stack.
+                        if not self._begin(instance, call.entry.name, call.given, call.entry.type.results):
+                            yield from self._poll_until_done(instance)
                         results = self._results(instance)
                     else:
                         results = yield from self._call(instance, call)

@@ -74,7 +74,9 @@ def _here(guest: Guest, control: RunControl, call: Call, *, command: bool) -> Re
     try:
         control.progress = guest.progress
         report = guest.attempt(call, command=command)
-        return run_blocking(guest.go_on(call, command=command), control) if report is None else report
+        if report is None:
+            report = run_blocking(guest.invoke(call, command=command, attempted=True), control)
+        return report
     finally:
         control.progress = None
         guest.close()
