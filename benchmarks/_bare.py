@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from ctypes import addressof, c_uint64, c_void_p, memmove, string_at
-from typing import TYPE_CHECKING
+from ctypes import addressof, c_bool, c_int64, c_size_t, c_uint64, c_void_p, memmove, string_at
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from benchmarks._guests import HELLO
 from stockade import Module, Policy
-from stockade.engine import FUEL_SLICE
-from stockade.engine._capi import Extern, capi
+from stockade.engine import FUEL_SLICE, library_folder
+from stockade.engine._capi import Extern
 from stockade.execution import PolicyContext
 from stockade.guard import guard
 from stockade.host import HostFunctions
@@ -35,6 +36,41 @@ _TRAP, _ERROR, _EXTERN, _NUMBER = (getattr(_Out, name).offset for name in ("trap
 _HANDLE = _EXTERN + Extern.of.offset
 
 
+_P = c_void_p
+_CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "wasmtime_store_new": (_P, (_P, _P, _P)),
+    "wasmtime_store_context": (_P, (_P,)),
+    "wasmtime_store_limiter": (None, (_P, c_int64, c_int64, c_int64, c_int64, c_int64)),
+    "wasmtime_context_set_fuel": (_P, (_P, c_uint64)),
+    "wasmtime_context_get_fuel": (_P, (_P, _P)),
+    "wasi_config_new": (_P, ()),
+    "wasmtime_context_set_wasi": (_P, (_P, _P)),
+    "wasmtime_context_set_epoch_deadline": (None, (_P, c_uint64)),
+    "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
+    "wasmtime_context_fuel_async_yield_interval": (_P, (_P, c_uint64)),
+    "wasmtime_context_epoch_deadline_async_yield_and_update": (None, (_P, c_uint64)),
+    "wasmtime_instance_export_get": (c_bool, (_P, _P, ctypes.c_char_p, c_size_t, _P)),
+    "wasmtime_memory_data": (_P, (_P, _P)),
+    "wasmtime_func_call_async": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P, _P)),
+    "wasmtime_call_future_poll": (c_bool, (_P,)),
+    "wasmtime_call_future_delete": (None, (_P,)),
+    "wasmtime_store_delete": (None, (_P,)),
+}
+"""As the header has them."""
+
+
+def _library() -> Any:
+    """The library with these functions, which keep the interpreter lock but where guest code runs."""
+    (path,) = (library_folder() / "wasmtime").glob("*/*wasmtime.*")
+    short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+    found = SimpleNamespace()
+    for name, (result, arguments) in _CALLS.items():
+        function = getattr(long if name == "wasmtime_call_future_poll" else short, name)
+        function.restype, function.argtypes = result, arguments
+        setattr(found, name.removeprefix("wasmtime_"), function)
+    return found
+
+
 def bare_hello(policy: Policy | None = None) -> Callable[[], bytes]:
     """The woven hello world on the engine that runs it here: limited, with a deadline, its output captured.
 
@@ -43,7 +79,7 @@ def bare_hello(policy: Policy | None = None) -> Callable[[], bytes]:
     """
     context = PolicyContext(policy or Policy(), HostFunctions())
     plan = context.plan(Module.load(HELLO.encode(), text=True))
-    api, engine, prelinked = capi(), plan.linked.engine.pointer, plan.linked.prelinked
+    api, engine, prelinked = _library(), plan.linked.engine.pointer, plan.linked.prelinked
     limits, memory, block = plan.policy.limits, plan.program.woven.state_export, plan.bare.block
     layout = guard().layout
     begin, stdout = layout.block, layout.offsets["stdout"]

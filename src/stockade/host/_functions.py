@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from stockade._outside import call_outside
 from stockade._text import printable
@@ -219,8 +219,6 @@ class BoundFunction:
         if self._missing is not None:
             raise CapabilityMissing(self._missing, self._label)
         values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
-        # Else its result could be lost, where Python's stack is nearly full.
-        _make_sure_of_room(_REPLY_LEVELS)
         call = None
         try:
             if self._wants_call or self._readers:
@@ -323,20 +321,6 @@ class BoundFunction:
         if not -(1 << bits - 1) <= value < 1 << bits:
             raise UsageError(f"{self._label} returned a number that does not fit {type_.name}")
         return int(value) & ((1 << bits) - 1)
-
-
-_REPLY_LEVELS: Final = 4
-"""How many calls deep a reply goes."""
-
-
-def _make_sure_of_room(levels: int) -> None:
-    """Makes sure that there is room for so many calls.
-
-    Raises:
-        RecursionError: There is not.
-    """
-    if levels:
-        _make_sure_of_room(levels - 1)
 
 
 class HostFunctionFailed(Exception):  # noqa: N818 - says what happened; never leaves the run path
