@@ -149,6 +149,13 @@ class _InOrder(dict[object, None]):
         self.pop(entry, None)
 
 
+class _Forgetful(dict[int, memoryview]):
+    """Keeps nothing: where the memories of a world lie is by chance, and which of them lie where others have lain."""
+
+    def __setitem__(self, key: int, value: memoryview) -> None:
+        pass
+
+
 class _Taker:
     """Callbacks for output: each piece comes once, in its order, and after the one before was taken."""
 
@@ -226,6 +233,7 @@ class _Scene:
             patch.setattr(loop_room, "_background", loop_room.BackgroundLoop())
             for room in (loop_room, own_loop):
                 patch.setattr(room, "new_loop", lambda: _Loop(world))
+            patch.setattr(_instance, "_views", _Forgetful())
             patch.setattr(_instance, "Failure", ModelFailure)
             patch.setattr(_instance, "error_text", lambda _: "as the model says")
             patch.setattr(_instance, "Memory", ModelMemory)
@@ -823,6 +831,9 @@ def simulate(seed: int) -> tuple[int, int]:
     for policy in _POLICIES:
         # Made before: what is done once for the process is no part of any world.
         _plan(policy)
+    # What an earlier world has left to be used again.
+    Engine._let_idle_go()
+    Engine.settle()
     scene = _Scene(seed)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     # Collected where the seed says, and only what is of this world.

@@ -79,7 +79,8 @@ class RunRegistry:
 
     def __init__(self) -> None:
         self._named: dict[str, RunControl] = {}
-        self._unnamed: set[RunControl] = set()
+        # In the order in which they came.
+        self._unnamed: dict[RunControl, None] = {}
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
@@ -120,12 +121,12 @@ class RunRegistry:
         unnamed = self._unnamed
         # Python looks for signals in here, and nowhere between this and what takes the run off the list.
         try:
-            unnamed.add(control)
+            unnamed[control] = None
             if self._closed:
                 raise UsageError(CLOSED)
             return do(control, *given)
         finally:
-            unnamed.discard(control)
+            unnamed.pop(control, None)
             if self._closed:
                 self._tell()
 
@@ -151,7 +152,7 @@ class RunRegistry:
             UsageError: The name is taken, or none that may be given; or the sandbox is closed.
         """
         if run_id is None:
-            self._unnamed.add(control)
+            self._unnamed[control] = None
         else:
             check_text("run_id", run_id)
             if run_id.startswith("#") and run_id[1:].isdecimal():
@@ -167,7 +168,7 @@ class RunRegistry:
     def leave(self, control: RunControl) -> None:
         """Takes a run off the list; it may be off already."""
         # Without a lock: a forked child would wait for ever for one that another thread had at the fork.
-        self._unnamed.discard(control)
+        self._unnamed.pop(control, None)
         name = control.name
         if name is not None and self._named.get(name) is control:
             other = self._named.pop(name, None)
