@@ -310,8 +310,7 @@ class Guest:
             return None
         control, entry = self._control, call.entry
         self._timed = self._begins = True
-        # Asking for it takes longer than most runs compute; who never waits takes no other time.
-        mark = time.thread_time() if plan.program.parks else None
+        mark = time.thread_time()
         begun = self._begun = time.perf_counter()
         wall = 0.0
         try:
@@ -337,15 +336,14 @@ class Guest:
             self._ending = StopReason(cancelled=True)
             raise
         self._begins = False
-        self._cpu_seconds = wall if mark is None else time.thread_time() - mark
+        self._cpu_seconds = time.thread_time() - mark
         return self._report(results, command)
 
-    def _begin_to_wait(self, mark: float | None) -> None:
+    def _begin_to_wait(self, mark: float) -> None:
         """Counts what the guest has used until it halted for the first time, from when its deadline holds."""
         self._halted = time.perf_counter()
-        seconds = self._halted - self._begun
-        self._cpu_seconds = seconds if mark is None else time.thread_time() - mark
-        self._control.start(self._limits.wall_time, seconds)
+        self._cpu_seconds = time.thread_time() - mark
+        self._control.start(self._limits.wall_time, self._halted - self._begun)
 
     def invoke(self, call: Call, *, command: bool = False, attempted: bool = False) -> RunCoroutine[Report]:
         """Calls an exported function and reports on it, in steps.
