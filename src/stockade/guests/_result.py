@@ -9,10 +9,11 @@ import msgspec
 
 from stockade._json import Json, JsonRecord
 from stockade._text import printable
+from stockade.guests._tools import ToolCall  # noqa: TC001 - the type of a field is asked for by who reads the class
 from stockade.report import Outcome, Report
 
 if TYPE_CHECKING:
-    from stockade.guests._tools import Toolbox, ToolCall
+    from stockade.guests._tools import Toolbox
 
 __all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
 
