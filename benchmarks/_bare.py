@@ -12,6 +12,7 @@ from benchmarks._guests import HELLO
 from stockade import Module, Policy
 from stockade.engine import FUEL_SLICE, library_folder
 from stockade.engine._capi import Extern
+from stockade.engine._store import Out
 from stockade.execution import PolicyContext
 from stockade.guard import guard
 from stockade.host import HostFunctions
@@ -22,17 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["bare_hello"]
 
 
-class _Out(ctypes.Structure):
-    _fields_ = (
-        ("instance", c_uint64 * 2),
-        ("trap", c_void_p),
-        ("error", c_void_p),
-        ("extern", Extern),
-        ("number", c_uint64),
-    )
-
-
-_TRAP, _ERROR, _EXTERN, _NUMBER = (getattr(_Out, name).offset for name in ("trap", "error", "extern", "number"))
+_TRAP, _ERROR, _EXTERN, _NUMBER = (getattr(Out, name).offset for name in ("trap", "error", "extern", "number"))
 _HANDLE = _EXTERN + Extern.of.offset
 
 
@@ -93,7 +84,7 @@ def bare_hello(policy: Policy | None = None) -> Callable[[], bytes]:
         # SAFETY: as in `Instance`, of which these are the calls; the module is known, and returns.
         store = api.store_new(engine, None, None)
         inside = api.store_context(store)
-        out = _Out()
+        out = Out()
         base = addressof(out)
         api.store_limiter(store, limits.memory, limits.table_elements, 1, -1, -1)
         if fuel is not None:

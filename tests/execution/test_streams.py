@@ -24,7 +24,7 @@ from stockade.guard._state import OUTPUT_RING_BYTES, STDIN_PIECE_BYTES
 from stockade.host import HostFunctions
 from stockade.runner import RunControl
 from stockade.runner._coroutine import FOREVER, GO_ON
-from tests.conftest import wat
+from tests.conftest import ECHO, wat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
 
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
-
-ECHO = """
-(module
-  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 3)
-  (func (export "_start")
-    (loop $next
-      (i32.store (i32.const 0) (i32.const 65536))
-      (i32.store (i32.const 4) (i32.const 100000))
-      (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
-      (i32.store (i32.const 4) (i32.load (i32.const 8)))
-      (if (i32.load (i32.const 8))
-        (then
-          (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
-          (br $next))))))
-"""
 
 
 def both(times: int, size: int) -> stockade.Module:

@@ -24,6 +24,7 @@ from stockade import EngineError, Outcome, Pipe, Policy, Report, Sandbox, UsageE
 from stockade.engine import Engine, _parking
 from stockade.runner import executor
 from tests._processes import live_instances, open_descriptors, until
+from tests.conftest import ECHO as ECHO_TEXT
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -50,24 +51,7 @@ SLEEPER = wat(
 )
 SPIN = wat('(module (func (export "_start") (loop br 0)) (func (export "seven") (result i32) (i32.const 7)))')
 
-ECHO = wat(
-    """
-    (module
-      (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-      (memory (export "memory") 3)
-      (func (export "_start")
-        (loop $next
-          (i32.store (i32.const 0) (i32.const 65536))
-          (i32.store (i32.const 4) (i32.const 100000))
-          (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
-          (i32.store (i32.const 4) (i32.load (i32.const 8)))
-          (if (i32.load (i32.const 8))
-            (then
-              (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
-              (br $next))))))
-    """
-)
+ECHO = wat(ECHO_TEXT)
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from stockade import Outcome, Pipe, Policy, Report, Sandbox, Scheduler, SessionPool, Task, TaskHandle, UsageError
 from tests._processes import fork
-from tests.conftest import wat
-from tests.execution.test_streams import ECHO
+from tests.conftest import ECHO, wat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

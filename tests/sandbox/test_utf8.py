@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stockade import Pipe, Policy, Sandbox, UsageError
-from tests.conftest import wat
-from tests.execution.test_streams import ECHO
+from tests.conftest import ECHO, wat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -43,6 +43,7 @@ from stockade.scheduling._fair_queue import Line
 from stockade.scheduling._handle import TaskRun, when_over
 from tests._compiling import Compiling, compiling_by_hand
 from tests._processes import live_instances, open_descriptors, wait_for
+from tests.conftest import ECHO as ECHO_TEXT
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -52,24 +53,7 @@ if TYPE_CHECKING:
 PATIENT = Policy().replace(fuel=None, wall_time=30.0)
 
 # Waits until its input ends, and writes what it read.
-ECHO = wat(
-    """
-    (module
-      (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-      (memory (export "memory") 1)
-      (func (export "_start")
-        (loop $next
-          (i32.store (i32.const 0) (i32.const 1024))
-          (i32.store (i32.const 4) (i32.const 1000))
-          (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
-          (i32.store (i32.const 4) (i32.load (i32.const 8)))
-          (if (i32.load (i32.const 8))
-            (then
-              (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
-              (br $next))))))
-    """
-)
+ECHO = wat(ECHO_TEXT)
 SLEEP = wat(
     """
     (module

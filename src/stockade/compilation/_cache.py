@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.errors import EngineError
-from stockade.system import cache_folder, open_private, state_folder
+from stockade.system import cache_folder, has_memory_files, open_memory_file, open_private, seal, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,24 +250,18 @@ class CacheHit:
         self.size_bytes = size
         self._bytes = b""
         self._descriptor = -1
-        if not hasattr(os, "memfd_create") or not size:
+        if not has_memory_files() or not size:
             self._bytes = file.read(size) or b""
             return
         # The engine can map a file, which is faster than to copy bytes; this one is in memory, and sealed.
-        self._descriptor = os.memfd_create("stockade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._descriptor = open_memory_file("stockade")
         try:
             while size > 0 and (copied := os.sendfile(self._descriptor, file.fileno(), None, size)):
                 size -= copied
-            self._seal()
+            seal(self._descriptor)
         except BaseException:
             self.close()
             raise
-
-    def _seal(self) -> None:
-        import fcntl
-
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
 
     @contextmanager
     def looked_at(self) -> Iterator[memoryview]:

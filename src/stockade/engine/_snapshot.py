@@ -21,6 +21,7 @@ from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.errors import EngineError
+from stockade.system import has_memory_files, open_memory_file, seal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -156,10 +157,7 @@ class SealedFile:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         weakref.finalize(self, os.close, descriptor).atexit = False
-        import fcntl
-
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        seal(descriptor)
         self.size_bytes = os.fstat(descriptor).st_size
 
     @staticmethod
@@ -169,10 +167,10 @@ class SealedFile:
         Raises:
             EngineError: The system has none.
         """
-        if not hasattr(os, "memfd_create"):
+        if not has_memory_files():
             raise EngineError("snapshots need files in memory (memfd_create), which this system does not have")
         try:
-            return os.memfd_create("stockade snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            return open_memory_file("stockade snapshot")
         except OSError as problem:
             raise EngineError(f"no file in memory can be made for a snapshot: {problem.strerror}") from None
 

@@ -249,11 +249,7 @@ class PolicyContext:
                 return self.guest(module, control, inputs, streams)
 
             pool = ParkedPool(module, pool_size, memory_bytes, begin)
-            try:
-                pool.fill()
-            except BaseException:
-                pool.close()
-                raise
+            pool.fill()
             self._parked[key] = pool
 
     def parked(self, module: Module, inputs: Inputs) -> ParkedRun | None:
@@ -311,9 +307,5 @@ class PolicyContext:
                     f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
                 )
             pool = WarmPool(plan, pool_size, memory_bytes)
-            try:
-                pool.fill()
-            except BaseException:
-                pool.close()
-                raise
+            pool.fill()
             saved.warm[self] = pool

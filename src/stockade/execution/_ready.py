@@ -59,13 +59,17 @@ class ReadyPool(ABC, Generic[_Item]):
         return found
 
     def fill(self) -> None:
-        """Makes as many as are missing, on this thread.
+        """Makes as many as are missing, on this thread; where that fails, it is closed.
 
         Raises:
             StockadeError: One cannot be made.
         """
-        while not self._closed and len(self._ready) < self._size:
-            self._ready.append(run_blocking(self._make(), RunControl()))
+        try:
+            while not self._closed and len(self._ready) < self._size:
+                self._ready.append(run_blocking(self._make(), RunControl()))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Frees those that wait. Closing twice is harmless."""

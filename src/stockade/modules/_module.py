@@ -18,6 +18,7 @@ from stockade.wasm import (
     FuncType,
     ParsedModule,
     Unsupported,
+    is_component,
     is_text_format,
     outline,
     parse,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 
 _LARGE_BYTES = 4 << 20
-_MAGIC = b"\0asm"
 
 _MOST_TEXT_BYTES = 16 << 20
 """Text up to this size is translated. Eighty bytes of memory for each byte of it can be needed."""
@@ -118,7 +118,7 @@ class Module:
 
     @property
     def _is_component(self) -> bool:
-        return _is_component(self.data)
+        return is_component(self.data)
 
     @cached_property
     def parsed(self) -> ParsedModule:
@@ -322,7 +322,7 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None
     shown = printable(name)
     if text and is_text_format(data):
         data = _to_binary(shown, data, limits)
-    if not _is_component(data):
+    if not is_component(data):
         refuse_other_format(data, shown)
     digest = _Digest(data)
     try:
@@ -350,13 +350,9 @@ def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     return translate_aside(name, text, limits)
 
 
-def _is_component(data: bytes) -> bool:
-    return data[:4] == _MAGIC and data[6:8] == b"\x01\x00"
-
-
 def _take_apart(data: bytes) -> ParsedModule | None:
     """Takes a module apart; None where it is one that cannot run, and so is only for inspection."""
-    if _is_component(data):
+    if is_component(data):
         return None
     try:
         return parse(data)

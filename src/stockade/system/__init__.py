@@ -3,6 +3,7 @@
 from stockade.system._descriptors import Descriptors
 from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
 from stockade.system._folders import cache_folder, open_private, private_folders, state_folder
+from stockade.system._memory_file import has_memory_files, open_memory_file, seal
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import Identity, NotGranted, OpenFolder, identities_on_the_way
 from stockade.system._parent import end_with, forgo_privileges
@@ -16,11 +17,14 @@ __all__ = [
     "can_interrupt_opens",
     "end_with",
     "forgo_privileges",
+    "has_memory_files",
     "identities_on_the_way",
     "interrupt_opens",
     "kernel_file_system",
     "let_interrupts_in",
+    "open_memory_file",
     "open_private",
     "private_folders",
+    "seal",
     "state_folder",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stockade._later import called_later, found_later
 from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vector
 from stockade.wasm._figures import outline_figures
-from stockade.wasm._formats import is_text_format, refuse_other_format
+from stockade.wasm._formats import is_component, is_text_format, refuse_other_format
 from stockade.wasm._reader import (
     SECTION_ORDER,
     Export,
@@ -99,6 +99,7 @@ __all__ = [
     "guest_type_group",
     "guest_value_type",
     "has_initial_value",
+    "is_component",
     "is_text_format",
     "outline",
     "outline_figures",

@@ -7,12 +7,13 @@ from typing import Final
 
 from stockade.errors import InvalidModule
 
-__all__ = ["is_text_format", "refuse_other_format"]
+__all__ = ["CORE_HEADER", "MAGIC", "is_component", "is_text_format", "refuse_other_format"]
 
-_MAGIC: Final = b"\0asm"
-_CORE_VERSION: Final = b"\x01\0\0\0"
+MAGIC: Final = b"\0asm"
+CORE_HEADER: Final = MAGIC + b"\x01\0\0\0"
+"""How core modules begin."""
+
 _COMPONENT_LAYER: Final = b"\x01\0"
-_HEADER_BYTES: Final = 8
 
 _TEXT_FORMAT: Final = rb"\s*+(?:\((?!\xb5/\xfd)|;;)"
 """How the text format begins: a parenthesis or a comment. No binary module does; what zstd has compressed might."""
@@ -47,6 +48,15 @@ _LOOKED_AT_BYTES: Final = 512
 """How much must be text for a file to be called text."""
 
 
+def is_component(data: bytes) -> bool:
+    """Whether bytes are a component, as far as their beginning says.
+
+    Args:
+        data: The file.
+    """
+    return data.startswith(MAGIC) and data[6:8] == _COMPONENT_LAYER
+
+
 def is_text_format(data: bytes) -> bool:
     """Whether bytes are WebAssembly text, as far as their beginning says.
 
@@ -66,13 +76,13 @@ def refuse_other_format(data: bytes, name: str = "the module") -> None:
     Raises:
         InvalidModule: It is not.
     """
-    if data.startswith(_MAGIC + _CORE_VERSION):
+    if data.startswith(CORE_HEADER):
         return
-    if not data.startswith(_MAGIC):
+    if not data.startswith(MAGIC):
         raise InvalidModule(f"{name} is {_format(data, name)}")
-    if len(data) < _HEADER_BYTES:
+    if len(data) < len(CORE_HEADER):
         raise InvalidModule(f"{name} is not a WebAssembly module: it has only {len(data)} bytes")
-    if data[6:8] == _COMPONENT_LAYER:
+    if is_component(data):
         raise InvalidModule(
             f"{name} is a WebAssembly component, and Stockade runs core modules: build it for the target "
             "wasm32-wasip1 instead of wasm32-wasip2"

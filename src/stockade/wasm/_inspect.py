@@ -16,9 +16,8 @@ from stockade.wasm._binary import Reader, Unsupported, excess
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
-from stockade.wasm._formats import refuse_other_format
+from stockade.wasm._formats import CORE_HEADER, MAGIC, is_component, refuse_other_format
 from stockade.wasm._reader import (
-    MAGIC,
     MOST_FUNCTIONS,
     MOST_GLOBAL_BYTES,
     MOST_ITEMS,
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportInfo", "ImportInfo", "Outline", "SectionInfo", "outline"]
 
-_CORE: Final = b"\x01\x00\x00\x00"
-_COMPONENT_LAYER: Final = b"\x01\x00"
 _FUNCTION: Final = 0x60
 _KINDS: Final = tuple(kind.name.lower() for kind in ExternKind)
 _FEW: Final = (SectionId.TABLE, SectionId.MEMORY)
@@ -169,11 +166,11 @@ def outline(data: bytes) -> Outline:
     Raises:
         InvalidModule: It is not WebAssembly, or is damaged.
     """
-    if data[:4] != MAGIC:
+    if not data.startswith(MAGIC):
         refuse_other_format(data)
-    if data[4:8] == _CORE:
+    if data.startswith(CORE_HEADER):
         return _Core(data).read()
-    if data[6:8] == _COMPONENT_LAYER:
+    if is_component(data):
         return _component(data)
     return Outline(kind="unknown", size_bytes=len(data))
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
-    "MAGIC",
     "MOST_FUNCTIONS",
     "MOST_GLOBAL_BYTES",
     "MOST_ITEMS",
@@ -50,8 +49,6 @@ __all__ = [
     "parse",
     "sections",
 ]
-
-MAGIC = b"\0asm"
 
 
 class SectionId(IntEnum):

@@ -12,6 +12,7 @@ from stockade.engine import wasmtime_version
 from stockade.errors import EngineError, InvalidModule, LinkError, StockadeError
 from stockade.guard import Woven, guard
 from stockade.policy import Features, ModuleLimits
+from stockade.system import has_memory_files, open_memory_file, seal
 
 __all__ = [
     "FAILURES",
@@ -151,14 +152,13 @@ def scratch(*, content: tuple[Request, bytes] | None = None) -> IO[bytes]:
 
 def _unnamed() -> IO[bytes]:
     """An unnamed file, in memory where the system has such."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stockade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    if has_memory_files():
+        return os.fdopen(open_memory_file("stockade"), "w+b")
     from tempfile import TemporaryFile
 
     return TemporaryFile()
 
 
 def _seal(file: IO[bytes]) -> None:
-    if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, seals)
+    if has_memory_files():
+        seal(file.fileno())

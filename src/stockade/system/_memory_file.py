@@ -1,0 +1,39 @@
+"""Files that are in memory only, and can be sealed, so that nobody can change them any more."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["has_memory_files", "open_memory_file", "seal"]
+
+
+def has_memory_files() -> bool:
+    """Whether the system has such files."""
+    return hasattr(os, "memfd_create")
+
+
+def open_memory_file(name: str) -> int:
+    """Makes a file in memory, empty and not sealed yet.
+
+    Args:
+        name: What the system calls it, for whoever looks at the process.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OSError: There is no room, or no descriptor.
+    """
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(descriptor: int) -> None:
+    """Has nobody change a file in memory any more, nor its size.
+
+    Args:
+        descriptor: The file.
+    """
+    import fcntl
+
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
