@@ -78,3 +78,14 @@ def test_a_run_goes_the_way_that_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert {name for name in PREPARED if name not in again} == {"report/_model.py"}
     assert {name for name in (*PREPARED, *ANEW) if name not in anew} == {"report/_model.py"}
     assert not set(ANEW) - {"modules/_module.py", "compilation/_programs.py"} & again
+
+
+def test_rooms_and_files_stay_small() -> None:
+    """The largest room has less than 18% of the lines, and none of its files more than 400."""
+    files = {path: len(path.read_text().splitlines()) for path in SOURCES.rglob("*") if path.suffix in {".py", ".wat"}}
+    rooms = {room: sum(files[path] for path in files if path.parent == room) for room in SOURCES.iterdir()}
+    largest = max(rooms, key=rooms.__getitem__)
+
+    assert rooms[largest] < 0.18 * sum(files.values())
+    for room in (largest, SOURCES / "execution", SOURCES / "guard"):
+        assert {path.name: lines for path, lines in files.items() if path.parent == room and lines > 400} == {}

@@ -18,9 +18,9 @@ import pytest
 
 import stockade
 from stockade import Outcome, Policy, Sandbox, UsageError
-from stockade.execution import Call, PolicyContext, _run
+from stockade.execution import Call, PolicyContext, _halted, _run
 from stockade.execution._streams import Streams
-from stockade.guard._state import OUTPUT_RING_BYTES, STDIN_PIECE_BYTES
+from stockade.guard._inputs import OUTPUT_RING_BYTES, STDIN_PIECE_BYTES
 from stockade.host import HostFunctions
 from stockade.runner import RunControl
 from stockade.runner._coroutine import FOREVER, GO_ON
@@ -297,7 +297,8 @@ def test_cpu_time_is_that_of_the_steps_of_the_run(elsewhere: bool, monkeypatch: 
     or what other runs had used.
     """
     clock, pieces = _Threads(), []  # type: ignore[var-annotated]
-    monkeypatch.setattr(_run, "time", clock)
+    for module in (_run, _halted):
+        monkeypatch.setattr(module, "time", clock)
     context, control, module = PolicyContext(PATIENT, HostFunctions()), RunControl(), both(2, 10)
     me = threading.get_ident()
     clock.used[me] = 100.0

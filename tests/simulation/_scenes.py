@@ -32,8 +32,12 @@ from stockade import (
 from stockade.engine import Engine, _instance, _ticker
 from stockade.execution import (
     _budget,
+    _calling_out,
+    _guest,
+    _halted,
     _pipe,
     _reentry,
+    _reporting,
     _run,
     _streams,
     _throttle,
@@ -41,7 +45,7 @@ from stockade.execution import (
     bind_arguments,
     loop_streams,
 )
-from stockade.guard import _state
+from stockade.guard import _inputs, _state
 from stockade.runner import _awaited, _coroutine, _executor, own_loop
 from stockade.runner import loop as loop_room
 from stockade.sandbox import _registry, _runs, _sandbox, _session
@@ -66,6 +70,10 @@ _LOOKED_AT = (
     _pipe,
     _reentry,
     own_loop,
+    _guest,
+    _reporting,
+    _halted,
+    _calling_out,
     _run,
     _coroutine,
     _streams,
@@ -237,7 +245,8 @@ class _Scene:
             patch.setattr(_instance, "Failure", ModelFailure)
             patch.setattr(_instance, "error_text", lambda _: "as the model says")
             patch.setattr(_instance, "Memory", ModelMemory)
-            patch.setattr(_state, "OUTPUT_RING_BYTES", 1024)
+            for room in (_state, _inputs):
+                patch.setattr(room, "OUTPUT_RING_BYTES", 1024)
             for name in ("run_steps", "call_steps"):
                 patch.setattr(_sandbox, name, self._watched(getattr(_sandbox, name)))
             patch.setattr(_run.Guest, "_report", self._checked(_run.Guest._report))

@@ -55,7 +55,7 @@ _ALL = (
     ),
     _Undone(
         "a wakeup for stdin is acted upon only while the guest is parked",
-        "execution/_run.py",
+        "execution/_halted.py",
         """        self._serve()
         yield from self._wait_until(self._within_share())
 """,
@@ -183,7 +183,7 @@ _ALL = (
     ),
     _Undone(
         "a guest that has ended within a host function is not answered",
-        "execution/_run.py",
+        "execution/_calling_out.py",
         """                    if reentry.ended is not None:
                         reentry.check()
                     instance.wake()
@@ -202,7 +202,7 @@ _ALL = (
     ),
     _Undone(
         "a deadline holds while a coroutine function is awaited",
-        "execution/_run.py",
+        "execution/_calling_out.py",
         """            elif not awaited.asked:
                 yield from self._pause(control.deadline)
 """,

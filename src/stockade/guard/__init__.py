@@ -6,23 +6,12 @@ from typing import TYPE_CHECKING
 
 from stockade._later import found_later
 from stockade.guard._imports import check_imports
+from stockade.guard._inputs import PROGRAM_NAME, STDIN_PIECE_BYTES, StateImage, place_inputs
 from stockade.guard._mailbox import MOST_VALUES, Mailbox, mailbox_words, values_format
 from stockade.guard._policy_block import heap_bytes, memories_bytes, policy_block, rates_of
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
 from stockade.guard._source import Guard, Layout, StateFormat, guard
-from stockade.guard._state import (
-    PROGRAM_NAME,
-    STDIN_PIECE_BYTES,
-    Counters,
-    State,
-    StateImage,
-    StateReading,
-    Wait,
-    fields_kept,
-    place_inputs,
-    state_format,
-    stop_reasons,
-)
+from stockade.guard._state import Counters, State, StateReading, Wait, fields_kept, state_format, stop_reasons
 from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, Exposed, Woven
 
 if TYPE_CHECKING:

@@ -45,6 +45,7 @@ __all__ = [
     "imports",
     "items",
     "memories",
+    "names",
     "tables",
     "tags",
     "types",
@@ -263,6 +264,22 @@ def data_count(module: ParsedModule) -> list[bytes | memoryview]:
     if section is None:
         return []
     return [uleb(Reader(module.data, section.start, section.end, "data count section").u32())]
+
+
+def names(module: ParsedModule) -> list[bytes | memoryview]:
+    """Copies the custom sections that hold names.
+
+    Others are left out: they hold offsets into code that has moved (debug information, hints to the compiler).
+    """
+    data = module.data
+    out: list[bytes | memoryview] = []
+    for section in module.sections:
+        if section.id == SectionId.CUSTOM:
+            reader = Reader(data, section.start, section.end, "custom section")
+            if reader.name() == b"name":
+                size = section.end - section.start
+                out += [bytes([SectionId.CUSTOM]), uleb(size), memoryview(data)[section.start : section.end]]
+    return out
 
 
 def items(module: ParsedModule, id_: SectionId) -> tuple[Reader, int]:

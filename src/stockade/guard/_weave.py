@@ -25,6 +25,7 @@ from stockade.guard._appended import Appended, AtomicWait, Grower, Indices
 from stockade.guard._exposed import expose
 from stockade.guard._host_calls import HALTING_TYPE, HostCallCode, callable_exports
 from stockade.guard._imports import check_imports, wasi_call
+from stockade.guard._redirect import WAITS, Targets, redirected
 from stockade.guard._source import GUEST_MEMORY
 from stockade.guard._woven import ELEMENT_BYTES, Woven
 from stockade.wasm import (
@@ -33,16 +34,13 @@ from stockade.wasm import (
     Import,
     Kind,
     ParsedModule,
-    Reader,
     Scan,
     SectionId,
     encode_limits,
     parse,
     scan,
-    sleb,
     uleb,
     vector,
-    wait_offset,
 )
 
 if TYPE_CHECKING:
@@ -58,9 +56,6 @@ _MOST_TOLD = (1 << 63) - 1
 
 _MEMORY = b"memory"
 """The name by which native WASI finds the memory that it reads and writes."""
-
-_WAITS = (Kind.WAIT_32, Kind.WAIT_64)
-_OPCODES = {Kind.CALL: b"\x10", Kind.RETURN_CALL: b"\x12", Kind.REF_FUNC: b"\xd2"}
 
 
 def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
@@ -123,7 +118,7 @@ class _Weaver:
                 AtomicWait(site.target, module.memory_limits[site.target].wide, site.kind is Kind.WAIT_64)
                 for sites in self._scan.sites.values()
                 for site in sites
-                if site.kind in _WAITS
+                if site.kind in WAITS
             }
         )
         if not (self.wasi or self.lent or grown or waits):
@@ -222,7 +217,7 @@ class _Weaver:
             exports.append(_sections.encode_export(natives_export, ExternKind.TABLE, natives_table))
             new_tables.append(b"\x70" + encode_limits(len(natives), len(natives)))
         return self._assemble(
-            self._rewrite_code(redirect, memory_place, table_place, wait_place),
+            self._code(Targets(redirect, memory_place, table_place, wait_place)),
             redirect,
             state=_MEMORY,
             natives=tuple(natives),
@@ -261,7 +256,7 @@ class _Weaver:
 
     def _without_guard(self) -> Woven:
         """What there is to be woven where a module has nothing to guard: its start function is taken out."""
-        return self._assemble(self._rewrite_code({}, {}, {}, {}), {})
+        return self._assemble(self._code(Targets({}, {}, {}, {})), {})
 
     def _check_narrow(self, needed: Iterable[int]) -> None:
         """Checks that no function of the guard's has to reach into the guest's memory, whose addresses have 64 bits.
@@ -290,46 +285,9 @@ class _Weaver:
                 waiting += self.guard.bodies[index].calls
         return needed
 
-    # -- the guest's own parts ------------------------------------------------------------------------------------
-
-    def _rewrite_code(
-        self,
-        redirect: dict[int, int],
-        memories: dict[int, int],
-        tables: dict[int, int],
-        waits: dict[AtomicWait, int],
-    ) -> list[bytes | memoryview]:
-        """The bodies of all functions, each with its size."""
-        data = memoryview(self.module.data)
-        found = self._scan.sites
-        parts: list[bytes | memoryview] = []
-        for number, (start, end) in enumerate(self.module.bodies):
-            if number not in found:
-                parts.append(uleb(end - start))
-                parts.append(data[start:end])
-                continue
-            code = bytearray()
-            done = start
-            for site in found[number]:
-                code += data[done : site.start]
-                if site.kind is Kind.MEMORY_GROW:
-                    code += b"\x10" + uleb(memories[site.target])
-                elif site.kind is Kind.TABLE_GROW:
-                    code += b"\x10" + uleb(tables[site.target])
-                elif site.kind in _WAITS:
-                    wide = self.module.memory_limits[site.target].wide
-                    offset = wait_offset(self.module.data, site)
-                    # The offset is passed as a constant of so many bits: as a signed number.
-                    bits = 64 if wide else 32
-                    signed = offset - (1 << bits) if offset >> (bits - 1) else offset
-                    wait = AtomicWait(site.target, wide, site.kind is Kind.WAIT_64)
-                    code += (b"\x42" if wide else b"\x41") + sleb(signed) + b"\x10" + uleb(waits[wait])
-                else:
-                    code += _OPCODES[site.kind] + uleb(redirect[site.target])
-                done = site.end
-            code += data[done:end]
-            parts += [uleb(len(code)), bytes(code)]
-        return [*parts, *self._appended.code]
+    def _code(self, targets: Targets) -> list[bytes | memoryview]:
+        """The bodies of all functions, each with its size: the guest's, then what is appended."""
+        return [*redirected(self.module, self._scan, targets), *self._appended.code]
 
     def _free(self, name: bytes) -> bytes:
         """A name for an export that the guest does not use."""
@@ -402,7 +360,7 @@ class _Weaver:
         growing = sum(module.memories[index] for index in grown[0]) * PAGE_BYTES
         growing += sum(module.tables[index].minimum for index in grown[1]) * ELEMENT_BYTES
         return Woven(
-            wasm=_sections.assembled(module.data[:8], contents, self._names()),
+            wasm=_sections.assembled(module.data[:8], contents, _sections.names(module)),
             state_export=state,
             renamed=self.renamed,
             start_export=start_export,
@@ -418,26 +376,11 @@ class _Weaver:
             grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
             host_exports=self.host_exports,
-            waits=any(site.kind in _WAITS for sites in self._scan.sites.values() for site in sites),
+            waits=any(site.kind in WAITS for sites in self._scan.sites.values() for site in sites),
             collects=module.collects,
             throws_only=module.throws_only,
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
-
-    def _names(self) -> list[bytes | memoryview]:
-        """Custom sections that hold names.
-
-        Others are left out: they hold offsets into code that has moved (debug information, hints to the compiler).
-        """
-        data = self.module.data
-        out: list[bytes | memoryview] = []
-        for section in self.module.sections:
-            if section.id == SectionId.CUSTOM:
-                reader = Reader(data, section.start, section.end, "custom section")
-                if reader.name() == b"name":
-                    size = section.end - section.start
-                    out += [bytes([SectionId.CUSTOM]), uleb(size), memoryview(data)[section.start : section.end]]
-        return out
 
 
 def _filled(items: list[bytes]) -> list[bytes | memoryview]:

@@ -1,0 +1,230 @@
+"""What is told of a guest: how far it is, and the report on its call."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stockade.engine import OUT_OF_FUEL, Failure
+from stockade.errors import EngineError
+from stockade.execution._classify import StopReason, classify, tell_event
+from stockade.execution._guest import LiveGuest
+from stockade.guard import ELEMENT_BYTES, HOST_CALLS
+from stockade.report import FuelStatistics, Progress, Report, Timings, Truncated, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.engine import Number
+    from stockade.execution._plan import Plan
+    from stockade.guard import GuardViolation, StateReading
+
+__all__ = ["ReportingGuest"]
+
+
+class ReportingGuest(LiveGuest):
+    """A guest that is reported on."""
+
+    def progress(self) -> Progress | None:
+        """Tells how far the guest is; None where it has been closed. May be called from any thread, at any time."""
+        with self._looking():
+            # First: whoever frees the guest takes the instance away before it.
+            state = self._state
+            if self._instance is None:
+                return None
+            # The guest may be running: each counter is one aligned word, so it is either old or new.
+            reading = None if state is None else state.read()
+        fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
+        return _progress(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
+
+    def final_report(self) -> Report:
+        """Reports on a guest that had ended before anything of it was called."""
+        return self._report(None, command=False)
+
+    def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
+        begun = time.perf_counter()
+        wall = self._wall_seconds
+        plan, state = self._plan, self._state
+        statistics = fuel = reading = None
+        stdout = stderr = b""
+        noted: Sequence[GuardViolation] = ()
+        # What most reports do not have.
+        told: dict[str, Any] = {}
+        if plan.fuel is not None:
+            statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
+            fuel = statistics.consumed
+        if state is None:
+            self._used_bytes = plan.program.woven.initial_memory_bytes
+        else:
+            reading = state.read()
+            number = reading.number
+            written_out, written_err = number.stdout_total, number.stderr_total
+            # Its own memory, and the guard's: what it was given and what it left.
+            self._used_bytes = number.memory_used + written_out + written_err + len(self._placed.block)
+            if number.event_count:
+                noted = state.violations(reading)
+                events = told["events"] = tuple(map(tell_event, state.events(reading)))
+                told["events_dropped"] = number.event_count - len(events)
+                told["violations_dropped"] = number.violations_dropped
+            dropped_out = dropped_err = 0
+            if written_out:
+                stdout, dropped_out = state.output(reading, "stdout")
+            if written_err:
+                stderr, dropped_err = state.output(reading, "stderr")
+            if dropped_out or dropped_err:
+                told["truncated"] = Truncated(dropped_out, dropped_err)
+            if results is not None and plan.grows:
+                self._check_growth(number.memory_used)
+        outcome, exit_code, value, trap, violations = classify(
+            plan, self._ending, reading, noted, results, command, fuel, wall
+        )
+        if trap is not None:
+            told["trap"] = trap
+        if violations:
+            told["violations"] = violations
+        compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
+        report: Report = Report(
+            outcome=outcome,
+            exit_code=exit_code,
+            value=value,
+            stdout=stdout,
+            stderr=stderr,
+            usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
+            fuel=statistics,
+            module=plan.info,
+            policy=self._policy_info,
+            timings=Timings(
+                compile=compiled,
+                instantiate=instantiated,
+                run=wall,
+                total=compiled + instantiated + wall + time.perf_counter() - begun,
+                cache_hit=plan.was_compiled,
+            ),
+        )
+        return msgspec.structs.replace(report, **told) if told else report
+
+    def _check_growth(self, counted_bytes: int) -> None:
+        """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.
+
+        A guest that ended otherwise may have ended within the guard, between growing and counting.
+
+        Raises:
+            EngineError: It is.
+        """
+        instance, woven = self._instance, self._plan.program.woven
+        if instance is None:
+            return
+        has = woven.fixed_memory_bytes
+        has += sum(instance.woven_memory(name).size_bytes for name in woven.grown_memories)
+        has += sum(instance.table_size(name) * ELEMENT_BYTES for name in woven.grown_tables)
+        if has > counted_bytes:
+            raise EngineError(
+                f"the guest has {has:,} bytes of memories and tables, and the guard has counted {counted_bytes:,}: "
+                "what it did cannot be told. Report this, with the module"
+            )
+
+    def _fuel_statistics(self, initial: int, seconds: float) -> FuelStatistics:
+        instance, plan = self._instance, self._plan
+        left, exact = initial, True
+        if instance is not None:
+            left, exact = instance.fuel_left() - plan.overdraft, instance.exact
+            if left <= 0 or self._budget is not None:
+                if left < 0 and self._ending is None:
+                    # It came to its end with more than it had: the engine looks at loops and calls, not at the last
+                    # block.
+                    self._ending = StopReason(failure=Failure(OUT_OF_FUEL, "", ()))
+                statistics = (self._budget or self._measure_fuel(instance)).statistics(seconds)
+                plan.history.append((statistics.consumed, seconds))
+                return statistics
+        # Most runs end within their first slice: there is nothing to compare.
+        spent = initial - left
+        plan.history.append((spent, seconds))
+        return FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
+
+
+def _progress(reading: StateReading | None, plan: Plan, fuel: int | None, seconds: float) -> Progress:
+    """Tells how far a run is.
+
+    Args:
+        reading: The guard's counters; None for a module without a guard.
+        plan: What runs.
+        fuel: Units that are known to be consumed; None where it is not metered.
+        seconds: Since it began.
+    """
+    if reading is None:
+        return Progress(seconds=seconds, fuel=fuel, memory_bytes=plan.program.woven.initial_memory_bytes)
+    number = reading.number
+    return Progress(
+        seconds=seconds,
+        fuel=fuel,
+        idle_seconds=number.idle / 1e9,
+        memory_bytes=number.memory_used,
+        stdout_bytes=number.stdout_total,
+        stderr_bytes=number.stderr_total,
+        calls=sum(reading.calls.values()),
+        open_files=number.open_now,
+    )
+
+
+def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: float, cpu: float) -> Usage:
+    """Tells what a run used.
+
+    Args:
+        reading: The guard's counters; None for a module without a guard.
+        plan: What ran.
+        fuel: Units that it consumed; None where it was not metered.
+        wall: Seconds from the first instruction to the last.
+        cpu: Seconds of processor time.
+    """
+    if reading is None:
+        size = plan.program.woven.initial_memory_bytes
+        return Usage(
+            fuel=fuel,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            memory_bytes=size,
+            memory_peak_bytes=size,
+            table_elements=plan.program.woven.initial_table_elements,
+        )
+    number = reading.number
+    memory = number.memory_used
+    if not (reading.has_files or number.open_now or HOST_CALLS in reading.calls):
+        # What most runs do not have is left out: to say it takes longer than the guest may have run.
+        return Usage(
+            fuel=fuel,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            memory_bytes=memory,
+            memory_peak_bytes=memory,
+            table_elements=number.table_used,
+            calls=reading.calls,
+            denied=reading.denied,
+            stdout_bytes=number.stdout_total,
+            stderr_bytes=number.stderr_total,
+        )
+    host_calls = reading.calls.pop(HOST_CALLS, 0)
+    if host_calls:
+        reading.denied.pop(HOST_CALLS, None)
+    return Usage(
+        fuel=fuel,
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        idle_seconds=number.idle / 1e9,
+        memory_bytes=memory,
+        memory_peak_bytes=memory,
+        table_elements=number.table_used,
+        host_calls=host_calls,
+        calls=reading.calls,
+        denied=reading.denied,
+        read_bytes=number.read,
+        written_bytes=number.written,
+        stdout_bytes=number.stdout_total,
+        stderr_bytes=number.stderr_total,
+        files_opened=number.opened,
+        files_open_peak=max(number.open_peak, number.open_now),
+        files_created=number.created,
+        files_deleted=number.deleted,
+        random_bytes=number.random,
+    )
