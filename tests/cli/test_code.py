@@ -16,6 +16,7 @@ import pytest
 
 from stockade.cli._interactive import _is_whole_javascript, _is_whole_python
 from tests.cli.test_completion import offered
+from tests.guests._snippets import DENIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_files_run_and_are_given(tmp_path: Path) -> None:
     done = ran("python", *words, cwd=tmp_path)
     assert done.stdout == "hi a,b\n"
     assert done.stderr.splitlines()[1] == '  File "script.py", line 3, in <module>'
-    assert "PermissionError" in done.stderr
+    assert DENIED in done.stderr
     assert done.returncode == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["helper.py", "script.py", "t.csv"]
 

@@ -16,6 +16,7 @@ from stockade import JavaScript, Mount, Outcome, PolicyError, Python, UsageError
 from stockade.errors import InvalidModule, ModuleError, ModuleNotFound
 from stockade.guests import _folder, _runtime
 from tests.conftest import program_path, wat
+from tests.guests._snippets import DENIED
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_what_a_policy_grants_is_there(python: Python, tmp_path: Path) -> None:
         )
         refused = language.run("open('/data/new', 'w')")
     assert refused.error is not None
-    assert refused.error.type == "PermissionError"
+    assert refused.error.type == DENIED
     assert refused.report.violations[0].action == "deny"
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
@@ -170,7 +171,7 @@ def test_a_writable_mount_keeps_its_rights(python: Python, tmp_path: Path) -> No
     with Python(PATIENT.replace(mounts=[Mount(tmp_path, "/data", "rw")]), runtime=python.runtime) as language:
         result = language.run("import os\nopen('/data/new', 'w').close()\nos.remove('/data/keep')")
     assert result.error is not None
-    assert result.error.type == "PermissionError"
+    assert result.error.type == DENIED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keep", "new"]
 
 

@@ -363,13 +363,13 @@ def _names(folder: int) -> list[str]:
 def _remove_entry(top: int, name: str, numbers: Iterator[int]) -> None:
     try:
         os.unlink(name, dir_fd=top)
-    except (IsADirectoryError, PermissionError):
+    except OSError:  # Most probably a folder; if not, opening it says why.
         folder = os.open(name, _FOLDER, dir_fd=top)
         try:
             for inner in _names(folder):
                 try:
                     os.unlink(inner, dir_fd=folder)
-                except (IsADirectoryError, PermissionError):
+                except OSError:
                     os.rename(inner, f".{next(numbers)}.{os.getpid()}", src_dir_fd=folder, dst_dir_fd=top)
         finally:
             os.close(folder)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
 
@@ -23,6 +24,9 @@ MOST_CALLS_LISTED = 1_000
 """How many calls of one piece of code are listed; all are counted."""
 
 _MOST_TEXT = 1_000
+
+_Denied: Final = type(OSError(errno.EACCES, ""))
+"""What Python raises where access is denied."""
 
 
 class ToolCall(msgspec.Struct, JsonRecord, frozen=True):
@@ -217,9 +221,9 @@ class Toolbox:
             if tool is None:
                 raise AttributeError(f"there is no tool {name}")
             if tool.requires is not None and not self._grants(tool.requires):
-                raise PermissionError(f"the policy does not grant {tool.requires}, which the tool {name} needs")
+                raise _Denied(f"the policy does not grant {tool.requires}, which the tool {name} needs")
             return tool, tool.bound(request), b""
-        except (msgspec.MsgspecError, RecursionError, AttributeError, PermissionError, TypeError) as problem:
+        except (msgspec.MsgspecError, RecursionError, AttributeError, _Denied, TypeError) as problem:
             return None, None, self._failed(name, begun, problem)
 
     def _done(self, name: str, begun: float, answer: bytes) -> bytes:
