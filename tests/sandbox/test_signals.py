@@ -24,7 +24,7 @@ from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 _SOURCE = str(Path(stockade.__file__).parent)
@@ -33,6 +33,9 @@ _WHOLE = frozenset({"Engine._count_dismissed", "Engine.admit", "Owner.__del__", 
 
 _TIMES = 100
 """Lines of each operation that a handler comes after."""
+
+_SHARES = 5
+"""Tests that they are divided among, evenly: `make test` leaves out all but the first."""
 
 _SMALL = wat(HELLO)
 _LENDING = wat('(module (import "env" "f" (func $f (result i32))) (func (export "g") (result i32) (call $f)))')
@@ -187,10 +190,13 @@ def interrupted(operation: Callable[[], object], handler: Callable[[], object], 
     return count
 
 
+@pytest.mark.parametrize(
+    "shares", [range(1), pytest.param(range(1, _SHARES), marks=pytest.mark.slow)], ids=["some", "others"]
+)
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_handlers_come_between_any_two_lines(
-    operation: Callable[[Everything], None], handler: Callable[[Everything], None]
+    operation: Callable[[Everything], None], handler: Callable[[Everything], None], shares: Sequence[int]
 ) -> None:
     """The attack: a handler takes a lock that the thread it has interrupted holds, and waits for it for ever."""
 
@@ -204,7 +210,7 @@ def test_handlers_come_between_any_two_lines(
     once(0)
     lines = once(0)
     assert lines > 20
-    for number in range(_TIMES):
+    for number in (number for share in shares for number in range(share, _TIMES, _SHARES)):
         once(1 + (number * lines) // _TIMES)
     gc.collect()
     # The thread of a pool may just be closing what it has opened for nobody.
