@@ -123,7 +123,7 @@ def test_explain_tells_the_stack_that_a_guest_gets() -> None:
     assert said == ["It has 1 MiB of stack."]
 
 
-UNUSUAL = EngineConfig(fuel=False, stack_bytes=128 << 10, pooled=False)
+UNUSUAL = EngineConfig(fuel=False, stack_bytes=144 << 10, pooled=False)
 """A configuration that no policy asks for."""
 
 
@@ -134,7 +134,7 @@ def test_too_many_engines_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     last = Engine.shared(UNUSUAL)
 
     with pytest.raises(stockade.EngineError) as caught:
-        Engine.shared(UNUSUAL._replace(stack_bytes=64 << 10))
+        Engine.shared(UNUSUAL._replace(stack_bytes=80 << 10))
 
     assert str(caught.value) == (
         f"{len(held) + 1} engines are in use, as many as there may be in a process. Policies share one where they "
@@ -145,7 +145,7 @@ def test_too_many_engines_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Engine.shared(UNUSUAL) is last
     del last, caught
     gc.collect()
-    assert Engine.shared(UNUSUAL._replace(stack_bytes=64 << 10)).config.stack_bytes == 64 << 10
+    assert Engine.shared(UNUSUAL._replace(stack_bytes=80 << 10)).config.stack_bytes == 80 << 10
 
 
 @pytest.mark.parametrize("why", ["pools", "maps", "space"])
