@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stockade.errors import (
         Cancelled,
+        CodeFailed,
         Denied,
         EngineError,
         GuestError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncSession",
     "Cancelled",
+    "CodeFailed",
     "Denied",
     "EngineError",
     "GuestError",

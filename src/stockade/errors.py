@@ -13,12 +13,13 @@
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
       SnapshotError               a snapshot cannot be taken, kept or believed
       QueueFull                   a scheduler has as many runs waiting as it takes
-      GuestError                  the guest failed; raised by `Report.check` and `stockade.call`, carries the report
+      GuestError                  the guest failed; raised by `check` and `stockade.call`, carries the report
         GuestExit                 it ended with a non-zero exit code
         GuestTrap                 it trapped or crashed
         LimitExceeded             it ran into a limit: fuel, time, idle time, memory, stack, output
         Denied                    the policy stopped it for something it tried
         Cancelled                 the caller cancelled it
+        CodeFailed                code in an interpreter raised an exception, or left before its end; has the result
 
 The first four are the caller's to mend; `GuestError` is what the guest did. Each message says what was wrong, where,
 and what to do next. Text that a guest chose is shortened and escaped in every message.
@@ -31,10 +32,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stockade.guests import CodeResult
     from stockade.report import Report
 
 __all__ = [
     "Cancelled",
+    "CodeFailed",
     "Denied",
     "EngineError",
     "GuestError",
@@ -162,3 +165,18 @@ class Denied(GuestError):  # noqa: N818 - says what happened
 
 class Cancelled(GuestError):  # noqa: N818 - says what happened
     """The caller cancelled the run."""
+
+
+class CodeFailed(GuestError):  # noqa: N818 - says what happened
+    """Code in an interpreter did not come to its end: it raised an exception, or left with an exit code.
+
+    Attributes:
+        result: What it gave, with the error and the traceback in full.
+    """
+
+    def __init__(self, message: str, result: CodeResult) -> None:
+        super().__init__(message, result.report)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[CodeFailed], tuple[str, CodeResult]]:  # type: ignore[override]
+        return type(self), (str(self), self.result)

@@ -112,3 +112,15 @@ def test_script_is_printed(shell: str) -> None:
 
     assert done.returncode == 0
     assert "_STOCKADE_COMPLETE" in done.stdout
+
+
+def test_help_tells_where_each_script_goes() -> None:
+    """For all three shells."""
+    done = subprocess.run([*COMMAND, "completion", "--help"], capture_output=True, text=True, timeout=60, check=True)
+
+    for line in (
+        'eval "$(stockade completion bash)"',
+        'eval "$(stockade completion zsh)"',
+        "stockade completion fish > ~/.config/fish/completions/stockade.fish",
+    ):
+        assert line in done.stdout

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stockade import JavaScript, Outcome, Python
+from stockade import JavaScript, Outcome, Python, UsageError
+from stockade._text import printable
 from stockade.guests import _folder
 from stockade.guests._folder import PrivateFolder
 from stockade.guests._result import read_frame
@@ -160,9 +161,37 @@ def test_a_deep_folder_is_removed() -> None:
     os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
     assert folder.collect(["*"]).left_out == 1
+    other = PrivateFolder()
+    with pytest.raises(UsageError) as caught:
+        folder.copy_to(other)
+    assert str(caught.value) == (
+        "the workspace has folders more than 32 levels deep, which are not copied: remove them, such as "
+        + printable("d/" * 32 + "d", 100)
+    )
+    other.close()
     assert folder.clear()
     assert list(Path(folder.mounts()[0].host).iterdir()) == []
     folder.close()
+
+
+def test_more_files_than_are_copied_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes more than are looked at; a name that ends as the mark of that does is a name like any other."""
+    monkeypatch.setattr(_folder, "_MOST_LOOKED_AT", 3)
+    folder, other = PrivateFolder(), PrivateFolder()
+    work = Path(folder.mounts()[0].host)
+    (work / "a…").symlink_to("nowhere")
+    folder.put({("b",): b"1", ("c", "…"): b"2"})
+    with pytest.raises(UsageError) as caught:
+        folder.copy_to(other)
+    assert str(caught.value) == (
+        "the workspace holds more than 3 files and folders, and so many are not copied: remove some"
+    )
+    (work / "b").unlink()
+    assert other.clear()
+    folder.copy_to(other)
+    assert other.collect(["*"]).files == {"c/…": b"2"}
+    for each in (folder, other):
+        each.close()
 
 
 _FORKED = """

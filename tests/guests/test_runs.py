@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import re
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stockade
-from stockade import JavaScript, Mount, Outcome, PolicyError, Python, UsageError
+from stockade import CodeFailed, JavaScript, LimitExceeded, Mount, Outcome, PolicyError, Python, UsageError
 from stockade.errors import InvalidModule, ModuleError, ModuleNotFound
 from stockade.guests import _folder, _runtime
 from tests.conftest import program_path, wat
@@ -20,6 +21,7 @@ from tests.guests._snippets import DENIED
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -241,6 +243,155 @@ def test_a_result_is_json(python: Python) -> None:
     document = json.loads(python.run("open('f', 'w').write('x')\n[1]", collect=["f"]).to_json())
     assert (document["ok"], document["value"], document["files"], document["error"]) == (True, [1], {"f": "eA=="}, None)
     assert document["report"]["outcome"] == "ok"
+
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_returns_the_result_of_code_that_came_to_its_end(python: Python) -> None:
+    """As `Report.check` does."""
+    result = python.run("1 + 1")
+    assert result.check() is result
+
+
+def test_check_raises_what_the_code_raised(python: Python, javascript: JavaScript) -> None:
+    """By type, text and line, with the end of the traceback; the exception has the result, also when it was pickled."""
+    result = python.run("def f():\n  raise ValueError('a\\nb')\n\nf()")
+    with pytest.raises(CodeFailed) as caught:
+        result.check()
+    assert str(caught.value).split("\n") == [
+        "the code raised ValueError: a\\x0ab, in line 2",
+        "  | Traceback (most recent call last):",
+        '  |   File "<code>", line 4, in <module>',
+        "  |     f()",
+        '  |   File "<code>", line 2, in f',
+        "  |     raise ValueError('a\\nb')",
+        "  | ValueError: a",
+        "  | b",
+    ]
+    assert caught.value.result is result
+    assert caught.value.report is result.report
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.result) == (str(caught.value), result)
+    with pytest.raises(CodeFailed, match=r"^the code raised RangeError: no, in line 1\n"):
+        javascript.run("throw new RangeError('no')").check()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\nsys.exit(3)", "the code left with exit code 3"),
+        ("import os\nos._exit(4)", "the code ended the interpreter with exit code 4"),
+        ("raise KeyboardInterrupt", "the code raised KeyboardInterrupt, in line 1"),
+    ],
+)
+def test_check_raises_where_code_has_left(python: Python, code: str, message: str) -> None:
+    """Also where there is nothing more to tell."""
+    with pytest.raises(CodeFailed) as caught:
+        python.run(code).check()
+    assert str(caught.value).splitlines()[0] == message
+
+
+def test_check_raises_what_stopped_the_code(python: Python) -> None:
+    """The same exceptions as for any other guest."""
+    with pytest.raises(LimitExceeded, match="stopped: time limit reached"):
+        python.run("while True: pass", policy=PATIENT.replace(wall_time=0.2)).check()
+
+
+def test_code_that_chose_its_own_error_forges_no_line(python: Python) -> None:
+    """Attack: the name and the text of an exception hold line breaks and escapes, to look like lines of ours."""
+    code = "E = type('E\\x1b[2J\\nstockade: fine', (Exception,), {'__module__': '__main__'})\nraise E('\\x1b[31m\\nok')"
+    with pytest.raises(CodeFailed) as caught:
+        python.run(code).check()
+    first, *rest = str(caught.value).split("\n")
+    assert first.startswith("the code raised E")
+    assert all(line.startswith("  | ") for line in rest)
+    assert "\x1b" not in str(caught.value)
+
+
+# -- keywords, and ends ------------------------------------------------------------------------------------------------
+
+
+OF_POLICY = ": it belongs to the policy, as in policy=Policy(limits=Limits({}=...))"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda python: python.run("1", timeout=3),
+            f"Python.run() got an unexpected keyword argument 'timeout'{OF_POLICY.format('wall_time')}",
+        ),
+        (
+            lambda python: python.run("1", preload="1"),
+            "Python.run() got an unexpected keyword argument 'preload': give it to Python(preload=...)",
+        ),
+        (
+            lambda python: asyncio.run(python.run_async("1", memory=1)),
+            f"Python.run_async() got an unexpected keyword argument 'memory'{OF_POLICY.format('memory')}",
+        ),
+        (
+            lambda python: python.session(files={}),
+            "Python.session() got an unexpected keyword argument 'files': give it to run(files=...) of the session",
+        ),
+        (
+            lambda _: Python(timeout=3),  # type: ignore[arg-type]
+            f"Python() got an unexpected keyword argument 'timeout'{OF_POLICY.format('wall_time')}",
+        ),
+        (
+            lambda _: Python(files={}),  # type: ignore[arg-type]
+            "Python() got an unexpected keyword argument 'files': give it to Python.run(files=...)",
+        ),
+        (
+            lambda _: stockade.run_python("1", runtime="auto"),  # type: ignore[arg-type]
+            "run_python() got an unexpected keyword argument 'runtime': give it to Python(runtime=...)",
+        ),
+        (
+            lambda _: stockade.run_javascript("1", wall_time=1),  # type: ignore[arg-type]
+            f"run_javascript() got an unexpected keyword argument 'wall_time'{OF_POLICY.format('wall_time')}",
+        ),
+        (lambda python: python.run("1", nonsense=1), "Python.run() got an unexpected keyword argument 'nonsense'"),
+    ],
+)
+def test_a_keyword_that_is_not_taken_says_where_it_belongs(
+    python: Python, call: Callable[[Python], object], message: str
+) -> None:
+    """To the policy, to the language, or to one of its runs."""
+    with pytest.raises(TypeError) as caught:
+        call(python)
+    assert str(caught.value) == message
+
+
+def test_nothing_begins_in_a_language_that_is_closed(javascript: JavaScript) -> None:
+    """It would look as if it were open."""
+    with JavaScript(PATIENT, runtime=javascript.runtime) as language:
+        session = language.session()
+    language.close()
+    with session:
+        # It is for whoever opened it to close.
+        assert session.run("1").value == 1
+        for call in (lambda: language.run("1"), language.prepare, language.session, language.__enter__, session.reset):
+            with pytest.raises(UsageError) as caught:
+                call()
+            assert str(caught.value) == "this JavaScript is closed: make a new one"
+
+
+def test_languages_and_sessions_are_closed_by_async_with(javascript: JavaScript) -> None:
+    """Also where the piece under way is cancelled."""
+
+    async def main() -> None:
+        async with JavaScript(PATIENT, runtime=javascript.runtime) as language, language.session() as session:
+            assert (await session.run_async("x = 2")).value == 2
+            running = asyncio.create_task(session.run_async("while (1);"))
+            await asyncio.sleep(0.05)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert session.closed
+        with pytest.raises(UsageError):
+            language.run("1")
+
+    asyncio.run(main())
 
 
 # -- runtimes ---------------------------------------------------------------------------------------------------------

@@ -39,6 +39,16 @@ def test_a_session_keeps_its_state(python: Python, javascript: JavaScript) -> No
         assert session.run("std.in.getline()", stdin="line\n").value == "line"
 
 
+def test_a_piece_has_the_policy_of_its_session(python: Python) -> None:
+    """It was decided when the session was opened."""
+    with python.session() as session, pytest.raises(TypeError) as caught:
+        session.run("1", policy="strict")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "session.run() got an unexpected keyword argument 'policy': give it to session(policy=...), for all that runs "
+        "in it"
+    )
+
+
 def test_each_piece_has_its_own_budget(python: Python) -> None:
     """Time that passes between two pieces is nobody's; output and counters are of one piece."""
     with python.session(policy=PATIENT.replace(wall_time=30.0)) as session:

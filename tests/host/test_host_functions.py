@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -367,6 +368,35 @@ def test_what_python_cannot_tell_the_parameters_of_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         box().host_function("env", "\ud800")(none_)
     assert str(caught.value) == r"env.\ud800 is no text that UTF-8 can hold"
+
+
+def _scaled(factor: int, value: int) -> int:
+    return factor * value
+
+
+def test_a_partial_and_an_object_that_can_be_called_are_functions() -> None:
+    """They have the annotations of what they call; what is none is refused in words."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 10
+
+        async def __call__(self, value: int) -> int:
+            self.count += value
+            return self.count
+
+    sandbox = box()
+    sandbox.host_function("env", "f")(functools.partial(_scaled, 3))
+    assert sandbox.call(caller("i32", "i32"), "go", 5).value == 15
+    sandbox = box()
+    sandbox.host_function("env", "f")(Counter())
+    assert sandbox.call(caller("i32", "i32"), "go", 5).value == 15
+    with pytest.raises(UsageError) as caught:
+        box().host_function("env", "f")(functools.partial(_scaled, factor=3))
+    assert str(caught.value) == "env.f: factor must be a plain parameter, not * or keyword-only"
+    with pytest.raises(UsageError) as caught:
+        box().host_function("env", "f")(5)  # type: ignore[type-var]
+    assert str(caught.value) == "env.f is int: give a function"
 
 
 def test_a_name_is_lent_once() -> None:

@@ -457,6 +457,20 @@ def test_a_timeout_of_the_loop_stops_a_guest() -> None:
     assert live_instances() == 0
 
 
+def test_a_plain_with_in_a_coroutine_cancels_and_does_not_block_the_loop() -> None:
+    """What the loop itself awaits cannot end while the loop waits for it: so it is not waited for there."""
+
+    async def scenario() -> Report:
+        with Sandbox(PATIENT) as box:
+            running = asyncio.create_task(box.run_async(SLEEPER))
+            while not box.monitor():
+                await asyncio.sleep(0.01)
+        return await running
+
+    assert asyncio.run(scenario()).outcome is Outcome.CANCELLED
+    assert live_instances() == 0
+
+
 @pytest.mark.parametrize("module", [SLEEPER, SPIN], ids=["asleep", "spinning"])
 def test_cancel_by_name(module: stockade.Module) -> None:
     """A run is stopped by its name, from another thread, and its report says so; there is no run of another name."""

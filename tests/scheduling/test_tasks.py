@@ -170,6 +170,18 @@ def test_tasks_that_json_cannot_say(fields: dict[str, Any], message: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("args", "message"),
+    [("12", "args is a single text: give a list of arguments"), (12, "args is int: give a list of arguments")],
+)
+def test_arguments_are_a_list(args: Any, message: str) -> None:
+    """A single text would be taken for its characters."""
+    with pytest.raises(UsageError) as caught:
+        Task(module="a", args=args)
+    assert str(caught.value) == message
+    assert Task(module="a", args=["12"]).args == ["12"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{}", "Object missing required field `module`"),

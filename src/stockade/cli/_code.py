@@ -117,30 +117,31 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
         given = _files(files)
         environment = environment_of(variables)
-        with language(policy, runtime=runtime, packages=packages) as interpreter, Watcher() as watcher:
-            if only_prepare:
+        with language(policy, runtime=runtime, packages=packages) as interpreter:
+            with Watcher() as watcher:
+                if only_prepare:
+                    _prepare(interpreter, watcher)
+                    return 0
+                if code is not None:
+                    # The first word behind the code is an argument, too.
+                    source = _Source(code, "-c")
+                    args = args if file is None else (file, *args)
+                elif file is not None and file != "-":
+                    source = _Source(_read(Path(file)), Path(file).name)
+                elif file is None and sys.stdin.isatty():
+                    if wants_json or wants_report:
+                        option = "--json" if wants_json else "--report"
+                        raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
+                    source = None
+                else:
+                    source = _Source(_text(sys.stdin.buffer.read(_MOST_CODE_BYTES)), "<stdin>", reads=False)
                 _prepare(interpreter, watcher)
-                return 0
-            if code is not None:
-                # The first word behind the code is an argument, too.
-                source = _Source(code, "-c")
-                args = args if file is None else (file, *args)
-            elif file is not None and file != "-":
-                source = _Source(_read(Path(file)), Path(file).name)
-            elif file is None and sys.stdin.isatty():
-                if wants_json or wants_report:
-                    option = "--json" if wants_json else "--report"
-                    raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
-                source = None
-            else:
-                source = _Source(_text(sys.stdin.buffer.read(_MOST_CODE_BYTES)), "<stdin>", reads=False)
-            _prepare(interpreter, watcher)
-            if source is not None:
-                result, streams = _run(interpreter, watcher, source, args, given, environment, shows=not wants_json)
-        if source is None:
-            from stockade.cli._interactive import interact
+                if source is not None:
+                    result, streams = _run(interpreter, watcher, source, args, given, environment, shows=not wants_json)
+            if source is None:
+                from stockade.cli._interactive import interact
 
-            return interact(interpreter, environment, given)
+                return interact(interpreter, environment, given)
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
         _show(result, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet)

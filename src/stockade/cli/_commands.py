@@ -78,6 +78,14 @@ def completion(shell: str) -> None:
     \b
     For bash, add this line to ~/.bashrc:
       eval "$(stockade completion bash)"
+
+    \b
+    For zsh, add this line to ~/.zshrc, after compinit:
+      eval "$(stockade completion zsh)"
+
+    \b
+    For fish, run this once:
+      stockade completion fish > ~/.config/fish/completions/stockade.fish
     """  # noqa: D301 - \b is click's mark for a paragraph to be kept as it is
     from click.shell_completion import get_completion_class
 

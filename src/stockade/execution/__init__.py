@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from stockade._later import found_later
 from stockade.execution._context import PolicyContext
-from stockade.execution._inputs import NO_INPUTS, AsyncStdin, Inputs, OnOutput, OnOutputAsync, OnProgress, Stdin
+from stockade.execution._inputs import (
+    NO_INPUTS,
+    AsyncStdin,
+    Inputs,
+    OnOutput,
+    OnOutputAsync,
+    OnProgress,
+    Stdin,
+    check_arguments,
+)
 from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
@@ -39,4 +48,5 @@ __all__ = [
     "Streams",
     "bind_arguments",
     "calibrate",
+    "check_arguments",
 ]

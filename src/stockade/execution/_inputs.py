@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from stockade.report import Progress
     from stockade.runner import RunControl
 
-__all__ = ["NO_INPUTS", "AsyncStdin", "Inputs", "OnOutput", "OnOutputAsync", "OnProgress", "Stdin", "environment"]
+__all__ = [
+    "NO_INPUTS",
+    "AsyncStdin",
+    "Inputs",
+    "OnOutput",
+    "OnOutputAsync",
+    "OnProgress",
+    "Stdin",
+    "check_arguments",
+    "environment",
+]
 
 Fetch: TypeAlias = Callable[[int], bytes | None]
 
@@ -54,6 +64,22 @@ OnProgress: TypeAlias = "Callable[[Progress], object]"
 """Is told how far a run is."""
 
 
+def check_arguments(args: object) -> Iterable[Any]:
+    """Returns arguments, if they are several things and not one.
+
+    Args:
+        args: What was given as `args`.
+
+    Raises:
+        UsageError: It is a single text, which would be taken for its characters; or nothing that holds arguments.
+    """
+    if isinstance(args, str | bytes):
+        raise UsageError("args is a single text: give a list of arguments")
+    if isinstance(args, Mapping) or not isinstance(args, Iterable):
+        raise UsageError(f"args is {type(args).__name__}: give a list of arguments")
+    return args
+
+
 class Inputs(NamedTuple):
     """What a run is given, as callers say it.
 
@@ -79,11 +105,7 @@ class Inputs(NamedTuple):
         Raises:
             UsageError: One cannot be passed.
         """
-        if isinstance(self.args, str | bytes):
-            raise UsageError("args is a single text: give a list of arguments")
-        if isinstance(self.args, Mapping) or not isinstance(self.args, Iterable):
-            raise UsageError(f"args is {type(self.args).__name__}: give a list of arguments")
-        return [_c_string(arg, "an argument") for arg in self.args]
+        return [_c_string(arg, "an argument") for arg in check_arguments(self.args)]
 
     def variables(self) -> Mapping[str, str]:
         """Returns the environment, beside what the policy passes on.

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade.guests._javascript import JavaScript
+from stockade.guests._language import LANGUAGE_KEYWORDS
 from stockade.guests._python import Python
+from stockade.sandbox import check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Never
 
     from stockade._bytes import BytesLike
     from stockade.guests._result import CodeResult
@@ -28,6 +31,7 @@ def run_python(
     env: Mapping[str, str] | None = None,
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
+    **_unknown: Never,
 ) -> CodeResult:
     """Runs Python code once, in the interpreter that is installed.
 
@@ -47,6 +51,7 @@ def run_python(
     Raises:
         StockadeError: The caller did something wrong.
     """
+    check_keywords("run_python()", _unknown, {name: f"Python({name}=...)" for name in LANGUAGE_KEYWORDS})
     return Python(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
 
 
@@ -60,6 +65,7 @@ def run_javascript(
     env: Mapping[str, str] | None = None,
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
+    **_unknown: Never,
 ) -> CodeResult:
     """Runs JavaScript code once, in the interpreter that is installed.
 
@@ -79,4 +85,5 @@ def run_javascript(
     Raises:
         StockadeError: The caller did something wrong.
     """
+    check_keywords("run_javascript()", _unknown, {name: f"JavaScript({name}=...)" for name in LANGUAGE_KEYWORDS})
     return JavaScript(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)

@@ -122,6 +122,24 @@ def check_patterns(collect: Sequence[str]) -> tuple[str, ...]:
     return tuple(pattern.removeprefix(f"{WORKSPACE}/") for pattern in patterns)
 
 
+class _Entry(NamedTuple):
+    """What lies in a folder of the guest's.
+
+    Attributes:
+        name: Its name, from the top.
+        descriptor: It, open; None for what is no plain file.
+        size: Its size in bytes.
+        is_too_deep: Whether it is a folder that was not entered, for it is nested too deep.
+        is_rest: Whether it stands for all that was not looked at, for there is too much.
+    """
+
+    name: str
+    descriptor: int | None
+    size: int
+    is_too_deep: bool = False
+    is_rest: bool = False
+
+
 class PrivateFolder:
     """A folder of the host's with the workspace of one guest. Closing it, or dropping it, removes it.
 
@@ -190,15 +208,23 @@ class PrivateFolder:
             other: Where to.
 
         Raises:
-            UsageError: They are too many to be copied.
+            UsageError: They are too many, or nested too deep, to be copied.
         """
         top = os.open(f"{self._path}/work", _FOLDER)
-        for name, descriptor, _ in _walk(top, "", [_MOST_LOOKED_AT]):
-            if descriptor is not None:
-                with os.fdopen(os.dup(descriptor), "rb") as file:
-                    other.put({tuple(name.split("/")): file.read()})
-            elif name.endswith("…"):
-                raise UsageError(f"the workspace has more than {_MOST_LOOKED_AT:,} files, which are not copied")
+        for entry in _walk(top, "", [_MOST_LOOKED_AT]):
+            if entry.descriptor is not None:
+                with os.fdopen(os.dup(entry.descriptor), "rb") as file:
+                    other.put({tuple(entry.name.split("/")): file.read()})
+            elif entry.is_rest:
+                raise UsageError(
+                    f"the workspace holds more than {_MOST_LOOKED_AT:,} files and folders, and so many are not copied: "
+                    "remove some"
+                )
+            elif entry.is_too_deep:
+                raise UsageError(
+                    f"the workspace has folders more than {_DEEPEST} levels deep, which are not copied: remove them, "
+                    f"such as {printable(entry.name, 100)}"
+                )
 
     def collect(self, patterns: Sequence[str]) -> Collected:
         """Reads the files of the workspace whose names match.
@@ -211,16 +237,17 @@ class PrivateFolder:
             return Collected(files, 0)
         room, left_out = MOST_FILE_BYTES, 0
         top = os.open(f"{self._path}/work", _FOLDER)
-        for name, descriptor, size in _walk(top, "", [_MOST_LOOKED_AT]):
-            if not any(fnmatchcase(name, pattern) for pattern in patterns):
+        for entry in _walk(top, "", [_MOST_LOOKED_AT]):
+            if not any(fnmatchcase(entry.name, pattern) for pattern in patterns):
                 continue
-            fits = descriptor is not None and size <= room and len(files) < MOST_FILES
-            data = _read_all(descriptor, room) if fits and descriptor is not None else None
+            data = None
+            if entry.descriptor is not None and entry.size <= room and len(files) < MOST_FILES:
+                data = _read_all(entry.descriptor, room)
             if data is None:
                 left_out += 1
                 continue
             room -= len(data)
-            files[name] = data
+            files[entry.name] = data
         return Collected(files, left_out)
 
     def take_request(self) -> bytes | None:
@@ -280,8 +307,8 @@ class PrivateFolder:
         self._finish()
 
 
-def _walk(folder: int, prefix: str, left: list[int]) -> Iterator[tuple[str, int | None, int]]:
-    """Yields what lies below a folder, which it closes: name, open file and size; None for what is no plain file.
+def _walk(folder: int, prefix: str, left: list[int]) -> Iterator[_Entry]:
+    """Yields what lies below a folder, which it closes; of folders only what they hold, unless they are too deep.
 
     Folders are opened from the one that they lie in, so that none leads elsewhere.
 
@@ -296,22 +323,27 @@ def _walk(folder: int, prefix: str, left: list[int]) -> Iterator[tuple[str, int 
         left[0] -= len(names)
         for name in names if left[0] >= 0 else ():
             full = prefix + name
+            descriptor, size, is_too_deep = None, 0, False
             try:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                size = status.st_size
                 full.encode()
-                if stat.S_ISDIR(status.st_mode) and full.count("/") < _DEEPEST:
-                    yield from _walk(os.open(name, _FOLDER, dir_fd=folder), f"{full}/", left)
-                    continue
-                descriptor = os.open(name, _READ, dir_fd=folder) if stat.S_ISREG(status.st_mode) else None
+                if stat.S_ISDIR(status.st_mode):
+                    if full.count("/") < _DEEPEST:
+                        yield from _walk(os.open(name, _FOLDER, dir_fd=folder), f"{full}/", left)
+                        continue
+                    is_too_deep = True
+                elif stat.S_ISREG(status.st_mode):
+                    descriptor = os.open(name, _READ, dir_fd=folder)
             except (OSError, UnicodeEncodeError):
-                descriptor = None
+                pass
             try:
-                yield full, descriptor, status.st_size
+                yield _Entry(full, descriptor, size, is_too_deep=is_too_deep)
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
         if left[0] < 0:
-            yield f"{prefix}…", None, 0
+            yield _Entry(f"{prefix}…", None, 0, is_rest=True)
     finally:
         os.close(folder)
 

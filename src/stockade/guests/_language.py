@@ -23,12 +23,13 @@ from stockade.modules import Module
 from stockade.policy import Mount, Policy, policy_of
 from stockade.report import Outcome, PolicyInfo
 from stockade.runner import run_blocking
-from stockade.sandbox import Sandbox, Snapshot, check_count
+from stockade.sandbox import Sandbox, Snapshot, check_count, check_keywords
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Self
+    from types import TracebackType
+    from typing import Never, Self
 
     from stockade._bytes import BytesLike
     from stockade.execution import Guest, OnOutput, OnOutputAsync, Streams
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["Language"]
+__all__ = ["LANGUAGE_KEYWORDS", "Language"]
+
+LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size")
+"""What a language takes when it is made."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
@@ -105,7 +109,9 @@ class Language:
         isolation: Literal["inprocess", "process"] = "inprocess",
         packages: str | os.PathLike[str] | None = None,
         pool_size: int = 0,
+        **_unknown: Never,
     ) -> None:
+        check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
         self._pool_size = pool_size
@@ -115,6 +121,7 @@ class Language:
         self._wheels = () if packages is None else _wheels(Path(packages))
         self._packages = () if packages is None else (Mount(packages, _PACKAGES, "ro"),)
         self._lock = threading.RLock()
+        self._closed = False
         self._loaded: tuple[Module, Driver] | None = None
         self._tools: dict[str, Tool] = {}
         # Interpreters that were made ready, by the folders that they know of.
@@ -123,14 +130,30 @@ class Language:
         self._places: list[_Place] = []
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
     def close(self) -> None:
-        """Lets go of what is kept for further runs. Closing twice is harmless, and runs begin anew after it."""
+        """Lets go of what is kept for further runs: no run and no session begins any more.
+
+        What is under way goes on, and sessions are closed by whoever opened them. Closing twice is harmless.
+        """
         with self._lock:
+            self._closed = True
             places, self._places, self._loaded = self._places, [], None
             self._bases = {}
         for place in places:
@@ -226,6 +249,7 @@ class Language:
         policy: PolicyLike | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        **_unknown: Never,
     ) -> CodeResult:
         """Runs code in an interpreter of its own.
 
@@ -251,6 +275,7 @@ class Language:
             PolicyError: The policy cannot be enforced.
             ModuleError: The interpreter cannot be run.
         """
+        check_keywords(f"{self._language}.run()", _unknown, _of_languages(self._language))
         steps, control = self.steps(
             code,
             files=files,
@@ -278,6 +303,7 @@ class Language:
         policy: PolicyLike | None = None,
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
+        **_unknown: Never,
     ) -> CodeResult:
         """Does what `run` does, without blocking the event loop; cancelling the task stops the code.
 
@@ -293,6 +319,7 @@ class Language:
             on_stdout: Is given stdout, on the event loop, and awaited if it can be.
             on_stderr: The same for stderr.
         """
+        check_keywords(f"{self._language}.run_async()", _unknown, _of_languages(self._language))
         import asyncio
 
         from stockade.execution.loop_streams import LoopStreams
@@ -421,6 +448,7 @@ class Language:
         idle: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        **_unknown: Never,
     ) -> LanguageSession:
         """Opens a session: one interpreter, in which pieces of code run one after another.
 
@@ -436,6 +464,7 @@ class Language:
             PolicyError: The policy cannot be enforced.
             ModuleError: The interpreter cannot be run.
         """
+        check_keywords(f"{self._language}.session()", _unknown, _of_languages(self._language))
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
 
         def opened(other: Interpreter | None = None) -> Interpreter:
@@ -564,9 +593,14 @@ class Language:
             finally:
                 guest.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"this {self._language} is closed: make a new one")
+
     def _load(self) -> tuple[Module, Driver]:
         """Loads the interpreter, once."""
         with self._lock:
+            self._check_open()
             if self._loaded is None:
                 module = self._runtime.load() if isinstance(self._runtime, Runtime) else Module.load(self._runtime)
                 self._loaded = module, self._driver_for(module)
@@ -577,6 +611,19 @@ class Language:
 
     def _unfit(self, module: Module) -> ModuleError:
         return ModuleError(f"{module.name} is no interpreter for {self._language} that Stockade knows how to drive")
+
+
+def _of_languages(language: str) -> dict[str, str]:
+    """Returns which keywords a language takes when it is made."""
+    return {name: f"{language}({name}=...)" for name in LANGUAGE_KEYWORDS} | {
+        name: f"run({name}=...) of the session" for name in ("files", "inputs", "args", "stdin", "collect")
+    }
+
+
+def _of_runs(language: str) -> dict[str, str]:
+    """Returns which keywords its runs and sessions take."""
+    names = ("files", "inputs", "args", "stdin", "env", "collect", "on_stdout", "on_stderr")
+    return {name: f"{language}.run({name}=...)" for name in names} | {"idle": f"{language}.session(idle=...)"}
 
 
 def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], bytes | None]:

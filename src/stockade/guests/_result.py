@@ -9,10 +9,13 @@ import msgspec
 
 from stockade._json import Json, JsonRecord
 from stockade._text import printable
+from stockade.errors import CodeFailed
 from stockade.guests._tools import ToolCall  # noqa: TC001 - the type of a field is asked for by who reads the class
 from stockade.report import Outcome, Report
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from stockade.guests._tools import Toolbox
 
 __all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
@@ -147,6 +150,20 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
         """Whether the code came to its end."""
         return self.error is None
 
+    def check(self) -> Self:
+        """Returns the result if the code came to its end.
+
+        Raises:
+            GuestError: It did not. `CodeFailed` where it raised an exception or left before its end: the message has
+                the end of the traceback, and the exception has the `result`. `LimitExceeded`, `Denied`, `Cancelled` or
+                `GuestTrap` where it was stopped, as `Report.check` raises them.
+        """
+        if self.error is None:
+            return self
+        if self.report.outcome not in (Outcome.OK, Outcome.EXIT):
+            self.report.check()
+        raise CodeFailed(f"{_said(self.error)}{_last_lines(self.error)}", self)
+
     def to_json(self) -> str:
         """Returns the result as JSON: files and figures in base64, the report as `Report.to_json` writes it."""
         document = {name: getattr(self, name) for name in self.__struct_fields__ if name != "report"}
@@ -215,6 +232,26 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
 def _ended(report: Report) -> CodeError:
     return CodeError("Exit", f"the code ended the interpreter with exit code {report.exit_code or 0}")
 
+
+def _said(error: CodeError) -> str:
+    """Says in one line why code did not come to its end."""
+    where = "" if error.line is None else f", in line {error.line}"
+    if error.type == "Exit":
+        return printable(error.message, _LAST_SHOWN)
+    if error.type == "SystemExit":
+        return f"the code left with exit code {printable(error.message, _LAST_SHOWN)}"
+    message = f": {printable(error.message, _LAST_SHOWN)}" if error.message else ""
+    return f"the code raised {printable(error.type)}{message}{where}"
+
+
+def _last_lines(error: CodeError) -> str:
+    """Returns the end of a traceback, each line marked, so that it can forge none."""
+    lines = [line for line in error.traceback.splitlines() if line.strip()]
+    return "".join(f"\n  | {printable(line, _LAST_SHOWN)}" for line in lines[-_LAST_LINES:])
+
+
+_LAST_LINES = 12
+_LAST_SHOWN = 200
 
 _MOST_PICTURE_BYTES = 32 << 20
 

@@ -12,10 +12,12 @@ from stockade.guests._folder import PrivateFolder, check_files, check_patterns
 from stockade.guests._idle import close_when_idle
 from stockade.guests._task import make_task
 from stockade.runner import GO_ON, run_blocking
+from stockade.sandbox import check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Self
+    from types import TracebackType
+    from typing import Never, Self
 
     from stockade._bytes import BytesLike
     from stockade.execution import Guest
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from stockade.sandbox import Sandbox
 
 __all__ = ["Interpreter", "LanguageSession"]
+
+_OF_SESSIONS = {
+    name: f"session({name}=...), for all that runs in it"
+    for name in ("policy", "env", "idle", "on_stdout", "on_stderr")
+}
+"""What is given when a session is opened."""
 
 
 class Interpreter:
@@ -128,6 +136,16 @@ class LanguageSession:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
     @property
     def closed(self) -> bool:
         """Whether it is closed."""
@@ -147,6 +165,7 @@ class LanguageSession:
         args: Sequence[str] = (),
         stdin: BytesLike = b"",
         collect: Sequence[str] = (),
+        **_unknown: Never,
     ) -> CodeResult:
         """Runs a piece of code.
 
@@ -161,6 +180,7 @@ class LanguageSession:
         Raises:
             UsageError: The session is over, in use by another thread, or an argument is unfit.
         """
+        check_keywords("session.run()", _unknown, _OF_SESSIONS)
         steps, control = self.steps(code, files=files, inputs=inputs, args=args, stdin=stdin, collect=collect)
         return run_blocking(steps, control)
 
@@ -173,6 +193,7 @@ class LanguageSession:
         args: Sequence[str] = (),
         stdin: BytesLike = b"",
         collect: Sequence[str] = (),
+        **_unknown: Never,
     ) -> CodeResult:
         """Does what `run` does, without blocking the event loop; cancelling the task stops the code, and the session.
 
@@ -184,6 +205,7 @@ class LanguageSession:
             stdin: Its standard input.
             collect: Which files are returned.
         """
+        check_keywords("session.run_async()", _unknown, _OF_SESSIONS)
         from stockade.runner import NORMAL_PRIORITY
         from stockade.runner.loop import await_run
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from stockade._bytes import bytes_of
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.execution import check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,9 +87,7 @@ def make_task(
     Raises:
         UsageError: Something is unfit.
     """
-    if isinstance(args, str | bytes):
-        raise UsageError("args is a single text: give a list of arguments")
-    texts = tuple(args)
+    texts = tuple(check_arguments(args))
     for text in texts:
         if not isinstance(text, str):
             raise UsageError(f"an argument is {type(text).__name__}: it must be text")

@@ -13,6 +13,7 @@ import msgspec
 from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.host import annotated
 from stockade.runner import is_in_coroutine
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ class Tool:
         self.name = name
         self.requires = requires
         self.function = function
-        self.is_awaited = inspect.iscoroutinefunction(function)
+        self.is_awaited = inspect.iscoroutinefunction(annotated(function))
         if not name.isidentifier() or name.startswith("_"):
             raise UsageError(f"the tool {printable(name)!r} has no name that code can call: give it one")
         try:
-            self._hints: Mapping[str, Any] = get_type_hints(function, include_extras=True)
+            self._hints: Mapping[str, Any] = get_type_hints(annotated(function), include_extras=True)
             self._signature = inspect.signature(function)
         except Exception as problem:  # Annotations are evaluated, and raise what they like.
             raise UsageError(f"the annotations of the tool {name} cannot be read: {printable(str(problem))}") from None
@@ -106,7 +107,7 @@ class Tool:
 
     def described(self) -> dict[str, str]:
         """Returns what code is told of it."""
-        doc = inspect.getdoc(self.function) or ""
+        doc = inspect.getdoc(annotated(self.function)) or ""
         return {"name": self.name, "signature": str(self._signature), "doc": doc}
 
     def bound(self, request: _Request) -> inspect.BoundArguments:

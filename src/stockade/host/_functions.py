@@ -38,6 +38,7 @@ __all__ = [
     "BoundFunction",
     "HostFunctionFailed",
     "HostFunctions",
+    "annotated",
 ]
 
 
@@ -109,7 +110,7 @@ class HostFunction:
 
         self.module, self.name = module, name
         self.function = function
-        self.is_awaited = inspect.iscoroutinefunction(function)
+        self.is_awaited = inspect.iscoroutinefunction(annotated(function))
         self.requires = requires
         self.label = f"{printable(module)}.{printable(name)}"
         hints, parameters = _declaration(function, self.label)
@@ -340,12 +341,29 @@ def _own_part(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
+def annotated(function: object) -> Any:
+    """Returns what has the annotations of something that can be called: of a `partial`, or an object with `__call__`.
+
+    Args:
+        function: What somebody wants to be called.
+    """
+    import functools
+    import inspect
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_plain = inspect.isroutine(function) or isinstance(function, type) or not callable(function)
+    return function if is_plain else type(function).__call__
+
+
 def _declaration(function: Callable[..., object], label: str) -> tuple[Mapping[str, object], Sequence[Parameter]]:
     """Reads a function's annotations and parameters."""
     import inspect
 
+    if not callable(function):
+        raise UsageError(f"{label} is {printable(type(function).__name__)}: give a function")
     try:
-        hints = get_type_hints(function, include_extras=True)
+        hints = get_type_hints(annotated(function), include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())
     except Exception as problem:  # Annotations are evaluated, and raise what they like.
         raise UsageError(f"{label}: its annotations cannot be read: {_text(problem)}") from None

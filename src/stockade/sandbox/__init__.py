@@ -1,7 +1,7 @@
 """The facade that users import: sandboxes and sessions."""
 
 from stockade.sandbox._calls import call, run
-from stockade.sandbox._checks import check_count, check_text
+from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, is_snapshot_file
@@ -13,6 +13,7 @@ __all__ = [
     "Snapshot",
     "call",
     "check_count",
+    "check_keywords",
     "check_text",
     "is_snapshot_file",
     "run",

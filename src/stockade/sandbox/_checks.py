@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from stockade._text import printable
 from stockade.errors import UsageError
@@ -10,6 +11,8 @@ from stockade.policy import place_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
 
 __all__ = ["check_count", "check_keywords", "check_text", "check_whole"]
 
@@ -45,19 +48,21 @@ def check_whole(name: str, number: object) -> None:
         raise UsageError(f"{name} is {printable(repr(number))}: it must be a whole number")
 
 
-def check_keywords(function: str, unknown: Mapping[str, object]) -> None:
-    """Refuses keywords that a function does not take, and says where in a policy the first belongs, if it does.
+def check_keywords(function: str, unknown: Mapping[str, object], places: Mapping[str, str] = NOWHERE) -> None:
+    """Refuses keywords that a function does not take, and says where the first belongs, if that is known.
 
     Args:
         function: What the function is called.
         unknown: The keywords that it does not take.
+        places: Which calls take keywords that this one does not; else they may belong in a policy.
 
     Raises:
         TypeError: There are any.
     """
     for name in unknown:
-        place = place_in_python(name)
-        hint = f": it belongs to the policy, as in policy={place}" if place else ""
+        hint = f": give it to {places[name]}" if name in places else ""
+        if not hint and (place := place_in_python(name)):
+            hint = f": it belongs to the policy, as in policy={place}"
         raise TypeError(f"{function} got an unexpected keyword argument {name!r}{hint}")
 
 

@@ -68,7 +68,8 @@ class Sandbox:
     the calls of a session, and `stockade.run`. `stockade.call` alone is for the value of a function: it checks the
     report, and returns the value or raises.
 
-    Use it as a context manager, with `with` or `async with`: that closes it, which ends what is under way.
+    Use it as a context manager, with `with` or `async with`: that closes it, which ends what is under way. In a
+    coroutine use `async with`, which waits for that.
 
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
@@ -113,7 +114,8 @@ class Sandbox:
         """Ends the sandbox: nothing can be run in it any more, and what is under way is cancelled and waited for.
 
         Sessions are closed by whoever opened them. Called from within one of its runs, by a host function or a
-        callback, it does not wait, for that run would wait for it. Closing twice is harmless.
+        callback, it does not wait, for that run would wait for it; nor does it wait for runs that the event loop of
+        this thread awaits. Closing twice is harmless.
         """
         self._contexts.close()
         self._registry.close()

@@ -14,6 +14,7 @@ import msgspec
 from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
+from stockade.execution import check_arguments
 from stockade.policy import Policy, policy_of
 from stockade.report import Outcome, Usage
 from stockade.runner import NORMAL_PRIORITY
@@ -107,6 +108,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         quota: What it may use, beside that.
         priority: Its share among the tasks of its tenant, 1 to 100.
         tenant: For whom it runs: tenants have equal shares.
+
+    Raises:
+        UsageError: `args` is a single text, or no list.
     """
 
     module: _Module
@@ -119,6 +123,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     quota: Quota | None = None
     priority: int = NORMAL_PRIORITY
     tenant: str = ""
+
+    def __post_init__(self) -> None:
+        check_arguments(self.args)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
