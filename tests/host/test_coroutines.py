@@ -488,6 +488,46 @@ def test_the_memory_is_gone_when_the_run_is(call: Callable[..., Report]) -> None
     assert problems in ([gone] * 3, [])
 
 
+# -- what a guest makes the host keep ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["none", "error", "outside", "its own"])
+def test_a_call_keeps_nothing_alive(call: Callable[..., Report], kind: str) -> None:
+    """The attack: calls, most of them failing, each of which is kept until the cyclic collector comes."""
+
+    async def f(call: HostCall, number: int) -> int:
+        await asyncio.sleep(0)
+        if kind == "error":
+            raise ValueError(number)
+        if kind == "outside":
+            call.memory.read(-1, 8)
+        if kind == "its own":
+            try:
+                raise ValueError(number)
+            except ValueError as problem:
+                raise KeyError(number) from problem
+        return number
+
+    def alive() -> int:
+        kinds = ("AwaitedCall", "Guest", "HostCall", "Instance", "Memory", "Report")
+        return sum(type(thing).__name__ in kinds for thing in gc.get_objects())
+
+    sandbox = lending(f)
+    call(sandbox, CALLER, "go", 4)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(5):
+            call(sandbox, CALLER, "go", 4)
+        after = alive()
+    finally:
+        gc.enable()
+
+    # Threads may still hold what is left of the last.
+    assert after < before + 5
+
+
 # -- loops that go -----------------------------------------------------------------------------------------------------
 
 

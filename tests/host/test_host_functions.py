@@ -1548,6 +1548,56 @@ def test_a_failed_call_keeps_nothing_alive(kind: str) -> None:
     assert after == before
 
 
+def test_a_cause_that_is_kept_keeps_no_guest() -> None:
+    """An exception of a host function may be kept: it knows the function's frame, and that it was called by nobody."""
+
+    def f(number: int) -> int:
+        raise ValueError(number)
+
+    sandbox = lending(f)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing).__name__ in ("Instance", "Guest", "Report") for thing in gc.get_objects())
+        with pytest.raises(stockade.GuestTrap) as raised:
+            sandbox.call(caller("i32", "i32"), "go", 4).check()
+        cause = raised.value.__cause__
+        del raised
+        after = sum(type(thing).__name__ in ("Instance", "Guest", "Report") for thing in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert after == before
+    assert isinstance(cause, ValueError)
+    assert cause.__traceback__ is not None
+    frame = cause.__traceback__.tb_frame
+    assert (frame.f_code, frame.f_locals, cause.__traceback__.tb_next) == (f.__code__, {"number": 4}, None)
+    assert frame.f_back is not None
+    assert (frame.f_back.f_locals, frame.f_back.f_back) == ({}, None)
+
+
+def test_a_host_function_that_runs_guests_is_called_within_itself() -> None:
+    """Each call is made by another, and what is raised in the innermost comes to the outermost."""
+
+    def f(number: int) -> int:
+        if not number:
+            raise ValueError("at the end")
+        value = sandbox.call(module, "go", number - 1).check().value
+        assert isinstance(value, int)
+        return value
+
+    module = caller("i32", "i32")
+    sandbox = lending(f)
+    causes = []
+    with pytest.raises(stockade.GuestTrap) as raised:
+        sandbox.call(module, "go", 3).check()
+    problem: BaseException | None = raised.value
+    while problem is not None:
+        causes.append(type(problem).__name__)
+        problem = problem.__cause__
+    assert causes == ["GuestTrap", "GuestTrap", "GuestTrap", "GuestTrap", "ValueError"]
+
+
 def test_a_call_that_is_kept_keeps_no_guest() -> None:
     """A host function may keep its `HostCall`; the instance goes with the run."""
     kept: list[HostCall] = []

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from stockade._outside import await_outside
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
@@ -65,7 +67,7 @@ class AwaitedCall:
     ) -> None:
         self._function = function
         self._given = arguments
-        self._context = context
+        self._context: Context | None = context
         self._wake = wake
         self._task: asyncio.Task[None] | None = None
         self._result: object = None
@@ -93,7 +95,8 @@ class AwaitedCall:
             loop: The loop.
             over: What else is called when it is over.
         """
-        if self._task is not None:
+        context, self._context = self._context, None
+        if context is None:
             # Begun already, for a letter to a loop may be opened twice.
             return
         if self._unwanted:
@@ -101,7 +104,7 @@ class AwaitedCall:
                 over()
             return
         # A loop keeps only weak references to its tasks: while it is wanted, this one is kept by who wants it.
-        task = self._task = loop.create_task(self._perform(), context=self._context)
+        task = self._task = loop.create_task(self._perform(), context=context)
         if over is not None:
             task.add_done_callback(lambda _: over())
 
@@ -116,7 +119,7 @@ class AwaitedCall:
     async def _perform(self) -> None:
         # Nothing that it raises is for the loop: it is for whoever awaits the run.
         try:
-            result = await self._function(*self._given)
+            result = await await_outside(self._function, *self._given)
             if not self._unwanted:
                 self._result = result
         except BaseException as problem:
@@ -125,6 +128,8 @@ class AwaitedCall:
         finally:
             self._over = True
             self._given = ()
+            # It knows its context, where a function that asks finds this.
+            self._task = None
             self._wake()
 
     def result(self) -> object:
