@@ -1,4 +1,4 @@
-"""Code of the embedder: which threads are in it, for how long they stay is not for us to say; and calls of it."""
+"""Calls of the embedder's functions: which threads are in one, and how what they raise keeps nobody alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["await_outside", "call_outside", "outside"]
 _Result = TypeVar("_Result")
 
 outside: set[int] = set()
-"""Their numbers. Each thread adds and removes its own, in calls that are whole, so that it needs no lock."""
+"""The numbers of threads that are in one: how long they stay there is not for us to say. Each thread adds and removes its
+own, in calls that are whole, so that it needs no lock."""
 
 
 class _Call(Generic[_Result]):
@@ -48,9 +49,9 @@ _callers: list[Generator[None, _Call[Any], NoReturn]] = []
 def call_outside(function: Callable[..., _Result], *arguments: object) -> _Result:
     """Calls a function of the embedder.
 
-    An exception that it raises may be kept. It knows the function's frame, and that frame who called it, and so on up to
-    the embedder's own, each with all that it holds: a guest, and the report that the exception is kept in. So a generator
-    makes the call: as soon as it has halted, its frame was called by nobody.
+    An exception that it raises may be kept. It knows the function's frame, and that frame who called it, and so on up
+    to the embedder's own, each with all that it holds: a guest, and the report that the exception is kept in. So a
+    generator makes the call: as soon as it has halted, its frame was called by nobody.
 
     Args:
         function: The function.
