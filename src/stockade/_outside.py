@@ -14,8 +14,8 @@ __all__ = ["await_outside", "call_outside", "outside"]
 _Result = TypeVar("_Result")
 
 outside: set[int] = set()
-"""The numbers of threads that are in one: how long they stay there is not for us to say. Each thread adds and removes its
-own, in calls that are whole, so that it needs no lock."""
+"""The numbers of threads that are in one: how long they stay there is not for us to say. Each thread adds and removes
+its own, in calls that are whole, so that it needs no lock."""
 
 
 class _Call(Generic[_Result]):
