@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from stockade._text import printable
+from stockade.cli._collect import check_collection, open_folder, write_files
 from stockade.cli._complete import offer
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy_option import policy_option
-from stockade.cli._status import exit_status
+from stockade.cli._status import ExitStatus, exit_status
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_report
 from stockade.errors import Cancelled, ModuleNotFound, UsageError
@@ -69,6 +70,16 @@ class _Source(NamedTuple):
     reads: bool = True
 
 
+class _Run(NamedTuple):
+    """Code, and what it is given."""
+
+    source: _Source
+    args: Sequence[str]
+    files: dict[str, bytes]
+    environment: dict[str, str]
+    patterns: Sequence[str]
+
+
 def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str, ...]) -> click.Command:
     """Makes the command of a language."""
 
@@ -84,6 +95,15 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         metavar="HOST[::NAME]",
         help="Put a copy of a file into /workspace, where the code runs. May be repeated.",
     )
+    @click.option(
+        "--collect",
+        "patterns",
+        multiple=True,
+        metavar="PATTERN",
+        help="Bring files that the code leaves in /workspace to -o FOLDER: '*.csv', or '*' for all. May be repeated.",
+    )
+    @click.option("-o", "folder", metavar="FOLDER", type=click.Path(), help="Where --collect brings files to.")
+    @click.option("--force", is_flag=True, help="Overwrite files that are in FOLDER already.")
     @folder_options
     @policy_option
     @limit_options
@@ -100,6 +120,9 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         file: str | None,
         args: tuple[str, ...],
         files: tuple[str, ...],
+        patterns: tuple[str, ...],
+        folder: str | None,
+        force: bool,
         directories: tuple[str, ...],
         volumes: tuple[str, ...],
         variables: tuple[str, ...],
@@ -115,6 +138,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         quiet: bool,
     ) -> int:
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
+        check_collection(patterns, folder, force=force, wants_json=wants_json)
         given = _files(files)
         environment = environment_of(variables)
         with language(policy, runtime=runtime, packages=packages) as interpreter:
@@ -129,15 +153,17 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                 elif file is not None and file != "-":
                     source = _Source(_read(Path(file)), Path(file).name)
                 elif file is None and sys.stdin.isatty():
-                    if wants_json or wants_report:
-                        option = "--json" if wants_json else "--report"
+                    if wants_json or wants_report or patterns:
+                        option = "--json" if wants_json else "--report" if wants_report else "--collect"
                         raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
                     source = None
                 else:
                     source = _Source(_text(sys.stdin.buffer.read(_MOST_CODE_BYTES)), "<stdin>", reads=False)
                 _prepare(interpreter, watcher)
                 if source is not None:
-                    result, streams = _run(interpreter, watcher, source, args, given, environment, shows=not wants_json)
+                    target = None if folder is None else open_folder(folder)
+                    run = _Run(source, args, given, environment, patterns)
+                    result, streams = _run(interpreter, watcher, run, shows=not wants_json)
             if source is None:
                 from stockade.cli._interactive import interact
 
@@ -145,11 +171,18 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
         _show(result, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
+        written = target is None or write_files(result.files, patterns, target, force=force)
+        if result.files_left_out:
+            click.echo(
+                f"stockade: {result.files_left_out:,} more files match --collect: at most 1,000 plain files of 64 MiB "
+                "together are collected",
+                err=True,
+            )
         if streams.problem is not None:
             raise streams.problem
         if watcher.signal and (result.report.outcome is Outcome.CANCELLED or streams.lost_bytes):
             leave(128 + watcher.signal)
-        return _status(result)
+        return _status(result) or (0 if written else ExitStatus.USAGE)
 
     command.short_help = f"Run {language.__name__} code in a sandbox, or ask for it."
     command.help = _HELP.format(language=language.__name__, name=name)
@@ -178,18 +211,17 @@ def _prepare(interpreter: Python | JavaScript, watcher: Watcher) -> None:
 
 
 def _run(
-    interpreter: Python | JavaScript,
-    watcher: Watcher,
-    source: _Source,
-    args: Sequence[str],
-    files: dict[str, bytes],
-    environment: dict[str, str],
-    *,
-    shows: bool,
+    interpreter: Python | JavaScript, watcher: Watcher, run: _Run, *, shows: bool
 ) -> tuple[CodeResult, GuestStreams]:
-    streams = GuestStreams(watcher, reads=source.reads, shows=shows)
+    streams = GuestStreams(watcher, reads=run.source.reads, shows=shows)
     steps, control = interpreter.steps(
-        source.code, name=source.name, args=args, files=files, env=environment, streams=lambda _: streams
+        run.source.code,
+        name=run.source.name,
+        args=run.args,
+        files=run.files,
+        env=run.environment,
+        collect=run.patterns,
+        streams=lambda _: streams,
     )
     watcher.attach(control)
     try:
