@@ -1,4 +1,4 @@
-"""P-LANG-7: files that code leaves come to a folder of the user's. The code has chosen their names, and reaches no more."""
+"""P-LANG-7: files that code leaves come to a folder of the user's. The code chose their names, and reaches no more."""
 
 from __future__ import annotations
 
