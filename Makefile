@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
+# The tests start a thousand processes: each would compile all that it imports, where nothing keeps what was compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all test-pythons thorough lint types check docs docs-serve bench fuzz simulate stress clean
 
 help: ## Show what there is
