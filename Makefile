@@ -25,8 +25,8 @@ $(VENV)/.stamp: pyproject.toml
 demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped
 	@$(BIN)/python demo/main_job.py
 
-test: $(VENV)/.stamp ## Run the tests, but for the slow ones
-	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal -m "not slow"
+test: $(VENV)/.stamp ## Run the tests, but for the slow ones, and with fewer examples
+	STOCKADE_QUICK=1 $(BIN)/pytest --quiet --numprocesses auto --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.stamp ## Run all tests, as CI does
 	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal

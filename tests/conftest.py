@@ -15,12 +15,13 @@ import pytest
 from hypothesis import settings
 
 import stockade
+from tests._examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # How long an example takes depends on how busy the machine is.
-settings.register_profile("patient", deadline=None)
+settings.register_profile("patient", deadline=None, max_examples=examples(100))
 settings.load_profile("patient")
 
 _PROGRAMS = {

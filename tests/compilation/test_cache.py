@@ -27,6 +27,7 @@ from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
 from stockade.compilation import _cache, _programs
 from stockade.execution import _plan
 from tests._caches import BytesCache as Cache
+from tests._examples import examples
 from tests._processes import open_descriptors
 from tests.conftest import HELLO, wat
 
@@ -350,7 +351,7 @@ def test_a_torn_entry_is_compiled_again_and_replaced(
 
 
 @given(data=st.data())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_a_flipped_bit_anywhere_in_a_large_entry_is_seen(data: st.DataObject, large: Cache) -> None:
     """The attack: any bit of magic, MAC or content."""
     assert large.folder is not None
@@ -789,7 +790,7 @@ def test_what_is_larger_than_everything_may_be_is_not_kept(tmp_path: Path) -> No
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 700), st.booleans()), max_size=30))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_the_bound_holds_whatever_is_put_and_got(steps: list[tuple[str, int, bool]]) -> None:
     """After each write all entries are within the bound; what is found is what was put last."""
     with tempfile.TemporaryDirectory() as folder:

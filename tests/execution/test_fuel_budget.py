@@ -18,6 +18,7 @@ from stockade import Outcome, Policy, Sandbox, Trend
 from stockade.engine import FUEL_SLICE
 from stockade.execution import _budget
 from stockade.execution._calibrate import Calibration
+from tests._examples import examples
 from tests.conftest import wat
 
 PATIENT = Policy().replace(fuel=5_000_000_000, wall_time=20.0)
@@ -68,7 +69,7 @@ def adds_up(report: stockade.Report) -> bool:
     return fuel.consumed + fuel.left == fuel.initial + fuel.refilled and fuel.consumed == report.usage.fuel
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     fuel=st.one_of(st.integers(1, 3000), st.integers(1, 4 * FUEL_SLICE), st.integers(2**62, 2**63 - 1)),
     steps=st.integers(1, FUEL_SLICE // 2),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade.guard import prove
 from stockade.wasm import Reader, _scan
+from tests._examples import examples
 from tests.fuzz import _differential
 from tests.fuzz.__main__ import one
 from tests.fuzz._differential import check, check_run
@@ -28,14 +29,14 @@ def _module(data: st.DataObject) -> bytes:
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
-@settings(max_examples=40, suppress_health_check=_SLOW)
+@settings(max_examples=examples(40), suppress_health_check=_SLOW)
 @given(st.data())
 def test_decoders_and_engine_agree_on_any_module(data: st.DataObject) -> None:
     """The attack: any encoding of anything, anywhere. What goes wrong is made as small as it gets."""
     check(_module(data))
 
 
-@settings(max_examples=8, suppress_health_check=_SLOW)
+@settings(max_examples=examples(8), suppress_health_check=_SLOW)
 @given(st.data())
 def test_any_module_runs_as_without_a_guard(data: st.DataObject) -> None:
     """Every call of WASI is counted, and the value is that of a run with stand-ins."""

@@ -17,6 +17,7 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import MODULE, WASI
 from stockade.policy import Mount
+from tests._examples import examples
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def test_small_and_odd_caps(cap: int, sizes: list[int]) -> None:
     assert_head_and_tail_are_kept(run_writer(cap, sizes), cap, sum(sizes))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(cap=st.integers(0, 600), sizes=st.lists(st.integers(0, 700), max_size=25))
 def test_any_writes_leave_head_and_tail(cap: int, sizes: list[int]) -> None:
     """For any sequence of writes, what is kept and what is dropped agree with the model."""
@@ -311,7 +312,7 @@ def test_overlapping_buffers_are_captured_as_they_stand() -> None:
     assert report.stdout == b"abcdef" + b"bcde" + array
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     buffers=st.lists(
         st.tuples(
@@ -545,7 +546,7 @@ def test_reading_stdin_into_a_buffer_outside_of_memory_traps() -> None:
     assert_host_is_fine()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.binary(max_size=300), sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12))
 def test_any_reads_serve_stdin_in_order(data: bytes, sizes: list[int]) -> None:
     """Any reads serve stdin in order."""
@@ -887,7 +888,7 @@ def test_five_tables_are_refused_and_four_are_not() -> None:
             assert str(caught.value) == "<bytes> has 5 tables; the policy allows 4 (limits.tables)"
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=15))
 def test_any_growth_agrees_with_the_model(steps: list[tuple[bool, int]]) -> None:
     """What is granted, what is refused and what is counted."""

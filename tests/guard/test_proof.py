@@ -22,6 +22,7 @@ from stockade.guard import Woven, guard, proof_copy, prove, weave
 from stockade.policy import Features, ModuleLimits
 from stockade.wasm import Kind, Scan, Site, _scan, parse, scan
 from stockade.worker._prepare import prepare
+from tests._examples import examples
 from tests.conftest import program_path
 from tests.guard._modules import FUNC, FUNCREF, MEMORY, Builder, i32, leb, sleb
 from tests.guard.test_encodings import forging, hidden_call, hidden_element
@@ -106,7 +107,7 @@ def _without(found: Scan, body: int, place: int) -> Scan:
     return replace(found, sites=sites)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=generated_modules(), choice=st.integers(0, 10_000))
 def test_every_site_that_is_missed_is_noticed(data: bytes, choice: int) -> None:
     """The attack: any one call of native WASI that is left as it was. Growth is held by the engine in another way."""

@@ -19,6 +19,7 @@ from stockade.engine import RUN_PROPOSALS, CompiledModule, Engine, EngineConfig,
 from stockade.guard import Exposed, Woven, check_imports, guard, prove, weave
 from stockade.wasm import ExternKind, parse
 from tests._decoder import Decoded, decode
+from tests._examples import examples
 from tests.conftest import HELLO, wat
 from tests.guard._checks import GROWTH, check_woven
 from tests.guard._modules import (
@@ -163,7 +164,7 @@ def _named_outside(module: Decoded) -> Iterator[int]:
         yield from (instr.args[0] for instr in expression if instr.op == "ref.func")
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(generated_modules())
 @pytest.mark.slow
 def test_the_guest_reaches_the_guard_at_its_sites_and_nowhere_else(data: bytes) -> None:
@@ -215,7 +216,7 @@ def rich() -> bytes:
     """)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_changed_modules_that_are_valid_are_woven_or_refused(data: st.DataObject, rich: bytes) -> None:
     """The attack: a module that the engine accepts and the weaver reads in another way."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade.policy import Clock, Limits, Policy, Random
+from tests._examples import examples
 from tests.conftest import wat
 from tests.limits._guests import EINVAL, ENOTCAPABLE, SUCCESS, Later, Script, clock_subscription, kinds
 
@@ -328,7 +329,7 @@ def test_the_model_is_splitmix64() -> None:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     seed=st.one_of(st.sampled_from([0, 1, 42, (1 << 63), (1 << 64) - 1]), st.integers(0, (1 << 64) - 1)),
     sizes=st.lists(st.integers(0, 100), min_size=1, max_size=6),

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from stockade.policy import Limits
+from tests._examples import examples
 from tests.limits._guests import EINVAL, ENAMETOOLONG, SUCCESS
 from tests.limits._native import (
     ARGUMENTS,
@@ -37,7 +38,7 @@ from tests.limits._native import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-EXAMPLES: Final = int(os.environ.get("STOCKADE_EXAMPLES", "100"))
+EXAMPLES: Final = int(os.environ.get("STOCKADE_EXAMPLES", examples(100)))
 """How many scripts each test compares; `make thorough` asks for more."""
 
 _MOST_MEMORY = 1 << 32
@@ -662,7 +663,7 @@ def test_a_limit_out_of_reach_changes_nothing(data: st.DataObject) -> None:
     check([within_limits(step) for step in data.draw(scripts(shape))], shape, LIMITED)
 
 
-@settings(many, max_examples=max(EXAMPLES // 4, 25))
+@settings(many, max_examples=max(EXAMPLES // 4, examples(25)))
 @given(st.data())
 def test_the_size_of_memory_changes_nothing(data: st.DataObject) -> None:
     """The same with no memory at all, and with all of it."""

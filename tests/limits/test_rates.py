@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Policy, Sandbox
+from tests._examples import examples
 from tests.conftest import wat
 from tests.limits._guests import CREAT, EAGAIN, SUCCESS, Later, Script, clock_subscription, files_policy, player
 
@@ -141,7 +142,7 @@ moves = st.tuples(
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.too_slow])
 @given(
     plan=st.lists(moves, min_size=10, max_size=40),
     rate=st.sampled_from([100_000, 400_000]),
@@ -205,7 +206,7 @@ def test_the_rate_of_reading_is_reached_and_never_passed(tmp_path: Path, on_rate
         check([*went, went[-1]._replace(amount=moved + rate)], rate)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
 @given(
     rate=st.sampled_from([100, 1_000, 3_000]),
     on_rate=st.sampled_from(["wait", "refuse"]),

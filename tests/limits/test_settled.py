@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Outcome
+from tests._examples import examples
 from tests.conftest import wat
 from tests.limits._guests import (
     ALL_RIGHTS,
@@ -335,7 +336,7 @@ def test_out_of_fuel_while_growing(folder: Path) -> None:
     assert marks == {(Outcome.FUEL, 0), (Outcome.FUEL, 1), (Outcome.FUEL, 2), (Outcome.OK, 2)}
 
 
-@settings(max_examples=200 if THOROUGH else 25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200 if THOROUGH else examples(25), suppress_health_check=[HealthCheck.too_slow])
 @given(seconds=st.floats(0, 0.004), by_deadline=st.booleans())
 def test_ended_at_any_moment(seconds: float, by_deadline: bool) -> None:
     """However a run is ended, and at whatever moment, its report tells at least what was done."""

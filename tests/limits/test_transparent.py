@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade.policy import Filesystem, Limits, Mount, Policy, Wasi
+from tests._examples import examples
 from tests.limits._guests import ALL_RIGHTS, FOLLOW, READ_RIGHTS, SUCCESS, Script, player_text, tree
 
 if TYPE_CHECKING:
@@ -233,14 +234,14 @@ def check(plan: list[Step], limits: Limits) -> Result:
     return found
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.lists(steps, min_size=1, max_size=14))
 def test_a_permitted_call_does_what_native_wasi_does(plan: list[Step]) -> None:
     """Any sequence of calls without limits: the same errnos, results and files as without a guard."""
     check(plan, UNLIMITED)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.lists(steps, min_size=1, max_size=14))
 def test_a_limit_that_is_not_reached_changes_nothing(plan: list[Step]) -> None:
     """Any sequence of calls with every limit set, none of them reached: the same as without a guard."""

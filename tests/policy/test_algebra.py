@@ -38,6 +38,7 @@ from stockade import (
     Wasi,
 )
 from stockade.policy import PRESETS, Change
+from tests._examples import examples
 from tests.conftest import wat
 from tests.policy._strategies import policies, seeded_random
 
@@ -311,7 +312,7 @@ def check_permits_no_more(less: Policy, more: Policy) -> None:
 # -- the laws of narrow ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(related(3))
 def test_narrow_is_a_meet(three: tuple[Policy, ...]) -> None:
     """Neither the order of policies nor how they are grouped changes what comes out, to the last field."""
@@ -325,7 +326,7 @@ def test_narrow_is_a_meet(three: tuple[Policy, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", _SECTIONS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_each_section_narrows_as_a_meet(name: str, data: st.DataObject) -> None:
     """The same for each field of a policy by itself."""
@@ -337,7 +338,7 @@ def test_each_section_narrows_as_a_meet(name: str, data: st.DataObject) -> None:
     assert one.narrow(two).narrow(two) == one.narrow(two)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(policies(), policies())
 def test_narrow_takes_any_two_policies(one: Policy, two: Policy) -> None:
     """Whatever text and numbers they are made of, what comes out is a policy within both."""
@@ -352,7 +353,7 @@ def test_narrow_takes_any_two_policies(one: Policy, two: Policy) -> None:
 # -- narrow never widens, and takes no more than it must ---------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(related())
 def test_narrow_never_widens(two: tuple[Policy, ...]) -> None:
     """What two policies permit together, each of them permits."""
@@ -363,7 +364,7 @@ def test_narrow_never_widens(two: tuple[Policy, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in _SECTIONS if name != "name"])
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_no_section_widens(name: str, data: st.DataObject) -> None:
     """The same for each field by itself, and for three policies."""
@@ -374,7 +375,7 @@ def test_no_section_widens(name: str, data: st.DataObject) -> None:
     check_permits_no_more(one.narrow(two).narrow(three), two)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_environments(), _environments())
 @example(Environment(mode="full", set={"A": "x"}), Environment(mode="full"))
 @example(Environment(mode="deny", names=("A",), set={"A": "x"}), Environment(mode="full", set={"A": "x"}))
@@ -394,7 +395,7 @@ def test_environments_narrow_exactly(one: Environment, two: Environment) -> None
     assert _shown(both, host) == _shown(one, host) & _shown(two, host)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(_networks(), _networks())
 def test_networks_narrow_exactly(one: Network, two: Network) -> None:
     """A connection that both policies permit is permitted by the narrowed one, and no other.
@@ -407,7 +408,7 @@ def test_networks_narrow_exactly(one: Network, two: Network) -> None:
     assert _connections(both) == _connections(one) & _connections(two)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(_SECTIONS["process"], _SECTIONS["process"], _SECTIONS["wasi"], _SECTIONS["wasi"], *[_SECTIONS["features"]] * 2)
 def test_commands_calls_and_features_narrow_exactly(
     one: Process, two: Process, calls: Wasi, others: Wasi, some: Features, more: Features
@@ -421,7 +422,7 @@ def test_commands_calls_and_features_narrow_exactly(
         assert getattr(both.features, name) == (getattr(some, name) and getattr(more, name))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(_SECTIONS["limits"], _SECTIONS["limits"])
 def test_limits_narrow_to_the_smaller(one: Limits, two: Limits) -> None:
     """Each limit is exactly the smaller one, so that narrowing takes no more than it must."""
@@ -435,7 +436,7 @@ def test_limits_narrow_to_the_smaller(one: Limits, two: Limits) -> None:
         assert getattr(both, name) in (getattr(one, name), getattr(two, name))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(_SECTIONS["filesystem"], _SECTIONS["filesystem"])
 def test_folders_narrow_exactly(one: Filesystem, two: Filesystem) -> None:
     """The same folder under the same name stays, writable where both say so."""
@@ -454,7 +455,7 @@ _SAME_SORT = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_SAME_SORT)
 def test_capabilities_of_one_sort_narrow_exactly(sides: tuple[Any, Any]) -> None:
     """A capability that both policies have in the same sort grants what both grant."""
@@ -615,7 +616,7 @@ _BUDGETS = _limits().filter(lambda limits: limits.fuel is not None)
 _EVENTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=20)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_BUDGETS, _BUDGETS, _EVENTS)
 def test_a_run_gets_no_more_under_narrowed_refills(one: Limits, two: Limits, events: _Events) -> None:
     """However a guest saves up and burns, it has never burnt or in hand more than each policy gives."""
@@ -627,7 +628,7 @@ def test_a_run_gets_no_more_under_narrowed_refills(one: Limits, two: Limits, eve
             assert in_hand <= (side.fuel_refill_max if side.fuel_refill else side.fuel or 0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_BUDGETS, _BUDGETS, _EVENTS)
 def test_a_run_that_lasts_under_narrowed_refills_lasts_under_each(one: Limits, two: Limits, events: _Events) -> None:
     """Where refills come at the same moments, a guest that goes on under both policies does under each."""
@@ -687,7 +688,7 @@ def test_no_name_stops_policies_from_being_combined(one: str, two: str) -> None:
     assert Policy(name=one).narrow(Policy(name=two)).name
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.sampled_from(_NAMES) | st.text("ab& ", min_size=1, max_size=8), min_size=3, max_size=3))
 @example(["x" * 600, "y" * 600, "a"])
 @example(["a &", "b", "b"])
@@ -936,7 +937,7 @@ def test_presets_narrow(one: str, two: str) -> None:
 # -- subsets -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(related())
 def test_subsets_permit_no_more(two: tuple[Policy, ...]) -> None:
     """A policy is within itself, a meet within both sides, and what is within permits no more."""
@@ -952,7 +953,7 @@ def test_subsets_permit_no_more(two: tuple[Policy, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", _SECTIONS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_subsets_by_section(name: str, data: st.DataObject) -> None:
     """Subsets of each field by itself permit no more, and a subset's subset is one, too."""
@@ -969,7 +970,7 @@ def test_subsets_by_section(name: str, data: st.DataObject) -> None:
             assert one.is_subset(three)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_environments(), _environments())
 def test_subsets_of_environments_are_found(one: Environment, two: Environment) -> None:
     """An environment that shows no more, whatever the host has, is a subset: the test is exact, not only safe."""
@@ -987,7 +988,7 @@ def test_subsets_of_environments_are_found(one: Environment, two: Environment) -
     assert Policy(environment=one).is_subset(Policy(environment=two)) == shows_no_more
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(_networks(), _networks())
 @example(
     Network(mode="hosts", hosts=(HostRule("a.example", secure=False),)),
@@ -998,7 +999,7 @@ def test_subsets_of_networks_are_found(one: Network, two: Network) -> None:
     assert Policy(network=one).is_subset(Policy(network=two)) == (_connections(one) <= _connections(two))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(_SECTIONS["process"], _SECTIONS["process"], _SECTIONS["wasi"], _SECTIONS["wasi"])
 def test_subsets_of_commands_and_calls_are_found(one: Process, two: Process, calls: Wasi, others: Wasi) -> None:
     """The same for commands and calls."""
@@ -1265,7 +1266,7 @@ def _section_of(change: Change) -> str:
     return change.path.partition(".")[0]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(related())
 def test_no_change_is_hidden(two: tuple[Policy, ...]) -> None:
     """Every field that changed is told, at a path that documents have, with what stands there before and after."""
@@ -1284,7 +1285,7 @@ def test_no_change_is_hidden(two: tuple[Policy, ...]) -> None:
     assert together == after
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(related())
 @example(
     (
@@ -1308,7 +1309,7 @@ def test_a_widening_is_told_as_one(two: tuple[Policy, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", _SECTIONS)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_changes_the_other_way_round(name: str, data: st.DataObject) -> None:
     """Going back undoes every effect."""

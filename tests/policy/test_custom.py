@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockade import Amount, Policy, PolicyError
+from tests._examples import examples
 
 if TYPE_CHECKING:
     from stockade.policy._custom import Custom
@@ -270,7 +271,7 @@ _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 _CUSTOM = st.booleans() | _TEXTS | st.lists(_TEXTS, max_size=3, unique=True).map(tuple) | _NUMERICS
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.dictionaries(_TEXTS.filter(bool), _CUSTOM, max_size=4))
 def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
     """What is written is what is read, to the last digit."""
@@ -280,7 +281,7 @@ def test_any_capabilities_survive_a_document(custom: dict[str, Custom]) -> None:
     assert Policy.loads(policy.to_toml()).digest == policy.digest
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_NUMERICS, _NUMBERS)
 def test_a_number_covers_what_lies_between_its_least_and_what_is_granted(granted: Amount, asked: float) -> None:
     """The most that may ever be granted is not what is granted."""

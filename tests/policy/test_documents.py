@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from stockade import Amount, Clock, Limits, Policy, PolicyError, Process, Random
+from tests._examples import examples
 from tests.policy._strategies import (
     AMOUNTS,
     CALL_PATTERNS,
@@ -134,14 +135,14 @@ def test_presets_are_written_and_read(name: str, format_: Format) -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_policies_are_written_and_read(format_: Format, policy: Policy) -> None:
     """Attack: a policy that becomes another one by being stored: wider, or with another digest."""
     there_and_back(policy, format_)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(policies())
 def test_documents_say_every_field(policy: Policy) -> None:
     """What is written does not lean on defaults, which a later release may change: it says all, over any preset."""
@@ -1310,7 +1311,7 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other) if not isinstance(one, dict) else dict(one) == dict(other)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.sampled_from(FORMATS))
 def test_a_policy_is_never_wider_than_written(
     case: tuple[dict[str, Any], dict[str, Any] | None], format_: Format
@@ -1370,11 +1371,11 @@ def mutated(text: str, edits: list[tuple[str, int, int, str]]) -> str:
     return text
 
 
-@pytest.mark.parametrize(("format_", "examples"), [("toml", 100), ("json", 100), ("yaml", 40)])
-def test_damaged_documents_are_policies_or_refused(format_: Format, examples: int) -> None:
+@pytest.mark.parametrize(("format_", "most"), [("toml", 100), ("json", 100), ("yaml", 40)])
+def test_damaged_documents_are_policies_or_refused(format_: Format, most: int) -> None:
     """Attack: text that makes reading fail in a way that nobody catches, or gives half a policy."""
 
-    @settings(max_examples=examples)
+    @settings(max_examples=examples(most))
     @given(policies(), EDITS)
     def check(policy: Policy, edits: list[tuple[str, int, int, str]]) -> None:
         text = policy.to_toml() if format_ == "toml" else write(policy.to_document(), format_)
@@ -1389,7 +1390,7 @@ def test_damaged_documents_are_policies_or_refused(format_: Format, examples: in
     check()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -1576,7 +1577,7 @@ def test_the_schema_is_one() -> None:
     assert Policy.schema() is not schema
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policies(), st.sampled_from(PRESETS))
 def test_policies_are_valid_by_the_schema(policy: Policy, preset: str) -> None:
     """What the library writes is what the schema tells."""
@@ -1584,7 +1585,7 @@ def test_policies_are_valid_by_the_schema(policy: Policy, preset: str) -> None:
     VALIDATOR.validate({"extends": preset, **Policy.preset(preset).to_document()})
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
 def test_the_schema_refuses_nothing_that_is_read(case: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
     """An editor must not mark as wrong what holds, whichever of its forms it is written in."""
@@ -1748,7 +1749,7 @@ def test_fields_of_every_part_are_frozen() -> None:
             part.something_new = True
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(policies())
 @example(FULL)
 def test_copies_are_equal_and_frozen(policy: Policy) -> None:

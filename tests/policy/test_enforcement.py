@@ -37,6 +37,7 @@ from stockade.execution._throttle import Throttle
 from stockade.policy import PRESETS, check_enforceable, unenforceable
 from stockade.policy._fields import Items, Part, Section, fields_of
 from stockade.runner import GO_ON
+from tests._examples import examples
 from tests.conftest import HELLO, wat
 from tests.limits._guests import (
     CREAT,
@@ -725,7 +726,7 @@ def repeats(field: str, script: Script, times: int) -> None:
 REPEATED = ("calls", "open_files", "files_created", "random_bytes", "read_bytes", "write_bytes", "file_size")
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(REPEATED), st.integers(0, 8), st.integers(0, 12))
 def test_exactly_the_limit_can_be_used(field: str, limit: int, times: int) -> None:
     """Of so many attempts exactly the limit succeeds, and the first of them."""
@@ -759,7 +760,7 @@ GROW_BY_ONE = """
 """
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.integers(1, 20), st.integers(0, 25))
 def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
     """Pages of memory, and elements of tables."""
@@ -773,7 +774,7 @@ def test_exactly_the_limit_can_be_grown(limit: int, times: int) -> None:
     assert bool(table.violations) is (times > limit)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(["stdout", "stderr"]), st.integers(0, 12), st.binary(max_size=20))
 def test_exactly_the_limit_is_kept_of_output(stream: str, limit: int, data: bytes) -> None:
     """What is kept and what is dropped add up to what was written."""

@@ -34,6 +34,7 @@ from stockade import (
 )
 from stockade._text import printable
 from stockade.policy import PRESETS, PolicyStatement, unenforceable
+from tests._examples import examples
 from tests.policy._strategies import policies
 from tests.policy.test_algebra import related
 
@@ -269,7 +270,7 @@ def test_paths_are_told_from_others() -> None:
         assert not _stands_in(document, path)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(policies())
 def test_every_statement_is_a_sentence_with_a_risk_and_a_field(policy: Policy) -> None:
     """Every statement is one line that can be printed, says how bad it is, and names what decides it."""
@@ -283,7 +284,7 @@ def test_every_statement_is_a_sentence_with_a_risk_and_a_field(policy: Policy) -
         assert _stands_in(document, statement.path), statement
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(policies())
 def test_every_grant_has_a_sentence(policy: Policy) -> None:
     """No section of a policy is passed over, and each folder, host and capability is told by itself."""
@@ -317,7 +318,7 @@ def _worst(policy: Policy) -> dict[str, int]:
     return worst
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(related())
 def test_narrowing_never_raises_a_risk(two: tuple[Policy, ...]) -> None:
     """What permits no more is not told as riskier."""
@@ -383,7 +384,7 @@ def test_risks_of_grants(policy: Policy, path: str, risk: str) -> None:
 # -- what is not enforced ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(policies())
 def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
     """Whoever reads what a policy allows learns that this release refuses it, and why."""

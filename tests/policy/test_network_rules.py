@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stockade import HostRule, Network, Policy, PolicyError, PortRange
 from stockade.policy._network import is_public
+from tests._examples import examples
 
 MODES = ("none", "loopback", "hosts", "ports", "full")
 NETWORKS = {
@@ -584,7 +585,7 @@ def _plain(name: str) -> str:
     return name.lower().rstrip(".")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(_RULES, min_size=1, max_size=4), st.data(), st.booleans())
 def test_hosts_permits_what_a_rule_names_and_nothing_else(
     rules: list[HostRule], data: st.DataObject, secure: bool
@@ -649,7 +650,7 @@ _INSIDE_6 = ["fe80::/10", "fec0::/10", "fc00::/7", "ff00::/8", "::/96", "::ffff:
 _IPV6 = st.ip_addresses(v=6) | st.sampled_from(_INSIDE_6).flatmap(lambda network: st.ip_addresses(network=network))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(_IPV4.flatmap(lambda address: st.tuples(st.just(address), spelled(address))))
 @example((ipaddress.IPv4Address("169.254.169.254"), "0xa9.0376.43518"))
 @example((ipaddress.IPv4Address("192.0.0.192"), "192.0.0.192"))
@@ -666,7 +667,7 @@ def test_no_spelling_of_an_ipv4_address_makes_it_public(case: tuple[ipaddress.IP
         assert permitted is (address.is_global and str(address) not in {"192.0.0.192", "168.63.129.16"})
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(_IPV6)
 def test_no_ipv6_address_of_this_machine_or_site_is_public(address: ipaddress.IPv6Address) -> None:
     """Whatever the standard library says of an address, in full, short or in brackets."""
@@ -685,7 +686,7 @@ def test_no_ipv6_address_of_this_machine_or_site_is_public(address: ipaddress.IP
 _METADATA = {(100, 100, 100, 200), (192, 0, 0, 192), (168, 63, 129, 16)}
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_IPV4.flatmap(spelled), st.sampled_from(["loopback", "full"]))
 def test_a_spelling_changes_nothing_under_the_other_modes(text: str, mode: str) -> None:
     """Loopback is 127.0.0.0/8 and ::1 as any socket takes them; full is anything but metadata."""
@@ -704,7 +705,7 @@ def test_a_spelling_changes_nothing_under_the_other_modes(text: str, mode: str) 
     assert network.permits(text, 80, secure=False) is (loopback or (mode == "full" and not metadata))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.text(max_size=300), st.sampled_from(MODES), st.integers(), st.booleans())
 def test_any_text_is_answered(host: str, mode: str, port: int, secure: bool) -> None:
     """Attack: a host that a guest chose makes the check itself fail."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Environment, Filesystem, Mount, Policy, PolicyError, Process
+from tests._examples import examples
 from tests.conftest import wat
 from tests.limits._guests import (
     CREAT,
@@ -275,7 +276,7 @@ def test_long_values_are_looked_at_in_no_time() -> None:
 _NAMES = st.text(alphabet="ABab_*=1 \n", max_size=4)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     mode=st.sampled_from(["none", "allow", "deny", "full"]),
     names=st.lists(_NAMES.filter(lambda name: bool(name) and "=" not in name), max_size=4),

@@ -26,6 +26,7 @@ from stockade import (
     Wasi,
 )
 from stockade.policy import PRESETS, Reason, Score, _score, unenforceable
+from tests._examples import examples
 from tests.policy._strategies import policies
 from tests.policy.test_algebra import related
 
@@ -90,7 +91,7 @@ def _check_sums(score: Score) -> None:
         assert reason.why.isprintable(), reason
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(policies())
 def test_reasons_add_up(policy: Policy) -> None:
     """A score is the sum of its reasons, each within its share of 100, each said in a line."""
@@ -131,7 +132,7 @@ def _check_no_more_points(more: Policy, less: Policy) -> None:
     assert more.score().value <= less.score().value
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(related())
 def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
     """What permits no more than either policy has at least the points of each, control by control."""
@@ -141,7 +142,7 @@ def test_narrowing_never_lowers_a_score(two: tuple[Policy, ...]) -> None:
         _check_no_more_points(side, both)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(policies(), policies())
 def test_narrowing_any_policy_never_lowers_its_score(one: Policy, two: Policy) -> None:
     """The same for policies of any kind."""
@@ -153,7 +154,7 @@ _WITHHELD = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), s
 _HIDDEN = Policy(environment=Environment(mode="allow", names=("DB_SECRET",), set={"DB_SECRET": "none"}))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(related())
 @example((_LISTED, Policy()))
 @example((_WITHHELD, Policy()))
@@ -297,7 +298,7 @@ def test_what_networks_give_once_they_are_enforced(
     assert reason(Policy(**asked), "network").points == number
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(related())
 def test_narrowing_never_lowers_a_score_once_all_is_enforced(two: tuple[Policy, ...]) -> None:
     """Granting more never raises a score in a release that enforces everything, either."""
@@ -317,7 +318,7 @@ def _without(policy: Policy, path: str) -> Policy:
     return policy.replace(**{field: getattr(getattr(Policy(), section), field)})
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(policies())
 @example(Policy(network=Network(mode="loopback"), process=Process(mode="full")))
 @example(Policy(features=Features(threads=True, gc=True)))

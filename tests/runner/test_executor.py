@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from stockade.runner import _executor
 from stockade.runner._coroutine import FOREVER, GO_ON, RunControl
 from stockade.runner._executor import MOST_THREADS, Executor, WorkItem
+from tests._examples import examples
 from tests._processes import wait_for
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def test_cancelling_again_and_again_while_it_stands_in_line(
 scripts = st.lists(st.sampled_from([GO_ON, 0.0005, 0.002, -1.0, FOREVER]), max_size=8)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(scripts, st.sampled_from([1, 50, 100]), st.sampled_from("ab")), min_size=1, max_size=12))
 def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) -> None:
     """Whatever they wait for, each takes its steps in order, on one thread at a time, and ends once."""

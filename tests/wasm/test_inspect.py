@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade.engine import assemble
 from stockade.wasm import ExportInfo, GlobalInfo, ImportInfo, MemoryInfo, Producer, TableInfo, outline, parse
+from tests._examples import examples
 from tests.conftest import program_path
 from tests.guard._modules import HEADER, custom, leb, name, section, vec
 
@@ -491,7 +492,7 @@ def _attempt(data: bytes) -> None:
         assert told.functions == len(strict.functions)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=64))
 def test_arbitrary_bytes_raise_nothing_but_invalid_module(data: bytes) -> None:
     """The attack: bytes that are no module at all, or no component."""
@@ -499,7 +500,7 @@ def test_arbitrary_bytes_raise_nothing_but_invalid_module(data: bytes) -> None:
         _attempt(attempt)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.sampled_from([HEADER, b"\0asm\x0d\x00\x01\x00"]),
     st.lists(
@@ -518,7 +519,7 @@ def _seeds() -> tuple[bytes, ...]:
     return assemble(_EVERYTHING), assemble(component), program_path("micropython").read_bytes()
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(data=st.data())
 def test_changed_bytes_raise_nothing_but_invalid_module(data: st.DataObject) -> None:
     """The attack: bytes of a good module are changed, left out, put in or cut off, to make the reader fail."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade.engine import assemble
 from stockade.wasm import Kind, Reader, Site, all_sites, parse, walk
+from tests._examples import examples
 from tests.conftest import program_path
 from tests.guard._modules import leb, sleb
 
@@ -133,7 +134,7 @@ def _instruction(draw: st.DrawFn, imported: int) -> tuple[bytes, Kind | None, in
     return _FUNCTIONS[kind] + leb(index, size), kind, index
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(st.data())
 def test_sites_are_found_in_any_code(data: st.DataObject) -> None:
     """The attack: a call of native WASI that the weaver does not see, hidden by padding or between immediates.
@@ -274,7 +275,7 @@ def test_unknown_bulk_instructions_are_refused(sub: int) -> None:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=40), st.sampled_from([0, 1, 43, 128, 200, 20_000]))
 def test_arbitrary_code_raises_nothing_but_invalid_module(code: bytes, imported: int) -> None:
     """The attack: bytes that are no code, read by the weaver alone."""

@@ -27,6 +27,7 @@ from stockade.wasm import (
     sleb,
     uleb,
 )
+from tests._examples import examples
 from tests.guard._modules import END, HEADER, custom, i32, leb, name, ref_func, section, vec
 
 _HELP = "The file is cut short or corrupt: build or fetch it again"
@@ -137,7 +138,7 @@ def test_a_module_cut_short_is_refused_wherever_it_is_cut(everything: bytes) -> 
                 parse(everything[:cut])
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_changed_bytes_raise_nothing_but_invalid_module(data: st.DataObject, everything: bytes) -> None:
     """The attack: bytes of a good module are changed, left out or put in, to make the reader fail in its own way."""
@@ -168,7 +169,7 @@ def test_changed_bytes_raise_nothing_but_invalid_module(data: st.DataObject, eve
     assert len(module.exports) == len(module.parsed.exports)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(
         st.tuples(st.integers(0, 15), st.binary(max_size=24)).map(lambda made: section(made[0], made[1])), max_size=6
@@ -182,7 +183,7 @@ def test_arbitrary_sections_raise_nothing_but_invalid_module(sections: list[byte
         return
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=64))
 def test_arbitrary_bytes_raise_nothing_but_invalid_module(data: bytes) -> None:
     """The attack: bytes that are no module at all."""
@@ -590,7 +591,7 @@ def test_what_a_global_begins_with_is_bounded() -> None:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 5)), max_size=30), st.binary(max_size=6))
 def test_many_numbers_are_read_as_one_by_one(numbers: list[tuple[int, int]], behind: bytes) -> None:
     """The attack: numbers that are read another way in bulk than alone."""
@@ -605,7 +606,7 @@ def test_many_numbers_are_read_as_one_by_one(numbers: list[tuple[int, int]], beh
         Reader(data + behind, 0, len(data), "test").u32s(len(numbers) + 1)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(min_size=1, max_size=40), st.integers(1, 12))
 def test_bulk_reading_fails_where_single_reading_fails(data: bytes, count: int) -> None:
     """The attack: bytes that are no numbers. Both readers refuse them, in the same words."""
@@ -620,7 +621,7 @@ def test_bulk_reading_fails_where_single_reading_fails(data: bytes, count: int) 
     assert read(in_bulk=True) == read(in_bulk=False)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
 def test_signed_numbers_are_read_however_they_are_padded(value: int, padding: int) -> None:
     """Numbers of 32, 33 and 64 bits: within their range and length, and not beyond."""

@@ -18,6 +18,7 @@ from stockade.execution import _plan
 from stockade.policy import ModuleLimits
 from stockade.wasm import code_figures, outline_figures, parse, scan, uleb
 from stockade.wasm._instructions import deepest_nesting, most_nesting
+from tests._examples import examples
 from tests.conftest import program_path, wat
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ CODE = st.recursive(
 
 
 @given(st.lists(CODE, min_size=1, max_size=6))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_depth_is_what_a_generator_of_code_counts(codes: list[Code]) -> None:
     """Whatever stands in immediates, and beside which others: the depth of the deepest."""
     data = b"\x02\x02\x02"
