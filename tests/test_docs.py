@@ -231,7 +231,10 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         "violation_text",
     },
     stockade.guests: set(),
-    stockade.host: {"CapabilityMissing", "BoundFunction", "HaltedGuest", "HostFunctionFailed", "HostFunctions"},
+    stockade.host: {
+        *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),
+        "annotated",
+    },
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""
