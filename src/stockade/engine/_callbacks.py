@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_stack", "function_type", "running", "skip_signal_check"]
 
+_HALT_LEVELS = 4
+"""Calls that a guest which halts needs room for, with some to spare."""
+
 _CALL_LEVELS = 8
+"""The same for one that calls functions of the embedder, so that none of them has been called where no reply fits."""
 
 _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
 
@@ -50,17 +54,32 @@ def skip_signal_check(function: Callable[..., object]) -> None:
     function.__code__ = code.replace(co_code=bytes(changed))
 
 
-def check_stack(levels: int = _CALL_LEVELS) -> int:
-    """Checks that there is room on Python's stack for a run that halts, maybe to call functions of the embedder.
+class _Room:
+    """Asked whether it is true, it asks the next one: calls of Python's through C, which have a limit of their own."""
+
+    __slots__ = ("_beyond",)
+
+    def __init__(self, levels: int) -> None:
+        self._beyond = _Room(levels - 1) if levels else ()
+
+    def __bool__(self) -> bool:
+        return not self._beyond
+
+
+_room_to_halt = _Room(_HALT_LEVELS)
+_room_to_call_out = _Room(_CALL_LEVELS)
+
+
+def check_stack(*, calls_out: bool = False) -> None:
+    """Checks that there is room on Python's stack for a run that halts.
 
     Args:
-        levels: How many calls deep it goes, so that none of them has been called where that does not fit.
+        calls_out: Whether it halts to call functions of the embedder.
 
     Raises:
         RecursionError: There is none.
     """
-    # By a function in C, for calls through C have a limit of their own.
-    return min((levels - 1,), key=check_stack) if levels else 0
+    bool(_room_to_call_out if calls_out else _room_to_halt)
 
 
 def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from stockade._text import printable
 from stockade.engine._callbacks import check_stack, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
-from stockade.engine._parking import PARKING, ParkingSlot
+from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import Out, Owner, Store
 from stockade.errors import EngineError
@@ -80,6 +80,7 @@ _TRAP: Final[int] = Out.trap.offset
 _ERROR: Final[int] = Out.error.offset
 _EXTERN: Final[int] = Out.extern.offset
 _HANDLE: Final[int] = Out.extern.offset + Extern.of.offset
+_LENT: Final[int] = Out.lent.offset
 _NUMBER: Final[int] = Out.number.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
@@ -285,10 +286,12 @@ class Instance:
     Attributes:
         bed: Where its guest sleeps when it waits; None where it cannot.
         failure: Why the last call did not return.
+        calls_out: Whether its guest may halt to call functions of the embedder.
         exact: Whether `fuel_left` tells how much there is, and not how much there was up to `FUEL_SLICE` ago. Only then
             may it be set.
     """
 
+    calls_out = False
     exact = True
     failure: Failure | None = None
     bed: ParkingSlot | None = None
@@ -354,8 +357,12 @@ class Instance:
             raise
 
     def _make_bed(self) -> None:
-        # Kept with the place: the library refers to it until the store is gone.
-        self.bed = self._place.bed = ParkingSlot()
+        # Kept with the place: the library refers to it until the store is gone. Whoever had the place before is gone,
+        # too, and has not gone to sleep for good, else the place would not be used again.
+        place = self._place
+        bed = self.bed = place.bed
+        if bed is None:
+            self.bed = place.bed = ParkingSlot()
 
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
@@ -482,29 +489,27 @@ class Instance:
         if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
 
-    def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]], module: bytes) -> None:
+    def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]]) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
 
         Args:
             table: Name of the exported table.
             calls: The names of the functions, each with its slot.
-            module: The import module that provides them.
         """
-        api, context, extern = self._api, self._context, self._base + _EXTERN
-        linker, value = self._linked.engine.linker, self._place.out.extern
-        self._find(table)
-        # SAFETY: the table's handle is copied, for the place it came in is used again. Linker and store belong to one
-        # engine. A function lands in `out.extern`; an extern that holds a function and a value that holds a reference
-        # to one lie alike, so with its kind changed it is that value.
-        handle = _Handle.from_buffer_copy(value.of)
-        address = addressof(handle)
+        api, context, base = self._api, self._context, self._base
+        linker, lent = self._linked.engine.linker, self._place.out.lent
+        if self._find(table) != _TABLE:
+            raise KeyError(table)
+        # SAFETY: linker and store belong to one engine. The table's handle stays in `out.extern` meanwhile; a function
+        # lands in `out.lent`. An extern that holds a function and a value that holds a reference to one lie alike, so
+        # with its kind changed it is that value.
         for slot, name in calls:
             if name == PARKING and self.bed is None:
                 self._make_bed()
-            found = api.linker_get(linker, context, module, len(module), name, len(name), extern)
+            found = api.linker_get(linker, context, MODULE, len(MODULE), name, len(name), base + _LENT)
             assert found, name
-            value.kind = _FUNCREF
-            if error := api.table_set(context, address, slot, extern):
+            lent.kind = _FUNCREF
+            if error := api.table_set(context, base + _HANDLE, slot, base + _LENT):
                 raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
     def watch(self, guest: Watched) -> None:
@@ -544,7 +549,7 @@ class Instance:
         if self.failure is not None:
             self.failure = None
         if self.bed is not None:
-            check_stack()
+            check_stack(calls_out=self.calls_out)
         place = self._place
         assert place.future is None
         place.kept = values
@@ -674,5 +679,5 @@ class Instance:
             store.free(large=large)
             return
         # Nobody else knows the place: the next instance may have it, and this one must not find it any more.
-        self._place = _NOWHERE
+        self._place, self.bed = _NOWHERE, None
         store.clear()

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from ctypes import _Pointer
     from typing import Any
 
-__all__ = ["PARKING", "ParkingSlot", "define_parking"]
+__all__ = ["MODULE", "PARKING", "ParkingSlot", "define_parking"]
 
-_MODULE = b"wasi_snapshot_preview1"
+MODULE = b"wasi_snapshot_preview1"
+"""The import module of native WASI."""
 PARKING = b"poll_oneoff"
 """The name under which guests, and the guard for them, import what halts them."""
 
@@ -119,7 +120,7 @@ def define_parking(api: Any, linker: int) -> None:
     # SAFETY: names and type are borrowed for the call; the callback lives as long as the process. In the callback, the
     # library lends the continuation to be filled in; what it copies from there lives in the instance's `ParkingSlot`.
     error = api.linker_define_async_func(
-        linker, _MODULE, len(_MODULE), PARKING, len(PARKING), type_, _callback()[0], None, None
+        linker, MODULE, len(MODULE), PARKING, len(PARKING), type_, _callback()[0], None, None
     )
     api.functype_delete(type_)
     if error:

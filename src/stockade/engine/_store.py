@@ -25,6 +25,7 @@ from stockade.engine._capi import Extern
 if TYPE_CHECKING:
     from stockade.engine._compiled import ResourceCost
     from stockade.engine._engine import Engine
+    from stockade.engine._parking import ParkingSlot
 
 __all__ = ["Out", "Owner", "Store", "deafen_stores", "lost"]
 
@@ -42,6 +43,7 @@ class Out(ctypes.Structure):
         ("trap", c_void_p),
         ("error", c_void_p),
         ("extern", Extern),
+        ("lent", Extern),
         ("number", c_uint64),
     )
 
@@ -64,7 +66,7 @@ class Store:
         out: What the library writes to: as long as the store is.
         address: Where that is.
         kept: What else it may write to until the call is deleted.
-        bed: Where its guest sleeps, to which it refers as long as the store is.
+        bed: Where its guest sleeps, to which it refers as long as the store is; those to come sleep there, too.
     """
 
     __slots__ = ("address", "bed", "claim", "engine", "future", "home", "kept", "out", "pointers")
@@ -78,7 +80,7 @@ class Store:
         self.out = Out()
         self.address = addressof(self.out)
         self.kept: object = None
-        self.bed: object = None
+        self.bed: ParkingSlot | None = None
 
     def open(self) -> int:
         """Makes the store, and returns it."""
@@ -102,7 +104,7 @@ class Store:
         self.pointers = []
         # SAFETY: as in `free`.
         engine.api.store_delete(pointers[0])
-        self.kept = self.bed = self.engine = None
+        self.kept = self.engine = None
         idle = engine.idle
         if len(idle) < _MOST_IDLE:
             idle.append(self)

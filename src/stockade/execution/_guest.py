@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from stockade._pages import PAGE_BYTES
-from stockade._wasi import MODULE
 from stockade.errors import UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
@@ -143,6 +142,8 @@ class LiveGuest:
                 self._ending = StopReason(failure=instance.failure)
             elif is_bare:
                 self._write_state(instance)
+                if plan.natives:
+                    self._lend(instance, plan.natives)
             else:
                 self._restore(instance, waiting)
                 self._set_up(instance, woven)
@@ -211,11 +212,15 @@ class LiveGuest:
                 self._limit_memories(instance)
         elif woven.collects:
             self._limit_memories(instance)
-        if woven.natives_export is not None:
-            # What takes a microsecond is lent where it can come to be needed.
-            natives = plan.natives if self._streams is None else plan.natives_for_streams
-            if natives:
-                instance.lend(woven.natives_export, natives, MODULE.encode())
+        natives = plan.natives if self._streams is None else plan.natives_for_streams
+        if natives:
+            self._lend(instance, natives)
+
+    def _lend(self, instance: Instance, natives: Sequence[tuple[int, bytes]]) -> None:
+        """Lends the guard native functions: what takes a microsecond, where it can come to be needed."""
+        export = self._plan.program.woven.natives_export
+        if export is not None:
+            instance.lend(export, natives)
 
     def _write_state(self, instance: Instance) -> State:
         program = self._plan.program
@@ -228,6 +233,7 @@ class LiveGuest:
     def _make_mailbox(self, instance: Instance, state: State) -> None:
         mailbox = self._mailbox = Mailbox(state.memory)
         self._reentry = Reentry(self._plan.program.woven, mailbox)
+        instance.calls_out = True
         # Found before any call is halted in which it could be asked for.
         with suppress(KeyError):
             self.halted_memory = instance.memory(MEMORY).while_halted(mailbox.memory_bytes)

@@ -125,12 +125,11 @@ class Plan:
 
     @cached_property
     def is_bare(self) -> bool:
-        """Whether a plain run that is given nothing needs nothing set up but the guard's state."""
+        """Whether a plain run that is given nothing needs nothing set up but the guard's state and its natives."""
         woven = self.program.woven
         return (
             self.is_plain
             and self.held is None
-            and not self.natives
             and not woven.collects
             and woven.state_export is not None
             and self.bare.end_bytes + SLACK_BYTES <= self.policy.limits.memory
