@@ -116,8 +116,6 @@ def test_a_mistake_is_named(mistake: Callable[[], Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"args": 5}, "args is int: give a list of arguments"),
-        ({"args": "abc"}, "args is a single text: give a list of arguments"),
         ({"env": ["A"]}, "env is list: give a dict of variables, names and values as text"),
         ({"policy": 5}, f"policy is 5: {GIVE}"),
         ({"module": 5}, f"module is int: {A_MODULE}"),
