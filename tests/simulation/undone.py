@@ -138,7 +138,7 @@ _ALL = (
             if stack is not None:
                 del stack[depth:]
             try:
-                ticker.running.discard(self)
+                ticker.running.pop(self, None)
             finally:
                 if watched is not None:
                     ticker.watched.pop(watched, None)
@@ -149,7 +149,7 @@ _ALL = (
             import sys
 
             if sys.exc_info()[0] is None:
-                ticker.running.discard(self)
+                ticker.running.pop(self, None)
 """,
     ),
     _Undone(

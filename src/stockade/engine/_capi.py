@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stockade.engine._fork_gate import counted, others_were_inside
 from stockade.errors import EngineError
 
 __all__ = [
@@ -201,6 +202,9 @@ LONG_CALLS: _Prototypes = {
 """Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
 is short for most, and so stands in both tables, is called `…_long` here."""
 
+_COUNTED_BY_CALLERS = ("instance_pre_instantiate", "call_future_poll", "store_delete_long")
+"""Long calls that are made for each run: who makes them puts itself on the list of calls under way (_fork_gate.py)."""
+
 
 class _CApi:
     """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix.
@@ -226,7 +230,9 @@ class _CApi:
                     continue
                 function.restype, function.argtypes = result, arguments
                 attribute = name.removeprefix("wasmtime_").removeprefix("wasm_")
-                setattr(self, f"{attribute}_long" if attribute in vars(self) else attribute, function)
+                attribute = f"{attribute}_long" if attribute in vars(self) else attribute
+                by_us = library is long and attribute not in _COUNTED_BY_CALLERS
+                setattr(self, attribute, counted(function) if by_us else function)
         if missing:
             raise EngineError(
                 f"the wasmtime library at {path} lacks {', '.join(missing)}. "
@@ -246,8 +252,24 @@ class _CApi:
             # SAFETY: the configuration is the caller's, and live.
             getattr(self, name)(config, on)
 
+    def refuse_all(self) -> None:
+        """Lets nobody call the library any more: what would be freed stays, anything else is an error in words."""
+        for name in vars(self):
+            setattr(self, name, _leave if name.removesuffix("_long").endswith("_delete") else _refuse)
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name} is not declared in the seam")
+
+
+def _leave(*_: object) -> None:
+    pass
+
+
+def _refuse(*_: object) -> None:
+    raise EngineError(
+        "this process was forked while another thread was in the engine and did not come out of it in time, so that no "
+        "guest can run here: fork before anything is run or compiled, fork again, or start processes by spawning them"
+    )
 
 
 @cache
@@ -315,3 +337,12 @@ def capi() -> Any:
     if not path.is_file():
         raise EngineError(f"the wasmtime wheel has no library at {path}: reinstall it for this platform")
     return _CApi(path, release)
+
+
+def _after_fork() -> None:
+    if others_were_inside() and capi.cache_info().currsize:
+        capi().refuse_all()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -6,6 +6,7 @@ import ctypes
 import math
 import weakref
 from ctypes import addressof, c_char, c_uint64, memmove, string_at
+from threading import get_ident
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from stockade._text import printable
 from stockade.engine._callbacks import check_stack, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
+from stockade.engine._fork_gate import forks, inside, stand_back
 from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import Out, Owner, Store
@@ -340,10 +342,16 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            if linked.parks:
-                error = self._instantiate_async(linked)
-            else:
-                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
+            inside[self] = get_ident()
+            try:
+                if forks:
+                    stand_back(inside, self)
+                if linked.parks:
+                    error = self._instantiate_async(linked)
+                else:
+                    error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
+            finally:
+                del inside[self]
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
@@ -602,7 +610,7 @@ class Instance:
             if stack is not None:
                 del stack[depth:]
             try:
-                ticker.running.discard(self)
+                ticker.running.pop(self, None)
             finally:
                 if watched is not None:
                     ticker.watched.pop(watched, None)

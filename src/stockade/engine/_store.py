@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.engine._callbacks import skip_signal_check
 from stockade.engine._capi import Extern
+from stockade.engine._fork_gate import delete_aside
 
 if TYPE_CHECKING:
     from stockade.engine._compiled import ResourceCost
@@ -147,8 +148,10 @@ class Store:
                 if pointers:
                     # SAFETY: we own the store, and nobody else finds it any more; no future is alive, no handle is used
                     # after this. Both are the same function of the library.
-                    delete = engine.api.store_delete_long if large else engine.api.store_delete
-                    delete(pointers[0])
+                    if large:
+                        delete_aside(engine.api.store_delete_long, pointers[0])
+                    else:
+                        engine.api.store_delete(pointers[0])
             finally:
                 if claim is not None:
                     engine.dismissed.append((engine, claim))
@@ -190,3 +193,4 @@ def deafen_stores() -> None:
     """Sees to it that no handler of a signal begins where the freeing of a store does."""
     skip_signal_check(Store.free)
     skip_signal_check(Owner.__del__)
+    skip_signal_check(delete_aside)

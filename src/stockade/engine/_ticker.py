@@ -11,9 +11,11 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from stockade._bell import start_thread
+from stockade.engine._fork_gate import forks, keep_list, stand_back
 from stockade.errors import EngineError
 from stockade.system import interrupt_opens, let_interrupts_in
 
@@ -49,7 +51,7 @@ class Ticker:
     Attributes:
         count: How many ticks have begun. Raised before the epoch is.
         raised: How many ticks are over. Raised after the epoch is.
-        running: What runs. Whoever has entered takes itself out when it halts.
+        running: What runs, each with its thread. Whoever has entered takes itself out when it halts.
         watched: Guests that run and may open something, each with the tick at which it went on.
     """
 
@@ -62,7 +64,7 @@ class Ticker:
         # From `raised` at one time to `count` at a later one there are at least as many as were felt in between.
         self.count = 0
         self.raised = 0
-        self.running: set[object] = set()
+        self.running = keep_list(self)
         self.watched: dict[Watched, int] = {}
         self._met = threading.local()
 
@@ -76,9 +78,11 @@ class Ticker:
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
         self._lock = threading.RLock()
-        self.running = set()
         self._thread = None
         self.watched = {}
+        # A handler of a signal has forked, in the middle of a run that goes on here.
+        if self.running:
+            self._start()
 
     def enter(self, run: object) -> None:
         """Counts one more run, and starts the thread if there is none.
@@ -89,7 +93,9 @@ class Ticker:
         Raises:
             EngineError: There can be no thread, and without it nothing would be stopped.
         """
-        self.running.add(run)
+        self.running[run] = get_ident()
+        if forks:
+            stand_back(self.running, run)
         # Without the lock: a thread that is about to end looks again after it has said so.
         if self._thread is None:
             self._start()
