@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,9 @@ __all__ = [
     "busy",
     "children",
     "descriptors",
+    "ended",
     "fork",
+    "forked",
     "gone",
     "live_instances",
     "open_descriptors",
@@ -41,6 +45,28 @@ def fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Does something in a forked child, which ends by a signal where it waits for ever."""
+    child = fork()
+    if child:
+        return child
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> int:
+    """How a child has ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def threads(pid: int) -> int:

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from contextlib import suppress
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import pytest
 from stockade import EngineError, Outcome, Policy, Sandbox
 from stockade.engine import CompiledModule, Engine, EngineConfig, Instance, LinkedModule, _fork_gate, assemble
 from stockade.engine._capi import _COUNTED_BY_CALLERS, LONG_CALLS, capi
-from tests._processes import fork, until
+from tests._processes import ended, fork, forked, until
 from tests.conftest import wat
 
 if TYPE_CHECKING:
@@ -39,28 +38,6 @@ REFUSED = (
     "this process was forked while another thread was in the engine and did not come out of it in time, so that no "
     "guest can run here: fork before anything is run or compiled, fork again, or start processes by spawning them"
 )
-
-
-def ended(child: int) -> int:
-    """How a child has ended: it is killed by an alarm where it waits for ever."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Does something in a forked child."""
-    child = fork()
-    if child:
-        return child
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(60)
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def leb(number: int) -> bytes:
@@ -307,6 +284,7 @@ def test_threads_that_fork_at_once_wait_for_each_other_no_longer_than_that() -> 
     box.run(NOTHING).check()
 
 
+@pytest.mark.slow
 def test_children_run_guests_whatever_other_threads_do() -> None:
     """Some make instances, some free large memories, some compile; each child runs a guest, and ends."""
     box, over = Sandbox(UNMETERED), threading.Event()

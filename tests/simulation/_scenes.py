@@ -27,6 +27,7 @@ from stockade import (
     StockadeError,
     Task,
     _bell,
+    _locks,
     _outside,
 )
 from stockade.engine import Engine, _instance, _ticker
@@ -229,7 +230,7 @@ class _Scene:
         world = self.world
         _wait_for_real_threads()
         with pytest.MonkeyPatch.context() as patch:
-            for module in _TIMED:
+            for module in (*_TIMED, _locks):
                 for name in ("time", "threading"):
                     if hasattr(module, name):
                         patch.setattr(module, name, getattr(world, name))

@@ -15,13 +15,15 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from stockade import EngineError, Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from stockade.engine import Engine
+from stockade.engine._fork_gate import others_were_inside
 from tests._processes import fork
 from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER, SPIN
@@ -29,7 +31,10 @@ from tests.sandbox.test_async import ECHO, SLEEPER, SPIN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HANG_SECONDS = 60.0
+_HANG_SECONDS = 60
+_REFUSED = 3
+"""How a child ends that was forked while a thread was in the engine for too long."""
+
 _done: dict[str, int] = {}
 
 
@@ -168,15 +173,28 @@ def _forks(chance: random.Random, boxes: list[Sandbox]) -> None:
     child = fork()
     if not child:
         # Only what the child began itself counts; what another thread held at the fork stays held.
-        signal.alarm(20)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_HANG_SECONDS)
         status = 1
-        with suppress(BaseException):
+        try:
             # A machine that is busy enough may take all its time before it begins: that is no fault.
             report = boxes[0].run(_HELLO)
             status = 0 if report.stdout == b"hello world\n" or report.outcome is Outcome.TIMEOUT else 2
-        os._exit(status)
+            if status:
+                print(f"in a child: {report}", file=sys.stderr, flush=True)
+        except EngineError as problem:
+            status = _REFUSED if others_were_inside() else 1
+            if status == 1:
+                print(f"in a child: {problem}", file=sys.stderr, flush=True)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     _, status = os.waitpid(child, 0)
-    assert status == 0, f"a forked child ended with {status}"
+    if os.waitstatus_to_exitcode(status) == _REFUSED:
+        _count("children refused")
+    else:
+        assert status == 0, f"a forked child ended with {status}"
     time.sleep(0.2)
 
 

@@ -213,7 +213,7 @@ _ALL = (
     _Undone(
         "the handler of a signal finds no lock that its own thread holds",
         "scheduling/_scheduler.py",
-        """        self._lock = threading.RLock()
+        """        self._lock = new_lock()
 """,
         """        self._lock = threading.Lock()
 """,

@@ -16,9 +16,11 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from functools import partial
+from functools import partial, update_wrapper
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
+
+from stockade.engine._runtime_threads import look_before_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +100,7 @@ def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             inside.pop(me, None)
 
-    return call
+    return update_wrapper(call, function, (), ())
 
 
 def delete_aside(delete: Callable[[int], object], pointer: int) -> None:
@@ -132,10 +134,13 @@ def _others() -> bool:
 
 
 def _wait_for_others() -> None:
-    _forking.add(get_ident())
-    end = time.monotonic() + MOST_WAITED_SECONDS
-    while _others() and time.monotonic() < end:
-        time.sleep(_STEP_SECONDS)
+    try:
+        _forking.add(get_ident())
+        end = time.monotonic() + MOST_WAITED_SECONDS
+        while _others() and time.monotonic() < end:
+            time.sleep(_STEP_SECONDS)
+    finally:
+        look_before_fork()
 
 
 def _after_in_parent() -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["lost_by_forking"]
+__all__ = ["look_before_fork", "lost_by_forking"]
 
 _NAME: Final = "tokio-rt-worker"
 _TASKS: Final = Path("/proc/self/task")
@@ -25,7 +25,8 @@ def lost_by_forking() -> bool:
     return _lost
 
 
-def _before_fork() -> None:
+def look_before_fork() -> None:
+    """Finds out whether this process has such threads: when no other thread is in the engine, which begins them."""
     global _there
     _there = False
     # Elsewhere than on Linux, nobody tells.
@@ -42,4 +43,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_after_fork)

@@ -6,11 +6,11 @@ worth 25 times as many units to one guest as to another. What is measured is a m
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 import msgspec
 
+from stockade._locks import new_lock
 from stockade.errors import UsageError
 from stockade.execution._context import PolicyContext
 from stockade.execution._values import Call
@@ -86,7 +86,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         return _MOST_UNITS if units >= _MOST_UNITS else max(1, int(units))
 
 
-_lock = threading.RLock()
+_lock = new_lock()
 _known: list[Calibration] = []
 
 

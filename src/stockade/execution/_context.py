@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stockade._bounded import BoundedDict
+from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
 from stockade.errors import UsageError
@@ -83,7 +83,7 @@ class PolicyContext:
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
         self._parked: dict[_ParkedKey, ParkedPool] = {}
 

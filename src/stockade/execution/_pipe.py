@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 from stockade._bytes import bytes_of
+from stockade._locks import new_lock
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Pipe:
 
     def __init__(self) -> None:
         # Reentrant, for the handler of a signal may write while its thread does, or reads.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         # Views, so that taking a little of much copies only that.
         self._pieces: deque[memoryview] = deque()
         self._closed = False

@@ -8,13 +8,14 @@ import weakref
 from typing import TYPE_CHECKING
 
 from stockade._bell import start_thread
+from stockade._locks import new_lock
 
 if TYPE_CHECKING:
     from stockade.guests._session import LanguageSession
 
 __all__ = ["close_when_idle"]
 
-_changed = threading.Condition(threading.RLock())
+_changed = threading.Condition(new_lock())
 _watched: dict[weakref.ref[LanguageSession], float] = {}
 """How many seconds each may rest."""
 _running = False

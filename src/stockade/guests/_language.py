@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeVar, overload
 
 import msgspec
 
+from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest
@@ -120,7 +120,7 @@ class Language:
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
         self._packages = () if packages is None else (Mount(packages, _PACKAGES, "ro"),)
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._closed = False
         self._loaded: tuple[Module, Driver] | None = None
         self._tools: dict[str, Tool] = {}

@@ -6,10 +6,10 @@ import atexit
 import os
 import shutil
 import tempfile
-import threading
 import zipfile
 from pathlib import Path
 
+from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import InvalidModule, ModuleNotFound
 from stockade.policy import Mount
@@ -18,7 +18,7 @@ __all__ = ["library_mounts"]
 
 _FOLDER = "/usr/local/lib"
 
-_lock = threading.RLock()
+_lock = new_lock()
 _made: dict[tuple[Path, int], tuple[Mount, ...]] = {}
 
 

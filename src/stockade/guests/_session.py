@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from typing import TYPE_CHECKING
 
+from stockade._locks import new_lock
 from stockade.errors import UsageError
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns
 from stockade.guests._idle import close_when_idle
@@ -112,7 +112,7 @@ class LanguageSession:
         self._fork = forked
         self._prepared = prepared
         self._takes_bytes = takes_bytes
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._holder: object = None
         self._idle_seconds = idle_seconds
         self._interpreter = opened() if begun is None else begun

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from stockade._locks import new_lock
 from stockade._outside import call_outside
 from stockade._text import printable
 from stockade._wasi import MODULE
@@ -409,7 +409,7 @@ class HostFunctions:
     """The host functions of a sandbox. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
 
     def add(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockade._bell import start_thread
+from stockade._locks import new_lock
 from stockade.errors import EngineError
 from stockade.runner._executor import WorkItem, executor
 
@@ -63,7 +64,7 @@ class LoopBridge:
         self._loop = weakref.ref(loop)
         self._letters: weakref.ref[_Batch] | None = None
         # Reentrant, for something may be posted in the middle of anything.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
 
     def post(self, letter: Callable[[], object]) -> None:
         """Has something called on the loop. Of a loop that is closed, nobody waits for anything."""
@@ -120,7 +121,7 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         # Reentrant, as all locks here.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[AwaitedCall] = set()
 

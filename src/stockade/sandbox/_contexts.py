@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from stockade._bounded import BoundedDict
+from stockade._locks import new_lock
 from stockade.errors import UsageError
 from stockade.execution import PolicyContext
 from stockade.policy import policy_of
@@ -34,7 +34,7 @@ class PolicyContexts:
 
     def __init__(self, policy: Policy, functions: HostFunctions) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._own: PolicyContext | None = PolicyContext(policy, functions)
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
+from stockade._locks import new_lock
 from stockade.errors import LimitExceeded, UsageError
 from stockade.execution import Call, Inputs, SavedGuest, bind_arguments
 from stockade.runner import GO_ON, run_blocking
@@ -55,7 +55,7 @@ class _Session:
         # handler of a signal may cancel.
         self._holder: object = None
         self._thread = 0
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self.initialization: Report | None = None
         self._closed = False
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stockade._bell import wait_until
+from stockade._locks import new_lock
 from stockade.errors import QueueFull, UsageError
 from stockade.runner import WorkItem, executor, is_in_coroutine
 from stockade.sandbox import Sandbox, check_count, check_text
@@ -178,7 +179,7 @@ class Scheduler:
         self._tenant_concurrency = concurrency if tenant_concurrency is None else tenant_concurrency
         # Reentrant, for the handler of a signal may come between any two lines. It finds things half done, so what it
         # asks for is done by whoever it has interrupted, afterwards.
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._late: deque[Callable[[], object]] = deque()
         # Threads that take something on and are to wait, afterwards, until nothing is under way.
         self._closing: set[int] = set()
