@@ -23,7 +23,7 @@ WITHIN_ONE_PROCESS = {
     "_bell.py": "whoever waits at a bell is a thread of the process that made it",
     "_locks.py": "here they are made",
     "cli/_guest_io.py": "the command forks nothing",
-    "execution/_run.py": "of one run, which its own thread takes on",
+    "execution/_guest.py": "of one run, which its own thread takes on",
     "host/_guest.py": "of one call of a function, on its own thread",
 }
 """Modules that make locks which no child comes to."""
