@@ -1,4 +1,7 @@
-"""Locks: a forked child waits for none that another thread of its parent had."""
+"""Locks: a forked child waits for none that another thread of its parent had.
+
+Holds P-FORK-1.
+"""
 
 from __future__ import annotations
 
