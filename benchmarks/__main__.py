@@ -1,11 +1,14 @@
 """`make bench`: runs against idiomatic wasmtime-py, guarded calls against native ones, limits against none, crowds.
 
 Every promise about cost is a ratio or a difference taken in one run. Exits with 1 when one is not kept.
-`python -m benchmarks PART...` measures some parts only.
+`python -m benchmarks PART...` measures some parts only; with `--json`, figures are written as JSON to standard output,
+and tables to standard error. `languages` is measured only where it is asked for: it installs packages of others.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import sys
@@ -26,6 +29,7 @@ from benchmarks._ends import cancelled, disconnected, lengths
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._host_calls import host_calls
 from benchmarks._idiomatic import idiomatic_hello, native_engine
+from benchmarks._languages import languages
 from benchmarks._late import late
 from benchmarks._loading import hostile_files
 from benchmarks._measure import Promise, in_turn
@@ -216,21 +220,38 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
 }
 """In the order in which they run: first what forks, last the idiomatic way, whose threads stay around."""
 
+_ASKED_FOR = {"languages": languages}
+"""Parts that are measured only where they are named."""
+
 _CROWDS = ("asleep", "parked", "shares", "heartbeat", "throughput")
+
+
+def _documents(figures: list[Promise]) -> list[dict[str, object]]:
+    return [
+        {"what": figure.what, "measured": figure.measured}
+        | ({"bound": figure.bound, "least": figure.least} if math.isfinite(figure.bound) else {})
+        for figure in figures
+    ]
 
 
 def main(names: list[str]) -> int:
     """Measures, shows tables, and says whether the promises are kept.
 
     Args:
-        names: Parts; none for all of them, `crowds` for those with many guests.
+        names: Parts; none for all of them, `crowds` for those with many guests. `--json` for figures as JSON.
     """
+    as_json = "--json" in names
+    names = [name for name in names if name != "--json"]
+    parts = _ASKED_FOR | _PARTS
     wanted = {part for name in names or _PARTS for part in (_CROWDS if name == "crowds" else (name,))}
-    if unknown := wanted - _PARTS.keys():
-        print(f"no such part: {', '.join(sorted(unknown))}. There are: crowds, {', '.join(_PARTS)}", file=sys.stderr)
+    if unknown := wanted - parts.keys():
+        print(f"no such part: {', '.join(sorted(unknown))}. There are: crowds, {', '.join(parts)}", file=sys.stderr)
         return 2
-    console = Console()
-    promises = [promise for name, part in _PARTS.items() if name in wanted for promise in part(console)]
+    console = Console(stderr=as_json)
+    figures = [figure for name, part in parts.items() if name in wanted for figure in part(console)]
+    if as_json:
+        print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "figures": _documents(figures)}))
+    promises = [figure for figure in figures if math.isfinite(figure.bound)]
     kept = Table(title="promises")
     for heading in ("", "measured", "promised", ""):
         kept.add_column(heading, justify="right", overflow="fold")

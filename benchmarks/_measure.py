@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -13,18 +14,18 @@ __all__ = ["Promise", "Spread", "in_turn"]
 
 
 class Promise(NamedTuple):
-    """A measured number and what it may be.
+    """A measured number and what it may be, where that is promised.
 
     Attributes:
         what: What was measured.
         measured: The number.
-        bound: What it may be at most, or at least.
+        bound: What it may be at most, or at least; infinite where it is only told.
         least: Whether the bound is the least.
     """
 
     what: str
     measured: float
-    bound: float
+    bound: float = inf
     least: bool = False
 
     @property

@@ -176,7 +176,7 @@ def test_what_the_reactor_imports_can_be_lent() -> None:
     """Also where it is not installed: annotations are read when it is lent."""
     for tools in ({}, {"wait": Tool(_waits, "wait", None)}):
         with Sandbox() as box:
-            _CPythonReactor(Path).lend(box, Toolbox(tools, lambda _: True))
+            _CPythonReactor(Path).lend(box, Toolbox(tools, lambda _: True, 1 << 20))
 
 
 async def _waits() -> int:

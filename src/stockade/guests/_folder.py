@@ -252,30 +252,33 @@ class PrivateFolder:
 
     def take_request(self) -> bytes | None:
         """Returns what the guest wants of a tool, and empties it; None where there is nothing."""
-        return self._taken(_REQUEST, _MOST_REQUEST_BYTES) or None
+        return self._taken(_REQUEST, _MOST_REQUEST_BYTES, again=True) or None
 
-    def take_result(self, most: int) -> bytes | None:
-        """Returns what the guest left as its result, and empties it.
+    def take_result(self, most: int, *, again: bool = True) -> bytes | None:
+        """Returns what the guest left as its result, and empties it where there may be another one.
 
         Args:
             most: How many bytes it may have.
+            again: Whether the guest lives on.
 
         Returns:
             Its bytes; None where there are none that can be read, or too many.
         """
-        return self._taken(_RESULT, most)
+        return self._taken(_RESULT, most, again=again)
 
-    def _taken(self, name: str, most: int) -> bytes | None:
+    def _taken(self, name: str, most: int, *, again: bool) -> bytes | None:
         try:
             descriptor = os.open(f"{self._path}/run/{name}", os.O_RDWR | _READ)
         except OSError:
             return None
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            if not stat.S_ISREG(status.st_mode):
                 return None
-            data = _read_all(descriptor, most)
-            os.ftruncate(descriptor, 0)
+            data = _read_all(descriptor, most) if status.st_size <= most else None
+            if again:
+                # Not for nothing: file systems write out at once what comes after it, and then wait for the disk.
+                os.ftruncate(descriptor, 0)
         except OSError:
             return None
         finally:

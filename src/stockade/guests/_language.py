@@ -65,6 +65,7 @@ class _Place(NamedTuple):
     """Where a run happens: a sandbox that grants a folder."""
 
     policy: Policy
+    told: PolicyInfo
     box: Sandbox
     folder: PrivateFolder
     toolbox: Toolbox
@@ -434,7 +435,7 @@ class Language:
         def steps() -> RunCoroutine[CodeResult]:
             try:
                 report = yield from taken
-                return _result(report, allowed, place.folder, place.toolbox, patterns)
+                return _result(report, place.told, place.folder, place.toolbox, patterns)
             finally:
                 self._leave(place)
 
@@ -466,6 +467,7 @@ class Language:
         """
         check_keywords(f"{self._language}.session()", _unknown, _of_languages(self._language))
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
+        told = _told(allowed)
 
         def opened(other: Interpreter | None = None) -> Interpreter:
             module, driver = self._load()
@@ -490,7 +492,7 @@ class Language:
 
         def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
             parts = interpreter.folder, interpreter.toolbox
-            return _result(report, allowed, *parts, patterns, survived=not interpreter.over)
+            return _result(report, told, *parts, patterns, survived=not interpreter.over)
 
         def prepared(task: Task) -> Task:
             return task._replace(
@@ -527,7 +529,7 @@ class Language:
                 env=_ENVIRONMENT if driver.waits else None,
                 pool_size=1,
             )
-        return _Place(policy, box, folder, toolbox)
+        return _Place(policy, _told(policy), box, folder, toolbox)
 
     def _leave(self, place: _Place) -> None:
         """Gives a place back: nothing of what was in it is left."""
@@ -551,7 +553,7 @@ class Language:
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
         box = Sandbox(fitted, isolation=self._isolation)
-        toolbox = Toolbox(self._tools, policy.grants)
+        toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES)
         driver.lend(box, toolbox)
         return box, toolbox
 
@@ -578,7 +580,7 @@ class Language:
 
     def _make_base(self, module: Module, driver: Driver, policy: Policy) -> Snapshot:
         box = Sandbox(roomy(policy), isolation=self._isolation)
-        driver.lend(box, Toolbox(self._tools, policy.grants))
+        driver.lend(box, Toolbox(self._tools, policy.grants, 0))
         with box:
             box.prepare(module)
             guest, control = box.live(module, Inputs(env=_ENVIRONMENT))
@@ -640,9 +642,14 @@ def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], b
     return fetch
 
 
+def _told(policy: Policy) -> PolicyInfo:
+    """Returns what reports say of a policy: of the caller's, not of the one with our folders."""
+    return PolicyInfo(policy.digest, printable(policy.name))
+
+
 def _result(
     report: Report,
-    policy: Policy,
+    told: PolicyInfo,
     folder: PrivateFolder,
     toolbox: Toolbox,
     patterns: Sequence[str],
@@ -650,11 +657,14 @@ def _result(
     survived: bool = False,
 ) -> CodeResult:
     """Makes a result of a report, and of what the guest left in its folder."""
-    report = msgspec.structs.replace(report, policy=PolicyInfo(policy.digest, printable(policy.name)))
+    report = msgspec.structs.replace(report, policy=told)
     collected: Collected = folder.collect(patterns)
     frame = None
     if report.outcome in (Outcome.OK, Outcome.EXIT):
-        frame = read_frame(folder.take_result(policy.limits.stdout + FRAME_ROOM_BYTES))
+        data, most = toolbox.take_frame(), toolbox.most_bytes
+        if data is None:
+            data = folder.take_result(most, again=survived)
+        frame = read_frame(data if data is not None and len(data) <= most else None)
     return CodeResult.of(report, frame, *collected, toolbox, survived=survived)
 
 

@@ -105,12 +105,16 @@ class _CPythonReactor:
         """Lends what it imports."""
 
         def call(host: HostCall, request: bytes, answer: U32, answer_size: U32) -> int:
+            if toolbox.keep(request):
+                return 0
             if not toolbox:
                 return _NOBODY
             data = toolbox.serve(request)
             return _given(host, data, host.call("host_alloc", len(data)), answer, answer_size)
 
         async def call_async(host: HostCall, request: bytes, answer: U32, answer_size: U32) -> int:
+            if toolbox.keep(request):
+                return 0
             data = await toolbox.serve_async(request)
             return _given(host, data, await host.call_async("host_alloc", len(data)), answer, answer_size)
 

@@ -29,6 +29,9 @@ _MOST_TEXT = 1_000
 _Denied: Final = type(OSError(errno.EACCES, ""))
 """What Python raises where access is denied."""
 
+_FRAME = b"\0"
+"""What pieces of frames begin with. Requests are JSON, which begins with none."""
+
 
 class ToolCall(msgspec.Struct, JsonRecord, frozen=True):
     """A call of a tool.
@@ -140,20 +143,24 @@ class Tool:
 
 
 class Toolbox:
-    """The tools of one interpreter, and the calls of the piece of code that runs there.
+    """The tools of one interpreter; the calls of the piece of code that runs there, and what it hands over.
 
     Args:
         tools: The tools, by their names.
         grants: Says whether the policy grants a capability.
+        most_bytes: How many bytes it may hand over.
 
     Attributes:
+        most_bytes: How many bytes it may hand over.
         calls: The calls so far.
         count: How many there were.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], grants: Callable[[str], bool]) -> None:
+    def __init__(self, tools: Mapping[str, Tool], grants: Callable[[str], bool], most_bytes: int) -> None:
         self._tools = tools
         self._grants = grants
+        self.most_bytes = most_bytes
+        self._frame: bytearray | None = None
         self.calls: list[ToolCall] = []
         self.count = 0
 
@@ -168,6 +175,26 @@ class Toolbox:
     def begin(self) -> None:
         """Begins counting anew."""
         self.calls, self.count = [], 0
+        self._frame = None
+
+    def keep(self, request: bytes) -> bool:
+        """Keeps what is no request but a piece of a frame; returns whether it is.
+
+        Args:
+            request: What the code has called the host with.
+        """
+        if request[:1] != _FRAME:
+            return False
+        if self._frame is None:
+            self._frame = bytearray()
+        # One byte more than it may have says that it was too much.
+        self._frame += request[1 : 2 + self.most_bytes - len(self._frame)]
+        return True
+
+    def take_frame(self) -> bytes | None:
+        """Returns the frame that was handed over, if any; of one that is too long more than there may be."""
+        frame, self._frame = self._frame, None
+        return None if frame is None else bytes(frame)
 
     def serve(self, request: bytes) -> bytes:
         """Answers a request. What a tool raises is told by its type and text, without its traceback.

@@ -3,7 +3,7 @@
 // said anyway.
 const stringify = JSON.stringify, parse = JSON.parse, out = std.open, input = std.in, text = String;
 const lone = /\\ud[89a-f]/;
-let job = first, most = 0;
+let job = first, most = 0, result = null;
 
 function show(thing) {
   if (typeof thing === "string") return thing;
@@ -61,10 +61,12 @@ async function perform() {
   } catch (problem) { error = failure(problem); }
   actual.out.flush();
   actual.err.flush();
-  const file = out("/run/result", "w");
-  if (file) {
-    file.puts(`{"value":${value},"shown":${shown},"error":${stringify(error)},"exit":${error ? 1 : 0}}`);
-    file.close();
+  // Whoever has read the last one has emptied it.
+  result ??= out("/run/result", "r+");
+  if (result) {
+    result.seek(0, 0);
+    result.puts(`{"value":${value},"shown":${shown},"error":${stringify(error)},"exit":${error ? 1 : 0}}`);
+    result.flush();
   }
 }
 
