@@ -6,6 +6,7 @@ needs the standard library and what the way itself needs, so it also runs where 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -150,6 +151,7 @@ def _wasmtime(distribution: str, start: Callable[[Any, Any, Any, str], None]) ->
     linker.define_wasi()
     module = wasmtime.Module.from_file(engine, _data_file(distribution, ".wasm"))
     folder = tempfile.mkdtemp(prefix="peer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     def begun(name: str) -> Any:
         store = wasmtime.Store(engine)
@@ -166,7 +168,6 @@ def _wasmtime(distribution: str, start: Callable[[Any, Any, Any, str], None]) ->
         return Path(folder, "out").read_text()
 
     def wait(stack: ExitStack, count: int) -> None:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         for number in range(count):
             store, wasi = begun(str(number))
             store.set_wasi(wasi)
@@ -304,5 +305,6 @@ def _serve(name: str) -> None:
 
 if __name__ == "__main__":
     _serve(sys.argv[1])
+    atexit._run_exitfuncs()
     # wasmtime-py's output can abort the interpreter at exit; nothing is left to do by now.
     os._exit(0)

@@ -202,7 +202,10 @@ with stockade.Python("default", runtime={runtime!r}) as language, language.sessi
     if not child:
         ended = 1
         try:
-            print(language.run("import os; open('secret', 'w').write('x'); os.listdir()").value, flush=True)
+            try:
+                print(language.run("import os; open('secret', 'w').write('x'); os.listdir()").value, flush=True)
+            except stockade.EngineError as problem:
+                print(str(problem).split(",")[0], flush=True)
             try:
                 session.run("1")
             except stockade.UsageError as problem:
@@ -220,13 +223,15 @@ with stockade.Python("default", runtime={runtime!r}) as language, language.sessi
 def test_a_forked_process_shares_no_folder(python: Python) -> None:
     """It is forked from one that has prepared, as servers do; its guest looks for what guests of others keep.
 
-    A run of the child's has a folder of its own, a session of the parent's is not there for it, and the parent's
-    folders are still there when the child has let go of all that it had.
+    A run of the child's has a folder of its own, or is refused where the parent has run a guest to make the
+    interpreter ready; a session of the parent's is not there for it, and the parent's folders are still there when the
+    child has let go of all that it had.
     """
+    has_run = python.runtime == "cpython-3.15"
     code = _FORKED.format(runtime=python.runtime)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == [
-        "['secret']",
+        "this process was forked from one that had run guests" if has_run else "['secret']",
         "the session was opened before this process was forked: open one here",
         "0",
         "[] []",

@@ -191,8 +191,13 @@ def test_a_coroutine_function_is_not_awaited_where_the_loop_waits(shop: Python) 
 
     with pytest.raises(UsageError) as caught:
         asyncio.run(blocking())
-    assert str(caught.value) == (
-        "the code calls the coroutine function wait, and the event loop of this thread waits for the code: await "
-        "run_async, or call what blocks by asyncio.to_thread"
-    )
+    message = str(caught.value)
+    if shop.runtime == "cpython-3.15":
+        # There it is a host function as others are.
+        assert message.startswith("the guest calls a coroutine function, and the event loop of this thread waits for")
+    else:
+        assert message == (
+            "the code calls the coroutine function wait, and the event loop of this thread waits for the code: await "
+            "run_async, or call what blocks by asyncio.to_thread"
+        )
     assert shop.run("tools.wait(2)").value == [2, 2]
