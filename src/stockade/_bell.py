@@ -11,14 +11,20 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Bell", "Once", "start_thread", "wait_until"]
+__all__ = ["MOST_RAISED", "Bell", "Once", "start_thread", "wait_until"]
 
 _Result = TypeVar("_Result")
+
+MOST_RAISED: Final = 100
+"""So many handlers of signals may raise, one after the other, while it is put in order what they have interrupted.
+
+Who does that tries again in the same frame: between two calls there is no place where a handler could come.
+"""
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -116,7 +122,12 @@ class Once(Generic[_Result]):
             self._tell_all()
         except BaseException:
             # The handler of a signal has raised, in the middle of this.
-            self._tell_all()
+            for _ in range(MOST_RAISED):
+                try:
+                    self._tell_all()
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
             raise
 
     def _tell_all(self) -> None:

@@ -395,7 +395,7 @@ class _Scene:
         names = [actor.name for actor in world.actors if actor.number]
         world.check(not names, f"threads are left: {names}")
         executor = _executor.executor()
-        world.check(not executor._errands, "the executor has runs on its list that are over")
+        world.check(not executor._items, "the executor has runs on its list that are over")
         world.check(not executor._tenants, "the executor has tenants on its list that have no runs")
         world.check(
             not self.box._registry.runs or self.interrupts > 0, f"names are left: {list(self.box._registry.runs)}"

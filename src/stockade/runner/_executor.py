@@ -21,10 +21,11 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from stockade._bell import start_thread
+from stockade._bell import MOST_RAISED, start_thread
 from stockade._outside import outside
 from stockade.errors import EngineError
 from stockade.runner._coroutine import FOREVER, GO_ON
@@ -139,7 +140,8 @@ class _Tenant:
 
     def __init__(self) -> None:
         self.line: list[tuple[float, int, WorkItem[Any]]] = []
-        self.items = self.at_work = 0
+        self.items: set[WorkItem[Any]] = set()
+        self.at_work = 0
         # Seconds that its runs have used, and what the one served last had used of its share.
         self.used = 0.0
         self.served = 0.0
@@ -167,11 +169,13 @@ class Executor:
         self._calling_out = 0
         # Those whose time is up, or who are not wanted any more: they only have to be told, and stand in no line.
         self._ending: deque[WorkItem[Any]] = deque()
-        self._errands = 0
+        # Taken on and not over. Not only counted, so that whoever is interrupted may add or take out one again.
+        self._items: set[WorkItem[Any]] = set()
         self._alarms: list[tuple[float, int, WorkItem[Any]]] = []
         # When each slice under way began, by its thread.
         self._busy: dict[int, float] = {}
-        self._threads = 0
+        # Also one that is about to start; one whose start was interrupted is not among them, and ends.
+        self._threads: set[threading.Thread] = set()
         self._idle = 0
         # One of the idle threads looks after alarms and after the busy ones, at the latest at this time.
         self._watching = False
@@ -182,7 +186,7 @@ class Executor:
     @property
     def threads(self) -> int:
         """How many threads there are."""
-        return self._threads
+        return len(self._threads)
 
     def begin(self, item: WorkItem[Any]) -> None:
         """Takes a run on.
@@ -191,19 +195,23 @@ class Executor:
             EngineError: There is no thread, and the system has none to give.
         """
         with self._lock:
-            tenant = self._tenants.get(item.tenant)
-            if tenant is None:
-                tenant = self._tenants[item.tenant] = _Tenant()
-                tenant.used = max(self._served - _AWAY_CREDIT_SECONDS, self._debts.pop(item.tenant, self._served))
-            tenant.items += 1
-            self._errands += 1
-            item.control.on_wake = item.on_wake = lambda: self.wake(item)
             try:
+                tenant = self._tenants.get(item.tenant)
+                if tenant is None:
+                    tenant = self._tenants[item.tenant] = _Tenant()
+                    tenant.used = max(self._served - _AWAY_CREDIT_SECONDS, self._debts.pop(item.tenant, self._served))
+                tenant.items.add(item)
+                self._items.add(item)
+                item.control.on_wake = item.on_wake = lambda: self.wake(item)
                 self._results(item)
             except BaseException:
                 # Nobody takes it on: it is not to be found in any line, nor counted.
-                item.place = 0
-                self._let_go(item, tenant)
+                for _ in range(MOST_RAISED):
+                    try:
+                        self._refuse(item)
+                        break
+                    except BaseException:  # noqa: S112 - a second signal; the first is raised
+                        continue
                 raise
         self._catch_up()
 
@@ -216,26 +224,44 @@ class Executor:
         try:
             with self._lock:
                 self._wake(item)
-            self._catch_up()
         except BaseException:
             # The handler of a signal has raised, in the middle of this.
-            with self._lock:
-                if item.state == _READY and item.place:
-                    self._line_up(item)
-                self._have_looked_at(time.monotonic())
+            for _ in range(MOST_RAISED):
+                try:
+                    with self._lock:
+                        self._wake_again(item)
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
             raise
+        self._catch_up()
 
     def _catch_up(self) -> None:
         """Does what was asked for meanwhile, in the middle of something."""
         while self._late:
-            with self._lock:
-                self._wake_late()
+            try:
+                with self._lock:
+                    self._wake_late()
+            except BaseException:
+                # It is all still there: a thread does it, as soon as one looks.
+                for _ in range(MOST_RAISED):
+                    try:
+                        with self._lock:
+                            self._have_looked_at(time.monotonic())
+                        break
+                    except BaseException:  # noqa: S112 - a second signal; the first is raised
+                        continue
+                raise
 
     # -- all of this under the lock -----------------------------------------------------------------------------------
 
     def _wake_late(self) -> None:
         while self._late:
-            self._wake(self._late.popleft())
+            # It stays there until that is done. A handler that comes in between may do it, too.
+            item = self._late[0]
+            self._wake(item)
+            with suppress(ValueError):
+                self._late.remove(item)
 
     def _wake(self, item: WorkItem[Any]) -> None:
         if item.state == _RUNNING:
@@ -244,6 +270,15 @@ class Executor:
             self._results(item)
         elif item.state == _READY and item.control.cancelled:
             self._end(item)
+
+    def _wake_again(self, item: WorkItem[Any]) -> None:
+        """Does what `_wake` does, where that was interrupted."""
+        if item.state == _READY and item.place:
+            self._line_up(item)
+        else:
+            self._wake(item)
+        if self._order or self._ending:
+            self._have_looked_at(time.monotonic())
 
     def _results(self, item: WorkItem[Any]) -> None:
         """Lines up one who was away, and who does not come back with a share saved up; nor does its tenant."""
@@ -255,13 +290,14 @@ class Executor:
 
     def _line_up(self, item: WorkItem[Any]) -> None:
         tenant = self._tenants[item.tenant]
-        item.state = _READY
-        item.alarm, item.place = 0, next(self._numbers)
+        item.place = next(self._numbers)
         if not tenant.line:
             self._have_looked_soon()
             tenant.used = max(tenant.used, self._served - _MOST_CREDIT_SECONDS)
             heapq.heappush(self._order, (tenant.used, item.place, tenant))
         heapq.heappush(tenant.line, (item.used, item.place, item))
+        # Not before: whoever finds this half done finds one who waits, and lines it up.
+        item.state, item.alarm = _READY, 0
         if item.control.cancelled:
             self._end(item)
         elif not item.limit and item.control.deadline != FOREVER:
@@ -281,7 +317,7 @@ class Executor:
 
     def _set_alarm(self, item: WorkItem[Any], when: float) -> int:
         """Returns the number of the alarm, which counts as long as its item knows it."""
-        if len(self._alarms) > 4 * self._errands + _FORGOTTEN_ALARMS:
+        if len(self._alarms) > 4 * len(self._items) + _FORGOTTEN_ALARMS:
             self._alarms = [entry for entry in self._alarms if entry[1] in (entry[2].alarm, entry[2].limit)]
             heapq.heapify(self._alarms)
         number = next(self._numbers)
@@ -358,10 +394,15 @@ class Executor:
         if self._idle:
             # Any of them would do, but the one that watches has to know when it must look.
             self._change.notify_all()
-        elif self._threads < MOST_THREADS + self._calling_out:
+        elif len(self._threads) < MOST_THREADS + self._calling_out:
+            thread = threading.Thread(target=self._work, name="stockade-executor", daemon=True)
+            self._threads.add(thread)
             try:
-                start_thread(threading.Thread(target=self._work, name="stockade-executor", daemon=True))
-            except RuntimeError as problem:
+                start_thread(thread)
+            except BaseException as problem:
+                self._threads.discard(thread)
+                if not isinstance(problem, RuntimeError):
+                    raise
                 # The system has no more. Those that are there look when they have done with what they are at.
                 if not self._threads:
                     raise EngineError(
@@ -369,7 +410,6 @@ class Executor:
                         f"({problem}). Run fewer at once, or raise the limit (ulimit -u)"
                     ) from None
                 return
-            self._threads += 1
         else:
             # All are at work, and look when they have done with what they are at.
             return
@@ -420,12 +460,16 @@ class Executor:
     # -- the threads --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        me = threading.get_ident()
+        me, thread = threading.get_ident(), threading.current_thread()
+        with self._lock:
+            if thread not in self._threads:
+                # What has started it was interrupted, and does not know that it has.
+                return
         while True:
             with self._lock:
                 item = self._wait_for_work()
                 if item is None:
-                    self._threads -= 1
+                    self._threads.discard(thread)
                     return
                 began = self._busy[me] = time.monotonic()
                 item.state = _RUNNING
@@ -471,6 +515,15 @@ class Executor:
         if self._held:
             self._release()
 
+    def _refuse(self, item: WorkItem[Any]) -> None:
+        """Lets go of one that was about to be taken on."""
+        item.place = 0
+        with suppress(ValueError):
+            self._ending.remove(item)
+        tenant = self._tenants.get(item.tenant)
+        if tenant is not None:
+            self._let_go(item, tenant)
+
     def _let_go(self, item: WorkItem[Any], tenant: _Tenant) -> None:
         item.state = _OVER
         item.alarm = item.limit = 0
@@ -478,13 +531,13 @@ class Executor:
         if item.control.on_wake is item.on_wake:
             item.control.on_wake = None
         item.on_wake = None
-        self._errands -= 1
-        if not self._errands:
+        self._items.discard(item)
+        if not self._items:
             # None of them counts any more, and they would only keep a thread.
             self._alarms.clear()
-        tenant.items -= 1
+        tenant.items.discard(item)
         if not tenant.items:
-            del self._tenants[item.tenant]
+            self._tenants.pop(item.tenant, None)
             if tenant.used > self._served - _AWAY_CREDIT_SECONDS:
                 # Else whoever comes and goes would begin anew each time.
                 self._debts[item.tenant] = tenant.used

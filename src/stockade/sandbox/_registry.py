@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stockade._bell import wait_until
+from stockade._bell import MOST_RAISED, wait_until
 from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.runner import RunControl
@@ -59,8 +59,14 @@ class UnderWay:
 
     def __del__(self) -> None:
         # Where the handler of a signal has raised before the run was off the list.
-        if self._registry.has(self.control):
-            self._registry.leave(self.control)
+        # It may not have come to be on any list.
+        for _ in range(MOST_RAISED if hasattr(self, "control") else 0):
+            try:
+                if self._registry.has(self.control):
+                    self._registry.leave(self.control)
+                break
+            except BaseException:  # noqa: S112 - another one: what is raised here is for nobody
+                continue
 
     def until_over(self, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
         """Takes steps, and the run off the list with the last of them: not only when somebody looks at its report."""

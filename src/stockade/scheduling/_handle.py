@@ -33,6 +33,8 @@ class TaskRun:
         report: Becomes its report, or what it raised.
         awaiter: Who awaits coroutine functions of the embedder's: the event loop on which it was submitted; None where
             there was none.
+        beginner: The thread that is about to begin it, or to tell that it did not come to that; 0 once the executor
+            has it.
         begun: Whether somebody has begun it.
         control: Its control, from its beginning on.
         cancelled: Whether it is not wanted any more.
@@ -40,13 +42,25 @@ class TaskRun:
         completed_at: When it was over, in UTC.
     """
 
-    __slots__ = ("awaiter", "begun", "cancelled", "completed_at", "context", "control", "dropped", "report", "task")
+    __slots__ = (
+        "awaiter",
+        "beginner",
+        "begun",
+        "cancelled",
+        "completed_at",
+        "context",
+        "control",
+        "dropped",
+        "report",
+        "task",
+    )
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.context = copy_context()
         self.awaiter = _loop_of_this_thread()
         self.report: Once[Report] = Once()
+        self.beginner = 0
         self.begun = False
         self.control: RunControl | None = None
         self.cancelled = self.dropped = False
@@ -189,7 +203,7 @@ class TaskHandle:
         if self.done:
             call()
         else:
-            self._run.report.when_done(_just_once(lambda: tell_later(call)))
+            self._run.report.when_done(lambda: tell_later(call))
 
 
 def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
@@ -197,23 +211,9 @@ def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
 
     Args:
         job: The job.
-        call: What to call.
+        call: What to call. It may be called again.
     """
-    job._run.report.when_done(_just_once(call))  # noqa: SLF001 - of this module
-
-
-def _just_once(call: Callable[[], object]) -> Callable[[], object]:
-    """A call that is made by whoever comes first: several threads may find at once that something is over."""
-    left = [call]
-
-    def first() -> None:
-        try:
-            whole = left.pop()
-        except IndexError:
-            return
-        whole()
-
-    return first
+    job._run.report.when_done(call)  # noqa: SLF001 - of this module
 
 
 def _check_timeout(seconds: object) -> None:

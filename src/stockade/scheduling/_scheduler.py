@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stockade._bell import wait_until
+from stockade._bell import MOST_RAISED, wait_until
 from stockade._locks import new_lock
 from stockade.errors import QueueFull, UsageError
 from stockade.runner import WorkItem, executor, is_in_coroutine
@@ -84,12 +84,15 @@ class _Window:
         """Whether nothing is under way."""
         return not self._under_way
 
-    def leave(self, job: TaskHandle) -> None:
-        """Counts one that is over."""
+    def leave(self, job: TaskHandle) -> bool:
+        """Counts one that is over; says whether it was not counted yet."""
+        if job not in self._under_way:
+            return False
         self._under_way.discard(job)
         self._finished += 1
         if self._progress is not None:
             self._progress(self._finished, self._total)
+        return True
 
     def close(self) -> None:
         """Stops what is under way."""
@@ -292,6 +295,7 @@ class Scheduler:
         check_count("priority", task.priority, 1, 100)
         check_text("tenant", task.tenant)
         run = TaskRun(task)
+        handle = TaskHandle(run, self._cancel)
         try:
             with self._lock:
                 if self._closed:
@@ -305,16 +309,21 @@ class Scheduler:
                 self._line.add(run)
                 started = self._next_ones()
             self._start(started)
+            self._catch_up()
+            if self._closing and threading.get_ident() in self._closing:
+                self._closing.discard(threading.get_ident())
+                self._wait_until_quiet()
         except BaseException as problem:
             if run in self._unfinished:
                 # The handler of a signal has raised, in the middle of this.
-                self._mend(run, problem)
+                for _ in range(MOST_RAISED):
+                    try:
+                        self._mend(run, problem)
+                        break
+                    except BaseException:  # noqa: S112 - a second signal; the first is raised
+                        continue
             raise
-        self._catch_up()
-        if self._closing and threading.get_ident() in self._closing:
-            self._closing.discard(threading.get_ident())
-            self._wait_until_quiet()
-        return TaskHandle(run, self._cancel)
+        return handle
 
     def _mend(self, lost: TaskRun | None, problem: BaseException) -> None:
         """Puts things in order that the handler of a signal has left half done, as it has raised.
@@ -324,11 +333,13 @@ class Scheduler:
             problem: What was raised.
         """
         ended: list[TaskRun] = []
+        me = threading.get_ident()
         with self._lock:
             line = self._line.emptied()
             for run in tuple(self._unfinished):
-                if not run.begun and (run is lost or run.dropped):
-                    run.begun = True
+                # Or whoever was interrupted before the executor had it, or before that was told that it failed.
+                if run.beginner == me or (not run.begun and (run is lost or run.dropped)):
+                    run.begun, run.beginner = True, me
                     self._running.discard(run)
                     ended.append(run)
                 elif not run.begun and run not in self._running:
@@ -338,16 +349,26 @@ class Scheduler:
             started = [run for run in self._running if not run.begun]
             started += self._next_ones()
         for run in ended:
-            self._tell(run, None, problem)
+            if run.control is not None:
+                # The executor may have it all the same.
+                run.control.cancel()
+            self._tell(run, None, _dropped() if run.dropped else problem)
         if lost is not None and lost.control is not None:
             lost.control.cancel()
         self._start(started)
+        # It may have been done, and nobody told.
+        self._tell_waiters()
+        self._catch_up()
 
     def _catch_up(self) -> None:
         """Does what was asked for meanwhile, in the middle of something; without the lock."""
         while self._late:
+            # It stays there until it is done. A handler that comes in between may do it, too.
             with suppress(IndexError):
-                self._late.popleft()()
+                call = self._late[0]
+                call()
+                with suppress(ValueError):
+                    self._late.remove(call)
 
     def execute(self, task: Task | str | bytes) -> TaskResult:
         """Runs one task and waits for what comes of it.
@@ -415,8 +436,9 @@ class Scheduler:
                 if window.empty:
                     return
                 job = done.get()
-                window.leave(job)
-                yield job
+                # It may be told twice.
+                if window.leave(job):
+                    yield job
         finally:
             window.close()
 
@@ -449,8 +471,9 @@ class Scheduler:
                 if window.empty:
                     return
                 job = await done.get()
-                window.leave(job)
-                yield job
+                # It may be told twice.
+                if window.leave(job):
+                    yield job
         finally:
             window.close()
 
@@ -490,27 +513,25 @@ class Scheduler:
         """Begins runs; in place of one that cannot begin, the next. Raises nothing, whatever is wrong with them."""
         line = deque(runs)
         failed: list[tuple[TaskRun, BaseException]] = []
-        try:
-            while line:
-                run = line.popleft()
-                problem = self._try_to_begin(run)
-                if problem is not None:
-                    failed.append((run, problem))
-                    run.completed_at = datetime.now(UTC)
-                    with self._lock:
-                        line.extend(self._leave(run))
-        finally:
-            # Others may be told, and do something in turn, when all that could begin has begun.
-            for run, problem in failed:
-                self._tell(run, None, problem)
+        while line:
+            run = line.popleft()
+            problem = self._try_to_begin(run)
+            if problem is not None:
+                failed.append((run, problem))
+                with self._lock:
+                    line.extend(self._leave(run))
+        # Others may be told, and do something in turn, when all that could begin has begun.
+        for run, problem in failed:
+            self._tell(run, None, problem)
 
     def _try_to_begin(self, run: TaskRun) -> BaseException | None:
         try:
             with self._lock:
                 if run.begun:
                     return None
-                run.begun = True
+                run.begun, run.beginner = True, threading.get_ident()
             self._begin(run)
+            run.beginner = 0
         except BaseException as problem:
             if run.control is not None:
                 # It may have begun all the same.
@@ -542,7 +563,6 @@ class Scheduler:
         executor().begin(run.context.run(WorkItem, steps, control, done, task.priority, task.tenant))
 
     def _over(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
-        run.completed_at = datetime.now(UTC)
         with self._lock:
             if report is not None:
                 self._line.charge(run.task.tenant, report.usage.cpu_seconds)
@@ -554,12 +574,17 @@ class Scheduler:
     def _tell(self, run: TaskRun, report: Report | None, problem: BaseException | None) -> None:
         try:
             if not run.report.done:
+                run.completed_at = datetime.now(UTC)
                 run.report.settle(report, problem)
         finally:
-            self._done(run)
+            if run.report.done:
+                self._done(run)
 
     def _done(self, run: TaskRun) -> None:
         self._unfinished.pop(run, None)
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
         if not self._unfinished:
             for waiter in tuple(self._waiters):
                 waiter()
@@ -568,8 +593,12 @@ class Scheduler:
         run.cancelled = True
         if self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001 - as conditions do
             # By the handler of a signal, or by what is dropped.
-            self._late.append(lambda: self._cancel(run))
+            self._late.append(lambda: self._cancel_now(run))
             return
+        self._cancel_now(run)
+        self._catch_up()
+
+    def _cancel_now(self, run: TaskRun) -> None:
         try:
             with self._lock:
                 done, control = run.report.done, run.control
@@ -577,16 +606,21 @@ class Scheduler:
                     # From here on, whoever mends things ends it.
                     run.dropped = True
                     self._line.remove(run)
-                    run.begun = True
+                    run.begun, run.beginner = True, threading.get_ident()
             if run.dropped and not done:
-                self._over(run, None, UsageError("the task was cancelled before it began"))
+                self._over(run, None, _dropped())
             elif control is not None and not done:
                 control.cancel()
         except BaseException as problem:
             # The handler of a signal has raised, in the middle of this.
-            if run.dropped and run.begun:
-                self._over(run, None, UsageError("the task was cancelled before it began"))
-            self._mend(None, problem)
-            self._catch_up()
+            for _ in range(MOST_RAISED):
+                try:
+                    self._mend(None, problem)
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
             raise
-        self._catch_up()
+
+
+def _dropped() -> UsageError:
+    return UsageError("the task was cancelled before it began")

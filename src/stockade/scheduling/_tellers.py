@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from stockade._bell import start_thread
+from stockade._bell import MOST_RAISED, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,25 +30,43 @@ class _Tellers:
         # Reentrant, for the handler of a signal may end something.
         self._lock = threading.RLock()
         self._change = threading.Condition(self._lock)
-        self._threads = self._idle = 0
+        # Also one that is about to start; one whose start was interrupted is not among them, and ends.
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
 
     def tell(self, call: Callable[[], object]) -> None:
         """Has something called, that raises nothing. Without any thread to be had, it is called at once."""
         self._calls.append(call)
+        try:
+            alone = self._has_nobody()
+        except BaseException:
+            # The handler of a signal has raised, in the middle of this.
+            for _ in range(MOST_RAISED):
+                try:
+                    self._has_nobody()
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
+            raise
+        if alone:
+            self._call_all()
+
+    def _has_nobody(self) -> bool:
+        """Sees to it that a thread makes the calls; whether there is none to be had."""
         with self._lock:
             if self._idle:
                 self._change.notify()
-            if self._idle >= len(self._calls) or self._threads >= MOST_TELLERS:
-                return
+            if self._idle >= len(self._calls) or len(self._threads) >= MOST_TELLERS:
+                return False
+            thread = threading.Thread(target=self._work, name="stockade-teller", daemon=True)
+            self._threads.add(thread)
             try:
-                start_thread(threading.Thread(target=self._work, name="stockade-teller", daemon=True))
-            except RuntimeError:
-                if self._threads:
-                    return
-            else:
-                self._threads += 1
-                return
-        self._call_all()
+                start_thread(thread)
+            except BaseException as problem:
+                self._threads.discard(thread)
+                if not isinstance(problem, RuntimeError):
+                    raise
+            return not self._threads
 
     def _call_all(self) -> None:
         while self._calls:
@@ -56,6 +74,10 @@ class _Tellers:
                 self._calls.popleft()()
 
     def _work(self) -> None:
+        thread = threading.current_thread()
+        with self._lock:
+            if thread not in self._threads:
+                return
         while True:
             self._call_all()
             with self._lock:
@@ -65,7 +87,7 @@ class _Tellers:
                     self._idle -= 1
                 if not self._calls:
                     # Whoever brings something after this looks at how many there are after this, too.
-                    self._threads -= 1
+                    self._threads.discard(thread)
                     return
 
 
