@@ -211,9 +211,27 @@ def when_over(job: TaskHandle, call: Callable[[], object]) -> None:
 
     Args:
         job: The job.
-        call: What to call. It may be called again.
+        call: What to call. It may be called again where the handler of a signal has raised in the middle of it.
     """
-    job._run.report.when_done(call)  # noqa: SLF001 - of this module
+    job._run.report.when_done(_just_once(call))  # noqa: SLF001 - of this module
+
+
+def _just_once(call: Callable[[], object]) -> Callable[[], object]:
+    """A call that is made by whoever comes first: several threads may find at once that something is over."""
+    left = [call]
+
+    def first() -> None:
+        try:
+            whole = left.pop()
+        except IndexError:
+            return
+        try:
+            whole()
+        except BaseException:
+            left.append(whole)
+            raise
+
+    return first
 
 
 def _check_timeout(seconds: object) -> None:
