@@ -12,17 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockade import InvalidModule, Outcome, Policy, Sandbox
+from stockade import InvalidModule, Module, Outcome, Policy, Sandbox
 from stockade.compilation import _programs
 from stockade.execution import _plan
 from stockade.policy import ModuleLimits
-from stockade.wasm import code_figures, outline_figures, parse, scan, uleb
+from stockade.wasm import _types, code_figures, outline_figures, parse, scan, uleb
 from stockade.wasm._instructions import deepest_nesting, most_nesting
 from tests._examples import examples
 from tests.conftest import program_path, wat
+from tests.guard._modules import HEADER, leb, section, vec
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stockade.wasm import Reader
 
 # -- each figure ------------------------------------------------------------------------------------------------------
 
@@ -440,3 +443,48 @@ def _read_vector(reader: _Naive) -> None:
     elif 84 <= code <= 91:
         reader.memarg()
         reader.byte()
+
+
+# -- before it is read -------------------------------------------------------------------------------------------------
+
+_FUNC, _UNKNOWN = b"\x60\0\0", b"\x5d\0"
+
+
+def _grouped(sizes: list[int]) -> list[bytes]:
+    return [b"\x4e" + leb(size) + _FUNC * size for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("entries", "told", "read"),
+    [
+        # No two that are equal, for the same bytes are not read twice.
+        ([b"\x60" + leb(number) + b"\x7f" * number + b"\0" for number in range(20)], 20, 0),
+        (_grouped([3, 400, 5]), 403, 3),
+        (_grouped([3, 7, 5]), 15, 10),
+        (_grouped([1] * 20), 20, 0),
+        # What guests may not use is read a second time, for `inspect` to tell of it.
+        ([_FUNC, _UNKNOWN, *_grouped([400])], 402, 1 + 1 + 1),
+        ([*_grouped([3]), _UNKNOWN, *[_FUNC] * 20], 22, 0),
+    ],
+)
+def test_types_beyond_what_is_allowed_are_not_read(
+    entries: list[bytes], told: int, read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: megabytes of types, which take seconds to read, only to be told that they are too many."""
+    seen: list[int] = []
+    sub_type = _types._sub_type
+
+    def counted(reader: Reader) -> _types.SubType:
+        seen.append(reader.position)
+        return sub_type(reader)
+
+    monkeypatch.setattr(_types, "_sub_type", counted)
+    with pytest.raises(InvalidModule) as refusal:
+        Sandbox(Policy().replace(types=14)).run(HEADER + section(1, vec(entries)))
+
+    assert str(refusal.value) == f"<bytes> has {told} types; the policy allows 14 (structure.types)"
+    assert len(seen) == read
+    # The twin: without a policy they are read, to be told of.
+    seen.clear()
+    Module.load(HEADER + section(1, vec(entries)))
+    assert len(seen) > read

@@ -112,7 +112,7 @@ def warm(modules: tuple[Path, ...], base: Policy) -> int:
         for path in modules:
             begun = time.perf_counter()
             try:
-                module = load_module(path, base.limits)
+                module = load_module(path, base)
                 with progress(module.name) as tell:
                     interruptible(lambda module=module, tell=tell: sandbox.prepare(module, tell))  # type: ignore[misc]
             except ModuleError as problem:

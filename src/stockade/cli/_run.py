@@ -146,10 +146,10 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapsho
         if name != "-":
             if is_snapshot_file(Path(name)):
                 snapshots.append(Snapshot.load(name))
-            loaded.append(snapshots[0].module if snapshots else load_module(name, policy.limits))
+            loaded.append(snapshots[0].module if snapshots else load_module(name, policy))
             return
         data = sys.stdin.buffer.read(policy.limits.module_size + 1)
-        loaded.append(load_module(data, policy.limits, text=True, name="<stdin>"))
+        loaded.append(load_module(data, policy, text=True, name="<stdin>"))
 
     done = watcher.finish(load)
     if done:

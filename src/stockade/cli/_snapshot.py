@@ -54,7 +54,7 @@ def snapshot(
         raise click.UsageError("ARGS are for a function: name it with --invoke")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     loaded: Module | Snapshot
-    loaded = Snapshot.load(module) if is_snapshot_file(Path(module)) else load_module(module, policy.limits)
+    loaded = Snapshot.load(module) if is_snapshot_file(Path(module)) else load_module(module, policy)
     of = loaded.module if isinstance(loaded, Snapshot) else loaded
     with Sandbox(policy) as box:
         with progress(of.name) as tell:

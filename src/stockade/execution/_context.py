@@ -105,7 +105,7 @@ class PolicyContext:
         Raises:
             ModuleError: It cannot be loaded.
         """
-        return load_module(source, self.policy.limits)
+        return load_module(source, self.policy)
 
     def plan(self, module: Module, progress: Callable[[str], None] | None = None) -> Plan:
         """Makes a module ready to run, or returns what was made before.

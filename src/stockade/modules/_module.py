@@ -14,9 +14,11 @@ from stockade._text import printable
 from stockade.errors import InvalidModule, LinkError, UsageError
 from stockade.policy import Limits
 from stockade.wasm import (
+    MOST_ITEMS,
     ExternKind,
     FuncType,
     ParsedModule,
+    TooManyTypes,
     Unsupported,
     is_component,
     is_text_format,
@@ -25,10 +27,11 @@ from stockade.wasm import (
     read_module_file,
     refuse_other_format,
 )
-from stockade.worker import features_of, refuse_unrunnable, translate, translate_aside
+from stockade.worker import check_figures, features_of, refuse_unrunnable, translate, translate_aside
 
 if TYPE_CHECKING:
     from stockade.modules._inspection import Inspection
+    from stockade.policy import ModuleLimits, Policy
 
 __all__ = ["Entry", "Item", "Module", "Source", "load_module"]
 
@@ -114,7 +117,7 @@ class Module:
         """
         if not isinstance(limit_bytes, int):
             raise UsageError(f"limit_bytes is {type(limit_bytes).__name__}: it must be a whole number")
-        return _load(source, limit_bytes, Limits(), text=text)
+        return _load(source, limit_bytes, Limits(), None, text=text)
 
     @property
     def _is_component(self) -> bool:
@@ -285,22 +288,32 @@ class _Digest:
         return self._sha256 or hashlib.sha256(self._data).hexdigest()
 
 
-def load_module(source: Source, limits: Limits, *, text: bool | None = None, name: str = "<bytes>") -> Module:
+def load_module(source: Source, policy: Policy, *, text: bool | None = None, name: str = "<bytes>") -> Module:
     """Reads a module within the limits of a policy; `Module.load` does so within the default ones.
 
     Args:
         source: Where it comes from.
-        limits: How large it may be, and how long, and with how much memory, text may take to translate.
+        policy: How large it may be, and how many types it may have; how long, and with how much memory, text may take
+            to translate.
         text: Whether bytes may be in the text format, too; None where they may if they begin like it.
         name: What bytes are called in reports and messages.
 
     Raises:
         ModuleError: It cannot be loaded.
     """
-    return _load(source, limits.module_size, limits, text=text, name=name)
+    limits = policy.limits
+    return _load(source, limits.module_size, limits, policy.structure, text=text, name=name)
 
 
-def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None, name: str = "<bytes>") -> Module:
+def _load(
+    source: Source,
+    limit_bytes: int,
+    limits: Limits,
+    structure: ModuleLimits | None,
+    *,
+    text: bool | None,
+    name: str = "<bytes>",
+) -> Module:
     if isinstance(source, Module):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
@@ -326,8 +339,10 @@ def _load(source: Source, limit_bytes: int, limits: Limits, *, text: bool | None
         refuse_other_format(data, shown)
     digest = _Digest(data)
     try:
-        parsed = _take_apart(data)
+        parsed = _take_apart(data, structure)
     except InvalidModule as problem:
+        if isinstance(problem, TooManyTypes) and structure is not None:
+            check_figures(shown, {"types": problem.found}, structure)
         raise InvalidModule(f"{shown}: {problem}") from None
     finally:
         sha256 = digest.result()
@@ -350,14 +365,16 @@ def _to_binary(name: str, text: bytes, limits: Limits) -> bytes:
     return translate_aside(name, text, limits)
 
 
-def _take_apart(data: bytes) -> ParsedModule | None:
+def _take_apart(data: bytes, structure: ModuleLimits | None) -> ParsedModule | None:
     """Takes a module apart; None where it is one that cannot run, and so is only for inspection."""
     if is_component(data):
         return None
+    # Each takes time and memory, in this process, so more of them than a policy allows are not even read.
+    most_types = MOST_ITEMS if structure is None else structure.types
     try:
-        return parse(data)
+        return parse(data, most_types)
     except Unsupported:
-        outline(data)
+        outline(data, most_types)
         return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._later import called_later, found_later
-from stockade.wasm._binary import Excess, Reader, Unsupported, sleb, uleb, vector
+from stockade.wasm._binary import Excess, Reader, TooManyTypes, Unsupported, sleb, uleb, vector
 from stockade.wasm._figures import outline_figures
 from stockade.wasm._formats import is_component, is_text_format, refuse_other_format
 from stockade.wasm._reader import (
+    MOST_ITEMS,
     SECTION_ORDER,
     Export,
     ExternKind,
@@ -63,6 +64,7 @@ else:
     )
 
 __all__ = [
+    "MOST_ITEMS",
     "SECTION_ORDER",
     "DataType",
     "Excess",
@@ -87,6 +89,7 @@ __all__ = [
     "Site",
     "TableInfo",
     "TableType",
+    "TooManyTypes",
     "Unsupported",
     "all_sites",
     "code_figures",

@@ -42,6 +42,21 @@ def excess(found: str, most: int, mend: str = "Build it with fewer, or as severa
     return Excess(f"{found}: no more than {most:,} are read. {mend}")
 
 
+class TooManyTypes(Excess):
+    """A module, sound as far as it was read, has more types than are to be read.
+
+    Attributes:
+        found: How many it has, as far as it was read.
+    """
+
+    def __init__(self, found: int, most: int) -> None:
+        super().__init__(*excess(f"{found:,} types", most).args)
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[Excess], tuple[str]]:
+        return Excess, (str(self),)
+
+
 class Unsupported(InvalidModule):
     """A module that is sound, as far as it was read, has something of a proposal that the reader does not know.
 

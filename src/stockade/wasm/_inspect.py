@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from stockade._text import printable
-from stockade.wasm._binary import Reader, Unsupported, excess
+from stockade.wasm._binary import Reader, TooManyTypes, Unsupported, excess
 from stockade.wasm._component import COMPONENT_SECTIONS, read_component_exports, read_component_imports
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._customs import Customs, Producer
@@ -157,19 +157,21 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     unread: tuple[str, ...] = ()
 
 
-def outline(data: bytes) -> Outline:
+def outline(data: bytes, most_types: int = MOST_ITEMS) -> Outline:
     """Tells what a module is made of.
 
     Args:
         data: The file.
+        most_types: How many types it may have, or groups of them. More are not read.
 
     Raises:
+        TooManyTypes: It has more types.
         InvalidModule: It is not WebAssembly, or is damaged.
     """
     if not data.startswith(MAGIC):
         refuse_other_format(data)
     if data.startswith(CORE_HEADER):
-        return _Core(data).read()
+        return _Core(data, most_types).read()
     if is_component(data):
         return _component(data)
     return Outline(kind="unknown", size_bytes=len(data))
@@ -178,8 +180,9 @@ def outline(data: bytes) -> Outline:
 class _Core:
     """The reading of one core module."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, most_types: int) -> None:
         self.data = data
+        self.most_types = most_types
         self.sections: list[SectionInfo] = []
         self.customs = Customs()
         self.types: list[str] = []
@@ -266,6 +269,8 @@ class _Core:
         self.items += count
         if self.items > MOST_ITEMS:
             raise excess(f"{self.items:,} items up to the {reader.what}", MOST_ITEMS)
+        if section is SectionId.TYPE and count > self.most_types:
+            raise TooManyTypes(count, self.most_types)
         return count
 
     def _read_type(self, reader: Reader) -> None:
@@ -281,7 +286,7 @@ class _Core:
             self.types.append(found[0])
             self.values += found[1]
         else:
-            values = read_types(reader, self.types)
+            values = read_types(reader, self.types, self.most_types)
             self.values += values
             if reader.position == after and encoded[0] == _FUNCTION:
                 self.known_types[encoded] = self.types[-1], values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, overload
 import msgspec
 
 from stockade._text import printable
-from stockade.wasm._binary import NUMBER, NUMBERS, Reader, excess
+from stockade.wasm._binary import NUMBER, NUMBERS, Reader, TooManyTypes, excess
 from stockade.wasm._constants import skip_const_expression
 from stockade.wasm._formats import refuse_other_format
 from stockade.wasm._types import (
@@ -21,9 +21,10 @@ from stockade.wasm._types import (
     TypeGroup,
     guest_limits,
     guest_table_type,
-    guest_type_group,
+    guest_types,
     guest_value_type,
     is_plain,
+    type_group_size,
 )
 
 if TYPE_CHECKING:
@@ -289,13 +290,15 @@ class ParsedModule(msgspec.Struct):
         return all(isinstance(type_, FuncType) for type_ in self.types)
 
 
-def parse(data: bytes) -> ParsedModule:
+def parse(data: bytes, most_types: int = MOST_ITEMS) -> ParsedModule:
     """Takes a module apart, down to where each function's code lies.
 
     Args:
         data: The file.
+        most_types: How many types it may have, or groups of them. More are not read.
 
     Raises:
+        TooManyTypes: It has more types.
         InvalidModule: It is not a core module, or is damaged.
     """
     refuse_other_format(data)
@@ -325,7 +328,7 @@ def parse(data: bytes) -> ParsedModule:
             taken += end - start
             if taken > MOST_BYTES:
                 raise excess(f"{taken:,} bytes of types, imports, globals and exports", MOST_BYTES)
-        items += read(module, reader)
+        items += _read_types(module, reader, most_types) if section is SectionId.TYPE else read(module, reader)
         if items > MOST_ITEMS:
             raise excess(f"{items:,} types, imports, globals and exports", MOST_ITEMS)
         reader.finish()
@@ -360,8 +363,10 @@ def sections(data: bytes) -> Iterator[Section]:
 # -- what is in a section: each returns how many items it made ---------------------------------------------------------
 
 
-def _read_types(module: ParsedModule, reader: Reader) -> int:
+def _read_types(module: ParsedModule, reader: Reader, most: int = MOST_ITEMS) -> int:
     count = reader.count(MOST_ITEMS)
+    if count > most:
+        raise TooManyTypes(count, most)
     values = 0
     known: dict[bytes, FuncType] = {}
     data, end, types = reader.data, reader.end, module.types
@@ -379,7 +384,10 @@ def _read_types(module: ParsedModule, reader: Reader) -> int:
             types.append(type_)
             values += len(type_.params) + len(type_.results)
         else:
-            group = guest_type_group(reader, MOST_RELATED)
+            size = type_group_size(reader, MOST_RELATED)
+            if len(types) + size > most:
+                raise TooManyTypes(len(types) + size, most)
+            group = guest_types(reader, size)
             if is_plain(group) and reader.position == after:
                 (entry,) = group
                 assert isinstance(entry.type, FuncType)
@@ -387,8 +395,6 @@ def _read_types(module: ParsedModule, reader: Reader) -> int:
             values += _add_group(module, group)
         if values > _MOST_VALUES_IN_ALL:
             raise excess(f"{values:,} parameters, results and fields of types", _MOST_VALUES_IN_ALL)
-        if len(types) > MOST_ITEMS:
-            raise excess(f"{len(types):,} types", MOST_ITEMS)
         if len(module.related) > MOST_RELATED:
             raise excess(f"{len(module.related):,} types of objects, in groups or with sub types", MOST_RELATED)
     return max(count, len(types))

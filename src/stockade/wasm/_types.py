@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from stockade._pages import PAGE_BYTES
-from stockade.wasm._binary import sleb, uleb
+from stockade.wasm._binary import TooManyTypes, sleb, uleb
 
 if TYPE_CHECKING:
     from stockade.wasm._binary import Reader
@@ -40,6 +40,7 @@ __all__ = [
     "guest_limits",
     "guest_table_type",
     "guest_type_group",
+    "guest_types",
     "guest_value_type",
     "is_plain",
     "read_block_type",
@@ -49,6 +50,7 @@ __all__ = [
     "read_table_type",
     "read_types",
     "read_value_type",
+    "type_group_size",
 ]
 
 
@@ -356,17 +358,32 @@ _MOST_FIELDS: Final = 10_000
 _MOST_SUPERTYPES: Final = 100
 
 
-def guest_type_group(reader: Reader, most: int = _MOST_IN_GROUP) -> TypeGroup:
-    """Reads an entry of the type section: a group of types.
+def type_group_size(reader: Reader, most: int = _MOST_IN_GROUP) -> int:
+    """Reads how many types an entry of the type section has, which follow.
 
     Args:
         reader: Stands at its beginning.
         most: More types than these are refused.
     """
     if reader.data[reader.position : reader.position + 1] != bytes([_GROUP]):
-        return (_sub_type(reader),)
+        return 1
     reader.byte()
-    return tuple([_sub_type(reader) for _ in range(reader.count(most))])
+    return reader.count(most)
+
+
+def guest_type_group(reader: Reader) -> TypeGroup:
+    """Reads an entry of the type section: a group of types."""
+    return guest_types(reader, type_group_size(reader))
+
+
+def guest_types(reader: Reader, size: int) -> TypeGroup:
+    """Reads the types of a group.
+
+    Args:
+        reader: Stands behind its size.
+        size: How many they are.
+    """
+    return tuple([_sub_type(reader) for _ in range(size)])
 
 
 def _sub_type(reader: Reader) -> SubType:
@@ -448,21 +465,25 @@ def encode_limits(minimum: int, maximum: int | None, *, wide: bool = False) -> b
 # -- entries of sections, of every proposal ----------------------------------------------------------------------------
 
 
-def read_types(reader: Reader, types: list[str]) -> int:
+def read_types(reader: Reader, types: list[str], most: int) -> int:
     """Reads an entry of the type section: a type, or several that refer to each other.
 
     Args:
         reader: Stands at the beginning of the entry.
         types: Gets what there is at each index, in words. What was read is there, too, should the rest be unreadable.
+        most: How many there may be then.
 
     Returns:
         How many parameters, results and fields the types have.
+
+    Raises:
+        TooManyTypes: There would be more.
     """
     values = 0
-    in_group = reader.data[reader.position : reader.position + 1] == bytes([_GROUP])
-    if in_group:
-        reader.byte()
-    for _ in range(reader.count(_MOST_IN_GROUP) if in_group else 1):
+    size = type_group_size(reader)
+    if len(types) + size > most:
+        raise TooManyTypes(len(types) + size, most)
+    for _ in range(size):
         if reader.data[reader.position : reader.position + 1] == bytes([_CONTINUATION]):
             # Of stack switching, which no guest may use: told, and no more.
             reader.byte()
