@@ -29,6 +29,7 @@ from stockade import EngineError, Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
 from stockade.engine import Engine, EngineConfig, _capi
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
+from stockade.engine._store import Store
 from stockade.guard import guard
 from tests._processes import live_instances, open_descriptors
 from tests.conftest import HELLO, wat
@@ -690,6 +691,13 @@ def test_a_python_without_its_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
     assert capi.__wrapped__() is not None
+
+
+def test_a_store_may_be_dropped_before_it_is_made() -> None:
+    """What the handler of a signal raises may come before the first line that makes it. Nothing is told of that."""
+    store = Store.__new__(Store)
+    store.free()
+    del store
 
 
 def test_deadlines_hold_in_a_forked_child() -> None:

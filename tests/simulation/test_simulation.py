@@ -47,6 +47,10 @@ def test_worlds(first: int) -> None:
     assert reports > _AT_ONCE
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12),
+    reason="Python 3.12 tells of a line that goes on behind a call, or not: it depends on what other threads have traced",
+)
 def test_a_world_replays() -> None:
     """What a seed decides, it decides again."""
     for seed in range(20):

@@ -127,7 +127,11 @@ class Store:
             large: Whether it may have come to use much memory: giving that back takes long, and other threads go on
                 meanwhile.
         """
-        engine, pointers, future, claim = self.engine, self.pointers, self.future, self.claim
+        try:
+            engine, pointers, future, claim = self.engine, self.pointers, self.future, self.claim
+        except AttributeError:
+            # What the handler of a signal raised has come before it was made.
+            return
         # Before any place where Python looks for signals, for this function is deaf at its entry: else what it raised
         # there would be lost, and the store with it. Whoever comes after us finds nothing to free.
         self.pointers, self.future, self.claim = [], None, None
