@@ -49,7 +49,7 @@ def test_worlds(first: int) -> None:
 
 @pytest.mark.skipif(
     sys.version_info[:2] == (3, 12),
-    reason="Python 3.12 tells of a line that goes on behind a call, or not: it depends on what other threads have traced",
+    reason="Python 3.12 traces a line that goes on behind a call, or does not: what was traced before decides",
 )
 def test_a_world_replays() -> None:
     """What a seed decides, it decides again."""
