@@ -43,6 +43,10 @@ def _units_for(seconds: float) -> int:
     return calibrate().fuel(seconds)
 
 
+def _nothing() -> None:
+    """Where nothing waits, nothing is missing."""
+
+
 _ParkedKey = tuple[str, tuple[bytes, ...], tuple[tuple[str, str], ...]]
 
 
@@ -219,7 +223,9 @@ class PolicyContext:
             warm=warm,
         )
 
-    def park(self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int) -> None:
+    def park(
+        self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int, *, tended: bool = False
+    ) -> Callable[[], None]:
         """Has commands begun ahead, up to where they wait for their standard input.
 
         Args:
@@ -227,6 +233,7 @@ class PolicyContext:
             inputs: Their arguments and environment.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory they may have together.
+            tended: Whether others are made when what is returned is called, and not when one is taken.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -248,9 +255,11 @@ class PolicyContext:
             def begin(control: RunControl, streams: Streams) -> Guest:
                 return self.guest(module, control, inputs, streams)
 
-            pool = ParkedPool(module, pool_size, memory_bytes, begin)
+            pool = ParkedPool(module, pool_size, memory_bytes, begin, tended=tended)
             pool.fill()
             self._parked[key] = pool
+            return pool.tend
+        return _nothing
 
     def parked(self, module: Module, inputs: Inputs) -> ParkedRun | None:
         """Returns a command that waits for its standard input, and can be given that of a run; None where none does.
@@ -284,13 +293,14 @@ class PolicyContext:
             with suppress(KeyError):
                 self._parked.popitem()[1].close()
 
-    def warm(self, saved: SavedGuest, pool_size: int, memory_bytes: int) -> None:
+    def warm(self, saved: SavedGuest, pool_size: int, memory_bytes: int, *, tended: bool = False) -> Callable[[], None]:
         """Has instances made ahead, for guests that begin with what another one held.
 
         Args:
             saved: What that one held.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory of their own they may have together.
+            tended: Whether others are made when what is returned is called, and not when one is taken.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -306,6 +316,8 @@ class PolicyContext:
                 raise UsageError(
                     f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
                 )
-            pool = WarmPool(plan, pool_size, memory_bytes)
+            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, tended=tended)
             pool.fill()
             saved.warm[self] = pool
+            return pool.tend
+        return _nothing

@@ -93,12 +93,19 @@ class ParkedPool(ReadyPool[ParkedRun]):
         size: How many wait.
         memory_bytes: How much memory they may have together.
         begin: Makes a guest with its arguments and environment.
+        tended: Whether others are made when `tend` says so.
     """
 
     def __init__(
-        self, module: Module, size: int, memory_bytes: int, begin: Callable[[RunControl, Streams], Guest]
+        self,
+        module: Module,
+        size: int,
+        memory_bytes: int,
+        begin: Callable[[RunControl, Streams], Guest],
+        *,
+        tended: bool = False,
     ) -> None:
-        super().__init__(size)
+        super().__init__(size, tended=tended)
         self._module = module
         self._most_bytes = memory_bytes // size
         self._begin = begin

@@ -29,10 +29,12 @@ class ReadyPool(ABC, Generic[_Item]):
 
     Args:
         size: How many wait.
+        tended: Whether others are made when `tend` says so, and not when one is taken.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, tended: bool = False) -> None:
         self._size = size
+        self._tended = tended
         self._ready: deque[_Item] = deque()
         self._closed = False
         self._process = os.getpid()
@@ -49,14 +51,19 @@ class ReadyPool(ABC, Generic[_Item]):
         return self._control is not None
 
     def take(self) -> _Item | None:
-        """Returns one that nobody has used, or None where none waits; has others made."""
+        """Returns one that nobody has used, or None where none waits; has others made, where nobody tends to that."""
         found = None
         with suppress(IndexError):
             found = self._ready.popleft()
         # Not after each: to wake a thread takes about as long as what is saved.
-        if len(self._ready) <= self._size // 2:
+        if not self._tended and len(self._ready) <= self._size // 2:
             self._refill()
         return found
+
+    def tend(self) -> None:
+        """Has those made that are missing."""
+        if len(self._ready) < self._size:
+            self._refill()
 
     def fill(self) -> None:
         """Makes as many as are missing, on this thread; where that fails, it is closed.

@@ -14,6 +14,7 @@ import msgspec
 from stockade._pages import PAGE_BYTES
 from stockade.engine import put_state, share_state, take_state
 from stockade.errors import SnapshotError
+from stockade.execution._first_pages import FirstPages
 
 if TYPE_CHECKING:
     from stockade.engine import Instance, InstanceState
@@ -64,6 +65,7 @@ class SavedGuest:
     Attributes:
         state: What it held.
         warm: Instances that were made ahead, by what they run under.
+        pages: Which pages of theirs their first calls touch.
     """
 
     def __init__(self, state: GuestState) -> None:
@@ -71,6 +73,7 @@ class SavedGuest:
         # By what they run under. No plan refers to this, so it is freed with the last reference to it.
         self._plans: WeakKeyDictionary[object, Plan] = WeakKeyDictionary()
         self.warm: WeakKeyDictionary[object, WarmPool] = WeakKeyDictionary()
+        self.pages = FirstPages()
 
     def plan(self, under: object, plan: Plan) -> Plan:
         """Returns the plan for guests that begin with it.

@@ -69,6 +69,8 @@ class _Place(NamedTuple):
     box: Sandbox
     folder: PrivateFolder
     toolbox: Toolbox
+    tend: Callable[[], None] | None
+    """Has another interpreter begun there, ahead of the next run; None where none are."""
 
     def close(self) -> None:
         self.box.close()
@@ -521,20 +523,22 @@ class Language:
     def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()
         box, toolbox = self._sandbox(policy, driver, folder)
+        tend = None
         if self._pool_size and policy == self.policy and (driver.waits or driver.has_base):
             # One for each place, for its folder is its own.
-            box.warm(
-                self._beginning(module, driver, box.policy),
-                driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True)),
-                env=_ENVIRONMENT if driver.waits else None,
-                pool_size=1,
+            begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
+            tend = box.warm_one(
+                self._beginning(module, driver, box.policy), Inputs(begun, env=_ENVIRONMENT if driver.waits else None)
             )
-        return _Place(policy, _told(policy), box, folder, toolbox)
+        return _Place(policy, _told(policy), box, folder, toolbox, tend)
 
     def _leave(self, place: _Place) -> None:
         """Gives a place back: nothing of what was in it is left."""
         surplus: _Place | None = place
         if place.folder.clear():
+            if place.tend is not None:
+                # Not before: what is done in the background would be done in the time of the run.
+                place.tend()
             with self._lock:
                 if self._loaded is not None:
                     # The one that was not needed for longest makes room.

@@ -213,15 +213,38 @@ class Sandbox:
         """
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         check_count("memory_bytes", memory_bytes, 0)
+        self._warm(module, Inputs(args, env=env), pool_size, memory_bytes, policy)
+
+    def warm_one(self, module: Source | Snapshot, inputs: Inputs, memory_bytes: int = 256 << 20) -> Callable[[], None]:
+        """Keeps one guest ready, as `warm` does, but for that another one is made when the caller says so.
+
+        Args:
+            module: The snapshot, or the module.
+            inputs: Arguments of the command, and its environment.
+            memory_bytes: How much memory of its own it may have.
+
+        Returns:
+            What has another one made, in the background, where one is missing.
+        """
+        return self._warm(module, inputs, 1, memory_bytes, None, tended=True)
+
+    def _warm(
+        self,
+        module: Source | Snapshot,
+        inputs: Inputs,
+        pool_size: int,
+        memory_bytes: int,
+        policy: PolicyLike | None,
+        *,
+        tended: bool = False,
+    ) -> Callable[[], None]:
         context = self._contexts.under(policy)
         loaded, saved = load_source(context, module)
-        inputs = Inputs(args, env=env)
         if saved is None:
-            context.park(loaded, inputs, pool_size, memory_bytes)
-        elif inputs.arguments() or env:
+            return context.park(loaded, inputs, pool_size, memory_bytes, tended=tended)
+        if inputs.arguments() or inputs.env:
             raise UsageError("guests that begin with a snapshot are given arguments and environment when they run")
-        else:
-            context.warm(saved, pool_size, memory_bytes)
+        return context.warm(saved, pool_size, memory_bytes, tended=tended)
 
     def host_function(
         self, module: str, name: str | None = None, *, requires: str | None = None
