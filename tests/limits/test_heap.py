@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stockade import Features, Limits, Outcome, Policy, Sandbox
+from stockade import EngineError, Features, Limits, Outcome, Policy, Sandbox
+from stockade.engine import Instance, InstantiationError
+from stockade.errors import LimitExceeded
+from stockade.execution._plan import Plan
 from tests.conftest import wat
 
 _ALLOWED = Features(gc=True)
@@ -147,3 +150,53 @@ def test_a_guest_from_a_snapshot_has_the_same_share() -> None:
             before = _resident_bytes()
             assert fork.call("leak").outcome is Outcome.MEMORY
             assert _resident_bytes() - before < 48 * _MIB
+
+
+def _beginning(what: str, count: int) -> str:
+    """A guest that begins with arrays of a megabyte each, before anything of it runs."""
+    array = "(array.new_default $a (i32.const 131072))"
+    begins = {
+        "globals": f"(global (ref $a) {array})" * count,
+        "elements": f"(table $t {count} (ref null $a)) (elem (table $t) (i32.const 0) (ref null $a)"
+        + f" (item {array})" * count
+        + ")",
+        "tables": f"(table 1 (ref $a) {array})" * count,
+    }
+    return f'(module (type $a (array i64)) {begins[what]} (func (export "_start")))'
+
+
+@pytest.mark.parametrize("what", ["globals", "elements", "tables"])
+def test_what_a_module_begins_with_has_the_limit_of_memory(what: str) -> None:
+    """The attack: objects that are made with the instance, before the first instruction."""
+    sandbox = Sandbox(Policy(limits=Limits(memory=32 * _MIB, tables=50), features=_ALLOWED))
+
+    report = sandbox.run(wat(_beginning(what, 40)))
+
+    assert report.outcome is Outcome.MEMORY
+    assert [(found.kind, found.subject, found.limit, found.action) for found in report.violations] == [
+        ("memory", "limits.memory", 32 * _MIB, "stop")
+    ]
+    assert report.trap is None
+    with pytest.raises(LimitExceeded):
+        sandbox.open(wat(_beginning(what, 40).replace("_start", "go")))
+    # The twin: with room for it, it runs.
+    assert sandbox.run(wat(_beginning(what, 10))).outcome is Outcome.OK
+    assert (
+        Sandbox(Policy(limits=Limits(memory=256 * _MIB, tables=50), features=_ALLOWED))
+        .run(wat(_beginning(what, 40)))
+        .ok
+    )
+
+
+def test_an_engine_without_room_is_no_fault_of_a_guest_that_begins_with_no_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The twin: what the engine lacks is told as that, also where the guest could make objects later."""
+
+    def instantiate(self: Plan, guard_bytes: int) -> Instance:
+        raise InstantiationError("no instance can be made: no room")
+
+    sandbox = Sandbox(Policy(limits=Limits(memory=32 * _MIB), features=_ALLOWED))
+    monkeypatch.setattr(Plan, "instantiate", instantiate)
+    with pytest.raises(EngineError, match=r"^no instance can be made: no room$"):
+        sandbox.call(wat(_LEAKING), "array", 1)

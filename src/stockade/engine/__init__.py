@@ -19,6 +19,7 @@ from stockade.engine._instance import (
     Directory,
     HaltedMemory,
     Instance,
+    InstantiationError,
     Memory,
     Number,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "HaltedMemory",
     "Instance",
     "InstanceState",
+    "InstantiationError",
     "LinkedModule",
     "Memory",
     "MemoryImage",

@@ -34,6 +34,7 @@ __all__ = [
     "Directory",
     "HaltedMemory",
     "Instance",
+    "InstantiationError",
     "Memory",
     "Number",
 ]
@@ -117,6 +118,10 @@ def _view(base: int) -> memoryview:
     # SAFETY: looked at by a `Memory` only that lies there and has this much, and only while its store is alive.
     made = _views[base] = memoryview((c_char * PAGE_BYTES).from_address(base)).cast("B")
     return made
+
+
+class InstantiationError(EngineError):
+    """The engine can make no instance, and says no trap."""
 
 
 class Memory:
@@ -354,7 +359,10 @@ class Instance:
                 del inside[self]
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
-                raise EngineError(f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once")
+                # But for objects that globals, tables and elements begin with, for which the heap may be too small.
+                raise InstantiationError(
+                    f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once"
+                )
             if store.out.trap:
                 self.failure = self._take_trap()
             if fuel is not None:

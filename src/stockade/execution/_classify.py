@@ -91,6 +91,11 @@ class StopReason(NamedTuple):
         )
 
     @classmethod
+    def heap_full(cls, limits: Limits) -> StopReason:
+        """There was no room for what the module's globals, tables and elements begin with."""
+        return cls(refused=_stopped("memory", "limits.memory", limits.memory, None))
+
+    @classmethod
     def too_large(cls, woven: Woven, limits: Limits, *, restored: bool = False) -> StopReason:
         """The module's memories or tables, or those of a snapshot, are over the limit before the first instruction."""
         if woven.initial_table_elements > limits.table_elements:

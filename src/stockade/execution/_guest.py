@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from stockade._pages import PAGE_BYTES
+from stockade.engine import InstantiationError
 from stockade.errors import UsageError
 from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
@@ -136,7 +137,14 @@ class LiveGuest:
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
         ready = None if warm is None else warm.take()
         waiting = self._instance = None if ready is None else ready[0]
-        instance = self._instance = waiting or plan.instantiate(0 if is_bare else self._guard_bytes)
+        try:
+            instance = self._instance = waiting or plan.instantiate(0 if is_bare else self._guard_bytes)
+        except InstantiationError:
+            if not plan.module.parsed.may_begin_with_objects:
+                raise
+            # The engine has room for as many instances as are admitted: what was full is the heap of this one.
+            self._ending = StopReason.heap_full(limits)
+            return
         try:
             if instance.failure is not None:
                 self._ending = StopReason(failure=instance.failure)

@@ -95,7 +95,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         cpu_seconds: Processor time of the thread that ran the guest.
         idle_seconds: Time spent waiting, in `poll_oneoff` or for stdin.
         memory_bytes: What the guest's memories and tables have at the end (8 bytes an element).
-        memory_peak_bytes: The most they had; WebAssembly memory never shrinks.
+        memory_peak_bytes: The most they had; WebAssembly memory never shrinks. Objects are not in it: no engine tells.
         table_elements: Elements of its tables at the end.
         calls: WASI call -> how often the guest made it, refused ones included. Calls it did not make are left out.
         denied: WASI call -> how often the policy refused it.

@@ -119,6 +119,11 @@ _MOST_VALUES_IN_ALL = 1_000_000
 _PLACES = {section: place for place, section in enumerate(SECTION_ORDER)}
 
 
+_BEGINNINGS: Final = (SectionId.TABLE, SectionId.GLOBAL, SectionId.ELEMENT)
+
+_OBJECT_PREFIX: Final = b"\xfb"
+
+
 class ExternKind(IntEnum):
     """What is imported or exported."""
 
@@ -284,6 +289,17 @@ class ParsedModule(msgspec.Struct):
     def throws_only(self) -> bool:
         """Whether such objects are exceptions, and nothing else."""
         return bool(self.tags) and self._only_functions
+
+    @property
+    def may_begin_with_objects(self) -> bool:
+        """Whether what its globals, tables and elements begin with may be objects, which are made with an instance.
+
+        Where it is not, they are not: there is no byte that the instructions which make them begin with.
+        """
+        begins = [section for section in self.sections if section.id in _BEGINNINGS]
+        return not self._only_functions and any(
+            self.data.find(_OBJECT_PREFIX, section.start, section.end) >= 0 for section in begins
+        )
 
     @property
     def _only_functions(self) -> bool:
