@@ -64,6 +64,23 @@ def test_a_forged_frame_says_what_the_code_could_have_said(fresh: Python, code: 
     assert (result.value, result.stdout, result.files, result.report.outcome) == ("forged", "", {}, Outcome.OK)
 
 
+def test_a_frame_that_is_handed_over_is_no_more_than_one_in_a_file(fresh: Python) -> None:
+    """Where the interpreter hands its frame to the host, the code does so itself: too soon, too long, and in pieces."""
+    if fresh.runtime != "cpython-3.15":
+        pytest.skip("it leaves its frame in a file")
+    hand = "import _host, os\ndef hand(data): _host.call(b'\\0' + data)\n"
+    forged = fresh.run(f"{hand}data = {FORGED.encode()!r}\nhand(data[:9]); hand(data[9:]); os._exit(0)")
+    assert (forged.value, forged.stdout, forged.files, forged.report.outcome) == ("forged", "", {}, Outcome.OK)
+    for code, why in (
+        (f"{hand}for _ in range(40): hand(bytes(1 << 20))\nos._exit(0)", "it is no file, or too long"),
+        (f"{hand}hand({FORGED.encode()!r})\n1", "JSON is malformed"),
+    ):
+        result = fresh.run(code)
+        assert result.error is not None
+        assert result.error.message.startswith(f"the result that the code has left cannot be read: {why}")
+    assert fresh.run("2").value == 2
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -183,6 +183,25 @@ async def _waits() -> int:
     return 1
 
 
+def test_what_is_handed_over_is_bounded() -> None:
+    """The attack: pieces of a frame without end. No more is kept than may be read, and a byte."""
+    toolbox = Toolbox({}, lambda _: True, 10)
+    assert not toolbox.keep(b'{"name": "x"}')
+    assert toolbox.take_frame() is None
+    assert toolbox.keep(b"\0abc")
+    assert toolbox.keep(b"\0")
+    assert toolbox.keep(b"\0def")
+    assert toolbox.take_frame() == b"abcdef"
+    assert toolbox.take_frame() is None
+    for _ in range(3):
+        assert toolbox.keep(b"\0" + bytes(1 << 20))
+    assert toolbox.take_frame() == bytes(11)
+    # What one piece of code has handed over is nothing to the next.
+    assert toolbox.keep(b"\0abc")
+    toolbox.begin()
+    assert toolbox.take_frame() is None
+
+
 def test_a_coroutine_function_is_not_awaited_where_the_loop_waits(shop: Python) -> None:
     """The mistake is that of whoever blocks a loop, so it is not told to the code."""
 

@@ -19,6 +19,7 @@ from stockade.cli._policy_option import policy_option
 from stockade.cli._status import ExitStatus, exit_status
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_report
+from stockade.engine import Engine
 from stockade.errors import Cancelled, ModuleNotFound, UsageError
 from stockade.guests import JavaScript, Python
 from stockade.report import Outcome
@@ -141,6 +142,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         check_collection(patterns, folder, force=force, wants_json=wants_json)
         given = _files(files)
         environment = environment_of(variables)
+        Engine.make_no_pools()  # There is one guest at a time.
         with language(policy, runtime=runtime, packages=packages) as interpreter:
             with Watcher() as watcher:
                 if only_prepare:
