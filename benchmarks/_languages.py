@@ -29,8 +29,10 @@ _ENVIRONMENTS = _ROOT / "build" / "peers"
 _ROUNDS = 12
 _TIMES = 20
 _MOST_SECONDS = 1.0
-_PAUSE_SECONDS = 0.02
-"""Between two runs that find an interpreter waiting: in it, another one is made."""
+_PAUSE_SECONDS = {"cpython-3.12": 0.15}
+"""Between two runs that find an interpreter waiting: in it, another one is begun. By how long that takes."""
+
+_SHORT_PAUSE_SECONDS = 0.025
 
 _SUSTAINED_SECONDS = 10.0
 _WAITING = (4, 20)
@@ -183,7 +185,9 @@ class _Worker:
             _Missing: It fails.
         """
         code = CODE[self.contestant.language][job]
-        pause = _PAUSE_SECONDS if self.contestant.has_pool else 0.0
+        pause = 0.0
+        if self.contestant.has_pool:
+            pause = _PAUSE_SECONDS.get(self.contestant.name.removesuffix("-pool"), _SHORT_PAUSE_SECONDS)
         most = _MOST_SECONDS + times * pause
         found = self._ask("time", code=code, times=times, pause_seconds=pause, most_seconds=most)
         return [nanoseconds / 1e6 for nanoseconds in found]

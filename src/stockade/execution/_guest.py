@@ -331,9 +331,11 @@ class LiveGuest:
                 # Whoever comes later finds nothing to look at.
                 with looked_at:
                     pass
-            if self._warm is not None and self._warm.learns and self._ending is None:
-                self._warm.learn(instance)
-            instance.close(self._used_bytes)
+            warm = self._warm if self._ending is None else None
+            if warm is not None and warm.learns:
+                warm.learn(instance)
+            if warm is None or not warm.leave(instance):
+                instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:
             self._ending = _CLOSED

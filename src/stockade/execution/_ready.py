@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
 
 from stockade.errors import StockadeError
 from stockade.runner import GO_ON, RunControl, WorkItem, executor, run_blocking
@@ -23,6 +24,10 @@ _TENANT: Final = "\0made ahead"
 
 _LEAST_PRIORITY: Final = 1
 
+_QUIET_SECONDS: Final = 0.004
+"""Where others are made in pauses: how long none was asked for by then. Runs that follow each other closely would share
+the processors and the interpreter lock with what is made for later ones."""
+
 
 class ReadyPool(ABC, Generic[_Item]):
     """Things that wait to be used. Safe to share between threads.
@@ -31,6 +36,9 @@ class ReadyPool(ABC, Generic[_Item]):
         size: How many wait.
         tended: Whether others are made when `tend` says so, and not when one is taken.
     """
+
+    _last_asked: ClassVar[float] = 0.0
+    """When one of a pool that is tended was asked for."""
 
     def __init__(self, size: int, *, tended: bool = False) -> None:
         self._size = size
@@ -53,6 +61,8 @@ class ReadyPool(ABC, Generic[_Item]):
     def take(self) -> _Item | None:
         """Returns one that nobody has used, or None where none waits; has others made, where nobody tends to that."""
         found = None
+        if self._tended:
+            ReadyPool._last_asked = time.monotonic()
         with suppress(IndexError):
             found = self._ready.popleft()
         # Not after each: to wake a thread takes about as long as what is saved.
@@ -61,8 +71,8 @@ class ReadyPool(ABC, Generic[_Item]):
         return found
 
     def tend(self) -> None:
-        """Has those made that are missing."""
-        if len(self._ready) < self._size:
+        """Has those made that are missing, in the next pause; and those freed that were used."""
+        if len(self._ready) < self._size or self._untidy:
             self._refill()
 
     def fill(self) -> None:
@@ -103,6 +113,14 @@ class ReadyPool(ABC, Generic[_Item]):
     def _free(self, item: _Item) -> None:
         """Frees one that nobody has used."""
 
+    @property
+    def _untidy(self) -> bool:
+        """Whether there is something to free."""
+        return False
+
+    def _tidy(self) -> None:
+        """Frees those that were used, and left here."""
+
     def _improve(self) -> bool:
         """Does something more for one of those that wait; says whether there was something to do."""
         return False
@@ -119,6 +137,10 @@ class ReadyPool(ABC, Generic[_Item]):
             self._control = None
 
     def _filling(self, control: RunControl) -> RunCoroutine[None]:
+        if self._tended:
+            while (until := ReadyPool._last_asked + _QUIET_SECONDS) > time.monotonic() and not control.cancelled:
+                yield until
+        self._tidy()
         while not (self._closed or control.cancelled):
             if len(self._ready) < self._size:
                 self._ready.append((yield from self._make()))
