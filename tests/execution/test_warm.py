@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import EngineError, Outcome, Policy, Sandbox, Snapshot, UsageError
+from stockade.execution import Inputs
 from tests._processes import live_instances, wait_for
 from tests.conftest import wat
 
@@ -100,6 +101,28 @@ def test_what_guests_touch_first_is_in_place(box: Sandbox, snapshot: Snapshot) -
         held = session.read_memory(0, 40 * 65_536)
     # It holds what it would hold.
     assert held == bytes([1]) * 200_000 + b"\3\0\0\0"[:4] + bytes(40 * 65_536 - 200_004)
+
+
+def test_another_one_is_made_when_that_is_said(box: Sandbox, snapshot: Snapshot) -> None:
+    """So that nothing is done in the background while a run goes on; what was used is freed there, too."""
+    before = live_instances()
+    tend = box.warm_one(snapshot, Inputs())
+    pool = pool_of(snapshot)
+    assert pool.ready == 1
+    assert box.call(snapshot, "count").value == 16
+    assert (pool.ready, pool.filling, live_instances()) == (0, False, before + 1)
+    # One is left for the background, the others are freed at once.
+    for _ in range(3):
+        assert box.call(snapshot, "count").value == 16
+    assert (pool.ready, pool.filling, live_instances()) == (0, False, before + 1)
+    tend()
+    wait_for(lambda: pool.ready == 1 and not pool.filling)
+    assert live_instances() == before + 1
+    tend()
+    assert not pool.filling
+    assert box.call(snapshot, "count").value == 16
+    pool.close()
+    assert live_instances() == before
 
 
 def test_what_waits_is_bounded_in_memory(box: Sandbox, snapshot: Snapshot) -> None:
