@@ -36,7 +36,9 @@ def children(pid: int) -> set[int]:
     """The processes that a process has started and that exist."""
     found: set[int] = set()
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        found.update(int(child) for child in (thread / "children").read_text().split())
+        # It may be over by now.
+        with contextlib.suppress(FileNotFoundError):
+            found.update(int(child) for child in (thread / "children").read_text().split())
     return found
 
 
