@@ -24,7 +24,7 @@ _TENANT: Final = "\0made ahead"
 
 _LEAST_PRIORITY: Final = 1
 
-_QUIET_SECONDS: Final = 0.004
+_QUIET_SECONDS: Final = 0.01
 """Where others are made in pauses: how long none was asked for by then. Runs that follow each other closely would share
 the processors and the interpreter lock with what is made for later ones."""
 
