@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import stockade
 from tests.simulation._scenes import simulate
+from tests.simulation.undone import ALL
 
 _SEEDS = 1000
 _AT_ONCE = 100
@@ -59,3 +61,10 @@ def test_a_world_replays() -> None:
         assert simulate(seed) == simulate(seed)
     # As it was before: worlds leave nothing frozen.
     gc.freeze()
+
+
+def test_what_can_be_undone_is_there() -> None:
+    """A safeguard whose place is not found any more is one that nobody has taken out."""
+    for undone in ALL:
+        text = Path(stockade.__file__).parent.joinpath(undone.file).read_text(encoding="utf-8")
+        assert text.count(undone.old) == 1, undone.what
