@@ -235,7 +235,13 @@ class World:
         # A tracing function cannot raise where a generator goes on.
         if not at_a_line and not frame.f_code.co_flags & 0x2A0 and not self.chance.randrange(60):
             me.signals -= 1
+            # Python takes a tracing function off that raises.
+            sys.setprofile(self._trace_again)
             raise Signal(frame.f_code.co_qualname)
+
+    def _trace_again(self, *_: object) -> None:
+        sys.setprofile(None)
+        sys.settrace(self._trace)
 
     def signals(self, many: int, handler: Callable[[], object] | None = None) -> None:
         """Says how many signals this thread gets from now on.
