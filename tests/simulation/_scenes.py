@@ -397,11 +397,7 @@ class _Scene:
         executor = _executor.executor()
         world.check(not executor._items, "the executor has runs on its list that are over")
         world.check(not executor._tenants, "the executor has tenants on its list that have no runs")
-        world.check(
-            not self.box._registry.runs or self.interrupts > 0, f"names are left: {list(self.box._registry.runs)}"
-        )
-
-    interrupts = 0
+        world.check(not self.box._registry.runs, f"names are left: {list(self.box._registry.runs)}")
 
     def _watched(self, make: Callable[..., RunCoroutine[Report]]) -> Callable[..., RunCoroutine[Report]]:
         """Steps that tell when they are taken although nobody awaits them any more."""
@@ -811,7 +807,6 @@ class _Scene:
     def interrupted(self) -> None:
         """The main thread runs guests, and handlers of signals raise in the midst of it."""
         for _ in range(self.chance.randrange(1, 4)):
-            self.interrupts += 1
             kind = self.chance.randrange(6)
             if kind == 0:
                 self.scheduler(handled=True)
