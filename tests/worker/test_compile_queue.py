@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,7 @@ from stockade.worker import _compile_queue, _process
 from stockade.worker._compile_queue import CompileJob, CompileQueue, Turn
 from tests._compiling import Compiling, compiling_by_hand
 from tests._processes import busy, until
+from tests._signals import Signal, Signals
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -289,6 +291,36 @@ def test_who_is_left_alone_is_not_done(two: Held) -> None:
     two.let_go(jobs[2], "2")
 
 
+def test_what_is_interrupted_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: Ctrl-C at any moment, once or twice, until all places are of jobs that no thread does."""
+    signals = Signals()
+    for name in ("submit", "leave", "_line_up", "_admit", "_next", "_advance", "_had", "_start"):
+        monkeypatch.setattr(CompileQueue, name, signals.within(getattr(CompileQueue, name)))
+    monkeypatch.setattr(_compile_queue, "start_thread", signals.within(_compile_queue.start_thread))
+
+    def once(at: int, apart: int) -> int:
+        queue = CompileQueue(1, GIB)
+        jobs = [CompileJob(lambda _: None, memory_bytes=GIB, small=False, tenant=tenant) for tenant in "aab"]
+        signals.come(at, apart)
+        for job in jobs:
+            with suppress(Signal):
+                queue.submit(job)
+        places = signals.places
+        signals.end()
+        last: CompileJob[None] = CompileJob(lambda _: None, memory_bytes=GIB, small=False, tenant="b")
+        assert queue.submit(last).wait(5), (at, apart)
+        # One that was interrupted at its very beginning was never there.
+        assert until(lambda: not (queue.running or queue.waiting or queue._tenants), 5), (at, apart)
+        assert all(job.done or job.turn is None for job in jobs), (at, apart)
+        return places
+
+    places = once(0, 0)
+    assert places > 20
+    for at in range(1, places):
+        for apart in (0, 1, 2, 3, 5, 8):
+            once(at, apart)
+
+
 # -- one compile for all ----------------------------------------------------------------------------------------------
 
 
@@ -330,6 +362,31 @@ def test_what_many_ask_for_is_compiled_once(compiling: Compiling, fails: bool) -
         thread.join()
     assert later[1] == found[:2]
     assert compiling.begun == ["7"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_who_is_interrupted_leaves_nothing_for_others_to_wait_for(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """The attack: Ctrl-C while a module is about to be compiled, for which whoever asks later waits for ever."""
+    box, module, submit = Sandbox(PATIENT), compiling.module(7), CompileQueue.submit
+
+    def interrupted(queue: CompileQueue, job: CompileJob[object]) -> CompileJob[object]:
+        monkeypatch.setattr(CompileQueue, "submit", submit)
+        if not before:
+            submit(queue, job)
+        raise Signal
+
+    monkeypatch.setattr(CompileQueue, "submit", interrupted)
+    with pytest.raises(Signal):
+        box.run(module)
+    assert not _programs.programs._jobs
+
+    threads, found = outcomes([lambda: box.run(module).stdout])
+    while not until(lambda: bool(found), 0.05):
+        compiling.let_go("7")
+    assert found == [b"00007 world\n"]
+    threads[0].join()
 
 
 def test_a_refusal_is_believed_for_a_while(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:

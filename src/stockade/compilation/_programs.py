@@ -326,11 +326,14 @@ class _Programs:
             job = self._jobs.get(request)
             if job is not None and queue.join(job):
                 return PendingProgram(queue, job, joined=True)
-            job = self._jobs[request] = job_of(
-                lambda turn: self._try(request, module, policy, turn), module.data, limits, tenant
-            )
-        job.when_done(lambda: self._made(request, job))
-        return PendingProgram(queue, queue.submit(job), joined=False)
+            job = job_of(lambda turn: self._try(request, module, policy, turn), module.data, limits, tenant)
+            job.when_done(lambda: self._made(request, job))
+            pending = PendingProgram(queue, job, joined=False)
+            queue.submit(job)
+            # Last: nobody is to find one that was not submitted, as the handler of a signal has raised in between.
+            if not job.done:
+                self._jobs[request] = job
+        return pending
 
     def _try(self, request: _Request, module: Module, policy: Policy, turn: Turn) -> MadeProgram:
         """On a thread of its own: makes a program, or finds out whether one that is there is allowed."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from stockade._bell import Once, start_thread
+from stockade._bell import MOST_RAISED, Once, start_thread
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -72,9 +72,14 @@ class CompileJob(Once[_Result]):
         memory_bytes: How much memory it may take.
         small: Whether it is likely to take little.
         tenant: For whom it is done.
+
+    Attributes:
+        begun: Whether a thread does it.
+        turn: What it is told; None while it waits.
+        wanted: How many wait for it.
     """
 
-    __slots__ = ("memory_bytes", "small", "tenant", "turn", "wanted", "work")
+    __slots__ = ("begun", "memory_bytes", "small", "tenant", "turn", "wanted", "work")
 
     def __init__(self, work: Callable[[Turn], _Result], *, memory_bytes: int, small: bool, tenant: str) -> None:
         super().__init__()
@@ -82,8 +87,8 @@ class CompileJob(Once[_Result]):
         self.memory_bytes = memory_bytes
         self.small = small
         self.tenant = tenant
+        self.begun = False
         self.turn: Turn | None = None
-        # How many wait for it.
         self.wanted = 1
 
 
@@ -95,7 +100,7 @@ class _Tenant:
     def __init__(self, used: float) -> None:
         # Small jobs, and others.
         self.waiting: tuple[deque[CompileJob[Any]], deque[CompileJob[Any]]] = (deque(), deque())
-        self.running = 0
+        self.running: set[CompileJob[Any]] = set()
         self.used = used
 
     @property
@@ -124,8 +129,8 @@ class CompileQueue:
         # A turn begins under it, and looks at the time.
         self._lock = threading.RLock()
         self._tenants: dict[str, _Tenant] = {}
-        self._running = 0
-        self._taken_bytes = 0
+        # Not only counted, so that whoever is interrupted may add or take out one again.
+        self._under_way: dict[CompileJob[Any], None] = {}
         # Seconds that each job under way has had for itself, as all share the machine.
         self._shared = 0.0
         self._looked = clock()
@@ -135,7 +140,7 @@ class CompileQueue:
     @property
     def running(self) -> int:
         """How many jobs are under way."""
-        return self._running
+        return len(self._under_way)
 
     @property
     def waiting(self) -> int:
@@ -144,15 +149,33 @@ class CompileQueue:
             return sum(len(line) for tenant in self._tenants.values() for line in tenant.waiting)
 
     def submit(self, job: CompileJob[_Result]) -> CompileJob[_Result]:
-        """Has a job done in its turn, on a thread of its own."""
-        with self._lock:
-            tenant = self._tenants.get(job.tenant)
-            if tenant is None:
-                tenant = self._tenants[job.tenant] = _Tenant(self._served)
-            tenant.waiting[not job.small].append(job)
-            admitted = self._admit()
-        self._start(admitted)
+        """Has a job done in its turn, on a thread of its own. Where this raises, nobody waits for it any more."""
+        try:
+            self._start(self._line_up(job))
+        except BaseException:
+            # The handler of a signal has raised, in the middle of this. Others may wait for it, or stand behind it.
+            for _ in range(MOST_RAISED):
+                try:
+                    self._line_up(job)
+                    self._start([other for other in tuple(self._under_way) if not other.begun])
+                    self.leave(job)
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
+            raise
         return job
+
+    def _line_up(self, job: CompileJob[Any]) -> list[CompileJob[Any]]:
+        """Puts a job in line, if it is not there, and returns what may begin."""
+        with self._lock:
+            if job.turn is None and not job.done:
+                tenant = self._tenants.get(job.tenant)
+                if tenant is None:
+                    tenant = self._tenants[job.tenant] = _Tenant(self._served)
+                line = tenant.waiting[not job.small]
+                if job not in line:
+                    line.append(job)
+            return self._admit()
 
     def join(self, job: CompileJob[Any]) -> bool:
         """Says that one more waits for a job; whether it is not too late for that."""
@@ -197,27 +220,28 @@ class CompileQueue:
         while (job := self._next()) is not None:
             self._advance()
             tenant = self._tenants[job.tenant]
-            tenant.waiting[not job.small].popleft()
-            tenant.running += 1
             self._served = max(self._served, tenant.used)
-            self._running += 1
-            self._taken_bytes += job.memory_bytes
-            job.turn = Turn(self._had)
+            job.turn = job.turn or Turn(self._had)
+            self._under_way[job] = None
+            tenant.running.add(job)
+            # Last: whoever finds this half done does it again.
+            tenant.waiting[not job.small].popleft()
             admitted.append(job)
         return admitted
 
     def _next(self) -> CompileJob[Any] | None:
+        running, taken_bytes = len(self._under_way), sum(job.memory_bytes for job in self._under_way)
         for large in (False, True):
             most = self._processors + (2 if large else 2 + _SMALL_BESIDE)
-            if self._running >= most:
+            if running >= most:
                 continue
             # So that no tenant's jobs ever stand in all places.
             most_of_one = self._processors + (0 if large else 1)
             for tenant in self._in_turn(large):
-                if tenant.running >= most_of_one:
+                if len(tenant.running) >= most_of_one:
                     continue
                 job = tenant.waiting[large][0]
-                if not self._running or self._taken_bytes + job.memory_bytes <= self._memory():
+                if not running or taken_bytes + job.memory_bytes <= self._memory():
                     return job
                 # Whoever needs much memory is not passed by until there never is as much.
                 break
@@ -228,7 +252,7 @@ class CompileQueue:
         return iter(
             sorted(
                 (tenant for tenant in self._tenants.values() if tenant.waiting[large]),
-                key=lambda tenant: (tenant.used, tenant.running),
+                key=lambda tenant: (tenant.used, len(tenant.running)),
             )
         )
 
@@ -240,7 +264,7 @@ class CompileQueue:
     def _advance(self) -> None:
         """Counts the time since somebody looked, as each job's share of it."""
         now = self._clock()
-        self._shared += (now - self._looked) / max(1, self._running)
+        self._shared += (now - self._looked) / max(1, len(self._under_way))
         self._looked = now
 
     def _had(self) -> float:
@@ -261,11 +285,19 @@ class CompileQueue:
             try:
                 start_thread(threading.Thread(target=self._work, args=(job,), name="stockade-compile", daemon=True))
             except RuntimeError as problem:
+                if not self._takes(job):
+                    continue
                 job.settle(None, EngineError(f"no thread can be started to compile on: {problem}"))
                 todo.extend(self._finish(job, 0.0))
 
+    def _takes(self, job: CompileJob[Any]) -> bool:
+        """Whether a job is the caller's to do. Where starting its thread was interrupted, there may be another one."""
+        with self._lock:
+            begun, job.begun = job.begun, True
+            return not begun
+
     def _work(self, job: CompileJob[Any]) -> None:
-        while True:
+        while self._takes(job):
             turn = job.turn
             assert turn is not None
             problem: BaseException | None = None
@@ -287,10 +319,9 @@ class CompileQueue:
         with self._lock:
             self._advance()
             tenant = self._tenants[job.tenant]
-            tenant.running -= 1
+            tenant.running.discard(job)
             tenant.used += seconds
-            self._running -= 1
-            self._taken_bytes -= job.memory_bytes
+            self._under_way.pop(job, None)
             self._forget(job.tenant, tenant)
             return self._admit()
 
