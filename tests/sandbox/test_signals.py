@@ -19,6 +19,7 @@ import pytest
 
 import stockade
 from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from stockade.sandbox._registry import UnderWay
 from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER
@@ -215,6 +216,13 @@ def test_handlers_come_between_any_two_lines(
     gc.collect()
     # The thread of a pool may just be closing what it has opened for nobody.
     assert until(lambda: live_instances() == 0)
+
+
+def test_a_run_that_never_came_to_be_on_the_list_is_dropped() -> None:
+    """A handler that raises while it is made leaves it half done; what is raised where it is dropped fails tests."""
+    half_done = UnderWay.__new__(UnderWay)
+    del half_done
+    gc.collect()
 
 
 ALARMS = """
