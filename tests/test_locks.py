@@ -6,7 +6,9 @@ Holds P-FORK-1.
 from __future__ import annotations
 
 import os
+import random
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -59,6 +61,33 @@ def test_a_lock_of_another_thread_is_open_in_a_child_and_one_of_its_own_is_not()
         pass
 
 
+def test_what_the_handler_of_a_signal_raises_leaves_no_lock_taken() -> None:
+    """Wherever it comes in between, also right behind the call that takes the lock."""
+
+    def ring(*_: object) -> None:
+        raise InterruptedError
+
+    lock, chance, heard, taken = new_lock(), random.Random(3), 0, 0
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        while heard < 2_000:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.random() * 2e-5 + 1e-6)
+                for _ in range(1_000):
+                    with lock:
+                        pass
+            except InterruptedError:
+                heard += 1
+            while lock._is_owned():  # type: ignore[attr-defined]
+                taken += 1
+                lock.release()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert taken == 0
+
+
 def test_a_sandbox_that_another_thread_is_about_to_use_is_used_in_a_child() -> None:
     module = wat('(module (func (export "_start")))')
     box = Sandbox()
@@ -81,6 +110,6 @@ def test_a_sandbox_that_another_thread_is_about_to_use_is_used_in_a_child() -> N
 def test_who_makes_locks_makes_them_for_children_or_begins_anew_there() -> None:
     for path in SOURCES.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if re.search(r"\b(?:R?Lock|Condition|Semaphore|Event)\(\)", re.sub("asyncio.Event", "", text)):
+        if re.search(r"\b(?:R?Lock|reentrant_lock|Condition|Semaphore|Event)\(\)", re.sub("asyncio.Event", "", text)):
             name = str(path.relative_to(SOURCES))
             assert name in WITHIN_ONE_PROCESS or re.search(r"def _?after_fork|def forget", text), name

@@ -1,20 +1,44 @@
-"""Locks that a forked child finds open where another thread of its parent had them: that thread is not there."""
+"""Locks that stay taken neither where a signal's handler raises, nor in a forked child whose parent had them.
+
+`with` on a lock takes it by a call. In Python 3.14, not before and not in 3.15, signals are looked for right behind that
+call, where nothing gives the lock back yet: what a handler raises there would leave it taken for ever. They are looked
+for behind calls, but not behind an operator. So there the lock is taken by one.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
+from _thread import RLock
 from typing import Any, Final
 
-__all__ = ["new_lock"]
+__all__ = ["new_lock", "reentrant_lock"]
 
 _made: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
 
-def new_lock() -> threading.RLock:
+_WAIT: Final = (True,)
+
+
+class _TakenByOperator(RLock):  # type: ignore[misc] # final in stubs only
+    __slots__ = ()
+
+    def __enter__(self) -> bool:  # type: ignore[override] # it is always true
+        # The lock is taken within `in`: the next place where signals are looked for is one where it is given back.
+        return True in map(self.acquire, _WAIT)
+
+
+def reentrant_lock() -> threading.RLock:
     """Makes a lock; reentrant, for the handler of a signal may come back to what its thread is in the middle of."""
     lock = threading.RLock()
+    return _TakenByOperator() if sys.version_info[:2] == (3, 14) and type(lock) is RLock else lock
+
+
+def new_lock() -> threading.RLock:
+    """Makes a reentrant lock that a forked child finds open where another thread had it."""
+    lock = reentrant_lock()
     _made.add(lock)
     return lock
 

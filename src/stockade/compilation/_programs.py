@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stockade._bounded import BoundedDict
+from stockade._locks import reentrant_lock
 from stockade._wasi import MODULE
 from stockade.compilation._cache import Cache
 from stockade.engine import (
@@ -218,7 +218,7 @@ class _Programs:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         # Reentrant, as the one of each program: the handler of a signal may run something while its thread does.
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._kept: BoundedDict[tuple[str, EngineConfig], Program] = BoundedDict(_MAX_PROGRAMS)
         self._under_way: dict[tuple[str, EngineConfig], AbstractContextManager[object]] = {}
         self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
@@ -266,7 +266,7 @@ class _Programs:
         key = (module.sha256, config)
         begun = time.perf_counter()
         with self._lock:
-            turn = self._under_way.setdefault(key, threading.RLock())
+            turn = self._under_way.setdefault(key, reentrant_lock())
         # Whoever comes second waits for the first one's result instead of compiling it again.
         with turn:
             with self._lock:
@@ -372,7 +372,7 @@ class _Programs:
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: locks may have been held, compilations under way are the parent's."""
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._under_way.clear()
         self._jobs.clear()
 

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import sys
-import threading
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stockade._bounded import BoundedDict
+from stockade._locks import reentrant_lock
 from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
 from stockade.engine._features import RUN_PROPOSALS
@@ -225,7 +225,7 @@ class _Native:
 
     def __init__(self, api: Any, config: EngineConfig) -> None:
         self._api = api
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self.pointer = _build(api, config)
         self.linkers: list[int] = []
 
@@ -254,7 +254,7 @@ class _Native:
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: another thread may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
 
 
 def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> None:
@@ -288,7 +288,7 @@ class Engine:
     """The shared registry, guarded by the lock."""
     _kept: ClassVar[BoundedDict[EngineConfig, Engine]] = BoundedDict(_KEPT_ENGINES)
     """Those used last, guarded by the same lock."""
-    _lock = threading.RLock()
+    _lock = reentrant_lock()
     """Reentrant, for the handler of a signal may run something."""
     _scarce = _Scarce()
     _pools = 0
@@ -298,7 +298,7 @@ class Engine:
     _descriptors = Descriptors()
     dismissed: ClassVar[deque[tuple[Engine, ResourceCost]]] = deque()
     """What instances took that are gone, for whoever holds the lock of counts to count."""
-    _counts_lock = threading.RLock()
+    _counts_lock = reentrant_lock()
     """Reentrant, for whatever is dropped while it is held is counted under it, too."""
     _forked = False
 
@@ -415,8 +415,8 @@ class Engine:
     def after_fork(cls) -> None:
         """Begins anew in a forked child: locks may have been held, runs under way are the parent's."""
         cls._forked = True
-        cls._lock = threading.RLock()
-        cls._counts_lock = threading.RLock()
+        cls._lock = reentrant_lock()
+        cls._counts_lock = reentrant_lock()
         for engine in cls._engines.values():
             engine.forget()
 

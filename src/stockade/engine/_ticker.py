@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from stockade._bell import start_thread
+from stockade._locks import reentrant_lock
 from stockade.engine._fork_gate import forks, keep_list, stand_back
 from stockade.errors import EngineError
 from stockade.system import interrupt_opens, let_interrupts_in
@@ -58,7 +59,7 @@ class Ticker:
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
         # Reentrant, for the handler of a signal may run something.
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         # The one that ticks. Another one, whose start was interrupted, finds that it is not this, and ends.
         self._thread: threading.Thread | None = None
         # From `raised` at one time to `count` at a later one there are at least as many as were felt in between.
@@ -77,7 +78,7 @@ class Ticker:
 
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._thread = None
         self.watched = {}
         # A handler of a signal has forked, in the middle of a run that goes on here.

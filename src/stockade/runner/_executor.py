@@ -26,6 +26,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from stockade._bell import MOST_RAISED, start_thread
+from stockade._locks import reentrant_lock
 from stockade._outside import outside
 from stockade.errors import EngineError
 from stockade.runner._coroutine import FOREVER, GO_ON
@@ -154,7 +155,7 @@ class Executor:
         # Reentrant, for the handler of a signal may come between any two lines. It finds things half done, so what it
         # asks for is done later, by whoever it has interrupted. Not taken by way of the condition, whose `__enter__` is
         # a line of Python, after which it could be left locked.
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._change = threading.Condition(self._lock)
         self._late: deque[WorkItem[Any]] = deque()
         self._numbers = itertools.count(1)

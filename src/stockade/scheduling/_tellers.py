@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from stockade._bell import MOST_RAISED, start_thread
+from stockade._locks import reentrant_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ class _Tellers:
     def __init__(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
         # Reentrant, for the handler of a signal may end something.
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._change = threading.Condition(self._lock)
         # Also one that is about to start; one whose start was interrupted is not among them, and ends.
         self._threads: set[threading.Thread] = set()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stockade._bell import MOST_RAISED, Once, start_thread
+from stockade._locks import reentrant_lock
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class CompileQueue:
         self._memory_bytes = memory_bytes
         self._clock = clock
         # A turn begins under it, and looks at the time.
-        self._lock = threading.RLock()
+        self._lock = reentrant_lock()
         self._tenants: dict[str, _Tenant] = {}
         # Not only counted, so that whoever is interrupted may add or take out one again.
         self._under_way: dict[CompileJob[Any], None] = {}
