@@ -1,8 +1,8 @@
 """Locks that stay taken neither where a signal's handler raises, nor in a forked child whose parent had them.
 
-`with` on a lock takes it by a call. In Python 3.14, not before and not in 3.15, signals are looked for right behind that
-call, where nothing gives the lock back yet: what a handler raises there would leave it taken for ever. They are looked
-for behind calls, but not behind an operator. So there the lock is taken by one.
+`with` on a lock takes it by a call. In Python 3.14, not before and not in 3.15, signals are looked for right behind
+that call, where nothing gives the lock back yet: what a handler raises there would leave it taken for ever. They are
+looked for behind calls, but not behind an operator. So there the lock is taken by one.
 """
 
 from __future__ import annotations
