@@ -91,7 +91,7 @@ def test_structures_have_the_sizes_of_the_bindings() -> None:
 
 def test_what_the_seam_does_not_declare_cannot_be_called() -> None:
     """One list says what is used of the library; the twin is on it."""
-    with pytest.raises(AttributeError, match="module_clone is not declared in the seam"):
+    with pytest.raises(AttributeError, match="no attribute 'module_clone'"):
         _ = capi().module_clone
     assert capi().module_new
 
@@ -120,7 +120,7 @@ def test_a_release_without_a_proposal_needs_no_switch_for_it(monkeypatch: pytest
         raw = api.config_new()
         api.switch(raw, "wasm_compact_imports", False)
         api.switch(raw, "wasm_threads", False)
-        with pytest.raises(AttributeError, match="config_wasm_thread_set is not declared in the seam"):
+        with pytest.raises(AttributeError, match="no attribute 'config_wasm_thread_set'"):
             api.switch(raw, "wasm_thread", False)
         assert api.engine_new_with_config(raw)
 

@@ -76,13 +76,13 @@ class _Slow:
     def fork_in_the_middle(self, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
         """Forks while another thread has that lock."""
         begun, api = threading.Event(), capi()
-        real = api.instance_pre_instantiate
+        real = api.instance_pre_instantiate_long
 
         def told(*arguments: Any) -> Any:
             begun.set()
             return real(*arguments)
 
-        monkeypatch.setattr(api, "instance_pre_instantiate", told)
+        monkeypatch.setattr(api, "instance_pre_instantiate_long", told)
         thread = threading.Thread(target=self.call)
         thread.start()
         begun.wait()

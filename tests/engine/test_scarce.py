@@ -425,17 +425,17 @@ def test_much_memory_is_given_back_with_the_lock_released(monkeypatch: pytest.Mo
     assert by(grow_in_a_session) == ["store_delete_long"]
 
 
-def test_one_function_is_declared_both_ways() -> None:
+def test_two_functions_are_declared_both_ways() -> None:
     """The short form keeps the lock, the long one does not: which is a flag of ctypes' own."""
     keeps_lock = 4  # FUNCFLAG_PYTHONAPI
     api = capi()
 
-    assert SHORT_CALLS.keys() & LONG_CALLS.keys() == {"wasmtime_store_delete"}
-    assert type(api.store_delete)._flags_ & keeps_lock
-    assert not type(api.store_delete_long)._flags_ & keeps_lock
-    assert ctypes.cast(api.store_delete, ctypes.c_void_p).value == (
-        ctypes.cast(api.store_delete_long, ctypes.c_void_p).value
-    )
+    assert SHORT_CALLS.keys() & LONG_CALLS.keys() == {"wasmtime_store_delete", "wasmtime_instance_pre_instantiate"}
+    for name in ("store_delete", "instance_pre_instantiate"):
+        short, long = getattr(api, name), getattr(api, f"{name}_long")
+        assert type(short)._flags_ & keeps_lock
+        assert not type(long)._flags_ & keeps_lock
+        assert ctypes.cast(short, ctypes.c_void_p).value == ctypes.cast(long, ctypes.c_void_p).value
     for name in ("engine_delete", "module_delete", "linker_delete", "instance_pre_delete"):
         assert not type(getattr(api, name).__wrapped__)._flags_ & keeps_lock
 

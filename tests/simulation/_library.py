@@ -277,6 +277,7 @@ class Library:
         engine = self.engine = Engine.__new__(Engine)
         engine.api = self
         engine.pointer = 1
+        engine.new_store = ((1, None, None),)
         engine.ticker = Ticker(lambda: None)
         engine._live_instances = 0
         engine.idle = deque()
@@ -371,13 +372,13 @@ class Library:
 
     state_name = b""
 
-    def memory_data(self, context: int, handle: int) -> int:
+    def memory_data(self, context: int, handle: bytes) -> int:
         guest = self._alive(context)
-        return ctypes.addressof(guest.state if ctypes.c_uint64.from_address(handle + 8).value else guest.memory)
+        return ctypes.addressof(guest.state if struct.unpack_from("<Q", handle, 8)[0] else guest.memory)
 
-    def memory_data_size(self, context: int, handle: int) -> int:
+    def memory_data_size(self, context: int, handle: bytes) -> int:
         self.world.check(not self._alive(context).polled, "a memory is looked at while its guest runs")
-        return _MEMORY_BYTES if ctypes.c_uint64.from_address(handle + 8).value else 65_536
+        return _MEMORY_BYTES if struct.unpack_from("<Q", handle, 8)[0] else 65_536
 
     def func_call_async(self, context: int, *rest: Any) -> int:
         guest = self._alive(context)
@@ -432,6 +433,7 @@ class _Linked:
     prelinked = 1
     lends = True
     parks = True
+    small = False
 
     def __init__(self, engine: Engine, claim: ResourceCost) -> None:
         self.engine = engine

@@ -78,6 +78,12 @@ _REFUSED_SECONDS = 60.0
 _MUCH_CODE_BYTES = 4 << 20
 """Machine code from this size on is not copied for a second engine."""
 
+_SMALL_MODULE_BYTES = 256 << 10
+_SMALL_MEMORY_BYTES = 1 << 20
+"""What modules up to this size begin with is there within a millisecond, whatever they are made of: nothing is written
+more than once but what stands in their bytes."""
+
+
 _MAX_REFUSED = 256
 """How many of those are remembered."""
 
@@ -146,7 +152,12 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         # The heap of its objects takes the place of a memory.
         memories += woven.collects
         tables = len(parsed.tables) + 1
-        linked = LinkedModule(compiled, parks=parks, memories=memories, tables=tables)
+        small = (
+            compiled.engine.config.pooled
+            and len(module.data) <= _SMALL_MODULE_BYTES
+            and woven.initial_memory_bytes <= _SMALL_MEMORY_BYTES
+        )
+        linked = LinkedModule(compiled, parks=parks, small=small, memories=memories, tables=tables)
         woven = msgspec.structs.replace(woven, wasm=b"")
         return cls(
             compiled=compiled,

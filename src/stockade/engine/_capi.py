@@ -156,6 +156,7 @@ SHORT_CALLS: _Prototypes = {
     "wasi_config_new": (_P, ()),
     "wasi_config_delete": (None, (_P,)),
     "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),
+    "wasmtime_instance_pre_instantiate": (_P, (_P, _P, _P, _P)),
     "wasmtime_instance_export_get": (c_bool, (_P, _P, c_char_p, _W, _P)),
     "wasmtime_global_get": (None, (_P, _P, _P)),
     "wasmtime_global_set": (_P, (_P, _P, _P)),
@@ -202,12 +203,12 @@ LONG_CALLS: _Prototypes = {
 """Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
 is short for most, and so stands in both tables, is called `…_long` here."""
 
-_COUNTED_BY_CALLERS = ("instance_pre_instantiate", "call_future_poll", "store_delete_long")
+_COUNTED_BY_CALLERS = ("instance_pre_instantiate_long", "call_future_poll", "store_delete_long")
 """Long calls that are made for each run: who makes them puts itself on the list of calls under way (_fork_gate.py)."""
 
 
 class _CApi:
-    """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix.
+    """The declared functions as attributes, under their C names without the `wasmtime_` or `wasm_` prefix. No others.
 
     Args:
         path: The library.
@@ -256,9 +257,6 @@ class _CApi:
         """Lets nobody call the library any more: what would be freed stays, anything else is an error in words."""
         for name in vars(self):
             setattr(self, name, _leave if name.removesuffix("_long").endswith("_delete") else _refuse)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{name} is not declared in the seam")
 
 
 def _leave(*_: object) -> None:

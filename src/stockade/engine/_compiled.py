@@ -55,6 +55,7 @@ class LinkedModule:
     Args:
         compiled: The machine code.
         parks: Whether it imports the function that halts guests.
+        small: Whether an instance is made in no time, for there is little that it begins with.
         memories: How many memories it has.
         tables: How many tables it has.
 
@@ -64,7 +65,9 @@ class LinkedModule:
     Attributes:
         engine: Its engine.
         prelinked: The `wasmtime_instance_pre_t`.
+        linker: The linker of native WASI.
         parks: Whether it imports the function that halts guests.
+        small: Whether an instance is made in no time.
         claim: What an instance takes, the files left out that its policy lets it open.
     """
 
@@ -73,6 +76,7 @@ class LinkedModule:
         compiled: CompiledModule,
         *,
         parks: bool = False,
+        small: bool = False,
         memories: int = 2,
         tables: int = 1,
     ) -> None:
@@ -83,8 +87,10 @@ class LinkedModule:
             raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
         assert prelinked.value is not None
         self.engine = compiled.engine
+        self.linker = compiled.engine.linker
         self.prelinked = prelinked.value
         self.parks = parks
+        self.small = small
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))

@@ -282,7 +282,16 @@ class _Scarce:
 
 
 class Engine:
-    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it."""
+    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it.
+
+    Attributes:
+        api: The C API.
+        config: What it is built for.
+        pointer: The `wasm_engine_t`.
+        new_store: What a store is made of, for `starmap`.
+        ticker: Makes running guests look up.
+        idle: Places of instances that are admitted, and empty.
+    """
 
     _engines: ClassVar[weakref.WeakValueDictionary[EngineConfig, Engine]] = weakref.WeakValueDictionary()
     """The shared registry, guarded by the lock."""
@@ -307,6 +316,7 @@ class Engine:
         self.config = config
         self._native = native
         self.pointer = native.pointer
+        self.new_store = ((native.pointer, None, None),)
         increment = self.api.engine_increment_epoch
         self.ticker = Ticker(lambda: increment(native.pointer))
         self._live_instances = 0

@@ -80,7 +80,9 @@ _MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
 
 # Looked up once: the offset of a field takes longer to ask for than a call into the library.
 _TRAP: Final[int] = Out.trap.offset
+_TRAP_WORD: Final = _TRAP // 8
 _ERROR: Final[int] = Out.error.offset
+_ERROR_WORD: Final = _ERROR // 8
 _EXTERN: Final[int] = Out.extern.offset
 _HANDLE: Final[int] = Out.extern.offset + Extern.of.offset
 _LENT: Final[int] = Out.lent.offset
@@ -91,17 +93,23 @@ _VALUE_BYTES: Final = ctypes.sizeof(Value)
 _NUMBER_BYTES: Final = 16
 """What the largest number takes, a v128."""
 
+_FUNCTION: Final = 0
+"""The kind of an export that is a function."""
+
 _GLOBAL: Final = 1
 """The kind of an export that is a global."""
 
 _TABLE: Final = 2
 """The kind of an export that is a table."""
 
+_MEMORY: Final = 3
+"""The kind of an export that is a memory."""
+
 _NOWHERE: Final = Store(None)
 """Where an instance is that has been closed."""
 
-_Handle = c_uint64 * 3
-"""Room for a `wasmtime_memory_t` or `wasmtime_table_t`."""
+_HANDLE_END: Final = _HANDLE + 24
+"""A `wasmtime_memory_t` or `wasmtime_table_t` has three words."""
 
 
 _NO_VIEW: Final = memoryview(b"")
@@ -115,7 +123,10 @@ _MOST_VIEWS: Final = 4_096
 def _view(base: int) -> memoryview:
     if len(_views) >= _MOST_VIEWS:
         _views.clear()
-    # SAFETY: looked at by a `Memory` only that lies there and has this much, and only while its store is alive.
+    # SAFETY: it is of an address, not of a memory: by itself it keeps and reads nothing. A `Memory` looks at it that
+    # lies there and has this much, while its store is alive: that memory never moves or shrinks, and whoever closes
+    # an instance drops its `Memory` before, and waits for those who look (`LiveGuest.close`). What comes to lie there
+    # later is reached by a `Memory` of its own; where nothing does, nobody looks.
     made = _views[base] = memoryview((c_char * PAGE_BYTES).from_address(base)).cast("B")
     return made
 
@@ -133,7 +144,7 @@ class Memory:
     Args:
         api: The C API.
         context: The store that it lives in.
-        handle: The `wasmtime_memory_t`, a copy.
+        handle: The bytes of the `wasmtime_memory_t`.
         known_bytes: How large it is at least: nothing, or a page or more.
 
     Attributes:
@@ -142,14 +153,14 @@ class Memory:
 
     __slots__ = ("_api", "_base", "_context", "_handle", "_known_bytes", "page")
 
-    def __init__(self, api: Any, context: int, handle: Any, known_bytes: int = 0) -> None:
+    def __init__(self, api: Any, context: int, handle: bytes, known_bytes: int = 0) -> None:
         self._api = api
         self._context = context
         # SAFETY: the handle is an index into the store, valid while that lives; our copy lives as long as we do. The
         # base is valid as long: the engine is told that memories may not move, so they grow in place. The holder drops
         # this object before the store is closed.
         self._handle = handle
-        base = self._base = api.memory_data(context, addressof(handle))
+        base = self._base = api.memory_data(context, handle)
         self._known_bytes = known_bytes
         self.page = (_views.get(base) or _view(base)) if known_bytes else _NO_VIEW
 
@@ -157,7 +168,7 @@ class Memory:
     def size_bytes(self) -> int:
         """Its present size."""
         # SAFETY: the store is alive and no call of it is halted.
-        self._known_bytes = self._api.memory_data_size(self._context, addressof(self._handle))
+        self._known_bytes = self._api.memory_data_size(self._context, self._handle)
         return self._known_bytes
 
     def span(self) -> tuple[int, int]:
@@ -174,7 +185,7 @@ class Memory:
             return
         previous = c_uint64()
         pages = -(-(size_bytes - self._known_bytes) // PAGE_BYTES)
-        if error := self._api.memory_grow(self._context, addressof(self._handle), pages, addressof(previous)):
+        if error := self._api.memory_grow(self._context, self._handle, pages, addressof(previous)):
             raise EngineError(f"{size_bytes:,} bytes of memory cannot be allocated: {error_text(error)}")
         self._known_bytes += pages * PAGE_BYTES
 
@@ -298,17 +309,25 @@ class Instance:
             may it be set.
     """
 
-    calls_out = False
-    exact = True
-    failure: Failure | None = None
-    bed: ParkingSlot | None = None
-    _values: Any = None
-    _keeper: Owner | None = None
-    _is_over = False
-    # A reference that does not keep it: it keeps us.
-    _watched: Callable[[], Watched | None] | None = None
-    _ticks = 1
-    _result_types: Sequence[str] = ()
+    # Python reads these several times as fast as others.
+    __slots__ = (
+        "_api",
+        "_base",
+        "_context",
+        "_is_over",
+        "_keeper",
+        "_linked",
+        "_place",
+        "_renamed",
+        "_result_types",
+        "_ticks",
+        "_values",
+        "_watched",
+        "bed",
+        "calls_out",
+        "exact",
+        "failure",
+    )
 
     def __init__(
         self,
@@ -320,11 +339,19 @@ class Instance:
         directories: Sequence[Directory] = (),
         renamed: Mapping[bytes, bytes] = _NOTHING,
     ) -> None:
-        engine = linked.engine
-        api = self._api = engine.api
+        api = self._api = linked.engine.api
         self._place = store
         self._renamed = renamed
         self._linked = linked  # keeps the machine code alive while this store may run it
+        self._is_over = self.calls_out = False
+        self.exact = True
+        self.failure: Failure | None = None
+        self.bed: ParkingSlot | None = None
+        self._values: Any = None
+        self._keeper: Owner | None = None
+        # A reference that does not keep it: it keeps us.
+        self._watched: Callable[[], Watched | None] | None = None
+        self._ticks = 1 if fuel is None else _TICKS
         # SAFETY: the store is ours until it is freed, by close() or with this object; its context is a pointer into it.
         # `out` is kept by its place, so that it outlives the store and every call that is given its address.
         pointer = store.open()
@@ -337,7 +364,6 @@ class Instance:
             api.store_limiter(pointer, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
                 api.context_set_fuel(context, fuel)
-                self._ticks = _TICKS
             # SAFETY: native WASI takes the new config. It gets no stdio, arguments or environment.
             if directories:
                 self._set_wasi(directories)
@@ -347,23 +373,17 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            inside[self] = get_ident()
-            try:
-                if forks:
-                    stand_back(inside, self)
-                if linked.parks:
-                    error = self._instantiate_async(linked)
-                else:
-                    error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
-            finally:
-                del inside[self]
+            if linked.small and not linked.parks:
+                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
+            else:
+                error = self._instantiate(linked)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 # But for objects that globals, tables and elements begin with, for which the heap may be too small.
                 raise InstantiationError(
                     f"no instance can be made: {error_text(error)}. Close sessions, or run fewer at once"
                 )
-            if store.out.trap:
+            if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
@@ -380,6 +400,22 @@ class Instance:
         if bed is None:
             self.bed = place.bed = ParkingSlot()
 
+    def _instantiate(self, linked: LinkedModule) -> int | None:
+        """Instantiates without the interpreter lock, which others have meanwhile."""
+        inside[self] = get_ident()
+        try:
+            if forks:
+                stand_back(inside, self)
+            if linked.parks:
+                return self._instantiate_async(linked)
+            # SAFETY: as above.
+            error: int | None = self._api.instance_pre_instantiate_long(
+                linked.prelinked, self._context, self._base, self._base + _TRAP
+            )
+            return error
+        finally:
+            del inside[self]
+
     def _instantiate_async(self, linked: LinkedModule) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way."""
         api = self._api
@@ -392,8 +428,8 @@ class Instance:
         while not api.call_future_poll(place.future):
             pass
         place.end_call()
-        error, place.out.error = place.out.error, None
-        return error  # type: ignore[no-any-return] # ctypes knows it as an int or None
+        error, place.words[_ERROR_WORD] = place.words[_ERROR_WORD], 0
+        return error or None
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
         if directories and lost_by_forking():
@@ -414,8 +450,8 @@ class Instance:
             raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
 
     def _take_trap(self) -> Failure:
-        out = self._place.out
-        trap, out.trap = out.trap, None
+        words = self._place.words
+        trap, words[_TRAP_WORD] = words[_TRAP_WORD], 0
         return Failure.from_trap(trap)
 
     def _find(self, name: bytes) -> int:
@@ -424,7 +460,7 @@ class Instance:
         base = self._base
         if not self._api.instance_export_get(self._context, base, name, len(name), base + _EXTERN):
             raise KeyError(name)
-        return self._place.out.extern.kind  # type: ignore[no-any-return] # ctypes knows it as an int
+        return self._place.bytes[_EXTERN]
 
     def memory(self, name: bytes) -> Memory:
         """Returns a memory that the guest exports.
@@ -444,14 +480,14 @@ class Instance:
         Raises:
             KeyError: There is no memory of that name.
         """
-        if self._find(name) != 3:
+        if self._find(name) != _MEMORY:
             raise KeyError(name)
-        return Memory(self._api, self._context, _Handle.from_buffer_copy(self._place.out, _HANDLE), known_bytes)
+        return Memory(self._api, self._context, bytes(self._place.bytes[_HANDLE:_HANDLE_END]), known_bytes)
 
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
         # SAFETY: the store is alive, and nothing of it runs.
-        self._api.store_limiter(self._place.pointers[0], memory_bytes, table_elements, 1, -1, -1)
+        self._api.store_limiter(self._place.pointer, memory_bytes, table_elements, 1, -1, -1)
 
     def table_size(self, name: bytes) -> int:
         """Returns how many elements an exported table has.
@@ -513,7 +549,7 @@ class Instance:
             calls: The names of the functions, each with its slot.
         """
         api, context, base = self._api, self._context, self._base
-        linker, lent = self._linked.engine.linker, self._place.out.lent
+        linker, lent = self._linked.linker, self._place.bytes
         if self._find(table) != _TABLE:
             raise KeyError(table)
         # SAFETY: linker and store belong to one engine. The table's handle stays in `out.extern` meanwhile; a function
@@ -524,7 +560,7 @@ class Instance:
                 self._make_bed()
             found = api.linker_get(linker, context, MODULE, len(MODULE), name, len(name), base + _LENT)
             assert found, name
-            lent.kind = _FUNCREF
+            lent[_LENT] = _FUNCREF
             if error := api.table_set(context, base + _HANDLE, slot, base + _LENT):
                 raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
@@ -543,10 +579,10 @@ class Instance:
         Raises:
             KeyError: There is no function of that name.
         """
-        api = self._api
-        base, renamed = self._base, self._renamed
-        if self._find(renamed.get(export, export) if renamed else export) != 0:
+        renamed = self._renamed
+        if self._find(renamed.get(export, export) if renamed else export) != _FUNCTION:
             raise KeyError(export)
+        api, base = self._api, self._base
         values = first = results = None
         if arguments or result_types:
             values = (Value * (len(arguments) + len(result_types)))()
@@ -557,13 +593,10 @@ class Instance:
                 setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
             first = addressof(values)
             results = first + _VALUE_BYTES * len(arguments)
-            self._values = values
-        elif self._values is not None:
-            self._values = None
+        self._values = values
         self._result_types = result_types
         self._is_over = False
-        if self.failure is not None:
-            self.failure = None
+        self.failure = None
         if self.bed is not None:
             check_stack(calls_out=self.calls_out)
         place = self._place
@@ -592,15 +625,18 @@ class Instance:
             Whether the call is over. If not, `is_parked` says whether the guest waits for something; else it yields
             for others.
         """
-        linked, place = self._linked, self._place
-        api, ticker = self._api, linked.engine.ticker
+        place, api, ticker = self._place, self._api, self._linked.engine.ticker
         ticks = ticker.raised
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
         api.context_set_epoch_deadline(self._context, self._ticks)
-        watched = None if self._watched is None else self._watched()
-        stack = None if self.bed is None else running.instances
-        depth = 0 if stack is None else len(stack)
+        watched = stack = None
+        depth = 0
+        if self._watched is not None:
+            watched = self._watched()
+        if self.bed is not None:
+            stack = running.instances
+            depth = len(stack)
         # A handler of a signal may raise wherever Python looks for signals: what has begun is ended all the same, and
         # to end what has not begun is harmless.
         try:
@@ -648,13 +684,13 @@ class Instance:
 
     def results(self) -> list[Number] | None:
         """Returns the results of a call that is over; None where it did not return: then `failure` tells why."""
-        out = self._place.out
-        if out.trap:
+        words = self._place.words
+        if words[_TRAP_WORD]:
             self.failure = self._take_trap()
             self.exact = self.failure.code in _FUEL_IS_KNOWN
             return None
-        if out.error:
-            error, out.error = out.error, None
+        if words[_ERROR_WORD]:
+            error, words[_ERROR_WORD] = words[_ERROR_WORD], 0
             # SAFETY: the store is alive, and nothing of it runs.
             thrown = self._api.context_has_exception(self._context)
             self.failure = Failure.from_error(error, thrown=thrown)

@@ -15,8 +15,9 @@ import ctypes
 import itertools
 import weakref
 from collections import deque
-from ctypes import addressof, c_uint64, c_void_p
+from ctypes import addressof, c_char, c_uint64, c_void_p, sizeof
 from functools import cache
+from itertools import starmap
 from typing import TYPE_CHECKING, Final
 
 from stockade.engine._callbacks import skip_signal_check
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from stockade.engine._parking import ParkingSlot
 
 __all__ = ["Out", "Owner", "Store", "deafen_stores", "lost"]
-
-_NULL: Final = (None,)
 
 _MOST_IDLE: Final = 4
 """Places of instances that an engine keeps admitted for the next ones. Where room is short, they are given back."""
@@ -62,24 +61,29 @@ class Store:
         home: The same, not kept while nothing is in here.
         engine: The engine, while something is in here, or may be put here.
         claim: What was admitted; None where nothing is.
-        pointers: The store; nothing before it is made.
+        pointer: The store; None before it is made.
         future: The call under way.
         out: What the library writes to: as long as the store is.
         address: Where that is.
+        bytes: The same, byte by byte.
+        words: The same, word by word.
         kept: What else it may write to until the call is deleted.
         bed: Where its guest sleeps, to which it refers as long as the store is; those to come sleep there, too.
     """
 
-    __slots__ = ("address", "bed", "claim", "engine", "future", "home", "kept", "out", "pointers")
+    __slots__ = ("address", "bed", "bytes", "claim", "engine", "future", "home", "kept", "out", "pointer", "words")
 
     def __init__(self, engine: Engine | None) -> None:
         self.engine = engine
         self.home = None if engine is None else weakref.ref(engine)
         self.claim: ResourceCost | None = None
-        self.pointers: list[int] = []
+        self.pointer: int | None = None
         self.future: int | None = None
         self.out = Out()
         self.address = addressof(self.out)
+        # To look at a field of `out` takes several times as long.
+        self.bytes = memoryview((c_char * sizeof(Out)).from_buffer(self.out)).cast("B")
+        self.words = self.bytes.cast("Q")
         self.kept: object = None
         self.bed: ParkingSlot | None = None
 
@@ -87,24 +91,24 @@ class Store:
         """Makes the store, and returns it."""
         engine = self.engine
         assert engine is not None
-        # SAFETY: the store is ours until it is freed; the engine holds its own contents. By one call in C that also
-        # keeps it, as above.
-        self.pointers.extend(map(engine.api.store_new, (engine.pointer,), _NULL, _NULL))
-        return self.pointers[0]
+        # SAFETY: the store is ours until it is freed; the engine holds its own contents. Unpacked, not called: so it is
+        # kept, as above.
+        (self.pointer,) = starmap(engine.api.store_new, engine.new_store)
+        return self.pointer
 
     def clear(self) -> None:
         """Frees a small store whose call is over, and has the engine keep this place, still admitted, for the next one.
 
         Where the engine has enough of them, whoever drops this gives it back.
         """
-        engine, pointers = self.engine, self.pointers
+        engine, pointer = self.engine, self.pointer
         assert engine is not None
         assert self.future is None
         # Python looks for signals nowhere between the next line and the call. Whatever is raised before or after it,
         # this finds its store, or none.
-        self.pointers = []
+        self.pointer = None
         # SAFETY: as in `free`.
-        engine.api.store_delete(pointers[0])
+        engine.api.store_delete(pointer)
         self.kept = self.engine = None
         idle = engine.idle
         if len(idle) < _MOST_IDLE:
@@ -128,13 +132,13 @@ class Store:
                 meanwhile.
         """
         try:
-            engine, pointers, future, claim = self.engine, self.pointers, self.future, self.claim
+            engine, pointer, future, claim = self.engine, self.pointer, self.future, self.claim
         except AttributeError:
             # What the handler of a signal raised has come before it was made.
             return
         # Before any place where Python looks for signals, for this function is deaf at its entry: else what it raised
         # there would be lost, and the store with it. Whoever comes after us finds nothing to free.
-        self.pointers, self.future, self.claim = [], None, None
+        self.pointer = self.future = self.claim = None
         if engine is None:
             # Kept for later use, if it is anything at all.
             if claim is None:
@@ -149,13 +153,13 @@ class Store:
                 engine.api.call_future_delete(future)
         finally:
             try:
-                if pointers:
+                if pointer is not None:
                     # SAFETY: we own the store, and nobody else finds it any more; no future is alive, no handle is used
                     # after this. Both are the same function of the library.
                     if large:
-                        delete_aside(engine.api.store_delete_long, pointers[0])
+                        delete_aside(engine.api.store_delete_long, pointer)
                     else:
-                        engine.api.store_delete(pointers[0])
+                        engine.api.store_delete(pointer)
             finally:
                 if claim is not None:
                     engine.dismissed.append((engine, claim))

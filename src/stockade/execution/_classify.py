@@ -13,7 +13,7 @@ That is asked right after the guest's code has come back: a callback that is giv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import leads_out, printable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stockade.report import Value
     from stockade.runner import RunControl
 
-__all__ = ["Classification", "GuestStopped", "StopReason", "classify", "tell_event"]
+__all__ = ["Classification", "GuestStopped", "StopReason", "classify", "returned", "tell_event"]
 
 
 class StopReason(NamedTuple):
@@ -151,6 +151,23 @@ class Classification(NamedTuple):
     violations: tuple[Violation, ...]
 
 
+_OK: Final = Outcome.OK  # so that it is at hand
+
+
+def returned(results: Sequence[Number | str], command: bool) -> tuple[Outcome, int | None, Value]:
+    """Says how a run ended whose guest has returned: the outcome, the exit code and the value.
+
+    Args:
+        results: What it returned.
+        command: Whether that is an exit code.
+    """
+    if not command:
+        return _OK, None, results[0] if len(results) == 1 else list(results) or None
+    # As `proc_exit` takes it: what is made of codes above 255 is for whoever has to say them in eight bits.
+    status = int(results[0]) & 0xFFFF_FFFF if results else 0
+    return Outcome.EXIT if status else _OK, status, None
+
+
 def classify(
     plan: Plan,
     ending: StopReason | None,
@@ -195,13 +212,7 @@ def classify(
         outcome = _STOPS[stop_reasons()[reading.number.stop]]
     elif ending is None:
         assert results is not None
-        # As `proc_exit` takes it: what is made of codes above 255 is for whoever has to say them in eight bits.
-        status = int(results[0]) & 0xFFFF_FFFF if command and results else 0
-        outcome = Outcome.EXIT if status else Outcome.OK
-        if command:
-            exit_code = status
-        else:
-            value = results[0] if len(results) == 1 else list(results) or None
+        outcome, exit_code, value = returned(results, command)
     elif ending.broken is not None:
         outcome, trap = Outcome.TRAP, ending.broken
     elif ending.refused is not None:

@@ -206,14 +206,11 @@ class PolicyContext:
         warm = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
-        info, grants = self._info, self._grants
-        if inputs is NO_INPUTS and not self._passes_on and streams is None:
-            return Guest(plan, info, grants, control, warm=warm)
         env = self._variables(inputs)
         return Guest(
             plan,
-            info,
-            grants,
+            self._info,
+            self._grants,
             control,
             args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
@@ -222,6 +219,26 @@ class PolicyContext:
             streams=streams or (inputs.streams(control) if inputs.served else None),
             warm=warm,
         )
+
+    def find_brief(self, module: object) -> Plan | None:
+        """Returns what was made of a module whose runs are over within a moment, where they are given nothing; or None.
+
+        Args:
+            module: The module; for anything else, None is returned.
+        """
+        plan = self.find(module) if isinstance(module, Module) else None
+        return None if plan is None or self._passes_on or not plan.is_bare or plan.pace.wary else plan
+
+    def bare_guest(self, plan: Plan, control: RunControl) -> Guest:
+        """Makes a live instance that is given nothing.
+
+        Args:
+            plan: What was found of its module.
+            control: Says when it must stop.
+        """
+        if self._passes_on or not (plan.is_bare and plan.was_compiled):
+            return self.guest(plan.module, control)
+        return Guest(plan, self._info, self._grants, control)
 
     def park(
         self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int, *, tended: bool = False

@@ -109,42 +109,36 @@ class LiveGuest:
         streams: Streams | None = None,
         warm: WarmPool | None = None,
     ) -> None:
-        if warm is not None:
-            self._warm = warm
         self._made = begun = time.perf_counter()
         self._plan = plan
         self._policy_info = policy_info
         self._grants = grants
-        self._limits = limits = plan.policy.limits
+        self._limits = plan.limits
         self._control = control
-        placed = plan.bare
-        if streams is not None:
-            self._streams = streams
-            given = None if streams.stdin is not None else stdin
-            arguments = [PROGRAM_NAME, *args]
-            placed = place_inputs(plan.state, limits, arguments, env, given, listening=streams.listening)
-        elif args or env or stdin:
-            placed = place_inputs(plan.state, limits, [PROGRAM_NAME, *args], env, stdin)
-        self._placed = placed
-        woven = plan.program.woven
-        if woven.start_export is not None:
-            self._started = False
-        if plan.begins_too_large:
-            # Not instantiated at all: the module asks for more than it may have.
-            self._ending = StopReason.too_large(woven, limits, restored=plan.held is not None)
-            return
-        is_bare = placed is plan.bare and streams is None and plan.is_bare
+        self._placed = plan.bare
+        is_bare = plan.is_bare and not (args or env or stdin or streams)
+        waiting = None
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
-        ready = None if warm is None else warm.take()
-        waiting = self._instance = None if ready is None else ready[0]
-        try:
-            instance = self._instance = waiting or plan.instantiate(0 if is_bare else self._guard_bytes)
-        except InstantiationError:
-            if not plan.module.parsed.may_begin_with_objects:
-                raise
-            # The engine has room for as many instances as are admitted: what was full is the heap of this one.
-            self._ending = StopReason.heap_full(limits)
-            return
+        if is_bare:
+            instance = self._instance = plan.instantiate(0)
+        else:
+            self._place_inputs(args, env, stdin, streams)
+            if plan.begins_too_large:
+                # Not instantiated at all: the module asks for more than it may have.
+                self._ending = StopReason.too_large(plan.program.woven, plan.limits, restored=plan.held is not None)
+                return
+            if warm is not None:
+                self._warm = warm
+                ready = warm.take()
+                waiting = self._instance = None if ready is None else ready[0]
+            try:
+                instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
+            except InstantiationError:
+                if not plan.module.parsed.may_begin_with_objects:
+                    raise
+                # The engine has room for as many instances as are admitted: what was full is the heap of this one.
+                self._ending = StopReason.heap_full(plan.limits)
+                return
         try:
             if instance.failure is not None:
                 self._ending = StopReason(failure=instance.failure)
@@ -154,11 +148,25 @@ class LiveGuest:
                     self._lend(instance, plan.natives)
             else:
                 self._restore(instance, waiting)
-                self._set_up(instance, woven)
+                self._set_up(instance, plan.program.woven)
         except BaseException:
             self.close()
             raise
         self._instantiate_seconds = time.perf_counter() - begun
+
+    def _place_inputs(
+        self, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes, streams: Streams | None
+    ) -> None:
+        plan = self._plan
+        if plan.program.woven.start_export is not None:
+            self._started = False
+        if streams is not None:
+            self._streams = streams
+            given = None if streams.stdin is not None else stdin
+            arguments = [PROGRAM_NAME, *args]
+            self._placed = place_inputs(plan.state, plan.limits, arguments, env, given, listening=streams.listening)
+        elif args or env or stdin:
+            self._placed = place_inputs(plan.state, plan.limits, [PROGRAM_NAME, *args], env, stdin)
 
     @property
     def _guard_bytes(self) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +12,7 @@ from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance
 from stockade.errors import LinkError
+from stockade.execution._pace import Pace
 from stockade.execution._snapshot import SPARE_MAPS
 from stockade.execution._values import Call
 from stockade.guard import (
@@ -52,7 +52,7 @@ _OVERDRAFT_FOR_REFILLS: Final = 65_536
 than a block of instructions costs, for it counts a block before it runs it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What all runs of one module under one policy share.
 
@@ -79,7 +79,19 @@ class Plan:
         functions: The functions of the embedder that it imports, in the order of their numbers in the mailbox.
         without_slots: Makes the same ready for an engine that has no slots to run out of.
         history: What the latest runs consumed, and in how many seconds.
+        pace: Whether runs are over within a moment.
         held: What its guests begin with, where that is not what the module begins with.
+        limits: Those of the policy.
+        calls_out: Whether it calls functions of the embedder that are called on the thread that drives a run.
+        grows: Whether there is a memory or a table that the guest can grow.
+        is_plain: Whether a run can be over before anybody has to look at a clock or at what it opens: it reaches no
+            files and no functions of the embedder, and has neither a share of a core nor refills of fuel.
+        is_bare: Whether a plain run that is given nothing needs nothing set up but the guard's state and its natives.
+        begins_too_large: Whether the module has more at its beginning than it may have.
+        command: What is called where the module is run as a command; None where it is none.
+        engine_fuel: The units that the engine is given; None where it does not count.
+        most_elements: The most elements that any table may have, the guard's included.
+        renamed: Exports of the guest that are found under another name.
     """
 
     module: Module
@@ -104,66 +116,51 @@ class Plan:
     functions: tuple[BoundFunction, ...]
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
+    pace: Pace
     held: GuestState | None = None
 
-    # What follows is made out once: a run takes less time than to ask.
+    # What follows from these is made out once: a run takes less time than to ask.
+    limits: Limits = field(init=False)
+    calls_out: bool = field(init=False)
+    grows: bool = field(init=False)
+    is_plain: bool = field(init=False)
+    is_bare: bool = field(init=False)
+    begins_too_large: bool = field(init=False)
+    command: Call | None = field(init=False)
+    engine_fuel: int | None = field(init=False)
+    most_elements: int = field(init=False)
+    renamed: Mapping[bytes, bytes] = field(init=False)
 
-    @cached_property
-    def calls_out(self) -> bool:
-        """Whether it calls functions of the embedder that are called on the thread that drives a run."""
-        return any(not function.is_awaited for function in self.functions)
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Whether a run can be over before anybody has to look at a clock or at what it opens.
-
-        It reaches no files and no functions of the embedder, and has neither a share of a core nor refills of fuel.
-        """
-        limits = self.policy.limits
+    def __post_init__(self) -> None:
+        limits, woven, format_ = self.policy.limits, self.program.woven, self.program.state_format
         reaches = self.functions or self.directories
-        return not (reaches or limits.fuel_refill) and limits.cpu_percent == WHOLE_CORE_PERCENT
-
-    @cached_property
-    def is_bare(self) -> bool:
-        """Whether a plain run that is given nothing needs nothing set up but the guard's state and its natives."""
-        woven = self.program.woven
-        return (
-            self.is_plain
-            and self.held is None
-            and not woven.collects
-            and woven.state_export is not None
-            and self.bare.end_bytes + SLACK_BYTES <= self.policy.limits.memory
-            and len(woven.natives) <= self.policy.limits.table_elements
+        is_plain = not (reaches or limits.fuel_refill) and limits.cpu_percent == WHOLE_CORE_PERCENT
+        most_elements = max(limits.table_elements, len(woven.natives))
+        begins_too_large = (
+            woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements
         )
-
-    @cached_property
-    def command(self) -> Call | None:
-        """What is called where the module is run as a command; None where it is none."""
-        try:
-            return Call(self.module.command_entry)
-        except LinkError:
-            return None
-
-    @cached_property
-    def engine_fuel(self) -> int | None:
-        """The units that the engine is given; None where it does not count."""
-        return None if self.fuel is None else self.fuel + self.overdraft
-
-    @cached_property
-    def most_elements(self) -> int:
-        """The most elements that any table may have, the guard's included."""
-        return max(self.policy.limits.table_elements, len(self.program.woven.natives))
-
-    @cached_property
-    def begins_too_large(self) -> bool:
-        """Whether the module has more at its beginning than it may have."""
-        woven, limits = self.program.woven, self.policy.limits
-        return woven.initial_memory_bytes > limits.memory or woven.initial_table_elements > limits.table_elements
-
-    @cached_property
-    def grows(self) -> bool:
-        """Whether there is a memory or a table that the guest can grow."""
-        return bool(self.program.woven.grown_memories or self.program.woven.grown_tables)
+        derived: dict[str, object] = {
+            "limits": limits,
+            "calls_out": any(not function.is_awaited for function in self.functions),
+            "grows": bool(woven.grown_memories or woven.grown_tables),
+            "is_plain": is_plain,
+            "is_bare": is_plain
+            and self.held is None
+            and not begins_too_large
+            and not woven.collects
+            and woven.start_export is None
+            and woven.state_export is not None
+            and self.bare.reach_bytes <= format_.memory_bytes
+            and self.bare.end_bytes + SLACK_BYTES <= limits.memory
+            and most_elements == limits.table_elements,
+            "begins_too_large": begins_too_large,
+            "command": _command(self.module),
+            "engine_fuel": None if self.fuel is None else self.fuel + self.overdraft,
+            "most_elements": most_elements,
+            "renamed": woven.renamed,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def acquire(self) -> tuple[LinkedModule, Store]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
@@ -171,12 +168,16 @@ class Plan:
         Raises:
             EngineError: There is no room.
         """
+        store = self.linked.engine.acquire(self.claim)
+        return self._acquire_elsewhere() if store is None else (self.linked, store)
+
+    def _acquire_elsewhere(self) -> tuple[LinkedModule, Store]:
         linked, claim = self.linked, self.claim
+        if linked.engine.has_slots(claim):
+            raise linked.engine.full(claim)
+        linked = self.without_slots()
+        claim = linked.claim._replace(descriptors=claim.descriptors)
         store = linked.engine.acquire(claim)
-        if store is None and not linked.engine.has_slots(claim):
-            linked = self.without_slots()
-            claim = linked.claim._replace(descriptors=claim.descriptors)
-            store = linked.engine.acquire(claim)
         if store is None:
             raise linked.engine.full(claim)
         return linked, store
@@ -190,17 +191,13 @@ class Plan:
         Raises:
             EngineError: There is no room for it.
         """
-        linked, store = self.acquire()
-        memory_bytes, table_elements = self.instance_limits(guard_bytes)
-        return Instance(
-            linked,
-            store,
-            self.engine_fuel,
-            memory_bytes,
-            table_elements,
-            self.directories,
-            self.program.woven.renamed,
+        linked, store = self.linked, self.linked.engine.acquire(self.claim)
+        if store is None:
+            linked, store = self._acquire_elsewhere()
+        memory_bytes, elements = (
+            self.instance_limits(guard_bytes) if guard_bytes else (self.limits.memory, self.most_elements)
         )
+        return Instance(linked, store, self.engine_fuel, memory_bytes, elements, self.directories, self.renamed)
 
     def instance_limits(self, guard_bytes: int) -> tuple[int, int]:
         """Returns how large any single memory, and any single table, of an instance may become.
@@ -208,7 +205,7 @@ class Plan:
         Args:
             guard_bytes: How large the guard's memory may become.
         """
-        memory_bytes = self.policy.limits.memory
+        memory_bytes = self.limits.memory
         if guard_bytes > memory_bytes and self.program.woven.state_export is not None:
             memory_bytes = guard_bytes
         return memory_bytes, self.most_elements
@@ -244,6 +241,13 @@ class Plan:
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
         return replace(self, compile_seconds=0.0, was_compiled=True)
+
+
+def _command(module: Module) -> Call | None:
+    try:
+        return Call(module.command_entry)
+    except LinkError:
+        return None
 
 
 def ask_for(
@@ -319,6 +323,7 @@ def make_plan(
         functions=functions.bound(imports, policy) if program.lends else (),
         without_slots=program.without_slots,
         history=deque(maxlen=SAMPLES_KEPT),
+        pace=Pace(),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from stockade.engine import OUT_OF_FUEL, Failure
 from stockade.errors import EngineError
-from stockade.execution._classify import StopReason, classify, tell_event
+from stockade.execution._classify import StopReason, classify, returned, tell_event
 from stockade.execution._guest import LiveGuest
 from stockade.guard import ELEMENT_BYTES, HOST_CALLS
 from stockade.report import FuelStatistics, Progress, Report, Timings, Truncated, Usage
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Number
     from stockade.execution._plan import Plan
-    from stockade.guard import GuardViolation, StateReading
+    from stockade.guard import Glance, GuardViolation, StateReading
 
 __all__ = ["ReportingGuest"]
 
@@ -45,16 +45,27 @@ class ReportingGuest(LiveGuest):
 
     def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
         begun = time.perf_counter()
-        wall = self._wall_seconds
         plan, state = self._plan, self._state
-        statistics = fuel = reading = None
+        fuel = None
+        if plan.fuel is not None:
+            fuel = self._fuel_statistics(plan.fuel, self._wall_seconds - self._rested_seconds)
+        if plan.is_plain and state is not None and results is not None and self._ending is None:
+            glance = state.glance()
+            if glance is not None:
+                return self._plain_report(glance, results, command, fuel, begun)
+        return self._whole_report(results, command, fuel, begun)
+
+    def _whole_report(
+        self, results: Sequence[Number | str] | None, command: bool, statistics: FuelStatistics | None, begun: float
+    ) -> Report:
+        """Reports on any guest."""
+        plan, state, wall = self._plan, self._state, self._wall_seconds
+        fuel = None if statistics is None else statistics.consumed
+        reading = None
         stdout = stderr = b""
         noted: Sequence[GuardViolation] = ()
         # What most reports do not have.
         told: dict[str, Any] = {}
-        if plan.fuel is not None:
-            statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
-            fuel = statistics.consumed
         if state is None:
             self._used_bytes = plan.program.woven.initial_memory_bytes
         else:
@@ -104,6 +115,51 @@ class ReportingGuest(LiveGuest):
             ),
         )
         return msgspec.structs.replace(report, **told) if told else report
+
+    def _plain_report(
+        self,
+        glance: Glance,
+        results: Sequence[Number | str],
+        command: bool,
+        fuel: FuelStatistics | None,
+        begun: float,
+    ) -> Report:
+        """Reports on a guest that has returned, of which the guard tells nothing but what it used and wrote."""
+        plan, wall, instantiated = self._plan, self._wall_seconds, self._instantiate_seconds
+        memory_bytes, elements, stdout, stderr, calls = glance
+        self._used_bytes = memory_bytes + len(stdout) + len(stderr) + len(self._placed.block)
+        if plan.grows:
+            self._check_growth(memory_bytes)
+        outcome, exit_code, value = returned(results, command)
+        compiled = plan.compile_seconds
+        return Report(
+            outcome=outcome,
+            exit_code=exit_code,
+            value=value,
+            stdout=stdout,
+            stderr=stderr,
+            usage=Usage(
+                fuel=None if fuel is None else fuel.consumed,
+                wall_seconds=wall,
+                cpu_seconds=self._cpu_seconds,
+                memory_bytes=memory_bytes,
+                memory_peak_bytes=memory_bytes,
+                table_elements=elements,
+                calls=calls,
+                stdout_bytes=len(stdout),
+                stderr_bytes=len(stderr),
+            ),
+            fuel=fuel,
+            module=plan.info,
+            policy=self._policy_info,
+            timings=Timings(
+                compile=compiled,
+                instantiate=instantiated,
+                run=wall,
+                total=compiled + instantiated + wall + time.perf_counter() - begun,
+                cache_hit=plan.was_compiled,
+            ),
+        )
 
     def _check_growth(self, counted_bytes: int) -> None:
         """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.

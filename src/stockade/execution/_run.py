@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stockade.errors import EngineError
 from stockade.execution._calling_out import CallingGuest
 from stockade.execution._classify import GuestStopped, StopReason
+from stockade.execution._pace import BRIEF_SECONDS
 from stockade.execution._plan import WHOLE_CORE_PERCENT
 from stockade.execution._string_calls import MEMORY
 from stockade.report import Report, note_cause
@@ -59,7 +60,7 @@ class Guest(CallingGuest):
                     raise GuestStopped(StopReason(cancelled=True))
                 instance.begin(entry.name, call.given if call.numbers else (), entry.type.results)
                 if not instance.poll():
-                    self._begin_to_wait(mark)
+                    self._begin_to_wait(mark, waits=instance.is_parked)
                     return None
                 results = instance.results()
                 wall = self._wall_seconds = time.perf_counter() - begun
@@ -75,13 +76,18 @@ class Guest(CallingGuest):
             self._ending = StopReason(cancelled=True)
             raise
         self._begins = False
-        self._cpu_seconds = time.thread_time() - mark
+        cpu = self._cpu_seconds = time.thread_time() - mark
+        if cpu > BRIEF_SECONDS or plan.pace.wary:
+            plan.pace.note(cpu)
         return self._report(results, command)
 
-    def _begin_to_wait(self, mark: float) -> None:
+    def _begin_to_wait(self, mark: float, *, waits: bool) -> None:
         """Counts what the guest has used until it halted for the first time, from when its deadline holds."""
         self._halted = time.perf_counter()
         self._cpu_seconds = time.thread_time() - mark
+        if waits:
+            # Where it does not, a tick of the clock has come, which says nothing of the guest.
+            self._plan.pace.note(FOREVER)
         self._control.start(self._limits.wall_time, self._halted - self._begun)
 
     def invoke(self, call: Call, *, command: bool = False, attempted: bool = False) -> RunCoroutine[Report]:
@@ -152,6 +158,8 @@ class Guest(CallingGuest):
                 raise
         self._wall_seconds += time.perf_counter() - self._begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
+        if self._cpu_seconds > BRIEF_SECONDS:
+            self._plan.pace.note(self._cpu_seconds)
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
         report = self._report(results, command)

@@ -11,7 +11,7 @@ from stockade.guard._mailbox import MOST_VALUES, Mailbox, mailbox_words, values_
 from stockade.guard._policy_block import heap_bytes, memories_bytes, policy_block, rates_of
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation
 from stockade.guard._source import Guard, Layout, StateFormat, guard
-from stockade.guard._state import Counters, State, StateReading, Wait, fields_kept, state_format, stop_reasons
+from stockade.guard._state import Counters, Glance, State, StateReading, Wait, fields_kept, state_format, stop_reasons
 from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, Exposed, Woven
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "WEAVER_VERSION",
     "Counters",
     "Exposed",
+    "Glance",
     "Guard",
     "GuardEvent",
     "GuardViolation",

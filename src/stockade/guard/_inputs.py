@@ -37,11 +37,13 @@ class StateImage(NamedTuple):
         block: The state, and behind it arguments, environment and stdin.
         reach_bytes: How far the guard's memory must reach before the guest runs.
         end_bytes: How far it may come to reach.
+        where: Where the block belongs.
     """
 
     block: bytes
     reach_bytes: int
     end_bytes: int
+    where: slice
 
 
 def place_inputs(
@@ -102,4 +104,5 @@ def place_inputs(
             "Give large inputs as files in a mount"
         )
     layout.write(block, "scratch", at)
-    return StateImage(bytes(block) + arguments + variables + (stdin or b""), reach, at)
+    written = bytes(block) + arguments + variables + (stdin or b"")
+    return StateImage(written, reach, at, slice(layout.block, layout.block + len(written)))

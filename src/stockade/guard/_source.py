@@ -123,6 +123,9 @@ class StateFormat:
         calls: Where the counters of calls are among the numbers.
         denied: Where those of refused calls are.
         unpack_from: Reads all numbers from a view of the memory, at `start`.
+        glance_from: Reads there what most runs come to: the numbers before `exited`; the bytes from there to the counts
+            of calls; and those of calls that were made.
+        nothing: What those bytes are where they tell nothing.
     """
 
     def __init__(self, layout: Layout, calls: Sequence[int], memory_bytes: int) -> None:
@@ -132,19 +135,27 @@ class StateFormat:
         self.size = layout.report.stop - self.start
         fields = sorted(layout.scalars())
         self.names = tuple(name for _, _, names in fields for name in names)
-        wanted = [(address, code) for address, code, _ in fields]
         first = len(self.names)
         self.calls = slice(first, first + len(calls))
         self.denied = slice(self.calls.stop, self.calls.stop + len(calls))
-        wanted += [(layout.offsets[array] + 8 * n, "Q") for array in ("calls", "denied") for n in sorted(calls)]
+        made, denied = ([(layout.offsets[array] + 8 * n, "Q") for n in sorted(calls)] for array in ("calls", "denied"))
+        numbers = [(address, code) for address, code, _ in fields]
+        # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
+        self.unpack_from = self._struct([*numbers, *made, *denied]).unpack_from
+        seldom = layout.offsets["exited"]
+        self.nothing = bytes(layout.offsets["calls"] - seldom)
+        often = [(address, code) for address, code in numbers if address < seldom]
+        self.glance_from = self._struct([*often, (seldom, f"{len(self.nothing)}s"), *made]).unpack_from
+        assert self.start + self.size <= PAGE_BYTES, "a view of the memory's first page has all of it"
+
+    def _struct(self, wanted: Sequence[tuple[int, str]]) -> struct.Struct:
+        """What reads some of the stretch, in its order: addresses and formats."""
         pattern, position = "<", self.start
         for address, code in wanted:
-            # `names` pairs with the unpacked numbers from the front, so arrays stand behind everything else.
-            assert address >= position, "the arrays of the guard's state come last"
+            assert address >= position, "each field stands behind the one before it"
             pattern += f"{address - position}x{code}"
             position = address + struct.calcsize("<" + code)
-        self.unpack_from = struct.Struct(f"{pattern}{self.start + self.size - position}x").unpack_from
-        assert self.start + self.size <= PAGE_BYTES, "a view of the memory's first page has all of it"
+        return struct.Struct(f"{pattern}{self.start + self.size - position}x")
 
 
 _DECLARATION = re.compile(r'\n\(global \$\S+ +\(export "([^"]+)"\) +i32 \(i32\.const (\S+)\)\)')

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from stockade._pages import PAGE_BYTES
 from stockade._wasi import WASI
 from stockade.guard._inputs import OUTPUT_RING_BYTES
 from stockade.guard._records import HOST_CALLS, GuardEvent, GuardViolation, call_name
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Counters",
+    "Glance",
     "State",
     "StateReading",
     "Wait",
@@ -105,6 +107,10 @@ class StateReading(NamedTuple):
         return any(self.number[_FILES])  # type: ignore[arg-type] # a slice is a tuple
 
 
+Glance: TypeAlias = tuple[int, int, bytes, bytes, dict[str, int]]
+"""What most runs come to: the bytes of memories and tables, the elements of tables, what was written to stdout and to
+stderr, and how often which call was made."""
+
 # Makes a named tuple without a line of Python.
 _tuple: Final = tuple.__new__
 
@@ -114,7 +120,7 @@ _GROWTH: Final = slice(Counters._fields.index("memory_refusals"), Counters._fiel
 _FILES: Final = slice(Counters._fields.index("idle"), Counters._fields.index("violations_dropped"))
 
 
-def _by_call(names: Sequence[str], counts: tuple[int, ...]) -> dict[str, int]:
+def _by_call(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
     if 0 in counts:
         return {name: count for name, count in zip(names, counts, strict=True) if count} if any(counts) else {}
     return dict(zip(names, counts))  # noqa: B905 - they are as long, and asking takes as long again
@@ -192,12 +198,12 @@ class State:
 
     def write(self, placed: StateImage) -> None:
         """Writes the state and the inputs behind it, before the guest's first instruction."""
-        memory, block, start = self.memory, placed.block, self._format.block
-        memory.grow_to(placed.reach_bytes)
-        if start + len(block) <= len(memory.page):
-            memory.page[start : start + len(block)] = block
+        memory, (block, reach_bytes, _, where) = self.memory, placed
+        if reach_bytes <= len(memory.page):
+            memory.page[where] = block
         else:
-            memory.write(start, block)
+            memory.grow_to(reach_bytes)
+            memory.write(where.start, block)
 
     def renew(self, block: bytes) -> None:
         """Begins counting anew, for the next call of a session. What is left of its quotas stays as it is.
@@ -209,6 +215,29 @@ class State:
         start, end = layout.call.start, layout.call.stop
         self.memory.write(start, block[start - layout.block : end - layout.block])
         self.put("open_peak", "<Q", self.get("open_now", "<Q"))
+
+    def glance(self) -> Glance | None:
+        """Reads what most runs come to; None where there is more to tell.
+
+        That is so where the guest left with an exit code, was refused or stopped, has waited, has opened files or been
+        handed randomness, or has written more than is kept.
+        """
+        format_, page = self._format, self.memory.page
+        # fmt: off
+        (
+            memory_bytes, elements, open_now, out_base, _, out_cap, out_total, err_base, _, err_cap, err_total,
+            seldom, *calls,
+        ) = format_.glance_from(page, format_.start)
+        # fmt: on
+        if open_now or seldom != format_.nothing or out_total > out_cap or err_total > err_cap:
+            return None
+        stdout = stderr = b""
+        if out_total:
+            end = out_base + out_total
+            stdout = page[out_base:end].tobytes() if end <= PAGE_BYTES else self.memory.read(out_base, out_total)
+        if err_total:
+            stderr = self.memory.read(err_base, err_total)
+        return memory_bytes, elements, stdout, stderr, _by_call(self._names, calls)
 
     def read(self) -> StateReading:
         """Reads all counters."""

@@ -189,6 +189,11 @@ class Executor:
         """How many threads there are."""
         return len(self._threads)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody stands in line, and no thread takes a step."""
+        return not (self._order or self._ending or self._busy)
+
     def begin(self, item: WorkItem[Any]) -> None:
         """Takes a run on.
 

@@ -63,6 +63,7 @@ class LoopBridge:
         # called, for that knows the loop.
         self._loop = weakref.ref(loop)
         self._letters: weakref.ref[_Batch] | None = None
+        self._spent_seconds = 0.0
         # Reentrant, for something may be posted in the middle of anything.
         self._lock = new_lock()
 
@@ -81,6 +82,21 @@ class LoopBridge:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(letters.open)
 
+    async def turn(self) -> bool:
+        """Says whether a run that is over within a moment may be done on the loop's own thread, when it is its turn.
+
+        It may where nobody is before it: runs that the executor has share its threads fairly.
+        """
+        if self._spent_seconds >= _TURN_SECONDS:
+            self._spent_seconds = 0.0
+            # Others on the loop have waited for long enough.
+            await asyncio.sleep(0)
+        return executor().is_idle
+
+    def spend(self, seconds: float) -> None:
+        """Counts how long the loop's thread was busy with runs."""
+        self._spent_seconds += seconds
+
     def begin(self, call: AwaitedCall) -> None:
         """Has a call of a coroutine function begun on the loop."""
         self.post(lambda: call.start(asyncio.get_running_loop()))
@@ -95,6 +111,9 @@ class LoopBridge:
             if self._letters is not None and self._letters() is letters:
                 self._letters = None
 
+
+_TURN_SECONDS = 0.001
+"""How long a loop's thread may be busy with runs before others on the loop have their turn."""
 
 _bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopBridge] = weakref.WeakKeyDictionary()
 

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from stockade.runner import RunControl, RunCoroutine
     from stockade.sandbox._snapshot import Snapshot
 
-__all__ = ["Program", "call_here", "call_steps", "drive_steps", "prepare_steps", "run_here", "run_steps"]
+__all__ = [
+    "Program",
+    "attempt_call",
+    "attempt_run",
+    "call_here",
+    "call_steps",
+    "drive_steps",
+    "prepare_steps",
+    "run_here",
+    "run_steps",
+]
 
 _Result = TypeVar("_Result")
 
@@ -38,9 +48,13 @@ def run_here(control: RunControl, context: PolicyContext, module: Source | Snaps
     """
     loaded, saved = (module, None) if isinstance(module, Module) else load_source(context, module)
     plan = context.find(loaded)
-    if plan is None or plan.command is None or not plan.is_plain or inputs.served:
+    if plan is None or plan.command is None or not plan.is_plain or (inputs is not NO_INPUTS and inputs.served):
         return run_blocking(run_steps(context, control, module, inputs), control)
-    return _here(context.guest(loaded, control, inputs, None, saved), control, plan.command, command=True)
+    if inputs is NO_INPUTS and saved is None:
+        guest = context.bare_guest(plan, control)
+    else:
+        guest = context.guest(loaded, control, inputs, None, saved)
+    return _here(guest, control, plan.command, command=True)
 
 
 def call_here(
@@ -66,7 +80,8 @@ def call_here(
     if plan is None or not plan.is_plain or loaded.initializer is not None:
         return run_blocking(call_steps(context, control, module, export, args, returns), control)
     call = bind_arguments(loaded, export, args, returns)
-    return _here(context.guest(loaded, control, NO_INPUTS, None, saved), control, call, command=False)
+    guest = context.bare_guest(plan, control) if saved is None else context.guest(loaded, control, saved=saved)
+    return _here(guest, control, call, command=False)
 
 
 def _here(guest: Guest, control: RunControl, call: Call, *, command: bool) -> Report:
@@ -80,6 +95,64 @@ def _here(guest: Guest, control: RunControl, call: Call, *, command: bool) -> Re
     finally:
         control.progress = None
         guest.close()
+
+
+def attempt_run(
+    control: RunControl, context: PolicyContext, module: Source | Snapshot
+) -> Report | RunCoroutine[Report] | None:
+    """Begins a WASI command on this thread, which is given nothing.
+
+    Args:
+        control: What tells it to stop.
+        context: The policy made ready.
+        module: The module.
+
+    Returns:
+        The report; steps that do the rest where the guest has halted; None where nothing was begun, as it may take long
+    """
+    plan = context.find_brief(module)
+    if plan is None or plan.command is None:
+        return None
+    return _attempt(context.bare_guest(plan, control), control, plan.command, command=True)
+
+
+def attempt_call(
+    control: RunControl,
+    context: PolicyContext,
+    module: Source | Snapshot,
+    export: str,
+    args: Sequence[Argument],
+    returns: Returns | None,
+) -> Report | RunCoroutine[Report] | None:
+    """Begins a call of an export on this thread, as `attempt_run` does.
+
+    Args:
+        control: What tells it to stop.
+        context: The policy made ready.
+        module: The module.
+        export: The function.
+        args: What it is passed.
+        returns: What its result is read as.
+    """
+    plan = context.find_brief(module)
+    if plan is None or plan.module.initializer is not None:
+        return None
+    call = bind_arguments(plan.module, export, args, returns)
+    return _attempt(context.bare_guest(plan, control), control, call, command=False)
+
+
+def _attempt(guest: Guest, control: RunControl, call: Call, *, command: bool) -> Report | RunCoroutine[Report]:
+    """Lets a guest run on this thread until it halts; then somebody else takes its steps."""
+    control.progress = guest.progress
+    halted = False
+    try:
+        report = guest.attempt(call, command=command)
+        halted = report is None
+    finally:
+        if not halted:
+            control.progress = None
+            guest.close()
+    return report or _with(guest, control, guest.invoke(call, command=command, attempted=True))
 
 
 def prepare_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, UsageError
@@ -9,12 +10,21 @@ from stockade.execution import NO_INPUTS, Inputs
 from stockade.host import HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
-from stockade.report import FuelSample, history_of
+from stockade.report import FuelSample, Report, history_of
 from stockade.runner import NORMAL_PRIORITY, RunControl
 from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._registry import RunRegistry
-from stockade.sandbox._runs import call_here, call_steps, drive_steps, prepare_steps, run_here, run_steps
+from stockade.sandbox._runs import (
+    attempt_call,
+    attempt_run,
+    call_here,
+    call_steps,
+    drive_steps,
+    prepare_steps,
+    run_here,
+    run_steps,
+)
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
@@ -38,8 +48,9 @@ if TYPE_CHECKING:
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Source
     from stockade.policy import Policy, PolicyLike
-    from stockade.report import FuelHistory, Progress, Report
+    from stockade.report import FuelHistory, Progress
     from stockade.runner import RunCoroutine
+    from stockade.sandbox._registry import UnderWay
     from stockade.sandbox._runs import Program
 
 __all__ = ["Sandbox"]
@@ -53,6 +64,7 @@ _Result = TypeVar("_Result")
 
 _NO_ARGS: Final = ()
 _NO_STDIN: Final = b""
+_NOTHING_ELSE: Final = (None, None, None, None)
 
 
 def _silent(step: str) -> None:
@@ -557,9 +569,9 @@ class Sandbox:
     async def run_async(
         self,
         module: Source | Snapshot,
-        args: Sequence[str | bytes] = (),
+        args: Sequence[str | bytes] = _NO_ARGS,
         *,
-        stdin: AsyncStdin = b"",
+        stdin: AsyncStdin = _NO_STDIN,
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
@@ -595,11 +607,15 @@ class Sandbox:
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, awaited=True) as run:
+            if args is _NO_ARGS and stdin is _NO_STDIN and (env, on_stdout, on_stderr, on_progress) == _NOTHING_ELSE:
+                attempt = partial(attempt_run, run.control, context, module)
+                steps = partial(run_steps, context, run.control, module, NO_INPUTS, None, tenant)
+                return await _awaited_if_long(attempt, steps, run, priority, tenant)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, run.control)
             try:
-                steps = run_steps(context, run.control, module, inputs, streams, tenant)
-                return await _awaited(run.until_over(steps), run.control, priority, tenant)
+                served = run_steps(context, run.control, module, inputs, streams, tenant)
+                return await _awaited(run.until_over(served), run.control, priority, tenant)
             finally:
                 if streams is not None:
                     streams.close()
@@ -672,8 +688,9 @@ class Sandbox:
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
         with self._registry.under_way(run_id, awaited=True) as run:
-            steps = call_steps(context, run.control, module, export, args, returns, tenant)
-            return await _awaited(run.until_over(steps), run.control, priority, tenant)
+            attempt = partial(attempt_call, run.control, context, module, export, args, returns)
+            steps = partial(call_steps, context, run.control, module, export, args, returns, tenant)
+            return await _awaited_if_long(attempt, steps, run, priority, tenant)
 
     async def open_async(
         self,
@@ -728,6 +745,24 @@ async def _awaited(steps: RunCoroutine[_Result], control: RunControl, priority: 
     from stockade.runner.loop import await_run
 
     return await await_run(steps, control, priority, tenant)
+
+
+async def _awaited_if_long(
+    attempt: Callable[[], Report | RunCoroutine[Report] | None],
+    steps: Callable[[], RunCoroutine[Report]],
+    run: UnderWay,
+    priority: int,
+    tenant: str,
+) -> Report:
+    """Has a run done on the loop's own thread if it is over within a moment; else the executor takes its steps."""
+    from stockade.runner.loop import loop_bridge
+
+    bridge = loop_bridge()
+    begun = await bridge.turn() and attempt()
+    if isinstance(begun, Report):
+        bridge.spend(begun.timings.total)
+        return begun
+    return await _awaited(run.until_over(begun or steps()), run.control, priority, tenant)
 
 
 def _loop_streams(inputs: Inputs, control: RunControl) -> LoopStreams | None:
