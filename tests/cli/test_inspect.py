@@ -504,6 +504,7 @@ def test_what_is_not_cheap_is_woven_in_the_other_process(tmp_path: Path, monkeyp
     )
 
 
+@pytest.mark.slow
 def test_without_room_for_the_guard_it_is_said_what_there_is(tmp_path: Path) -> None:
     """As many declarations as are read, to which the guard adds its own: which bound that is, and what to do."""
     path, out = tmp_path / "guest.wasm", tmp_path / "out.wasm"

@@ -316,21 +316,23 @@ def with_items(count: int) -> bytes:
     return data.replace(memory, memory + section(6, leb(globals_) + b"\x7f\0\x41\0\x0b" * globals_))
 
 
-def test_a_module_with_room_for_all_but_the_guard_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "policy", [NEVER, pytest.param(ALWAYS, marks=pytest.mark.slow)], ids=["in this process", "in another"]
+)
+def test_a_module_with_room_for_all_but_the_guard_is_told_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many declarations as are read, to which the guard adds a few of its own: what there may be, and what to do.
 
     Said in both processes alike. With fewer, and with more than are read, it is told what that is.
     """
     fewer = "no more than 400,000 are read. Build it with fewer, or as several modules"
-    for policy in (NEVER, ALWAYS):
-        forget(monkeypatch)
-        wide = policy.replace(globals=1_000_000)
-        with pytest.raises(InvalidModule) as refusal:
-            Sandbox(wide).prepare(with_items(400_000))
-        assert str(refusal.value) == (
-            "<bytes> leaves no room for the guard: 400,015 types, imports, globals and exports: " + fewer
-        )
-        assert Sandbox(wide).run(with_items(300_000)).usage.calls == {"sched_yield": 1}
+    forget(monkeypatch)
+    wide = policy.replace(globals=1_000_000)
+    with pytest.raises(InvalidModule) as refusal:
+        Sandbox(wide).prepare(with_items(400_000))
+    assert str(refusal.value) == (
+        "<bytes> leaves no room for the guard: 400,015 types, imports, globals and exports: " + fewer
+    )
+    assert Sandbox(wide).run(with_items(300_000)).usage.calls == {"sched_yield": 1}
     with pytest.raises(InvalidModule) as refusal:
         Sandbox().prepare(with_items(400_001))
     assert str(refusal.value) == "<bytes>: 400,001 types, imports, globals and exports: " + fewer

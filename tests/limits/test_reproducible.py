@@ -59,6 +59,7 @@ def test_runs_of_python_are_equal_to_the_last_bit(python: stockade.Module) -> No
     assert all(report.usage.wall_seconds < 20 for report in reports)
 
 
+@pytest.mark.slow
 def test_another_seed_or_start_gives_another_run(python: stockade.Module) -> None:
     """The positive twin: what makes runs equal is the policy, not that the guest ignores time and randomness."""
     code = "import random, time; print(random.random(), hash('text'), time.time())"

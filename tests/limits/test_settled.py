@@ -36,7 +36,7 @@ from tests.limits._guests import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from stockade.policy import Policy
     from stockade.report import Report
@@ -301,12 +301,15 @@ def test_out_of_fuel_anywhere(folder: Path, make: Callable[[Script], None]) -> N
     assert run_checked(script, folder, files_policy(folder, fuel=needed + 20)).ok
 
 
+@pytest.mark.parametrize(
+    "sizes", [(5,), pytest.param(range(6) if THOROUGH else (1, 4), marks=pytest.mark.slow)], ids=["one", "more"]
+)
 @pytest.mark.parametrize("make", SCRIPTS, ids=lambda make: make.__name__.strip("_"))
-def test_out_of_stack_anywhere(folder: Path, make: Callable[[Script], None]) -> None:
+def test_out_of_stack_anywhere(folder: Path, make: Callable[[Script], None], sizes: Sequence[int]) -> None:
     """The attack: a guest goes so deep that the stack ends within the call that it makes then."""
     script, policy = scripted(make), files_policy(folder)
     outcomes = set()
-    for frames in range(6) if THOROUGH else (1, 4):
+    for frames in sizes:
         fits, does_not = 0, 1 << 18
         while does_not - fits > 1:
             middle = (fits + does_not) // 2

@@ -312,10 +312,11 @@ print(*left)
 """
 
 
-def test_real_signals_hang_and_leak_nothing() -> None:
+@pytest.mark.parametrize("alarms", [300, pytest.param(1500, marks=pytest.mark.slow)])
+def test_real_signals_hang_and_leak_nothing(alarms: int) -> None:
     """The attack: alarms at any moment, whose handlers cancel, close, look and raise."""
     result = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", ALARMS, "1500"],
+        [sys.executable, "-X", "faulthandler", "-c", ALARMS, str(alarms)],
         capture_output=True,
         text=True,
         timeout=100,
