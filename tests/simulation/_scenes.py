@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -234,6 +235,8 @@ class _Scene:
                 for name in ("time", "threading"):
                     if hasattr(module, name):
                         patch.setattr(module, name, getattr(world, name))
+            # Locks of the world are no business of children that other tests fork.
+            patch.setattr(_locks, "_made", weakref.WeakSet())
             patch.setattr(_tellers, "_tellers", _tellers._Tellers())
             patch.setattr(_outside, "get_ident", world.threading.get_ident)
             patch.setattr(Engine, "_counts_lock", world.threading.RLock())
