@@ -312,7 +312,7 @@ print(*left)
 """
 
 
-@pytest.mark.parametrize("alarms", [300])
+@pytest.mark.parametrize("alarms", [300, pytest.param(1500, marks=pytest.mark.slow)])
 def test_real_signals_hang_and_leak_nothing(alarms: int) -> None:
     """The attack: alarms at any moment, whose handlers cancel, close, look and raise."""
     result = subprocess.run(
