@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -15,13 +16,18 @@ from stockade.guard import ELEMENT_BYTES, HOST_CALLS
 from stockade.report import FuelStatistics, Progress, Report, Timings, Truncated, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stockade.engine import Number
     from stockade.execution._plan import Plan
     from stockade.guard import Glance, GuardViolation, StateReading
+    from stockade.report import Outcome, Value
+
+    _Told: TypeAlias = tuple[Outcome, int | None, Value, bytes, bytes, Usage, Mapping[str, Any]]
 
 __all__ = ["ReportingGuest"]
+
+_NOTHING_ELSE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class ReportingGuest(LiveGuest):
@@ -45,22 +51,41 @@ class ReportingGuest(LiveGuest):
 
     def _report(self, results: Sequence[Number | str] | None, command: bool) -> Report:
         begun = time.perf_counter()
-        plan, state = self._plan, self._state
-        fuel = None
+        plan, state, wall = self._plan, self._state, self._wall_seconds
+        statistics = fuel = glance = None
         if plan.fuel is not None:
-            fuel = self._fuel_statistics(plan.fuel, self._wall_seconds - self._rested_seconds)
+            statistics = self._fuel_statistics(plan.fuel, wall - self._rested_seconds)
+            fuel = statistics.consumed
         if plan.is_plain and state is not None and results is not None and self._ending is None:
             glance = state.glance()
-            if glance is not None:
-                return self._plain_report(glance, results, command, fuel, begun)
-        return self._whole_report(results, command, fuel, begun)
+        if glance is None or results is None:
+            outcome, exit_code, value, stdout, stderr, usage, told = self._whole(results, command, fuel)
+        else:
+            outcome, exit_code, value, stdout, stderr, usage, told = self._plain(glance, results, command, fuel)
+        compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
+        report: Report = Report(
+            outcome=outcome,
+            exit_code=exit_code,
+            value=value,
+            stdout=stdout,
+            stderr=stderr,
+            usage=usage,
+            fuel=statistics,
+            module=plan.info,
+            policy=self._policy_info,
+            timings=Timings(
+                compile=compiled,
+                instantiate=instantiated,
+                run=wall,
+                total=compiled + instantiated + wall + time.perf_counter() - begun,
+                cache_hit=plan.was_compiled,
+            ),
+        )
+        return msgspec.structs.replace(report, **told) if told else report
 
-    def _whole_report(
-        self, results: Sequence[Number | str] | None, command: bool, statistics: FuelStatistics | None, begun: float
-    ) -> Report:
-        """Reports on any guest."""
+    def _whole(self, results: Sequence[Number | str] | None, command: bool, fuel: int | None) -> _Told:
+        """What is told of any guest."""
         plan, state, wall = self._plan, self._state, self._wall_seconds
-        fuel = None if statistics is None else statistics.consumed
         reading = None
         stdout = stderr = b""
         noted: Sequence[GuardViolation] = ()
@@ -95,71 +120,27 @@ class ReportingGuest(LiveGuest):
             told["trap"] = trap
         if violations:
             told["violations"] = violations
-        compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
-        report: Report = Report(
-            outcome=outcome,
-            exit_code=exit_code,
-            value=value,
-            stdout=stdout,
-            stderr=stderr,
-            usage=_usage(reading, plan, fuel, wall, self._cpu_seconds),
-            fuel=statistics,
-            module=plan.info,
-            policy=self._policy_info,
-            timings=Timings(
-                compile=compiled,
-                instantiate=instantiated,
-                run=wall,
-                total=compiled + instantiated + wall + time.perf_counter() - begun,
-                cache_hit=plan.was_compiled,
-            ),
-        )
-        return msgspec.structs.replace(report, **told) if told else report
+        return outcome, exit_code, value, stdout, stderr, _usage(reading, plan, fuel, wall, self._cpu_seconds), told
 
-    def _plain_report(
-        self,
-        glance: Glance,
-        results: Sequence[Number | str],
-        command: bool,
-        fuel: FuelStatistics | None,
-        begun: float,
-    ) -> Report:
-        """Reports on a guest that has returned, of which the guard tells nothing but what it used and wrote."""
-        plan, wall, instantiated = self._plan, self._wall_seconds, self._instantiate_seconds
+    def _plain(self, glance: Glance, results: Sequence[Number | str], command: bool, fuel: int | None) -> _Told:
+        """What is told of a guest that has returned, of which the guard tells nothing but what it used and wrote."""
         memory_bytes, elements, stdout, stderr, calls = glance
         self._used_bytes = memory_bytes + len(stdout) + len(stderr) + len(self._placed.block)
-        if plan.grows:
+        if self._plan.grows:
             self._check_growth(memory_bytes)
         outcome, exit_code, value = returned(results, command)
-        compiled = plan.compile_seconds
-        return Report(
-            outcome=outcome,
-            exit_code=exit_code,
-            value=value,
-            stdout=stdout,
-            stderr=stderr,
-            usage=Usage(
-                fuel=None if fuel is None else fuel.consumed,
-                wall_seconds=wall,
-                cpu_seconds=self._cpu_seconds,
-                memory_bytes=memory_bytes,
-                memory_peak_bytes=memory_bytes,
-                table_elements=elements,
-                calls=calls,
-                stdout_bytes=len(stdout),
-                stderr_bytes=len(stderr),
-            ),
+        usage = Usage(
             fuel=fuel,
-            module=plan.info,
-            policy=self._policy_info,
-            timings=Timings(
-                compile=compiled,
-                instantiate=instantiated,
-                run=wall,
-                total=compiled + instantiated + wall + time.perf_counter() - begun,
-                cache_hit=plan.was_compiled,
-            ),
+            wall_seconds=self._wall_seconds,
+            cpu_seconds=self._cpu_seconds,
+            memory_bytes=memory_bytes,
+            memory_peak_bytes=memory_bytes,
+            table_elements=elements,
+            calls=calls,
+            stdout_bytes=len(stdout),
+            stderr_bytes=len(stderr),
         )
+        return outcome, exit_code, value, stdout, stderr, usage, _NOTHING_ELSE
 
     def _check_growth(self, counted_bytes: int) -> None:
         """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.
