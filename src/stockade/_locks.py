@@ -18,8 +18,9 @@ __all__ = ["new_lock", "reentrant_lock"]
 
 _made: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
-
 _WAIT: Final = (True,)
+
+_LOOKS_BEHIND_CALLS: Final = sys.version_info[:2] == (3, 14)
 
 
 class _TakenByOperator(RLock):  # type: ignore[misc] # final in stubs only
@@ -33,7 +34,7 @@ class _TakenByOperator(RLock):  # type: ignore[misc] # final in stubs only
 def reentrant_lock() -> threading.RLock:
     """Makes a lock; reentrant, for the handler of a signal may come back to what its thread is in the middle of."""
     lock = threading.RLock()
-    return _TakenByOperator() if sys.version_info[:2] == (3, 14) and type(lock) is RLock else lock
+    return _TakenByOperator() if _LOOKS_BEHIND_CALLS and type(lock) is RLock else lock
 
 
 def new_lock() -> threading.RLock:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from stockade._locks import reentrant_lock
 from stockade._pages import PAGE_BYTES
 from stockade.engine import InstantiationError
 from stockade.errors import UsageError
@@ -21,6 +21,7 @@ from stockade.execution._string_calls import MEMORY
 from stockade.guard import PROGRAM_NAME, Mailbox, State, place_inputs
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping, Sequence
 
     from stockade.engine import HaltedMemory, Instance, InstanceState, Memory
@@ -306,7 +307,7 @@ class LiveGuest:
         for those who look; so whoever has this and finds an instance may look at it. Reentrant, for the handler of a
         signal may look while its thread does.
         """
-        lock: threading.RLock = vars(self).setdefault("_looked_at", threading.RLock())
+        lock: threading.RLock = vars(self).setdefault("_looked_at", reentrant_lock())
         return lock
 
     def patience(self) -> int | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from stockade._bytes import bytes_of
+from stockade._locks import reentrant_lock
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from threading import RLock
     from typing import Any, Literal
 
     from stockade._bytes import BytesLike
@@ -147,7 +149,7 @@ class HostCall:
         self.policy = guest.policy
         self._guest: HaltedGuest | None = guest
         self._thread = None if awaited else get_ident()
-        self._lock = RLock()
+        self._lock = reentrant_lock()
         # How a coroutine function has exports called.
         self._ask: Ask | None = None
         self._memory: GuestMemory | None = None
