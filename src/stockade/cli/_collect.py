@@ -8,13 +8,13 @@ only where it is asked for.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from stockade._text import printable
+from stockade.system import folder_below
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["check_collection", "open_folder", "write_files"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_INNER: Final = _FOLDER | os.O_NOFOLLOW
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MOST_TOLD: Final = 10
@@ -113,14 +112,7 @@ def _objection(name: str, patterns: Sequence[str]) -> str:
 
 def _write(folder: int, parts: Sequence[str], data: bytes, *, force: bool) -> None:
     """Writes a file below an open folder."""
-    here = os.dup(folder)
-    try:
-        for part in parts[:-1]:
-            with suppress(FileExistsError):
-                os.mkdir(part, dir_fd=here)
-            inner = os.open(part, _INNER, dir_fd=here)
-            os.close(here)
-            here = inner
+    with folder_below(folder, parts[:-1]) as here:
         # What is there stays until there is something whole to take its place.
         name = f".stockade-{token_hex(8)}" if force else parts[-1]
         with os.fdopen(os.open(name, _CREATE, 0o666, dir_fd=here), "wb") as file:
@@ -132,5 +124,3 @@ def _write(folder: int, parts: Sequence[str], data: bytes, *, force: bool) -> No
             except OSError:
                 os.unlink(name, dir_fd=here)
                 raise
-    finally:
-        os.close(here)

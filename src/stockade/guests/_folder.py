@@ -20,6 +20,7 @@ from stockade._bytes import bytes_of
 from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.policy import Mount
+from stockade.system import folder_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -186,20 +187,15 @@ class PrivateFolder:
                 raise UsageError(f"the file {name} cannot be put into the workspace: {problem.strerror}") from None
 
     def _put(self, parts: tuple[str, ...], data: bytes) -> None:
-        here = os.open(f"{self._path}/work", _FOLDER)
+        top = os.open(f"{self._path}/work", _FOLDER)
         try:
-            for part in parts[:-1]:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=here)
-                inner = os.open(part, _FOLDER, dir_fd=here)
-                os.close(here)
-                here = inner
-            with suppress(FileNotFoundError):
-                os.unlink(parts[-1], dir_fd=here)
-            with os.fdopen(os.open(parts[-1], _CREATE, 0o600, dir_fd=here), "wb") as file:
-                file.write(data)
+            with folder_below(top, parts[:-1], 0o700) as here:
+                with suppress(FileNotFoundError):
+                    os.unlink(parts[-1], dir_fd=here)
+                with os.fdopen(os.open(parts[-1], _CREATE, 0o600, dir_fd=here), "wb") as file:
+                    file.write(data)
         finally:
-            os.close(here)
+            os.close(top)
 
     def copy_to(self, other: PrivateFolder) -> None:
         """Copies the files of the workspace into another one; what is no plain file or folder is left out.

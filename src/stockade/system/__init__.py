@@ -1,5 +1,6 @@
 """What the operating system is asked for: folders, descriptors, FIFOs, the process we belong to."""
 
+from stockade.system._below import folder_below
 from stockade.system._descriptors import Descriptors
 from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
 from stockade.system._folders import cache_folder, open_private, private_folders, state_folder
@@ -16,6 +17,7 @@ __all__ = [
     "cache_folder",
     "can_interrupt_opens",
     "end_with",
+    "folder_below",
     "forgo_privileges",
     "has_memory_files",
     "identities_on_the_way",
