@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,9 @@ __all__ = ["Python"]
 _NOBODY: Final = -1
 _FAULT: Final = -2
 
+_MARSHAL_FORMAT: Final = 2
+"""All releases of Python write and read it alike."""
+
 _LIBRARY_NAME: Final = "python315.zip"
 _UNPACKED: Final = "matplotlib/mpl-data"
 
@@ -57,13 +61,13 @@ class _CPythonCommand(CommandDriver):
         """Returns what stands on its standard input before the task's own."""
         # What a command is given to read stands behind its job, unless something else comes there.
         is_inside = task.session or task.tools
-        data = _literal(task._replace(stdin=task.stdin if is_inside else None)).encode()
+        data = _marshalled(task._replace(stdin=task.stdin if is_inside else None))
         return len(data).to_bytes(8, "little") + data
 
 
-def _literal(task: Task) -> str:
-    """Returns a task as Python writes it."""
-    return repr(
+def _marshalled(task: Task) -> bytes:
+    """Returns a task as guests read it, of any release of Python."""
+    return marshal.dumps(
         {
             "code": task.code,
             "name": task.name,
@@ -78,7 +82,8 @@ def _literal(task: Task) -> str:
             "reseed": task.reseed,
             "echo": task.echo,
             "tools": [dict(tool) for tool in task.tools],
-        }
+        },
+        _MARSHAL_FORMAT,
     )
 
 
@@ -138,12 +143,13 @@ class _CPythonReactor:
             f"exec(compile({boot_code('python.py')!r}, '<stockade>', 'exec'), _stockade.__dict__)\n"
             # What reading JSON, and telling of errors, needs: every task finds it imported.
             "import _json, base64, io, json, linecache, math, os, re, traceback\n"
-            f"_stockade.prepare({preload!r}, {list(paths)!r})\n",
+            f"_stockade.prepare({preload!r}, {list(paths)!r})\n"
+            "_stockade.attach()\n",
         )
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
-        return self._turn(guest, module, f"import _stockade\n_stockade.take({_literal(task)})\n")
+        return self._turn(guest, module, _marshalled(task).decode("latin-1"))
 
     def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
         """Returns how it is given one task after another: by calls, so there is nothing on its standard input."""
