@@ -24,7 +24,9 @@ _MOST_FIGURES_BYTES = 8 << 20
 _WORK = "/workspace"
 _FRAME = b"\0"
 _PIECE = 8 << 20
-_STATEMENTS = {"assert", "async", "class", "def", "del", "for", "from", "if", "import", "pass", "raise", "while", "with"}
+_STATEMENTS = frozenset(
+    ("assert", "async", "class", "def", "del", "for", "from", "if", "import", "pass", "raise", "while", "with")
+)
 _kept = {"sources": {}, "cells": 0, "out": sys.stdout, "err": sys.stderr}
 
 
@@ -350,7 +352,8 @@ def attach():
     """
     import _reactor
 
-    _reactor._run_turn = lambda text, _: take(marshal.loads(text.encode("latin-1")))
+    # It is from the host.
+    _reactor._run_turn = lambda text, _: take(marshal.loads(text.encode("latin-1")))  # noqa: S302
     # Most jobs have nothing on their standard input.
     sys.stdin = _kept["in"] = _reader(b"")
 
