@@ -857,7 +857,7 @@ def in_use(session: Session) -> threading.Thread:
     thread = threading.Thread(target=session.call, args=("spin",))
     thread.start()
     until = time.monotonic() + 5
-    while session._holder is None and time.monotonic() < until:
+    while session._occupancy.holder is None and time.monotonic() < until:
         time.sleep(0.001)
     return thread
 

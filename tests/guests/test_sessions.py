@@ -109,7 +109,7 @@ def test_a_session_is_for_one_thread_at_a_time(python: Python) -> None:
             target=lambda: results.append(session.run("print('on', flush=True)\nwhile True: pass"))
         )
         thread.start()
-        while session._holder is None:
+        while session._occupancy.holder is None:
             time.sleep(0.01)
         with pytest.raises(UsageError, match="the session is in use by another thread"):
             session.run("2")

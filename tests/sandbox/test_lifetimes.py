@@ -167,7 +167,7 @@ def test_a_loop_that_is_dropped_leaves_the_session_to_its_guest() -> None:
     finally:
         hold.may_leave.set()
     deadline = time.monotonic() + 10
-    while session._holder is not None and time.monotonic() < deadline:
+    while session._occupancy.holder is not None and time.monotonic() < deadline:
         time.sleep(0.001)
     loop.run_until_complete(session.close())
     task[0]._log_destroy_pending = False  # type: ignore[attr-defined]

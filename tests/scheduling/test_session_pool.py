@@ -140,7 +140,7 @@ def test_a_call_left_under_way_is_cancelled(box: Sandbox) -> None:
             with pool.lease() as session:
                 thread = threading.Thread(target=lambda: outcomes.append(session.call("spin").outcome))
                 thread.start()
-                wait_for(lambda: session._holder is not None)
+                wait_for(lambda: session._occupancy.holder is not None)
             assert session._guest.ended
             thread.join(10)
             with pool.lease() as next_one:

@@ -530,9 +530,9 @@ class _Scene:
 
     def cancel_under_way(self, session: Any) -> None:
         """A call that is under way is stopped: what is cancelled does not come back as if nothing had been."""
-        holder = session._holder
+        holder = session._occupancy.holder
         session.cancel()
-        if holder is not None and session._holder is holder and not session._closed:
+        if holder is not None and session._occupancy.holder is holder and not session._closed:
             self.world.check(session._control.cancelled, "a cancellation is lost")
 
     def dropped(self) -> None:
@@ -777,7 +777,7 @@ class _Scene:
             raise
         except BaseException:
             await self._without(rival)
-            self.world.check(session._holder is None, "nobody awaits a call any more, and it has the session")
+            self.world.check(session._occupancy.holder is None, "nobody awaits a call any more, and it has the session")
             raise
         else:
             await self._without(rival)

@@ -50,7 +50,7 @@ ALL = (
         """            yield GO_ON
             if self._guest.ended""",
         """            yield GO_ON
-            self._holder = None
+            self._occupancy.holder = None
             if self._guest.ended""",
     ),
     Undone(

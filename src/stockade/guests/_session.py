@@ -6,13 +6,12 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
-from stockade._locks import new_lock
 from stockade.errors import UsageError
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns
 from stockade.guests._idle import close_when_idle
 from stockade.guests._task import make_task
 from stockade.runner import GO_ON, run_blocking
-from stockade.sandbox import check_keywords
+from stockade.sandbox import Occupancy, check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -112,11 +111,10 @@ class LanguageSession:
         self._fork = forked
         self._prepared = prepared
         self._takes_bytes = takes_bytes
-        self._lock = new_lock()
-        self._holder: object = None
+        self._occupancy = Occupancy()
         self._idle_seconds = idle_seconds
         self._interpreter = opened() if begun is None else begun
-        self._why = "the session is closed: open a new one"
+        self._why = ""
         self.turns = 0
         self.last_used = time.monotonic()
         self._closed = False
@@ -247,7 +245,7 @@ class LanguageSession:
     ) -> RunCoroutine[CodeResult]:
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             yield GO_ON
             interpreter = self._own()
             if interpreter.over:
@@ -258,9 +256,9 @@ class LanguageSession:
             report = yield from interpreter.turns.turn(task)
             return interpreter.read(report, interpreter, patterns)
         finally:
-            if self._holder is holder:
+            if self._occupancy.holder is holder:
                 self.last_used = time.monotonic()
-                self._holder = None
+            self._occupancy.leave(holder)
 
     def fork(self) -> LanguageSession:
         """Opens another session that begins as this one is now: with its state, and a copy of its files.
@@ -273,14 +271,13 @@ class LanguageSession:
         """
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             interpreter = self._own()
             if interpreter.over:
                 raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
             begun = self._fork(interpreter)
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
         forked = LanguageSession(
             self._open,
             self._fork,
@@ -300,22 +297,16 @@ class LanguageSession:
         """
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             fresh = self._open()
             old, self._interpreter = self._interpreter, fresh
             old.close()
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
 
     def cancel(self) -> None:
         """Stops what is under way, which ends the interpreter. May be called from any thread."""
-        with self._lock:
-            if self._holder is None:
-                return
-            control = self._interpreter.control
-            control.cancelled = True
-        control.wake()
+        self._occupancy.cancel(lambda: self._interpreter.control)
 
     def close(self) -> None:
         """Ends the session, and removes its files. Closing twice is harmless.
@@ -323,16 +314,7 @@ class LanguageSession:
         Raises:
             UsageError: It is in use by another thread: cancel that first.
         """
-        if self._closed:
-            return
-        holder = object()
-        try:
-            self._take(holder)
-            self._closed = True
-            self._interpreter.close()
-        finally:
-            if self._holder is holder:
-                self._holder = None
+        self._end("the session is closed: open a new one")
 
     def close_idle(self, why: str) -> bool:
         """Ends the session, unless it is in use.
@@ -343,15 +325,22 @@ class LanguageSession:
         Returns:
             Whether it is over.
         """
-        with self._lock:
-            if self._holder is not None:
-                return False
-            self._why = why
         try:
-            self.close()
+            self._end(why)
         except UsageError:
             return False
         return True
+
+    def _end(self, why: str) -> None:
+        holder = object()
+        try:
+            self._occupancy.take(holder, lambda: None)
+            if not self._closed:
+                self._why = why
+                self._closed = True
+                self._interpreter.close()
+        finally:
+            self._occupancy.leave(holder)
 
     def _own(self) -> Interpreter:
         """Returns the interpreter, in the process that has opened it.
@@ -363,11 +352,7 @@ class LanguageSession:
             raise UsageError("the session was opened before this process was forked: open one here")
         return self._interpreter
 
-    def _take(self, holder: object) -> None:
-        with self._lock:
-            if self._closed:
-                raise UsageError(self._why)
-            if self._holder is not None:
-                raise UsageError("the session is in use by another thread: give each thread a session of its own")
-            self._interpreter.control.cancelled = False
-            self._holder = holder
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(self._why)
+        self._interpreter.control.cancelled = False

@@ -2,12 +2,14 @@
 
 from stockade.sandbox._calls import call, run
 from stockade.sandbox._checks import check_count, check_keywords, check_text
+from stockade.sandbox._occupancy import Occupancy
 from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, is_snapshot_file
 
 __all__ = [
     "AsyncSession",
+    "Occupancy",
     "Sandbox",
     "Session",
     "Snapshot",

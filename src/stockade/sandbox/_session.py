@@ -7,11 +7,11 @@ from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
-from stockade._locks import new_lock
 from stockade.errors import LimitExceeded, UsageError
 from stockade.execution import Call, Inputs, SavedGuest, bind_arguments
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox._checks import check_whole
+from stockade.sandbox._occupancy import Occupancy
 from stockade.sandbox._snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -51,11 +51,8 @@ class _Session:
         # Nobody closes it for sure, and what refers to the session may look at its memory to the last.
         guest.keep()
         control.calls_out = guest.calls_out
-        # Of whoever has it; only who has it lets go of it, so that needs no lock. The lock is reentrant, for the
-        # handler of a signal may cancel.
-        self._holder: object = None
+        self._occupancy = Occupancy()
         self._thread = 0
-        self._lock = new_lock()
         self.initialization: Report | None = None
         self._closed = False
 
@@ -102,39 +99,28 @@ class _Session:
 
     def cancel(self) -> None:
         """Stops a call that is under way, and ends the session. May be called from any thread."""
-        with self._lock:
-            # A cancellation is for the call under way, from its very beginning; where there is none, it is for nobody.
-            if self._holder is None:
-                return
-            self._control.cancelled = True
-        self._control.wake()
+        self._occupancy.cancel(lambda: self._control)
 
-    def _take(self, holder: object) -> None:
-        """Takes the session for a holder, which lets go of it as soon as it is done, in any case."""
-        with self._lock:
-            if self._holder is not None:
-                raise UsageError("the session is in use by another thread: give each thread a session of its own")
-            if self._closed:
-                raise UsageError("the session is closed: open a new one")
-            self._control.cancelled = False
-            self._holder = holder
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the session is closed: open a new one")
+        self._control.cancelled = False
 
     def _with_memory(self, use: Callable[[Memory], _Result]) -> _Result:
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             return use(self._guest.memory(b"memory"))
         except IndexError as problem:
             raise UsageError(f"outside the guest's memory: {problem}") from None
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
 
     def _steps(self, call: Call) -> RunCoroutine[Report]:
         """Makes a call. From its first step on, which does nothing else, it has the session until it is over."""
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             self._thread = get_ident()
             yield GO_ON
             if self._guest.ended:
@@ -145,22 +131,20 @@ class _Session:
             self._guest.renew()
             return (yield from self._guest.invoke(call))
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
 
     def _taking(self) -> RunCoroutine[Snapshot]:
         """Takes a snapshot. As `_steps`, from its first step on it has the session."""
         holder = object()
         try:
-            self._take(holder)
+            self._occupancy.take(holder, self._check_open)
             yield GO_ON
             found = self._snapshot
             if found is None:
                 found = self._snapshot = Snapshot(SavedGuest(self._guest.take_state()))
             return found
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
 
     def _inputs_of_fork(
         self, stdin: AsyncStdin, on_stdout: OnOutputAsync | None, on_stderr: OnOutputAsync | None
@@ -170,16 +154,12 @@ class _Session:
     def _free(self) -> None:
         holder = object()
         try:
-            with self._lock:
-                if self._holder is not None:
-                    raise UsageError("a call is under way in another thread: cancel it first")
-                self._holder = holder
+            self._occupancy.take(holder, lambda: None, "a call is under way in another thread: cancel it first")
             self._closed = True
             self._snapshot = None
             self._guest.close()
         finally:
-            if self._holder is holder:
-                self._holder = None
+            self._occupancy.leave(holder)
 
 
 def _check_begun(guest: Guest) -> None:

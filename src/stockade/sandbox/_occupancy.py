@@ -1,0 +1,79 @@
+"""Who has a session: one at a time, and whoever comes second is told so instead of waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockade._locks import new_lock
+from stockade.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.runner import RunControl
+
+__all__ = ["Occupancy"]
+
+
+class Occupancy:
+    """Whose a session is.
+
+    Take it and leave it by one `try` of one frame, for the handler of a signal may raise anywhere between:
+
+        holder = object()
+        try:
+            occupancy.take(holder, check)
+            ...
+        finally:
+            occupancy.leave(holder)
+
+    Attributes:
+        holder: Whoever has it; only who has it leaves it, so that needs no lock.
+    """
+
+    __slots__ = ("_lock", "holder")
+
+    def __init__(self) -> None:
+        self.holder: object = None
+        self._lock = new_lock()
+
+    def take(
+        self,
+        holder: object,
+        check: Callable[[], None],
+        otherwise: str = "the session is in use by another thread: give each thread a session of its own",
+    ) -> None:
+        """Takes it.
+
+        Args:
+            holder: Who takes it.
+            check: Is called before, when nobody has it; where it raises, it is not taken.
+            otherwise: What is said where somebody has it.
+
+        Raises:
+            UsageError: Somebody has it.
+        """
+        with self._lock:
+            if self.holder is not None:
+                raise UsageError(otherwise)
+            check()
+            self.holder = holder
+
+    def leave(self, holder: object) -> None:
+        """Leaves it, where it is this holder's."""
+        if self.holder is holder:
+            self.holder = None
+
+    def cancel(self, control: Callable[[], RunControl]) -> None:
+        """Cancels what whoever has it is doing; where nobody has it, nothing.
+
+        Args:
+            control: Tells the control of that.
+        """
+        with self._lock:
+            # A cancellation is for what is under way, from its very beginning.
+            if self.holder is None:
+                return
+            cancelled = control()
+            cancelled.cancelled = True
+        cancelled.wake()
