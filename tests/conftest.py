@@ -15,10 +15,14 @@ import pytest
 from hypothesis import settings
 
 import stockade
+from stockade.worker._process import Worker
 from tests._examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import IO
+
+    from stockade.worker._compile_queue import Turn
 
 # How long an example takes depends on how busy the machine is.
 settings.register_profile("patient", deadline=None, max_examples=examples(100))
@@ -54,6 +58,19 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
         patch.setenv("STOCKADE_CACHE", str(folder / "cache"))
         patch.setenv("STOCKADE_STATE", str(folder / "state"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    """How long compiling takes depends on how busy the machine is: the default is for programs, not for tests."""
+    run, default = Worker.run, stockade.Policy().limits.compile_time
+
+    def patient(worker: Worker, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
+        return run(worker, source, 3600.0 if seconds == default else seconds, turn)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "run", patient)
         yield
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from stockade import JavaScript, Outcome, Python, SnapshotError, UsageError
+from stockade import EngineError, JavaScript, Outcome, Python, SnapshotError, UsageError
+from stockade.guests import _idle
 from tests.guests.conftest import PATIENT
 
 
@@ -154,6 +155,33 @@ def test_an_idle_session_is_closed(javascript: JavaScript) -> None:
     assert str(caught.value) == "the session was closed after 0.05 s without use: open a new one"
     with javascript.session(idle=3600) as other:
         assert other.run("1").value == 1
+
+
+def test_nobody_looks_after_closed_sessions(javascript: JavaScript) -> None:
+    """What is closed by hand leaves no thread behind until its time would have been up."""
+    javascript.session(idle=3600).close()
+    while any(thread.name == "stockade-idle" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    with javascript.session(idle=3600):
+        assert any(thread.name == "stockade-idle" for thread in threading.enumerate())
+
+
+def test_an_idle_limit_without_threads_is_refused(javascript: JavaScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And holds again as soon as a thread can be had."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(EngineError) as caught:
+        patch.setattr(_idle, "start_thread", refuse)
+        javascript.session(idle=0.05)
+    assert str(caught.value) == (
+        "no thread can be started to close sessions that nobody uses: the process or the system has as many as it "
+        "may (can't start new thread). Open the session without idle=, or raise the limit (ulimit -u)"
+    )
+    session = javascript.session(idle=0.05)
+    while not session.closed:
+        time.sleep(0.01)
 
 
 def test_a_dropped_session_is_told() -> None:

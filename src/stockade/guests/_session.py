@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stockade.errors import UsageError
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns
-from stockade.guests._idle import close_when_idle
+from stockade.guests._idle import close_when_idle, forget
 from stockade.guests._task import make_task
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox import Occupancy, check_keywords
@@ -119,7 +119,11 @@ class LanguageSession:
         self.last_used = time.monotonic()
         self._closed = False
         if idle_seconds is not None:
-            close_when_idle(self, idle_seconds)
+            try:
+                close_when_idle(self, idle_seconds)
+            except BaseException:
+                self.close()
+                raise
 
     def __del__(self) -> None:
         if not self._closed:
@@ -245,7 +249,7 @@ class LanguageSession:
     ) -> RunCoroutine[CodeResult]:
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             yield GO_ON
             interpreter = self._own()
             if interpreter.over:
@@ -271,7 +275,7 @@ class LanguageSession:
         """
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             interpreter = self._own()
             if interpreter.over:
                 raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
@@ -297,7 +301,7 @@ class LanguageSession:
         """
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             fresh = self._open()
             old, self._interpreter = self._interpreter, fresh
             old.close()
@@ -334,10 +338,12 @@ class LanguageSession:
     def _end(self, why: str) -> None:
         holder = object()
         try:
-            self._occupancy.take(holder, lambda: None)
+            self._occupancy.take(holder)
             if not self._closed:
                 self._why = why
                 self._closed = True
+                if self._idle_seconds is not None:
+                    forget(self)
                 self._interpreter.close()
         finally:
             self._occupancy.leave(holder)
@@ -355,4 +361,6 @@ class LanguageSession:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError(self._why)
+
+    def _begin(self) -> None:
         self._interpreter.control.cancelled = False

@@ -22,7 +22,7 @@ class Occupancy:
 
         holder = object()
         try:
-            occupancy.take(holder, check)
+            occupancy.take(holder)
             ...
         finally:
             occupancy.leave(holder)
@@ -40,23 +40,28 @@ class Occupancy:
     def take(
         self,
         holder: object,
-        check: Callable[[], None],
+        check: Callable[[], None] | None = None,
+        begin: Callable[[], None] | None = None,
         otherwise: str = "the session is in use by another thread: give each thread a session of its own",
     ) -> None:
         """Takes it.
 
         Args:
             holder: Who takes it.
-            check: Is called before, when nobody has it; where it raises, it is not taken.
+            check: Is called first; where it raises, it is not taken.
+            begin: Is called where nobody has it, before anybody can cancel what this holder does.
             otherwise: What is said where somebody has it.
 
         Raises:
             UsageError: Somebody has it.
         """
         with self._lock:
+            if check is not None:
+                check()
             if self.holder is not None:
                 raise UsageError(otherwise)
-            check()
+            if begin is not None:
+                begin()
             self.holder = holder
 
     def leave(self, holder: object) -> None:

@@ -104,12 +104,14 @@ class _Session:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the session is closed: open a new one")
+
+    def _begin(self) -> None:
         self._control.cancelled = False
 
     def _with_memory(self, use: Callable[[Memory], _Result]) -> _Result:
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             return use(self._guest.memory(b"memory"))
         except IndexError as problem:
             raise UsageError(f"outside the guest's memory: {problem}") from None
@@ -120,7 +122,7 @@ class _Session:
         """Makes a call. From its first step on, which does nothing else, it has the session until it is over."""
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             self._thread = get_ident()
             yield GO_ON
             if self._guest.ended:
@@ -137,7 +139,7 @@ class _Session:
         """Takes a snapshot. As `_steps`, from its first step on it has the session."""
         holder = object()
         try:
-            self._occupancy.take(holder, self._check_open)
+            self._occupancy.take(holder, self._check_open, self._begin)
             yield GO_ON
             found = self._snapshot
             if found is None:
@@ -154,7 +156,7 @@ class _Session:
     def _free(self) -> None:
         holder = object()
         try:
-            self._occupancy.take(holder, lambda: None, "a call is under way in another thread: cancel it first")
+            self._occupancy.take(holder, otherwise="a call is under way in another thread: cancel it first")
             self._closed = True
             self._snapshot = None
             self._guest.close()
