@@ -20,7 +20,7 @@ from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams
-from stockade.execution._string_calls import Returns
+from stockade.execution._string_calls import Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "AsyncStdin",
     "Calibration",
     "Call",
+    "Convention",
     "Guest",
     "GuestState",
     "Inputs",
@@ -46,6 +47,7 @@ __all__ = [
     "SavedGuest",
     "Stdin",
     "Streams",
+    "StringCall",
     "bind_arguments",
     "calibrate",
     "check_arguments",

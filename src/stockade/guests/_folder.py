@@ -23,11 +23,20 @@ from stockade.policy import Mount
 from stockade.system import folder_below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stockade._bytes import BytesLike
 
-__all__ = ["MOST_FILES", "MOST_FILE_BYTES", "WORKSPACE", "Collected", "PrivateFolder", "check_files", "check_patterns"]
+__all__ = [
+    "MOST_FILES",
+    "MOST_FILE_BYTES",
+    "WORKSPACE",
+    "Collected",
+    "PrivateFolder",
+    "check_files",
+    "check_patterns",
+    "is_untouched",
+]
 
 WORKSPACE: Final = "/workspace"
 """Where the guest finds its files."""
@@ -52,6 +61,10 @@ _MOST_REQUEST_BYTES: Final = 16 << 20
 _PARTS: Final = (("work", WORKSPACE), ("tmp", "/tmp"), ("run", "/run"))  # noqa: S108 - in the guest
 
 
+_BY_DESCRIPTOR: Final = ("fd_filestat_set_times", "fd_readdir")
+"""What changes a granted folder, or when it was last read, without a path: its descriptor is there from the beginning."""
+
+
 class Collected(NamedTuple):
     """What was read of a workspace.
 
@@ -62,6 +75,15 @@ class Collected(NamedTuple):
 
     files: dict[str, bytes]
     left_out: int
+
+
+def is_untouched(calls: Iterable[str]) -> bool:
+    """Whether a guest that has made these WASI calls, and no others, has changed nothing in the folders granted to it.
+
+    Args:
+        calls: The names of the calls that the guard has counted.
+    """
+    return not any(call in _BY_DESCRIPTOR if call.startswith("fd_") else call.startswith("path_") for call in calls)
 
 
 def check_files(files: Mapping[str, BytesLike] | None) -> dict[tuple[str, ...], bytes]:
@@ -382,6 +404,8 @@ def _empty(path: str) -> None:
         while entries := _names(top):
             for name in entries:
                 _remove_entry(top, name, numbers)
+        # A guest can set the times of the folder itself, for the next one to read.
+        os.utime(top)
     finally:
         os.close(top)
 

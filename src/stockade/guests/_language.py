@@ -12,7 +12,7 @@ from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest
 from stockade.guests._fit import fit, roomy
-from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns
+from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
@@ -435,11 +435,14 @@ class Language:
             )
 
         def steps() -> RunCoroutine[CodeResult]:
+            is_clean = False
             try:
                 report = yield from taken
-                return _result(report, place.told, place.folder, place.toolbox, patterns)
+                result = _result(report, place.told, place.folder, place.toolbox, patterns)
+                is_clean = not given and is_untouched(report.usage.calls)
+                return result
             finally:
-                self._leave(place)
+                self._leave(place, is_clean=is_clean)
 
         return steps(), control
 
@@ -532,10 +535,15 @@ class Language:
             )
         return _Place(policy, _told(policy), box, folder, toolbox, tend)
 
-    def _leave(self, place: _Place) -> None:
-        """Gives a place back: nothing of what was in it is left."""
+    def _leave(self, place: _Place, *, is_clean: bool = False) -> None:
+        """Gives a place back: nothing of what was in it is left.
+
+        Args:
+            place: The place.
+            is_clean: Whether nothing has come to be in it.
+        """
         surplus: _Place | None = place
-        if place.folder.clear():
+        if is_clean or place.folder.clear():
             if place.tend is not None:
                 # Not before: what is done in the background would be done in the time of the run.
                 place.tend()

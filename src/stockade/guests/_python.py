@@ -6,7 +6,7 @@ import marshal
 import struct
 from typing import TYPE_CHECKING, Final
 
-from stockade.execution import bind_arguments
+from stockade.execution import Call, Convention, StringCall
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import CommandDriver
 from stockade.guests._language import Language
@@ -37,6 +37,9 @@ _FAULT: Final = -2
 
 _MARSHAL_FORMAT: Final = 2
 """All releases of Python write and read it alike."""
+
+_ROOM: Final = Convention("host_alloc", ("size",), "", (), "result")
+"""How it is given what its turn is about, which it gives back itself."""
 
 _LIBRARY_NAME: Final = "python315.zip"
 _UNPACKED: Final = "matplotlib/mpl-data"
@@ -157,14 +160,8 @@ class _CPythonReactor:
         return CalledTurns(guest, module, self)
 
     def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
-        data = source.encode()
-        report = yield from guest.invoke(bind_arguments(module, "host_alloc", (len(data),)))
-        address = report.value
-        if not report.ok or not isinstance(address, int):
-            return report
-        address &= 0xFFFF_FFFF
-        guest.memory(b"memory").write(address, data)
-        return (yield from guest.invoke(bind_arguments(module, "turn", (address, len(data)))))
+        passed = StringCall(((0, source.encode()),), None, _ROOM, None, None)
+        return guest.invoke(Call(module.function_entry("turn"), (0, 0), passed))
 
 
 def _given(host: HostCall, data: bytes, address: object, answer: int, answer_size: int) -> int:
