@@ -76,7 +76,6 @@ PYTHON = [
     Snippet("(a := 4)", 4),
     Snippet("from __future__ import annotations\ndef f(a: b): pass\nf.__annotations__['a']", "b"),
     fails("a = 1\n\na.b", "AttributeError", "'int' object has no attribute 'b'", 3),
-    fails("a = 1\nb c", "SyntaxError", "invalid syntax", 2),
     fails("a = (\na", "SyntaxError", "'(' was never closed", 1),
     fails("@f\n1", "SyntaxError", "invalid syntax", 2),
     Snippet("None", None),

@@ -69,10 +69,10 @@ def test_a_folder_that_nobody_touched_is_used_again(python: Python) -> None:
 
 
 def test_what_touches_a_folder_is_known() -> None:
-    """Every WASI call is looked at: a guest that has made these alone has changed nothing that another one could see."""
+    """Every WASI call is looked at: a guest that has made these alone has changed nothing that others could see."""
     harmless = {call.name for call in WASI if is_untouched([call.name])}
     assert {name for name in harmless if name.startswith("path_")} == set()
-    # Those by descriptor come to nothing where nothing was opened; of those that are about a folder itself, none is here.
+    # Those by descriptor come to nothing where nothing was opened; those about a folder itself are not among them.
     assert {call.name for call in WASI} - harmless == {
         *(call.name for call in WASI if call.group == "path"),
         "fd_filestat_set_times",

@@ -62,7 +62,7 @@ _PARTS: Final = (("work", WORKSPACE), ("tmp", "/tmp"), ("run", "/run"))  # noqa:
 
 
 _BY_DESCRIPTOR: Final = ("fd_filestat_set_times", "fd_readdir")
-"""What changes a granted folder, or when it was last read, without a path: its descriptor is there from the beginning."""
+"""What changes a granted folder, or when it was last read, without a path: it is open from the beginning."""
 
 
 class Collected(NamedTuple):
