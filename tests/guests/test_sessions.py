@@ -172,9 +172,10 @@ def test_an_idle_limit_without_threads_is_refused(javascript: JavaScript, monkey
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch, pytest.raises(EngineError) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(_idle, "start_thread", refuse)
-        javascript.session(idle=0.05)
+        with pytest.raises(EngineError) as caught:
+            javascript.session(idle=0.05)
     assert str(caught.value) == (
         "no thread can be started to close sessions that nobody uses: the process or the system has as many as it "
         "may (can't start new thread). Open the session without idle=, or raise the limit (ulimit -u)"

@@ -45,8 +45,8 @@ def close_when_idle(session: LanguageSession, seconds: float) -> None:
                 start_thread(fresh)
             except RuntimeError as problem:
                 raise EngineError(
-                    "no thread can be started to close sessions that nobody uses: the process or the system has as many "
-                    f"as it may ({problem}). Open the session without idle=, or raise the limit (ulimit -u)"
+                    "no thread can be started to close sessions that nobody uses: the process or the system has as "
+                    f"many as it may ({problem}). Open the session without idle=, or raise the limit (ulimit -u)"
                 ) from None
             _thread = fresh
         _watched[weakref.ref(session)] = seconds
