@@ -19,9 +19,14 @@ from stockade import Inspection, Limits, Outcome, Policy, Report, Usage, Violati
 from stockade.guard import fields_kept
 from stockade.policy import PRESETS, reference
 from stockade.report import (
+    Alert,
     FuelStatistics,
+    LimitUse,
     ModuleInfo,
     PolicyInfo,
+    QuotaUse,
+    RunLimits,
+    Sample,
     Timings,
     TrapFrame,
     TrapInfo,
@@ -219,13 +224,20 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     },
     stockade.report: {
         *(
+            "LIMITS",
             "SAMPLES_KEPT",
             "FuelSample",
+            "amount",
+            "check_share",
             "deciding_violation",
+            "duration",
             "history_of",
+            "limits_shown",
             "note_cause",
+            "percent",
             "rows",
             "run_statistics",
+            "size",
             "summary",
         ),
         "violation_text",
@@ -284,6 +296,11 @@ def _rows(page: str, heading: str) -> list[list[str]]:
         ModuleInfo,
         PolicyInfo,
         Timings,
+        LimitUse,
+        RunLimits,
+        QuotaUse,
+        Alert,
+        Sample,
     ],
     ids=lambda part: part.__name__,
 )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         StockadeError,
         UsageError,
     )
-    from stockade.execution import Pipe, calibrate
+    from stockade.execution import Monitoring, Pipe, calibrate
     from stockade.guests import JavaScript, Python, run_javascript, run_python
     from stockade.host import HostCall
     from stockade.modules import Inspection, Module
@@ -68,6 +68,7 @@ __all__ = [
     "Module",
     "ModuleError",
     "ModuleNotFound",
+    "Monitoring",
     "Mount",
     "Outcome",
     "Pipe",

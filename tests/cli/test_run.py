@@ -575,7 +575,7 @@ def test_the_report_goes_into_a_file(tmp_path: Path) -> None:
     text, document = tmp_path / "report.txt", tmp_path / "report.json"
 
     for path in (text, document):
-        done = stockade("run", "--report-file", path, guest)
+        done = stockade("run", f"--report={path}", guest)
         assert (done.returncode, done.stdout, done.stderr) == (3, b"bye\n", b"")
 
     assert text.read_text().splitlines()[2].strip() == "outcome  exit - exited with code 3"
@@ -587,7 +587,7 @@ def test_the_report_goes_into_a_file_however_the_run_ends(tmp_path: Path) -> Non
     path = tmp_path / "report.json"
     path.write_text("x" * 100_000)
 
-    done = stockade("run", "--fuel", "1000", "--report-file", path, save(tmp_path, LOOP))
+    done = stockade("run", "--fuel", "1000", f"--report={path}", save(tmp_path, LOOP))
 
     assert done.returncode == 137
     assert json.loads(path.read_text())["outcome"] == "fuel"
@@ -597,7 +597,7 @@ def test_a_report_file_that_cannot_be_written_is_told_before_the_run(tmp_path: P
     """Nothing runs then."""
     path = tmp_path / "none" / "report.json"
 
-    done = stockade("run", "--report-file", path, save(tmp_path, speaker(b"bye\n")))
+    done = stockade("run", f"--report={path}", save(tmp_path, speaker(b"bye\n")))
 
     assert (done.returncode, done.stdout) == (125, b"")
     assert f"{path} cannot be written: No such file or directory" in done.stderr.decode()

@@ -17,6 +17,7 @@ from stockade.report import (
     FuelStatistics,
     ModuleInfo,
     PolicyInfo,
+    RunLimits,
     Timings,
     TrapFrame,
     TrapInfo,
@@ -91,6 +92,17 @@ FULL = make(
         (TrapFrame("inner", 7, 16), TrapFrame(None, 3, 255)),
     ),
     timings=Timings(compile=1.5, instantiate=0.00002, run=0.25, total=1.8),
+    limits=RunLimits(
+        fuel=1_000_000,
+        wall_time=5.0,
+        memory=128 << 20,
+        table_elements=10,
+        stdout=1024,
+        stderr=0,
+        open_files=0,
+        read_bytes=1 << 20,
+        calls=10_000,
+    ),
 )
 
 GOLDEN = """\
@@ -104,13 +116,27 @@ GOLDEN = """\
    waiting  1.50 s
       fuel  at least 1,234,567 of 2,000,000, including 1,000,000 from 4 refills
             2,469,134 per second, rising
-            high consumption: 9,000,000 per second in the latest slice, 2,000,000 before
+            high consumption: 9,000,000 per second in the latest slice,
+            2,000,000 before
             rapid depletion: used up within 500.0 ms
-    memory  3.0 MiB peak
-    output  stdout 1.0 KiB, stderr 4 B (1.0 KiB not kept)
+  not kept  1.0 KiB of stdout and 1 B of stderr
      files  2 opened, 1 created, 1,000 deleted, 2.0 KiB read, 5 B written
-WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2, args_get ×1 and 1 more
-violations  memory: memory.grow asked for 1.0 GiB, limits.memory allows 1.0 MiB → deny
+WASI calls  1,210: fd_write ×1,200, clock_time_get ×3, fd_read ×3, path_open ×2,
+            args_get ×1 and 1 more
+    limits  wall_time       250.0 ms of 5.00 s       5%  #...............
+            fuel               1.2 M of 2.0 M       61%  #########.......
+            memory           3.0 MiB of 128.0 MiB    2%  #...............
+            table_elements        10 of 10         100%  ################
+            stdout           1.0 KiB of 1.0 KiB    100%  ################
+            stderr               4 B of 0 B        100%  ################
+            calls              1,210 of 10,000      12%  #...............
+            open_files             0 of 0            0%  ................
+            files_created          1 unlimited
+            read_bytes       2.0 KiB of 1.0 MiB     <1%  #...............
+            write_bytes          5 B unlimited
+            random_bytes        16 B unlimited
+violations  memory: memory.grow asked for 1.0 GiB, limits.memory allows 1.0 MiB
+            → deny
             call: sock_send is refused: wasi.deny has it, 4 times → deny
             fuel: used 5,000,000, limits.fuel allows 5,000,000 → stop"""
 
@@ -131,9 +157,7 @@ def test_render_of_a_quiet_run_is_short() -> None:
         "exit code  0\n"
         "     time  run: 500.0 ms · instantiate: 10 µs\n"
         "           compile: cached · CPU: 0 µs\n"
-        "     fuel  not metered\n"
-        "   memory  0 B peak\n"
-        "   output  stdout 0 B, stderr 0 B"
+        "     fuel  not metered"
     )
 
 
@@ -152,7 +176,7 @@ def test_json_holds_every_field() -> None:
 
     assert document["ok"] is False
     assert document["outcome"] == "trap"
-    assert set(document) == {*Report.__struct_fields__, "ok"}
+    assert set(document) == {*Report.__struct_fields__, "ok", "utilization"}
     assert set(document["usage"]) == set(Usage.__struct_fields__)
     assert document["violations"][0] == {
         "kind": "memory",
@@ -172,7 +196,7 @@ def test_json_holds_every_field() -> None:
     ]
     for stream in ("stdout", "stderr"):
         document[stream] = document[stream].encode()
-    del document["ok"]
+    del document["ok"], document["utilization"]
     assert msgspec.convert(document, Report) == FULL
 
 
@@ -182,6 +206,7 @@ def test_json_of_a_real_run_reads_back() -> None:
     document = json.loads(report.to_json())
 
     assert document.pop("ok") is True
+    assert document.pop("utilization") == report.utilization
     for stream in ("stdout", "stderr"):
         document[stream] = document[stream].encode()
     assert msgspec.convert(document, Report) == report

@@ -16,6 +16,7 @@ from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy_option import policy_option
+from stockade.cli._report_option import ReportFile, ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import ExitStatus, exit_status
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_report
@@ -84,7 +85,7 @@ class _Run(NamedTuple):
 def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str, ...]) -> click.Command:
     """Makes the command of a language."""
 
-    @click.command(name, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+    @click.command(name, cls=ReportingCommand, context_settings={"allow_interspersed_args": False})
     @click.option("-c", "code", metavar="CODE", help="Run this code; what follows are its arguments.")
     @click.argument("file", required=False, type=_CodeFile(suffixes))
     @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -111,7 +112,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
     @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
     @click.option("--prepare", "only_prepare", is_flag=True, help="Compile the interpreter, and do nothing else.")
-    @click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
+    @report_option
     @click.option(
         "--json", "wants_json", is_flag=True, help="Print value, output, error and report as JSON, and nothing else."
     )
@@ -134,16 +135,18 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         runtime: str,
         packages: str | None,
         only_prepare: bool,
-        wants_report: bool,
+        reports: tuple[str, ...],
         wants_json: bool,
         quiet: bool,
     ) -> int:
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
         check_collection(patterns, folder, force=force, wants_json=wants_json)
+        report_files = opened(reports)
         given = _files(files)
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
-        with language(policy, runtime=runtime, packages=packages) as interpreter:
+        watched = monitoring_for(reports)
+        with language(policy, runtime=runtime, packages=packages, monitoring=watched) as interpreter:
             with Watcher() as watcher:
                 if only_prepare:
                     _prepare(interpreter, watcher)
@@ -155,8 +158,8 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                 elif file is not None and file != "-":
                     source = _Source(_read(Path(file)), Path(file).name)
                 elif file is None and sys.stdin.isatty():
-                    if wants_json or wants_report or patterns:
-                        option = "--json" if wants_json else "--report" if wants_report else "--collect"
+                    if wants_json or reports or patterns:
+                        option = "--json" if wants_json else "--report" if reports else "--collect"
                         raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
                     source = None
                 else:
@@ -165,14 +168,14 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                 if source is not None:
                     target = None if folder is None else open_folder(folder)
                     run = _Run(source, args, given, environment, patterns)
-                    result, streams = _run(interpreter, watcher, run, shows=not wants_json)
+                    result, streams = _run(interpreter, watcher, run, report_files, shows=not wants_json)
             if source is None:
                 from stockade.cli._interactive import interact
 
                 return interact(interpreter, environment, given)
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
-        _show(result, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet)
+        _show(result, watcher.signal, wants_report="" in reports, wants_json=wants_json, quiet=quiet)
         written = target is None or write_files(result.files, patterns, target, force=force)
         if result.files_left_out:
             click.echo(
@@ -213,7 +216,7 @@ def _prepare(interpreter: Python | JavaScript, watcher: Watcher) -> None:
 
 
 def _run(
-    interpreter: Python | JavaScript, watcher: Watcher, run: _Run, *, shows: bool
+    interpreter: Python | JavaScript, watcher: Watcher, run: _Run, report_files: Sequence[ReportFile], *, shows: bool
 ) -> tuple[CodeResult, GuestStreams]:
     streams = GuestStreams(watcher, reads=run.source.reads, shows=shows)
     steps, control = interpreter.steps(
@@ -227,8 +230,13 @@ def _run(
     )
     watcher.attach(control)
     try:
-        return run_blocking(steps, control), streams
+        result = run_blocking(steps, control)
+        for file in report_files:
+            file.write(result.report)
+        return result, streams  # noqa: TRY300 - it is written in any case
     except Cancelled as cancelled:
+        for file in report_files:
+            file.write(cancelled.report)
         complain(cancelled.report, watcher.signal)
         leave(128 + watcher.signal)
 

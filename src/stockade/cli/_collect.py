@@ -8,12 +8,12 @@ only where it is asked for.
 from __future__ import annotations
 
 import os
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from stockade._text import printable
+from stockade.cli._files import CREATE, replace_file
 from stockade.system import folder_below
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["check_collection", "open_folder", "write_files"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MOST_TOLD: Final = 10
 
@@ -113,14 +112,13 @@ def _objection(name: str, patterns: Sequence[str]) -> str:
 def _write(folder: int, parts: Sequence[str], data: bytes, *, force: bool) -> None:
     """Writes a file below an open folder."""
     with folder_below(folder, parts[:-1]) as here:
-        # What is there stays until there is something whole to take its place.
-        name = f".stockade-{token_hex(8)}" if force else parts[-1]
-        with os.fdopen(os.open(name, _CREATE, 0o666, dir_fd=here), "wb") as file:
+        if force:
+            replace_file(here, parts[-1], data)
+            return
+        with os.fdopen(os.open(parts[-1], CREATE, 0o666, dir_fd=here), "wb") as file:
             try:
                 file.write(data)
                 file.flush()
-                if force:
-                    os.rename(name, parts[-1], src_dir_fd=here, dst_dir_fd=here)
             except OSError:
-                os.unlink(name, dir_fd=here)
+                os.unlink(parts[-1], dir_fd=here)
                 raise

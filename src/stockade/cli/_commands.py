@@ -27,6 +27,7 @@ _LOADED_WHEN_USED = {
     "js": "_code",
     "policy": "_policy",
     "python": "_code",
+    "report": "_report",
     "run": "_run",
     "snapshot": "_snapshot",
 }

@@ -15,6 +15,7 @@ from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy_option import policy_option
+from stockade.cli._report_option import ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_report, show_value
@@ -26,7 +27,7 @@ from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
+    from typing import Literal
 
     from stockade.execution import Argument, Returns
     from stockade.modules import Module
@@ -38,7 +39,7 @@ _TEXT_MARK = "text:"
 """Says that the rest of an argument is text, even if it looks like a number."""
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(cls=ReportingCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("module", type=ModuleFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @folder_options
@@ -53,13 +54,7 @@ _TEXT_MARK = "text:"
 @limit_options
 @click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the module runs.")
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
-@click.option("--report", "wants_report", is_flag=True, help="Print the report to stderr, however the run ends.")
-@click.option(
-    "--report-file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="Write the report to this file: as JSON if it ends in .json, else as text.",
-)
+@report_option
 @click.option(
     "--json", "wants_json", is_flag=True, help="Print the report, output included, to stdout as JSON, and nothing else."
 )
@@ -78,8 +73,7 @@ def run(
     timeout: str | None,
     isolation: str,
     live: bool,  # noqa: ARG001 - it was an option once
-    wants_report: bool,
-    report_file: str | None,
+    reports: tuple[str, ...],
     wants_json: bool,
     quiet: bool,
 ) -> int:
@@ -97,10 +91,12 @@ def run(
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
     Engine.make_no_pools()  # There is one guest.
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
-    out = None if report_file is None else _opened(report_file)
+    files = opened(reports)
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
-    with Watcher() as watcher, Sandbox(policy, isolation="inprocess" if isolation == "inprocess" else "process") as box:
+    where: Literal["inprocess", "process"] = "inprocess" if isolation == "inprocess" else "process"
+    box = Sandbox(policy, isolation=where, monitoring=monitoring_for(reports))
+    with Watcher() as watcher, box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
         loaded = _prepared(box, module, watcher)
         if isinstance(loaded, Report):
@@ -113,27 +109,18 @@ def run(
             steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
             watcher.attach(control)
             report = run_blocking(steps, control)
-    if out is not None:
-        with out:
-            out.write(report.to_json() if str(report_file).endswith(".json") else report.render())
-            out.write("\n")
+    for file in files:
+        file.write(report)
     if streams.lost_bytes and not quiet:
         click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
     _show(
-        report, returns, streams.problem, watcher.signal, wants_report=wants_report, wants_json=wants_json, quiet=quiet
+        report, returns, streams.problem, watcher.signal, wants_report="" in reports, wants_json=wants_json, quiet=quiet
     )
     if streams.problem is not None:
         raise streams.problem
     if watcher.signal and (report.outcome is Outcome.CANCELLED or streams.lost_bytes):
         leave(128 + watcher.signal)
     return exit_status(report)
-
-
-def _opened(name: str) -> TextIO:
-    try:
-        return Path(name).open("w", encoding="utf-8")
-    except OSError as problem:
-        raise click.UsageError(f"{printable(name, 400)} cannot be written: {problem.strerror}") from None
 
 
 def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapshot | Report:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stockade._text import terminal_safe
 from stockade.cli._status import ExitStatus
 from stockade.cli._streams import drawing, pass_on
-from stockade.report import Outcome, rows
+from stockade.report import LIMITS, Outcome, amount, limits_shown, percent, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 _COLOURS = {Outcome.OK: "green", Outcome.EXIT: "yellow"}
+_SECTIONS = {"violations": "red", "alerts": "yellow"}
+
+_BAR_WIDTH = 16
+"""Of a limit: with it, a report is 80 columns wide."""
 
 
 @contextmanager
@@ -173,7 +177,34 @@ def report_table(report: Report) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(justify="right", style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    section = ""
     for label, text in rows(report):
-        style = _COLOURS.get(report.outcome, "red") if label == "outcome" else "red" if label == "violations" else ""
+        section = label or section
+        if label == LIMITS:
+            table.add_row(label, limits_table(report))
+            continue
+        style = _COLOURS.get(report.outcome, "red") if section == "outcome" else _SECTIONS.get(section, "")
         table.add_row(label, Text(terminal_safe(text.encode()), style=style))
+    return table
+
+
+def limits_table(report: Report) -> Table:
+    """Returns the limits of a report as a table with bars."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    for _ in range(3):
+        table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True)
+    for use in limits_shown(report):
+        share = use.utilization
+        style = "" if not use.used else "red" if use.exceeded or share == 1 else "yellow" if (share or 0) >= 0.8 else ""
+        allowed = "unlimited" if use.limit is None else f"of {amount(use.limit, use.unit)}"
+        used = "" if use.used is None else amount(use.used, use.unit)
+        bar = ProgressBar(1.0, share or 0.0, width=_BAR_WIDTH, complete_style=style or "green", finished_style="red")
+        cells = (use.name, Text(used, style), Text(allowed, "dim"))
+        table.add_row(*cells, *(() if share is None else (Text(percent(share), style), bar)))
     return table

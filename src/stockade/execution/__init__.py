@@ -16,6 +16,7 @@ from stockade.execution._inputs import (
     Stdin,
     check_arguments,
 )
+from stockade.execution._monitoring import Monitoring, check_monitoring
 from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
@@ -38,6 +39,7 @@ __all__ = [
     "Guest",
     "GuestState",
     "Inputs",
+    "Monitoring",
     "OnOutput",
     "OnOutputAsync",
     "OnProgress",
@@ -51,4 +53,5 @@ __all__ = [
     "bind_arguments",
     "calibrate",
     "check_arguments",
+    "check_monitoring",
 ]

@@ -25,6 +25,7 @@ from stockade.runner import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
@@ -74,15 +75,23 @@ class PolicyContext:
         policy: The policy.
         functions: The host functions.
         grants: The folders of its mounts, where they are open already.
+        monitoring: What is watched of its runs.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions, grants: OpenMounts | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        functions: HostFunctions,
+        grants: OpenMounts | None = None,
+        monitoring: Monitoring | None = None,
+    ) -> None:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
+        self._monitoring = monitoring
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -101,7 +110,7 @@ class PolicyContext:
             PolicyError: The two cannot be enforced together.
         """
         both = self.policy.narrow(policy)
-        return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts))
+        return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts), self._monitoring)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -207,7 +216,7 @@ class PolicyContext:
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
         env = self._variables(inputs)
-        return Guest(
+        guest = Guest(
             plan,
             self._info,
             self._grants,
@@ -219,6 +228,9 @@ class PolicyContext:
             streams=streams or (inputs.streams(control) if inputs.served else None),
             warm=warm,
         )
+        if self._monitoring is not None:
+            guest.watch(self._monitoring)
+        return guest
 
     def find_brief(self, module: object) -> Plan | None:
         """Returns what was made of a module whose runs are over within a moment, where they are given nothing; or None.
@@ -238,7 +250,10 @@ class PolicyContext:
         """
         if self._passes_on or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
-        return Guest(plan, self._info, self._grants, control)
+        guest = Guest(plan, self._info, self._grants, control)
+        if self._monitoring is not None:
+            guest.watch(self._monitoring)
+        return guest
 
     def park(
         self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int, *, tended: bool = False

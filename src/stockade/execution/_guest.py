@@ -19,12 +19,14 @@ from stockade.execution._reentry import Reentry
 from stockade.execution._snapshot import put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
 from stockade.guard import PROGRAM_NAME, Mailbox, State, place_inputs
+from stockade.report import QuotaUse
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping, Sequence
 
     from stockade.engine import HaltedMemory, Instance, InstanceState, Memory
+    from stockade.execution._monitoring import RunMonitor
     from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
     from stockade.execution._snapshot import GuestState
@@ -34,13 +36,15 @@ if TYPE_CHECKING:
     from stockade.execution._warm import WarmPool
     from stockade.guard import Woven
     from stockade.policy import Policy
-    from stockade.report import PolicyInfo
+    from stockade.report import PolicyInfo, Usage
     from stockade.runner import RunControl
     from stockade.runner.own_loop import OwnLoop
 
 __all__ = ["LiveGuest"]
 
 _CLOSED = StopReason()
+
+_NOTHING_EARLIER: Final = QuotaUse()
 
 _NO_VARIABLES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -96,6 +100,11 @@ class LiveGuest:
     _begins = False
     _halted = 0.0
     _looked_at: threading.RLock | None = None
+    _monitor: RunMonitor | None = None
+    _usage: Usage | None = None
+    _earlier = _NOTHING_EARLIER
+    _memory_before: int | None = None
+    _longest_wait = 0.0
 
     def __init__(
         self,
@@ -177,6 +186,8 @@ class LiveGuest:
     @property
     def calls_out(self) -> bool:
         """Whether functions of the embedder are called while it runs, on the thread that drives it."""
+        if self._monitor is not None and self._monitor.asked.on_alert is not None:
+            return True
         return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
 
     @property

@@ -112,7 +112,9 @@ class HaltedGuest(ReportingGuest):
                 yield from self._pause(min(again, idle_until, self._control.deadline))
         finally:
             if wait.is_idle:
-                state.add_idle(time.monotonic() - max(begun, self._resumed))
+                seconds = time.monotonic() - max(begun, self._resumed)
+                state.add_idle(seconds)
+                self._longest_wait = max(self._longest_wait, wait.waited_seconds + seconds)
 
     def _next_look(self, state: State, wait: Wait, until: float) -> float:
         """Says when to look again whether a reason holds; `GO_ON` where one does."""
@@ -176,6 +178,8 @@ class HaltedGuest(ReportingGuest):
         """Passes output on, fetches input, and tells how far the guest is, for whoever asked."""
         if self._streams is not None:
             self._streams.serve(self._state, self.progress)
+        if self._monitor is not None:
+            self._monitor.look(self.progress, self._control.name)
 
     def _note_time(self) -> None:
         """Tells the guard what time it is."""

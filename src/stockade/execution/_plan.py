@@ -25,7 +25,7 @@ from stockade.guard import (
     policy_block,
     rates_of,
 )
-from stockade.report import SAMPLES_KEPT, ModuleInfo
+from stockade.report import SAMPLES_KEPT, ModuleInfo, RunLimits
 from stockade.system import can_interrupt_opens
 from stockade.worker import check_outline
 
@@ -82,6 +82,7 @@ class Plan:
         pace: Whether runs are over within a moment.
         held: What its guests begin with, where that is not what the module begins with.
         limits: Those of the policy.
+        run_limits: The same as numbers, for reports.
         calls_out: Whether it calls functions of the embedder that are called on the thread that drives a run.
         grows: Whether there is a memory or a table that the guest can grow.
         is_plain: Whether a run can be over before anybody has to look at a clock or at what it opens: it reaches no
@@ -121,6 +122,7 @@ class Plan:
 
     # What follows from these is made out once: a run takes less time than to ask.
     limits: Limits = field(init=False)
+    run_limits: RunLimits = field(init=False)
     calls_out: bool = field(init=False)
     grows: bool = field(init=False)
     is_plain: bool = field(init=False)
@@ -141,6 +143,7 @@ class Plan:
         )
         derived: dict[str, object] = {
             "limits": limits,
+            "run_limits": _run_limits(limits, self.fuel),
             "calls_out": any(not function.is_awaited for function in self.functions),
             "grows": bool(woven.grown_memories or woven.grown_tables),
             "is_plain": is_plain,
@@ -241,6 +244,12 @@ class Plan:
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
         return replace(self, compile_seconds=0.0, was_compiled=True)
+
+
+def _run_limits(limits: Limits, fuel: int | None) -> RunLimits:
+    numbers = {name: getattr(limits, name) for name in RunLimits.__struct_fields__}
+    percent = None if limits.cpu_percent == WHOLE_CORE_PERCENT else limits.cpu_percent
+    return RunLimits(**{**numbers, "fuel": fuel, "cpu_percent": percent})
 
 
 def _command(module: Module) -> Call | None:

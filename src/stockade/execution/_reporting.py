@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -12,20 +12,33 @@ from stockade.engine import OUT_OF_FUEL, Failure
 from stockade.errors import EngineError
 from stockade.execution._classify import StopReason, classify, returned, tell_event
 from stockade.execution._guest import LiveGuest
+from stockade.execution._monitoring import RunMonitor
 from stockade.guard import ELEMENT_BYTES, HOST_CALLS
-from stockade.report import FuelStatistics, Progress, Report, Timings, Truncated, Usage
+from stockade.report import (
+    FuelStatistics,
+    Progress,
+    QuotaUse,
+    Report,
+    Timings,
+    Truncated,
+    Usage,
+    Violation,
+    ViolationEvent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade.engine import Number
-    from stockade.execution._plan import Plan
-    from stockade.guard import Glance, GuardViolation, StateReading
+    from stockade.execution._monitoring import Monitoring
+    from stockade.guard import Glance, GuardViolation, StateReading, Woven
     from stockade.report import Outcome, Value
 
     _Told: TypeAlias = tuple[Outcome, int | None, Value, bytes, bytes, Usage, Mapping[str, Any]]
 
 __all__ = ["ReportingGuest"]
+
+_Record = TypeVar("_Record", Violation, ViolationEvent)
 
 _NOTHING_ELSE: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -42,8 +55,33 @@ class ReportingGuest(LiveGuest):
                 return None
             # The guest may be running: each counter is one aligned word, so it is either old or new.
             reading = None if state is None else state.read()
-        fuel = None if self._plan.fuel is None else 0 if self._budget is None else self._budget.known
-        return _progress(reading, self._plan, fuel, time.perf_counter() - self._begun if self._begun else 0.0)
+            waits = self._instance.is_parked
+        plan = self._plan
+        told = {
+            "seconds": time.perf_counter() - self._begun if self._begun else 0.0,
+            "fuel": None if plan.fuel is None else 0 if self._budget is None else self._budget.known,
+            "state": "waiting" if waits else "running",
+            "module": plan.info.name,
+            "policy": self._policy_info.name,
+            "limits": plan.run_limits,
+            "earlier": self._earlier,
+        }
+        return _progress(reading, plan.program.woven, told)
+
+    def watch(self, monitoring: Monitoring) -> None:
+        """Has samples taken, and alerts told, from now on."""
+        self._monitor = RunMonitor(monitoring)
+
+    def _begin_anew(self) -> None:
+        """Has what was used until now belong to earlier calls of the session."""
+        used = self._usage
+        if used is not None:
+            self._memory_before = used.memory_bytes
+            self._earlier = _with(self._earlier, used)
+            self._usage = None
+        self._longest_wait = 0.0
+        if self._monitor is not None:
+            self._monitor.begin()
 
     def final_report(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
@@ -80,8 +118,13 @@ class ReportingGuest(LiveGuest):
                 total=compiled + instantiated + wall + time.perf_counter() - begun,
                 cache_hit=plan.was_compiled,
             ),
+            limits=plan.run_limits,
+            earlier=self._earlier,
         )
-        return msgspec.structs.replace(report, **told) if told else report
+        if told:
+            report = msgspec.structs.replace(report, **told)
+        self._usage = usage
+        return report if self._monitor is None else self._monitor.finish(report, self._control.name)
 
     def _whole(self, results: Sequence[Number | str] | None, command: bool, fuel: int | None) -> _Told:
         """What is told of any guest."""
@@ -119,8 +162,12 @@ class ReportingGuest(LiveGuest):
         if trap is not None:
             told["trap"] = trap
         if violations:
-            told["violations"] = violations
-        return outcome, exit_code, value, stdout, stderr, _usage(reading, plan, fuel, wall, self._cpu_seconds), told
+            # The guard tells the time since the guest was made, which in a session may be long ago.
+            since = self._begun - self._made
+            told["violations"] = tuple(_into_the_call(violation, since) for violation in violations)
+            told["events"] = tuple(_into_the_call(event, since) for event in told.get("events", ()))
+        usage = self._told_usage(reading, fuel)
+        return outcome, exit_code, value, stdout, stderr, usage, told
 
     def _plain(self, glance: Glance, results: Sequence[Number | str], command: bool, fuel: int | None) -> _Told:
         """What is told of a guest that has returned, of which the guard tells nothing but what it used and wrote."""
@@ -135,12 +182,82 @@ class ReportingGuest(LiveGuest):
             cpu_seconds=self._cpu_seconds,
             memory_bytes=memory_bytes,
             memory_peak_bytes=memory_bytes,
+            memory_grown_bytes=memory_bytes - self._began_bytes,
             table_elements=elements,
             calls=calls,
             stdout_bytes=len(stdout),
             stderr_bytes=len(stderr),
         )
         return outcome, exit_code, value, stdout, stderr, usage, _NOTHING_ELSE
+
+    def _told_usage(self, reading: StateReading | None, fuel: int | None) -> Usage:
+        """Tells what a run used.
+
+        Args:
+            reading: The guard's counters; None for a module without a guard.
+            fuel: Units that it consumed; None where it was not metered.
+        """
+        wall, cpu, woven = self._wall_seconds, self._cpu_seconds, self._plan.program.woven
+        if reading is None:
+            size = woven.initial_memory_bytes
+            return Usage(
+                fuel=fuel,
+                wall_seconds=wall,
+                cpu_seconds=cpu,
+                memory_bytes=size,
+                memory_peak_bytes=size,
+                table_elements=woven.initial_table_elements,
+            )
+        number = reading.number
+        memory = number.memory_used
+        grown = memory - self._began_bytes
+        if not (reading.has_files or number.open_now or HOST_CALLS in reading.calls):
+            # What most runs do not have is left out: to say it takes longer than the guest may have run.
+            return Usage(
+                fuel=fuel,
+                wall_seconds=wall,
+                cpu_seconds=cpu,
+                memory_bytes=memory,
+                memory_peak_bytes=memory,
+                memory_grown_bytes=grown,
+                table_elements=number.table_used,
+                calls=reading.calls,
+                denied=reading.denied,
+                stdout_bytes=number.stdout_total,
+                stderr_bytes=number.stderr_total,
+            )
+        host_calls = reading.calls.pop(HOST_CALLS, 0)
+        if host_calls:
+            reading.denied.pop(HOST_CALLS, None)
+        return Usage(
+            fuel=fuel,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            idle_seconds=number.idle / 1e9,
+            idle_longest_seconds=self._longest_wait,
+            memory_bytes=memory,
+            memory_peak_bytes=memory,
+            memory_grown_bytes=grown,
+            table_elements=number.table_used,
+            host_calls=host_calls,
+            calls=reading.calls,
+            denied=reading.denied,
+            read_bytes=number.read,
+            written_bytes=number.written,
+            stdout_bytes=number.stdout_total,
+            stderr_bytes=number.stderr_total,
+            files_opened=number.opened,
+            files_open_peak=max(number.open_peak, number.open_now),
+            files_created=number.created,
+            files_deleted=number.deleted,
+            random_bytes=number.random,
+        )
+
+    @property
+    def _began_bytes(self) -> int:
+        """What its memories and tables had when the call began."""
+        before = self._memory_before
+        return self._plan.program.woven.initial_memory_bytes if before is None else before
 
     def _check_growth(self, counted_bytes: int) -> None:
         """Checks that what the guest can grow is no larger than the guard knows, where the guest has returned.
@@ -181,87 +298,51 @@ class ReportingGuest(LiveGuest):
         return FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
 
 
-def _progress(reading: StateReading | None, plan: Plan, fuel: int | None, seconds: float) -> Progress:
+def _progress(reading: StateReading | None, woven: Woven, told: dict[str, Any]) -> Progress:
     """Tells how far a run is.
 
     Args:
         reading: The guard's counters; None for a module without a guard.
-        plan: What runs.
-        fuel: Units that are known to be consumed; None where it is not metered.
-        seconds: Since it began.
+        woven: What the weaver tells of the module.
+        told: What the guard does not count.
     """
     if reading is None:
-        return Progress(seconds=seconds, fuel=fuel, memory_bytes=plan.program.woven.initial_memory_bytes)
+        elements = woven.initial_table_elements
+        return Progress(memory_bytes=woven.initial_memory_bytes, table_elements=elements, **told)
     number = reading.number
     return Progress(
-        seconds=seconds,
-        fuel=fuel,
         idle_seconds=number.idle / 1e9,
         memory_bytes=number.memory_used,
+        table_elements=number.table_used,
         stdout_bytes=number.stdout_total,
         stderr_bytes=number.stderr_total,
         calls=sum(reading.calls.values()),
         open_files=number.open_now,
+        files_created=number.created,
+        read_bytes=number.read,
+        written_bytes=number.written,
+        random_bytes=number.random,
+        violations=number.event_count + reading.refused_growths,
+        **told,
     )
 
 
-def _usage(reading: StateReading | None, plan: Plan, fuel: int | None, wall: float, cpu: float) -> Usage:
-    """Tells what a run used.
+def _into_the_call(record: _Record, since: float) -> _Record:
+    """Tells the time of a record from the beginning of the call."""
+    if record.at is None:
+        return record
+    return msgspec.structs.replace(record, at=max(0.0, record.at - since))
 
-    Args:
-        reading: The guard's counters; None for a module without a guard.
-        plan: What ran.
-        fuel: Units that it consumed; None where it was not metered.
-        wall: Seconds from the first instruction to the last.
-        cpu: Seconds of processor time.
-    """
-    if reading is None:
-        size = plan.program.woven.initial_memory_bytes
-        return Usage(
-            fuel=fuel,
-            wall_seconds=wall,
-            cpu_seconds=cpu,
-            memory_bytes=size,
-            memory_peak_bytes=size,
-            table_elements=plan.program.woven.initial_table_elements,
-        )
-    number = reading.number
-    memory = number.memory_used
-    if not (reading.has_files or number.open_now or HOST_CALLS in reading.calls):
-        # What most runs do not have is left out: to say it takes longer than the guest may have run.
-        return Usage(
-            fuel=fuel,
-            wall_seconds=wall,
-            cpu_seconds=cpu,
-            memory_bytes=memory,
-            memory_peak_bytes=memory,
-            table_elements=number.table_used,
-            calls=reading.calls,
-            denied=reading.denied,
-            stdout_bytes=number.stdout_total,
-            stderr_bytes=number.stderr_total,
-        )
-    host_calls = reading.calls.pop(HOST_CALLS, 0)
-    if host_calls:
-        reading.denied.pop(HOST_CALLS, None)
-    return Usage(
-        fuel=fuel,
-        wall_seconds=wall,
-        cpu_seconds=cpu,
-        idle_seconds=number.idle / 1e9,
-        memory_bytes=memory,
-        memory_peak_bytes=memory,
-        table_elements=number.table_used,
-        host_calls=host_calls,
-        calls=reading.calls,
-        denied=reading.denied,
-        read_bytes=number.read,
-        written_bytes=number.written,
-        stdout_bytes=number.stdout_total,
-        stderr_bytes=number.stderr_total,
-        files_opened=number.opened,
-        files_open_peak=max(number.open_peak, number.open_now),
-        files_created=number.created,
-        files_deleted=number.deleted,
-        random_bytes=number.random,
+
+def _with(earlier: QuotaUse, used: Usage) -> QuotaUse:
+    """Adds what one more call used to what earlier ones did."""
+    calls = sum(used.calls.values()) + used.host_calls
+    if not (calls or used.read_bytes or used.written_bytes or used.random_bytes or used.files_created):
+        return earlier
+    return QuotaUse(
+        calls=earlier.calls + calls,
+        read_bytes=earlier.read_bytes + used.read_bytes,
+        written_bytes=earlier.written_bytes + used.written_bytes,
+        random_bytes=earlier.random_bytes + used.random_bytes,
+        files_created=earlier.files_created + used.files_created,
     )

@@ -229,6 +229,7 @@ class Guest(CallingGuest):
             return
         self._timed = False
         self._wall_seconds = self._cpu_seconds = self._rested_seconds = 0.0
+        self._begin_anew()
         # What it owes of its share of a core stays.
         self._budget = None
         if self._plan.fuel is not None:
@@ -260,6 +261,8 @@ class Guest(CallingGuest):
         self._control.start(None)
         self._control = control
         self._begun, self._resumed = time.perf_counter(), time.monotonic()
+        if self._monitor is not None:
+            self._monitor.begin()
         control.start(self._limits.wall_time)
 
     def end_turn(self) -> Report:

@@ -102,6 +102,13 @@ class StateReading(NamedTuple):
         return any(self.number[_GROWTH])  # type: ignore[arg-type] # a slice is a tuple
 
     @property
+    def refused_growths(self) -> int:
+        """How often memory or a table was refused."""
+        number = self.number
+        tables = number.table_refusals + number.table_memory_refusals + number.table_growth_refusals
+        return number.memory_refusals + number.growth_refusals + tables
+
+    @property
     def has_files(self) -> bool:
         """Whether it has waited, or done anything with files or randomness."""
         return any(self.number[_FILES])  # type: ignore[arg-type] # a slice is a tuple

@@ -10,7 +10,7 @@ import msgspec
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import Inputs, SavedGuest
+from stockade.execution import Inputs, SavedGuest, check_monitoring
 from stockade.guests._fit import fit, roomy
 from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Never, Self
 
     from stockade._bytes import BytesLike
-    from stockade.execution import Guest, OnOutput, OnOutputAsync, Streams
+    from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
-LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size")
+LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring")
 """What a language takes when it is made."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
@@ -89,6 +89,7 @@ class Language:
             then trusted as it is.
         preload: Code that runs before each run's own, such as imports; what it names is there.
         isolation: Where runs happen, as for `Sandbox`.
+        monitoring: What is watched of all its runs: samples over time, and alerts.
         packages: A folder with wheels of pure Python that the code may import.
         pool_size: How many interpreters wait, started, for runs under the language's own policy. Each serves one run;
             others are started in the background.
@@ -110,6 +111,7 @@ class Language:
         runtime: str | os.PathLike[str] = "auto",
         preload: str = "",
         isolation: Literal["inprocess", "process"] = "inprocess",
+        monitoring: Monitoring | None = None,
         packages: str | os.PathLike[str] | None = None,
         pool_size: int = 0,
         **_unknown: Never,
@@ -119,6 +121,7 @@ class Language:
         self.policy = policy_of(policy)
         self._pool_size = pool_size
         self._isolation = isolation
+        self._monitoring = check_monitoring(monitoring)
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -564,7 +567,7 @@ class Language:
             folder: The folder.
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
-        box = Sandbox(fitted, isolation=self._isolation)
+        box = Sandbox(fitted, isolation=self._isolation, monitoring=self._monitoring)
         toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES)
         driver.lend(box, toolbox)
         return box, toolbox

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import cache
 from inspect import get_annotations
-from textwrap import dedent
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -32,6 +31,7 @@ from typing import (
 
 import msgspec
 
+from stockade._docstrings import attributes_told
 from stockade._text import printable
 from stockade.errors import PolicyError
 from stockade.policy._frozen import FrozenDict
@@ -659,7 +659,7 @@ def fields_of(part: type[Part]) -> Mapping[str, Field]:
     """Returns the fields of a part by their names, in their order."""
     # As `typing.get_type_hints` and `msgspec.structs.fields` do, which take many times as long.
     hints = get_annotations(part, eval_str=True)
-    told = _attributes(part.__doc__ or "")
+    told = attributes_told(part.__doc__ or "")
     names, defaults = part.__struct_fields__, part.__struct_defaults__
     fields = {}
     for name, default in zip(names, (msgspec.NODEFAULT,) * (len(names) - len(defaults)) + defaults, strict=True):
@@ -681,16 +681,3 @@ def _kind(hint: object) -> Kind:
         return Text()
     assert isinstance(hint, type) and issubclass(hint, Part), hint  # noqa: PT018 - one fact
     return Section(hint)
-
-
-def _attributes(docstring: str) -> dict[str, str]:
-    """Reads the "Attributes:" of a docstring in Google's style."""
-    told: dict[str, str] = {}
-    name = ""
-    _, _, attributes = docstring.partition("Attributes:\n")
-    for line in dedent(attributes.partition("\n\n")[0]).splitlines():
-        if line.startswith(" "):
-            told[name] += f" {line.strip()}"
-        elif line:
-            name, _, told[name] = line.partition(": ")
-    return told

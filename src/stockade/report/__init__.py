@@ -1,5 +1,8 @@
 """What did happen: reports as plain frozen data. Nothing of the engine."""
 
+from typing import TYPE_CHECKING
+
+from stockade._later import found_later
 from stockade.report._fuel import (
     SAMPLES_KEPT,
     FuelAnomaly,
@@ -10,12 +13,15 @@ from stockade.report._fuel import (
     history_of,
     run_statistics,
 )
+from stockade.report._limits import LimitUse, QuotaUse, RunLimits, check_share
 from stockade.report._model import (
+    Alert,
     ModuleInfo,
     Outcome,
     PolicyInfo,
     Progress,
     Report,
+    Sample,
     Timings,
     TrapFrame,
     TrapInfo,
@@ -26,19 +32,31 @@ from stockade.report._model import (
     ViolationEvent,
     note_cause,
 )
-from stockade.report._render import deciding_violation, rows, summary, violation_text
+from stockade.report._numbers import amount, duration, percent, size
+from stockade.report._render import LIMITS, deciding_violation, limits_shown, rows, summary, violation_text
+
+if TYPE_CHECKING:
+    from stockade.report._schema import json_schema
+else:
+    __getattr__ = found_later(__name__, {"_schema": ("json_schema",)})
 
 __all__ = [
+    "LIMITS",
     "SAMPLES_KEPT",
+    "Alert",
     "FuelAnomaly",
     "FuelHistory",
     "FuelSample",
     "FuelStatistics",
+    "LimitUse",
     "ModuleInfo",
     "Outcome",
     "PolicyInfo",
     "Progress",
+    "QuotaUse",
     "Report",
+    "RunLimits",
+    "Sample",
     "Timings",
     "TrapFrame",
     "TrapInfo",
@@ -48,11 +66,18 @@ __all__ = [
     "Value",
     "Violation",
     "ViolationEvent",
+    "amount",
+    "check_share",
     "deciding_violation",
+    "duration",
     "history_of",
+    "json_schema",
+    "limits_shown",
     "note_cause",
+    "percent",
     "rows",
     "run_statistics",
+    "size",
     "summary",
     "violation_text",
 ]

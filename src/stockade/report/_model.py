@@ -10,17 +10,20 @@ import msgspec
 from stockade._json import JsonRecord
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
 from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
+from stockade.report._limits import LimitUse, QuotaUse, RunLimits, check_share, limits_used, progress_used
 
 if TYPE_CHECKING:
     from typing import Self
 
 
 __all__ = [
+    "Alert",
     "ModuleInfo",
     "Outcome",
     "PolicyInfo",
     "Progress",
     "Report",
+    "Sample",
     "Timings",
     "TrapFrame",
     "TrapInfo",
@@ -79,7 +82,12 @@ class Outcome(StrEnum):
 
 
 class Truncated(msgspec.Struct, frozen=True):
-    """Output that was dropped for want of room: bytes from the middle of each stream."""
+    """Output that was dropped for want of room.
+
+    Attributes:
+        stdout: Bytes from the middle of stdout.
+        stderr: The same of stderr.
+    """
 
     stdout: int = 0
     stderr: int = 0
@@ -94,8 +102,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         wall_seconds: From the first instruction to the last.
         cpu_seconds: Processor time of the thread that ran the guest.
         idle_seconds: Time spent waiting, in `poll_oneoff` or for stdin.
+        idle_longest_seconds: The longest single wait.
         memory_bytes: What the guest's memories and tables have at the end (8 bytes an element).
         memory_peak_bytes: The most they had; WebAssembly memory never shrinks. Objects are not in it: no engine tells.
+        memory_grown_bytes: By how much they grew.
         table_elements: Elements of its tables at the end.
         calls: WASI call -> how often the guest made it, refused ones included. Calls it did not make are left out.
         denied: WASI call -> how often the policy refused it.
@@ -118,8 +128,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     idle_seconds: float = 0.0
+    idle_longest_seconds: float = 0.0
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
+    memory_grown_bytes: int = 0
     table_elements: int = 0
     calls: dict[str, int] = {}
     denied: dict[str, int] = {}
@@ -139,27 +151,114 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run is, while it is under way.
+    """How far a run is, while it is under way; or an open session.
 
     Attributes:
-        seconds: Since the call under way began.
+        seconds: Since the call under way began; 0 where none is.
         fuel: Fuel units consumed, as of the last time that the guest was halted; None where the policy does not meter.
         idle_seconds: Time spent waiting, without the wait under way.
         memory_bytes: What the guest's memories and tables have (8 bytes an element).
+        table_elements: Elements of its tables.
         stdout_bytes: Written to stdout.
         stderr_bytes: Written to stderr.
         calls: WASI calls and calls of host functions made.
         open_files: Files and folders open.
+        files_created: Files, folders and links created.
+        read_bytes: Read from files.
+        written_bytes: Written to files.
+        random_bytes: Random bytes handed out.
+        violations: How often the policy was violated.
+        state: `running`; `waiting`, the guest is halted until something comes; or `idle`, no call of the session is
+            under way.
+        is_session: Whether it is a session.
+        module: The name of the module.
+        policy: The name of the policy.
+        limits: The limits that it is held to.
+        earlier: What earlier calls of the session used of those that hold for all of them.
     """
 
     seconds: float
     fuel: int | None = None
     idle_seconds: float = 0.0
     memory_bytes: int = 0
+    table_elements: int = 0
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     calls: int = 0
     open_files: int = 0
+    files_created: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    random_bytes: int = 0
+    violations: int = 0
+    state: Literal["running", "waiting", "idle"] = "running"
+    is_session: bool = False
+    module: str = ""
+    policy: str = ""
+    limits: RunLimits = RunLimits()
+    earlier: QuotaUse = QuotaUse()
+
+    @property
+    def limits_used(self) -> tuple[LimitUse, ...]:
+        """Each limit of which it is known while the run is under way what it has used."""
+        return progress_used(self)
+
+    @property
+    def utilization(self) -> dict[str, float]:
+        """The used part of these limits by their names, each from 0 to 1; unlimited ones are left out."""
+        return _shares(progress_used(self))
+
+
+def _shares(limits: tuple[LimitUse, ...]) -> dict[str, float]:
+    return {use.name: use.utilization for use in limits if use.utilization is not None}
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """A run has used as much of a limit as somebody wanted to be told of.
+
+    Attributes:
+        limit: The limit, as the policy calls it.
+        threshold: The share of it that was to be told of.
+        utilization: The share that was used when it was seen.
+        used: What was used then.
+        allowed: What is allowed.
+        at: Seconds into the run when it was seen.
+        module: The name of the module.
+        run_id: What the run is called; "" where it was given no name.
+    """
+
+    limit: str
+    threshold: float
+    utilization: float
+    used: float
+    allowed: float
+    at: float
+    module: str = ""
+    run_id: str = ""
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run had used at one moment.
+
+    Attributes:
+        at: Seconds into the run.
+        fuel: Fuel units consumed, as far as it was known; None where the policy does not meter.
+        memory_bytes: What memories and tables had.
+        read_bytes: Read from files.
+        written_bytes: Written to files.
+        output_bytes: Written to stdout and stderr.
+        calls: WASI calls and calls of host functions made.
+        violations: How often the policy was violated.
+    """
+
+    at: float
+    fuel: int | None = None
+    memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    output_bytes: int = 0
+    calls: int = 0
+    violations: int = 0
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,14 +347,24 @@ class TrapInfo(msgspec.Struct, frozen=True):
 
 
 class ModuleInfo(msgspec.Struct, frozen=True):
-    """Which module ran: the SHA-256 of its bytes, and the name it was loaded under."""
+    """Which module ran.
+
+    Attributes:
+        sha256: The SHA-256 of its bytes.
+        name: The name it was loaded under.
+    """
 
     sha256: str
     name: str
 
 
 class PolicyInfo(msgspec.Struct, frozen=True):
-    """Which policy held: its digest and its name."""
+    """Which policy held.
+
+    Attributes:
+        digest: Its digest: equal for equal policies.
+        name: Its name.
+    """
 
     digest: str
     name: str
@@ -309,6 +418,11 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         module: Which module ran.
         policy: Which policy held.
         timings: Where the time went.
+        limits: The limits that held, as numbers.
+        earlier: What earlier calls of a session had used of the limits that hold for all of them.
+        alerts: Which thresholds were reached, in the order in which that was seen; where somebody asked for alerts.
+        samples: What it had used at moments in its course, the first at its beginning and the last at its end; where
+            somebody asked for samples.
     """
 
     outcome: Outcome
@@ -327,6 +441,10 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
     module: ModuleInfo
     policy: PolicyInfo
     timings: Timings = Timings()
+    limits: RunLimits = RunLimits()
+    earlier: QuotaUse = QuotaUse()
+    alerts: tuple[Alert, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -353,6 +471,28 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
 
         raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self) from self.__dict__.get(_CAUSE)
 
+    @property
+    def limits_used(self) -> tuple[LimitUse, ...]:
+        """Each limit, with what the run used of it and which part of it that is."""
+        return limits_used(self)
+
+    @property
+    def utilization(self) -> dict[str, float]:
+        """The used part of each limit by its name, from 0 to 1; unlimited ones are left out."""
+        return _shares(limits_used(self))
+
+    def has_pressure(self, threshold: float = 0.8) -> bool:
+        """Whether the run used so much of any limit, or asked for more than one allows.
+
+        Args:
+            threshold: The share of a limit, above 0 and up to 1.
+
+        Raises:
+            UsageError: It is no such share.
+        """
+        least = check_share(threshold, "threshold")
+        return any(use.exceeded or (use.utilization or 0.0) >= least for use in limits_used(self))
+
     def summary(self) -> str:
         """Says in one sentence how the run ended."""
         from stockade.report._render import summary
@@ -368,8 +508,17 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
 
         return to_json(self)
 
+    def to_html(self) -> str:
+        """Returns the report as one HTML file that needs nothing else: no script, and nothing from elsewhere.
+
+        What the guest chose is escaped. Where there are samples, it has plots of them over the time of the run.
+        """
+        from stockade.report._html import to_html
+
+        return to_html(self)
+
     def render(self) -> str:
-        """Returns the report as text for people, without colour."""
+        """Returns the report as text for people, 80 columns wide, without colour."""
         from stockade.report._render import render
 
         return render(self)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import base64
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stockade._text import leads_out, printable, terminal_safe
 from stockade.report._fuel import Trend
+from stockade.report._limits import limits_used
 from stockade.report._model import Outcome
+from stockade.report._numbers import amount, bar, count, duration, percent, size
 
 if TYPE_CHECKING:
     from stockade.report._fuel import FuelAnomaly
-    from stockade.report._model import Report, Violation
+    from stockade.report._limits import LimitUse
+    from stockade.report._model import Alert, Report, Violation
 
 __all__ = [
+    "LIMITS",
+    "alert_text",
     "deciding_violation",
-    "duration",
     "last_words",
+    "limits_shown",
     "render",
     "rows",
-    "size",
     "summary",
     "to_json",
     "violation_text",
@@ -40,6 +45,11 @@ _ENDINGS = {
     Outcome.CRASHED: "the sandbox failed",
 }
 
+_WIDTH, _BAR = 80, 16
+"""How wide reports are, and how wide the bar of a limit is."""
+
+LIMITS = "limits"
+
 _VALUE_SHOWN = 400
 """Characters of a returned value that are shown to people."""
 
@@ -57,27 +67,6 @@ _BYTE_KINDS = (
     "write_rate",
     "value",
 )
-
-
-def size(count: float) -> str:
-    """Shows a number of bytes in the largest binary unit that keeps it readable."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """Shows a time in a unit that keeps it readable."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def count(number: float) -> str:
-    """Shows a number."""
-    return f"{number:,.10g}"
 
 
 def summary(report: Report) -> str:
@@ -208,7 +197,7 @@ def _show(violation: Violation, number: float) -> str:
 
 
 def rows(report: Report) -> list[tuple[str, str]]:
-    """Returns the lines of a report as pairs of label and text."""
+    """Returns the lines of a report as pairs of label and text; one that is called `LIMITS` is for its limits."""
     usage, timings = report.usage, report.timings
     lines = [
         ("module", f"{report.module.name}  sha256 {report.module.sha256[:16]}…"),
@@ -230,12 +219,9 @@ def rows(report: Report) -> list[tuple[str, str]]:
     if usage.idle_seconds:
         lines.append(("waiting", duration(usage.idle_seconds)))
     lines.extend(_fuel_rows(report))
-    lines.append(("memory", f"{size(usage.memory_peak_bytes)} peak"))
-    output = f"stdout {size(usage.stdout_bytes)}, stderr {size(usage.stderr_bytes)}"
-    if report.truncated.stdout or report.truncated.stderr:
-        dropped = report.truncated.stdout + report.truncated.stderr
-        output += f" ({size(dropped)} not kept)"
-    lines.append(("output", output))
+    dropped = (("stdout", report.truncated.stdout), ("stderr", report.truncated.stderr))
+    if any(number for _, number in dropped):
+        lines.append(("not kept", " and ".join(f"{size(number)} of {name}" for name, number in dropped if number)))
     if usage.files_opened or usage.files_created or usage.files_deleted:
         counts = f"{usage.files_opened:,} opened, {usage.files_created:,} created, {usage.files_deleted:,} deleted"
         lines.append(("files", f"{counts}, {size(usage.read_bytes)} read, {size(usage.written_bytes)} written"))
@@ -244,6 +230,9 @@ def rows(report: Report) -> list[tuple[str, str]]:
         shown = ", ".join(f"{name} ×{count:,}" for name, count in most[:5])
         rest = f" and {len(most) - 5} more" if len(most) > 5 else ""
         lines.append(("WASI calls", f"{sum(usage.calls.values()):,}: {shown}{rest}"))
+    lines.append((LIMITS, ""))
+    for number, alert in enumerate(report.alerts):
+        lines.append(("alerts" if number == 0 else "", alert_text(alert)))
     for number, violation in enumerate(report.violations):
         lines.append(("violations" if number == 0 else "", violation_text(violation)))
     if report.violations_dropped:
@@ -273,11 +262,54 @@ def anomaly_text(anomaly: FuelAnomaly) -> str:
     return f"{name}: {anomaly.observed:,.0f} per second in the latest slice, {anomaly.expected:,.0f} before"
 
 
+def alert_text(alert: Alert) -> str:
+    """Says in one line which share of a limit was used, and when that was seen."""
+    return f"{alert.limit} reached {percent(alert.threshold)}: {percent(alert.utilization)} at {duration(alert.at)}"
+
+
+def limits_shown(report: Report) -> list[LimitUse]:
+    """Returns the limits that are shown: all whose use is known, and what was used where there is no limit."""
+    return [
+        use
+        for use in limits_used(report)
+        if use.utilization is not None or (use.used and use.unit in ("seconds", "bytes", "count"))
+    ]
+
+
+def _limit_lines(limits: list[LimitUse], width: int) -> list[str]:
+    cells: list[tuple[str, str, str, float | None]] = []
+    for use in limits:
+        used = "" if use.used is None else amount(use.used, use.unit)
+        allowed = "unlimited" if use.limit is None else f"of {amount(use.limit, use.unit)}"
+        cells.append((use.name, used, allowed, use.utilization))
+    names, amounts, bounds, _ = zip(*cells, strict=True)
+    widths = [max(map(len, column)) for column in (names, amounts, bounds)]
+    bar_width = min(_BAR, width - sum(widths) - len("     100%  "))
+    lines = []
+    for name, used, allowed, share in cells:
+        line = f"{name:<{widths[0]}}  {used:>{widths[1]}} {allowed:<{widths[2]}}"
+        if share is not None:
+            line += f"  {percent(share):>4}  {bar(share, bar_width)}"
+        lines.append(line)
+    return lines
+
+
 def render(report: Report) -> str:
     """Returns a report as text."""
-    lines = rows(report)
-    width = max(len(label) for label, _ in lines)
-    return terminal_safe("\n".join(f"{label:>{width}}  {text}" for label, text in lines).encode())
+    lines: list[tuple[str, str]] = []
+    listed = rows(report)
+    width = max(len(label) for label, _ in listed)
+    for label, text in listed:
+        if label == LIMITS:
+            limits = _limit_lines(limits_shown(report), _WIDTH - width - 2) if limits_shown(report) else []
+            lines.extend(zip([LIMITS, *[""] * len(limits)], limits, strict=False))
+            continue
+        # Line breaks and the like in a text become spaces: what it says begins no line of the report.
+        wrapped = textwrap.wrap(
+            terminal_safe(text.encode()), _WIDTH - width - 2, break_long_words=label == "value", break_on_hyphens=False
+        )
+        lines.extend(zip([label, *[""] * len(wrapped)], wrapped or [""], strict=False))
+    return "\n".join(f"{label:>{width}}  {text}".rstrip() for label, text in lines)
 
 
 def to_json(report: Report) -> str:
@@ -288,6 +320,7 @@ def to_json(report: Report) -> str:
         if in_base64 is not None:
             document[f"{field}_base64"] = in_base64
     document["ok"] = report.ok
+    document["utilization"] = report.utilization
     return msgspec.json.encode(document).decode()
 
 

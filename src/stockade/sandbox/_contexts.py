@@ -12,6 +12,7 @@ from stockade.policy import policy_of
 from stockade.sandbox._registry import CLOSED
 
 if TYPE_CHECKING:
+    from stockade.execution import Monitoring
     from stockade.host import HostFunctions
     from stockade.policy import Policy, PolicyLike
 
@@ -27,15 +28,16 @@ class PolicyContexts:
     Args:
         policy: The sandbox's own.
         functions: The host functions.
+        monitoring: What is watched of runs.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions) -> None:
+    def __init__(self, policy: Policy, functions: HostFunctions, monitoring: Monitoring | None = None) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
-        self._own: PolicyContext | None = PolicyContext(policy, functions)
+        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring)
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 
     def under(self, policy: PolicyLike | None = None) -> PolicyContext:

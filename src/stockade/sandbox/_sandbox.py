@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, UsageError
-from stockade.execution import NO_INPUTS, Inputs
+from stockade.execution import NO_INPUTS, Inputs, check_monitoring
 from stockade.host import HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Argument,
         AsyncStdin,
         Guest,
+        Monitoring,
         OnOutput,
         OnOutputAsync,
         OnProgress,
@@ -86,6 +87,7 @@ class Sandbox:
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`.
+        monitoring: What is watched of all its runs: samples over time, and alerts.
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -96,6 +98,7 @@ class Sandbox:
         self,
         policy: PolicyLike = "default",
         isolation: Literal["inprocess", "process"] = "inprocess",
+        monitoring: Monitoring | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -103,7 +106,7 @@ class Sandbox:
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
         self.policy = policy_of(policy)
         self._functions = HostFunctions()
-        self._contexts = PolicyContexts(self.policy, self._functions)
+        self._contexts = PolicyContexts(self.policy, self._functions, check_monitoring(monitoring))
         self._registry = RunRegistry()
 
     def __enter__(self) -> Self:
