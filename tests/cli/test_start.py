@@ -121,8 +121,10 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
         ("Run", "No such command 'Run'. Did you mean 'run'?"),
         (
             "xyz",
-            "No such command 'xyz'. "
-            "Choose from bench, cache, completion, inspect, js, policy, python, report, run, snapshot.",
+            (
+                "No such command 'xyz'. "
+                "Choose from bench, cache, completion, inspect, js, policy, python, report, run, snapshot."
+            ),
         ),
     ],
 )
