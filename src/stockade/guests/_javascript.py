@@ -32,7 +32,9 @@ _ENTRY: Final = "qjs_init_argv"
 class _QuickJSReactor(PlainDriver):
     """QuickJS-NG as a reactor: it gets our program, with the job in it, on its command line."""
 
-    stack_bytes = 4 << 20
+    stack_bytes = 16 << 20
+    calls_tools = True
+    exchanges = True
 
     def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
         """Returns the guest's arguments."""
@@ -50,7 +52,7 @@ class _QuickJSReactor(PlainDriver):
         """Lets a guest run a task, in steps."""
         job = _document(task)
         # As a text in a text, so that no key is more than a key.
-        program = f"const first = JSON.parse({json.dumps(job)});\n{boot_code('javascript.js')}"
+        program = f"const first = JSON.parse({json.dumps(job)});\n{boot_code('javascript.js')}{boot_code('quickjs.js')}"
         initializer = module.initializer
         if initializer is not None:
             report = yield from guest.invoke(Call(initializer))
@@ -81,7 +83,8 @@ def _document(task: Task) -> str:
             "session": task.session,
             "env": dict(task.env or {}),
             "echo": task.echo,
-            "stdin": task.stdin.decode("utf-8", "replace") if task.session and task.stdin else "",
+            "stdin": task.stdin.decode("utf-8", "replace") if (task.session or task.tools) and task.stdin else "",
+            "tools": [dict(tool) for tool in task.tools],
         }
     )
 

@@ -16,7 +16,7 @@ from stockade.guests._folder import Collected, PrivateFolder, check_files, check
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
-from stockade.guests._task import Task, make_task
+from stockade.guests._task import MOST_SAFE_INTEGER, Task, make_task
 from stockade.guests._tools import Tool, Toolbox
 from stockade.guests._turns import JobStreams
 from stockade.modules import Module
@@ -568,7 +568,8 @@ class Language:
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
         box = Sandbox(fitted, isolation=self._isolation, monitoring=self._monitoring)
-        toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES)
+        most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
+        toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES, most_integer)
         driver.lend(box, toolbox)
         return box, toolbox
 

@@ -16,13 +16,22 @@ if TYPE_CHECKING:
 
     from stockade._bytes import BytesLike
 
-__all__ = ["Plain", "Task", "make_task"]
+__all__ = ["MOST_SAFE_INTEGER", "Plain", "Task", "make_task"]
 
 Plain: TypeAlias = "bool | int | float | str | bytes | Sequence[Plain] | Mapping[str, Plain] | None"
 """What can be given as a variable."""
 
 _DEEPEST = 50
-_MOST_SAFE = 2**53
+MOST_SAFE_INTEGER = 2**53
+"""The largest of the integers that JavaScript's numbers all hold."""
+
+_RESERVED = frozenset(
+    "await break case catch class const continue debugger default delete do else enum export extends false finally for "
+    "function if import in instanceof let new null return static super switch this throw true try typeof var void "
+    "while with yield".split()
+)
+"""Words of JavaScript that name no variable, in strict code neither."""
+
 _MOST = 10**4000
 """Python neither writes nor reads longer numbers."""
 
@@ -97,12 +106,17 @@ def make_task(
     found: dict[str, object] = {}
     for key, value in (inputs or {}).items():
         unchecked: object = key
-        if not isinstance(unchecked, str) or not unchecked.isidentifier():
+        if not isinstance(unchecked, str) or not _is_identifier(unchecked, takes_bytes=takes_bytes):
             raise UsageError(f"{printable(repr(key))} cannot be the name of a variable")
-        if takes_bytes and iskeyword(unchecked):
-            raise UsageError(f"{key!r} cannot be the name of a variable: it is a keyword of Python")
+        language = "Python" if takes_bytes else "JavaScript"
+        if iskeyword(unchecked) if takes_bytes else unchecked in _RESERVED:
+            raise UsageError(f"{key!r} cannot be the name of a variable: it is a keyword of {language}")
         found[key] = _plain(value, key, takes_bytes=takes_bytes)
     return Task(_text(code, "code"), name, found, texts, bytes_of(stdin, "stdin"), env)
+
+
+def _is_identifier(name: str, *, takes_bytes: bool) -> bool:
+    return (name if takes_bytes else name.replace("$", "_")).isidentifier()
 
 
 def _text(given: object, what: str) -> str:
@@ -124,7 +138,7 @@ def _plain(value: object, where: str, depth: int = 0, *, takes_bytes: bool) -> o
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        if not takes_bytes and abs(value) > _MOST_SAFE:
+        if not takes_bytes and abs(value) > MOST_SAFE_INTEGER:
             raise UsageError(f"the variable {where} holds {printable(hex(value))}, which no JavaScript number can hold")
         if abs(value) >= _MOST:
             raise UsageError(f"the variable {where} holds a number of {value.bit_length():,} bits: give it as text")

@@ -109,9 +109,12 @@ class Tool:
                 raise UsageError(f"the tool {name}: {what} is of a type that JSON does not know") from None
 
     def described(self) -> dict[str, str]:
-        """Returns what code is told of it."""
+        """Returns what code is told of it; `positional`, where there is more, is how many arguments go by place."""
         doc = inspect.getdoc(annotated(self.function)) or ""
-        return {"name": self.name, "signature": str(self._signature), "doc": doc}
+        told = {"name": self.name, "signature": str(self._signature), "doc": doc}
+        parameters = self._signature.parameters.values()
+        named = sum(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+        return {**told, "positional": str(len(parameters) - named)} if named else told
 
     def bound(self, request: _Request) -> inspect.BoundArguments:
         """Returns the arguments of a call, as the annotations want them.
@@ -128,18 +131,32 @@ class Tool:
                 raise TypeError(f"{name}: {problem}") from None
         return bound
 
-    def answer(self, value: object) -> bytes:
+    def answer(self, value: object, most_integer: int | None = None) -> bytes:
         """Returns what it returned as JSON, once it is as the annotation says.
 
+        Args:
+            value: What it returned.
+            most_integer: The largest integer that the code can hold.
+
         Raises:
-            TypeError: It is not.
+            TypeError: It is not, or the code cannot hold it.
         """
         plain = msgspec.to_builtins(value)
         try:
             msgspec.convert(plain, self._hints["return"], strict=False)
         except msgspec.ValidationError as problem:
             raise TypeError(f"the tool returned something else than it says: {problem}") from None
+        if most_integer is not None and (large := _larger(plain, most_integer)) is not None:
+            raise TypeError(f"the tool returned {hex(large)}, which no number of the code's can hold: return it as text")
         return msgspec.json.encode({"value": plain})
+
+
+def _larger(plain: object, most: int) -> int | None:
+    """Returns an integer of JSON that is larger than another; None where there is none."""
+    if isinstance(plain, int):
+        return plain if abs(plain) > most else None
+    inner = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list | tuple) else ()
+    return next((found for one in inner if (found := _larger(one, most)) is not None), None)
 
 
 class Toolbox:
@@ -149,6 +166,7 @@ class Toolbox:
         tools: The tools, by their names.
         grants: Says whether the policy grants a capability.
         most_bytes: How many bytes it may hand over.
+        most_integer: The largest integer that the code can hold; None where it holds any.
 
     Attributes:
         most_bytes: How many bytes it may hand over.
@@ -156,8 +174,15 @@ class Toolbox:
         count: How many there were.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], grants: Callable[[str], bool], most_bytes: int) -> None:
+    def __init__(
+        self,
+        tools: Mapping[str, Tool],
+        grants: Callable[[str], bool],
+        most_bytes: int,
+        most_integer: int | None = None,
+    ) -> None:
         self._tools = tools
+        self._most_integer = most_integer
         self._grants = grants
         self.most_bytes = most_bytes
         self._frame: bytearray | None = None
@@ -219,7 +244,7 @@ class Toolbox:
             if inspect.iscoroutine(value):
                 # Whoever serves here has no event loop.
                 value = asyncio.run(value)
-            return self._done(tool.name, begun, tool.answer(value))
+            return self._done(tool.name, begun, tool.answer(value, self._most_integer))
         except Exception as problem:
             return self._failed(tool.name, begun, problem)
 
@@ -235,7 +260,7 @@ class Toolbox:
                 value = await awaited
             else:
                 value = await asyncio.to_thread(tool.function, *bound.args, **bound.kwargs)
-            return self._done(tool.name, begun, tool.answer(value))
+            return self._done(tool.name, begun, tool.answer(value, self._most_integer))
         except Exception as problem:
             return self._failed(tool.name, begun, problem)
 

@@ -1,0 +1,143 @@
+// QuickJS as a reactor, with its own `std` and `os`: jobs come as text, or a line each on standard input; frames go to a
+// file, and so do requests for tools, which are answered on standard input.
+const driver = "<cmdline>", evaluated = "<evalScript>";
+const actual = { ...std }, system = { ...os }, { puts, flush, close, seek, getline, read: readBytes, readAsString } = std.out;
+const { evalScript, exit, open } = actual;
+const Pledge = Promise;
+let job = first, input = null, result = null, spare = null;
+
+function put(file) {
+  return line => {
+    apply(puts, file, [`${line}\n`]);
+    apply(flush, file, []);
+  };
+}
+
+function exchange(request) {
+  const file = open("/run/request", "w"), size = new ArrayBuffer(8);
+  apply(puts, file, [request]);
+  apply(close, file, []);
+  if (apply(readBytes, actual.in, [size, 0, 8]) !== 8) exit(0);
+  return apply(readAsString, actual.in, [new DataView(size).getUint32(0, true)]);
+}
+
+function leave(told) {
+  apply(flush, actual.out, []);
+  apply(flush, actual.err, []);
+  if (!result) return;
+  // Whoever has read the last one has emptied it.
+  apply(seek, result, [0, 0]);
+  apply(puts, result, [told]);
+  apply(flush, result, []);
+}
+
+// What the code reads, where jobs or answers come on standard input.
+function given() {
+  if (input === null) {
+    input = open("/run/stdin", "w+");
+    apply(puts, input, [job.stdin]);
+    apply(seek, input, [0, 0]);
+  }
+  return input;
+}
+
+// Timers that are still to come, by what they were given; and what waits until there are none.
+const timers = new Map();
+const { set: note, delete: forget } = Map.prototype, countOf = Object.getOwnPropertyDescriptor(Map.prototype, "size").get;
+let whenIdle = null;
+
+function forgetTimer(id) {
+  if (apply(forget, timers, [id]) && apply(countOf, timers, []) === 0) whenIdle?.();
+}
+
+const clock = {
+  setTimeout(callback, delay = 0, ...args) {
+    const id = system.setTimeout(() => {
+      guarded(callback, args);
+      forgetTimer(id);
+    }, delay);
+    apply(note, timers, [id, true]);
+    return id;
+  },
+  setInterval(callback, delay = 0, ...args) {
+    const id = system.setInterval(() => guarded(callback, args), delay);
+    apply(note, timers, [id, true]);
+    return id;
+  },
+  clearTimeout(id) {
+    if (apply(forget, timers, [id])) system.clearTimeout(id);
+    if (apply(countOf, timers, []) === 0) whenIdle?.();
+  },
+};
+clock.clearInterval = clock.clearTimeout;
+
+function makeReady() {
+  globalThis.console = makeConsole(put(actual.out), put(actual.err));
+  globalThis.print = console.log;
+  const later = queueMicrotask;
+  Object.assign(globalThis, clock, { queueMicrotask(callback) { later(() => guarded(callback, [])); } });
+  globalThis.os = { ...os, ...clock };
+  globalThis.std = { ...std, exit(code = 0) {
+    code = code >>> 0;
+    leave(frame({ json: "null", shown: false }, code ? {
+      type: "Exit", message: `the code ended the interpreter with exit code ${code}`, traceback: "", line: null,
+    } : null, code));
+    exit(code);
+  } };
+  if (job.session || job.tools.length) Object.defineProperty(globalThis.std, "in", { get: given, enumerable: true });
+  os.chdir("/workspace");
+}
+
+// Sets a variable: also one that the code has declared.
+function set(name, value) {
+  define(name, value);
+  if (!job.session) return;
+  try { evalScript(`(function () { ${name} = arguments[0]; })`)(value); } catch {}
+}
+
+async function perform() {
+  // Now, while there are descriptors.
+  result ??= open("/run/result", "r+");
+  // Room for what is told where there is no memory left.
+  spare = new ArrayBuffer(1 << 16);
+  uncaught = null;
+  const { inputs, env } = job, most = job.most;
+  const args = [job.name];
+  for (let at = 0; at < job.args.length; at++) args[at + 1] = job.args[at];
+  define("scriptArgs", args);
+  if (job.tools.length && globalThis.tools === undefined) define("tools", makeTools(job.tools, exchange));
+  for (let at = 0, names = keys(env); at < names.length; at++) actual.setenv(names[at], env[names[at]]);
+  for (let at = 0, names = keys(inputs); at < names.length; at++) set(names[at], inputs[names[at]]);
+  let value = { json: "null", shown: false }, error = null;
+  try {
+    const script = evalScript(job.code, { __proto__: null, async: true, backtrace_barrier: true });
+    let found = (await script).value;
+    if (typeof found === "object" && found !== null && kindOf(found) === "Promise") found = await found;
+    spare = null;
+    value = told(found, most);
+    if (job.session && found !== undefined) define("_", found);
+    if (job.echo && found !== undefined) apply(puts, actual.out, [`${cut(show(found, most), most)}\n`]);
+  } catch (problem) {
+    spare = null;
+    error = failure(problem);
+  }
+  // What is still to come is the code's, too. At timers the interpreter looks for promises that failed and that nobody
+  // waits for, and ends.
+  if (apply(countOf, timers, [])) await new Pledge(done => { whenIdle = done; });
+  else if (!job.session) await new Pledge(done => { system.setTimeout(done, 0); });
+  whenIdle = null;
+  error ??= uncaught;
+  leave(frame(value, error, error ? 1 : 0));
+}
+
+makeReady();
+if (job.preload) await (await evalScript(job.preload, { async: true })).value;
+do {
+  if (job.session) {
+    const line = apply(getline, actual.in, []);
+    if (line === null) break;
+    job = parse(line);
+    input = null;
+  }
+  await perform();
+} while (job.session);
