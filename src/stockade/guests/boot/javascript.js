@@ -202,6 +202,34 @@ function write(value, room, isShown) {
   return apply(join, pieces, [""]);
 }
 
+// Whether what JSON makes of a value is all that there is of it, by a quick look.
+function isPlain(thing, depth, left) {
+  if (depth > deepest || typeof thing.toJSON === "function") return false;
+  const list = isArray(thing);
+  if (!list && kindOf(thing) !== "Object") return false;
+  const names = list ? thing : keys(thing), size = names.length;
+  if ((left.count -= size) < 0) return false;
+  for (let at = 0; at < size; at++) {
+    const found = list ? thing[at] : thing[names[at]];
+    switch (typeof found) {
+      case "number": if (found - found !== 0) return false; break;
+      case "object": if (found !== null && !isPlain(found, depth + 1, left)) return false; break;
+      case "string": case "boolean": case "undefined": break;
+      default: return false;
+    }
+  }
+  return true;
+}
+
+function asJson(value, most) {
+  if (typeof value === "object" && value !== null && isPlain(value, 0, { __proto__: null, count: most })) {
+    const json = stringify(value);
+    // As halves of pairs are written, and perhaps something else.
+    if (apply(indexOf, json, ["\\ud"]) < 0) return json;
+  }
+  return write(value, most, false);
+}
+
 // A value in words.
 function show(thing, room) {
   try {
@@ -214,23 +242,12 @@ function show(thing, room) {
 }
 const { toString: sourceOf } = Function.prototype;
 
-function bytesOf(told, most) {
-  let size = told.length;
-  if (size * 3 <= most) return size;
-  for (let at = 0, length = size; at < length; at++) {
-    const code = apply(charCodeAt, told, [at]);
-    // Each half of a pair is two of its four bytes.
-    if (code > 0x7f) size += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
-  }
-  return size;
-}
-
 // A value as JSON, and whether it is shown as text because JSON does not know it.
 function told(value, most) {
   if (value === undefined) return { __proto__: null, json: "null", shown: false };
   try {
-    const json = write(value, most, false);
-    if (bytesOf(json, most) <= most) return { __proto__: null, json, shown: false };
+    const json = asJson(value, most);
+    if (json.length <= most) return { __proto__: null, json, shown: false };
   } catch {}
   return { __proto__: null, json: stringify(cut(show(value, most), most >> 3)), shown: true };
 }
@@ -402,7 +419,7 @@ function makeTools(described, exchange) {
       const request = [];
       for (let index = 0; index < size; index++) {
         let json;
-        try { json = write(args[index], 1 << 24, false); } catch (problem) {
+        try { json = asJson(args[index], 1 << 24); } catch (problem) {
           if (problem === full) throw new TypeProblem(`what ${name} is given is too long`);
           throw new TypeProblem(`argument ${index + 1} of ${name} is not JSON: ${cut(show(args[index], 200), 200)}`);
         }
