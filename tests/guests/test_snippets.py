@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import JavaScript, Python
-from tests.guests._snippets import JAVASCRIPT, PYTHON, Snippet
+from tests.guests._javascript_snippets import FILES, JAVASCRIPT
+from tests.guests._snippets import PYTHON, Snippet
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 def ran(language: Python | JavaScript, snippet: Snippet) -> CodeResult:
     """What comes of a snippet, with what all of them are given."""
     inputs: dict[str, object] = {"number": 42, "text": "käse", "nested": {"list": [1, 2.5, None, True]}}
+    files = {"given.csv": "a,b\n1,2\n"}
     if isinstance(language, Python):
         inputs["data"] = b"\xff"
+    else:
+        files |= FILES
     return language.run(
         snippet.code,
         inputs=inputs,  # type: ignore[arg-type]
-        files={"given.csv": "a,b\n1,2\n"},
+        files=files,
         args=["one", "two words"],
         env={"GIVEN": "yes"},
         stdin=snippet.stdin,
@@ -48,7 +52,7 @@ def check(result: CodeResult, snippet: Snippet) -> None:
 def test_there_are_a_hundred() -> None:
     """No code stands there twice."""
     assert len({(s.code, s.stdin) for s in PYTHON}) == len(PYTHON) >= 100
-    assert len({s.code for s in JAVASCRIPT}) == len(JAVASCRIPT) >= 40
+    assert len({(s.code, s.stdin) for s in JAVASCRIPT}) == len(JAVASCRIPT) >= 100
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=lambda snippet: repr(snippet.code)[:60])
@@ -59,5 +63,5 @@ def test_python(python: Python, snippet: Snippet) -> None:
 
 @pytest.mark.parametrize("snippet", JAVASCRIPT, ids=lambda snippet: repr(snippet.code)[:60])
 def test_javascript(javascript: JavaScript, snippet: Snippet) -> None:
-    """The same in small."""
+    """The same, with what is peculiar to the language."""
     check(ran(javascript, snippet), snippet)

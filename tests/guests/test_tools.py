@@ -161,14 +161,16 @@ def test_tools_are_checked_when_they_are_offered(python: Python) -> None:
             language.tool(name="_x")(fine)
 
 
-def test_an_interpreter_without_a_way_says_so(javascript: JavaScript) -> None:
-    """QuickJS has none."""
+def test_an_interpreter_without_a_way_says_so() -> None:
+    """One of the operator's own that cannot be spoken with."""
 
     def fine() -> int:
         return 1
 
-    with pytest.raises(UsageError) as caught:
-        javascript.tool(fine)
+    with JavaScript(PATIENT) as language:
+        language._load()[1].calls_tools = False
+        with pytest.raises(UsageError) as caught:
+            language.tool(fine)
     assert str(caught.value) == "quickjs-ng cannot call tools: give the code what it needs as inputs or files"
 
 
@@ -181,6 +183,107 @@ def test_what_the_reactor_imports_can_be_lent() -> None:
 
 async def _waits() -> int:
     return 1
+
+
+# -- JavaScript --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kiosk(javascript: JavaScript) -> Iterator[JavaScript]:
+    """The same shop for JavaScript."""
+    with JavaScript(PATIENT.replace(custom={"mail": False}), runtime=javascript.runtime) as language:
+
+        @language.tool
+        def price(item: str) -> float:
+            """Looks up a price.
+
+            Ask for one item at a time.
+            """
+            return PRICES[item]
+
+        @language.tool(name="wait")
+        async def waiting(times: int = 1) -> list[int]:
+            await asyncio.sleep(0)
+            return [times] * times
+
+        @language.tool(requires="mail")
+        def mail(to: str) -> None:
+            raise AssertionError(f"mail to {to}")
+
+        @language.tool
+        def scaled(item: dict[str, list[int]], *, by: int = 2) -> list[int]:
+            return [number * by for number in item["of"]]
+
+        @language.tool
+        def large(bits: int) -> dict[str, list[int]]:
+            return {"in": [2**bits]}
+
+        yield language
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("tools.price('apple')", 0.5),
+        ("await tools.price('apple') * 2", 1),
+        ("tools.wait(2)", [2, 2]),
+        ("[tools.wait(), tools.wait(undefined)]", [[1], [1]]),
+        ("const { price } = tools; [1, 2, 3].map(() => price('apple'))", [0.5, 0.5, 0.5]),
+        ("tools.scaled({ of: [1, 2n] })", [2, 4]),
+        ("tools.scaled({ of: [1, 2] }, { by: 5 })", [5, 10]),
+        ("tools.large(53)", {"in": [2**53]}),
+        ("Object.keys(tools)", ["price", "wait", "mail", "scaled", "large"]),
+        ("tools.price.description", "price(item: str) -> float\n\nLooks up a price.\n\nAsk for one item at a time."),
+        ("std.in.getline() + tools.price('apple') + std.in.readAsString()", "line0.5käse\n"),
+        ("try { tools.price('plum') } catch (e) { [e.name, e.message] }", ["KeyError", "plum"]),
+        ("try { tools.price('plum') } catch (e) { e instanceof Error }", True),
+    ],
+)
+def test_javascript_calls_tools(kiosk: JavaScript, code: str, value: object) -> None:
+    """By place; what is only taken by name, in an object after that. Its own input is there, too."""
+    result = kiosk.run(code, stdin="line\nkäse\n")
+    assert (result.value, result.error) == (value, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("tools.price('plum')", "KeyError", "plum"),
+        ("tools.price(5)", "TypeError", "item: Expected `str`, got `int`"),
+        ("tools.price()", "TypeError", "missing a required argument: 'item'"),
+        ("tools.price('a', 'b')", "TypeError", "too many positional arguments"),
+        ("tools.mail('a')", DENIED, "the policy does not grant mail, which the tool mail needs"),
+        ("tools.wait(new Map())", "TypeError", "argument 1 of wait is not JSON: Map(0) {}"),
+        ("tools.wait(NaN)", "TypeError", "argument 1 of wait is not JSON: NaN"),
+        ("tools.price('x'.repeat(2 ** 24))", "TypeError", "what price is given is too long"),
+        (
+            "tools.large(54)",
+            "TypeError",
+            "the tool returned 0x40000000000000, which no number of the code's can hold: return it as text",
+        ),
+        ("tools.missing()", "TypeError", "not a function"),
+    ],
+)
+def test_what_goes_wrong_is_thrown_in_javascript(kiosk: JavaScript, code: str, error: str, message: str) -> None:
+    """By its type and text; nothing of the host's traceback is there."""
+    result = kiosk.run(code)
+    assert result.error is not None
+    assert (result.error.type, result.error.message, result.error.line) == (error, message, 1)
+    assert "test_tools" not in result.error.traceback
+
+
+def test_calls_of_javascript_are_listed(kiosk: JavaScript) -> None:
+    """With how they ended; in sessions and awaited runs, too."""
+    code = "for (const name of ['apple', 'plum']) try { tools.price(name) } catch {}\ntry { tools.mail('a') } catch {}"
+    result = kiosk.run(code)
+    found = [(call.name, call.ok, call.error) for call in result.tool_calls]
+    assert found == [("price", True, ""), ("price", False, "KeyError"), ("mail", False, DENIED)]
+    assert result.tool_call_count == 3
+    with kiosk.session() as session:
+        assert session.run("const x = tools.price('apple')").ok
+        assert session.run("[x, tools.wait(1), std.in.getline()]", stdin="line").value == [0.5, [1], "line"]
+        assert session.run("1").tool_calls == ()
+    assert asyncio.run(kiosk.run_async("tools.wait(1)")).value == [1]
 
 
 def test_what_is_handed_over_is_bounded() -> None:

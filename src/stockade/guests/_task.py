@@ -26,9 +26,48 @@ MOST_SAFE_INTEGER = 2**53
 """The largest of the integers that JavaScript's numbers all hold."""
 
 _RESERVED = frozenset(
-    "await break case catch class const continue debugger default delete do else enum export extends false finally for "
-    "function if import in instanceof let new null return static super switch this throw true try typeof var void "
-    "while with yield".split()
+    [
+        "await",
+        "break",
+        "case",
+        "catch",
+        "class",
+        "const",
+        "continue",
+        "debugger",
+        "default",
+        "delete",
+        "do",
+        "else",
+        "enum",
+        "export",
+        "extends",
+        "false",
+        "finally",
+        "for",
+        "function",
+        "if",
+        "import",
+        "in",
+        "instanceof",
+        "let",
+        "new",
+        "null",
+        "return",
+        "static",
+        "super",
+        "switch",
+        "this",
+        "throw",
+        "true",
+        "try",
+        "typeof",
+        "var",
+        "void",
+        "while",
+        "with",
+        "yield",
+    ]
 )
 """Words of JavaScript that name no variable, in strict code neither."""
 

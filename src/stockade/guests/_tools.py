@@ -147,7 +147,9 @@ class Tool:
         except msgspec.ValidationError as problem:
             raise TypeError(f"the tool returned something else than it says: {problem}") from None
         if most_integer is not None and (large := _larger(plain, most_integer)) is not None:
-            raise TypeError(f"the tool returned {hex(large)}, which no number of the code's can hold: return it as text")
+            raise TypeError(
+                f"the tool returned {hex(large)}, which no number of the code's can hold: return it as text"
+            )
         return msgspec.json.encode({"value": plain})
 
 

@@ -24,6 +24,7 @@ const unboxed = { __proto__: null, Number: Number.prototype.valueOf, String: Str
 const native = { __proto__: null, Error: true, TypeError: true, RangeError: true, SyntaxError: true, ReferenceError: true,
   EvalError: true, URIError: true, AggregateError: true, InternalError: true };
 
+const nothing = { __proto__: null, json: "null", shown: false };
 const unfit = { __proto__: null }, full = { __proto__: null };
 
 function kindOf(thing) {
@@ -244,7 +245,7 @@ const { toString: sourceOf } = Function.prototype;
 
 // A value as JSON, and whether it is shown as text because JSON does not know it.
 function told(value, most) {
-  if (value === undefined) return { __proto__: null, json: "null", shown: false };
+  if (value === undefined) return nothing;
   try {
     const json = asJson(value, most);
     if (json.length <= most) return { __proto__: null, json, shown: false };

@@ -8,7 +8,7 @@ let job = first, input = null, result = null, spare = null;
 
 function put(file) {
   return line => {
-    apply(puts, file, [`${line}\n`]);
+    apply(puts, file, [`${apply(toWellFormed, line, [])}\n`]);
     apply(flush, file, []);
   };
 }
@@ -79,7 +79,7 @@ function makeReady() {
   globalThis.os = { ...os, ...clock };
   globalThis.std = { ...std, exit(code = 0) {
     code = code >>> 0;
-    leave(frame({ json: "null", shown: false }, code ? {
+    leave(frame(nothing, code ? {
       type: "Exit", message: `the code ended the interpreter with exit code ${code}`, traceback: "", line: null,
     } : null, code));
     exit(code);
@@ -95,6 +95,7 @@ function set(name, value) {
   try { evalScript(`(function () { ${name} = arguments[0]; })`)(value); } catch {}
 }
 
+// Runs the job; returns its frame.
 async function perform() {
   // Now, while there are descriptors.
   result ??= open("/run/result", "r+");
@@ -108,7 +109,7 @@ async function perform() {
   if (job.tools.length && globalThis.tools === undefined) define("tools", makeTools(job.tools, exchange));
   for (let at = 0, names = keys(env); at < names.length; at++) actual.setenv(names[at], env[names[at]]);
   for (let at = 0, names = keys(inputs); at < names.length; at++) set(names[at], inputs[names[at]]);
-  let value = { json: "null", shown: false }, error = null;
+  let value = nothing, error = null;
   try {
     const script = evalScript(job.code, { __proto__: null, async: true, backtrace_barrier: true });
     let found = (await script).value;
@@ -126,8 +127,11 @@ async function perform() {
   if (apply(countOf, timers, [])) await new Pledge(done => { whenIdle = done; });
   else if (!job.session) await new Pledge(done => { system.setTimeout(done, 0); });
   whenIdle = null;
-  error ??= uncaught;
-  leave(frame(value, error, error ? 1 : 0));
+  if (uncaught !== null && error === null) {
+    error = uncaught;
+    value = nothing;
+  }
+  return frame(value, error, error ? 1 : 0);
 }
 
 makeReady();
@@ -139,5 +143,5 @@ do {
     job = parse(line);
     input = null;
   }
-  await perform();
+  leave(await perform());
 } while (job.session);
