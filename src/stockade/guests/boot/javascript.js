@@ -223,11 +223,13 @@ function isPlain(thing, depth, left) {
 }
 
 function asJson(value, most) {
-  if (typeof value === "object" && value !== null && isPlain(value, 0, { __proto__: null, count: most })) {
-    const json = stringify(value);
-    // As halves of pairs are written, and perhaps something else.
-    if (apply(indexOf, json, ["\\ud"]) < 0) return json;
-  }
+  try {
+    if (typeof value === "object" && value !== null && isPlain(value, 0, { __proto__: null, count: most })) {
+      const json = stringify(value);
+      // As halves of pairs are written, and perhaps something else.
+      if (apply(indexOf, json, ["\\ud"]) < 0) return json;
+    }
+  } catch {}
   return write(value, most, false);
 }
 
@@ -260,9 +262,11 @@ function read(thing, key) {
   } catch { return undefined; }
 }
 
-function isError(thing) {
-  try { return typeof thing === "object" && thing !== null && kindOf(thing) === "Error"; } catch { return false; }
+function isOf(kind, thing) {
+  try { return typeof thing === "object" && thing !== null && kindOf(thing) === kind; } catch { return false; }
 }
+
+function isError(thing) { return isOf("Error", thing); }
 
 // The lines of a stack that are the code's, and the names of the functions that they are in.
 function linesOf(stack, name) {

@@ -113,7 +113,7 @@ async function perform() {
   try {
     const script = evalScript(job.code, { __proto__: null, async: true, backtrace_barrier: true });
     let found = (await script).value;
-    if (typeof found === "object" && found !== null && kindOf(found) === "Promise") found = await found;
+    if (isOf("Promise", found)) found = await found;
     spare = null;
     value = told(found, most);
     if (job.session && found !== undefined) define("_", found);
