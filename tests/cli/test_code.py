@@ -122,7 +122,7 @@ def test_a_limit_is_told_by_the_exit_status() -> None:
     """As for `stockade run`."""
     done = ran("python", "--timeout", "500ms", "-c", "while True: pass")
     assert done.returncode == 124
-    assert done.stderr.splitlines()[-1] == "stockade: python-3.12.0.wasm: stopped: time limit reached"
+    assert done.stderr.splitlines()[-1] == "stockade: the code: stopped: time limit reached"
 
 
 def test_json_has_everything() -> None:
@@ -196,7 +196,7 @@ def terminal() -> Iterator[list[Terminal]]:
 
 def test_a_terminal_keeps_a_session(terminal: list[Terminal]) -> None:
     """Values are shown, state is kept, errors are told, statements go on over lines, and Ctrl-D ends it."""
-    shell = Terminal("python", *PATIENT)
+    shell = Terminal("python", "--runtime", "cpython-3.12", *PATIENT)
     terminal.append(shell)
     assert "cpython-3.12 in a sandbox, policy default. Ctrl-D ends it." in shell.until(">>> ")
     shell.type("x = (1, 'a')\n")

@@ -207,7 +207,7 @@ def test_more_files_than_are_copied_are_told(monkeypatch: pytest.MonkeyPatch) ->
     (work / "b").unlink()
     assert other.clear()
     folder.copy_to(other)
-    assert other.collect(["*"]).files == {"c/…": b"2"}
+    assert other.collect(["c/…"]).files == {"c/…": b"2"}
     for each in (folder, other):
         each.close()
 
@@ -266,7 +266,7 @@ def test_a_forked_process_removes_no_folder() -> None:
         folder.close()
         os._exit(left)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert folder.collect(["*"]).files == {"file": b"x"}
+    assert folder.collect(["file"]).files == {"file": b"x"}
     assert folder.clear()
     folder.close()
 

@@ -42,9 +42,28 @@ def test_files_go_in_and_come_out(python: Python) -> None:
     )
 
     assert result.value == ["in", "left.txt", "out", "raw"]
-    assert result.files == {"in/a.csv": b"a,b\n", "out/deep/b.csv": b"A,B\n", "raw": b"\xff\0"}
+    assert result.files == {"out/deep/b.csv": b"A,B\n", "raw": b"\xff\0"}
     assert result.files_left_out == 0
     assert python.run("import os\nos.listdir()").value == [], "and nothing of it is there for the next"
+
+
+def test_what_was_given_and_left_alone_is_not_collected(javascript: JavaScript) -> None:
+    """By a pattern that it happens to match; by its name it is. What was changed, in whatever way, is."""
+    files = {"same": "abc", "other": "abc", "grown": "abc", "gone": "abc", "touched": "abc"}
+    code = """
+std.writeFile('other', 'xyz'); std.writeFile('grown', 'abcd'); std.writeFile('new', 'n'); os.remove('gone');
+os.utimes('other', 0, 0); std.writeFile('touched', 'abc'); 1
+"""
+    result = javascript.run(code, files=files, collect=["*"])
+    assert result.files == {"other": b"xyz", "grown": b"abcd", "new": b"n"}
+    assert result.files_left_out == 0
+    named = javascript.run("1", files=files, collect=["same", "o*"])
+    assert named.files == {"same": b"abc"}
+    with javascript.session() as session:
+        session.run("std.writeFile('made', 'x')", files={"same": "abc"})
+        assert session.run("1", files={"more": "abc"}, collect=["*"]).files == {"made": b"x"}
+        assert session.run("std.writeFile('same', 'x')", collect=["*"]).files == {"made": b"x", "same": b"x"}
+        assert session.run("1", files={"same": "new"}, collect=["*"]).files == {"made": b"x"}
 
 
 @pytest.mark.parametrize(
@@ -297,8 +316,9 @@ def test_check_raises_where_code_has_left(python: Python, code: str, message: st
 
 def test_check_raises_what_stopped_the_code(python: Python) -> None:
     """The same exceptions as for any other guest."""
-    with pytest.raises(LimitExceeded, match="stopped: time limit reached"):
+    with pytest.raises(LimitExceeded) as caught:
         python.run("while True: pass", policy=PATIENT.replace(wall_time=0.2)).check()
+    assert str(caught.value) == "the code: stopped: time limit reached"
 
 
 def test_code_that_chose_its_own_error_forges_no_line(python: Python) -> None:

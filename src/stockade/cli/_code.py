@@ -175,7 +175,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                 return interact(interpreter, environment, given)
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
-        _show(result, watcher.signal, wants_report="" in reports, wants_json=wants_json, quiet=quiet)
+        _show(result, watcher.signal, source.name, wants_report="" in reports, wants_json=wants_json, quiet=quiet)
         written = target is None or write_files(result.files, patterns, target, force=force)
         if result.files_left_out:
             click.echo(
@@ -241,7 +241,7 @@ def _run(
         leave(128 + watcher.signal)
 
 
-def _show(result: CodeResult, stopped_by: int, *, wants_report: bool, wants_json: bool, quiet: bool) -> None:
+def _show(result: CodeResult, stopped_by: int, name: str, *, wants_report: bool, wants_json: bool, quiet: bool) -> None:
     if wants_json:
         say_document(plain_json(result.to_json()))
         return
@@ -252,7 +252,7 @@ def _show(result: CodeResult, stopped_by: int, *, wants_report: bool, wants_json
     if wants_report:
         show_report(result.report)
     elif not quiet:
-        complain(result.report, stopped_by)
+        complain(result.report, stopped_by, "the code" if name in ("-c", "<stdin>") else printable(name))
 
 
 def _status(result: CodeResult) -> int:

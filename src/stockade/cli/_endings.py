@@ -33,12 +33,13 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def complain(report: Report, stopped_by: int) -> None:
+def complain(report: Report, stopped_by: int, subject: str = "") -> None:
     """Tells on stderr what a run was refused, and why it did not come to its end.
 
     Args:
         report: The report on it.
         stopped_by: The signal that stopped it, or 0.
+        subject: What ran; by default, the module.
     """
     decisive = deciding_violation(report)
     for violation in report.violations:
@@ -49,6 +50,6 @@ def complain(report: Report, stopped_by: int) -> None:
         if stopped_by:
             click.echo(f"stockade: {INTERRUPTED[stopped_by]}", err=True)
     elif report.outcome not in (Outcome.OK, Outcome.EXIT):
-        click.echo(f"stockade: {report.module.name}: {summary(report)}", err=True)
+        click.echo(f"stockade: {subject or report.module.name}: {summary(report)}", err=True)
         for frame in report.trap.frames[:5] if report.trap else ():
             click.echo(f"  at {frame.function or f'function {frame.index}'} + {frame.offset:#x}", err=True)

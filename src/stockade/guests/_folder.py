@@ -176,6 +176,8 @@ class PrivateFolder:
         try:
             self._path = tempfile.mkdtemp(prefix="stockade-")
             self._process = os.getpid()
+            # What was put there last, by its name, as long as the guest has not changed it.
+            self._given: dict[str, bytes] = {}
             self._finish = weakref.finalize(self, _remove, self._path, self._process)
             for part, _ in _PARTS:
                 os.mkdir(f"{self._path}/{part}", 0o700)  # noqa: PTH102 - a run waits for it
@@ -202,11 +204,14 @@ class PrivateFolder:
             UsageError: A file cannot be written: the guest has a folder, or something else, in its place.
         """
         for parts, data in files.items():
+            name = "/".join(parts)
             try:
                 self._put(parts, data)
             except OSError as problem:
-                name = printable("/".join(parts))
-                raise UsageError(f"the file {name} cannot be put into the workspace: {problem.strerror}") from None
+                raise UsageError(
+                    f"the file {printable(name)} cannot be put into the workspace: {problem.strerror}"
+                ) from None
+            self._given[name] = data
 
     def _put(self, parts: tuple[str, ...], data: bytes) -> None:
         top = os.open(f"{self._path}/work", _FOLDER)
@@ -243,9 +248,11 @@ class PrivateFolder:
                     f"the workspace has folders more than {_DEEPEST} levels deep, which are not copied: remove them, "
                     f"such as {printable(entry.name, 100)}"
                 )
+        # Not all of these were given: what the guest has made is its own there, too.
+        other._given = dict(self._given)
 
     def collect(self, patterns: Sequence[str]) -> Collected:
-        """Reads the files of the workspace whose names match.
+        """Reads the files of the workspace whose names match; not what was put there and is as it was, unless by name.
 
         Args:
             patterns: `*` stands for anything, folders included, `?` for a character, `[...]` for one of several.
@@ -258,6 +265,8 @@ class PrivateFolder:
         for entry in _walk(top, "", [_MOST_LOOKED_AT]):
             if not any(fnmatchcase(entry.name, pattern) for pattern in patterns):
                 continue
+            if entry.name not in patterns and self._is_as_given(entry):
+                continue
             data = None
             if entry.descriptor is not None and entry.size <= room and len(files) < MOST_FILES:
                 data = _read_all(entry.descriptor, room)
@@ -267,6 +276,18 @@ class PrivateFolder:
             room -= len(data)
             files[entry.name] = data
         return Collected(files, left_out)
+
+    def _is_as_given(self, entry: _Entry) -> bool:
+        """Says whether a file is one that was put there, with the same bytes: times are the guest's to set."""
+        given = self._given.get(entry.name)
+        if given is None or entry.descriptor is None or entry.size != len(given):
+            return False
+        with os.fdopen(os.dup(entry.descriptor), "rb") as file:
+            same = file.read(len(given) + 1) == given
+        if not same:
+            del self._given[entry.name]
+            os.lseek(entry.descriptor, 0, os.SEEK_SET)
+        return same
 
     def take_request(self) -> bytes | None:
         """Returns what the guest wants of a tool, and empties it; None where there is nothing."""
@@ -315,6 +336,7 @@ class PrivateFolder:
         """Removes all that is in the folder's parts; returns whether nothing is left, and it can be used again."""
         if not self.is_ours:
             return False
+        self._given = {}
         try:
             for part, _ in _PARTS:
                 _empty(f"{self._path}/{part}")

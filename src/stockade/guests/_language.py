@@ -267,8 +267,9 @@ class Language:
             args: Arguments, after the name of the code.
             stdin: What it reads from its standard input.
             env: Its environment, beside what the policy passes on.
-            collect: Which of the files below `/workspace` are returned: patterns, in which `*` stands for anything. At
-                most 1,000 files of 64 MiB together.
+            collect: Which of the files below `/workspace` are returned: patterns, in which `*` stands for anything.
+                What was given, and is as it was, is returned only where a pattern is its name. At most 1,000 files of
+                64 MiB together.
             policy: A policy for this run; both it and that of the language must permit.
             on_stdout: Is given stdout in pieces as they are written.
             on_stderr: The same for stderr.

@@ -156,12 +156,13 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
         Raises:
             GuestError: It did not. `CodeFailed` where it raised an exception or left before its end: the message has
                 the end of the traceback, and the exception has the `result`. `LimitExceeded`, `Denied`, `Cancelled` or
-                `GuestTrap` where it was stopped, as `Report.check` raises them.
+                `GuestTrap` where it was stopped, as `Report.check` raises them, but that the message names the code,
+                not the interpreter.
         """
         if self.error is None:
             return self
         if self.report.outcome not in (Outcome.OK, Outcome.EXIT):
-            self.report.check()
+            self.report.check(_SUBJECT)
         raise CodeFailed(f"{_said(self.error)}{_last_lines(self.error)}", self)
 
     def to_json(self) -> str:
@@ -250,6 +251,7 @@ def _last_lines(error: CodeError) -> str:
     return "".join(f"\n  | {printable(line, _LAST_SHOWN)}" for line in lines[-_LAST_LINES:])
 
 
+_SUBJECT = "the code"
 _LAST_LINES = 12
 _LAST_SHOWN = 200
 

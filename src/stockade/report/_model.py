@@ -451,8 +451,11 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         """Whether the guest did its work: it returned, or exited with code 0."""
         return self.outcome is Outcome.OK
 
-    def check(self) -> Self:
+    def check(self, subject: str = "") -> Self:
         """Returns the report if the run went well.
+
+        Args:
+            subject: What ran, as the message calls it; by default, the name of the module.
 
         Raises:
             GuestError: It did not: `GuestExit`, `GuestTrap`, `LimitExceeded`, `Denied` or `Cancelled`. Where the guest
@@ -469,7 +472,9 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         kind = LimitExceeded if self.outcome in _LIMIT_OUTCOMES else kinds.get(self.outcome, GuestTrap)
         from stockade.report._render import last_words
 
-        raise kind(f"{self.module.name}: {self.summary()}{last_words(self)}", self) from self.__dict__.get(_CAUSE)
+        raise kind(f"{subject or self.module.name}: {self.summary()}{last_words(self)}", self) from self.__dict__.get(
+            _CAUSE
+        )
 
     @property
     def limits_used(self) -> tuple[LimitUse, ...]:
