@@ -436,7 +436,9 @@ def test_modules_are_compiled_in_turns_too(box: Sandbox, compiling: Compiling) -
         assert not any(job.done for job in jobs)
         compiling.let_all_go()
     assert all(job.result().ok for job in jobs)
-    assert compiling.begun == ["0", "8", *map(str, range(1, 8))]
+    # Which of one tenant's come first is not said: threads bring them.
+    assert compiling.begun[:2] == ["0", "8"]
+    assert sorted(compiling.begun[2:]) == [str(number) for number in range(1, 8)]
 
 
 # -- one after the other, and as they come ----------------------------------------------------------------------------
