@@ -36,6 +36,7 @@ from benchmarks._measure import Promise, in_turn
 from benchmarks._modules import cached_start_milliseconds, shares_of_compiling
 from benchmarks._snapshots import snapshots
 from benchmarks._start import start
+from benchmarks._trace import trace
 from benchmarks._worst import aside, worst
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "calls": calls,
     "compute": compute,
     "host-calls": host_calls,
+    "trace": trace,
     "late": late,
     "throughput": throughput,
     "snapshots": snapshots,

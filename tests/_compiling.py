@@ -93,9 +93,9 @@ def compiling_by_hand(monkeypatch: pytest.MonkeyPatch, *, processors: int = 1) -
     held = Compiling(queue)
     genuine = _subprocess.compile_aside
 
-    def compile_(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> object:
+    def compile_(module: Module, config: EngineConfig, policy: Policy, turn: Turn, **more: bool) -> object:
         held.hold(module, turn)
-        return genuine(module, config, policy, turn)
+        return genuine(module, config, policy, turn, **more)
 
     monkeypatch.setenv("STOCKADE_CACHE", "off")
     monkeypatch.setattr(_compile_queue, "_compile_queue", queue)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stockade.host import HostCall
     from stockade.modules import Inspection, Module
     from stockade.policy import Limits, Mount, Policy
-    from stockade.report import Outcome, Report, Usage, Violation
+    from stockade.report import Outcome, Report, Trace, Usage, Violation
     from stockade.sandbox import AsyncSession, Sandbox, Session, Snapshot, call, run
     from stockade.scheduling import Quota, Scheduler, SessionPool, Task, TaskHandle, TaskResult
 
@@ -88,6 +88,7 @@ __all__ = [
     "Task",
     "TaskHandle",
     "TaskResult",
+    "Trace",
     "Usage",
     "UsageError",
     "Violation",

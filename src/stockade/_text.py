@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal
 
-__all__ = ["NAME_LIMIT", "document_safe", "leads_out", "printable", "terminal_safe"]
+__all__ = ["NAME_LIMIT", "document_safe", "leads_out", "printable", "quoted", "terminal_safe"]
 
 NAME_LIMIT = 120
 """How many characters of a guest-chosen name are shown: enough to know it, too few to flood a log."""
@@ -103,3 +103,20 @@ def terminal_safe(output: bytes) -> str:
     """
     text = output.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
     return "".join(c if c in "\n\t" else _escape(c) for c in text)
+
+
+def quoted(text: str, limit: int = NAME_LIMIT, quotes: str = '"') -> str:
+    """Shows text from an untrusted source in quotes, in one line, so that it cannot be taken for anything else.
+
+    Args:
+        text: The text.
+        limit: How many characters are kept; three dots stand for the rest.
+        quotes: What stands before and behind it.
+    """
+    kept = text[:limit].replace("\\", "\\\\")
+    if quotes:
+        kept = kept.replace(quotes, "\\" + quotes)
+    kept = kept.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    if not kept.isprintable():
+        kept = "".join(map(_escape, kept))
+    return f"{quotes}{kept}{quotes}{'...' if len(text) > limit else ''}"

@@ -73,9 +73,9 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = _subprocess.compile_aside
 
-    def watch(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> object:
+    def watch(module: Module, config: EngineConfig, policy: Policy, turn: Turn, **more: bool) -> object:
         names.append(module.name)
-        return real(module, config, policy, turn)
+        return real(module, config, policy, turn, **more)
 
     monkeypatch.setattr(_programs, "compile_aside", watch)
     return names

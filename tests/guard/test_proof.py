@@ -451,12 +451,12 @@ def test_a_reference_to_an_import_calls_the_guard_in_every_way() -> None:
 def test_machine_code_is_kept_with_the_version_of_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that was compiled under an older proof, or under none, is not found again."""
     module = stockade.Module.load(hidden_call())
-    before = _programs._key(module, _WOVEN)
-    assert _programs._key(module, _WOVEN) == before
+    before = _programs._key(module, _programs.Build(_WOVEN))
+    assert _programs._key(module, _programs.Build(_WOVEN)) == before
 
     monkeypatch.setattr(_programs, "PROOF_VERSION", 0)
 
-    assert _programs._key(module, _WOVEN) != before
+    assert _programs._key(module, _programs.Build(_WOVEN)) != before
 
 
 @pytest.mark.parametrize("what", ["memory", "table"])

@@ -174,6 +174,18 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Build(NamedTuple):
+    """What a program is made for, beside its module.
+
+    Attributes:
+        config: The engine's configuration.
+        traced: Whether calls are written into the guard's trace.
+    """
+
+    config: EngineConfig
+    traced: bool = False
+
+
 class MadeProgram(NamedTuple):
     """A program that was asked for.
 
@@ -230,14 +242,20 @@ class _Programs:
         self._clock = clock
         # Reentrant, as the one of each program: the handler of a signal may run something while its thread does.
         self._lock = reentrant_lock()
-        self._kept: BoundedDict[tuple[str, EngineConfig], Program] = BoundedDict(_MAX_PROGRAMS)
-        self._under_way: dict[tuple[str, EngineConfig], AbstractContextManager[object]] = {}
+        self._kept: BoundedDict[tuple[str, Build], Program] = BoundedDict(_MAX_PROGRAMS)
+        self._under_way: dict[tuple[str, Build], AbstractContextManager[object]] = {}
         self._jobs: dict[_Request, CompileJob[MadeProgram]] = {}
         # What could not be made, why, and until when that is believed.
         self._refused: BoundedDict[_Request, tuple[float, StockadeError]] = BoundedDict(_MAX_REFUSED)
 
     def ask(
-        self, module: Module, policy: Policy, progress: Callable[[str], None] | None = None, tenant: str = ""
+        self,
+        module: Module,
+        policy: Policy,
+        progress: Callable[[str], None] | None = None,
+        tenant: str = "",
+        *,
+        traced: bool = False,
     ) -> MadeProgram | PendingProgram:
         """Returns the program for a module where it is at hand or quickly made; else has it made in its turn.
 
@@ -246,12 +264,13 @@ class _Programs:
             policy: What it may be.
             progress: Is told what is being done.
             tenant: For whom it is made.
+            traced: Whether calls are written into the guard's trace.
 
         Raises:
             ModuleError: The policy does not allow it, or it takes more than it may, as far as that is known already.
         """
-        config = _config(module, policy)
-        key = (module.sha256, config)
+        build = Build(_config(module, policy), traced)
+        key = (module.sha256, build)
         with self._lock:
             program = self._kept.find(key)
         if program is not None and policy.features in program.valid_under:
@@ -260,21 +279,19 @@ class _Programs:
         tell = progress or (lambda _: None)
         if program is None:
             # Looked for before anything is asked of the module: to find that it is cheap takes longer.
-            program = self._fetch(module, config)
+            program = self._fetch(module, build)
             if program is not None and policy.features in program.valid_under:
                 check_figures(module.name, program.figures, policy.structure)
                 return MadeProgram(program, at_hand=True)
-        if _stays_here(module, policy.limits, canonical_nans=config.canonical_nans):
-            return self._make_here(module, config, policy, tell)
+        if _stays_here(module, policy.limits, canonical_nans=build.config.canonical_nans):
+            return self._make_here(module, build, policy, tell)
         tell("compiling" if program is None else "checking")
-        return self._make_aside(module, config, policy, tenant)
+        return self._make_aside(module, build, policy, tenant)
 
     # -- in this process ----------------------------------------------------------------------------------------------
 
-    def _make_here(
-        self, module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]
-    ) -> MadeProgram:
-        key = (module.sha256, config)
+    def _make_here(self, module: Module, build: Build, policy: Policy, progress: Callable[[str], None]) -> MadeProgram:
+        key = (module.sha256, build)
         begun = time.perf_counter()
         with self._lock:
             turn = self._under_way.setdefault(key, reentrant_lock())
@@ -285,7 +302,7 @@ class _Programs:
             try:
                 at_hand = program is not None
                 if program is None:
-                    program = self._keep(key, _compile_here(module, config, policy, progress))
+                    program = self._keep(key, _compile_here(module, build, policy, progress))
             finally:
                 with self._lock:
                     self._under_way.pop(key, None)
@@ -296,34 +313,34 @@ class _Programs:
         check_figures(module.name, program.figures, policy.structure)
         return MadeProgram(program, at_hand, 0.0 if at_hand else time.perf_counter() - begun)
 
-    def _fetch(self, module: Module, config: EngineConfig) -> Program | None:
+    def _fetch(self, module: Module, build: Build) -> Program | None:
         """Returns a program from the cache on disk."""
-        found = Cache().get(_key(module, config))
+        found = Cache().get(_key(module, build))
         if found is None:
             return None
         try:
-            program = _from_entry(found, module, config)
+            program = _from_entry(found, module, build.config)
         except (EngineError, msgspec.MsgspecError):
             found.close()
             return None  # Of another release or machine: compiled again, and replaced.
         if not program.code:
             found.close()
-        return self._keep((module.sha256, config), program)
+        return self._keep((module.sha256, build), program)
 
-    def _keep(self, key: tuple[str, EngineConfig], program: Program) -> Program:
+    def _keep(self, key: tuple[str, Build], program: Program) -> Program:
         with self._lock:
             self._kept.keep(key, program)
         return program
 
     # -- in the other one ---------------------------------------------------------------------------------------------
 
-    def _make_aside(self, module: Module, config: EngineConfig, policy: Policy, tenant: str) -> PendingProgram:
+    def _make_aside(self, module: Module, build: Build, policy: Policy, tenant: str) -> PendingProgram:
         """Has a program made in its turn, once for all who ask for the same."""
         limits = policy.limits
         request = _Request(
             module.sha256,
             module.name,
-            config,
+            build,
             policy.features,
             policy.structure,
             limits.compile_time,
@@ -349,21 +366,21 @@ class _Programs:
     def _try(self, request: _Request, module: Module, policy: Policy, turn: Turn) -> MadeProgram:
         """On a thread of its own: makes a program, or finds out whether one that is there is allowed."""
         try:
-            return self._make(module, request.config, policy, turn)
+            return self._make(module, request.build, policy, turn)
         except ModuleError as problem:
             # That is the module's doing; what is not may go well another time.
             with self._lock:
                 self._refused.keep(request, (self._clock() + _REFUSED_SECONDS, type(problem)(*problem.args)))
             raise
 
-    def _make(self, module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> MadeProgram:
+    def _make(self, module: Module, build: Build, policy: Policy, turn: Turn) -> MadeProgram:
         begun = time.perf_counter()
-        key = (module.sha256, config)
+        key = (module.sha256, build)
         with self._lock:
             program = self._kept.get(key)
         at_hand = program is not None
         if program is None:
-            program = self._keep(key, _compile_aside(module, config, policy, turn))
+            program = self._keep(key, _compile_aside(module, build, policy, turn))
         elif policy.features not in program.valid_under:
             validate_aside(module.name, module.data, policy.features, policy.limits, turn)
             program.valid_under.add(policy.features)
@@ -393,7 +410,7 @@ class _Request(NamedTuple):
 
     sha256: str
     name: str
-    config: EngineConfig
+    build: Build
     features: Features
     structure: ModuleLimits
     compile_time: float
@@ -442,35 +459,39 @@ class _Entry(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-def _compile_here(module: Module, config: EngineConfig, policy: Policy, progress: Callable[[str], None]) -> Program:
+def _compile_here(module: Module, build: Build, policy: Policy, progress: Callable[[str], None]) -> Program:
+    config = build.config
     begun = time.perf_counter()
     code = None
     parallel = len(module.data) > _MANY_BYTES and Engine.may_start_threads()
     compiling = config._replace(parallel=parallel, pooled=config.pooled and not parallel)
-    woven, figures = prepare(module.name, module.parsed, compiling, policy.features, policy.structure, progress)
+    woven, figures = prepare(
+        module.name, module.parsed, compiling, policy.features, policy.structure, progress, traced=build.traced
+    )
     progress("compiling")
     compiled = CompiledModule(Engine.shared(compiling), woven.wasm)
     if parallel:
         code = compiled.to_bytes()
         compiled = CompiledModule.load(Engine.shared(config), code)
     program = Program.of(compiled, woven, figures, module, policy.features)
-    _keep_on_disk(program, module, config, policy, code, time.perf_counter() - begun)
+    _keep_on_disk(program, module, build, policy, code, time.perf_counter() - begun)
     return program
 
 
-def _compile_aside(module: Module, config: EngineConfig, policy: Policy, turn: Turn) -> Program:
+def _compile_aside(module: Module, build: Build, policy: Policy, turn: Turn) -> Program:
+    config = build.config
     begun = time.perf_counter()
-    woven, figures, code = compile_aside(module, config, policy, turn)
+    woven, figures, code = compile_aside(module, config, policy, turn, traced=build.traced)
     compiled = CompiledModule.load(Engine.shared(config), code)
     program = Program.of(compiled, woven, figures, module, policy.features)
-    _keep_on_disk(program, module, config, policy, code, time.perf_counter() - begun)
+    _keep_on_disk(program, module, build, policy, code, time.perf_counter() - begun)
     return program
 
 
 def _keep_on_disk(
-    program: Program, module: Module, config: EngineConfig, policy: Policy, code: bytes | None, seconds: float
+    program: Program, module: Module, build: Build, policy: Policy, code: bytes | None, seconds: float
 ) -> None:
-    key = _key(module, config)
+    key = _key(module, build)
     if seconds <= _WORTH_KEEPING_SECONDS:
         _unkept.keep(key, f"it compiles in {seconds * 1e3:.1f} ms, which is faster than reading a file")
         return
@@ -493,7 +514,7 @@ def why_not_kept(module: Module, policy: Policy) -> str:
         module: The module.
         policy: The policy that it was prepared under.
     """
-    key, store = _key(module, _config(module, policy)), Cache()
+    key, store = _key(module, Build(_config(module, policy))), Cache()
     return "" if store.has(key) else store.problem or _unkept.get(key, "it has been removed since")
 
 
@@ -526,10 +547,10 @@ def _from_entry(kept: CacheHit, module: Module, config: EngineConfig) -> Program
     return program
 
 
-def _key(module: Module, config: EngineConfig) -> str:
+def _key(module: Module, build: Build) -> str:
     """Names everything that machine code depends on."""
-    code = config._replace(pooled=False, parallel=False)
-    versions = f"proof {PROOF_VERSION}, weaver {WEAVER_VERSION}"
+    code = build.config._replace(pooled=False, parallel=False)
+    versions = f"proof {PROOF_VERSION}, weaver {WEAVER_VERSION}{', traced' if build.traced else ''}"
     parts = (module.sha256, guard().digest, versions, repr(code), wasmtime_version(), _processor())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

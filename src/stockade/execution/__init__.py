@@ -26,8 +26,9 @@ from stockade.execution._values import Argument, Call, bind_arguments
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate
+    from stockade.execution._tracing import trace_of
 else:
-    __getattr__ = found_later(__name__, {"_calibrate": ("Calibration", "calibrate")})
+    __getattr__ = found_later(__name__, {"_calibrate": ("Calibration", "calibrate"), "_tracing": ("trace_of",)})
 
 __all__ = [
     "NO_INPUTS",
@@ -54,4 +55,5 @@ __all__ = [
     "calibrate",
     "check_arguments",
     "check_monitoring",
+    "trace_of",
 ]

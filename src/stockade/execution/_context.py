@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
+    from stockade.report import Trace
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["PolicyContext"]
@@ -76,6 +77,7 @@ class PolicyContext:
         functions: The host functions.
         grants: The folders of its mounts, where they are open already.
         monitoring: What is watched of its runs.
+        trace: What of the calls of guests is traced.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -87,11 +89,13 @@ class PolicyContext:
         functions: HostFunctions,
         grants: OpenMounts | None = None,
         monitoring: Monitoring | None = None,
+        trace: Trace | None = None,
     ) -> None:
         check_enforceable(policy)
         self.policy = policy
         self._functions = functions
         self._monitoring = monitoring
+        self._trace = trace
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self._info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -110,7 +114,8 @@ class PolicyContext:
             PolicyError: The two cannot be enforced together.
         """
         both = self.policy.narrow(policy)
-        return PolicyContext(both, self._functions, self._grants.narrowed(both.filesystem.mounts), self._monitoring)
+        grants = self._grants.narrowed(both.filesystem.mounts)
+        return PolicyContext(both, self._functions, grants, self._monitoring, self._trace)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -132,7 +137,7 @@ class PolicyContext:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = ask_for(module, self.policy, self._functions, progress, "")
+            made = ask_for(module, self.policy, self._functions, progress, "", traced=self._trace is not None)
             plan = self._make(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
 
@@ -156,7 +161,7 @@ class PolicyContext:
         """
         if module.sha256 in self._plans:
             return True
-        made = ask_for(module, self.policy, self._functions, None, tenant)
+        made = ask_for(module, self.policy, self._functions, None, tenant, traced=self._trace is not None)
         found = (yield from _waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False
@@ -172,7 +177,8 @@ class PolicyContext:
         return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self._info)
 
     def _make(self, module: Module, made: MadeProgram) -> Plan:
-        plan = make_plan(module, self.policy, self._grants.directories, self._functions, _units_for, made)
+        directories, trace = self._grants.directories, self._trace
+        plan = make_plan(module, self.policy, directories, self._functions, _units_for, made, trace)
         self._keep(plan)
         return plan
 

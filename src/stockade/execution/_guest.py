@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._locks import reentrant_lock
 from stockade._pages import PAGE_BYTES
+from stockade._text import printable
+from stockade._wasi import MODULE
 from stockade.engine import InstantiationError
 from stockade.errors import UsageError
 from stockade.execution._budget import Budget
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
     from stockade.execution._streams import Streams
     from stockade.execution._throttle import Throttle
     from stockade.execution._timekeeper import Timekeeper
+    from stockade.execution._tracing import Tracer
     from stockade.execution._warm import WarmPool
     from stockade.guard import Woven
     from stockade.policy import Policy
-    from stockade.report import PolicyInfo, Usage
+    from stockade.report import PolicyInfo, Trace, Usage
     from stockade.runner import RunControl
     from stockade.runner.own_loop import OwnLoop
 
@@ -88,6 +91,7 @@ class LiveGuest:
     _throttle: Throttle | None = None
     _timekeeper: Timekeeper | None = None
     _mailbox: Mailbox | None = None
+    _tracer: Tracer | None = None
     _reentry: Reentry | None = None
     _own_loop: OwnLoop | None = None
     _problem = ""
@@ -170,13 +174,26 @@ class LiveGuest:
         plan = self._plan
         if plan.program.woven.start_export is not None:
             self._started = False
+        if plan.trace is not None:
+            self._trace(plan.trace)
         if streams is not None:
             self._streams = streams
             given = None if streams.stdin is not None else stdin
             arguments = [PROGRAM_NAME, *args]
-            self._placed = place_inputs(plan.state, plan.limits, arguments, env, given, listening=streams.listening)
-        elif args or env or stdin:
-            self._placed = place_inputs(plan.state, plan.limits, [PROGRAM_NAME, *args], env, stdin)
+            self._placed = place_inputs(
+                plan.state, plan.limits, arguments, env, given, listening=streams.listening, trace=plan.ring
+            )
+        elif args or env or stdin or plan.ring is not None:
+            self._placed = place_inputs(plan.state, plan.limits, [PROGRAM_NAME, *args], env, stdin, trace=plan.ring)
+
+    def _trace(self, trace: Trace) -> None:
+        # Most guests are not traced.
+        from stockade.execution._tracing import Tracer
+
+        imports = [entry for entry in self._plan.module.parsed.imports if entry.module != MODULE.encode()]
+        types = map(self._plan.module.parsed.type_of_function, (entry.type_index for entry in imports))
+        names = (f"{printable(entry.module)}.{printable(entry.name)}" for entry in imports)
+        self._tracer = Tracer(trace, list(zip(names, types, strict=True)))
 
     @property
     def _guard_bytes(self) -> int:

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
     from stockade.engine import Directory, LinkedModule, ResourceCost, Store
     from stockade.execution._snapshot import GuestState
+    from stockade.guard import TraceRing
     from stockade.host import BoundFunction, HostFunctions
     from stockade.modules import Module
     from stockade.policy import Limits, Policy
+    from stockade.report import Trace
 
 __all__ = ["Plan", "make_plan"]
 
@@ -80,6 +82,7 @@ class Plan:
         without_slots: Makes the same ready for an engine that has no slots to run out of.
         history: What the latest runs consumed, and in how many seconds.
         pace: Whether runs are over within a moment.
+        trace: What of its calls is traced; None where nothing is.
         held: What its guests begin with, where that is not what the module begins with.
         limits: Those of the policy.
         run_limits: The same as numbers, for reports.
@@ -90,6 +93,7 @@ class Plan:
         is_bare: Whether a plain run that is given nothing needs nothing set up but the guard's state and its natives.
         begins_too_large: Whether the module has more at its beginning than it may have.
         command: What is called where the module is run as a command; None where it is none.
+        ring: What is asked of the guard where calls are traced.
         engine_fuel: The units that the engine is given; None where it does not count.
         most_elements: The most elements that any table may have, the guard's included.
         renamed: Exports of the guest that are found under another name.
@@ -118,6 +122,7 @@ class Plan:
     without_slots: Callable[[], LinkedModule]
     history: deque[tuple[int, float]]
     pace: Pace
+    trace: Trace | None = None
     held: GuestState | None = None
 
     # What follows from these is made out once: a run takes less time than to ask.
@@ -129,6 +134,7 @@ class Plan:
     is_bare: bool = field(init=False)
     begins_too_large: bool = field(init=False)
     command: Call | None = field(init=False)
+    ring: TraceRing | None = field(init=False)
     engine_fuel: int | None = field(init=False)
     most_elements: int = field(init=False)
     renamed: Mapping[bytes, bytes] = field(init=False)
@@ -155,9 +161,11 @@ class Plan:
             and woven.state_export is not None
             and self.bare.reach_bytes <= format_.memory_bytes
             and self.bare.end_bytes + SLACK_BYTES <= limits.memory
-            and most_elements == limits.table_elements,
+            and most_elements == limits.table_elements
+            and self.trace is None,
             "begins_too_large": begins_too_large,
             "command": _command(self.module),
+            "ring": None if self.trace is None else _ring(self.trace),
             "engine_fuel": None if self.fuel is None else self.fuel + self.overdraft,
             "most_elements": most_elements,
             "renamed": woven.renamed,
@@ -252,6 +260,13 @@ def _run_limits(limits: Limits, fuel: int | None) -> RunLimits:
     return RunLimits(**{**numbers, "fuel": fuel, "cpu_percent": percent})
 
 
+def _ring(trace: Trace) -> TraceRing:
+    # Most modules are not traced.
+    from stockade.execution._tracing import trace_ring
+
+    return trace_ring(trace)
+
+
 def _command(module: Module) -> Call | None:
     try:
         return Call(module.command_entry)
@@ -260,7 +275,13 @@ def _command(module: Module) -> Call | None:
 
 
 def ask_for(
-    module: Module, policy: Policy, functions: HostFunctions, progress: Callable[[str], None] | None, tenant: str
+    module: Module,
+    policy: Policy,
+    functions: HostFunctions,
+    progress: Callable[[str], None] | None,
+    tenant: str,
+    *,
+    traced: bool,
 ) -> MadeProgram | PendingProgram:
     """Checks a module, and has its program made, unless it is at hand.
 
@@ -270,6 +291,7 @@ def ask_for(
         functions: The host functions.
         progress: Is told what is being done, before each step that may take long.
         tenant: For whom it is made.
+        traced: Whether its calls are traced.
 
     Raises:
         InvalidModule: The module is not valid, or beyond a structural limit.
@@ -277,7 +299,7 @@ def ask_for(
     """
     check_outline(module.name, module.parsed, policy.structure, policy.limits, policy.features)
     check_imports(module.parsed, functions.types())
-    return programs.ask(module, policy, progress, tenant)
+    return programs.ask(module, policy, progress, tenant, traced=traced)
 
 
 def make_plan(
@@ -287,6 +309,7 @@ def make_plan(
     functions: HostFunctions,
     units_for: Callable[[float], int],
     made: MadeProgram,
+    trace: Trace | None,
 ) -> Plan:
     """Makes a module ready to run under a policy.
 
@@ -297,6 +320,7 @@ def make_plan(
         functions: The host functions.
         units_for: Estimates the fuel for some seconds of computing.
         made: Its program.
+        trace: What of its calls is traced.
     """
     limits = policy.limits
     program = made.program
@@ -322,7 +346,7 @@ def make_plan(
         fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
         overdraft=_OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
         fuel_most=most,
-        natives=(*natives, *parking) if rates or program.woven.waits or program.woven.shares_heap else natives,
+        natives=(*natives, *parking) if rates or trace or program.woven.waits or program.woven.shares_heap else natives,
         natives_for_streams=(*natives, *parking),
         rates=rates,
         state=state,
@@ -333,6 +357,7 @@ def make_plan(
         without_slots=program.without_slots,
         history=deque(maxlen=SAMPLES_KEPT),
         pace=Pace(),
+        trace=trace,
     )
 
 
@@ -363,7 +388,8 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
         tuple(
             (slot, call.name.encode())
             for slot, call in slots
-            if call.group != "poll" and (files if call.group in ("fd", "path") else program.parks)
+            if call.group != "poll"
+            and (files if call.group in ("fd", "path") else program.parks or program.woven.traced)
         ),
         tuple((slot, call.name.encode()) for slot, call in slots if call.group == "poll"),
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Number
     from stockade.execution._monitoring import Monitoring
+    from stockade.execution._tracing import Tracer
     from stockade.guard import Glance, GuardViolation, StateReading, Woven
     from stockade.report import Outcome, Value
 
@@ -101,6 +102,8 @@ class ReportingGuest(LiveGuest):
         else:
             outcome, exit_code, value, stdout, stderr, usage, told = self._plain(glance, results, command, fuel)
         compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
+        if self._tracer is not None:
+            told = {**told, **self._traced(self._tracer)}
         report: Report = Report(
             outcome=outcome,
             exit_code=exit_code,
@@ -125,6 +128,14 @@ class ReportingGuest(LiveGuest):
             report = msgspec.structs.replace(report, **told)
         self._usage = usage
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
+
+    def _traced(self, tracer: Tracer) -> Mapping[str, Any]:
+        """What is told of the calls that were traced."""
+        if self._state is not None:
+            # Of a turn that is over while its call goes on; else nothing is left.
+            tracer.drain(self._state)
+        calls, lost = tracer.take(self._state)
+        return {"trace_calls": calls, "trace_lost": lost}
 
     def _whole(self, results: Sequence[Number | str] | None, command: bool, fuel: int | None) -> _Told:
         """What is told of any guest."""

@@ -46,6 +46,8 @@ class Guest(CallingGuest):
         instance, plan = self._instance, self._plan
         if instance is None or self._timed or self._streams is not None or call.exchange is not None:
             return None
+        if self._tracer is not None:
+            return None
         if not (plan.is_plain and self._started and self._ending is None):
             return None
         control, entry = self._control, call.entry
@@ -146,6 +148,9 @@ class Guest(CallingGuest):
                         results = yield from self._call(instance, call)
                 except GuestStopped as end:
                     self._ending = end.ending.unless_late(self._control)
+                if self._tracer is not None and self._state is not None:
+                    self._tracer.drain(self._state)
+                    self._tracer.finish()
                 if self._streams is not None:
                     yield from self._finish(self._streams)
                     if self._ending is not None and self._ending.from_outside:

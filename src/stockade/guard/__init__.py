@@ -16,12 +16,14 @@ from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, 
 
 if TYPE_CHECKING:
     from stockade.guard._proof import proof_copy, prove
+    from stockade.guard._trace import MOST_STRING_BYTES, TraceEntry, TraceRing, lost_entries, take_entries
     from stockade.guard._weave import weave
 else:
     __getattr__ = found_later(
         __name__,
         {
             "_proof": ("proof_copy", "prove"),
+            "_trace": ("MOST_STRING_BYTES", "TraceEntry", "TraceRing", "lost_entries", "take_entries"),
             "_weave": ("weave",),
         },
     )
@@ -29,6 +31,7 @@ else:
 __all__ = [
     "ELEMENT_BYTES",
     "HOST_CALLS",
+    "MOST_STRING_BYTES",
     "MOST_VALUES",
     "PROGRAM_NAME",
     "PROOF_VERSION",
@@ -46,12 +49,15 @@ __all__ = [
     "StateFormat",
     "StateImage",
     "StateReading",
+    "TraceEntry",
+    "TraceRing",
     "Wait",
     "Woven",
     "check_imports",
     "fields_kept",
     "guard",
     "heap_bytes",
+    "lost_entries",
     "mailbox_words",
     "memories_bytes",
     "place_inputs",
@@ -61,6 +67,7 @@ __all__ = [
     "rates_of",
     "state_format",
     "stop_reasons",
+    "take_entries",
     "values_format",
     "weave",
 ]

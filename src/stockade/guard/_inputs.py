@@ -10,6 +10,7 @@ from stockade.guard._source import guard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from stockade.guard._trace import TraceRing
     from stockade.policy import Limits
 
 __all__ = ["OUTPUT_RING_BYTES", "PROGRAM_NAME", "STDIN_PIECE_BYTES", "StateImage", "place_inputs"]
@@ -54,6 +55,7 @@ def place_inputs(
     stdin: bytes | None,
     *,
     listening: bool = False,
+    trace: TraceRing | None = None,
 ) -> StateImage:
     """Completes the guard's first state with what this run is given.
 
@@ -64,6 +66,7 @@ def place_inputs(
         env: Its environment.
         stdin: Its standard input; None where the host is asked for it piece by piece.
         listening: Whether the host wants output as it is written.
+        trace: What is traced.
 
     Raises:
         UsageError: All together is more than the guard has room for.
@@ -93,6 +96,9 @@ def place_inputs(
         layout.write(block, "tap", at)
         layout.write(block, "tap_size", OUTPUT_RING_BYTES)
         at += OUTPUT_RING_BYTES
+    if trace is not None:
+        trace.write(block, at)
+        at += trace.size_bytes
     reach = at
     for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
         layout.write(block, name, at, cap - cap // 2, cap, 0)

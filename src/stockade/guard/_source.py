@@ -234,6 +234,7 @@ _PARTS = (
     "poll",
     "rest",
     "growth",
+    "trace",
 )
 """The files of the guard's text."""
 

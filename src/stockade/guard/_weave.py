@@ -27,6 +27,7 @@ from stockade.guard._host_calls import HALTING_TYPE, HostCallCode, callable_expo
 from stockade.guard._imports import check_imports, wasi_call
 from stockade.guard._redirect import WAITS, Targets, redirected
 from stockade.guard._source import GUEST_MEMORY
+from stockade.guard._trace_code import TRACE_HELPERS, TraceCode, traceable
 from stockade.guard._woven import ELEMENT_BYTES, Woven
 from stockade.wasm import (
     ExternKind,
@@ -58,26 +59,27 @@ _MEMORY = b"memory"
 """The name by which native WASI finds the memory that it reads and writes."""
 
 
-def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None) -> Woven:
+def weave(module: ParsedModule | bytes, guard: Guard, scanned: Scan | None = None, *, traced: bool = False) -> Woven:
     """Weaves the guard into a module.
 
     Args:
         module: The original, validated by the engine under the features that guests may use.
         guard: The guard.
         scanned: What was found in its code, if that is known.
+        traced: Whether calls are written into the guard's trace, where one is asked for.
 
     Raises:
         LinkError: It imports a WASI function under a wrong type, or something that is no function.
         InvalidModule: It contains something that the weaver does not know.
     """
     parsed = parse(module) if isinstance(module, bytes) else module
-    return _Weaver(parsed, guard, scanned or scan(parsed)).weave()
+    return _Weaver(parsed, guard, scanned or scan(parsed), traced=traced).weave()
 
 
 class _Weaver:
     """The work on one module."""
 
-    def __init__(self, module: ParsedModule, guard: Guard, scan: Scan) -> None:
+    def __init__(self, module: ParsedModule, guard: Guard, scan: Scan, *, traced: bool) -> None:
         # Whether somebody lends the other functions is for whoever instantiates the module to see.
         others = (entry for entry in module.imports if entry.kind is ExternKind.FUNC and wasi_call(entry) is None)
         check_imports(
@@ -86,6 +88,7 @@ class _Weaver:
         self.module = module
         self.guard = guard
         self._scan = scan
+        self._traced = traced
         # Index of a WASI import in the guest -> the guard's function for it.
         self.wasi: dict[int, int] = {}
         self.native_index: dict[str, int] = {}
@@ -122,7 +125,8 @@ class _Weaver:
             }
         )
         if not (self.wasi or self.lent or grown or waits):
-            return self._without_guard()
+            # Nothing to guard: its start function is taken out.
+            return self._assemble(self._code(Targets({}, {}, {}, {})), {})
 
         # Which functions of the guard are needed, and where each will stand.
         by_name = guard.exports
@@ -137,6 +141,7 @@ class _Weaver:
             *(by_name[name] for name in ("reserve_elements", "settle_elements") if table_growers),
             *((enter, park) if self.lent else ()),
             *(by_name[name] for name in ("atomic_wait",) if waits),
+            *(by_name[name] for name in TRACE_HELPERS if self._traced and (self.wasi or self.lent)),
         ]
         needed = self._closure(roots)
         if self.lent:
@@ -202,9 +207,15 @@ class _Weaver:
             self._appended.add_wait(wait, place[by_name["atomic_wait"]])
 
         # Where references of the guest go.
-        redirect = {index: place[target] for index, target in self.wasi.items()} | lent_place
+        served = {index: place[target] for index, target in self.wasi.items()} | lent_place
+        traced = traceable(module, served) if self._traced else {}
+        behind = ask + bool(self.lent)
+        redirect = served | {index: behind + slot for slot, index in enumerate(traced)}
         if self.lent:
             self._add_host_calls(HostCallCode(guard.layout, state_memory), place[enter], place[park], ask, redirect)
+        if traced:
+            helpers = {name: place[by_name[name]] for name in TRACE_HELPERS}
+            TraceCode(guard, state_memory, helpers).add(self._appended, traced, served, self.wasi)
         self.entries = sorted({*redirect.values(), *memory_place.values(), *table_place.values(), *wait_place.values()})
 
         exports = [_sections.encode_export(_MEMORY, ExternKind.MEMORY, state_memory)]
@@ -253,10 +264,6 @@ class _Weaver:
         halts = Import(MODULE.encode(), PARKING, ExternKind.FUNC, halting)
         # All are functions: anything else is refused before.
         return [halts if index in self.lent else entry for index, entry in enumerate(self.module.imports)]
-
-    def _without_guard(self) -> Woven:
-        """What there is to be woven where a module has nothing to guard: its start function is taken out."""
-        return self._assemble(self._code(Targets({}, {}, {}, {})), {})
 
     def _check_narrow(self, needed: Iterable[int]) -> None:
         """Checks that no function of the guard's has to reach into the guest's memory, whose addresses have 64 bits.
@@ -376,6 +383,7 @@ class _Weaver:
             grown_tables=tuple(self.renamed.get(known[index], known[index]) for index in sorted(grown[1])),
             exposed=exposed,
             host_exports=self.host_exports,
+            traced=self._traced,
             waits=any(site.kind in WAITS for sites in self._scan.sites.values() for site in sites),
             collects=module.collects,
             throws_only=module.throws_only,

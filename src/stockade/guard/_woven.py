@@ -10,7 +10,7 @@ from stockade._wasi import WasiCall  # noqa: TC001 - msgspec reads the annotatio
 
 __all__ = ["ELEMENT_BYTES", "PROOF_VERSION", "WEAVER_VERSION", "Exposed", "Woven"]
 
-WEAVER_VERSION: Final = 3
+WEAVER_VERSION: Final = 4
 """The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 PROOF_VERSION: Final = 2
@@ -57,6 +57,7 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
         exposed: Where the guest's state is found.
         host_exports: Functions that the guest exports and the host can have called while the guest is halted in a call
             of a function of the embedder, by name: their numbers.
+        traced: Whether its calls are written into the guard's trace, where one is asked for.
         waits: Whether an instruction of the guest's may wait for another thread.
         collects: Whether it can make objects that the engine collects, in a heap beside its memories.
         throws_only: Whether these objects are exceptions, and nothing else.
@@ -79,6 +80,7 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
     redirected: dict[str, int] = msgspec.field(default_factory=dict)
     exposed: Exposed = msgspec.field(default_factory=Exposed)
     host_exports: dict[bytes, int] = msgspec.field(default_factory=dict)
+    traced: bool = False
     waits: bool = False
     collects: bool = False
     throws_only: bool = False

@@ -131,6 +131,21 @@
 (global $MAX_DESCRIPTORS    (export "MAX_DESCRIPTORS:const")     i32 (i32.const 4096))
 (global $SIZES_MAX                                               i32 (i32.const 1024))
 
+;; How a call is traced, in $trace_rules.
+(global $TRACE_PLAIN        (export "TRACE_PLAIN:const")         i32 (i32.const 1)) ;; without its duration
+(global $TRACE_SLOW         (export "TRACE_SLOW:const")          i32 (i32.const 2)) ;; with its duration, unless it is about descriptor 1 or 2
+(global $TRACE_TIMED        (export "TRACE_TIMED:const")         i32 (i32.const 3)) ;; with its duration
+;; An entry of the trace: call u8, state u8, which answers there are u8, flags u8, errno u32, its number in the ring u64 (of
+;; the rest of an entry: that of its beginning), when it began u64, when it ended u64 (0: not known), nine arguments u64
+;; each, two answers u64 each, lengths of two texts u32 each, at 120; then the first bytes of both.
+(global $TRACE_BEGUN                                             i32 (i32.const 0)) ;; states: the call has not returned
+(global $TRACE_RETURNED     (export "TRACE_RETURNED:const")      i32 (i32.const 1))
+(global $TRACE_REST         (export "TRACE_REST:const")          i32 (i32.const 2)) ;; it has returned, and the host had taken its beginning
+(global $TRACE_HAS_TIME     (export "TRACE_HAS_TIME:const")      i32 (i32.const 0x80)) ;; flags, beside 1 and 2 for texts that are not in the guest's memory
+(global $TRACE_ARGUMENTS    (export "TRACE_ARGUMENTS:const")     i32 (i32.const 32)) ;; where the arguments stand
+(global $TRACE_ANSWERS      (export "TRACE_ANSWERS:const")       i32 (i32.const 104)) ;; where the answers do
+(global $TRACE_TEXTS        (export "TRACE_TEXTS:const")         i32 (i32.const 128)) ;; and the texts
+
 ;; Errno values of WASI.
 (global $SUCCESS                                                 i32 (i32.const 0))
 (global $EACCES                                                  i32 (i32.const 2))
@@ -174,7 +189,7 @@
 (global $IO_MAX             (export "IO_MAX:const")              i32 (i32.const 1048576))
 ;; How much of its data is copied at once.
 (global $PIECE                                                   i32 (i32.const 65536))
-(global $SUBSCRIPTION_SIZE                                       i32 (i32.const 48))
+(global $SUBSCRIPTION_SIZE  (export "SUBSCRIPTION_SIZE:const")   i32 (i32.const 48))
 (global $EVENT_SIZE                                              i32 (i32.const 32))
 (global $FILESTAT_SIZE                                           i32 (i32.const 64))
 (global $FDSTAT_SIZE                                             i32 (i32.const 24))

@@ -206,4 +206,16 @@
 (global $waited                (export "waited:u64:note")             i32 (i32.const 42488)) ;; nanoseconds that this wait has taken so far; the host counts them
 (global $opening               (export "opening:u32:note")            i32 (i32.const 42496)) ;; while native WASI opens a path: for which time it was asked to; else 0
 (global $starts                                                       i32 (i32.const 42500)) ;; where $path and $path2 begin, each u16: 1 for the first mount, and so on; 0 for anything else
-(global $room                  (export "room:u8:note")                i32 (i32.const 42504)) ;; from here on the host places its data
+;; The trace (see trace.wat). All of it is zero where nobody asked for one.
+
+(global $trace_written         (export "trace_written:u64:session")   i32 (i32.const 42504)) ;; entries put into the ring
+(global $trace_read            (export "trace_read:u64:session")      i32 (i32.const 42512)) ;; of these, taken out by the host
+(global $trace_lost            (export "trace_lost:u64:session")      i32 (i32.const 42520)) ;; entries for which there was no room
+(global $trace_now                                                    i32 (i32.const 42528)) ;; nanoseconds into the run when the clock was last read for it, u64
+(global $trace                 (export "trace:u32:policy")            i32 (i32.const 42536)) ;; where the ring lies
+(global $trace_slots           (export "trace_slots:u32:policy")      i32 (i32.const 42540)) ;; entries that it has room for, a power of two
+(global $trace_slot_size       (export "trace_slot_size:u32:policy")  i32 (i32.const 42544)) ;; bytes of each
+(global $trace_strings         (export "trace_strings:u32:policy")    i32 (i32.const 42548)) ;; bytes that are kept of each of its two texts
+(global $trace_waits           (export "trace_waits:u32:policy")      i32 (i32.const 42552)) ;; 1: where the ring is full, the guest waits; else the entry is lost
+(global $trace_rules           (export "trace_rules:u8[64]:policy")   i32 (i32.const 42556)) ;; by call number: 0, or TRACE_PLAIN, TRACE_SLOW or TRACE_TIMED
+(global $room                  (export "room:u8:note")                i32 (i32.const 42624)) ;; from here on the host places its data

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from stockade.guests._driver import Driver
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
-    from stockade.report import Report
+    from stockade.report import Report, Trace
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
-LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring")
+LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring", "trace")
 """What a language takes when it is made."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
@@ -93,6 +93,7 @@ class Language:
         packages: A folder with wheels of pure Python that the code may import.
         pool_size: How many interpreters wait, started, for runs under the language's own policy. Each serves one run;
             others are started in the background.
+        trace: What of the calls of the interpreter is traced, as for `Sandbox`: in `result.report.trace_calls`.
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
@@ -114,6 +115,7 @@ class Language:
         monitoring: Monitoring | None = None,
         packages: str | os.PathLike[str] | None = None,
         pool_size: int = 0,
+        trace: Trace | bool | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
@@ -122,6 +124,7 @@ class Language:
         self._pool_size = pool_size
         self._isolation = isolation
         self._monitoring = check_monitoring(monitoring)
+        self._trace = trace
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -568,7 +571,7 @@ class Language:
             folder: The folder.
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
-        box = Sandbox(fitted, isolation=self._isolation, monitoring=self._monitoring)
+        box = Sandbox(fitted, isolation=self._isolation, monitoring=self._monitoring, trace=self._trace)
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
         toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES, most_integer)
         driver.lend(box, toolbox)

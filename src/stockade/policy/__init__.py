@@ -14,7 +14,7 @@ from stockade.policy._limits import MAX_MODULE_BYTES, Limits
 from stockade.policy._network import HostRule, Network, PortRange
 from stockade.policy._policy import Policy
 from stockade.policy._presets import PRESETS
-from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
+from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi, wasi_calls
 from stockade.policy._structure import ModuleLimits, most_structure
 from stockade.policy._units import parse_count, parse_seconds, parse_size
 
@@ -87,6 +87,7 @@ __all__ = [
     "reference",
     "runnable_features",
     "unenforceable",
+    "wasi_calls",
     "write_toml",
     "write_value",
     "write_yaml",

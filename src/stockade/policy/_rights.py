@@ -28,7 +28,18 @@ if TYPE_CHECKING:
         WasiFields,
     )
 
-__all__ = ["WELL_TRIED", "Clock", "Environment", "Features", "Filesystem", "Mount", "Process", "Random", "Wasi"]
+__all__ = [
+    "WELL_TRIED",
+    "Clock",
+    "Environment",
+    "Features",
+    "Filesystem",
+    "Mount",
+    "Process",
+    "Random",
+    "Wasi",
+    "wasi_calls",
+]
 
 _MAX_SECONDS = 2**62 / 1e9  # what fits the guard's arithmetic in nanoseconds
 
@@ -286,7 +297,7 @@ class _CallPattern(Kind):
     """A WASI call, a group or pattern of them, or a POSIX system call that some of them stand for."""
 
     def settle(self, path: str, value: object) -> str:
-        if not isinstance(value, str) or (not _matching(value) and value.lower() not in SYSCALLS):
+        if not isinstance(value, str) or (not wasi_calls(value) and value.lower() not in SYSCALLS):
             raise PolicyError(
                 f"{path} is {shown(value)}, which is no WASI call, group or pattern of calls: "
                 "write names such as fd_write, path_* or clock"
@@ -326,15 +337,15 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         Part.__post_init__(self)
         for pattern in self.allow:
-            if not _matching(pattern) and SYSCALLS[pattern.lower()].never:
+            if not wasi_calls(pattern) and SYSCALLS[pattern.lower()].never:
                 raise PolicyError(
                     f"wasi.allow has {shown(pattern)}, which no guest can be given: WASI has no such call. Leave it out"
                 )
 
     def refused(self) -> frozenset[str]:
         """Returns the names of the WASI calls that are refused."""
-        allowed = {name for pattern in self.allow for name in _matching(pattern)}
-        denied = {name for pattern in self.deny for name in _matching(pattern)}
+        allowed = {name for pattern in self.allow for name in wasi_calls(pattern)}
+        denied = {name for pattern in self.deny for name in wasi_calls(pattern)}
         return frozenset(WASI_BY_NAME) - allowed | denied
 
     def refused_by(self, call: str) -> Literal["allow", "deny"]:
@@ -343,7 +354,7 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Args:
             call: Its name.
         """
-        return "deny" if any(call in _matching(pattern) for pattern in self.deny) else "allow"
+        return "deny" if any(call in wasi_calls(pattern) for pattern in self.deny) else "allow"
 
     def syscall(self, call: str | int, platform: str = "linux-x86_64") -> Classification:
         """Says what becomes of a POSIX system call that a native program would make, when a guest wants the same.
@@ -367,7 +378,13 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "refused" if found.wasi and all(name in refused for name in found.wasi) else "allowed"
 
 
-def _matching(pattern: str) -> list[str]:
+def wasi_calls(pattern: str) -> list[str]:
+    """Returns the names of the WASI calls that a pattern stands for.
+
+    Args:
+        pattern: A name (`fd_write`), a pattern (`path_*`), a group (`clock`), or the name of the POSIX system call that
+            they stand for (`READ`).
+    """
     known = SYSCALLS.get(pattern.lower())
     posix = known.wasi if known is not None else ()
     return [

@@ -34,6 +34,8 @@ from stockade.report._model import (
 )
 from stockade.report._numbers import amount, duration, percent, size
 from stockade.report._render import LIMITS, deciding_violation, limits_shown, rows, summary, violation_text
+from stockade.report._trace import Trace, TraceArgument, TracedCall
+from stockade.report._trace_text import TraceCount, trace_counts
 
 if TYPE_CHECKING:
     from stockade.report._schema import json_schema
@@ -58,6 +60,10 @@ __all__ = [
     "RunLimits",
     "Sample",
     "Timings",
+    "Trace",
+    "TraceArgument",
+    "TraceCount",
+    "TracedCall",
     "TrapFrame",
     "TrapInfo",
     "Trend",
@@ -79,5 +85,6 @@ __all__ = [
     "run_statistics",
     "size",
     "summary",
+    "trace_counts",
     "violation_text",
 ]

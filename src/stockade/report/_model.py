@@ -11,6 +11,7 @@ from stockade._json import JsonRecord
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
 from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
 from stockade.report._limits import LimitUse, QuotaUse, RunLimits, check_share, limits_used, progress_used
+from stockade.report._trace import TracedCall  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
     from typing import Self
@@ -415,6 +416,9 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         events_dropped: How many older ones there were.
         violations_dropped: Violations for which there was no room: of kinds that are told already.
         trap: How it trapped, if it did.
+        trace_calls: The calls that were traced, where the sandbox traces and tells nobody else, in the order in which
+            they began.
+        trace_lost: Calls for which there was no room in the trace.
         module: Which module ran.
         policy: Which policy held.
         timings: Where the time went.
@@ -438,6 +442,8 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
     events_dropped: int = 0
     violations_dropped: int = 0
     trap: TrapInfo | None = None
+    trace_calls: tuple[TracedCall, ...] = ()
+    trace_lost: int = 0
     module: ModuleInfo
     policy: PolicyInfo
     timings: Timings = Timings()

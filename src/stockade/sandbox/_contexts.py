@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stockade.execution import Monitoring
     from stockade.host import HostFunctions
     from stockade.policy import Policy, PolicyLike
+    from stockade.report import Trace
 
 __all__ = ["PolicyContexts"]
 
@@ -29,15 +30,22 @@ class PolicyContexts:
         policy: The sandbox's own.
         functions: The host functions.
         monitoring: What is watched of runs.
+        trace: What of the calls of guests is traced.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
     """
 
-    def __init__(self, policy: Policy, functions: HostFunctions, monitoring: Monitoring | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        functions: HostFunctions,
+        monitoring: Monitoring | None = None,
+        trace: Trace | None = None,
+    ) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
-        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring)
+        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring, trace)
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 
     def under(self, policy: PolicyLike | None = None) -> PolicyContext:

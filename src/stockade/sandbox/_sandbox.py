@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Source
     from stockade.policy import Policy, PolicyLike
-    from stockade.report import FuelHistory, Progress
+    from stockade.report import FuelHistory, Progress, Trace
     from stockade.runner import RunCoroutine
     from stockade.sandbox._registry import UnderWay
     from stockade.sandbox._runs import Program
@@ -66,6 +66,15 @@ _Result = TypeVar("_Result")
 _NO_ARGS: Final = ()
 _NO_STDIN: Final = b""
 _NOTHING_ELSE: Final = (None, None, None, None)
+
+
+def _checked(trace: Trace | bool | None) -> Trace | None:
+    """Returns what is traced, checked. Most sandboxes trace nothing, and load nothing for it."""
+    if not trace:
+        return None
+    from stockade.execution import trace_of
+
+    return trace_of(trace)
 
 
 def _silent(step: str) -> None:
@@ -88,6 +97,7 @@ class Sandbox:
         policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`.
         monitoring: What is watched of all its runs: samples over time, and alerts.
+        trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -99,6 +109,7 @@ class Sandbox:
         policy: PolicyLike = "default",
         isolation: Literal["inprocess", "process"] = "inprocess",
         monitoring: Monitoring | None = None,
+        trace: Trace | bool | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -106,7 +117,7 @@ class Sandbox:
             raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
         self.policy = policy_of(policy)
         self._functions = HostFunctions()
-        self._contexts = PolicyContexts(self.policy, self._functions, check_monitoring(monitoring))
+        self._contexts = PolicyContexts(self.policy, self._functions, check_monitoring(monitoring), _checked(trace))
         self._registry = RunRegistry()
 
     def __enter__(self) -> Self:

@@ -139,7 +139,9 @@ def _config(request: Request, wasm: bytes) -> EngineConfig:
 
 
 def _prepare(request: Request, wasm: bytes, config: EngineConfig) -> tuple[Woven, dict[str, int]]:
-    return prepare(request.name, parse(wasm), config, request.features, request.structure, lambda _: None)
+    return prepare(
+        request.name, parse(wasm), config, request.features, request.structure, lambda _: None, traced=request.traced
+    )
 
 
 def _validate(request: Request, wasm: bytes) -> tuple[Answer, bytes]:

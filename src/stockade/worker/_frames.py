@@ -53,6 +53,7 @@ class Request(msgspec.Struct, frozen=True):
         features: Proposals that the module may use.
         structure: What it may be made of.
         config: What to compile for.
+        traced: Whether calls are written into the guard's trace.
     """
 
     task: Literal["compile", "weave", "validate", "features", "translate"]
@@ -63,6 +64,7 @@ class Request(msgspec.Struct, frozen=True):
     features: Features = Features()
     structure: ModuleLimits = ModuleLimits()
     config: dict[str, bool | int] = {}
+    traced: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):

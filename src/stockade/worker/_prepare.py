@@ -66,6 +66,8 @@ def prepare(
     features: Features,
     structure: ModuleLimits,
     progress: Callable[[str], None],
+    *,
+    traced: bool = False,
 ) -> tuple[Woven, dict[str, int]]:
     """Makes a module ready to be compiled.
 
@@ -76,6 +78,7 @@ def prepare(
         features: The proposals that it may use.
         structure: What it may be made of.
         progress: Is told what is being done.
+        traced: Whether calls are written into the guard's trace.
 
     Returns:
         The woven module, and the figures of the original's code.
@@ -89,7 +92,7 @@ def prepare(
     figures = code_figures(module, found)
     check_figures(name, figures, structure)
     progress("weaving")
-    woven = weave(module, guard(), found)
+    woven = weave(module, guard(), found, traced=traced)
     try:
         Engine.shared(config._replace(pooled=False)).validate(woven.wasm)
     except InvalidModule as problem:

@@ -58,7 +58,7 @@ _WORDS = {
 
 
 def compile_aside(
-    module: Module, config: EngineConfig, policy: Policy, turn: Turn
+    module: Module, config: EngineConfig, policy: Policy, turn: Turn, *, traced: bool = False
 ) -> tuple[Woven, dict[str, int], bytes]:
     """Prepares and compiles a module.
 
@@ -67,6 +67,7 @@ def compile_aside(
         config: The configuration to compile for.
         policy: What the module may be, and how long and with how much memory it may take.
         turn: The turn that was waited for.
+        traced: Whether calls are written into the guard's trace.
 
     Returns:
         What the weaver tells of it, figures of its code, and its machine code.
@@ -78,7 +79,7 @@ def compile_aside(
     """
     # No more of the policy than that process needs: what it says of the host is not for a compiler to know.
     request = Request(
-        "compile", module.name, *_shared(policy.limits), policy.features, policy.structure, config._asdict()
+        "compile", module.name, *_shared(policy.limits), policy.features, policy.structure, config._asdict(), traced
     )
     answer, code = _ask(request, module.data, policy.limits, turn)
     if answer.woven is None:
