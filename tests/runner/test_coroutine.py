@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade.errors import UsageError
-from stockade.runner import RunControl, run_blocking
+from stockade.runner import GO_ON, RunControl, run_blocking
 
 if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
@@ -46,3 +48,40 @@ def test_who_has_waited_leaves_nothing_behind() -> None:
     assert run_blocking(patient(), control) == 7
     control.wake()
     assert told == ["woken"]
+
+
+def test_steps_are_closed_wherever_the_handler_of_a_signal_raises() -> None:
+    """The attack: it comes as the loop that takes the steps begins anew, outside of any call."""
+
+    armed, closed, interrupted = False, 0, 0
+
+    def ring(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise InterruptedError
+
+    def steps() -> RunCoroutine[None]:
+        nonlocal armed, closed
+        try:
+            armed = True
+            while True:
+                yield GO_ON
+        finally:
+            closed += 1
+
+    chance = random.Random(5)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        while interrupted < 300:
+            signal.setitimer(signal.ITIMER_REAL, chance.random() * 5e-4 + 1e-5, 1e-4)
+            try:
+                run_blocking(steps(), RunControl())
+            except InterruptedError:
+                interrupted += 1
+                # While the exception is there, the frames are that it has come through, and what they hold.
+                assert closed == interrupted
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stockade
-from stockade import Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
 from stockade.sandbox._registry import UnderWay
 from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
@@ -216,6 +216,25 @@ def test_handlers_come_between_any_two_lines(
     gc.collect()
     # The thread of a pool may just be closing what it has opened for nobody.
     assert until(lambda: live_instances() == 0)
+
+
+def test_a_task_that_is_taken_on_while_its_scheduler_is_closed_does_not_run_on() -> None:
+    """The attack: a handler stops everything and closes, before it can find the task that it has interrupted."""
+    box = Sandbox(Policy().replace(wall_time=10.0, fuel=None))
+    box.prepare(SLEEPER)
+    lines, at = 1, 0
+    while at < lines:
+        at += 1
+        scheduler = Scheduler(box)
+        jobs: list[stockade.TaskHandle] = []
+        lines = interrupted(
+            lambda scheduler=scheduler, jobs=jobs: jobs.append(scheduler.submit(Task(module=SLEEPER))),  # type: ignore[misc]
+            lambda scheduler=scheduler: scheduler.close(cancel=True),  # type: ignore[misc]
+            at,
+        )
+        scheduler.close(cancel=True)
+        assert all(job.task_result().outcome is Outcome.CANCELLED for job in jobs)
+    assert lines > 20
 
 
 def test_a_run_that_never_came_to_be_on_the_list_is_dropped() -> None:

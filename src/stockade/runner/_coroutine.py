@@ -153,6 +153,9 @@ def run_blocking(steps: RunCoroutine[_Result], control: RunControl) -> _Result:
     woken: Bell | None = None
     around: Callable[[], object] | None = None
     try:
+        # The loop is not the first that stands here: in Python 3.11 and 3.12, what the handler of a signal raises as a
+        # loop goes back to where a `try` begins is raised outside of it, and the steps would never be closed.
+        until = GO_ON
         while True:
             try:
                 until = next(steps)

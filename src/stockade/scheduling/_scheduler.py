@@ -116,6 +116,8 @@ _CALLS_OTHERS: Final = frozenset(
 )
 """Functions of ours that wait, or call those of the embedder; they hold nothing that others need."""
 
+_CLOSED: Final = "the scheduler is closed: make a new one"
+
 _HERE: Final = str(Path(__file__).parents[1])
 
 
@@ -299,13 +301,16 @@ class Scheduler:
         try:
             with self._lock:
                 if self._closed:
-                    raise UsageError("the scheduler is closed: make a new one")
+                    raise UsageError(_CLOSED)
                 if len(self._line) >= self._queue_size and not self._has_room(task.tenant):
                     raise QueueFull(
                         f"queue full: {len(self._running):,} running, {len(self._line):,} waiting; wait for some "
                         "of them, or raise queue_size or concurrency"
                     )
                 self._unfinished[run] = None
+                # The handler of a signal has closed it before it could find this one, and stopped what it found.
+                if self._closed:
+                    raise UsageError(_CLOSED)
                 self._line.add(run)
                 started = self._next_ones()
             self._start(started)
