@@ -36,6 +36,7 @@ def start_thread(thread: threading.Thread) -> None:
     Raises:
         RuntimeError: There can be no more threads.
     """
+    thread._started = _Begun()  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
     try:
         thread.start()
     except KeyError as problem:
@@ -68,6 +69,34 @@ class Bell:
             seconds: The longest to wait.
         """
         self._silent.acquire(timeout=-1 if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+
+
+class _Begun:
+    """Says that a thread has begun, to the one that starts it, in the place of the event that Python has for that.
+
+    A handler that raises where that event is waited for can leave its lock taken. Then the thread waits for it for ever
+    before it has begun; or the lock is given back twice, which looks as if there were no more threads.
+    """
+
+    __slots__ = ("_begun", "_bell")
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._bell = Bell()
+
+    def is_set(self) -> bool:
+        return self._begun
+
+    def set(self) -> None:
+        self._begun = True
+        self._bell.ring()
+
+    def wait(self) -> None:
+        while not self._begun:
+            self._bell.wait()
+
+    def _at_fork_reinit(self) -> None:
+        """In a forked child, of threads that are not there."""
 
 
 def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], object]]) -> None:
