@@ -78,22 +78,24 @@ class _Begun:
     before it has begun; or the lock is given back twice, which looks as if there were no more threads.
     """
 
-    __slots__ = ("_begun", "_bell")
+    # Not a bell: at one, nobody waits who holds what others need.
+    __slots__ = ("_begun", "_silent")
 
     def __init__(self) -> None:
         self._begun = False
-        self._bell = Bell()
+        self._silent = threading.Lock()
+        self._silent.acquire()
 
     def is_set(self) -> bool:
         return self._begun
 
     def set(self) -> None:
         self._begun = True
-        self._bell.ring()
+        self._silent.release()
 
     def wait(self) -> None:
         while not self._begun:
-            self._bell.wait()
+            self._silent.acquire()
 
     def _at_fork_reinit(self) -> None:
         """In a forked child, of threads that are not there."""

@@ -19,6 +19,8 @@ import pytest
 
 import stockade
 from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, StockadeError, Task
+from stockade.runner import _executor
+from stockade.runner._executor import Executor
 from stockade.sandbox._registry import UnderWay
 from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
@@ -218,13 +220,18 @@ def test_handlers_come_between_any_two_lines(
     assert until(lambda: live_instances() == 0)
 
 
-def test_a_task_that_is_taken_on_while_its_scheduler_is_closed_does_not_run_on() -> None:
-    """The attack: a handler stops everything and closes, before it can find the task that it has interrupted."""
+def test_a_task_that_is_taken_on_while_its_scheduler_is_closed_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a handler stops everything and closes, before it can find the task that it has interrupted, or in the
+    middle of what that needs to be stopped.
+    """
+    monkeypatch.setattr(_executor, "_LINGER_SECONDS", 0.01)
     box = Sandbox(Policy().replace(wall_time=10.0, fuel=None))
     box.prepare(SLEEPER)
     lines, at = 1, 0
     while at < lines:
         at += 1
+        # One that has no thread yet.
+        monkeypatch.setattr(_executor, "_executor", Executor())
         scheduler = Scheduler(box)
         jobs: list[stockade.TaskHandle] = []
         lines = interrupted(
@@ -258,7 +265,8 @@ class Alarm(Exception):
 
 small = wat(HELLO)
 sys.unraisablehook = lambda *_: None
-box = stockade.Sandbox(stockade.Policy().replace(wall_time=5.0, fuel=None))
+# Without any limit of time, so that nothing but a wakeup ends those who sleep.
+box = stockade.Sandbox(stockade.Policy().replace(wall_time=None, fuel=None))
 box.prepare(small), box.prepare(SLEEPER)
 chance = random.Random(11)
 heard, armed, jobs = 0, False, []
@@ -282,6 +290,8 @@ def handler(*_):
         scheduler.cancel_all()
         raise Alarm
     if what == 3:
+        # Also those that are just taken on, of which nobody has a handle yet.
+        scheduler.cancel_all()
         scheduler.close()
 
 def once():
