@@ -50,7 +50,7 @@ from stockade.execution import (
 from stockade.guard import _inputs, _state
 from stockade.runner import _awaited, _coroutine, _executor, own_loop
 from stockade.runner import loop as loop_room
-from stockade.sandbox import _registry, _runs, _sandbox, _session
+from stockade.sandbox import _occupancy, _registry, _runs, _sandbox, _session
 from stockade.scheduling import _fair_queue, _handle, _pool, _scheduler, _tellers
 from tests.simulation._library import MODULE, Library, ModelFailure, ModelMemory, Op, real_plan
 from tests.simulation._world import BrokenError, Over, Signal, World
@@ -81,6 +81,7 @@ _LOOKED_AT = (
     _streams,
     loop_streams,
     _session,
+    _occupancy,
     _registry,
     _runs,
     _pool,

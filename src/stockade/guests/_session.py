@@ -260,9 +260,12 @@ class LanguageSession:
             report = yield from interpreter.turns.turn(task)
             return interpreter.read(report, interpreter, patterns)
         finally:
-            if self._occupancy.holder is holder:
-                self.last_used = time.monotonic()
-            self._occupancy.leave(holder)
+            try:
+                if self._occupancy.holder is holder:
+                    self.last_used = time.monotonic()
+            finally:
+                if self._occupancy.holder is holder:
+                    self._occupancy.holder = None
 
     def fork(self) -> LanguageSession:
         """Opens another session that begins as this one is now: with its state, and a copy of its files.
@@ -281,7 +284,8 @@ class LanguageSession:
                 raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
             begun = self._fork(interpreter)
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
         forked = LanguageSession(
             self._open,
             self._fork,
@@ -306,7 +310,8 @@ class LanguageSession:
             old, self._interpreter = self._interpreter, fresh
             old.close()
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
     def cancel(self) -> None:
         """Stops what is under way, which ends the interpreter. May be called from any thread."""
@@ -346,7 +351,8 @@ class LanguageSession:
                     forget(self)
                 self._interpreter.close()
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
     def _own(self) -> Interpreter:
         """Returns the interpreter, in the process that has opened it.

@@ -18,14 +18,16 @@ __all__ = ["Occupancy"]
 class Occupancy:
     """Whose a session is.
 
-    Take it and leave it by one `try` of one frame, for the handler of a signal may raise anywhere between:
+    Take it and leave it by one `try` of one frame, for the handler of a signal may raise anywhere between. Leave it by
+    no call: where a function begins, a handler may raise, too, and it would be left by nobody.
 
         holder = object()
         try:
             occupancy.take(holder)
             ...
         finally:
-            occupancy.leave(holder)
+            if occupancy.holder is holder:
+                occupancy.holder = None
 
     Attributes:
         holder: Whoever has it; only who has it leaves it, so that needs no lock.
@@ -63,11 +65,6 @@ class Occupancy:
             if begin is not None:
                 begin()
             self.holder = holder
-
-    def leave(self, holder: object) -> None:
-        """Leaves it, where it is this holder's."""
-        if self.holder is holder:
-            self.holder = None
 
     def cancel(self, control: Callable[[], RunControl]) -> None:
         """Cancels what whoever has it is doing; where nobody has it, nothing.

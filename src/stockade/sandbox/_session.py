@@ -116,7 +116,8 @@ class _Session:
         except IndexError as problem:
             raise UsageError(f"outside the guest's memory: {problem}") from None
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
     def _steps(self, call: Call) -> RunCoroutine[Report]:
         """Makes a call. From its first step on, which does nothing else, it has the session until it is over."""
@@ -133,7 +134,8 @@ class _Session:
             self._guest.renew()
             return (yield from self._guest.invoke(call))
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
     def _taking(self) -> RunCoroutine[Snapshot]:
         """Takes a snapshot. As `_steps`, from its first step on it has the session."""
@@ -146,7 +148,8 @@ class _Session:
                 found = self._snapshot = Snapshot(SavedGuest(self._guest.take_state()))
             return found
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
     def _inputs_of_fork(
         self, stdin: AsyncStdin, on_stdout: OnOutputAsync | None, on_stderr: OnOutputAsync | None
@@ -161,7 +164,8 @@ class _Session:
             self._snapshot = None
             self._guest.close()
         finally:
-            self._occupancy.leave(holder)
+            if self._occupancy.holder is holder:
+                self._occupancy.holder = None
 
 
 def _check_begun(guest: Guest) -> None:
