@@ -9,6 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockade._bell import MOST_RAISED, wait_until
+from stockade._interrupted import may_wait
 from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.runner import RunControl
@@ -16,6 +17,7 @@ from stockade.sandbox._checks import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
     from typing import Self
 
     from stockade.report import Progress
@@ -207,10 +209,14 @@ class RunRegistry:
         control.cancel()
         return True
 
-    def close(self) -> None:
-        """Lets nothing begin any more, cancels what is under way, and waits until it is over."""
+    def close(self, asked_by: FrameType | None) -> None:
+        """Lets nothing begin any more, cancels what is under way, and waits until it is over.
+
+        Args:
+            asked_by: The frame of whoever wants that: it may have interrupted what must go on for this to end.
+        """
         self._end()
-        if self._is_not_to_wait(awaiting=False):
+        if self._is_not_to_wait(awaiting=False) or not may_wait(asked_by):
             return
         wait_until(lambda: not self._any(), self._waiters)
 

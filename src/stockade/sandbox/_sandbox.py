@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
 
@@ -141,10 +142,12 @@ class Sandbox:
 
         Sessions are closed by whoever opened them. Called from within one of its runs, by a host function or a
         callback, it does not wait, for that run would wait for it; nor does it wait for runs that the event loop of
-        this thread awaits. Closing twice is harmless.
+        this thread awaits. The handler of a signal that has interrupted Stockade in the middle of something does not
+        wait either, for what it would wait for may need that done: whoever closes it next does. Closing twice is
+        harmless.
         """
         self._contexts.close()
-        self._registry.close()
+        self._registry.close(sys._getframe(1))  # noqa: SLF001 - there is no other way
 
     async def close_async(self) -> None:
         """Does what `close` does, without blocking the event loop."""

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sized
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stockade._bell import MOST_RAISED, wait_until
+from stockade._interrupted import may_wait
 from stockade._locks import new_lock
 from stockade.errors import QueueFull, UsageError
 from stockade.runner import WorkItem, executor, is_in_coroutine
@@ -27,7 +27,7 @@ from stockade.scheduling._task import Task, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-    from types import FrameType, TracebackType
+    from types import TracebackType
     from typing import Self
 
     from stockade.report import Report
@@ -100,34 +100,7 @@ class _Window:
             job.cancel()
 
 
-_CALLS_OTHERS: Final = frozenset(
-    {
-        "Bell.wait",
-        "TaskHandle.on_done.<locals>.call",
-        "LoopStreams._await_call",
-        "LoopStreams._call_all",
-        "LoopStreams._read",
-        "Scheduler.__exit__",
-        "Streams._pass_on",
-        "Streams.serve",
-        "_Window.leave",
-        "call_outside",
-    }
-)
-"""Functions of ours that wait, or call those of the embedder; they hold nothing that others need."""
-
 _CLOSED: Final = "the scheduler is closed: make a new one"
-
-_HERE: Final = str(Path(__file__).parents[1])
-
-
-def _may_wait(frame: FrameType | None) -> bool:
-    """Whether who calls has not interrupted, as the handler of a signal, something of ours that others wait for."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_HERE):
-            return frame.f_code.co_qualname in _CALLS_OTHERS
-        frame = frame.f_back
-    return True
 
 
 class _Background:
@@ -242,7 +215,7 @@ class Scheduler:
         try:
             if cancel:
                 self.cancel_all()
-            if _may_wait(sys._getframe(1)):  # noqa: SLF001 - there is no other way
+            if may_wait(sys._getframe(1)):  # noqa: SLF001 - there is no other way
                 self._wait_until_quiet()
             else:
                 self._closing.add(threading.get_ident())
