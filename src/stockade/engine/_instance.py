@@ -669,6 +669,11 @@ class Instance:
             self._keeper = Owner(self._place)
 
     @property
+    def is_called(self) -> bool:
+        """Whether a call is under way."""
+        return self._place.future is not None
+
+    @property
     def is_parked(self) -> bool:
         """Whether the guest waits, until it is woken."""
         return self.bed is not None and self.bed.taken

@@ -262,7 +262,12 @@ class PolicyContext:
         return guest
 
     def park(
-        self, module: Module, inputs: Inputs, pool_size: int, memory_bytes: int, *, tended: bool = False
+        self,
+        module: Module,
+        inputs: Inputs,
+        pool_size: int,
+        memory_bytes: int,
+        tidy: Callable[[], object] | None = None,
     ) -> Callable[[], None]:
         """Has commands begun ahead, up to where they wait for their standard input.
 
@@ -271,7 +276,8 @@ class PolicyContext:
             inputs: Their arguments and environment.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory they may have together.
-            tended: Whether others are made when what is returned is called, and not when one is taken.
+            tidy: What is done in pauses, before others are made. Where it is given, that is when what is returned is
+                called, and not when one is taken.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -293,7 +299,7 @@ class PolicyContext:
             def begin(control: RunControl, streams: Streams) -> Guest:
                 return self.guest(module, control, inputs, streams)
 
-            pool = ParkedPool(module, pool_size, memory_bytes, begin, tended=tended)
+            pool = ParkedPool(module, pool_size, memory_bytes, begin, tidy)
             pool.fill()
             self._parked[key] = pool
             return pool.tend
@@ -331,14 +337,17 @@ class PolicyContext:
             with suppress(KeyError):
                 self._parked.popitem()[1].close()
 
-    def warm(self, saved: SavedGuest, pool_size: int, memory_bytes: int, *, tended: bool = False) -> Callable[[], None]:
+    def warm(
+        self, saved: SavedGuest, pool_size: int, memory_bytes: int, tidy: Callable[[], object] | None = None
+    ) -> Callable[[], None]:
         """Has instances made ahead, for guests that begin with what another one held.
 
         Args:
             saved: What that one held.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory of their own they may have together.
-            tended: Whether others are made when what is returned is called, and not when one is taken.
+            tidy: What is done in pauses, before others are made. Where it is given, that is when what is returned is
+                called, and not when one is taken.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -354,7 +363,7 @@ class PolicyContext:
                 raise UsageError(
                     f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
                 )
-            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, tended=tended)
+            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, tidy)
             pool.fill()
             saved.warm[self] = pool
             return pool.tend

@@ -6,7 +6,7 @@ import math
 import time
 from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stockade._locks import reentrant_lock
 from stockade._pages import PAGE_BYTES
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stockade.execution._monitoring import RunMonitor
     from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
+    from stockade.execution._ready import ReadyPool
     from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
     from stockade.execution._throttle import Throttle
@@ -74,6 +75,7 @@ class LiveGuest:
         UsageError: The inputs do not fit.
 
     Attributes:
+        pool: Where it waited, or might have, which frees its instance later.
         halted_memory: Its memory for functions of the embedder, while it is halted in a call of one; None where it
             exports none, or calls no function that is given something of it.
     """
@@ -83,7 +85,7 @@ class LiveGuest:
     _instance: Instance | None = None
     _state: State | None = None
     _streams: Streams | None = None
-    _warm: WarmPool | None = None
+    pool: ReadyPool[Any] | None = None
     _grants: OpenMounts | None = None
     _started = True
     _ending: StopReason | None = None
@@ -142,7 +144,7 @@ class LiveGuest:
                 self._ending = StopReason.too_large(plan.program.woven, plan.limits, restored=plan.held is not None)
                 return
             if warm is not None:
-                self._warm = warm
+                self.pool = warm
                 ready = warm.take()
                 waiting = self._instance = None if ready is None else ready[0]
             try:
@@ -368,10 +370,8 @@ class LiveGuest:
                 # Whoever comes later finds nothing to look at.
                 with looked_at:
                     pass
-            warm = self._warm if self._ending is None else None
-            if warm is not None and warm.learns:
-                warm.learn(instance)
-            if warm is None or not warm.leave(instance):
+            pool = self.pool
+            if pool is None or not pool.leave(instance, is_whole=self._ending is None):
                 instance.close(self._used_bytes)
         self._grants = None
         if self._ending is None:

@@ -93,7 +93,7 @@ class ParkedPool(ReadyPool[ParkedRun]):
         size: How many wait.
         memory_bytes: How much memory they may have together.
         begin: Makes a guest with its arguments and environment.
-        tended: Whether others are made when `tend` says so.
+        tidy: What is done in pauses, before others are made, as for `ReadyPool`.
     """
 
     def __init__(
@@ -102,10 +102,9 @@ class ParkedPool(ReadyPool[ParkedRun]):
         size: int,
         memory_bytes: int,
         begin: Callable[[RunControl, Streams], Guest],
-        *,
-        tended: bool = False,
+        tidy: Callable[[], object] | None = None,
     ) -> None:
-        super().__init__(size, tended=tended)
+        super().__init__(size, tidy)
         self._module = module
         self._most_bytes = memory_bytes // size
         self._begin = begin
@@ -113,6 +112,7 @@ class ParkedPool(ReadyPool[ParkedRun]):
     def _make(self) -> RunCoroutine[ParkedRun]:
         stdin, control = LateStdin(), RunControl()
         guest = self._begin(control, stdin)
+        guest.pool = self
         steps = guest.invoke(Call(self._module.command_entry), command=True)
         made = ParkedRun(guest, steps, stdin)
         try:

@@ -13,6 +13,9 @@ from stockade.errors import StockadeError
 from stockade.runner import GO_ON, RunControl, WorkItem, executor, run_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.engine import Instance
     from stockade.runner import RunCoroutine
 
 __all__ = ["ReadyPool"]
@@ -34,15 +37,17 @@ class ReadyPool(ABC, Generic[_Item]):
 
     Args:
         size: How many wait.
-        tended: Whether others are made when `tend` says so, and not when one is taken.
+        tidy: What is done in pauses, before others are made. Where it is given, that is when `tend` says so, and not
+            when one is taken.
     """
 
     _last_asked: ClassVar[float] = 0.0
     """When one of a pool that is tended was asked for."""
 
-    def __init__(self, size: int, *, tended: bool = False) -> None:
+    def __init__(self, size: int, tidy: Callable[[], object] | None = None) -> None:
         self._size = size
-        self._tended = tended
+        self._tidy = tidy
+        self._over: deque[Instance] = deque()
         self._ready: deque[_Item] = deque()
         self._closed = False
         self._process = os.getpid()
@@ -61,19 +66,32 @@ class ReadyPool(ABC, Generic[_Item]):
     def take(self) -> _Item | None:
         """Returns one that nobody has used, or None where none waits; has others made, where nobody tends to that."""
         found = None
-        if self._tended:
+        if self._tidy is not None:
             ReadyPool._last_asked = time.monotonic()
         with suppress(IndexError):
             found = self._ready.popleft()
         # Not after each: to wake a thread takes about as long as what is saved.
-        if not self._tended and len(self._ready) <= self._size // 2:
+        if self._tidy is None and len(self._ready) <= self._size // 2:
             self._refill()
         return found
 
     def tend(self) -> None:
-        """Has those made that are missing, in the next pause; and those freed that were used."""
-        if len(self._ready) < self._size or self._untidy:
-            self._refill()
+        """Has all put in order in the next pause: those freed that were used, and those made that are missing."""
+        self._refill()
+
+    def leave(self, instance: Instance, *, is_whole: bool) -> bool:  # noqa: ARG002 - for those that learn of it
+        """Takes an instance whose guest is over, to free it in the next pause; returns whether it does.
+
+        To give back what a guest has written to takes a good part of the time of a short run.
+
+        Args:
+            instance: The instance, which waited here.
+            is_whole: Whether its guest has returned, and nothing has stopped it.
+        """
+        if self._tidy is None or self._closed or self._over or self._process != os.getpid() or instance.is_called:
+            return False
+        self._over.append(instance)
+        return True
 
     def fill(self) -> None:
         """Makes as many as are missing, on this thread; where that fails, it is closed.
@@ -89,8 +107,9 @@ class ReadyPool(ABC, Generic[_Item]):
             raise
 
     def close(self) -> None:
-        """Frees those that wait. Closing twice is harmless."""
+        """Frees those that wait, and those that were left. Closing twice is harmless."""
         self._closed = True
+        self._free_used()
         control = self._control
         if control is not None:
             control.cancel()
@@ -113,13 +132,11 @@ class ReadyPool(ABC, Generic[_Item]):
     def _free(self, item: _Item) -> None:
         """Frees one that nobody has used."""
 
-    @property
-    def _untidy(self) -> bool:
-        """Whether there is something to free."""
-        return False
-
-    def _tidy(self) -> None:
+    def _free_used(self) -> None:
         """Frees those that were used, and left here."""
+        while self._over:
+            with suppress(IndexError):
+                self._over.popleft().close()
 
     def _improve(self) -> bool:
         """Does something more for one of those that wait; says whether there was something to do."""
@@ -137,10 +154,11 @@ class ReadyPool(ABC, Generic[_Item]):
             self._control = None
 
     def _filling(self, control: RunControl) -> RunCoroutine[None]:
-        if self._tended:
+        if self._tidy is not None:
             while (until := ReadyPool._last_asked + _QUIET_SECONDS) > time.monotonic() and not control.cancelled:
                 yield until
-        self._tidy()
+            self._free_used()
+            self._tidy()
         while not (self._closed or control.cancelled):
             if len(self._ready) < self._size:
                 self._ready.append((yield from self._make()))

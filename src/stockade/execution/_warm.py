@@ -9,8 +9,6 @@ Each serves one guest, as any instance does.
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,8 @@ from stockade.execution._ready import ReadyPool
 from stockade.execution._snapshot import put_guest_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stockade.engine import Instance
     from stockade.execution._first_pages import FirstPages
     from stockade.execution._plan import Plan
@@ -35,15 +35,21 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         size: How many wait.
         memory_bytes: How much memory of their own they may have together.
         pages: Which pages first calls touch.
-        tended: Whether others are made when `tend` says so.
+        tidy: What is done in pauses, before others are made, as for `ReadyPool`.
     """
 
-    def __init__(self, plan: Plan, size: int, memory_bytes: int, pages: FirstPages, *, tended: bool = False) -> None:
-        super().__init__(size, tended=tended)
+    def __init__(
+        self,
+        plan: Plan,
+        size: int,
+        memory_bytes: int,
+        pages: FirstPages,
+        tidy: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(size, tidy)
         self._plan = plan
         self._most_pages = memory_bytes // size // PAGE_BYTES_OF_HOST
         self._pages = pages
-        self._over: deque[Instance] = deque()
         names = plan.program.woven
         guards = () if names.state_export is None else (names.state_export,)
         self._memories = (*names.exposed.memories, *guards)
@@ -54,47 +60,13 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         pages = self._pages.own_count(self._most_pages)
         return sum(pages * PAGE_BYTES_OF_HOST for _, is_warm in list(self._ready) if is_warm)
 
-    @property
-    def learns(self) -> bool:
-        """Whether it is still to be learned which pages a guest touches."""
-        return not self._pages.learned
-
-    def learn(self, instance: Instance) -> None:
-        """Learns which pages a guest has touched.
-
-        Args:
-            instance: Its instance, which was in no page of its own when it was taken, and of which nothing runs.
-        """
-        self._pages.learn(instance, self._memories)
-        if self._pages.learned and not self._tended:
-            self._refill()
-
-    def leave(self, instance: Instance) -> bool:
-        """Takes an instance whose guest is over, to free it in the background; returns whether it does.
-
-        To give back what a guest has written to takes a good part of the time of a short run.
-
-        Args:
-            instance: The instance, in which nothing runs.
-        """
-        if not self._tended or self._closed or self._over or self._process != os.getpid():
-            return False
-        self._over.append(instance)
-        return True
-
-    @property
-    def _untidy(self) -> bool:
-        return bool(self._over)
-
-    def _tidy(self) -> None:
-        while self._over:
-            with suppress(IndexError):
-                self._over.popleft().close()
-
-    def close(self) -> None:
-        """Frees those that wait, and those that were left. Closing twice is harmless."""
-        super().close()
-        self._tidy()
+    def leave(self, instance: Instance, *, is_whole: bool) -> bool:
+        """Learns which pages a guest has touched, and takes its instance as `ReadyPool` does."""
+        if is_whole and not self._pages.learned:
+            self._pages.learn(instance, self._memories)
+            if self._pages.learned and self._tidy is None:
+                self._refill()
+        return super().leave(instance, is_whole=is_whole)
 
     # -- making them ----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade._bytes import bytes_of
+from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.policy import Mount
@@ -176,6 +177,8 @@ class PrivateFolder:
         try:
             self._path = tempfile.mkdtemp(prefix="stockade-")
             self._process = os.getpid()
+            self._lock = new_lock()
+            self._untidy = False
             # What was put there last, by its name, as long as the guest has not changed it.
             self._given: dict[str, bytes] = {}
             self._finish = weakref.finalize(self, _remove, self._path, self._process)
@@ -332,22 +335,30 @@ class PrivateFolder:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
+    def left(self) -> None:
+        """Notes that a guest that is over may have left something."""
+        self._untidy = True
+
     def clear(self) -> bool:
-        """Removes all that is in the folder's parts; returns whether nothing is left, and it can be used again."""
-        if not self.is_ours:
-            return False
-        self._given = {}
-        try:
-            for part, _ in _PARTS:
-                _empty(f"{self._path}/{part}")
-            os.close(os.open(f"{self._path}/run/{_RESULT}", _CREATE, 0o600))
-        except OSError:
-            return False
-        return True
+        """Removes what a guest may have left; returns whether nothing is left, and the folder can be used again."""
+        with self._lock:
+            if not (self.is_ours and self._finish.alive):
+                return False
+            if self._untidy:
+                self._given = {}
+                try:
+                    for part, _ in _PARTS:
+                        _empty(f"{self._path}/{part}")
+                    os.close(os.open(f"{self._path}/run/{_RESULT}", _CREATE, 0o600))
+                except OSError:
+                    return False
+                self._untidy = False
+            return True
 
     def close(self) -> None:
         """Removes the folder. Closing twice is harmless."""
-        self._finish()
+        with self._lock:
+            self._finish()
 
 
 def _walk(folder: int, prefix: str, left: list[int]) -> Iterator[_Entry]:

@@ -522,13 +522,20 @@ class Language:
 
     def _place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         """Takes a place where code can run under a policy, or makes one."""
+        while (place := self._take_place(policy)) is not None:
+            if place.folder.clear():
+                return place
+            place.close()
+        return self._make_place(policy, module, driver)
+
+    def _take_place(self, policy: Policy) -> _Place | None:
         with self._lock:
             # Each process has places of its own: those that were made before it was forked are not.
             self._places = [place for place in self._places if place.folder.is_ours]
             for at, place in enumerate(self._places):
                 if place.policy == policy:
                     return self._places.pop(at)
-        return self._make_place(policy, module, driver)
+        return None
 
     def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()
@@ -538,21 +545,25 @@ class Language:
             # One for each place, for its folder is its own.
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
             tend = box.warm_one(
-                self._beginning(module, driver, box.policy), Inputs(begun, env=_ENVIRONMENT if driver.waits else None)
+                self._beginning(module, driver, box.policy),
+                Inputs(begun, env=_ENVIRONMENT if driver.waits else None),
+                folder.clear,
             )
         return _Place(policy, _told(policy), box, folder, toolbox, tend)
 
     def _leave(self, place: _Place, *, is_clean: bool = False) -> None:
-        """Gives a place back: nothing of what was in it is left.
+        """Gives a place back: whoever takes it finds nothing of what was in it.
 
         Args:
             place: The place.
             is_clean: Whether nothing has come to be in it.
         """
         surplus: _Place | None = place
-        if is_clean or place.folder.clear():
+        if not is_clean:
+            place.folder.left()
+        if place.folder.is_ours and (place.tend is not None or place.folder.clear()):
             if place.tend is not None:
-                # Not before: what is done in the background would be done in the time of the run.
+                # In the next pause: what is done in the background would be done in the time of runs.
                 place.tend()
             with self._lock:
                 if self._loaded is not None:

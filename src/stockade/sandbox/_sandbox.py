@@ -244,18 +244,22 @@ class Sandbox:
         check_count("memory_bytes", memory_bytes, 0)
         self._warm(module, Inputs(args, env=env), pool_size, memory_bytes, policy)
 
-    def warm_one(self, module: Source | Snapshot, inputs: Inputs, memory_bytes: int = 256 << 20) -> Callable[[], None]:
+    def warm_one(
+        self, module: Source | Snapshot, inputs: Inputs, tidy: Callable[[], object], memory_bytes: int = 256 << 20
+    ) -> Callable[[], None]:
         """Keeps one guest ready, as `warm` does, but for that another one is made when the caller says so.
 
         Args:
             module: The snapshot, or the module.
             inputs: Arguments of the command, and its environment.
+            tidy: What is done before another one is made.
             memory_bytes: How much memory of its own it may have.
 
         Returns:
-            What has another one made, in the background, where one is missing.
+            What has all put in order in the next pause, in the background: what was used freed, `tidy` called, and
+            another one made where one is missing.
         """
-        return self._warm(module, inputs, 1, memory_bytes, None, tended=True)
+        return self._warm(module, inputs, 1, memory_bytes, None, tidy)
 
     def _warm(
         self,
@@ -264,16 +268,15 @@ class Sandbox:
         pool_size: int,
         memory_bytes: int,
         policy: PolicyLike | None,
-        *,
-        tended: bool = False,
+        tidy: Callable[[], object] | None = None,
     ) -> Callable[[], None]:
         context = self._contexts.under(policy)
         loaded, saved = load_source(context, module)
         if saved is None:
-            return context.park(loaded, inputs, pool_size, memory_bytes, tended=tended)
+            return context.park(loaded, inputs, pool_size, memory_bytes, tidy)
         if inputs.arguments() or inputs.env:
             raise UsageError("guests that begin with a snapshot are given arguments and environment when they run")
-        return context.warm(saved, pool_size, memory_bytes, tended=tended)
+        return context.warm(saved, pool_size, memory_bytes, tidy)
 
     def host_function(
         self, module: str, name: str | None = None, *, requires: str | None = None
