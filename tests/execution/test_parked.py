@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Outcome, Policy, Sandbox, UsageError
+from stockade.execution import Inputs
 from tests._processes import live_instances, wait_for
 from tests.conftest import wat
 
@@ -163,6 +164,24 @@ def test_those_that_wait_are_given_back(box: Sandbox) -> None:
     wait_for(lambda: live_instances() <= before)
     with Sandbox() as other:
         other.warm(GREETER, pool_size=3)
+    wait_for(lambda: live_instances() <= before)
+
+
+def test_what_was_used_is_freed_in_the_next_pause(box: Sandbox) -> None:
+    """Not in the time of the run that has used it; and what was left when all is closed is freed then."""
+    before = live_instances()
+    tidied: list[int] = []
+    tend = box.warm_one(GREETER, Inputs(), lambda: tidied.append(live_instances() - before))
+    pool = pool_of(box)
+    for _ in range(2):
+        assert box.run(GREETER, stdin="x").outcome is Outcome.EXIT
+        assert (pool.ready, live_instances()) == (0, before + 1)
+        tend()
+        wait_for(lambda: pool.ready == 1 and not pool.filling)
+        assert live_instances() == before + 1
+    assert tidied == [0, 0]
+    box.run(GREETER, stdin="x")
+    box.close()
     wait_for(lambda: live_instances() <= before)
 
 

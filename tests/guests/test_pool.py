@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stockade import JavaScript, Python, UsageError
+from tests._processes import live_instances, wait_for
 from tests.guests.conftest import PATIENT
 
 
@@ -35,6 +38,23 @@ def test_a_guest_leaves_no_module_for_the_one_that_waits(python: Python) -> None
             assert language.run(code, inputs={"names": names}).ok
             result = language.run("import csv, json, os\n[csv.__file__.startswith('/workspace'), os.listdir()]")
             assert (result.value, result.stdout) == ([False, []], "")
+
+
+def _left_by(language: Python) -> list[str]:
+    (place,) = language._places
+    return [path.name for path in Path(place.folder.mounts()[0].host).iterdir()]
+
+
+def test_what_a_run_has_left_is_removed_in_the_next_pause(python: Python) -> None:
+    """Files, and what was used; a run that comes before that finds nothing either."""
+    with Python(PATIENT, runtime=python.runtime, pool_size=1) as language:
+        language.prepare()
+        before = live_instances()
+        for _ in range(3):
+            assert language.run("import os\nopen('marker', 'w').write('x')\nos.listdir()").value == ["marker"]
+            wait_for(lambda: live_instances() == before and _left_by(language) == [])
+            assert language.run("import os\nopen('marker', 'w').write('x')\nos.listdir()").value == ["marker"]
+            assert language.run("import os\nos.listdir()").value == []
 
 
 def test_a_pool_has_bounds() -> None:
