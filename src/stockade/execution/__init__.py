@@ -21,7 +21,7 @@ from stockade.execution._pipe import Pipe
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams
-from stockade.execution._string_calls import Convention, Returns, StringCall
+from stockade.execution._string_calls import CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "AsyncStdin",
     "Calibration",
     "Call",
+    "CallExport",
     "Convention",
     "Guest",
     "GuestState",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stockade.execution._values import Call
     from stockade.modules import Module
 
-__all__ = ["CONVENTIONS", "MEMORY", "CallExport", "Returns", "StringCall", "make_string_call"]
+__all__ = ["CONVENTIONS", "MEMORY", "CallExport", "Convention", "Exchange", "Returns", "StringCall", "make_string_call"]
 
 Returns: TypeAlias = Literal["text", "bytes"]
 """What the bytes that a function returns are read as."""
@@ -180,6 +180,22 @@ class StringCall(msgspec.Struct, frozen=True):
         except UnicodeDecodeError as problem:
             told = f"{printable(entry.name)} returned {_bytes(size)} that are not text in UTF-8"
             raise _broken("bad_text", f"{told}: {problem.reason} at {problem.start:,}") from None
+
+
+class Exchange(Protocol):
+    """What is done for a call beside calling its function: other calls, and what is passed in memory."""
+
+    def perform(
+        self, call: Call, memory: Memory | HaltedMemory, enter: CallExport, limit_bytes: int
+    ) -> Generator[float, None, Sequence[Number | str]]:
+        """Makes the call, in steps as `Guest.invoke` does, and returns its results.
+
+        Args:
+            call: The call.
+            memory: The guest's memory.
+            enter: Calls an export of the guest.
+            limit_bytes: The most that is read of a result.
+        """
 
 
 class CallExport(Protocol):

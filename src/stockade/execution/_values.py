@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
-    from stockade.execution._string_calls import Returns, StringCall
+    from stockade.execution._string_calls import Exchange, Returns
     from stockade.modules import Entry, Module
 
 __all__ = ["Argument", "Call", "bind_arguments"]
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     entry: Entry
     numbers: Sequence[Number] = ()
-    exchange: StringCall | None = None
+    exchange: Exchange | None = None
 
     @property
     def given(self) -> Sequence[tuple[str, Number]]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
+from stockade.errors import ModuleError
 from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import PlainDriver
+from stockade.guests._internals import exporting
 from stockade.guests._language import Language
+from stockade.guests._result import FRAME_ROOM_BYTES, Frame, read_frame
 from stockade.guests._runtime import DataFile, Runtime
-from stockade.guests._turns import ParkedTurns
+from stockade.guests._task import Task
+from stockade.guests._turns import CalledTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-    from stockade.execution import Guest
+    from stockade.engine import HaltedMemory, Memory, Number
+    from stockade.execution import CallExport, Guest
     from stockade.guests._driver import Driver
-    from stockade.guests._task import Task
     from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
+    from stockade.policy import Random
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -28,57 +36,228 @@ __all__ = ["JavaScript"]
 
 _ENTRY: Final = "qjs_init_argv"
 
+_INSIDE: Final = (
+    "JS_Call",
+    "JS_Eval",
+    "JS_ExecutePendingJob",
+    "JS_GetRuntime",
+    "JS_NewStringLen",
+    "JS_ToCStringLen2",
+    "js_std_await",
+)
+"""What is called of it, by the names that its makers gave these functions."""
+
+_ROOM_BYTES: Final = 64 << 10
+"""What lies ready for a job: longer ones are given room when they come."""
+
+_CONTEXT_BYTES: Final = 2_048
+"""Where the state of its random generator is looked for."""
+
+_UNDEFINED: Final = 3 << 32
+_WORD: Final = 0xFFFF_FFFF
+_WORDS: Final = (1 << 64) - 1
+
+
+class _Place(NamedTuple):
+    """Where an interpreter that was made ready has what turns need.
+
+    Attributes:
+        runtime: It.
+        context: Its context.
+        perform: The function that runs a job, as the interpreter's own value.
+        settle: The function that is called after that.
+        room: Room for a job, after 16 bytes for what is passed.
+        random: The state of `Math.random`.
+    """
+
+    runtime: int
+    context: int
+    perform: int
+    settle: int
+    room: int
+    random: int
+
+
+class _Turn(msgspec.Struct, frozen=True):
+    """One job, and its frame: what the function that runs jobs is called with, and returns a promise of.
+
+    Attributes:
+        place: Where things are.
+        job: The job.
+        seed: Where `Math.random` begins; None to let it go on.
+        is_last: Whether no other follows.
+        most_bytes: How long the frame may be: of one that is longer, one byte more is read.
+    """
+
+    place: _Place
+    job: bytes
+    seed: int | None
+    is_last: bool
+    most_bytes: int
+
+    def perform(
+        self,
+        call: Call,  # noqa: ARG002 - all calls are these
+        memory: Memory | HaltedMemory,
+        enter: CallExport,
+        limit_bytes: int,  # noqa: ARG002 - of a value, and it is in a frame
+    ) -> Generator[float, None, Sequence[Number | str | bytes]]:
+        """Makes the calls."""
+        runtime, context, perform, settle, room, random = self.place
+
+        def called(function: int, given: int) -> Generator[float, None, Number]:
+            calling = [("i32", context), ("i64", function), ("i64", _UNDEFINED), ("i32", given), ("i32", room)]
+            (promise,) = yield from enter(b"JS_Call", calling, ("i64",))
+            (result,) = yield from enter(b"js_std_await", [("i32", context), ("i64", promise)], ("i64",))
+            return result
+
+        try:
+            if self.seed is not None:
+                memory.write(random, struct.pack("<Q", self.seed))
+            text = room + 16
+            if len(self.job) > _ROOM_BYTES - 16:
+                (text,) = yield from enter(b"malloc", [("i32", len(self.job))], ("i32",))
+                text = int(text) & _WORD
+            memory.write(text, self.job)
+            given = [("i32", context), ("i32", text), ("i32", len(self.job))]
+            (job,) = yield from enter(b"JS_NewStringLen", given, ("i64",))
+            memory.write(room, struct.pack("<Q", int(job) & _WORDS))
+            frame = yield from called(perform, 1)
+            if self.is_last:
+                # Where no more is to be done while it waits, it looks for promises that failed and that nobody waits
+                # for, and ends.
+                while (yield from enter(b"JS_ExecutePendingJob", [("i32", runtime), ("i32", room)], ("i32",)))[0]:
+                    pass
+                yield from called(settle, 0)
+            asked = [("i32", context), ("i32", room), ("i64", frame), ("i32", 0)]
+            (address,) = yield from enter(b"JS_ToCStringLen2", asked, ("i32",))
+            (size,) = struct.unpack("<I", memory.read(room, 4))
+            return [memory.read(int(address) & _WORD, min(size, self.most_bytes + 1)) if address else _UNREADABLE]
+        except IndexError:
+            # It has no room, or it is not what it was: no frame is read where there is none.
+            return [_UNREADABLE]
+
+
+_UNREADABLE: Final = b"?"
+
 
 class _QuickJSReactor(PlainDriver):
-    """QuickJS-NG as a reactor: it gets our program, with the job in it, on its command line."""
+    """QuickJS-NG as a reactor: its own functions are called for each job. It begins where a snapshot was taken."""
 
     stack_bytes = 16 << 20
+    has_base = True
     calls_tools = True
     exchanges = True
+
+    def __init__(self) -> None:
+        # By the folders that the interpreter knows of, as for what it begins with.
+        self._places: dict[tuple[str, ...], _Place] = {}
 
     def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
         """Returns the guest's arguments."""
         return ()
 
-    def job(self, task: Task) -> bytes:
-        """Returns what stands on its standard input before the task's own: in a session, the task."""
-        return _document(task).encode() + b"\n" if task.session else b""
+    def job(self, task: Task) -> bytes:  # noqa: ARG002 - it is given by calls
+        """Returns what stands on its standard input before the task's own."""
+        return b""
 
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it is called
         """Returns how it is given one task after another."""
-        return ParkedTurns(guest, module, self, streams, answered)
+        streams.end()
+        return CalledTurns(guest, module, self)
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
-        """Lets a guest run a task, in steps."""
-        job = _document(task)
-        # As a text in a text, so that no key is more than a key.
-        program = f"const first = JSON.parse({json.dumps(job)});\n{boot_code('javascript.js')}{boot_code('quickjs.js')}"
+    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
+        """Makes an interpreter ready for tasks, in steps."""
+
+        def called(export: str, *given: int) -> RunCoroutine[int]:
+            report = yield from guest.invoke(bind_arguments(module, export, given))
+            if not report.ok or not isinstance(report.value, int):
+                raise ModuleError(f"{module.name} cannot be made ready: {export} ends with {report.summary()}")
+            return report.value
+
+        def placed(data: bytes) -> RunCoroutine[int]:
+            address = (yield from called("malloc", len(data))) & _WORD
+            guest.memory(b"memory").write(address, data)
+            return address
+
         initializer = module.initializer
         if initializer is not None:
             report = yield from guest.invoke(Call(initializer))
             if not report.ok:
                 return report
-        addresses: list[int] = []
-        for text in ("qjs", "--std", "-m", "-e", program, None):
-            data = struct.pack(f"<{len(addresses) + 1}I", *addresses, 0) if text is None else text.encode() + b"\0"
-            report = yield from guest.invoke(bind_arguments(module, "malloc", (len(data),)))
-            address = report.value
-            if not report.ok or not isinstance(address, int):
-                return report
-            guest.memory(b"memory").write(address & 0xFFFF_FFFF, data)
-            addresses.append(address & 0xFFFF_FFFF)
-        *texts, table = addresses
-        return (yield from guest.invoke(bind_arguments(module, _ENTRY, (len(texts), table))))
+        program = f"{boot_code('javascript.js')}{boot_code('quickjs.js')}"
+        texts = []
+        for text in ("qjs", "--std", "-m", "-e", program):
+            texts.append((yield from placed(text.encode() + b"\0")))
+        table = yield from placed(struct.pack(f"<{len(texts) + 1}I", *texts, 0))
+        report = yield from guest.invoke(bind_arguments(module, _ENTRY, (len(texts), table)))
+        if not report.ok or report.value:
+            return report
+        context = (yield from called("qjs_get_context")) & _WORD
+        runtime = (yield from called("JS_GetRuntime", context)) & _WORD
+        name = yield from placed(b"<cmdline>\0")
+
+        def evaluated(source: bytes) -> RunCoroutine[int]:
+            text = yield from placed(source + b"\0")
+            return (yield from called("JS_Eval", context, text, len(source), name, 0)) & _WORDS
+
+        before = guest.memory(b"memory").read(context, _CONTEXT_BYTES)
+        yield from evaluated(b"Math.random()")
+        random = context + _stepped(before, guest.memory(b"memory").read(context, _CONTEXT_BYTES))
+        perform = yield from evaluated(b"stockade.perform")
+        settle = yield from evaluated(b"stockade.settle")
+        yield from evaluated(b"delete globalThis.stockade")
+        room = yield from placed(bytes(_ROOM_BYTES))
+        key = tuple(mount.guest for mount in guest.policy.filesystem.mounts)
+        self._places[key] = _Place(runtime, context, perform, settle, room, random)
+        report = yield from self.start(guest, module, Task(preload, name="<preload>"))
+        frame = read_frame(report.value) if isinstance(report.value, bytes) else None
+        if isinstance(frame, Frame) and frame.error is None:
+            return msgspec.structs.replace(report, value=0)
+        told = frame.error.traceback if isinstance(frame, Frame) and frame.error is not None else ""
+        return msgspec.structs.replace(report, value=1, stderr=told.encode())
+
+    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+        """Lets a guest run a task, in steps."""
+        place = self._places[tuple(mount.guest for mount in guest.policy.filesystem.mounts)]
+        seed = _seed(guest.policy.random) if task.reseed else None
+        turn = _Turn(place, _document(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
+        return guest.invoke(Call(module.function_entry("JS_Call"), (0, 0, 0, 0, 0), turn))
 
 
-def _document(task: Task) -> str:
+def _seed(random: Random) -> int:
+    """Returns where a generator of random numbers begins, which must not be 0."""
+    # Some other number for 0, and each for one alone, as the generator would make it of one.
+    return _step(random.seed or _WORDS) if random.mode == "seeded" else int.from_bytes(os.urandom(8), "little") or 1
+
+
+def _step(state: int) -> int:
+    """Returns the state of a generator (xorshift64*) after another."""
+    state ^= state >> 12
+    state ^= state << 25 & _WORDS
+    return state ^ state >> 27
+
+
+def _stepped(before: bytes, after: bytes) -> int:
+    """Finds where a generator's state lies, which has gone on by one step.
+
+    Raises:
+        ModuleError: It is not there.
+    """
+    for at in range(0, len(before), 8):
+        (state,) = struct.unpack_from("<Q", before, at)
+        if state and (_step(state),) == struct.unpack_from("<Q", after, at):
+            return at
+    raise ModuleError("the state of Math.random is not found, without which all runs would draw the same numbers")
+
+
+def _document(task: Task) -> bytes:
     return json.dumps(
         {
             "code": task.code,
             "name": task.name,
             "inputs": task.inputs,
             "args": list(task.args),
-            "preload": task.preload,
             "most": task.most_bytes,
             "session": task.session,
             "env": dict(task.env or {}),
@@ -86,7 +265,7 @@ def _document(task: Task) -> str:
             "stdin": task.stdin.decode("utf-8", "replace") if (task.session or task.tools) and task.stdin else "",
             "tools": [dict(tool) for tool in task.tools],
         }
-    )
+    ).encode()
 
 
 class JavaScript(Language):
@@ -110,7 +289,10 @@ class JavaScript(Language):
         ),
     )
 
+    def _fitted(self, module: Module) -> Module:
+        return exporting(module, _INSIDE)
+
     def _driver_for(self, module: Module) -> Driver:
-        if any(item.name == _ENTRY for item in module.exports):
+        if {_ENTRY, "qjs_get_context", "malloc", *_INSIDE} <= {item.name for item in module.exports}:
             return _QuickJSReactor()
         raise self._unfit(module)

@@ -636,8 +636,13 @@ class Language:
             self._check_open()
             if self._loaded is None:
                 module = self._runtime.load() if isinstance(self._runtime, Runtime) else Module.load(self._runtime)
+                module = self._fitted(module)
                 self._loaded = module, self._driver_for(module)
             return self._loaded
+
+    def _fitted(self, module: Module) -> Module:
+        """Returns the interpreter as it is driven."""
+        return module
 
     def _driver_for(self, module: Module) -> Driver:
         raise NotImplementedError
@@ -688,11 +693,14 @@ def _result(
     survived: bool = False,
 ) -> CodeResult:
     """Makes a result of a report, and of what the guest left in its folder."""
-    report = msgspec.structs.replace(report, policy=told)
+    handed = report.value
+    report = msgspec.structs.replace(report, policy=told, value=None)
     collected: Collected = folder.collect(patterns)
     frame = None
     if report.outcome in (Outcome.OK, Outcome.EXIT):
         data, most = toolbox.take_frame(), toolbox.most_bytes
+        if data is None and isinstance(handed, bytes):
+            data = handed
         if data is None:
             data = folder.take_result(most, again=survived)
         frame = read_frame(data if data is not None and len(data) <= most else None)

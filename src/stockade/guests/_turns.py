@@ -154,11 +154,15 @@ class CalledTurns:
         self._guest = guest
         self._module = module
         self._driver = driver
+        self._begun = False
         self.over = False
 
     def turn(self, task: Task) -> RunCoroutine[Report]:
         """Lets it run a piece of code, in steps; its report is on this piece alone."""
         self._guest.renew()
+        # What a piece has seeded stays seeded for the next.
+        task = task._replace(reseed=task.reseed and not self._begun)
+        self._begun = True
         return self._driver.start(self._guest, self._module, task)
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-// QuickJS as a reactor, with its own `std` and `os`: jobs come as text, or a line each on standard input; frames go to a
-// file, and so do requests for tools, which are answered on standard input.
+// QuickJS as a reactor, with its own `std` and `os`: the host calls a function with each job, which returns a promise of
+// its frame. Requests for tools go to a file, and are answered on standard input.
 const driver = "<cmdline>", evaluated = "<evalScript>";
 const actual = { ...std }, system = { ...os }, { puts, flush, close, seek, getline, read: readBytes, readAsString } = std.out;
 const { evalScript, exit, open } = actual;
 const Pledge = Promise;
-let job = first, input = null, result = null, spare = null;
+let job = { __proto__: null, name: "<code>", session: false }, input = null, spare = null, reads = false;
 
 function put(file) {
   return line => {
@@ -21,12 +21,12 @@ function exchange(request) {
   return apply(readAsString, actual.in, [new DataView(size).getUint32(0, true)]);
 }
 
+// Where the code ends the interpreter, its frame stays in a file.
 function leave(told) {
   apply(flush, actual.out, []);
   apply(flush, actual.err, []);
+  const result = open("/run/result", "w");
   if (!result) return;
-  // Whoever has read the last one has emptied it.
-  apply(seek, result, [0, 0]);
   apply(puts, result, [told]);
   apply(flush, result, []);
 }
@@ -84,7 +84,6 @@ function makeReady() {
     } : null, code));
     exit(code);
   } };
-  if (job.session || job.tools.length) Object.defineProperty(globalThis.std, "in", { get: given, enumerable: true });
   os.chdir("/workspace");
 }
 
@@ -97,12 +96,14 @@ function set(name, value) {
 
 // Runs the job; returns its frame.
 async function perform() {
-  // Now, while there are descriptors.
-  result ??= open("/run/result", "r+");
   // Room for what is told where there is no memory left.
   spare = new ArrayBuffer(1 << 16);
   uncaught = null;
   const { inputs, env } = job, most = job.most;
+  if (!reads && (job.session || job.tools.length)) {
+    defineProperty(globalThis.std, "in", { __proto__: null, get: given, enumerable: true, configurable: true });
+    reads = true;
+  }
   const args = [job.name];
   for (let at = 0; at < job.args.length; at++) args[at + 1] = job.args[at];
   define("scriptArgs", args);
@@ -122,10 +123,8 @@ async function perform() {
     spare = null;
     error = failure(problem);
   }
-  // What is still to come is the code's, too. At timers the interpreter looks for promises that failed and that nobody
-  // waits for, and ends.
+  // What is still to come is the code's, too.
   if (apply(countOf, timers, [])) await new Pledge(done => { whenIdle = done; });
-  else if (!job.session) await new Pledge(done => { system.setTimeout(done, 0); });
   whenIdle = null;
   if (uncaught !== null && error === null) {
     error = uncaught;
@@ -135,13 +134,15 @@ async function perform() {
 }
 
 makeReady();
-if (job.preload) await (await evalScript(job.preload, { async: true })).value;
-do {
-  if (job.session) {
-    const line = apply(getline, actual.in, []);
-    if (line === null) break;
-    job = parse(line);
+define("stockade", {
+  async perform(told) {
+    job = parse(told);
     input = null;
-  }
-  leave(await perform());
-} while (job.session);
+    const frame = await perform();
+    apply(flush, actual.out, []);
+    apply(flush, actual.err, []);
+    return frame;
+  },
+  // Time that is over before it has begun: one of `setTimeout` takes a millisecond at least.
+  settle: () => system.sleepAsync(-1),
+});
