@@ -187,6 +187,7 @@ def test_a_deep_folder_is_removed() -> None:
         + printable("d/" * 32 + "d", 100)
     )
     other.close()
+    folder.left()
     assert folder.clear()
     assert list(Path(folder.mounts()[0].host).iterdir()) == []
     folder.close()
@@ -267,6 +268,7 @@ def test_a_forked_process_removes_no_folder() -> None:
         os._exit(left)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert folder.collect(["file"]).files == {"file": b"x"}
+    folder.left()
     assert folder.clear()
     folder.close()
 
@@ -293,6 +295,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="the file folder/x cannot be put into the workspace: Not a directory"):
         folder.put({("folder", "x"): b"new"})
     assert secret.read_text() == "of the host"
+    folder.left()
     assert folder.clear()
     folder.close()
     assert (elsewhere / "keep").exists()

@@ -30,9 +30,7 @@ def exporting(module: Module, wanted: Sequence[str]) -> Module:
     """
     parsed = module.parsed
     inside = _function_names(parsed)
-    missing = {
-        name: inside[name] for name in map(str.encode, wanted) if name not in parsed.exports and name in inside
-    }
+    missing = {name: inside[name] for name in map(str.encode, wanted) if name not in parsed.exports and name in inside}
     section = parsed.section(SectionId.EXPORT)
     if not missing or section is None:
         return module
@@ -42,9 +40,7 @@ def exporting(module: Module, wanted: Sequence[str]) -> Module:
         content += uleb(len(name)) + name + bytes([ExternKind.FUNC]) + uleb(number)
     # Where the number of a section is, and before that its size, which may be encoded in any length.
     before = next((one.end for one in reversed(parsed.sections) if one.end <= section.start), _HEADER_BYTES)
-    data = (
-        parsed.data[:before] + bytes([SectionId.EXPORT]) + uleb(len(content)) + content + parsed.data[section.end :]
-    )
+    data = parsed.data[:before] + bytes([SectionId.EXPORT]) + uleb(len(content)) + content + parsed.data[section.end :]
     return Module(data, module.name)
 
 

@@ -116,8 +116,8 @@ class _Turn(msgspec.Struct, frozen=True):
                 memory.write(random, struct.pack("<Q", self.seed))
             text = room + 16
             if len(self.job) > _ROOM_BYTES - 16:
-                (text,) = yield from enter(b"malloc", [("i32", len(self.job))], ("i32",))
-                text = int(text) & _WORD
+                (found,) = yield from enter(b"malloc", [("i32", len(self.job))], ("i32",))
+                text = int(found) & _WORD
             memory.write(text, self.job)
             given = [("i32", context), ("i32", text), ("i32", len(self.job))]
             (job,) = yield from enter(b"JS_NewStringLen", given, ("i64",))
@@ -186,10 +186,11 @@ class _QuickJSReactor(PlainDriver):
             if not report.ok:
                 return report
         program = f"{boot_code('javascript.js')}{boot_code('quickjs.js')}"
-        texts = []
-        for text in ("qjs", "--std", "-m", "-e", program):
-            texts.append((yield from placed(text.encode() + b"\0")))
-        table = yield from placed(struct.pack(f"<{len(texts) + 1}I", *texts, 0))
+        texts = ("qjs", "--std", "-m", "-e", program)
+        table = yield from placed(bytes(4 * len(texts) + 4))
+        for number, text in enumerate(texts):
+            address = yield from placed(text.encode() + b"\0")
+            guest.memory(b"memory").write(table + 4 * number, struct.pack("<I", address))
         report = yield from guest.invoke(bind_arguments(module, _ENTRY, (len(texts), table)))
         if not report.ok or report.value:
             return report
