@@ -228,6 +228,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
             "SAMPLES_KEPT",
             "FuelSample",
             "amount",
+            "bar",
             "check_share",
             "deciding_violation",
             "duration",

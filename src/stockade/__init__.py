@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stockade.guests import JavaScript, Python, run_javascript, run_python
     from stockade.host import HostCall
     from stockade.modules import Inspection, Module
+    from stockade.monitoring import serve_monitor
     from stockade.policy import Limits, Mount, Policy
     from stockade.report import Outcome, Report, Trace, Usage, Violation
     from stockade.sandbox import AsyncSession, Sandbox, Session, Snapshot, call, run
@@ -98,6 +99,7 @@ __all__ = [
     "run",
     "run_javascript",
     "run_python",
+    "serve_monitor",
 ]
 
 _HOMES = (
@@ -110,6 +112,7 @@ _HOMES = (
     "stockade.sandbox",
     "stockade.scheduling",
     "stockade.guests",
+    "stockade.monitoring",
 )
 
 _MOVED = frozenset(

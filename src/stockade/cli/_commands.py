@@ -30,6 +30,7 @@ _LOADED_WHEN_USED = {
     "report": "_report",
     "run": "_run",
     "snapshot": "_snapshot",
+    "top": "_top",
 }
 """Commands, and the modules that they are in, under their names."""
 

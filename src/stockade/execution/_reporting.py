@@ -51,17 +51,22 @@ class ReportingGuest(LiveGuest):
         """Tells how far the guest is; None where it has been closed. May be called from any thread, at any time."""
         with self._looking():
             # First: whoever frees the guest takes the instance away before it.
-            state = self._state
-            if self._instance is None:
+            state, instance = self._state, self._instance
+            if instance is None:
                 return None
             # The guest may be running: each counter is one aligned word, so it is either old or new.
             reading = None if state is None else state.read()
-            waits = self._instance.is_parked
+            waits = instance.is_parked
         plan = self._plan
+        # What has been reported on is over; the next call of a session has not begun.
+        used = self._usage
+        is_idle = used is not None or not self._begun
+        fuel = 0 if self._budget is None else self._budget.known
         told = {
-            "seconds": time.perf_counter() - self._begun if self._begun else 0.0,
-            "fuel": None if plan.fuel is None else 0 if self._budget is None else self._budget.known,
-            "state": "waiting" if waits else "running",
+            "seconds": 0.0 if is_idle else time.perf_counter() - self._begun,
+            "cpu_seconds": self._cpu_seconds,
+            "fuel": None if plan.fuel is None else fuel if used is None else used.fuel,
+            "state": "idle" if is_idle else "waiting" if waits else "running",
             "module": plan.info.name,
             "policy": self._policy_info.name,
             "limits": plan.run_limits,

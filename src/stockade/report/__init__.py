@@ -32,7 +32,7 @@ from stockade.report._model import (
     ViolationEvent,
     note_cause,
 )
-from stockade.report._numbers import amount, duration, percent, size
+from stockade.report._numbers import amount, bar, duration, percent, size
 from stockade.report._render import LIMITS, deciding_violation, limits_shown, rows, summary, violation_text
 from stockade.report._trace import Trace, TraceArgument, TracedCall
 from stockade.report._trace_text import TraceCount, trace_counts
@@ -73,6 +73,7 @@ __all__ = [
     "Violation",
     "ViolationEvent",
     "amount",
+    "bar",
     "check_share",
     "deciding_violation",
     "duration",

@@ -157,6 +157,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: Since the call under way began; 0 where none is.
         fuel: Fuel units consumed, as of the last time that the guest was halted; None where the policy does not meter.
+        cpu_seconds: Processor time, as of the last time that the guest was halted.
         idle_seconds: Time spent waiting, without the wait under way.
         memory_bytes: What the guest's memories and tables have (8 bytes an element).
         table_elements: Elements of its tables.
@@ -180,6 +181,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     fuel: int | None = None
+    cpu_seconds: float = 0.0
     idle_seconds: float = 0.0
     memory_bytes: int = 0
     table_elements: int = 0

@@ -3,6 +3,7 @@
 from stockade.sandbox._calls import call, run
 from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._occupancy import Occupancy
+from stockade.sandbox._registry import live_runs
 from stockade.sandbox._sandbox import Sandbox
 from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, is_snapshot_file
@@ -18,5 +19,6 @@ __all__ = [
     "check_keywords",
     "check_text",
     "is_snapshot_file",
+    "live_runs",
     "run",
 ]

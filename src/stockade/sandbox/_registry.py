@@ -1,12 +1,15 @@
-"""The runs of a sandbox that are under way, by their names: looked at, cancelled, and waited for."""
+"""The runs and sessions of a sandbox, by their names: looked at, cancelled, and waited for."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
 
 from stockade._bell import MOST_RAISED, wait_until
 from stockade._interrupted import may_wait
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
+    from stockade.execution import Guest
     from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
-__all__ = ["CLOSED", "RunRegistry", "UnderWay"]
+__all__ = ["CLOSED", "RunRegistry", "UnderWay", "live_runs"]
 
 _Result = TypeVar("_Result")
 
@@ -31,6 +35,20 @@ CLOSED = "the sandbox is closed: make a new one"
 
 _inside: ContextVar[tuple[object, ...]] = ContextVar("stockade_inside", default=())
 """The registries in whose runs on the executor we are, in a function of the embedder that a guest calls."""
+
+
+_registries: Final[dict[int, weakref.ref[RunRegistry]]] = {}
+"""Those of all sandboxes of the process. Without a lock, as all here."""
+
+
+def live_runs() -> list[tuple[str, Progress]]:
+    """Tells how far all runs and open sessions of the process are, by their names, which sandboxes may share."""
+    found: list[tuple[str, Progress]] = []
+    for reference in list(_registries.values()):
+        registry = reference()
+        if registry is not None:
+            found += registry.monitor().items()
+    return found
 
 
 class UnderWay:
@@ -89,7 +107,11 @@ class RunRegistry:
         self._named: dict[str, RunControl] = {}
         # In the order in which they came.
         self._unnamed: dict[RunControl, None] = {}
+        # Open sessions; whoever opened them closes them.
+        self._sessions: dict[RunControl, weakref.ref[Guest]] = {}
         self._numbers = itertools.count(1)
+        key = id(self)
+        _registries[key] = weakref.ref(self, lambda _: _registries.pop(key, None))
         self._process = os.getpid()
         self._closed = False
         # What is called whenever a run is over, once nothing can begin any more.
@@ -98,13 +120,22 @@ class RunRegistry:
     @property
     def runs(self) -> dict[str, RunControl]:
         """What controls each run, by its name."""
+        return self._named | {self._name_of(control): control for control in self._unnamed.copy()}
+
+    def _name_of(self, control: RunControl) -> str:
         # Two who look at once agree on a name.
-        return self._named | {
-            vars(control).setdefault("name", f"#{next(self._numbers)}")
-            if control.name is None
-            else control.name: control
-            for control in self._unnamed.copy()
-        }
+        name: str = control.name or vars(control).setdefault("name", f"#{next(self._numbers)}")
+        return name
+
+    def note_session(self, guest: Guest, control: RunControl) -> None:
+        """Puts a session on the list of what is looked at, until its guest is gone.
+
+        Args:
+            guest: Its guest.
+            control: The control of its calls.
+        """
+        sessions = self._sessions
+        sessions[control] = weakref.ref(guest, lambda _: sessions.pop(control, None))
 
     def has(self, control: RunControl) -> bool:
         """Whether a run is on the list."""
@@ -190,14 +221,27 @@ class RunRegistry:
         for waiter in tuple(self._waiters):
             waiter()
 
+    def _open_sessions(self) -> dict[str, tuple[RunControl, Progress]]:
+        """The sessions whose guests are there, and how far they are."""
+        found = {}
+        for control, reference in self._sessions.copy().items():
+            guest = reference()
+            # One that has ended is over, whether or not it is closed.
+            told = None if guest is None or guest.ended else guest.progress()
+            if told is not None:
+                found[self._name_of(control)] = control, msgspec.structs.replace(told, is_session=True)
+        return found
+
     def monitor(self) -> dict[str, Progress]:
-        """Tells how far the runs are that have begun, by their names."""
+        """Tells how far the runs are that have begun, and the open sessions, by their names."""
         found = {}
         for run_id, control in self.runs.items():
             progress = control.progress
             told = None if progress is None else progress()
             if told is not None:
                 found[run_id] = told
+        for name, (_, told) in self._open_sessions().items():
+            found[name] = told
         return found
 
     def cancel(self, run_id: str) -> bool:
@@ -205,7 +249,10 @@ class RunRegistry:
         check_text("run_id", run_id)
         control = self.runs.get(run_id)
         if control is None:
-            return False
+            session = self._open_sessions().get(run_id)
+            if session is None or session[1].state == "idle":
+                return False
+            control = session[0]
         control.cancel()
         return True
 

@@ -155,20 +155,22 @@ class Sandbox:
         await self._registry.close_async()
 
     def monitor(self) -> dict[str, Progress]:
-        """Tells how far the runs under way are, by their names. May be called from any thread.
+        """Tells how far the runs under way and the open sessions are, by their names. May be called from any thread.
 
-        Runs that wait for their turn, or for their module to be compiled, are left out.
+        Runs that wait for their turn, or for their module to be compiled, are left out. A session has a name of # and a
+        number, as a run that was given none; between two calls it is `idle`, and what is told is what its last call
+        used.
         """
         return self._registry.monitor()
 
     def cancel(self, run_id: str) -> bool:
-        """Stops a run, and no other: within a slice while it computes, at once while it waits.
+        """Stops a run, or the call of a session: within a slice while it computes, at once while it waits.
 
         Args:
             run_id: Its name, as given to `run` or told by `monitor`.
 
         Returns:
-            Whether there was such a run.
+            Whether there was such a run, or a session of that name with a call under way.
         """
         return self._registry.cancel(run_id)
 
@@ -478,7 +480,9 @@ class Sandbox:
 
         loaded, saved = load_source(context, module)
         control = RunControl()
-        return Session(loaded, context.guest(loaded, control, inputs, saved=saved), control, inputs, again)
+        guest = context.guest(loaded, control, inputs, saved=saved)
+        self._registry.note_session(guest, control)
+        return Session(loaded, guest, control, inputs, again)
 
     def steps(
         self,
@@ -582,7 +586,9 @@ class Sandbox:
         """
         context, control = self._contexts.under(), RunControl()
         loaded, held = load_source(context, module)
-        return context.guest(loaded, control, inputs, streams, held), control
+        guest = context.guest(loaded, control, inputs, streams, held)
+        self._registry.note_session(guest, control)
+        return guest, control
 
     # -- awaited ------------------------------------------------------------------------------------------------------
 
@@ -755,6 +761,7 @@ class Sandbox:
         loaded, saved = await _awaited(steps, control, priority, tenant)
         streams = _loop_streams(inputs, control)
         guest = context.guest(loaded, control, inputs, streams, saved)
+        self._registry.note_session(guest, control)
         session = AsyncSession(loaded, guest, control, inputs, again, streams, priority, tenant)
         await session.initialize()
         return session
