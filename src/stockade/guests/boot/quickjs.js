@@ -79,7 +79,8 @@ function makeReady() {
   globalThis.os = { ...os, ...clock };
   globalThis.std = { ...std, exit(code = 0) {
     code = code >>> 0;
-    leave(frame(nothing, code ? {
+    // Whoever types code means to leave, whatever the code is.
+    leave(frame(nothing, code || job.echo ? {
       type: "Exit", message: `the code ended the interpreter with exit code ${code}`, traceback: "", line: null,
     } : null, code));
     exit(code);
