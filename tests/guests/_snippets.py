@@ -81,6 +81,7 @@ PYTHON = [
     Snippet("None", None),
     Snippet("x = 5", None),
     Snippet("x = 5\nx", 5),
+    Snippet("\ufeff'after a mark'", "after a mark"),
     Snippet("True, False", [True, False]),
     Snippet("0.1 + 0.2", 0.30000000000000004),
     Snippet("1e300 * 10", 1e301),
@@ -182,6 +183,24 @@ PYTHON = [
     fails("import subprocess\nsubprocess.run(['ls'])", "OSError", None, 2),
     stopped("while True: pass", "timeout", "stopped: time limit reached", wall_time=0.3),
     stopped("import time\ntime.sleep(60)", "timeout", "stopped: time limit reached", wall_time=0.3),
+    # waiting
+    Snippet("import asyncio\nasync def f():\n  await asyncio.sleep(0.01)\n  return 5\nasyncio.run(f())", 5),
+    Snippet(
+        "import asyncio\nasync def f(n):\n  await asyncio.sleep(0)\n  return n\nawait asyncio.gather(f(1), f(2))",
+        [1, 2],
+    ),
+    Snippet("import asyncio\nx = await asyncio.sleep(0, 'slept')\nx", "slept"),
+    Snippet("async def g():\n  yield 1\n  yield 2\n[n async for n in g()]", [1, 2]),
+    Snippet("import asyncio\nawait asyncio.sleep(0)\nx = 1", None),
+    fails("import asyncio\nasync with asyncio.timeout(0.01):\n  await asyncio.sleep(60)", "TimeoutError", "", 3),
+    fails("async def f():\n  raise ValueError('in it')\n\nawait f()", "ValueError", "in it", 2),
+    fails("def f():\n  await x", "SyntaxError", "'await' outside async function", 2),
+    stopped(
+        "import asyncio\nasyncio.run(asyncio.Event().wait())",
+        "timeout",
+        "stopped: time limit reached",
+        wall_time=0.6,
+    ),
     # files
     Snippet("open('a.txt', 'w').write('abc')", 3),
     Snippet("from pathlib import Path\nPath('b').mkdir()\nPath('b/c').write_text('x')\nPath('b/c').read_text()", "x"),

@@ -47,6 +47,20 @@ def test_files_go_in_and_come_out(python: Python) -> None:
     assert python.run("import os\nos.listdir()").value == [], "and nothing of it is there for the next"
 
 
+@pytest.mark.parametrize("pattern", ["d/a.csv", "./d/a.csv", "/workspace/d/a.csv", "d/", "d/*", "*.csv", "?/a.[c]sv"])
+def test_patterns_are_written_as_paths_are(javascript: JavaScript, pattern: str) -> None:
+    """From the workspace or from the root; a folder, with a slash behind it, stands for what is in it."""
+    result = javascript.run("os.mkdir('d'); std.writeFile('d/a.csv', 'x'); std.writeFile('b', 'x')", collect=[pattern])
+    assert result.files == {"d/a.csv": b"x"}
+
+
+def test_mistakes_in_a_variable_name_are_told_for_javascript(javascript: JavaScript) -> None:
+    """Its words name no variable; what Python would not take is one."""
+    with pytest.raises(UsageError, match="'class' cannot be the name of a variable: it is a keyword of JavaScript"):
+        javascript.run("1", inputs={"class": 1})
+    assert javascript.run("[$a, lambda]", inputs={"$a": 1, "lambda": 2}).value == [1, 2]
+
+
 def test_what_was_given_and_left_alone_is_not_collected(javascript: JavaScript) -> None:
     """By a pattern that it happens to match; by its name it is. What was changed, in whatever way, is."""
     files = {"same": "abc", "other": "abc", "grown": "abc", "gone": "abc", "touched": "abc"}
@@ -133,6 +147,14 @@ def test_a_result_is_shown_in_short(python: Python) -> None:
             'collect is a single text: give a list of patterns, such as ["*.csv"]',
         ),
         ({"collect": [5]}, "a pattern of collect is int: it must be text"),
+        (
+            {"collect": ["/tmp/*"]},
+            "collect has /tmp/*, and only files below /workspace are returned: have the code write there",
+        ),
+        ({"env": {"A": 5}}, "the variable A is int: give bytes, or text, which is passed on as UTF-8"),
+        ({"env": {"A=B": "x"}}, "A=B cannot be the name of a variable"),
+        ({"env": {"A": b"\xff"}}, "the variable A is not UTF-8: give text"),
+        ({"env": ["A"]}, "env is list: give a dict of names and texts"),
         ({"files": ["a"]}, "files is list: give a dict of names and bytes"),
         ({"stdin": 5}, "stdin is int: give bytes, or text"),
     ],

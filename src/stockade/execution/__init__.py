@@ -15,6 +15,7 @@ from stockade.execution._inputs import (
     OnProgress,
     Stdin,
     check_arguments,
+    environment,
 )
 from stockade.execution._monitoring import Monitoring, check_monitoring
 from stockade.execution._pipe import Pipe
@@ -56,5 +57,6 @@ __all__ = [
     "calibrate",
     "check_arguments",
     "check_monitoring",
+    "environment",
     "trace_of",
 ]

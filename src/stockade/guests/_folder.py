@@ -143,7 +143,13 @@ def check_patterns(collect: Sequence[str]) -> tuple[str, ...]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UsageError(f"a pattern of collect is {type(pattern).__name__}: it must be text")
-    return tuple(pattern.removeprefix(f"{WORKSPACE}/") for pattern in patterns)
+        if pattern.startswith("/") and not pattern.startswith(f"{WORKSPACE}/"):
+            raise UsageError(
+                f"collect has {printable(pattern)}, and only files below {WORKSPACE} are returned: have the code write "
+                "there"
+            )
+    names = (pattern.removeprefix(f"{WORKSPACE}/").removeprefix("./") for pattern in patterns)
+    return tuple(f"{name}*" if name.endswith("/") else name for name in names)
 
 
 class _Entry(NamedTuple):

@@ -16,7 +16,7 @@ from stockade.guests._folder import Collected, PrivateFolder, check_files, check
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
-from stockade.guests._task import MOST_SAFE_INTEGER, Task, make_task
+from stockade.guests._task import MOST_SAFE_INTEGER, Task, check_variables, make_task
 from stockade.guests._tools import Tool, Toolbox
 from stockade.guests._turns import JobStreams
 from stockade.modules import Module
@@ -479,7 +479,7 @@ class Language:
         """
         check_keywords(f"{self._language}.session()", _unknown, _of_languages(self._language))
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
-        told = _told(allowed)
+        told, variables = _told(allowed), check_variables(env) or {}
 
         def opened(other: Interpreter | None = None) -> Interpreter:
             module, driver = self._load()
@@ -492,7 +492,7 @@ class Language:
             box, toolbox = self._sandbox(allowed, driver, folder)
             streams = JobStreams(on_stdout, on_stderr, folder.take_request, toolbox)
             begun = Task("", session=True)
-            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **(env or {})})
+            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **variables})
             if other is None:
                 beginning = self._beginning(module, driver, box.policy)
             else:

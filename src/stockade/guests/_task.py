@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from stockade._bytes import bytes_of
 from stockade._text import printable
 from stockade.errors import UsageError
-from stockade.execution import check_arguments
+from stockade.execution import check_arguments, environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade._bytes import BytesLike
 
-__all__ = ["MOST_SAFE_INTEGER", "Plain", "Task", "make_task"]
+__all__ = ["MOST_SAFE_INTEGER", "Plain", "Task", "check_variables", "make_task"]
 
 Plain: TypeAlias = "bool | int | float | str | bytes | Sequence[Plain] | Mapping[str, Plain] | None"
 """What can be given as a variable."""
@@ -151,7 +151,28 @@ def make_task(
         if iskeyword(unchecked) if takes_bytes else unchecked in _RESERVED:
             raise UsageError(f"{key!r} cannot be the name of a variable: it is a keyword of {language}")
         found[key] = _plain(value, key, takes_bytes=takes_bytes)
-    return Task(_text(code, "code"), name, found, texts, bytes_of(stdin, "stdin"), env)
+    # As editors write it before a text.
+    source = _text(code, "code").removeprefix("\ufeff")
+    return Task(source, name, found, texts, bytes_of(stdin, "stdin"), check_variables(env))
+
+
+def check_variables(env: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Returns an environment, copied.
+
+    Raises:
+        UsageError: It is none, or a variable cannot be passed.
+    """
+    if env is None:
+        return None
+    if not hasattr(env, "items"):
+        raise UsageError(f"env is {type(env).__name__}: give a dict of names and texts")
+    found = {}
+    for name, value in environment(env).items():
+        try:
+            found[name.decode()] = value.decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"the variable {printable(name)} is not UTF-8: give text") from None
+    return found
 
 
 def _is_identifier(name: str, *, takes_bytes: bool) -> bool:

@@ -17,6 +17,7 @@ else:
 __all__ = ["attach", "finish", "leave", "perform", "prepare", "serve", "take"]
 
 _ONLY_AST = 0x400
+_TOP_AWAIT = 0x2000
 _FUTURE = 0x1FF0000
 _MOST_TEXT = 1 << 16
 _MOST_FIGURES = 20
@@ -131,8 +132,91 @@ def _error(problem):
     return {"type": name, "message": message, "traceback": text, "line": line if isinstance(line, int) else None}
 
 
+class _SleepingLoops:
+    """Finds `asyncio.selector_events` as ever, and mends it where there are no sockets: its loops wait by sleeping."""
+
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "asyncio.selector_events":
+            return None
+        import importlib.machinery
+
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def mended(module):
+            execute(module)
+            _mend(module.BaseSelectorEventLoop)
+
+        spec.loader.exec_module = mended
+        return spec
+
+
+def _mend(loop):
+    """Lets an event loop do without the sockets that wake it up: nobody else could, for there are no threads."""
+    import selectors
+    import time
+
+    class Selector(selectors._BaseSelectorImpl):
+        def select(self, timeout=None):
+            # With nothing to wait for, it waits until its time is up.
+            time.sleep(3600 if timeout is None else max(timeout, 0))
+            return []
+
+    begin = loop.__init__
+    loop.__init__ = lambda self, selector=None: begin(self, selector or Selector())
+    loop._make_self_pipe = loop._close_self_pipe = loop._write_to_self = lambda self: None
+
+
+def _waits(code, name):
+    """Compiles code that awaits outside of functions, as the body of one; None where it does not."""
+    if "await" not in code and "async" not in code:
+        return None
+    try:
+        compile(code, name, "exec", _ONLY_AST, dont_inherit=True)
+        tree = compile(code, name, "exec", _ONLY_AST | _TOP_AWAIT, dont_inherit=True)
+        compile(tree, name, "exec", dont_inherit=True)
+    except SyntaxError as problem:
+        if "outside" not in (problem.msg or ""):
+            return None
+    else:
+        return None
+    last = None
+    if tree.body and isinstance(tree.body[-1], _ast.Expr):
+        last = _ast.Expression(tree.body.pop().value)
+    return [
+        None if part is None else compile(part, name, mode, _TOP_AWAIT, dont_inherit=True)
+        for part, mode in ((tree, "exec"), (last, "eval"))
+    ]
+
+
+def _awaited(parts, space):
+    """Runs code that awaits, on one event loop."""
+    import asyncio
+    import inspect
+
+    async def run():
+        value = None
+        for part in parts:
+            if part is not None:
+                value = eval(part, space)  # noqa: S307
+                if part.co_flags & inspect.CO_COROUTINE:
+                    value = await value
+        return None if parts[1] is None else value
+
+    return asyncio.run(run())
+
+
 def _evaluate(code, name, space):
     """Runs code; returns what its last expression is."""
+    if "async" in code or "await" in code:
+        if _SleepingLoops not in sys.meta_path and "asyncio.selector_events" not in sys.modules:
+            sys.meta_path.insert(0, _SleepingLoops)
+        waiting = _waits(code, name)
+        if waiting is not None:
+            return _awaited(waiting, space)
     parts = _parts(code, name)
     if parts is not None:
         head, last = parts
