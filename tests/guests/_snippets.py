@@ -192,7 +192,7 @@ PYTHON = [
     Snippet("import asyncio\nx = await asyncio.sleep(0, 'slept')\nx", "slept"),
     Snippet("async def g():\n  yield 1\n  yield 2\n[n async for n in g()]", [1, 2]),
     Snippet("import asyncio\nawait asyncio.sleep(0)\nx = 1", None),
-    fails("import asyncio\nasync with asyncio.timeout(0.01):\n  await asyncio.sleep(60)", "TimeoutError", "", 3),
+    fails("import asyncio\nasync with asyncio.timeout(0.01):\n  await asyncio.sleep(60)", "TimeoutError", "", 2),
     fails("async def f():\n  raise ValueError('in it')\n\nawait f()", "ValueError", "in it", 2),
     fails("def f():\n  await x", "SyntaxError", "'await' outside async function", 2),
     stopped(

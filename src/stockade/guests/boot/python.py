@@ -167,7 +167,7 @@ def _mend(loop):
 
     begin = loop.__init__
     loop.__init__ = lambda self, selector=None: begin(self, selector or Selector())
-    loop._make_self_pipe = loop._close_self_pipe = loop._write_to_self = lambda self: None
+    loop._make_self_pipe = loop._close_self_pipe = loop._write_to_self = lambda _: None
 
 
 def _waits(code, name):
