@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import (
+    EngineError,
     InvalidModule,
     LinkError,
     ModuleNotFound,
@@ -39,6 +40,7 @@ from stockade import (
     Usage,
     UsageError,
 )
+from stockade.scheduling import _tellers
 from stockade.scheduling._fair_queue import Line
 from stockade.scheduling._handle import TaskRun, when_over
 from tests._compiling import Compiling, compiling_by_hand
@@ -69,6 +71,7 @@ SLEEP = wat(
 )
 SPIN = wat('(module (func (export "_start") (loop br 0)))')
 SAME = wat('(module (func (export "same") (param i32) (result i32) (local.get 0)))')
+NOTHING = wat('(module (func (export "_start")))')
 NOTE = wat(
     """
     (module
@@ -1097,3 +1100,74 @@ def test_jobs_that_are_awaited_as_they_are_done_come_once(box: Sandbox) -> None:
 
     for _ in range(30):
         assert sorted(asyncio.run(main())) == [0, 1, 2]  # type: ignore[type-var]
+
+
+@pytest.fixture
+def no_tellers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started for what is to be called when tasks are over."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_tellers, "_tellers", _tellers._Tellers())
+    monkeypatch.setattr(_tellers, "start_thread", refuse)
+
+
+_NEEDED = (
+    r"^no thread can be started for what is to be called when tasks are over, so it is called on one that tasks need: "
+    r"waiting for a task here could last for ever\. Run fewer at once, or raise the limit \(ulimit -u\)$"
+)
+
+
+@pytest.mark.usefixtures("no_tellers")
+@pytest.mark.parametrize("wait", ["wait", "result", "task_result", "execute", "map", "as_completed", "close", "cancel"])
+def test_without_threads_no_callback_waits_on_one_that_tasks_need(wait: str) -> None:
+    """The attack: what is called when a task is over waits for another one, on the only thread that could run it."""
+    told: list[BaseException | None] = []
+    called = threading.Event()
+
+    def call(_: TaskHandle) -> None:
+        try:
+            if wait in ("wait", "result", "task_result"):
+                getattr(scheduler.submit(Task(module=NOTHING)), wait)()  # type: ignore[arg-type]
+            elif wait == "execute":
+                scheduler.execute(Task(module=NOTHING))  # type: ignore[arg-type]
+            elif wait in ("map", "as_completed"):
+                list(getattr(scheduler, wait)([Task(module=NOTHING)]))  # type: ignore[arg-type]
+            else:
+                scheduler.close(cancel=wait == "cancel")
+        except BaseException as problem:
+            told.append(problem)
+        else:
+            told.append(None)
+        called.set()
+
+    box = Sandbox(PATIENT)
+    with Scheduler(box) as scheduler:
+        pipe = Pipe()
+        first = scheduler.submit(Task(module=ECHO, stdin=pipe))  # type: ignore[arg-type]
+        first.on_done(call)
+        pipe.close()
+        assert called.wait(30)
+    assert len(told) == 1
+    with pytest.raises(EngineError, match=_NEEDED):
+        raise told[0] or AssertionError("it has waited")
+    assert first.result().ok
+
+
+@pytest.mark.usefixtures("no_tellers")
+def test_without_threads_a_callback_that_waits_for_nothing_is_called() -> None:
+    """The twin, and what is over may be looked at."""
+    told: list[bool] = []
+    called = threading.Event()
+
+    def call(job: TaskHandle) -> None:
+        told.append(job.wait() and job.result().ok)
+        scheduler.submit(Task(module=NOTHING)).on_done(lambda _: called.set())  # type: ignore[arg-type]
+
+    with Scheduler(Sandbox(PATIENT)) as scheduler:
+        pipe = Pipe()
+        scheduler.submit(Task(module=ECHO, stdin=pipe)).on_done(call)  # type: ignore[arg-type]
+        pipe.close()
+        assert called.wait(30)
+    assert told == [True]

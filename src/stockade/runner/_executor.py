@@ -190,6 +190,11 @@ class Executor:
         return len(self._threads)
 
     @property
+    def has_this_thread(self) -> bool:
+        """Whether whoever asks is on one of them."""
+        return threading.current_thread() in self._threads
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody stands in line, and no thread takes a step."""
         return not (self._order or self._ending or self._busy)

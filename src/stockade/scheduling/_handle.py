@@ -13,7 +13,7 @@ from stockade.errors import StockadeError, UsageError
 from stockade.report import Outcome
 from stockade.runner import is_in_coroutine
 from stockade.scheduling._task import Task, TaskResult
-from stockade.scheduling._tellers import tell_later
+from stockade.scheduling._tellers import check_may_wait, tell_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -135,9 +135,10 @@ class TaskHandle:
         Raises:
             TimeoutError: It was not over by then.
             StockadeError: It could not be run at all, or was cancelled before it began.
+            EngineError: As of `wait`.
         """
-        _check_timeout(timeout_seconds)
-        return self._run.report.result(timeout_seconds)
+        self.wait(timeout_seconds)
+        return self._run.report.result(0)
 
     def task_result(self, timeout_seconds: float | None = None) -> TaskResult:
         """Waits, and tells what came of the task: also where it could not be run.
@@ -147,8 +148,8 @@ class TaskHandle:
 
         Raises:
             TimeoutError: It was not over by then.
+            EngineError: As of `wait`.
         """
-        _check_timeout(timeout_seconds)
         if not self.wait(timeout_seconds):
             raise TimeoutError
         problem = self._run.report.problem
@@ -161,15 +162,21 @@ class TaskHandle:
         return TaskResult.refused(self.task.id, problem, over, outcome)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Waits until it is over, and raises nothing.
+        """Waits until it is over; what came of it raises nothing.
 
         Args:
             timeout_seconds: The longest to wait.
 
         Returns:
             Whether it is over.
+
+        Raises:
+            EngineError: It is not, and this is called by what `on_done` was given, on a thread that tasks need: there
+                can be no more threads.
         """
         _check_timeout(timeout_seconds)
+        if not self.done:
+            check_may_wait()
         return self._run.report.wait(timeout_seconds)
 
     def cancel(self) -> None:

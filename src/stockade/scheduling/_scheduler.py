@@ -24,6 +24,7 @@ from stockade.sandbox import Sandbox, check_count, check_text
 from stockade.scheduling._fair_queue import Line
 from stockade.scheduling._handle import TaskHandle, TaskRun, when_over
 from stockade.scheduling._task import Task, TaskResult
+from stockade.scheduling._tellers import check_may_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -207,11 +208,17 @@ class Scheduler:
 
         Args:
             cancel: Whether to stop what is not done.
+
+        Raises:
+            EngineError: It cannot be waited for here, as of `TaskHandle.wait`.
         """
         self._closed = True
         with self._lock:
             # Who has not seen that yet is done with taking on, unless it is this thread.
             pass
+        if self._unfinished and not cancel:
+            # Before the block that stops all where it is not waited for.
+            check_may_wait()
         try:
             if cancel:
                 self.cancel_all()
@@ -225,6 +232,8 @@ class Scheduler:
             raise
 
     def _wait_until_quiet(self) -> None:
+        if self._unfinished:
+            check_may_wait()
         wait_until(lambda: not self._unfinished, self._waiters)
 
     async def close_async(self, *, cancel: bool = False) -> None:
@@ -413,6 +422,8 @@ class Scheduler:
                     when_over(job, partial(done.put, job))
                 if window.empty:
                     return
+                if done.empty():
+                    check_may_wait()
                 job = done.get()
                 # It may be told twice.
                 if window.leave(job):

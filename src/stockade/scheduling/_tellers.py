@@ -10,17 +10,36 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._bell import MOST_RAISED, start_thread
 from stockade._locks import reentrant_lock
+from stockade._outside import call_outside
+from stockade.errors import EngineError
+from stockade.runner import executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MOST_TELLERS", "tell_later"]
+__all__ = ["MOST_TELLERS", "check_may_wait", "tell_later"]
 
 MOST_TELLERS: Final = 16
 """Threads. Where all of them wait, so does what is to be called next, but no run does."""
 
 _LINGER_SECONDS: Final = 1.0
 """How long one stays that has nothing to do."""
+
+_lent: Final[set[int]] = set()
+"""Threads of the executor that make calls, for want of others. Each adds and removes its own number."""
+
+
+def check_may_wait() -> None:
+    """Checks that whoever calls may wait for tasks.
+
+    Raises:
+        EngineError: It is called on a thread that tasks need.
+    """
+    if _lent and threading.get_ident() in _lent:
+        raise EngineError(
+            "no thread can be started for what is to be called when tasks are over, so it is called on one that tasks "
+            "need: waiting for a task here could last for ever. Run fewer at once, or raise the limit (ulimit -u)"
+        )
 
 
 class _Tellers:
@@ -50,7 +69,7 @@ class _Tellers:
                     continue
             raise
         if alone:
-            self._call_all()
+            self._call_here()
 
     def _has_nobody(self) -> bool:
         """Sees to it that a thread makes the calls; whether there is none to be had."""
@@ -68,6 +87,18 @@ class _Tellers:
                 if not isinstance(problem, RuntimeError):
                     raise
             return not self._threads
+
+    def _call_here(self) -> None:
+        me = threading.get_ident()
+        if me in _lent or not executor().has_this_thread:
+            self._call_all()
+            return
+        _lent.add(me)
+        try:
+            # Whoever is in there is not at work: the next thread takes over, as soon as one can be had.
+            call_outside(self._call_all)
+        finally:
+            _lent.discard(me)
 
     def _call_all(self) -> None:
         while self._calls:
