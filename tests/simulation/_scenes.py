@@ -551,11 +551,21 @@ class _Scene:
                     session.itself = steps  # type: ignore[attr-defined]
                     for _ in range(self.chance.randrange(1, 8)):
                         next(steps, None)
+                    self._silence(session._guest)
                     steps = None  # type: ignore[assignment]
             session = None  # type: ignore[assignment]
             self.world.step()
             if self.chance.randrange(2):
                 gc.collect()
+
+    def _silence(self, guest: Guest) -> None:
+        """A coroutine function that asks for the guest is dropped with the steps that would answer it, and with its
+        loop. Only here are steps dropped: who takes them closes them, and so cancels it. asyncio would tell of it.
+        """
+        own = guest._own_loop
+        if own is not None and own._loop is not None:
+            for task in asyncio.all_tasks(own._loop):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
 
     def pool(self) -> None:
         try:

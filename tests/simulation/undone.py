@@ -194,7 +194,7 @@ ALL = (
         "a coroutine function that is done wakes the run",
         "runner/_awaited.py",
         """            self._task = None
-            self._wake()
+            self._wake_run()
 """,
         """            self._task = None
 """,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from stockade._bell import MOST_RAISED
 from stockade._outside import await_outside
 
 if TYPE_CHECKING:
@@ -130,7 +131,20 @@ class AwaitedCall:
             self._given = ()
             # It knows its context, where a function that asks finds this.
             self._task = None
+            self._wake_run()
+
+    def _wake_run(self) -> None:
+        try:
             self._wake()
+        except BaseException:
+            # The handler of a signal has raised, in the middle of this.
+            for _ in range(MOST_RAISED):
+                try:
+                    self._wake()
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
+            raise
 
     def result(self) -> object:
         """Returns what it has returned, or raises what it has raised. To be asked once, when it is over."""
