@@ -210,6 +210,14 @@ ALL = (
 """,
     ),
     Undone(
+        "who looks at a guest looks at the instance that was there",
+        "execution/_reporting.py",
+        """            waits = instance.is_parked
+""",
+        """            waits = self._instance.is_parked
+""",
+    ),
+    Undone(
         "the handler of a signal finds no lock that its own thread holds",
         "scheduling/_scheduler.py",
         """        self._lock = new_lock()
