@@ -17,7 +17,7 @@ from stockade.execution._pace import BRIEF_SECONDS
 from stockade.execution._plan import WHOLE_CORE_PERCENT
 from stockade.execution._string_calls import MEMORY
 from stockade.report import Report, note_cause
-from stockade.runner import FOREVER, blamed, is_cancellation
+from stockade.runner import FOREVER, GO_ON, blamed, is_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Guest"]
 
+_AT_A_TIME = 256
+"""How many functions are called before others have their turn."""
+
 
 class Guest(CallingGuest):
     """One live instance of a module under a policy, to call into. For one thread at a time."""
+
+    # How many functions were called for calls that are made of several.
+    _entered = 0
 
     def attempt(self, call: Call, *, command: bool = False) -> Report | None:
         """Calls an exported function, and lets the guest run until it halts for the first time. Most are over by then.
@@ -197,8 +203,23 @@ class Guest(CallingGuest):
         entry = call.entry
         if call.exchange is not None:
             memory = instance.memory(MEMORY)
-            return (yield from call.exchange.perform(call, memory, self._enter, self._limits.stdout))
+            return (yield from call.exchange.perform(call, memory, self._enter_one, self._limits.stdout))
         return (yield from self._enter(entry.name, call.given, entry.type.results))
+
+    def _enter_one(
+        self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
+    ) -> RunCoroutine[list[Number]]:
+        """Calls one function of the guest of several that a call is made of.
+
+        How many they are may be for the guest to say. Each may be over before anybody looks whether its time is up, and
+        whether others wait for their turn; so that is done here.
+        """
+        if not self._control():
+            raise GuestStopped(StopReason(cancelled=self._control.cancelled))
+        self._entered += 1
+        if self._entered % _AT_A_TIME == 0:
+            yield GO_ON
+        return (yield from self._enter(export, arguments, results))
 
     def _enter(
         self, export: bytes, arguments: Sequence[tuple[str, Number]], results: Sequence[str]
