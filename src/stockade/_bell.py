@@ -111,10 +111,14 @@ def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], object]]) -
     bell = Bell()
     waiters.append(bell.ring)
     try:
-        while not is_so():
-            bell.wait()
+        _wait_at(bell, is_so)
     finally:
         waiters.remove(bell.ring)
+
+
+def _wait_at(bell: Bell, is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        bell.wait()
 
 
 class Once(Generic[_Result]):

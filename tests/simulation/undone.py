@@ -29,19 +29,19 @@ ALL = (
     Undone(
         "a second cancel does not end the waiting",
         "runner/loop.py",
-        """        while not over.done():
-            try:
-                await asyncio.shield(over)
-            except asyncio.CancelledError as problem:
-                cancelled = problem
-                control.cancel()
-""",
-        """        try:
+        """    while not over.done():
+        try:
             await asyncio.shield(over)
         except asyncio.CancelledError as problem:
             cancelled = problem
             control.cancel()
-            await asyncio.wait([over])
+""",
+        """    try:
+        await asyncio.shield(over)
+    except asyncio.CancelledError as problem:
+        cancelled = problem
+        control.cancel()
+        await asyncio.wait([over])
 """,
     ),
     Undone(
@@ -228,8 +228,8 @@ ALL = (
     Undone(
         "a task that was lost while it was begun is told that it failed",
         "scheduling/_scheduler.py",
-        """                if run.beginner == me or (""",
-        """                if (""",
+        """            if run.beginner == me or (""",
+        """            if (""",
     ),
 )
 

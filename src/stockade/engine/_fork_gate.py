@@ -76,14 +76,18 @@ def stand_back(calls: dict[object, int], call: object) -> None:
         call: Who is on it.
     """
     thread = calls[call]
-    end = time.monotonic() + MOST_WAITED_SECONDS
     try:
-        while forks and thread not in _forking and time.monotonic() < end:
-            calls.pop(call, None)
-            time.sleep(_STEP_SECONDS)
-            # Before the look at the forks.
-            calls[call] = thread
+        _stand_back(calls, call, thread)
     finally:
+        calls[call] = thread
+
+
+def _stand_back(calls: dict[object, int], call: object, thread: int) -> None:
+    end = time.monotonic() + MOST_WAITED_SECONDS
+    while forks and thread not in _forking and time.monotonic() < end:
+        calls.pop(call, None)
+        time.sleep(_STEP_SECONDS)
+        # Before the look at the forks.
         calls[call] = thread
 
 
@@ -136,11 +140,15 @@ def _others() -> bool:
 def _wait_for_others() -> None:
     try:
         _forking.add(get_ident())
-        end = time.monotonic() + MOST_WAITED_SECONDS
-        while _others() and time.monotonic() < end:
-            time.sleep(_STEP_SECONDS)
+        _wait_until_alone()
     finally:
         look_before_fork()
+
+
+def _wait_until_alone() -> None:
+    end = time.monotonic() + MOST_WAITED_SECONDS
+    while _others() and time.monotonic() < end:
+        time.sleep(_STEP_SECONDS)
 
 
 def _after_in_parent() -> None:

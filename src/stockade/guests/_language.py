@@ -532,10 +532,8 @@ class Language:
         with self._lock:
             # Each process has places of its own: those that were made before it was forked are not.
             self._places = [place for place in self._places if place.folder.is_ours]
-            for at, place in enumerate(self._places):
-                if place.policy == policy:
-                    return self._places.pop(at)
-        return None
+            at = next((at for at, place in enumerate(self._places) if place.policy == policy), None)
+            return None if at is None else self._places.pop(at)
 
     def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()

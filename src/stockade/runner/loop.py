@@ -47,12 +47,15 @@ class _Batch:
         """On the loop: does what they ask for."""
         self.bridge.collect(self)
         try:
-            while self.letters:
-                self.letters[0]()
-                self.letters.popleft()
+            self._open_all()
         except BaseException:
             asyncio.get_running_loop().call_soon(self.open)
             raise
+
+    def _open_all(self) -> None:
+        while self.letters:
+            self.letters[0]()
+            self.letters.popleft()
 
 
 class LoopBridge:
@@ -230,11 +233,15 @@ async def wait_until(is_so: Callable[[], bool], waiters: list[Callable[[], objec
 
     waiters.append(look)
     try:
-        while not is_so():
-            await looked.wait()
-            looked.clear()
+        await _look_until(is_so, looked)
     finally:
         waiters.remove(look)
+
+
+async def _look_until(is_so: Callable[[], bool], looked: asyncio.Event) -> None:
+    while not is_so():
+        await looked.wait()
+        looked.clear()
 
 
 async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
@@ -280,12 +287,7 @@ async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority:
         raise
     cancelled: asyncio.CancelledError | None = None
     try:
-        while not over.done():
-            try:
-                await asyncio.shield(over)
-            except asyncio.CancelledError as problem:
-                cancelled = problem
-                control.cancel()
+        cancelled = await _until_over(over, control)
     finally:
         # Where nobody can wait any more, for the loop is no more, it is to stop all the same.
         if not over.done():
@@ -297,4 +299,20 @@ async def await_run(steps: RunCoroutine[_Result], control: RunControl, priority:
         raise cancelled
     finally:
         # This frame is in its traceback: the two would keep each other.
+        del cancelled
+
+
+async def _until_over(over: asyncio.Future[Any], control: RunControl) -> asyncio.CancelledError | None:
+    """Waits for a run, and cancels it each time that whoever awaits it is cancelled; returns the last time."""
+    cancelled: asyncio.CancelledError | None = None
+    while not over.done():
+        try:
+            await asyncio.shield(over)
+        except asyncio.CancelledError as problem:
+            cancelled = problem
+            control.cancel()
+    try:
+        return cancelled
+    finally:
+        # It knows this frame.
         del cancelled

@@ -319,19 +319,8 @@ class Scheduler:
             lost: A run that nobody comes to know of, if there is one.
             problem: What was raised.
         """
-        ended: list[TaskRun] = []
-        me = threading.get_ident()
         with self._lock:
-            line = self._line.emptied()
-            for run in tuple(self._unfinished):
-                # Or whoever was interrupted before the executor had it, or before that was told that it failed.
-                if run.beginner == me or (not run.begun and (run is lost or run.dropped)):
-                    run.begun, run.beginner = True, me
-                    self._running.discard(run)
-                    ended.append(run)
-                elif not run.begun and run not in self._running:
-                    line.add(run)
-            self._line = line
+            ended = self._line_up_anew(lost)
             self._running_of = dict(Counter(run.task.tenant for run in self._running))
             started = [run for run in self._running if not run.begun]
             started += self._next_ones()
@@ -346,6 +335,21 @@ class Scheduler:
         # It may have been done, and nobody told.
         self._tell_waiters()
         self._catch_up()
+
+    def _line_up_anew(self, lost: TaskRun | None) -> list[TaskRun]:
+        """Makes the line anew of all that wait for their turn; returns those that are over. Under the lock."""
+        ended: list[TaskRun] = []
+        line, me = self._line.emptied(), threading.get_ident()
+        for run in tuple(self._unfinished):
+            # Or whoever was interrupted before the executor had it, or before that was told that it failed.
+            if run.beginner == me or (not run.begun and (run is lost or run.dropped)):
+                run.begun, run.beginner = True, me
+                self._running.discard(run)
+                ended.append(run)
+            elif not run.begun and run not in self._running:
+                line.add(run)
+        self._line = line
+        return ended
 
     def _catch_up(self) -> None:
         """Does what was asked for meanwhile, in the middle of something; without the lock."""
