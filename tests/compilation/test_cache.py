@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Clock, Module, Mount, Policy, PolicyError, Random, Sandbox
-from stockade.compilation import _cache, _programs
+from stockade.compilation import _programs
 from stockade.execution import _plan
+from stockade.system import _private_files
 from tests._caches import BytesCache as Cache
 from tests._examples import examples
 from tests._processes import open_descriptors
@@ -842,7 +843,7 @@ def test_a_writer_that_is_swept_before_it_has_locked_its_file_makes_another(
         fcntl.flock(file, how)
 
     assert Cache().put("first", b"content")
-    monkeypatch.setattr(_cache, "flock", late)
+    monkeypatch.setattr(_private_files, "flock", late)
 
     assert Cache().put("second", b"content")
     assert len(locked) == 2

@@ -1,6 +1,6 @@
 """From a module to machine code: kept in memory, kept on disk, or made."""
 
-from stockade.compilation._cache import Cache, CacheEntry, CacheHit, new_file, open_file, user_secret
+from stockade.compilation._cache import Cache, CacheEntry, CacheHit
 from stockade.compilation._programs import (
     MadeProgram,
     PendingProgram,
@@ -20,9 +20,6 @@ __all__ = [
     "Program",
     "cached_name",
     "forget_programs",
-    "new_file",
-    "open_file",
     "programs",
-    "user_secret",
     "why_not_kept",
 ]

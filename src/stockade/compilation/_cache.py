@@ -8,35 +8,40 @@ the module is compiled again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import os
 import stat
 from contextlib import contextmanager, suppress
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.errors import EngineError
-from stockade.system import cache_folder, has_memory_files, open_memory_file, open_private, seal, state_folder
+from stockade.system import (
+    NEW_SUFFIX,
+    cache_folder,
+    has_memory_files,
+    new_file,
+    open_file,
+    open_memory_file,
+    open_private,
+    seal,
+    state_folder,
+    sweep,
+    user_secret,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import BufferedWriter, FileIO
+    from io import FileIO
 
-__all__ = ["Cache", "CacheEntry", "CacheHit", "new_file", "open_file", "user_secret"]
+__all__ = ["Cache", "CacheEntry", "CacheHit"]
 
 _MAGIC = b"stockade machine code 2\n"
 _MAC_BYTES = 32
 _LENGTH_BYTES = 8
 _HEAD_BYTES = len(_MAGIC) + _MAC_BYTES + _LENGTH_BYTES
 _SUFFIX = ".code"
-_TEMPORARY = ".new"
-_SECRET = "cache.key"  # noqa: S105 - the name of a file
-_SECRET_BYTES = 32
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MOST_TOLD_BYTES = 64 << 20
 """More is not read only to be shown."""
@@ -187,7 +192,7 @@ class Cache:
                 return 0
             removed = 0
             for name in _names(here.folder):
-                if name.endswith((_SUFFIX, _TEMPORARY)):
+                if name.endswith((_SUFFIX, NEW_SUFFIX)):
                     with suppress(OSError):
                         os.unlink(name, dir_fd=here.folder)
                         removed += name.endswith(_SUFFIX)
@@ -221,7 +226,7 @@ class Cache:
     def _make_room(self, here: _Place) -> None:
         """Removes what dead processes left half written, and what was unused for longest until the rest fits."""
         entries = sorted(_entries(here), key=lambda entry: entry.used)
-        total = _sweep(here.folder) + sum(entry.size_bytes for entry in entries)
+        total = sweep(here.folder) + sum(entry.size_bytes for entry in entries)
         for entry in entries:
             if total <= self.limit_bytes:
                 break
@@ -331,92 +336,6 @@ class _Opened:
             self._folder = -1
 
 
-def open_file(name: str, folder: int | None = None) -> FileIO:
-    """Opens a regular file; what else may lie in its place is not opened, or not read.
-
-    Args:
-        name: Its name.
-        folder: The folder that it is in, open; None where the name is a path.
-    """
-    descriptor = os.open(name, _READ, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", name)
-    return os.fdopen(descriptor, "rb", buffering=0)
-
-
-@contextmanager
-def new_file(folder: int) -> Iterator[tuple[str, BufferedWriter]]:
-    """Makes a file under a name that nobody can guess, to be written and given its own name; else it is removed.
-
-    It is locked as long as it is open, which the system ends with the process: whoever finds it unlocked knows that its
-    writer is dead.
-
-    Args:
-        folder: Where, an open folder.
-
-    Yields:
-        Its name, and the file.
-    """
-    name, descriptor = _locked(folder)
-    with os.fdopen(descriptor, "wb") as file:
-        try:
-            yield name, file
-        finally:
-            # Where it has its own name by now, there is nothing under this one.
-            with suppress(OSError):
-                os.unlink(name, dir_fd=folder)
-
-
-def _locked(folder: int) -> tuple[str, int]:
-    """Makes a file under a name that nobody can guess, locked; returns its name and descriptor."""
-    while True:
-        name = os.urandom(16).hex() + _TEMPORARY
-        descriptor = os.open(name, _WRITE, 0o600, dir_fd=folder)
-        try:
-            with suppress(OSError):  # Not every file system has locks.
-                flock(descriptor, LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
-                return name, descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # Before it was locked, somebody took its writer for dead.
-        os.close(descriptor)
-
-
-def _sweep(folder: int) -> int:
-    """Removes files whose writers are dead, and what is no file.
-
-    Returns:
-        How many bytes those have that are being written.
-    """
-    living = 0
-    for name in _names(folder):
-        if not name.endswith(_TEMPORARY):
-            continue
-        size = _being_written(name, folder)
-        living += size
-        if not size:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=folder)
-    return living
-
-
-def _being_written(name: str, folder: int) -> int:
-    """How many bytes a file has, at least one, if somebody writes it, or may; 0 if nobody does."""
-    try:
-        file = open_file(name, folder)
-    except OSError:
-        return 0
-    with file:
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-        except OSError:
-            return max(1, os.fstat(file.fileno()).st_size)
-    return 0
-
-
 def _names(folder: int) -> list[str]:
     return os.listdir(folder)
 
@@ -430,44 +349,3 @@ def _entries(here: _Place) -> Iterator[CacheEntry]:
                     # Not of our making, and not to be removed like a file.
                     continue
                 yield CacheEntry(name.removesuffix(_SUFFIX), status.st_size, status.st_mtime)
-
-
-def user_secret(folder: Path) -> bytes:
-    """Returns the user's secret; makes one where there is none.
-
-    Args:
-        folder: The user's folder for secrets.
-
-    Raises:
-        EngineError: The folder, or what is in it, is not the user's alone.
-        OSError: It cannot be made or opened.
-    """
-    descriptor = open_private(folder)
-    try:
-        for _ in range(2):
-            with suppress(FileNotFoundError):
-                return _read_secret(descriptor, folder)
-            _sweep(descriptor)
-            with new_file(descriptor) as (temporary, file):
-                file.write(os.urandom(_SECRET_BYTES))
-                file.flush()
-                # Whoever links first wins; the others read that one.
-                with suppress(FileExistsError):
-                    os.link(temporary, _SECRET, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-        return _read_secret(descriptor, folder)
-    finally:
-        os.close(descriptor)
-
-
-def _read_secret(descriptor: int, folder: Path) -> bytes:
-    try:
-        with open_file(_SECRET, descriptor) as file:
-            status = os.fstat(file.fileno())
-            secret = file.read(_SECRET_BYTES + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as problem:
-        raise EngineError(f"{folder / _SECRET} cannot be read: {problem.strerror}") from None
-    if len(secret) != _SECRET_BYTES or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise EngineError(f"{folder / _SECRET} is not a secret of yours: remove it, and another one is made")
-    return secret

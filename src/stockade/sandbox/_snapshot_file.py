@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from stockade._text import printable
-from stockade.compilation import new_file, open_file, user_secret
 from stockade.engine import Extent, InstanceState, MemoryImage, SealedFile, wasmtime_version
 from stockade.errors import EngineError, SnapshotError
 from stockade.execution import GuestState
 from stockade.guard import WEAVER_VERSION, guard
 from stockade.modules import Module
 from stockade.sandbox._snapshot import SNAPSHOT_MARK
-from stockade.system import state_folder
+from stockade.system import new_file, open_file, state_folder, user_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

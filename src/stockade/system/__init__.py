@@ -8,8 +8,10 @@ from stockade.system._memory_file import has_memory_files, open_memory_file, sea
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import Identity, NotGranted, OpenFolder, identities_on_the_way
 from stockade.system._parent import end_with, forgo_privileges
+from stockade.system._private_files import NEW_SUFFIX, new_file, open_file, sweep, user_secret
 
 __all__ = [
+    "NEW_SUFFIX",
     "Descriptors",
     "Identity",
     "NotGranted",
@@ -24,9 +26,13 @@ __all__ = [
     "interrupt_opens",
     "kernel_file_system",
     "let_interrupts_in",
+    "new_file",
+    "open_file",
     "open_memory_file",
     "open_private",
     "private_folders",
     "seal",
     "state_folder",
+    "sweep",
+    "user_secret",
 ]
