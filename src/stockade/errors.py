@@ -12,6 +12,7 @@
         EngineError               the wasmtime library is missing, unfit or exhausted
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
       SnapshotError               a snapshot cannot be taken, kept or believed
+      AuditError                  an audit log cannot be written or believed; where it is required, nothing runs
       QueueFull                   a scheduler has as many runs waiting as it takes
       GuestError                  the guest failed; raised by `check` and `stockade.call`, carries the report
         GuestExit                 it ended with a non-zero exit code
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
 
 __all__ = [
+    "AuditError",
     "Cancelled",
     "CodeFailed",
     "Denied",
@@ -126,6 +128,10 @@ class UsageError(StockadeError):
 
 class SnapshotError(StockadeError):
     """A snapshot cannot be taken, for the guest holds more than it can; or its file cannot be written, or believed."""
+
+
+class AuditError(StockadeError):
+    """An audit log cannot be written, or read. Where it is required, nothing runs until it can be written again."""
 
 
 class QueueFull(StockadeError):  # noqa: N818 - as queue.Full

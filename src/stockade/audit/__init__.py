@@ -1,0 +1,28 @@
+"""What sandboxes do, told as it happens: to a file that nobody changes unseen, to logs, to functions, to hooks.
+
+`stockade.AuditLog` is where it begins: `Sandbox(policy, audit=AuditLog("audit.jsonl"))`.
+"""
+
+from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, Severity
+from stockade.audit._hooks import RunHook
+from stockade.audit._log import AuditLog
+from stockade.audit._places import key_from, log_files
+from stockade.audit._sinks import LoggingSink, SyslogSink
+from stockade.audit._verify import AuditCheck, AuditFinding, verify
+
+__all__ = [
+    "AuditCheck",
+    "AuditEvent",
+    "AuditFinding",
+    "AuditLog",
+    "EventName",
+    "LoggingSink",
+    "RunFigures",
+    "RunHook",
+    "RunInfo",
+    "Severity",
+    "SyslogSink",
+    "key_from",
+    "log_files",
+    "verify",
+]

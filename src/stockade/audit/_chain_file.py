@@ -1,0 +1,283 @@
+"""The file of an audit log: batches of lines, added under a lock, sealed, and followed by the head.
+
+Whoever adds a batch has the lock of the head's file, so any number of processes write one chain. The head is written
+before the batch, with how long that is going to be, and after it. So whoever comes next sees what became of a write
+that was broken off, and tells what is left of it from what somebody else has added.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from stockade._locks import new_lock
+from stockade.audit._chain import HEAD_BYTES, NOTHING_BEFORE, SEAL_MARK, Head, mac_of, make_seal, read_head, read_seal
+from stockade.audit._events import AuditEvent, EventName
+from stockade.audit._places import LogPlace, open_head, open_log, read_key
+from stockade.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Literal, TypeAlias
+
+    Fsync: TypeAlias = Literal["never", "second", "run"]
+
+__all__ = ["ChainFile", "follow"]
+
+_LOCK_SECONDS: Final = 10.0
+"""How long to wait for another process that writes."""
+
+_LOCK_STEP_SECONDS: Final = 0.001
+
+_MOST_FOUND_BYTES: Final = 64 << 20
+"""More that was added by others is not taken into the chain."""
+
+
+class _Found(NamedTuple):
+    """Where the chain goes on, and what was found there.
+
+    Attributes:
+        mac: The MAC of the last seal.
+        events: How many events there are.
+        rest: What stands behind the last seal, and is no batch.
+        newline: What ends the line that it is in.
+        told: An event that tells of it, its reason and a count; None where all is as it should be.
+    """
+
+    mac: str
+    events: int
+    rest: bytes = b""
+    newline: bytes = b""
+    told: tuple[EventName, str, int] | None = None
+
+
+class ChainFile:
+    """A log that is written. For any number of threads and processes.
+
+    Args:
+        place: Where it is.
+        key: Its key; None for the user's.
+        fsync: When what was written is brought to the disk: `never`, `second`, `run`.
+        make: Makes an event of its name, its reason and a count.
+
+    Raises:
+        AuditError: It, its head or its key cannot be used.
+    """
+
+    def __init__(
+        self, place: LogPlace, key: bytes | None, fsync: Fsync, make: Callable[[EventName, str, int], AuditEvent]
+    ) -> None:
+        self.place = place
+        self._make = make
+        self._fsync = fsync
+        self._synced = time.monotonic()
+        self._unsynced = False
+        self._encode = msgspec.json.Encoder().encode_lines
+        self._lock = new_lock()
+        self._log = self._head = -1
+        self._key = read_key(key)
+        try:
+            self._open()
+        except OSError as problem:
+            raise AuditError(f"the audit log {place.shown} cannot be written: {problem.strerror}") from None
+
+    def append(self, events: Sequence[AuditEvent]) -> None:
+        """Adds events, as one batch.
+
+        Args:
+            events: The events.
+
+        Raises:
+            OSError: They cannot be written, or another process keeps the lock; the next batch puts things in order.
+            AuditError: What is in the place of the log cannot be used.
+        """
+        with self._lock:
+            self._open()
+            self._take_lock()
+            try:
+                self._append(events)
+            finally:
+                flock(self._head, LOCK_UN)
+
+    def sync(self) -> None:
+        """Brings what was written to the disk."""
+        with self._lock:
+            if self._unsynced and self._log >= 0:
+                os.fsync(self._log)
+                os.fsync(self._head)
+                self._unsynced = False
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Lets go of the files. Closing twice is harmless; what is added afterwards opens them again."""
+        with self._lock:
+            for descriptor in (self._log, self._head):
+                if descriptor >= 0:
+                    with suppress(OSError):
+                        os.close(descriptor)
+            self._log = self._head = -1
+
+    def _open(self) -> None:
+        if self._head >= 0 and not os.fstat(self._head).st_nlink:
+            # Somebody has removed it, and others would lock another one.
+            self.close()
+        if self._head < 0:
+            self._head = open_head(self.place)
+        if self._log < 0:
+            self._log = open_log(self.place)
+
+    def _take_lock(self) -> None:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                flock(self._head, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise OSError(errno.EAGAIN, "another process keeps the audit log locked") from None
+                time.sleep(_LOCK_STEP_SECONDS)
+            else:
+                return
+
+    def _current(self) -> os.stat_result:
+        """Returns the status of the log; opens it anew where it was moved or removed."""
+        status = os.fstat(self._log)
+        try:
+            there = self.place.path.lstat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+            os.close(self._log)
+            self._log = -1
+            self._log = open_log(self.place)
+            status = os.fstat(self._log)
+        return status
+
+    def _append(self, events: Sequence[AuditEvent]) -> None:
+        status = self._current()
+        data = os.pread(self._head, HEAD_BYTES + 1, 0)
+        head = read_head(data, self._key) if data else None
+        if data and head is None:
+            told = (
+                EventName.LOG_DAMAGED,
+                "the head of the log is not as it was written, or the key is another one: a new chain begins",
+                0,
+            )
+            found = self._ended(status.st_size, NOTHING_BEFORE, 0, told)
+        else:
+            found = self._find(head, status)
+        if found.told is not None:
+            events = [self._make(*found.told), *events]
+        lines = self._encode(events)
+        known = found.rest + found.newline
+        body = known + lines
+        seal, mac = make_seal(self._key, found.mac, found.events + 1, body, len(known), lines.split(b"\n")[:-1])
+        new = found.newline + lines + seal
+        size = status.st_size
+        self._write_head(
+            Head(
+                events=found.events,
+                mac=found.mac,
+                size_bytes=size - len(found.rest),
+                inode=status.st_ino,
+                next_bytes=len(found.rest) + len(new),
+                damaged=found.told is not None and found.told[0] is EventName.LOG_DAMAGED,
+            )
+        )
+        self._unsynced = True
+        written = 0
+        while written < len(new):
+            written += os.write(self._log, memoryview(new)[written:])
+        if self._fsync == "run":
+            os.fsync(self._log)
+        self._write_head(
+            Head(events=found.events + len(events), mac=mac, size_bytes=size + len(new), inode=status.st_ino)
+        )
+        if self._fsync == "run":
+            os.fsync(self._head)
+            self._unsynced = False
+        elif self._fsync == "second" and time.monotonic() - self._synced >= 1.0:
+            self.sync()
+
+    def _write_head(self, head: Head) -> None:
+        os.pwrite(self._head, head.encoded(self._key), 0)
+
+    def _find(self, head: Head | None, status: os.stat_result) -> _Found:
+        size = status.st_size
+        if head is None:
+            if not size:
+                return _Found(NOTHING_BEFORE, 0)
+            told = EventName.LOG_DAMAGED, "the log has no head: a new chain begins behind what is there", size
+            return self._ended(size, NOTHING_BEFORE, 0, told)
+        if status.st_ino == head.inode and size == head.size_bytes:
+            return _Found(head.mac, head.events)
+        if status.st_ino != head.inode or size < head.size_bytes:
+            if status.st_ino != head.inode:
+                why = "the file is another one than the last that was written: that was moved or removed"
+            else:
+                why = f"the file has {head.size_bytes - size:,} bytes fewer than were written"
+            return self._ended(size, head.mac, head.events, (EventName.LOG_CONTINUED, why, 0))
+        return self._behind(head, size)
+
+    def _ended(self, size: int, mac: str, events: int, told: tuple[EventName, str, int]) -> _Found:
+        """What was found in a file that the chain does not reach into: its last line is ended."""
+        is_open = size > 0 and os.pread(self._log, 1, size - 1) != b"\n"
+        return _Found(mac, events, newline=b"\n" if is_open else b"", told=told)
+
+    def _behind(self, head: Head, size: int) -> _Found:
+        """What stands behind what the head knows of."""
+        more = size - head.size_bytes
+        if more > _MOST_FOUND_BYTES:
+            raise OSError(errno.EFBIG, f"{more:,} bytes were added by something else: move the audit log away")
+        data = _read(self._log, head.size_bytes, more)
+        mac, events, rest = follow(self._key, head.mac, head.events, data)
+        if not rest:
+            return _Found(mac, events)
+        newline = b"" if rest.endswith(b"\n") else b"\n"
+        if mac == head.mac and len(rest) < head.next_bytes and not head.damaged:
+            name, why = EventName.LOG_INTERRUPTED, "a write was broken off"
+        else:
+            name, why = EventName.LOG_DAMAGED, "bytes were added that no writer of this log has written"
+        return _Found(mac, events, rest, newline, (name, why, len(rest)))
+
+
+def _read(descriptor: int, start: int, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := os.pread(descriptor, size, start)):
+        pieces.append(piece)
+        start += len(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def follow(key: bytes, mac: str, events: int, data: bytes) -> tuple[str, int, bytes]:
+    """Follows a chain through the batches that stand behind what is known of it.
+
+    Args:
+        key: The key of the log.
+        mac: The MAC of the last seal that is known.
+        events: How many events are known.
+        data: What stands behind it.
+
+    Returns:
+        The MAC of the last seal that goes on with the chain, how many events there are by then, and what is left.
+    """
+    start = 0
+    while (at := data.find(b"\n" + SEAL_MARK, start)) >= 0:
+        end = data.find(b"\n", at + 1)
+        found = read_seal(data[at + 1 : end]) if end >= 0 else None
+        body = data[start : at + 1]
+        if found is None:
+            break
+        seal, told = found
+        if seal.before != mac or seal.first != events + 1 or seal.size_bytes != len(body):
+            break
+        if seal.mac != mac_of(key, body, told):
+            break
+        mac, events, start = seal.mac, events + len(seal.sums), end + 1
+    return mac, events, data[start:]

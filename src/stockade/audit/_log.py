@@ -1,0 +1,291 @@
+"""The audit log: what sandboxes tell of runs, and where that goes."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, Literal
+
+from stockade._text import printable
+from stockade.audit._chain_file import ChainFile
+from stockade.audit._events import SEVERITIES, AuditEvent, EventName
+from stockade.audit._hooks import RunHook
+from stockade.audit._outlet import Outlet
+from stockade.audit._places import find_place
+from stockade.errors import AuditError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from stockade.audit._events import Severity
+
+__all__ = ["AuditLog"]
+
+_FLUSH_SECONDS: Final = 30.0
+"""How long whoever has to know that events are there waits for that."""
+
+_EXIT_SECONDS: Final = 5.0
+"""How long the end of the process waits."""
+
+_logs: Final[weakref.WeakSet[AuditLog]] = weakref.WeakSet()
+
+
+class AuditLog:
+    """Where sandboxes tell what they do: in a file whose lines are tied by a key, and to sinks of yours.
+
+    Give it to `Sandbox`, `Python` or `JavaScript`, to as many as you like. Any number of logs, threads and processes
+    may write to one file. Runs do not wait for it, but where you ask for that. Use it as a context manager, or close
+    it: that waits until all events are written.
+
+    Args:
+        path: The file: lines of JSON, which `stockade audit verify` checks. None for none.
+        sinks: What else is given each event, on a thread of its own: functions, `LoggingSink`, `SyslogSink`, or those
+            of `stockade.metrics`.
+        hooks: What is called before and after each run, and may refuse it.
+        key: The key that ties the lines: bytes. By default, one that is kept for the user, in the folder that
+            `STOCKADE_STATE` names.
+        fsync: When what was written is brought to the disk: `never`, as the system likes; `second`, at most once a
+            second, and when the log is closed; `run`, before each run begins, and before its report is returned.
+        required: Whether nothing may run, and no event may be lost, where a sink fails: runs raise `AuditError` until
+            it works again, and wait where there is no room for events.
+
+    Raises:
+        AuditError: The file, its head or the key cannot be used.
+        UsageError: An argument is unfit.
+
+    Attributes:
+        path: The file; None where there is none.
+        writer: The name by which its events are known among those of others.
+        hooks: What is called around each run.
+        required: Whether nothing runs where a sink fails.
+        blocks: Whether runs wait for something of it.
+        put: Passes an event of a severity on.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        sinks: Sequence[Callable[[AuditEvent], object]] = (),
+        hooks: Sequence[RunHook] = (),
+        key: bytes | None = None,
+        fsync: Literal["never", "second", "run"] = "second",
+        required: bool = False,
+    ) -> None:
+        if fsync not in ("never", "second", "run"):
+            raise UsageError(f'fsync is {printable(repr(fsync))}: it must be "never", "second" or "run"')
+        for sink in sinks:
+            if not callable(sink):
+                raise UsageError(f"a sink of an audit log is {type(sink).__name__}: it must be callable")
+        for hook in hooks:
+            if not isinstance(hook, RunHook):
+                raise UsageError(f"a hook of an audit log is {type(hook).__name__}: it must be a RunHook")
+        self.path: Path | None = None
+        self.hooks = tuple(hooks)
+        self.required = required
+        self.blocks = bool(hooks) or fsync == "run"
+        self._waits_for_disk = fsync == "run"
+        self._closed = False
+        self._file: ChainFile | None = None
+        self._begin_anew()
+        outlets: list[Outlet] = []
+        if path is not None:
+            place = find_place(path)
+            self._file = file = ChainFile(place, key, fsync, self._make)
+            self.path = place.path
+            outlets.append(
+                Outlet(
+                    place.shown,
+                    file.append,
+                    self._make,
+                    waits=required,
+                    settle=file.sync if fsync == "second" else None,
+                )
+            )
+        outlets += [
+            Outlet(
+                printable(getattr(sink, "__qualname__", type(sink).__name__)), _giving(sink), self._make, waits=required
+            )
+            for sink in sinks
+        ]
+        self._outlets = tuple(outlets)
+        # Each microsecond is one of every run.
+        self.put: Callable[[AuditEvent, Severity], None] = outlets[0].put if len(outlets) == 1 else self._put_to_all
+        _logs.add(self)
+
+    def _begin_anew(self) -> None:
+        self.writer = os.urandom(4).hex()
+        self._next: Callable[[], int] = itertools.count(1).__next__
+        self._next_run: Callable[[], int] = itertools.count(1).__next__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<AuditLog {'' if self.path is None else printable(str(self.path), 400)}>"
+
+    @property
+    def failures(self) -> int:
+        """How often a sink has failed."""
+        return sum(outlet.failures for outlet in self._outlets)
+
+    @property
+    def last_error(self) -> str:
+        """How a sink has failed last; empty where none has."""
+        return next((outlet.last_error for outlet in self._outlets if outlet.failing), "") or next(
+            (outlet.last_error for outlet in self._outlets if outlet.last_error), ""
+        )
+
+    @property
+    def failing(self) -> bool:
+        """Whether a sink fails just now."""
+        return any(outlet.failing for outlet in self._outlets)
+
+    @property
+    def dropped(self) -> int:
+        """How many events were lost for want of room, each counted for each sink."""
+        return sum(outlet.dropped for outlet in self._outlets)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
+
+    def flush(self, seconds: float = _FLUSH_SECONDS) -> bool:
+        """Waits until all events that were told are with the sinks, and on the disk where that was asked for.
+
+        Args:
+            seconds: The longest to wait.
+
+        Returns:
+            Whether they are. Called by a sink, it does not wait for that one.
+        """
+        end = time.monotonic() + seconds
+        # Each of them, also where one does not take its events.
+        taken = [outlet.flush(max(0.0, end - time.monotonic())) for outlet in self._outlets]
+        return all(taken)
+
+    def close(self, seconds: float = _FLUSH_SECONDS) -> None:
+        """Waits until all events are with the sinks, and lets go of the file. Closing twice is harmless.
+
+        Sandboxes that tell this log run nothing any more. Where a sink does not take its events, that is told by
+        `logging`, and by `AuditLog.lost`.
+
+        Args:
+            seconds: The longest to wait.
+        """
+        self._closed = True
+        if not self.flush(seconds):
+            for outlet in self._outlets:
+                outlet.tell_lost()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def lost(self) -> int:
+        """How many events are not with a sink yet."""
+        return sum(outlet.waiting for outlet in self._outlets)
+
+    # -- for sandboxes ------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Checks that something may run.
+
+        Raises:
+            UsageError: The log is closed.
+            AuditError: A sink fails, and the log is required.
+        """
+        if self._closed:
+            raise UsageError("the audit log is closed: make a new one, or close the sandbox first")
+        if self.required and self.failing:
+            raise AuditError(
+                f"nothing runs, for the audit log cannot be written and is required: {self.last_error}. "
+                "Runs go on when it can be written again"
+            )
+
+    def settle(self) -> None:
+        """Waits until all is on the disk, where runs are to wait for that.
+
+        Raises:
+            AuditError: It is not, and the log is required.
+        """
+        if self._waits_for_disk and not self.flush() and self.required:
+            raise AuditError(f"nothing runs, for the audit log cannot be written and is required: {self.last_error}")
+
+    def _put_to_all(self, event: AuditEvent, severity: Severity) -> None:
+        for outlet in self._outlets:
+            outlet.put(event, severity)
+
+    def next_run(self) -> str:
+        """Returns a name for a run, or a session, that is used once."""
+        return f"{self.writer}-{self._next_run()}"
+
+    def next_number(self) -> int:
+        """Returns the number of the next event."""
+        return self._next()
+
+    def tell(self, event: EventName, /, **fields: str | float | None) -> None:
+        """Tells of an event.
+
+        Args:
+            event: What happened.
+            **fields: Its fields, as `AuditEvent` has them.
+        """
+        made = AuditEvent(event, time.time(), self._next(), self.writer, **fields)  # type: ignore[arg-type]
+        self.put(made, SEVERITIES[event])
+
+    def _make(self, name: EventName, reason: str, count: int) -> AuditEvent:
+        """Makes an event of the log's own."""
+        return AuditEvent(name, time.time(), self._next(), self.writer, reason=printable(reason, 400), count=count)
+
+    def after_fork(self) -> None:
+        """Begins anew in a forked process: what waits, and who writes, are the parent's."""
+        self._begin_anew()
+        for outlet in self._outlets:
+            outlet.begin_anew()
+        if self._file is not None:
+            # The lock belongs to what is open, which is the parent's, too.
+            self._file.close()
+
+
+def _giving(sink: Callable[[AuditEvent], object]) -> Callable[[list[AuditEvent]], Exception | None]:
+    """Returns what gives events to a sink, one by one, and returns how it has failed last."""
+
+    def give(events: list[AuditEvent]) -> Exception | None:
+        failed: Exception | None = None
+        for event in events:
+            try:
+                sink(event)
+            except Exception as problem:
+                failed = problem
+            except BaseException as problem:
+                # It would end the thread, and nobody would be told anything any more.
+                failed = RuntimeError(f"the sink raised {type(problem).__name__}")
+                failed.__cause__ = problem
+        return failed
+
+    return give
+
+
+def _close_all() -> None:
+    for log in list(_logs):
+        if not log.closed:
+            log.close(_EXIT_SECONDS)
+
+
+def _after_fork() -> None:
+    for log in list(_logs):
+        log.after_fork()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

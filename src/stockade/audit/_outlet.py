@@ -1,0 +1,284 @@
+"""Where events wait for a sink, and the thread that brings them there.
+
+Whoever tells of an event puts it into a queue, and goes on: a thread takes what has gathered, and gives it to the sink.
+There is a queue for each severity, none of which grows beyond its bound. What finds no room is counted, and that is
+told in its turn; or it waits, where nothing may be lost. The thread comes when there is something to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from stockade._bell import MOST_RAISED, Bell, Once, start_thread
+from stockade._locks import new_lock
+from stockade._text import printable
+from stockade.audit._events import EventName, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.audit._events import AuditEvent
+
+__all__ = ["Outlet"]
+
+_ROOM: Final = {Severity.DETAIL: 16_384, Severity.NOTICE: 65_536, Severity.CRITICAL: 65_536}
+"""How many events of each severity wait for a sink."""
+
+_MOST_IN_BATCH: Final = 4_096
+
+_GATHER_SECONDS: Final = 0.02
+"""How long events gather before they are brought to the sink together."""
+
+_LINGER_SECONDS: Final = 1.0
+"""How long the thread stays that has nothing to do."""
+
+_RETRY_SECONDS: Final = 0.25
+"""How long after a failure it is tried again."""
+
+_STEP_SECONDS: Final = 0.001
+
+_MOST_WARNINGS_SECONDS: Final = 60.0
+"""A sink that fails is told of at most so often."""
+
+_number = attrgetter("seq")
+
+_logger = logging.getLogger("stockade.audit")
+
+
+class Outlet:
+    """Events on their way to one sink. Safe to share between threads, and to be used by handlers of signals.
+
+    Args:
+        name: What the sink is called in messages.
+        consume: Brings events to the sink. Where it raises, they are given to it again; what it returns is a failure
+            after which they are not.
+        make: Makes an event of its name, its reason and a count.
+        waits: Whether an event waits for room, where there is none.
+        settle: Is called when all that waited is there, and somebody wants it to be.
+
+    Attributes:
+        failures: How often the sink has failed.
+        last_error: How it failed last.
+        failing: Whether its last try failed.
+        dropped: How many events found no room.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        consume: Callable[[list[AuditEvent]], Exception | None],
+        make: Callable[[EventName, str, int], AuditEvent],
+        *,
+        waits: bool,
+        settle: Callable[[], object] | None = None,
+    ) -> None:
+        self.name = name
+        self._consume = consume
+        self._make = make
+        self._waits = waits
+        self._settle = settle
+        self.failures = 0
+        self.last_error = ""
+        self._warned = 0.0
+        self._lock = new_lock()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forgets what waits and who works: in a forked process these are the parent's."""
+        self.failing = False
+        self.dropped = 0
+        self._told_dropped = 0
+        self._queues: tuple[deque[AuditEvent], ...] = tuple(deque() for _ in Severity)
+        self._rooms = tuple(_ROOM[severity] for severity in Severity)
+        # Taken from the queues, and not with the sink yet.
+        self._held: list[AuditEvent] = []
+        self._waiters: deque[Once[None]] = deque()
+        self._bell = Bell()
+        self._thread: threading.Thread | None = None
+        # Whether nobody comes by on its own: then whoever has something has to ring.
+        self._asleep = True
+        self._hurried = False
+
+    def put(self, event: AuditEvent, severity: Severity) -> None:
+        """Has an event brought to the sink.
+
+        Args:
+            event: The event.
+            severity: Its severity.
+        """
+        queue = self._queues[severity]
+        if len(queue) >= self._rooms[severity] and not self._has_room(queue, self._rooms[severity]):
+            with self._lock:
+                self.dropped += 1
+            return
+        queue.append(event)
+        if self._asleep:
+            self._wake()
+
+    def _has_room(self, queue: deque[AuditEvent], room: int) -> bool:
+        """Waits until there is room, where it is to wait; whether there is."""
+        while self._waits and not self.failing and threading.current_thread() is not self._thread:
+            self._wake()
+            if len(queue) < room:
+                return True
+            time.sleep(_STEP_SECONDS)
+        return False
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until all that waited is with the sink.
+
+        Args:
+            seconds: The longest to wait.
+
+        Returns:
+            Whether it is. On the thread of the sink itself it cannot be waited for.
+        """
+        if threading.current_thread() is self._thread:
+            return False
+        done: Once[None] = Once()
+        self._waiters.append(done)
+        self._hurried = True
+        self._wake()
+        self._bell.ring()
+        if self._thread is None:
+            # There can be none any more, as at the end of the process.
+            return self._bring_all() and (self._settle is None or self._try(self._settle))
+        return done.wait(seconds) and not self._held
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not with the sink yet."""
+        return len(self._held) + sum(map(len, self._queues))
+
+    def tell_lost(self) -> None:
+        """Tells of events that the sink has not taken in its time."""
+        if self.waiting:
+            _logger.warning("the audit sink %s has not taken %d events", self.name, self.waiting)
+
+    def _wake(self) -> None:
+        """Sees to it that there is a thread, and that it looks."""
+        if self._thread is not None:
+            self._bell.ring()
+            return
+        thread = threading.Thread(target=self._work, name="stockade-audit", daemon=True)
+        try:
+            with self._lock:
+                if self._thread is not None:
+                    self._bell.ring()
+                    return
+                self._thread = thread
+                start_thread(thread)
+        except BaseException as problem:
+            # Of a handler of a signal, or for want of threads: the next event tries again.
+            for _ in range(MOST_RAISED):
+                try:
+                    if self._thread is thread:
+                        self._thread = None
+                    break
+                except BaseException:  # noqa: S112 - a second signal; the first is raised
+                    continue
+            if not isinstance(problem, RuntimeError):
+                raise
+            self._fail(problem)
+
+    def _work(self) -> None:
+        try:
+            self._work_until_idle(threading.current_thread())
+        finally:
+            self._asleep = True
+            if any(self._queues) or self._waiters:
+                # It came after the last look, and took this thread for one that goes on.
+                self._thread = None
+                self._wake()
+
+    def _work_until_idle(self, me: threading.Thread) -> None:
+        while self._thread is me:
+            self._asleep = False
+            waiters = [self._waiters.popleft() for _ in range(len(self._waiters))]
+            if waiters:
+                self._hurried = False
+            done = self._bring_all()
+            for waiter in waiters:
+                if done and self._settle is not None:
+                    self._try(self._settle)
+                waiter.settle(None)
+            if not done:
+                self._bell.wait(_RETRY_SECONDS)
+                continue
+            self._asleep = True
+            if any(self._queues) or self._waiters:
+                # Put there before it was known that nobody comes by.
+                continue
+            self._bell.wait(_LINGER_SECONDS)
+            if any(self._queues):
+                self._asleep = False
+                if not self._hurried:
+                    self._bell.wait(_GATHER_SECONDS)
+            elif not self._waiters:
+                self._thread = None
+                return
+
+    def _bring_all(self) -> bool:
+        """Brings to the sink what waits; whether it took all."""
+        while True:
+            if not self._held:
+                self._take()
+            if not self._held:
+                return True
+            if not self._try(self._bring_held) and self._held:
+                return False
+
+    def _bring_held(self) -> None:
+        problem = self._consume(self._held)
+        self._held = []
+        if problem is not None:
+            raise problem
+
+    def _take(self) -> None:
+        """Takes a batch out of the queues, what matters most first; and tells of what found no room."""
+        taken: list[AuditEvent] = []
+        kinds = 0
+        for queue in reversed(self._queues):
+            number = min(len(queue), _MOST_IN_BATCH - len(taken))
+            if number:
+                kinds += 1
+                taken += [queue.popleft() for _ in range(number)]
+        if kinds > 1:
+            taken.sort(key=_number)
+        dropped = self.dropped
+        if dropped > self._told_dropped:
+            taken.append(self._make(EventName.EVENTS_DROPPED, f"{self.name} had no room", dropped - self._told_dropped))
+            self._told_dropped = dropped
+        self._held = taken
+
+    def _try(self, do: Callable[[], object]) -> bool:
+        try:
+            do()
+        except Exception as problem:
+            self._fail(problem)
+            return False
+        self.failing = False
+        return True
+
+    def _fail(self, problem: Exception) -> None:
+        self.failing = True
+        self.note(problem)
+
+    def note(self, problem: Exception) -> None:
+        """Counts a failure of the sink, and tells of it.
+
+        Args:
+            problem: What it raised.
+        """
+        self.failures += 1
+        told = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        self.last_error = printable(f"{type(problem).__name__}: {told}", 400)
+        now = time.monotonic()
+        if not self._warned or now - self._warned >= _MOST_WARNINGS_SECONDS:
+            self._warned = now
+            _logger.warning("the audit sink %s fails: %s", self.name, self.last_error)
