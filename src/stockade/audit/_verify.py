@@ -135,7 +135,7 @@ def _head_of(place: LogPlace, key: bytes, path: Path | None) -> tuple[Head | Non
                 _share(descriptor)
                 data = os.pread(descriptor, HEAD_BYTES + 1, 0)
                 with suppress(FileNotFoundError):
-                    size = os.stat(place.path, follow_symlinks=False).st_size
+                    size = place.path.lstat().st_size
             finally:
                 flock(descriptor, LOCK_UN)
                 os.close(descriptor)
@@ -271,7 +271,7 @@ class _Check:
                             )
                         )
                     self._flush(name, suspected)
-                    self._follow(name, seal, lines, start, at)
+                    self._follow(name, seal, lines, start)
                     good = end = after
                     good_mac, good_expected = self.mac, self.expected
                 else:
@@ -288,7 +288,7 @@ class _Check:
             self.find(name, line, what)
         suspected.clear()
 
-    def _follow(self, name: str, seal: Seal, lines: _LineCounter, start: int, at: int) -> None:
+    def _follow(self, name: str, seal: Seal, lines: _LineCounter, start: int) -> None:
         """Goes on with a seal that fits."""
         first = lines.at(start)
         if seal.found_bytes:
