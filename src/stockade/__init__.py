@@ -6,8 +6,8 @@
 8
 
 Here is what one types in a day. The rest is in its rooms: parts of policies in `stockade.policy`, parts of reports in
-`stockade.report`, what code gives in `stockade.guests`, numbers and memory for host functions in `stockade.host`,
-types for annotations in `stockade.typing`.
+`stockade.report`, what code gives in `stockade.guests`, events and sinks in `stockade.audit`, numbers and memory for
+host functions in `stockade.host`, types for annotations in `stockade.typing`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from stockade._version import __version__
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from stockade.audit import AuditLog
     from stockade.errors import (
+        AuditError,
         Cancelled,
         CodeFailed,
         Denied,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncSession",
+    "AuditError",
+    "AuditLog",
     "Cancelled",
     "CodeFailed",
     "Denied",
@@ -113,6 +117,7 @@ _HOMES = (
     "stockade.scheduling",
     "stockade.guests",
     "stockade.monitoring",
+    "stockade.audit",
 )
 
 _MOVED = frozenset(

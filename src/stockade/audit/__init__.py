@@ -5,12 +5,14 @@
 
 from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, Severity
 from stockade.audit._hooks import RunHook
+from stockade.audit._levels import LOG_LEVELS, log_level, set_log_level
 from stockade.audit._log import AuditLog
-from stockade.audit._places import key_from, log_files
+from stockade.audit._places import key_from
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
 __all__ = [
+    "LOG_LEVELS",
     "AuditCheck",
     "AuditEvent",
     "AuditFinding",
@@ -23,6 +25,8 @@ __all__ = [
     "Severity",
     "SyslogSink",
     "key_from",
-    "log_files",
+    "log_level",
     "verify",
 ]
+
+set_log_level()

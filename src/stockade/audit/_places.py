@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 
 from stockade._text import printable
 from stockade.errors import AuditError, EngineError
-from stockade.system import open_file, open_private, state_folder, user_secret
+from stockade.system import note_private_file, open_file, open_private, state_folder, user_secret
 
-__all__ = ["LogPlace", "find_place", "key_from", "log_files", "open_head", "open_log", "read_key", "users_key"]
+__all__ = ["LogPlace", "find_place", "key_from", "open_head", "open_log", "read_key", "users_key"]
 
 _LOG: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HEAD: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -21,8 +21,6 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KEY: Final = "audit.key"
 _LEAST_KEY_BYTES: Final = 16
 _MOST_KEY_BYTES: Final = 4096
-
-_logs: set[Path] = set()
 
 
 class LogPlace(NamedTuple):
@@ -70,11 +68,6 @@ def find_place(path: str | os.PathLike[str]) -> LogPlace:
         why = problem.strerror if isinstance(problem, OSError) else "its links lead in a circle"
         raise AuditError(f"the folder of the audit log {printable(str(given), 400)} cannot be used: {why}") from None
     return LogPlace(folder, given.name)
-
-
-def log_files() -> frozenset[Path]:
-    """Returns the audit logs of this process: no guest may reach one."""
-    return frozenset(_logs)
 
 
 def read_key(given: bytes | None) -> bytes:
@@ -203,7 +196,7 @@ def open_log(place: LogPlace) -> int:
     except BaseException:
         os.close(log)
         raise
-    _logs.add(place.path)
+    note_private_file(place.path)
     return log
 
 

@@ -15,6 +15,7 @@ from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._logging import audit_option, audited
 from stockade.cli._policy_option import policy_option
 from stockade.cli._report_option import ReportFile, ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import ExitStatus, exit_status
@@ -116,6 +117,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @click.option(
         "--json", "wants_json", is_flag=True, help="Print value, output, error and report as JSON, and nothing else."
     )
+    @audit_option
     @click.option("--quiet", is_flag=True, help="Print only what the code writes, and its error.")
     def command(
         code: str | None,
@@ -137,6 +139,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         only_prepare: bool,
         reports: tuple[str, ...],
         wants_json: bool,
+        audit_file: str | None,
         quiet: bool,
     ) -> int:
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
@@ -146,7 +149,10 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
         watched = monitoring_for(reports)
-        with language(policy, runtime=runtime, packages=packages, monitoring=watched) as interpreter:
+        with (
+            audited(audit_file) as log,
+            language(policy, runtime=runtime, packages=packages, monitoring=watched, audit=log) as interpreter,
+        ):
             with Watcher() as watcher:
                 if only_prepare:
                     _prepare(interpreter, watcher)

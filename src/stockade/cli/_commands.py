@@ -21,6 +21,7 @@ _COMPLETE = "_STOCKADE_COMPLETE"
 """The variable by which a shell asks what would complete a command line."""
 
 _LOADED_WHEN_USED = {
+    "audit": "_audit",
     "bench": "_bench",
     "cache": "_cache",
     "inspect": "_inspect",

@@ -14,12 +14,14 @@ from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._logging import audit_option, audited
 from stockade.cli._policy_option import policy_option
 from stockade.cli._report_option import ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import exit_status
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import progress, show_report, show_value
 from stockade.engine import Engine
+from stockade.errors import ModuleError
 from stockade.modules import load_module
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import run_blocking
@@ -58,6 +60,7 @@ _TEXT_MARK = "text:"
 @click.option(
     "--json", "wants_json", is_flag=True, help="Print the report, output included, to stdout as JSON, and nothing else."
 )
+@audit_option
 @click.option("--quiet", is_flag=True, help="Print only what the guest writes.")
 def run(
     module: str,
@@ -75,6 +78,7 @@ def run(
     live: bool,  # noqa: ARG001 - it was an option once
     reports: tuple[str, ...],
     wants_json: bool,
+    audit_file: str | None,
     quiet: bool,
 ) -> int:
     """Run MODULE with ARGS in a sandbox. MODULE is a file, or - for stdin; or a snapshot, with which the guest begins.
@@ -95,8 +99,8 @@ def run(
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
     where: Literal["inprocess", "process"] = "inprocess" if isolation == "inprocess" else "process"
-    box = Sandbox(policy, isolation=where, monitoring=monitoring_for(reports))
-    with Watcher() as watcher, box:
+    watched = monitoring_for(reports)
+    with Watcher() as watcher, audited(audit_file) as log, Sandbox(policy, where, watched, audit=log) as box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
         loaded = _prepared(box, module, watcher)
         if isinstance(loaded, Report):
@@ -138,7 +142,11 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapsho
         data = sys.stdin.buffer.read(policy.limits.module_size + 1)
         loaded.append(load_module(data, policy, text=True, name="<stdin>"))
 
-    done = watcher.finish(load)
+    try:
+        done = watcher.finish(load)
+    except ModuleError as problem:
+        sandbox.tell_refused(problem)
+        raise
     if done:
         with progress(loaded[0].name) as tell:
             done = watcher.finish(lambda: sandbox.prepare(loaded[0], tell))

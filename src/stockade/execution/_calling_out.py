@@ -81,6 +81,8 @@ class CallingGuest(HaltedGuest):
                 if number == returned:
                     return False
                 function = self._called(number)
+                if self._control.on_function is not None:
+                    self._control.on_function(function.label)
                 if function.is_awaited:
                     yield from self._await_answer(mailbox, function)
                     instance.wake()

@@ -104,6 +104,16 @@ class PolicyContext:
         self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
         self._parked: dict[_ParkedKey, ParkedPool] = {}
 
+    @property
+    def info(self) -> PolicyInfo:
+        """What reports say of the policy."""
+        return self._info
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether guests may call functions of the embedder's."""
+        return bool(self._functions)
+
     def narrowed(self, policy: Policy) -> PolicyContext:
         """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
 

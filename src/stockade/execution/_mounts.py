@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from stockade._text import printable
 from stockade.errors import PolicyError
 from stockade.policy import folders_on_the_way
-from stockade.system import NotGranted, OpenFolder, identities_on_the_way, kernel_file_system, private_folders
+from stockade.system import (
+    NotGranted,
+    OpenFolder,
+    identities_on_the_way,
+    kernel_file_system,
+    private_files,
+    private_folders,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -125,6 +132,7 @@ def _check_own(granted: Sequence[_Granted]) -> None:
     """
     known: dict[str, Identity | None] = {}
     own = [_Private(folder, known) for folder in private_folders()] if granted else []
+    files = {file: identities_on_the_way(str(file.parent), known) for file in private_files()} if granted else {}
     code = _host_code() if any(mount.mode == "rw" for mount, _ in granted) else None
     for mount, folder in granted:
         guest = printable(mount.guest)
@@ -139,6 +147,12 @@ def _check_own(granted: Sequence[_Granted]) -> None:
                     f"the mount {guest} is writable and has a link on the way to {private.shown}, where Stockade keeps "
                     "machine code and secrets: a guest could lead it elsewhere. Mount it read-only, or a folder "
                     "beside it"
+                )
+        for file, around in files.items():
+            if folder.identity in around:
+                raise PolicyError(
+                    f"the mount {guest} covers {printable(str(file), 400)}, an audit log, which no guest may reach: "
+                    "mount a folder beside it, or move the log"
                 )
         if told := kernel_file_system(folder.descriptor, folder.path):
             raise PolicyError(f"the mount {guest} cannot be made: {printable(mount.host, 400)} {told}")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Never, Self
 
     from stockade._bytes import BytesLike
+    from stockade.audit import AuditLog
     from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._task import Plain
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
-LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring", "trace")
+LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring", "trace", "audit")
 """What a language takes when it is made."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
@@ -94,6 +95,7 @@ class Language:
         pool_size: How many interpreters wait, started, for runs under the language's own policy. Each serves one run;
             others are started in the background.
         trace: What of the calls of the interpreter is traced, as for `Sandbox`: in `result.report.trace_calls`.
+        audit: Is told of all that happens here: a log for as many languages and sandboxes as you like.
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
@@ -116,6 +118,7 @@ class Language:
         packages: str | os.PathLike[str] | None = None,
         pool_size: int = 0,
         trace: Trace | bool | None = None,
+        audit: AuditLog | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
@@ -125,6 +128,7 @@ class Language:
         self._isolation = isolation
         self._monitoring = check_monitoring(monitoring)
         self._trace = trace
+        self._audit = audit
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -441,6 +445,8 @@ class Language:
                 streams=None if streams is None and exchange is None else served,
             )
 
+        place.toolbox.on_call = _telling(control)
+
         def steps() -> RunCoroutine[CodeResult]:
             is_clean = False
             try:
@@ -499,8 +505,9 @@ class Language:
                 beginning = Snapshot(SavedGuest(other.guest.take_state()))
                 other.folder.copy_to(folder)
             guest, control = box.live(beginning, inputs, streams)
+            toolbox.on_call = _telling(control)
             turns = driver.turns(guest, module, streams, folder.has_result)
-            return Interpreter(box, folder, toolbox, guest, control, turns, read)
+            return Interpreter(box, folder, toolbox, guest, control, turns, read, box.audited(control, beginning))
 
         def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
             parts = interpreter.folder, interpreter.toolbox
@@ -580,7 +587,10 @@ class Language:
             folder: The folder.
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
-        box = Sandbox(fitted, isolation=self._isolation, monitoring=self._monitoring, trace=self._trace)
+        box = Sandbox(
+            fitted, isolation=self._isolation, monitoring=self._monitoring, trace=self._trace, audit=self._audit
+        )
+        box.tell_as(_told(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
         toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES, most_integer)
         driver.lend(box, toolbox)
@@ -679,6 +689,16 @@ def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], b
 def _told(policy: Policy) -> PolicyInfo:
     """Returns what reports say of a policy: of the caller's, not of the one with our folders."""
     return PolicyInfo(policy.digest, printable(policy.name))
+
+
+def _telling(control: RunControl) -> Callable[[str], object]:
+    """Returns what tells of a call of a tool, where somebody wants to know of those of a run."""
+
+    def tell(name: str) -> None:
+        if control.on_tool is not None:
+            control.on_tool(name)
+
+    return tell
 
 
 def _result(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stockade.guests._turns import Turns
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
-    from stockade.sandbox import Sandbox
+    from stockade.sandbox import Sandbox, SessionAuditor
 
 __all__ = ["Interpreter", "LanguageSession"]
 
@@ -48,6 +48,7 @@ class Interpreter:
         control: Its control.
         turns: How it is given turns.
         read: Makes a result of a report, and of what the interpreter has left.
+        auditor: Tells an audit log of it; None where there is none.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Interpreter:
         control: RunControl,
         turns: Turns,
         read: Callable[[Report, Interpreter, Sequence[str]], CodeResult],
+        auditor: SessionAuditor | None,
     ) -> None:
         self.box = box
         self.folder = folder
@@ -67,6 +69,7 @@ class Interpreter:
         self.control = control
         self.turns = turns
         self.read = read
+        self.auditor = auditor
 
     @property
     def over(self) -> bool:
@@ -81,6 +84,8 @@ class Interpreter:
             self.guest.close()
             self.box.close()
             self.folder.close()
+            if self.auditor is not None:
+                self.auditor.close()
 
 
 class LanguageSession:
@@ -257,7 +262,10 @@ class LanguageSession:
             self.turns += 1
             interpreter.folder.put(given)
             interpreter.toolbox.begin()
-            report = yield from interpreter.turns.turn(task)
+            if interpreter.auditor is None:
+                report = yield from interpreter.turns.turn(task)
+            else:
+                report = yield from interpreter.auditor.steps("", lambda: interpreter.turns.turn(task))
             return interpreter.read(report, interpreter, patterns)
         finally:
             try:

@@ -172,6 +172,7 @@ class Toolbox:
 
     Attributes:
         most_bytes: How many bytes it may hand over.
+        on_call: Is told the name of each tool that is called; None where nobody asks.
         calls: The calls so far.
         count: How many there were.
     """
@@ -187,6 +188,7 @@ class Toolbox:
         self._most_integer = most_integer
         self._grants = grants
         self.most_bytes = most_bytes
+        self.on_call: Callable[[str], object] | None = None
         self._frame: bytearray | None = None
         self.calls: list[ToolCall] = []
         self.count = 0
@@ -277,9 +279,12 @@ class Toolbox:
                 raise AttributeError(f"there is no tool {name}")
             if tool.requires is not None and not self._grants(tool.requires):
                 raise _Denied(f"the policy does not grant {tool.requires}, which the tool {name} needs")
-            return tool, tool.bound(request), b""
+            bound = tool.bound(request)
         except (msgspec.MsgspecError, RecursionError, AttributeError, _Denied, TypeError) as problem:
             return None, None, self._failed(name, begun, problem)
+        if self.on_call is not None:
+            self.on_call(tool.name)
+        return tool, bound, b""
 
     def _done(self, name: str, begun: float, answer: bytes) -> bytes:
         self._note(ToolCall(name, ok=True, error="", seconds=time.perf_counter() - begun))

@@ -170,24 +170,25 @@ class BoundFunction:
     Attributes:
         function: What to call.
         is_awaited: Whether it is a coroutine function.
+        label: What it is called in messages.
     """
 
     __slots__ = (
         "_answer",
         "_arguments",
-        "_label",
         "_missing",
         "_readers",
         "_results",
         "_wants_call",
         "function",
         "is_awaited",
+        "label",
     )
 
     def __init__(self, function: HostFunction, policy: Policy) -> None:
         self.function = function.function
         self.is_awaited = function.is_awaited
-        self._label = function.label
+        self.label = function.label
         self._wants_call = function.wants_call
         requires = function.requires
         self._missing = requires if requires is not None and not policy.grants(requires) else None
@@ -218,7 +219,7 @@ class BoundFunction:
             UsageError: It has returned something else than it is annotated to.
         """
         if self._missing is not None:
-            raise CapabilityMissing(self._missing, self._label)
+            raise CapabilityMissing(self._missing, self.label)
         values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
         call = None
         try:
@@ -252,15 +253,15 @@ class BoundFunction:
             CapabilityMissing: The policy does not grant what the function needs.
         """
         if self._missing is not None:
-            raise CapabilityMissing(self._missing, self._label)
+            raise CapabilityMissing(self._missing, self.label)
         values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
         return self._read(call, values) if self._wants_call or self._readers else values
 
     def failure(self, problem: Exception) -> CapabilityMissing | HostFunctionFailed:
         """Returns what is said of an exception that the function has raised."""
         if isinstance(problem, CapabilityMissing):
-            return CapabilityMissing(problem.capability, self._label)
-        failed = HostFunctionFailed(self._label, problem)
+            return CapabilityMissing(problem.capability, self.label)
+        failed = HostFunctionFailed(self.label, problem)
         # For whoever wrote the function: where it failed, and not how it came to be called.
         failed.__cause__ = problem.with_traceback(_own_part(problem.__traceback__))
         return failed
@@ -301,7 +302,7 @@ class BoundFunction:
         else:
             given: tuple[object, ...] = () if result is None else result if isinstance(result, tuple) else (result,)
             if len(given) != len(types):
-                raise UsageError(f"{self._label} returned {len(given)} values, and is annotated to return {len(types)}")
+                raise UsageError(f"{self.label} returned {len(given)} values, and is annotated to return {len(types)}")
             answers = [self._outgoing(answer, type_) for answer, type_ in zip(given, types, strict=True)]
         self._answer.pack_into(mailbox.bytes, 0, _ANSWERED, *answers)
 
@@ -309,18 +310,18 @@ class BoundFunction:
         bits = INTEGER_BITS.get(type_.name)
         if bits is None:
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UsageError(f"{self._label} returned {_shown(value)}, which is no number ({type_.name})")
+                raise UsageError(f"{self.label} returned {_shown(value)}, which is no number ({type_.name})")
             try:
                 number = float(value)
             except OverflowError:
-                raise UsageError(f"{self._label} returned a number that does not fit {type_.name}") from None
+                raise UsageError(f"{self.label} returned a number that does not fit {type_.name}") from None
             if type_.name == "f32" and math.isfinite(number) and abs(number) >= F32_OVERFLOW:
-                raise UsageError(f"{self._label} returned {number}, which does not fit f32")
+                raise UsageError(f"{self.label} returned {number}, which does not fit f32")
             return number
         if not isinstance(value, int):
-            raise UsageError(f"{self._label} returned {_shown(value)}, which is no whole number ({type_.name})")
+            raise UsageError(f"{self.label} returned {_shown(value)}, which is no whole number ({type_.name})")
         if not -(1 << bits - 1) <= value < 1 << bits:
-            raise UsageError(f"{self._label} returned a number that does not fit {type_.name}")
+            raise UsageError(f"{self.label} returned a number that does not fit {type_.name}")
         return int(value) & ((1 << bits) - 1)
 
 
@@ -411,6 +412,9 @@ class HostFunctions:
     def __init__(self) -> None:
         self._lock = new_lock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._functions)
 
     def add(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:
         """Lends a function from now on.

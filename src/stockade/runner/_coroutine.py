@@ -61,6 +61,8 @@ class RunControl:
         cancelled: Whether it is to end.
         deadline: When it has to end, by `time.monotonic`.
         name: What the run is called, while it is on a list.
+        on_function: Is told the name of each function of the embedder's that the guest calls, where somebody asks.
+        on_tool: The same for tools that code calls.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
         thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
@@ -74,6 +76,8 @@ class RunControl:
     cancelled = False
     deadline: float = FOREVER
     name: str | None = None
+    on_function: Callable[[str], object] | None = None
+    on_tool: Callable[[str], object] | None = None
     on_wake: Callable[[], object] | None = None
     progress: Callable[[], Progress | None] | None = None
     thread = 0

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
 
-from stockade.errors import IsolationError, UsageError
+from stockade.errors import IsolationError, ModuleError, UsageError
 from stockade.execution import NO_INPUTS, Inputs, check_monitoring
 from stockade.host import HostFunctions
 from stockade.modules import Module
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Never, Self
 
+    from stockade.audit import AuditLog
     from stockade.execution import (
         Argument,
         AsyncStdin,
@@ -50,8 +51,9 @@ if TYPE_CHECKING:
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Source
     from stockade.policy import Policy, PolicyLike
-    from stockade.report import FuelHistory, Progress, Trace
+    from stockade.report import FuelHistory, PolicyInfo, Progress, Trace
     from stockade.runner import RunCoroutine
+    from stockade.sandbox._auditing import Auditor, SessionAuditor
     from stockade.sandbox._registry import UnderWay
     from stockade.sandbox._runs import Program
 
@@ -99,10 +101,12 @@ class Sandbox:
         isolation: Where runs happen: `inprocess`.
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
+        audit: Is told of all that happens here: a log for as many sandboxes as you like.
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
         IsolationError: The isolation mode is unavailable.
+        UsageError: The log is closed.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class Sandbox:
         isolation: Literal["inprocess", "process"] = "inprocess",
         monitoring: Monitoring | None = None,
         trace: Trace | bool | None = None,
+        *,
+        audit: AuditLog | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -120,6 +126,7 @@ class Sandbox:
         self._functions = HostFunctions()
         self._contexts = PolicyContexts(self.policy, self._functions, check_monitoring(monitoring), _checked(trace))
         self._registry = RunRegistry()
+        self._auditor = None if audit is None else _auditor(audit, isolation)
 
     def __enter__(self) -> Self:
         self._contexts.under()
@@ -153,6 +160,15 @@ class Sandbox:
         """Does what `close` does, without blocking the event loop."""
         self._contexts.close()
         await self._registry.close_async()
+
+    def tell_as(self, policy: PolicyInfo) -> None:
+        """Has the audit log told another policy than the sandbox's own, and of tools in the place of functions.
+
+        Args:
+            policy: The policy.
+        """
+        if self._auditor is not None:
+            self._auditor.told, self._auditor.tells_functions = policy, False
 
     def monitor(self) -> dict[str, Progress]:
         """Tells how far the runs under way and the open sessions are, by their names. May be called from any thread.
@@ -201,8 +217,13 @@ class Sandbox:
             ModuleError: It cannot be run.
         """
         context = self._contexts.under()
-        loaded, _ = load_source(context, module)
-        context.plan(loaded, progress)
+        try:
+            loaded, _ = load_source(context, module)
+            context.plan(loaded, progress)
+        except ModuleError as problem:
+            if self._auditor is not None:
+                self._auditor.refused(context, problem)
+            raise
         return loaded
 
     def warm(
@@ -375,6 +396,9 @@ class Sandbox:
             and on_progress is None
         ):
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
+        auditor = self._auditor
+        if auditor is not None:
+            return self._registry.here(run_id, auditor.here, run_here, "", context, module, inputs)
         return self._registry.here(run_id, run_here, context, module, inputs)
 
     @overload
@@ -442,6 +466,9 @@ class Sandbox:
         if _unknown:
             check_keywords("Sandbox.call()", _unknown)
         context = self._contexts.under(policy)
+        auditor = self._auditor
+        if auditor is not None:
+            return self._registry.here(run_id, auditor.here, call_here, export, context, module, export, args, returns)
         return self._registry.here(run_id, call_here, context, module, export, args, returns)
 
     def open(
@@ -478,11 +505,43 @@ class Sandbox:
             self._contexts.under()
             return self._open(context, snapshot, inputs)
 
-        loaded, saved = load_source(context, module)
         control = RunControl()
-        guest = context.guest(loaded, control, inputs, saved=saved)
+        try:
+            loaded, saved = load_source(context, module)
+            guest = context.guest(loaded, control, inputs, saved=saved)
+        except ModuleError as problem:
+            if self._auditor is not None:
+                self._auditor.refused(context, problem)
+            raise
         self._registry.note_session(guest, control)
-        return Session(loaded, guest, control, inputs, again)
+        given = module if isinstance(module, Snapshot) else loaded
+        return Session(loaded, guest, control, inputs, again, self.audited(control, given, context))
+
+    def audited(
+        self, control: RunControl, given: Module | Snapshot, context: PolicyContext | None = None
+    ) -> SessionAuditor | None:
+        """Tells the audit log that a live instance is opened.
+
+        Args:
+            control: Its control.
+            given: What it begins with.
+            context: Its policy made ready; None for the sandbox's own.
+
+        Returns:
+            What tells of it from now on; None where there is no log.
+        """
+        if self._auditor is None:
+            return None
+        return self._auditor.session(control, context or self._contexts.under(), given)
+
+    def tell_refused(self, problem: ModuleError) -> None:
+        """Tells the audit log that a module cannot be run.
+
+        Args:
+            problem: Why.
+        """
+        if self._auditor is not None:
+            self._auditor.refused(self._contexts.under(), problem)
 
     def steps(
         self,
@@ -522,29 +581,39 @@ class Sandbox:
 
         def begun() -> RunCoroutine[Report]:
             context = self._contexts.under(policy() if callable(policy) else policy)
+            control, auditor = run.control, self._auditor
             if export is not None:
                 given = Inputs((), stdin, env)
-                calling = call_steps(context, run.control, module, export, args, returns, tenant, given, streams)
-                return (yield from calling)
+                if auditor is None:
+                    calling = call_steps(context, control, module, export, args, returns, tenant, given, streams)
+                    return (yield from calling)
+
+                def call(loaded: Module | Snapshot) -> RunCoroutine[Report]:
+                    return call_steps(context, control, loaded, export, args, returns, tenant, given, streams)
+
+                return (yield from auditor.steps(control, context, module, tenant, export, call))
             # What is no list of arguments is told so when the run begins.
             texts = cast("Sequence[str | bytes]", args)
             if isinstance(args, list | tuple):
                 texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
             inputs = Inputs(texts, stdin, env)
-            return (yield from run_steps(context, run.control, module, inputs, streams, tenant))
+            if auditor is None:
+                return (yield from run_steps(context, control, module, inputs, streams, tenant))
+            make = partial(_run_steps, context, control, inputs, streams, tenant)
+            return (yield from auditor.steps(control, context, module, tenant, "", make))
 
         return steps(), run.control
 
     def drive(
         self,
         module: Source | Snapshot,
-        program: Program[_Result],
+        program: Program[Report],
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         *,
         run_id: str | None = None,
         tenant: str = "",
         streams: Callable[[RunControl], Streams | None] | None = None,
-    ) -> tuple[RunCoroutine[_Result], RunControl]:
+    ) -> tuple[RunCoroutine[Report], RunControl]:
         """Returns what a program does with a guest, in steps that somebody else takes; and its control.
 
         Args:
@@ -557,14 +626,25 @@ class Sandbox:
         """
         run = self._registry.under_way(run_id)
 
-        def steps() -> RunCoroutine[_Result]:
+        def steps() -> RunCoroutine[Report]:
             with run:
                 return (yield from run.until_over(begun()))
 
-        def begun() -> RunCoroutine[_Result]:
+        def begun() -> RunCoroutine[Report]:
             served = None if streams is None else streams(run.control)
-            context = self._contexts.under()
-            return (yield from drive_steps(context, run.control, module, program, inputs, served, tenant))
+            context, control, auditor = self._contexts.under(), run.control, self._auditor
+            if auditor is None:
+                return (yield from drive_steps(context, control, module, program, inputs, served, tenant))
+            return (
+                yield from auditor.steps(
+                    control,
+                    context,
+                    module,
+                    tenant,
+                    "",
+                    lambda loaded: drive_steps(context, control, loaded, program, inputs, served, tenant),
+                )
+            )
 
         return steps(), run.control
 
@@ -632,15 +712,23 @@ class Sandbox:
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
         context = self._contexts.under(policy)
+        auditor = self._auditor
         with self._registry.under_way(run_id, awaited=True) as run:
             if args is _NO_ARGS and stdin is _NO_STDIN and (env, on_stdout, on_stderr, on_progress) == _NOTHING_ELSE:
                 attempt = partial(attempt_run, run.control, context, module)
                 steps = partial(run_steps, context, run.control, module, NO_INPUTS, None, tenant)
+                if auditor is not None:
+                    attempt = partial(auditor.attempt, attempt_run, run.control, tenant, "", context, module)
+                    make = partial(_run_steps, context, run.control, NO_INPUTS, None, tenant)
+                    steps = partial(auditor.steps, run.control, context, module, tenant, "", make)
                 return await _awaited_if_long(attempt, steps, run, priority, tenant)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = _loop_streams(inputs, run.control)
             try:
                 served = run_steps(context, run.control, module, inputs, streams, tenant)
+                if auditor is not None:
+                    make = partial(_run_steps, context, run.control, inputs, streams, tenant)
+                    served = auditor.steps(run.control, context, module, tenant, "", make)
                 return await _awaited(run.until_over(served), run.control, priority, tenant)
             finally:
                 if streams is not None:
@@ -716,6 +804,15 @@ class Sandbox:
         with self._registry.under_way(run_id, awaited=True) as run:
             attempt = partial(attempt_call, run.control, context, module, export, args, returns)
             steps = partial(call_steps, context, run.control, module, export, args, returns, tenant)
+            auditor = self._auditor
+            if auditor is not None:
+                given = export, args, returns
+                attempt = partial(auditor.attempt, attempt_call, run.control, tenant, export, context, module, *given)
+
+                def make(loaded: Module | Snapshot) -> RunCoroutine[Report]:
+                    return call_steps(context, run.control, loaded, export, args, returns, tenant)
+
+                steps = partial(auditor.steps, run.control, context, module, tenant, export, make)
             return await _awaited_if_long(attempt, steps, run, priority, tenant)
 
     async def open_async(
@@ -758,13 +855,37 @@ class Sandbox:
 
         control = RunControl()
         steps = prepare_steps(context, control, module, tenant)
-        loaded, saved = await _awaited(steps, control, priority, tenant)
+        try:
+            loaded, saved = await _awaited(steps, control, priority, tenant)
+        except ModuleError as problem:
+            if self._auditor is not None:
+                self._auditor.refused(context, problem)
+            raise
         streams = _loop_streams(inputs, control)
         guest = context.guest(loaded, control, inputs, streams, saved)
         self._registry.note_session(guest, control)
-        session = AsyncSession(loaded, guest, control, inputs, again, streams, priority, tenant)
+        told = self.audited(control, module if isinstance(module, Snapshot) else loaded, context)
+        session = AsyncSession(loaded, guest, control, inputs, again, told, streams, priority, tenant)
         await session.initialize()
         return session
+
+
+def _auditor(audit: AuditLog, isolation: str) -> Auditor:
+    # Most sandboxes tell no log.
+    from stockade.sandbox._auditing import Auditor
+
+    return Auditor(audit, isolation)
+
+
+def _run_steps(
+    context: PolicyContext,
+    control: RunControl,
+    inputs: Inputs,
+    streams: Streams | None,
+    tenant: str,
+    module: Module | Snapshot,
+) -> RunCoroutine[Report]:
+    return run_steps(context, control, module, inputs, streams, tenant)
 
 
 async def _awaited(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:

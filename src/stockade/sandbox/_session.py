@@ -7,6 +7,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
+from stockade._text import printable
 from stockade.errors import LimitExceeded, UsageError
 from stockade.execution import Call, Inputs, SavedGuest, bind_arguments
 from stockade.runner import GO_ON, run_blocking
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
+    from stockade.sandbox._auditing import SessionAuditor
 
 __all__ = ["AsyncSession", "Session"]
 
@@ -41,8 +43,11 @@ class _Session:
 
     _closed = True  # until there is something to close
 
-    def __init__(self, module: Module, guest: Guest, control: RunControl, inputs: Inputs) -> None:
+    def __init__(
+        self, module: Module, guest: Guest, control: RunControl, inputs: Inputs, auditor: SessionAuditor | None
+    ) -> None:
         self._module = module
+        self._auditor = auditor
         self._inputs = inputs
         # The last snapshot, for as long as nothing has changed since.
         self._snapshot: Snapshot | None = None
@@ -132,6 +137,10 @@ class _Session:
             self._control.start(None)
             self._snapshot = None
             self._guest.renew()
+            auditor = self._auditor
+            if auditor is not None:
+                name = printable(call.entry.name)
+                return (yield from auditor.steps(name, lambda: self._guest.invoke(call)))
             return (yield from self._guest.invoke(call))
         finally:
             if self._occupancy.holder is holder:
@@ -146,6 +155,8 @@ class _Session:
             found = self._snapshot
             if found is None:
                 found = self._snapshot = Snapshot(SavedGuest(self._guest.take_state()))
+                if self._auditor is not None:
+                    self._auditor.snapshot_taken(found.memory_bytes)
             return found
         finally:
             if self._occupancy.holder is holder:
@@ -163,6 +174,8 @@ class _Session:
             self._closed = True
             self._snapshot = None
             self._guest.close()
+            if self._auditor is not None:
+                self._auditor.close()
         finally:
             if self._occupancy.holder is holder:
                 self._occupancy.holder = None
@@ -203,8 +216,9 @@ class Session(_Session):
         control: RunControl,
         inputs: Inputs,
         reopen: Callable[[Snapshot, Inputs], Session],
+        auditor: SessionAuditor | None = None,
     ) -> None:
-        super().__init__(module, guest, control, inputs)
+        super().__init__(module, guest, control, inputs, auditor)
         self._reopen: Callable[[Snapshot, Inputs], Session] | None = reopen
         try:
             _check_begun(guest)
@@ -312,12 +326,13 @@ class AsyncSession(_Session):
         control: RunControl,
         inputs: Inputs,
         reopen: Callable[[Snapshot, Inputs], Awaitable[AsyncSession]],
+        auditor: SessionAuditor | None,
         streams: LoopStreams | None,
         priority: int,
         tenant: str,
     ) -> None:
         self._streams = streams
-        super().__init__(module, guest, control, inputs)
+        super().__init__(module, guest, control, inputs, auditor)
         self._reopen: Callable[[Snapshot, Inputs], Awaitable[AsyncSession]] | None = reopen
         self._priority = priority
         self._tenant = tenant

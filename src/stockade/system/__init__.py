@@ -3,7 +3,14 @@
 from stockade.system._below import folder_below
 from stockade.system._descriptors import Descriptors
 from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
-from stockade.system._folders import cache_folder, open_private, private_folders, state_folder
+from stockade.system._folders import (
+    cache_folder,
+    note_private_file,
+    open_private,
+    private_files,
+    private_folders,
+    state_folder,
+)
 from stockade.system._memory_file import has_memory_files, open_memory_file, seal
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import Identity, NotGranted, OpenFolder, identities_on_the_way
@@ -27,9 +34,11 @@ __all__ = [
     "kernel_file_system",
     "let_interrupts_in",
     "new_file",
+    "note_private_file",
     "open_file",
     "open_memory_file",
     "open_private",
+    "private_files",
     "private_folders",
     "seal",
     "state_folder",

@@ -9,7 +9,16 @@ from pathlib import Path
 from stockade._start import START_FOLDER
 from stockade.errors import EngineError
 
-__all__ = ["cache_folder", "open_private", "private_folders", "state_folder"]
+__all__ = [
+    "cache_folder",
+    "note_private_file",
+    "open_private",
+    "private_files",
+    "private_folders",
+    "state_folder",
+]
+
+_files: set[Path] = set()
 
 
 def cache_folder() -> Path | None:
@@ -33,6 +42,16 @@ def state_folder() -> Path | None:
 def private_folders() -> list[Path]:
     """Returns all folders that no guest may reach."""
     return [folder for folder in (cache_folder(), state_folder()) if folder is not None]
+
+
+def note_private_file(path: Path) -> None:
+    """Notes a file that no guest may reach, such as an audit log."""
+    _files.add(path)
+
+
+def private_files() -> frozenset[Path]:
+    """Returns the files of this process that no guest may reach, wherever they are."""
+    return frozenset(_files)
 
 
 def _xdg(variable: str, below_home: str) -> Path | None:

@@ -1,0 +1,59 @@
+"""What a command tells of its runs: to an audit log, and to stderr as STOCKADE_LOG says."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from stockade._text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stockade.audit import AuditLog
+
+__all__ = ["audit_option", "audited"]
+
+audit_option = click.option(
+    "--audit",
+    "audit_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Add what happens to this audit log. Nothing runs where it cannot be written.",
+)
+"""The option for an audit log, given as `audit_file`."""
+
+
+@contextmanager
+def audited(path: str | None) -> Iterator[AuditLog | None]:
+    """Opens what a run tells of, and closes it after the run.
+
+    Args:
+        path: The file of an audit log; None for none.
+
+    Yields:
+        The log; None where there is neither a file nor a level of `STOCKADE_LOG`.
+    """
+    if path is None and not os.environ.get("STOCKADE_LOG"):
+        yield None
+        return
+    import logging
+    import sys
+
+    from stockade.audit import LOG_LEVELS, AuditLog, LoggingSink, log_level
+
+    level = log_level()
+    if os.environ.get("STOCKADE_LOG") and level is None:
+        told = printable(os.environ["STOCKADE_LOG"])
+        raise click.UsageError(f"STOCKADE_LOG is {told}: use one of {', '.join(LOG_LEVELS)}")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("stockade: %(message)s"))
+    logger = logging.getLogger("stockade")
+    logger.addHandler(handler)
+    logger.propagate = False
+    sinks = [LoggingSink()] if level is not None and level < logging.CRITICAL else []
+    with AuditLog(path, sinks=sinks, fsync="never" if path is None else "run", required=path is not None) as log:
+        yield log
