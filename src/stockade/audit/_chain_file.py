@@ -78,7 +78,7 @@ class ChainFile:
         self._fsync = fsync
         self._synced = time.monotonic()
         self._unsynced = False
-        self._encode = msgspec.json.Encoder().encode_lines
+        self._encode = msgspec.json.Encoder().encode
         self._lock = new_lock()
         self._log = self._head = -1
         self._key = read_key(key)
@@ -163,21 +163,22 @@ class ChainFile:
         data = os.pread(self._head, HEAD_BYTES + 1, 0)
         head = read_head(data, self._key) if data else None
         if data and head is None:
-            told = (
+            lost = (
                 EventName.LOG_DAMAGED,
                 "the head of the log is not as it was written, or the key is another one: a new chain begins",
                 0,
             )
-            found = self._ended(status.st_size, NOTHING_BEFORE, 0, told)
+            found = self._ended(status.st_size, NOTHING_BEFORE, 0, lost)
         else:
             found = self._find(head, status)
         if found.told is not None:
             events = [self._make(*found.told), *events]
-        lines = self._encode(events)
+        lines = list(map(self._encode, events))
         known = found.rest + found.newline
-        body = known + lines
-        seal, mac = make_seal(self._key, found.mac, found.events + 1, body, len(known), lines.split(b"\n")[:-1])
-        new = found.newline + lines + seal
+        told = b"\n".join([*lines, b""])
+        body = known + told if known else told
+        seal, mac = make_seal(self._key, found.mac, found.events + 1, body, len(known), lines)
+        new = found.newline + told + seal
         size = status.st_size
         self._write_head(
             Head(

@@ -15,6 +15,7 @@ from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
 from stockade.audit._outlet import Outlet
 from stockade.audit._places import find_place
+from stockade.audit._records import event_of
 from stockade.errors import AuditError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from stockade.audit._events import Severity
+    from stockade.audit._records import EndRecord, StartRecord
 
 __all__ = ["AuditLog"]
 
@@ -64,6 +65,10 @@ class AuditLog:
         hooks: What is called around each run.
         required: Whether nothing runs where a sink fails.
         blocks: Whether runs wait for something of it.
+        guarded: Whether `check` may raise.
+        next_number: Returns the number of the next event.
+        next_run: Returns the number of the next run, or session.
+        note_run: Passes on what was noted of a run.
         put: Passes an event of a severity on.
     """
 
@@ -91,8 +96,11 @@ class AuditLog:
         self.blocks = bool(hooks) or fsync == "run"
         self._waits_for_disk = fsync == "run"
         self._closed = False
+        self.guarded = required
         self._file: ChainFile | None = None
-        self._begin_anew()
+        self.writer = os.urandom(4).hex()
+        self.next_number: Callable[[], int] = itertools.count(1).__next__
+        self.next_run: Callable[[], int] = itertools.count(1).__next__
         outlets: list[Outlet] = []
         if path is not None:
             place = find_place(path)
@@ -103,25 +111,25 @@ class AuditLog:
                     place.shown,
                     file.append,
                     self._make,
+                    self._expand,
                     waits=required,
                     settle=file.sync if fsync == "second" else None,
                 )
             )
         outlets += [
             Outlet(
-                printable(getattr(sink, "__qualname__", type(sink).__name__)), _giving(sink), self._make, waits=required
+                printable(getattr(sink, "__qualname__", type(sink).__name__)),
+                _giving(sink),
+                self._make,
+                self._expand,
+                waits=required,
             )
             for sink in sinks
         ]
         self._outlets = tuple(outlets)
-        # Each microsecond is one of every run.
-        self.put: Callable[[AuditEvent, Severity], None] = outlets[0].put if len(outlets) == 1 else self._put_to_all
+        # With a single sink, nobody is in between.
+        self.note_run = outlets[0].note_run if len(outlets) == 1 else self._note_run_to_all
         _logs.add(self)
-
-    def _begin_anew(self) -> None:
-        self.writer = os.urandom(4).hex()
-        self._next: Callable[[], int] = itertools.count(1).__next__
-        self._next_run: Callable[[], int] = itertools.count(1).__next__
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +190,7 @@ class AuditLog:
         Args:
             seconds: The longest to wait.
         """
-        self._closed = True
+        self._closed = self.guarded = True
         if not self.flush(seconds):
             for outlet in self._outlets:
                 outlet.tell_lost()
@@ -220,17 +228,9 @@ class AuditLog:
         if self._waits_for_disk and not self.flush() and self.required:
             raise AuditError(f"nothing runs, for the audit log cannot be written and is required: {self.last_error}")
 
-    def _put_to_all(self, event: AuditEvent, severity: Severity) -> None:
+    def _note_run_to_all(self, record: StartRecord | EndRecord) -> None:
         for outlet in self._outlets:
-            outlet.put(event, severity)
-
-    def next_run(self) -> str:
-        """Returns a name for a run, or a session, that is used once."""
-        return f"{self.writer}-{self._next_run()}"
-
-    def next_number(self) -> int:
-        """Returns the number of the next event."""
-        return self._next()
+            outlet.note_run(record)
 
     def tell(self, event: EventName, /, **fields: str | float | None) -> None:
         """Tells of an event.
@@ -239,16 +239,21 @@ class AuditLog:
             event: What happened.
             **fields: Its fields, as `AuditEvent` has them.
         """
-        made = AuditEvent(event, time.time(), self._next(), self.writer, **fields)  # type: ignore[arg-type]
-        self.put(made, SEVERITIES[event])
+        made = AuditEvent(event, time.time(), self.next_number(), self.writer, **fields)  # type: ignore[arg-type]
+        for outlet in self._outlets:
+            outlet.put(made, SEVERITIES[event])
 
     def _make(self, name: EventName, reason: str, count: int) -> AuditEvent:
         """Makes an event of the log's own."""
-        return AuditEvent(name, time.time(), self._next(), self.writer, reason=printable(reason, 400), count=count)
+        reason = printable(reason, 400)
+        return AuditEvent(name, time.time(), self.next_number(), self.writer, reason=reason, count=count)
+
+    def _expand(self, record: StartRecord | EndRecord) -> AuditEvent:
+        return event_of(record, self.writer)
 
     def after_fork(self) -> None:
         """Begins anew in a forked process: what waits, and who writes, are the parent's."""
-        self._begin_anew()
+        self.writer = os.urandom(4).hex()
         for outlet in self._outlets:
             outlet.begin_anew()
         if self._file is not None:

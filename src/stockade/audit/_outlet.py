@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.audit._events import AuditEvent
+    from stockade.audit._records import EndRecord, StartRecord
 
 __all__ = ["Outlet"]
 
 _ROOM: Final = {Severity.DETAIL: 16_384, Severity.NOTICE: 65_536, Severity.CRITICAL: 65_536}
 """How many events of each severity wait for a sink."""
+
+_NOTICES: Final = _ROOM[Severity.NOTICE]
 
 _MOST_IN_BATCH: Final = 4_096
 
@@ -58,6 +61,7 @@ class Outlet:
         consume: Brings events to the sink. Where it raises, they are given to it again; what it returns is a failure
             after which they are not.
         make: Makes an event of its name, its reason and a count.
+        expand: Makes an event of what was noted of a run.
         waits: Whether an event waits for room, where there is none.
         settle: Is called when all that waited is there, and somebody wants it to be.
 
@@ -73,6 +77,7 @@ class Outlet:
         name: str,
         consume: Callable[[list[AuditEvent]], Exception | None],
         make: Callable[[EventName, str, int], AuditEvent],
+        expand: Callable[[StartRecord | EndRecord], AuditEvent],
         *,
         waits: bool,
         settle: Callable[[], object] | None = None,
@@ -80,6 +85,7 @@ class Outlet:
         self.name = name
         self._consume = consume
         self._make = make
+        self._expand = expand
         self._waits = waits
         self._settle = settle
         self.failures = 0
@@ -93,7 +99,8 @@ class Outlet:
         self.failing = False
         self.dropped = 0
         self._told_dropped = 0
-        self._queues: tuple[deque[AuditEvent], ...] = tuple(deque() for _ in Severity)
+        self._queues: tuple[deque[AuditEvent | StartRecord | EndRecord], ...] = tuple(deque() for _ in Severity)
+        self._notices = self._queues[Severity.NOTICE]
         self._rooms = tuple(_ROOM[severity] for severity in Severity)
         # Taken from the queues, and not with the sink yet.
         self._held: list[AuditEvent] = []
@@ -120,7 +127,22 @@ class Outlet:
         if self._asleep:
             self._wake()
 
-    def _has_room(self, queue: deque[AuditEvent], room: int) -> bool:
+    def note_run(self, record: StartRecord | EndRecord) -> None:
+        """Has the begin or the end of a run brought to the sink. Each microsecond is one of every run.
+
+        Args:
+            record: What is noted of it.
+        """
+        queue = self._notices
+        if len(queue) >= _NOTICES and not self._has_room(queue, _NOTICES):
+            with self._lock:
+                self.dropped += 1
+            return
+        queue.append(record)
+        if self._asleep:
+            self._wake()
+
+    def _has_room(self, queue: deque[AuditEvent | StartRecord | EndRecord], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
         while self._waits and not self.failing and threading.current_thread() is not self._thread:
             self._wake()
@@ -241,13 +263,15 @@ class Outlet:
 
     def _take(self) -> None:
         """Takes a batch out of the queues, what matters most first; and tells of what found no room."""
-        taken: list[AuditEvent] = []
+        raw: list[AuditEvent | StartRecord | EndRecord] = []
         kinds = 0
         for queue in reversed(self._queues):
-            number = min(len(queue), _MOST_IN_BATCH - len(taken))
+            number = min(len(queue), _MOST_IN_BATCH - len(raw))
             if number:
                 kinds += 1
-                taken += [queue.popleft() for _ in range(number)]
+                raw += [queue.popleft() for _ in range(number)]
+        expand = self._expand
+        taken = [expand(item) if isinstance(item, tuple) else item for item in raw]
         if kinds > 1:
             taken.sort(key=_number)
         dropped = self.dropped
@@ -267,9 +291,9 @@ class Outlet:
 
     def _fail(self, problem: Exception) -> None:
         self.failing = True
-        self.note(problem)
+        self.note_failure(problem)
 
-    def note(self, problem: Exception) -> None:
+    def note_failure(self, problem: Exception) -> None:
         """Counts a failure of the sink, and tells of it.
 
         Args:

@@ -81,6 +81,11 @@ class PolicyContext:
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
+
+    Attributes:
+        policy: The policy.
+        info: What reports say of it.
+        functions: The host functions.
     """
 
     def __init__(
@@ -93,26 +98,16 @@ class PolicyContext:
     ) -> None:
         check_enforceable(policy)
         self.policy = policy
-        self._functions = functions
+        self.functions = functions
         self._monitoring = monitoring
         self._trace = trace
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
-        self._info = PolicyInfo(policy.digest, printable(policy.name))
+        self.info = PolicyInfo(policy.digest, printable(policy.name))
         self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
         self._lock = new_lock()
         self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
         self._parked: dict[_ParkedKey, ParkedPool] = {}
-
-    @property
-    def info(self) -> PolicyInfo:
-        """What reports say of the policy."""
-        return self._info
-
-    @property
-    def has_functions(self) -> bool:
-        """Whether guests may call functions of the embedder's."""
-        return bool(self._functions)
 
     def narrowed(self, policy: Policy) -> PolicyContext:
         """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
@@ -125,7 +120,7 @@ class PolicyContext:
         """
         both = self.policy.narrow(policy)
         grants = self._grants.narrowed(both.filesystem.mounts)
-        return PolicyContext(both, self._functions, grants, self._monitoring, self._trace)
+        return PolicyContext(both, self.functions, grants, self._monitoring, self._trace)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -147,7 +142,7 @@ class PolicyContext:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = ask_for(module, self.policy, self._functions, progress, "", traced=self._trace is not None)
+            made = ask_for(module, self.policy, self.functions, progress, "", traced=self._trace is not None)
             plan = self._make(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
 
@@ -171,7 +166,7 @@ class PolicyContext:
         """
         if module.sha256 in self._plans:
             return True
-        made = ask_for(module, self.policy, self._functions, None, tenant, traced=self._trace is not None)
+        made = ask_for(module, self.policy, self.functions, None, tenant, traced=self._trace is not None)
         found = (yield from _waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False
@@ -184,11 +179,11 @@ class PolicyContext:
         Args:
             module: The module.
         """
-        return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self._info)
+        return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self.info)
 
     def _make(self, module: Module, made: MadeProgram) -> Plan:
         directories, trace = self._grants.directories, self._trace
-        plan = make_plan(module, self.policy, directories, self._functions, _units_for, made, trace)
+        plan = make_plan(module, self.policy, directories, self.functions, _units_for, made, trace)
         self._keep(plan)
         return plan
 
@@ -234,7 +229,7 @@ class PolicyContext:
         env = self._variables(inputs)
         guest = Guest(
             plan,
-            self._info,
+            self.info,
             self._grants,
             control,
             args=inputs.arguments() if inputs.args != () else (),
@@ -266,7 +261,7 @@ class PolicyContext:
         """
         if self._passes_on or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
-        guest = Guest(plan, self._info, self._grants, control)
+        guest = Guest(plan, self.info, self._grants, control)
         if self._monitoring is not None:
             guest.watch(self._monitoring)
         return guest

@@ -407,14 +407,17 @@ def _shown(value: object) -> str:
 
 
 class HostFunctions:
-    """The host functions of a sandbox. Safe to share between threads."""
+    """The host functions of a sandbox. Safe to share between threads.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    count = 0
 
     def __init__(self) -> None:
         self._lock = new_lock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._functions)
 
     def add(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:
         """Lends a function from now on.
@@ -439,6 +442,7 @@ class HostFunctions:
             if key in self._functions:
                 raise UsageError(f"{printable(module)}.{printable(name)} is already registered: choose another name")
             self._functions[key] = made
+            self.count = len(self._functions)
 
     def types(self) -> Mapping[tuple[bytes, bytes], FuncType]:
         """Returns the types of all functions, by import module and name."""

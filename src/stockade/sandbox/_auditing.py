@@ -6,13 +6,12 @@ All runs pass here, whoever takes their steps. Where there is no log, nobody com
 from __future__ import annotations
 
 import platform
-import time
+from time import time
 from typing import TYPE_CHECKING, Final
 
-from stockade._bounded import BoundedDict
 from stockade._text import printable
 from stockade._version import __version__
-from stockade.audit import AuditEvent, AuditLog, EventName, RunFigures, RunInfo, Severity
+from stockade.audit import AuditLog, EventName, RunInfo
 from stockade.engine import wasmtime_version
 from stockade.errors import GuestError, ModuleError, StockadeError, UsageError
 from stockade.modules import Module
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
 
     from stockade.execution import PolicyContext
     from stockade.modules import Source
+    from stockade.report import Usage
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Auditor", "SessionAuditor"]
 
-_MOST_SEEN: Final = 1024
+_MOST_MET: Final = 1024
 """Modules and policies that are known to have been told of."""
 
 _MOST_VIOLATIONS: Final = 64
@@ -52,19 +52,23 @@ _STOPPED: Final = {
     Outcome.OUTPUT,
 }
 
-_STARTED, _ENDED = EventName.RUN_STARTED, EventName.RUN_ENDED
-_NOTICE = Severity.NOTICE
-
 
 class _Run:
     """A run that is told of, from its begin to its end."""
 
-    __slots__ = ("calls", "control", "export", "module", "name", "over", "policy", "session", "tenant")
+    __slots__ = ("calls", "control", "export", "module", "number", "over", "policy", "session", "tenant")
 
     def __init__(
-        self, name: str, control: RunControl, module: Module, policy: PolicyInfo, tenant: str, export: str, session: str
+        self,
+        number: int,
+        control: RunControl,
+        module: Module,
+        policy: PolicyInfo,
+        tenant: str = "",
+        export: str = "",
+        session: str = "",
     ) -> None:
-        self.name = name
+        self.number = number
         self.control = control
         self.module = module
         self.policy = policy
@@ -74,10 +78,14 @@ class _Run:
         self.calls = 0
         self.over = False
 
-    def info(self) -> RunInfo:
-        """What hooks are told of it."""
+    def info(self, writer: str) -> RunInfo:
+        """What hooks are told of it.
+
+        Args:
+            writer: Who tells of it.
+        """
         return RunInfo(
-            run=self.name,
+            run=f"{writer}-{self.number}",
             tenant=self.tenant,
             policy=self.policy.digest,
             policy_name=self.policy.name,
@@ -109,7 +117,7 @@ class Auditor:
             raise UsageError(f"audit is {type(log).__name__}: it must be an AuditLog")
         log.check()
         self._log = log
-        self._seen: BoundedDict[tuple[str, str], bool] = BoundedDict(_MOST_SEEN)
+        self._met: set[str] = set()
         log.tell(
             EventName.CONFIGURATION,
             name=f"stockade {__version__}",
@@ -139,17 +147,34 @@ class Auditor:
             *given: What it is given.
         """
         log = self._log
-        log.check()
-        loaded = self._loaded(context, module)
-        run = self.begin(control, context, loaded, "", export, "")
+        if log.guarded:
+            log.check()
+        loaded = module if module.__class__ is Module else self._loaded(context, module)
+        if log.blocks or context.functions.count or control.name is not None or loaded.__class__ is not Module:
+            run = self.begin(control, context, loaded, "", export, "")
+            try:
+                report = (self._hold(run) if log.blocks else None) or do(control, context, loaded, *given)
+                self._end(run, report)
+            except BaseException as problem:
+                self._fail(run, problem)
+                raise
+            return report
+        # The same for most runs, in as little as it takes.
+        policy, met = self.told or context.info, self._met
+        if loaded.sha256 not in met or policy.digest not in met:
+            self.meet(policy, loaded)
+        number, note, next_number = log.next_run(), log.note_run, log.next_number
+        note((next_number(), time(), number, policy, loaded, export, "", "", ""))
         try:
-            if log.blocks and (refused := self._hold(run)) is not None:
-                return refused
             report = do(control, context, loaded, *given)
         except BaseException as problem:
-            self._fail(run, problem)
+            self._fail(_Run(number, control, loaded, policy, export=export), problem)
             raise
-        self._end(run, report)
+        outcome = report.outcome
+        if outcome is not Outcome.OK or report.violations:
+            self._tell_violations(_Run(number, control, loaded, policy, export=export), report)
+        usage = report.usage
+        note((next_number(), time(), number, policy, loaded, export, "", "", "", outcome, report.exit_code, usage))
         return report
 
     def attempt(
@@ -180,7 +205,7 @@ class Auditor:
         log.check()
         if log.blocks or not isinstance(module, Module):
             return None
-        begun_at = time.time()
+        begun_at = time()
         # It is known only then whether anything was begun.
         begun = do(control, context, module, *given)
         if begun is None:
@@ -269,47 +294,31 @@ class Auditor:
         """Tells that a run begins."""
         policy = self.told or context.info
         module = given if isinstance(given, Module) else given.module
-        if (policy.digest, module.sha256) not in self._seen:
-            self.meet(policy, module)
+        self.meet(policy, module)
         if isinstance(given, Snapshot):
             self.snapshot_opened(policy, module, given, session)
         log = self._log
-        name = log.next_run()
-        run = _Run(name, control, module, policy, tenant, export, session)
-        if tenant or export or control.name is not None:
-            tenant, export = printable(tenant), printable(export)
-        log.put(
-            AuditEvent(
-                _STARTED,
-                at or time.time(),
-                log.next_number(),
-                log.writer,
-                name,
-                tenant,
-                policy.digest,
-                module.sha256,
-                module.name,
-                "" if control.name is None else _run_name(control),
-                session,
-                export,
-            ),
-            _NOTICE,
+        run = _Run(log.next_run(), control, module, policy, tenant, export, session)
+        log.note_run(
+            (log.next_number(), at or time(), run.number, policy, module, export, tenant, _run_name(control), session)
         )
-        if context.has_functions and self.tells_functions:
+        if context.functions.count and self.tells_functions:
             control.on_function = lambda function: self._called(run, function)
         elif not self.tells_functions:
             control.on_tool = lambda tool: self._called(run, tool)
         return run
 
     def meet(self, policy: PolicyInfo, module: Module) -> None:
-        """Tells of a policy, and of a module, that were not used before."""
-        if ("", policy.digest) not in self._seen:
-            self._seen.keep(("", policy.digest), True)
+        """Tells of a policy, and of a module, where they were not used before."""
+        met = self._met
+        if len(met) > _MOST_MET:
+            met.clear()
+        if policy.digest not in met:
+            met.add(policy.digest)
             self._log.tell(EventName.POLICY_USED, policy=policy.digest, name=policy.name)
-        if (module.sha256, "") not in self._seen:
-            self._seen.keep((module.sha256, ""), True)
+        if module.sha256 not in met:
+            met.add(module.sha256)
             self._log.tell(EventName.MODULE_LOADED, module=module.sha256, name=module.name, count=len(module.data))
-        self._seen.keep((policy.digest, module.sha256), True)
 
     def _hold(self, run: _Run) -> Report | None:
         """Has hooks called, and the disk waited for, before a run begins.
@@ -318,7 +327,7 @@ class Auditor:
             The report, where one has refused it.
         """
         log = self._log
-        info = run.info()
+        info = run.info(log.writer)
         for hook in log.hooks:
             try:
                 reason = hook.before_run(info)
@@ -349,62 +358,45 @@ class Auditor:
 
     def _end(self, run: _Run, report: Report) -> None:
         """Tells that a run is over."""
-        log, usage, control = self._log, report.usage, run.control
         run.over = True
+        log, control = self._log, run.control
         control.on_function = control.on_tool = None
-        if report.violations or report.outcome in _STOPPED:
+        if report.outcome is not Outcome.OK or report.violations:
             self._tell_violations(run, report)
-        calls = usage.calls
-        denied = usage.denied
-        log.put(
-            AuditEvent(
-                _ENDED,
-                time.time(),
-                log.next_number(),
-                log.writer,
-                run.name,
-                run.tenant and printable(run.tenant),
-                run.policy.digest,
-                run.module.sha256,
-                run.module.name,
-                "" if control.name is None else _run_name(control),
-                run.session,
-                run.export and printable(run.export),
-                "",
-                report.outcome,
-                report.exit_code,
-                None,
-                None,
-                0,
-                RunFigures(
-                    usage.wall_seconds,
-                    usage.cpu_seconds,
-                    usage.fuel,
-                    usage.memory_bytes,
-                    sum(calls.values()) if calls else 0,
-                    sum(denied.values()) if denied else 0,
-                    usage.host_calls,
-                    usage.read_bytes,
-                    usage.written_bytes,
-                    usage.stdout_bytes,
-                    usage.stderr_bytes,
-                ),
-            ),
-            _NOTICE,
-        )
+        self._note_end(run, report.outcome, report.exit_code, report.usage)
         if log.blocks:
             self._let_go(run, report)
 
+    def _note_end(self, run: _Run, outcome: Outcome | str, exit_code: int | None, usage: Usage | str) -> None:
+        log = self._log
+        log.note_run(
+            (
+                log.next_number(),
+                time(),
+                run.number,
+                run.policy,
+                run.module,
+                run.export,
+                run.tenant,
+                _run_name(run.control),
+                run.session,
+                outcome,
+                exit_code,
+                usage,
+            )
+        )
+
     def _let_go(self, run: _Run, report: Report) -> None:
         """Has hooks called, and the disk waited for, after a run."""
-        info = run.info()
-        for hook in self._log.hooks:
+        log = self._log
+        info = run.info(log.writer)
+        for hook in log.hooks:
             try:
                 hook.after_run(info, report)
             except BaseException as problem:
                 self._hook_failed(run, hook, "after_run", problem)
                 raise
-        self._log.settle()
+        log.settle()
 
     def _fail(self, run: _Run, problem: BaseException) -> None:
         """Tells that a run is over that has raised something."""
@@ -426,7 +418,7 @@ class Auditor:
         cancelled = isinstance(problem, GeneratorExit | KeyboardInterrupt) or is_cancellation(problem)
         # What the embedder's own code has raised may hold secrets.
         why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
-        self._tell(run, _ENDED, outcome="cancelled" if cancelled else "error", reason="" if cancelled else why)
+        self._note_end(run, "cancelled" if cancelled else "error", None, "" if cancelled else why)
 
     def _tell_violations(self, run: _Run, report: Report) -> None:
         told_limit = False
@@ -466,7 +458,7 @@ class Auditor:
     def _tell(self, run: _Run, name: EventName, /, **fields: str | float | None) -> None:
         self._log.tell(
             name,
-            run=run.name,
+            run=f"{self._log.writer}-{run.number}",
             tenant=printable(run.tenant),
             policy=run.policy.digest,
             module=run.module.sha256,
@@ -530,7 +522,7 @@ class SessionAuditor:
         self._log = log
         self._control = control
         self._context = context
-        self._name = log.next_run()
+        self._name = f"{log.writer}-{log.next_run()}"
         self._module = module = given if isinstance(given, Module) else given.module
         self._policy = policy = auditor.told or context.info
         self._open = True
