@@ -219,6 +219,7 @@ class Outlet:
                 self._wake()
 
     def _work_until_idle(self, me: threading.Thread) -> None:
+        self._gather()
         while self._thread is me:
             self._asleep = False
             waiters = [self._waiters.popleft() for _ in range(len(self._waiters))]
@@ -238,12 +239,16 @@ class Outlet:
                 continue
             self._bell.wait(_LINGER_SECONDS)
             if any(self._queues):
-                self._asleep = False
-                if not self._hurried:
-                    self._bell.wait(_GATHER_SECONDS)
+                self._gather()
             elif not self._waiters:
                 self._thread = None
                 return
+
+    def _gather(self) -> None:
+        """Lets more events come, unless somebody waits."""
+        self._asleep = False
+        if not self._hurried:
+            self._bell.wait(_GATHER_SECONDS)
 
     def _bring_all(self) -> bool:
         """Brings to the sink what waits; whether it took all."""
@@ -300,8 +305,8 @@ class Outlet:
             problem: What it raised.
         """
         self.failures += 1
-        told = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
-        self.last_error = printable(f"{type(problem).__name__}: {told}", 400)
+        told = problem.strerror if isinstance(problem, OSError) else ""
+        self.last_error = printable(told or f"{type(problem).__name__}: {problem}", 400)
         now = time.monotonic()
         if not self._warned or now - self._warned >= _MOST_WARNINGS_SECONDS:
             self._warned = now

@@ -224,7 +224,7 @@ class _Check:
         there = self.expected - 1
         if head.events > there:
             missing = _events(there + 1, head.events)
-            self.find(file, 0, f"the log was cut: {missing} are missing at its end")
+            self.find(file, 0, f"the log was cut: at its end, {missing} missing")
         elif head.events < there:
             self.find(file, 0, f"the head is an old one: it tells of {head.events:,} events, and there are {there:,}")
         else:
@@ -311,7 +311,7 @@ class _Check:
         elif seal.first > self.expected:
             missing = _events(self.expected, seal.first - 1)
             hint = "" if self._begun else ": give the files before it, too"
-            self.find(name, line, f"{missing} are missing before this line{hint}")
+            self.find(name, line, f"before this line, {missing} missing{hint}")
         elif seal.first < self.expected:
             what = f"the events from here on have numbers from {seal.first:,} on, which were there before"
             self.find(name, line, f"{what}: lines were moved or copied, or two have written from one head")
@@ -347,11 +347,11 @@ class _Check:
         for kind, was, was_end, now, now_end in matcher.get_opcodes():
             if kind == "delete":
                 missing = _events(seal.first + was, seal.first + was_end - 1)
-                found.append((first + now, f"{missing} were removed before this line, {by}"))
+                found.append((first + now, f"before this line, {missing} missing, {by}"))
             elif kind == "insert":
-                found.append((first + now, f"{_lines(first + now, first + now_end - 1)} were added, {by}"))
+                found.append((first + now, f"added: {_lines(first + now, first + now_end - 1)}, {by}"))
             elif kind == "replace":
-                found.append((first + now, f"{_lines(first + now, first + now_end - 1)} were changed, {by}"))
+                found.append((first + now, f"changed: {_lines(first + now, first + now_end - 1)}, {by}"))
         return found
 
     def _rest(self, name: str, rest: bytes, line: int, head: Head | None, *, is_good: bool) -> None:
@@ -398,7 +398,7 @@ def _lines(first: int, last: int) -> str:
 
 
 def _events(first: int, last: int) -> str:
-    return f"event {first:,}" if first >= last else f"events {first:,} to {last:,}"
+    return f"event {first:,} is" if first >= last else f"events {first:,} to {last:,} are"
 
 
 def shown(finding: AuditFinding) -> str:
