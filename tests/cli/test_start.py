@@ -123,7 +123,7 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
             "xyz",
             (
                 "No such command 'xyz'. "
-                "Choose from bench, cache, completion, inspect, js, policy, python, report, run, snapshot, top."
+                "Choose from audit, bench, cache, completion, inspect, js, policy, python, report, run, snapshot, top."
             ),
         ),
     ],
@@ -148,7 +148,20 @@ def test_help_of_the_group_lists_every_command() -> None:
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
     assert listed == [
-        *("bench", "cache", "completion", "inspect", "js", "policy", "python", "report", "run", "snapshot", "top")
+        *(
+            "audit",
+            "bench",
+            "cache",
+            "completion",
+            "inspect",
+            "js",
+            "policy",
+            "python",
+            "report",
+            "run",
+            "snapshot",
+            "top",
+        )
     ]
 
 

@@ -3,16 +3,15 @@
 `stockade.AuditLog` is where it begins: `Sandbox(policy, audit=AuditLog("audit.jsonl"))`.
 """
 
+from stockade._log_levels import set_log_level
 from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, Severity
 from stockade.audit._hooks import RunHook
-from stockade.audit._levels import LOG_LEVELS, log_level, set_log_level
 from stockade.audit._log import AuditLog
 from stockade.audit._places import key_from
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
 __all__ = [
-    "LOG_LEVELS",
     "AuditCheck",
     "AuditEvent",
     "AuditFinding",
@@ -25,7 +24,6 @@ __all__ = [
     "Severity",
     "SyslogSink",
     "key_from",
-    "log_level",
     "verify",
 ]
 

@@ -123,6 +123,11 @@ class ChainFile:
                         os.close(descriptor)
             self._log = self._head = -1
 
+    def __del__(self) -> None:
+        # It may never have come to have any.
+        if hasattr(self, "_head"):
+            self.close()
+
     def _open(self) -> None:
         if self._head >= 0 and not os.fstat(self._head).st_nlink:
             # Somebody has removed it, and others would lock another one.

@@ -13,7 +13,7 @@ from stockade._text import printable
 from stockade.audit._chain_file import ChainFile
 from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
-from stockade.audit._outlet import Outlet
+from stockade.audit._outlet import Outlet, outlets
 from stockade.audit._places import find_place
 from stockade.audit._records import event_of
 from stockade.errors import AuditError, UsageError
@@ -101,12 +101,12 @@ class AuditLog:
         self.writer = os.urandom(4).hex()
         self.next_number: Callable[[], int] = itertools.count(1).__next__
         self.next_run: Callable[[], int] = itertools.count(1).__next__
-        outlets: list[Outlet] = []
+        made: list[Outlet] = []
         if path is not None:
             place = find_place(path)
             self._file = file = ChainFile(place, key, fsync, self._make)
             self.path = place.path
-            outlets.append(
+            made.append(
                 Outlet(
                     place.shown,
                     file.append,
@@ -116,7 +116,7 @@ class AuditLog:
                     settle=file.sync if fsync == "second" else None,
                 )
             )
-        outlets += [
+        made += [
             Outlet(
                 printable(getattr(sink, "__qualname__", type(sink).__name__)),
                 _giving(sink),
@@ -126,9 +126,9 @@ class AuditLog:
             )
             for sink in sinks
         ]
-        self._outlets = tuple(outlets)
+        self._outlets = tuple(made)
         # With a single sink, nobody is in between.
-        self.note_run = outlets[0].note_run if len(outlets) == 1 else self._note_run_to_all
+        self.note_run = made[0].note_run if len(made) == 1 else self._note_run_to_all
         _logs.add(self)
 
     def __enter__(self) -> Self:
@@ -254,8 +254,6 @@ class AuditLog:
     def after_fork(self) -> None:
         """Begins anew in a forked process: what waits, and who writes, are the parent's."""
         self.writer = os.urandom(4).hex()
-        for outlet in self._outlets:
-            outlet.begin_anew()
         if self._file is not None:
             # The lock belongs to what is open, which is the parent's, too.
             self._file.close()
@@ -284,9 +282,13 @@ def _close_all() -> None:
     for log in list(_logs):
         if not log.closed:
             log.close(_EXIT_SECONDS)
+    for outlet in list(outlets):
+        outlet.flush(_EXIT_SECONDS)
 
 
 def _after_fork() -> None:
+    for outlet in list(outlets):
+        outlet.begin_anew()
     for log in list(_logs):
         log.after_fork()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stockade.audit._events import AuditEvent
     from stockade.audit._records import EndRecord, StartRecord
 
-__all__ = ["Outlet"]
+__all__ = ["Outlet", "outlets"]
 
 _ROOM: Final = {Severity.DETAIL: 16_384, Severity.NOTICE: 65_536, Severity.CRITICAL: 65_536}
 """How many events of each severity wait for a sink."""
@@ -51,6 +52,10 @@ _MOST_WARNINGS_SECONDS: Final = 60.0
 _number = attrgetter("seq")
 
 _logger = logging.getLogger("stockade.audit")
+
+
+outlets: Final[weakref.WeakSet[Outlet]] = weakref.WeakSet()
+"""All that there are: those of logs that were dropped have events, too, until they have brought them."""
 
 
 class Outlet:
@@ -93,6 +98,7 @@ class Outlet:
         self._warned = 0.0
         self._lock = new_lock()
         self.begin_anew()
+        outlets.add(self)
 
     def begin_anew(self) -> None:
         """Forgets what waits and who works: in a forked process these are the parent's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
 import msgspec
@@ -79,6 +80,9 @@ class SyslogSink:
         if number is None:
             raise AuditError(f"there is no facility {facility!r} of syslog: use one such as authpriv or local0")
         try:
+            if isinstance(address, str):
+                # The handler would wait for it to come.
+                Path(address).stat()
             self._handler = _Handler(address, number)
         except OSError as problem:
             raise AuditError(f"syslog at {address!r} cannot be reached: {problem.strerror or problem}") from None

@@ -43,12 +43,14 @@ def audited(path: str | None) -> Iterator[AuditLog | None]:
     import logging
     import sys
 
-    from stockade.audit import LOG_LEVELS, AuditLog, LoggingSink, log_level
+    from stockade._log_levels import LOG_LEVELS, log_level
 
     level = log_level()
     if os.environ.get("STOCKADE_LOG") and level is None:
         told = printable(os.environ["STOCKADE_LOG"])
         raise click.UsageError(f"STOCKADE_LOG is {told}: use one of {', '.join(LOG_LEVELS)}")
+    from stockade.audit import AuditLog, LoggingSink
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("stockade: %(message)s"))
     logger = logging.getLogger("stockade")

@@ -246,10 +246,9 @@ class Auditor:
             if self._log.blocks:
                 run.control.calls_out = True
                 yield ASIDE
-                refused = self._hold(run)
-                if refused is not None:
-                    return refused
-            report = yield from make()
+                report = self._hold(run) or (yield from make())
+            else:
+                report = yield from make()
         except BaseException as problem:
             self._fail(run, problem)
             raise
@@ -347,14 +346,12 @@ class Auditor:
     def _refuse(self, run: _Run, hook: object, reason: str) -> Report:
         reason = printable(reason, _TEXT)
         self._tell(run, EventName.RUN_REFUSED, subject=type(hook).__name__, reason=reason)
-        report: Report = Report(
+        return Report(
             outcome=Outcome.DENIED,
             violations=(Violation(kind="hook", subject=reason, call=type(hook).__name__, action="stop"),),
             module=ModuleInfo(run.module.sha256, run.module.name),
             policy=run.policy,
         )
-        self._end(run, report)
-        return report
 
     def _end(self, run: _Run, report: Report) -> None:
         """Tells that a run is over."""

@@ -1,0 +1,135 @@
+"""`stockade audit verify`, `--audit` and STOCKADE_LOG. Holds P-AUDIT-8."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.audit._logs import events, names
+from tests.conftest import HELLO, wat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    path = tmp_path / "guests" / "hello.wasm"
+    path.parent.mkdir()
+    path.write_bytes(wat(HELLO).data)
+    return path
+
+
+def run(*arguments: object, **variables: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stockade", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_run_is_put_on_record_and_checked(hello: Path, tmp_path: Path) -> None:
+    """And a second one goes on with the chain."""
+    log = tmp_path / "audit.jsonl"
+    plain = run("run", hello)
+    for _ in range(2):
+        assert run("run", "--audit", log, hello) == plain
+
+    assert names(log) == 2 * ["configuration", "policy_used", "module_loaded", "run_started", "run_ended"]
+    status, said, problem = run("audit", "verify", log)
+    assert (status, problem) == (0, "")
+    assert said.startswith("10 events, all as written. The last seal is ")
+
+
+def test_what_was_changed_is_told_with_the_exit_status(hello: Path, tmp_path: Path) -> None:
+    """Each finding in a line of its own, with the file and the line."""
+    log = tmp_path / "audit.jsonl"
+    run("run", "--audit", log, hello)
+    lines = log.read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if "run_ended" in line)
+    lines[at] = lines[at].replace('"ok"', '"no"')
+    log.write_text("".join(lines))
+
+    status, said, _ = run("audit", "verify", log)
+    assert status == 1
+    assert said.startswith(f"NOT AS WRITTEN: {log}:{at + 1}: this line was changed: it is not the one that was written")
+
+    status, said, _ = run("audit", "verify", "--json", log)
+    told = json.loads(said)
+    assert status == 1
+    assert (told["ok"], told["findings"][0]["line"]) == (False, at + 1)
+
+
+def test_a_log_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
+    """Unless it was there once."""
+    assert run("audit", "verify", tmp_path / "none") == (
+        125,
+        "",
+        f"stockade: there is no audit log at {tmp_path}/none, and none was written there\n",
+    )
+    assert run("audit", "verify", "--head", "x", "--no-head", tmp_path / "none")[0] == 125
+
+
+def test_nothing_runs_where_the_log_cannot_be_written(hello: Path, tmp_path: Path) -> None:
+    """It was asked for."""
+    (tmp_path / "log").symlink_to(hello)
+
+    status, said, problem = run("run", "--audit", tmp_path / "log", hello)
+
+    assert (status, said) == (125, "")
+    assert problem.startswith(f"stockade: the audit log {tmp_path}/log cannot be written")
+
+
+def test_what_cannot_be_run_is_put_on_record(tmp_path: Path) -> None:
+    """A file that is no module, and one that is not there."""
+    log = tmp_path / "audit.jsonl"
+    (tmp_path / "bad.wasm").write_bytes(b"\0asm\1\0\0\0\xff")
+
+    assert run("run", "--audit", log, tmp_path / "bad.wasm")[0] == 126
+    assert run("run", "--audit", log, tmp_path / "none.wasm")[0] == 127
+
+    assert [event["subject"] for event in events(log) if event["event"] == "module_refused"] == [
+        "InvalidModule",
+        "ModuleNotFound",
+    ]
+
+
+def test_levels_are_for_stderr_and_the_guests_stdout_is_its_own(hello: Path) -> None:
+    """STOCKADE_LOG says how much is told."""
+    plain = run("run", hello)
+
+    status, said, told = run("run", hello, STOCKADE_LOG="info")
+    assert (status, said) == plain[:2]
+    assert [line.split()[1] for line in told.splitlines()] == [
+        "configuration",
+        "policy_used",
+        "module_loaded",
+        "run_started",
+        "run_ended",
+    ]
+    for level in ("warning", "error", "off"):
+        assert run("run", hello, STOCKADE_LOG=level) == plain
+    status, said, told = run("run", hello, STOCKADE_LOG="loud")
+    assert (status, said) == (125, "")
+    assert told.startswith("Usage: ")
+    assert told.endswith("Error: STOCKADE_LOG is loud: use one of debug, info, warning, error, off\n")
+
+
+def test_code_is_put_on_record(tmp_path: Path) -> None:
+    """With the same option."""
+    log = tmp_path / "audit.jsonl"
+
+    assert run("js", "--audit", log, "-c", "console.log(6 * 7)")[1] == "42\n"
+
+    assert names(log)[-2:] == ["run_started", "run_ended"]
+    assert run("audit", "verify", log)[0] == 0
