@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stockade
+import stockade.audit
 import stockade.guests
 import stockade.host
 import stockade.policy
@@ -248,6 +249,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),
         "annotated",
     },
+    stockade.audit: {"key_from"},
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

@@ -491,6 +491,9 @@ class Auditor:
         return SessionAuditor(self, self._log, control, context, given)
 
     def snapshot_opened(self, policy: PolicyInfo, module: Module, snapshot: Snapshot, session: str) -> None:
+        if self.told is not None:
+            # An interpreter begins with a snapshot of ours.
+            return
         self._log.tell(
             EventName.SNAPSHOT_OPENED,
             policy=policy.digest,
