@@ -1,4 +1,4 @@
-"""P-LANG-2: a run finds nothing of another one in the folders that it is given."""
+"""P-LANG-3: a run finds nothing of another one in the folders that it is given."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stockade import JavaScript, Python, UsageError
+from stockade import JavaScript, Python, Random, UsageError
 from tests._processes import live_instances, wait_for
 from tests.guests.conftest import PATIENT
 
@@ -55,6 +55,53 @@ def test_what_a_run_has_left_is_removed_in_the_next_pause(python: Python) -> Non
             wait_for(lambda: live_instances() == before and _left_by(language) == [])
             assert language.run("import os\nopen('marker', 'w').write('x')\nos.listdir()").value == ["marker"]
             assert language.run("import os\nos.listdir()").value == []
+
+
+def test_runs_of_javascript_draw_their_own_numbers() -> None:
+    """All begin with one snapshot, and none with its random numbers, whether it has waited or not; seeded, they do."""
+    with JavaScript(PATIENT, pool_size=2) as language:
+        language.prepare()
+        drawn = [language.run("[Math.random(), Math.random()]").value for _ in range(4)]
+        assert len({number for numbers in drawn for number in numbers}) == 8
+    seeded = [
+        JavaScript(PATIENT.replace(random=Random(mode="seeded", seed=seed))).run("[Math.random(), Math.random()]").value
+        for seed in (0, 5, 5)
+    ]
+    assert seeded[0] != seeded[1] == seeded[2]
+
+
+def test_a_run_of_javascript_finds_nothing_of_another_one() -> None:
+    """It leaves a mark wherever code can reach: globals, prototypes, modules' objects, memory, files."""
+    leave = """
+    globalThis.marker = "MARKER".repeat(1000);
+    Object.prototype.marker = marker; Array.prototype.push = () => marker; std.marker = marker; os.marker = marker;
+    JSON.parse = JSON.stringify = Reflect.apply = Promise.prototype.then = () => marker;
+    std.setenv("marker", marker);
+    const kept = new Uint8Array(1 << 20).fill(77);
+    const file = std.open("marker", "w"); file.puts(marker); file.close();
+    kept.length
+    """
+    look = """
+    [typeof marker, ({}).marker, [].push(1), std.marker, os.marker, JSON.stringify([1]), std.getenv("marker"),
+     os.readdir(".")[0].length, new Uint8Array(1 << 20).some(byte => byte !== 0)]
+    """
+    clean = ["undefined", None, 1, None, None, "[1]", None, 2, False]
+    for size in (0, 1):
+        with JavaScript(PATIENT, pool_size=size) as language:
+            language.prepare()
+            for _ in range(3):
+                assert language.run(leave).value == 1 << 20
+                assert language.run(look).value == clean
+
+
+def test_preload_of_javascript_that_fails_is_told() -> None:
+    """It runs once, when the interpreter is made ready."""
+    with pytest.raises(UsageError) as caught:
+        JavaScript(PATIENT, preload="const a = 1;\nthrow new TypeError('no')").run("1")
+    assert str(caught.value) == (
+        "the interpreter cannot be made ready, for preload fails: TypeError: no\\x0a    at <eval> (<preload>:2:11)"
+    )
+    assert JavaScript(PATIENT, preload="var a = await 4").run("a").value == 4
 
 
 def test_a_pool_has_bounds() -> None:

@@ -213,3 +213,28 @@ def test_a_fork_begins_as_its_session_is(python: Python) -> None:
         session.run("g = open('f')")
         with pytest.raises(SnapshotError):
             session.fork()
+
+
+def test_a_fork_of_javascript_begins_as_its_session_is(javascript: JavaScript) -> None:
+    """With its variables and files; neither sees what the other does then, and each draws its own random numbers."""
+    with javascript.session() as session:
+        session.run("let x = [1]; const f = std.open('f', 'w'); f.puts('kept'); f.close()")
+        with session.fork() as one, session.fork() as other:
+            assert one.run("x.push(2); const g = std.open('g', 'w'); g.puts('mine'); g.close(); x").value == [1, 2]
+            assert other.run("[x, std.loadFile('f'), os.readdir('.')[0].sort()]").value == [
+                [1],
+                "kept",
+                [".", "..", "f"],
+            ]
+            assert session.run("[x, os.readdir('.')[0].sort()]").value == [[1], [".", "..", "f"]]
+            drawn = [it.run("[Math.random(), Math.random()]").value for it in (one, other, session)]
+            assert len({number for numbers in drawn for number in numbers}) == 6
+
+
+def test_what_a_piece_has_seeded_stays_seeded(python: Python) -> None:
+    """Generators begin anew with the interpreter, and not with each piece."""
+    with python.session() as session:
+        session.run("import random\nrandom.seed(1)")
+        one = session.run("random.random()").value
+        session.run("random.seed(1)")
+        assert session.run("random.random()").value == one

@@ -112,7 +112,8 @@ class ParkedTurns:
 
     def turn(self, task: Task) -> RunCoroutine[Report]:
         """Lets it run a piece of code, in steps; its report is on this piece alone."""
-        self._streams.put(self._driver.job(task))
+        # What a piece has seeded stays seeded for the next.
+        self._streams.put(self._driver.job(task._replace(reseed=task.reseed and self._steps is None)))
         if self._steps is None:
             self._steps = self._driver.start(self._guest, self._module, task)
         else:
@@ -160,7 +161,7 @@ class CalledTurns:
     def turn(self, task: Task) -> RunCoroutine[Report]:
         """Lets it run a piece of code, in steps; its report is on this piece alone."""
         self._guest.renew()
-        # What a piece has seeded stays seeded for the next.
+        # As above.
         task = task._replace(reseed=task.reseed and not self._begun)
         self._begun = True
         return self._driver.start(self._guest, self._module, task)
