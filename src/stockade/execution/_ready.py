@@ -47,6 +47,7 @@ class ReadyPool(ABC, Generic[_Item]):
     def __init__(self, size: int, tidy: Callable[[], object] | None = None) -> None:
         self._size = size
         self._tidy = tidy
+        self._untidy = False
         self._over: deque[Instance] = deque()
         self._ready: deque[_Item] = deque()
         self._closed = False
@@ -77,6 +78,7 @@ class ReadyPool(ABC, Generic[_Item]):
 
     def tend(self) -> None:
         """Has all put in order in the next pause: those freed that were used, and those made that are missing."""
+        self._untidy = self._tidy is not None
         self._refill()
 
     def leave(self, instance: Instance, *, is_whole: bool) -> bool:  # noqa: ARG002 - for those that learn of it
@@ -154,13 +156,15 @@ class ReadyPool(ABC, Generic[_Item]):
             self._control = None
 
     def _filling(self, control: RunControl) -> RunCoroutine[None]:
-        if self._tidy is not None:
-            while (until := ReadyPool._last_asked + _QUIET_SECONDS) > time.monotonic() and not control.cancelled:
-                yield until
-            self._free_used()
-            self._tidy()
         while not (self._closed or control.cancelled):
-            if len(self._ready) < self._size:
+            if self._tidy is not None and self._untidy:
+                if (until := ReadyPool._last_asked + _QUIET_SECONDS) > time.monotonic():
+                    yield until
+                    continue
+                self._untidy = False
+                self._free_used()
+                self._tidy()
+            elif len(self._ready) < self._size:
                 self._ready.append((yield from self._make()))
             elif not self._improve():
                 return
@@ -170,5 +174,8 @@ class ReadyPool(ABC, Generic[_Item]):
     def _filled(self, _: None, problem: BaseException | None) -> None:
         # Where there is no room now, whoever takes the next one asks again.
         self._control = None
+        if self._untidy and problem is None:
+            # Somebody said so when this was over.
+            self._refill()
         if problem is not None and not isinstance(problem, StockadeError):
             raise problem
