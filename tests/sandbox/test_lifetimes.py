@@ -277,6 +277,33 @@ def test_a_ticker_that_could_not_start_is_started_later(monkeypatch: pytest.Monk
     ticker.running.pop(ticker, None)
 
 
+def test_nobody_relies_on_a_ticker_that_is_about_to_fail_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a run begins while another one finds that there is no thread, and would have no deadline."""
+    ticked, entered = threading.Event(), threading.Event()
+    ticker = Ticker(ticked.set)
+
+    def second() -> None:
+        ticker.enter(ticker)
+        entered.set()
+
+    other = threading.Thread(target=second)
+
+    def fail(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        other.start()
+        # It comes as far as it does.
+        entered.wait(0.1)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_ticker, "start_thread", fail)
+    with pytest.raises(stockade.EngineError):
+        ticker.enter(self := object())
+    ticker.running.pop(self, None)
+    other.join()
+    assert ticked.wait(30)
+    ticker.running.pop(ticker, None)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_ticker_whose_thread_fails_goes_on() -> None:
     """What a tick raises ends its thread, and no run's deadline: another thread takes over at once."""

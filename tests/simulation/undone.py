@@ -83,9 +83,13 @@ ALL = (
     Undone(
         "a ticker that cannot start is started later",
         "engine/_ticker.py",
-        """                self._thread = None
-                if isinstance(problem, RuntimeError):""",
-        """                if isinstance(problem, RuntimeError):""",
+        """            try:
+                start_thread(thread)
+            except RuntimeError as problem:""",
+        """            try:
+                self._thread = thread
+                start_thread(thread)
+            except RuntimeError as problem:""",
     ),
     Undone(
         "a deadline holds while output is not taken",

@@ -106,21 +106,24 @@ class Ticker:
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._loop, name="stockade-ticker", daemon=True)
-            self._thread = thread
             try:
                 start_thread(thread)
-            except BaseException as problem:
-                self._thread = None
-                if isinstance(problem, RuntimeError):
-                    raise EngineError(
-                        "no thread can be started to look at deadlines, and without it no guest runs: the process or "
-                        f"the system has as many as it may ({problem}). Run fewer at once, or raise the limit "
-                        "(ulimit -u)"
-                    ) from None
-                raise
+            except RuntimeError as problem:
+                raise EngineError(
+                    "no thread can be started to look at deadlines, and without it no guest runs: the process or "
+                    f"the system has as many as it may ({problem}). Run fewer at once, or raise the limit "
+                    "(ulimit -u)"
+                ) from None
+            # Not before: who else enters would rely on a thread that may never come. The handler of a signal may have
+            # started another one meanwhile.
+            if self._thread is None:
+                self._thread = thread
 
     def _loop(self) -> None:
         me = threading.current_thread()
+        with self._lock:
+            # Whoever has started it has said so by now, or has been interrupted, and never does.
+            pass
         try:
             self._tick_while_needed(me)
         finally:
