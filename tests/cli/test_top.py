@@ -15,11 +15,13 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
+from click.testing import CliRunner
 
 from stockade import Sandbox, serve_monitor
-from stockade.cli._top import _lines, _summary, _table
+from stockade.cli._top import _lines, _summary, _table, top
 from stockade.monitoring import Found, LiveRun, ProcessRuns
 from stockade.report import Progress, RunLimits
 from tests._processes import until
@@ -60,9 +62,9 @@ FOUND = Found(
 def test_runs_that_are_oldest_stand_first() -> None:
     """Sessions at rest last; each with the limit of which it has used most."""
     assert [line.cells for line in _lines(FOUND)] == [
-        ("4711", "#8", "a-module-of-a…", "waiting", "61.50 s", "0 B", "0", "......   0% "),
-        ("4711", "upload 17", "resvg.wasm", "running", "2.50 s", "6.0 MiB", "1.2 M", "####..  75% memory"),
-        ("4711", "#7", "plugin.wasm", "idle", "", "0 B", "0", "......   0% "),
+        ("4711", "#8", "a-module-of-a-long-name.wasm", "waiting", "1m 01s", "0 B", "0", "  0% "),
+        ("4711", "upload 17", "resvg.wasm", "running", "2.50 s", "6.0 MiB", "1.2 M", " 75% memory"),
+        ("4711", "#7", "plugin.wasm", "idle", "", "0 B", "0", "  0% "),
     ]
     assert _summary(FOUND) == "1 process, 2 runs, 1 session, and 3 more that are not told; no answer from 4712"
 
@@ -101,7 +103,7 @@ def test_what_is_not_on_a_terminal_is_printed_once(tmp_path: Path, monkeypatch: 
     lines = text.splitlines()
     assert lines[0] == "1 process, 1 run, 1 session"
     assert lines[1].split() == ["PID", "RUN", "MODULE", "STATE", "TIME", "MEMORY", "CALLS", "FULLEST", "LIMIT"]
-    assert re.match(rf" *{os.getpid()} upload\\x1… <bytes> +running ", lines[2])
+    assert re.match(rf" *{os.getpid()} upload\\x1b\[2J <bytes> +running ", lines[2])
     assert re.match(rf" *{os.getpid()} #1 +<bytes> +idle ", lines[3])
     assert max(map(len, lines)) <= 80
     (process,) = document["processes"]
@@ -180,3 +182,25 @@ def test_a_terminal_is_renewed_and_given_back(tmp_path: Path, monkeypatch: pytes
     assert seen.count(b"FULLEST LIMIT") >= 3
     assert b"\x1b[?1049h" in seen
     assert seen.rstrip().endswith(b"\x1b[?25h") or b"\x1b[?1049l" in seen[-200:]
+
+
+def test_what_has_to_be_whole_is_whole_in_80_columns() -> None:
+    """Names make room: of processes with seven digits, days of time, and limits of long names."""
+    long = Progress(
+        seconds=400_000.0,
+        memory_bytes=1000 << 20,
+        calls=999_999_999,
+        module="m" * 300,
+        limits=RunLimits(table_elements=1),
+        table_elements=1,
+    )
+    found = Found((ProcessRuns(pid=4_194_304, runs=(LiveRun("r" * 300, long),)),), ())
+    with patch("stockade.cli._top.look", lambda: found):
+        shown = CliRunner().invoke(top, ["--once"]).stdout
+
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].split() == [
+        *("4194304", "rrrrrrrrrr…", "mmmmmm…", "running", "4d", "15h", "1,000.0", "MiB", "1,000.0", "M", "100%"),
+        "table_elements",
+    ]

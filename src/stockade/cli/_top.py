@@ -14,7 +14,7 @@ from stockade._text import printable
 from stockade.cli._encoding import plain_json
 from stockade.cli._streams import drawing, say_document
 from stockade.monitoring import Found, look
-from stockade.report import amount, bar, duration, percent, size
+from stockade.report import amount, duration, percent, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["top"]
 
-_NAME, _MODULE, _BAR = 10, 14, 6
-"""Widths: with those of the other columns a line has 80 characters."""
+_WIDTH = 80
+"""How wide the table is where it is not on a terminal."""
+
+_MOST_NAME, _LEAST_NAME = 40, 7
+"""How much of a name is shown where there is room, and where there is none."""
 
 _HEADINGS = ("PID", "RUN", "MODULE", "STATE", "TIME", "MEMORY", "CALLS", "FULLEST LIMIT")
+_NAMES = ("RUN", "MODULE")
 _RIGHT = ("PID", "TIME", "MEMORY", "CALLS")
 _STATES = {"running": "green", "waiting": "cyan", "idle": "dim"}
 
@@ -96,15 +100,26 @@ def _line(pid: int, run: LiveRun) -> _Line:
     state = progress.state
     cells = (
         str(pid),
-        _short(run.name, _NAME),
-        _short(progress.module, _MODULE),
+        _short(run.name, _MOST_NAME),
+        _short(progress.module, _MOST_NAME),
         state,
-        "" if state == "idle" else duration(progress.seconds),
+        "" if state == "idle" else _clock(progress.seconds),
         size(progress.memory_bytes),
         amount(progress.calls, "count"),
-        f"{bar(share, _BAR)} {percent(share):>4} {name}",
+        f"{percent(share):>4} {name}",
     )
     return _Line(cells, state, share)
+
+
+def _clock(seconds: float) -> str:
+    """A time in at most seven characters."""
+    if seconds < 60:
+        return duration(seconds)
+    for unit, length, smaller in (("d", 86_400, "h"), ("h", 3_600, "m"), ("m", 60, "s")):
+        if seconds >= length:
+            rest = int(seconds % length / {"h": 3_600, "m": 60, "s": 1}[smaller])
+            return f"{int(seconds // length):,}{unit} {rest:02}{smaller}"
+    raise AssertionError(seconds)
 
 
 def _short(text: str, width: int) -> str:
@@ -145,9 +160,13 @@ def _print(found: Found) -> None:
     if len(lines) == 1:
         return
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for heading in reversed(_NAMES):
+        # Names make room for what has to be whole.
+        at, beyond = _HEADINGS.index(heading), sum(widths) + len(widths) - 1 - _WIDTH
+        widths[at] = max(_LEAST_NAME, widths[at] - max(0, beyond)) if beyond > 0 else widths[at]
     for cells in lines:
         shown = [
-            cell.rjust(width) if heading in _RIGHT else cell.ljust(width)
+            cell.rjust(width) if heading in _RIGHT else _short(cell, width).ljust(width)
             for cell, width, heading in zip(cells, widths, _HEADINGS, strict=True)
         ]
         click.echo(" ".join(shown).rstrip())
@@ -171,9 +190,12 @@ def _table(found: Found) -> Table:
 
     table = Table(title=Text(_summary(found)), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in _HEADINGS:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+        # Columns that may wrap are the first to become narrow; their texts are cut instead.
+        is_right, is_name = heading in _RIGHT, heading in _NAMES
+        table.add_column(heading, justify="right" if is_right else "left", no_wrap=not is_name, overflow="ellipsis")
     for line in _lines(found):
         full = "red" if line.share >= 0.95 else "yellow" if line.share >= 0.8 else ""
         styles = ("", "bold", "", _STATES.get(line.state, ""), "", "", "", full)
-        table.add_row(*(Text(cell, style) for cell, style in zip(line.cells, styles, strict=True)))
+        cells = zip(line.cells, styles, strict=True)
+        table.add_row(*(Text(cell, style, no_wrap=True, overflow="ellipsis") for cell, style in cells))
     return table

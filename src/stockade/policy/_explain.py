@@ -11,6 +11,7 @@ from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
 from stockade.policy._network import is_metadata
 from stockade.policy._rights import WELL_TRIED, Features
+from stockade.policy._units import size_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -366,10 +367,7 @@ def _up_to(limit: int | None, text: str, unlimited: str) -> str:
 
 
 def _bytes(size: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:,.1f}".removesuffix(".0") + f" {unit}"
-    return _count(size, "byte")
+    return size_in_words(size) or _count(size, "byte")
 
 
 def _seconds(seconds: float) -> str:

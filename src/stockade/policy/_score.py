@@ -13,7 +13,7 @@ from stockade.errors import IsolationError
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
 from stockade.policy._rights import WELL_TRIED, Features
-from stockade.policy._units import shown
+from stockade.policy._units import shown, size_in_words
 
 if TYPE_CHECKING:
     from stockade.policy._policy import Policy
@@ -148,8 +148,7 @@ def _time(policy: Policy) -> Reason:
 def _memory(policy: Policy) -> Reason:
     size = policy.limits.memory
     points = 4 if size <= 256 << 20 else 3 if size <= 1 << 30 else 1
-    told = f"{size / (1 << 20):,.1f}".removesuffix(".0")
-    return Reason("memory", points, 4, f"{told} MiB for memories and tables")
+    return Reason("memory", points, 4, f"{size_in_words(size)} for memories and tables")
 
 
 def _environment(policy: Policy) -> Reason:

@@ -19,6 +19,7 @@ __all__ = [
     "parse_seconds",
     "parse_size",
     "shown",
+    "size_in_words",
     "write_rate",
     "write_seconds",
     "write_size",
@@ -122,3 +123,13 @@ def write_seconds(seconds: float) -> str | float:
         if 0 < count < 10_000 and count * length / 10**6 == seconds:
             return f"{count}{unit}"
     return seconds
+
+
+def size_in_words(size: int) -> str:
+    """Shows a number of bytes as whoever wrote it may have: 128 MB is not told as 122.1 MiB. "" below a kilobyte."""
+    for unit, factor, decimal, power in (("GiB", 30, "GB", 9), ("MiB", 20, "MB", 6), ("KiB", 10, "kB", 3)):
+        if size >= 1 << factor:
+            if size % (1 << factor) and not size % 10**power:
+                return f"{size // 10**power:,} {decimal}"
+            return f"{size / (1 << factor):,.1f}".removesuffix(".0") + f" {unit}"
+    return ""
