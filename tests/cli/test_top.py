@@ -201,6 +201,6 @@ def test_what_has_to_be_whole_is_whole_in_80_columns() -> None:
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[2].split() == [
-        *("4194304", "rrrrrrrrrr…", "mmmmmm…", "running", "4d", "15h", "1,000.0", "MiB", "1,000.0", "M", "100%"),
+        *("4194304", "rrrrrrrrrr…", "mmmmmm…", "running", "4d", "15h", "1,000.0", "MiB", "1.0", "G", "100%"),
         "table_elements",
     ]

@@ -250,7 +250,8 @@ class ReportingGuest(LiveGuest):
             wall_seconds=wall,
             cpu_seconds=cpu,
             idle_seconds=number.idle / 1e9,
-            idle_longest_seconds=self._longest_wait,
+            # The guard counts in whole nanoseconds.
+            idle_longest_seconds=min(self._longest_wait, number.idle / 1e9),
             memory_bytes=memory,
             memory_peak_bytes=memory,
             memory_grown_bytes=grown,
