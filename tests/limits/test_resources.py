@@ -244,7 +244,7 @@ def test_every_measure_tells_what_was_used(tmp_path: Path) -> None:
     assert 0 < usage.fuel < 10**9
     assert 0.02 <= usage.idle_longest_seconds <= usage.idle_seconds <= usage.wall_seconds
     assert usage.cpu_seconds > 0
-    assert usage.memory_bytes == usage.memory_peak_bytes == 128 << 16
+    assert usage.memory_bytes == usage.memory_peak_bytes == (128 << 16) + 8 * usage.table_elements
     assert (usage.network_sent_bytes, usage.network_received_bytes, usage.network_connections) == (0, 0, 0)
 
 
