@@ -13,6 +13,7 @@ import stockade
 import stockade.audit
 import stockade.guests
 import stockade.host
+import stockade.learning
 import stockade.policy
 import stockade.report
 import stockade.typing
@@ -229,6 +230,9 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
             "SAMPLES_KEPT",
             "TraceArgument",
             "FuelSample",
+            "TraceArgument",
+            "TraceCount",
+            "TraceSummary",
             "amount",
             "bar",
             "check_share",
@@ -251,6 +255,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         "annotated",
     },
     stockade.audit: {"key_from"},
+    stockade.learning: {"learned_toml"},
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

@@ -123,7 +123,8 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
             "xyz",
             (
                 "No such command 'xyz'. "
-                "Choose from audit, bench, cache, completion, inspect, js, policy, python, report, run, snapshot, top."
+                "Choose from audit, bench, cache, completion, inspect, js, learn, policy, python, report, run, "
+                "snapshot, top, trace."
             ),
         ),
     ],
@@ -155,12 +156,14 @@ def test_help_of_the_group_lists_every_command() -> None:
             "completion",
             "inspect",
             "js",
+            "learn",
             "policy",
             "python",
             "report",
             "run",
             "snapshot",
             "top",
+            "trace",
         )
     ]
 

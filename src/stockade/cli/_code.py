@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stockade.guests import CodeResult
     from stockade.policy import Policy
+    from stockade.report import Trace
 
 __all__ = ["js", "python"]
 
@@ -113,6 +114,21 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
     @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
     @click.option("--prepare", "only_prepare", is_flag=True, help="Compile the interpreter, and do nothing else.")
+    @click.option("--trace", "wants_trace", is_flag=True, help="Write each call of the interpreter to stderr.")
+    @click.option(
+        "--learn",
+        "learned",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="Write the smallest policy that permits what the code did.",
+    )
+    @click.option(
+        "--merge",
+        "before",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="With --learn, permit what this policy permits, too: one that was learned from other runs.",
+    )
     @report_option
     @click.option(
         "--json", "wants_json", is_flag=True, help="Print value, output, error and report as JSON, and nothing else."
@@ -137,6 +153,9 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         runtime: str,
         packages: str | None,
         only_prepare: bool,
+        wants_trace: bool,
+        learned: str | None,
+        before: str | None,
         reports: tuple[str, ...],
         wants_json: bool,
         audit_file: str | None,
@@ -149,9 +168,12 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
         watched = monitoring_for(reports)
+        under, trace = _traced(policy, learned, before, wants_trace=wants_trace)
         with (
             audited(audit_file) as log,
-            language(policy, runtime=runtime, packages=packages, monitoring=watched, audit=log) as interpreter,
+            language(
+                under, runtime=runtime, packages=packages, monitoring=watched, audit=log, trace=trace
+            ) as interpreter,
         ):
             with Watcher() as watcher:
                 if only_prepare:
@@ -164,8 +186,8 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                 elif file is not None and file != "-":
                     source = _Source(_read(Path(file)), Path(file).name)
                 elif file is None and sys.stdin.isatty():
-                    if wants_json or reports or patterns:
-                        option = "--json" if wants_json else "--report" if reports else "--collect"
+                    wanted = {"--json": wants_json, "--report": reports, "--collect": patterns, "--learn": learned}
+                    if option := next((option for option, given in wanted.items() if given), None):
                         raise click.UsageError(f"{option} is for code that is given: with -c, as FILE, or on stdin")
                     source = None
                 else:
@@ -175,6 +197,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
                     target = None if folder is None else open_folder(folder)
                     run = _Run(source, args, given, environment, patterns)
                     result, streams = _run(interpreter, watcher, run, report_files, shows=not wants_json)
+                module = None if learned is None else interpreter.module
             if source is None:
                 from stockade.cli._interactive import interact
 
@@ -182,6 +205,10 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         if streams.lost_bytes and not quiet:
             click.echo(f"stockade: nobody read the last {streams.lost_bytes:,} bytes of the output", err=True)
         _show(result, watcher.signal, source.name, wants_report="" in reports, wants_json=wants_json, quiet=quiet)
+        if module is not None:
+            from stockade.cli._learn import write_learned
+
+            write_learned(module, policy, result.report, [*environment], before, learned, finds_folders=True)
         written = target is None or write_files(result.files, patterns, target, force=force)
         if result.files_left_out:
             click.echo(
@@ -198,6 +225,26 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     command.short_help = f"Run {language.__name__} code in a sandbox, or ask for it."
     command.help = _HELP.format(language=language.__name__, name=name)
     return command
+
+
+def _traced(
+    policy: Policy, learned: str | None, before: str | None, *, wants_trace: bool
+) -> tuple[Policy, Trace | None]:
+    """Returns the policy under which code runs, and what is traced of it."""
+    if wants_trace and learned is not None:
+        raise click.UsageError("--trace and --learn are for runs of their own: give one of them")
+    if before is not None and learned is None:
+        raise click.UsageError("--merge says what is added to what is learned: give --learn FILE, too")
+    if learned is not None:
+        from stockade.learning import LEARNING_TRACE, learning_policy
+
+        return learning_policy(policy), LEARNING_TRACE
+    if wants_trace:
+        from stockade.cli._trace import TraceWriter
+        from stockade.report import Trace
+
+        return policy, Trace(sink=TraceWriter(sys.stderr.write))
+    return policy, None
 
 
 _HELP = """Run {language} code in a sandbox: CODE, or FILE with ARGS, or what is read from stdin.

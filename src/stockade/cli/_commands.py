@@ -26,12 +26,14 @@ _LOADED_WHEN_USED = {
     "cache": "_cache",
     "inspect": "_inspect",
     "js": "_code",
+    "learn": "_learn",
     "policy": "_policy",
     "python": "_code",
     "report": "_report",
     "run": "_run",
     "snapshot": "_snapshot",
     "top": "_top",
+    "trace": "_trace",
 }
 """Commands, and the modules that they are in, under their names."""
 

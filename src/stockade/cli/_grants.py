@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stockade.policy import Policy
 
-__all__ = ["environment_of", "folder_options", "limit_options", "policy_with"]
+__all__ = ["environment_of", "folder_options", "limit_options", "long_folder_options", "policy_with"]
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -30,7 +30,7 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-folder_options = _all(
+_folders = (
     click.option(
         "--dir",
         "directories",
@@ -46,16 +46,24 @@ folder_options = _all(
         metavar="HOST:GUEST[:ro|rw]",
         help="The same, as docker spells it; read-only unless :rw is given.",
     ),
-    click.option(
-        "--env",
-        "-e",
+)
+
+
+def _variables(*names: str) -> Callable[[Any], Any]:
+    return click.option(
+        *names,
         "variables",
         multiple=True,
         metavar="NAME[=VALUE]",
         help="Set a variable, or pass on yours of that name. May be repeated.",
-    ),
-)
+    )
+
+
+folder_options = _all(*_folders, _variables("--env", "-e"))
 """Options for folders and variables, given as `directories`, `volumes` and `variables`."""
+
+long_folder_options = _all(*_folders, _variables("--env", "-E"))
+"""The same for a command where -e stands for something else, as `strace` has it."""
 
 limit_options = _all(
     click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".'),

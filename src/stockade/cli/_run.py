@@ -28,14 +28,14 @@ from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox, Snapshot, is_snapshot_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
     from stockade.execution import Argument, Returns
     from stockade.modules import Module
     from stockade.policy import Policy
 
-__all__ = ["arguments_of", "run"]
+__all__ = ["arguments_of", "finish", "perform", "run"]
 
 _TEXT_MARK = "text:"
 """Says that the rest of an argument is text, even if it looks like a number."""
@@ -102,17 +102,7 @@ def run(
     watched = monitoring_for(reports)
     with Watcher() as watcher, audited(audit_file) as log, Sandbox(policy, where, watched, audit=log) as box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
-        loaded = _prepared(box, module, watcher)
-        if isinstance(loaded, Report):
-            report = loaded
-        else:
-            given: Sequence[Argument] = args
-            if invoke is not None:
-                of = loaded.module if isinstance(loaded, Snapshot) else loaded
-                given = arguments_of(invoke, args, of.function_entry(invoke).type.params)
-            steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
-            watcher.attach(control)
-            report = run_blocking(steps, control)
+        report = perform(box, watcher, streams, module, args, environment, invoke, returns)
     for file in files:
         file.write(report)
     if streams.lost_bytes and not quiet:
@@ -120,6 +110,54 @@ def run(
     _show(
         report, returns, streams.problem, watcher.signal, wants_report="" in reports, wants_json=wants_json, quiet=quiet
     )
+    return finish(report, watcher, streams)
+
+
+def perform(
+    box: Sandbox,
+    watcher: Watcher,
+    streams: GuestStreams,
+    module: str,
+    args: Sequence[str],
+    environment: Mapping[str, str],
+    invoke: str | None = None,
+    returns: Returns | None = None,
+) -> Report:
+    """Loads a module and runs it, once.
+
+    Args:
+        box: Where.
+        watcher: Is told what to stop.
+        streams: What passes the guest's output and input on.
+        module: The name of its file; - for stdin.
+        args: Its arguments.
+        environment: Its environment.
+        invoke: The function to be called; None for a command.
+        returns: What the result of that is read as.
+    """
+    loaded = _prepared(box, module, watcher)
+    if isinstance(loaded, Report):
+        return loaded
+    given: Sequence[Argument] = args
+    if invoke is not None:
+        of = loaded.module if isinstance(loaded, Snapshot) else loaded
+        given = arguments_of(invoke, args, of.function_entry(invoke).type.params)
+    steps, control = box.steps(loaded, given, export=invoke, env=environment, returns=returns, streams=streams)
+    watcher.attach(control)
+    return run_blocking(steps, control)
+
+
+def finish(report: Report, watcher: Watcher, streams: GuestStreams) -> int:
+    """Returns the exit status of a run that was reported on, or leaves where a signal has ended it.
+
+    Args:
+        report: The report.
+        watcher: What watched it.
+        streams: What passed its output on.
+
+    Raises:
+        OSError: Its output could not be written.
+    """
     if streams.problem is not None:
         raise streams.problem
     if watcher.signal and (report.outcome is Outcome.CANCELLED or streams.lost_bytes):

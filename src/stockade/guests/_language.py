@@ -226,6 +226,15 @@ class Language:
         """The name of the interpreter, or the path of its module."""
         return self._runtime.name if isinstance(self._runtime, Runtime) else str(self._runtime)
 
+    @property
+    def module(self) -> Module:
+        """The module of the interpreter.
+
+        Raises:
+            ModuleError: It is not there.
+        """
+        return self._load()[0]
+
     def prepare(self, progress: Callable[[str], None] = _silent) -> None:
         """Loads and compiles the interpreter ahead of its first run, under limits of its own.
 

@@ -35,7 +35,7 @@ from stockade.report._model import (
 from stockade.report._numbers import amount, bar, duration, percent, size
 from stockade.report._render import LIMITS, deciding_violation, limits_shown, rows, summary, violation_text
 from stockade.report._trace import Trace, TraceArgument, TracedCall
-from stockade.report._trace_text import TraceCount, trace_counts
+from stockade.report._trace_text import TraceCount, TraceSummary
 
 if TYPE_CHECKING:
     from stockade.report._schema import json_schema
@@ -63,6 +63,7 @@ __all__ = [
     "Trace",
     "TraceArgument",
     "TraceCount",
+    "TraceSummary",
     "TracedCall",
     "TrapFrame",
     "TrapInfo",
@@ -86,6 +87,5 @@ __all__ = [
     "run_statistics",
     "size",
     "summary",
-    "trace_counts",
     "violation_text",
 ]

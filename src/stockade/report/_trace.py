@@ -53,7 +53,7 @@ class TracedCall(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
         """Returns it as one line for people, as `strace` writes it; what the guest chose is escaped.
 
         Args:
-            string_chars: How many characters of a text are shown.
+            string_chars: How many characters of data are shown; of paths, 256 at least.
         """
         from stockade.report._trace_text import line
 

@@ -8,16 +8,16 @@ from stockade._text import quoted
 from stockade._wasi import WASI_BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from stockade._wasi import WasiArgument
     from stockade.report._trace import TraceArgument, TracedCall
 
-__all__ = ["TraceCount", "line", "trace_counts"]
+__all__ = ["TraceCount", "TraceSummary", "line"]
 
 _SCALARS: Final = frozenset({"fd", "u32", "u64"})
 _HEXADECIMAL: Final = frozenset({"address", "rights"})
 _TEXTS: Final = frozenset({"path", "text", "buffers"})
+_PATH_CHARS: Final = 256
+"""So much of a path is always shown."""
 
 
 def line(call: TracedCall, string_chars: int) -> str:
@@ -66,11 +66,10 @@ def _value(value: TraceArgument, kind: str, string_chars: int, *, cut: bool) -> 
         return "|".join(value) or "0"
     if isinstance(value, str):
         # Names stand as they are; what the guest has written, in quotes.
-        return (
-            quoted(value, string_chars) + ("..." if cut and len(value) <= string_chars else "")
-            if (kind in _TEXTS or not kind)
-            else value
-        )
+        if kind and kind not in _TEXTS:
+            return value
+        most = string_chars if kind in ("buffers", "") else max(string_chars, _PATH_CHARS)
+        return quoted(value, most) + ("..." if cut and len(value) <= most else "")
     if kind in _HEXADECIMAL or (kind in _TEXTS or kind == "subscriptions"):
         return f"{value:#x}"
     return str(value)
@@ -92,17 +91,44 @@ class TraceCount(NamedTuple):
     seconds: float | None
 
 
-def trace_counts(calls: Iterable[TracedCall]) -> list[TraceCount]:
-    """Counts calls, as the table of `strace -c` does: those that took longest first.
+class TraceSummary:
+    """Counts calls, as `strace -c` does."""
 
-    Args:
-        calls: The calls.
-    """
-    found: dict[str, TraceCount] = {}
-    for call in calls:
-        _, times, errors, seconds = found.get(call.call, (call.call, 0, 0, None))
-        took = call.duration_seconds
-        if took is not None:
-            seconds = (seconds or 0.0) + took
-        found[call.call] = TraceCount(call.call, times + 1, errors + (call.errno is not None), seconds)
-    return sorted(found.values(), key=lambda count: (-(count.seconds or 0.0), -count.calls, count.call))
+    def __init__(self) -> None:
+        self._counts: dict[str, TraceCount] = {}
+
+    def add(self, call: TracedCall) -> None:
+        """Counts a call.
+
+        Args:
+            call: The call.
+        """
+        _, calls, errors, seconds = self._counts.get(call.call, (call.call, 0, 0, None))
+        if call.duration_seconds is not None:
+            seconds = (seconds or 0.0) + call.duration_seconds
+        self._counts[call.call] = TraceCount(call.call, calls + 1, errors + (call.errno is not None), seconds)
+
+    def counts(self) -> list[TraceCount]:
+        """Returns what was counted: what took longest first."""
+        return sorted(self._counts.values(), key=lambda count: (-(count.seconds or 0.0), -count.calls, count.call))
+
+    def render(self) -> str:
+        """Returns it as a table for people."""
+        counts = self.counts()
+        seconds = sum(count.seconds or 0.0 for count in counts)
+        calls, errors = sum(count.calls for count in counts), sum(count.errors for count in counts)
+        lines = [_HEAD, _RULE]
+        for count in counts:
+            took = count.seconds or 0.0
+            share = 100 * took / seconds if seconds else 0.0
+            name = quoted(count.call, quotes="")
+            lines.append(_row(share, took, took * 1e6 / count.calls, count.calls, count.errors, name))
+        return "\n".join([*lines, _RULE, _row(100.0, seconds, seconds * 1e6 / (calls or 1), calls, errors, "total")])
+
+
+_HEAD: Final = "% time     seconds  usecs/call     calls    errors call"
+_RULE: Final = "------ ----------- ----------- --------- --------- ----------------"
+
+
+def _row(share: float, seconds: float, each: float, calls: int, errors: int, name: str) -> str:
+    return f"{share:6.2f} {seconds:11.6f} {each:11.0f} {calls:9} {errors or '':>9} {name}"

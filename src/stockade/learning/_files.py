@@ -1,0 +1,180 @@
+"""Which files a run has used, by its trace: where its descriptors lead, and what was read and written there."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stockade.policy import Mount
+    from stockade.report import TracedCall
+
+__all__ = ["Access", "FilesUsed", "smallest_mount", "used_below"]
+
+_FIRST_MOUNT: Final = 3
+_RIGHT_WRITE: Final = 0x40
+
+_PATHS: Final = {
+    "path_create_directory": (("fd", "path", True),),
+    "path_filestat_get": (("fd", "path", False),),
+    "path_filestat_set_times": (("fd", "path", True),),
+    "path_link": (("old_fd", "old_path", True), ("new_fd", "new_path", True)),
+    "path_open": (("fd", "path", False),),
+    "path_readlink": (("fd", "path", False),),
+    "path_remove_directory": (("fd", "path", True),),
+    "path_rename": (("fd", "old_path", True), ("new_fd", "new_path", True)),
+    "path_symlink": (("fd", "new_path", True),),
+    "path_unlink_file": (("fd", "path", True),),
+}
+"""Calls about paths: for each path, the descriptor that it begins at, its name, and whether the call writes."""
+
+_CHANGES: Final = frozenset({"fd_write", "fd_pwrite", "fd_filestat_set_size", "fd_filestat_set_times", "fd_allocate"})
+
+
+class Access(NamedTuple):
+    """What was done with a path below a mount.
+
+    Attributes:
+        exists: Whether a call about it went well.
+        wrote: Whether it was written, made, changed or removed.
+        is_folder: Whether it is known to be a folder, which was not made or removed.
+    """
+
+    exists: bool = False
+    wrote: bool = False
+    is_folder: bool = False
+
+
+class FilesUsed:
+    """Follows the descriptors of one guest.
+
+    Args:
+        mounts: The folders that it was granted, in their order.
+    """
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self._mounts = mounts
+        self._open = {_FIRST_MOUNT + place: mount.guest for place, mount in enumerate(mounts)}
+        # By the guest's paths.
+        self.accesses: dict[str, Access] = {}
+
+    def follow(self, calls: Iterable[TracedCall]) -> None:
+        """Takes calls in, in the order in which they were made.
+
+        Args:
+            calls: The calls.
+        """
+        for call in calls:
+            went_well = call.has_returned and call.errno is None
+            for descriptor, name, writes in _PATHS.get(call.call, ()):
+                path = self._path(call, descriptor, name)
+                if path is not None:
+                    self._note(call, path, went_well=went_well, writes=writes)
+            if went_well:
+                self._follow_descriptor(call, _number(call, "fd"))
+
+    def _path(self, call: TracedCall, descriptor: str, name: str) -> str | None:
+        """The path that a call is about, as the guest sees it; None where it is not known."""
+        base, path = self._open.get(_number(call, descriptor)), call.arguments.get(name)
+        if base is None or not isinstance(path, str) or name in call.cut:
+            return None
+        return posixpath.normpath(posixpath.join(base, path.lstrip("/")))
+
+    def _note(self, call: TracedCall, path: str, *, went_well: bool, writes: bool) -> None:
+        is_folder = False
+        flags = call.arguments.get("oflags", ())
+        if call.call == "path_open" and isinstance(flags, tuple):
+            rights = _number(call, "fs_rights_base")
+            writes = bool({"CREAT", "TRUNC"} & {*flags} or rights & _RIGHT_WRITE)
+            is_folder = "DIRECTORY" in flags and not writes
+            if went_well:
+                self._open[_result(call, "opened_fd")] = path
+        elif call.call == "path_filestat_get":
+            answer = call.results.get("buf")
+            is_folder = isinstance(answer, tuple) and answer[:1] == ("DIRECTORY",)
+        before = self.accesses.get(path, Access())
+        self.accesses[path] = Access(
+            before.exists or went_well,
+            before.wrote or (writes and went_well),
+            (before.is_folder or is_folder) and not (writes and went_well),
+        )
+
+    def _follow_descriptor(self, call: TracedCall, descriptor: int) -> None:
+        if call.call == "fd_close":
+            self._open.pop(descriptor, None)
+        elif call.call == "fd_renumber":
+            path = self._open.pop(descriptor, None)
+            if path is not None:
+                self._open[_number(call, "to")] = path
+        elif (path := self._open.get(descriptor)) is not None:
+            if call.call in _CHANGES:
+                self.accesses[path] = self.accesses.get(path, Access())._replace(exists=True, wrote=True)
+            elif call.call == "fd_readdir":
+                self.accesses[path] = self.accesses.get(path, Access())._replace(exists=True, is_folder=True)
+
+
+def _number(call: TracedCall, name: str) -> int:
+    value = call.arguments.get(name)
+    return value if isinstance(value, int) else -1
+
+
+def _result(call: TracedCall, name: str) -> int:
+    value = call.results.get(name)
+    return value if isinstance(value, int) else -1
+
+
+def used_below(mount: Mount, accesses: dict[str, Access]) -> dict[str, Access]:
+    """Returns what was used of a mount, by the guest's paths.
+
+    Args:
+        mount: The mount.
+        accesses: What was used, of all mounts.
+    """
+    root = posixpath.normpath(mount.guest)
+    return {path: access for path, access in accesses.items() if path == root or _is_below(path, root)}
+
+
+def smallest_mount(mount: Mount, accesses: dict[str, Access]) -> tuple[Mount, dict[str, Access]] | None:
+    """Returns the smallest folder of a mount in which all lies that was used of it, and what that was.
+
+    Args:
+        mount: The mount.
+        accesses: What was used, of all mounts, by the guest's paths.
+
+    Returns:
+        A mount, read-only where nothing was written; None where nothing of it was used.
+    """
+    root, used = posixpath.normpath(mount.guest), used_below(mount, accesses)
+    if not used:
+        return None
+    host = Path(mount.host).resolve()
+    folders = []
+    for path, access in used.items():
+        below = posixpath.relpath(path, root)
+        folders.append(below if access.is_folder or below == "." else posixpath.dirname(below) or ".")
+        # Where links lead, as far as that is below the mount, too.
+        target = _resolved(host / below)
+        if target is not None and target != host / below and target.is_relative_to(host):
+            folders.append(str(target.relative_to(host).parent))
+    common = posixpath.commonpath([folder if folder != "." else "" for folder in folders]) if folders else ""
+    # What a path leads through has to be there when the mount is opened.
+    while common and not (host / common).is_dir():
+        common = posixpath.dirname(common)
+    mode: Literal["ro", "rw"] = "rw" if any(access.wrote for access in used.values()) else "ro"
+    guest = posixpath.join(root, common) if common else mount.guest
+    return type(mount)(str(host / common), guest, mode), used
+
+
+def _resolved(path: Path) -> Path | None:
+    """Where links lead; None where that cannot be said, for the guest can give any path."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")

