@@ -35,7 +35,7 @@ __all__ = ["learn", "write_learned"]
 
 @click.command(
     "learn",
-    short_help="Run a module, and write the policy that permits what it did.",
+    short_help="Run MODULE, and write the policy that permits what it did.",
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
 @click.argument("module", type=ModuleFile())

@@ -103,7 +103,10 @@ def _calls(given: Sequence[str]) -> tuple[str, ...]:
     return tuple("*" if name == "all" else name for name in names) or ("*",)
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(
+    short_help="Run MODULE, and write each call that it makes.",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+)
 @click.argument("module", type=ModuleFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
