@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+import stockade
 from stockade import Mount, Outcome, Policy, Sandbox, UsageError
 from stockade.learning import LEARNING_TRACE, Learned, learn, learning_policy, merge
 from stockade.learning._learn import round_bytes, round_number
