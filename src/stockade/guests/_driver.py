@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from stockade.execution import Call
+from stockade.guests._turns import CalledTurns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
     from stockade.sandbox import Sandbox
 
-__all__ = ["CommandDriver", "Driver", "PlainDriver"]
+__all__ = ["CalledDriver", "CommandDriver", "Driver", "PlainDriver"]
 
 
 class Driver(Protocol):
@@ -28,6 +29,7 @@ class Driver(Protocol):
     Attributes:
         stack_bytes: The stack that it needs.
         has_base: Whether it begins with a snapshot, taken once it was made ready.
+        has_files: Whether code in it can read and write files.
         waits: Whether it is a command that waits for its job on its standard input.
         calls_tools: Whether code in it can call tools.
         exchanges: Whether it does so by way of a file and its standard input.
@@ -35,6 +37,7 @@ class Driver(Protocol):
 
     stack_bytes: int
     has_base: bool
+    has_files: bool
     waits: bool
     calls_tools: bool
     exchanges: bool
@@ -66,6 +69,7 @@ class PlainDriver:
 
     stack_bytes = 512 << 10
     has_base = False
+    has_files = True
     waits = False
     calls_tools = False
     exchanges = False
@@ -79,6 +83,30 @@ class PlainDriver:
 
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps: there is nothing to do before the first."""
+        raise NotImplementedError
+
+
+class CalledDriver(PlainDriver):
+    """An interpreter that is called for each job. It begins where a snapshot was taken."""
+
+    has_base = True
+    calls_tools = True
+
+    def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
+        """Returns the guest's arguments."""
+        return ()
+
+    def job(self, task: Task) -> bytes:  # noqa: ARG002 - it is given by calls
+        """Returns what stands on its standard input before the task's own."""
+        return b""
+
+    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
+        """Returns how it is given one task after another: by calls, so there is nothing on its standard input."""
+        streams.end()
+        return CalledTurns(guest, module, self)
+
+    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+        """Lets a guest run a task, in steps."""
         raise NotImplementedError
 
 

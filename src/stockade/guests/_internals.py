@@ -20,7 +20,7 @@ _FUNCTION_NAMES = 1
 
 
 def exporting(module: Module, wanted: Sequence[str]) -> Module:
-    """Returns an interpreter that also exports functions which it has inside, as its name section tells them.
+    """Returns an interpreter that also exports functions that it imports, or has inside as its name section tells them.
 
     Only for interpreters that the operator trusts: what a module calls a function is its own word.
 
@@ -29,7 +29,8 @@ def exporting(module: Module, wanted: Sequence[str]) -> Module:
         wanted: The functions; those that it exports, or does not have, are left as they are.
     """
     parsed = module.parsed
-    inside = _function_names(parsed)
+    functions = [one.name for one in parsed.imports if one.kind == ExternKind.FUNC]
+    inside = {name: number for number, name in enumerate(functions)} | _function_names(parsed)
     missing = {name: inside[name] for name in map(str.encode, wanted) if name not in parsed.exports and name in inside}
     section = parsed.section(SectionId.EXPORT)
     if not missing or section is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -12,23 +10,22 @@ import msgspec
 from stockade.errors import ModuleError
 from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
-from stockade.guests._driver import PlainDriver
+from stockade.guests._driver import CalledDriver
 from stockade.guests._internals import exporting
+from stockade.guests._jobs import job_of, seed_for, where_stepped
 from stockade.guests._language import Language
+from stockade.guests._quickjs_wasi import QUICKJS_WASI_EXPORTS, QuickJSWasi
 from stockade.guests._result import FRAME_ROOM_BYTES, Frame, read_frame
 from stockade.guests._runtime import DataFile, Runtime
 from stockade.guests._task import Task
-from stockade.guests._turns import CalledTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from stockade.engine import HaltedMemory, Memory, Number
     from stockade.execution import CallExport, Guest
     from stockade.guests._driver import Driver
-    from stockade.guests._turns import JobStreams, Turns
     from stockade.modules import Module
-    from stockade.policy import Random
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -141,30 +138,15 @@ class _Turn(msgspec.Struct, frozen=True):
 _UNREADABLE: Final = b"?"
 
 
-class _QuickJSReactor(PlainDriver):
+class _QuickJSReactor(CalledDriver):
     """QuickJS-NG as a reactor: its own functions are called for each job. It begins where a snapshot was taken."""
 
     stack_bytes = 16 << 20
-    has_base = True
-    calls_tools = True
     exchanges = True
 
     def __init__(self) -> None:
         # By the folders that the interpreter knows of, as for what it begins with.
         self._places: dict[tuple[str, ...], _Place] = {}
-
-    def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
-        """Returns the guest's arguments."""
-        return ()
-
-    def job(self, task: Task) -> bytes:  # noqa: ARG002 - it is given by calls
-        """Returns what stands on its standard input before the task's own."""
-        return b""
-
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it is called
-        """Returns how it is given one task after another."""
-        streams.end()
-        return CalledTurns(guest, module, self)
 
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
         """Makes an interpreter ready for tasks, in steps."""
@@ -204,7 +186,7 @@ class _QuickJSReactor(PlainDriver):
 
         before = guest.memory(b"memory").read(context, _CONTEXT_BYTES)
         yield from evaluated(b"Math.random()")
-        random = context + _stepped(before, guest.memory(b"memory").read(context, _CONTEXT_BYTES))
+        random = context + where_stepped(before, guest.memory(b"memory").read(context, _CONTEXT_BYTES))
         perform = yield from evaluated(b"stockade.perform")
         settle = yield from evaluated(b"stockade.settle")
         yield from evaluated(b"delete globalThis.stockade")
@@ -221,52 +203,9 @@ class _QuickJSReactor(PlainDriver):
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         place = self._places[tuple(mount.guest for mount in guest.policy.filesystem.mounts)]
-        seed = _seed(guest.policy.random) if task.reseed else None
-        turn = _Turn(place, _document(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
+        seed = seed_for(guest.policy.random) if task.reseed else None
+        turn = _Turn(place, job_of(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
         return guest.invoke(Call(module.function_entry("JS_Call"), (0, 0, 0, 0, 0), turn))
-
-
-def _seed(random: Random) -> int:
-    """Returns where a generator of random numbers begins, which must not be 0."""
-    # Some other number for 0, and each for one alone, as the generator would make it of one.
-    return _step(random.seed or _WORDS) if random.mode == "seeded" else int.from_bytes(os.urandom(8), "little") or 1
-
-
-def _step(state: int) -> int:
-    """Returns the state of a generator (xorshift64*) after another."""
-    state ^= state >> 12
-    state ^= state << 25 & _WORDS
-    return state ^ state >> 27
-
-
-def _stepped(before: bytes, after: bytes) -> int:
-    """Finds where a generator's state lies, which has gone on by one step.
-
-    Raises:
-        ModuleError: It is not there.
-    """
-    for at in range(0, len(before), 8):
-        (state,) = struct.unpack_from("<Q", before, at)
-        if state and (_step(state),) == struct.unpack_from("<Q", after, at):
-            return at
-    raise ModuleError("the state of Math.random is not found, without which all runs would draw the same numbers")
-
-
-def _document(task: Task) -> bytes:
-    return json.dumps(
-        {
-            "code": task.code,
-            "name": task.name,
-            "inputs": task.inputs,
-            "args": list(task.args),
-            "most": task.most_bytes,
-            "session": task.session,
-            "env": dict(task.env or {}),
-            "echo": task.echo,
-            "stdin": task.stdin.decode("utf-8", "replace") if (task.session or task.tools) and task.stdin else "",
-            "tools": [dict(tool) for tool in task.tools],
-        }
-    ).encode()
 
 
 class JavaScript(Language):
@@ -291,9 +230,11 @@ class JavaScript(Language):
     )
 
     def _fitted(self, module: Module) -> Module:
-        return exporting(module, _INSIDE)
+        return exporting(module, (*_INSIDE, "fd_write"))
 
     def _driver_for(self, module: Module) -> Driver:
         if {_ENTRY, "qjs_get_context", "malloc", *_INSIDE} <= {item.name for item in module.exports}:
             return _QuickJSReactor()
+        if {item.name for item in module.exports} >= QUICKJS_WASI_EXPORTS:
+            return QuickJSWasi()
         raise self._unfit(module)

@@ -406,6 +406,7 @@ class Language:
         task = make_task(code, name, inputs, args, stdin, env, takes_bytes=self._takes_bytes)
         given, patterns = check_files(files), check_patterns(collect)
         module, driver = self._load()
+        self._check_files(driver, given, patterns)
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
         place = self._place(allowed, module, driver)
         beginning = self._beginning(module, driver, place.box.policy)
@@ -531,7 +532,10 @@ class Language:
                 tools=self._described(),
             )
 
-        return LanguageSession(opened, opened, prepared, takes_bytes=self._takes_bytes, idle_seconds=idle)
+        def checked(given: object, patterns: object) -> None:
+            self._check_files(self._load()[1], given, patterns)
+
+        return LanguageSession(opened, opened, prepared, checked, takes_bytes=self._takes_bytes, idle_seconds=idle)
 
     def _described(self) -> list[dict[str, str]]:
         return [tool.described() for tool in self._tools.values()]
@@ -663,6 +667,10 @@ class Language:
 
     def _driver_for(self, module: Module) -> Driver:
         raise NotImplementedError
+
+    def _check_files(self, driver: Driver, given: object, patterns: object) -> None:
+        if (given or patterns) and not driver.has_files:
+            raise UsageError(f"{self.runtime} has no files: give the code what it needs as inputs, and take its value")
 
     def _unfit(self, module: Module) -> ModuleError:
         return ModuleError(f"{module.name} is no interpreter for {self._language} that Stockade knows how to drive")

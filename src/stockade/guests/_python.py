@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.execution import Call, Convention, StringCall
 from stockade.guests._boot import boot_code
-from stockade.guests._driver import CommandDriver
+from stockade.guests._driver import CalledDriver, CommandDriver
 from stockade.guests._language import Language
 from stockade.guests._library import library_mounts
 from stockade.guests._runtime import DataFile, Runtime
-from stockade.guests._turns import CalledTurns, ParkedTurns
+from stockade.guests._turns import ParkedTurns
 from stockade.host import U32, HostCall  # noqa: TC001 - annotations that are read when they are lent
 
 if TYPE_CHECKING:
@@ -90,14 +90,10 @@ def _marshalled(task: Task) -> bytes:
     )
 
 
-class _CPythonReactor:
+class _CPythonReactor(CalledDriver):
     """CPython as a reactor: `turn` runs source like a cell of a notebook. It begins where a snapshot was taken."""
 
     stack_bytes = 8 << 20
-    has_base = True
-    waits = False
-    calls_tools = True
-    exchanges = False
 
     def __init__(self, library: Callable[[], Path]) -> None:
         self._library = library
@@ -128,14 +124,6 @@ class _CPythonReactor:
 
         box.host_function("host", "call")(call_async if toolbox.awaits else call)
 
-    def arguments(self, task: Task) -> Sequence[str]:  # noqa: ARG002 - they are in the job
-        """Returns the guest's arguments."""
-        return ()
-
-    def job(self, task: Task) -> bytes:  # noqa: ARG002 - it is given by a call
-        """Returns what stands on its standard input before the task's own."""
-        return b""
-
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps."""
         return self._turn(
@@ -153,11 +141,6 @@ class _CPythonReactor:
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         return self._turn(guest, module, _marshalled(task).decode("latin-1"))
-
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
-        """Returns how it is given one task after another: by calls, so there is nothing on its standard input."""
-        streams.end()
-        return CalledTurns(guest, module, self)
 
     def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
         passed = StringCall(((0, source.encode()),), None, _ROOM, None, None)

@@ -107,6 +107,7 @@ class LanguageSession:
         opened: Callable[[], Interpreter],
         forked: Callable[[Interpreter], Interpreter],
         prepared: Callable[[Task], Task],
+        checked: Callable[[object, object], None],
         *,
         takes_bytes: bool,
         idle_seconds: float | None,
@@ -115,6 +116,7 @@ class LanguageSession:
         self._open = opened
         self._fork = forked
         self._prepared = prepared
+        self._checked = checked
         self._takes_bytes = takes_bytes
         self._occupancy = Occupancy()
         self._idle_seconds = idle_seconds
@@ -247,6 +249,7 @@ class LanguageSession:
         task = make_task(code, name, inputs, args, stdin, None, takes_bytes=self._takes_bytes)
         task = self._prepared(task)._replace(session=True, echo=echo)
         given, patterns = check_files(files), check_patterns(collect)
+        self._checked(given, patterns)
         return self._steps(task, given, patterns), self._interpreter.control
 
     def _steps(
@@ -298,6 +301,7 @@ class LanguageSession:
             self._open,
             self._fork,
             self._prepared,
+            self._checked,
             takes_bytes=self._takes_bytes,
             idle_seconds=self._idle_seconds,
             begun=begun,
