@@ -103,6 +103,32 @@ def test_preload_of_javascript_that_fails_is_told() -> None:
     assert JavaScript(PATIENT, preload="var a = await 4").run("a").value == 4
 
 
+def test_javascript_is_served_by_what_waits(javascript: JavaScript) -> None:
+    """With its own files, inputs, input and tools; what one leaves behind is not there for the next."""
+    with JavaScript(PATIENT, runtime=javascript.runtime, pool_size=2, preload="globalThis.base = 40") as language:
+        language.tool(name="double")(_double)
+        language.prepare()
+        drawn = set()
+        for number in range(5):
+            result = language.run(
+                "const left = [typeof old, os.readdir('.')[0].length]; globalThis.old = 1; std.writeFile('g', 'x');\n"
+                "const read = [std.loadFile('f'), std.in.getline(), std.getenv('A')];\n"
+                "[base + n, ...read, tools.double(n), left, Math.random()]",
+                inputs={"n": number},
+                files={"f": str(number)},
+                stdin="line",
+                env={"A": "b"},
+            )
+            *found, random = result.value  # type: ignore[misc]
+            assert found == [40 + number, str(number), "line", "b", 2 * number, ["undefined", 3]]
+            drawn.add(random)
+        assert len(drawn) == 5
+
+
+def _double(number: int) -> int:
+    return number * 2
+
+
 def test_a_pool_has_bounds() -> None:
     """What is no number of interpreters is refused."""
     with pytest.raises(UsageError, match="pool_size is -1"):

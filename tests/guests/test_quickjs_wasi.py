@@ -1,6 +1,7 @@
 """P-LANG-1, P-LANG-2, P-LANG-6: npm's quickjs-wasi, given by path.
 
-It is tested where STOCKADE_QUICKJS_WASI names its module, `quickjs.wasm` of release 3.7.0. It has no files, no timers and neither `std` nor `os` but for input and environment: what needs these is left out.
+It is tested where STOCKADE_QUICKJS_WASI names its module, `quickjs.wasm` of release 3.7.0. It has no files, no timers,
+no `os`, and of `std` only input and environment: what needs these is left out.
 """
 
 from __future__ import annotations

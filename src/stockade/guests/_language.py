@@ -496,6 +496,7 @@ class Language:
         check_keywords(f"{self._language}.session()", _unknown, _of_languages(self._language))
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
         told, variables = _told(allowed), check_variables(env) or {}
+        _, loaded = self._load()
 
         def opened(other: Interpreter | None = None) -> Interpreter:
             module, driver = self._load()
@@ -533,7 +534,7 @@ class Language:
             )
 
         def checked(given: object, patterns: object) -> None:
-            self._check_files(self._load()[1], given, patterns)
+            self._check_files(loaded, given, patterns)
 
         return LanguageSession(opened, opened, prepared, checked, takes_bytes=self._takes_bytes, idle_seconds=idle)
 
