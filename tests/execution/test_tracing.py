@@ -272,6 +272,16 @@ def test_a_flood_waits_or_is_counted() -> None:
     assert len(report.trace_calls) + report.trace_lost == 20_000
 
 
+def test_a_call_that_the_host_looks_into_keeps_the_numbers_whole() -> None:
+    """The rest of a call takes a place in the ring, and none in the order of calls."""
+    read = "(drop (call $fd_read (i32.const 0) (i32.const 24) (i32.const 1) (i32.const 8)))"
+    module = guest((read + WRITE) * 3, data=r'(data (i32.const 24) "\00\03\00\00\04\00\00\00")')
+    with Sandbox(trace=True) as box:
+        report = box.run(module, stdin=lambda _: b"line")
+    assert [call.sequence for call in report.trace_calls] == list(range(6))
+    assert all(call.has_returned for call in report.trace_calls)
+
+
 def test_what_is_kept_is_bounded() -> None:
     """Attack: a guest that makes calls for ever fills the host's memory. What is kept has a bound."""
     with Sandbox(trace=Trace(most_calls=100)) as box:

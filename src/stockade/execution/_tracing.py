@@ -95,8 +95,9 @@ class Tracer:
     def __init__(self, trace: Trace, functions: Sequence[HostImport]) -> None:
         self._trace = trace
         self._functions = functions
-        # Calls that have begun, by their numbers in the ring.
-        self._pending: dict[int, TraceEntry] = {}
+        # Calls that have begun, by their numbers in the ring, each with its place among calls: rests have numbers, too.
+        self._pending: dict[int, tuple[int, TraceEntry]] = {}
+        self._begun = 0
         self._kept: list[TracedCall] = []
         self._left_out = 0
         self._lost = 0
@@ -112,16 +113,18 @@ class Tracer:
                 if entry.is_rest:
                     begun = self._pending.pop(entry.sequence, None)
                     if begun is not None:
-                        self._pass_on(_whole(begun, entry))
-                elif entry.has_returned:
-                    self._pass_on(entry)
+                        self._pass_on(begun[0], _whole(begun[1], entry))
+                    continue
+                place, self._begun = self._begun, self._begun + 1
+                if entry.has_returned:
+                    self._pass_on(place, entry)
                 else:
-                    self._pending[entry.sequence] = entry
+                    self._pending[entry.sequence] = place, entry
 
     def finish(self) -> None:
         """Passes on the calls in which the guest has ended."""
         while self._pending:
-            self._pass_on(self._pending.pop(min(self._pending)))
+            self._pass_on(*self._pending.pop(min(self._pending)))
 
     def take(self, state: State | None) -> tuple[tuple[TracedCall, ...], int]:
         """Returns the calls that were kept since the last time, as they began; and how many were not.
@@ -136,11 +139,11 @@ class Tracer:
             lost += self._lost - before
         return tuple(sorted(kept, key=lambda call: call.sequence)), lost
 
-    def _pass_on(self, entry: TraceEntry) -> None:
+    def _pass_on(self, place: int, entry: TraceEntry) -> None:
         if self._trace.sink is None and len(self._kept) >= self._trace.most_calls:
             self._left_out += 1
             return
-        call = _told(entry, self._functions)
+        call = _told(place, entry, self._functions)
         if self._trace.sink is None:
             self._kept.append(call)
         else:
@@ -167,7 +170,7 @@ def _later(begun: TraceEntry, rest: TraceEntry, which: int) -> bytes | None:
 # -- in words --------------------------------------------------------------------------------------------------------
 
 
-def _told(entry: TraceEntry, functions: Sequence[HostImport]) -> TracedCall:
+def _told(place: int, entry: TraceEntry, functions: Sequence[HostImport]) -> TracedCall:
     """Tells an entry."""
     duration = None
     if entry.ended is not None and entry.is_timed:
@@ -184,7 +187,7 @@ def _told(entry: TraceEntry, functions: Sequence[HostImport]) -> TracedCall:
     else:
         name = _tell_host(entry, functions, arguments, results)
     return TracedCall(
-        sequence=entry.sequence,
+        sequence=place,
         call=name,
         arguments=arguments,
         results=results,

@@ -24,8 +24,7 @@ class TracedCall(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
     go to a terminal, as `render` does.
 
     Attributes:
-        sequence: Its place in the order in which calls began, from 0 on. Numbers are left out where calls are not
-            traced.
+        sequence: Its place in the order in which calls began, from 0 on.
         call: The WASI call, such as `path_open`; or a host function, such as `env.fetch`.
         arguments: What was passed, by the names of the WASI specification: numbers, names such as `MONOTONIC`, tuples
             of flags such as `("CREAT", "TRUNC")`; paths, and data that is written, as far as they were kept. Where the
