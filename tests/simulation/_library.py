@@ -20,6 +20,7 @@ from stockade.engine._callbacks import running
 from stockade.engine._capi import Extern
 from stockade.engine._instance import FUEL_SLICE, Memory
 from stockade.engine._ticker import Ticker
+from stockade.execution._pace import Pace
 from stockade.guard import guard, mailbox_words
 from stockade.host._functions import HostFunction
 from tests.conftest import wat
@@ -66,6 +67,22 @@ class Op(NamedTuple):
 
     what: str
     amount: float = 0.0
+
+
+class _AnyPace(Pace):
+    """Whether a run is expected to be over within a moment is by chance: where it is, loops do it on their threads."""
+
+    __slots__ = ("_world",)
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def wary(self) -> int:  # type: ignore[override]
+        return int(not self._world.chance.randrange(4))
+
+    def note(self, seconds: float) -> None:
+        pass
 
 
 class _Guest:
@@ -286,11 +303,11 @@ class Library:
     def plan(self, plan: Plan) -> Plan:
         """The same plan with this engine."""
         linked: Any = _Linked(self.engine, ResourceCost(0, 1))
-        woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0})
+        woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0} if self._functions else {})
         return dataclasses.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0, program=msgspec.structs.replace(plan.program, woven=woven),
-            functions=tuple(function.bound(plan.policy) for function in self._functions),
+            functions=tuple(function.bound(plan.policy) for function in self._functions), pace=_AnyPace(self.world),
         )  # fmt: skip
 
     # -- the C API ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -222,6 +223,7 @@ class _Scene:
         assert self.policy.limits.wall_time is not None
         self.patient = self.policy.limits.wall_time == _PATIENT
         self.reports = 0
+        self.has_functions = False
         self.box: Sandbox
         self.library: Library
 
@@ -252,7 +254,7 @@ class _Scene:
             patch.setattr(_instance, "Memory", ModelMemory)
             for room in (_state, _inputs):
                 patch.setattr(room, "OUTPUT_RING_BYTES", 1024)
-            for name in ("run_steps", "call_steps"):
+            for name in ("run_steps", "call_steps", "attempt_run", "attempt_call"):
                 patch.setattr(_sandbox, name, self._watched(getattr(_sandbox, name)))
             patch.setattr(_run.Guest, "_report", self._checked(_run.Guest._report))
             patch.setattr(_run.Guest, "renew", self._renewed(_run.Guest.renew))
@@ -299,7 +301,11 @@ class _Scene:
 
     def script(self, _: Any) -> list[Op]:
         chance = self.chance
-        kinds = ["compute", "compute", "write", "write", "write", "look", "sleep", "read", "read", "call"]
+        kinds = ["compute", "compute", "write", "write", "write", "look", "sleep", "read", "read"]
+        if not self.has_functions and chance.randrange(2):
+            # It is over before it halts, as most are.
+            kinds = ["write", "look"]
+        kinds += ["call"] * self.has_functions
         ops = []
         for _ in range(chance.randrange(1, 12)):
             what = chance.choice(kinds)
@@ -358,9 +364,10 @@ class _Scene:
         """On the main thread of the world."""
         world, chance = self.world, self.chance
         world.unstartable = chance.choice((0, 0, 0, 100))
-        self.library = Library(
-            world, chance.choice((2, 6, 1000)), self.script, self.script_within, [self.called, self.awaited]
-        )
+        # Without functions of the embedder, a run that is given nothing may be done on the thread of the loop.
+        functions: list[Callable[..., Any]] = [self.called, self.awaited] if chance.randrange(4) else []
+        self.has_functions = bool(functions)
+        self.library = Library(world, chance.choice((2, 6, 1000)), self.script, self.script_within, functions)
         self.library.refusals = chance.choice((0, 0, 100))
         ModelMemory.library = self.library
         plan = _plan(self.policy)
@@ -371,6 +378,8 @@ class _Scene:
         assert self.box._contexts._own is not None
         self.box._contexts._own._plans[MODULE.sha256] = self.plan
         scenes = [self.runs, self.session, self.loop, self.loop, self.pool, self.scheduler, self.dropped, self.looks]
+        if not self.has_functions:
+            scenes += [self.loop] * 8
         threads = []
         for number in range(chance.randrange(1, 5)):
             scene = chance.choice(scenes)
@@ -403,7 +412,7 @@ class _Scene:
         world.check(not executor._tenants, "the executor has tenants on its list that have no runs")
         world.check(not self.box._registry.runs, f"names are left: {list(self.box._registry.runs)}")
 
-    def _watched(self, make: Callable[..., RunCoroutine[Report]]) -> Callable[..., RunCoroutine[Report]]:
+    def _watched(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """Steps that tell when they are taken although nobody awaits them any more."""
 
         def watched(steps: RunCoroutine[Report], over: list[bool]) -> RunCoroutine[Report]:
@@ -415,7 +424,12 @@ class _Scene:
                     return end.value  # type: ignore[no-any-return]
                 yield until
 
-        return lambda *args, **named: watched(make(*args, **named), _awaited.get([]))
+        def made(*args: Any, **named: Any) -> Any:
+            # What was attempted may be over, or not begun.
+            steps = make(*args, **named)
+            return watched(steps, _awaited.get([])) if isinstance(steps, Generator) else steps
+
+        return made
 
     async def _until_over(self, run: Awaitable[Report]) -> Report:
         over: list[bool] = []
@@ -761,6 +775,9 @@ class _Scene:
 
     async def run_awaited(self) -> None:
         kinds = ["none", "plain", "later", "later", "raises", "cancelled"] + ["never"] * (not self.patient)
+        if not self.chance.randrange(6 if self.has_functions else 2):
+            await self._until_over(self.box.run_async(MODULE))
+            return
         taker = _Taker(self, self.chance.choice(kinds))
         report = await self._until_over(
             self.box.run_async(
