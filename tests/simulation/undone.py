@@ -5,18 +5,20 @@ safeguard; the line of each tells the first seed that fails.
 
 Some safeguards are outside of worlds, for what they guard is not in them; tests of their own take their place:
 
-- Worlds have no file system. That the folder which was checked is the one that is granted, whatever is renamed meanwhile,
-  is tried on real folders (`tests/execution/test_mounts.py`).
+- Worlds have no file system. That the folder which was checked is the one that is granted, whatever is renamed
+  meanwhile, is tried on real folders (`tests/execution/test_mounts.py`).
 - Nobody in a world names a run: tasks have random names, all others are numbered. That a name which is given is never
-  taken for a number is tried without threads, for nothing of it is a matter of time (`tests/sandbox/test_lifetimes.py`).
-- Plans are made before a world begins, for the compiler is another process, and no model of it. That modules are compiled
-  by turns, and so many at once, is tried on its queue (`tests/worker/test_compile_queue.py`), by hand and with real ones.
+  taken for a number is tried without threads, for nothing of it is a matter of time
+  (`tests/sandbox/test_lifetimes.py`).
+- Plans are made before a world begins, for the compiler is another process, and no model of it. That modules are
+  compiled by turns, and so many at once, is tried on its queue (`tests/worker/test_compile_queue.py`), by hand and
+  with real ones.
 - Nothing in a world has a terminal: no command is run in it (`tests/cli/`).
-- No world is forked, for a child would have the threads of the system that stand for those of the world, but for one. Real
-  processes are (`tests/engine/test_forks.py`, `make stress`).
-- A handler of a signal comes between two lines, and raises where a function begins. Python also looks for signals where a
-  loop begins anew; what is raised there is tried with real alarms (`tests/sandbox/test_signals.py`) and read from the
-  bytecode (`tests/test_back_jumps.py`).
+- No world is forked, for a child would have the threads of the system that stand for those of the world, but for one.
+  Real processes are (`tests/engine/test_forks.py`, `make stress`).
+- A handler of a signal comes between two lines, and raises where a function begins. Python also looks for signals
+  where a loop begins anew; what is raised there is tried with real alarms (`tests/sandbox/test_signals.py`) and read
+  from the bytecode (`tests/test_back_jumps.py`).
 """
 
 from __future__ import annotations
