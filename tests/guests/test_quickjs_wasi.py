@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stockade import JavaScript, Outcome, UsageError
+from stockade.guests._quickjs_wasi import _driven, _served
+from stockade.guests._tools import Toolbox
 from tests.guests._javascript_snippets import JAVASCRIPT
 from tests.guests._snippets import Snippet, stopped
 from tests.guests.conftest import PATIENT
@@ -151,6 +153,45 @@ def test_tools() -> None:
 
         assert language.run("print('before'); [tools.wait(2), tools.price('apple')]").value == [[2, 2], 0.5]
         assert asyncio.run(language.run_async("tools.wait(1)")).value == [1]
+
+
+def test_a_guest_that_lies_is_told_nothing(quickjs: JavaScript) -> None:
+    """An interpreter that was taken over names addresses that are none: it is told nothing.
+
+    Its strings lie beyond its memory, are longer than it, and output is never written.
+    """
+
+    class Host:
+        """Answers as such a guest does."""
+
+        policy = quickjs.policy
+
+        class memory:  # noqa: N801 - it stands for an attribute
+            """Holds nothing."""
+
+            @staticmethod
+            def read(address: int, size: int) -> bytes:
+                if address > 1 << 16:
+                    raise IndexError
+                return b"\xff" * size
+
+            @staticmethod
+            def write(address: int, data: bytes) -> None:
+                """Takes it."""
+
+        def __init__(self, address: int) -> None:
+            self.address = address
+
+        def call(self, name: str, *_: int) -> int:
+            return self.address if name != "fd_write" else 0
+
+    toolbox = Toolbox({}, lambda _: True, 1 << 20)
+    for address in (0, 1, 1 << 20, 0xFFFF_FFFF):
+        for name in (b"out", b"err", b"tool", b"evaluate", b"no such"):
+            host: Any = Host(address)
+            assert _driven(host, toolbox, _served(host, name, 1 << 4)) in (0, address)
+            assert _driven(host, toolbox, _served(host, name, 1 << 20)) == 0
+    assert quickjs.run("1 + 1").value == 2
 
 
 def test_a_pool_serves_it() -> None:

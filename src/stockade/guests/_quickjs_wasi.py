@@ -44,6 +44,10 @@ _CONTEXT_BYTES: Final = 2_048
 _FULFILLED: Final = 1
 _WORD: Final = 0xFFFF_FFFF
 _MOST: Final = 0x7FFF_FFFF
+_NOTHING: Final = 0
+"""What a host function returns where the interpreter has lost its memory, and names none of its own."""
+
+_MOST_REQUEST_BYTES: Final = 16 << 20
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _HOST: Final = ("out", "err", "tool", "evaluate")
@@ -228,6 +232,8 @@ def _driven(host: HostCall, toolbox: Toolbox, calls: _Calls) -> int:
     except StopIteration as end:
         result: int = end.value
         return result
+    except IndexError:
+        return _NOTHING
 
 
 async def _driven_async(host: HostCall, toolbox: Toolbox, calls: _Calls) -> int:
@@ -242,6 +248,8 @@ async def _driven_async(host: HostCall, toolbox: Toolbox, calls: _Calls) -> int:
     except StopIteration as end:
         result: int = end.value
         return result
+    except IndexError:
+        return _NOTHING
 
 
 def _number(value: object) -> int:
@@ -263,7 +271,8 @@ def _served(host: HostCall, name: bytes, given: int) -> _Calls:
     (size,) = struct.unpack("<I", memory.read(room, 4))
     result = 0
     if name == b"tool":
-        answer = yield memory.read(text, size)
+        # What is too long is no request.
+        answer = yield memory.read(text, min(size, _MOST_REQUEST_BYTES))
         assert isinstance(answer, bytes)
         place = yield from _call("wasm_malloc", len(answer))
         memory.write(place, answer)
@@ -282,6 +291,8 @@ def _served(host: HostCall, name: bytes, given: int) -> _Calls:
             if (yield from _call("fd_write", _STDERR if name == b"err" else _STDOUT, room, 1, room + 8)):
                 break
             (written,) = struct.unpack("<I", memory.read(room + 8, 4))
+            if not 0 < written <= size:
+                break
             at, size = at + written, size - written
         result = yield from _call("qjs_get_undefined")
     yield from _call("qjs_free_cstring", text)
