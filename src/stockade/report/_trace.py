@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable  # noqa: TC003 - the documentation looks it up
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from stockade._json import JsonRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Trace", "TraceArgument", "TracedCall"]
 
