@@ -14,6 +14,7 @@ import stockade.audit
 import stockade.guests
 import stockade.host
 import stockade.learning
+import stockade.metrics
 import stockade.policy
 import stockade.report
 import stockade.typing
@@ -256,6 +257,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     },
     stockade.audit: {"key_from"},
     stockade.learning: {"learned_toml"},
+    stockade.metrics: set(),
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

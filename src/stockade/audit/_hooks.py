@@ -36,3 +36,13 @@ class RunHook:
             run: The run.
             report: What happened.
         """
+
+    def run_failed(self, run: RunInfo, problem: BaseException) -> None:
+        """Is called where a run comes to no report: something was raised, by the caller's mistake or a callback's.
+
+        What it raises itself is told, and nothing else.
+
+        Args:
+            run: The run.
+            problem: What was raised.
+        """

@@ -416,6 +416,12 @@ class Auditor:
         # What the embedder's own code has raised may hold secrets.
         why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
         self._note_end(run, "cancelled" if cancelled else "error", None, "" if cancelled else why)
+        for hook in self._log.hooks:
+            try:
+                hook.run_failed(run.info(self._log.writer), problem)
+            except Exception as failure:
+                # What is raised already is what the caller has to know.
+                self._hook_failed(run, hook, "run_failed", failure)
 
     def _tell_violations(self, run: _Run, report: Report) -> None:
         told_limit = False
