@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.table import Table
 
 from benchmarks._measure import Promise, Spread
-from benchmarks._peers import CODE
+from benchmarks._peers import CODE, POOL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,9 @@ _PAUSE_SECONDS = {"cpython-3.12": 0.15}
 """Between two runs that find an interpreter waiting: in it, another one is begun. By how long that takes."""
 
 _SHORT_PAUSE_SECONDS = 0.025
+
+_BURSTS = 10
+"""How often as many runs follow each other at once as interpreters wait."""
 
 _SUSTAINED_SECONDS = 10.0
 _WAITING = (4, 20)
@@ -162,6 +165,7 @@ class _Worker:
                 text=True,
             )
         self.milliseconds: dict[str, list[float]] = {job: [] for job in CODE[contestant.language]}
+        self.at_once: list[float] = []
         self.a_second = 0.0
         self.waiting_bytes: float | None = None
 
@@ -185,13 +189,18 @@ class _Worker:
         Raises:
             _Missing: It fails.
         """
-        code = CODE[self.contestant.language][job]
-        pause = 0.0
-        if self.contestant.has_pool:
-            pause = _PAUSE_SECONDS.get(self.contestant.name.removesuffix("-pool"), _SHORT_PAUSE_SECONDS)
-        most = _MOST_SECONDS + times * pause
-        found = self._ask("time", code=code, times=times, pause_seconds=pause, most_seconds=most)
-        return [nanoseconds / 1e6 for nanoseconds in found]
+        return self._time(job, times, self._pause_seconds, 1)
+
+    @property
+    def _pause_seconds(self) -> float:
+        if not self.contestant.has_pool:
+            return 0.0
+        return _PAUSE_SECONDS.get(self.contestant.name.removesuffix("-pool"), _SHORT_PAUSE_SECONDS)
+
+    def _time(self, job: str, times: int, pause: float, at_once: int) -> list[float]:
+        code, most = CODE[self.contestant.language][job], _MOST_SECONDS + times * pause
+        asked = {"code": code, "times": times, "pause_seconds": pause, "most_seconds": most, "at_once": at_once}
+        return [nanoseconds / 1e6 for nanoseconds in self._ask("time", **asked)]
 
     def finish(self) -> None:
         """Measures what is measured alone: a rate, and memory.
@@ -199,6 +208,8 @@ class _Worker:
         Raises:
             _Missing: It fails.
         """
+        if self.contestant.has_pool:
+            self.at_once = self._time("print", POOL * _BURSTS, POOL * self._pause_seconds, POOL)
         code = CODE[self.contestant.language]["print"]
         self.a_second = self._ask("sustain", code=code, seconds=_SUSTAINED_SECONDS)
         self.waiting_bytes = self._ask("wait", counts=_WAITING)
@@ -265,7 +276,8 @@ def _guarded(console: Console, workers: dict[str, _Worker], worker: _Worker, do:
 def _table(workers: list[_Worker]) -> Table:
     table = Table(title=f"a fresh interpreter for each run, ms ({os.cpu_count()} cores)")
     table.add_column("")
-    headings = ("print(1+1) p50", "p99", "with imports p50", "p99", "runs a second", "one that waits, MiB")
+    headings = ("print(1+1) p50", "p99", "with imports p50", "p99")
+    headings += (f"{POOL} at once p50", "runs a second", "one that waits, MiB")
     for heading in headings:
         table.add_column(heading, justify="right")
     language = ""
@@ -277,6 +289,7 @@ def _table(workers: list[_Worker]) -> Table:
         for found in worker.milliseconds.values():
             spread = Spread.of(found)
             cells += [f"{spread.p50:.2f}", f"{spread.p99:.2f}"]
+        cells.append(f"{Spread.of(worker.at_once).p50:.2f}" if worker.at_once else "")
         held = "" if worker.waiting_bytes is None else f"{worker.waiting_bytes / 2**20:.1f}"
         table.add_row(worker.contestant.label, *cells, f"{worker.a_second:,.0f}", held)
     return table
@@ -291,6 +304,8 @@ def _promises(workers: list[_Worker]) -> list[Promise]:
             goal = worker.contestant.goal_milliseconds
             told.append(Promise(f"{what}: p50, ms", spread.p50, *(() if goal is None else (goal,))))
             told.append(Promise(f"{what}: p99, ms", spread.p99))
+        if worker.at_once:
+            told.append(Promise(f"{worker.contestant.name}, {POOL} at once: p50, ms", Spread.of(worker.at_once).p50))
         told.append(Promise(f"{worker.contestant.name}: runs a second", worker.a_second))
         if worker.waiting_bytes is not None:
             told.append(Promise(f"{worker.contestant.name}: one that waits, MiB", worker.waiting_bytes / 2**20))

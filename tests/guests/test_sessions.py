@@ -1,16 +1,23 @@
-"""P-LANG-5: sessions. State like a notebook's, a budget for each piece, and an end that is told."""
+"""P-LANG-5, P-LANG-8: sessions. State like a notebook's, a budget for each piece, and an end that is told."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import EngineError, JavaScript, Outcome, Python, SnapshotError, UsageError
+from stockade.engine import PAGE_BYTES_OF_HOST, touched_pages
 from stockade.guests import _idle
 from tests.guests.conftest import PATIENT
+
+if TYPE_CHECKING:
+    from stockade.guests import LanguageSession
 
 
 def test_a_session_keeps_its_state(python: Python, javascript: JavaScript) -> None:
@@ -238,3 +245,52 @@ def test_what_a_piece_has_seeded_stays_seeded(python: Python) -> None:
         one = session.run("random.random()").value
         session.run("random.seed(1)")
         assert session.run("random.random()").value == one
+
+
+FEW_FILES = PATIENT.replace(open_files=4)
+"""Descriptors are counted as a guest may come to have them."""
+
+
+@pytest.mark.slow
+def test_a_thousand_forks_of_python_share_what_none_has_changed(python: Python) -> None:
+    """All alive at once, each changes its copy: none sees another's, nor the session any; their own memory is small."""
+    if python.runtime == "cpython-3.12":
+        pytest.skip("it waits in the middle of a call, so it cannot be forked")
+    with python.session(policy=FEW_FILES) as session:
+        session.run("data, mark = [7] * 1000, 'none'")
+        thousand_forks(session)
+
+
+@pytest.mark.slow
+def test_a_thousand_forks_of_javascript_share_what_none_has_changed(javascript: JavaScript) -> None:
+    """The same."""
+    with javascript.session(policy=FEW_FILES) as session:
+        session.run("var data = Array(1000).fill(7), mark = 'none'")
+        thousand_forks(session)
+
+
+def thousand_forks(session: LanguageSession) -> None:
+    """Forks a session a thousand times, changes `mark` and an item of `data` in each, and looks what each has then."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 20_000:
+        pytest.skip("a process may have too few descriptors here")
+    with ExitStack() as stack:
+        forks = [stack.enter_context(session.fork()) for _ in range(1_000)]
+        for number, fork in enumerate(forks):
+            assert fork.run(f"mark = 'fork {number}'; data[5] = {number}").ok
+        for number, fork in enumerate(forks):
+            assert fork.run("[mark, data[5], data[6]]").value == [f"fork {number}", number, 7]
+        assert session.run("[mark, data[5]]").value == ["none", 7]
+        own = [own_bytes(fork) for fork in forks]
+        assert max(own) < 2 << 20
+        assert sum(own) < len(own) << 20
+
+
+def own_bytes(session: LanguageSession) -> int:
+    """How much memory a session's guest has that it shares with nobody."""
+    interpreter = session._interpreter
+    assert interpreter is not None
+    guest = interpreter.guest
+    assert guest._instance is not None
+    touched = touched_pages(guest._instance, guest._plan.program.woven.exposed.memories)
+    assert touched is not None
+    return len(touched[0]) * PAGE_BYTES_OF_HOST

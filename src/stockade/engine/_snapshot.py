@@ -207,6 +207,12 @@ class MemoryImage(NamedTuple):
     size_bytes: int
     extents: tuple[Extent, ...]
 
+    @property
+    def maps(self) -> int:
+        """How many mappings it takes, at most: its extents, what lies between those that do not touch, and the rest."""
+        ends = (0, *(extent.end for extent in self.extents))
+        return 1 + sum(1 + (extent.start > end) for extent, end in zip(self.extents, ends, strict=False))
+
 
 class InstanceState(NamedTuple):
     """What an instance holds.
@@ -236,7 +242,7 @@ class InstanceState(NamedTuple):
     @property
     def maps(self) -> int:
         """How many mappings an instance with this state has beyond those of any other, at most."""
-        return sum(2 * len(memory.extents) + 1 for memory in self.memories)
+        return sum(memory.maps for memory in self.memories)
 
     @property
     def stored_bytes(self) -> int:
