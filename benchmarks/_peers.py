@@ -229,8 +229,10 @@ def _family(process: int) -> list[int]:
     """Returns a process and all that come from it."""
     found = [process]
     for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _family(int(child))
+        # A thread may end meanwhile.
+        with suppress(FileNotFoundError):
+            for child in (task / "children").read_text().split():
+                found += _family(int(child))
     return found
 
 
