@@ -59,7 +59,7 @@ def plot(
     shows_limit = limit is not None and math.isfinite(limit) and 0 < limit <= 4 * top
     if shows_limit and limit is not None:
         top = max(top, limit)
-    ticks = _ticks(top, binary=unit == "bytes")
+    ticks = _ticks(top, binary=unit == "bytes", whole=unit in ("count", "units"))
     top = ticks[-1]
     height = _TOP + _HEIGHT + _BELOW
 
@@ -154,7 +154,7 @@ def _usable(points: Sequence[tuple[float, float]], seconds: float) -> list[tuple
     return found
 
 
-def _ticks(top: float, *, binary: bool = False) -> list[float]:
+def _ticks(top: float, *, binary: bool = False, whole: bool = False) -> list[float]:
     """Round numbers from 0 to at least a given one: four or five of them."""
     if top <= 0:
         return [0.0, 1.0]
@@ -164,6 +164,8 @@ def _ticks(top: float, *, binary: bool = False) -> list[float]:
         rough = top / 4
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    if whole:
+        step = max(1.0, step)
     ticks = [step * number for number in range(math.ceil(top / step * 0.999999) + 1)]
     assert all(a < b for a, b in pairwise(ticks)), "a scale rises"
     return ticks
