@@ -70,7 +70,7 @@ def test_a_table_becomes_a_plot(url: str) -> None:
         with client.stream("POST", "/alice/run", content=PLOT.encode()) as response:
             lines = list(response.iter_lines())
         assert lines[0] == "rows: 3"
-        assert json.loads(lines[-1]) == {"value": 30.0, "error": None, "files": ["plot.svg", "table.csv"]}
+        assert json.loads(lines[-1]) == {"value": 30.0, "error": None, "files": ["plot.svg"]}
         assert '<polyline points="0,90.0 10,70.0 20,80.0"/>' in client.get("/alice/files/plot.svg").text
         assert client.get("/bob/files/plot.svg").status_code == 404
         failed = client.post("/bob/run", content=b"1 / 0").text
