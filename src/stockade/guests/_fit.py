@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stockade.errors import PolicyError
-from stockade.policy import MAX_MODULE_BYTES
+from stockade.policy import MAX_MODULE_BYTES, Clock, Random, Wasi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,17 @@ def roomy(policy: Policy) -> Policy:
     Args:
         policy: The policy under which it is used. What decides its machine code stays, and memory.
     """
+    # What a policy refuses to code, its interpreter may need to begin. Where equal runs are to be equal, they stay so.
+    clock, random = policy.clock, policy.random
+    if clock.mode == "none":
+        clock = Clock(mode="virtual")
+    if random.mode == "none":
+        random = Random(mode="seeded")
     return policy.replace(
+        clock=clock,
+        random=random,
+        wasi=Wasi(),
+        random_bytes=None,
         fuel=_FUEL if policy.limits.metered else None,
         fuel_refill=0,
         fuel_refill_max=0,

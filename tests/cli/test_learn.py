@@ -1,0 +1,126 @@
+"""`stockade learn`, `stockade python --learn` and `stockade js --learn`: a file that the next run goes by.
+
+Holds P-LEARN-1.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import Policy
+from tests.conftest import HELLO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ran(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The command, done."""
+    command = [sys.executable, "-m", "stockade", *map(str, args)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=110, check=False)
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    """A guest that says hello."""
+    path = tmp_path / "hello.wat"
+    path.write_text(HELLO)
+    return path
+
+
+def test_a_file_that_the_next_run_goes_by(hello: Path, tmp_path: Path) -> None:
+    """What the guest writes comes as with `run`, and the policy goes to the file."""
+    learned = tmp_path / "learned.toml"
+    done = ran("learn", "-o", learned, hello)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello world\n", "")
+    assert Policy.load(learned).wasi.allow == ("fd_write",)
+    done = ran("run", "--policy", learned, hello)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello world\n", "")
+
+
+def test_on_stdout_there_is_the_policy_alone(hello: Path) -> None:
+    """Without -o."""
+    done = ran("learn", hello)
+    assert done.returncode == 0
+    assert Policy.loads(done.stdout).wasi.allow == ("fd_write",)
+    assert "hello world\n" not in done.stdout
+
+
+def test_what_was_learned_before_is_kept(hello: Path, tmp_path: Path) -> None:
+    """--merge adds to a file."""
+    other = tmp_path / "other.wat"
+    other.write_text(
+        HELLO.replace("fd_write", "fd_read").replace("i32.const 1) (i32.const 0)", "i32.const 0) (i32.const 0)")
+    )
+    learned = tmp_path / "learned.toml"
+    assert ran("learn", "-o", learned, other).returncode == 0
+    assert Policy.load(learned).wasi.allow == ("fd_read",)
+    assert ran("learn", "-o", learned, "--merge", learned, hello).returncode == 0
+    assert Policy.load(learned).wasi.allow == ("fd_read", "fd_write")
+
+
+def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
+    """It may have learned too little."""
+    trap = tmp_path / "trap.wat"
+    trap.write_text('(module (func (export "_start") unreachable))')
+    done = ran("learn", trap)
+    assert done.returncode == 134
+    assert "the run did not end well (trapped: wasm `unreachable`" in done.stderr
+    assert ": the policy permits what it did until then\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["learn", "-"], "MODULE is read a second time to learn from it: give the name of a file"),
+        (["learn", "-o", "/nowhere/at/all", "HELLO"], "/nowhere/at/all cannot be written: No such file or directory"),
+        (
+            ["python", "--merge", "x", "-c", "1"],
+            "--merge says what is added to what is learned: give --learn FILE, too",
+        ),
+        (["python", "--learn", "x", "--trace", "-c", "1"], "--trace and --learn are for runs of their own"),
+    ],
+)
+def test_mistakes(args: list[str], message: str, hello: Path) -> None:
+    """They are told in words."""
+    done = ran(*(str(hello) if arg == "HELLO" else arg for arg in args))
+    assert done.returncode == 125
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("language", "code", "more"),
+    [
+        ("python", "print(open('/data/in/x').read())", "open('/data/other/x')"),
+        ("js", "console.log(6 * 7)", "require('fs').readFileSync('/data/other/x')"),
+    ],
+)
+def test_code_is_learned_from(language: str, code: str, more: str, tmp_path: Path) -> None:
+    """It runs again under what was learned, and cannot open one file more. Holds P-LEARN-1."""
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    learned = tmp_path / "learned.toml"
+    first = ran(language, "--learn", learned, "-v", f"{tmp_path}:/data", "-c", code)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert [mount.guest for mount in Policy.load(learned).filesystem.mounts] == (
+        ["/data/in"] if language == "python" else []
+    )
+    again = ran(language, "--policy", learned, "-c", code)
+    assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
+    refused = ran(language, "--policy", learned, "-c", f"{code}\n{more}")
+    assert refused.returncode != 0
+    assert refused.stdout == first.stdout
+
+
+@pytest.mark.slow
+def test_code_is_traced() -> None:
+    """The interpreter's calls, on stderr."""
+    done = ran("python", "--trace", "-c", "print(6 * 7)")
+    assert (done.returncode, done.stdout) == (0, "42\n")
+    assert 'fd_write(1, "42\\n") = 3\n' in done.stderr
