@@ -13,10 +13,12 @@ import stockade
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded, StockadeError
 from stockade.report import (
+    Alert,
     FuelAnomaly,
     FuelStatistics,
     ModuleInfo,
     PolicyInfo,
+    QuotaUse,
     RunLimits,
     Timings,
     TrapFrame,
@@ -416,3 +418,95 @@ def test_call_raises_where_run_reports() -> None:
     with pytest.raises(GuestTrap) as caught:
         stockade.call(module, "div", 1, 0)
     assert caught.value.report.outcome is Outcome.TRAP
+
+
+GOLDEN_ENDINGS = {
+    "timeout": (
+        make(
+            Outcome.TIMEOUT,
+            usage=Usage(wall_seconds=0.5004, cpu_seconds=0.49, memory_peak_bytes=1 << 20, stdout_bytes=12),
+            violations=(
+                Violation(
+                    kind="timeout",
+                    subject="limits.wall_time",
+                    limit=0.5,
+                    observed=0.5004,
+                    action="stop",
+                    field="limits.wall_time",
+                ),
+            ),
+            limits=RunLimits(wall_time=0.5, memory=128 << 20, stdout=1 << 20),
+            timings=Timings(instantiate=1e-5, run=0.5004, total=0.6, cache_hit=True),
+            alerts=(Alert(limit="wall_time", threshold=0.8, utilization=0.81, used=0.405, allowed=0.5, at=0.405),),
+        ),
+        """\
+    module  app.wasm  sha256 0123456789abcdef…
+    policy  strict  fedcba9876543210…
+   outcome  timeout - stopped: time limit reached
+      time  run: 500.4 ms · instantiate: 10 µs
+            compile: cached · CPU: 490.0 ms
+      fuel  not metered
+    limits  wall_time  500.4 ms of 500.0 ms   100%  ################
+            memory      1.0 MiB of 128.0 MiB   <1%  #...............
+            stdout         12 B of 1.0 MiB     <1%  #...............
+    alerts  wall_time reached 80%: 81% at 405.0 ms
+violations  timeout: ran for 500.4 ms, limits.wall_time allows 500.0 ms → stop""",
+    ),
+    "memory": (
+        make(
+            Outcome.MEMORY,
+            usage=Usage(memory_peak_bytes=60 << 20, wall_seconds=0.01),
+            violations=(
+                Violation(
+                    kind="memory",
+                    subject="limits.memory",
+                    limit=64 << 20,
+                    observed=80 << 20,
+                    call="memory.grow",
+                    action="stop",
+                    field="limits.memory",
+                ),
+            ),
+            limits=RunLimits(memory=64 << 20),
+            timings=Timings(instantiate=1e-5, run=0.01, total=0.02, cache_hit=True),
+        ),
+        """\
+    module  app.wasm  sha256 0123456789abcdef…
+    policy  strict  fedcba9876543210…
+   outcome  memory - stopped: memory limit exceeded: memory.grow asked for 80.0
+            MiB, limits.memory allows 64.0 MiB
+      time  run: 10.0 ms · instantiate: 10 µs
+            compile: cached · CPU: 0 µs
+      fuel  not metered
+    limits  wall_time   10.0 ms unlimited
+            memory     60.0 MiB of 64.0 MiB   93%  ###############.
+violations  memory: memory.grow asked for 80.0 MiB, limits.memory allows 64.0
+            MiB → stop""",
+    ),
+    "session": (
+        make(
+            usage=Usage(calls={"random_get": 1}, random_bytes=300),
+            limits=RunLimits(random_bytes=1000, calls=10),
+            earlier=QuotaUse(calls=1, random_bytes=400),
+            timings=Timings(cache_hit=True),
+        ),
+        """\
+    module  app.wasm  sha256 0123456789abcdef…
+    policy  strict  fedcba9876543210…
+   outcome  ok - finished
+      time  run: 0 µs · instantiate: 0 µs
+            compile: cached · CPU: 0 µs
+      fuel  not metered
+WASI calls  1: random_get ×1
+    limits  calls             2 of 10        20%  ###.............
+            random_bytes  700 B of 1,000 B   70%  ###########.....""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_ENDINGS)
+def test_reports_of_a_few_endings(name: str) -> None:
+    """The exact text, with limits, alerts and violations; in a session, quotas with what earlier calls used."""
+    report, golden = GOLDEN_ENDINGS[name]
+
+    assert report.render() == golden
