@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import stockade
+from benchmarks._audit import audit
 from benchmarks._bare import bare_hello
 from benchmarks._compiles import compiles
 from benchmarks._compute import compute
@@ -215,6 +216,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "compute": compute,
     "host-calls": host_calls,
     "trace": trace,
+    "audit": lambda _: audit(),
     "late": late,
     "throughput": throughput,
     "snapshots": snapshots,

@@ -8,6 +8,7 @@ from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, S
 from stockade.audit._hooks import RunHook
 from stockade.audit._log import AuditLog
 from stockade.audit._places import key_from
+from stockade.audit._records import RunRecord, figures_of
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
@@ -21,8 +22,10 @@ __all__ = [
     "RunFigures",
     "RunHook",
     "RunInfo",
+    "RunRecord",
     "Severity",
     "SyslogSink",
+    "figures_of",
     "key_from",
     "verify",
 ]

@@ -112,7 +112,11 @@ def mac_of(key: bytes, body: bytes, told: bytes) -> str:
         body: The bytes of the batch.
         told: What its seal tells, up to the MAC; how many bytes the batch has is part of it.
     """
-    return hmac.digest(key, b"%s%s%s" % (_BATCH, body, told), "sha256").hex()
+    mac = hmac.new(key, _BATCH, "sha256")
+    # Without a copy, for it may be megabytes.
+    mac.update(body)
+    mac.update(told)
+    return mac.hexdigest()
 
 
 def make_seal(

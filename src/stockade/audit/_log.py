@@ -15,7 +15,7 @@ from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
 from stockade.audit._outlet import Outlet, outlets
 from stockade.audit._places import find_place
-from stockade.audit._records import event_of
+from stockade.audit._records import events_of
 from stockade.errors import AuditError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from stockade.audit._records import EndRecord, StartRecord
+    from stockade.audit._records import RunRecord
 
 __all__ = ["AuditLog"]
 
@@ -228,7 +228,7 @@ class AuditLog:
         if self._waits_for_disk and not self.flush() and self.required:
             raise AuditError(f"nothing runs, for the audit log cannot be written and is required: {self.last_error}")
 
-    def _note_run_to_all(self, record: StartRecord | EndRecord) -> None:
+    def _note_run_to_all(self, record: RunRecord) -> None:
         for outlet in self._outlets:
             outlet.note_run(record)
 
@@ -248,8 +248,8 @@ class AuditLog:
         reason = printable(reason, 400)
         return AuditEvent(name, time.time(), self.next_number(), self.writer, reason=reason, count=count)
 
-    def _expand(self, record: StartRecord | EndRecord) -> AuditEvent:
-        return event_of(record, self.writer)
+    def _expand(self, items: Sequence[AuditEvent | RunRecord]) -> list[AuditEvent]:
+        return events_of(items, self.writer)
 
     def after_fork(self) -> None:
         """Begins anew in a forked process: what waits, and who writes, are the parent's."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from stockade._text import printable
 from stockade.audit._events import AuditEvent, EventName, RunFigures
 
 if TYPE_CHECKING:
-    from stockade.report import Outcome, PolicyInfo, Usage
+    from collections.abc import Sequence
 
-__all__ = ["EndRecord", "StartRecord", "event_of"]
+    from stockade.report import PolicyInfo, Usage
+
+__all__ = ["RunRecord", "events_of", "figures_of"]
 
 
 class _Module(Protocol):
@@ -21,73 +25,104 @@ class _Module(Protocol):
     def name(self) -> str: ...
 
 
-StartRecord: TypeAlias = "tuple[int, float, int, PolicyInfo, _Module, str, str, str, str]"
-"""The number of the event, the time, the number of the run, the policy, the module, the function that is called, the
-tenant, what the caller calls the run, and the session."""
+class RunRecord(msgspec.Struct, frozen=True, gc=False):
+    """What is noted of a run. Not looked at by the collector of garbage, for which thousands wait to be written.
 
-EndRecord: TypeAlias = (
-    "tuple[int, float, int, PolicyInfo, _Module, str, str, str, str, Outcome | str, int | None, Usage | str]"
-)
-"""The same, and: the outcome, the exit code, and what was used; or the reason, where there is no report."""
+    Attributes:
+        seq: The number of the event.
+        at: The time.
+        number: The number of the run.
+        policy: The policy.
+        module: The module.
+        export: The function that is called.
+        tenant: For whom it runs.
+        run_name: What the caller calls it.
+        session: The session that it is a call of.
+        outcome: How it has ended; nothing at its begin.
+        exit_code: The guest's exit code.
+        figures: What was used; None where there is no report.
+        reason: Why there is none.
+    """
 
-_START_FIELDS: Final = 9
+    seq: int
+    at: float
+    number: int
+    policy: PolicyInfo
+    module: _Module
+    export: str
+    tenant: str
+    run_name: str
+    session: str
+    outcome: str = ""
+    exit_code: int | None = None
+    figures: RunFigures | None = None
+    reason: str = ""
+
 
 _STARTED, _ENDED = EventName.RUN_STARTED, EventName.RUN_ENDED
 
 
-def event_of(record: StartRecord | EndRecord, writer: str) -> AuditEvent:
-    """Makes the event of what was noted.
+def events_of(items: Sequence[AuditEvent | RunRecord], writer: str) -> list[AuditEvent]:
+    """Makes events of what was noted; what is an event stays as it is.
+
+    One loop, for it is done twice for each run.
 
     Args:
-        record: What was noted.
+        items: Events, and what was noted of runs.
         writer: Who did.
     """
-    outcome: Outcome | str = ""
-    seq, at, number, policy, module, export, tenant, run_name, session = record[:9]
-    if len(record) > _START_FIELDS:
-        outcome, exit_code, usage = cast("EndRecord", record)[9:]
-    if export or tenant or run_name:
-        export, tenant, run_name = printable(export), printable(tenant), printable(run_name)
-    if not outcome:
-        return AuditEvent(
-            _STARTED,
-            at,
-            seq,
-            writer,
-            f"{writer}-{number}",
-            tenant,
-            policy.digest,
-            module.sha256,
-            module.name,
-            run_name,
-            session,
-            export,
-        )
-    reason, figures = (usage, None) if isinstance(usage, str) else ("", _figures_of(usage))
-    return AuditEvent(
-        _ENDED,
-        at,
-        seq,
-        writer,
-        f"{writer}-{number}",
-        tenant,
-        policy.digest,
-        "",
-        module.name,
-        run_name,
-        session,
-        export,
-        reason,
-        outcome,
-        exit_code,
-        None,
-        None,
-        0,
-        figures,
-    )
+    made: list[AuditEvent] = []
+    for item in items:
+        if isinstance(item, AuditEvent):
+            made.append(item)
+            continue
+        export, tenant, run_name = item.export, item.tenant, item.run_name
+        if export or tenant or run_name:
+            export, tenant, run_name = printable(export), printable(tenant), printable(run_name)
+        run, digest, name = f"{writer}-{item.number}", item.policy.digest, item.module.name
+        outcome = item.outcome
+        if outcome:
+            event = AuditEvent(
+                _ENDED,
+                item.at,
+                item.seq,
+                writer,
+                run,
+                tenant,
+                digest,
+                "",
+                name,
+                run_name,
+                item.session,
+                export,
+                item.reason,
+                outcome,
+                item.exit_code,
+                None,
+                None,
+                0,
+                item.figures,
+            )
+        else:
+            event = AuditEvent(
+                _STARTED,
+                item.at,
+                item.seq,
+                writer,
+                run,
+                tenant,
+                digest,
+                item.module.sha256,
+                name,
+                run_name,
+                item.session,
+                export,
+            )
+        made.append(event)
+    return made
 
 
-def _figures_of(usage: Usage) -> RunFigures:
+def figures_of(usage: Usage) -> RunFigures:
     """Returns the figures that are told of a run.
 
     Args:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._text import printable
 from stockade._version import __version__
-from stockade.audit import AuditLog, EventName, RunInfo
+from stockade.audit import AuditLog, EventName, RunFigures, RunInfo, RunRecord, figures_of
 from stockade.engine import wasmtime_version
 from stockade.errors import GuestError, ModuleError, StockadeError, UsageError
 from stockade.modules import Module
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from stockade.execution import PolicyContext
     from stockade.modules import Source
-    from stockade.report import Usage
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Auditor", "SessionAuditor"]
@@ -164,7 +163,7 @@ class Auditor:
         if loaded.sha256 not in met or policy.digest not in met:
             self.meet(policy, loaded)
         number, note, next_number = log.next_run(), log.note_run, log.next_number
-        note((next_number(), time(), number, policy, loaded, export, "", "", ""))
+        note(RunRecord(next_number(), time(), number, policy, loaded, export, "", "", ""))
         try:
             report = do(control, context, loaded, *given)
         except BaseException as problem:
@@ -173,8 +172,8 @@ class Auditor:
         outcome = report.outcome
         if outcome is not Outcome.OK or report.violations:
             self._tell_violations(_Run(number, control, loaded, policy, export=export), report)
-        usage = report.usage
-        note((next_number(), time(), number, policy, loaded, export, "", "", "", outcome, report.exit_code, usage))
+        code, figures = report.exit_code, figures_of(report.usage)
+        note(RunRecord(next_number(), time(), number, policy, loaded, export, "", "", "", outcome, code, figures))
         return report
 
     def attempt(
@@ -299,7 +298,17 @@ class Auditor:
         log = self._log
         run = _Run(log.next_run(), control, module, policy, tenant, export, session)
         log.note_run(
-            (log.next_number(), at or time(), run.number, policy, module, export, tenant, _run_name(control), session)
+            RunRecord(
+                log.next_number(),
+                at or time(),
+                run.number,
+                policy,
+                module,
+                export,
+                tenant,
+                _run_name(control),
+                session,
+            )
         )
         if context.functions.count and self.tells_functions:
             control.on_function = lambda function: self._called(run, function)
@@ -360,14 +369,16 @@ class Auditor:
         control.on_function = control.on_tool = None
         if report.outcome is not Outcome.OK or report.violations:
             self._tell_violations(run, report)
-        self._note_end(run, report.outcome, report.exit_code, report.usage)
+        self._note_end(run, report.outcome, report.exit_code, figures_of(report.usage))
         if log.blocks:
             self._let_go(run, report)
 
-    def _note_end(self, run: _Run, outcome: Outcome | str, exit_code: int | None, usage: Usage | str) -> None:
+    def _note_end(
+        self, run: _Run, outcome: str, exit_code: int | None, figures: RunFigures | None, reason: str = ""
+    ) -> None:
         log = self._log
         log.note_run(
-            (
+            RunRecord(
                 log.next_number(),
                 time(),
                 run.number,
@@ -379,7 +390,8 @@ class Auditor:
                 run.session,
                 outcome,
                 exit_code,
-                usage,
+                figures,
+                reason,
             )
         )
 
@@ -415,7 +427,7 @@ class Auditor:
         cancelled = isinstance(problem, GeneratorExit | KeyboardInterrupt) or is_cancellation(problem)
         # What the embedder's own code has raised may hold secrets.
         why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
-        self._note_end(run, "cancelled" if cancelled else "error", None, "" if cancelled else why)
+        self._note_end(run, "cancelled" if cancelled else "error", None, None, "" if cancelled else why)
         for hook in self._log.hooks:
             try:
                 hook.run_failed(run.info(self._log.writer), problem)
