@@ -20,7 +20,7 @@ from stockade.runner import _executor
 from stockade.runner._coroutine import FOREVER, GO_ON, RunControl
 from stockade.runner._executor import MOST_THREADS, Executor, WorkItem
 from tests._examples import examples
-from tests._processes import until, wait_for
+from tests._processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Runs:
     def wait(self, count: int) -> list[object]:
         """Waits until so many have ended; returns what they came to, in the order of their ends."""
         with self._more:
-            assert self._more.wait_for(lambda: len(self.ended) >= count, 20), f"{len(self.ended)} of {count} ended"
+            assert self._more.wait_for(lambda: len(self.ended) >= count, 60), f"{len(self.ended)} of {count} ended"
         return [result for result, _ in self.ended]
 
 
@@ -60,6 +60,33 @@ class Runs:
 def runs() -> Runs:
     """A executor of the test's own."""
     return Runs()
+
+
+class Clock:
+    """The executor's clock, which stands still until it is told to go on; the rest of `time` is as it is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    thread_time = staticmethod(time.thread_time)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock of the test's own. A thread that rests looks at it once a second."""
+    made = Clock()
+    monkeypatch.setattr(_executor, "time", made)
+    return made
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread takes all steps, however long the machine lets it stand in the middle of one."""
+    monkeypatch.setattr(_executor, "_processors", lambda: 1)
+    monkeypatch.setattr(_executor, "_STUCK_SECONDS", FOREVER)
 
 
 def returning(value: object) -> RunCoroutine[object]:
@@ -77,44 +104,50 @@ def waiting(until: float, value: object) -> RunCoroutine[object]:
 # -- when they go on --------------------------------------------------------------------------------------------------
 
 
-def test_alarms_ring_in_order(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
+def test_alarms_ring_in_order(clock: Clock, runs: Runs) -> None:
     """Whoever was begun last may be the first to go on; nobody goes on before its time."""
-    # One thread, so that none is overtaken by another.
-    monkeypatch.setattr(_executor, "_processors", lambda: 1)
-    begun = time.monotonic()
     naps = [0.30, 0.10, 0.25, 0.05, 0.20, 0.15, 0.0]
+    begun = clock.now + 0.1
     early: list[float] = []
 
     def sleeping(seconds: float) -> RunCoroutine[float]:
-        until = begun + 0.1 + seconds
-        yield until
-        if time.monotonic() < until:
+        yield begun + seconds
+        if clock.now < begun + seconds:
             early.append(seconds)
         return seconds
 
     for nap in naps:
         runs.begin(sleeping(nap))
-    assert runs.wait(len(naps)) == sorted(naps)
+    wait_for(lambda: len(runs.executor._alarms) == len(naps))
+    for count, nap in enumerate(sorted(naps), 1):
+        clock.now = begun + nap
+        assert runs.wait(count) == sorted(naps)[:count]
     assert early == []
 
 
-def test_a_wake_comes_before_the_alarm(runs: Runs) -> None:
+def test_a_wake_comes_before_the_alarm(clock: Clock, runs: Runs) -> None:
     """Who is woken looks around at once; the alarm that was set does not make it go on a second time."""
     stops: list[str] = []
 
     def steps() -> RunCoroutine[str]:
         stops.append("first")
-        yield time.monotonic() + 0.3
+        yield clock.now + 0.3
         stops.append("second")
         yield FOREVER
         stops.append("third")
         return "woken"
 
+    def has_rung() -> bool:
+        with runs.executor._lock:
+            return not runs.executor._alarms and runs.executor.is_idle
+
     control = runs.begin(steps())
-    wait_for(lambda: stops == ["first"])
+    wait_for(lambda: len(runs.executor._alarms) == 1)
     control.wake()
     wait_for(lambda: stops == ["first", "second"])
-    time.sleep(0.5)
+    assert not has_rung()
+    clock.now += 0.5
+    wait_for(has_rung)
     assert stops == ["first", "second"]
     control.wake()
     assert runs.wait(1) == ["woken"]
@@ -146,12 +179,12 @@ def test_a_wake_while_it_runs_is_not_lost(runs: Runs) -> None:
 
     def steps() -> RunCoroutine[str]:
         inside.set()
-        gate.wait(10)
+        gate.wait(60)
         yield FOREVER
         return "seen"
 
     control = runs.begin(steps())
-    assert inside.wait(10)
+    assert inside.wait(60)
     control.wake()
     gate.set()
     assert runs.wait(1) == ["seen"]
@@ -214,7 +247,7 @@ def test_cancelling_again_and_again_while_it_stands_in_line(
 
     def blocking() -> RunCoroutine[str]:
         inside.set()
-        gate.wait(10)
+        gate.wait(60)
         return "blocked"
         yield
 
@@ -224,7 +257,7 @@ def test_cancelling_again_and_again_while_it_stands_in_line(
         yield
 
     runs.begin(blocking())
-    assert inside.wait(10)
+    assert inside.wait(60)
     items = [runs.item(counting(number)) for number in range(20)]
     for item in items:
         item.control.deadline = deadline
@@ -264,7 +297,7 @@ def test_any_steps_come_to_their_end(plans: list[tuple[list[float], int, str]]) 
         return number
 
     watches = [runs.begin(steps(number, plan[0]), *plan[1:]) for number, plan in enumerate(plans)]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(runs.ended) < len(plans):
         assert time.monotonic() < deadline
         for control in watches:
@@ -345,15 +378,13 @@ def test_each_step_sees_the_context_of_whoever_asked(runs: Runs) -> None:
 # -- shares -----------------------------------------------------------------------------------------------------------
 
 
-def shares(monkeypatch: pytest.MonkeyPatch, whom: list[tuple[int, str]], seconds: float = 1.2) -> list[int]:
-    """How many steps of a millisecond each of these priorities and tenants got, on one processor."""
-    monkeypatch.setattr(_executor, "_processors", lambda: 1)
+def shares(whom: list[tuple[int, str]]) -> list[int]:
+    """How many of four hundred steps of a millisecond each of these priorities and tenants gets, on one processor."""
     runs = Runs()
     counts = [0] * len(whom)
-    over = False
 
     def spinning(number: int) -> RunCoroutine[None]:
-        while not over:
+        while sum(counts) < 400:
             until = time.thread_time() + 0.001
             while time.thread_time() < until:
                 pass
@@ -366,61 +397,63 @@ def shares(monkeypatch: pytest.MonkeyPatch, whom: list[tuple[int, str]], seconds
         yield from ()
 
     runs.begin(begin_all(), tenant="beginner")
-    time.sleep(seconds)
-    found = list(counts)
-    over = True
     runs.wait(len(whom) + 1)
-    return found
+    return counts
 
 
-def test_priority_is_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_priority_is_a_share() -> None:
     """Two runs of one tenant that never wait: 10 and 90 get about one step to nine."""
-    low, high = shares(monkeypatch, [(10, ""), (90, "")])
+    low, high = shares([(10, ""), (90, "")])
     assert low > 0
     assert 9 / 2.5 < high / low < 9 * 2.5
 
 
-def test_tenants_have_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_tenants_have_equal_shares() -> None:
     """The attack: a tenant begins eight runs, of the highest priority, against the single one of another."""
-    single, *many = shares(monkeypatch, [(1, "single"), *((100, "many") for _ in range(8))])
+    single, *many = shares([(1, "single"), *((100, "many") for _ in range(8))])
     assert single > 0
     assert 1 / 2 < sum(many) / single < 2
     assert min(many) > 0
 
 
-def test_who_waited_has_no_share_saved_up(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_who_waited_has_no_share_saved_up(runs: Runs) -> None:
     """The attack: a run sleeps for a while, to have the processor for itself afterwards. Shares are even from then."""
-    monkeypatch.setattr(_executor, "_processors", lambda: 1)
     counts = {"steady": 0, "sleeper": 0}
-    over = False
+    gained = {"steady": 0, "sleeper": 0}
 
-    def spinning(name: str, until: float) -> RunCoroutine[None]:
-        yield until
-        while not over:
-            end = time.thread_time() + 0.001
-            while time.thread_time() < end:
-                pass
-            counts[name] += 1
+    def compute(name: str) -> None:
+        end = time.thread_time() + 0.001
+        while time.thread_time() < end:
+            pass
+        counts[name] += 1
+        gained[name] += bool(counts["sleeper"])
+
+    def steady() -> RunCoroutine[None]:
+        while sum(gained.values()) < 400:
+            compute("steady")
+            if counts["steady"] == 400:
+                asleep.wake()
             yield GO_ON
 
-    wake_at = time.monotonic() + 0.5
-    runs.begin(spinning("steady", GO_ON), tenant="steady")
-    runs.begin(spinning("sleeper", wake_at), tenant="sleeper")
-    # Each has a millisecond of the processor at a time, however long it takes to have it.
-    assert until(lambda: counts["sleeper"] > 0, 60)
-    before = dict(counts)
-    assert until(lambda: sum(counts.values()) > sum(before.values()) + 400, 60)
-    gained = {name: counts[name] - before[name] for name in counts}
-    over = True
+    def sleeper() -> RunCoroutine[None]:
+        yield FOREVER
+        while sum(gained.values()) < 400:
+            compute("sleeper")
+            yield GO_ON
+
+    asleep = runs.begin(sleeper(), tenant="sleeper")
+    runs.begin(steady(), tenant="steady")
     runs.wait(2)
     assert 1 / 2.5 < gained["sleeper"] / gained["steady"] < 2.5
 
 
-def test_who_comes_and_goes_owes_what_it_has_used(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_who_comes_and_goes_owes_what_it_has_used(runs: Runs) -> None:
     """The attack: a tenant has one short run after the other, each of which begins as if it had used nothing."""
-    monkeypatch.setattr(_executor, "_processors", lambda: 1)
     used = {"steady": 0.0, "fleeting": 0.0}
-    over = False
 
     def compute(tenant: str, seconds: float) -> None:
         begun = time.thread_time()
@@ -429,7 +462,7 @@ def test_who_comes_and_goes_owes_what_it_has_used(monkeypatch: pytest.MonkeyPatc
         used[tenant] += time.thread_time() - begun
 
     def steady() -> RunCoroutine[None]:
-        while not over:
+        while sum(used.values()) < 1.0:
             compute("steady", 0.001)
             yield GO_ON
 
@@ -438,13 +471,11 @@ def test_who_comes_and_goes_owes_what_it_has_used(monkeypatch: pytest.MonkeyPatc
         yield from ()
 
     def again(*_: object) -> None:
-        if not over:
+        if sum(used.values()) < 1.0:
             runs.executor.begin(WorkItem(fleeting(), RunControl(), again, 50, "fleeting"))
 
     runs.begin(steady(), tenant="steady")
     again()
-    assert until(lambda: sum(used.values()) > 1.0, 60)
-    over = True
     runs.wait(1)
     assert 2 / 3 < used["fleeting"] / used["steady"] < 3 / 2
 
@@ -454,21 +485,21 @@ def test_who_comes_and_goes_owes_what_it_has_used(monkeypatch: pytest.MonkeyPatc
 
 def test_a_step_that_blocks_does_not_hold_others_up(runs: Runs) -> None:
     """Functions of the embedder may take their time; whoever can go on does, on another thread."""
-    inside = threading.Event()
+    gate, inside = threading.Event(), threading.Event()
 
     def blocking() -> RunCoroutine[str]:
         inside.set()
-        time.sleep(1.0)
+        gate.wait(60)
         return "blocked"
         yield
 
     runs.begin(blocking())
-    assert inside.wait(10)
+    assert inside.wait(60)
     for number in range(20):
         runs.begin(returning(number))
-    *others, last = runs.wait(21)
-    assert set(others) == set(range(20))
-    assert last == "blocked"
+    assert set(runs.wait(20)) == set(range(20))
+    gate.set()
+    assert runs.wait(21)[-1] == "blocked"
 
 
 @pytest.mark.parametrize("processors", [1, 2])
@@ -480,7 +511,7 @@ def test_more_that_block_than_there_are_processors(
     gate = threading.Event()
 
     def blocking() -> RunCoroutine[str]:
-        gate.wait(10)
+        gate.wait(60)
         return "blocked"
         yield
 
@@ -500,7 +531,7 @@ def test_no_more_threads_than_so_many(monkeypatch: pytest.MonkeyPatch, runs: Run
 
     def blocking(number: int) -> RunCoroutine[int]:
         inside.append(number)
-        gate.wait(15)
+        gate.wait(60)
         yield GO_ON
         return number
 
@@ -545,13 +576,14 @@ def test_thousands_that_sleep_share_a_thread(runs: Runs) -> None:
     assert sorted(runs.wait(3000)) == list(range(3000))  # type: ignore[type-var]
 
 
-def test_threads_go_away_and_come_back(runs: Runs) -> None:
+def test_threads_go_away_and_come_back(clock: Clock, runs: Runs) -> None:
     """Who has nothing to do lingers for a second, so that a burst of short runs makes no threads; then it goes."""
     before = threading.active_count()
     for round_ in range(2):
         runs.begin(returning(round_))
         runs.wait(round_ + 1)
         assert runs.executor.threads >= 1
+        clock.now += 1.0
         wait_for(lambda: runs.executor.threads == 0)
         wait_for(lambda: threading.active_count() <= before)
 
@@ -575,9 +607,7 @@ def test_what_is_over_is_let_go_of(runs: Runs) -> None:
         return runs.begin(steps(big)), weakref.ref(big)  # type: ignore[arg-type]
 
     control, big = begin()
-    deadline = time.monotonic() + 60
     while not runs.ended:
-        assert time.monotonic() < deadline
         control.wake()
         time.sleep(0.0001)
     assert runs.wait(1) == [False]
