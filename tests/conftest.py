@@ -17,6 +17,7 @@ from hypothesis import settings
 import stockade
 from stockade.worker._process import Worker
 from tests._examples import examples
+from tests._timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,3 +144,9 @@ def interrupts() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
+def timeline(monkeypatch: pytest.MonkeyPatch) -> Timeline:
+    """A clock of the test's own, for runs that it waits for."""
+    return Timeline(monkeypatch)

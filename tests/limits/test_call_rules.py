@@ -5,7 +5,6 @@ Holds P-LIMIT-1.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +29,8 @@ from tests.limits._guests import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests._timeline import Timeline
 
 
 def every_kind_of_call() -> tuple[Script, list[str]]:
@@ -226,33 +227,30 @@ def test_a_guest_can_always_leave(policy: Policy) -> None:
     assert report.usage.calls["proc_exit"] == 1
 
 
-def test_a_rate_of_calls_is_held_by_waiting() -> None:
+def test_a_rate_of_calls_is_held_by_waiting(timeline: Timeline) -> None:
     """25 calls at 10 a second: ten at once, the rest takes 1.5 seconds, and none is refused."""
-    script = yields(25)
-    begun = time.monotonic()
-    played = script.play(Policy(limits=Limits(call_rate=10)))
-    seconds = time.monotonic() - begun
+    played = yields(25).play(Policy(limits=Limits(call_rate=10)))
 
     assert played.errnos == [SUCCESS] * 25
-    assert 1.5 <= seconds < 3.5
+    assert timeline.passed == pytest.approx(1.5)
     violation = played.only_violation()
     assert (violation.kind, violation.subject, violation.action) == ("call_rate", "sched_yield", "audit")
     assert (violation.limit, violation.observed, violation.count) == (10, 11, 15)
     assert played.report.usage.denied == {}
 
 
-def test_a_deadline_holds_while_a_rate_of_calls_makes_wait() -> None:
+def test_a_deadline_holds_while_a_rate_of_calls_makes_wait(timeline: Timeline) -> None:
     """The wait for the next second is over when the deadline comes."""
-    begun = time.monotonic()
-    played = yields(25).play(Policy(limits=Limits(call_rate=10, wall_time=0.2)))
+    played = yields(25).play(Policy(limits=Limits(call_rate=10, wall_time=0.25)))
 
     assert played.report.outcome is stockade.Outcome.TIMEOUT
-    assert 0.15 < time.monotonic() - begun < 1.9
+    assert timeline.passed == pytest.approx(0.25)
     assert kinds(played.report.violations) == ["call_rate", "timeout"]
 
 
+@pytest.mark.usefixtures("timeline")
 def test_a_rate_of_calls_is_held_by_refusing() -> None:
-    """Exactly the rate succeeds at once, one more gets EAGAIN, and after a second it goes on."""
+    """Exactly the rate succeeds at once, and one more gets EAGAIN."""
     script = yields(8)
     result = script.cell()
     for _ in range(40):
@@ -282,16 +280,15 @@ PATIENT = """
 
 def test_refused_calls_do_not_use_up_the_rate() -> None:
     """A guest that asks again and again gets its calls when the second is over, refusals not counted."""
-    begun = time.monotonic()
-    report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=6, calls=12, on_rate="refuse"))).call(
-        wat(PATIENT), "go"
-    )
+    limits = Limits(fuel=None, call_rate=6, calls=12, on_rate="refuse", wall_time=100.0)
+    report = stockade.Sandbox(Policy(limits=limits)).call(wat(PATIENT), "go")
 
     assert report.value == 12
-    assert 0.9 < time.monotonic() - begun < 3
+    assert report.usage.wall_seconds >= 0.99
     assert report.usage.calls["sched_yield"] == 12 + report.usage.denied["sched_yield"]
 
 
+@pytest.mark.usefixtures("timeline")
 def test_a_rate_beyond_the_limit_ends_the_run_where_the_policy_says_stop() -> None:
     """With on_rate = refuse, an exceeded rate is a violation as any other."""
     policy = Policy(limits=Limits(call_rate=3, on_rate="refuse"), on_violation="stop")
@@ -315,6 +312,7 @@ WITHOUT_MEMORY = """
 """
 
 
+@pytest.mark.usefixtures("timeline")
 def test_a_guest_without_memory_is_held_to_its_limits() -> None:
     """Attack: without a memory there is no place where native WASI could write the time that a rate needs."""
     module = wat(WITHOUT_MEMORY)
@@ -331,7 +329,7 @@ def test_a_guest_without_memory_is_held_to_its_limits() -> None:
     waiting = Limits(fuel=None, call_rate=4)
     report = stockade.Sandbox(Policy(limits=waiting, wasi=Wasi(deny=()))).call(module, "go")
     assert report.value == 9
-    assert 1.25 <= report.usage.wall_seconds < 4
+    assert report.usage.wall_seconds == pytest.approx(1.25)
 
     assert stockade.Sandbox(Policy(wasi=Wasi(deny=()))).call(module, "go").value == 9
 
@@ -357,7 +355,7 @@ def test_time_goes_on_for_a_guest_whose_memory_is_not_exported() -> None:
             (call $made)))
         """
     )
-    limits = Limits(fuel=None, call_rate=300, on_rate="refuse", wall_time=20.0)
+    limits = Limits(fuel=None, call_rate=300, on_rate="refuse", wall_time=100.0)
     report = stockade.Sandbox(Policy(limits=limits)).call(module, "go")
 
     # After half a second 150 more may go, and without them only 99 could.
@@ -382,7 +380,7 @@ def test_time_kept_by_the_host_goes_on_from_an_initializer_to_the_call() -> None
     )
 
     # The work is there so that the host looks, and notes the time, before the calls are made.
-    report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=4))).call(module, "go")
+    report = stockade.Sandbox(Policy(limits=Limits(fuel=None, call_rate=4, wall_time=100.0))).call(module, "go")
 
     # Nine calls at four a second, four of them at once.
     assert report.ok

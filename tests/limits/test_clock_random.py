@@ -23,6 +23,8 @@ from tests.limits._guests import EINVAL, ENOTCAPABLE, SUCCESS, Later, Script, cl
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests._timeline import Timeline
+
 REALTIME, MONOTONIC = 0, 1
 START = 946_684_800 * 10**9
 
@@ -41,9 +43,10 @@ def test_a_real_clock_tells_the_time() -> None:
     """Time of day as the host's, and a monotonic clock that never goes back."""
     script = Script()
     places = [script.time(REALTIME), script.time(MONOTONIC), script.time(MONOTONIC)]
+    begun = time.time_ns()
     day, first, second = times(script, Policy(), places)
 
-    assert abs(day / 1e9 - time.time()) < 5
+    assert begun <= day <= time.time_ns()
     assert first <= second
 
 
@@ -51,10 +54,11 @@ def test_a_coarse_clock_is_cut_to_its_resolution() -> None:
     """A guest cannot time things finer than the resolution."""
     script = Script()
     places = [script.time(clock) for clock in (REALTIME, MONOTONIC) * 500]
+    begun = time.time_ns()
     found = times(script, Policy(clock=Clock(mode="coarse", resolution=1e-3)), places)
 
     assert {number % 1_000_000 for number in found} == {0}
-    assert abs(found[0] / 1e9 - time.time()) < 5
+    assert begun - 1_000_000 < found[0] <= time.time_ns()
     assert found[1::2] == sorted(found[1::2])
 
 
@@ -81,11 +85,12 @@ def test_any_resolution_can_be_asked_for(resolution: float) -> None:
     places = [script.time(REALTIME)]
     places.append(script.cell())
     script.call("clock_res_get", REALTIME, places[-1].address)
+    begun = time.time_ns()
     found, told = times(script, Policy(clock=Clock(mode="coarse", resolution=resolution)), places)
 
     assert told == round(resolution * 1e9)
     assert found % told == 0
-    assert abs(found / 1e9 - time.time()) < resolution + 5
+    assert begun - told < found <= time.time_ns()
 
 
 @pytest.mark.parametrize(
@@ -142,16 +147,15 @@ def test_without_a_clock_none_is_told() -> None:
 
 @pytest.mark.parametrize("seconds", [0.5, 3_600.0, 86_400.0 * 365])
 @pytest.mark.parametrize("clock", [REALTIME, MONOTONIC])
-def test_waiting_on_a_virtual_clock_takes_no_time_and_moves_it(seconds: float, clock: int) -> None:
+def test_waiting_on_a_virtual_clock_takes_no_time_and_moves_it(timeline: Timeline, seconds: float, clock: int) -> None:
     """A wait is over at once; afterwards the clock is where it would have been. Idle limits do not bite."""
     script = Script()
     before = script.time(MONOTONIC)
     events = script.sleep(seconds, clock=clock)
     after, day = script.time(MONOTONIC), script.time(REALTIME)
-    begun = time.monotonic()
     played = script.play(Policy(clock=Clock(mode="virtual"), limits=Limits(idle_time=0.1)))
 
-    assert time.monotonic() - begun < 2
+    assert timeline.passed == 0
     assert played.errnos == [SUCCESS] * 4
     assert played.number(events) == 1
     waited = round(seconds * 1e9)
@@ -167,8 +171,8 @@ def poll(script: Script, *subscriptions: bytes) -> tuple[int, Later]:
     return events, count
 
 
-@pytest.mark.parametrize("mode", ["real", "virtual", "coarse"])
-def test_the_earliest_of_several_waits_ends_it(mode: str) -> None:
+@pytest.mark.parametrize(("mode", "seconds"), [("real", 0.03), ("virtual", 0.0), ("coarse", 0.03)])
+def test_the_earliest_of_several_waits_ends_it(timeline: Timeline, mode: str, seconds: float) -> None:
     """Of three clock subscriptions only that which is due is reported, with its own user data."""
     script = Script()
     events, count = poll(
@@ -177,13 +181,14 @@ def test_the_earliest_of_several_waits_ends_it(mode: str) -> None:
         clock_subscription(0.03, userdata=2),
         clock_subscription(50, clock=REALTIME, userdata=3),
     )
-    begun = time.monotonic()
+    timeline.sleeps = True
     played = script.play(Policy(clock=Clock(mode=mode)))  # type: ignore[arg-type]
 
     assert played.errnos == [SUCCESS]
     assert played.number(count) == 1
     assert struct.unpack_from("<QHB", played.memory, events) == (2, 0, 0)
-    assert time.monotonic() - begun < 2
+    # A coarse clock is a little late.
+    assert timeline.passed == pytest.approx(seconds, abs=0.01)
 
 
 @pytest.mark.parametrize("mode", ["real", "virtual"])
@@ -215,7 +220,7 @@ def test_an_endless_wait_on_the_virtual_clock_ends() -> None:
     script = Script()
     for _ in range(2):
         poll(script, struct.pack("<QB7xI4xQQH6x", 1, 0, 1, (1 << 64) - 1, 0, 0))
-    played = script.play(Policy(clock=Clock(mode="virtual"), limits=Limits(wall_time=5)))
+    played = script.play(Policy(clock=Clock(mode="virtual"), limits=Limits(wall_time=60)))
 
     assert played.errnos == [SUCCESS] * 2
 
@@ -243,58 +248,54 @@ def test_a_poll_of_nothing_or_of_too_much_is_an_error(count: int) -> None:
 # -- waiting --------------------------------------------------------------------------------------------------------
 
 
-def test_a_wait_shorter_than_idle_time_is_fine() -> None:
+def test_a_wait_shorter_than_idle_time_is_fine(timeline: Timeline) -> None:
     """Several waits, together longer than the limit, each of them shorter; idle time is counted."""
     script = Script()
     for _ in range(5):
         script.sleep(0.06)
+    timeline.sleeps = True
     played = script.play(Policy(limits=Limits(idle_time=0.2)))
 
     assert played.report.ok
     assert played.errnos == [SUCCESS] * 5
     assert played.report.violations == ()
-    assert 0.29 < played.report.usage.idle_seconds < 1.5
+    assert played.report.usage.idle_seconds == pytest.approx(0.3)
 
 
-def test_a_wait_longer_than_idle_time_ends_the_run() -> None:
-    """Outcome idle, soon after the limit, with a violation that tells both numbers in seconds."""
+def test_a_wait_longer_than_idle_time_ends_the_run(timeline: Timeline) -> None:
+    """Outcome idle, at the limit, with a violation that tells both numbers in seconds."""
     script = Script()
     script.sleep(30)
-    begun = time.monotonic()
     played = script.play(Policy(limits=Limits(idle_time=0.1)))
-    seconds = time.monotonic() - begun
 
     assert played.report.outcome is stockade.Outcome.IDLE
-    assert 0.09 < seconds < 1.5
+    assert timeline.passed == pytest.approx(0.1)
     violation = played.only_violation()
     assert (violation.kind, violation.call, violation.action, violation.limit) == ("idle", "poll_oneoff", "stop", 0.1)
-    assert violation.observed is not None
-    assert 0.1 < violation.observed < 1.5
-    assert 0.1 < played.report.usage.idle_seconds < 1.5
+    assert violation.observed == pytest.approx(0.1)
+    assert played.report.usage.idle_seconds == pytest.approx(0.1)
 
 
-def test_a_deadline_holds_while_a_guest_sleeps() -> None:
+def test_a_deadline_holds_while_a_guest_sleeps(timeline: Timeline) -> None:
     """Attack: sleep for a minute under a deadline of a fifth of a second."""
     script = Script()
     script.sleep(60)
-    begun = time.monotonic()
     played = script.play(Policy(limits=Limits(wall_time=0.2)))
 
     assert played.report.outcome is stockade.Outcome.TIMEOUT
-    assert 0.19 < time.monotonic() - begun < 1.5
+    assert timeline.passed == pytest.approx(0.2)
 
 
-def test_a_wait_takes_its_time() -> None:
+def test_a_wait_takes_its_time(timeline: Timeline) -> None:
     """A wait lasts as long as was asked for, cut in slices or not."""
     script = Script()
     script.sleep(0.25)
-    begun = time.monotonic()
+    timeline.sleeps = True
     played = script.play(Policy())
-    seconds = time.monotonic() - begun
 
     assert played.errnos == [SUCCESS]
-    assert 0.25 <= seconds < 1.0
-    assert 0.25 <= played.report.usage.idle_seconds < 1.0
+    assert timeline.passed == pytest.approx(0.25)
+    assert played.report.usage.idle_seconds == pytest.approx(0.25)
 
 
 # -- randomness -----------------------------------------------------------------------------------------------------
@@ -398,28 +399,24 @@ GREEDY = """
 
 @pytest.mark.parametrize("mode", ["full", "seeded"])
 def test_a_huge_request_for_randomness_costs_fuel(mode: str) -> None:
-    """Attack: 100 MB of randomness for a handful of instructions. Fuel ends it, in the middle of the call."""
-    limits = Limits(fuel=200_000, random_bytes=None, wall_time=20)
-    begun = time.monotonic()
-    report = stockade.Sandbox(Policy(limits=limits, random=Random(mode=mode))).call(  # type: ignore[arg-type]
-        wat(GREEDY), "go", 1
-    )
+    """Attack: 100 MB of randomness for a handful of instructions. Fuel ends it."""
+    limits = Limits(fuel=200_000, random_bytes=None, wall_time=100)
+    box = stockade.Sandbox(Policy(limits=limits, random=Random(mode=mode)))  # type: ignore[arg-type]
 
-    assert report.outcome is stockade.Outcome.FUEL
-    assert time.monotonic() - begun < 5
+    assert box.call(wat(GREEDY), "go", 1).outcome is stockade.Outcome.FUEL
 
 
 @pytest.mark.parametrize("mode", ["full", "seeded"])
 def test_a_huge_request_for_randomness_ends_at_the_deadline(mode: str) -> None:
-    """Attack: a thousand times 100 MB, unmetered. The deadline ends it, in the middle of a call."""
+    """Attack: a million times 100 MB, which takes hours, unmetered. The deadline ends it."""
     limits = Limits(fuel=None, random_bytes=None, wall_time=0.2)
     box = stockade.Sandbox(Policy(limits=limits, random=Random(mode=mode)))  # type: ignore[arg-type]
     module = box.prepare(wat(GREEDY))
     begun = time.monotonic()
-    report = box.call(module, "go", 1000)
+    report = box.call(module, "go", 1_000_000)
 
     assert report.outcome is stockade.Outcome.TIMEOUT
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 60
     assert kinds(report.violations) == ["timeout"]
 
 

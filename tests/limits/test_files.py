@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from tests._timeline import Timeline
+
 FD = MOUNT + 1
 """The descriptor of the first file that a script opens."""
 
@@ -860,7 +862,7 @@ def test_a_rate_is_held_by_waiting(folder: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["read", "write"])
-def test_a_deadline_holds_while_a_rate_makes_wait(folder: Path, way: str) -> None:
+def test_a_deadline_holds_while_a_rate_makes_wait(timeline: Timeline, folder: Path, way: str) -> None:
     """Attack: a long read at a slow rate, so that the next call has to wait for far longer than the deadline."""
     (folder / "data").write_bytes(bytes(1000))
     script = Script()
@@ -870,12 +872,10 @@ def test_a_deadline_holds_while_a_rate_makes_wait(folder: Path, way: str) -> Non
             script.read(fd, 500)
         else:
             script.write(fd, bytes(500))
-    begun = time.monotonic()
     played = script.play(files_policy(folder, wall_time=0.3, **{f"{way}_rate": 1}))
-    seconds = time.monotonic() - begun
 
     assert played.report.outcome is stockade.Outcome.TIMEOUT
-    assert 0.25 < seconds < 2.0
+    assert timeline.passed == pytest.approx(0.3)
     assert kinds(played.report.violations) == [f"{way}_rate", "timeout"]
 
 

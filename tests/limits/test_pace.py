@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Outcome, Policy, Sandbox
-from stockade.execution import _run, _throttle
+from stockade.execution import _halted, _run, _throttle
+from tests._timeline import Timeline
 from tests.conftest import wat
 
 SPIN = '(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))'
@@ -94,53 +95,60 @@ class Hungry:
     """The module `time`, under whose hands a guest has used more CPU time than it took."""
 
     def __init__(self) -> None:
-        self.extra_seconds = 0.0
+        self.cpu = 0.0
 
     def __getattr__(self, name: str) -> object:
         return getattr(time, name)
 
     def thread_time(self) -> float:
         """CPU time of this thread."""
-        return time.thread_time() + self.extra_seconds
+        return time.thread_time() + self.cpu
 
 
 EATS = """
 (module
   (import "env" "eat" (func $eat))
   (func (export "eat") (call $eat))
+  (func (export "go on") (call $eat) (loop br 0))
   (func (export "fine") (result i32) (i32.const 7)))
 """
 
 
-def eating(monkeypatch: pytest.MonkeyPatch, seconds: float, **changes: object) -> Sandbox:
+def eating(clock: Hungry | Timeline, seconds: float, **changes: object) -> Sandbox:
     """A sandbox whose guests can use so many seconds of CPU time in no time."""
-    clock = Hungry()
-    monkeypatch.setattr(_run, "time", clock)
     box = Sandbox(Policy().replace(fuel=None, **changes))
 
     @box.host_function("env", "eat")
     def eat() -> None:
-        clock.extra_seconds += seconds
+        clock.cpu += seconds
 
     return box
 
 
-def test_what_a_session_owes_is_no_part_of_the_next_calls_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_session_owes_is_no_part_of_the_next_calls_time(timeline: Timeline) -> None:
     """A call that has to wait for its share has all of its own time when its first instruction runs."""
-    with eating(monkeypatch, 0.075, cpu_percent=5, wall_time=1.0).open(wat(EATS)) as session:
+    with eating(timeline, 0.075, cpu_percent=5, wall_time=1.0).open(wat(EATS)) as session:
         assert session.call("eat").outcome is Outcome.OK
-        begun = time.monotonic()
         report = session.call("fine")
-        elapsed = time.monotonic() - begun
 
     assert (report.outcome, report.value) == (Outcome.OK, 7)
     # It has waited longer than it may take, and that is not told as its own.
-    assert elapsed > 1.0 > report.usage.wall_seconds
+    assert timeline.passed == pytest.approx(1.5)
+    assert report.usage.wall_seconds == 0
 
 
-def test_a_session_that_waits_for_its_share_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hungry(monkeypatch: pytest.MonkeyPatch) -> Hungry:
+    """CPU time that goes by as the test says."""
+    clock = Hungry()
+    for module in (_run, _halted):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_a_session_that_waits_for_its_share_can_be_cancelled(hungry: Hungry) -> None:
     """Cancelling does not wait for what is owed, which is more than a day here: nothing of the guest runs."""
-    with eating(monkeypatch, 1000.0, cpu_percent=1, wall_time=None).open(wat(EATS)) as session:
+    with eating(hungry, 1000.0, cpu_percent=1, wall_time=None).open(wat(EATS)) as session:
         assert session.call("eat").outcome is Outcome.OK
         threading.Timer(0.1, session.cancel).start()
         report = session.call("fine")
@@ -192,14 +200,16 @@ def test_waiting_saves_up_no_share() -> None:
     assert report.usage.cpu_seconds <= 0.2 * 1.0 + 0.1
 
 
-def test_a_halted_guest_can_be_stopped() -> None:
-    """The deadline holds while the guest is halted for being over its share."""
-    report = Sandbox(Policy().replace(cpu_percent=1, fuel=None, wall_time=0.3)).run(wat(SPIN))
+def test_a_halted_guest_can_be_stopped(hungry: Hungry) -> None:
+    """The deadline holds while the guest is halted for being over its share, by more than a day here."""
+    report = eating(hungry, 1000.0, cpu_percent=1, wall_time=0.3).call(wat(EATS), "go on")
 
     assert report.outcome is Outcome.TIMEOUT
-    assert report.usage.wall_seconds < 0.9  # ten milliseconds of work are a second of halting
+    assert report.usage.cpu_seconds > 1000
+    assert report.usage.wall_seconds < 60
 
 
+@pytest.mark.usefixtures("timeline")
 def test_memory_grows_by_so_many_pages_a_second() -> None:
     """Ten pages are granted, the eleventh within the second is not, and that is reported."""
     sandbox = Sandbox(Policy().replace(memory_growth=10))
@@ -218,6 +228,7 @@ def test_memory_grows_by_so_many_pages_a_second() -> None:
     assert (violation.limit, violation.observed, violation.action, violation.count) == (10, 11, "deny", 1)
 
 
+@pytest.mark.usefixtures("timeline")
 def test_tables_grow_at_the_same_pace() -> None:
     """The attack: memory that is asked for as elements of a table, 8,192 to a page. One pace holds for both."""
     sandbox = Sandbox(Policy().replace(memory_growth=2, table_elements=1_000_000))
@@ -239,6 +250,7 @@ def test_tables_grow_at_the_same_pace() -> None:
     assert (other.kind, other.call, other.limit, other.observed) == ("memory_growth", "table.grow", 2, 3)
 
 
+@pytest.mark.usefixtures("timeline")
 def test_refused_growth_does_not_count() -> None:
     """What was refused leaves room for what fits."""
     report = Sandbox(Policy().replace(memory_growth=10)).call(wat(GROW), "twice", 11, 10)
@@ -248,7 +260,9 @@ def test_refused_growth_does_not_count() -> None:
 
 def test_growth_can_go_on_in_the_next_second() -> None:
     """Also in a guest that has no clock: the host tells it the time. Nobody else's seconds are meant."""
-    report = Sandbox(Policy().replace(memory_growth=10, fuel=None)).call(wat(GROW_FOR_LONG), "until", 25)
+    report = Sandbox(Policy().replace(memory_growth=10, fuel=None, wall_time=100.0)).call(
+        wat(GROW_FOR_LONG), "until", 25
+    )
 
     assert report.outcome is Outcome.OK
     assert report.usage.memory_bytes == 25 * 65536
@@ -256,6 +270,7 @@ def test_growth_can_go_on_in_the_next_second() -> None:
     assert report.usage.wall_seconds >= 1.4
 
 
+@pytest.mark.usefixtures("timeline")
 def test_growth_that_is_too_quick_can_end_the_run() -> None:
     """As the policy says."""
     policy = Policy().replace(memory_growth=10, on_memory_denied="stop")
@@ -274,7 +289,7 @@ def test_minimal_preset_runs() -> None:
     assert report.ok
 
 
-def test_a_guest_that_only_naps_is_held_to_its_share() -> None:
+def test_a_guest_that_only_naps_is_held_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack: waits of a nanosecond without end, which cost the guest nothing and keep the host busy."""
     module = wat(
         """
@@ -289,9 +304,11 @@ def test_a_guest_that_only_naps_is_held_to_its_share() -> None:
               (br $nap))))
         """
     )
+    Timeline(monkeypatch, work_seconds=0.0001)
     held = Sandbox(Policy().replace(cpu_percent=20, fuel=None, wall_time=1.0)).run(module)
     free = Sandbox(Policy().replace(fuel=None, wall_time=1.0)).run(module)
 
     assert held.outcome is free.outcome is Outcome.TIMEOUT
-    assert held.usage.cpu_seconds <= 0.2 + 0.1
-    assert held.usage.calls["poll_oneoff"] < free.usage.calls["poll_oneoff"]
+    assert free.usage.cpu_seconds > 0.4
+    assert held.usage.cpu_seconds <= 0.2 + 0.02
+    assert held.usage.calls["poll_oneoff"] < free.usage.calls["poll_oneoff"] / 2
