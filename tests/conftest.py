@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 import stockade
+from stockade.runner import RunControl
 from stockade.worker._process import Worker
 from tests._examples import examples
 from tests._timeline import Timeline
@@ -64,14 +65,21 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _patient() -> Iterator[None]:
-    """How long compiling takes depends on how busy the machine is: the default is for programs, not for tests."""
-    run, default = Worker.run, stockade.Policy().limits.compile_time
+    """How long compiling and running take depends on how busy the machine is: defaults are for programs, not for tests.
 
-    def patient(worker: Worker, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
+    Deadlines that tests wait for are shorter than the four seconds from which on one is for runs that end before it.
+    """
+    run, start, default = Worker.run, RunControl.start, stockade.Policy().limits.compile_time
+
+    def patient_run(worker: Worker, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
         return run(worker, source, 3600.0 if seconds == default else seconds, turn)
 
+    def patient_start(control: RunControl, seconds: float | None, passed: float = 0.0) -> None:
+        start(control, seconds if seconds is None or seconds < 4.0 else max(seconds, 100.0), passed)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "run", patient)
+        patch.setattr(Worker, "run", patient_run)
+        patch.setattr(RunControl, "start", patient_start)
         yield
 
 

@@ -221,9 +221,15 @@ def test_fuel_and_wall_time_are_different_reasons() -> None:
 
 def test_a_run_stopped_in_a_loop_says_that_its_fuel_is_at_least_that() -> None:
     """What a loop keeps in a register is not known, and at most a slice."""
-    report = Sandbox(PATIENT.replace(fuel=2**62, wall_time=0.3)).call(COUNT, "spin")
+    box = Sandbox(PATIENT.replace(fuel=2**62))
 
-    assert report.outcome is Outcome.TIMEOUT
+    def look(progress: stockade.Progress) -> None:
+        if (progress.fuel or 0) > 10 * FUEL_SLICE:
+            box.cancel("it")
+
+    report = box.run(wat('(module (func (export "_start") (loop br 0)))'), run_id="it", on_progress=look)
+
+    assert report.outcome is Outcome.CANCELLED
     assert report.fuel is not None
     assert report.fuel.consumed > 10 * FUEL_SLICE
     assert adds_up(report)
@@ -235,7 +241,7 @@ def test_statistics_of_a_steady_guest() -> None:
 
     fuel = report.fuel
     assert fuel is not None
-    assert fuel.seconds == pytest.approx(0.5, abs=0.2)
+    assert 0 < fuel.seconds <= report.usage.wall_seconds
     assert fuel.average_rate == pytest.approx(fuel.consumed / fuel.seconds)
     assert fuel.rate > 0
     assert fuel.trend in (Trend.STABLE, Trend.RISING, Trend.FALLING)
@@ -246,8 +252,8 @@ def test_sleep_is_not_running() -> None:
     report = Sandbox(PATIENT).call(SLEEPER, "sleep", 300)
 
     assert report.fuel is not None
-    assert report.usage.wall_seconds >= 0.3
-    assert report.fuel.seconds < 0.2
+    assert report.usage.idle_seconds >= 0.3
+    assert 0 < report.fuel.seconds <= report.usage.wall_seconds - 0.3
 
 
 def test_all_gone_at_once_is_told() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stockade import Module
     from stockade.execution._parked import ParkedPool
+    from tests._timeline import Timeline
 
 GREETER = wat("""
 (module
@@ -89,17 +90,16 @@ def test_what_differs_is_run_afresh(box: Sandbox) -> None:
     assert pool.ready == 3
 
 
-def test_the_time_of_a_run_begins_when_it_begins() -> None:
+def test_the_time_of_a_run_begins_when_it_begins(timeline: Timeline) -> None:
     """Waiting in the pool counts for nobody: neither the wall time nor the idle time of the policy."""
     policy = Policy().replace(wall_time="500ms", idle_time="100ms")
     with Sandbox(policy) as box:
         box.warm(GREETER, pool_size=4)
-        time.sleep(0.8)
+        timeline.now += 0.8
         for _ in range(2):
             report = box.run(GREETER, stdin=b"x")
             assert (report.outcome, report.stdout) == (Outcome.EXIT, b"ready: x")
-            assert report.usage.idle_seconds < 0.4
-            assert report.usage.wall_seconds < 0.4
+            assert report.usage.idle_seconds == report.usage.wall_seconds == 0
 
 
 def test_a_run_is_held_to_its_limits_and_cancelled(box: Sandbox) -> None:
