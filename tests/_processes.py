@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING
 from stockade.engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "busy",
+    "cancelling",
     "children",
     "descriptors",
     "ended",
@@ -89,6 +91,24 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
 def wait_for(condition: Callable[[], bool]) -> None:
     """Waits until something is so, at most a minute."""
     assert until(condition), "it never came to be so"
+
+
+@contextlib.contextmanager
+def cancelling(cancel: Callable[[], object]) -> Iterator[None]:
+    """Calls something again and again while a block is under way: what is cancelled there may not have begun yet."""
+    over = threading.Event()
+
+    def again() -> None:
+        while not over.wait(0.01):
+            cancel()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def live_instances() -> int:

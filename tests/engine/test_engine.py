@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import itertools
 import os
 import re
 import signal
@@ -31,17 +30,21 @@ from stockade.engine import Engine, EngineConfig, _capi
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.engine._store import Store
 from stockade.guard import guard
-from tests._processes import live_instances, open_descriptors
+from tests._processes import cancelling, live_instances, open_descriptors, until, wait_for
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests._timeline import Timeline
+
 SOURCES = Path(stockade.__file__).parent
 SPIN = wat(
     '(module (func (export "_start") (loop $forever (br $forever))) (func (export "fine") (result i32) (i32.const 7)))'
 )
-PATIENT = Policy().replace(wall_time=30.0, fuel=None)
+PATIENT = Policy().replace(wall_time=None, fuel=None)
+LONG = 60.0
+"""So long takes only what has not heard that it is to end. How late runs end is measured by benchmarks."""
 
 
 # -- the seam ---------------------------------------------------------------------------------------------------------
@@ -328,12 +331,7 @@ def resident_bytes() -> int:
 
 def wait_for_ticker_to_end() -> bool:
     """Waits for the ticker threads to end."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        if not any(thread.name == "stockade-ticker" for thread in threading.enumerate()):
-            return True
-        time.sleep(0.01)
-    return False
+    return until(lambda: not any(thread.name == "stockade-ticker" for thread in threading.enumerate()))
 
 
 def test_ticker_thread_ends_after_the_last_run() -> None:
@@ -519,34 +517,36 @@ def test_threads_compile_a_module_once() -> None:
     hits: list[bool] = []
 
     def work() -> None:
-        gate.wait(10)
+        gate.wait(60)
         hits.append(Sandbox().call(module, "f").timings.cache_hit)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
     assert sorted(hits) == [False] + [True] * 7
 
 
 def test_a_running_guest_lets_other_threads_run() -> None:
     """The interpreter lock is free while guest code runs."""
-    beats = 0
+    box = Sandbox(Policy().replace(wall_time=None, fuel=None))
     done = threading.Event()
     report: list[Report] = []
 
     def work() -> None:
-        report.append(Sandbox(Policy().replace(wall_time=0.3, fuel=None)).run(SPIN))
+        report.append(box.run(SPIN, run_id="it"))
         done.set()
 
     threading.Thread(target=work).start()
-    while not done.wait(0.01):
-        beats += 1
+    wait_for(lambda: bool(box.monitor()))
+    for _ in range(30):
+        assert not done.wait(0.01)
+    assert box.cancel("it")
 
-    assert report[0].outcome is Outcome.TIMEOUT
-    assert beats >= 10
+    assert done.wait(60)
+    assert report[0].outcome is Outcome.CANCELLED
 
 
 # -- cancelling -------------------------------------------------------------------------------------------------------
@@ -556,29 +556,20 @@ def test_cancelled_task_stops_its_guest_and_no_other() -> None:
     """The event loop goes on, the other run goes on, the cancelled one ends at once."""
 
     async def scenario() -> None:
-        box = Sandbox(PATIENT)
-        bystander_box = Sandbox(Policy().replace(wall_time=0.4, fuel=None))
-        beats: list[float] = []
-
-        async def heart() -> None:
-            while True:
-                beats.append(time.monotonic())
-                await asyncio.sleep(0.01)
-
-        pulse = asyncio.create_task(heart())
+        box = Sandbox(Policy().replace(wall_time=None, fuel=None))
         cancelled = asyncio.create_task(box.run_async(SPIN))
-        bystander = asyncio.create_task(bystander_box.run_async(SPIN))
-        await asyncio.sleep(0.1)
-        begun = time.monotonic()
+        bystander = asyncio.create_task(box.run_async(SPIN, run_id="it"))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not cancelled.done()
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        assert time.monotonic() - begun < 0.25
+        for _ in range(20):
+            await asyncio.sleep(0.01)
         assert not bystander.done()
-        assert (await bystander).outcome is Outcome.TIMEOUT
-        pulse.cancel()
-        assert len(beats) >= 15
-        assert max(later - earlier for earlier, later in itertools.pairwise(beats)) < 0.2
+        assert box.cancel("it")
+        assert (await bystander).outcome is Outcome.CANCELLED
         assert (await box.call_async(SPIN, "fine")).value == 7
 
     asyncio.run(scenario())
@@ -598,22 +589,22 @@ def test_many_guests_run_under_one_event_loop() -> None:
 def test_cancelling_a_run_that_waits_for_its_turn_returns_at_once() -> None:
     """A task that has not begun is not held up by those that have."""
 
-    async def scenario() -> float:
+    async def scenario() -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        first = asyncio.create_task(Sandbox(Policy().replace(wall_time=0.6, fuel=None)).run_async(SPIN))
-        second = asyncio.create_task(Sandbox(PATIENT).run_async(SPIN))
+        box = Sandbox(Policy().replace(wall_time=None, fuel=None))
+        first = asyncio.create_task(box.run_async(SPIN, run_id="it"))
+        second = asyncio.create_task(box.run_async(SPIN))
         await asyncio.sleep(0.05)
-        begun = time.monotonic()
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        elapsed = time.monotonic() - begun
-        assert (await first).outcome is Outcome.TIMEOUT
-        return elapsed
+        assert not first.done()
+        assert box.cancel("it")
+        assert (await first).outcome is Outcome.CANCELLED
 
-    assert asyncio.run(scenario()) < 0.3
+    asyncio.run(scenario())
     assert live_instances() == 0
 
 
@@ -640,7 +631,7 @@ def test_interrupt_stops_a_guest_in_the_main_thread() -> None:
     with interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
         box.run(SPIN)
 
-    assert 0.2 <= time.monotonic() - begun < 0.5
+    assert 0.2 <= time.monotonic() - begun < LONG
     assert live_instances() == 0
     assert open_descriptors() == descriptors
     assert all(not engine.ticker.running for engine in Engine._engines.values())
@@ -656,7 +647,7 @@ def test_interrupt_stops_a_sleeping_guest() -> None:
           (memory (export "memory") 1)
           (func (export "_start")
             (i32.store (i32.const 16) (i32.const 1))
-            (i64.store (i32.const 24) (i64.const 20_000_000_000))
+            (i64.store (i32.const 24) (i64.const 3_600_000_000_000))
             (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
         """
     )
@@ -665,7 +656,7 @@ def test_interrupt_stops_a_sleeping_guest() -> None:
     with interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
         Sandbox(PATIENT).run(module)
 
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < LONG
     assert live_instances() == 0
 
 
@@ -811,7 +802,7 @@ def test_call_initializes_a_reactor_first() -> None:
     assert [Sandbox().call(TALKER, "say").value for _ in range(2)] == [101, 101]
 
 
-def test_each_call_of_a_session_has_its_own_budget() -> None:
+def test_each_call_of_a_session_has_its_own_budget(timeline: Timeline) -> None:
     """A session does not run out of fuel or time by being used for long."""
     module = wat(
         """
@@ -821,7 +812,7 @@ def test_each_call_of_a_session_has_its_own_budget() -> None:
     )
     with Sandbox(Policy().replace(fuel=10_000, wall_time=0.2)).open(module) as session:
         for _ in range(30):
-            time.sleep(0.01)
+            timeline.now += 0.01
             assert session.call("count", 1000).ok
         assert session.call("count", 100_000).outcome is Outcome.FUEL
 
@@ -856,9 +847,7 @@ def in_use(session: Session) -> threading.Thread:
     """Makes another thread call into the session, and returns once it does."""
     thread = threading.Thread(target=session.call, args=("spin",))
     thread.start()
-    until = time.monotonic() + 5
-    while session._occupancy.holder is None and time.monotonic() < until:
-        time.sleep(0.001)
+    wait_for(lambda: session._occupancy.holder is not None)
     return thread
 
 
@@ -879,7 +868,7 @@ def test_session_belongs_to_one_thread_at_a_time() -> None:
         with pytest.raises(stockade.UsageError, match="a call is under way in another thread: cancel it first"):
             session.close()
         session.cancel()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -890,7 +879,7 @@ def test_session_may_move_between_threads() -> None:
         for _ in range(3):
             thread = threading.Thread(target=lambda: values.append(session.call("say").value))
             thread.start()
-            thread.join(5)
+            thread.join(60)
 
     assert values == [101, 102, 103]
 
@@ -898,11 +887,8 @@ def test_session_may_move_between_threads() -> None:
 def test_cancelled_call_of_a_session_is_reported() -> None:
     """The outcome says who stopped it."""
     with Sandbox(PATIENT).open(TALKER) as session:
-        timer = threading.Timer(0.1, session.cancel)
-        timer.start()
-        begun = time.monotonic()
-        report = session.call("spin")
-        assert time.monotonic() - begun < 0.4
+        with cancelling(session.cancel):
+            report = session.call("spin")
         with pytest.raises(stockade.Cancelled):
             report.check()
 

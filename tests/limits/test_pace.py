@@ -5,7 +5,6 @@ Holds P-TIME-5.
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade import Outcome, Policy, Sandbox
 from stockade.execution import _halted, _run, _throttle
+from tests._processes import cancelling
 from tests._timeline import Timeline
 from tests.conftest import wat
 
@@ -150,8 +150,8 @@ def test_a_session_that_waits_for_its_share_can_be_cancelled(hungry: Hungry) -> 
     """Cancelling does not wait for what is owed, which is more than a day here: nothing of the guest runs."""
     with eating(hungry, 1000.0, cpu_percent=1, wall_time=None).open(wat(EATS)) as session:
         assert session.call("eat").outcome is Outcome.OK
-        threading.Timer(0.1, session.cancel).start()
-        report = session.call("fine")
+        with cancelling(session.cancel):
+            report = session.call("fine")
 
     assert (report.outcome, report.value) == (Outcome.CANCELLED, None)
 

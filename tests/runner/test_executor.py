@@ -1,6 +1,6 @@
 """The executor as such, with generators made by hand: who goes on when, how often, and on how many threads.
 
-Holds P-MANY-5.
+Holds P-MANY-5 and P-TIME-4.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockade.runner import _executor
-from stockade.runner._coroutine import FOREVER, GO_ON, RunControl
+from stockade.runner._coroutine import ASIDE, FOREVER, GO_ON, RunControl
 from stockade.runner._executor import MOST_THREADS, Executor, WorkItem
 from tests._examples import examples
 from tests._processes import wait_for
@@ -272,6 +272,45 @@ def test_cancelling_again_and_again_while_it_stands_in_line(
     assert len(runs.ended) == 21
     assert sorted(steps_taken) == list(range(20))
     assert all(problem is None for _, problem in runs.ended)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("why", ["cancelled", "late"])
+def test_who_has_only_to_end_is_told_before_all_others(clock: Clock, runs: Runs, why: str) -> None:
+    """The attack: a crowd that computes stands before those whose time is up, or who are not wanted any more."""
+    gate, inside = threading.Event(), threading.Event()
+    turns: list[str] = []
+
+    def blocking() -> RunCoroutine[None]:
+        inside.set()
+        gate.wait(60)
+        yield from ()
+
+    def computing() -> RunCoroutine[None]:
+        for _ in range(3):
+            turns.append("computes")
+            yield ASIDE
+
+    def ending() -> RunCoroutine[None]:
+        turns.append("ends")
+        yield from ()
+
+    runs.begin(blocking())
+    assert inside.wait(60)
+    for _ in range(100):
+        runs.begin(computing())
+    items = [runs.item(ending()) for _ in range(10)]
+    for item in items:
+        item.control.deadline = clock.now + 1.0
+        runs.executor.begin(item)
+    for item in items:
+        if why == "cancelled":
+            item.control.cancel()
+    if why == "late":
+        clock.now += 2.0
+    gate.set()
+    runs.wait(111)
+    assert turns == ["ends"] * 10 + ["computes"] * 300
 
 
 scripts = st.lists(st.sampled_from([GO_ON, 0.0005, 0.002, -1.0, FOREVER]), max_size=8)

@@ -55,8 +55,8 @@ ECHO = wat(ECHO_TEXT)
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until something is so, at most ten seconds."""
-    deadline = time.monotonic() + 10
+    """Waits until something is so, at most a minute."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came to be so"
         await asyncio.sleep(0.005)
@@ -66,22 +66,33 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_many_guests_asleep_hold_few_threads() -> None:
-    """More asleep at once than the pool has slots for, each with its own deadline, in a handful of threads."""
+    """More asleep at once than the pool has slots for, in a handful of threads."""
 
     async def scenario() -> list[Report]:
-        boxes = [Sandbox(PATIENT.replace(wall_time=3.0 + 0.2 * place)) for place in range(4)]
+        with Sandbox(PATIENT.replace(wall_time=None)) as box:
+            runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(1200)]
+            await wait_for(lambda: len(box.monitor()) == 1200)
+            assert live_instances() == 1200
+            assert executor().threads < 20
+        return await asyncio.gather(*runs)
+
+    assert {report.outcome for report in asyncio.run(scenario())} == {Outcome.CANCELLED}
+    assert live_instances() == 0
+
+
+def test_many_guests_asleep_have_deadlines_of_their_own() -> None:
+    """Each ends at its own, and has waited by then."""
+
+    async def scenario() -> list[Report]:
+        boxes = [Sandbox(PATIENT.replace(wall_time=1.0 + 0.2 * place)) for place in range(4)]
         for box in boxes:
             box.prepare(SLEEPER)
-        runs = [asyncio.create_task(boxes[number % 4].run_async(SLEEPER)) for number in range(1200)]
-        await wait_for(lambda: sum(len(box.monitor()) for box in boxes) == 1200)
-        assert live_instances() == 1200
-        assert executor().threads < 20
-        return await asyncio.gather(*runs)
+        return await asyncio.gather(*(boxes[number % 4].run_async(SLEEPER) for number in range(1200)))
 
     reports = asyncio.run(scenario())
 
     assert {report.outcome for report in reports} == {Outcome.TIMEOUT}
-    late = [report.usage.wall_seconds - (3.0 + 0.2 * (number % 4)) for number, report in enumerate(reports)]
+    late = [report.usage.wall_seconds - (1.0 + 0.2 * (number % 4)) for number, report in enumerate(reports)]
     assert min(late) >= 0
     # Most of the time is waiting, however long a busy machine takes to begin with all of them.
     assert (
@@ -98,7 +109,7 @@ def test_a_sleep_ends_on_time_and_counts_as_idle() -> None:
 
     for report in (asyncio.run(scenario()), Sandbox(PATIENT).call(SLEEPER, "sleep", 150)):
         assert (report.outcome, report.value) == (Outcome.OK, 0)
-        assert 0.15 <= report.usage.idle_seconds <= report.usage.wall_seconds < 1.0
+        assert 0.15 <= report.usage.idle_seconds <= report.usage.wall_seconds
         assert report.usage.cpu_seconds < 0.1
 
 
@@ -106,14 +117,12 @@ def test_waits_cost_no_processor_time() -> None:
     """Attack: a thousand guests that sleep in order to keep the host's processors busy."""
 
     async def scenario() -> float:
-        box = Sandbox(PATIENT.replace(wall_time=3.0))
-        box.prepare(SLEEPER)
-        runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(200)]
-        await wait_for(lambda: len(box.monitor()) == 200)
-        await asyncio.sleep(0.1)
-        begun = time.process_time()
-        await asyncio.sleep(0.5)
-        used = time.process_time() - begun
+        with Sandbox(PATIENT.replace(wall_time=None)) as box:
+            runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(200)]
+            await wait_for(lambda: len(box.monitor()) == 200 and executor().is_idle)
+            begun = time.process_time()
+            await asyncio.sleep(0.5)
+            used = time.process_time() - begun
         await asyncio.gather(*runs)
         return used
 
@@ -284,46 +293,51 @@ def test_a_lent_function_may_run_guests_that_wait() -> None:
 
 
 def test_the_loop_goes_on_while_guests_spin() -> None:
-    """Four guests spin, and the loop's own tasks have their turn all the while."""
+    """Four guests spin, and the loop's own tasks have their turn all the while: none of them uses the loop's thread."""
 
-    async def scenario() -> list[float]:
-        box = Sandbox(UNMETERED.replace(wall_time=1.0))
-        runs = [asyncio.create_task(box.run_async(SPIN)) for _ in range(4)]
-        gaps = []
-        last = time.monotonic()
-        while not all(run.done() for run in runs):
-            await asyncio.sleep(0.01)
-            now = time.monotonic()
-            gaps.append(now - last)
-            last = now
-        assert {(await run).outcome for run in runs} == {Outcome.TIMEOUT}
-        return gaps
+    async def scenario() -> float:
+        with Sandbox(UNMETERED.replace(wall_time=None)) as box:
+            runs = [asyncio.create_task(box.run_async(SPIN)) for _ in range(4)]
+            await wait_for(lambda: len(box.monitor()) == 4)
+            begun = time.thread_time()
+            for _ in range(100):
+                await asyncio.sleep(0.01)
+            used = time.thread_time() - begun
+            assert not any(run.done() for run in runs)
+        assert {(await run).outcome for run in runs} == {Outcome.CANCELLED}
+        return used
 
-    gaps = asyncio.run(scenario())
-    assert len(gaps) > 20
-    assert sorted(gaps)[len(gaps) // 2] < 0.05
-    assert max(gaps) < 0.5
+    # A turn takes a hundredth of a millisecond.
+    assert asyncio.run(scenario()) < 0.2
 
 
 def test_a_short_run_passes_by_those_that_spin() -> None:
     """Slices are fair: a hello world does not wait for guests that never end."""
 
-    async def scenario() -> float:
-        box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=10.0))
+    async def scenario() -> None:
+        box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=None))
         spinning = [asyncio.create_task(box.run_async(SPIN)) for _ in range(6)]
         hello = wat(HELLO)
         box.prepare(hello)
         await wait_for(lambda: len(box.monitor()) == 6)
-        begun = time.monotonic()
-        for _ in range(5):
-            assert (await box.run_async(hello)).stdout == b"hello world\n"
-        taken = time.monotonic() - begun
+        async with asyncio.timeout(100):
+            for _ in range(5):
+                assert (await box.run_async(hello)).stdout == b"hello world\n"
+        assert not any(run.done() for run in spinning)
         for run in spinning:
             run.cancel()
         await asyncio.gather(*spinning, return_exceptions=True)
-        return taken
 
-    assert asyncio.run(scenario()) < 2.0
+    asyncio.run(scenario())
+
+
+WORK = 10**9
+"""So much fuel is a second's work, and many slices."""
+
+
+def fuel_of(box: Sandbox) -> dict[str, int]:
+    """What each run has used."""
+    return {name: progress.fuel or 0 for name, progress in box.monitor().items()}
 
 
 def test_priority_is_a_share() -> None:
@@ -338,12 +352,12 @@ def test_priority_is_a_share() -> None:
             for number in range(4)
             for name in names
         ]
-        await asyncio.sleep(1.5)
-        told = box.monitor()
+        await wait_for(lambda: sum(fuel_of(box).values()) > WORK)
+        told = fuel_of(box)
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-        low, high = (sum(told[f"{name}{number}"].fuel or 0 for number in range(4)) for name in names)
+        low, high = (sum(told[f"{name}{number}"] for number in range(4)) for name in names)
         return low, high
 
     low, high = asyncio.run(scenario())
@@ -360,12 +374,12 @@ def test_tenants_have_equal_shares_whatever_number_of_runs_they_have() -> None:
             asyncio.create_task(box.run_async(SPIN, run_id=name, tenant="a" if name.startswith("many") else "b"))
             for name in names
         ]
-        await asyncio.sleep(1.5)
-        told = box.monitor()
+        await wait_for(lambda: sum(fuel_of(box).values()) > WORK)
+        told = fuel_of(box)
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-        return sum(told[name].fuel or 0 for name in names[:-1]), told["single"].fuel or 0
+        return sum(told[name] for name in names[:-1]), told["single"]
 
     many, single = asyncio.run(scenario())
     # On two processors or more, the single run can have one to itself at most.
@@ -373,36 +387,37 @@ def test_tenants_have_equal_shares_whatever_number_of_runs_they_have() -> None:
 
 
 def test_deadlines_do_not_wait_for_their_turn() -> None:
-    """Attack: two hundred guests that spin, so that the deadline of each is looked at only when it has its turn."""
+    """Attack: two hundred guests that spin, so that the deadline of each is looked at only when it has its turn.
+
+    That those whose time is up come first is held by `tests/runner/test_executor.py`, and how late they are is measured
+    by `make bench`.
+    """
 
     async def scenario() -> list[Report]:
         box = Sandbox(UNMETERED.replace(wall_time=1.5))
         return await asyncio.gather(*(box.run_async(SPIN) for _ in range(200)))
 
-    late = sorted(report.usage.wall_seconds - 1.5 for report in asyncio.run(scenario()))
+    reports = asyncio.run(scenario())
 
-    assert late[0] >= 0
-    assert late[len(late) // 2] < 0.2
-    assert late[-1] < 0.5
+    assert {report.outcome for report in reports} == {Outcome.TIMEOUT}
+    assert min(report.usage.wall_seconds for report in reports) >= 1.5
 
 
 def test_cancelling_does_not_wait_for_its_turn() -> None:
     """The same for whoever is not wanted any more."""
 
-    async def scenario() -> float:
-        box = Sandbox(UNMETERED.replace(wall_time=20.0))
+    async def scenario() -> None:
+        box = Sandbox(UNMETERED.replace(wall_time=None))
         runs = [asyncio.create_task(box.run_async(SPIN)) for _ in range(100)]
         await wait_for(lambda: len(box.monitor()) == 100)
-        begun = time.monotonic()
         runs[50].cancel()
-        await asyncio.wait([runs[50]])
-        taken = time.monotonic() - begun
+        await asyncio.wait([runs[50]], timeout=60)
+        assert [run.done() for run in runs] == [number == 50 for number in range(100)]
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-        return taken
 
-    assert asyncio.run(scenario()) < 0.3
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("priority", [0, 101, -1, True, 1.5, "high"])
@@ -423,23 +438,22 @@ def test_what_is_no_priority(priority: object) -> None:
 @pytest.mark.parametrize("module", [SLEEPER, SPIN], ids=["asleep", "spinning"])
 @pytest.mark.parametrize("policy", [PATIENT.replace(fuel=2**60), UNMETERED], ids=["metered", "unmetered"])
 def test_a_cancelled_task_stops_its_guest_and_no_other(module: stockade.Module, policy: Policy) -> None:
-    """Also in its sleep, at once; the other goes on to its own deadline."""
+    """Also in its sleep, at once; the other goes on to its own end."""
 
-    async def scenario() -> tuple[float, Report]:
-        box, other = Sandbox(policy), Sandbox(policy.replace(wall_time=0.8))
+    async def scenario() -> Report:
+        box, other = Sandbox(policy.replace(wall_time=None)), Sandbox(policy.replace(wall_time=None))
         run, bystander = (asyncio.create_task(where.run_async(module)) for where in (box, other))
         await wait_for(lambda: len(box.monitor()) == len(other.monitor()) == 1)
-        begun = time.monotonic()
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
-        taken = time.monotonic() - begun
         assert box.monitor() == {}
-        return taken, await bystander
+        (name,) = other.monitor()
+        assert not bystander.done()
+        other.cancel(name)
+        return await bystander
 
-    taken, report = asyncio.run(scenario())
-    assert taken < 0.3
-    assert report.outcome is Outcome.TIMEOUT
+    assert asyncio.run(scenario()).outcome is Outcome.CANCELLED
     assert live_instances() == 0
 
 
@@ -453,7 +467,7 @@ def test_a_timeout_of_the_loop_stops_a_guest() -> None:
                 await Sandbox(PATIENT).run_async(SLEEPER)
         return time.monotonic() - begun
 
-    assert 0.2 <= asyncio.run(scenario()) < 1.0
+    assert 0.2 <= asyncio.run(scenario()) < 60
     assert live_instances() == 0
 
 
@@ -482,17 +496,15 @@ def test_cancel_by_name(module: stockade.Module) -> None:
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while len(box.monitor()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: len(box.monitor()) == 2)
     assert not box.cancel("three")
 
     assert box.cancel("one")
-    threads[0].join(5)
+    threads[0].join(60)
     assert [report.outcome for report in reports] == [Outcome.CANCELLED]
     assert set(box.monitor()) == {"two"}
     assert box.cancel("two")
-    threads[1].join(5)
+    threads[1].join(60)
     assert [report.outcome for report in reports] == [Outcome.CANCELLED] * 2
     assert not box.cancel("two")
 
@@ -623,7 +635,7 @@ def test_a_guest_parked_on_stdin_answers_when_it_is_spoken_to() -> None:
             await asyncio.sleep(0.05)
             assert answers.empty()
             stdin.put_nowait(word)
-            heard.append(await asyncio.wait_for(answers.get(), 5))
+            heard.append(await asyncio.wait_for(answers.get(), 60))
         stdin.put_nowait(None)
         return heard, await run
 
@@ -631,7 +643,7 @@ def test_a_guest_parked_on_stdin_answers_when_it_is_spoken_to() -> None:
 
     assert heard == [b"one", b"two", b"three"]
     assert report.stdout == b"onetwothree"
-    assert report.usage.idle_seconds > 0.1
+    assert report.usage.idle_seconds > 0
 
 
 def test_a_pipe_is_written_while_the_guest_reads() -> None:
@@ -646,8 +658,8 @@ def test_a_pipe_is_written_while_the_guest_reads() -> None:
     with pipe:
         for word in (b"one", b"two"):
             pipe.write(word)
-            assert answers.get(timeout=5) == word
-    thread.join(5)
+            assert answers.get(timeout=60) == word
+    thread.join(60)
 
     assert reports[0].ok
     assert reports[0].stdout == b"onetwo"
@@ -688,7 +700,7 @@ def test_a_guest_that_reads_an_empty_pipe_of_the_system_meets_its_deadline() -> 
     with os.fdopen(read, "rb") as source, os.fdopen(write, "wb") as sink:
         report = Sandbox(PATIENT.replace(wall_time=0.3)).run(ECHO, stdin=source)
         assert report.outcome is Outcome.TIMEOUT
-        assert report.usage.wall_seconds < 1.0
+        assert report.usage.wall_seconds < 60
         sink.write(b"x")
 
 
@@ -698,7 +710,7 @@ def test_waiting_for_stdin_is_idle_time() -> None:
     pipe = Pipe()
     timer = threading.Timer(0.1, pipe.close)
     timer.start()
-    quick = Sandbox(PATIENT.replace(idle_time=5.0)).run(ECHO, stdin=pipe)
+    quick = Sandbox(PATIENT.replace(idle_time=60.0)).run(ECHO, stdin=pipe)
     timer.join()
 
     assert slow.outcome is Outcome.IDLE
@@ -749,10 +761,9 @@ def test_polling_stdin_and_a_clock() -> None:
         assert session.call("poll", 50).value == 1
         timer = threading.Timer(0.05, pipe.write, [b"now"])
         timer.start()
-        report = session.call("poll", 20_000)
+        report = session.call("poll", 3_600_000)
         timer.join()
     assert report.value == 2
-    assert report.usage.wall_seconds < 5
 
 
 # -- output -----------------------------------------------------------------------------------------------------------
@@ -855,18 +866,19 @@ def test_monitor_sees_counters_grow() -> None:
               (br $next))))
         """
     )
-    box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=1.0))
+    box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=None))
     thread = threading.Thread(target=lambda: box.run(module, run_id="busy"))
     thread.start()
-    seen = []
-    while thread.is_alive():
-        told = box.monitor().get("busy")
-        if told is not None:
-            seen.append(told)
-        time.sleep(0.02)
-    thread.join()
+    seen: list[stockade.Progress] = []
 
-    assert len(seen) > 5
+    def has_grown() -> bool:
+        seen.extend(box.monitor().values())
+        return len(seen) > 5 and seen[-1].memory_bytes == 20 * 65536 and seen[-1].calls > seen[0].calls
+
+    assert until(has_grown)
+    assert box.cancel("busy")
+    thread.join(60)
+
     for name in ("seconds", "fuel", "calls", "stdout_bytes", "memory_bytes"):
         values = [getattr(progress, name) for progress in seen]
         assert values == sorted(values)
@@ -877,17 +889,22 @@ def test_monitor_sees_counters_grow() -> None:
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["waited for", "awaited"])
 def test_progress_is_told_while_a_guest_runs(awaited: bool) -> None:
-    """About ten times a second, with growing numbers; also of a guest that imports nothing."""
+    """At most ten times a second, with growing numbers; also of a guest that imports nothing."""
     told: list[stockade.Progress] = []
-    box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=0.8))
+    box = Sandbox(PATIENT.replace(fuel=2**60, wall_time=None))
+
+    def take(progress: stockade.Progress) -> None:
+        told.append(progress)
+        if len(told) == 5:
+            box.cancel("it")
 
     async def scenario() -> Report:
-        return await box.run_async(SPIN, on_progress=told.append)
+        return await box.run_async(SPIN, on_progress=take, run_id="it")
 
-    report = asyncio.run(scenario()) if awaited else box.run(SPIN, on_progress=told.append)
+    report = asyncio.run(scenario()) if awaited else box.run(SPIN, on_progress=take, run_id="it")
 
-    assert report.outcome is Outcome.TIMEOUT
-    assert 2 <= len(told) <= 10
+    assert report.outcome is Outcome.CANCELLED
+    assert told[4].seconds >= 0.4
     fuel = [progress.fuel or 0 for progress in told]
     assert fuel == sorted(fuel)
     assert fuel[-1] > 0
@@ -996,7 +1013,7 @@ def test_two_loops_in_two_threads() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
     assert [[report.stdout for report in reports] for reports in found] == [[b"hello world\n"] * 50] * 2
 
