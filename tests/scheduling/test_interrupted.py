@@ -114,10 +114,10 @@ def test_what_is_interrupted_is_whole_or_undone(
             scheduler.submit(Task(module=_SMALL)).wait()  # type: ignore[arg-type]
             scheduler.cancel_all()
             where = f"signals at place {at} and {apart} after it"
-            assert until(lambda: not scheduler._unfinished, 5), where
+            assert until(lambda: not scheduler._unfinished), where
             assert all(job.done for job in jobs), where
             assert (scheduler.running, scheduler.waiting, len(scheduler._late)) == (0, 0, 0), where
-            assert until(lambda: not executor._items, 5), where
+            assert until(lambda: not executor._items), where
             assert not executor._tenants, where
             return places
 

@@ -20,6 +20,8 @@ from tests.conftest import wat
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests._timeline import Timeline
+
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
 
 VAULT = wat(
@@ -142,7 +144,7 @@ def test_a_call_left_under_way_is_cancelled(box: Sandbox) -> None:
                 thread.start()
                 wait_for(lambda: session._occupancy.holder is not None)
             assert session._guest.ended
-            thread.join(10)
+            thread.join(60)
             with pool.lease() as next_one:
                 assert found_in(next_one) == FRESH
     assert outcomes == [Outcome.CANCELLED] * 3
@@ -157,7 +159,7 @@ def test_many_threads_lease_at_once(box: Sandbox) -> None:
     def work(number: int) -> None:
         try:
             for turn in range(12):
-                together.wait(20)
+                together.wait(60)
                 with pool.lease() as session:
                     seen.append(session)
                     if found_in(session) != FRESH:
@@ -203,10 +205,10 @@ def test_a_reactor_is_initialized_once(box: Sandbox) -> None:
                 assert session.call("started").value == 1
 
 
-def test_waiting_in_the_pool_takes_none_of_the_guests_time() -> None:
+def test_waiting_in_the_pool_takes_none_of_the_guests_time(timeline: Timeline) -> None:
     """The deadline counts from a call on, not from when its session was made ready."""
     with Sandbox(PATIENT.replace(wall_time=0.2)) as box, SessionPool(box, REACTOR, size=1) as pool:
-        time.sleep(0.3)
+        timeline.now += 0.3
         with pool.lease() as session:
             assert session.call("started").ok
 
@@ -344,5 +346,5 @@ def test_a_pool_that_is_dropped_lets_go_of_its_sessions() -> None:
         assert any(str(one.message).startswith("unclosed pool of ") for one in told)
         assert live_instances() == 0
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
