@@ -198,6 +198,32 @@ def test_where_a_log_is_required_nothing_runs_while_it_cannot_be_written(
     assert verify(tmp_path / "log", key=KEY).ok
 
 
+def test_a_sink_that_is_required_gets_what_it_has_failed_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would run any more: with no run, there would be no event to show that it works."""
+    monkeypatch.setattr(outlets, "_RETRY_SECONDS", 0.01)
+    broken, told = threading.Event(), list[AuditEvent]()
+
+    def sink(event: AuditEvent) -> None:
+        if broken.is_set():
+            raise ValueError("no")
+        told.append(event)
+
+    with AuditLog(sinks=[sink], required=True) as log, Sandbox(audit=log) as box:
+        box.call(GUEST, "add", 1, 2)
+        assert log.flush()
+        broken.set()
+        box.call(GUEST, "add", 1, 2)
+        assert not log.flush(0.1)
+        with pytest.raises(AuditError, match="is required: ValueError: no"):
+            box.call(GUEST, "add", 1, 2)
+        broken.clear()
+        assert log.flush()
+        assert box.call(GUEST, "add", 1, 2).value == 3
+
+    assert [event.event for event in told].count(EventName.RUN_ENDED) == 3
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+
+
 def test_a_log_that_is_not_required_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin."""
 

@@ -93,7 +93,7 @@ class AuditLog:
         self.path: Path | None = None
         self.hooks = tuple(hooks)
         self.required = required
-        self.blocks = bool(hooks) or fsync == "run"
+        self.blocks = bool(hooks) or fsync == "run" or required
         self._waits_for_disk = fsync == "run"
         self._closed = False
         self.guarded = required
@@ -119,7 +119,7 @@ class AuditLog:
         made += [
             Outlet(
                 printable(getattr(sink, "__qualname__", type(sink).__name__)),
-                _giving(sink),
+                _giving(sink, again=required),
                 self._make,
                 self._expand,
                 waits=required,
@@ -259,20 +259,33 @@ class AuditLog:
             self._file.close()
 
 
-def _giving(sink: Callable[[AuditEvent], object]) -> Callable[[list[AuditEvent]], Exception | None]:
-    """Returns what gives events to a sink, one by one, and returns how it has failed last."""
+def _giving(sink: Callable[[AuditEvent], object], *, again: bool) -> Callable[[list[AuditEvent]], Exception | None]:
+    """Returns what gives events to a sink, one by one.
+
+    Args:
+        sink: The sink.
+        again: Whether an event that it has raised for is given to it again, and those behind it wait: then that is
+            raised. Else it is returned, and the sink goes on with the next.
+    """
 
     def give(events: list[AuditEvent]) -> Exception | None:
         failed: Exception | None = None
-        for event in events:
-            try:
-                sink(event)
-            except Exception as problem:
-                failed = problem
-            except BaseException as problem:
-                # It would end the thread, and nobody would be told anything any more.
-                failed = RuntimeError(f"the sink raised {type(problem).__name__}")
-                failed.__cause__ = problem
+        done = 0
+        try:
+            for event in events:
+                try:
+                    sink(event)
+                except Exception as problem:
+                    failed = problem
+                except BaseException as problem:
+                    # It would end the thread, and nobody would be told anything any more.
+                    failed = RuntimeError(f"the sink raised {type(problem).__name__}")
+                    failed.__cause__ = problem
+                if failed is not None and again:
+                    raise failed
+                done += 1
+        finally:
+            del events[:done]
         return failed
 
     return give
