@@ -897,7 +897,7 @@ def test_cancelled_call_of_a_session_is_reported() -> None:
 
 def test_cancelling_an_idle_session_does_not_stop_a_later_call() -> None:
     """Cancel stops the call that is under way, and there is none."""
-    with Sandbox(Policy().replace(wall_time=0.2)).open(TALKER) as session:
+    with Sandbox(Policy().replace(wall_time=0.5)).open(TALKER) as session:
         session.cancel()
         assert session.call("say").ok
         assert session.call("spin").outcome is Outcome.TIMEOUT

@@ -165,18 +165,22 @@ def test_a_handler_that_forks_in_the_middle_of_a_run_waits_for_nobody() -> None:
         else:
             signal.alarm(60)
 
-    box = Sandbox(Policy().replace(fuel=None, wall_time=0.3))
+    def interrupt() -> None:
+        if until(lambda: bool(box.monitor())):
+            os.kill(me, signal.SIGUSR1)
+
+    box = Sandbox(Policy().replace(fuel=None, wall_time=1.0))
     box.prepare(SPIN)
     before = signal.signal(signal.SIGUSR1, handler)
-    timer = threading.Timer(0.1, os.kill, (me, signal.SIGUSR1))
-    timer.start()
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     try:
         outcome = box.run(SPIN).outcome
     finally:
         if os.getpid() != me:
             os._exit(0 if outcome is Outcome.TIMEOUT and not _fork_gate.others_were_inside() else 1)
+        interrupting.join()
         signal.signal(signal.SIGUSR1, before)
-    timer.join()
     assert outcome is Outcome.TIMEOUT
     assert [ended(child) for child in children] == [0]
 

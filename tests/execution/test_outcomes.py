@@ -642,7 +642,8 @@ def talking(code: str) -> stockade.Module:
 )
 def test_output_before_the_end_is_kept(code: str, outcome: Outcome) -> None:
     """What was written before a stop is in the report, whatever the stop was."""
-    policy = Policy().replace(wall_time=0.1, fuel=None, memory=1 << 20, on_memory_denied="stop")
+    seconds = 0.5 if outcome is Outcome.TIMEOUT else None
+    policy = Policy().replace(wall_time=seconds, fuel=None, memory=1 << 20, on_memory_denied="stop")
 
     report = Sandbox(policy).run(talking(code))
 

@@ -82,7 +82,7 @@ def test_what_is_given_something_is_handed_on(handed_on: list[str]) -> None:
 
 def test_a_guest_that_turns_out_to_be_long_goes_on_elsewhere_and_is_not_trusted_again(handed_on: list[str]) -> None:
     """Attack: a guest is brief until it is begun on the loop's own thread, and then computes for ever."""
-    box = Sandbox(Policy().replace(wall_time=0.3))
+    box = Sandbox(Policy().replace(wall_time=1.0))
     for _ in range(3):
         assert box.call(LOOPS, "loops", 1).value == 7
 
@@ -109,7 +109,7 @@ def test_a_guest_that_turns_out_to_be_long_goes_on_elsewhere_and_is_not_trusted_
     beats, report = asyncio.run(scenario())
 
     assert report.outcome is Outcome.TIMEOUT
-    assert report.usage.wall_seconds >= 0.3
+    assert report.usage.wall_seconds >= 1.0
     assert beats > 3
     assert handed_on.count("long") == 1
     assert handed_on.count("after") == _MANY
@@ -131,12 +131,12 @@ def test_others_on_the_loop_have_their_turn() -> None:
                 await asyncio.sleep(0)
 
         async def for_ever() -> None:
-            while True:
+            while turns < 4:
                 await box.call_async(LOOPS, "loops", 1)
 
         task = asyncio.create_task(other())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(60):
                 await for_ever()
         task.cancel()
         return turns

@@ -721,16 +721,16 @@ def test_cpython_in_an_endless_loop_is_stopped_by_fuel(python: stockade.Module) 
 )
 def test_cpython_is_stopped_by_the_clock(code: str, python: stockade.Module) -> None:
     """The attack is to compute, or to sleep for an hour inside native WASI, past the deadline."""
-    box = Sandbox(POLICY.replace(wall_time=1.0))
+    box = Sandbox(POLICY.replace(wall_time=2.5))
     begun = time.monotonic()
 
     report = box.run(python, ["-c", code])
 
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     assert report.outcome is Outcome.TIMEOUT
     assert report.stdout == b"on my way\n"
-    assert 1.0 <= report.usage.wall_seconds < 10
-    assert [(found.kind, found.limit, found.action) for found in report.violations] == [("timeout", 1.0, "stop")]
+    assert 2.5 <= report.usage.wall_seconds < 60
+    assert [(found.kind, found.limit, found.action) for found in report.violations] == [("timeout", 2.5, "stop")]
 
 
 def test_cpython_that_sleeps_a_little_finishes(python: stockade.Module) -> None:
@@ -738,7 +738,7 @@ def test_cpython_that_sleeps_a_little_finishes(python: stockade.Module) -> None:
     report = Sandbox(POLICY).run(python, ["-c", "import time; time.sleep(0.05); print('awake')"])
 
     assert _python(report) == "awake\n"
-    assert 0.05 <= report.usage.idle_seconds < 30
+    assert 0.05 <= report.usage.idle_seconds <= report.usage.wall_seconds
     assert report.usage.calls["poll_oneoff"] == 1
 
 

@@ -88,7 +88,7 @@ def test_what_one_user_leaves_the_next_does_not_find(box: Sandbox, ending: str) 
 
     However the user ends it: well, with a guest that broke, with an exception of its own.
     """
-    own = Sandbox(PATIENT.replace(wall_time=0.1)) if ending == "limit" else box
+    own = Sandbox(PATIENT.replace(wall_time=0.5)) if ending == "limit" else box
     with SessionPool(own, VAULT, size=2) as pool:
         for _ in range(6):
             try:
