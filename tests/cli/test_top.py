@@ -59,6 +59,12 @@ FOUND = Found(
 )
 
 
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders of a user of one's own: machine code that another secret has signed is none for others."""
+    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("STOCKADE_CACHE", str(tmp_path / "cache"))
+
+
 def test_runs_that_are_oldest_stand_first() -> None:
     """Sessions at rest last; each with the limit of which it has used most."""
     assert [line.cells for line in _lines(FOUND)] == [
@@ -91,7 +97,7 @@ def test_a_name_cannot_break_the_table() -> None:
 
 def test_what_is_not_on_a_terminal_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As plain aligned text of 80 columns; and as JSON, which programs read."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    own_folders(tmp_path, monkeypatch)
     with serve_monitor(), Sandbox(POLICY) as box, box.open(wat(WORK)):
         thread = in_a_thread(lambda: box.run(wat(WORK), run_id="upload\x1b[2J"))
         assert until(lambda: len(box.monitor()) == 2)
@@ -113,7 +119,7 @@ def test_what_is_not_on_a_terminal_is_printed_once(tmp_path: Path, monkeypatch: 
 
 def test_nobody_to_be_seen_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And how a process comes to be seen."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    own_folders(tmp_path, monkeypatch)
 
     done = stockade("top", "--once")
 
@@ -133,9 +139,10 @@ def test_an_interval_is_a_time(interval: str) -> None:
     assert b"--interval" in done.stderr
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_json_comes_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until Ctrl-C, which is no failure."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    own_folders(tmp_path, monkeypatch)
     process = subprocess.Popen(
         [*COMMAND, "top", "--json", "--interval", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -148,9 +155,10 @@ def test_json_comes_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (process.returncode, complaints) == (0, b"")
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_terminal_is_renewed_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a screen of its own, until Ctrl-C."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    own_folders(tmp_path, monkeypatch)
     ours, theirs = pty.openpty()
     with serve_monitor(), Sandbox(POLICY) as box, box.open(wat(WORK)):
         process = subprocess.Popen(

@@ -137,6 +137,8 @@ def test_guests_that_wait_for_one_hold_no_thread() -> None:
     """All are in the function at once, which returns when the last one is there; and fewer than 20 threads."""
     many = 300
     threads: set[int] = set()
+    # Some may be there that other tests have left lingering.
+    before = threading.active_count()
 
     async def main() -> None:
         there, all_there = 0, asyncio.Event()
@@ -155,7 +157,7 @@ def test_guests_that_wait_for_one_hold_no_thread() -> None:
         assert [report.value for report in reports] == [*range(1, many + 1)]
 
     asyncio.run(main())
-    assert max(threads) < 20
+    assert max(threads) - before < 20
 
 
 _place: ContextVar[str] = ContextVar("_place", default="nowhere")

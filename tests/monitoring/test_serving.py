@@ -37,6 +37,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state folder of a user of one's own, with a path longer than that of a socket may be."""
     folder = tmp_path / ("long" * 30) / "state"
     monkeypatch.setenv("STOCKADE_STATE", str(folder))
+    # Machine code that another secret has signed is none for others.
+    monkeypatch.setenv("STOCKADE_CACHE", str(tmp_path / "cache"))
     return folder
 
 
@@ -201,6 +203,7 @@ def test_who_takes_no_answer_is_hung_up_on(server: MonitorServer, state: Path, m
         assert until(lambda: bool(server._clients), 30)
         monkeypatch.undo()
         monkeypatch.setenv("STOCKADE_STATE", str(state))
+        monkeypatch.setenv("STOCKADE_CACHE", str(state.parent / "cache"))
         assert len(look().processes) == 1
         assert until(lambda: not server._clients, 30)
 
