@@ -547,6 +547,8 @@ class _Scene:
         """A call that is under way is stopped: what is cancelled does not come back as if nothing had been."""
         holder = session._occupancy.holder
         session.cancel()
+        # The call may go on in between.
+        self.world.step()
         if holder is not None and session._occupancy.holder is holder and not session._closed:
             self.world.check(session._control.cancelled, "a cancellation is lost")
 
