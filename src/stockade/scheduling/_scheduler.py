@@ -235,6 +235,8 @@ class Scheduler:
         if self._unfinished:
             check_may_wait()
         wait_until(lambda: not self._unfinished, self._waiters)
+        # A handler may have raised in the middle of what was put off.
+        self._catch_up()
 
     async def close_async(self, *, cancel: bool = False) -> None:
         """Does what `close` does, without blocking the event loop. Cancelling it stops what is not done.
