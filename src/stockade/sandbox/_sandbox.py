@@ -581,26 +581,24 @@ class Sandbox:
 
         def begun() -> RunCoroutine[Report]:
             context = self._contexts.under(policy() if callable(policy) else policy)
-            control, auditor = run.control, self._auditor
+            control = run.control
             if export is not None:
                 given = Inputs((), stdin, env)
-                if auditor is None:
-                    calling = call_steps(context, control, module, export, args, returns, tenant, given, streams)
-                    return (yield from calling)
 
-                def call(loaded: Module | Snapshot) -> RunCoroutine[Report]:
+                def call(loaded: Source | Snapshot) -> RunCoroutine[Report]:
                     return call_steps(context, control, loaded, export, args, returns, tenant, given, streams)
 
-                return (yield from auditor.steps(control, context, module, tenant, export, call))
+                return (yield from self._told(control, context, module, tenant, export, call))
             # What is no list of arguments is told so when the run begins.
             texts = cast("Sequence[str | bytes]", args)
             if isinstance(args, list | tuple):
                 texts = [str(arg) if isinstance(arg, int | float) else arg for arg in args]
             inputs = Inputs(texts, stdin, env)
-            if auditor is None:
-                return (yield from run_steps(context, control, module, inputs, streams, tenant))
-            make = partial(_run_steps, context, control, inputs, streams, tenant)
-            return (yield from auditor.steps(control, context, module, tenant, "", make))
+
+            def command(loaded: Source | Snapshot) -> RunCoroutine[Report]:
+                return run_steps(context, control, loaded, inputs, streams, tenant)
+
+            return (yield from self._told(control, context, module, tenant, "", command))
 
         return steps(), run.control
 
@@ -632,21 +630,36 @@ class Sandbox:
 
         def begun() -> RunCoroutine[Report]:
             served = None if streams is None else streams(run.control)
-            context, control, auditor = self._contexts.under(), run.control, self._auditor
-            if auditor is None:
-                return (yield from drive_steps(context, control, module, program, inputs, served, tenant))
-            return (
-                yield from auditor.steps(
-                    control,
-                    context,
-                    module,
-                    tenant,
-                    "",
-                    lambda loaded: drive_steps(context, control, loaded, program, inputs, served, tenant),
-                )
-            )
+            context, control = self._contexts.under(), run.control
+
+            def driven(loaded: Source | Snapshot) -> RunCoroutine[Report]:
+                return drive_steps(context, control, loaded, program, inputs, served, tenant)
+
+            return (yield from self._told(control, context, module, tenant, "", driven))
 
         return steps(), run.control
+
+    def _told(
+        self,
+        control: RunControl,
+        context: PolicyContext,
+        module: Source | Snapshot,
+        tenant: str,
+        export: str,
+        make: Callable[[Source | Snapshot], RunCoroutine[Report]],
+    ) -> RunCoroutine[Report]:
+        """Returns the steps of a run, told to the audit log where there is one.
+
+        Args:
+            control: Its control.
+            context: Its policy made ready.
+            module: The module.
+            tenant: For whom it runs.
+            export: The function that is called; empty for a command.
+            make: Makes its steps, of the module, which an audit log has loaded.
+        """
+        auditor = self._auditor
+        return make(module) if auditor is None else auditor.steps(control, context, module, tenant, export, make)
 
     def live(
         self,
@@ -711,25 +724,37 @@ class Sandbox:
         check_keywords("Sandbox.run_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
-        context = self._contexts.under(policy)
-        auditor = self._auditor
+        context, auditor = self._contexts.under(policy), self._auditor
         with self._registry.under_way(run_id, awaited=True) as run:
+            control = run.control
             if args is _NO_ARGS and stdin is _NO_STDIN and (env, on_stdout, on_stderr, on_progress) == _NOTHING_ELSE:
-                attempt = partial(attempt_run, run.control, context, module)
-                steps = partial(run_steps, context, run.control, module, NO_INPUTS, None, tenant)
+                attempt = partial(attempt_run, control, context, module)
                 if auditor is not None:
-                    attempt = partial(auditor.attempt, attempt_run, run.control, tenant, "", context, module)
-                    make = partial(_run_steps, context, run.control, NO_INPUTS, None, tenant)
-                    steps = partial(auditor.steps, run.control, context, module, tenant, "", make)
+                    attempt = partial(auditor.attempt, attempt_run, control, tenant, "", context, module)
+
+                def steps() -> RunCoroutine[Report]:
+                    return self._told(
+                        control,
+                        context,
+                        module,
+                        tenant,
+                        "",
+                        lambda loaded: run_steps(context, control, loaded, NO_INPUTS, None, tenant),
+                    )
+
                 return await _awaited_if_long(attempt, steps, run, priority, tenant)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            streams = _loop_streams(inputs, run.control)
+            streams = _loop_streams(inputs, control)
             try:
-                served = run_steps(context, run.control, module, inputs, streams, tenant)
-                if auditor is not None:
-                    make = partial(_run_steps, context, run.control, inputs, streams, tenant)
-                    served = auditor.steps(run.control, context, module, tenant, "", make)
-                return await _awaited(run.until_over(served), run.control, priority, tenant)
+                served = self._told(
+                    control,
+                    context,
+                    module,
+                    tenant,
+                    "",
+                    lambda loaded: run_steps(context, control, loaded, inputs, streams, tenant),
+                )
+                return await _awaited(run.until_over(served), control, priority, tenant)
             finally:
                 if streams is not None:
                     streams.close()
@@ -800,19 +825,24 @@ class Sandbox:
         check_keywords("Sandbox.call_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
-        context = self._contexts.under(policy)
+        context, auditor = self._contexts.under(policy), self._auditor
         with self._registry.under_way(run_id, awaited=True) as run:
-            attempt = partial(attempt_call, run.control, context, module, export, args, returns)
-            steps = partial(call_steps, context, run.control, module, export, args, returns, tenant)
-            auditor = self._auditor
+            control = run.control
+            attempt = partial(attempt_call, control, context, module, export, args, returns)
             if auditor is not None:
                 given = export, args, returns
-                attempt = partial(auditor.attempt, attempt_call, run.control, tenant, export, context, module, *given)
+                attempt = partial(auditor.attempt, attempt_call, control, tenant, export, context, module, *given)
 
-                def make(loaded: Module | Snapshot) -> RunCoroutine[Report]:
-                    return call_steps(context, run.control, loaded, export, args, returns, tenant)
+            def steps() -> RunCoroutine[Report]:
+                return self._told(
+                    control,
+                    context,
+                    module,
+                    tenant,
+                    export,
+                    lambda loaded: call_steps(context, control, loaded, export, args, returns, tenant),
+                )
 
-                steps = partial(auditor.steps, run.control, context, module, tenant, export, make)
             return await _awaited_if_long(attempt, steps, run, priority, tenant)
 
     async def open_async(
@@ -875,17 +905,6 @@ def _auditor(audit: AuditLog, isolation: str) -> Auditor:
     from stockade.sandbox._auditing import Auditor
 
     return Auditor(audit, isolation)
-
-
-def _run_steps(
-    context: PolicyContext,
-    control: RunControl,
-    inputs: Inputs,
-    streams: Streams | None,
-    tenant: str,
-    module: Module | Snapshot,
-) -> RunCoroutine[Report]:
-    return run_steps(context, control, module, inputs, streams, tenant)
 
 
 async def _awaited(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
