@@ -17,7 +17,7 @@ import pytest
 
 import stockade
 from stockade import AuditError, AuditLog, Mount, Policy, PolicyError, Sandbox
-from stockade.audit import EventName, verify
+from stockade.audit import EventName, _places, verify
 from stockade.audit import _chain_file as chain
 from stockade.audit._places import find_place
 from stockade.system import state_folder
@@ -363,7 +363,7 @@ def test_two_logs_of_one_process_write_one_chain(tmp_path: Path) -> None:
 def test_a_writer_that_keeps_the_lock_is_waited_for_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was stopped in the middle holds up the log, and no run."""
     path = tmp_path / "log"
-    monkeypatch.setattr(chain, "_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(_places, "_LOCK_SECONDS", 0.0)
     holder = os.open(Path(str(state_folder())) / "audit" / find_place(path).head_name, os.O_RDWR | os.O_CREAT, 0o600)
     chain.flock(holder, chain.LOCK_EX)
     with AuditLog(path, key=KEY) as log, Sandbox(audit=log) as box:

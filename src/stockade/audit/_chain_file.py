@@ -11,7 +11,7 @@ import errno
 import os
 import time
 from contextlib import suppress
-from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_UN, flock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from stockade._locks import new_lock
 from stockade.audit._chain import HEAD_BYTES, NOTHING_BEFORE, SEAL_MARK, Head, mac_of, make_seal, read_head, read_seal
 from stockade.audit._events import AuditEvent, EventName
-from stockade.audit._places import LogPlace, open_head, open_log, read_key
+from stockade.audit._places import LogPlace, open_head, open_log, read_key, take_lock
 from stockade.errors import AuditError
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     Fsync: TypeAlias = Literal["never", "second", "run"]
 
 __all__ = ["ChainFile", "follow"]
-
-_LOCK_SECONDS: Final = 10.0
-"""How long to wait for another process that writes."""
-
-_LOCK_STEP_SECONDS: Final = 0.001
 
 _MOST_FOUND_BYTES: Final = 64 << 20
 """More that was added by others is not taken into the chain."""
@@ -99,7 +94,7 @@ class ChainFile:
         """
         with self._lock:
             self._open()
-            self._take_lock()
+            take_lock(self._head, LOCK_EX, "another process keeps the audit log locked")
             try:
                 self._append(events)
             finally:
@@ -136,18 +131,6 @@ class ChainFile:
             self._head = open_head(self.place)
         if self._log < 0:
             self._log = open_log(self.place)
-
-    def _take_lock(self) -> None:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                flock(self._head, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise OSError(errno.EAGAIN, "another process keeps the audit log locked") from None
-                time.sleep(_LOCK_STEP_SECONDS)
-            else:
-                return
 
     def _current(self) -> os.stat_result:
         """Returns the status of the log; opens it anew where it was moved or removed."""

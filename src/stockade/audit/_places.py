@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import time
+from fcntl import LOCK_NB, flock
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,11 +15,16 @@ from stockade._text import printable
 from stockade.errors import AuditError, EngineError
 from stockade.system import note_private_file, open_file, open_private, state_folder, user_secret
 
-__all__ = ["LogPlace", "find_place", "key_from", "open_head", "open_log", "read_key", "users_key"]
+__all__ = ["LogPlace", "find_place", "key_from", "open_head", "open_log", "read_key", "take_lock", "users_key"]
 
 _LOG: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HEAD: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_LOCK_SECONDS: Final = 10.0
+"""How long to wait for another process that writes."""
+
+_LOCK_STEP_SECONDS: Final = 0.001
 
 _KEY: Final = "audit.key"
 _LEAST_KEY_BYTES: Final = 16
@@ -213,3 +221,26 @@ def _check_log(place: LogPlace, status: os.stat_result) -> None:
         why = f"has {status.st_nlink - 1} other names, by which it may be reached elsewhere"
     if why:
         raise AuditError(f"the audit log {place.shown} {why}: give another path, or remove what is there")
+
+
+def take_lock(descriptor: int, how: int, otherwise: str) -> None:
+    """Takes the lock of a file, and waits for who has it.
+
+    Args:
+        descriptor: The open file.
+        how: `LOCK_EX` to write, `LOCK_SH` to read.
+        otherwise: What is said where it is not to be had.
+
+    Raises:
+        OSError: Others have it all the while.
+    """
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            flock(descriptor, how | LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise OSError(errno.EAGAIN, otherwise) from None
+            time.sleep(_LOCK_STEP_SECONDS)
+        else:
+            return

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-import time
 from contextlib import suppress
 from difflib import SequenceMatcher
-from fcntl import LOCK_NB, LOCK_SH, LOCK_UN, flock
+from fcntl import LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +24,7 @@ from stockade.audit._chain import (
     read_head,
     read_seal,
 )
-from stockade.audit._places import LogPlace, find_place, open_head, users_key
+from stockade.audit._places import LogPlace, find_place, open_head, take_lock, users_key
 from stockade.errors import AuditError
 from stockade.system import open_file
 
@@ -38,8 +36,6 @@ __all__ = ["AuditCheck", "AuditFinding", "verify"]
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_BYTES: Final = 4 << 30
 _MOST_FINDINGS: Final = 100
-_LOCK_SECONDS: Final = 10.0
-_LOCK_STEP_SECONDS: Final = 0.001
 _MOST_COMPARED: Final = 2000
 """Lines of one batch that are compared one by one, to tell which was moved."""
 
@@ -132,7 +128,7 @@ def _head_of(place: LogPlace, key: bytes, path: Path | None) -> tuple[Head | Non
         if path is None:
             descriptor = open_head(place, make=False)
             try:
-                _share(descriptor)
+                take_lock(descriptor, LOCK_SH, "another process keeps it locked")
                 data = os.pread(descriptor, HEAD_BYTES + 1, 0)
                 with suppress(FileNotFoundError):
                     size = place.path.lstat().st_size
@@ -152,19 +148,6 @@ def _head_of(place: LogPlace, key: bytes, path: Path | None) -> tuple[Head | Non
         return Head(), size, ""
     found = read_head(data, key)
     return found, size, "" if found else f"the head of the log is not as it was written, or of another key, {lost}"
-
-
-def _share(descriptor: int) -> None:
-    end = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            flock(descriptor, LOCK_SH | LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise OSError(errno.EAGAIN, "another process keeps it locked") from None
-            time.sleep(_LOCK_STEP_SECONDS)
-        else:
-            return
 
 
 def _content(place: LogPlace, size: int | None, *, known: bool) -> bytes | None:
