@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stockade.policy import Mount, Policy
 
-__all__ = ["fit", "roomy"]
+__all__ = ["fit", "folders_of", "roomy"]
 
 _COMPILE_SECONDS: Final = 3600.0
 _COMPILE_BYTES: Final = 16 << 30
@@ -91,3 +91,8 @@ def fit(policy: Policy, stack_bytes: int, mounts: Sequence[Mount]) -> Policy:
         create=policy.filesystem.create or free,
         delete=policy.filesystem.delete or free,
     )
+
+
+def folders_of(policy: Policy) -> tuple[str, ...]:
+    """Returns the folders of a policy, as guests name them: an interpreter that was made ready knows of these."""
+    return tuple(mount.guest for mount in policy.filesystem.mounts)

@@ -11,11 +11,12 @@ from stockade.errors import ModuleError
 from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import CalledDriver
+from stockade.guests._fit import folders_of
 from stockade.guests._internals import exporting
-from stockade.guests._jobs import job_of, seed_for, where_stepped
+from stockade.guests._jobs import job_of, made_ready, seed_for, where_stepped
 from stockade.guests._language import Language
 from stockade.guests._quickjs_wasi import QUICKJS_WASI_EXPORTS, QuickJSWasi
-from stockade.guests._result import FRAME_ROOM_BYTES, Frame, read_frame
+from stockade.guests._result import FRAME_ROOM_BYTES
 from stockade.guests._runtime import DataFile, Runtime
 from stockade.guests._task import Task
 
@@ -191,18 +192,12 @@ class _QuickJSReactor(CalledDriver):
         settle = yield from evaluated(b"stockade.settle")
         yield from evaluated(b"delete globalThis.stockade")
         room = yield from placed(bytes(_ROOM_BYTES))
-        key = tuple(mount.guest for mount in guest.policy.filesystem.mounts)
-        self._places[key] = _Place(runtime, context, perform, settle, room, random)
-        report = yield from self.start(guest, module, Task(preload, name="<preload>"))
-        frame = read_frame(report.value) if isinstance(report.value, bytes) else None
-        if isinstance(frame, Frame) and frame.error is None:
-            return msgspec.structs.replace(report, value=0)
-        told = frame.error.traceback if isinstance(frame, Frame) and frame.error is not None else ""
-        return msgspec.structs.replace(report, value=1, stderr=told.encode())
+        self._places[folders_of(guest.policy)] = _Place(runtime, context, perform, settle, room, random)
+        return made_ready((yield from self.start(guest, module, Task(preload, name="<preload>"))))
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
-        place = self._places[tuple(mount.guest for mount in guest.policy.filesystem.mounts)]
+        place = self._places[folders_of(guest.policy)]
         seed = seed_for(guest.policy.random) if task.reseed else None
         turn = _Turn(place, job_of(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
         return guest.invoke(Call(module.function_entry("JS_Call"), (0, 0, 0, 0, 0), turn))

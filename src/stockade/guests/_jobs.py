@@ -1,4 +1,4 @@
-"""What interpreters of JavaScript are given with a job: the job, and where their random numbers begin."""
+"""What interpreters of JavaScript are given with a job, and what is known of them once they were made ready."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stockade.errors import ModuleError
+from stockade.guests._result import Frame, read_frame
 
 if TYPE_CHECKING:
     from stockade.guests._task import Task
     from stockade.policy import Random
+    from stockade.report import Report
 
-__all__ = ["job_of", "seed_for", "where_stepped"]
+__all__ = ["job_of", "made_ready", "seed_for", "where_stepped"]
 
 _WORDS = (1 << 64) - 1
 
@@ -61,3 +65,16 @@ def job_of(task: Task, *, has_stdin: bool = False) -> bytes:
             "tools": [dict(tool) for tool in task.tools],
         }
     ).encode()
+
+
+def made_ready(report: Report) -> Report:
+    """Returns the report on making an interpreter ready: its value is 0, or 1 with why on stderr.
+
+    Args:
+        report: That on the code that is run ahead, the last thing that is done.
+    """
+    frame = read_frame(report.value) if isinstance(report.value, bytes) else None
+    if isinstance(frame, Frame) and frame.error is None:
+        return msgspec.structs.replace(report, value=0)
+    told = frame.error.traceback if isinstance(frame, Frame) and frame.error is not None else ""
+    return msgspec.structs.replace(report, value=1, stderr=told.encode())

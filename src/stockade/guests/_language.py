@@ -11,7 +11,7 @@ from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest, check_monitoring
-from stockade.guests._fit import fit, roomy
+from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
@@ -625,7 +625,7 @@ class Language:
         """
         if not driver.has_base:
             return module
-        key = tuple(mount.guest for mount in policy.filesystem.mounts)
+        key = folders_of(policy)
         with self._lock:
             if key not in self._bases:
                 self._bases[key] = self._make_base(module, driver, policy)

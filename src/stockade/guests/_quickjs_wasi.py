@@ -11,8 +11,9 @@ from stockade.errors import ModuleError
 from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import CalledDriver
-from stockade.guests._jobs import job_of, seed_for, where_stepped
-from stockade.guests._result import FRAME_ROOM_BYTES, Frame, read_frame
+from stockade.guests._fit import folders_of
+from stockade.guests._jobs import job_of, made_ready, seed_for, where_stepped
+from stockade.guests._result import FRAME_ROOM_BYTES
 from stockade.guests._task import Task
 from stockade.host import U32, HostCall  # noqa: TC001 - annotations that are read when they are lent
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from stockade.execution import CallExport, Guest
     from stockade.guests._tools import Toolbox
     from stockade.modules import Module
-    from stockade.policy import Policy
     from stockade.report import Report
     from stockade.runner import RunCoroutine
     from stockade.sandbox import Sandbox
@@ -145,7 +145,7 @@ class QuickJSWasi(CalledDriver):
             return await _driven_async(host, toolbox, _served(host, name, given))
 
         def rejected(host: HostCall, promise: U32, reason: U32, is_handled: U32) -> None:
-            place = self._places.get(_key(host.policy))
+            place = self._places.get(folders_of(host.policy))
             if place is not None:
                 _driven(host, toolbox, _noted(host, place, promise, reason, is_handled))
 
@@ -197,26 +197,20 @@ class QuickJSWasi(CalledDriver):
         settle = yield from called("qjs_get_prop_string", made, (yield from placed("settle")))
         noting = yield from called("qjs_get_prop_string", made, (yield from placed("rejected")))
         undefined = yield from called("qjs_get_undefined")
-        self._places[_key(guest.policy)] = _Place(perform, settle, noting, undefined, random)
+        self._places[folders_of(guest.policy)] = _Place(perform, settle, noting, undefined, random)
         yield from called("qjs_set_promise_rejection_handler", 1)
-        report = yield from self.start(guest, module, Task(preload, name="<preload>"))
-        frame = read_frame(report.value) if isinstance(report.value, bytes) else None
-        if isinstance(frame, Frame) and frame.error is None:
-            return msgspec.structs.replace(report, value=0)
-        told = frame.error.traceback if isinstance(frame, Frame) and frame.error is not None else ""
-        return msgspec.structs.replace(report, value=1, stderr=told.encode())
+        return made_ready((yield from self.start(guest, module, Task(preload, name="<preload>"))))
 
     def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         seed = seed_for(guest.policy.random) if task.reseed else None
         turn = _Turn(
-            self._places[_key(guest.policy)], job_of(task, has_stdin=True), seed, task.most_bytes + FRAME_ROOM_BYTES
+            self._places[folders_of(guest.policy)],
+            job_of(task, has_stdin=True),
+            seed,
+            task.most_bytes + FRAME_ROOM_BYTES,
         )
         return guest.invoke(Call(module.function_entry("qjs_init"), (), turn))
-
-
-def _key(policy: Policy) -> tuple[str, ...]:
-    return tuple(mount.guest for mount in policy.filesystem.mounts)
 
 
 _Calls: TypeAlias = "Generator[tuple[str, tuple[int, ...]] | bytes, int | bytes, int]"
