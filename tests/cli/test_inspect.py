@@ -411,9 +411,9 @@ def test_a_file_is_not_written_over(tmp_path: Path) -> None:
     assert out.read_bytes() == b"precious"
     assert command("--woven", "--force", "-o", out, path).exception is None
     assert out.read_bytes().startswith(b"\0asm")
-    for place in (tmp_path, Path("/dev/null")):
+    for place, kind in ((tmp_path, "a folder"), (Path("/dev/null"), "no plain file")):
         folder = command("--woven", "--force", "-o", place, path)
-        assert str(folder.exception) == f"{place} is not a regular file"
+        assert str(folder.exception) == f"{place} is {kind}: give the module a file of its own"
     nowhere = command("--woven", "-o", tmp_path / "no" / "x", path)
     assert str(nowhere.exception) == f"{tmp_path}/no/x cannot be written: No such file or directory"
 

@@ -13,6 +13,7 @@ from stockade.cli._collect import check_collection, open_folder, write_files
 from stockade.cli._complete import offer
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
+from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited
@@ -164,6 +165,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
         check_collection(patterns, folder, force=force, wants_json=wants_json)
         report_files = opened(reports)
+        learned_file = None if learned is None else OutputFile(learned, "the policy")
         given = _files(files)
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
@@ -208,7 +210,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         if module is not None:
             from stockade.cli._learn import write_learned
 
-            write_learned(module, policy, result.report, [*environment], before, learned, finds_folders=True)
+            write_learned(module, policy, result.report, [*environment], before, learned_file, finds_folders=True)
         written = target is None or write_files(result.files, patterns, target, force=force)
         if result.files_left_out:
             click.echo(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from stockade._text import printable
-from stockade.cli._files import CREATE, replace_file
+from stockade.cli._files import create_file, replace_file
 from stockade.system import folder_below
 
 if TYPE_CHECKING:
@@ -114,11 +114,5 @@ def _write(folder: int, parts: Sequence[str], data: bytes, *, force: bool) -> No
     with folder_below(folder, parts[:-1]) as here:
         if force:
             replace_file(here, parts[-1], data)
-            return
-        with os.fdopen(os.open(parts[-1], CREATE, 0o666, dir_fd=here), "wb") as file:
-            try:
-                file.write(data)
-                file.flush()
-            except OSError:
-                os.unlink(parts[-1], dir_fd=here)
-                raise
+        else:
+            create_file(here, parts[-1], data)

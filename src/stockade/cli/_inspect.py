@@ -11,6 +11,7 @@ import click
 from stockade._text import printable
 from stockade.cli._complete import ModuleFile
 from stockade.cli._encoding import plain_json
+from stockade.cli._files import write_file
 from stockade.cli._streams import pass_on, say_document
 from stockade.cli._terminal import progress, show_table, show_title
 from stockade.modules import Module, inspect_woven
@@ -189,20 +190,14 @@ def _cut(text: str) -> str:
 
 def _write(out: str, wasm: bytes, *, force: bool) -> None:
     """Writes the woven module: to a new file, or over a regular one that may go; never to a terminal."""
-    path, shown = Path(out), printable(out, 400)
+    if out != "-":
+        write_file(out, wasm, "the module", force=force)
+        return
+    if sys.stdout.isatty():
+        raise click.UsageError("-o - would write binary data to the terminal: give a file name")
     try:
-        if out == "-":
-            if sys.stdout.isatty():
-                raise click.UsageError("-o - would write binary data to the terminal: give a file name")
-            pass_on(sys.stdout, wasm)
-        elif path.exists() and not path.is_file():
-            raise click.UsageError(f"{shown} is not a regular file")
-        else:
-            with path.open("wb" if force else "xb") as file:
-                file.write(wasm)
-    except FileExistsError:
-        raise click.UsageError(f"{shown} already exists: use --force to overwrite it") from None
+        pass_on(sys.stdout, wasm)
     except BrokenPipeError:
         raise
     except OSError as problem:
-        raise click.UsageError(f"{shown} cannot be written: {problem.strerror}") from None
+        raise click.UsageError(f"- cannot be written: {problem.strerror}") from None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from stockade._text import printable
 from stockade.cli._complete import ModuleFile
 from stockade.cli._endings import complain
+from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import finish, perform
 from stockade.cli._streams import say_document
 from stockade.engine import Engine
-from stockade.errors import UsageError
 from stockade.learning import LEARNING_TRACE, learning_policy, merge
 from stockade.learning import learn as learn_from
 from stockade.modules import load_module
@@ -77,13 +75,15 @@ def learn(
         raise click.UsageError("MODULE is read a second time to learn from it: give the name of a file")
     if before is not None:
         Policy.load(before)  # A mistake in it is told before anything runs.
+    # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
+    file = None if output is None else OutputFile(output, "the policy")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
     with Watcher() as watcher, Sandbox(learning_policy(policy), trace=LEARNING_TRACE) as box:
         streams = GuestStreams(watcher, reads=True, shows=output is not None)
         report = perform(box, watcher, streams, module, args, environment)
     complain(report, watcher.signal)
-    write_learned(load_module(module, policy), policy, report, [*environment], before, output)
+    write_learned(load_module(module, policy), policy, report, [*environment], before, file)
     return finish(report, watcher, streams)
 
 
@@ -93,7 +93,7 @@ def write_learned(
     report: Report,
     variables: Sequence[str],
     before: str | None,
-    output: str | None,
+    output: OutputFile | None,
     *,
     finds_folders: bool = False,
 ) -> None:
@@ -105,7 +105,7 @@ def write_learned(
         report: The report on the run.
         variables: The names of the variables that it was given.
         before: The file with what was learned before, if something was.
-        output: The name of a file; None for stdout.
+        output: The file; None for stdout.
         finds_folders: Whether the program finds its folders by their names.
 
     Raises:
@@ -120,10 +120,7 @@ def write_learned(
     if output is None:
         say_document(text, "toml")
     else:
-        try:
-            Path(output).write_text(text, encoding="utf-8")
-        except OSError as problem:
-            raise UsageError(f"{printable(output, 400)} cannot be written: {problem.strerror}") from None
+        output.replace(text.encode())
     if not report.ok:
         click.echo(
             f"stockade: the run did not end well ({report.summary()}): the policy permits what it did until then",

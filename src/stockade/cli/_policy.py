@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stockade._text import printable
+from stockade.cli._files import write_file
 from stockade.cli._policy_option import PolicyName, is_policy_file
 from stockade.cli._status import ExitStatus
 from stockade.cli._streams import say_document
@@ -216,13 +217,7 @@ def init(file: Path | None, found: Policy, force: bool) -> None:
     if file is None:
         say_document(text, "toml")
         return
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise click.UsageError(f"{printable(str(file), 400)} already exists: use --force to overwrite it") from None
-    except OSError as problem:
-        raise click.UsageError(f"{printable(str(file), 400)} cannot be written: {problem.strerror}") from None
+    write_file(str(file), text.encode(), "the policy", force=force)
     shown = printable(str(file), 400)
     click.echo(f"wrote {shown}: edit it, then run stockade policy check {shown}", err=True)
 

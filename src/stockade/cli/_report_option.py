@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from stockade._text import printable
-from stockade.cli._files import replace_file
+from stockade.cli._files import OutputFile
 from stockade.execution import Monitoring
 
 if TYPE_CHECKING:
@@ -24,7 +20,6 @@ _SUFFIXES: Final = (".html", ".htm", ".json", ".txt")
 """How the names of files end that may follow --report as a word of their own. No module is called so."""
 
 _OPTION: Final = "--report"
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class ReportingCommand(click.Command):
@@ -86,8 +81,6 @@ def _is_html(name: str) -> bool:
 class ReportFile:
     """A file that a report is to be written to: known before the run, so that no guest chooses what it is.
 
-    It is whole or as it was before, and what lies under its name is replaced, never followed or opened.
-
     Args:
         name: Its path.
 
@@ -96,28 +89,8 @@ class ReportFile:
     """
 
     def __init__(self, name: str) -> None:
-        path = Path(name)
-        self._shown = printable(name, 400)
-        self._path = name
-        self._name = path.name
-        try:
-            self._folder = os.open(path.parent, _FOLDER)
-            if not self._name:
-                raise IsADirectoryError(0, "Is a directory")
-            self._check()
-            # Whether anything can be written there is known when something was.
-            replace_file(self._folder, None, b"")
-        except OSError as problem:
-            raise click.UsageError(f"{self._shown} cannot be written: {problem.strerror}") from None
-
-    def _check(self) -> None:
-        try:
-            mode = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            return
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "no plain file"
-            raise click.UsageError(f"{self._shown} is {kind}: give the report a file of its own")
+        self._name = name.lower()
+        self._file = OutputFile(name, "the report")
 
     def write(self, report: Report) -> None:
         """Writes the report.
@@ -128,17 +101,11 @@ class ReportFile:
         Raises:
             UsageError: It cannot be written any more.
         """
-        if _is_html(self._path):
+        if _is_html(self._name):
             text = report.to_html()
         else:
-            text = (report.to_json() if self._path.lower().endswith(".json") else report.render()) + "\n"
-        try:
-            self._check()
-            replace_file(self._folder, self._name, text.encode("utf-8", "backslashreplace"))
-        except OSError as problem:
-            raise click.UsageError(f"{self._shown} cannot be written: {problem.strerror}") from None
-        finally:
-            os.close(self._folder)
+            text = (report.to_json() if self._name.endswith(".json") else report.render()) + "\n"
+        self._file.replace(text.encode("utf-8", "backslashreplace"))
 
 
 def opened(reports: Sequence[str]) -> list[ReportFile]:

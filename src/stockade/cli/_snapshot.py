@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stockade.cli._complete import ExportName, ModuleFile
+from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import arguments_of
@@ -52,6 +53,8 @@ def snapshot(
     """
     if args and invoke is None:
         raise click.UsageError("ARGS are for a function: name it with --invoke")
+    # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
+    output = OutputFile(file, "the snapshot")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     loaded: Module | Snapshot
     loaded = Snapshot.load(module) if is_snapshot_file(Path(module)) else load_module(module, policy)
@@ -64,6 +67,6 @@ def snapshot(
                 given: Sequence[Argument] = arguments_of(invoke, args, of.function_entry(invoke).type.params)
                 session.call(invoke, *given).check()
             taken = session.snapshot()
-    taken.save(file)
+    taken.save(output.name, dir_fd=output.folder)
     click.echo(f"{file}: {of.name}, {taken.memory_bytes:,} bytes of memory, {taken.stored_bytes:,} of them kept")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -13,6 +12,7 @@ from stockade._text import document_safe, printable
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import complain
+from stockade.cli._files import open_stream
 from stockade.cli._grants import environment_of, limit_options, long_folder_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._policy_option import policy_option
@@ -175,7 +175,7 @@ def trace(
     environment = environment_of(variables)
     with ExitStack() as stack:
         # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
-        write = sys.stderr.write if output is None else _writing(stack.enter_context(_opened(output)))
+        write = sys.stderr.write if output is None else _writing(stack.enter_context(open_stream(output, "the trace")))
         summary = TraceSummary() if wants_summary else None
         writer = TraceWriter(write, output or "stderr", string_chars=string_chars, as_json=wants_json, summary=summary)
         asked = Trace(
@@ -198,16 +198,9 @@ def trace(
 
 def _writing(file: FileIO) -> Callable[[str], object]:
     def write(text: str) -> None:
+        # Without a buffer: what cannot be written is told of the line that it is.
         left = text.encode("utf-8", "backslashreplace")
         while left:
             left = left[file.write(left) :]
 
     return write
-
-
-def _opened(name: str) -> FileIO:
-    try:
-        # Without a buffer: what cannot be written is told of the line that it is.
-        return Path(name).open("wb", buffering=0)
-    except OSError as problem:
-        raise click.UsageError(f"{printable(name, 400)} cannot be written: {problem.strerror}") from None

@@ -61,21 +61,22 @@ class Snapshot:
         """
         return self._saved.state.instance.stored_bytes
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, dir_fd: int | None = None) -> None:
         """Writes it to a file, for `load`: all of it or nothing. What was at the path is replaced.
 
         The file holds all that is in the guest's memory, and is readable by its owner only. It is signed by a secret of
         the user's (`STOCKADE_STATE`), so `load` believes it on this machine, for this user.
 
         Args:
-            path: Where to.
+            path: Where to. What lies there is replaced: it is not followed, nor opened.
+            dir_fd: An open folder that a relative path begins at, as `os.open` has it.
 
         Raises:
             SnapshotError: It cannot be written there, or there is no secret.
         """
         from stockade.sandbox._snapshot_file import write_snapshot
 
-        write_snapshot(self._saved.state, Path(path))
+        write_snapshot(self._saved.state, Path(path), dir_fd)
 
     @classmethod
     def load(cls, path: str | PathLike[str], module: Module | None = None) -> Snapshot:

@@ -68,12 +68,13 @@ def _made_by() -> str:
     return f"guard {guard().digest}, weaver {WEAVER_VERSION}, wasmtime {wasmtime_version()}"
 
 
-def write_snapshot(state: GuestState, path: Path) -> None:
+def write_snapshot(state: GuestState, path: Path, dir_fd: int | None = None) -> None:
     """Writes a snapshot, all or nothing; what was at the path is replaced.
 
     Args:
         state: What a guest held.
         path: Where to.
+        dir_fd: An open folder that a relative path begins at; None for the current one.
 
     Raises:
         SnapshotError: It cannot be written there, or there is no secret to sign it by.
@@ -92,7 +93,7 @@ def write_snapshot(state: GuestState, path: Path) -> None:
     sizes = _SIZES.pack(len(told), offset, len(module.data))
     mac = hmac.new(_secret(), _MAGIC + sizes + told, hashlib.sha256)
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
             with new_file(folder) as (temporary, file):
                 file.write(_MAGIC + mac.digest() + bytes(_MAC_BYTES) + sizes + told)
