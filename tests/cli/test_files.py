@@ -1,4 +1,7 @@
-"""Files that commands write: whole or not at all, never through a link, and never where a guest says."""
+"""Files that commands write: whole or not at all, never through a link, and never where a guest says.
+
+Holds P-REPORT-6.
+"""
 
 from __future__ import annotations
 
