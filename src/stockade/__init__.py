@@ -7,7 +7,7 @@
 
 Here is what one types in a day. The rest is in its rooms: parts of policies in `stockade.policy`, parts of reports in
 `stockade.report`, what code gives in `stockade.guests`, events and sinks in `stockade.audit`, numbers and memory for
-host functions in `stockade.host`, types for annotations in `stockade.typing`.
+host functions in `stockade.host`, system calls in `stockade.syscalls`, types for annotations in `stockade.typing`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         QueueFull,
         SnapshotError,
         StockadeError,
+        SyscallRefused,
         UsageError,
     )
     from stockade.execution import Monitoring, Pipe, calibrate
@@ -90,6 +91,7 @@ __all__ = [
     "Snapshot",
     "SnapshotError",
     "StockadeError",
+    "SyscallRefused",
     "Task",
     "TaskHandle",
     "TaskResult",

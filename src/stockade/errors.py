@@ -10,6 +10,7 @@
         LinkError                 it asks for an import or an entry point that is not there
       IsolationError              the isolation that was asked for is unavailable
         EngineError               the wasmtime library is missing, unfit or exhausted
+        SyscallRefused            a jailed worker may not make a system call
       UsageError                  an object was used in a way it does not allow (closed, or by two threads)
       SnapshotError               a snapshot cannot be taken, kept or believed
       AuditError                  an audit log cannot be written or believed; where it is required, nothing runs
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from stockade.guests import CodeResult
     from stockade.report import Report
@@ -55,6 +57,7 @@ __all__ = [
     "QueueFull",
     "SnapshotError",
     "StockadeError",
+    "SyscallRefused",
     "UsageError",
 ]
 
@@ -120,6 +123,21 @@ class IsolationError(StockadeError):
 
 class EngineError(IsolationError):
     """The wasmtime library is missing, unfit for this Stockade, or out of room."""
+
+
+class SyscallRefused(IsolationError):  # noqa: N818 - what became of it, as `Denied`
+    """A jailed worker may not make a system call.
+
+    Attributes:
+        verdict: `forbidden`, which nothing changes; `refused`, for it is not allowed; or `unknown`.
+    """
+
+    def __init__(self, message: str, verdict: Literal["forbidden", "refused", "unknown"]) -> None:
+        super().__init__(message)
+        self.verdict: Literal["forbidden", "refused", "unknown"] = verdict
+
+    def __reduce__(self) -> tuple[type[SyscallRefused], tuple[str, str]]:
+        return type(self), (str(self), self.verdict)
 
 
 class UsageError(StockadeError):

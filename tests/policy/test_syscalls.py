@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from stockade import Policy, PolicyError, Wasi
 from stockade._wasi import WASI_BY_NAME
-from stockade.policy._syscalls import PLATFORMS, SYSCALLS
+from stockade.policy._syscalls import guest_syscalls
+from stockade.syscalls import PLATFORMS
 from tests.limits._guests import ENOSYS, ENOTCAPABLE, SUCCESS, Played, Script
+
+SYSCALLS = guest_syscalls()
 
 # -- numbers --------------------------------------------------------------------------------------------------------
 

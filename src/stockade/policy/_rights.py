@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
 from stockade.policy._fields import COUNT, SECONDS, Folder, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._secrets import is_sensitive, names_a_secret
-from stockade.policy._syscalls import SYSCALLS, Classification, find_syscall
+from stockade.policy._syscalls import Classification, find_syscall, guest_syscalls
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ class _CallPattern(Kind):
     """A WASI call, a group or pattern of them, or a POSIX system call that some of them stand for."""
 
     def settle(self, path: str, value: object) -> str:
-        if not isinstance(value, str) or (not wasi_calls(value) and value.lower() not in SYSCALLS):
+        if not isinstance(value, str) or (not wasi_calls(value) and value.lower() not in guest_syscalls()):
             raise PolicyError(
                 f"{path} is {shown(value)}, which is no WASI call, group or pattern of calls: "
                 "write names such as fd_write, path_* or clock"
@@ -337,7 +337,7 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         Part.__post_init__(self)
         for pattern in self.allow:
-            if not wasi_calls(pattern) and SYSCALLS[pattern.lower()].never:
+            if not wasi_calls(pattern) and guest_syscalls()[pattern.lower()].never:
                 raise PolicyError(
                     f"wasi.allow has {shown(pattern)}, which no guest can be given: WASI has no such call. Leave it out"
                 )
@@ -378,6 +378,12 @@ class Wasi(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "refused" if found.wasi and all(name in refused for name in found.wasi) else "allowed"
 
 
+_WORDS: Final = frozenset((*WASI_BY_NAME, *(call.group for call in WASI)))
+"""Names and groups of WASI: only for what is none of them is the table of system calls loaded."""
+
+_WILD: Final = frozenset("*?[")
+
+
 def wasi_calls(pattern: str) -> list[str]:
     """Returns the names of the WASI calls that a pattern stands for.
 
@@ -385,8 +391,10 @@ def wasi_calls(pattern: str) -> list[str]:
         pattern: A name (`fd_write`), a pattern (`path_*`), a group (`clock`), or the name of the POSIX system call that
             they stand for (`READ`).
     """
-    known = SYSCALLS.get(pattern.lower())
-    posix = known.wasi if known is not None else ()
+    posix: tuple[str, ...] = ()
+    if pattern not in _WORDS and not _WILD & set(pattern):
+        known = guest_syscalls().get(pattern.lower())
+        posix = known.wasi if known is not None else ()
     return [
         call.name
         for call in WASI

@@ -1,0 +1,33 @@
+"""A jail for a process: what the kernel can take from it before it touches what is hostile. It knows no WebAssembly."""
+
+from stockade.jail._confine import confine
+from stockade.jail._landlock import landlock_version
+from stockade.jail._model import (
+    NAMESPACES,
+    WALLS,
+    Granted,
+    Jail,
+    JailError,
+    JailReport,
+    ResourceLimits,
+    Step,
+    Wall,
+)
+from stockade.jail._namespaces import enter_namespaces
+from stockade.jail._seccomp import seal_code
+
+__all__ = [
+    "NAMESPACES",
+    "WALLS",
+    "Granted",
+    "Jail",
+    "JailError",
+    "JailReport",
+    "ResourceLimits",
+    "Step",
+    "Wall",
+    "confine",
+    "enter_namespaces",
+    "landlock_version",
+    "seal_code",
+]

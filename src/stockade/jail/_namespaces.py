@@ -1,0 +1,176 @@
+"""Namespaces: another view of users, mounts, processes, networks (namespaces(7)).
+
+To make a network namespace takes longer than a short run, so they are entered once, by what forks the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from stockade.jail._libc import prctl, syscall
+from stockade.jail._model import NAMESPACES, JailReport, Step
+
+if TYPE_CHECKING:
+    from stockade.jail._model import Wall
+
+__all__ = ["enter_namespaces", "has_other_threads"]
+
+_FLAGS: Final[dict[Wall, int]] = {
+    "user": 0x1000_0000,
+    "mount": 0x0002_0000,
+    "pid": 0x2000_0000,
+    "network": 0x4000_0000,
+    "ipc": 0x0800_0000,
+    "uts": 0x0400_0000,
+    "cgroup": 0x0200_0000,
+}
+_TOLD: Final[dict[Wall, str]] = {
+    "user": "no rights over what belongs to the host's",
+    "mount": "mounts are its own, and change nothing outside",
+    "pid": "sees no process outside",
+    "network": "no interfaces, no sockets of the host's",
+    "ipc": "no queues or memory of the host's",
+    "uts": "a host name of its own",
+    "cgroup": "does not see the host's control groups",
+}
+
+_PR_SET_PDEATHSIG: Final = 1
+_MS_REC, _MS_PRIVATE = 0x4000, 0x4_0000
+_TASKS: Final = Path("/proc/self/task")
+
+
+def has_other_threads() -> bool:
+    """Whether this process has threads beside the one that asks."""
+    try:
+        return len(list(_TASKS.iterdir())) > 1
+    except OSError:
+        return False
+
+
+def enter_namespaces(
+    wanted: frozenset[Wall] = frozenset(NAMESPACES), *, require: frozenset[Wall] = frozenset()
+) -> tuple[Step, ...]:
+    """Enters new namespaces, each where the machine lets this process.
+
+    With a namespace of processes it returns in another process, the first one there, for that is whose children are in
+    it. The one that called it waits for that one, ends as it does, and has it ended when it is ended itself. What it
+    had open, the other one has.
+
+    Args:
+        wanted: Those to be entered.
+        require: Those without which it fails.
+
+    Returns:
+        What came of each.
+
+    Raises:
+        JailError: One that is required cannot be entered.
+    """
+    steps = []
+    users = os.geteuid(), os.getegid()
+    for wall in NAMESPACES:
+        if wall not in wanted:
+            continue
+        try:
+            if wall == "user":
+                _rehearse(*users)
+            syscall("unshare", _FLAGS[wall])
+            if wall == "user":
+                _map_user(*users)
+            elif wall == "mount":
+                _keep_mounts()
+        except OSError as problem:
+            steps.append(Step(wall, active=False, detail=_why_not(wall, problem)))
+        else:
+            steps.append(Step(wall, active=True, detail=_TOLD[wall]))
+    JailReport(tuple(steps)).check(require)
+    if "pid" in JailReport(tuple(steps)).active:
+        _become_first()
+    return tuple(steps)
+
+
+def _rehearse(user: int, group: int) -> None:
+    """Enters a namespace of users in a child first: one whose numbers cannot be mapped could not be left again."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            syscall("unshare", _FLAGS["user"])
+            _map_user(user, group)
+            code = 0
+        except OSError as problem:
+            code = problem.errno or 1
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise OSError(max(code, 0), os.strerror(max(code, 0)))
+
+
+def _map_user(user: int, group: int) -> None:
+    """Has the user keep its number, which is all that may be mapped without privileges."""
+    Path("/proc/self/setgroups").write_bytes(b"deny")
+    Path("/proc/self/uid_map").write_bytes(b"%d %d 1" % (user, user))
+    Path("/proc/self/gid_map").write_bytes(b"%d %d 1" % (group, group))
+
+
+def _keep_mounts() -> None:
+    """Has nothing that is mounted here appear outside."""
+    # SAFETY: of mount(2), only the target is read for a change of propagation; "/" outlives the call.
+    import ctypes
+
+    syscall("mount", None, ctypes.create_string_buffer(b"/"), None, _MS_REC | _MS_PRIVATE, None)
+
+
+def _why_not(wall: Wall, problem: OSError) -> str:
+    told = os.strerror(problem.errno) if problem.errno else str(problem)
+    if wall != "user":
+        return f"the kernel refuses it ({told}): it needs a user namespace, or privileges"
+    for setting, meaning in (
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+        ("/proc/sys/user/max_user_namespaces", "0"),
+        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ):
+        with suppress(OSError):
+            if Path(setting).read_text().strip() == meaning:
+                return f"switched off ({setting} is {meaning})"
+    return f"the kernel refuses it ({told}): a container's own filter may do so"
+
+
+def _become_first() -> None:
+    """Goes on in a child, the first process of the new namespace; this one ends as that one does."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(reading)
+        _wait_for(child)
+    os.close(writing)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent's number cannot be seen from here; that it lives shows in its end of the pipe.
+    os.set_blocking(reading, False)
+    try:
+        if not os.read(reading, 1):
+            os._exit(1)
+    except BlockingIOError:
+        pass
+    os.close(reading)
+
+
+def _wait_for(child: int) -> NoReturn:
+    """Ends as a child does."""
+    status = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _, status = os.waitpid(child, 0)
+    finally:
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            with suppress(OSError, ValueError):
+                signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        os._exit(code & 0xFF)

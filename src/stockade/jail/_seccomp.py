@@ -1,0 +1,83 @@
+"""Seccomp: the kernel runs a program of ours over each system call (Documentation/userspace-api/seccomp_filter.rst)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, Final
+
+from stockade.jail._filter import FilterOptions, build_filter, seal_filter
+from stockade.jail._libc import prctl, syscall
+from stockade.jail._model import JailError
+from stockade.syscalls import load_table, this_platform
+
+if TYPE_CHECKING:
+    from stockade.jail._model import Jail
+    from stockade.syscalls import Platform
+
+__all__ = ["filter_mode", "install_filter", "seal_code"]
+
+_SET_MODE_FILTER: Final = 1
+_TSYNC: Final = 1
+_PR_GET_SECCOMP: Final = 21
+_FILTERED: Final = 2
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def install_filter(jail: Jail, *, trial: bool) -> None:
+    """Has the kernel look at each system call of this process from now on.
+
+    Args:
+        jail: What is allowed.
+        trial: Whether calls that would end the process fail instead, and another filter may follow.
+
+    Raises:
+        OSError: The kernel does not do so.
+    """
+    table = load_table().without(jail.remove) if jail.remove else load_table()
+    options = FilterOptions(
+        executable=jail.executable,
+        may_tighten=trial or jail.seal_later,
+        on_forbidden=not trial and jail.on_forbidden == "kill",
+        on_unlisted=not trial and jail.on_unlisted == "kill",
+    )
+    _install(build_filter(table, _platform(), options, os.getpid()))
+
+
+def seal_code() -> None:
+    """Has the kernel refuse from now on that memory of this process is made executable, in all its threads.
+
+    It is called in a worker whose jail says `seal_later`, when the last machine code has been loaded.
+
+    Raises:
+        JailError: The kernel does not do so.
+    """
+    try:
+        _install(seal_filter(_platform()), _TSYNC)
+    except OSError as problem:
+        raise JailError(f"machine code cannot be sealed: {problem.strerror}") from None
+
+
+def filter_mode() -> bool:
+    """Whether a filter stands."""
+    return prctl(_PR_GET_SECCOMP) == _FILTERED
+
+
+def _install(program: bytes, flags: int = 0) -> None:
+    buffer = ctypes.create_string_buffer(program, len(program))
+    # SAFETY: the kernel copies the program before the call returns; `buffer` outlives the call.
+    result = syscall("seccomp", _SET_MODE_FILTER, flags, _Program(len(program) // 8, ctypes.addressof(buffer)))
+    if result:  # the thread that could not be brought into line
+        raise OSError(0, f"thread {result} has another filter")
+
+
+def _platform() -> Platform:
+    platform = this_platform()
+    if platform not in ("linux-x86_64", "linux-aarch64"):
+        raise JailError("a jail needs Linux on x86-64 or aarch64: use isolation inprocess here")
+    return platform
