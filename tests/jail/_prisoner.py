@@ -1,0 +1,422 @@
+"""A process that is put into a jail and then does what native code would that got out of a guest.
+
+`python _prisoner.py SPEC` with SPEC as JSON: `jail`, keywords of `Jail` (mounts as paths); `namespaces`, whether they
+are entered; `without`, system calls that the machine is to be without; `user`, who it is to be; `attempts`, names of
+functions below. It answers with JSON: the report, and of each attempt what came of it.
+"""
+
+# System calls are made as they are.
+# ruff: noqa: PTH
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from contextlib import suppress
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src"))
+
+from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, enter_namespaces, seal_code
+from stockade.jail._filter import _assemble, _give, _head
+from stockade.jail._libc import prctl, syscall
+from stockade.jail._seccomp import _install, _platform
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+ANY_LIBRARY = b"libm.so.6"
+
+
+def without_calls(numbers: list[int]) -> None:
+    """Has the kernel know some calls no more, as a container's filter or an old kernel would."""
+    code = _head(_platform())
+    for number in numbers:
+        code += [(0x15, 0, 1, number), _give(0x50000 | errno.ENOSYS)]
+    prctl(38, 1)
+    _install(_assemble([*code, _give(0x7FFF0000)]))
+
+
+def called(name: str, *arguments: object) -> None:
+    syscall(name, *arguments)  # type: ignore[arg-type]
+
+
+def open_passwd() -> None:
+    os.close(os.open("/etc/passwd", os.O_RDONLY))
+
+
+def open_passwd_from_mount() -> None:
+    os.close(os.open("../../../../../../etc/passwd", os.O_RDONLY, dir_fd=MOUNTS[0]))
+
+
+def list_root() -> None:
+    os.listdir("/")
+
+
+def write_outside() -> None:
+    with open(SPEC["outside"], "w") as file:
+        file.write("was here")
+
+
+def link_outside() -> None:
+    os.link("/etc/passwd", "stolen", dst_dir_fd=MOUNTS[0])
+
+
+def connect() -> None:
+    with socket.socket() as line, suppress(ConnectionRefusedError):
+        line.connect(("127.0.0.1", 9))
+
+
+def unix_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(b"\0stockade-test-%d" % os.getpid())
+
+
+def netlink() -> None:
+    socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close()
+
+
+def fork() -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def raw_clone() -> None:
+    child = syscall("clone", int(signal.SIGCHLD), 0, 0, 0, 0)
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def clone3_process() -> None:
+    arguments = ctypes.create_string_buffer(struct.pack("<8Q", 0, 0, 0, 0, int(signal.SIGCHLD), 0, 0, 0), 64)
+    child = syscall("clone3", arguments, 64)
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def execve() -> None:
+    called("execve", 0, 0, 0)
+
+
+def execute_true() -> None:
+    """In a child by vfork where it can be had: posix_spawn is that."""
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+
+
+def ptrace_parent() -> None:
+    called("ptrace", 0x4206, PARENT, 0, 0)  # PTRACE_SEIZE
+    with suppress(OSError):  # it was not stopped, so it is let go when this process ends
+        called("ptrace", 17, PARENT, 0, 0)
+
+
+def read_parent_memory() -> None:
+    with open(f"/proc/{PARENT}/mem", "rb"):
+        pass
+
+
+def process_vm_readv() -> None:
+    called("process_vm_readv", PARENT, 0, 0, 0, 0, 0)
+
+
+def signal_parent() -> None:
+    os.kill(PARENT, 0)
+
+
+def signal_group() -> None:
+    os.kill(0, 0)
+
+
+def queue_signal() -> None:
+    information = ctypes.create_string_buffer(128)
+    struct.pack_into("<3i", information, 0, 0, 0, -1)
+    called("rt_sigqueueinfo", PARENT, 0, information)
+
+
+def own_by_fcntl() -> None:
+    """F_SETOWN: the kernel is to send signals to the parent."""
+    fcntl.fcntl(MOUNTS_SOCKET.fileno(), 8, PARENT)
+
+
+def open_init_memory() -> None:
+    with open("/proc/1/mem", "rb"):
+        pass
+
+
+def open_own_environment() -> None:
+    with open("/proc/self/environ", "rb") as file:
+        assert file.read()
+
+
+def user_namespace() -> None:
+    called("unshare", 0x1000_0000)
+
+
+def network_namespace() -> None:
+    called("unshare", 0x4000_0000)
+
+
+def mount_nothing() -> None:
+    path = ctypes.create_string_buffer(SPEC["mount"].encode() if SPEC.get("mount") else b"/tmp")
+    called("mount", ctypes.create_string_buffer(b"none"), path, ctypes.create_string_buffer(b"tmpfs"), 0, None)
+    called("umount2", path, 0)
+
+
+def chroot() -> None:
+    os.chroot("/")
+
+
+def become_nobody() -> None:
+    os.setgroups([])
+
+
+def change_mode() -> None:
+    os.chmod(".", 0o700, dir_fd=MOUNTS[0])
+
+
+def load_library() -> None:
+    """A library that nobody has loaded yet."""
+    ctypes.CDLL(SPEC["library"])
+
+
+def write_and_run() -> None:
+    """Code of its own: written, then made executable."""
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    called("mprotect", address, 4096, 5)
+
+
+def write_and_execute_at_once() -> None:
+    called("mmap", 0, 4096, 7, 0x22, -1, 0)
+
+
+def io_uring() -> None:
+    called("io_uring_setup", 8, ctypes.create_string_buffer(120))
+
+
+def bpf() -> None:
+    called("bpf", 0, ctypes.create_string_buffer(struct.pack("<4I", 2, 4, 8, 1), 128), 128)
+
+
+def userfaultfd() -> None:
+    os.close(syscall("userfaultfd", 0))
+
+
+def perf_event() -> None:
+    attributes = ctypes.create_string_buffer(128)
+    struct.pack_into("<IIQ", attributes, 0, 1, 128, 0)
+    struct.pack_into("<Q", attributes, 40, 0x61)
+    os.close(syscall("perf_event_open", attributes, 0, -1, -1, 0))
+
+
+def keyring() -> None:
+    called("keyctl", 0, -3 & 0xFFFFFFFF, 1)
+
+
+def personality() -> None:
+    called("personality", 0xFFFFFFFF)
+
+
+def raise_limit() -> None:
+    called("prlimit64", 0, 7, ctypes.create_string_buffer(struct.pack("<2Q", 10, 10), 16), None)
+
+
+def limit_of_parent() -> None:
+    called("prlimit64", PARENT, 7, None, ctypes.create_string_buffer(16))
+
+
+def make_device() -> None:
+    os.mknod("device", 0o600 | 0o020000, os.makedev(1, 3), dir_fd=MOUNTS[0])
+
+
+def make_fifo() -> None:
+    os.mkfifo("fifo", dir_fd=MOUNTS[0])
+
+
+def open_by_handle() -> None:
+    called("open_by_handle_at", MOUNTS[0], ctypes.create_string_buffer(struct.pack("<Ii", 8, 1), 16), 0)
+
+
+def x32() -> None:
+    syscall(0x4000_0000 + 39)
+
+
+# -- what is still to work --------------------------------------------------------------------------------------------
+
+
+def read_mount() -> None:
+    descriptor = os.open("hello", os.O_RDONLY, dir_fd=MOUNTS[0])
+    assert os.read(descriptor, 100) == b"hello"
+
+
+def read_mount_by_proc() -> None:
+    descriptor = os.open(f"/proc/self/fd/{MOUNTS[0]}", os.O_RDONLY | os.O_DIRECTORY)
+    assert "hello" in os.listdir(descriptor)
+
+
+def write_mount() -> None:
+    descriptor = os.open("written", os.O_CREAT | os.O_RDWR, dir_fd=MOUNTS[0])
+    assert os.write(descriptor, b"x") == 1
+    with suppress(OSError):  # where nothing may be deleted
+        os.unlink("written", dir_fd=MOUNTS[0])
+
+
+def rename_in_mount() -> None:
+    os.close(os.open("before", os.O_CREAT | os.O_RDWR, dir_fd=MOUNTS[0]))
+    os.rename("before", "after", src_dir_fd=MOUNTS[0], dst_dir_fd=MOUNTS[0])
+    os.unlink("after", dir_fd=MOUNTS[0])
+
+
+def start_thread() -> None:
+    done: list[int] = []
+    thread = threading.Thread(target=done.append, args=(1,))
+    thread.start()
+    thread.join()
+    assert done == [1]
+
+
+def signal_itself() -> None:
+    os.kill(os.getpid(), 0)
+    signal.raise_signal(signal.SIGURG)
+
+
+def find_environment() -> None:
+    with open("/proc/self/environ", "rb") as file:
+        assert not file.read().strip(b"\0")
+    assert not os.environ
+    assert LIBC.getenv(b"PATH") == 0
+
+
+def seal() -> None:
+    seal_code()
+
+
+def reserve_gigabytes() -> None:
+    mmap.mmap(-1, 8 << 30, prot=0, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+
+
+def fill_memory() -> None:
+    mmap.mmap(-1, 300 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+
+
+def open_many() -> None:
+    for _ in range(100):
+        os.open("hello", os.O_RDONLY, dir_fd=MOUNTS[0])
+
+
+def write_much() -> None:
+    descriptor = os.open("large", os.O_CREAT | os.O_RDWR, dir_fd=MOUNTS[0])
+    os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+    os.write(descriptor, b"x")
+
+
+def burn() -> None:
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    while True:
+        pass
+
+
+def outcome(name: str) -> str:
+    try:
+        globals()[name]()
+    except OSError as problem:
+        return errno.errorcode.get(problem.errno or 0, str(problem))
+    except MemoryError:
+        return "MemoryError"
+    except Exception as problem:
+        return f"{type(problem).__name__}: {problem}"
+    return "worked"
+
+
+def apart(name: str) -> str:
+    """The same in a child, so that no attempt is in the way of the next."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, outcome(name).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        told = answer.read().decode()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return told or f"ended: {status}"
+
+
+SPEC = json.loads(sys.argv[1])
+MOUNTS: list[int] = []
+PARENT = 0
+MOUNTS_SOCKET = socket.socketpair()[0]
+
+
+def main() -> None:
+    global PARENT
+    # Whom it may harm is a process of its own, which waits for it.
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(code if code >= 0 else 128 - code)
+    if SPEC.get("user"):
+        os.setgroups([])
+        os.setresgid(SPEC["user"], SPEC["user"], SPEC["user"])
+        os.setresuid(SPEC["user"], SPEC["user"], SPEC["user"])
+        prctl(4, 1)  # to change the user makes a process one that cannot be looked into, nor map users
+    PARENT = os.getppid()
+    answer = os.dup(1)
+    keywords = SPEC.get("jail")
+    report = None
+    if SPEC.get("without"):
+        without_calls(SPEC["without"])
+    if SPEC.get("thread"):
+        threading.Thread(target=signal.pause, daemon=True).start()
+    try:
+        if keywords is not None:
+            steps = (
+                enter_namespaces(require=frozenset(SPEC.get("require_namespaces", ())))
+                if SPEC.get("namespaces")
+                else ()
+            )
+            if steps:
+                PARENT = os.getppid()
+                # What was forked for it is the worker; the first process of a namespace is the server.
+                child = os.fork()
+                if child:
+                    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    os._exit(code if code >= 0 else 128 - code)
+                PARENT = os.getppid()
+        granted = (keywords or {"mounts": SPEC.get("mounts", [])}).get("mounts", ())
+        MOUNTS.extend(os.open(mount["path"], os.O_PATH | os.O_DIRECTORY) for mount in granted)
+        if keywords is not None:
+            rights = [
+                Granted(descriptor, **{name: value for name, value in mount.items() if name != "path"})
+                for descriptor, mount in zip(MOUNTS, keywords.pop("mounts", ()), strict=True)
+            ]
+            limits = ResourceLimits(**keywords.pop("limits", {}))
+            keywords["require"] = frozenset(keywords.pop("require", ()))
+            keywords["remove"] = frozenset(keywords.pop("remove", ()))
+            jail = Jail(mounts=tuple(rights), limits=limits, keep=(0, 2, answer, MOUNTS_SOCKET.fileno()), **keywords)
+            report = confine(jail, steps)
+    except JailError as problem:
+        os.write(answer, json.dumps({"refused": str(problem)}).encode())
+        os._exit(0)
+    told = {
+        "steps": {step.wall: [step.active, step.detail] for step in report.steps} if report else {},
+        "tried": list(report.tried) if report else [],
+        "attempts": {},
+    }
+    for name in SPEC.get("attempts", ()):
+        os.write(answer, b".")  # so that it shows which one was the end
+        told["attempts"][name] = outcome(name) if report else apart(name)
+    os.write(answer, b"\n" + json.dumps(told).encode())
+    os._exit(0)
+
+
+main()

@@ -1,0 +1,214 @@
+"""The jail: its walls in their order, where the kernel lacks some, and what is required.
+
+Holds P-JAIL-4 and P-JAIL-5.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stockade.jail import NAMESPACES, WALLS
+from stockade.jail._libc import check_number
+from tests.jail._jailed import ALWAYS, needs_linux, prisoner, run_prisoner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = needs_linux
+
+LANDLOCK = 444
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> dict[str, Any]:
+    """A folder that is granted, with one file."""
+    (tmp_path / "hello").write_text("hello")
+    return {"path": str(tmp_path), "writable": True, "create": True, "delete": True}
+
+
+def test_walls_are_raised_in_their_order() -> None:
+    """What a later one takes away, the earlier ones need; each says what it does, and the process has tried them."""
+    told = prisoner(jail={}, namespaces=True)
+
+    assert tuple(told["steps"]) == WALLS
+    assert WALLS[: len(NAMESPACES)] == NAMESPACES
+    for wall in ALWAYS:
+        active, detail = told["steps"][wall]
+        assert active, detail
+        assert detail
+    if told["steps"]["landlock"][0] and told["steps"]["seccomp"][0]:
+        assert told["tried"] == [
+            "read its environment",
+            "open a folder of the host's",
+            "start a process",
+            "execute a program",
+            "open a socket",
+            "trace a process",
+            "signal its parent",
+            "enter a namespace",
+            "set up a ring",
+            "load a program into the kernel",
+        ]
+
+
+def test_without_namespaces_of_users_there_are_fewer_walls() -> None:
+    """A container whose filter refuses `unshare`: the others stand, and it is said which do not, and why."""
+    told = prisoner(jail={}, namespaces=True, without=[check_number("unshare")])
+
+    for wall in NAMESPACES:
+        active, detail = told["steps"][wall]
+        assert not active
+        assert detail.startswith("the kernel refuses it (Function not implemented): ")
+    assert all(told["steps"][wall][0] for wall in (*ALWAYS, "seccomp"))
+
+
+def test_without_landlock_there_is_one_wall_less(mount: dict[str, Any]) -> None:
+    """An older kernel: said so, and the rest stands. Files are open then to whatever this user may open."""
+    told = prisoner(jail={"mounts": [mount]}, without=[LANDLOCK], attempts=["read_mount", "open_passwd"])
+
+    assert told["steps"]["landlock"] == [
+        False,
+        "the kernel has no Landlock, or it is switched off (lsm= on its command line)",
+    ]
+    assert told["steps"]["seccomp"][0]
+    assert told["attempts"] == {"read_mount": "worked", "open_passwd": "worked"}
+    assert "open a folder of the host's" not in told["tried"]
+
+
+def test_what_is_required_and_not_there_is_refused() -> None:
+    """Fail closed: nothing runs behind fewer walls than the policy wants."""
+    refused = prisoner(jail={"require": ["landlock", "seccomp"]}, without=[LANDLOCK])
+
+    assert refused == {
+        "refused": (
+            "the policy requires walls that this machine does not give (landlock: the kernel has no Landlock, or it is "
+            "switched off (lsm= on its command line)): run stockade doctor, or require less"
+        )
+    }
+    assert prisoner(jail={"require": ["user"]}) == {
+        "refused": (
+            "the policy requires walls that this machine does not give (user: was not raised): run stockade doctor, or "
+            "require less"
+        )
+    }
+    told = prisoner(jail={}, namespaces=True, require_namespaces=["network"], without=[check_number("unshare")])
+    assert told["refused"].startswith("the policy requires walls that this machine does not give (network: ")
+
+
+def test_without_seccomp_there_is_one_wall_less() -> None:
+    """A kernel that takes no filter."""
+    told = prisoner(jail={}, without=[check_number("seccomp")], attempts=["raw_clone"])
+
+    assert told["steps"]["seccomp"] == [False, "Function not implemented"]
+    assert told["attempts"] == {"raw_clone": "worked"}
+
+
+@pytest.mark.parametrize("attempt", ["raw_clone", "execve", "connect", "user_namespace", "ptrace_parent", "chroot"])
+def test_forbidden_calls_end_the_process(attempt: str) -> None:
+    """By default: an exploit has one attempt, and it shows in the exit status."""
+    came = run_prisoner(jail={}, attempts=["open_passwd", attempt, "read_mount"])
+
+    assert came.status == 128 + signal.SIGSYS
+    assert came.begun == 2
+
+
+def test_other_numbers_end_the_process() -> None:
+    """Those of x32, under the same architecture."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("x32 is of x86-64")
+    came = run_prisoner(jail={"on_forbidden": "errno"}, attempts=["x32"])
+
+    assert came.status == 128 + signal.SIGSYS
+
+
+def test_machine_code_is_sealed(mount: dict[str, Any]) -> None:
+    """Until then code can be loaded; then nothing becomes executable any more, in no thread."""
+    attempts = ["write_and_run", "seal", "write_and_run", "start_thread", "read_mount"]
+    told = prisoner(jail={"mounts": [mount], "seal_later": True, "on_forbidden": "errno"}, attempts=attempts[:1])
+    assert told["attempts"] == {"write_and_run": "worked"}
+
+    told = prisoner(jail={"mounts": [mount], "seal_later": True}, attempts=attempts[1:])
+    assert told["attempts"] == {
+        "seal": "worked",
+        "write_and_run": "EPERM",
+        "start_thread": "worked",
+        "read_mount": "worked",
+    }
+
+    told = prisoner(jail={"on_forbidden": "errno"}, attempts=["seal"])
+    assert told["attempts"]["seal"] == "JailError: machine code cannot be sealed: Operation not permitted"
+
+
+@pytest.mark.parametrize(
+    ("rights", "refused"),
+    [
+        ({}, {"write_mount", "rename_in_mount", "write_much"}),
+        ({"writable": True, "create": True}, {"rename_in_mount"}),
+        ({"writable": True, "delete": True}, {"write_mount", "rename_in_mount", "write_much"}),
+        ({"writable": True, "create": True, "delete": True}, set()),
+    ],
+)
+def test_rights_of_a_mount(mount: dict[str, Any], rights: dict[str, bool], refused: set[str]) -> None:
+    """Landlock knows the same rights as the guard: to rename takes both, to write to a new file takes two."""
+    names = ["read_mount", "write_mount", "rename_in_mount", "write_much"]
+    told = prisoner(jail={"mounts": [{"path": mount["path"], **rights}]}, attempts=names)
+    if not told["steps"]["landlock"][0]:
+        pytest.skip("this kernel has no Landlock")
+
+    assert told["attempts"] == {name: "EACCES" if name in refused else "worked" for name in names}
+
+
+def test_limits_are_the_kernels(mount: dict[str, Any]) -> None:
+    """Memory that is written to, file size, descriptors; what is only reserved does not count."""
+    limits = {"data_bytes": 200 << 20, "file_size_bytes": 1 << 20, "open_files": 50}
+    told = prisoner(
+        jail={"mounts": [mount], "limits": limits},
+        attempts=["reserve_gigabytes", "fill_memory", "write_much", "open_many"],
+    )
+
+    assert told["attempts"] == {
+        "reserve_gigabytes": "worked",
+        "fill_memory": "ENOMEM",
+        "write_much": "EFBIG",
+        "open_many": "EMFILE",
+    }
+    assert told["steps"]["limits"][1] == (
+        "core 0, memlock 0, msgqueue 0, nice 0, rtprio 0, data 209,715,200, fsize 1,048,576, nofile 50"
+    )
+
+
+@pytest.mark.slow
+def test_processor_time_is_the_kernels() -> None:
+    """A loop that ignores the warning is ended by the kernel."""
+    came = run_prisoner(jail={"limits": {"cpu_seconds": 1}}, attempts=["burn"])
+
+    assert came.status == 128 + signal.SIGKILL
+
+
+def test_calls_that_a_file_removes_are_refused(mount: dict[str, Any]) -> None:
+    """The user's own table holds in the filter."""
+    told = prisoner(
+        jail={"mounts": [mount], "remove": ["renameat", "renameat2", "rename"]}, attempts=["rename_in_mount"]
+    )
+
+    assert told["attempts"] == {"rename_in_mount": "EPERM"}
+
+
+def test_a_process_with_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: another thread stays outside of Landlock, and of the filter."""
+    told = prisoner(jail={}, thread=True)
+
+    assert told == {
+        "refused": "this process has other threads, which would stay outside the jail: confine it before they start"
+    }
+
+
+def test_the_environment_is_gone_from_memory() -> None:
+    """What /proc/self/environ shows is the memory that it was passed in."""
+    told = prisoner(jail={}, without=[LANDLOCK], attempts=["find_environment"])
+
+    assert told["attempts"] == {"find_environment": "worked"}
