@@ -5,9 +5,6 @@ are entered; `without`, system calls that the machine is to be without; `user`, 
 functions below. It answers with JSON: the report, and of each attempt what came of it.
 """
 
-# System calls are made as they are.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import ctypes
