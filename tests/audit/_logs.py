@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stockade.audit import AuditEvent, EventName
 from stockade.audit._chain_file import ChainFile
 from stockade.audit._places import find_place
+from stockade.audit._records import events_of
 from tests.conftest import wat
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def chain_file(path: Path, key: bytes = KEY) -> ChainFile:
         key,
         "never",
         lambda name, reason, count: AuditEvent(name, 1.5, 0, "w", reason=reason, count=count),
+        lambda noted: events_of(noted, "w"),
     )
 
 

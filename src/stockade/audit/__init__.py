@@ -8,7 +8,7 @@ from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, S
 from stockade.audit._hooks import RunHook
 from stockade.audit._log import AuditLog
 from stockade.audit._places import key_from
-from stockade.audit._records import RunRecord, figures_of
+from stockade.audit._records import RunEnd, RunKind, RunStart, run_end
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
@@ -19,14 +19,16 @@ __all__ = [
     "AuditLog",
     "EventName",
     "LoggingSink",
+    "RunEnd",
     "RunFigures",
     "RunHook",
     "RunInfo",
-    "RunRecord",
+    "RunKind",
+    "RunStart",
     "Severity",
     "SyslogSink",
-    "figures_of",
     "key_from",
+    "run_end",
     "verify",
 ]
 

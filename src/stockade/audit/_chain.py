@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["NOTHING_BEFORE", "SEAL_MARK", "Head", "Seal", "checksums", "mac_of", "make_seal", "read_head", "read_seal"]
+__all__ = ["HEAD_BYTES", "MOST_BATCH_BYTES", "NOTHING_BEFORE", "SEAL_MARK", "Head", "Seal", "checksums", "mac_of", "make_seal", "read_head", "read_seal"]
 
 NOTHING_BEFORE: Final = "0" * 64
 """What stands for the seal before in the first seal of a chain."""
@@ -24,6 +24,9 @@ SEAL_MARK: Final = b'{"seal":'
 _BATCH: Final = b"stockade audit batch 1\n"
 _HEAD: Final = b"stockade audit head 1\n"
 _MAC_MARK: Final = b',"mac":"'
+
+MOST_BATCH_BYTES: Final = 4 << 20
+"""From so many on, a batch is given no more events: whoever checks it has all of it in memory."""
 
 HEAD_BYTES: Final = 512
 """How large the file of a head is: it is written as a whole."""
@@ -120,7 +123,7 @@ def mac_of(key: bytes, body: bytes, told: bytes) -> str:
 
 
 def make_seal(
-    key: bytes, before: str, first: int, body: bytes, found_bytes: int, lines: list[bytes]
+    key: bytes, before: str, first: int, body: bytes, found_bytes: int, sums: list[int]
 ) -> tuple[bytes, str]:
     """Seals a batch.
 
@@ -130,7 +133,7 @@ def make_seal(
         first: The number of its first event.
         body: Its bytes.
         found_bytes: How many of those were there already.
-        lines: The lines of its events.
+        sums: A checksum for each line of an event.
 
     Returns:
         The line of the seal, and its MAC.
@@ -140,7 +143,7 @@ def make_seal(
         first,
         len(body),
         found_bytes,
-        msgspec.json.encode(checksums(lines)),
+        msgspec.json.encode(sums),
     )
     mac = mac_of(key, body, told)
     return _line(told, mac) + b"\n", mac

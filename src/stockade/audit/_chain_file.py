@@ -17,14 +17,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from stockade._locks import new_lock
-from stockade.audit._chain import HEAD_BYTES, NOTHING_BEFORE, SEAL_MARK, Head, mac_of, make_seal, read_head, read_seal
+from stockade.audit._chain import (
+    HEAD_BYTES,
+    MOST_BATCH_BYTES,
+    NOTHING_BEFORE,
+    SEAL_MARK,
+    Head,
+    checksums,
+    mac_of,
+    make_seal,
+    read_head,
+    read_seal,
+)
 from stockade.audit._events import AuditEvent, EventName
 from stockade.audit._places import LogPlace, open_head, open_log, read_key, take_lock
+from stockade.audit._records import batched
 from stockade.errors import AuditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal, TypeAlias
+
+    from stockade.audit._records import Noted
 
     Fsync: TypeAlias = Literal["never", "second", "run"]
 
@@ -60,16 +74,23 @@ class ChainFile:
         key: Its key; None for the user's.
         fsync: When what was written is brought to the disk: `never`, `second`, `run`.
         make: Makes an event of its name, its reason and a count.
+        expand: Makes events of what was noted of runs.
 
     Raises:
         AuditError: It, its head or its key cannot be used.
     """
 
     def __init__(
-        self, place: LogPlace, key: bytes | None, fsync: Fsync, make: Callable[[EventName, str, int], AuditEvent]
+        self,
+        place: LogPlace,
+        key: bytes | None,
+        fsync: Fsync,
+        make: Callable[[EventName, str, int], AuditEvent],
+        expand: Callable[[Sequence[Noted]], Sequence[AuditEvent]],
     ) -> None:
         self.place = place
         self._make = make
+        self._expand = expand
         self._fsync = fsync
         self._synced = time.monotonic()
         self._unsynced = False
@@ -82,11 +103,11 @@ class ChainFile:
         except OSError as problem:
             raise AuditError(f"the audit log {place.shown} cannot be written: {problem.strerror}") from None
 
-    def append(self, events: Sequence[AuditEvent]) -> None:
-        """Adds events, as one batch.
+    def append(self, noted: list[Noted]) -> None:
+        """Adds events: as one batch, where they are not too many bytes for that.
 
         Args:
-            events: The events.
+            noted: The events. Those that were added are taken off the list.
 
         Raises:
             OSError: They cannot be written, or another process keeps the lock; the next batch puts things in order.
@@ -96,7 +117,8 @@ class ChainFile:
             self._open()
             take_lock(self._head, LOCK_EX, "another process keeps the audit log locked")
             try:
-                self._append(events)
+                while noted:
+                    del noted[: self._append(noted)]
             finally:
                 flock(self._head, LOCK_UN)
 
@@ -146,7 +168,8 @@ class ChainFile:
             status = os.fstat(self._log)
         return status
 
-    def _append(self, events: Sequence[AuditEvent]) -> None:
+    def _append(self, noted: Sequence[Noted]) -> int:
+        """Adds a batch; returns how many events it has."""
         status = self._current()
         data = os.pread(self._head, HEAD_BYTES + 1, 0)
         head = read_head(data, self._key) if data else None
@@ -159,14 +182,20 @@ class ChainFile:
             found = self._ended(status.st_size, NOTHING_BEFORE, 0, lost)
         else:
             found = self._find(head, status)
-        if found.told is not None:
-            events = [self._make(*found.told), *events]
-        lines = list(map(self._encode, events))
         known = found.rest + found.newline
-        told = b"\n".join([*lines, b""])
-        body = known + told if known else told
-        seal, mac = make_seal(self._key, found.mac, found.events + 1, body, len(known), lines)
-        new = found.newline + told + seal
+        sums: list[int] = []
+        pieces = [known]
+        size_bytes = 0
+        if found.told is not None:
+            size_bytes += self._put([self._make(*found.told)], pieces, sums)
+        more = len(sums)
+        for few in batched(noted):
+            size_bytes += self._put(self._expand(few), pieces, sums)
+            if size_bytes >= MOST_BATCH_BYTES:
+                break
+        body = b"".join(pieces)
+        seal, mac = make_seal(self._key, found.mac, found.events + 1, body, len(known), sums)
+        new = b"".join([body[len(found.rest) :] if known else body, seal])
         size = status.st_size
         self._write_head(
             Head(
@@ -185,13 +214,23 @@ class ChainFile:
         if self._fsync == "run":
             os.fsync(self._log)
         self._write_head(
-            Head(events=found.events + len(events), mac=mac, size_bytes=size + len(new), inode=status.st_ino)
+            Head(events=found.events + len(sums), mac=mac, size_bytes=size + len(new), inode=status.st_ino)
         )
         if self._fsync == "run":
             os.fsync(self._head)
             self._unsynced = False
         elif self._fsync == "second" and time.monotonic() - self._synced >= 1.0:
             self.sync()
+        return len(sums) - more
+
+    def _put(self, events: Sequence[AuditEvent], pieces: list[bytes], sums: list[int]) -> int:
+        """Adds the lines of events, and their checksums; returns how many bytes they have."""
+        lines = list(map(self._encode, events))
+        sums += checksums(lines)
+        lines.append(b"")
+        piece = b"\n".join(lines)
+        pieces.append(piece)
+        return len(piece)
 
     def _write_head(self, head: Head) -> None:
         os.pwrite(self._head, head.encoded(self._key), 0)

@@ -15,7 +15,7 @@ from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
 from stockade.audit._outlet import Outlet, outlets
 from stockade.audit._places import find_place
-from stockade.audit._records import events_of
+from stockade.audit._records import batched, events_of
 from stockade.errors import AuditError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from stockade.audit._records import RunRecord
+    from stockade.audit._records import Noted, RunEnd, RunStart
 
 __all__ = ["AuditLog"]
 
@@ -67,7 +67,7 @@ class AuditLog:
         blocks: Whether runs wait for something of it.
         guarded: Whether `check` may raise.
         next_number: Returns the number of the next event.
-        next_run: Returns the number of the next run, or session.
+        next_session: Returns the number of the next session.
         note_run: Passes on what was noted of a run.
         put: Passes an event of a severity on.
     """
@@ -100,18 +100,17 @@ class AuditLog:
         self._file: ChainFile | None = None
         self.writer = os.urandom(4).hex()
         self.next_number: Callable[[], int] = itertools.count(1).__next__
-        self.next_run: Callable[[], int] = itertools.count(1).__next__
+        self.next_session: Callable[[], int] = itertools.count(1).__next__
         made: list[Outlet] = []
         if path is not None:
             place = find_place(path)
-            self._file = file = ChainFile(place, key, fsync, self._make)
+            self._file = file = ChainFile(place, key, fsync, self._make, self._expand)
             self.path = place.path
             made.append(
                 Outlet(
                     place.shown,
                     file.append,
                     self._make,
-                    self._expand,
                     waits=required,
                     settle=file.sync if fsync == "second" else None,
                 )
@@ -119,9 +118,8 @@ class AuditLog:
         made += [
             Outlet(
                 printable(getattr(sink, "__qualname__", type(sink).__name__)),
-                _giving(sink, again=required),
+                _giving(sink, self._expand, again=required),
                 self._make,
-                self._expand,
                 waits=required,
             )
             for sink in sinks
@@ -228,7 +226,7 @@ class AuditLog:
         if self._waits_for_disk and not self.flush() and self.required:
             raise AuditError(f"nothing runs, for the audit log cannot be written and is required: {self.last_error}")
 
-    def _note_run_to_all(self, record: RunRecord) -> None:
+    def _note_run_to_all(self, record: RunStart | RunEnd) -> None:
         for outlet in self._outlets:
             outlet.note_run(record)
 
@@ -248,8 +246,8 @@ class AuditLog:
         reason = printable(reason, 400)
         return AuditEvent(name, time.time(), self.next_number(), self.writer, reason=reason, count=count)
 
-    def _expand(self, items: Sequence[AuditEvent | RunRecord]) -> list[AuditEvent]:
-        return events_of(items, self.writer)
+    def _expand(self, noted: Sequence[Noted]) -> list[AuditEvent]:
+        return events_of(noted, self.writer)
 
     def after_fork(self) -> None:
         """Begins anew in a forked process: what waits, and who writes, are the parent's."""
@@ -259,20 +257,23 @@ class AuditLog:
             self._file.close()
 
 
-def _giving(sink: Callable[[AuditEvent], object], *, again: bool) -> Callable[[list[AuditEvent]], Exception | None]:
+def _giving(
+    sink: Callable[[AuditEvent], object], expand: Callable[[Sequence[Noted]], list[AuditEvent]], *, again: bool
+) -> Callable[[list[Noted]], Exception | None]:
     """Returns what gives events to a sink, one by one.
 
     Args:
         sink: The sink.
+        expand: Makes events of what was noted.
         again: Whether an event that it has raised for is given to it again, and those behind it wait: then that is
             raised. Else it is returned, and the sink goes on with the next.
     """
 
-    def give(events: list[AuditEvent]) -> Exception | None:
+    def give(noted: list[Noted]) -> Exception | None:
         failed: Exception | None = None
         done = 0
         try:
-            for event in events:
+            for event in itertools.chain.from_iterable(map(expand, batched(noted))):
                 try:
                     sink(event)
                 except Exception as problem:
@@ -285,7 +286,7 @@ def _giving(sink: Callable[[AuditEvent], object], *, again: bool) -> Callable[[l
                     raise failed
                 done += 1
         finally:
-            del events[:done]
+            del noted[:done]
         return failed
 
     return give

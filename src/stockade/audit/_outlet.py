@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from itertools import repeat, starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +22,10 @@ from stockade._text import printable
 from stockade.audit._events import EventName, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from stockade.audit._events import AuditEvent
-    from stockade.audit._records import RunRecord
+    from stockade.audit._records import Noted, RunEnd, RunStart
 
 __all__ = ["Outlet", "outlets"]
 
@@ -33,8 +34,9 @@ _ROOM: Final = {Severity.DETAIL: 16_384, Severity.NOTICE: 65_536, Severity.CRITI
 
 _NOTICES: Final = _ROOM[Severity.NOTICE]
 
-_MOST_IN_BATCH: Final = 512
-"""So few that what is made of them stays in the caches of the processor: of 4,096, each takes twice as long."""
+_MOST_IN_BATCH: Final = 16_384
+"""So many are brought together. The more, the less often the thread and those that run guests take the interpreter lock
+from each other, which costs both what they have in the caches of their processors."""
 
 _GATHER_SECONDS: Final = 0.1
 """How long events gather before they are brought to the sink together."""
@@ -64,10 +66,9 @@ class Outlet:
 
     Args:
         name: What the sink is called in messages.
-        consume: Brings events to the sink. Where it raises, they are given to it again; what it returns is a failure
-            after which they are not.
+        consume: Brings events to the sink, and takes those off the list that are there. Where it raises, the others are
+            given to it again; what it returns is a failure after which they are not.
         make: Makes an event of its name, its reason and a count.
-        expand: Makes events of what was noted of runs.
         waits: Whether an event waits for room, where there is none.
         settle: Is called when all that waited is there, and somebody wants it to be.
 
@@ -81,9 +82,8 @@ class Outlet:
     def __init__(
         self,
         name: str,
-        consume: Callable[[list[AuditEvent]], Exception | None],
+        consume: Callable[[list[Noted]], Exception | None],
         make: Callable[[EventName, str, int], AuditEvent],
-        expand: Callable[[Sequence[AuditEvent | RunRecord]], list[AuditEvent]],
         *,
         waits: bool,
         settle: Callable[[], object] | None = None,
@@ -91,7 +91,6 @@ class Outlet:
         self.name = name
         self._consume = consume
         self._make = make
-        self._expand = expand
         self._waits = waits
         self._settle = settle
         self.failures = 0
@@ -106,17 +105,19 @@ class Outlet:
         self.failing = False
         self.dropped = 0
         self._told_dropped = 0
-        self._queues: tuple[deque[AuditEvent | RunRecord], ...] = tuple(deque() for _ in Severity)
+        self._queues: tuple[deque[Noted], ...] = tuple(deque() for _ in Severity)
         self._notices = self._queues[Severity.NOTICE]
         self._rooms = tuple(_ROOM[severity] for severity in Severity)
         # Taken from the queues, and not with the sink yet.
-        self._held: list[AuditEvent] = []
+        self._held: list[Noted] = []
         self._waiters: deque[Once[None]] = deque()
         self._bell = Bell()
         self._thread: threading.Thread | None = None
         # Whether nobody comes by on its own: then whoever has something has to ring.
         self._asleep = True
         self._hurried = False
+        # From so many on, whoever notes a run has more to do than to put it there.
+        self._many = _MOST_IN_BATCH
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
         """Has an event brought to the sink.
@@ -134,22 +135,30 @@ class Outlet:
         if self._asleep or severity is Severity.CRITICAL:
             self._wake()
 
-    def note_run(self, record: RunRecord) -> None:
+    def note_run(self, record: RunStart | RunEnd) -> None:
         """Has the begin or the end of a run brought to the sink. Each microsecond is one of every run.
 
         Args:
             record: What is noted of it.
         """
         queue = self._notices
-        if len(queue) >= _NOTICES and not self._has_room(queue, _NOTICES):
-            with self._lock:
-                self.dropped += 1
+        if len(queue) >= self._many and not self._is_many(queue):
             return
         queue.append(record)
         if self._asleep:
             self._wake()
 
-    def _has_room(self, queue: deque[AuditEvent | RunRecord], room: int) -> bool:
+    def _is_many(self, queue: deque[Noted]) -> bool:
+        """Has the thread come where a batch is there already; whether there is room."""
+        self._many = _NOTICES
+        self._bell.ring()
+        if len(queue) < _NOTICES or self._has_room(queue, _NOTICES):
+            return True
+        with self._lock:
+            self.dropped += 1
+        return False
+
+    def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
         while self._waits and not self.failing and threading.current_thread() is not self._thread:
             self._wake()
@@ -232,7 +241,7 @@ class Outlet:
             waiters = [self._waiters.popleft() for _ in range(len(self._waiters))]
             if waiters:
                 self._hurried = False
-            done = self._bring_all()
+            done = self._bring_all() if waiters else self._bring()
             for waiter in waiters:
                 if done and self._settle is not None:
                     self._try(self._settle)
@@ -242,7 +251,8 @@ class Outlet:
                 continue
             self._asleep = True
             if any(self._queues) or self._waiters:
-                # Put there before it was known that nobody comes by.
+                # Put there since, or before it was known that nobody comes by.
+                self._gather()
                 continue
             self._bell.wait(_LINGER_SECONDS)
             if any(self._queues):
@@ -259,13 +269,16 @@ class Outlet:
 
     def _bring_all(self) -> bool:
         """Brings to the sink what waits; whether it took all."""
-        while True:
-            if not self._held:
-                self._take()
-            if not self._held:
-                return True
-            if not self._try(self._bring_held) and self._held:
+        while self._held or any(self._queues):
+            if not self._bring():
                 return False
+        return True
+
+    def _bring(self) -> bool:
+        """Brings a batch to the sink; whether it took that."""
+        if not self._held:
+            self._take()
+        return not self._held or self._try(self._bring_held) or not self._held
 
     def _bring_held(self) -> None:
         problem = self._consume(self._held)
@@ -275,14 +288,14 @@ class Outlet:
 
     def _take(self) -> None:
         """Takes a batch out of the queues, what matters most first; and tells of what found no room."""
-        raw: list[AuditEvent | RunRecord] = []
+        taken: list[Noted] = []
         kinds = 0
         for queue in reversed(self._queues):
-            number = min(len(queue), _MOST_IN_BATCH - len(raw))
+            number = min(len(queue), _MOST_IN_BATCH - len(taken))
             if number:
                 kinds += 1
-                raw += [queue.popleft() for _ in range(number)]
-        taken = self._expand(raw)
+                taken += starmap(queue.popleft, repeat((), number))
+        self._many = _MOST_IN_BATCH
         if kinds > 1:
             taken.sort(key=_number)
         dropped = self.dropped

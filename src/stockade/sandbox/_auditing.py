@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._text import printable
 from stockade._version import __version__
-from stockade.audit import AuditLog, EventName, RunFigures, RunInfo, RunRecord, figures_of
+from stockade.audit import AuditLog, EventName, RunEnd, RunInfo, RunKind, RunStart, run_end
 from stockade.engine import wasmtime_version
 from stockade.errors import GuestError, ModuleError, StockadeError, UsageError
 from stockade.modules import Module
@@ -30,6 +30,9 @@ __all__ = ["Auditor", "SessionAuditor"]
 
 _MOST_MET: Final = 1024
 """Modules and policies that are known to have been told of."""
+
+_MOST_KINDS: Final = 256
+"""Kinds of runs that are kept."""
 
 _MOST_VIOLATIONS: Final = 64
 """Of one run that are told one by one."""
@@ -55,11 +58,11 @@ _STOPPED: Final = {
 class _Run:
     """A run that is told of, from its begin to its end."""
 
-    __slots__ = ("calls", "control", "export", "module", "number", "over", "policy", "session", "tenant")
+    __slots__ = ("calls", "control", "export", "module", "over", "policy", "session", "start", "tenant")
 
     def __init__(
         self,
-        number: int,
+        start: RunStart,
         control: RunControl,
         module: Module,
         policy: PolicyInfo,
@@ -67,7 +70,7 @@ class _Run:
         export: str = "",
         session: str = "",
     ) -> None:
-        self.number = number
+        self.start = start
         self.control = control
         self.module = module
         self.policy = policy
@@ -77,6 +80,14 @@ class _Run:
         self.calls = 0
         self.over = False
 
+    def name(self, writer: str) -> str:
+        """What it is called in the log.
+
+        Args:
+            writer: Who tells of it.
+        """
+        return f"{writer}-{self.start.seq}"
+
     def info(self, writer: str) -> RunInfo:
         """What hooks are told of it.
 
@@ -84,7 +95,7 @@ class _Run:
             writer: Who tells of it.
         """
         return RunInfo(
-            run=f"{writer}-{self.number}",
+            run=self.name(writer),
             tenant=self.tenant,
             policy=self.policy.digest,
             policy_name=self.policy.name,
@@ -104,7 +115,7 @@ class Auditor:
         isolation: Where the sandbox's runs happen.
 
     Attributes:
-        told: The policy that is told in the place of that of the runs; None for that one.
+        told: The policy that is told in the place of that of the runs; None for that one. It is set before any run.
         tells_functions: Whether calls of host functions are told: not those that belong to an interpreter.
     """
 
@@ -117,6 +128,9 @@ class Auditor:
         log.check()
         self._log = log
         self._met: set[str] = set()
+        self._kinds: dict[tuple[str, ...], RunKind] = {}
+        # That of the last run, which is that of the next, mostly.
+        self._last: RunKind | None = None
         log.tell(
             EventName.CONFIGURATION,
             name=f"stockade {__version__}",
@@ -159,21 +173,27 @@ class Auditor:
                 raise
             return report
         # The same for most runs, in as little as it takes.
-        policy, met = self.told or context.info, self._met
-        if loaded.sha256 not in met or policy.digest not in met:
-            self.meet(policy, loaded)
-        number, note, next_number = log.next_run(), log.note_run, log.next_number
-        note(RunRecord(next_number(), time(), number, policy, loaded, export, "", "", ""))
+        policy, kind = self.told or context.info, self._last
+        if (
+            kind is None
+            or kind.sha256 is not loaded.sha256
+            or kind.name is not loaded.name
+            or kind.policy is not policy
+            or kind.export != export
+        ):
+            self._last = kind = self._kind(policy, loaded, export)
+        note, number = log.note_run, log.next_number
+        start = RunStart(number(), time(), kind)
+        note(start)
         try:
             report = do(control, context, loaded, *given)
         except BaseException as problem:
-            self._fail(_Run(number, control, loaded, policy, export=export), problem)
+            self._fail(_Run(start, control, loaded, policy, export=export), problem)
             raise
         outcome = report.outcome
         if outcome is not Outcome.OK or report.violations:
-            self._tell_violations(_Run(number, control, loaded, policy, export=export), report)
-        code, figures = report.exit_code, figures_of(report.usage)
-        note(RunRecord(next_number(), time(), number, policy, loaded, export, "", "", "", outcome, code, figures))
+            self._tell_violations(_Run(start, control, loaded, policy, export=export), report)
+        note(run_end(number(), time(), start, outcome, report.exit_code, report.usage))
         return report
 
     def attempt(
@@ -292,29 +312,39 @@ class Auditor:
         """Tells that a run begins."""
         policy = self.told or context.info
         module = given if isinstance(given, Module) else given.module
-        self.meet(policy, module)
+        kind = self._kind(policy, module, export, tenant, session, _run_name(control))
         if isinstance(given, Snapshot):
             self.snapshot_opened(policy, module, given, session)
         log = self._log
-        run = _Run(log.next_run(), control, module, policy, tenant, export, session)
-        log.note_run(
-            RunRecord(
-                log.next_number(),
-                at or time(),
-                run.number,
-                policy,
-                module,
-                export,
-                tenant,
-                _run_name(control),
-                session,
-            )
-        )
+        start = RunStart(log.next_number(), at or time(), kind)
+        log.note_run(start)
+        run = _Run(start, control, module, policy, tenant, export, session)
         if context.functions.count and self.tells_functions:
             control.on_function = lambda function: self._called(run, function)
         elif not self.tells_functions:
             control.on_tool = lambda tool: self._called(run, tool)
         return run
+
+    def _kind(
+        self,
+        policy: PolicyInfo,
+        module: Module,
+        export: str,
+        tenant: str = "",
+        session: str = "",
+        run_name: str = "",
+    ) -> RunKind:
+        """Returns what a run has in common with others; tells of its policy and its module, where they are new."""
+        kinds = self._kinds
+        key = policy.digest, policy.name, module.sha256, module.name, export, tenant, session, run_name
+        kind = kinds.get(key)
+        if kind is None:
+            self.meet(policy, module)
+            kind = RunKind(policy, module.sha256, module.name, export, tenant, run_name, session)
+            if len(kinds) >= _MOST_KINDS:
+                kinds.clear()
+            kinds[key] = kind
+        return kind
 
     def meet(self, policy: PolicyInfo, module: Module) -> None:
         """Tells of a policy, and of a module, where they were not used before."""
@@ -369,31 +399,11 @@ class Auditor:
         control.on_function = control.on_tool = None
         if report.outcome is not Outcome.OK or report.violations:
             self._tell_violations(run, report)
-        self._note_end(run, report.outcome, report.exit_code, figures_of(report.usage))
+        log.note_run(
+            run_end(log.next_number(), time(), run.start, report.outcome, report.exit_code, report.usage)
+        )
         if log.blocks:
             self._let_go(run, report)
-
-    def _note_end(
-        self, run: _Run, outcome: str, exit_code: int | None, figures: RunFigures | None, reason: str = ""
-    ) -> None:
-        log = self._log
-        log.note_run(
-            RunRecord(
-                log.next_number(),
-                time(),
-                run.number,
-                run.policy,
-                run.module,
-                run.export,
-                run.tenant,
-                _run_name(run.control),
-                run.session,
-                outcome,
-                exit_code,
-                figures,
-                reason,
-            )
-        )
 
     def _let_go(self, run: _Run, report: Report) -> None:
         """Has hooks called, and the disk waited for, after a run."""
@@ -427,10 +437,12 @@ class Auditor:
         cancelled = isinstance(problem, GeneratorExit | KeyboardInterrupt) or is_cancellation(problem)
         # What the embedder's own code has raised may hold secrets.
         why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
-        self._note_end(run, "cancelled" if cancelled else "error", None, None, "" if cancelled else why)
-        for hook in self._log.hooks:
+        log = self._log
+        outcome = "cancelled" if cancelled else "error"
+        log.note_run(RunEnd(log.next_number(), time(), run.start, outcome, reason="" if cancelled else why))
+        for hook in log.hooks:
             try:
-                hook.run_failed(run.info(self._log.writer), problem)
+                hook.run_failed(run.info(log.writer), problem)
             except Exception as failure:
                 # What is raised already is what the caller has to know.
                 self._hook_failed(run, hook, "run_failed", failure)
@@ -473,7 +485,7 @@ class Auditor:
     def _tell(self, run: _Run, name: EventName, /, **fields: str | float | None) -> None:
         self._log.tell(
             name,
-            run=f"{self._log.writer}-{run.number}",
+            run=run.name(self._log.writer),
             tenant=printable(run.tenant),
             policy=run.policy.digest,
             module=run.module.sha256,
@@ -540,7 +552,7 @@ class SessionAuditor:
         self._log = log
         self._control = control
         self._context = context
-        self._name = f"{log.writer}-{log.next_run()}"
+        self._name = f"{log.writer}-s{log.next_session()}"
         self._module = module = given if isinstance(given, Module) else given.module
         self._policy = policy = auditor.told or context.info
         self._open = True
