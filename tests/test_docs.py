@@ -255,7 +255,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),
         "annotated",
     },
-    stockade.audit: {"RunRecord", "figures_of", "key_from"},
+    stockade.audit: {"RunEnd", "RunKind", "RunStart", "key_from", "run_end"},
     stockade.learning: {"learned_toml"},
     stockade.metrics: set(),
     stockade.typing: set(),

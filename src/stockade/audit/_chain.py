@@ -8,12 +8,24 @@ It also has a checksum of each line. It proves nothing, but tells which of the l
 from __future__ import annotations
 
 import hmac
-from binascii import crc32
 from typing import Final
+from zlib import adler32
 
 import msgspec
 
-__all__ = ["HEAD_BYTES", "MOST_BATCH_BYTES", "NOTHING_BEFORE", "SEAL_MARK", "Head", "Seal", "checksums", "mac_of", "make_seal", "read_head", "read_seal"]
+__all__ = [
+    "HEAD_BYTES",
+    "MOST_BATCH_BYTES",
+    "NOTHING_BEFORE",
+    "SEAL_MARK",
+    "Head",
+    "Seal",
+    "checksums",
+    "mac_of",
+    "make_seal",
+    "read_head",
+    "read_seal",
+]
 
 NOTHING_BEFORE: Final = "0" * 64
 """What stands for the seal before in the first seal of a chain."""
@@ -104,7 +116,7 @@ def read_head(data: bytes, key: bytes) -> Head | None:
 
 def checksums(lines: list[bytes]) -> list[int]:
     """Returns a checksum for each line."""
-    return list(map(crc32, lines))
+    return list(map(adler32, lines))
 
 
 def mac_of(key: bytes, body: bytes, told: bytes) -> str:
@@ -122,9 +134,7 @@ def mac_of(key: bytes, body: bytes, told: bytes) -> str:
     return mac.hexdigest()
 
 
-def make_seal(
-    key: bytes, before: str, first: int, body: bytes, found_bytes: int, sums: list[int]
-) -> tuple[bytes, str]:
+def make_seal(key: bytes, before: str, first: int, body: bytes, found_bytes: int, sums: list[int]) -> tuple[bytes, str]:
     """Seals a batch.
 
     Args:

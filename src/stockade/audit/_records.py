@@ -159,10 +159,10 @@ def events_of(items: Sequence[Noted], writer: str) -> list[AuditEvent]:
     made: list[AuditEvent] = []
     add = made.append
     for item in items:
-        if item.__class__ is RunStart:
+        if isinstance(item, RunStart):
             seq = item.seq
             add(AuditEvent(_STARTED, item.at, seq, writer, f"{writer}-{seq}", *item.kind.start))
-        elif item.__class__ is RunEnd:
+        elif isinstance(item, RunEnd):
             start = item.start
             figures = None
             if item.has_figures:

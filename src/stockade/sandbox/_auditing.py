@@ -399,9 +399,7 @@ class Auditor:
         control.on_function = control.on_tool = None
         if report.outcome is not Outcome.OK or report.violations:
             self._tell_violations(run, report)
-        log.note_run(
-            run_end(log.next_number(), time(), run.start, report.outcome, report.exit_code, report.usage)
-        )
+        log.note_run(run_end(log.next_number(), time(), run.start, report.outcome, report.exit_code, report.usage))
         if log.blocks:
             self._let_go(run, report)
 
