@@ -29,6 +29,7 @@ _LOSE_NOTHING = {
     "Cache.clear": "the descriptor is closed when it is dropped",
     "CacheHit.__init__": "as above",
     "ReadyPool.fill": "whoever has the pool closes it",
+    "_Turn.perform": "the block is for what the guest's memory raises",
     "_copied": "as above",
     "_folders_around": "a descriptor, by Ctrl-C while a sandbox is made",
     "_waited_for": "what waits is told by its own cancellation",

@@ -134,11 +134,10 @@ class ChainFile:
     def close(self) -> None:
         """Lets go of the files. Closing twice is harmless; what is added afterwards opens them again."""
         with self._lock:
-            for descriptor in (self._log, self._head):
-                if descriptor >= 0:
-                    with suppress(OSError):
-                        os.close(descriptor)
-            self._log = self._head = -1
+            log, self._log = self._log, -1
+            _close(log)
+            head, self._head = self._head, -1
+            _close(head)
 
     def __del__(self) -> None:
         # It may never have come to have any.
@@ -272,6 +271,12 @@ class ChainFile:
         else:
             name, why = EventName.LOG_DAMAGED, "bytes were added that no writer of this log has written"
         return _Found(mac, events, rest, newline, (name, why, len(rest)))
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _read(descriptor: int, start: int, size: int) -> bytes:
