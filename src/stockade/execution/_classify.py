@@ -342,6 +342,8 @@ def _field(plan: Plan, entry: GuardViolation) -> str:
         return f"filesystem.{entry.kind}"
     if entry.kind != "path":
         return f"limits.{entry.kind}"
+    if not entry.is_listed:
+        return "filesystem.mounts.only"
     if not 0 <= entry.mount < len(plan.directories) or leads_out(entry.subject):
         return ""
     writable = plan.directories[entry.mount][2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.errors import UsageError
+from stockade.guard._granted import scopes_bytes
 from stockade.guard._source import guard
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def place_inputs(
     block = bytearray(initial)
     arguments = b"".join(arg + b"\0" for arg in args)
     variables = b"".join(name + b"=" + value + b"\0" for name, value in env.items())
-    at = layout.offsets["room"]
+    # Behind the lists of paths, where there are some.
+    at = layout.block + len(block)
     layout.write(block, "args", at)
     layout.write(block, "args_count", len(args))
     layout.write(block, "args_size", len(arguments))
@@ -99,6 +101,9 @@ def place_inputs(
     if trace is not None:
         trace.write(block, at)
         at += trace.size_bytes
+    if len(block) > layout.size:
+        layout.write(block, "scopes", at)
+        at += scopes_bytes()
     reach = at
     for name, cap in (("stdout", limits.stdout), ("stderr", limits.stderr)):
         layout.write(block, name, at, cap - cap // 2, cap, 0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._pages import PAGE_BYTES
 from stockade._wasi import ERRNO, WASI
+from stockade.guard._granted import granted_paths
 from stockade.guard._source import guard
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
         policy: The policy.
         woven: What the weaver tells of the module.
         calls: The WASI calls that the guest imports.
-        mounts: How many folders it is granted.
+        mounts: How many folders it is granted: those of the policy, in their order, or none.
         look_first: Whether the guard has to look at each path before it opens it, for nobody lets go what waits at a
             FIFO.
     """
@@ -128,4 +129,8 @@ def policy_block(policy: Policy, woven: Woven, calls: Sequence[str], mounts: int
     for call in WASI:
         if call.name in refused:
             block[layout.offsets["rules"] - layout.block + call.number] = ERRNO[policy.wasi.errno]
-    return bytes(block)
+    # Behind the state: what it leads to there, no run writes anew.
+    lists = granted_paths(filesystem.mounts[:mounts], layout.offsets["room"])
+    if lists:
+        layout.write(block, "granted", layout.offsets["room"])
+    return bytes(block) + lists

@@ -32,6 +32,7 @@ class GuardViolation(NamedTuple):
         subject_bytes: The length of the whole path.
         mount: The mount, by its place among those of the policy, at which the path begins; -1 where it is none.
         writes: Whether the path is opened for writing.
+        is_listed: Whether its mount has no list of paths, or one that names it.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class GuardViolation(NamedTuple):
     subject_bytes: int
     mount: int
     writes: bool
+    is_listed: bool
 
     @classmethod
     def unpack(cls, entry: bytes) -> GuardViolation:
@@ -61,8 +63,9 @@ class GuardViolation(NamedTuple):
             action=_ACTIONS[action],
             subject=subject,
             subject_bytes=length,
-            mount=(start & ~_for_writing()) - 1,
-            writes=bool(start & _for_writing()),
+            mount=(start & ~(_flag("FOR_WRITING") | _flag("NOT_LISTED"))) - 1,
+            writes=bool(start & _flag("FOR_WRITING")),
+            is_listed=not start & _flag("NOT_LISTED"),
         )
 
 
@@ -80,6 +83,7 @@ class GuardEvent(NamedTuple):
     subject_bytes: int
     mount: int
     writes: bool
+    is_listed: bool
 
     @classmethod
     def unpack(cls, entry: bytes) -> GuardEvent:
@@ -96,8 +100,9 @@ class GuardEvent(NamedTuple):
             at_seconds=at / 1e9,
             subject=subject,
             subject_bytes=length,
-            mount=(start & ~_for_writing()) - 1,
-            writes=bool(start & _for_writing()),
+            mount=(start & ~(_flag("FOR_WRITING") | _flag("NOT_LISTED"))) - 1,
+            writes=bool(start & _flag("FOR_WRITING")),
+            is_listed=not start & _flag("NOT_LISTED"),
         )
 
 
@@ -114,8 +119,8 @@ def _kinds() -> dict[int, str]:
 
 
 @cache
-def _for_writing() -> int:
-    return guard().layout.constants["FOR_WRITING"]
+def _flag(name: str) -> int:
+    return guard().layout.constants[name]
 
 
 def _kept_subject(entry: bytes, length: int) -> bytes:

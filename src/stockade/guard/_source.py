@@ -230,6 +230,7 @@ _PARTS = (
     "files",
     "descriptors",
     "paths",
+    "listed",
     "opening",
     "poll",
     "rest",

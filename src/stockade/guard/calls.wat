@@ -49,8 +49,17 @@
 (func $put_u64 (param $address i32) (param $value i64)
   (i64.store $guest (local.get $address) (local.get $value)))
 
-;; Copies a path of the guest's in, which begins at a descriptor. Returns 0, or ENAMETOOLONG.
-(func $take_path (param $place i32) (param $fd i32) (param $address i32) (param $size i32) (result i32)
+;; Copies a path of the guest's in, which begins at a descriptor; returns 0 or an errno;
+;; and looks up whether it may be named.
+(func $take_path (param $number i32) (param $place i32) (param $fd i32) (param $address i32) (param $size i32)
+  (result i32)
+  (local $errno i32)
+  (if (local.tee $errno (call $take_text (local.get $place) (local.get $fd) (local.get $address) (local.get $size)))
+    (then (return (local.get $errno))))
+  (call $permit (local.get $number) (local.get $place) (local.get $fd) (local.get $size)))
+
+;; The same of what a link leads to, which is no path yet.
+(func $take_text (param $place i32) (param $fd i32) (param $address i32) (param $size i32) (result i32)
   (call $check (local.get $address) (i64.extend_i32_u (local.get $size)) (i32.const 1))
   (i32.store16 $state (call $start_of (local.get $place)) (call $mount_number (local.get $fd)))
   (if (i32.gt_u (local.get $size) (global.get $PATH_MAX)) (then (return (global.get $ENAMETOOLONG))))

@@ -118,6 +118,7 @@
 (global $SUBJECT            (export "SUBJECT:const")             i32 (i32.const 48)) ;; where the subject stands in an entry
 (global $SUBJECT_MAX        (export "SUBJECT_MAX:const")         i32 (i32.const 80)) ;; how much of it is kept
 (global $FOR_WRITING        (export "FOR_WRITING:const")         i32 (i32.const 0x8000)) ;; in where a path begins: it is opened for writing
+(global $NOT_LISTED         (export "NOT_LISTED:const")          i32 (i32.const 0x4000)) ;; the same: the list of its mount does not name it
 
 ;; Kinds of descriptors in $kinds. As it was born, 0: then 0, 1 and 2 are stdin, stdout and stderr, and the next ones are
 ;; the mounts.
@@ -130,6 +131,16 @@
 (global $MOUNT              (export "MOUNT:const")           i32 (i32.const 7))
 (global $MAX_DESCRIPTORS    (export "MAX_DESCRIPTORS:const")     i32 (i32.const 4096))
 (global $SIZES_MAX                                               i32 (i32.const 1024))
+
+;; What may be named where a mount has a list (see listed.wat). An entry: address of its path u32, size u32, flags u32,
+;; address of its list u32.
+(global $EVERYTHING         (export "EVERYTHING:const")          i32 (i32.const 1)) ;; a scope: all that is there
+(global $ENTRY_SIZE         (export "ENTRY_SIZE:const")          i32 (i32.const 16))
+(global $ENTRY_ONE          (export "ENTRY_ONE:const")           i32 (i32.const 0)) ;; flags: what has this name
+(global $ENTRY_BELOW        (export "ENTRY_BELOW:const")         i32 (i32.const 1)) ;; a folder and everything below it
+(global $ENTRY_ROOT         (export "ENTRY_ROOT:const")          i32 (i32.const 2)) ;; the root of a mount
+(global $ENTRY_LISTED_ROOT  (export "ENTRY_LISTED_ROOT:const")   i32 (i32.const 3)) ;; one that may be listed
+(global $WHOLE_PATH_MAX                                          i32 (i32.const 8196)) ;; two paths and a slash
 
 ;; How a call is traced, in $trace_rules.
 (global $TRACE_PLAIN        (export "TRACE_PLAIN:const")         i32 (i32.const 1)) ;; without its duration

@@ -218,4 +218,7 @@
 (global $trace_strings         (export "trace_strings:u32:policy")    i32 (i32.const 42548)) ;; bytes that are kept of each of its two texts
 (global $trace_waits           (export "trace_waits:u32:policy")      i32 (i32.const 42552)) ;; 1: where the ring is full, the guest waits; else the entry is lost
 (global $trace_rules           (export "trace_rules:u8[64]:policy")   i32 (i32.const 42556)) ;; by call number: 0, or TRACE_PLAIN, TRACE_SLOW or TRACE_TIMED
-(global $room                  (export "room:u8:note")                i32 (i32.const 42624)) ;; from here on the host places its data
+(global $granted               (export "granted:u32:policy")          i32 (i32.const 42620)) ;; where the lists of paths of mounts stand (see listed.wat); 0: no mount has one
+(global $scopes                (export "scopes:u32:policy")           i32 (i32.const 42624)) ;; where the scope of each descriptor stands, u32 each
+(global $found                                                        i32 (i32.const 42628)) ;; the scope of what the last path leads to, u32
+(global $room                  (export "room:u8:note")                i32 (i32.const 42632)) ;; from here on the host places its data

@@ -122,7 +122,9 @@
   (local $errno i32) (local $new i32)
   (if (local.tee $errno (call $enter (global.get $N.path_open))) (then (return (local.get $errno))))
   (call $check (local.get $opened_at) (i64.const 4) (i32.const 4))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_open)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (i32.or
         (i32.and (local.get $flags) (i32.or (global.get $O_CREAT) (global.get $O_TRUNC)))
@@ -202,6 +204,7 @@
   (if (i32.ge_u (local.get $new) (global.get $MAX_DESCRIPTORS)) (then (return (global.get $EMFILE))))
   (call $set_kind (local.get $new) (call $file_kind (local.get $fdflags)))
   (call $set_known_size (local.get $new) (i64.const 0))
+  (call $set_scope (local.get $new) (i32.load $state (global.get $found)))
   (if (i32.and (local.get $fdflags) (global.get $FD_APPEND))
     (then
       (if (i32.eqz (call $may_append (local.get $new)))

@@ -72,7 +72,9 @@
 (func (export "path_create_directory") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_create_directory))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_create_directory)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_create (global.get $N.path_create_directory) (local.get $fd) (global.get $path) (local.get $size)))
@@ -86,7 +88,9 @@
   (param $filestat i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_get))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_filestat_get)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (call $begin_answer (local.get $filestat) (global.get $FILESTAT_SIZE) (i32.const 8))
   (if (local.tee $errno
@@ -101,7 +105,9 @@
   (param $accessed i64) (param $modified i64) (param $what i32) (result i32)
   (local $errno i32) (local $times i32)
   (if (local.tee $errno (call $enter (global.get $N.path_filestat_set_times))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_filestat_set_times)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   ;; Native WASI opens what it is to change.
   (if (i32.eqz (call $may_open (local.get $fd) (local.get $flags) (local.get $size)))
@@ -123,10 +129,16 @@
   (param $new_fd i32) (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_link))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_link)
+          (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
-        (call $take_path (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
+        (call $take_path (global.get $N.path_link)
+          (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
+        (call $check_names (global.get $N.path_link) (local.get $old_fd) (local.get $new_fd) (local.get $new_size)))
     (then (return (local.get $errno))))
   (if (i32.eqz (i32.and (i32.load $state (global.get $may_link)) (i32.load $state (global.get $may_create))))
     (then
@@ -150,7 +162,9 @@
   (if (local.tee $errno (call $enter (global.get $N.path_readlink))) (then (return (local.get $errno))))
   (call $check (local.get $used) (i64.const 4) (i32.const 4))
   (call $check (local.get $buffer) (i64.extend_i32_u (local.get $buffer_size)) (i32.const 1))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_readlink)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (i32.gt_u (local.get $buffer_size) (global.get $PATH_MAX))
     (then (local.set $buffer_size (global.get $PATH_MAX))))
@@ -168,7 +182,9 @@
 (func (export "path_remove_directory") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_remove_directory))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_remove_directory)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_delete (global.get $N.path_remove_directory) (local.get $fd) (global.get $path) (local.get $size)
@@ -182,7 +198,9 @@
 (func (export "path_unlink_file") (param $fd i32) (param $name i32) (param $size i32) (result i32)
   (local $errno i32)
   (if (local.tee $errno (call $enter (global.get $N.path_unlink_file))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_unlink_file)
+          (global.get $path) (local.get $fd) (local.get $name) (local.get $size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_delete (global.get $N.path_unlink_file) (local.get $fd) (global.get $path) (local.get $size)
@@ -205,11 +223,23 @@
   (param $new i32) (param $new_size i32) (result i32)
   (local $errno i32) (local $replaced i32) (local $inode i64)
   (if (local.tee $errno (call $enter (global.get $N.path_rename))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_rename)
+          (global.get $path) (local.get $new_fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
-        (call $take_path (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
+        (call $take_path (global.get $N.path_rename)
+          (global.get $path2) (local.get $old_fd) (local.get $old) (local.get $old_size)))
     (then (return (local.get $errno))))
+  (if (i32.or (call $has_list (local.get $old_fd)) (call $has_list (local.get $new_fd)))
+    (then
+      (if (local.tee $errno
+            (call $look (local.get $old_fd) (global.get $NOFOLLOW) (global.get $path2) (local.get $old_size)))
+        (then
+          (return
+            (call $judge (global.get $N.path_rename) (local.get $errno) (global.get $path2) (local.get $old_size)))))
+      (if (i32.ne (call $type_found) (global.get $REGULAR))
+        (then (return (call $unlisted (global.get $N.path_rename) (global.get $path2) (local.get $old_size)))))))
   (if (i32.eqz (i32.and (i32.load $state (global.get $may_create)) (i32.load $state (global.get $may_delete))))
     (then
       (if (local.tee $errno
@@ -258,9 +288,14 @@
   (param $new_size i32) (result i32)
   (local $errno i32) (local $spent i64)
   (if (local.tee $errno (call $enter (global.get $N.path_symlink))) (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path) (local.get $fd) (local.get $new) (local.get $new_size)))
+  (if (local.tee $errno
+        (call $take_path (global.get $N.path_symlink)
+          (global.get $path) (local.get $fd) (local.get $new) (local.get $new_size)))
     (then (return (local.get $errno))))
-  (if (local.tee $errno (call $take_path (global.get $path2) (local.get $fd) (local.get $old) (local.get $old_size)))
+  (if (local.tee $errno (call $take_text (global.get $path2) (local.get $fd) (local.get $old) (local.get $old_size)))
+    (then (return (local.get $errno))))
+  (if (local.tee $errno
+        (call $check_names (global.get $N.path_symlink) (local.get $fd) (local.get $fd) (local.get $new_size)))
     (then (return (local.get $errno))))
   (if (local.tee $errno
         (call $check_link (global.get $N.path_symlink) (local.get $fd) (global.get $path) (local.get $new_size)))

@@ -240,7 +240,8 @@
 (func $forget (param $fd i32)
   (if (call $is_file (local.get $fd)) (then (call $add (global.get $open_now) (i64.const -1))))
   (call $set_kind (local.get $fd) (global.get $CLOSED))
-  (call $set_known_size (local.get $fd) (i64.const 0)))
+  (call $set_known_size (local.get $fd) (i64.const 0))
+  (call $set_scope (local.get $fd) (i32.const 0)))
 
 ;; How many bytes the file behind a descriptor is known to have, all of which it had before the run or were counted as
 ;; written. What is written up to there makes no more of it, unless somebody else has cut it short meanwhile.

@@ -142,19 +142,47 @@ def _refill(first: Limits, second: Limits) -> dict[str, object]:
 
 def _filesystem(first: Filesystem, second: Filesystem) -> Filesystem:
     # Only the same folder under the same name is common: what lies below a path depends on links that are not known.
-    modes: dict[tuple[str, str], set[str]] = {}
-    theirs = {(mount.host, mount.guest, mount.mode) for mount in second.mounts}
-    for mount in first.mounts:
-        for mode in ("ro", "rw"):
-            if (mount.host, mount.guest, mode) in theirs:
-                modes.setdefault((mount.host, mount.guest), set()).add(min(mode, mount.mode))
-    mounts = (Mount(host, guest, "rw" if "rw" in found else "ro") for (host, guest), found in sorted(modes.items()))
+    ours, theirs = _by_folder(first.mounts), _by_folder(second.mounts)
     return Filesystem(
-        mounts=tuple(mounts),
+        mounts=tuple(_mount(ours[folder], theirs[folder]) for folder in sorted(ours.keys() & theirs.keys())),
         create=first.create and second.create,
         delete=first.delete and second.delete,
         symlinks=first.symlinks and second.symlinks,
     )
+
+
+def _by_folder(mounts: Iterable[Mount]) -> dict[tuple[str, str], Mount]:
+    """Puts together what is said of the same folder under the same name, more than once.
+
+    Of what may be read, and what may be written, only the latter is kept: there is no mount that says both.
+    """
+    found: dict[tuple[str, str], Mount] = {}
+    for mount in sorted(mounts, key=lambda mount: mount.mode):
+        before = found.get((mount.host, mount.guest), mount)
+        only = mount.only
+        if before.mode == mount.mode and only is not None:
+            only = None if before.only is None else _least({*before.only, *only})
+        found[mount.host, mount.guest] = Mount(mount.host, mount.guest, mount.mode, only)
+    return found
+
+
+def _mount(first: Mount, second: Mount) -> Mount:
+    if first.only is None or second.only is None:
+        only = second.only if first.only is None else first.only
+    else:
+        both = [path for path in first.only if _is_named(path, second.only)]
+        only = _least({*both, *(path for path in second.only if _is_named(path, first.only))})
+    return Mount(first.host, first.guest, min(first.mode, second.mode), only)
+
+
+def _is_named(path: str, only: Iterable[str]) -> bool:
+    """Whether a list names all that one of its entries would."""
+    return path in only or any(path.startswith(entry) or f"{path}/" == entry for entry in only if entry.endswith("/"))
+
+
+def _least(only: set[str]) -> tuple[str, ...]:
+    """Leaves out what another entry names, too."""
+    return tuple(sorted(path for path in only if not _is_named(path, only - {path})))
 
 
 def _environment(first: Environment, second: Environment) -> Environment:

@@ -418,6 +418,16 @@ class Texts(Kind):
         return f"a list of {self.what}"
 
 
+class SomeOrAll(Texts):
+    """A list of texts, or none, which stands for all there are."""
+
+    def settle(self, path: str, value: object) -> tuple[object, ...] | None:  # type: ignore[override]
+        return None if value is None else tuple(sorted(map(str, super().settle(path, value))))
+
+    def write(self, value: object) -> Plain:
+        return None if value is None else super().write(value)
+
+
 class TextsByName(Kind):
     """A table of values by their names.
 
@@ -609,7 +619,9 @@ class Section(Kind):
         for field in fields.values():
             described: dict[str, Plain] = {"description": field.description, **field.kind.schema()}
             if not field.required and not isinstance(field.kind, Section):
-                described["default"] = field.kind.write(field.default)
+                default = field.kind.write(field.default)
+                if default is not None:
+                    described["default"] = default
             properties[field.name] = described
         table: dict[str, Plain] = {"type": "object", "properties": properties, "additionalProperties": False}
         if required := [field.name for field in fields.values() if field.required]:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.errors import PolicyError
-from stockade.policy._fields import COUNT, SECONDS, Folder, Kind, Part, Plain, Quantity, Text, Texts, TextsByName
+from stockade.policy._fields import (
+    COUNT,
+    SECONDS,
+    Folder,
+    Kind,
+    Part,
+    Plain,
+    Quantity,
+    SomeOrAll,
+    Text,
+    Texts,
+    TextsByName,
+)
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._secrets import is_sensitive, names_a_secret
 from stockade.policy._syscalls import Classification, find_syscall, guest_syscalls
@@ -15,7 +27,7 @@ from stockade.policy._units import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Unpack
 
     from stockade.policy._changes import (
@@ -41,12 +53,19 @@ __all__ = [
     "wasi_calls",
 ]
 
+_MOST_PATH_BYTES = 4096
+
 _MAX_SECONDS = 2**62 / 1e9  # what fits the guard's arithmetic in nanoseconds
 
 
 def _is_guest_path(path: str) -> bool:
     parts = path.split("/")
     return path.startswith("/") and ".." not in parts and "." not in parts
+
+
+def _is_path_below(path: str) -> bool:
+    parts = path.removesuffix("/").split("/")
+    return path == "." or (len(path.encode(errors="replace")) <= _MOST_PATH_BYTES and not {"", ".", ".."} & {*parts})
 
 
 class Mount(Part, frozen=True, forbid_unknown_fields=True):
@@ -56,17 +75,40 @@ class Mount(Part, frozen=True, forbid_unknown_fields=True):
         host: Path of the folder on the host; in a policy file, relative to that file.
         guest: Absolute path under which the guest sees it.
         mode: `ro` for reading, `rw` for reading and writing.
+        only: The paths below the folder that the guest may name, where it may not name all: `a/b.txt` for that one, of a
+            folder also to list it; `out/` for a folder and everything below it; `.` to list the folder itself. Links
+            that are there are followed as far as the folder goes. The guest makes no links there, and moves only files.
     """
 
     PATH: ClassVar = "mount"
 
     if TYPE_CHECKING:
 
-        def __init__(self, host: str | os.PathLike[str], guest: str, mode: Literal["ro", "rw"] = "ro") -> None: ...
+        def __init__(
+            self,
+            host: str | os.PathLike[str],
+            guest: str,
+            mode: Literal["ro", "rw"] = "ro",
+            only: Sequence[str] | None = None,
+        ) -> None: ...
 
     host: Annotated[str, Folder("the path of a folder", example='"./data"')]
     guest: Annotated[str, Text("an absolute path without . or ..", check=_is_guest_path, example='"/data"')]
     mode: Literal["ro", "rw"] = "ro"
+    only: Annotated[
+        tuple[str, ...] | None,
+        SomeOrAll(
+            "paths below the folder",
+            Text("a path below the folder without . or ..", check=_is_path_below, example='"a/b.txt" or "out/"'),
+        ),
+    ] = None
+
+    def to_document(self) -> dict[str, Plain]:
+        """Returns the mount as plain data; one for which all may be named has no list."""
+        document = super().to_document()
+        if self.only is None:
+            del document["only"]
+        return document
 
 
 class Filesystem(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -144,12 +144,14 @@ _ATTEMPTS = {
 
 
 def _attempt(violation: Violation) -> str:
-    if violation.call == "path_open" and violation.field:
+    if violation.call == "path_open" and violation.field == "filesystem.mounts":
         return "write"
     return _ATTEMPTS.get(violation.call or "", f"use {violation.call} on")
 
 
 def _objection(violation: Violation) -> str:
+    if violation.field == "filesystem.mounts.only":
+        return f"which {violation.mount or 'its folder'} is not granted for (only)"
     if violation.field:
         return f"but {violation.mount} is read-only"
     if leads_out(violation.subject):
