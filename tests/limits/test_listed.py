@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stockade.policy import Filesystem, Mount, Policy
+from stockade.report import violation_text
 from tests._examples import examples
 from tests.limits._guests import (
     CREAT,
@@ -103,7 +104,7 @@ def test_each_call_is_refused_what_is_not_named(call: str, folder: Path) -> None
     violation = played.only_violation()
     assert (violation.kind, violation.call, violation.action) == ("path", call.split()[0], "deny")
     assert (violation.subject, violation.mount, violation.field) == ("secret", "/data", "filesystem.mounts.only")
-    assert "/data/secret, which /data is not granted for (only) → deny" in violation.render()
+    assert "/data/secret, which /data is not granted for (only) → deny" in violation_text(violation)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_a_number_means_what_stands_there_now(folder: Path) -> None:
 
 
 def test_a_guest_makes_no_name_lead_elsewhere(folder: Path) -> None:
-    """Attack: links at names that may be written, folders moved to names below which all is named, and links moved in."""
+    """Attack: links at names that may be written, folders moved to where all is named, and links moved in."""
     (folder / "out" / "link").symlink_to("../secret")
     (folder.parent / "other" / "planted").symlink_to("secret")
     before = tree(folder.parent)

@@ -235,7 +235,9 @@ def guest_paths() -> st.SearchStrategy[str]:
 def mounts() -> st.SearchStrategy[Mount]:
     """Folders that are granted; whether there is such a folder is no matter of a policy."""
     host = st.sampled_from([".", "./data", "/srv/data", "/tmp", "../ä b"]) | texts(min_size=1)
-    return st.builds(Mount, host, guest_paths(), st.sampled_from(["ro", "rw"]))
+    path = st.sampled_from([".", "a", "a/b.txt", "out/", "ä b/"])
+    only = st.none() | st.lists(path, max_size=3)
+    return st.builds(Mount, host, guest_paths(), st.sampled_from(["ro", "rw"]), only)
 
 
 def filesystems() -> st.SearchStrategy[Filesystem]:

@@ -55,11 +55,13 @@ _PORTS = (
     *(PortRange(first, last) for first, last in ((79, 80), (80, 443), (81, 90), (440, 65_535))),
 )
 _MOUNTS = tuple(
-    Mount(host, guest, mode)
+    Mount(host, guest, mode, only)
     for host in ("data", "./data", "/srv")
     for guest in ("/in", "/out")
     for mode in ("ro", "rw")
+    for only in (None, ("a", "b/"), ("b/c", "a/", "."))
 )
+_ASKED_PATHS = (".", "a", "a/x", "ab", "b", "b/c", "b/c/d", "b/d", "c")
 _CALLS = (
     *("*", "fd_*", "path_*", "sock_*", "*_get", "fd", "clock", "random", "sock", "args", "proc", "sched"),
     *("fd_write", "fd_read", "path_open", "random_get", "clock_time_get", "sched_yield", "READ", "openat", "mmap"),
@@ -262,10 +264,30 @@ def _check_limits(less: Limits, more: Limits) -> None:
         assert less.fuel_refill_max <= more.fuel_refill_max
 
 
+def _names(mount: Mount, path: str) -> bool:
+    if mount.only is None or path in mount.only:
+        return True
+    return any(f"{path}/".startswith(entry) for entry in mount.only if entry.endswith("/"))
+
+
+def _granted(files: Filesystem) -> set[tuple[str, str, str, str]]:
+    """What may be done with which paths. Where a folder is to be read and to be written, the latter counts."""
+    writable = {(mount.host, mount.guest) for mount in files.mounts if mount.mode == "rw"}
+    return {
+        (mount.host, mount.guest, mode, path)
+        for mount in files.mounts
+        if mount.mode == "rw" or (mount.host, mount.guest) not in writable
+        for mode in {"ro", mount.mode}
+        for path in _ASKED_PATHS
+        if _names(mount, path)
+    }
+
+
 def _check_mounts(less: Filesystem, more: Filesystem) -> None:
     for mount in less.mounts:
-        granted = [other.mode for other in more.mounts if (other.host, other.guest) == (mount.host, mount.guest)]
-        assert any(_stricter("mount", mount.mode, mode) for mode in granted), mount
+        granted = [other for other in more.mounts if (other.host, other.guest) == (mount.host, mount.guest)]
+        assert any(_stricter("mount", mount.mode, other.mode) for other in granted), mount
+    assert _granted(less) <= _granted(more)
     for right in ("create", "delete", "symlinks"):
         assert getattr(less, right) <= getattr(more, right), right
 
@@ -439,14 +461,9 @@ def test_limits_narrow_to_the_smaller(one: Limits, two: Limits) -> None:
 @settings(max_examples=examples(100))
 @given(_SECTIONS["filesystem"], _SECTIONS["filesystem"])
 def test_folders_narrow_exactly(one: Filesystem, two: Filesystem) -> None:
-    """The same folder under the same name stays, writable where both say so."""
+    """The same folder under the same name stays, writable where both say so, for the paths that both name."""
     both = Policy(filesystem=one).narrow(Policy(filesystem=two)).filesystem
-
-    def granted(files: Filesystem) -> set[tuple[str, str, str]]:
-        writable = {(mount.host, mount.guest, "rw") for mount in files.mounts if mount.mode == "rw"}
-        return writable | {(mount.host, mount.guest, "ro") for mount in files.mounts}
-
-    assert granted(both) == granted(one) & granted(two)
+    assert _granted(both) == _granted(one) & _granted(two)
     assert len({(mount.host, mount.guest) for mount in both.mounts}) == len(both.mounts) or both in (one, two)
 
 

@@ -75,9 +75,9 @@ class Mount(Part, frozen=True, forbid_unknown_fields=True):
         host: Path of the folder on the host; in a policy file, relative to that file.
         guest: Absolute path under which the guest sees it.
         mode: `ro` for reading, `rw` for reading and writing.
-        only: The paths below the folder that the guest may name, where it may not name all: `a/b.txt` for that one, of a
-            folder also to list it; `out/` for a folder and everything below it; `.` to list the folder itself. Links
-            that are there are followed as far as the folder goes. The guest makes no links there, and moves only files.
+        only: Paths below the folder, where the guest may not name all: `a/b.txt` for that one, of a folder also to
+            list it; `out/` for a folder and everything below it; `.` to list the folder itself. Links that are there
+            are followed as far as the folder goes. The guest makes no links there, and moves only plain files.
     """
 
     PATH: ClassVar = "mount"
