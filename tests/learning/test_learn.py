@@ -78,18 +78,18 @@ def folder(tmp_path: Path) -> Path:
 def test_the_smallest_folder_is_granted(folder: Path) -> None:
     """Read-only where nothing was written; what lies beside it is refused. Holds P-LEARN-2."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw"), Mount("/usr", "/usr", "ro")])
-    for accesses, guest, mode in (
-        ([("a/deep/x", READ)], "/data/a/deep", "ro"),
-        ([("a/deep/x", READ), ("a/z", READ)], "/data/a", "ro"),
-        ([("a/deep/x", WRITE)], "/data/a/deep", "rw"),
-        ([("a/deep/x", READ), ("b/w", READ)], "/data", "ro"),
-        ([("a/deep", READ)], "/data/a", "ro"),
-        ([("a/deep/none", READ)], "/data/a/deep", "ro"),
-        ([("a/missing/none", READ)], "/data/a", "ro"),
+    for accesses, guest, mode, only in (
+        ([("a/deep/x", READ)], "/data/a/deep", "ro", ["x"]),
+        ([("a/deep/x", READ), ("a/z", READ)], "/data/a", "ro", ["deep/x", "z"]),
+        ([("a/deep/x", WRITE)], "/data/a/deep", "rw", ["x"]),
+        ([("a/deep/x", READ), ("b/w", READ)], "/data", "ro", ["a/deep/x", "b/w"]),
+        ([("a/deep", READ)], "/data/a", "ro", ["deep"]),
+        ([("a/deep/none", READ)], "/data/a/deep", "ro", ["none"]),
+        ([("a/missing/none", READ)], "/data/a", "ro", ["missing/none"]),
     ):
         policy = learned(opener(*accesses, by_name=True), given).policy
         host = str(folder / Path(guest).relative_to("/data"))
-        assert policy.filesystem.mounts == (Mount(host, guest, mode),), accesses  # type: ignore[arg-type]
+        assert policy.filesystem.mounts == (Mount(host, guest, mode, only),), accesses  # type: ignore[arg-type]
         assert policy.filesystem.create is False
 
 
@@ -103,7 +103,10 @@ def test_folders_that_are_known_by_numbers_stay(folder: Path) -> None:
     module = opener(("deep/x", READ), descriptor=4)
     given = Policy().replace(mounts=mounts)
     policy = learned(module, given).policy
-    assert policy.filesystem.mounts == (Mount(str(folder / "b"), "/b", "ro"), Mount(str(folder / "a"), "/data", "ro"))
+    assert policy.filesystem.mounts == (
+        Mount(str(folder / "b"), "/b", "ro", []),
+        Mount(str(folder / "a"), "/data", "ro", ["deep/x"]),
+    )
     assert run(module, policy).exit_code == 0
 
 
@@ -128,6 +131,121 @@ def test_links_lead_where_they_lead(folder: Path) -> None:
     policy = learned(module, given).policy
     assert [mount.guest for mount in policy.filesystem.mounts] == ["/data"]
     assert run(module, policy).exit_code == 0
+
+
+def test_one_more_file_is_refused(folder: Path) -> None:
+    """In the same folder, whether it is there or not; the policy says of each path why it is there. Holds P-LEARN-2."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
+    found = learned(opener(("a/deep/none", READ), ("a/deep/x", READ), by_name=True), given)
+    assert '        "none",  # looked for\n        "x",  # read\n' in found.to_toml()
+    assert Policy.loads(found.to_toml()) == found.policy
+    # The folder has its own name now: paths begin there.
+    assert run(opener(("x", READ)), found.policy).exit_code == 0
+    for path in ("y", "new", "../z", "none/../y"):
+        more = run(opener(("x", READ), (path, READ)), found.policy)
+        assert more.exit_code == 2
+        (violation,) = more.violations
+        assert (violation.subject, violation.mount) == (path, "/data/a/deep")
+        assert violation.field == "filesystem.mounts.only"
+
+
+CALLER = """(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_unlink_file" (func $unlink (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_rename" (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_symlink" (func $link (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $list (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "a/tmp-1")
+  (data (i32.const 16) "a/deep")
+  (data (i32.const 32) "a/deep/../z")
+  (data (i32.const 48) "x")
+  (data (i32.const 64) "tmp-1")
+  (func (export "_start") {code}))"""
+
+ACTS = {
+    "makes and removes": """(drop (call $random (i32.const 512) (i32.const 4)))
+      (drop (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 7) (i32.const 1) (i64.const 66)
+        (i64.const 0) (i32.const 0) (i32.const 256)))
+      (call $exit (call $unlink (i32.const 3) (i32.const 0) (i32.const 7)))""",
+    "the same in the folder itself": """(drop (call $random (i32.const 512) (i32.const 4)))
+      (drop (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 5) (i32.const 1) (i64.const 66)
+        (i64.const 0) (i32.const 0) (i32.const 256)))
+      (call $exit (call $unlink (i32.const 3) (i32.const 64) (i32.const 5)))""",
+    "without randomness": """
+      (drop (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 5) (i32.const 1) (i64.const 66)
+        (i64.const 0) (i32.const 0) (i32.const 256)))
+      (call $exit (call $unlink (i32.const 3) (i32.const 64) (i32.const 5)))""",
+    "upwards": """(call $exit (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 11) (i32.const 0)
+        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 256)))""",
+    "links": "(call $exit (call $link (i32.const 48) (i32.const 1) (i32.const 3) (i32.const 0) (i32.const 7)))",
+    "moves a folder": """(drop (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 6) (i32.const 2)
+        (i64.const 0x4000) (i64.const 0x4000) (i32.const 0) (i32.const 256)))
+      (call $exit (call $rename (i32.const 3) (i32.const 16) (i32.const 6) (i32.const 3) (i32.const 0)
+        (i32.const 7)))""",
+    "lists": """(drop (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 6) (i32.const 2)
+        (i64.const 0x4002) (i64.const 0x4002) (i32.const 0) (i32.const 256)))
+      (drop (call $list (i32.load (i32.const 256)) (i32.const 512) (i32.const 512) (i64.const 0) (i32.const 300)))
+      (call $exit (call $open (i32.load (i32.const 256)) (i32.const 0) (i32.const 48) (i32.const 1) (i32.const 0)
+        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 256)))""",
+    "lists the folder itself": """
+      (call $exit (call $list (i32.const 3) (i32.const 512) (i32.const 512) (i64.const 0) (i32.const 300)))""",
+}
+
+
+@pytest.mark.parametrize(
+    ("act", "only", "why"),
+    [
+        ("makes and removes", ["a/"], '"a/",  # for files that it makes and removes again'),
+        ("the same in the folder itself", None, "# all of /data is granted, for it makes files there and removes them"),
+        ("without randomness", ["tmp-1"], '"tmp-1",  # made and removed'),
+        ("upwards", None, "# all of /data is granted, for its paths lead upwards"),
+        ("links", None, "# all of /data is granted, for it makes links there"),
+        ("moves a folder", None, "# all of /data is granted, for it moves folders there"),
+        ("lists", ["a/deep", "a/deep/x"], '"a/deep",  # listed'),
+        ("lists the folder itself", ["."], '".",  # the folder itself was listed'),
+    ],
+)
+def test_a_program_passes_again_whatever_it_does(act: str, only: list[str] | None, why: str, tmp_path: Path) -> None:
+    """What a list of paths would refuse is granted with its folder, and said; a folder that is listed is named."""
+    module = wat(CALLER.format(code=ACTS[act]))
+
+    def again() -> Policy:
+        top = tmp_path / str(len([*tmp_path.iterdir()]))
+        (top / "a" / "deep").mkdir(parents=True)
+        for name in ("a/deep/x", "a/z"):
+            (top / name).write_text(name)
+        return Policy().replace(mounts=[Mount(str(top), "/data", "rw")], delete=True, symlinks=True)
+
+    first = run(module, again())
+    assert first.exit_code == 0, first.violations
+    found = learn(module, again(), [first])
+    (mount,) = found.policy.filesystem.mounts
+    assert mount.only == (None if only is None else tuple(only))
+    assert why in found.to_toml()
+    fresh = again().filesystem.mounts[0].host
+    repeated = run(module, found.policy.replace(mounts=[Mount(fresh, mount.guest, mount.mode, mount.only)]))
+    assert (repeated.exit_code, repeated.violations) == (0, ())
+
+
+def test_no_more_is_learned_than_was_given(folder: Path) -> None:
+    """Attack: a guest that is learned from names what the given list does not, or does what lists do not permit.
+
+    Holds P-LEARN-3.
+    """
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw", ["a/deep/", "a/z"])])
+    for accesses in (
+        [("b/w", READ)],
+        [("a/deep/x", READ), ("a/y", READ), ("b", READ)],
+        [("a/deep/x/../../../b/w", READ)],
+    ):
+        policy = learned(opener(*accesses, ("a/z", READ), by_name=True), given).policy
+        assert policy.is_subset(given) or all(mount.host != str(folder) for mount in policy.filesystem.mounts)
+        for mount in policy.filesystem.mounts:
+            assert {f"{mount.guest}/{path}" for path in mount.only or ("all",)} <= {"/data/a/deep/x", "/data/a/z"}
 
 
 def test_what_was_not_used_is_not_permitted() -> None:
@@ -177,10 +295,11 @@ def test_nothing_is_granted_while_learning(folder: Path) -> None:
 def test_a_document_says_why_and_is_read_again(folder: Path, tmp_path: Path) -> None:
     """Each field that was learned has a comment; names that the guest chose stay in it."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "ro")])
-    found = learned(opener(("a/z", READ), ("a/none\\0amode = 'rw'", READ)), given)
+    found = learned(opener(("a/z", READ), ("a/] }, # mode", READ), ("a/none\\0amode = 'rw'", READ)), given)
     text = found.to_toml()
     assert "\nmode = 'rw'" not in text
-    assert r"# read: /data/a/z; looked for: /data/a/none\x0amode = 'rw'" in text
+    assert r"# read: /data/a/z; looked for: /data/a/] }, # mode, /data/a/none\x0amode = 'rw'" in text
+    assert """        "a/] }, # mode",  # looked for\n""" in text
     path = tmp_path / "learned.toml"
     path.write_text(text)
     assert Policy.load(path) == found.policy
@@ -199,7 +318,7 @@ def test_runs_are_merged(folder: Path) -> None:
     # In one report after another, as a session has them.
     together = learn(one, given, [run(one, given), run(other, given)])
     for policy in (both.policy, together.policy):
-        assert policy.filesystem.mounts == (Mount(str(folder), "/data", "rw"),)
+        assert policy.filesystem.mounts == (Mount(str(folder), "/data", "rw", ["a/deep/x", "a/z"]),)
         assert run(one, policy).exit_code == 0
         assert run(other, policy).exit_code == 0
         assert policy.limits.read_bytes == 0
@@ -234,7 +353,7 @@ def test_round_numbers() -> None:
 def check_program(
     module: Module, given: Policy, args: Callable[[str], list[str]], *, prepare: Callable[[Sandbox], None] | None = None
 ) -> Policy:
-    """Learns from a program, runs it again under what was learned, and has it use one more folder that was given.
+    """Learns from a program, runs it again under what was learned, and has it use one more file that was given.
 
     Args:
         module: The program.
@@ -243,11 +362,11 @@ def check_program(
         prepare: Lends it functions.
     """
 
-    def once(policy: Policy, folder: str, *, traced: bool = False) -> Report:
+    def once(policy: Policy, folder: str, *, traced: bool = False, more: bool = False) -> Report:
         with Sandbox(policy, trace=LEARNING_TRACE if traced else None) as box:
             if prepare is not None:
                 prepare(box)
-            return box.run(module, args(folder))
+            return box.run(module, [beside(text) if more else text for text in args(folder)])
 
     first = once(learning_policy(given), "/in", traced=True)
     assert first.outcome in (Outcome.OK, Outcome.EXIT), first
@@ -262,7 +381,31 @@ def check_program(
     more = once(policy, "/other")
     assert (more.outcome, more.stdout) != (first.outcome, first.stdout) or more.violations
     assert more.outcome is not Outcome.OK
+    # The same program, in the same folder: one file more, or another one.
+    other = once(policy, "/in", more=True)
+    if policy.filesystem.mounts:
+        assert other.outcome is not Outcome.OK
+        assert any("more." in violation.subject for violation in other.violations), other.violations
+        assert {violation.field for violation in other.violations} == {"filesystem.mounts.only"}
     return policy
+
+
+FILES = {
+    "drawing.svg": "more.svg",
+    "add.c": "more.c",
+    "top.json": "more.json",
+    "simple.svg": "more.svg",
+    "/new'": "/more.new'",
+    "drawing.gv": "more.gv",
+}
+"""What the programs are given, and what lies beside it."""
+
+
+def beside(argument: str) -> str:
+    """An argument with a file that lies beside the one that it names."""
+    for name, other in FILES.items():
+        argument = argument.replace(name, other)
+    return argument
 
 
 @pytest.fixture
@@ -273,6 +416,10 @@ def given(tmp_path: Path) -> Policy:
         (tmp_path / name / "drawing.svg").write_text(DRAWING)
         (tmp_path / name / "add.c").write_text("int add(int a, int b) { return a + b; }\n")
         (tmp_path / name / "top.json").write_text(_INVERTER)
+        (tmp_path / name / "drawing.gv").write_text("digraph { a -> b }")
+        for file, other in FILES.items():
+            if (tmp_path / name / file).exists():
+                (tmp_path / name / other).write_bytes((tmp_path / name / file).read_bytes())
     mounts = [Mount(str(tmp_path / name), f"/{name}", "rw") for name in ("in", "other")]
     return Policy().replace(mounts=mounts, memory=512 << 20)
 

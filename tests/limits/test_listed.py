@@ -65,9 +65,9 @@ def play(folder: Path, write: Callable[[Script], object], only: Sequence[str] = 
     return script.play(listed(folder, only))
 
 
-def stat(script: Script, path: str | bytes, fd: int | Later = MOUNT, lookup: int = 0) -> None:
+def stat(script: Script, path: str | bytes, fd: int | Later = MOUNT, lookup: int = 0) -> int:
     """Looks at a path."""
-    script.call("path_filestat_get", fd, lookup, path, script.room(64))
+    return script.call("path_filestat_get", fd, lookup, path, script.room(64))
 
 
 CALLS: dict[str, Callable[[Script, str], object]] = {

@@ -244,7 +244,7 @@ def test_empty_text_is_the_default_under_another_name() -> None:
         ("[filesystem]\nmount = []", "filesystem.mount is not known: did you mean mounts?"),
         (
             "[filesystem]\nmounts = [{ host = '.', guest = '/d', write = true }]",
-            "filesystem.mounts[0].write is not known: known are host, guest, mode",
+            "filesystem.mounts[0].write is not known: known are host, guest, mode, only",
         ),
         (
             "[filesystem]\nmounts = [{ host = '.', guest = '/d' }, { host = '.' }]",

@@ -162,7 +162,7 @@ def test_the_twins_of_these_mistakes() -> None:
             "Limits has no field on_violation: write Policy(on_violation=...)",
         ),
         (lambda: Limits(wal_time=5), "Limits has no field wal_time: did you mean wall_time?"),  # type: ignore[call-arg]
-        (lambda: Mount("a", "/a", rights="ro"), "Mount has no field rights: known are host, guest, mode"),  # type: ignore[call-arg]
+        (lambda: Mount("a", "/a", rights="ro"), "Mount has no field rights: known are host, guest, mode, only"),  # type: ignore[call-arg]
         (lambda: Mount("a"), "Missing required argument 'guest'"),  # type: ignore[call-arg]
         (
             lambda: Sandbox(memory="64MiB"),  # type: ignore[arg-type]

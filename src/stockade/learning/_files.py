@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from stockade.policy import Mount
     from stockade.report import TracedCall
 
-__all__ = ["Access", "FilesUsed", "smallest_mount", "used_below"]
+__all__ = ["Access", "FilesUsed", "paths_used", "smallest_mount", "used_below"]
+
+_UPWARDS: Final = "its paths lead upwards"
+_LINKS: Final = "it makes links there"
+_MOVES: Final = "it moves folders there"
+"""Why a program cannot be held to a list of paths."""
 
 _FIRST_MOUNT: Final = 3
 _RIGHT_WRITE: Final = 0x40
@@ -31,6 +36,12 @@ _PATHS: Final = {
 }
 """Calls about paths: for each path, the descriptor that it begins at, its name, and whether the call writes."""
 
+_REMOVES: Final = frozenset({("path_unlink_file", "path"), ("path_rename", "old_path")})
+"""Calls by which a file goes, or gets another name, with what names it."""
+
+_REFUSED: Final = frozenset({"EPERM", "ENOTCAPABLE", "EACCES"})
+"""How a path is refused that leads out of its mount."""
+
 _CHANGES: Final = frozenset({"fd_write", "fd_pwrite", "fd_filestat_set_size", "fd_filestat_set_times", "fd_allocate"})
 
 
@@ -41,11 +52,28 @@ class Access(NamedTuple):
         exists: Whether a call about it went well.
         wrote: Whether it was written, made, changed or removed.
         is_folder: Whether it is known to be a folder, which was not made or removed.
+        opened: Whether it was opened, or is to be, or listed.
+        made: Whether it was opened to be made where it was not there.
+        passing: Whether it was made, and removed again.
     """
 
     exists: bool = False
     wrote: bool = False
     is_folder: bool = False
+    opened: bool = False
+    made: bool = False
+    passing: bool = False
+
+    @property
+    def what(self) -> str:
+        """What was done with it, in a word or two."""
+        if self.passing:
+            return "made and removed"
+        if self.wrote:
+            return "written"
+        if not self.exists:
+            return "looked for"
+        return "looked at" if not self.opened else "listed" if self.is_folder else "read"
 
 
 class FilesUsed:
@@ -60,6 +88,10 @@ class FilesUsed:
         self._open = {_FIRST_MOUNT + place: mount.guest for place, mount in enumerate(mounts)}
         # By the guest's paths.
         self.accesses: dict[str, Access] = {}
+        # Folders below which something was done that is not done where there is a list of paths, and what.
+        self.unlistable: dict[str, str] = {}
+        self._moved: list[str] = []
+        self._folders: set[str] = set()
 
     def follow(self, calls: Iterable[TracedCall]) -> None:
         """Takes calls in, in the order in which they were made.
@@ -69,37 +101,72 @@ class FilesUsed:
         """
         for call in calls:
             went_well = call.has_returned and call.errno is None
+            self._check_names(call, went_well=went_well)
             for descriptor, name, writes in _PATHS.get(call.call, ()):
                 path = self._path(call, descriptor, name)
                 if path is not None:
-                    self._note(call, path, went_well=went_well, writes=writes)
+                    gone = went_well and (call.call, name) in _REMOVES
+                    self._note(call, path, went_well=went_well, writes=writes, gone=gone)
             if went_well:
                 self._follow_descriptor(call, _number(call, "fd"))
+
+    def _check_names(self, call: TracedCall, *, went_well: bool) -> None:
+        """Notes what a list of paths would not permit."""
+        if call.errno in _REFUSED:
+            return
+        for descriptor, name, _ in _PATHS.get(call.call, ()):
+            base, path = self._open.get(_number(call, descriptor)), call.arguments.get(name)
+            if base is None or not isinstance(path, str):
+                continue
+            if ".." in path.split("/"):
+                self.unlistable[base] = _UPWARDS
+            if call.call in ("path_symlink", "path_link") and went_well:
+                self.unlistable[base] = _LINKS
+            if call.call == "path_rename" and went_well and (whole := self._path(call, descriptor, name)) is not None:
+                self._moved.append(whole)
+
+    def why_unlistable(self, root: str) -> str:
+        """Says why a program cannot be held to a list of the paths below a folder; "" where it can be.
+
+        Args:
+            root: The folder, by the guest's path.
+        """
+        for path in self._moved:
+            if path in self._folders or any(_is_below(other, path) for other in self.accesses):
+                self.unlistable[path] = _MOVES
+        found = (why for path, why in self.unlistable.items() if path == root or _is_below(path, root))
+        return next(found, "")
 
     def _path(self, call: TracedCall, descriptor: str, name: str) -> str | None:
         """The path that a call is about, as the guest sees it; None where it is not known."""
         base, path = self._open.get(_number(call, descriptor)), call.arguments.get(name)
-        if base is None or not isinstance(path, str) or name in call.cut:
+        if base is None or not isinstance(path, str) or name in call.cut or call.errno == "EILSEQ":
             return None
         return posixpath.normpath(posixpath.join(base, path.lstrip("/")))
 
-    def _note(self, call: TracedCall, path: str, *, went_well: bool, writes: bool) -> None:
-        is_folder = False
+    def _note(self, call: TracedCall, path: str, *, went_well: bool, writes: bool, gone: bool) -> None:
+        is_folder = opened = made = False
         flags = call.arguments.get("oflags", ())
         if call.call == "path_open" and isinstance(flags, tuple):
             rights = _number(call, "fs_rights_base")
             writes = bool({"CREAT", "TRUNC"} & {*flags} or rights & _RIGHT_WRITE)
             is_folder = "DIRECTORY" in flags and not writes
+            opened, made = True, "CREAT" in flags
             if went_well:
                 self._open[_result(call, "opened_fd")] = path
         elif call.call == "path_filestat_get":
             answer = call.results.get("buf")
             is_folder = isinstance(answer, tuple) and answer[:1] == ("DIRECTORY",)
+        if is_folder or (went_well and call.call == "path_create_directory"):
+            self._folders.add(path)
         before = self.accesses.get(path, Access())
         self.accesses[path] = Access(
             before.exists or went_well,
             before.wrote or (writes and went_well),
             (before.is_folder or is_folder) and not (writes and went_well),
+            before.opened or opened,
+            before.made or made,
+            before.passing or (before.made and gone),
         )
 
     def _follow_descriptor(self, call: TracedCall, descriptor: int) -> None:
@@ -113,7 +180,9 @@ class FilesUsed:
             if call.call in _CHANGES:
                 self.accesses[path] = self.accesses.get(path, Access())._replace(exists=True, wrote=True)
             elif call.call == "fd_readdir":
-                self.accesses[path] = self.accesses.get(path, Access())._replace(exists=True, is_folder=True)
+                self.accesses[path] = self.accesses.get(path, Access())._replace(
+                    exists=True, is_folder=True, opened=True
+                )
 
 
 def _number(call: TracedCall, name: str) -> int:
@@ -166,6 +235,38 @@ def smallest_mount(mount: Mount, accesses: dict[str, Access]) -> tuple[Mount, di
     mode: Literal["ro", "rw"] = "rw" if any(access.wrote for access in used.values()) else "ro"
     guest = posixpath.join(root, common) if common else mount.guest
     return type(mount)(str(host / common), guest, mode), used
+
+
+def paths_used(root: str, accesses: dict[str, Access], *, names_vary: bool) -> dict[str, str] | None:
+    """Returns the paths of a folder that a program has to be allowed to name, each with what was done with it.
+
+    Args:
+        root: The folder, by the guest's path.
+        accesses: What was used of it.
+        names_vary: Whether names that the program makes up can be others the next time. Then a folder is granted in
+            which it has made and removed a file.
+
+    Returns:
+        None where that is all of the folder.
+    """
+    found: dict[str, str] = {}
+    for path, access in sorted(accesses.items()):
+        below = posixpath.relpath(path, root)
+        if below == ".":
+            if access.opened:
+                found["."] = "the folder itself was listed"
+        elif access.passing and names_vary:
+            folder = posixpath.dirname(below)
+            if not folder:
+                return None
+            found[f"{folder}/"] = "for files that it makes and removes again"
+        else:
+            found[below] = access.what
+    folders = [path for path in found if path.endswith("/")]
+    for path in [*found]:
+        if any(f"{path}/".startswith(folder) and path != folder for folder in folders):
+            del found[path]
+    return found
 
 
 def _resolved(path: Path) -> Path | None:

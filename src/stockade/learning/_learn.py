@@ -9,7 +9,7 @@ import msgspec
 
 from stockade._text import printable
 from stockade.errors import UsageError
-from stockade.learning._files import FilesUsed, smallest_mount, used_below
+from stockade.learning._files import FilesUsed, paths_used, smallest_mount, used_below
 from stockade.policy import Environment, Features, Mount, Policy, runnable_features
 from stockade.report import Trace
 
@@ -40,11 +40,14 @@ LEARNING_TRACE: Final = Trace(
 )
 """What has to be traced of a run, so that something can be learned from it."""
 
+_PATH_BYTES: Final = 4096
 _MIB: Final = 1 << 20
 _LEAST_BYTES: Final = 64 << 10
 _FUEL: Final = 1 << 60
 _SECONDS: Final = 3600.0
 _FILES_TOLD: Final = 6
+_MOST_PATHS: Final = 2000
+"""So many paths of a folder are named, at most: people are to read them."""
 
 
 class Learned(NamedTuple):
@@ -52,7 +55,8 @@ class Learned(NamedTuple):
 
     Attributes:
         policy: The policy.
-        reasons: Why it says what it says: by the path of a field, such as `limits.memory`.
+        reasons: Why it says what it says: by the path of a field, such as `limits.memory`, or by the path of a file, as
+            the guest sees it, such as `/data/a.txt`.
     """
 
     policy: Policy
@@ -108,9 +112,10 @@ def learn(
 ) -> Learned:
     """Returns the smallest policy that permits what was seen.
 
-    Folders are as small as a policy can say it: the one of a mount in which all lies that was used, and read-only where
-    nothing was written. A program that never asks for the names of its folders knows them by their numbers, and gets
-    the mounts as they were. Limits have headroom of two at least, in round numbers.
+    Folders are as small as a policy can say it: the one of a mount in which all lies that was used, read-only where
+    nothing was written, and only for the paths that were named (`Mount.only`), unless the program makes links, moves
+    folders, or makes up names. A program that never asks for the names of its folders knows them by their numbers, and
+    gets the mounts as they were, for the paths that it named. Limits have headroom of two at least, in round numbers.
 
     Args:
         module: What ran.
@@ -280,10 +285,14 @@ class _Learner:
     def _mounts(self) -> list[Mount]:
         given = self._base.filesystem.mounts
         accesses: dict[str, Access] = {}
+        unlistable: dict[str, str] = {}
         for report in self._reports:
             files = FilesUsed(given)
-            files.accesses = accesses
+            files.accesses, files.unlistable = accesses, unlistable
             files.follow(report.trace_calls)
+            for mount in given:
+                if why := files.why_unlistable(mount.guest):
+                    unlistable[mount.guest] = why
         found, told = [], []
         if not self._finds_folders:
             while given and not used_below(given[-1], accesses):
@@ -292,17 +301,81 @@ class _Learner:
             if not self._finds_folders:
                 used = used_below(mount, accesses)
                 mode: Literal["ro", "rw"] = "rw" if any(access.wrote for access in used.values()) else "ro"
-                found.append(Mount(mount.host, mount.guest, mode))
+                same = Mount(mount.host, mount.guest, mode)
+                found.append(self._listed(same, mount, used, unlistable, told))
                 told.append(_used(used) or f"nothing of {printable(mount.guest)} was used, but it is counted")
                 continue
             smallest = smallest_mount(mount, accesses)
             if smallest is None:
                 told.append(f"nothing of {printable(mount.guest)} was used, so it is left out")
                 continue
-            found.append(smallest[0])
+            found.append(self._listed(smallest[0], mount, smallest[1], unlistable, told))
             told.append(_used(smallest[1]))
         self._reasons["filesystem.mounts"] = "\n".join(told) if told else "no folder was given"
         return found
+
+    def _listed(
+        self,
+        granted: Mount,
+        given: Mount,
+        used: dict[str, Access],
+        unlistable: Mapping[str, str],
+        told: list[str],
+    ) -> Mount:
+        """Returns a mount with the list of the paths that were used, and no others that were given.
+
+        Args:
+            granted: The mount, or a folder of it.
+            given: The mount as it was given.
+            used: What was used of it.
+            unlistable: Why there cannot be a list, by the guest's paths of mounts.
+            told: Is told why there is none.
+        """
+        shown = printable(granted.guest)
+        varies = not {"random_get", "clock_time_get"}.isdisjoint(self._calls)
+        paths = paths_used(granted.guest, used, names_vary=varies)
+        why = unlistable.get(given.guest, "")
+        if not why and paths is None:
+            why = "it makes files there and removes them again, by names that may be others the next time"
+        if not why and paths is not None and len(paths) > _MOST_PATHS:
+            why = f"it uses {len(paths):,} paths of it"
+        if (why or paths is None) and given.only is None:
+            told.append(f"all of {shown} is granted, for {why}")
+            return granted
+        if why or paths is None:
+            # What was given is a list: no more of it than lies in this folder.
+            prefix = _below(granted.guest, given.guest)
+            paths = {
+                path.removeprefix(prefix): "as it was given" for path in given.only or () if path.startswith(prefix)
+            }
+        names = [path for path in paths if _can_be_listed(path) and _was_given(path, granted, given)]
+        for path in names:
+            self._reasons[posixpath.join(granted.guest, path)] = paths[path]
+        return Mount(granted.host, granted.guest, granted.mode, names)
+
+
+def _below(inner: str, outer: str) -> str:
+    """What paths begin with that lie in a folder of a mount: "" for the mount itself."""
+    below = posixpath.relpath(inner, outer)
+    return "" if below == "." else f"{below}/"
+
+
+def _was_given(path: str, granted: Mount, given: Mount) -> bool:
+    """Whether a path of a folder may be named under the mount that was given."""
+    if given.only is None:
+        return True
+    prefix = _below(granted.guest, given.guest)
+    whole = posixpath.normpath(prefix + path) + ("/" if path.endswith("/") else "")
+    return whole in given.only or any(
+        whole.startswith(entry) or f"{whole}/" == entry for entry in given.only if entry.endswith("/")
+    )
+
+
+def _can_be_listed(path: str) -> bool:
+    """Whether a path can be one of a list: what the guest has named can be anything, and is no file then."""
+    return (
+        "\0" not in path and "\ufffd" not in path and ".." not in path.split("/") and len(path.encode()) <= _PATH_BYTES
+    )
 
 
 def _used(accesses: Mapping[str, Access]) -> str:
@@ -390,9 +463,21 @@ def _together(mounts: Sequence[Mount]) -> list[Mount]:
         for place, outer in enumerate(found):
             below = posixpath.relpath(mount.guest, outer.guest)
             if not below.startswith("..") and posixpath.normpath(posixpath.join(outer.host, below)) == mount.host:
-                if mount.mode == "rw":
-                    found[place] = Mount(outer.host, outer.guest, "rw")
+                mode = max(outer.mode, mount.mode)
+                found[place] = Mount(outer.host, outer.guest, mode, _both_lists(outer, mount))
                 break
         else:
             found.append(mount)
     return found
+
+
+def _both_lists(outer: Mount, inner: Mount) -> Sequence[str] | None:
+    """The paths of a mount and of a folder of it, from the mount on; None where that is all of it."""
+    prefix = _below(inner.guest, outer.guest)
+    if outer.only is None or (inner.only is None and not prefix):
+        return None
+    if inner.only is None:
+        return [*outer.only, prefix]
+    # What is listed in the inner folder is one that has a name in the outer one.
+    inside = [(prefix.rstrip("/") or ".") if path == "." else prefix + path for path in inner.only]
+    return [*outer.only, *inside]
