@@ -245,9 +245,12 @@ class _Learner:
         reasons["wasi.deny"] = "nothing beyond what is not allowed"
         found: dict[str, object] = {"allow": allow, "deny": []}
         found["mounts"] = self._mounts()
+        # To rename is to make one name and to remove another.
+        renames = "path_rename" in self._calls and self._base.filesystem.create and self._base.filesystem.delete
         for field, counter, what in (("create", "files_created", "created"), ("delete", "files_deleted", "removed")):
-            found[field] = bool(self._most(counter))
-            reasons[f"filesystem.{field}"] = f"{int(self._most(counter)):,} files and folders were {what}"
+            found[field] = bool(self._most(counter)) or renames
+            also = ", and path_rename was called" if renames else ""
+            reasons[f"filesystem.{field}"] = f"{int(self._most(counter)):,} files and folders were {what}{also}"
         links = [call for call in ("path_symlink", "path_link") if call in self._calls]
         found["symlinks"] = self._base.filesystem.symlinks and bool(links)
         reasons["filesystem.symlinks"] = f"{' and '.join(links)} were called" if links else "no link was made"
