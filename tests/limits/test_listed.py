@@ -1,6 +1,6 @@
 """Mounts of which only some paths may be named: everything else is refused, however it is spelled, and is untouched.
 
-Holds P-FILES-4.
+Holds P-FS-4.
 """
 
 from __future__ import annotations

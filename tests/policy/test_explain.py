@@ -104,6 +104,18 @@ _CASES: dict[str, tuple[str, Policy]] = {
     ),
     "a folder for writing": ("files", _files("rw")),
     "two folders": ("files", _files("rw", "ro")),
+    "some paths of a folder": (
+        "files",
+        Policy(filesystem=Filesystem(mounts=(Mount("data", "/data", "ro", ["a.txt", "out/"]),))),
+    ),
+    "many paths of a folder, and none of another": (
+        "files",
+        Policy(
+            filesystem=Filesystem(
+                mounts=(Mount("data", "/data", "rw", [f"{n:02}" for n in range(20)]), Mount("b", "/b", "ro", []))
+            )
+        ),
+    ),
     "a folder for writing, all rights": ("files", _files("rw", delete=True, symlinks=True)),
     "a folder for writing, no rights": ("files", _files("rw", create=False)),
     "a folder for writing, one file": ("files", _files("rw", limits=Limits(files_created=1))),

@@ -14,7 +14,7 @@ from stockade.policy._rights import WELL_TRIED, Features
 from stockade.policy._units import size_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from stockade.policy._limits import Limits
     from stockade.policy._network import PortRange
@@ -79,16 +79,27 @@ def _files(policy: Policy) -> Iterator[PolicyStatement]:
     for place, mount in enumerate(files.mounts):
         host, guest = printable(mount.host, 400), printable(mount.guest)
         path = f"filesystem.mounts[{place}]"
-        if mount.mode == "ro":
-            yield PolicyStatement("files", f'It can read all of "{host}", as {guest}.', "low", path)
-        else:
-            yield PolicyStatement("files", f'It can read and change all of "{host}", as {guest}.', "medium", path)
+        if mount.only is not None and not mount.only:
+            yield PolicyStatement("files", f'It can name nothing in "{host}", which is there as {guest}.', "none", path)
+            continue
+        does = "read" if mount.mode == "ro" else "read and change"
+        what = f"{'all' if mount.only is None else _paths(mount.only)} of"
+        yield PolicyStatement(
+            "files", f'It can {does} {what} "{host}", as {guest}.', "low" if mount.mode == "ro" else "medium", path
+        )
     if any(mount.mode == "rw" for mount in files.mounts):
         yield from _changes(policy)
     read = _up_to(limits.read_bytes, "It can read {} in total", "It can read without limit")
     pace = _up_to(limits.read_rate, ", at {} per second", "")
     opened = f"It can have {_count(limits.open_files, 'file')} open at a time."
     yield PolicyStatement("files", f"{read}{pace}. {opened}", "low", "limits.read_bytes")
+
+
+def _paths(only: Sequence[str]) -> str:
+    """The paths of a list, or the first of many."""
+    shown = ", ".join(printable(path) for path in only[:_MOST_PATHS])
+    more = f" and {len(only) - _MOST_PATHS:,} more" if len(only) > _MOST_PATHS else ""
+    return f"{shown}{more}, and nothing else"
 
 
 def _changes(policy: Policy) -> Iterator[PolicyStatement]:
@@ -135,6 +146,8 @@ def _environment(policy: Policy) -> Iterator[PolicyStatement]:
         told = _listed(tuple(environment.set))
         yield PolicyStatement("environment", f"It is given values for {told}.", "low", "environment.set")
 
+
+_MOST_PATHS = 8
 
 _WITHHELD = (
     "those that look like secrets, by name (such as API_TOKEN, AWS_PROFILE, HTTPS_PROXY, DATABASE_URL) or by value (a "

@@ -104,7 +104,7 @@ def _network(policy: Policy) -> Reason:
 
 def _files(policy: Policy) -> Reason:
     files = policy.filesystem
-    modes = {mount.mode for mount in files.mounts}
+    modes = {mount.mode for mount in files.mounts if mount.only != ()}
     if not modes:
         return Reason("files", 8, 8, "no folders")
     if "rw" not in modes:
