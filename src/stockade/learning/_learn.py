@@ -296,7 +296,8 @@ class _Learner:
             for mount in given:
                 if why := files.why_unlistable(mount.guest):
                     unlistable[mount.guest] = why
-        found, told = [], []
+        found: list[Mount] = []
+        told: list[str] = []
         if not self._finds_folders:
             while given and not used_below(given[-1], accesses):
                 given = given[:-1]
