@@ -117,10 +117,13 @@ class ChainFile:
             self._open()
             take_lock(self._head, LOCK_EX, "another process keeps the audit log locked")
             try:
-                while noted:
-                    del noted[: self._append(noted)]
+                self._append_all(noted)
             finally:
                 flock(self._head, LOCK_UN)
+
+    def _append_all(self, noted: list[Noted]) -> None:
+        while noted:
+            del noted[: self._append(noted)]
 
     def sync(self) -> None:
         """Brings what was written to the disk."""
