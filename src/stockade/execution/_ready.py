@@ -7,7 +7,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from stockade.errors import StockadeError
 from stockade.runner import GO_ON, RunControl, WorkItem, executor, run_blocking
@@ -31,6 +32,64 @@ _QUIET_SECONDS: Final = 0.01
 """Where others are made in pauses: how long none was asked for by then. Runs that follow each other closely would share
 the processors and the interpreter lock with what is made for later ones."""
 
+_WATCH_SECONDS: Final = 0.2
+"""How long it is watched for the next pause after the last run: to wake a thread takes longer than to say to one that
+is awake what there is to do."""
+
+
+class _Pauses:
+    """Sees to what is to be done in pauses: of all pools, so that a run has only to say that there is something."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self.last_asked = 0.0
+        self._due: dict[ReadyPool[Any], None] = {}
+        # Of the one that watches.
+        self._control: RunControl | None = None
+
+    def tell(self, pool: ReadyPool[Any]) -> None:
+        """Has a pool put in order in the next pause."""
+        if self._process != os.getpid():
+            # A forked child has none of its parent's threads.
+            self._process, self._due, self._control = os.getpid(), {}, None
+        self._due[pool] = None
+        if self._control is None:
+            control = self._control = RunControl()
+            try:
+                # It is for nobody's run in particular.
+                Context().run(self._begin, control)
+            except BaseException as problem:
+                self._control = None
+                if not isinstance(problem, StockadeError):
+                    raise
+
+    def _begin(self, control: RunControl) -> None:
+        executor().begin(WorkItem(self._watch(control), control, self._over, _LEAST_PRIORITY, _TENANT))
+
+    def _watch(self, control: RunControl) -> RunCoroutine[None]:
+        while self._control is control:
+            now = time.monotonic()
+            if (until := self.last_asked + _QUIET_SECONDS) > now:
+                yield until
+            elif self._due:
+                self._due.popitem()[0].refill()
+                yield GO_ON
+            elif now < self.last_asked + _WATCH_SECONDS:
+                yield now + _QUIET_SECONDS
+            else:
+                self._control = None
+                if self._due:
+                    # Somebody has said so before that was to be seen.
+                    self._control = control
+
+    def _over(self, _: None, problem: BaseException | None) -> None:
+        if problem is not None:
+            self._control = None
+            raise problem
+
+
+_pauses: Final = _Pauses()
+
 
 class ReadyPool(ABC, Generic[_Item]):
     """Things that wait to be used. Safe to share between threads.
@@ -40,9 +99,6 @@ class ReadyPool(ABC, Generic[_Item]):
         tidy: What is done in pauses, before others are made. Where it is given, that is when `tend` says so, and not
             when one is taken.
     """
-
-    _last_asked: ClassVar[float] = 0.0
-    """When one of a pool that is tended was asked for."""
 
     def __init__(self, size: int, tidy: Callable[[], object] | None = None) -> None:
         self._size = size
@@ -61,25 +117,28 @@ class ReadyPool(ABC, Generic[_Item]):
 
     @property
     def filling(self) -> bool:
-        """Whether others are being made."""
-        return self._control is not None
+        """Whether others are being made, or will be in the next pause."""
+        return self._untidy or self._control is not None
 
     def take(self) -> _Item | None:
         """Returns one that nobody has used, or None where none waits; has others made, where nobody tends to that."""
         found = None
         if self._tidy is not None:
-            ReadyPool._last_asked = time.monotonic()
+            _pauses.last_asked = time.monotonic()
         with suppress(IndexError):
             found = self._ready.popleft()
         # Not after each: to wake a thread takes about as long as what is saved.
         if self._tidy is None and len(self._ready) <= self._size // 2:
-            self._refill()
+            self.refill()
         return found
 
     def tend(self) -> None:
         """Has all put in order in the next pause: those freed that were used, and those made that are missing."""
-        self._untidy = self._tidy is not None
-        self._refill()
+        if self._tidy is None:
+            self.refill()
+        elif not self._closed and self._process == os.getpid():
+            self._untidy = True
+            _pauses.tell(self)
 
     def leave(self, instance: Instance, *, is_whole: bool) -> bool:  # noqa: ARG002 - for those that learn of it
         """Takes an instance whose guest is over, to free it in the next pause; returns whether it does.
@@ -144,8 +203,8 @@ class ReadyPool(ABC, Generic[_Item]):
         """Does something more for one of those that wait; says whether there was something to do."""
         return False
 
-    def _refill(self) -> None:
-        """Has those that are missing made, unless that is being done."""
+    def refill(self) -> None:
+        """Has those that are missing made, and all else put in order, unless that is being done."""
         # A forked child has none of its parent's threads: it uses what there is.
         if self._closed or self._control is not None or self._process != os.getpid():
             return
@@ -158,7 +217,7 @@ class ReadyPool(ABC, Generic[_Item]):
     def _filling(self, control: RunControl) -> RunCoroutine[None]:
         while not (self._closed or control.cancelled):
             if self._tidy is not None and self._untidy:
-                if (until := ReadyPool._last_asked + _QUIET_SECONDS) > time.monotonic():
+                if (until := _pauses.last_asked + _QUIET_SECONDS) > time.monotonic():
                     yield until
                     continue
                 self._untidy = False
@@ -176,6 +235,6 @@ class ReadyPool(ABC, Generic[_Item]):
         self._control = None
         if self._untidy and problem is None:
             # Somebody said so when this was over.
-            self._refill()
+            self.refill()
         if problem is not None and not isinstance(problem, StockadeError):
             raise problem

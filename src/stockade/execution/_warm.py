@@ -65,7 +65,7 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         if is_whole and not self._pages.learned:
             self._pages.learn(instance, self._memories)
             if self._pages.learned and self._tidy is None:
-                self._refill()
+                self.refill()
         return super().leave(instance, is_whole=is_whole)
 
     # -- making them ----------------------------------------------------------------------------------------------
