@@ -20,17 +20,18 @@ from stockade.execution._warm import WarmPool
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Policy, check_enforceable
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
-from stockade.runner import FOREVER
+from stockade.runner import FOREVER, RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from stockade.engine import Instance
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.host import HostFunctions
     from stockade.report import Trace
-    from stockade.runner import RunControl, RunCoroutine
+    from stockade.runner import RunCoroutine
 
 __all__ = ["PolicyContext"]
 
@@ -223,10 +224,20 @@ class PolicyContext:
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
             self._keep(plan.at_hand())
-        warm = None
+        warm = waiting = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
         env = self._variables(inputs)
+        if warm is not None:
+            has_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
+            found = warm.take()
+            if has_usual and found is not None and found.guest is not None:
+                guest = found.guest
+                guest.begin_under(control, warm)
+                if self._monitoring is not None:
+                    guest.watch(self._monitoring)
+                return guest
+            waiting = None if found is None else found.instance
         guest = Guest(
             plan,
             self.info,
@@ -237,8 +248,9 @@ class PolicyContext:
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
             streams=streams or (inputs.streams(control) if inputs.served else None),
-            warm=warm,
+            waiting=waiting,
         )
+        guest.pool = warm
         if self._monitoring is not None:
             guest.watch(self._monitoring)
         return guest
@@ -343,12 +355,18 @@ class PolicyContext:
                 self._parked.popitem()[1].close()
 
     def warm(
-        self, saved: SavedGuest, pool_size: int, memory_bytes: int, tidy: Callable[[], object] | None = None
+        self,
+        saved: SavedGuest,
+        inputs: Inputs,
+        pool_size: int,
+        memory_bytes: int,
+        tidy: Callable[[], object] | None = None,
     ) -> Callable[[], None]:
         """Has instances made ahead, for guests that begin with what another one held.
 
         Args:
             saved: What that one held.
+            inputs: The environment that most of them are given.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory of their own they may have together.
             tidy: What is done in pauses, before others are made. Where it is given, that is when what is returned is
@@ -368,7 +386,14 @@ class PolicyContext:
                 raise UsageError(
                     f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
                 )
-            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, tidy)
+            info, grants, env = self.info, self._grants, dict(self._variables(inputs))
+            variables = environment(env)
+
+            # What is kept of this context is kept weakly by what it held: so this knows nothing of the context itself.
+            def begin(instance: Instance) -> Guest:
+                return Guest(plan, info, grants, RunControl(), env=variables, waiting=instance)
+
+            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, env, begin, tidy)
             pool.fill()
             saved.warm[self] = pool
             return pool.tend

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from stockade.execution._throttle import Throttle
     from stockade.execution._timekeeper import Timekeeper
     from stockade.execution._tracing import Tracer
-    from stockade.execution._warm import WarmPool
     from stockade.guard import Woven
     from stockade.policy import Policy
     from stockade.report import PolicyInfo, Trace, Usage
@@ -68,7 +67,7 @@ class LiveGuest:
         env: Its environment.
         stdin: Its standard input, unless `streams` has a callback for it.
         streams: Callbacks for output and input while it runs.
-        warm: Instances for it that were made ahead.
+        waiting: An instance for it that was made ahead.
 
     Raises:
         EngineError: There is no room for an instance.
@@ -123,7 +122,7 @@ class LiveGuest:
         env: Mapping[bytes, bytes] = _NO_VARIABLES,
         stdin: bytes = b"",
         streams: Streams | None = None,
-        warm: WarmPool | None = None,
+        waiting: Instance | None = None,
     ) -> None:
         self._made = begun = time.perf_counter()
         self._plan = plan
@@ -133,7 +132,6 @@ class LiveGuest:
         self._control = control
         self._placed = plan.bare
         is_bare = plan.is_bare and not (args or env or stdin or streams)
-        waiting = None
         # Whoever comes to drop the guest, at whatever moment, frees the instance with it: its store has one owner.
         if is_bare:
             instance = self._instance = plan.instantiate(0)
@@ -143,10 +141,6 @@ class LiveGuest:
                 # Not instantiated at all: the module asks for more than it may have.
                 self._ending = StopReason.too_large(plan.program.woven, plan.limits, restored=plan.held is not None)
                 return
-            if warm is not None:
-                self.pool = warm
-                ready = warm.take()
-                waiting = self._instance = None if ready is None else ready[0]
             try:
                 instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
             except InstantiationError:
@@ -169,6 +163,16 @@ class LiveGuest:
             self.close()
             raise
         self._instantiate_seconds = time.perf_counter() - begun
+
+    def begin_under(self, control: RunControl, pool: ReadyPool[Any]) -> None:
+        """Gives a guest that was made ahead, and of which nothing has run, to the run that it is for.
+
+        Args:
+            control: Says when it must stop.
+            pool: Where it has waited.
+        """
+        self._control, self.pool = control, pool
+        self._made, self._instantiate_seconds = time.perf_counter(), 0.0
 
     def _place_inputs(
         self, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes, streams: Streams | None

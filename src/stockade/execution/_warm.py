@@ -1,41 +1,62 @@
-"""Instances made ahead of need: restored from a snapshot, with the memory that first runs write to in place.
+"""Guests made ahead of need: restored from a snapshot, with the memory that first runs write to in place.
 
 A restored instance shares all its memory with the snapshot, so each page that its guest writes to costs a fault and a
 copy, which is most of what a short run takes. Which pages those are is learned from the first guests; later instances
 get their own copies before they are asked for.
 
-Each serves one guest, as any instance does.
+Each serves one run, as any instance does. What all runs under one policy have alike, the guard's state with it, is in
+place, too: a run that is given more has that written anew.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.engine import PAGE_BYTES_OF_HOST
 from stockade.execution._ready import ReadyPool
 from stockade.execution._snapshot import put_guest_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stockade.engine import Instance
     from stockade.execution._first_pages import FirstPages
     from stockade.execution._plan import Plan
+    from stockade.execution._run import Guest
     from stockade.runner import RunCoroutine
 
-__all__ = ["WarmPool"]
+__all__ = ["WaitingGuest", "WarmPool"]
 
 
-class WarmPool(ReadyPool[tuple["Instance", bool]]):
-    """Restored instances that wait to be used. Safe to share between threads.
+class WaitingGuest(NamedTuple):
+    """One that waits.
+
+    Attributes:
+        instance: Its instance.
+        guest: It; None where it has to be made for its run.
+        is_warm: Whether the instance has its own copies of the pages that are written to first.
+    """
+
+    instance: Instance
+    guest: Guest | None
+    is_warm: bool
+
+
+class WarmPool(ReadyPool[WaitingGuest]):
+    """Restored guests that wait to be used. Safe to share between threads.
 
     Args:
         plan: How they are made.
         size: How many wait.
         memory_bytes: How much memory of their own they may have together.
         pages: Which pages first calls touch.
+        env: The environment that they have been given.
+        begin: Makes a guest of an instance, with this environment and nothing else.
         tidy: What is done in pauses, before others are made, as for `ReadyPool`.
+
+    Attributes:
+        env: The environment that they have been given.
     """
 
     def __init__(
@@ -44,12 +65,16 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         size: int,
         memory_bytes: int,
         pages: FirstPages,
+        env: Mapping[str, str],
+        begin: Callable[[Instance], Guest],
         tidy: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(size, tidy)
         self._plan = plan
         self._most_pages = memory_bytes // size // PAGE_BYTES_OF_HOST
         self._pages = pages
+        self.env = env
+        self._begin = begin
         names = plan.program.woven
         guards = () if names.state_export is None else (names.state_export,)
         self._memories = (*names.exposed.memories, *guards)
@@ -58,7 +83,7 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
     def own_bytes(self) -> int:
         """How much memory those that wait have of their own, about."""
         pages = self._pages.own_count(self._most_pages)
-        return sum(pages * PAGE_BYTES_OF_HOST for _, is_warm in list(self._ready) if is_warm)
+        return sum(pages * PAGE_BYTES_OF_HOST for found in list(self._ready) if found.is_warm)
 
     def leave(self, instance: Instance, *, is_whole: bool) -> bool:
         """Learns which pages a guest has touched, and takes its instance as `ReadyPool` does."""
@@ -70,7 +95,7 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
 
     # -- making them ----------------------------------------------------------------------------------------------
 
-    def _make(self) -> RunCoroutine[tuple[Instance, bool]]:
+    def _make(self) -> RunCoroutine[WaitingGuest]:
         plan = self._plan
         held = plan.held
         assert held is not None
@@ -78,13 +103,15 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         try:
             put_guest_state(plan, instance, held)
             yield from ()
-            return instance, self._warmed(instance)
+            # Traces begin with the run.
+            guest = self._begin(instance) if self._plan.trace is None else None
+            return WaitingGuest(instance, guest, self._warmed(instance))
         except BaseException:
             instance.close()
             raise
 
-    def _free(self, item: tuple[Instance, bool]) -> None:
-        item[0].close()
+    def _free(self, item: WaitingGuest) -> None:
+        item.instance.close()
 
     def _warmed(self, instance: Instance) -> bool:
         if not self._pages.learned:
@@ -96,8 +123,8 @@ class WarmPool(ReadyPool[tuple["Instance", bool]]):
         """Gives one that was made before it was known which pages are touched its own."""
         for _ in range(len(self._ready) if self._pages.learned else 0):
             with suppress(IndexError):
-                instance, is_warm = self._ready.popleft()
-                self._ready.append((instance, is_warm or self._warmed(instance)))
-                if not is_warm:
+                found = self._ready.popleft()
+                self._ready.append(found._replace(is_warm=found.is_warm or self._warmed(found.instance)))
+                if not found.is_warm:
                     return True
         return False

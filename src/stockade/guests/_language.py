@@ -565,7 +565,7 @@ class Language:
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
             tend = box.warm_one(
                 self._beginning(module, driver, box.policy),
-                Inputs(begun, env=_ENVIRONMENT if driver.waits else None),
+                Inputs(begun, env=_ENVIRONMENT),
                 folder.clear,
             )
         return _Place(policy, _told(policy), box, folder, toolbox, tend)

@@ -274,7 +274,7 @@ class Sandbox:
 
         Args:
             module: The snapshot, or the module.
-            inputs: Arguments of the command, and its environment.
+            inputs: Arguments of the command, and its environment; of a snapshot, the environment that most runs have.
             tidy: What is done before another one is made.
             memory_bytes: How much memory of its own it may have.
 
@@ -297,9 +297,9 @@ class Sandbox:
         loaded, saved = load_source(context, module)
         if saved is None:
             return context.park(loaded, inputs, pool_size, memory_bytes, tidy)
-        if inputs.arguments() or inputs.env:
+        if tidy is None and (inputs.arguments() or inputs.env):
             raise UsageError("guests that begin with a snapshot are given arguments and environment when they run")
-        return context.warm(saved, pool_size, memory_bytes, tidy)
+        return context.warm(saved, inputs, pool_size, memory_bytes, tidy)
 
     def host_function(
         self, module: str, name: str | None = None, *, requires: str | None = None
