@@ -171,12 +171,12 @@ def test_what_was_used_is_freed_in_the_next_pause(box: Sandbox) -> None:
     """Not in the time of the run that has used it; and what was left when all is closed is freed then."""
     before = live_instances()
     tidied: list[int] = []
-    tend = box.warm_one(GREETER, Inputs(), lambda: tidied.append(live_instances() - before))
+    kept = box.warm_one(GREETER, Inputs(), lambda: tidied.append(live_instances() - before))
     pool = pool_of(box)
     for _ in range(2):
         assert box.run(GREETER, stdin="x").outcome is Outcome.EXIT
         assert (pool.ready, live_instances()) == (0, before + 1)
-        tend()
+        kept.tend()
         wait_for(lambda: pool.ready == 1 and not pool.filling)
         assert live_instances() == before + 1
     assert tidied == [0, 0]

@@ -107,7 +107,7 @@ def test_another_one_is_made_when_that_is_said(box: Sandbox, snapshot: Snapshot)
     """So that nothing is done in the background while a run goes on; what was used is freed there, too."""
     before = live_instances()
     tidied: list[int] = []
-    tend = box.warm_one(snapshot, Inputs(), lambda: tidied.append(pool.ready))
+    kept = box.warm_one(snapshot, Inputs(), lambda: tidied.append(pool.ready))
     pool = pool_of(snapshot)
     assert pool.ready == 1
     assert box.call(snapshot, "count").value == 16
@@ -116,7 +116,7 @@ def test_another_one_is_made_when_that_is_said(box: Sandbox, snapshot: Snapshot)
     for _ in range(3):
         assert box.call(snapshot, "count").value == 16
     assert (pool.ready, pool.filling, live_instances()) == (0, False, before + 1)
-    tend()
+    kept.tend()
     wait_for(lambda: pool.ready == 1 and not pool.filling)
     assert live_instances() == before + 1
     # What whoever tends to it wants done comes first.

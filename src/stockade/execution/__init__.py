@@ -19,6 +19,7 @@ from stockade.execution._inputs import (
 )
 from stockade.execution._monitoring import Monitoring, check_monitoring
 from stockade.execution._pipe import Pipe
+from stockade.execution._ready import ReadyPool
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams
@@ -48,6 +49,7 @@ __all__ = [
     "OnProgress",
     "Pipe",
     "PolicyContext",
+    "ReadyPool",
     "Returns",
     "SavedGuest",
     "Stdin",

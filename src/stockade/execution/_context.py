@@ -46,10 +46,6 @@ def _units_for(seconds: float) -> int:
     return calibrate().fuel(seconds)
 
 
-def _nothing() -> None:
-    """Where nothing waits, nothing is missing."""
-
-
 _ParkedKey = tuple[str, tuple[bytes, ...], tuple[tuple[str, str], ...]]
 
 
@@ -285,7 +281,7 @@ class PolicyContext:
         pool_size: int,
         memory_bytes: int,
         tidy: Callable[[], object] | None = None,
-    ) -> Callable[[], None]:
+    ) -> ParkedPool | None:
         """Has commands begun ahead, up to where they wait for their standard input.
 
         Args:
@@ -293,8 +289,11 @@ class PolicyContext:
             inputs: Their arguments and environment.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory they may have together.
-            tidy: What is done in pauses, before others are made. Where it is given, that is when what is returned is
-                called, and not when one is taken.
+            tidy: What is done in pauses, before others are made. Where it is given, that is when `tend` of what is
+                returned is called, and not when one is taken.
+
+        Returns:
+            What waits; None where nothing is to.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -319,8 +318,8 @@ class PolicyContext:
             pool = ParkedPool(module, pool_size, memory_bytes, begin, tidy)
             pool.fill()
             self._parked[key] = pool
-            return pool.tend
-        return _nothing
+            return pool
+        return None
 
     def parked(self, module: Module, inputs: Inputs) -> ParkedRun | None:
         """Returns a command that waits for its standard input, and can be given that of a run; None where none does.
@@ -361,16 +360,19 @@ class PolicyContext:
         pool_size: int,
         memory_bytes: int,
         tidy: Callable[[], object] | None = None,
-    ) -> Callable[[], None]:
-        """Has instances made ahead, for guests that begin with what another one held.
+    ) -> WarmPool | None:
+        """Has guests made ahead, for guests that begin with what another one held.
 
         Args:
             saved: What that one held.
             inputs: The environment that most of them are given.
             pool_size: How many are to wait; none where it is 0.
             memory_bytes: How much memory of their own they may have together.
-            tidy: What is done in pauses, before others are made. Where it is given, that is when what is returned is
-                called, and not when one is taken.
+            tidy: What is done in pauses, before others are made. Where it is given, that is when `tend` of what is
+                returned is called, and not when one is taken.
+
+        Returns:
+            What waits; None where nothing is to.
 
         Raises:
             ModuleError: The module cannot be run.
@@ -396,5 +398,5 @@ class PolicyContext:
             pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, env, begin, tidy)
             pool.fill()
             saved.warm[self] = pool
-            return pool.tend
-        return _nothing
+            return pool
+        return None

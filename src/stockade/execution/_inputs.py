@@ -73,6 +73,9 @@ def check_arguments(args: object) -> Iterable[Any]:
     Raises:
         UsageError: It is a single text, which would be taken for its characters; or nothing that holds arguments.
     """
+    if type(args) is tuple or type(args) is list:
+        # As most are: to ask of abstract types takes longer.
+        return args
     if isinstance(args, str | bytes):
         raise UsageError("args is a single text: give a list of arguments")
     if isinstance(args, Mapping) or not isinstance(args, Iterable):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stockade.engine import HaltedMemory, Memory, Number
     from stockade.execution import CallExport, Guest
     from stockade.guests._driver import Driver
-    from stockade.modules import Module
+    from stockade.modules import Entry, Module
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -148,6 +148,7 @@ class _QuickJSReactor(CalledDriver):
     def __init__(self) -> None:
         # By the folders that the interpreter knows of, as for what it begins with.
         self._places: dict[tuple[str, ...], _Place] = {}
+        self._entry: Entry | None = None
 
     def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
         """Makes an interpreter ready for tasks, in steps."""
@@ -200,7 +201,8 @@ class _QuickJSReactor(CalledDriver):
         place = self._places[folders_of(guest.policy)]
         seed = seed_for(guest.policy.random) if task.reseed else None
         turn = _Turn(place, job_of(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
-        return guest.invoke(Call(module.function_entry("JS_Call"), (0, 0, 0, 0, 0), turn))
+        entry = self._entry = self._entry or module.function_entry("JS_Call")
+        return guest.invoke(Call(entry, (0, 0, 0, 0, 0), turn))
 
 
 class JavaScript(Language):

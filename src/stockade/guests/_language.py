@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, overload
 
 import msgspec
 
@@ -26,14 +28,13 @@ from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox, Snapshot, check_count, check_keywords
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Never, Self
 
     from stockade._bytes import BytesLike
     from stockade.audit import AuditLog
-    from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, Streams
+    from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, ReadyPool, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
@@ -70,7 +71,9 @@ class _Place(NamedTuple):
     box: Sandbox
     folder: PrivateFolder
     toolbox: Toolbox
-    tend: Callable[[], None] | None
+    folders: tuple[str, ...]
+    """What an interpreter knows of the folders that are granted there."""
+    ahead: ReadyPool[Any] | None
     """Has another interpreter begun there, ahead of the next run; None where none are."""
 
     def close(self) -> None:
@@ -141,6 +144,7 @@ class Language:
         self._bases: dict[tuple[str, ...], Snapshot] = {}
         # Where runs have been: with their folders emptied they serve the next ones, and keep machine code in memory.
         self._places: list[_Place] = []
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -409,7 +413,7 @@ class Language:
         self._check_files(driver, given, patterns)
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
         place = self._place(allowed, module, driver)
-        beginning = self._beginning(module, driver, place.box.policy)
+        beginning = self._bases.get(place.folders) or self._beginning(module, driver, place.box.policy)
         place.folder.put(given)
         place.toolbox.begin()
         task = task._replace(
@@ -551,24 +555,34 @@ class Language:
 
     def _take_place(self, policy: Policy) -> _Place | None:
         with self._lock:
-            # Each process has places of its own: those that were made before it was forked are not.
-            self._places = [place for place in self._places if place.folder.is_ours]
-            at = next((at for at, place in enumerate(self._places) if place.policy == policy), None)
-            return None if at is None else self._places.pop(at)
+            places = self._places
+            if self._process != os.getpid():
+                # Each process has places of its own: those that were made before it was forked are not.
+                places = self._places = [place for place in places if place.folder.is_ours]
+                self._process = os.getpid()
+            found = None
+            # The one that was used last is still in the processor's caches, but its interpreter may be yet to come.
+            for at in range(len(places) - 1, -1, -1):
+                place = places[at]
+                if place.policy == policy:
+                    found = at
+                    if place.ahead is None or place.ahead.ready:
+                        break
+            return None if found is None else places.pop(found)
 
     def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()
         box, toolbox = self._sandbox(policy, driver, folder)
-        tend = None
+        ahead = None
         if self._pool_size and policy == self.policy and (driver.waits or driver.has_base):
             # One for each place, for its folder is its own.
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
-            tend = box.warm_one(
+            ahead = box.warm_one(
                 self._beginning(module, driver, box.policy),
                 Inputs(begun, env=_ENVIRONMENT),
                 folder.clear,
             )
-        return _Place(policy, _told(policy), box, folder, toolbox, tend)
+        return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), ahead)
 
     def _leave(self, place: _Place, *, is_clean: bool = False) -> None:
         """Gives a place back: whoever takes it finds nothing of what was in it.
@@ -580,10 +594,10 @@ class Language:
         surplus: _Place | None = place
         if not is_clean:
             place.folder.left()
-        if place.folder.is_ours and (place.tend is not None or place.folder.clear()):
-            if place.tend is not None:
+        if place.folder.is_ours and (place.ahead is not None or place.folder.clear()):
+            if place.ahead is not None:
                 # In the next pause: what is done in the background would be done in the time of runs.
-                place.tend()
+                place.ahead.tend()
             with self._lock:
                 if self._loaded is not None:
                     # The one that was not needed for longest makes room.
@@ -677,14 +691,16 @@ class Language:
         return ModuleError(f"{module.name} is no interpreter for {self._language} that Stockade knows how to drive")
 
 
-def _of_languages(language: str) -> dict[str, str]:
+@cache
+def _of_languages(language: str) -> Mapping[str, str]:
     """Returns which keywords a language takes when it is made."""
     return {name: f"{language}({name}=...)" for name in LANGUAGE_KEYWORDS} | {
         name: f"run({name}=...) of the session" for name in ("files", "inputs", "args", "stdin", "collect")
     }
 
 
-def _of_runs(language: str) -> dict[str, str]:
+@cache
+def _of_runs(language: str) -> Mapping[str, str]:
     """Returns which keywords its runs and sessions take."""
     names = ("files", "inputs", "args", "stdin", "env", "collect", "on_stdout", "on_stderr")
     return {name: f"{language}.run({name}=...)" for name in names} | {"idle": f"{language}.session(idle=...)"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stockade.guests._task import Task
     from stockade.guests._tools import Toolbox
     from stockade.guests._turns import JobStreams, Turns
-    from stockade.modules import Module
+    from stockade.modules import Entry, Module
     from stockade.policy import Mount
     from stockade.report import Report
     from stockade.runner import RunCoroutine
@@ -98,6 +98,7 @@ class _CPythonReactor(CalledDriver):
     def __init__(self, library: Callable[[], Path]) -> None:
         self._library = library
         self._mounts: Sequence[Mount] | None = None
+        self._entry: Entry | None = None
 
     def mounts(self) -> Sequence[Mount]:
         """Returns the folders that it needs itself."""
@@ -144,7 +145,8 @@ class _CPythonReactor(CalledDriver):
 
     def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
         passed = StringCall(((0, source.encode()),), None, _ROOM, None, None)
-        return guest.invoke(Call(module.function_entry("turn"), (0, 0), passed))
+        entry = self._entry = self._entry or module.function_entry("turn")
+        return guest.invoke(Call(entry, (0, 0), passed))
 
 
 def _given(host: HostCall, data: bytes, address: object, answer: int, answer_size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, ModuleError, UsageError
 from stockade.execution import NO_INPUTS, Inputs, check_monitoring
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         OnOutputAsync,
         OnProgress,
         PolicyContext,
+        ReadyPool,
         Returns,
         Stdin,
         Streams,
@@ -269,7 +270,7 @@ class Sandbox:
 
     def warm_one(
         self, module: Source | Snapshot, inputs: Inputs, tidy: Callable[[], object], memory_bytes: int = 256 << 20
-    ) -> Callable[[], None]:
+    ) -> ReadyPool[Any]:
         """Keeps one guest ready, as `warm` does, but for that another one is made when the caller says so.
 
         Args:
@@ -279,10 +280,12 @@ class Sandbox:
             memory_bytes: How much memory of its own it may have.
 
         Returns:
-            What has all put in order in the next pause, in the background: what was used freed, `tidy` called, and
-            another one made where one is missing.
+            What waits; its `tend` has all put in order in the next pause, in the background: what was used freed,
+            `tidy` called, and another one made where one is missing.
         """
-        return self._warm(module, inputs, 1, memory_bytes, None, tidy)
+        pool = self._warm(module, inputs, 1, memory_bytes, None, tidy)
+        assert pool is not None
+        return pool
 
     def _warm(
         self,
@@ -292,7 +295,7 @@ class Sandbox:
         memory_bytes: int,
         policy: PolicyLike | None,
         tidy: Callable[[], object] | None = None,
-    ) -> Callable[[], None]:
+    ) -> ReadyPool[Any] | None:
         context = self._contexts.under(policy)
         loaded, saved = load_source(context, module)
         if saved is None:

@@ -4,7 +4,9 @@ const driver = "<cmdline>", evaluated = "<evalScript>";
 const actual = { ...std }, system = { ...os }, { puts, flush, close, seek, getline, read: readBytes, readAsString } = std.out;
 const { evalScript, exit, open } = actual;
 const Pledge = Promise;
-let job = { __proto__: null, name: "<code>", session: false }, input = null, spare = null, reads = false;
+let job = { __proto__: null, name: "<code>", session: false }, input = null, reads = false;
+// Room for what is told where there is no memory left.
+let spare = null;
 
 function put(file) {
   return line => {
@@ -97,8 +99,7 @@ function set(name, value) {
 
 // Runs the job; returns its frame.
 async function perform() {
-  // Room for what is told where there is no memory left.
-  spare = new ArrayBuffer(1 << 16);
+  spare ??= new ArrayBuffer(1 << 16);
   uncaught = null;
   const { inputs, env } = job, most = job.most;
   if (!reads && (job.session || job.tools.length)) {
@@ -140,6 +141,8 @@ define("stockade", {
     job = parse(told);
     input = null;
     const frame = await perform();
+    // For the job that comes after what is run ahead, it is there before: to write zeros takes a part of a short job.
+    if (job.name === "<preload>") spare = new ArrayBuffer(1 << 16);
     apply(flush, actual.out, []);
     apply(flush, actual.err, []);
     return frame;
