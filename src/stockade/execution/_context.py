@@ -225,15 +225,11 @@ class PolicyContext:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
         env = self._variables(inputs)
         if warm is not None:
-            has_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
-            found = warm.take()
-            if has_usual and found is not None and found.guest is not None:
-                guest = found.guest
-                guest.begin_under(control, warm)
-                if self._monitoring is not None:
-                    guest.watch(self._monitoring)
-                return guest
-            waiting = None if found is None else found.instance
+            is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
+            found = warm.begin(control, self._monitoring, is_usual=is_usual)
+            if isinstance(found, Guest):
+                return found
+            waiting = found
         guest = Guest(
             plan,
             self.info,
@@ -392,10 +388,10 @@ class PolicyContext:
             variables = environment(env)
 
             # What is kept of this context is kept weakly by what it held: so this knows nothing of the context itself.
-            def begin(instance: Instance) -> Guest:
+            def make_guest(instance: Instance) -> Guest:
                 return Guest(plan, info, grants, RunControl(), env=variables, waiting=instance)
 
-            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, env, begin, tidy)
+            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, env, make_guest, tidy)
             pool.fill()
             saved.warm[self] = pool
             return pool

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from stockade.engine import Instance
     from stockade.execution._first_pages import FirstPages
+    from stockade.execution._monitoring import Monitoring
     from stockade.execution._plan import Plan
     from stockade.execution._run import Guest
-    from stockade.runner import RunCoroutine
+    from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["WaitingGuest", "WarmPool"]
 
@@ -52,7 +53,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
         memory_bytes: How much memory of their own they may have together.
         pages: Which pages first calls touch.
         env: The environment that they have been given.
-        begin: Makes a guest of an instance, with this environment and nothing else.
+        make_guest: Makes a guest of an instance, with this environment and nothing else.
         tidy: What is done in pauses, before others are made, as for `ReadyPool`.
 
     Attributes:
@@ -66,7 +67,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
         memory_bytes: int,
         pages: FirstPages,
         env: Mapping[str, str],
-        begin: Callable[[Instance], Guest],
+        make_guest: Callable[[Instance], Guest],
         tidy: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(size, tidy)
@@ -74,7 +75,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
         self._most_pages = memory_bytes // size // PAGE_BYTES_OF_HOST
         self._pages = pages
         self.env = env
-        self._begin = begin
+        self._make_guest = make_guest
         names = plan.program.woven
         guards = () if names.state_export is None else (names.state_export,)
         self._memories = (*names.exposed.memories, *guards)
@@ -93,6 +94,22 @@ class WarmPool(ReadyPool[WaitingGuest]):
                 self.refill()
         return super().leave(instance, is_whole=is_whole)
 
+    def begin(self, control: RunControl, monitoring: Monitoring | None, *, is_usual: bool) -> Guest | Instance | None:
+        """Returns the guest for a run, or an instance to make it of; None where none waits.
+
+        Args:
+            control: Says when it must stop.
+            monitoring: What is watched of it.
+            is_usual: Whether it is given what those that wait have been given.
+        """
+        found = self.take()
+        if found is None or found.guest is None or not is_usual:
+            return None if found is None else found.instance
+        found.guest.begin_under(control, self)
+        if monitoring is not None:
+            found.guest.watch(monitoring)
+        return found.guest
+
     # -- making them ----------------------------------------------------------------------------------------------
 
     def _make(self) -> RunCoroutine[WaitingGuest]:
@@ -104,7 +121,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
             put_guest_state(plan, instance, held)
             yield from ()
             # Traces begin with the run.
-            guest = self._begin(instance) if self._plan.trace is None else None
+            guest = self._make_guest(instance) if self._plan.trace is None else None
             return WaitingGuest(instance, guest, self._warmed(instance))
         except BaseException:
             instance.close()
