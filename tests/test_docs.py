@@ -13,10 +13,12 @@ import stockade
 import stockade.audit
 import stockade.guests
 import stockade.host
+import stockade.jail
 import stockade.learning
 import stockade.metrics
 import stockade.policy
 import stockade.report
+import stockade.syscalls
 import stockade.typing
 from stockade import Inspection, Limits, Outcome, Policy, Report, Usage, Violation
 from stockade.guard import fields_kept
@@ -258,6 +260,11 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.audit: {"RunEnd", "RunKind", "RunStart", "key_from", "run_end"},
     stockade.learning: {"learned_toml"},
     stockade.metrics: set(),
+    stockade.jail: {
+        *("NAMESPACES", "WALLS", "Granted", "Jail", "JailError", "ResourceLimits", "Wall"),
+        *("confine", "enter_namespaces", "landlock_version", "seal_code"),
+    },
+    stockade.syscalls: {"PLATFORMS", "Platform", "this_platform"},
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

@@ -1,6 +1,6 @@
 """Scores: what they are made of, that granting more never raises them, that only what is enforced counts.
 
-Holds P-POLICY-4.
+Holds P-POLICY-4 and P-JAIL-6.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from stockade import (
     Clock,
@@ -113,12 +114,43 @@ def test_presets_are_ranked() -> None:
     assert score["development"] < score["basic"]
 
 
-@pytest.mark.parametrize("isolation", ["process", "", "Inprocess", "none", None, "\x1b[31m"])
+@pytest.mark.parametrize("isolation", ["jail", "", "Inprocess", "none", None, "\x1b[31m"])
 def test_an_isolation_that_is_not_there_is_no_score(isolation: Any) -> None:
     """The attack: a score for an isolation that the runs will not have."""
     with pytest.raises(IsolationError) as caught:
         Policy().score(isolation)
-    assert str(caught.value) == f'isolation {isolation!r} is not available in this release: use "inprocess"'
+    assert str(caught.value) == f'the isolation is {isolation!r}: it must be "inprocess" or "process"'
+
+
+WALLS = ("seccomp", "landlock", "user", "network", "capabilities", "mount", "pid", "ipc")
+
+
+def test_only_walls_that_were_found_count() -> None:
+    """The attack: a score for walls that were asked for, or that have names that nobody knows."""
+    alone = Policy().score("process")
+    assert alone.value == Policy().score().value + 1
+    assert alone.reasons[1] == (
+        "process",
+        1,
+        20,
+        "a process of its own; no walls were found around it",
+    )
+    assert Policy().score("process", ["moat", "SECCOMP", ""]) == alone
+    assert Policy().score("inprocess", WALLS) == Policy().score()
+
+    full = Policy().score("process", WALLS)
+    assert full.reasons[1] == ("process", 20, 20, "a jailed process of its own")
+    assert full.value == Policy().score().value + 20
+
+
+@given(st.frozensets(st.sampled_from(WALLS)), st.sampled_from(WALLS))
+def test_each_wall_gives_more_and_a_missing_one_is_told(walls: frozenset[str], wall: str) -> None:
+    """Whatever stands already."""
+    before, after = (Policy().score("process", found) for found in (walls - {wall}, walls | {wall}))
+
+    assert before.value < after.value
+    assert wall in before.reasons[1].why or len(walls - {wall}) == 0
+    assert wall not in after.reasons[1].why
 
 
 # -- granting more never raises it -------------------------------------------------------------------------------------

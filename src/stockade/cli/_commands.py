@@ -24,6 +24,7 @@ _LOADED_WHEN_USED = {
     "audit": "_audit",
     "bench": "_bench",
     "cache": "_cache",
+    "doctor": "_doctor",
     "inspect": "_inspect",
     "js": "_code",
     "learn": "_learn",

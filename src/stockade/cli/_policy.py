@@ -168,15 +168,23 @@ def _value(value: Plain) -> str:
 
 @policy.command()
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
-@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where runs happen.")
+@click.option(
+    "--isolation", type=click.Choice(["inprocess", "process"]), default="inprocess", help="Where runs happen."
+)
 @click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Exit with status 1 if the score is lower.")
 @_as_json
 def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int:
     """Rate how strongly a policy confines a guest, from 0 to 100.
 
-    Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress.
+    Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress. Under
+    process isolation, the walls that were found to stand on this machine count.
     """
-    rated = found.score("inprocess" if isolation == "inprocess" else "process")
+    if isolation == "inprocess":
+        rated = found.score()
+    else:
+        from stockade.jail import rehearse
+
+        rated = found.score("process", rehearse().active)
     if wants_json:
         reasons = [reason._asdict() for reason in rated.reasons]
         say_document(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))

@@ -9,6 +9,7 @@ from stockade.engine._engine import (
     Engine,
     EngineConfig,
     assemble,
+    can_reserve_pool,
 )
 from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, EngineFrame, Failure
 from stockade.engine._features import PROPOSALS, RUN_PROPOSALS, Proposal, features_used, validate_with
@@ -72,6 +73,7 @@ __all__ = [
     "SealedFile",
     "Store",
     "assemble",
+    "can_reserve_pool",
     "compile_to_bytes",
     "features_used",
     "library_folder",

@@ -40,6 +40,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "assemble",
+    "can_reserve_pool",
 ]
 
 _POOL_INSTANCES = 1000
@@ -130,6 +131,11 @@ def _address_space_is_limited() -> bool:
     except ImportError:
         return False
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def can_reserve_pool() -> bool:
+    """Whether the system gives this process the address space of one more pool: tried, and given back at once."""
+    return not _address_space_is_limited() and _can_reserve(EngineConfig(fuel=True, stack_bytes=512 << 10))
 
 
 def _can_reserve(config: EngineConfig) -> bool:

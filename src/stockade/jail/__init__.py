@@ -14,6 +14,7 @@ from stockade.jail._model import (
     Wall,
 )
 from stockade.jail._namespaces import enter_namespaces
+from stockade.jail._rehearsal import rehearse
 from stockade.jail._seccomp import seal_code
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "confine",
     "enter_namespaces",
     "landlock_version",
+    "rehearse",
     "seal_code",
 ]

@@ -20,6 +20,7 @@ from stockade.policy._structure import ModuleLimits
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Unpack
 
     from stockade.policy._algebra import Change
@@ -211,20 +212,22 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         return explain(self)
 
-    def score(self, isolation: Literal["inprocess", "process"] = "inprocess") -> Score:
+    def score(self, isolation: Literal["inprocess", "process"] = "inprocess", walls: Iterable[str] = ()) -> Score:
         """Rates how much stands between a guest and the host, from 0 to 100, with reasons.
 
         Only what is enforced counts, and a policy that permits more never gets a higher score.
 
         Args:
             isolation: Where runs happen.
+            walls: What was found to stand around a process of its own, as `stockade.jail.rehearse().active` or
+                `stockade doctor` tells it. None of it counts unless it is told here.
 
         Raises:
-            IsolationError: The isolation mode is unavailable.
+            IsolationError: There is no such isolation.
         """
         from stockade.policy._score import score
 
-        return score(self, isolation)
+        return score(self, isolation, walls)
 
     def grants(self, name: str, asked: bool | float | str = True) -> bool:
         """Whether a custom capability covers what is asked for; one that is not set covers nothing.

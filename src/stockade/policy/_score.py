@@ -16,6 +16,8 @@ from stockade.policy._rights import WELL_TRIED, Features
 from stockade.policy._units import shown, size_in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stockade.policy._policy import Policy
 
 __all__ = ["Reason", "Score", "score"]
@@ -58,15 +60,15 @@ class Score(NamedTuple):
         return f"{self.value} ({self.label})"
 
 
-def score(policy: Policy, isolation: str) -> Score:
-    """Rates a policy under an isolation."""
-    if isolation != "inprocess":
-        raise IsolationError(f'isolation {shown(isolation)} is not available in this release: use "inprocess"')
+def score(policy: Policy, isolation: str, walls: Iterable[str]) -> Score:
+    """Rates a policy under an isolation, and the walls that were found to stand around it."""
+    if isolation not in ("inprocess", "process"):
+        raise IsolationError(f'the isolation is {shown(isolation)}: it must be "inprocess" or "process"')
     reasons = (
         Reason(
             "engine", 34, 34, "WebAssembly in wasmtime: the guest has its own memory and only the imports it is given"
         ),
-        Reason("process", 0, 20, "runs share the host's process: a bug in the engine exposes the host"),
+        _process(isolation, frozenset(walls)),
         _network(policy),
         _files(policy),
         _quotas(policy),
@@ -80,6 +82,31 @@ def score(policy: Policy, isolation: str) -> Score:
     )
     value = sum(reason.points for reason in reasons)
     return Score(value, next(label for least, label in _BANDS if value >= least), reasons)
+
+
+_WALLS = {
+    "seccomp": 6,
+    "landlock": 5,
+    "user": 2,
+    "network": 2,
+    "capabilities": 1,
+    "mount": 1,
+    "pid": 1,
+    "ipc": 1,
+}
+"""What each wall of a jailed process gives; a process of its own gives one more."""
+
+
+def _process(isolation: str, walls: frozenset[str]) -> Reason:
+    if isolation == "inprocess":
+        return Reason("process", 0, 20, "runs share the host's process: a bug in the engine exposes the host")
+    standing = [wall for wall in _WALLS if wall in walls]
+    missing = [wall for wall in _WALLS if wall not in walls]
+    points = 1 + sum(_WALLS[wall] for wall in standing)
+    if not standing:
+        return Reason("process", points, 20, "a process of its own; no walls were found around it")
+    why = "a jailed process of its own"
+    return Reason("process", points, 20, f"{why}, without {', '.join(missing)}" if missing else why)
 
 
 def _enforced(policy: Policy, path: str) -> bool:
