@@ -123,7 +123,7 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
             "xyz",
             (
                 "No such command 'xyz'. "
-                "Choose from audit, bench, cache, completion, inspect, js, learn, policy, python, report, run, "
+                "Choose from audit, bench, cache, completion, doctor, inspect, js, learn, policy, python, report, run, "
                 "snapshot, top, trace."
             ),
         ),
@@ -154,6 +154,7 @@ def test_help_of_the_group_lists_every_command() -> None:
             "bench",
             "cache",
             "completion",
+            "doctor",
             "inspect",
             "js",
             "learn",
