@@ -22,7 +22,7 @@ import pytest
 from stockade import EngineError, Module, Policy, Sandbox, StockadeError
 from stockade.compilation import _programs
 from stockade.execution import _plan
-from stockade.worker import _fork_server, _frames, _process, _subprocess
+from stockade.worker import _fork_server, _frames, _process, _server_process, _subprocess
 from stockade.worker._compile_queue import Turn
 from tests._processes import busy, children, descriptors, fork, gone, until
 from tests.conftest import HELLO, wat
@@ -278,8 +278,8 @@ def work(source, target):
     genuine(source, target)
 _child._work = work
 """)
-    changed = _process._BOOT.replace("; from", f"; exec(open({str(setup)!r}).read()); from")
-    monkeypatch.setattr(_process, "_BOOT", changed)
+    changed = _server_process._BOOT.replace("; from", f"; exec(open({str(setup)!r}).read()); from")
+    monkeypatch.setattr(_server_process, "_BOOT", changed)
 
     assert Sandbox(ALWAYS).run(hello("again")).stdout == b"again world\n"
     assert torn.exists()
@@ -398,8 +398,8 @@ print(_process.worker._process.popen.pid, flush=True)
 
 def test_it_ends_when_it_has_nothing_to_do(own_worker: _process.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next job starts another."""
-    changed = "; from stockade.worker import _fork_server; _fork_server.IDLE_SECONDS = 0.01; from"
-    monkeypatch.setattr(_process, "_BOOT", _process._BOOT.replace("; from", changed))
+    changed = "; from stockade.worker import _fork_loop; _fork_loop.IDLE_SECONDS = 0.01; from"
+    monkeypatch.setattr(_server_process, "_BOOT", _server_process._BOOT.replace("; from", changed))
     box = Sandbox(ALWAYS)
     assert box.run(hello("one")).ok
     first = server_of(own_worker)

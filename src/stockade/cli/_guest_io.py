@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self, TextIO
 
-    from stockade.guard import State
+    from stockade.execution import StreamState
     from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
@@ -281,12 +281,12 @@ class GuestStreams(Streams):
         """Whether output that was passed on has not been taken yet."""
         return any(output.has_rest for output in self._outputs.values())
 
-    def serve(self, state: State | None, progress: Callable[[], Progress | None]) -> None:
+    def serve(self, state: StreamState | None, progress: Callable[[], Progress | None]) -> None:
         """Does what streams do, where the last output has been taken."""
         self._flush()
         super().serve(state, progress)
 
-    def finish(self, state: State | None) -> RunCoroutine[bool]:
+    def finish(self, state: StreamState | None) -> RunCoroutine[bool]:
         """Passes the last output on, in steps.
 
         A guest that came to its end in time has no time left to lose: its output waits for whoever reads it. That of
@@ -321,7 +321,7 @@ class GuestStreams(Streams):
     def _written(self) -> int:
         return sum(output.written for output in self._outputs.values())
 
-    def _give_up(self, state: State | None) -> None:
+    def _give_up(self, state: StreamState | None) -> None:
         self.lost_bytes += sum(output.give_up() for output in self._outputs.values())
         while state is not None and (output := state.take_output()) is not None:
             self.lost_bytes += len(output[1])

@@ -54,7 +54,12 @@ _TEXT_MARK = "text:"
 @click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read the value of the function as this.")
 @policy_option
 @limit_options
-@click.option("--isolation", type=click.Choice(["inprocess"]), default="inprocess", help="Where the module runs.")
+@click.option(
+    "--isolation",
+    type=click.Choice(["inprocess", "process"]),
+    default="inprocess",
+    help="Where the module runs: in this process, or in a jailed one of its own.",
+)
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @report_option
 @click.option(

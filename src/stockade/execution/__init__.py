@@ -18,13 +18,16 @@ from stockade.execution._inputs import (
     environment,
 )
 from stockade.execution._monitoring import Monitoring, check_monitoring
+from stockade.execution._mounts import OpenMounts
 from stockade.execution._pipe import Pipe
+from stockade.execution._plan import Plan
 from stockade.execution._ready import ReadyPool
-from stockade.execution._run import Guest
+from stockade.execution._run import Guest, initialized, with_guest
 from stockade.execution._snapshot import GuestState, SavedGuest
-from stockade.execution._streams import Streams
+from stockade.execution._streams import Streams, StreamState
 from stockade.execution._string_calls import CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
+from stockade.execution._where import Isolation
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate
@@ -43,16 +46,20 @@ __all__ = [
     "Guest",
     "GuestState",
     "Inputs",
+    "Isolation",
     "Monitoring",
     "OnOutput",
     "OnOutputAsync",
     "OnProgress",
+    "OpenMounts",
     "Pipe",
+    "Plan",
     "PolicyContext",
     "ReadyPool",
     "Returns",
     "SavedGuest",
     "Stdin",
+    "StreamState",
     "Streams",
     "StringCall",
     "bind_arguments",
@@ -60,5 +67,7 @@ __all__ = [
     "check_arguments",
     "check_monitoring",
     "environment",
+    "initialized",
     "trace_of",
+    "with_guest",
 ]

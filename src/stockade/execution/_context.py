@@ -10,17 +10,18 @@ from stockade._bounded import BoundedDict
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
-from stockade.errors import UsageError
 from stockade.execution._inputs import NO_INPUTS, Inputs, environment
 from stockade.execution._mounts import OpenMounts
-from stockade.execution._parked import ParkedPool, ParkedRun
+from stockade.execution._parked import ParkedPool, ParkedRun, check_may_wait
 from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._run import Guest
-from stockade.execution._warm import WarmPool
+from stockade.execution._waiting import units_for_seconds, waited_for
+from stockade.execution._warm import WarmPool, check_fits
+from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Policy, check_enforceable
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
-from stockade.runner import FOREVER, RunControl
+from stockade.runner import RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
+    from stockade.execution._where import Isolation
     from stockade.host import HostFunctions
     from stockade.report import Trace
     from stockade.runner import RunCoroutine
@@ -36,32 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["PolicyContext"]
 
 _MAX_PLANS = 64
-
-
-def _units_for(seconds: float) -> int:
-    """Estimates the fuel for some seconds of computing."""
-    # To measure that, a guest runs on a context of its own.
-    from stockade.execution._calibrate import calibrate
-
-    return calibrate().fuel(seconds)
-
-
-_ParkedKey = tuple[str, tuple[bytes, ...], tuple[tuple[str, str], ...]]
-
-
-def _waited_for(made: PendingProgram, control: RunControl) -> RunCoroutine[MadeProgram | None]:
-    """Waits for a program, in steps; None where the run is cancelled first."""
-    made.when_ready(control.wake)
-    try:
-        while not made.ready:
-            if control.cancelled:
-                made.leave()
-                return None
-            yield FOREVER
-    except GeneratorExit:
-        made.leave()
-        raise
-    return made.wait()
 
 
 class PolicyContext:
@@ -75,11 +51,15 @@ class PolicyContext:
         grants: The folders of its mounts, where they are open already.
         monitoring: What is watched of its runs.
         trace: What of the calls of guests is traced.
+        units_for: Estimates the fuel for some seconds of computing; by default, it is measured.
+        isolation: Where its runs happen.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
 
     Attributes:
+        isolation: Where its runs happen.
+        mounts: The folders that its guests may reach, open.
         policy: The policy.
         info: What reports say of it.
         functions: The host functions.
@@ -92,19 +72,24 @@ class PolicyContext:
         grants: OpenMounts | None = None,
         monitoring: Monitoring | None = None,
         trace: Trace | None = None,
+        units_for: Callable[[float], int] = units_for_seconds,
+        isolation: Isolation = "inprocess",
     ) -> None:
         check_enforceable(policy)
         self.policy = policy
         self.functions = functions
-        self._monitoring = monitoring
-        self._trace = trace
+        self.monitoring = monitoring
+        self.trace = trace
+        self._units_for = units_for
+        self.isolation = isolation
+        self._compiles_as = compiled_as(policy, isolation)
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
-        self._grants = OpenMounts(policy.filesystem.mounts) if grants is None else grants
+        self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
         self._lock = new_lock()
         self._plans: BoundedDict[str, Plan] = BoundedDict(_MAX_PLANS)
-        self._parked: dict[_ParkedKey, ParkedPool] = {}
+        self._parked: dict[object, ParkedPool] = {}
 
     def narrowed(self, policy: Policy) -> PolicyContext:
         """Returns the context for runs that a policy of their own, too, must permit. The folders are the same.
@@ -116,8 +101,8 @@ class PolicyContext:
             PolicyError: The two cannot be enforced together.
         """
         both = self.policy.narrow(policy)
-        grants = self._grants.narrowed(both.filesystem.mounts)
-        return PolicyContext(both, self.functions, grants, self._monitoring, self._trace)
+        grants = self.mounts.narrowed(both.filesystem.mounts)
+        return PolicyContext(both, self.functions, grants, self.monitoring, self.trace, self._units_for, self.isolation)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -139,13 +124,13 @@ class PolicyContext:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = ask_for(module, self.policy, self.functions, progress, "", traced=self._trace is not None)
-            plan = self._make(module, made.wait() if isinstance(made, PendingProgram) else made)
+            made = ask_for(module, self._compiles_as, self.functions, progress, "", traced=self.trace is not None)
+            plan = self.adopt(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
 
     def find(self, module: Module) -> Plan | None:
-        """Returns what was made of a module; None where it is to be made, or runs wait that were begun ahead."""
-        return None if self._parked else self._plans.get(module.sha256)
+        """Returns what was made of a module; None where it is to be made, or runs begin elsewhere, or began ahead."""
+        return None if self._parked or self.isolation != "inprocess" else self._plans.get(module.sha256)
 
     def prepare(self, module: Module, control: RunControl, tenant: str = "") -> RunCoroutine[bool]:
         """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
@@ -163,11 +148,11 @@ class PolicyContext:
         """
         if module.sha256 in self._plans:
             return True
-        made = ask_for(module, self.policy, self.functions, None, tenant, traced=self._trace is not None)
-        found = (yield from _waited_for(made, control)) if isinstance(made, PendingProgram) else made
+        made = ask_for(module, self._compiles_as, self.functions, None, tenant, traced=self.trace is not None)
+        found = (yield from waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False
-        self._make(module, found)
+        self.adopt(module, found)
         return True
 
     def cancelled(self, module: Module) -> Report:
@@ -178,9 +163,15 @@ class PolicyContext:
         """
         return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self.info)
 
-    def _make(self, module: Module, made: MadeProgram) -> Plan:
-        directories, trace = self._grants.directories, self._trace
-        plan = make_plan(module, self.policy, directories, self.functions, _units_for, made, trace)
+    def adopt(self, module: Module, made: MadeProgram) -> Plan:
+        """Makes a module ready to run whose program is there.
+
+        Args:
+            module: The module.
+            made: Its program.
+        """
+        directories, trace = self.mounts.directories, self.trace
+        plan = make_plan(module, self.policy, directories, self.functions, self._units_for, made, trace)
         self._keep(plan)
         return plan
 
@@ -192,6 +183,24 @@ class PolicyContext:
         """Returns the units and the seconds of the latest runs of a module."""
         plan = self._plans.get(module.sha256)
         return () if plan is None else tuple(plan.history)
+
+    def ready(self, module: Module) -> Plan:
+        """Returns what was made of a module, for a run that begins now.
+
+        Args:
+            module: The module.
+
+        Raises:
+            ModuleError: It cannot be run.
+            PolicyError: The folder of a mount was removed.
+        """
+        plan = self._plans.get(module.sha256) or self.plan(module)
+        if self.mounts.directories:
+            self.mounts.check()
+        if not plan.was_compiled:
+            # The first run tells what compiling took; for every later one it was done before.
+            self._keep(plan.at_hand())
+        return plan
 
     def guest(
         self,
@@ -214,26 +223,22 @@ class PolicyContext:
             ModuleError: It cannot be run.
             UsageError: The inputs do not fit.
         """
-        plan = self._plans.get(module.sha256) or self.plan(module)
-        if self._grants.directories:
-            self._grants.check()
-        if not plan.was_compiled:
-            # The first run tells what compiling took; for every later one it was done before.
-            self._keep(plan.at_hand())
+        check_lives_here(self.isolation)
+        plan = self.ready(module)
         warm = waiting = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
-        env = self._variables(inputs)
+        env = self.variables(inputs)
         if warm is not None:
             is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
-            found = warm.begin(control, self._monitoring, is_usual=is_usual)
+            found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
                 return found
             waiting = found
         guest = Guest(
             plan,
             self.info,
-            self._grants,
+            self.mounts,
             control,
             args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
@@ -243,8 +248,8 @@ class PolicyContext:
             waiting=waiting,
         )
         guest.pool = warm
-        if self._monitoring is not None:
-            guest.watch(self._monitoring)
+        if self.monitoring is not None:
+            guest.watch(self.monitoring)
         return guest
 
     def find_brief(self, module: object) -> Plan | None:
@@ -265,9 +270,9 @@ class PolicyContext:
         """
         if self._passes_on or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
-        guest = Guest(plan, self.info, self._grants, control)
-        if self._monitoring is not None:
-            guest.watch(self._monitoring)
+        guest = Guest(plan, self.info, self.mounts, control)
+        if self.monitoring is not None:
+            guest.watch(self.monitoring)
         return guest
 
     def park(
@@ -296,22 +301,16 @@ class PolicyContext:
             EngineError: There is no room for so many.
             UsageError: It ends before it waits, or needs more memory.
         """
-        if self.policy.reproducible:
-            raise UsageError(
-                "under this policy (clock and random) runs are equal to the last unit of fuel, and one that has waited "
-                "is not: run the command without"
-            )
+        check_may_wait(self.policy)
         key = self._parked_key(module, inputs)
         before = self._parked.pop(key, None)
         if before is not None:
             before.close()
         if pool_size:
             self.plan(module)
-
-            def begin(control: RunControl, streams: Streams) -> Guest:
-                return self.guest(module, control, inputs, streams)
-
-            pool = ParkedPool(module, pool_size, memory_bytes, begin, tidy)
+            pool = ParkedPool(
+                *(module, pool_size, memory_bytes), lambda run, streams: self.guest(module, run, inputs, streams), tidy
+            )
             pool.fill()
             self._parked[key] = pool
             return pool
@@ -329,19 +328,25 @@ class PolicyContext:
         pool = self._parked.get(self._parked_key(module, inputs))
         if pool is None:
             return None
-        if self._grants.directories:
-            self._grants.check()
+        if self.mounts.directories:
+            self.mounts.check()
         return pool.take()
 
-    def _parked_key(self, module: Module, inputs: Inputs) -> _ParkedKey:
+    def _parked_key(self, module: Module, inputs: Inputs) -> object:
         """What tells whether a command that waits has what a run is given, its standard input left out."""
-        return module.sha256, tuple(inputs.arguments()), tuple(sorted(self._variables(inputs).items()))
+        return module.sha256, tuple(inputs.arguments()), tuple(sorted(self.variables(inputs).items()))
 
-    def _variables(self, inputs: Inputs) -> Mapping[str, str]:
-        """The environment of a guest."""
-        granted = self.policy.environment
+    def variables(self, inputs: Inputs) -> Mapping[str, str]:
+        """Returns the whole environment of a guest.
+
+        Args:
+            inputs: What it is given.
+
+        Raises:
+            UsageError: It is none.
+        """
         variables = inputs.variables()
-        return {**granted.of(os.environ), **variables} if self._passes_on else variables
+        return {**self.policy.environment.of(os.environ), **variables} if self._passes_on else variables
 
     def close(self) -> None:
         """Ends the commands that wait."""
@@ -380,11 +385,8 @@ class PolicyContext:
             before.close()
         if pool_size:
             plan = saved.plan(self, self.plan(saved.state.module))
-            if (needed := plan.program.woven.initial_memory_bytes) > (allowed := self.policy.limits.memory):
-                raise UsageError(
-                    f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)"
-                )
-            info, grants, env = self.info, self._grants, dict(self._variables(inputs))
+            check_fits(plan)
+            info, grants, env = self.info, self.mounts, dict(self.variables(inputs))
             variables = environment(env)
 
             # What is kept of this context is kept weakly by what it held: so this knows nothing of the context itself.

@@ -74,13 +74,34 @@ class OpenMounts:
         narrowed._set([_Granted(mount, folders[mount.host, mount.guest]) for mount in mounts])
         return narrowed
 
+    @classmethod
+    def received(cls, mounts: Sequence[Mount], descriptors: Sequence[int]) -> OpenMounts:
+        """Returns folders that another process has opened and checked, as its runs reach them.
+
+        Args:
+            mounts: What they are called, and whether they are writable; where they are does not matter.
+            descriptors: The folders, in the same order.
+        """
+        found = object.__new__(cls)
+        found._granted = tuple(map(_Granted, mounts, map(OpenFolder.received, descriptors)))
+        found._list()
+        return found
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open folders, in the order of the mounts."""
+        return tuple(granted.folder.descriptor for granted in self._granted)
+
     def _set(self, granted: Sequence[_Granted]) -> None:
         for place, inner in enumerate(granted):
             for outer in granted[:place]:
                 _check_pair(outer, inner)
         self._granted = tuple(granted)
+        self._list()
+
+    def _list(self) -> None:
         self.directories: tuple[Directory, ...] = tuple(
-            (folder.name, mount.guest.encode(), mount.mode == "rw") for mount, folder in granted
+            (folder.name, mount.guest.encode(), mount.mode == "rw") for mount, folder in self._granted
         )
 
     def check(self) -> None:

@@ -19,10 +19,27 @@ if TYPE_CHECKING:
 
     from stockade.execution._run import Guest
     from stockade.modules import Module
+    from stockade.policy import Policy
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["LateStdin", "ParkedPool", "ParkedRun"]
+__all__ = ["LateStdin", "ParkedPool", "ParkedRun", "check_may_wait"]
+
+
+def check_may_wait(policy: Policy) -> None:
+    """Checks that a command may begin ahead of its run.
+
+    Args:
+        policy: The policy of the run.
+
+    Raises:
+        UsageError: It may not.
+    """
+    if policy.reproducible:
+        raise UsageError(
+            "under this policy (clock and random) runs are equal to the last unit of fuel, and one that has waited "
+            "is not: run the command without"
+        )
 
 
 class LateStdin(Streams):

@@ -8,7 +8,7 @@ is made and freed, `ReportingGuest` is told of, `HaltedGuest` waits, and `Callin
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stockade.errors import EngineError
 from stockade.execution._calling_out import CallingGuest
@@ -16,18 +16,21 @@ from stockade.execution._classify import GuestStopped, StopReason
 from stockade.execution._pace import BRIEF_SECONDS
 from stockade.execution._plan import WHOLE_CORE_PERCENT
 from stockade.execution._string_calls import MEMORY
+from stockade.execution._values import Call
 from stockade.report import Report, note_cause
-from stockade.runner import FOREVER, GO_ON, blamed, is_cancellation
+from stockade.runner import ASIDE, FOREVER, GO_ON, blamed, is_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Instance, Number
     from stockade.execution._streams import Streams
-    from stockade.execution._values import Call
+    from stockade.modules import Module
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["Guest"]
+__all__ = ["Guest", "initialized", "with_guest"]
+
+_Result = TypeVar("_Result")
 
 _AT_A_TIME = 256
 """How many functions are called before others have their turn."""
@@ -297,3 +300,38 @@ class Guest(CallingGuest):
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)
         return self._report((), command=False)
+
+
+def initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Report]:
+    """Calls an export; a reactor is initialized first.
+
+    Args:
+        module: The module.
+        guest: A guest of it.
+        call: The call.
+    """
+    initializer = module.initializer
+    if initializer is not None and not guest.is_restored and initializer.name != call.entry.name:
+        report = yield from guest.invoke(Call(initializer))
+        if not report.ok or guest.ended:
+            return report
+    return (yield from guest.invoke(call))
+
+
+def with_guest(guest: Guest, control: RunControl, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
+    """Takes steps with a guest that is freed after them.
+
+    Args:
+        guest: The guest.
+        control: The control of the run.
+        steps: What is done.
+    """
+    control.progress = guest.progress
+    try:
+        if guest.calls_out:
+            control.calls_out = True
+            yield ASIDE
+        return (yield from steps)
+    finally:
+        control.progress = None
+        guest.close()

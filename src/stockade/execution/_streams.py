@@ -8,7 +8,7 @@ ordinary Python. What it raises ends the run and reaches the caller.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stockade._outside import call_outside
 from stockade.errors import UsageError
@@ -18,17 +18,26 @@ from stockade.runner import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.guard import State
     from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
-__all__ = ["Streams"]
+__all__ = ["StreamState", "Streams"]
 
 _RETRY_SECONDS: Final = 0.01
 """How soon a callback that had nothing is asked again; whoever can tell when there is more wakes the run instead."""
 
 _PROGRESS_SECONDS: Final = 0.1
 """How often progress is told, at most."""
+
+
+class StreamState(Protocol):
+    """Where output comes from and input goes: the guard's state, or what stands for one in another process."""
+
+    def take_output(self) -> tuple[str, bytes] | None:
+        """Takes the oldest piece of output, and says of which stream it is; None where there is none."""
+
+    def give_stdin(self, data: bytes) -> object:
+        """Gives the guest more of its standard input; no bytes are its end."""
 
 
 class Streams:
@@ -74,7 +83,7 @@ class Streams:
         """Whether output that was passed on has not been taken yet, so that nothing is passed on."""
         return False
 
-    def serve(self, state: State | None, progress: Callable[[], Progress | None]) -> None:
+    def serve(self, state: StreamState | None, progress: Callable[[], Progress | None]) -> None:
         """Empties the ring, and tells how far the run is.
 
         Args:
@@ -89,7 +98,7 @@ class Streams:
             if told is not None:
                 self._progress(told)
 
-    def finish(self, state: State | None) -> RunCoroutine[bool]:
+    def finish(self, state: StreamState | None) -> RunCoroutine[bool]:
         """Passes the last output on, in steps, when the guest has ended.
 
         Args:
@@ -103,7 +112,7 @@ class Streams:
         yield from ()
         return True
 
-    def _pass_on(self, state: State) -> None:
+    def _pass_on(self, state: StreamState) -> None:
         # Taken first: a callback that raises must not be given the same piece again.
         while not self.clogged and (output := state.take_output()) is not None:
             stream, piece = output
@@ -111,7 +120,7 @@ class Streams:
             if callback is not None:
                 callback(piece)
 
-    def answer(self, state: State) -> bool:
+    def answer(self, state: StreamState) -> bool:
         """Gives a guest that is parked for stdin more of it; says whether there was something, or it is at its end.
 
         Args:

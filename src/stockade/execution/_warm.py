@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.engine import PAGE_BYTES_OF_HOST
+from stockade.errors import UsageError
 from stockade.execution._ready import ReadyPool
 from stockade.execution._snapshot import put_guest_state
 
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
     from stockade.execution._run import Guest
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["WaitingGuest", "WarmPool"]
+__all__ = ["WaitingGuest", "WarmPool", "check_fits"]
+
+
+def check_fits(plan: Plan) -> None:
+    """Checks that a guest that begins with a snapshot has no more memory than it may.
+
+    Args:
+        plan: Its plan.
+
+    Raises:
+        UsageError: It has.
+    """
+    if (needed := plan.program.woven.initial_memory_bytes) > (allowed := plan.limits.memory):
+        raise UsageError(f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)")
 
 
 class WaitingGuest(NamedTuple):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from stockade.execution._inputs import Inputs
-    from stockade.guard import State
+    from stockade.execution._streams import StreamState
     from stockade.report import Progress
     from stockade.runner import RunControl, RunCoroutine
 
@@ -72,13 +72,13 @@ class LoopStreams(Streams):
         """Whether the loop has to take what it was given before it is given more."""
         return len(self._calls) >= _MOST_PIECES
 
-    def serve(self, state: State | None, progress: Callable[[], Progress | None]) -> None:
+    def serve(self, state: StreamState | None, progress: Callable[[], Progress | None]) -> None:
         """Does what streams do, and raises what a callback on the loop has raised."""
         if self._problem is not None:
             raise self._problem
         super().serve(state, progress)
 
-    def finish(self, state: State | None) -> RunCoroutine[bool]:
+    def finish(self, state: StreamState | None) -> RunCoroutine[bool]:
         """Passes the last output on, and waits until all of it is taken, but no longer than the guest may take."""
         last = self._control.deadline if self._control() else time.monotonic() + _LAST_SECONDS
         while self._problem is None:

@@ -5,11 +5,14 @@ from stockade.host._functions import (
     F64,
     I32,
     I64,
+    MOST_TEXT_BYTES,
     U32,
     U64,
     BoundFunction,
     HostFunctionFailed,
     HostFunctions,
+    Signature,
+    ToldFailure,
     annotated,
 )
 from stockade.host._guest import CapabilityMissing, GuestMemory, HaltedGuest, HostCall
@@ -19,6 +22,7 @@ __all__ = [
     "F64",
     "I32",
     "I64",
+    "MOST_TEXT_BYTES",
     "U32",
     "U64",
     "BoundFunction",
@@ -28,5 +32,7 @@ __all__ = [
     "HostCall",
     "HostFunctionFailed",
     "HostFunctions",
+    "Signature",
+    "ToldFailure",
     "annotated",
 ]

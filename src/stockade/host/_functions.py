@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import msgspec
+
 from stockade._locks import new_lock
 from stockade._outside import call_outside
 from stockade._text import printable
@@ -38,6 +40,8 @@ __all__ = [
     "BoundFunction",
     "HostFunctionFailed",
     "HostFunctions",
+    "Signature",
+    "ToldFailure",
     "annotated",
 ]
 
@@ -80,6 +84,41 @@ _ANSWERED = 0
 """What is said in it when results are there."""
 
 _PLAIN = {int: _Type("i32"), bool: _Type("i32"), float: _Type("f64")}
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """How a function of the embedder is called, for another process in which it is not.
+
+    Attributes:
+        module: The import module.
+        name: Its name there.
+        takes: What becomes of its parameters: `str`, `bytes`, `bool`, or the type of a number, as `i32` or `u32`.
+        returns: The types of its results.
+        requires: The capability that it needs.
+    """
+
+    module: str
+    name: str
+    takes: tuple[str, ...]
+    returns: tuple[str, ...]
+    requires: str | None = None
+
+
+class ToldFailure(Exception):  # noqa: N818 - says what happened; never leaves the run path
+    """A function of the embedder has failed in another process, which says how."""
+
+
+_READERS: dict[str, type[str | bytes | bool] | _Type] = {
+    "str": str,
+    "bytes": bytes,
+    "bool": bool,
+    **{name: _Type(name) for name in ("i32", "i64", "f32", "f64")},
+    **{f"u{bits}": _Type(f"i{bits}", signed=False) for bits in (32, 64)},
+}
+
+
+def _reader_name(reader: type[str | bytes | bool] | _Type) -> str:
+    return next(name for name, known in _READERS.items() if known == reader)
 
 
 class HostFunction:
@@ -139,6 +178,32 @@ class HostFunction:
                 )
         self.type = FuncType(tuple(params), tuple(type_.name for type_ in self.results))
 
+    @classmethod
+    def described(cls, signature: Signature, function: Callable[..., object]) -> HostFunction:
+        """Returns a function in the place of one that is in another process.
+
+        Args:
+            signature: How it is called.
+            function: What to call.
+        """
+        self = cls.__new__(cls)
+        self.module, self.name, self.requires = signature.module, signature.name, signature.requires
+        self.function, self.is_awaited, self.wants_call = function, False, False
+        self.label = f"{printable(self.module)}.{printable(self.name)}"
+        self.readers = [_READERS[name] for name in signature.takes]
+        self.results = [_Type(name) for name in signature.returns]
+        params: list[str] = []
+        for reader in self.readers:
+            params += [reader.name] if isinstance(reader, _Type) else ["i32"] * (1 if reader is bool else 2)
+        self.type = FuncType(tuple(params), signature.returns)
+        return self
+
+    @property
+    def signature(self) -> Signature:
+        """How it is called."""
+        takes = tuple(map(_reader_name, self.readers))
+        return Signature(self.module, self.name, takes, tuple(type_.name for type_ in self.results), self.requires)
+
     def _result_types(self, hint: object) -> list[_Type]:
         if hint is None or hint is type(None):
             return []
@@ -171,12 +236,15 @@ class BoundFunction:
         function: What to call.
         is_awaited: Whether it is a coroutine function.
         label: What it is called in messages.
+        wants_call: Whether it takes the call itself, with the guest's memory.
+        signature: How it is called.
     """
 
     __slots__ = (
         "_answer",
         "_arguments",
         "_missing",
+        "_of",
         "_readers",
         "_results",
         "_wants_call",
@@ -186,6 +254,7 @@ class BoundFunction:
     )
 
     def __init__(self, function: HostFunction, policy: Policy) -> None:
+        self._of = function
         self.function = function.function
         self.is_awaited = function.is_awaited
         self.label = function.label
@@ -205,6 +274,46 @@ class BoundFunction:
         # Numbers are passed as they come.
         numbers = all(isinstance(reader, _Type) for reader in function.readers)
         self._readers = () if numbers else tuple(function.readers)
+
+    @property
+    def wants_call(self) -> bool:
+        """Whether it takes the call itself."""
+        return self._wants_call
+
+    @property
+    def signature(self) -> Signature:
+        """How it is called."""
+        return self._of.signature
+
+    def checked(self, values: Sequence[object]) -> Sequence[object]:
+        """Returns what the function is called with, where another process says that a guest calls it.
+
+        Args:
+            values: What that process says.
+
+        Raises:
+            ValueError: The function cannot be called so by any guest under its policy.
+        """
+        readers = self._of.readers
+        if self._missing is not None or len(values) != len(readers):
+            raise ValueError("it may not be called, or takes another number of arguments")
+        left = MOST_TEXT_BYTES
+        for value, reader in zip(values, readers, strict=True):
+            if not isinstance(reader, _Type):
+                if type(value) is not reader:
+                    raise ValueError("an argument is of another type")
+                if isinstance(value, str | bytes):
+                    left -= len(value)
+            elif reader.name in INTEGER_BITS:
+                bits = INTEGER_BITS[reader.name]
+                least, most = (-(1 << bits - 1), 1 << bits - 1) if reader.signed else (0, 1 << bits)
+                if type(value) is not int or not least <= value < most:
+                    raise ValueError("an argument is out of its range")
+            elif type(value) is not float:
+                raise ValueError("an argument is of another type")
+        if left < 0:
+            raise ValueError("its texts are too long")
+        return values
 
     def serve(self, mailbox: Mailbox, guest: HaltedGuest) -> None:
         """Answers a call of a plain function, on this thread.
@@ -261,6 +370,8 @@ class BoundFunction:
         """Returns what is said of an exception that the function has raised."""
         if isinstance(problem, CapabilityMissing):
             return CapabilityMissing(problem.capability, self.label)
+        if isinstance(problem, ToldFailure):
+            return HostFunctionFailed.told(str(problem))
         failed = HostFunctionFailed(self.label, problem)
         # For whoever wrote the function: where it failed, and not how it came to be called.
         failed.__cause__ = problem.with_traceback(_own_part(problem.__traceback__))
@@ -296,15 +407,21 @@ class BoundFunction:
         Raises:
             UsageError: It is something else than it is annotated to return.
         """
+        self._answer.pack_into(mailbox.bytes, 0, _ANSWERED, *self.answers(result))
+
+    def answers(self, result: object) -> list[Number]:
+        """Returns what the function has returned as a guest gets it.
+
+        Raises:
+            UsageError: It is something else than it is annotated to return.
+        """
         types = self._results
         if len(types) == 1:
-            answers = [self._outgoing(result, types[0])]
-        else:
-            given: tuple[object, ...] = () if result is None else result if isinstance(result, tuple) else (result,)
-            if len(given) != len(types):
-                raise UsageError(f"{self.label} returned {len(given)} values, and is annotated to return {len(types)}")
-            answers = [self._outgoing(answer, type_) for answer, type_ in zip(given, types, strict=True)]
-        self._answer.pack_into(mailbox.bytes, 0, _ANSWERED, *answers)
+            return [self._outgoing(result, types[0])]
+        given: tuple[object, ...] = () if result is None else result if isinstance(result, tuple) else (result,)
+        if len(given) != len(types):
+            raise UsageError(f"{self.label} returned {len(given)} values, and is annotated to return {len(types)}")
+        return [self._outgoing(answer, type_) for answer, type_ in zip(given, types, strict=True)]
 
     def _outgoing(self, value: object, type_: _Type) -> Number:
         bits = INTEGER_BITS.get(type_.name)
@@ -330,6 +447,17 @@ class HostFunctionFailed(Exception):  # noqa: N818 - says what happened; never l
 
     def __init__(self, label: str, problem: Exception) -> None:
         super().__init__(f"{label} raised {type(problem).__name__}: {_text(problem)}")
+
+    @classmethod
+    def told(cls, text: str) -> HostFunctionFailed:
+        """Returns what another process says of it.
+
+        Args:
+            text: What that says.
+        """
+        failed = cls.__new__(cls)
+        failed.args = (text,)
+        return failed
 
 
 _OURS = str(Path(__file__).parents[1])
@@ -443,6 +571,21 @@ class HostFunctions:
                 raise UsageError(f"{printable(module)}.{printable(name)} is already registered: choose another name")
             self._functions[key] = made
             self.count = len(self._functions)
+
+    @classmethod
+    def described(cls, signatures: Sequence[Signature], make: Callable[[int], Callable[..., object]]) -> HostFunctions:
+        """Returns functions in the place of those of another process.
+
+        Args:
+            signatures: How they are called.
+            make: Returns what is called, by its place among them.
+        """
+        found = cls()
+        for place, signature in enumerate(signatures):
+            key = signature.module.encode(), signature.name.encode()
+            found._functions.setdefault(key, HostFunction.described(signature, make(place)))
+        found.count = len(found._functions)
+        return found
 
     def types(self) -> Mapping[tuple[bytes, bytes], FuncType]:
         """Returns the types of all functions, by import module and name."""

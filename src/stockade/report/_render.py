@@ -75,6 +75,8 @@ def summary(report: Report) -> str:
         return f"exited with code {report.exit_code}"
     if report.outcome is Outcome.TRAP and report.trap is not None:
         return f"trapped: {report.trap.message}"
+    if report.outcome is Outcome.CRASHED and report.trap is not None:
+        return f"{_ENDINGS[report.outcome]}: {report.trap.message}"
     ending = _ENDINGS.get(report.outcome, str(report.outcome))
     decisive = deciding_violation(report)
     return ending if decisive is None else f"{ending}: {_what(decisive)}"

@@ -12,7 +12,7 @@ from stockade.policy import policy_of
 from stockade.sandbox._registry import CLOSED
 
 if TYPE_CHECKING:
-    from stockade.execution import Monitoring
+    from stockade.execution import Isolation, Monitoring
     from stockade.host import HostFunctions
     from stockade.policy import Policy, PolicyLike
     from stockade.report import Trace
@@ -31,6 +31,7 @@ class PolicyContexts:
         functions: The host functions.
         monitoring: What is watched of runs.
         trace: What of the calls of guests is traced.
+        isolation: Where runs happen.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -42,10 +43,11 @@ class PolicyContexts:
         functions: HostFunctions,
         monitoring: Monitoring | None = None,
         trace: Trace | None = None,
+        isolation: Isolation = "inprocess",
     ) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
-        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring, trace)
+        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring, trace, isolation=isolation)
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 
     def under(self, policy: PolicyLike | None = None) -> PolicyContext:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from stockade.errors import Cancelled
-from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments
+from stockade.errors import Cancelled, IsolationError
+from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments, initialized, with_guest
+from stockade.isolation import Task, run_in_worker
 from stockade.modules import Module
-from stockade.runner import ASIDE, run_blocking
+from stockade.runner import run_blocking
 from stockade.sandbox._snapshot import load_source
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _attempt(guest: Guest, control: RunControl, call: Call, *, command: bool) ->
         if not halted:
             control.progress = None
             guest.close()
-    return report or _with(guest, control, guest.invoke(call, command=command, attempted=True))
+    return report or with_guest(guest, control, guest.invoke(call, command=command, attempted=True))
 
 
 def prepare_steps(
@@ -199,12 +200,14 @@ def run_steps(
     """
     loaded, saved = load_source(context, module)
     entry = loaded.command_entry
+    if context.isolation != "inprocess":
+        return (yield from _elsewhere(context, control, Task(loaded, inputs, streams), saved, tenant))
     if saved is None and streams is None and (parked := context.parked(loaded, inputs)) is not None:
-        return (yield from _with(parked.guest, control, parked.resume(control, inputs.input())))
+        return (yield from with_guest(parked.guest, control, parked.resume(control, inputs.input())))
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
     guest = context.guest(loaded, control, inputs, streams, saved)
-    return (yield from _with(guest, control, guest.invoke(Call(entry), command=True)))
+    return (yield from with_guest(guest, control, guest.invoke(Call(entry), command=True)))
 
 
 def call_steps(
@@ -232,11 +235,14 @@ def call_steps(
         streams: What serves its output and input in the place of the callbacks among its inputs.
     """
     loaded, saved = load_source(context, module)
+    if context.isolation != "inprocess":
+        task = Task(loaded, inputs, streams, export, args, returns)
+        return (yield from _elsewhere(context, control, task, saved, tenant))
     call = bind_arguments(loaded, export, args, returns)
     if not (yield from context.prepare(loaded, control, tenant)):
         return context.cancelled(loaded)
     guest = context.guest(loaded, control, inputs, streams, saved)
-    return (yield from _with(guest, control, _initialized(loaded, guest, call)))
+    return (yield from with_guest(guest, control, initialized(loaded, guest, call)))
 
 
 def drive_steps(
@@ -264,26 +270,15 @@ def drive_steps(
     """
     loaded, held = yield from prepare_steps(context, control, module, tenant)
     guest = context.guest(loaded, control, inputs, streams, held)
-    return (yield from _with(guest, control, program(guest)))
+    return (yield from with_guest(guest, control, program(guest)))
 
 
-def _initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Report]:
-    initializer = module.initializer
-    if initializer is not None and not guest.is_restored and initializer.name != call.entry.name:
-        report = yield from guest.invoke(Call(initializer))
-        if not report.ok or guest.ended:
-            return report
-    return (yield from guest.invoke(call))
-
-
-def _with(guest: Guest, control: RunControl, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
-    """Takes steps with a guest that is freed after them."""
-    control.progress = guest.progress
-    try:
-        if guest.calls_out:
-            control.calls_out = True
-            yield ASIDE
-        return (yield from steps)
-    finally:
-        control.progress = None
-        guest.close()
+def _elsewhere(
+    context: PolicyContext, control: RunControl, task: Task, saved: SavedGuest | None, tenant: str
+) -> RunCoroutine[Report]:
+    """Does a run where its policy made ready says."""
+    if saved is not None:
+        raise IsolationError(
+            f'snapshots do not run with isolation="{context.isolation}" in this release: use isolation="inprocess"'
+        )
+    return (yield from run_in_worker(context, control, task, tenant))

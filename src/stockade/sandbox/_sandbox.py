@@ -99,7 +99,8 @@ class Sandbox:
 
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
-        isolation: Where runs happen: `inprocess`.
+        isolation: Where runs happen: `inprocess`, or `process`, each in a jailed process of its own. There, only `run`
+            and `call` work, also awaited and scheduled, in this release; what does not is refused.
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
@@ -121,11 +122,13 @@ class Sandbox:
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
-        if isolation != "inprocess":
-            raise IsolationError(f'isolation {isolation!r} is not available in this release: use "inprocess"')
+        if isolation not in ("inprocess", "process"):
+            raise IsolationError(f'there is no isolation {isolation!r}: use "inprocess" or "process"')
         self.policy = policy_of(policy)
         self._functions = HostFunctions()
-        self._contexts = PolicyContexts(self.policy, self._functions, check_monitoring(monitoring), _checked(trace))
+        self._contexts = PolicyContexts(
+            self.policy, self._functions, check_monitoring(monitoring), _checked(trace), isolation
+        )
         self._registry = RunRegistry()
         self._auditor = None if audit is None else _auditor(audit, isolation)
 

@@ -61,6 +61,21 @@ class OpenFolder:
         self.identity = self.within[0]
         self.path = _path_of(path, self.descriptor, self.identity)
 
+    @classmethod
+    def received(cls, descriptor: int) -> OpenFolder:
+        """Returns a folder that was opened, and looked at, in another process.
+
+        Args:
+            descriptor: The folder, which is ours from now on.
+        """
+        folder = cls.__new__(cls)
+        status = os.fstat(descriptor)
+        folder.descriptor, folder.path = descriptor, ""
+        folder.identity = status.st_dev, status.st_ino
+        folder.within = (folder.identity,)
+        weakref.finalize(folder, os.close, descriptor)
+        return folder
+
     @property
     def name(self) -> bytes:
         """A path under which whoever opens it gets this folder, where the system has such paths."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockade._later import called_later
+from stockade._later import called_later, found_later
 from stockade.worker._compile_queue import CompileJob, CompileQueue, Turn, compile_queue
 from stockade.worker._figures import check_figures, check_outline
 
 if TYPE_CHECKING:
     from stockade.worker._features import refuse_unrunnable, titles, validate
+    from stockade.worker._fork_loop import ForkLoop, watched
     from stockade.worker._prepare import is_cheap, prepare, translate
+    from stockade.worker._process import signal_name
+    from stockade.worker._server_process import NO_SIGNAL, ServerProcess, socket_pair
     from stockade.worker._subprocess import (
         compile_aside,
         features_of,
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
         weave_aside,
     )
 else:
+    __getattr__ = found_later(
+        __name__,
+        {
+            "_fork_loop": ("ForkLoop", "watched"),
+            "_process": ("signal_name",),
+            "_server_process": ("NO_SIGNAL", "ServerProcess", "socket_pair"),
+        },
+    )
     refuse_unrunnable = called_later("stockade.worker._features", "refuse_unrunnable")
     titles = called_later("stockade.worker._features", "titles")
     validate = called_later("stockade.worker._features", "validate")
@@ -34,8 +45,11 @@ else:
     weave_aside = called_later("stockade.worker._subprocess", "weave_aside")
 
 __all__ = [
+    "NO_SIGNAL",
     "CompileJob",
     "CompileQueue",
+    "ForkLoop",
+    "ServerProcess",
     "Turn",
     "check_figures",
     "check_outline",
@@ -46,10 +60,13 @@ __all__ = [
     "job_of",
     "prepare",
     "refuse_unrunnable",
+    "signal_name",
+    "socket_pair",
     "titles",
     "translate",
     "translate_aside",
     "validate",
     "validate_aside",
+    "watched",
     "weave_aside",
 ]

@@ -18,10 +18,11 @@ import select
 import signal
 import socket
 import struct
-import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from stockade.worker._fork_loop import ForkLoop, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +31,6 @@ __all__ = ["ENDED", "MESSAGE", "REFUSED", "STARTED", "TAKEN", "Work", "serve"]
 
 MESSAGE = struct.Struct("<Bi")
 TAKEN, STARTED, ENDED, REFUSED = range(4)
-
-IDLE_SECONDS = 300.0
-"""Without a job for so long, the process ends; the next job starts another."""
 
 _DESCRIPTORS = 3
 
@@ -87,9 +85,9 @@ def serve(control: int, host: int, work: Work) -> NoReturn:
         os._exit(status)
 
 
-class _Server:
+class _Server(ForkLoop):
     def __init__(self, control: int, host: int, work: Work) -> None:
-        self._control = socket.socket(fileno=control)
+        super().__init__(socket.socket(fileno=control), watched(host))
         self._work = work
         self._spare: _Child | None = None
         self._running: dict[int, _Job] = {}
@@ -97,50 +95,19 @@ class _Server:
         # The host gives no more at once, but where it has forked, or means ill; whoever waits is not charged for it.
         self._processors = os.cpu_count() or 1
         self._most_running = self._processors + 4
-        # Whatever the host has blocked or ignored, its children do not.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number in (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        self._poll = select.poll()
-        self._poll.register(self._control, select.POLLIN)
-        self._host = _watched(host)
-        if self._host is not None:
-            # A child that the host has forked may hold the socket's other end open beyond the host's own end.
-            self._poll.register(self._host, select.POLLIN)
-        self._woken, self._wakes = os.pipe()
-        for end in (self._woken, self._wakes):
-            os.set_blocking(end, False)
-        self._poll.register(self._woken, select.POLLIN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
 
-    def run(self) -> int:
-        """Serves; returns the exit status."""
-        last = time.monotonic()
-        while True:
-            busy = bool(self._running or self._waiting)
-            if busy:
-                last = time.monotonic()
-            ready = self._poll.poll(None if busy else max(0.0, last + IDLE_SECONDS - time.monotonic()) * 1000)
-            if not ready:
-                return self._end()
-            # What came last goes first: a new job must not be taken for one whose descriptor it has got.
-            for descriptor, _ in reversed(ready):
-                if descriptor == self._host:
-                    return self._end()
-                if descriptor == self._woken:
-                    self._reap()
-                elif descriptor == self._control.fileno():
-                    if not self._take():
-                        return self._end()
-                    last = time.monotonic()
-                else:
-                    self._cancel(descriptor)
-            while self._waiting and len(self._running) < self._most_running:
-                self._start(self._waiting.popleft())
-            if self._spare is None and len(self._running) < self._processors:
-                with suppress(OSError):  # it is tried again for the next job
-                    self._spare = self._fork(spare=True)
+    def _is_busy(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    def _children(self) -> list[int]:
+        return [*self._running, *([self._spare.number] if self._spare else [])]
+
+    def _go_on(self) -> None:
+        while self._waiting and len(self._running) < self._most_running:
+            self._start(self._waiting.popleft())
+        if self._spare is None and len(self._running) < self._processors:
+            with suppress(OSError):  # it is tried again for the next job
+                self._spare = self._fork(spare=True)
 
     def _take(self) -> bool:
         """Takes a job; whether there is still somebody to give one."""
@@ -185,15 +152,10 @@ class _Server:
 
     def _be_child(self, ours: socket.socket, theirs: socket.socket, server: int, spare: bool) -> NoReturn:
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.leave_loop()
             ours.close()
-            self._control.close()
             for other in (*self._running.values(), *self._waiting):
                 other.close()
-            for descriptor in (self._woken, self._wakes, self._host):
-                if descriptor is not None:
-                    os.close(descriptor)
             self._work.begin(server)
             if spare:
                 self._work.rehearse()
@@ -206,27 +168,16 @@ class _Server:
         finally:
             os._exit(1)
 
-    def _reap(self) -> None:
-        """Says of all children that have ended how they did."""
-        try:
-            while os.read(self._woken, 512):
-                pass
-        except BlockingIOError:
-            pass
-        while self._running or self._spare:
-            child, status = os.waitpid(-1, os.WNOHANG)
-            if not child:
-                return
-            job = self._running.pop(child, None)
-            if job is None:
-                if self._spare is not None and child == self._spare.number:
-                    self._spare.line.close()
-                    self._spare = None
-                continue
-            self._tell(job, ENDED, os.waitstatus_to_exitcode(status))
+    def _reaped(self, child: int, status: int) -> None:
+        job = self._running.pop(child, None)
+        if job is not None:
+            self._tell(job, ENDED, status)
             self._drop(job)
+        elif self._spare is not None and child == self._spare.number:
+            self._spare.line.close()
+            self._spare = None
 
-    def _cancel(self, line: int) -> None:
+    def _heard(self, line: int) -> None:
         """Somebody waits no longer."""
         for child, job in self._running.items():
             if job.line.fileno() == line:
@@ -250,29 +201,6 @@ class _Server:
         with suppress(KeyError):
             self._poll.unregister(job.line)
         job.close()
-
-    def _end(self) -> int:
-        """Ends all children; returns the exit status."""
-        children = [*self._running, *([self._spare.number] if self._spare else [])]
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-        return 0
-
-
-def _watched(process: int) -> int | None:
-    """Returns a descriptor that is ready when a process has ended; None where the system has no such thing.
-
-    Raises:
-        ProcessLookupError: It has ended.
-    """
-    try:
-        return os.pidfd_open(process) if hasattr(os, "pidfd_open") else None
-    except ProcessLookupError:
-        raise
-    except OSError:
-        return None
 
 
 def _receive(line: socket.socket) -> _Job | None:

@@ -13,10 +13,10 @@ from stockade.errors import EngineError, InvalidModule, LinkError, StockadeError
 from stockade.guard import Woven, guard
 from stockade.policy import Features, ModuleLimits
 from stockade.system import has_memory_files, open_memory_file, seal
+from stockade.worker._server_process import FIRST_FREE
 
 __all__ = [
     "FAILURES",
-    "FIRST_FREE",
     "MOST_ANSWER_BYTES",
     "UNREADABLE",
     "Answer",
@@ -34,9 +34,6 @@ FAILURES: Final[tuple[type[StockadeError], ...]] = (EngineError, InvalidModule, 
 
 MOST_ANSWER_BYTES = 4 << 30
 """What machine code can have, at most."""
-
-FIRST_FREE = 3
-"""The first descriptor after the standard streams."""
 
 UNREADABLE = "the compiling process left nothing that can be read"
 

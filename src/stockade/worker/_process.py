@@ -7,79 +7,46 @@ ends, or when it has had nothing to do for some minutes. A forked child of this 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import math
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import msgspec
-
 from stockade._text import printable
-from stockade.engine import library_folder
 from stockade.errors import EngineError
 from stockade.worker._fork_server import MESSAGE, REFUSED, STARTED, TAKEN
-from stockade.worker._frames import FIRST_FREE, scratch
+from stockade.worker._frames import scratch
+from stockade.worker._server_process import NO_SIGNAL, ServerProcess, socket_pair
 
 if TYPE_CHECKING:
     from stockade.worker._compile_queue import Turn
 
 __all__ = ["signal_name", "worker"]
 
-_BOOT = "import sys; sys.path += {paths!r}; from stockade.worker._child import main; main({control}, {host})"
-
-_NEEDED_VARIABLES = ("LD_LIBRARY_PATH",)
-"""Variables without which some installations of Python find no library of their own."""
-
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-
 _START_SECONDS = 60.0
 """How long a new process may take until it knows of its first job, on a machine that is very busy."""
-
-_END_SECONDS = 5.0
-"""How long it may take to end, when it is told to; it ends at once, but on such a machine."""
 
 
 class _Lost(Exception):  # noqa: N818 - no error: it is started again
     """The compiling process is gone."""
 
 
-class _Process:
+class _Process(ServerProcess):
     """A compiling process that was started."""
 
     def __init__(self) -> None:
-        if not sys.executable:
-            raise EngineError(
-                "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
-                'limits.compile_process = "never"'
-            )
-        ours, theirs = socket_pair()
-        with theirs:
-            try:
-                self.popen = subprocess.Popen(  # noqa: S603 - our own code; what a guest chose goes by descriptor
-                    [sys.executable, "-I", "-X", "utf8", "-c", _boot(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    # Nothing of what the host was given: keys, tokens, passwords.
-                    env={name: os.environ[name] for name in _NEEDED_VARIABLES if name in os.environ},
-                    # Ctrl-C is for this process, which ends the other one.
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self.control = ours
+        super().__init__(
+            "stockade.worker._child",
+            "there is no Python to compile with, for sys.executable is not set: set it, or let the policy say "
+            'limits.compile_process = "never"',
+        )
 
     def send(self, descriptors: list[int]) -> None:
         """Hands a job over.
@@ -88,33 +55,9 @@ class _Process:
             _Lost: There is nobody to take it.
         """
         try:
-            socket.send_fds(self.control, [b"j"], descriptors, _NO_SIGNAL)
+            socket.send_fds(self.control, [b"j"], descriptors, NO_SIGNAL)
         except (BrokenPipeError, ConnectionResetError):
             raise _Lost from None
-
-    def close(self) -> None:
-        """Ends it, and all that it does."""
-        # A process that was forked without our knowing may have it, too. Where the other end is gone, all is well.
-        with suppress(OSError):
-            self.control.shutdown(socket.SHUT_RDWR)
-        self.control.close()
-        try:
-            self.popen.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-
-    def forget(self) -> None:
-        """Lets go of it, in a forked child: it is the parent's."""
-        self.control.close()
-        # So that nobody waits for it, or complains that nobody did.
-        self.popen.returncode = 0
-
-
-def _boot(control: int) -> str:
-    # Only where our own packages are, and last: never the working folder, which a guest may have written to.
-    homes = (Path(__file__).parents[2], Path(str(msgspec.__file__)).parents[1], library_folder())
-    return _BOOT.format(paths=list(dict.fromkeys(map(str, homes))), control=control, host=os.getpid())
 
 
 class Worker:
@@ -297,17 +240,3 @@ def signal_name(status: int) -> str:
         return signal.Signals(-status).name
     except ValueError:
         return f"signal {-status}"
-
-
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Makes a pair of sockets, neither under the number of a standard stream, which something may write to."""
-    first, second = (_moved(end) for end in socket.socketpair())
-    return first, second
-
-
-def _moved(end: socket.socket) -> socket.socket:
-    if end.fileno() >= FIRST_FREE:
-        return end
-    # The host has closed a standard stream.
-    with end:
-        return socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE))

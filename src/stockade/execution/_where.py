@@ -1,0 +1,41 @@
+"""Where runs happen, as far as this room has to know: what lives elsewhere is not made here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from stockade.errors import IsolationError
+
+if TYPE_CHECKING:
+    from stockade.policy import Policy
+
+__all__ = ["Isolation", "check_lives_here", "compiled_as"]
+
+Isolation: TypeAlias = Literal["inprocess", "process"]
+"""Where runs happen: in this process, or each in a jailed one of its own."""
+
+
+def check_lives_here(isolation: Isolation) -> None:
+    """Checks that guests live in this process.
+
+    Args:
+        isolation: Where runs happen.
+
+    Raises:
+        IsolationError: They do not.
+    """
+    if isolation != "inprocess":
+        raise IsolationError(
+            f'only run and call know isolation="{isolation}" in this release, and no live instances: use '
+            'isolation="inprocess" for sessions, snapshots, warm guests and languages'
+        )
+
+
+def compiled_as(policy: Policy, isolation: Isolation) -> Policy:
+    """Returns the policy under which modules are made ready: what runs elsewhere is not even compiled here.
+
+    Args:
+        policy: The policy under which they run.
+        isolation: Where they run.
+    """
+    return policy if isolation == "inprocess" else policy.replace(compile_process="always")

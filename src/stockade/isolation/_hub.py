@@ -1,0 +1,416 @@
+"""The fork server and its workers as seen from here: one server for each process of ours, started when it is needed.
+
+One thread listens to the server and to all workers, and wakes the runs that have something to hear. Everything that a
+worker says is read by its run, in its own steps. A forked child of this process starts a server of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from stockade._bell import start_thread
+from stockade._bounded import BoundedDict
+from stockade._locks import reentrant_lock
+from stockade.errors import IsolationError
+from stockade.isolation._frames import (
+    FROM_SERVER,
+    FROM_WORKER,
+    MOST_MESSAGE_BYTES,
+    Forget,
+    FromWorker,
+    Garbled,
+    Gone,
+    Register,
+    Request,
+    Spawn,
+    Spawned,
+    ToWorker,
+    receive,
+    send,
+)
+from stockade.worker import ServerProcess, socket_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Hub", "WorkerHandle", "hub", "stale"]
+
+stale: Final[deque[int]] = deque()
+"""Policies made ready that are no more, by the first part of the keys of what ran under them: it is to be forgotten."""
+
+MOST_WORKERS: Final = 256
+"""Workers at a time; a run beyond them waits for its turn."""
+
+MOST_PROGRAMS: Final = 64
+"""Modules under policies that a fork server has ready, those used last."""
+
+_KIND: Final = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)
+
+
+class WorkerHandle:
+    """A worker, from when it is asked for until its run is over. For one thread at a time, but for what says otherwise.
+
+    Attributes:
+        status: Its exit status, negative for the signal that ended it; None while it is not known.
+        refused: The system's reason why there is no worker; 0 where there is one, or is going to be.
+        is_garbled: Whether it has said what makes no sense.
+        most_bytes: How many bytes a message of its may have, what stands behind it left out.
+    """
+
+    def __init__(self, number: int, line: socket.socket, server: _Server, wake: Callable[[], object]) -> None:
+        self.number = number
+        self.status: int | None = None
+        self.refused = 0
+        self.is_garbled = False
+        self.most_bytes = MOST_MESSAGE_BYTES
+        self._line = line
+        self._server = server
+        self._wake = wake
+        self._process: int | None = None
+        self._killed = False
+        self._lock = reentrant_lock()
+
+    def receive(self, most_blob: int) -> tuple[FromWorker, bytes] | None:
+        """Returns what the worker says next; None where there is nothing yet.
+
+        Args:
+            most_blob: How many bytes may stand behind it.
+
+        Raises:
+            Gone: It says nothing any more.
+            Garbled: It is nothing that a worker says.
+        """
+        try:
+            found = receive(self._line, FROM_WORKER, most_bytes=self.most_bytes, most_blob=most_blob, waits=False)
+        except Garbled:
+            self.is_garbled = True
+            raise
+        return None if found is None else found[:2]
+
+    def send(self, message: ToWorker, blob: bytes | memoryview = b"") -> None:
+        """Tells the worker something. What it does not take is lost: that is seen by what it does next."""
+        with suppress(Gone):
+            send(self._line, message, blob, waits=False)
+
+    def listen(self) -> None:
+        """Has the run woken when the worker says something, or has done so since it was last asked."""
+        self._server.watcher.arm(self._line)
+
+    def kill(self) -> None:
+        """Ends the worker, whatever it is doing. May be called from any thread."""
+        with self._lock:
+            self._killed = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._killed and self._process is not None and self.status is None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends the worker, if it has not ended, and forgets it. Closing twice is harmless."""
+        self.kill()
+        self._server.watcher.forget(self._line)
+        self._line.close()
+        self._server.left(self)
+
+    # -- by the thread that listens ------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Has the run look around."""
+        self._wake()
+
+    def spawned(self, process: int | None, errno: int) -> None:
+        """There is a process, or there can be none."""
+        with self._lock:
+            self._process, self.refused = process, errno
+            self._end()
+        if errno:
+            self._wake()
+
+    def ended(self, status: int) -> None:
+        """The process has ended."""
+        with self._lock:
+            self.status = status
+            process, self._process = self._process, None
+        if process is not None:
+            os.close(process)
+        self._wake()
+
+
+class _Watcher:
+    """The thread that listens."""
+
+    def __init__(self, control: socket.socket, hear: Callable[[], bool]) -> None:
+        self._control = control
+        self._hear = hear
+        self._poll = select.epoll()
+        self._poll.register(control, select.EPOLLIN)
+        self._workers: dict[int, WorkerHandle] = {}
+        self._thread = threading.Thread(target=self._run, name="stockade-workers", daemon=True)
+
+    def start(self) -> None:
+        start_thread(self._thread)
+
+    def add(self, line: socket.socket, worker: WorkerHandle) -> None:
+        """Listens to a worker, once it is armed."""
+        self._workers[line.fileno()] = worker
+        self._poll.register(line, 0)
+
+    def arm(self, line: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            self._poll.modify(line, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def forget(self, line: socket.socket) -> None:
+        descriptor = line.fileno()
+        if descriptor >= 0:
+            with suppress(OSError, ValueError):
+                self._poll.unregister(descriptor)
+            self._workers.pop(descriptor, None)
+
+    def _run(self) -> None:
+        control = self._control.fileno()
+        while True:
+            try:
+                ready = self._poll.poll()
+            except (OSError, ValueError):
+                return
+            for descriptor, _ in ready:
+                if descriptor == control:
+                    if not self._hear():
+                        return
+                    continue
+                worker = self._workers.get(descriptor)
+                if worker is not None:
+                    worker.wake()
+
+    def close(self) -> None:
+        self._poll.close()
+
+
+class _Server:
+    """A fork server that was started."""
+
+    def __init__(self) -> None:
+        self.process = ServerProcess(
+            "stockade.isolation._server",
+            "there is no Python to run workers with, for sys.executable is not set: set it, or use "
+            'isolation="inprocess"',
+            _KIND,
+        )
+        self._control = self.process.control
+        self.programs: BoundedDict[tuple[int, str], int] = BoundedDict(MOST_PROGRAMS + 1)
+        self.workers: dict[int, WorkerHandle] = {}
+        self.lost = False
+        self.watcher = _Watcher(self._control, self._hear)
+        self.watcher.start()
+
+    def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
+        """Tells the server something.
+
+        Raises:
+            Gone: It is no more.
+        """
+        if self.lost:
+            raise Gone
+        send(self._control, message, descriptors=descriptors)
+
+    def keep(self, key: tuple[int, str], program: int) -> None:
+        """Notes that the server knows what is to run; it forgets what was not used for longest."""
+        self.programs.keep(key, program)
+        if len(self.programs) > MOST_PROGRAMS:
+            self.order(Forget(self.programs.popitem(last=False)[1]))
+
+    def drop(self, policy: int) -> None:
+        """Has the server forget what ran under a policy that is no more."""
+        for key in [key for key in self.programs if key[0] == policy]:
+            self.order(Forget(self.programs.pop(key)))
+
+    def left(self, worker: WorkerHandle) -> None:
+        """A run needs its worker no more. It stays known until it has ended, so that its descriptor is closed."""
+        if worker.refused or worker.status is not None or self.lost:
+            self.workers.pop(worker.number, None)
+
+    def _hear(self) -> bool:
+        """On the thread that listens: takes what the server says; whether there is more to come."""
+        while True:
+            try:
+                found = receive(self._control, FROM_SERVER, most_descriptors=1, waits=False)
+            except (Gone, Garbled, OSError):
+                self._lose()
+                return False
+            if found is None:
+                return True
+            message, _, descriptors = found
+            worker = self.workers.get(message.worker)
+            if isinstance(message, Spawned):
+                process = descriptors[0] if descriptors else None
+                if worker is not None:
+                    worker.spawned(process, message.errno)
+                elif process is not None:
+                    os.close(process)
+            elif worker is not None:
+                self.workers.pop(message.worker, None)
+                worker.ended(message.status)
+
+    def _lose(self) -> None:
+        """The server has ended, and its workers with it."""
+        self.lost = True
+        for worker in list(self.workers.values()):
+            worker.ended(-signal.SIGKILL)
+        self.workers.clear()
+
+    def close(self) -> None:
+        self.lost = True
+        self.process.close()
+        self.watcher.close()
+
+    def forget(self) -> None:
+        """In a forked child: lets go of it."""
+        for worker in list(self.workers.values()):
+            worker._line.close()  # noqa: SLF001 - another thread's run, which is not in this process
+        self.watcher.close()
+        self.process.forget()
+
+
+class Hub:
+    """Has workers made. For any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = reentrant_lock()
+        self._server: _Server | None = None
+        self._numbers = itertools.count(1)
+        self._closed = False
+        self._free = MOST_WORKERS
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> bool:
+        """Takes a place for a worker; whether there was one. Whoever has got one releases it."""
+        with self._lock:
+            if not self._free:
+                return False
+            self._free -= 1
+            return True
+
+    def release(self) -> None:
+        """Gives a place back, and wakes who waits for one."""
+        with self._lock:
+            self._free += 1
+            wake = self._waiting.popleft() if self._waiting else None
+        if wake is not None:
+            wake()
+
+    def wait(self, wake: Callable[[], object]) -> None:
+        """Has somebody woken when there may be a place."""
+        with self._lock:
+            self._waiting.append(wake)
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        key: tuple[int, str],
+        register: Callable[[int], tuple[Register, Sequence[int]]],
+        request: Request,
+        blob: bytes,
+        wake: Callable[[], object],
+    ) -> WorkerHandle:
+        """Has a worker made, and tells it what to do.
+
+        Args:
+            key: What it is to run.
+            register: Says what the server has to know of that, and the descriptors that go with it.
+            request: What it is to do.
+            blob: What stands behind that.
+            wake: Is called, from any thread, when it has said something, or has ended.
+
+        Raises:
+            IsolationError: There is no fork server, and there can be none.
+        """
+        for _ in range(3):
+            try:
+                with self._lock:
+                    return self._spawn(key, register, request, blob, wake)
+            except Gone:
+                continue
+        raise IsolationError("the process that makes workers ends again and again: see that there is memory for it")
+
+    def _spawn(
+        self,
+        key: tuple[int, str],
+        register: Callable[[int], tuple[Register, Sequence[int]]],
+        request: Request,
+        blob: bytes,
+        wake: Callable[[], object],
+    ) -> WorkerHandle:
+        server = self._found()
+        while stale:
+            server.drop(stale.popleft())
+        program = server.programs.find(key)
+        if program is None:
+            program = next(self._numbers)
+            server.order(*register(program))
+            server.keep(key, program)
+        number = next(self._numbers)
+        ours, theirs = socket_pair(_KIND)
+        worker = WorkerHandle(number, ours, server, wake)
+        try:
+            with theirs:
+                server.workers[number] = worker
+                server.watcher.add(ours, worker)
+                server.order(Spawn(number, program), [theirs.fileno()])
+            send(ours, request, blob)
+        except BaseException:
+            server.workers.pop(number, None)
+            server.watcher.forget(ours)
+            ours.close()
+            raise
+        return worker
+
+    def _found(self) -> _Server:
+        """The server, started if there is none."""
+        if self._closed:
+            raise IsolationError("nothing is run any more: this process is ending")
+        server = self._server
+        if server is not None and server.lost:
+            self._server = None
+            server.close()
+            server = None
+        if server is None:
+            server = self._server = _Server()
+        return server
+
+    def close(self) -> None:
+        """Ends the server, and all workers, at the end of this process."""
+        with self._lock:
+            self._closed = True
+            server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def after_fork(self) -> None:
+        """Begins anew in a forked child."""
+        self._lock = reentrant_lock()
+        self._free = MOST_WORKERS
+        self._waiting.clear()
+        server, self._server = self._server, None
+        if server is not None:
+            server.forget()
+
+
+hub = Hub()
+
+atexit.register(hub.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=hub.after_fork)

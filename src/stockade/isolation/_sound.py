@@ -1,0 +1,154 @@
+"""What a worker says of its run is looked at before it is believed: it may be the guest who speaks.
+
+A worker can lie about its own run, as far as it makes sense: no number is infinite, no text steers a terminal or floods
+a log, nothing is larger than the policy lets it be, and what the host knows itself is not asked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from stockade.isolation._frames import Finished, Garbled
+from stockade.report import Outcome, QuotaUse, Report, Timings
+
+if TYPE_CHECKING:
+    from stockade.execution import Plan
+    from stockade.report import PolicyInfo
+
+__all__ = ["check_numbers", "most_output_bytes", "sound_report"]
+
+_MOST_TEXT: Final = 4_000
+"""Characters of any text in a report, output and values left out."""
+
+_MOST_ENTRIES: Final = 4_096
+"""Violations, frames, calls and the like in a report, each."""
+
+_MOST_NUMBER: Final = 1 << 64
+
+_CLOCK_SECONDS: Final = 1.0
+"""How much later than the host a worker may say that it is."""
+
+
+def most_output_bytes(plan: Plan) -> int:
+    """Returns how many bytes of output and value a report on a run may have.
+
+    Args:
+        plan: What runs.
+    """
+    limits = plan.limits
+    return limits.stdout * 2 + limits.stderr
+
+
+def check_numbers(value: object) -> None:
+    """Checks that numbers are finite, texts are short and harmless, and lists are.
+
+    Args:
+        value: A struct, or what is in one.
+
+    Raises:
+        Garbled: They are not.
+    """
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int):
+        if not 0 <= value < _MOST_NUMBER:
+            raise Garbled("a number in it is negative, or too large")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Garbled("a number in it is infinite, or none")
+    elif isinstance(value, str):
+        if len(value) > _MOST_TEXT or not value.isprintable():
+            raise Garbled("a text in it is too long, or not to be shown")
+    elif isinstance(value, bytes):
+        if value:
+            raise Garbled("there are bytes in it that nobody asked for")
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            check_numbers(getattr(value, field))
+    elif isinstance(value, dict | tuple | list):
+        if len(value) > _MOST_ENTRIES:
+            raise Garbled("a list in it is too long")
+        for entry in value:
+            check_numbers(entry)
+            if isinstance(value, dict):
+                check_numbers(value[entry])
+    else:
+        raise Garbled(f"there is {type(value).__name__} in it")
+
+
+def sound_report(
+    finished: Finished, blob: bytes, plan: Plan, policy: PolicyInfo, seconds: float, timings: Timings
+) -> Report:
+    """Returns the report that a worker has made, if it can be.
+
+    Args:
+        finished: What it says.
+        blob: What stands behind that.
+        plan: What ran.
+        policy: The policy, as reports say it.
+        seconds: How long it has run, as the host knows it.
+        timings: Where the time went, likewise.
+
+    Raises:
+        Garbled: It cannot.
+    """
+    told, limits = finished.report, plan.limits
+    if finished.stdout > limits.stdout or finished.stderr > limits.stderr or finished.value > limits.stdout:
+        raise Garbled("it has more output than the policy allows")
+    if finished.stdout + finished.stderr + finished.value != len(blob) or told.stdout or told.stderr:
+        raise Garbled("its output is of another length")
+    if told.alerts or told.samples or told.trace_calls or told.trace_lost:
+        raise Garbled("it tells what nobody asked for")
+    behind = memoryview(blob)
+    stdout, stderr = bytes(behind[: finished.stdout]), bytes(behind[finished.stdout :][: finished.stderr])
+    value = _value(finished, bytes(behind[finished.stdout + finished.stderr :]))
+    report = msgspec.structs.replace(
+        told,
+        value=None,
+        module=plan.info,
+        policy=policy,
+        limits=plan.run_limits,
+        earlier=QuotaUse(),
+        timings=timings,
+    )
+    check_numbers(report)
+    if report.usage.wall_seconds > seconds + _CLOCK_SECONDS:
+        raise Garbled("it has run for longer than it was there")
+    _check_ending(report, plan)
+    return msgspec.structs.replace(report, stdout=stdout, stderr=stderr, value=value)
+
+
+def _check_ending(report: Report, plan: Plan) -> None:
+    code = report.exit_code
+    if (
+        (report.outcome is Outcome.EXIT) != bool(code)
+        or (code is not None and not 0 <= code < 1 << 32)
+        or (code is not None and report.outcome not in (Outcome.EXIT, Outcome.OK))
+        or ((report.fuel is None or report.usage.fuel is None) and plan.fuel is not None)
+        or (report.outcome in (Outcome.TRAP, Outcome.CRASHED))
+        < (report.trap is not None and report.outcome is Outcome.OK)
+    ):
+        raise Garbled("its ending contradicts itself")
+
+
+def _value(finished: Finished, behind: bytes) -> object:
+    value = finished.report.value
+    if finished.kind:
+        if value is not None:
+            raise Garbled("it has two values")
+        return behind.decode("utf-8", "surrogatepass") if finished.kind == "text" else behind
+    if finished.value:
+        raise Garbled("its value is of no kind")
+    for entry in value if isinstance(value, list) else (value,):
+        if entry is not None and not isinstance(entry, bool | int | float) and not _is_vector(entry):
+            raise Garbled("its value is none that a function returns")
+    if isinstance(value, list) and len(value) > _MOST_ENTRIES:
+        raise Garbled("its value is too long")
+    return value
+
+
+def _is_vector(entry: object) -> bool:
+    return isinstance(entry, bytes) and len(entry) == 16

@@ -1,0 +1,264 @@
+"""Worker processes: what becomes of runs whose worker is killed, stopped, or lies, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import Outcome, Policy, Report, Sandbox
+from stockade.isolation import _frames, _hub
+from stockade.isolation._frames import FROM_WORKER, Garbled, receive, send
+from tests._processes import descriptors, ended, forked, open_descriptors, until
+from tests.conftest import HELLO, wat
+from tests.isolation.test_behaviour import SLEEPER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOUR = 3_600_000_000_000
+SECOND = 1_000_000_000
+
+SPIN = '(module (func (export "_start") (loop $l (br $l))))'
+
+
+def number_of(worker: _hub.WorkerHandle) -> int:
+    """The number of a worker's process, as this process sees it."""
+    found = re.search(r"^Pid:\t(\d+)", Path(f"/proc/self/fdinfo/{worker._process}").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def server() -> _hub._Server:
+    assert _hub.hub._server is not None
+    return _hub.hub._server
+
+
+def started(count: int) -> list[_hub.WorkerHandle]:
+    """Waits until so many workers are at work."""
+    until(
+        lambda: (
+            _hub.hub._server is not None and sum(w._process is not None for w in [*server().workers.values()]) >= count
+        )
+    )
+    return [worker for worker in server().workers.values() if worker._process is not None]
+
+
+def all_gone() -> bool:
+    return not server().workers
+
+
+async def while_it_sleeps(box: Sandbox, do: Callable[[int], object], seconds: float = 3600) -> Report:
+    """Runs a guest that sleeps, and does something to its process meanwhile."""
+    sleeping = asyncio.ensure_future(box.call_async(wat(SLEEPER), "sleep", int(seconds * 1e9)))
+    while not box.monitor():
+        await asyncio.sleep(0.01)
+    (worker,) = started(1)
+    do(number_of(worker))
+    return await asyncio.wait_for(sleeping, 100)
+
+
+def test_a_killed_worker_is_told_truthfully() -> None:
+    """Attack, or want of memory: the run has crashed, with the reason, and the next one goes well. P-ISO-4."""
+    box = Sandbox(isolation="process")
+
+    report = asyncio.run(while_it_sleeps(box, lambda number: os.kill(number, signal.SIGKILL)))
+
+    assert report.outcome is Outcome.CRASHED
+    assert report.trap is not None
+    assert report.trap.message == "the worker was ended by SIGKILL"
+    assert report.summary() == "the sandbox failed: the worker was ended by SIGKILL"
+    assert box.run(wat(HELLO)).ok
+    assert until(all_gone)
+
+
+def test_a_stopped_worker_is_ended_at_its_deadline() -> None:
+    """Attack: a worker that does nothing any more, not even end. P-ISO-4."""
+    box = Sandbox(Policy().replace(wall_time=0.5), isolation="process")
+
+    report = asyncio.run(while_it_sleeps(box, lambda number: os.kill(number, signal.SIGSTOP)))
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert until(all_gone)
+
+
+def test_a_lost_fork_server_is_made_anew() -> None:
+    """Its workers are lost with it, and told so; the next run finds another."""
+    box = Sandbox(isolation="process")
+
+    report = asyncio.run(while_it_sleeps(box, lambda _: os.kill(server().process.popen.pid, signal.SIGKILL)))
+
+    assert report.outcome is Outcome.CRASHED
+    assert box.run(wat(HELLO)).ok
+
+
+def test_a_hundred_runs_survive_what_happens_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, stopped, out of memory, garbled: four of a hundred; the others finish, and nothing is left. P-ISO-5."""
+    garbled: list[socket.socket] = []
+    pair = _hub.socket_pair
+
+    def listening(kind: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = pair(kind)
+        garbled.append(theirs.dup())
+        return ours, theirs
+
+    box = Sandbox(Policy().replace(wall_time="120s"), isolation="process")
+    stopped = Sandbox(Policy().replace(wall_time=3.5), isolation="process")
+    box.run(wat(HELLO))
+    stopped.run(wat(HELLO))
+    assert until(all_gone)
+    before = descriptors()
+    monkeypatch.setattr(_hub, "socket_pair", listening)
+
+    async def many() -> list[Report]:
+        victims = [
+            asyncio.ensure_future(sandbox.call_async(wat(SLEEPER), "sleep", HOUR, run_id=name))
+            for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "lost"), (box, "garbled"))
+        ]
+        while len(box.monitor()) + len(stopped.monitor()) < 4:
+            await asyncio.sleep(0.01)
+        workers = [number_of(worker) for worker in started(4)]
+        others = [asyncio.ensure_future(box.call_async(wat(SLEEPER), "sleep", SECOND)) for _ in range(96)]
+        await asyncio.sleep(0.2)
+        os.kill(workers[0], signal.SIGKILL)
+        with suppress(ProcessLookupError):  # its time may be up by now
+            os.kill(workers[1], signal.SIGSTOP)
+        os.kill(workers[2], signal.SIGBUS)
+        garbled[3].send(b"\x01garbage that no worker would say")
+        return [*await asyncio.gather(*victims), *await asyncio.gather(*others)]
+
+    killed, halted, lost, garbage, *others = asyncio.run(many())
+    for line in garbled:
+        line.close()
+
+    assert [report.outcome for report in others] == [Outcome.OK] * 96
+    assert (killed.outcome, killed.trap and killed.trap.message) == (
+        Outcome.CRASHED,
+        "the worker was ended by SIGKILL",
+    )
+    assert halted.outcome is Outcome.TIMEOUT
+    assert (lost.outcome, lost.trap and lost.trap.message) == (Outcome.CRASHED, "the worker was ended by SIGBUS")
+    assert garbage.outcome is Outcome.CRASHED
+    assert garbage.trap is not None
+    assert garbage.trap.message.startswith("the worker says what makes no sense")
+    assert until(all_gone)
+    assert descriptors() == before
+
+
+def test_no_worker_outlives_its_run() -> None:
+    """Whether it comes to its end, is cancelled, or its caller goes away."""
+    box = Sandbox(Policy().replace(fuel=None), isolation="process")
+
+    async def leave() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(box.run_async(wat(SPIN)), 1.0)
+
+    asyncio.run(leave())
+
+    assert until(all_gone)
+
+
+def test_a_forked_host_makes_its_own() -> None:
+    """Web servers fork before and after they use us: neither sees the other's workers. P-ISO-6."""
+    box = Sandbox(isolation="process")
+    assert box.run(wat(HELLO)).ok
+    mine = server().process.popen.pid
+
+    def child() -> None:
+        assert _hub.hub._server is None
+        assert box.run(wat(HELLO)).ok
+        assert Sandbox("strict", isolation="process").run(wat(HELLO)).ok
+        assert server().process.popen.pid != mine
+
+    assert ended(forked(child)) == 0
+    assert box.run(wat(HELLO)).ok
+    assert server().process.popen.pid == mine
+
+
+def test_a_worker_is_jailed() -> None:
+    """What is told to stand around it is what it has found out itself. P-ISO-2."""
+    found: list[tuple[str, ...]] = []
+    run, box = _frames.receive, Sandbox(isolation="process")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def noted(line: socket.socket, decoder: object, **rest: int) -> object:
+            told = run(line, decoder, **rest)  # type: ignore[arg-type]
+            if told is not None and isinstance(told[0], _frames.Started):
+                found.append(told[0].walls)
+            return told
+
+        patch.setattr(_hub, "receive", noted)
+        assert box.run(wat(HELLO)).ok
+
+    (walls,) = found
+    assert {"environment", "descriptors", "limits", "privileges", "seccomp"} <= set(walls)
+
+
+# -- frames ----------------------------------------------------------------------------------------------------------
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(type=socket.SOCK_SEQPACKET)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"x",
+        b"\x02" + b"\0" * 13,
+        b"\x01\x00\xff\xff\xff\xff" + b"\0" * 8,
+        b"\x01\x00\x01\0\0\0" + b"\0" * 8 + b"\xc1",
+        b"\x01\x01\x01\0\0\0" + b"\0" * 8,
+        b"\x01\x00\x05\0\0\0" + b"\0" * 8 + b"\x81\xa4type",
+    ],
+    ids=["short", "another version", "too large", "no message", "without its file", "cut off"],
+)
+def test_what_is_no_message_is_garbled(told: bytes) -> None:
+    """Attack: a worker that says anything."""
+    ours, theirs = pair()
+    with ours, theirs:
+        theirs.send(told)
+        with pytest.raises(Garbled):
+            receive(ours, FROM_WORKER)
+
+
+def test_a_file_that_can_change_is_refused() -> None:
+    """Attack: a message in a file that is exchanged while it is read, or is a pipe that never ends."""
+    reading, writing = os.pipe()
+    unsealed = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.write(unsealed, b"12345")
+    for file in (unsealed, reading):
+        ours, theirs = pair()
+        with ours, theirs:
+            socket.send_fds(theirs, [b"\x01\x01\x05\0\0\0" + b"\0" * 8], [file])
+            with pytest.raises(Garbled):
+                receive(ours, FROM_WORKER)
+    for file in (unsealed, reading, writing):
+        os.close(file)
+
+
+def test_descriptors_that_nobody_asked_for_are_closed() -> None:
+    """Attack: filling the host's table of descriptors."""
+    ours, theirs = pair()
+    before = open_descriptors()
+    with ours, theirs:
+        socket.send_fds(theirs, [b"\x01\x00\x01\0\0\0" + b"\0" * 8 + b"\xc0"], [0, 1, 2, 0, 1, 2])
+        with pytest.raises(Garbled):
+            receive(ours, FROM_WORKER)
+    assert open_descriptors() == before - 2
+
+
+def test_large_messages_arrive() -> None:
+    """The twin: what does not fit into a socket goes by way of a sealed file."""
+    ours, theirs = pair()
+    blob = os.urandom(1 << 20)
+    with ours, theirs:
+        send(theirs, _frames.Output("stdout"), blob)
+        assert receive(ours, FROM_WORKER) == (_frames.Output("stdout"), blob, ())
