@@ -27,15 +27,14 @@ __all__ = ["languages"]
 _ROOT = Path(__file__).parents[1]
 _ENVIRONMENTS = _ROOT / "build" / "peers"
 _ROUNDS = 12
-_TIMES = 20
+_TIMES = 24
+_DUE_TIMES = 10
+_DUE_A_SECOND = 20.0
 _MOST_SECONDS = 1.0
 _PAUSE_SECONDS = {"cpython-3.12": 0.15}
-"""Between two runs that find an interpreter waiting: in it, another one is begun. By how long that takes."""
+"""For each run that has found an interpreter waiting: in it, another one is begun. By how long that takes."""
 
 _SHORT_PAUSE_SECONDS = 0.025
-
-_BURSTS = 10
-"""How often as many runs follow each other at once as interpreters wait."""
 
 _SUSTAINED_SECONDS = 10.0
 _WAITING = (4, 20)
@@ -165,7 +164,7 @@ class _Worker:
                 text=True,
             )
         self.milliseconds: dict[str, list[float]] = {job: [] for job in CODE[contestant.language]}
-        self.at_once: list[float] = []
+        self.due: dict[str, list[float]] = {job: [] for job in self.milliseconds}
         self.a_second = 0.0
         self.waiting_bytes: float | None = None
 
@@ -184,12 +183,24 @@ class _Worker:
         return answer["answer"]
 
     def time(self, job: str, times: int) -> list[float]:
-        """Returns how long runs took, in milliseconds.
+        """Returns how long runs took that follow each other, in milliseconds.
 
         Raises:
             _Missing: It fails.
         """
-        return self._time(job, times, self._pause_seconds, 1)
+        pause = POOL * self._pause_seconds
+        code, most = CODE[self.contestant.language][job], _MOST_SECONDS + times * self._pause_seconds
+        asked = {"code": code, "times": times, "pause_seconds": pause, "most_seconds": most}
+        return [nanoseconds / 1e6 for nanoseconds in self._ask("time", **asked)]
+
+    def time_due(self, job: str, times: int) -> list[float]:
+        """Returns how long runs took that are asked for at a fixed rate, in milliseconds.
+
+        Raises:
+            _Missing: It fails.
+        """
+        asked = {"code": CODE[self.contestant.language][job], "times": times, "a_second": _DUE_A_SECOND}
+        return [nanoseconds / 1e6 for nanoseconds in self._ask("due", **asked)]
 
     @property
     def _pause_seconds(self) -> float:
@@ -197,19 +208,12 @@ class _Worker:
             return 0.0
         return _PAUSE_SECONDS.get(self.contestant.name.removesuffix("-pool"), _SHORT_PAUSE_SECONDS)
 
-    def _time(self, job: str, times: int, pause: float, at_once: int) -> list[float]:
-        code, most = CODE[self.contestant.language][job], _MOST_SECONDS + times * pause
-        asked = {"code": code, "times": times, "pause_seconds": pause, "most_seconds": most, "at_once": at_once}
-        return [nanoseconds / 1e6 for nanoseconds in self._ask("time", **asked)]
-
     def finish(self) -> None:
         """Measures what is measured alone: a rate, and memory.
 
         Raises:
             _Missing: It fails.
         """
-        if self.contestant.has_pool:
-            self.at_once = self._time("print", POOL * _BURSTS, POOL * self._pause_seconds, POOL)
         code = CODE[self.contestant.language]["print"]
         self.a_second = self._ask("sustain", code=code, seconds=_SUSTAINED_SECONDS)
         self.waiting_bytes = self._ask("wait", counts=_WAITING)
@@ -226,7 +230,11 @@ class _Worker:
 
 
 def languages(console: Console) -> list[Promise]:
-    """Measures what a fresh run of a little code takes, how many there are in a second, and what waits."""
+    """Measures what a fresh run of a little code takes, how many there are in a second, and what waits.
+
+    Runs follow each other at once (a closed loop; where interpreters wait, as many runs as wait, and then a pause), and
+    are asked for at a fixed rate (an open loop), so that each comes after a pause in which caches have gone cold.
+    """
     workers: dict[str, _Worker] = {}
     for contestant in _CONTESTANTS:
         try:
@@ -251,6 +259,7 @@ def _in_turn(console: Console, workers: dict[str, _Worker]) -> None:
     def turn(worker: _Worker) -> None:
         for job, found in worker.milliseconds.items():
             found += worker.time(job, _TIMES)
+            worker.due[job] += worker.time_due(job, _DUE_TIMES)
 
     for number in range(_ROUNDS):
         with console.status(f"round {number + 1} of {_ROUNDS}"):
@@ -276,8 +285,10 @@ def _guarded(console: Console, workers: dict[str, _Worker], worker: _Worker, do:
 def _table(workers: list[_Worker]) -> Table:
     table = Table(title=f"a fresh interpreter for each run, ms ({os.cpu_count()} cores)")
     table.add_column("")
-    headings = ("print(1+1) p50", "p99", "with imports p50", "p99")
-    headings += (f"{POOL} at once p50", "runs a second", "one that waits, MiB")
+    for job in ("print(1+1)", "with imports"):
+        for heading in (f"{job}: p50", "p99", f"{_DUE_A_SECOND:.0f} a second: p50", "p99"):
+            table.add_column(heading, justify="right")
+    headings = ("runs a second", "one that waits, MiB")
     for heading in headings:
         table.add_column(heading, justify="right")
     language = ""
@@ -286,10 +297,9 @@ def _table(workers: list[_Worker]) -> Table:
             language = worker.contestant.language
             table.add_section()
         cells = []
-        for found in worker.milliseconds.values():
-            spread = Spread.of(found)
-            cells += [f"{spread.p50:.2f}", f"{spread.p99:.2f}"]
-        cells.append(f"{Spread.of(worker.at_once).p50:.2f}" if worker.at_once else "")
+        for job, found in worker.milliseconds.items():
+            for spread in (Spread.of(found), Spread.of(worker.due[job])):
+                cells += [f"{spread.p50:.2f}", f"{spread.p99:.2f}"]
         held = "" if worker.waiting_bytes is None else f"{worker.waiting_bytes / 2**20:.1f}"
         table.add_row(worker.contestant.label, *cells, f"{worker.a_second:,.0f}", held)
     return table
@@ -299,13 +309,12 @@ def _promises(workers: list[_Worker]) -> list[Promise]:
     told = []
     for worker in workers:
         for job, found in worker.milliseconds.items():
-            spread = Spread.of(found)
-            what = f"{worker.contestant.name}, {job}"
             goal = worker.contestant.goal_milliseconds
-            told.append(Promise(f"{what}: p50, ms", spread.p50, *(() if goal is None else (goal,))))
-            told.append(Promise(f"{what}: p99, ms", spread.p99))
-        if worker.at_once:
-            told.append(Promise(f"{worker.contestant.name}, {POOL} at once: p50, ms", Spread.of(worker.at_once).p50))
+            followed = f"{POOL} one after the other" if worker.contestant.has_pool else "one after the other"
+            for how, times in ((followed, found), (f"{_DUE_A_SECOND:.0f} a second", worker.due[job])):
+                what, spread = f"{worker.contestant.name}, {job}, {how}", Spread.of(times)
+                told.append(Promise(f"{what}: p50, ms", spread.p50, *(() if goal is None else (goal,))))
+                told.append(Promise(f"{what}: p99, ms", spread.p99))
         told.append(Promise(f"{worker.contestant.name}: runs a second", worker.a_second))
         if worker.waiting_bytes is not None:
             told.append(Promise(f"{worker.contestant.name}: one that waits, MiB", worker.waiting_bytes / 2**20))

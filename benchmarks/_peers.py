@@ -259,17 +259,37 @@ def _waiting_bytes(way: Way, counts: Sequence[int]) -> float | None:
     return (held[1] - held[0]) / (counts[1] - counts[0])
 
 
-def _timed(way: Way, code: str, times: int, pause_seconds: float, most_seconds: float, at_once: int = 1) -> list[int]:
-    """Returns how long single runs took, in nanoseconds, of which so many follow each other after a pause."""
+def _timed(way: Way, code: str, times: int, pause_seconds: float, most_seconds: float) -> list[int]:
+    """Returns how long runs took that follow each other at once, in nanoseconds.
+
+    Where some wait there is a pause after as many, in which others are made.
+    """
     found: list[int] = []
     until = time.monotonic() + most_seconds
     while len(found) < times and (not found or time.monotonic() < until):
-        if pause_seconds and len(found) % at_once == 0:
-            # For those that wait: others are made meanwhile.
+        if pause_seconds and len(found) % POOL == 0:
             time.sleep(pause_seconds)
         begun = time.perf_counter_ns()
         out = way.run(code)
         found.append(time.perf_counter_ns() - begun)
+        assert out.strip() == "2", out
+    return found
+
+
+def _due(way: Way, code: str, times: int, a_second: float) -> list[int]:
+    """Returns how long runs took that are asked for at a fixed rate, in nanoseconds: each from when it was due.
+
+    Where the system lets us sleep longer, from then on: that is no run's doing.
+    """
+    found: list[int] = []
+    begun = time.perf_counter_ns()
+    for number in range(1, times + 1):
+        start = due = begun + int(number / a_second * 1e9)
+        while (now := time.perf_counter_ns()) < due:
+            time.sleep((due - now) / 1e9)
+            start = time.perf_counter_ns()
+        out = way.run(code)
+        found.append(time.perf_counter_ns() - start)
         assert out.strip() == "2", out
     return found
 
@@ -287,6 +307,8 @@ def _answer(way: Way, request: dict[str, Any]) -> object:
     what = request.pop("what")
     if what == "time":
         return _timed(way, **request)
+    if what == "due":
+        return _due(way, **request)
     if what == "sustain":
         return _sustained(way, **request)
     return _waiting_bytes(way, **request)
