@@ -140,6 +140,25 @@ def test_no_guest_is_granted_the_folder_of_a_log(mode: str, tmp_path: Path) -> N
         Sandbox(Policy().replace(mounts=[Mount(tmp_path / "data", "/data", mode)]), audit=log).close()
 
 
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_no_log_is_opened_where_a_guest_is_granted_the_folder(mode: str, tmp_path: Path) -> None:
+    """Else a guest of a sandbox that was there before the log could read it, or write to it; beside it, it is opened."""
+    (tmp_path / "data" / "logs").mkdir(parents=True)
+    policy = Policy().replace(mounts=[Mount(tmp_path / "data", "/data", mode)])
+    with Sandbox(policy):
+        for path in (tmp_path / "data" / "log", tmp_path / "data" / "logs" / "log"):
+            with pytest.raises(
+                AuditError, match=r"log would lie in .*/data, which guests of an open sandbox are granted"
+            ):
+                AuditLog(path, key=KEY)
+            assert not path.exists()
+        AuditLog(tmp_path / "log", key=KEY).close()
+        # What was refused is no log: its folder is granted as before.
+        Sandbox(Policy().replace(mounts=[Mount(tmp_path / "data", "/data", mode)])).close()
+
+    AuditLog(tmp_path / "data" / "log", key=KEY).close()
+
+
 @pytest.mark.parametrize("key", [b"", b"short", "text of sixteen characters"])
 def test_a_key_that_can_be_guessed_is_refused(key: object, tmp_path: Path) -> None:
     """Or that is none."""

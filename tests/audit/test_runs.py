@@ -462,3 +462,21 @@ def test_tools_are_told() -> None:
     called = [event for event in told.events if event.event is EventName.HOST_FUNCTION_CALLED]
     assert [(event.name, event.count) for event in called] == [("price", 1), ("price", 2)]
     assert {event.run for event in called} == {told.one(EventName.RUN_STARTED).run}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda log: stockade.run(GUEST, audit=log).outcome,
+        lambda log: stockade.call(GUEST, "add", 5, 3, audit=log),
+        lambda log: stockade.run_python("print(5)", audit=log).ok,
+        lambda log: stockade.run_javascript("console.log(5)", audit=log).ok,
+    ],
+)
+def test_functions_of_one_call_tell_a_log(run: Callable[[AuditLog], object]) -> None:
+    """As what they stand for does."""
+    told = Told()
+
+    run(told.log)
+
+    assert told.names() == ["run_started", "run_ended"]

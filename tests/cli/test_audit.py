@@ -125,6 +125,17 @@ def test_levels_are_for_stderr_and_the_guests_stdout_is_its_own(hello: Path) -> 
     assert told.endswith("Error: STOCKADE_LOG is loud: use one of debug, info, warning, error, off\n")
 
 
+@pytest.mark.parametrize("command", ["trace", "learn"])
+def test_runs_that_are_looked_at_are_put_on_record(command: str, hello: Path, tmp_path: Path) -> None:
+    """With the same option."""
+    log = tmp_path / "audit.jsonl"
+
+    assert run(command, "--audit", log, hello)[0] == 0
+
+    assert names(log)[-2:] == ["run_started", "run_ended"]
+    assert run("audit", "verify", log)[0] == 0
+
+
 def test_code_is_put_on_record(tmp_path: Path) -> None:
     """With the same option."""
     log = tmp_path / "audit.jsonl"

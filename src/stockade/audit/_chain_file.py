@@ -30,7 +30,7 @@ from stockade.audit._chain import (
     read_seal,
 )
 from stockade.audit._events import AuditEvent, EventName
-from stockade.audit._places import LogPlace, open_head, open_log, read_key, take_lock
+from stockade.audit._places import LogPlace, claim_place, open_head, open_log, read_key, take_lock
 from stockade.audit._records import batched
 from stockade.errors import AuditError
 
@@ -98,6 +98,7 @@ class ChainFile:
         self._lock = new_lock()
         self._log = self._head = -1
         self._key = read_key(key)
+        claim_place(place)
         try:
             self._open()
         except OSError as problem:

@@ -13,9 +13,29 @@ from typing import Final, NamedTuple
 
 from stockade._text import printable
 from stockade.errors import AuditError, EngineError
-from stockade.system import note_private_file, open_file, open_private, state_folder, user_secret
+from stockade.system import (
+    forget_private_file,
+    granted_folders,
+    identities_on_the_way,
+    note_private_file,
+    open_file,
+    open_private,
+    private_files,
+    state_folder,
+    user_secret,
+)
 
-__all__ = ["LogPlace", "find_place", "key_from", "open_head", "open_log", "read_key", "take_lock", "users_key"]
+__all__ = [
+    "LogPlace",
+    "claim_place",
+    "find_place",
+    "key_from",
+    "open_head",
+    "open_log",
+    "read_key",
+    "take_lock",
+    "users_key",
+]
 
 _LOG: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HEAD: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -76,6 +96,29 @@ def find_place(path: str | os.PathLike[str]) -> LogPlace:
         why = problem.strerror if isinstance(problem, OSError) else "its links lead in a circle"
         raise AuditError(f"the folder of the audit log {printable(str(given), 400)} cannot be used: {why}") from None
     return LogPlace(folder, given.name)
+
+
+def claim_place(place: LogPlace) -> None:
+    """Sees to it that no guest is granted the folder of a log, from now on.
+
+    Args:
+        place: Where the log is.
+
+    Raises:
+        AuditError: Guests of a sandbox are granted it already.
+    """
+    path = place.path
+    is_new = path not in private_files()
+    note_private_file(path)
+    around = identities_on_the_way(str(place.folder), {})
+    for folder in granted_folders():
+        if folder.identity in around:
+            if is_new:
+                forget_private_file(path)
+            raise AuditError(
+                f"the audit log {place.shown} would lie in {printable(folder.path, 400)}, which guests of an open "
+                "sandbox are granted: put it into a folder beside that, or open it when the sandbox is closed"
+            )
 
 
 def read_key(given: bytes | None) -> bytes:
@@ -204,7 +247,6 @@ def open_log(place: LogPlace) -> int:
     except BaseException:
         os.close(log)
         raise
-    note_private_file(place.path)
     return log
 
 

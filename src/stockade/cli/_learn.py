@@ -11,6 +11,7 @@ from stockade.cli._endings import complain
 from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._logging import audit_option, audited
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import finish, perform
 from stockade.cli._streams import say_document
@@ -49,6 +50,7 @@ __all__ = ["learn", "write_learned"]
 @folder_options
 @policy_option
 @limit_options
+@audit_option
 def learn(
     module: str,
     args: tuple[str, ...],
@@ -61,6 +63,7 @@ def learn(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
+    audit_file: str | None,
 ) -> int:
     """Run MODULE with ARGS, and write the smallest policy that permits what it did, with why in each line.
 
@@ -79,7 +82,11 @@ def learn(
     file = None if output is None else OutputFile(output, "the policy")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
-    with Watcher() as watcher, Sandbox(learning_policy(policy), trace=LEARNING_TRACE) as box:
+    with (
+        Watcher() as watcher,
+        audited(audit_file) as log,
+        Sandbox(learning_policy(policy), trace=LEARNING_TRACE, audit=log) as box,
+    ):
         streams = GuestStreams(watcher, reads=True, shows=output is not None)
         report = perform(box, watcher, streams, module, args, environment)
     complain(report, watcher.signal)

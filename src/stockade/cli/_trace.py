@@ -15,6 +15,7 @@ from stockade.cli._endings import complain
 from stockade.cli._files import open_stream
 from stockade.cli._grants import environment_of, limit_options, long_folder_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
+from stockade.cli._logging import audit_option, audited
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import finish, perform
 from stockade.engine import Engine
@@ -144,6 +145,7 @@ def _calls(given: Sequence[str]) -> tuple[str, ...]:
 @click.option("--invoke", metavar="EXPORT", type=ExportName(), help="Call this function with ARGS.")
 @policy_option
 @limit_options
+@audit_option
 def trace(
     module: str,
     args: tuple[str, ...],
@@ -162,6 +164,7 @@ def trace(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
+    audit_file: str | None,
 ) -> int:
     """Run MODULE with ARGS, and write each call that it makes to stderr, as strace does.
 
@@ -186,7 +189,8 @@ def trace(
             sink=writer,
         )
         watcher = stack.enter_context(Watcher())
-        box = stack.enter_context(Sandbox(policy, trace=asked))
+        log = stack.enter_context(audited(audit_file))
+        box = stack.enter_context(Sandbox(policy, trace=asked, audit=log))
         streams = GuestStreams(watcher, reads=module != "-", shows=True)
         report = perform(box, watcher, streams, module, args, environment, invoke)
         writer.finish(report)

@@ -12,6 +12,7 @@ from stockade.system import (
     OpenFolder,
     identities_on_the_way,
     kernel_file_system,
+    note_granted,
     private_files,
     private_folders,
 )
@@ -55,6 +56,9 @@ class OpenMounts:
     def __init__(self, mounts: Sequence[Mount]) -> None:
         _check_names(mounts)
         granted = [_Granted(mount, _opened(mount)) for mount in mounts]
+        # First: who opens an audit log notes it before looking here, so that one of both sees the other.
+        for _, folder in granted:
+            note_granted(folder)
         _check_own(granted)
         self._set(granted)
 

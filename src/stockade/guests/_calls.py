@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from stockade._bytes import BytesLike
+    from stockade.audit import AuditLog
     from stockade.guests._result import CodeResult
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
@@ -31,6 +32,7 @@ def run_python(
     env: Mapping[str, str] | None = None,
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs Python code once, in the interpreter that is installed.
@@ -44,6 +46,7 @@ def run_python(
         env: Its environment.
         collect: Which files below `/workspace` are returned.
         policy: What it may do.
+        audit: Is told of what happens.
 
     Returns:
         What came of it.
@@ -52,7 +55,8 @@ def run_python(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_python()", _unknown, {name: f"Python({name}=...)" for name in LANGUAGE_KEYWORDS})
-    return Python(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
+    interpreter = Python(policy, audit=audit)
+    return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
 
 
 def run_javascript(
@@ -65,6 +69,7 @@ def run_javascript(
     env: Mapping[str, str] | None = None,
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs JavaScript code once, in the interpreter that is installed.
@@ -78,6 +83,7 @@ def run_javascript(
         env: Its environment.
         collect: Which files below `/workspace` are returned.
         policy: What it may do.
+        audit: Is told of what happens.
 
     Returns:
         What came of it.
@@ -86,4 +92,5 @@ def run_javascript(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_javascript()", _unknown, {name: f"JavaScript({name}=...)" for name in LANGUAGE_KEYWORDS})
-    return JavaScript(policy).run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
+    interpreter = JavaScript(policy, audit=audit)
+    return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal, Never
 
+    from stockade.audit import AuditLog
     from stockade.execution import Argument, OnOutput, Returns, Stdin
     from stockade.modules import Source
     from stockade.policy import PolicyLike
@@ -29,6 +30,7 @@ def run(
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
     policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
     **_unknown: Never,
 ) -> Report:
     """Runs a WASI command once. What the guest did is reported, whatever it was; the caller's mistakes are raised.
@@ -42,6 +44,7 @@ def run(
         on_stdout: Is given stdout in pieces as they are written.
         on_stderr: The same for stderr.
         policy: A policy, the name of a preset, or the path of a policy file.
+        audit: Is told of what happens.
 
     Returns:
         What happened.
@@ -50,19 +53,29 @@ def run(
         StockadeError: The caller did something wrong: no such file, not WebAssembly, an impossible policy.
     """
     check_keywords("run()", _unknown)
-    with Sandbox(policy) as sandbox:
+    with Sandbox(policy, audit=audit) as sandbox:
         return sandbox.run(module, args, stdin=stdin, env=env, on_stdout=on_stdout, on_stderr=on_stderr)
 
 
 @overload
 def call(
-    module: Source | Snapshot, export: str, *args: Argument, returns: Literal["text"], policy: PolicyLike = "default"
+    module: Source | Snapshot,
+    export: str,
+    *args: Argument,
+    returns: Literal["text"],
+    policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
 ) -> str: ...
 
 
 @overload
 def call(
-    module: Source | Snapshot, export: str, *args: Argument, returns: Literal["bytes"], policy: PolicyLike = "default"
+    module: Source | Snapshot,
+    export: str,
+    *args: Argument,
+    returns: Literal["bytes"],
+    policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
 ) -> bytes: ...
 
 
@@ -73,6 +86,7 @@ def call(
     *args: Argument,
     returns: Returns | None = None,
     policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
 ) -> Value: ...
 
 
@@ -82,6 +96,7 @@ def call(
     *args: Argument,
     returns: Returns | None = None,
     policy: PolicyLike = "default",
+    audit: AuditLog | None = None,
     **_unknown: object,
 ) -> Value:
     """Calls an exported function once and returns its value.
@@ -95,6 +110,7 @@ def call(
         *args: What is passed, as to `Sandbox.call`.
         returns: What the result is read as, as there.
         policy: A policy, the name of a preset, or the path of a policy file.
+        audit: Is told of what happens.
 
     Returns:
         What `Report.value` says; a text or bytes where `returns` asks for them.
@@ -104,5 +120,5 @@ def call(
         StockadeError: The caller did something wrong.
     """
     check_keywords("call()", _unknown)
-    with Sandbox(policy) as sandbox:
+    with Sandbox(policy, audit=audit) as sandbox:
         return sandbox.call(module, export, *args, returns=returns).check().value

@@ -5,6 +5,7 @@ from stockade.system._descriptors import Descriptors
 from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
 from stockade.system._folders import (
     cache_folder,
+    forget_private_file,
     note_private_file,
     open_private,
     private_files,
@@ -13,7 +14,14 @@ from stockade.system._folders import (
 )
 from stockade.system._memory_file import has_memory_files, open_memory_file, seal
 from stockade.system._mount_table import kernel_file_system
-from stockade.system._open_folder import Identity, NotGranted, OpenFolder, identities_on_the_way
+from stockade.system._open_folder import (
+    Identity,
+    NotGranted,
+    OpenFolder,
+    granted_folders,
+    identities_on_the_way,
+    note_granted,
+)
 from stockade.system._parent import end_with, forgo_privileges
 from stockade.system._private_files import NEW_SUFFIX, new_file, open_file, sweep, user_secret
 
@@ -27,13 +35,16 @@ __all__ = [
     "can_interrupt_opens",
     "end_with",
     "folder_below",
+    "forget_private_file",
     "forgo_privileges",
+    "granted_folders",
     "has_memory_files",
     "identities_on_the_way",
     "interrupt_opens",
     "kernel_file_system",
     "let_interrupts_in",
     "new_file",
+    "note_granted",
     "note_private_file",
     "open_file",
     "open_memory_file",

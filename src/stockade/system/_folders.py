@@ -11,6 +11,7 @@ from stockade.errors import EngineError
 
 __all__ = [
     "cache_folder",
+    "forget_private_file",
     "note_private_file",
     "open_private",
     "private_files",
@@ -47,6 +48,11 @@ def private_folders() -> list[Path]:
 def note_private_file(path: Path) -> None:
     """Notes a file that no guest may reach, such as an audit log."""
     _files.add(path)
+
+
+def forget_private_file(path: Path) -> None:
+    """Forgets a file that was noted, and is none after all."""
+    _files.discard(path)
 
 
 def private_files() -> frozenset[Path]:

@@ -13,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Final, TypeAlias
 
-__all__ = ["Identity", "NotGranted", "OpenFolder", "identities_on_the_way"]
+__all__ = ["Identity", "NotGranted", "OpenFolder", "granted_folders", "identities_on_the_way", "note_granted"]
 
 Identity: TypeAlias = tuple[int, int]
 """What a file is, whatever it is called: its device and its number there."""
@@ -29,6 +29,9 @@ _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 _DEEPEST: Final = 4096
 """No path has more folders on its way; where one seems to, folders are being moved while they are looked at."""
+
+
+_granted: Final[weakref.WeakSet[OpenFolder]] = weakref.WeakSet()
 
 
 class NotGranted(Exception):  # noqa: N818 - becomes an error with the name of the mount
@@ -89,6 +92,16 @@ class OpenFolder:
     def covers(self, other: OpenFolder) -> bool:
         """Whether another folder is this one, or lies in it."""
         return self.identity in other.within
+
+
+def note_granted(folder: OpenFolder) -> None:
+    """Notes a folder that guests may reach, as long as anything refers to it."""
+    _granted.add(folder)
+
+
+def granted_folders() -> list[OpenFolder]:
+    """Returns the folders that guests of this process may reach now."""
+    return list(_granted)
 
 
 def _open(path: str, *, writable: bool) -> int:
