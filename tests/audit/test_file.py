@@ -142,7 +142,7 @@ def test_no_guest_is_granted_the_folder_of_a_log(mode: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_no_log_is_opened_where_a_guest_is_granted_the_folder(mode: str, tmp_path: Path) -> None:
-    """Else a guest of a sandbox that was there before the log could read it, or write to it; beside it, it is opened."""
+    """Else a guest of a sandbox that was there before the log could read it, or write to it; beside it, it is."""
     (tmp_path / "data" / "logs").mkdir(parents=True)
     policy = Policy().replace(mounts=[Mount(tmp_path / "data", "/data", mode)])
     with Sandbox(policy):
