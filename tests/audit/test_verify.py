@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stockade
-from stockade.audit import EventName, verify
+from stockade.audit import EventName, _content, verify
 from stockade.audit._places import find_place
 from stockade.system import state_folder
 from tests.audit._logs import KEY, write
@@ -146,6 +147,59 @@ def test_tampering_is_found_where_it_was_done(how: str, tmp_path: Path) -> None:
     path.write_text("".join(tamper(lines)))
 
     assert found(path) == told
+
+
+@pytest.mark.parametrize("how", TAMPERINGS)
+def test_tampering_is_found_however_the_file_is_read(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of a few bytes: whatever is looked for lies across two."""
+    monkeypatch.setattr(_content, "_PIECE_BYTES", 7)
+    test_tampering_is_found_where_it_was_done(how, tmp_path)
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_a_long_log_is_read_in_pieces(tampered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it is in memory than a piece and a batch, and no part is read more than a few times."""
+    path = tmp_path / "log"
+    lines = write(path, [20] * 200)
+    if tampered:
+        lines[2100] = lines[2100].replace("count", "cound")
+        path.write_text("".join(lines))
+    sizes: list[int] = []
+
+    def counted(descriptor: int, size: int, start: int) -> bytes:
+        sizes.append(size)
+        return pread(descriptor, size, start)
+
+    pread = os.pread
+    monkeypatch.setattr(_content, "_PIECE_BYTES", 16_384)
+    monkeypatch.setattr(os, "pread", counted)
+    told = found(path)
+
+    size = path.stat().st_size
+    assert len(told) == tampered
+    assert all(line.startswith("2101: this line was changed") for line in told)
+    assert size > 20 * 16_384
+    assert max(sizes) <= 16_384
+    assert size <= sum(sizes) <= 8 * size
+
+
+def test_a_log_that_shrinks_while_it_is_checked_is_told(tmp_path: Path) -> None:
+    """It is no part of the file that would be compared with what was written."""
+    path = tmp_path / "log"
+    write(path, [3])
+    with path.open("rb") as file:
+        content = _content.Content(file.fileno(), path.stat().st_size + 1, "log")
+        with pytest.raises(stockade.AuditError, match="log has become shorter while it was checked: check it again"):
+            content.read(0, 10)
+
+
+def test_one_event_of_a_large_batch_is_told(tmp_path: Path) -> None:
+    """However many there are beside it."""
+    path = tmp_path / "log"
+    lines = write(path, [1, 5_000])
+    path.write_text("".join([*lines[:3_000], *lines[3_001:]]))
+
+    assert found(path) == ["3001: before this line, event 3,000 is missing, by line 5,002, which seals it"]
 
 
 def test_a_log_that_was_removed_is_missed(tmp_path: Path) -> None:

@@ -8,14 +8,19 @@ It also has a checksum of each line. It proves nothing, but tells which of the l
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import adler32
 
 import msgspec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
     "HEAD_BYTES",
     "MOST_BATCH_BYTES",
+    "MOST_BODY_BYTES",
+    "MOST_FOUND_BYTES",
     "NOTHING_BEFORE",
     "SEAL_MARK",
     "Head",
@@ -39,6 +44,12 @@ _MAC_MARK: Final = b',"mac":"'
 
 MOST_BATCH_BYTES: Final = 4 << 20
 """From so many on, a batch is given no more events: whoever checks it has all of it in memory."""
+
+MOST_FOUND_BYTES: Final = 64 << 20
+"""More that was added by others is not taken into the chain."""
+
+MOST_BODY_BYTES: Final = MOST_FOUND_BYTES + 2 * MOST_BATCH_BYTES + (8 << 20)
+"""No batch that was written has more bytes."""
 
 HEAD_BYTES: Final = 512
 """How large the file of a head is: it is written as a whole."""
@@ -119,17 +130,18 @@ def checksums(lines: list[bytes]) -> list[int]:
     return list(map(adler32, lines))
 
 
-def mac_of(key: bytes, body: bytes, told: bytes) -> str:
+def mac_of(key: bytes, body: Iterable[bytes | memoryview], told: bytes) -> str:
     """Returns the MAC of a batch.
 
     Args:
         key: The key of the log.
-        body: The bytes of the batch.
+        body: The bytes of the batch, in pieces.
         told: What its seal tells, up to the MAC; how many bytes the batch has is part of it.
     """
     mac = hmac.new(key, _BATCH, "sha256")
     # Without a copy, for it may be megabytes.
-    mac.update(body)
+    for piece in body:
+        mac.update(piece)
     mac.update(told)
     return mac.hexdigest()
 
@@ -155,7 +167,7 @@ def make_seal(key: bytes, before: str, first: int, body: bytes, found_bytes: int
         found_bytes,
         msgspec.json.encode(sums),
     )
-    mac = mac_of(key, body, told)
+    mac = mac_of(key, [body], told)
     return _line(told, mac) + b"\n", mac
 
 

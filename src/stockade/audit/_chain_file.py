@@ -12,7 +12,7 @@ import os
 import time
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_UN, flock
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,7 @@ from stockade._locks import new_lock
 from stockade.audit._chain import (
     HEAD_BYTES,
     MOST_BATCH_BYTES,
+    MOST_FOUND_BYTES,
     NOTHING_BEFORE,
     SEAL_MARK,
     Head,
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     Fsync: TypeAlias = Literal["never", "second", "run"]
 
 __all__ = ["ChainFile", "follow"]
-
-_MOST_FOUND_BYTES: Final = 64 << 20
-"""More that was added by others is not taken into the chain."""
 
 
 class _Found(NamedTuple):
@@ -263,7 +261,7 @@ class ChainFile:
     def _behind(self, head: Head, size: int) -> _Found:
         """What stands behind what the head knows of."""
         more = size - head.size_bytes
-        if more > _MOST_FOUND_BYTES:
+        if more > MOST_FOUND_BYTES:
             raise OSError(errno.EFBIG, f"{more:,} bytes were added by something else: move the audit log away")
         data = _read(self._log, head.size_bytes, more)
         mac, events, rest = follow(self._key, head.mac, head.events, data)
@@ -314,7 +312,7 @@ def follow(key: bytes, mac: str, events: int, data: bytes) -> tuple[str, int, by
         seal, told = found
         if seal.before != mac or seal.first != events + 1 or seal.size_bytes != len(body):
             break
-        if seal.mac != mac_of(key, body, told):
+        if seal.mac != mac_of(key, [body], told):
             break
         mac, events, start = seal.mac, events + len(seal.sums), end + 1
     return mac, events, data[start:]

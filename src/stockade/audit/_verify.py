@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from difflib import SequenceMatcher
 from fcntl import LOCK_SH, LOCK_UN, flock
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 from stockade._text import printable
 from stockade.audit._chain import (
     HEAD_BYTES,
+    MOST_BODY_BYTES,
     NOTHING_BEFORE,
     SEAL_MARK,
     Head,
@@ -24,6 +25,7 @@ from stockade.audit._chain import (
     read_head,
     read_seal,
 )
+from stockade.audit._content import Content
 from stockade.audit._places import LogPlace, find_place, open_head, take_lock, users_key
 from stockade.errors import AuditError
 from stockade.system import open_file
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["AuditCheck", "AuditFinding", "verify"]
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MOST_BYTES: Final = 4 << 30
+_MOST_SEAL_BYTES: Final = 8 << 20
+"""No seal that was written is a longer line."""
+
+_MOST_COMPARED_BYTES: Final = 16 << 20
+"""A batch of more bytes is not compared line by line."""
+
 _MOST_FINDINGS: Final = 100
 _MOST_COMPARED: Final = 2000
 """Lines of one batch that are compared one by one, to tell which was moved."""
@@ -114,7 +121,8 @@ def verify(
             told, size, why = _head_of(place, secret, None if head is None else Path(head))
             if told is None:
                 check.find(place.shown, 0, why)
-        check.file(place.shown, _content(place, size, known=told is not None), told)
+        with ExitStack() as stack:
+            check.file(place.shown, _content(stack, place, size, known=told is not None), told)
     if told is not None:
         check.compare(places[-1].shown, told)
     return check.result()
@@ -150,8 +158,8 @@ def _head_of(place: LogPlace, key: bytes, path: Path | None) -> tuple[Head | Non
     return found, size, "" if found else f"the head of the log is not as it was written, or of another key, {lost}"
 
 
-def _content(place: LogPlace, size: int | None, *, known: bool) -> bytes | None:
-    """Reads a log; None where it is not there, and its head is."""
+def _content(stack: ExitStack, place: LogPlace, size: int | None, *, known: bool) -> Content | None:
+    """Opens a log; None where it is not there, and its head is."""
     try:
         descriptor = os.open(place.path, _READ)
     except FileNotFoundError:
@@ -160,14 +168,11 @@ def _content(place: LogPlace, size: int | None, *, known: bool) -> bytes | None:
         raise AuditError(f"there is no audit log at {place.shown}") from None
     except OSError as problem:
         raise AuditError(f"{place.shown} cannot be read: {problem.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise AuditError(f"{place.shown} is no plain file")
-        most = status.st_size if size is None else min(size, status.st_size)
-        if most > _MOST_BYTES:
-            raise AuditError(f"{place.shown} has {most:,} bytes: logs of more than {_MOST_BYTES:,} are not checked")
-        return file.read(most)
+    stack.callback(os.close, descriptor)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise AuditError(f"{place.shown} is no plain file")
+    return Content(descriptor, status.st_size if size is None else min(size, status.st_size), place.shown)
 
 
 class _Check:
@@ -213,7 +218,7 @@ class _Check:
         else:
             self.find(file, 0, "the end of the log is not the one that its head tells of")
 
-    def file(self, name: str, data: bytes | None, head: Head | None) -> None:
+    def file(self, name: str, data: Content | None, head: Head | None) -> None:
         """Checks a file.
 
         Args:
@@ -234,13 +239,17 @@ class _Check:
         lines = _LineCounter(data)
         for at, after in _seal_lines(data):
             self._seals += 1
-            found = read_seal(data[at:after])
+            found = read_seal(data.read(at, after)) if after - at <= _MOST_SEAL_BYTES else None
             if found is None:
                 suspected.append((lines.at(at), "this is the line of a seal, and it was changed"))
             else:
                 seal, told = found
                 start = at - seal.size_bytes
-                if start >= 0 and mac_of(self._key, data[start:at], told) == seal.mac:
+                if (
+                    start >= 0
+                    and seal.size_bytes <= MOST_BODY_BYTES
+                    and mac_of(self._key, data.pieces(start, at), told) == seal.mac
+                ):
                     self._fitting += 1
                     if start == good:
                         # What was suspected lies in what this seal says was found there.
@@ -258,13 +267,12 @@ class _Check:
                     good = end = after
                     good_mac, good_expected = self.mac, self.expected
                 else:
-                    suspected += self._compared(data[end:at], seal, lines.at(end), lines.at(at))
+                    suspected += self._compared(data, end, at, seal, lines.at(end), lines.at(at))
                     self.mac, self.expected = seal.mac, seal.first + len(seal.sums)
                     end = after
         self._flush(name, suspected)
-        rest = data[end:]
-        if rest:
-            self._rest(name, rest, lines.at(end), head, is_good=end == good)
+        if end < data.size:
+            self._rest(name, data, end, lines.at(end), head, is_good=end == good)
 
     def _flush(self, name: str, suspected: list[tuple[int, str]]) -> None:
         for line, what in suspected:
@@ -301,8 +309,13 @@ class _Check:
         else:
             self.find(name, line, "what stands before this line is not what its writer had before it")
 
-    def _compared(self, body: bytes, seal: Seal, first: int, sealed: int) -> list[tuple[int, str]]:
+    def _compared(
+        self, data: Content, start: int, end: int, seal: Seal, first: int, sealed: int
+    ) -> list[tuple[int, str]]:
         """Tells which lines of a batch are not those that its seal is about."""
+        if end - start > _MOST_COMPARED_BYTES:
+            return [(first, f"{_lines(first, sealed)}: these {end - start:,} bytes are not what was written")]
+        body = data.read(start, end)
         there = body.split(b"\n")[:-1]
         if seal.found_bytes and len(there) > len(seal.sums):
             # What was found there before has no checksums.
@@ -318,18 +331,16 @@ class _Check:
                 what = f"this line was {'moved' if moved else 'changed'}: it is not the one that was written, {by}"
                 return [(first + line, what) for line in changed[:_MOST_FINDINGS]]
             return [(first, f"{_lines(first, sealed)}: one of them was changed, or the seal itself")]
-        if max(len(there), len(seal.sums)) > _MOST_COMPARED:
-            return [
-                (
-                    first,
-                    f"{_lines(first, sealed)}: {len(seal.sums):,} events were written, and {len(there):,} are there",
-                )
-            ]
+        was_sums, now_sums, same = _without_ends(seal.sums, checksums(there))
+        if max(len(was_sums), len(now_sums)) > _MOST_COMPARED:
+            what = f"{len(seal.sums):,} events were written, and {len(there):,} are there"
+            return [(first + same, f"{_lines(first + same, first + same + len(now_sums) - 1)}: {what}, {by}")]
         found: list[tuple[int, str]] = []
-        matcher = SequenceMatcher(None, seal.sums, checksums(there), autojunk=False)
+        first += same
+        matcher = SequenceMatcher(None, was_sums, now_sums, autojunk=False)
         for kind, was, was_end, now, now_end in matcher.get_opcodes():
             if kind == "delete":
-                missing = _events(seal.first + was, seal.first + was_end - 1)
+                missing = _events(seal.first + same + was, seal.first + same + was_end - 1)
                 found.append((first + now, f"before this line, {missing} missing, {by}"))
             elif kind == "insert":
                 found.append((first + now, f"added: {_lines(first + now, first + now_end - 1)}, {by}"))
@@ -337,41 +348,51 @@ class _Check:
                 found.append((first + now, f"changed: {_lines(first + now, first + now_end - 1)}, {by}"))
         return found
 
-    def _rest(self, name: str, rest: bytes, line: int, head: Head | None, *, is_good: bool) -> None:
+    def _rest(self, name: str, data: Content, end: int, line: int, head: Head | None, *, is_good: bool) -> None:
         """Tells of what stands behind the last seal."""
-        last = line + rest.rstrip(b"\n").count(b"\n")
+        size = data.size - end
+        last = line + data.newlines_within(end)
         interrupted = (
-            is_good and head is not None and head.mac == self.mac and len(rest) < head.next_bytes and not head.damaged
+            is_good and head is not None and head.mac == self.mac and size < head.next_bytes and not head.damaged
         )
         if interrupted:
-            what = f"{_lines(line, last)}: a write was broken off; these {len(rest):,} bytes are no events"
+            what = f"{_lines(line, last)}: a write was broken off; these {size:,} bytes are no events"
             self._notes.append(AuditFinding(name, line, what))
         else:
             what = f"{_lines(line, last)}: no writer has sealed this: it was added, or the seal behind it cut off"
             self.find(name, line, what)
 
 
-def _seal_lines(data: bytes) -> Iterator[tuple[int, int]]:
+def _seal_lines(data: Content) -> Iterator[tuple[int, int]]:
     """Yields where each line that looks like a seal begins, and where the next line does."""
-    at = 0 if data.startswith(SEAL_MARK) else data.find(b"\n" + SEAL_MARK) + 1 or -1
+    at = 0 if data.read(0, len(SEAL_MARK)) == SEAL_MARK else data.find(b"\n" + SEAL_MARK, 0) + 1 or -1
     while at >= 0 and (newline := data.find(b"\n", at)) >= 0:
         yield at, newline + 1
         at = data.find(b"\n" + SEAL_MARK, newline) + 1 or -1
 
 
+def _without_ends(was: list[int], now: list[int]) -> tuple[list[int], list[int], int]:
+    """Returns two lists without what they begin and end with in common, and with how much they begin."""
+    shorter = min(len(was), len(now))
+    same = next((place for place in range(shorter) if was[place] != now[place]), shorter)
+    left = shorter - same
+    behind = next((place for place in range(left) if was[-1 - place] != now[-1 - place]), left)
+    return was[same : len(was) - behind], now[same : len(now) - behind], same
+
+
 class _LineCounter:
     """Says which line a byte is in. Is asked in order, nearly."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Content) -> None:
         self._data = data
         self._at = 0
         self._line = 1
 
     def at(self, place: int) -> int:
         if place >= self._at:
-            self._line += self._data.count(b"\n", self._at, place)
+            self._line += self._data.newlines(self._at, place)
         else:
-            self._line -= self._data.count(b"\n", place, self._at)
+            self._line -= self._data.newlines(place, self._at)
         self._at = place
         return self._line
 
