@@ -262,7 +262,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.metrics: set(),
     stockade.jail: {
         *("NAMESPACES", "WALLS", "Granted", "Jail", "JailError", "ResourceLimits", "Wall"),
-        *("confine", "enter_namespaces", "landlock_version", "seal_code"),
+        *("confine", "enter_namespaces", "landlock_version", "seal_code", "warm_up"),
     },
     stockade.syscalls: {"PLATFORMS", "Platform", "this_platform"},
     stockade.typing: set(),

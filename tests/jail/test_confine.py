@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stockade.jail import NAMESPACES, WALLS
-from stockade.jail._libc import check_number
+from stockade.jail._libc import number_of
 from tests.jail._jailed import ALWAYS, needs_linux, prisoner, run_prisoner
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_walls_are_raised_in_their_order() -> None:
 
 def test_without_namespaces_of_users_there_are_fewer_walls() -> None:
     """A container whose filter refuses `unshare`: the others stand, and it is said which do not, and why."""
-    told = prisoner(jail={}, namespaces=True, without=[check_number("unshare")])
+    told = prisoner(jail={}, namespaces=True, without=[number_of("unshare")])
 
     for wall in NAMESPACES:
         active, detail = told["steps"][wall]
@@ -95,13 +95,13 @@ def test_what_is_required_and_not_there_is_refused() -> None:
             "require less"
         )
     }
-    told = prisoner(jail={}, namespaces=True, require_namespaces=["network"], without=[check_number("unshare")])
+    told = prisoner(jail={}, namespaces=True, require_namespaces=["network"], without=[number_of("unshare")])
     assert told["refused"].startswith("the policy requires walls that this machine does not give (network: ")
 
 
 def test_without_seccomp_there_is_one_wall_less() -> None:
     """A kernel that takes no filter."""
-    told = prisoner(jail={}, without=[check_number("seccomp")], attempts=["raw_clone"])
+    told = prisoner(jail={}, without=[number_of("seccomp")], attempts=["raw_clone"])
 
     assert told["steps"]["seccomp"] == [False, "Function not implemented"]
     assert told["attempts"] == {"raw_clone": "worked"}

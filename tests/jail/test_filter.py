@@ -40,6 +40,8 @@ def run(program: bytes, architecture: int, number: int, arguments: tuple[int, ..
             (accumulator,) = struct.unpack_from("<I", data, value)
         elif operation == 0x54:
             accumulator &= value
+        elif operation == 0x05:
+            place += value
         elif operation == 0x06:
             return value
         else:

@@ -1,6 +1,6 @@
 """A jail for a process: what the kernel can take from it before it touches what is hostile. It knows no WebAssembly."""
 
-from stockade.jail._confine import confine
+from stockade.jail._confine import confine, warm_up
 from stockade.jail._landlock import landlock_version
 from stockade.jail._model import (
     NAMESPACES,
@@ -32,4 +32,5 @@ __all__ = [
     "landlock_version",
     "rehearse",
     "seal_code",
+    "warm_up",
 ]

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stockade.jail._landlock import restrict_files
-from stockade.jail._leftovers import close_descriptors, empty_environment, leave_session, set_limits
+from stockade.jail._leftovers import close_descriptors, empty_environment, find_environment, leave_session, set_limits
 from stockade.jail._model import JailError, JailReport, Step
 from stockade.jail._namespaces import has_other_threads
 from stockade.jail._privileges import drop_capabilities, forgo_new_privileges, hide_memory
-from stockade.jail._seccomp import install_filter
-from stockade.jail._verify import verify
+from stockade.jail._seccomp import install_filter, prepare_filters
+from stockade.jail._verify import load_checks, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.jail._model import Jail, Wall
 
-__all__ = ["confine"]
+__all__ = ["confine", "warm_up"]
+
+
+def warm_up(jail: Jail) -> None:
+    """Makes what `confine` needs, in a process whose children are going to be confined: each would make it anew.
+
+    Args:
+        jail: One that differs from theirs in descriptors and limits alone.
+    """
+    prepare_filters(jail)
+    load_checks()
+    with suppress(OSError):
+        find_environment()
 
 
 def confine(jail: Jail, inherited: tuple[Step, ...] = ()) -> JailReport:

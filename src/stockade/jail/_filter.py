@@ -5,8 +5,8 @@ each call: number, architecture, address, six arguments. There are no loops, and
 
 - A call by way of another architecture's numbers ends the process, and so does one of x32, which has numbers of its own
   under the same architecture.
-- Each call of the table has its place: it passes, fails, ends the process, or its arguments are looked at.
-- What has no place fails or ends the process, as the jail says.
+- Each number is in a range, which is found by halves: its calls pass, fail, end the process, or their arguments are
+  looked at. What the table does not list is in some range, too.
 
 Only numbers can be looked at: what a pointer leads to may change after the look.
 """
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FilterOptions", "build_filter", "seal_filter"]
 
-_LOAD, _ALU_AND, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
-"""BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_JMP|JSET|K, BPF_RET|K."""
+_LOAD, _ALU_AND, _JUMP, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x54, 0x05, 0x15, 0x35, 0x45, 0x06
+"""BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JA, BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_JMP|JSET|K, BPF_RET|K."""
+
+_FARTHEST: Final = 255
+"""Instructions that a conditional jump can pass over."""
 
 _KILL: Final = 0x8000_0000
 _ALLOW: Final = 0x7FFF_0000
@@ -62,8 +65,17 @@ _PLACEHOLDER: Final = 0x7FFF_FFFF
 """Stands for the number of the process until it is known. No process has it."""
 
 _INSTRUCTION: Final = struct.Struct("<HBBI")
+_VALUE: Final = struct.Struct("<I")
+"""The last word of an instruction."""
 
 _Code = list[tuple[int, int, int, int]]
+
+
+class _Range(NamedTuple):
+    """Numbers up to the next range, and what is done for them."""
+
+    first: int
+    part: _Code
 
 
 class FilterOptions(NamedTuple):
@@ -94,11 +106,10 @@ def build_filter(table: SyscallTable, platform: Platform, options: FilterOptions
     Returns:
         An array of `struct sock_filter`.
     """
-    program = bytearray(_template(_Key(table), platform, options))
-    for start in range(0, len(program), _INSTRUCTION.size):
-        code, matched, other, value = _INSTRUCTION.unpack_from(program, start)
-        if (code, value) == (_JEQ, _PLACEHOLDER):
-            _INSTRUCTION.pack_into(program, start, code, matched, other, process)
+    template, places = _template(_Key(table), platform, options)
+    program = bytearray(template)
+    for place in places:
+        _VALUE.pack_into(program, place, process)
     return bytes(program)
 
 
@@ -116,18 +127,42 @@ class _Key:
 
 
 @lru_cache(16)
-def _template(key: _Key, platform: Platform, options: FilterOptions) -> bytes:
-    code = _head(platform)
-    listed = key.table.on(platform)
-    for call in sorted(listed, key=_is_refused):
-        number = call.number(platform)
-        assert number is not None
-        part = _verdict(call, options)
-        code += [(_JEQ, 0, len(part), number), *part]
-    code.append(_give(_refusal(options.on_unlisted, "EPERM")))
-    return _assemble(code)
+def _template(key: _Key, platform: Platform, options: FilterOptions) -> tuple[bytes, tuple[int, ...]]:
+    """Makes a program for any process, and says where the number of the process stands in it."""
+    code = [*_head(platform), *_search(_ranges(key.table, platform, options))]
+    places = tuple(
+        place * _INSTRUCTION.size + _INSTRUCTION.size - _VALUE.size
+        for place, (operation, _, _, value) in enumerate(code)
+        if (operation, value) == (_JEQ, _PLACEHOLDER)
+    )
+    return _assemble(code), places
 
 
+def _ranges(table: SyscallTable, platform: Platform, options: FilterOptions) -> list[_Range]:
+    """Says of all numbers what becomes of them: neighbours that have the same verdict are one range."""
+    verdicts = {call.number(platform): _verdict(call, options) for call in table.on(platform)}
+    unlisted = [_give(_refusal(options.on_unlisted, "EPERM"))]
+    ranges: list[_Range] = []
+    for number in range(max(number or 0 for number in verdicts) + 2):
+        part = verdicts.get(number, unlisted)
+        if not ranges or ranges[-1].part != part:
+            ranges.append(_Range(number, part))
+    return ranges
+
+
+def _search(ranges: list[_Range]) -> _Code:
+    """Finds the range of a number by halves: the kernel asks for every number when a filter is installed."""
+    if len(ranges) == 1:
+        return ranges[0].part
+    lower, upper = ranges[: len(ranges) // 2], ranges[len(ranges) // 2 :]
+    before, after = _search(lower), _search(upper)
+    # Where a condition leads is told in a byte.
+    if len(before) <= _FARTHEST:
+        return [(_JGE, len(before), 0, upper[0].first), *before, *after]
+    return [(_JGE, 0, 1, upper[0].first), (_JUMP, 0, 0, len(before)), *before, *after]
+
+
+@lru_cache(2)
 def seal_filter(platform: Platform) -> bytes:
     """Makes a program that refuses to make memory executable, and allows all else: it is put before another one.
 
@@ -158,10 +193,6 @@ def _head(platform: Platform) -> _Code:
     if platform == "linux-x86_64":
         code += [(_JGE, 0, 1, _X32), _give(_KILL)]
     return code
-
-
-def _is_refused(call: Syscall) -> bool:
-    return call.worker != "allow"
 
 
 def _verdict(call: Syscall, options: FilterOptions) -> _Code:

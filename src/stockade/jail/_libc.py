@@ -10,7 +10,7 @@ from typing import Any, Final
 from stockade.jail._model import JailError
 from stockade.syscalls import load_table, this_platform
 
-__all__ = ["check_number", "prctl", "syscall"]
+__all__ = ["number_of", "prctl", "syscall"]
 
 
 @cache
@@ -24,7 +24,7 @@ def _libc() -> Any:
 
 
 @cache
-def check_number(name: str) -> int:
+def number_of(name: str) -> int:
     """Returns the number of a system call on this machine.
 
     Raises:
@@ -52,7 +52,7 @@ def syscall(name: str | int, *arguments: int | ctypes.Array[Any] | ctypes.Struct
     Raises:
         OSError: It fails.
     """
-    number = name if isinstance(name, int) else check_number(name)
+    number = name if isinstance(name, int) else number_of(name)
     passed = [
         ctypes.c_ulong(given & 0xFFFF_FFFF_FFFF_FFFF)
         if isinstance(given, int)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from stockade.jail._libc import prctl, syscall
 from stockade.jail._model import NAMESPACES, JailReport, Step
+from stockade.jail._privileges import drop_capabilities
 
 if TYPE_CHECKING:
     from stockade.jail._model import Wall
@@ -41,14 +42,16 @@ _TOLD: Final[dict[Wall, str]] = {
 _PR_SET_PDEATHSIG: Final = 1
 _MS_REC, _MS_PRIVATE = 0x4000, 0x4_0000
 _TASKS: Final = Path("/proc/self/task")
+_ALONE: Final = 3
+"""Links of that folder where there is one thread: its own two, and one of each thread."""
 
 
 def has_other_threads() -> bool:
-    """Whether this process has threads beside the one that asks."""
+    """Whether this process has threads beside the one that asks; where nobody tells, it is taken to."""
     try:
-        return len(list(_TASKS.iterdir())) > 1
+        return _TASKS.stat().st_nlink != _ALONE
     except OSError:
-        return False
+        return True
 
 
 def enter_namespaces(
@@ -88,6 +91,8 @@ def enter_namespaces(
         else:
             steps.append(Step(wall, active=True, detail=_TOLD[wall]))
     JailReport(tuple(steps)).check(require)
+    with suppress(OSError):  # each worker tries it anew, and says what came of it
+        drop_capabilities()
     if "pid" in JailReport(tuple(steps)).active:
         _become_first()
     return tuple(steps)

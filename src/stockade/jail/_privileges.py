@@ -16,6 +16,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 39, 47
 _AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION: Final = 0x2008_0522
 _MOST_CAPABILITIES: Final = 64
+_NONE_LEFT: Final = "none are left"
 
 
 def forgo_new_privileges() -> str:
@@ -39,6 +40,8 @@ def drop_capabilities() -> str:
     Raises:
         OSError: The kernel does not do so, or some are left.
     """
+    if not _has_capabilities():
+        return _NONE_LEFT
     for number in range(_MOST_CAPABILITIES):
         try:
             prctl(_PR_CAPBSET_DROP, number)
@@ -50,12 +53,17 @@ def drop_capabilities() -> str:
     nothing = ctypes.create_string_buffer(24)
     # SAFETY: this version of the header goes with two structures of three words.
     syscall("capset", header, nothing)
-    found = ctypes.create_string_buffer(b"\xff" * 24, 24)
-    # SAFETY: as above; the kernel writes 24 bytes.
-    syscall("capget", header, found)
-    if any(found.raw):
+    if _has_capabilities():
         raise OSError(0, "capabilities are left")
-    return "none are left"
+    return _NONE_LEFT
+
+
+def _has_capabilities() -> bool:
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION, 0), 8)
+    found = ctypes.create_string_buffer(b"\xff" * 24, 24)
+    # SAFETY: this version of the header goes with two structures of three words, which the kernel writes.
+    syscall("capget", header, found)
+    return any(found.raw)
 
 
 def hide_memory() -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stockade.jail._model import Jail
     from stockade.syscalls import Platform
 
-__all__ = ["filter_mode", "install_filter", "seal_code"]
+__all__ = ["filter_mode", "install_filter", "prepare_filters", "seal_code"]
 
 _SET_MODE_FILTER: Final = 1
 _TSYNC: Final = 1
@@ -29,6 +29,17 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
+def prepare_filters(jail: Jail) -> None:
+    """Makes the programs that processes forked from this one are going to install.
+
+    Args:
+        jail: What is allowed.
+    """
+    for trial in (True, False):
+        _program(jail, trial=trial)
+    seal_filter(_platform())
+
+
 def install_filter(jail: Jail, *, trial: bool) -> None:
     """Has the kernel look at each system call of this process from now on.
 
@@ -39,6 +50,10 @@ def install_filter(jail: Jail, *, trial: bool) -> None:
     Raises:
         OSError: The kernel does not do so.
     """
+    _install(_program(jail, trial=trial))
+
+
+def _program(jail: Jail, *, trial: bool) -> bytes:
     table = load_table().without(jail.remove) if jail.remove else load_table()
     options = FilterOptions(
         executable=jail.executable,
@@ -46,7 +61,7 @@ def install_filter(jail: Jail, *, trial: bool) -> None:
         on_forbidden=not trial and jail.on_forbidden == "kill",
         on_unlisted=not trial and jail.on_unlisted == "kill",
     )
-    _install(build_filter(table, _platform(), options, os.getpid()))
+    return build_filter(table, _platform(), options, os.getpid())
 
 
 def seal_code() -> None:

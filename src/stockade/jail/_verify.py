@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from stockade.jail._libc import syscall
+from stockade.jail._libc import number_of, syscall
 from stockade.jail._model import JailError
 from stockade.jail._privileges import has_no_new_privileges, is_hidden
 from stockade.jail._seccomp import filter_mode
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-_NO_DESCRIPTOR: Final = -1
 _CLONE_NEWUSER: Final = 0x1000_0000
 _PTRACE_ATTACH: Final = 16
 _AF_INET, _SOCK_STREAM = 2, 1
@@ -48,6 +47,12 @@ _REFUSED_CALLS: Final[dict[str, Callable[[], object]]] = {
     "set up a ring": lambda: syscall("io_uring_setup", 0, 0),
     "load a program into the kernel": lambda: syscall("bpf", -1, 0, 0),
 }
+
+
+def load_checks() -> None:
+    """Finds the numbers of all calls that are tried, so that processes forked from this one need not."""
+    for name in (*_TRIED_CALLS, *_CALLS_OF_WALLS):
+        number_of(name)
 
 
 def verify(active: frozenset[Wall]) -> tuple[str, ...]:
@@ -81,6 +86,10 @@ def verify(active: frozenset[Wall]) -> tuple[str, ...]:
             tried.append(told)
             _must_fail(told, attempt, errno.EPERM)
     return tuple(tried)
+
+
+_TRIED_CALLS: Final = ("clone", "execve", "socket", "ptrace", "kill", "unshare", "io_uring_setup", "bpf")
+_CALLS_OF_WALLS: Final = ("capget", "capset", "close_range", "seccomp")
 
 
 def _must_fail(told: str, attempt: Callable[[], object], how: int) -> None:
