@@ -255,6 +255,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.guests: set(),
     stockade.host: {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),
+        *("MOST_TEXT_BYTES", "Signature", "ToldFailure"),
         "annotated",
     },
     stockade.audit: {"RunEnd", "RunKind", "RunStart", "key_from", "run_end"},
