@@ -393,8 +393,12 @@ class Hub:
 
     def close(self) -> None:
         """Ends the server, and all workers, at the end of this process."""
+        self._closed = True
+        self.end()
+
+    def end(self) -> None:
+        """Ends the server, and all workers; who wants a worker afterwards has another started."""
         with self._lock:
-            self._closed = True
             server, self._server = self._server, None
         if server is not None:
             server.close()

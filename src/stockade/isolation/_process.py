@@ -13,6 +13,7 @@ import msgspec
 
 from stockade.errors import IsolationError, UsageError
 from stockade.host import MOST_TEXT_BYTES
+from stockade.isolation._backend import check
 from stockade.isolation._frames import MOST_DESCRIPTORS, Register, Request
 from stockade.isolation._hub import hub, stale
 from stockade.isolation._remote import RemoteRun
@@ -23,38 +24,65 @@ from stockade.system import has_memory_files, open_memory_file, seal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Plan, PolicyContext, Streams
+    from stockade.execution import Isolation, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["run_in_worker", "unavailable"]
+__all__ = ["Workers", "workers"]
 
 _MOST_MOUNTS: Final = MOST_DESCRIPTORS - 2
 _MOST_WORD: Final = (1 << 64) - 1
 
 
-def unavailable() -> str:
-    """Says why there can be no workers on this system; "" where there can."""
+class Workers:
+    """Runs in worker processes, each in a fresh one."""
+
+    name: Final[Isolation] = "process"
+
+    def available(self) -> str:
+        """Says why there are none on this system; "" where there are."""
+        return _unavailable()
+
+    def run(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
+        """Does a run in a worker, in steps; see `Backend`.
+
+        Args:
+            context: The policy made ready.
+            control: What tells it to stop.
+            task: What is run.
+            tenant: For whom.
+
+        Raises:
+            IsolationError: There is something to it that workers do not do yet, or there can be none.
+            UsageError: What the guest is given does not fit.
+        """
+        return _run(context, control, task, tenant)
+
+    def check(self) -> frozenset[str]:
+        """Runs a command that does nothing; returns the walls that stood around it.
+
+        Raises:
+            IsolationError: It did not come to its end.
+        """
+        return check(self)
+
+    def close(self) -> None:
+        """Ends the fork server, and all workers; the next run makes another."""
+        hub.end()
+
+
+workers: Final = Workers()
+
+
+def _unavailable() -> str:
     if sys.platform != "linux" or not has_memory_files() or not hasattr(os, "pidfd_open"):
         return "runs in a process of their own need Linux 5.4 or later"
     return ""
 
 
-def run_in_worker(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
-    """Does a run in a worker.
-
-    Args:
-        context: The policy made ready.
-        control: What tells it to stop.
-        task: What is run.
-        tenant: For whom.
-
-    Raises:
-        IsolationError: There is something to it that workers do not do yet, or there can be none.
-        UsageError: What the guest is given does not fit.
-    """
-    _check(context)
+def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
+    _check(context, task)
     inputs = task.inputs
     request, stdin = _request(context, task)
     if not (yield from context.prepare(task.module, control, tenant)):
@@ -99,14 +127,16 @@ def run_in_worker(context: PolicyContext, control: RunControl, task: Task, tenan
         hub.release()
 
 
-def _check(context: PolicyContext) -> None:
+def _check(context: PolicyContext, task: Task) -> None:
     """Refuses what workers do not do yet."""
-    reason = unavailable()
+    reason = _unavailable()
     if reason:
         raise IsolationError(f'{reason}: use isolation="inprocess"')
     for asked, what in ((context.monitoring, "samples and alerts"), (context.trace, "a trace")):
         if asked:
             raise IsolationError(f'{what} are told of runs with isolation="inprocess" only, in this release')
+    if task.saved is not None:
+        raise IsolationError('snapshots run with isolation="inprocess" only, in this release')
     if context.policy.network.mode != "none":
         raise IsolationError('guests with a network run with isolation="inprocess" only, in this release')
     if len(context.policy.filesystem.mounts) > _MOST_MOUNTS:
@@ -115,15 +145,15 @@ def _check(context: PolicyContext) -> None:
 
 def _request(context: PolicyContext, task: Task) -> tuple[Request, bytes]:
     """What the worker is told, and the standard input; checked as for runs in this process."""
-    from stockade.execution import bind_arguments, environment
+    from stockade.execution import environment
 
     inputs = task.inputs
+    task.bind()
     env = context.variables(inputs)
     environment(env)
     if task.export is None:
         args: tuple[int | float | str | bytes, ...] = tuple(inputs.arguments())
     else:
-        bind_arguments(task.module, task.export, task.args, task.returns)
         args = tuple(map(_argument, task.args))
     request = Request(export=task.export, args=args, returns=task.returns, env=dict(env))
     return request, inputs.input() if inputs.stdin else b""

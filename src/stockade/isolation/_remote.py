@@ -44,6 +44,9 @@ START_SECONDS: Final = 60.0
 _STATUS_SECONDS: Final = 2.0
 """How long to wait to be told how a worker has ended that says nothing any more."""
 
+_ABANDONED_SECONDS: Final = 0.2
+"""How often it is looked whether anybody still awaits a run."""
+
 _MOST_PIECES: Final = 16
 """Pieces of output that are taken before they are passed on."""
 
@@ -124,7 +127,6 @@ class RemoteRun:
         self._has_more = False
         self._progress: Progress | None = None
         self._finished: tuple[Finished, bytes] | None = None
-        self.walls: tuple[str, ...] = ()
 
     def progress(self) -> Progress | None:
         """Tells how far the run is, as the worker told last. May be called from any thread."""
@@ -203,7 +205,7 @@ class RemoteRun:
             if self._started is not None:
                 raise Garbled("it has begun twice")
             self._started = time.monotonic()
-            self.walls = message.walls
+            self._control.walls = message.walls
             self._control.start(self._plan.limits.wall_time)
         elif isinstance(message, Wants):
             if self._streams is None or self._streams.stdin is None:
@@ -270,6 +272,9 @@ class RemoteRun:
             self._worker.listen()
         if self._state.wanted and streams is not None:
             until = time.monotonic() + streams.retry_seconds
+        if self._control.abandoned is not None:
+            # Nobody wakes a run when whoever awaits it goes away.
+            until = min(until, time.monotonic() + _ABANDONED_SECONDS)
         if self._told_cancel is not None:
             return min(until, self._told_cancel + GRACE_SECONDS)
         if self._started is None:

@@ -20,8 +20,9 @@ import msgspec
 from stockade.compilation import MadeProgram, Program
 from stockade.engine import CompiledModule, Engine, EngineConfig
 from stockade.errors import EngineError, IsolationError, LinkError, UsageError
-from stockade.execution import Call, Inputs, OpenMounts, PolicyContext, Streams, bind_arguments, initialized, with_guest
+from stockade.execution import Inputs, OpenMounts, PolicyContext, Streams
 from stockade.host import CapabilityMissing, HostFunctions, ToldFailure
+from stockade.isolation._backend import InProcess, Task
 from stockade.isolation._frames import (
     TO_WORKER,
     Answer,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from stockade.execution import Guest
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -272,18 +272,18 @@ class _Host:
                 self._passes_on("stderr") if request.listens else None,
                 wakes=True,
             )
-        if request.export is None:
-            call = Call(module.command_entry)
-            inputs = Inputs(request.args, stdin, request.env)
-            guest = context.guest(module, control, inputs, streams)
-            steps = with_guest(guest, control, guest.invoke(call, command=True))
-        else:
-            call = bind_arguments(module, request.export, request.args, request.returns)
-            guest = context.guest(module, control, Inputs((), stdin, request.env), streams)
-            steps = with_guest(guest, control, initialized(module, guest, call))
-        return self._driven(steps, guest)
+        export = request.export
+        task = Task(
+            module,
+            Inputs(request.args if export is None else (), stdin, request.env),
+            streams,
+            export,
+            request.args if export is not None else (),
+            request.returns,
+        )
+        return self._driven(InProcess().run(context, control, task, ""))
 
-    def _driven(self, steps: RunCoroutine[Report], guest: Guest) -> Report:
+    def _driven(self, steps: RunCoroutine[Report]) -> Report:
         while True:
             try:
                 until = next(steps)
@@ -293,7 +293,8 @@ class _Host:
             now = time.monotonic()
             if now >= self._next_told:
                 self._next_told = now + _PROGRESS_SECONDS
-                progress = guest.progress()
+                told = self.control.progress
+                progress = None if told is None else told()
                 if progress is not None:
                     self.tell(Told(progress))
             wait = 0 if until <= GO_ON else None if until == FOREVER else max(0, math.ceil((until - now) * 1000))

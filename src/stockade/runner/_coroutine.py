@@ -65,6 +65,7 @@ class RunControl:
         on_tool: The same for tools that code calls.
         on_wake: What is called, from any thread, when the run should look around before its time.
         progress: Says how far the run is; None before and after.
+        walls: What was found to stand around the guest, where it runs in a process of its own.
         thread: The thread that takes all its steps, or awaits it; 0 where there is none such.
     """
 
@@ -81,6 +82,7 @@ class RunControl:
     on_wake: Callable[[], object] | None = None
     progress: Callable[[], Progress | None] | None = None
     thread = 0
+    walls: tuple[str, ...] = ()
 
     def start(self, seconds: float | None, passed: float = 0.0) -> None:
         """Sets the deadline; an old cancellation stays in force.

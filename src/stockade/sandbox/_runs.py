@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from stockade.errors import Cancelled, IsolationError
-from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments, initialized, with_guest
-from stockade.isolation import Task, run_in_worker
+from stockade.errors import Cancelled
+from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments, with_guest
+from stockade.isolation import Task, backend
 from stockade.modules import Module
 from stockade.runner import run_blocking
 from stockade.sandbox._snapshot import load_source
@@ -199,15 +199,10 @@ def run_steps(
         tenant: For whom.
     """
     loaded, saved = load_source(context, module)
-    entry = loaded.command_entry
-    if context.isolation != "inprocess":
-        return (yield from _elsewhere(context, control, Task(loaded, inputs, streams), saved, tenant))
     if saved is None and streams is None and (parked := context.parked(loaded, inputs)) is not None:
         return (yield from with_guest(parked.guest, control, parked.resume(control, inputs.input())))
-    if not (yield from context.prepare(loaded, control, tenant)):
-        return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams, saved)
-    return (yield from with_guest(guest, control, guest.invoke(Call(entry), command=True)))
+    task = Task(loaded, inputs, streams, saved=saved)
+    return (yield from backend(context.isolation).run(context, control, task, tenant))
 
 
 def call_steps(
@@ -235,14 +230,8 @@ def call_steps(
         streams: What serves its output and input in the place of the callbacks among its inputs.
     """
     loaded, saved = load_source(context, module)
-    if context.isolation != "inprocess":
-        task = Task(loaded, inputs, streams, export, args, returns)
-        return (yield from _elsewhere(context, control, task, saved, tenant))
-    call = bind_arguments(loaded, export, args, returns)
-    if not (yield from context.prepare(loaded, control, tenant)):
-        return context.cancelled(loaded)
-    guest = context.guest(loaded, control, inputs, streams, saved)
-    return (yield from with_guest(guest, control, initialized(loaded, guest, call)))
+    task = Task(loaded, inputs, streams, export, args, returns, saved)
+    return (yield from backend(context.isolation).run(context, control, task, tenant))
 
 
 def drive_steps(
@@ -271,14 +260,3 @@ def drive_steps(
     loaded, held = yield from prepare_steps(context, control, module, tenant)
     guest = context.guest(loaded, control, inputs, streams, held)
     return (yield from with_guest(guest, control, program(guest)))
-
-
-def _elsewhere(
-    context: PolicyContext, control: RunControl, task: Task, saved: SavedGuest | None, tenant: str
-) -> RunCoroutine[Report]:
-    """Does a run where its policy made ready says."""
-    if saved is not None:
-        raise IsolationError(
-            f'snapshots do not run with isolation="{context.isolation}" in this release: use isolation="inprocess"'
-        )
-    return (yield from run_in_worker(context, control, task, tenant))
