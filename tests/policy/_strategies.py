@@ -102,6 +102,12 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
     "limits.random_bytes": (0, _COUNT, True),
     "limits.calls": (0, _COUNT, True),
     "limits.call_rate": (1, _RATE, True),
+    "limits.connections": (0, 1000, False),
+    "limits.requests": (0, _COUNT, True),
+    "limits.request_time": (0.001, _TEN_YEARS, True),
+    "limits.sent_bytes": (0, _COUNT, True),
+    "limits.received_bytes": (0, _COUNT, True),
+    "limits.network_rate": (1, _RATE, True),
     "clock.resolution": (1e-9, _NANOSECONDS, False),
     "clock.start": (0.0, _NANOSECONDS, False),
     "clock.step": (0.0, _NANOSECONDS, False),
@@ -156,6 +162,9 @@ _HOSTS = (
         "db.localhost",
         "bücher.example",
         "a_b-c.test",
+        "*.example.com",
+        "*.api.Example.com",
+        "*.corp.internal",
     ),
     *(
         "127.0.0.1",
@@ -290,7 +299,12 @@ def hosts() -> st.SearchStrategy[HostRule]:
     name = st.lists(label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "test"]))
     address = (st.ip_addresses(v=4) | st.ip_addresses(v=6)).map(str).filter(lambda text: "::ffff:" not in text)
     return st.builds(
-        HostRule, st.sampled_from(_HOSTS) | name | address, _lists_of(port_ranges(), least=1, most=3), st.booleans()
+        HostRule,
+        st.sampled_from(_HOSTS) | name | address,
+        _lists_of(port_ranges(), least=1, most=3),
+        st.booleans(),
+        _lists_of(st.sampled_from(["GET", "HEAD", "POST", "DELETE"]), least=1, most=3),
+        _lists_of(st.sampled_from(["/", "/v1", "/v1/", "/v1/a", "/v2"]), least=1, most=2),
     )
 
 

@@ -85,8 +85,8 @@ def _lists(pool: tuple[Any, ...], least: int = 0) -> st.SearchStrategy[tuple[Any
 
 @st.composite
 def _limits(draw: st.DrawFn) -> Limits:
-    quotas = ("files_created", "file_size", "read_bytes", "write_bytes", "random_bytes", "calls")
-    rates = ("read_rate", "write_rate", "call_rate", "memory_growth")
+    quotas = ("files_created", "file_size", "read_bytes", "write_bytes", "random_bytes", "calls", "requests")
+    rates = ("read_rate", "write_rate", "call_rate", "memory_growth", "network_rate")
     values = draw(
         _some(
             **{name: _one_of(0, 7, None) for name in quotas},
@@ -1135,7 +1135,8 @@ def test_long_lists_are_combined() -> None:
 
 _RO = {"host": "a", "guest": "/a", "mode": "ro"}
 _RW = {"host": "a", "guest": "/a", "mode": "rw"}
-_HTTPS = {"host": "a.example", "ports": [443], "secure": True}
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_HTTPS = {"host": "a.example", "ports": [443], "secure": True, "methods": _METHODS, "paths": ["/"]}
 
 
 @pytest.mark.parametrize(

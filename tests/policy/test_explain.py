@@ -411,11 +411,10 @@ def test_what_cannot_be_enforced_is_told(policy: Policy) -> None:
 
 
 def test_what_is_enforced_is_not_told_as_missing() -> None:
-    """The twin: the default policy can be enforced, one that asks for the network cannot."""
+    """The twin: the default policy can be enforced, one that asks for programs on the host cannot."""
     assert not any(statement.capability == "unusable" for statement in Policy().explain())
-    assert [statement.path for statement in _network("full").explain() if statement.capability == "unusable"] == [
-        "network.mode"
-    ]
+    policy = Policy(process=Process(mode="full"))
+    assert [statement.path for statement in policy.explain() if statement.capability == "unusable"] == ["process.mode"]
 
 
 # -- names -------------------------------------------------------------------------------------------------------------

@@ -334,7 +334,8 @@ FIT_HOSTS = (
     "2606:4700:4700::1111",
 )
 UNFIT_HOSTS = (
-    *("*", "*.example.com", "example.*", ".example.com", "https://api.example.com", "api.example.com:443"),
+    *("*", "*.example", "*.*.example.com", "*.127.0.0.1", "example.*", ".example.com"),
+    *("https://api.example.com", "api.example.com:443"),
     *("api.example.com/v1", "user@api.example.com", "10.0.0.0/8", "127.1", "2130706433", "0x7f.1", "0177.0.0.1"),
     *(
         "0x7f000001",
@@ -365,7 +366,8 @@ def test_a_rule_that_names_no_host_or_hides_one_is_refused(host: str) -> None:
         HostRule(host)
 
     assert str(caught.value) == (
-        f'host.host is {host!r}: it must be the name or address of one host, such as "api.example.com"'
+        f"host.host is {host!r}: it must be the name or address of one host, or *. and a domain, such as "
+        '"api.example.com"'
     )
 
 
@@ -539,12 +541,15 @@ A_HOST = "hosts = [{ host = 'a.example' }]"
         ("mode = 'hosts'\nhosts = 'a.example'", "network.hosts is 'a.example': it must be a list of tables"),
         (
             "mode = 'hosts'\nhosts = [{ ports = [1] }]",
-            'network.hosts[0] has no host: it must be the name or address of one host, such as "api.example.com"',
+            (
+                "network.hosts[0] has no host: it must be the name or address of one host, or *. and a domain, such as "
+                '"api.example.com"'
+            ),
         ),
         (
             "mode = 'hosts'\nhosts = [{ host = 'a.example' }, { host = '*.example' }]",
             (
-                "network.hosts[1].host is '*.example': it must be the name or address of one host, "
+                "network.hosts[1].host is '*.example': it must be the name or address of one host, or *. and a domain, "
                 'such as "api.example.com"'
             ),
         ),

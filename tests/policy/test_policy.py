@@ -43,7 +43,8 @@ SECTIONS = (
     "fuel, fuel_refill, fuel_refill_interval, fuel_refill_max, fuel_time, wall_time, idle_time, cpu_percent, "
     "memory, memory_growth, on_memory_denied, table_elements, stack, instances, memories, tables, module_size, "
     "compile_time, compile_memory, compile_process, stdout, stderr, open_files, files_created, file_size, "
-    "read_bytes, write_bytes, read_rate, write_rate, random_bytes, calls, call_rate, on_rate"
+    "read_bytes, write_bytes, read_rate, write_rate, random_bytes, calls, call_rate, on_rate, "
+    "connections, requests, request_time, sent_bytes, received_bytes, network_rate"
 )
 
 

@@ -68,6 +68,12 @@ DEFAULT: dict[str, object] = {
     "limits.calls": None,
     "limits.call_rate": None,
     "limits.on_rate": "wait",
+    "limits.connections": 10,
+    "limits.requests": 1_000,
+    "limits.request_time": 30.0,
+    "limits.sent_bytes": 64 * MIB,
+    "limits.received_bytes": 256 * MIB,
+    "limits.network_rate": None,
     "filesystem.mounts": (),
     "filesystem.create": True,
     "filesystem.delete": False,
@@ -127,6 +133,12 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "limits.calls": 1_000_000,
         "limits.call_rate": 10_000,
         "limits.random_bytes": MIB,
+        "limits.connections": 3,
+        "limits.requests": 100,
+        "limits.request_time": 5.0,
+        "limits.sent_bytes": MIB,
+        "limits.received_bytes": 10 * MIB,
+        "limits.network_rate": MIB,
         "filesystem.create": False,
         "clock.mode": "coarse",
         "random.mode": "seeded",
@@ -150,6 +162,12 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "limits.calls": 1_000_000,
         "limits.call_rate": 10_000,
         "limits.random_bytes": MIB,
+        "limits.connections": 3,
+        "limits.requests": 100,
+        "limits.request_time": 5.0,
+        "limits.sent_bytes": MIB,
+        "limits.received_bytes": 10 * MIB,
+        "limits.network_rate": MIB,
         "clock.mode": "coarse",
         "random.mode": "seeded",
     },
@@ -166,6 +184,7 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "filesystem.mounts": (Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),
         "environment.mode": "allow",
         "environment.names": ("PATH", "TEMP", "TMP"),
+        "network.mode": "loopback",
     },
     "permissive": {
         "limits.fuel": 100_000_000_000,
@@ -179,6 +198,9 @@ DIFFERENT: dict[str, dict[str, object]] = {
         "limits.file_size": None,
         "limits.write_bytes": None,
         "limits.random_bytes": None,
+        "limits.requests": None,
+        "limits.sent_bytes": None,
+        "limits.received_bytes": None,
         "features.relaxed_simd": True,
     },
 }
@@ -271,7 +293,7 @@ def test_no_preset_gives_what_must_be_asked_for_by_name(name: str) -> None:
     """No hosts, no processes, no secrets, no sockets, and no violation is let through."""
     policy = Policy.preset(name)
 
-    assert policy.network.mode == "none"
+    assert policy.network.mode == ("loopback" if name == "development" else "none")
     assert policy.process.mode == "none"
     assert policy.environment.mode == ("allow" if name == "development" else "none")
     assert not policy.environment.set

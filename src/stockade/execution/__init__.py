@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
+from stockade.execution._classify import GuestStopped, StopReason
 from stockade.execution._context import PolicyContext
 from stockade.execution._inputs import (
     NO_INPUTS,
@@ -45,6 +46,7 @@ __all__ = [
     "Convention",
     "Guest",
     "GuestState",
+    "GuestStopped",
     "Inputs",
     "Isolation",
     "Monitoring",
@@ -59,6 +61,7 @@ __all__ = [
     "Returns",
     "SavedGuest",
     "Stdin",
+    "StopReason",
     "StreamState",
     "Streams",
     "StringCall",

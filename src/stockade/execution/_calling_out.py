@@ -13,7 +13,7 @@ from stockade.execution._classify import GuestStopped, StopReason, classify
 from stockade.execution._halted import HaltedGuest
 from stockade.execution._values import bind_arguments
 from stockade.guard import Mailbox, mailbox_words
-from stockade.host import CapabilityMissing, HostCall, HostFunctionFailed
+from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.report import Outcome, Report
 from stockade.runner import FOREVER, GRACE_SECONDS, AwaitedCall, run_blocking
 
@@ -236,22 +236,24 @@ class CallingGuest(HaltedGuest):
         """Answers a call of a plain function of the embedder's.
 
         Raises:
-            Ended: The policy does not grant what the function needs.
+            Ended: The policy does not grant what the function needs, or does not permit what it was asked.
         """
         try:
             function.serve(mailbox, self)
-        except (CapabilityMissing, HostFunctionFailed) as problem:
+        except (CallRefused, CapabilityMissing, HostFunctionFailed) as problem:
             self._fail(mailbox, problem)
 
-    def _fail(self, mailbox: Mailbox, problem: CapabilityMissing | HostFunctionFailed) -> None:
+    def _fail(self, mailbox: Mailbox, problem: CallRefused | CapabilityMissing | HostFunctionFailed) -> None:
         """Ends the run for what a function of the embedder has raised.
 
         Raises:
-            Ended: The policy does not grant what the function needs.
+            Ended: The policy does not grant what the function needs, or does not permit what it was asked.
         """
         if self._reentry is not None and self._reentry.ended is not None:
             # The run is over for that, whatever the function has made of it.
             return
+        if isinstance(problem, CallRefused):
+            raise GuestStopped(StopReason(refused=problem.violation)) from None
         if isinstance(problem, CapabilityMissing):
             raise GuestStopped(StopReason.without_capability(problem.capability, problem.function)) from None
         # The guest traps where it is, so that the report tells where that was.

@@ -137,7 +137,14 @@ _STOPS = {"memory": Outcome.MEMORY, "host_memory": Outcome.CRASHED, "denied": Ou
 """What it means that the guard ended the run, by its reasons."""
 
 
-_REFUSED = {"capability": Outcome.DENIED, "idle": Outcome.IDLE, "value": Outcome.OUTPUT}
+_REFUSED = {
+    "capability": Outcome.DENIED,
+    "idle": Outcome.IDLE,
+    "value": Outcome.OUTPUT,
+    **dict.fromkeys(
+        ("network", "connections", "requests", "request_time", "sent_bytes", "received_bytes"), Outcome.DENIED
+    ),
+}
 """What it means that the host ended the run, by what it refused; any other is memory."""
 
 

@@ -26,6 +26,7 @@ from stockade.runner import RunControl
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from stockade.egress import Client
     from stockade.engine import Instance
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
@@ -53,6 +54,7 @@ class PolicyContext:
         trace: What of the calls of guests is traced.
         units_for: Estimates the fuel for some seconds of computing; by default, it is measured.
         isolation: Where its runs happen.
+        client: What makes the requests of guests; None where none may make any.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -74,6 +76,7 @@ class PolicyContext:
         trace: Trace | None = None,
         units_for: Callable[[float], int] = units_for_seconds,
         isolation: Isolation = "inprocess",
+        client: Client | None = None,
     ) -> None:
         check_enforceable(policy)
         self.policy = policy
@@ -83,6 +86,7 @@ class PolicyContext:
         self._units_for = units_for
         self.isolation = isolation
         self._compiles_as = compiled_as(policy, isolation)
+        self._client = client
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
         self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -102,7 +106,9 @@ class PolicyContext:
         """
         both = self.policy.narrow(policy)
         grants = self.mounts.narrowed(both.filesystem.mounts)
-        return PolicyContext(both, self.functions, grants, self.monitoring, self.trace, self._units_for, self.isolation)
+        return PolicyContext(
+            both, self.functions, grants, self.monitoring, self.trace, self._units_for, self.isolation, self._client
+        )
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -233,6 +239,8 @@ class PolicyContext:
             is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
+                if self._client is not None:
+                    found.reach(self._client)
                 return found
             waiting = found
         guest = Guest(
@@ -248,6 +256,8 @@ class PolicyContext:
             waiting=waiting,
         )
         guest.pool = warm
+        if self._client is not None:
+            guest.reach(self._client)
         if self.monitoring is not None:
             guest.watch(self.monitoring)
         return guest

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping, Sequence
 
+    from stockade.egress import Client, GuestNetwork
     from stockade.engine import HaltedMemory, Instance, InstanceState, Memory
     from stockade.execution._monitoring import RunMonitor
     from stockade.execution._mounts import OpenMounts
@@ -95,6 +96,8 @@ class LiveGuest:
     _tracer: Tracer | None = None
     _reentry: Reentry | None = None
     _own_loop: OwnLoop | None = None
+    _client: Client | None = None
+    _network: GuestNetwork | None = None
     _problem = ""
     _raised: BaseException | None = None
     _timed = False
@@ -334,6 +337,23 @@ class LiveGuest:
         held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
         return held
 
+    @property
+    def network(self) -> GuestNetwork:
+        """What it has of the network, whatever its policy permits of that."""
+        if self._network is None:
+            # Most guests have no use for it.
+            from stockade.egress import Client, GuestNetwork
+
+            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
+        return self._network
+
+    def reach(self, client: Client) -> None:
+        """Has its requests made by a client."""
+        self._client = client
+
+    def _seconds(self) -> float:
+        return max(0.0, time.perf_counter() - self._begun)
+
     def _looking(self) -> threading.RLock:
         """Returns what is held while somebody looks at the guest from another thread, or in the middle of anything.
 
@@ -364,6 +384,8 @@ class LiveGuest:
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
+        if self._network is not None:
+            self._network.end()
         if self._own_loop is not None:
             self._own_loop.close()
         instance = self._instance

@@ -150,7 +150,7 @@ class Plan:
         derived: dict[str, object] = {
             "limits": limits,
             "run_limits": _run_limits(limits, self.fuel),
-            "calls_out": any(not function.is_awaited for function in self.functions),
+            "calls_out": any(not (function.is_awaited or function.is_brief) for function in self.functions),
             "grows": bool(woven.grown_memories or woven.grown_tables),
             "is_plain": is_plain,
             "is_bare": is_plain
@@ -298,6 +298,7 @@ def ask_for(
         LinkError: It imports what nothing provides.
     """
     check_outline(module.name, module.parsed, policy.structure, policy.limits, policy.features)
+    functions.provide(entry.module for entry in module.parsed.imports)
     check_imports(module.parsed, functions.types())
     return programs.ask(module, policy, progress, tenant, traced=traced)
 

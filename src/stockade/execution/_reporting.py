@@ -29,6 +29,7 @@ from stockade.report import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from stockade.egress import GuestNetwork
     from stockade.engine import Number
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._tracing import Tracer
@@ -106,6 +107,8 @@ class ReportingGuest(LiveGuest):
             outcome, exit_code, value, stdout, stderr, usage, told = self._whole(results, command, fuel)
         else:
             outcome, exit_code, value, stdout, stderr, usage, told = self._plain(glance, results, command, fuel)
+        if self._network is not None:
+            usage, told = self._with_network(self._network, usage, told)
         compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
         if self._tracer is not None:
             told = {**told, **self._traced(self._tracer)}
@@ -133,6 +136,28 @@ class ReportingGuest(LiveGuest):
             report = msgspec.structs.replace(report, **told)
         self._usage = usage
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
+
+    def _with_network(
+        self, network: GuestNetwork, usage: Usage, told: Mapping[str, Any]
+    ) -> tuple[Usage, Mapping[str, Any]]:
+        """Adds what the guest has used of the network, and what it was refused there. What is under way is over."""
+        network.end()
+        sent, received, connections = network.take_use()
+        usage = msgspec.structs.replace(
+            usage,
+            network_sent_bytes=sent,
+            network_received_bytes=received,
+            network_connections=connections,
+        )
+        found, dropped = network.take_violations()
+        ended = None if self._ending is None else self._ending.refused
+        # What has ended the run is told as its end already.
+        found = tuple(violation for violation in found if ended is None or not _is_same(violation, ended))
+        if found:
+            told = {**told, "violations": (*found, *told.get("violations", ()))}
+        if dropped:
+            told = {**told, "violations_dropped": told.get("violations_dropped", 0) + dropped}
+        return usage, told
 
     def _traced(self, tracer: Tracer) -> Mapping[str, Any]:
         """What is told of the calls that were traced."""
@@ -313,6 +338,10 @@ class ReportingGuest(LiveGuest):
         spent = initial - left
         plan.history.append((spent, seconds))
         return FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
+
+
+def _is_same(one: Violation, other: Violation) -> bool:
+    return (one.kind, one.subject, one.field, one.action) == (other.kind, other.subject, other.field, other.action)
 
 
 def _progress(reading: StateReading | None, woven: Woven, told: dict[str, Any]) -> Progress:

@@ -50,7 +50,7 @@ def where_stepped(before: bytes, after: bytes) -> int:
 
 def job_of(task: Task, *, has_stdin: bool = False) -> bytes:
     """Returns a job as a guest reads it; with what stands on its standard input where that is for others, or always."""
-    given = task.stdin if has_stdin or task.session or task.tools else None
+    given = task.stdin if has_stdin or task.session or task.tools or task.network else None
     return json.dumps(
         {
             "code": task.code,
@@ -63,6 +63,7 @@ def job_of(task: Task, *, has_stdin: bool = False) -> bytes:
             "echo": task.echo,
             "stdin": (given or b"").decode("utf-8", "replace"),
             "tools": [dict(tool) for tool in task.tools],
+            "network": task.network,
         }
     ).encode()
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stockade.audit import AuditLog
     from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, ReadyPool, Streams
     from stockade.guests._driver import Driver
+    from stockade.guests._network import NetworkDesk
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
     from stockade.report import Report, Trace
@@ -57,6 +58,13 @@ _MOST_PLACES = 8
 _MOST_WARM = 1_000
 
 _ENVIRONMENT = {"HOME": "/workspace", "TMPDIR": "/tmp"}  # noqa: S108 - in the guest
+
+
+def _network_desk() -> NetworkDesk:
+    """Returns what serves requests over the network. Most policies permit none, and nothing is loaded for it."""
+    from stockade.guests._network import NetworkDesk
+
+    return NetworkDesk()
 
 
 def _silent(step: str) -> None:
@@ -422,6 +430,7 @@ class Language:
             paths=self._wheels,
             reseed=driver.has_base,
             tools=self._described(),
+            network=allowed.network.mode != "none",
         )
         exchange: JobStreams | None = None
         job, stdin = driver.job(task), task.stdin or b""
@@ -430,9 +439,10 @@ class Language:
             task = task._replace(stdin=None)
 
         def program(guest: Guest) -> RunCoroutine[Report]:
+            place.toolbox.reach(guest)
             return driver.start(guest, module, task)
 
-        if place.toolbox and driver.exchanges:
+        if place.toolbox.serves and driver.exchanges:
             # Requests, and what answers them, pass by a file and standard input.
             exchange = JobStreams(on_stdout, on_stderr, place.folder.take_request, place.toolbox)
             exchange.put(job)
@@ -440,6 +450,7 @@ class Language:
 
         def served(control: RunControl) -> Streams | None:
             if exchange is not None:
+                exchange.wake_by(control.wake)
                 return exchange
             found = None if streams is None else streams(control)
             if found is not None and found.stdin is not None and job:
@@ -521,6 +532,8 @@ class Language:
                 other.folder.copy_to(folder)
             guest, control = box.live(beginning, inputs, streams)
             toolbox.on_call = _telling(control)
+            toolbox.reach(guest)
+            streams.wake_by(control.wake)
             turns = driver.turns(guest, module, streams, folder.has_result)
             return Interpreter(box, folder, toolbox, guest, control, turns, read, box.audited(control, beginning))
 
@@ -535,6 +548,7 @@ class Language:
                 paths=self._wheels,
                 reseed=True,
                 tools=self._described(),
+                network=allowed.network.mode != "none",
             )
 
         def checked(given: object, patterns: object) -> None:
@@ -620,7 +634,9 @@ class Language:
         )
         box.tell_as(_told(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
-        toolbox = Toolbox(self._tools, policy.grants, policy.limits.stdout + FRAME_ROOM_BYTES, most_integer)
+        desk = None if policy.network.mode == "none" else _network_desk()
+        most_bytes = policy.limits.stdout + FRAME_ROOM_BYTES
+        toolbox = Toolbox(self._tools, policy.grants, most_bytes, most_integer, desk)
         driver.lend(box, toolbox)
         return box, toolbox
 

@@ -63,7 +63,7 @@ class _CPythonCommand(CommandDriver):
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
         # What a command is given to read stands behind its job, unless something else comes there.
-        is_inside = task.session or task.tools
+        is_inside = task.session or task.tools or task.network
         data = _marshalled(task._replace(stdin=task.stdin if is_inside else None))
         return len(data).to_bytes(8, "little") + data
 
@@ -85,6 +85,7 @@ def _marshalled(task: Task) -> bytes:
             "reseed": task.reseed,
             "echo": task.echo,
             "tools": [dict(tool) for tool in task.tools],
+            "network": task.network,
         },
         _MARSHAL_FORMAT,
     )

@@ -93,6 +93,7 @@ class Task(NamedTuple):
         is_ahead: Whether what comes before it is done before it comes.
         tools: What it is told of the tools that it may call.
         echo: Whether its value is shown on stdout, as an interactive interpreter does.
+        network: Whether it may ask for requests over the network.
     """
 
     code: str
@@ -108,6 +109,7 @@ class Task(NamedTuple):
     reseed: bool = False
     echo: bool = False
     is_ahead: bool = False
+    network: bool = False
     tools: Sequence[Mapping[str, str]] = ()
 
 

@@ -15,11 +15,15 @@ from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.host import annotated
 from stockade.runner import is_in_coroutine
+from stockade.runner.loop import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MOST_CALLS_LISTED", "Tool", "ToolCall", "Toolbox"]
+    from stockade.execution import Guest
+    from stockade.guests._network import NetworkDesk, PendingAnswer
+
+__all__ = ["MOST_CALLS_LISTED", "NETWORK_MARK", "Tool", "ToolCall", "Toolbox"]
 
 MOST_CALLS_LISTED = 1_000
 """How many calls of one piece of code are listed; all are counted."""
@@ -28,6 +32,9 @@ _MOST_TEXT = 1_000
 
 _Denied: Final = type(OSError(errno.EACCES, ""))
 """What Python raises where access is denied."""
+
+NETWORK_MARK: Final = b"\1"
+"""What messages about the network begin with: one line of JSON, and bytes."""
 
 _FRAME = b"\0"
 """What pieces of frames begin with. Requests are JSON, which begins with none."""
@@ -169,9 +176,11 @@ class Toolbox:
         grants: Says whether the policy grants a capability.
         most_bytes: How many bytes it may hand over.
         most_integer: The largest integer that the code can hold; None where it holds any.
+        network: Serves requests over the network; None where the policy permits none.
 
     Attributes:
         most_bytes: How many bytes it may hand over.
+        network: The same.
         on_call: Is told the name of each tool that is called; None where nobody asks.
         calls: The calls so far.
         count: How many there were.
@@ -183,8 +192,10 @@ class Toolbox:
         grants: Callable[[str], bool],
         most_bytes: int,
         most_integer: int | None = None,
+        network: NetworkDesk | None = None,
     ) -> None:
         self._tools = tools
+        self.network = network
         self._most_integer = most_integer
         self._grants = grants
         self.most_bytes = most_bytes
@@ -197,9 +208,33 @@ class Toolbox:
         return bool(self._tools)
 
     @property
+    def serves(self) -> bool:
+        """Whether there is anything that code may ask for."""
+        return bool(self._tools) or self.network is not None
+
+    @property
     def awaits(self) -> bool:
-        """Whether there are coroutine functions among them."""
-        return any(tool.is_awaited for tool in self._tools.values())
+        """Whether what code asks for may have to be awaited."""
+        return self.network is not None or any(tool.is_awaited for tool in self._tools.values())
+
+    def reach(self, guest: Guest) -> None:
+        """Has requests over the network made as those of a guest, where any are made.
+
+        Args:
+            guest: The guest.
+        """
+        if self.network is not None:
+            self.network.reach(guest.network)
+
+    def asked(self, request: bytes) -> PendingAnswer | None:
+        """Begins a request over the network; returns None where it is none.
+
+        Args:
+            request: What the code asks for.
+        """
+        if self.network is None or request[:1] != NETWORK_MARK:
+            return None
+        return self.network.begin(request)
 
     def begin(self) -> None:
         """Begins counting anew."""
@@ -253,7 +288,15 @@ class Toolbox:
             return self._failed(tool.name, begun, problem)
 
     async def serve_async(self, request: bytes) -> bytes:
-        """Answers a request; coroutine functions are awaited, plain ones called on another thread."""
+        """Answers a request; coroutine functions are awaited, plain ones called on another thread.
+
+        Raises:
+            CallRefused: The policy ends the run for what was asked of the network.
+        """
+        pending = self.asked(request)
+        if pending is not None:
+            await wait_until(pending.is_ready, pending.waiters)
+            return pending.answer()
         begun = time.perf_counter()
         tool, bound, refusal = self._read(request)
         if bound is None or tool is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from stockade.execution import Streams
+from stockade.execution import GuestStopped, StopReason, Streams
+from stockade.host import CallRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.execution import Guest
     from stockade.guests._driver import Driver
+    from stockade.guests._network import PendingAnswer
     from stockade.guests._task import Task
     from stockade.guests._tools import Toolbox
     from stockade.modules import Module
@@ -64,6 +66,16 @@ class JobStreams(Streams):
         self.waiting = False
         self._left = memoryview(b"")
         self._ended = False
+        self._pending: PendingAnswer | None = None
+        self._wake: Callable[[], object] | None = None
+
+    def wake_by(self, wake: Callable[[], object]) -> None:
+        """Says how the run is woken that waits for an answer.
+
+        Args:
+            wake: Wakes it. May be called from any thread.
+        """
+        self._wake = wake
 
     def put(self, job: bytes) -> None:
         """Gives the guest a job."""
@@ -76,9 +88,16 @@ class JobStreams(Streams):
         self.waiting = False
 
     def _fetch(self, size: int) -> bytes | None:
-        if not self._left and self._toolbox and (request := self._take_request()) is not None:
-            answer = self._toolbox.serve(request)
-            self._left = memoryview(len(answer).to_bytes(8, "little") + answer)
+        if self._pending is None and not self._left and self._toolbox.serves:
+            self._take()
+        if self._pending is not None:
+            if not self._pending.is_ready():
+                return None
+            pending, self._pending = self._pending, None
+            try:
+                self._answer(pending.answer())
+            except CallRefused as problem:
+                raise GuestStopped(StopReason(refused=problem.violation)) from None
         if self._left:
             piece, self._left = bytes(self._left[:size]), self._left[size:]
             return piece
@@ -86,6 +105,20 @@ class JobStreams(Streams):
             return b""
         self.waiting = True
         return None
+
+    def _take(self) -> None:
+        """Takes what the guest has asked for, if anything."""
+        request = self._take_request()
+        if request is None:
+            return
+        self._pending = self._toolbox.asked(request)
+        if self._pending is None:
+            self._answer(self._toolbox.serve(request))
+        elif self._wake is not None:
+            self._pending.waiters.append(self._wake)
+
+    def _answer(self, answer: bytes) -> None:
+        self._left = memoryview(len(answer).to_bytes(8, "little") + answer)
 
 
 class ParkedTurns:

@@ -3,6 +3,7 @@
 from stockade.host._functions import (
     F32,
     F64,
+    HTTP_MODULE,
     I32,
     I64,
     MOST_TEXT_BYTES,
@@ -15,17 +16,19 @@ from stockade.host._functions import (
     ToldFailure,
     annotated,
 )
-from stockade.host._guest import CapabilityMissing, GuestMemory, HaltedGuest, HostCall
+from stockade.host._guest import CallRefused, CapabilityMissing, GuestMemory, HaltedGuest, HostCall, network_of
 
 __all__ = [
     "F32",
     "F64",
+    "HTTP_MODULE",
     "I32",
     "I64",
     "MOST_TEXT_BYTES",
     "U32",
     "U64",
     "BoundFunction",
+    "CallRefused",
     "CapabilityMissing",
     "GuestMemory",
     "HaltedGuest",
@@ -35,4 +38,5 @@ __all__ = [
     "Signature",
     "ToldFailure",
     "annotated",
+    "network_of",
 ]

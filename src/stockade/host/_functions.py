@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Coroutine
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -16,11 +17,11 @@ from stockade._wasi import MODULE
 from stockade.engine import F32_OVERFLOW, INTEGER_BITS
 from stockade.errors import UsageError
 from stockade.guard import MOST_VALUES, values_format
-from stockade.host._guest import CapabilityMissing, HostCall
+from stockade.host._guest import CallRefused, CapabilityMissing, HostCall
 from stockade.wasm import FuncType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from inspect import Parameter
     from types import TracebackType
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "F32",
     "F64",
+    "HTTP_MODULE",
     "I32",
     "I64",
     "MOST_TEXT_BYTES",
@@ -76,6 +78,11 @@ MOST_TEXT_BYTES = 16 << 20
 bytes for each, and text in Python takes up to four times its bytes."""
 
 _MISSING = object()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_RESERVED = "stockade:"
+
+HTTP_MODULE = "stockade:http"
+"""Where guests import what makes requests."""
 
 _VALUES = 8
 """Where values stand in a mailbox."""
@@ -129,6 +136,7 @@ class HostFunction:
         name: Its name there.
         function: What to call.
         requires: A custom capability that a policy must grant for it to be called.
+        is_brief: Whether it is over within a moment, as Stockade's own are.
 
     Raises:
         UsageError: It cannot be registered: an annotation is missing, or is of no type that can cross.
@@ -136,6 +144,7 @@ class HostFunction:
     Attributes:
         function: What to call.
         is_awaited: Whether it is a coroutine function.
+        is_brief: Whether it is over within a moment.
         requires: The capability.
         label: What it is called in messages.
         wants_call: Whether it takes the call itself.
@@ -144,12 +153,15 @@ class HostFunction:
         type: Its type as guests see it.
     """
 
-    def __init__(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:
+    def __init__(
+        self, module: str, name: str, function: Callable[..., object], requires: str | None, *, is_brief: bool = False
+    ) -> None:
         import inspect
 
         self.module, self.name = module, name
         self.function = function
         self.is_awaited = inspect.iscoroutinefunction(annotated(function))
+        self.is_brief = is_brief
         self.requires = requires
         self.label = f"{printable(module)}.{printable(name)}"
         hints, parameters = _declaration(function, self.label)
@@ -235,6 +247,7 @@ class BoundFunction:
     Attributes:
         function: What to call.
         is_awaited: Whether it is a coroutine function.
+        is_brief: Whether it is over within a moment.
         label: What it is called in messages.
         wants_call: Whether it takes the call itself, with the guest's memory.
         signature: How it is called.
@@ -250,13 +263,14 @@ class BoundFunction:
         "_wants_call",
         "function",
         "is_awaited",
+        "is_brief",
         "label",
     )
 
     def __init__(self, function: HostFunction, policy: Policy) -> None:
         self._of = function
         self.function = function.function
-        self.is_awaited = function.is_awaited
+        self.is_awaited, self.is_brief = function.is_awaited, function.is_brief
         self.label = function.label
         self._wants_call = function.wants_call
         requires = function.requires
@@ -323,6 +337,7 @@ class BoundFunction:
             guest: The guest, which is halted until this has returned.
 
         Raises:
+            CallRefused: The policy ends the run for what it was asked.
             CapabilityMissing: The policy does not grant what the function needs.
             HostFunctionFailed: It has raised an exception.
             UsageError: It has returned something else than it is annotated to.
@@ -366,8 +381,10 @@ class BoundFunction:
         values: Sequence[object] = self._arguments.unpack_from(mailbox.bytes, _VALUES)
         return self._read(call, values) if self._wants_call or self._readers else values
 
-    def failure(self, problem: Exception) -> CapabilityMissing | HostFunctionFailed:
+    def failure(self, problem: Exception) -> CallRefused | CapabilityMissing | HostFunctionFailed:
         """Returns what is said of an exception that the function has raised."""
+        if isinstance(problem, CallRefused):
+            return CallRefused(problem.violation)
         if isinstance(problem, CapabilityMissing):
             return CapabilityMissing(problem.capability, self.label)
         if isinstance(problem, ToldFailure):
@@ -537,15 +554,34 @@ def _shown(value: object) -> str:
 class HostFunctions:
     """The host functions of a sandbox. Safe to share between threads.
 
+    Args:
+        own: Stockade's own, by their import modules: what returns the functions of one, each with its name, when a
+            guest imports it.
+
     Attributes:
-        count: How many there are.
+        count: How many there are of the embedder's.
     """
 
     count = 0
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Callable[[], Iterable[tuple[str, Callable[..., object]]]]] = _NOTHING) -> None:
         self._lock = new_lock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
+        self._own = dict(own)
+
+    def provide(self, modules: Iterable[bytes]) -> None:
+        """Has those of Stockade's own there which a guest imports.
+
+        Args:
+            modules: Import modules.
+        """
+        for module in {name.decode("utf-8", "replace") for name in modules} & self._own.keys():
+            with self._lock:
+                make = self._own.pop(module, None)
+                for name, function in () if make is None else make():
+                    self._functions[module.encode(), name.encode()] = HostFunction(
+                        module, name, function, None, is_brief=True
+                    )
 
     def add(self, module: str, name: str, function: Callable[..., object], requires: str | None) -> None:
         """Lends a function from now on.
@@ -561,6 +597,10 @@ class HostFunctions:
         """
         if module == MODULE:
             raise UsageError(f"{MODULE} is WASI's own: register functions under another name, such as env")
+        if module.startswith(_RESERVED):
+            raise UsageError(
+                f"{printable(module)} is Stockade's own: register functions under another name, such as env"
+            )
         try:
             key = (module.encode(), name.encode())
         except UnicodeEncodeError:
@@ -570,7 +610,7 @@ class HostFunctions:
             if key in self._functions:
                 raise UsageError(f"{printable(module)}.{printable(name)} is already registered: choose another name")
             self._functions[key] = made
-            self.count = len(self._functions)
+            self.count += 1
 
     @classmethod
     def described(cls, signatures: Sequence[Signature], make: Callable[[int], Callable[..., object]]) -> HostFunctions:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from stockade._bytes import BytesLike
     from stockade.engine import HaltedMemory
     from stockade.policy import Policy
-    from stockade.report import Value
+    from stockade.report import Value, Violation
 
     Argument = int | float | bytes | bytearray | memoryview | str
     Ask = Callable[[str, Sequence[Any], Any], Awaitable[Value]]
 
-__all__ = ["CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall"]
+__all__ = ["CallRefused", "CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall", "network_of"]
 
 _ADDRESS_BITS = 0xFFFF_FFFF
 _ENDED = "the call of the host function is over, and its guest is not halted in it any more"
@@ -40,8 +40,24 @@ class HaltedGuest(Protocol):
     def halted_memory(self) -> HaltedMemory | None:
         """The memory that it exports as `memory`; None where it exports none."""
 
+    @property
+    def network(self) -> object:
+        """What it has of the network."""
+
     def call_back(self, export: str, args: Sequence[Any], returns: Any) -> Any:
         """Calls an export, on the thread of a plain function that the guest calls; returns its value."""
+
+
+class CallRefused(Exception):  # noqa: N818 - says what happened; never leaves the run path
+    """The policy ends a run for what the guest has asked of a function.
+
+    Attributes:
+        violation: What it has against it.
+    """
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(violation.subject)
+        self.violation = violation
 
 
 class CapabilityMissing(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -252,3 +268,15 @@ class HostCall:
             self._guest = None
             if self._memory is not None:
                 self._memory.end()
+
+
+def network_of(call: HostCall) -> object:
+    """Returns what the guest that makes a call has of the network; for Stockade's own functions.
+
+    Raises:
+        UsageError: The call is over.
+    """
+    guest = call._guest  # noqa: SLF001 - not for functions of the embedder
+    if guest is None:
+        raise UsageError(_ENDED)
+    return guest.network

@@ -10,8 +10,20 @@ from stockade.policy._enforced import check_enforceable, runnable_features, unen
 from stockade.policy._fields import Plain
 from stockade.policy._files import folders_on_the_way, policy_files
 from stockade.policy._given import PolicyLike, policy_of
+from stockade.policy._http import METHODS, is_below, normal_path
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
-from stockade.policy._network import HostRule, Network, PortRange
+from stockade.policy._network import (
+    Address,
+    HostRule,
+    Network,
+    PortRange,
+    host_name,
+    inner_address,
+    is_loopback,
+    is_metadata,
+    is_public,
+    may_be_public,
+)
 from stockade.policy._policy import Policy
 from stockade.policy._presets import PRESETS
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi, wasi_calls
@@ -49,7 +61,9 @@ else:
 
 __all__ = [
     "MAX_MODULE_BYTES",
+    "METHODS",
     "PRESETS",
+    "Address",
     "Amount",
     "Change",
     "Clock",
@@ -76,8 +90,16 @@ __all__ = [
     "check_enforceable",
     "examine_policy",
     "folders_on_the_way",
+    "host_name",
+    "inner_address",
+    "is_below",
+    "is_loopback",
+    "is_metadata",
+    "is_public",
+    "may_be_public",
     "most_structure",
     "needs",
+    "normal_path",
     "parse_count",
     "parse_seconds",
     "parse_size",

@@ -8,7 +8,7 @@ it means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from stockade._wasi import WASI
 from stockade.policy._custom import Amount, Custom
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
+from stockade.policy._http import METHODS, is_below
 from stockade.policy._limits import Limits
 from stockade.policy._network import Address, HostRule, Network, PortRange, is_loopback, is_metadata, may_be_public
 from stockade.policy._policy import Policy
@@ -310,9 +311,6 @@ def _network(first: Network, second: Network) -> Network:
 def _common_hosts(first: Network, second: Network) -> Iterable[HostRule]:
     if first.mode != "hosts":
         first, second = second, first
-    theirs: dict[str | Address, list[HostRule]] = {}
-    for other in second.hosts:
-        theirs.setdefault(other.name, []).append(other)
     for rule in first.hosts:
         if second.mode == "loopback":
             if is_loopback(rule.name):
@@ -320,25 +318,92 @@ def _common_hosts(first: Network, second: Network) -> Iterable[HostRule]:
         elif second.mode == "ports":
             ports = _common_ports(rule.ports, second.ports)
             if ports and may_be_public(rule.name):
-                yield HostRule(rule.host, ports, rule.secure)
-        else:
-            for other in theirs.get(rule.name, ()):
-                if ports := _common_ports(rule.ports, other.ports):
-                    yield HostRule(rule.host, ports, rule.secure or other.secure)
+                yield HostRule(rule.host, ports, rule.secure, rule.methods, rule.paths)
+    if second.mode == "hosts":
+        yield from _common_rules(first.hosts, second.hosts)
+
+
+def _common_rules(first: tuple[HostRule, ...], second: tuple[HostRule, ...]) -> Iterable[HostRule]:
+    theirs: dict[str | Address, list[HostRule]] = {}
+    for other in second:
+        theirs.setdefault(other.name, []).append(other)
+    ours: dict[str | Address, list[HostRule]] = {}
+    for rule in first:
+        ours.setdefault(rule.name, []).append(rule)
+        for general in _generalized(rule.name):
+            yield from (common for other in theirs.get(general, ()) if (common := _common_rule(rule, other)))
+    for other in second:
+        for general in _generalized(other.name)[1:]:
+            yield from (common for rule in ours.get(general, ()) if (common := _common_rule(other, rule)))
+
+
+def _common_rule(narrow: HostRule, wide: HostRule) -> HostRule | None:
+    """Returns what two rules permit, of which the second covers all hosts of the first."""
+    ports = _common_ports(narrow.ports, wide.ports)
+    methods = tuple(method for method in narrow.methods if method in wide.methods)
+    paths = tuple(
+        dict.fromkeys(
+            path if is_below(path, other) else other
+            for path in narrow.paths
+            for other in wide.paths
+            if is_below(path, other) or is_below(other, path)
+        )
+    )
+    if not (ports and methods and paths):
+        return None
+    return HostRule(str(narrow.name), ports, narrow.secure or wide.secure, methods, paths)
+
+
+def _generalized(name: str | Address) -> list[str | Address]:
+    """Returns a host, or all below a domain, and what stands for all that and more; the least first."""
+    found: list[str | Address] = [name]
+    if isinstance(name, str) and not is_metadata(name):
+        labels = name.removeprefix("*.").split(".")
+        # Rules name no top-level domain.
+        found += ["*." + ".".join(labels[at:]) for at in range(1, len(labels) - 1)]
+    return found
+
+
+_Atom: TypeAlias = tuple[str, bool, str, str]
+"""What is permitted at some ports: a host, or all below a domain; only encrypted or not; a method; below a path."""
 
 
 def _merged(rules: Iterable[HostRule]) -> tuple[HostRule, ...]:
-    """Puts rules for the same host together, each port once."""
-    ports: dict[tuple[str, bool], int] = {}
+    """Puts rules together so that each port stands once for all that it is permitted for."""
+    ports: dict[_Atom, int] = {}
     for rule in rules:
-        key = str(rule.name), rule.secure
-        ports[key] = ports.get(key, 0) | _bits(rule.ports)
-    merged = []
-    for (name, secure), found in sorted(ports.items()):
-        left = found & ~ports.get((name, False), 0) if secure else found
+        for method in rule.methods:
+            for path in rule.paths:
+                key = str(rule.name), rule.secure, method, path.removesuffix("/")
+                ports[key] = ports.get(key, 0) | _bits(rule.ports)
+    # Of a host's rules those are one that differ in their methods alone, and of these those that do so in their paths.
+    methods: dict[tuple[str, bool, str, int], list[str]] = {}
+    for atom, found in ports.items():
+        left = found
+        for wider in _wider(atom):
+            left &= ~ports.get(wider, 0)
         if left:
-            merged.append(HostRule(name, _ranges(left), secure))
-    return tuple(merged)
+            name, secure, method, path = atom
+            methods.setdefault((name, secure, path, left), []).append(method)
+    paths: dict[tuple[str, bool, tuple[str, ...], int], list[str]] = {}
+    for (name, secure, path, left), several in methods.items():
+        paths.setdefault((name, secure, tuple(sorted(several, key=METHODS.index)), left), []).append(path or "/")
+    return tuple(
+        HostRule(name, _ranges(left), secure, several, tuple(sorted(found)))
+        for (name, secure, several, left), found in sorted(paths.items())
+    )
+
+
+def _wider(atom: _Atom) -> Iterable[_Atom]:
+    """Yields what stands for all that an atom stands for, and more."""
+    name, secure, method, path = atom
+    segments = path.split("/")
+    for host in _generalized(name):
+        for only_secure in {secure, False}:
+            for end in range(1, len(segments) + 1):
+                wider = str(host), only_secure, method, "/".join(segments[:end])
+                if wider != atom:
+                    yield wider
 
 
 def _common_ports(first: tuple[PortRange, ...], second: tuple[PortRange, ...]) -> tuple[PortRange, ...]:

@@ -75,6 +75,12 @@ class LimitsFields(TypedDict, total=False):
     calls: Count | None
     call_rate: Count | None
     on_rate: Literal["wait", "refuse"]
+    connections: Count
+    requests: Count | None
+    request_time: Seconds | None
+    sent_bytes: Size | None
+    received_bytes: Size | None
+    network_rate: Size | None
 
 
 class FilesystemFields(TypedDict, total=False):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["check_enforceable", "runnable_features", "unenforceable", "unenforceable_in"]
 
 _NOT_YET = {
-    "network.mode": "none",
     "process.mode": "none",
 }
 """Fields that can only be used at one value yet."""

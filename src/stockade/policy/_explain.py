@@ -9,6 +9,7 @@ from stockade._wasi import WASI
 from stockade.policy._custom import Amount
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
+from stockade.policy._http import METHODS
 from stockade.policy._network import is_metadata
 from stockade.policy._rights import WELL_TRIED, Features
 from stockade.policy._units import size_in_words
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from stockade.policy._limits import Limits
-    from stockade.policy._network import PortRange
+    from stockade.policy._network import HostRule, PortRange
     from stockade.policy._policy import Policy
 
 __all__ = ["PolicyStatement", "Risk", "explain"]
@@ -161,13 +162,14 @@ def _network(policy: Policy) -> Iterator[PolicyStatement]:
     match network.mode:
         case "none":
             yield PolicyStatement("network", "It cannot reach any host.", "none", "network.mode")
+            return
         case "loopback":
             text = "It can reach services on this machine, many of which trust local clients."
             yield PolicyStatement("network", text, "high", "network.mode")
         case "hosts":
             for place, host in enumerate(network.hosts):
                 how = "encrypted" if host.secure else "also unencrypted"
-                text = f"It can reach {printable(str(host.name))} on {_ports(host.ports)}, {how}."
+                text = f"It can reach {_host(host)} on {_ports(host.ports)}, {how}{_only(host)}."
                 risk: Risk = "medium" if host.secure else "high"
                 if is_metadata(host.name):
                     text, risk = f"{text[:-1]}: a cloud keeps credentials of this machine there.", "high"
@@ -178,6 +180,26 @@ def _network(policy: Policy) -> Iterator[PolicyStatement]:
         case "full":
             text = "It can reach any host, private networks included, but not the metadata services of clouds."
             yield PolicyStatement("network", text, "high", "network.mode")
+    limits = policy.limits
+    many = "any number of requests" if limits.requests is None else _count(limits.requests, "request")
+    sent = _up_to(limits.sent_bytes, "send up to {}", "send without limit")
+    received = _up_to(limits.received_bytes, "receive up to {}", "receive without limit")
+    pace = _up_to(limits.network_rate, ", at {} per second", "")
+    text = f"It can make {many}, {limits.connections:,} at a time, and {sent} and {received}{pace}."
+    risk = "medium" if None in (limits.requests, limits.sent_bytes) else "low"
+    yield PolicyStatement("network", text, risk, "limits.requests")
+
+
+def _host(rule: HostRule) -> str:
+    name = str(rule.name)
+    return f"all hosts below {printable(name[2:])}" if name.startswith("*.") else printable(name)
+
+
+def _only(rule: HostRule) -> str:
+    """Says to which methods and paths a rule is limited."""
+    methods = "" if len(rule.methods) == len(METHODS) else f", by {_listed(rule.methods)}"
+    paths = "" if "/" in rule.paths else f", below {_listed(tuple(printable(path) for path in rule.paths))}"
+    return f"{methods}{paths}"
 
 
 def _ports(ports: tuple[PortRange, ...]) -> str:

@@ -113,6 +113,13 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         calls: WASI calls that may be made.
         call_rate: WASI calls that may be made in a second; a second's worth may go at once.
         on_rate: What an exceeded rate does: `wait`, the call waits for its turn; `refuse`, it fails with EAGAIN.
+        connections: Network connections that may be open at a time.
+        requests: Requests that may go out to the network, each redirect that is followed counted as one.
+        request_time: Seconds that a request may take, from looking its host up to the last byte of its answer.
+        sent_bytes: Bytes that may be sent to the network, headers included.
+        received_bytes: Bytes that may be received from the network, headers included.
+        network_rate: Bytes that may be sent and received in a second; a second's worth may go at once, and what is
+            beyond it waits.
     """
 
     PATH: ClassVar = "limits"
@@ -154,6 +161,12 @@ class Limits(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     calls: _Count = None
     call_rate: Annotated[int | None, Quantity(COUNT, 1, _MAX_RATE, unlimited=True, what="calls per second")] = None
     on_rate: Literal["wait", "refuse"] = "wait"
+    connections: Annotated[int, Quantity(COUNT, 0, 1_000)] = 10
+    requests: _Count = 1_000
+    request_time: _Time = 30.0
+    sent_bytes: _Bytes = 64 << 20
+    received_bytes: _Bytes = 256 << 20
+    network_rate: _Speed = None
 
     def __post_init__(self) -> None:
         if _is_estimate(self.fuel):

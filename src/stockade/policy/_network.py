@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
 from stockade.errors import PolicyError, UsageError
-from stockade.policy._fields import COUNT, Kind, Part, Plain, Quantity, Text, Texts, each, places
+from stockade.policy._fields import COUNT, Choice, Kind, Part, Plain, Quantity, Text, Texts, each, places
+from stockade.policy._http import METHODS, is_ambiguous, is_below, is_path_prefix
 from stockade.policy._units import shown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "Network",
     "PortRange",
     "host_name",
+    "inner_address",
     "is_loopback",
     "is_metadata",
     "is_public",
@@ -99,7 +101,7 @@ def is_public(address: Address) -> bool:
     if is_metadata(address):
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        inner = _inner(address)
+        inner = inner_address(address)
         if inner is not None and not is_public(inner):
             return False
         if inner is not None and (address in _NAT64 or address.sixtofour or address.teredo or address.ipv4_mapped):
@@ -124,7 +126,7 @@ _ENDS_IN_IPV4 = (
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def inner_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address leads to, if it does."""
     inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
     if inner is not None:
@@ -168,7 +170,7 @@ def is_metadata(host: str | Address) -> bool:
     if isinstance(host, str):
         return _METADATA_NAMES.fullmatch(host) is not None
     if isinstance(host, ipaddress.IPv6Address):
-        inner = _inner(host)
+        inner = inner_address(host)
         if inner is not None and is_metadata(inner):
             return True
     return any(host in network for network in _METADATA_NETWORKS)
@@ -269,40 +271,80 @@ _HTTPS = PortRange(443, 443)
 
 
 def _is_plain_host(text: str) -> bool:
+    if text.startswith(_BELOW):
+        # All below a top-level domain would be too much to mean.
+        name = host_name(text.removeprefix(_BELOW))
+        return isinstance(name, str) and "." in name
     name = host_name(text)
     return name is not None and (isinstance(name, str) or text.strip("[]").lower() == str(name))
+
+
+_BELOW = "*."
+
+_HOST = Text("the name or address of one host, or *. and a domain", check=_is_plain_host, example='"api.example.com"')
+
+
+class _Methods(Texts):
+    def __init__(self) -> None:
+        super().__init__("HTTP methods", Choice(METHODS))
 
 
 class HostRule(Part, frozen=True, forbid_unknown_fields=True):
     """A host that may be reached.
 
     Attributes:
-        host: Its name or address, exactly; a name says nothing of the names below it.
+        host: Its name or address, exactly: a name says nothing of the names below it. `*.example.com` stands for all
+            names below `example.com`, and not for that itself, nor for metadata services.
         ports: Its ports.
         secure: Whether only encrypted connections are allowed (HTTPS, TLS).
+        methods: The HTTP methods that may be used.
+        paths: What the paths of URLs must begin with, segment by segment: `/v1` stands for itself and for all below it.
     """
 
     PATH: ClassVar = "host"
 
     if TYPE_CHECKING:
 
-        def __init__(self, host: str, ports: Sequence[int | str | PortRange] = (443,), secure: bool = True) -> None: ...
+        def __init__(
+            self,
+            host: str,
+            ports: Sequence[int | str | PortRange] = (443,),
+            secure: bool = True,
+            methods: Sequence[str] = METHODS,
+            paths: Sequence[str] = ("/",),
+        ) -> None: ...
 
-    host: Annotated[str, Text("the name or address of one host", check=_is_plain_host, example='"api.example.com"')]
+    host: Annotated[str, _HOST]
     ports: Annotated[tuple[PortRange, ...], _PORTS] = (_HTTPS,)
     secure: bool = True
+    methods: Annotated[tuple[str, ...], _Methods()] = METHODS
+    paths: Annotated[tuple[str, ...], Texts("paths", Text("a path", check=is_path_prefix, example='"/v1"'))] = ("/",)
 
     def __post_init__(self) -> None:
         Part.__post_init__(self)
-        if not self.ports:
-            raise PolicyError(f"the host {shown(self.host)} has no ports: name them, or leave the host out")
+        for what in ("ports", "methods", "paths"):
+            if not getattr(self, what):
+                raise PolicyError(f"the host {shown(self.host)} has no {what}: name them, or leave the host out")
 
     @property
     def name(self) -> str | Address:
-        """The host in the one form in which hosts are compared."""
-        name = host_name(self.host)
+        """The host in the one form in which hosts are compared, with `*.` before it where it stands for all below."""
+        name = host_name(self.host.removeprefix(_BELOW))
         assert name is not None
-        return name
+        return f"{_BELOW}{name}" if self.host.startswith(_BELOW) else name
+
+    def covers(self, name: str | Address) -> bool:
+        """Whether a host, in the form of `host_name`, is the one that is named, or one of those."""
+        own = self.name
+        if isinstance(own, str) and own.startswith(_BELOW):
+            return isinstance(name, str) and name.endswith(own[1:]) and not is_metadata(name)
+        return own == name
+
+    def permits_path(self, path: str) -> bool:
+        """Whether a path, in its normal form, may be asked for."""
+        if "/" in self.paths:
+            return True
+        return not is_ambiguous(path) and any(is_below(path, prefix) for prefix in self.paths)
 
 
 class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -312,7 +354,7 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         mode: `none`; `loopback`, this machine only; `hosts`, those in `hosts`; `ports`, any public host on those in
             `ports`; `full`, anything, private networks too. The metadata services of clouds (169.254.169.254,
             metadata.google.internal and their like) are reached only where a rule in `hosts` names them.
-        hosts: For `hosts`: tables of `host`, `ports` and `secure`.
+        hosts: For `hosts`: tables of `host`, `ports`, `secure`, `methods` and `paths`.
         ports: For `ports`: ports, or ranges of them as text.
     """
 
@@ -339,8 +381,8 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if problems:
             raise PolicyError.several(problems)
 
-    def permits(self, host: str, port: int, *, secure: bool) -> bool:
-        """Whether a connection may be made, as far as the host's name or address tells.
+    def permits(self, host: str, port: int, *, secure: bool, method: str = "GET", path: str = "/") -> bool:
+        """Whether a request may be made, as far as the host's name or address tells.
 
         What a name stands for is for whoever connects to check, and to keep to: with `is_public`, or with `is_metadata`
         where the mode is `full`.
@@ -349,6 +391,8 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             host: The name or address that the guest asks for.
             port: The port.
             secure: Whether the connection is encrypted.
+            method: The HTTP method.
+            path: The path of the URL, in its normal form.
         """
         for what, given, kind, wanted in (("host", host, str, "text"), ("port", port, int, "a whole number")):
             if not isinstance(given, kind):
@@ -363,7 +407,11 @@ class Network(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 return is_loopback(name)
             case "hosts":
                 return any(
-                    rule.name == name and any(port in ports for ports in rule.ports) and (secure or not rule.secure)
+                    rule.covers(name)
+                    and any(port in ports for ports in rule.ports)
+                    and (secure or not rule.secure)
+                    and method in rule.methods
+                    and rule.permits_path(path)
                     for rule in self.hosts
                 )
             case "ports":

@@ -163,11 +163,17 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def reproducible(self) -> bool:
         """Whether equal runs are equal to the last bit: virtual clock, no host entropy; NaNs are then canonical.
 
-        A rate of reading, writing or calls takes that away: how much may go at once reveals the time.
+        A rate of reading, writing or calls takes that away: how much may go at once reveals the time. So does the
+        network, whose other side answers as it likes.
         """
         limits = self.limits
         has_rate = any(rate is not None for rate in (limits.read_rate, limits.write_rate, limits.call_rate))
-        return self.clock.mode in ("virtual", "none") and self.random.mode != "full" and not has_rate
+        return (
+            self.clock.mode in ("virtual", "none")
+            and self.random.mode != "full"
+            and not has_rate
+            and self.network.mode == "none"
+        )
 
     def narrow(self, other: Policy) -> Policy:
         """Returns what both policies permit.
@@ -252,6 +258,12 @@ _LATER: dict[str, object] = {
     "environment.secrets": "named",
     "features.extended_const": True,
     "features.function_references": False,
+    "limits.connections": 10,
+    "limits.requests": 1_000,
+    "limits.request_time": "30s",
+    "limits.sent_bytes": "64MiB",
+    "limits.received_bytes": "256MiB",
+    "limits.network_rate": "unlimited",
 }
 """Fields that were added after the first release, as `section.field`, with the value that changes no digest."""
 

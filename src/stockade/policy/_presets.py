@@ -10,6 +10,7 @@ from stockade._pages import PAGE_BYTES
 from stockade.errors import PolicyError
 from stockade.policy._fields import closest
 from stockade.policy._limits import Limits
+from stockade.policy._network import Network
 from stockade.policy._policy import Policy
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Random
 from stockade.policy._units import shown
@@ -65,6 +66,12 @@ def _strict() -> Policy:
             call_rate=10_000,
             random_bytes=1 << 20,
             memories=1,
+            connections=3,
+            requests=100,
+            request_time=5.0,
+            sent_bytes=1 << 20,
+            received_bytes=10 << 20,
+            network_rate=1 << 20,
         ),
         clock=Clock(mode="coarse"),
         random=Random(mode="seeded"),
@@ -81,7 +88,7 @@ def _basic() -> Policy:
 
 
 def _development() -> Policy:
-    """For one's own code: files, the environment and generous limits."""
+    """For one's own code: files, services on this machine, the environment and generous limits."""
     import tempfile
 
     return Policy(
@@ -91,6 +98,7 @@ def _development() -> Policy:
             mounts=(Mount(".", "/work", "ro"), Mount(tempfile.gettempdir(), "/tmp", "rw")),  # noqa: S108 - in the guest
         ),
         environment=Environment(mode="allow", names=("PATH", "TEMP", "TMP")),
+        network=Network(mode="loopback"),
     )
 
 
@@ -113,6 +121,9 @@ def _permissive() -> Policy:
             file_size=None,
             write_bytes=None,
             random_bytes=None,
+            requests=None,
+            sent_bytes=None,
+            received_bytes=None,
         ),
         features=Features(relaxed_simd=True),
     )

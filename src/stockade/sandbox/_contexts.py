@@ -12,6 +12,7 @@ from stockade.policy import policy_of
 from stockade.sandbox._registry import CLOSED
 
 if TYPE_CHECKING:
+    from stockade.egress import Client
     from stockade.execution import Isolation, Monitoring
     from stockade.host import HostFunctions
     from stockade.policy import Policy, PolicyLike
@@ -32,6 +33,7 @@ class PolicyContexts:
         monitoring: What is watched of runs.
         trace: What of the calls of guests is traced.
         isolation: Where runs happen.
+        client: What makes the requests of guests.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -44,10 +46,13 @@ class PolicyContexts:
         monitoring: Monitoring | None = None,
         trace: Trace | None = None,
         isolation: Isolation = "inprocess",
+        client: Client | None = None,
     ) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
-        self._own: PolicyContext | None = PolicyContext(policy, functions, None, monitoring, trace, isolation=isolation)
+        self._own: PolicyContext | None = PolicyContext(
+            policy, functions, None, monitoring, trace, isolation=isolation, client=client
+        )
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 
     def under(self, policy: PolicyLike | None = None) -> PolicyContext:

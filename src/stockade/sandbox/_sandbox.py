@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, ModuleError, UsageError
 from stockade.execution import NO_INPUTS, Inputs, check_monitoring
-from stockade.host import HostFunctions
+from stockade.host import HTTP_MODULE, HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
 from stockade.report import FuelSample, Report, history_of
@@ -30,11 +30,12 @@ from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Never, Self
 
     from stockade.audit import AuditLog
+    from stockade.egress import Client
     from stockade.execution import (
         Argument,
         AsyncStdin,
@@ -81,6 +82,20 @@ def _checked(trace: Trace | bool | None) -> Trace | None:
     return trace_of(trace)
 
 
+def _http_functions() -> Iterable[tuple[str, Callable[..., object]]]:
+    """Returns what guests import to make requests."""
+    from stockade.egress import http_functions
+
+    return http_functions()
+
+
+def _client() -> Client:
+    """Returns what makes requests. Most sandboxes permit none, and load nothing for it."""
+    from stockade.egress import Client
+
+    return Client()
+
+
 def _silent(step: str) -> None:
     """Reports no progress."""
 
@@ -125,9 +140,10 @@ class Sandbox:
         if isolation not in ("inprocess", "process"):
             raise IsolationError(f'there is no isolation {isolation!r}: use "inprocess" or "process"')
         self.policy = policy_of(policy)
-        self._functions = HostFunctions()
+        self._functions = HostFunctions({HTTP_MODULE: _http_functions})
+        client = None if self.policy.network.mode == "none" else _client()
         self._contexts = PolicyContexts(
-            self.policy, self._functions, check_monitoring(monitoring), _checked(trace), isolation
+            self.policy, self._functions, check_monitoring(monitoring), _checked(trace), isolation, client
         )
         self._registry = RunRegistry()
         self._auditor = None if audit is None else _auditor(audit, isolation)

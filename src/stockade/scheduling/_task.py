@@ -15,7 +15,7 @@ from stockade._json import JsonRecord
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.execution import check_arguments
-from stockade.policy import Policy, policy_of
+from stockade.policy import Network, Policy, policy_of
 from stockade.report import Outcome, Usage
 from stockade.runner import NORMAL_PRIORITY
 from stockade.sandbox import check_count
@@ -41,7 +41,11 @@ __all__ = ["Quota", "Task", "TaskResult"]
 _LEAST_CORES: Final = 0.01
 _LEAST_SECONDS: Final = 0.001
 _MOST_SECONDS: Final = 10 * 365 * 86_400.0
+_MOST_MBPS: Final = 80_000
 """What the limits of a policy can say."""
+
+
+_BYTES_OF_MEGABIT: Final = 125_000
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +55,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         max_cpu_cores: Cores, from 0.01 on; a guest has one thread, so from 1 on nothing more is to be had.
         max_memory_mb: Mebibytes of memories and tables, from 1 on.
         max_execution_time_secs: Seconds from the first instruction to the last, from 0.001 on.
-        max_network_mbps: Megabits per second. Guests have no network, so every number is kept.
+        max_network_mbps: Megabits per second, sent and received; with less than a byte there is no network.
 
     Raises:
         UsageError: A number is out of range.
@@ -78,11 +82,20 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         seconds, wall_time = float(self.max_execution_time_secs), limits.wall_time
         # Rounded first: 0.57 * 100 is less than 57.
         percent = int(round(min(self.max_cpu_cores, 1) * 100, 6))
-        return policy.replace(
+        return self._paced(policy).replace(
             cpu_percent=min(percent, limits.cpu_percent),
             memory=min(self.max_memory_mb << 20, limits.memory),
             wall_time=seconds if wall_time is None else min(seconds, wall_time),
         )
+
+    def _paced(self, policy: Policy) -> Policy:
+        """Returns a policy with the pace of the network, where there is one."""
+        if policy.network.mode == "none":
+            return policy
+        rate, most = int(min(self.max_network_mbps, _MOST_MBPS) * _BYTES_OF_MEGABIT), policy.limits.network_rate
+        if rate < 1:
+            return policy.replace(network=Network())
+        return policy.replace(network_rate=rate if most is None else min(rate, most))
 
 
 def _check_number(name: str, number: float, least: float, most: float | None = None) -> None:

@@ -443,6 +443,115 @@ function makeTools(described, exchange) {
   return tools;
 }
 
+// Makes `fetch`: messages of one line of JSON and a body, which the host answers likewise.
+function makeFetch(exchange) {
+  const bytesOf = Uint8Array, buffer = ArrayBuffer, isView = ArrayBuffer.isView, promise = Promise;
+  const { toLowerCase, replace } = String.prototype, fromCode = String.fromCharCode;
+  const lowered = name => apply(toLowerCase, `${name}`, []);
+
+  function ask(said, body = "") {
+    const answer = exchange(`\u0001${stringify(said)}\n${body}`), end = apply(indexOf, answer, ["\n"]);
+    const head = parse(apply(slice, answer, [0, end]));
+    if (head.error !== undefined) throw new TypeProblem(`fetch failed: ${head.error}`);
+    return [head, apply(slice, answer, [end + 1])];
+  }
+
+  // All that is left of a body; each character is a byte, unless it is a text.
+  function rest(response, form) {
+    const pieces = [];
+    for (;;) {
+      const [head, data] = ask({ do: "read", response, form });
+      pieces[pieces.length] = data;
+      if (head.end) break;
+    }
+    ask({ do: "close", response });
+    return apply(join, pieces, [""]);
+  }
+
+  class Headers {
+    #all = new Map();
+    constructor(given = []) {
+      if (given instanceof Headers || isArray(given)) for (const [name, value] of given) this.append(name, value);
+      else for (const name of keys(given)) this.append(name, given[name]);
+    }
+    append(name, value) {
+      const key = lowered(name), before = this.#all.get(key);
+      this.#all.set(key, before === undefined ? `${value}` : `${before}, ${value}`);
+    }
+    set(name, value) { this.#all.set(lowered(name), `${value}`); }
+    get(name) { return this.#all.get(lowered(name)) ?? null; }
+    has(name) { return this.#all.has(lowered(name)); }
+    delete(name) { this.#all.delete(lowered(name)); }
+    forEach(callback) { for (const [name, value] of this.#all) callback(value, name, this); }
+    entries() { return this.#all.entries(); }
+    keys() { return this.#all.keys(); }
+    values() { return this.#all.values(); }
+    [Symbol.iterator]() { return this.#all.entries(); }
+  }
+
+  class Response {
+    #number;
+    #used = false;
+    constructor(head, asked) {
+      this.#number = head.response;
+      this.status = head.status;
+      this.statusText = head.reason;
+      this.ok = head.status >= 200 && head.status < 300;
+      this.url = head.url;
+      this.redirected = head.url !== asked;
+      this.headers = new Headers(head.headers);
+      this.type = "basic";
+    }
+    get bodyUsed() { return this.#used; }
+    #take(form) {
+      if (this.#used) throw new TypeProblem("the body was read before");
+      this.#used = true;
+      return rest(this.#number, form);
+    }
+    async text() { return this.#take("text"); }
+    async json() { return parse(this.#take("text")); }
+    async bytes() {
+      const characters = this.#take("characters"), found = new bytesOf(characters.length);
+      for (let at = 0; at < characters.length; at++) found[at] = apply(charCodeAt, characters, [at]);
+      return found;
+    }
+    async arrayBuffer() { return (await this.bytes()).buffer; }
+  }
+
+  // What is sent: a text, or a character for each byte.
+  function bodyOf(body) {
+    const isBytes = body instanceof buffer || isView(body);
+    if (!isBytes) return [`${body}`, "bytes"];
+    const bytes = isView(body) ? new bytesOf(body.buffer, body.byteOffset, body.byteLength) : new bytesOf(body);
+    const pieces = [];
+    for (let at = 0; at < bytes.length; at += 4096) {
+      pieces[pieces.length] = apply(fromCode, null, bytes.subarray(at, at + 4096));
+    }
+    return [apply(join, pieces, [""]), "characters"];
+  }
+
+  function fetch(asked, { method = "GET", headers = {}, body = null, redirect = "follow" } = {}) {
+    return new promise(done => {
+      const url = `${asked}`, given = new Headers(headers);
+      const [data, form] = body === null || body === undefined ? ["", "bytes"] : bodyOf(body);
+      if (data && form === "bytes" && !given.has("content-type")) given.set("content-type", "text/plain;charset=UTF-8");
+      const known = apply(replace, `${method}`, [/^(get|head|post|put|delete|options)$/i, found => found.toUpperCase()]);
+      const said = { do: "send", method: known, url, headers: [...given], follow: redirect === "follow", form };
+      const [head] = ask(said, data);
+      if (redirect === "error" && head.status >= 300 && head.status < 400) throw new TypeProblem("fetch failed: it is a redirect");
+      done(new Response(head, url));
+    });
+  }
+  return { fetch, Headers, Response };
+}
+
+function defineNetwork(exchange) {
+  const made = makeFetch(exchange);
+  define("fetch", made.fetch);
+  define("Headers", made.Headers);
+  define("Response", made.Response);
+}
+
 function define(name, value) {
   defineProperty(globalThis, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
 }

@@ -6,6 +6,7 @@ whatever it likes to what stands here: a frame that it forges says what it could
 
 import _ast
 import atexit
+import errno
 import marshal
 import sys
 
@@ -132,12 +133,16 @@ def _error(problem):
     return {"type": name, "message": message, "traceback": text, "line": line if isinstance(line, int) else None}
 
 
-class _SleepingLoops:
-    """Finds `asyncio.selector_events` as ever, and mends it where there are no sockets: its loops wait by sleeping."""
+_mends = {}
+
+
+class _Mending:
+    """Finds modules as ever, and mends what they need that is not here: sockets."""
 
     @staticmethod
     def find_spec(name, path, target=None):
-        if name != "asyncio.selector_events":
+        mend = _mends.get(name)
+        if mend is None:
             return None
         import importlib.machinery
 
@@ -148,16 +153,29 @@ class _SleepingLoops:
 
         def mended(module):
             execute(module)
-            _mend(module.BaseSelectorEventLoop)
+            mend(module)
 
         spec.loader.exec_module = mended
         return spec
 
 
-def _mend(loop):
-    """Lets an event loop do without the sockets that wake it up: nobody else could, for there are no threads."""
+def _mended(name, mend):
+    """Has a module mended, when it is imported or now."""
+    if name in _mends:
+        return
+    _mends[name] = mend
+    if name in sys.modules:
+        mend(sys.modules[name])
+    elif _Mending not in sys.meta_path:
+        sys.meta_path.insert(0, _Mending)
+
+
+def _mend_loops(module):
+    """Lets event loops do without the sockets that wake them up: nobody else could, for there are no threads."""
     import selectors
     import time
+
+    loop = module.BaseSelectorEventLoop
 
     class Selector(selectors._BaseSelectorImpl):
         def select(self, timeout=None):
@@ -212,8 +230,8 @@ def _awaited(parts, space):
 def _evaluate(code, name, space):
     """Runs code; returns what its last expression is."""
     if "async" in code or "await" in code:
-        if _SleepingLoops not in sys.meta_path and "asyncio.selector_events" not in sys.modules:
-            sys.meta_path.insert(0, _SleepingLoops)
+        if "asyncio.selector_events" not in sys.modules:
+            _mended("asyncio.selector_events", _mend_loops)
         waiting = _waits(code, name)
         if waiting is not None:
             return _awaited(waiting, space)
@@ -323,6 +341,150 @@ def _tool(told):
     return tool
 
 
+_NETWORK = b"\1"
+_Denied = type(OSError(errno.EACCES, ""))
+_FAILURES = {-1: _Denied, -3: ConnectionError, -5: TimeoutError}
+
+
+def _asked(said, body=b""):
+    """Has the host do something about a request over the network; returns what it says, and bytes."""
+    call = _exchange if _host is None else _host.call
+    head, _, data = call(_NETWORK + _dumps(said).encode() + b"\n" + body).partition(b"\n")
+    head = _loads(head.decode())
+    if "error" in head:
+        kind, text = _FAILURES.get(head["code"], OSError), head["error"]
+        raise kind(errno.EACCES, text) if kind is _Denied else kind(text)
+    return head, data
+
+
+def _mend_http(client):
+    """Lets `http.client` make its requests by the host: in the place of a socket there is what passes them on."""
+    import io
+
+    class Answer(io.RawIOBase):
+        def __init__(self, response, head):
+            self._response, self._left = response, memoryview(head)
+
+        def readable(self):
+            return True
+
+        def readinto(self, room):
+            if not self._left and self._response:
+                _, data = _asked({"do": "read", "response": self._response, "most": max(len(room), 1 << 16)})
+                self._left = memoryview(data)
+            size = min(len(room), len(self._left))
+            room[:size] = self._left[:size]
+            self._left = self._left[size:]
+            return size
+
+        def close(self):
+            if not self.closed and self._response:
+                response, self._response = self._response, 0
+                try:
+                    _asked({"do": "close", "response": response})
+                except OSError:
+                    pass
+            super().close()
+
+    class Wire:
+        def __init__(self, scheme, host, port, timeout):
+            host = f"[{host}]" if ":" in host else host
+            self._origin = f"{scheme}://{host}:{port}"
+            self._timeout = timeout if isinstance(timeout, int | float) else None
+            self._sent = bytearray()
+            self._answer = None
+
+        def sendall(self, data):
+            self._sent += data
+            self._pass_on()
+
+        def send(self, data):
+            self.sendall(data)
+            return len(data)
+
+        def _pass_on(self):
+            head, end, body = bytes(self._sent).partition(b"\r\n\r\n")
+            if not end:
+                return
+            first, *lines = head.decode("latin-1").split("\r\n")
+            method, _, rest = first.partition(" ")
+            target = rest.rpartition(" ")[0]
+            headers = [tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line]
+            told = {name.lower(): value for name, value in headers}
+            if "chunked" in told.get("transfer-encoding", "").lower():
+                body = _whole(body)
+            elif len(body) < int(told.get("content-length") or 0):
+                body = None
+            if body is None:
+                return
+            self._sent.clear()
+            url = target if "://" in target else self._origin + target
+            said = {"do": "send", "method": method, "url": url, "headers": headers, "seconds": self._timeout}
+            head, _ = _asked(said, body)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in head["headers"])
+            first = f"HTTP/1.1 {head['status']} {head['reason']}\r\n{lines}Connection: close\r\n\r\n"
+            self._answer = Answer(head["response"], first.encode("latin-1"))
+
+        def makefile(self, mode="rb", *args, **named):  # noqa: ARG002 - as sockets have it
+            if self._answer is None:
+                raise ConnectionError("the request is not whole, so that there is no answer")
+            return io.BufferedReader(self._answer, 1 << 16)
+
+        def settimeout(self, seconds):
+            self._timeout = seconds
+
+        def setsockopt(self, *args):
+            pass
+
+        def shutdown(self, how):
+            pass
+
+        def close(self):
+            # What was answered is read by who has asked for a file.
+            pass
+
+    def connect(self):
+        if getattr(self, "_tunnel_host", None):
+            raise OSError("there are no proxies here: the host makes each request")
+        self.sock = Wire(self._stockade_scheme, self.host, self.port, self.timeout)
+
+    client.HTTPConnection._stockade_scheme = "http"
+    client.HTTPConnection.connect = connect
+    if not hasattr(client, "HTTPSConnection"):
+
+        class HTTPSConnection(client.HTTPConnection):
+            """Makes requests over TLS, which the host verifies."""
+
+            default_port = 443
+
+            def __init__(self, host, port=None, **named):
+                # How TLS is made is for the host to say.
+                for name in ("context", "key_file", "cert_file", "check_hostname"):
+                    named.pop(name, None)
+                super().__init__(host, port, **named)
+
+        client.HTTPSConnection = HTTPSConnection
+        client._create_https_context = lambda _: None
+    client.HTTPSConnection._stockade_scheme = "https"
+    client.HTTPSConnection.connect = connect
+
+
+def _whole(chunks):
+    """Returns what chunks make together; None where the last one is not there."""
+    found = []
+    while True:
+        size, end, rest = chunks.partition(b"\r\n")
+        if not end:
+            return None
+        size = int(size.split(b";")[0], 16)
+        if not size:
+            return b"".join(found)
+        if len(rest) < size + 2:
+            return None
+        found.append(rest[:size])
+        chunks = rest[size + 2 :]
+
+
 def _tools(described):
     """Makes the module of all tools."""
     tools = type(sys)("tools", "Functions of the host.")
@@ -391,6 +553,8 @@ def perform(job):
         import os
 
         os.environ.update(job["env"])
+    if job["network"]:
+        _mended("http.client", _mend_http)
     if job["tools"] and "tools" not in space:
         space["tools"] = _tools(job["tools"])
     space.update(job["inputs"])

@@ -102,7 +102,7 @@ async function perform() {
   spare ??= new ArrayBuffer(1 << 16);
   uncaught = null;
   const { inputs, env } = job, most = job.most;
-  if (!reads && (job.session || job.tools.length)) {
+  if (!reads && (job.session || job.tools.length || job.network)) {
     defineProperty(globalThis.std, "in", { __proto__: null, get: given, enumerable: true, configurable: true });
     reads = true;
   }
@@ -110,6 +110,7 @@ async function perform() {
   for (let at = 0; at < job.args.length; at++) args[at + 1] = job.args[at];
   define("scriptArgs", args);
   if (job.tools.length && globalThis.tools === undefined) define("tools", makeTools(job.tools, exchange));
+  if (job.network && globalThis.fetch === undefined) defineNetwork(exchange);
   for (let at = 0, names = keys(env); at < names.length; at++) actual.setenv(names[at], env[names[at]]);
   for (let at = 0, names = keys(inputs); at < names.length; at++) set(names[at], inputs[names[at]]);
   let value = nothing, error = null;

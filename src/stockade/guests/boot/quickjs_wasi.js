@@ -45,6 +45,7 @@ return {
     for (let at = 0; at < job.args.length; at++) args[at + 1] = job.args[at];
     define("scriptArgs", args);
     if (job.tools.length && globalThis.tools === undefined) define("tools", makeTools(job.tools, tool));
+    if (job.network && globalThis.fetch === undefined) defineNetwork(tool);
     for (let at = 0, names = keys(env); at < names.length; at++) variables[names[at]] = env[names[at]];
     for (let at = 0, names = keys(inputs); at < names.length; at++) {
       define(names[at], inputs[names[at]]);

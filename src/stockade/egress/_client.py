@@ -1,0 +1,58 @@
+"""What the requests of all guests of a sandbox have in common."""
+
+from __future__ import annotations
+
+import importlib.util
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from stockade._locks import new_lock
+from stockade.egress._resolver import resolve as system_resolve
+
+if TYPE_CHECKING:
+    from stockade.egress._resolver import Resolve
+
+__all__ = ["INSTALL", "Client", "is_installed"]
+
+INSTALL: Final = "pip install 'stockade[network]'"
+"""What installs the library that reads and writes HTTP."""
+
+
+def is_installed() -> bool:
+    """Whether there is a library that reads and writes HTTP."""
+    return importlib.util.find_spec("h11") is not None
+
+
+class Client:
+    """How names are looked up, and whom TLS trusts. Safe to share between threads.
+
+    Nothing here knows of proxies, whatever the environment says.
+
+    Args:
+        resolve: Looks names up; by default, the system's resolver.
+    """
+
+    def __init__(self, resolve: Resolve | None = None) -> None:
+        # Looked for when it is called.
+        self._resolve = resolve
+        self._lock = new_lock()
+        self._tls: ssl.SSLContext | None = None
+
+    @property
+    def resolve(self) -> Resolve:
+        """Looks up a name."""
+        return self._resolve or system_resolve
+
+    def tls(self) -> ssl.SSLContext:
+        """Returns how hosts prove who they are: by a certificate of an authority that this machine trusts.
+
+        `SSL_CERT_FILE` and `SSL_CERT_DIR` name authorities, as for OpenSSL.
+        """
+        with self._lock:
+            if self._tls is None:
+                context = ssl.create_default_context()
+                context.set_alpn_protocols(["http/1.1"])
+                # Nobody is to have the keys of these connections, whatever the environment says.
+                context.keylog_filename = None  # type: ignore[assignment]
+                self._tls = context
+            return self._tls

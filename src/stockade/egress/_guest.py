@@ -1,0 +1,104 @@
+"""The network as one guest has it: its requests under way, and what it has used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stockade.egress._client import INSTALL, Client, is_installed
+from stockade.egress._exchange import Exchange
+from stockade.egress._failure import FailureCode, RequestFailed
+from stockade.egress._meter import Meter, NetworkUse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.egress._exchange import Request
+    from stockade.policy import Policy
+    from stockade.report import Violation
+
+__all__ = ["GuestNetwork"]
+
+_MOST_HANDLES: Final = 1_000
+"""Answers that a guest may have without closing them."""
+
+
+class GuestNetwork:
+    """What one guest has of the network.
+
+    Args:
+        client: What its requests have in common with those of others.
+        policy: The policy that it runs under.
+        since: Says how many seconds it has been running.
+
+    Attributes:
+        reason: Why the last request failed; "" where none has.
+    """
+
+    def __init__(self, client: Client, policy: Policy, since: Callable[[], float]) -> None:
+        self._client = client
+        self._policy = policy
+        self._meter = Meter(policy, since)
+        self._before = NetworkUse(0, 0, 0)
+        self._exchanges: dict[int, Exchange] = {}
+        self._number = 0
+        self.reason = ""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the policy ends a run for what it refuses."""
+        return self._policy.on_violation == "stop"
+
+    def begin(self, request: Request) -> tuple[int, Exchange]:
+        """Begins a request.
+
+        Returns:
+            Its number, and itself.
+
+        Raises:
+            RequestFailed: It cannot begin.
+            EngineError: There is no thread for it.
+        """
+        if not is_installed() and self._policy.network.mode != "none":
+            raise RequestFailed(FailureCode.UNAVAILABLE, f"this installation has no HTTP client: {INSTALL}")
+        if len(self._exchanges) >= _MOST_HANDLES:
+            raise RequestFailed(FailureCode.LIMIT, f"{_MOST_HANDLES:,} answers are open: close some")
+        policy = self._policy
+        exchange = Exchange(self._client, policy.network, self._meter, request, policy.limits.request_time)
+        self._number += 1
+        self._exchanges[self._number] = exchange
+        exchange.begin()
+        return self._number, exchange
+
+    def exchange(self, number: int) -> Exchange:
+        """Returns a request by its number.
+
+        Raises:
+            RequestFailed: There is none.
+        """
+        found = self._exchanges.get(number)
+        if found is None:
+            raise RequestFailed(FailureCode.HANDLE, "there is no such answer: it was closed, or never was")
+        return found
+
+    def close(self, number: int) -> None:
+        """Ends a request, and closes its connection. Of one that is not there, nothing is said."""
+        found = self._exchanges.pop(number, None)
+        if found is not None:
+            found.close()
+
+    def end(self) -> None:
+        """Ends all requests: the call is over."""
+        while self._exchanges:
+            self._exchanges.popitem()[1].close()
+
+    def take_use(self) -> NetworkUse:
+        """Returns what was used since this was last called."""
+        now, before = self._meter.used(), self._before
+        self._before = now
+        return NetworkUse(*(total - earlier for total, earlier in zip(now, before, strict=True)))
+
+    def take_violations(self) -> tuple[tuple[Violation, ...], int]:
+        """Returns what was refused since this was last called, and how many kinds of it were not kept."""
+        found, dropped = self._meter.violations(), self._meter.dropped
+        self._meter.begin_call()
+        return found, dropped

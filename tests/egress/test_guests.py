@@ -1,0 +1,221 @@
+"""Compiled guests that make requests by `stockade:http`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stockade import HostRule, LinkError, Network, Outcome, Policy, Sandbox, UsageError
+from tests._http_server import AUTHORITY, HttpServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stockade import Report
+
+LOOPBACK = Policy(network=Network(mode="loopback"))
+
+GUEST = """
+(module
+  (import "stockade:http" "send" (func $send
+    (param $method i32) (param i32) (param $url i32) (param i32) (param $headers i32) (param i32)
+    (param $body i32) (param i32) (param $flags i32) (param $milliseconds i32) (result i32)))
+  (import "stockade:http" "read" (func $read (param i32 i32 i32) (result i32)))
+  (import "stockade:http" "status" (func $status (param i32) (result i32)))
+  (import "stockade:http" "headers" (func $headers (param i32 i32 i32) (result i32)))
+  (import "stockade:http" "url" (func $url (param i32 i32 i32) (result i32)))
+  (import "stockade:http" "error" (func $error (param i32 i32) (result i32)))
+  (import "stockade:http" "close" (func $close (param i32)))
+  (memory (export "memory") 64)
+  (global $top (mut i32) (i32.const 65536))
+  (func (export "malloc") (param $size i32) (result i32)
+    global.get $top
+    (global.set $top (i32.add (global.get $top) (local.get $size))))
+  (func (export "free") (param i32))
+  (func (export "get") (param $url i32) (param $size i32) (result i32)
+    (call $send (i32.const 0) (i32.const 3) (local.get $url) (local.get $size) (i32.const 16) (i32.const 9)
+      (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+  (func (export "status") (param i32) (result i32) (call $status (local.get 0)))
+  (func (export "body") (param $response i32) (result i32 i32)
+    (i32.const 1024) (call $read (local.get $response) (i32.const 1024) (i32.const 4096)))
+  (func (export "headers") (param $response i32) (result i32 i32)
+    (i32.const 1024) (call $headers (local.get $response) (i32.const 1024) (i32.const 4096)))
+  (func (export "url") (param $response i32) (result i32 i32)
+    (i32.const 1024) (call $url (local.get $response) (i32.const 1024) (i32.const 4096)))
+  (func (export "error") (result i32 i32)
+    (i32.const 1024) (call $error (i32.const 1024) (i32.const 4096)))
+  (func (export "close") (param i32) (call $close (local.get 0)))
+  (func (export "fetch") (param $url i32) (param $size i32) (result i32)
+    ;; How many bytes an answer has; the code of the failure where there is none.
+    (local $response i32) (local $got i32) (local $sum i32)
+    (local.set $response (call $send (i32.const 0) (i32.const 3) (local.get $url) (local.get $size) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+    (if (i32.lt_s (local.get $response) (i32.const 0)) (then (return (local.get $response))))
+    (loop $more
+      (local.set $got (call $read (local.get $response) (i32.const 1048576) (i32.const 1048576)))
+      (if (i32.lt_s (local.get $got) (i32.const 0)) (then (return (local.get $got))))
+      (local.set $sum (i32.add (local.get $sum) (local.get $got)))
+      (br_if $more (local.get $got)))
+    (call $close (local.get $response))
+    (local.get $sum))
+  (func (export "twice") (param $url i32) (param $size i32) (result i32)
+    ;; Its second request, with the first one open.
+    (drop (call $send (i32.const 0) (i32.const 3) (local.get $url) (local.get $size) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+    (call $send (i32.const 0) (i32.const 3) (local.get $url) (local.get $size) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+  (func (export "wild") (result i32)
+    (call $send (i32.const 0) (i32.const 3) (i32.const -16) (i32.const 100) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+  (data (i32.const 0) "GET")
+  (data (i32.const 16) "X-Mine: 1"))
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with HttpServer() as serving:
+        yield serving
+
+
+def fetch(url: str, policy: Policy = LOOPBACK, export: str = "fetch") -> Report:
+    with Sandbox(policy) as box:
+        return box.call(GUEST.encode(), export, url)
+
+
+def test_a_guest_makes_a_request(server: HttpServer) -> None:
+    """Holds P-NET-1: the positive twin of what is refused."""
+    with Sandbox(LOOPBACK) as box, box.open(GUEST.encode()) as session:
+        assert session.call("get", f"{server.url}/redirect?to=/there").value == 1
+        # What is open when a call ends is closed.
+        assert session.call("status", 1).value == -9
+        text: Any = session.call("error", returns="text").value
+        assert text == "there is no such answer: it was closed, or never was"
+
+    assert [seen.header("x-mine") for seen in server.seen] == [["1"], ["1"]]
+
+
+def test_what_a_guest_uses_is_told(server: HttpServer) -> None:
+    report = fetch(f"{server.url}/large?bytes=3000000")
+
+    assert (report.outcome, report.value, report.violations) == (Outcome.OK, 3_000_000, ())
+    assert report.usage.network_connections == 1
+    assert 3_000_000 < report.usage.network_received_bytes < 3_001_000
+    assert 50 < report.usage.network_sent_bytes < 500
+
+
+def test_fifty_megabytes_pass_through(server: HttpServer) -> None:
+    assert fetch(f"{server.url}/large?bytes=50000000").value == 50_000_000
+
+
+@pytest.mark.parametrize("mode", ["none", "hosts", "ports"])
+def test_what_is_refused_opens_no_socket(server: HttpServer, mode: str) -> None:
+    """The attack: a guest asks for a host that its policy does not name. Holds P-NET-1."""
+    network = {
+        "none": Network(),
+        "hosts": Network(mode="hosts", hosts=[HostRule("api.example.com")]),
+        "ports": Network(mode="ports", ports=[server.port]),
+    }[mode]
+
+    report = fetch(server.url, Policy(network=network))
+
+    assert (report.outcome, report.value, server.connections) == (Outcome.OK, -1, 0)
+    (violation,) = report.violations
+    assert (violation.kind, violation.subject, violation.call) == ("network", server.url, "http")
+    assert (violation.action, violation.count) == ("deny", 1)
+    assert report.usage.network_connections == 0
+
+
+def test_a_policy_that_says_stop_ends_the_run(server: HttpServer) -> None:
+    report = fetch(server.url, Policy(on_violation="stop"))
+
+    assert (report.outcome, server.connections) == (Outcome.DENIED, 0)
+    (violation,) = report.violations
+    assert (violation.kind, violation.action) == ("network", "stop")
+
+
+def test_a_policy_that_audits_still_refuses_hosts(server: HttpServer) -> None:
+    """The attack: a policy for learning lets quotas pass, and with them what goes to hosts that nobody named."""
+    report = fetch(server.url, Policy(on_violation="audit"))
+    let_through = fetch(server.url, LOOPBACK.replace(on_violation="audit", requests=0))
+
+    assert (report.value, server.connections) == (-1, 1)
+    assert let_through.value == len(b"hello GET /")
+    assert [(violation.kind, violation.action) for violation in let_through.violations] == [("requests", "audit")]
+
+
+def test_too_many_connections_are_refused(server: HttpServer) -> None:
+    report = fetch(f"{server.url}/large?bytes=5000000", LOOPBACK.replace(connections=1), "twice")
+
+    assert report.value == -6
+    (violation,) = report.violations
+    assert (violation.kind, violation.limit, violation.observed) == ("connections", 1, 2)
+
+
+def test_addresses_outside_of_its_memory_end_the_run(server: HttpServer) -> None:
+    """The attack: a URL that lies beyond the guest's memory."""
+    with Sandbox(LOOPBACK) as box:
+        report = box.call(GUEST.encode(), "wild")
+    assert (report.outcome, server.connections) == (Outcome.TRAP, 0)
+
+
+def test_functions_of_this_module_are_types_that_are_checked() -> None:
+    with Sandbox() as box, pytest.raises(LinkError, match=r"stockade:http\.send"):
+        box.prepare(b'(module (import "stockade:http" "send" (func)))')
+    with Sandbox() as box, pytest.raises(UsageError, match="stockade:http is Stockade's own"):
+        box.host_function("stockade:http", "send")(lambda: None)
+
+
+def test_a_deadline_holds_in_a_request(server: HttpServer) -> None:
+    report = fetch(f"{server.url}/wait?seconds=60", LOOPBACK.replace(wall_time=0.3))
+
+    assert report.outcome is Outcome.TIMEOUT
+    while server.open:
+        time.sleep(0.01)
+
+
+def test_a_cancelled_guest_lets_go_of_its_connection(server: HttpServer) -> None:
+    """Holds P-NET-4."""
+
+    async def cancelled() -> None:
+        async with Sandbox(LOOPBACK) as box:
+            task = asyncio.create_task(box.call_async(GUEST.encode(), "fetch", f"{server.url}/wait?seconds=60"))
+            while not server.seen:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while server.open:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(cancelled())
+
+
+def test_many_guests_wait_without_threads(server: HttpServer) -> None:
+    """Holds P-NET-4: hundreds of guests wait for a server, and next to no thread does."""
+    most = 0
+
+    async def all_of_them() -> list[Any]:
+        nonlocal most
+        async with Sandbox(LOOPBACK) as box:
+            box.prepare(GUEST.encode())
+            url = f"{server.url}/wait?seconds=1"
+            tasks = [asyncio.create_task(box.call_async(GUEST.encode(), "fetch", url)) for _ in range(200)]
+            while not all(task.done() for task in tasks):
+                most = max(most, sum(thread.name.startswith("stockade") for thread in threading.enumerate()))
+                await asyncio.sleep(0.05)
+            return [task.result().value for task in tasks]
+
+    assert asyncio.run(all_of_them()) == [len("waited")] * 200
+    assert most < 20
+
+
+def test_tls_is_for_guests_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpServer(tls=True) as server:
+        assert fetch(server.url).value == -4
+        monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
+        assert fetch(server.url).value == len(b"hello GET /")
