@@ -197,7 +197,7 @@ def test_a_cancelled_guest_lets_go_of_its_connection(server: HttpServer) -> None
 
 def test_many_guests_wait_without_threads(server: HttpServer) -> None:
     """Holds P-NET-4: hundreds of guests wait for a server, and next to no thread does."""
-    most = 0
+    most, before = 0, threading.active_count()
 
     async def all_of_them() -> list[Any]:
         nonlocal most
@@ -206,7 +206,7 @@ def test_many_guests_wait_without_threads(server: HttpServer) -> None:
             url = f"{server.url}/wait?seconds=1"
             tasks = [asyncio.create_task(box.call_async(GUEST.encode(), "fetch", url)) for _ in range(200)]
             while not all(task.done() for task in tasks):
-                most = max(most, sum(thread.name.startswith("stockade") for thread in threading.enumerate()))
+                most = max(most, threading.active_count() - before)
                 await asyncio.sleep(0.05)
             return [task.result().value for task in tasks]
 

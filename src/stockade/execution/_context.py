@@ -162,11 +162,7 @@ class PolicyContext:
         return True
 
     def cancelled(self, module: Module) -> Report:
-        """Returns the report on a run that was cancelled before it began.
-
-        Args:
-            module: The module.
-        """
+        """Returns the report on a run of a module that was cancelled before it began."""
         return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self.info)
 
     def adopt(self, module: Module, made: MadeProgram) -> Plan:
@@ -176,14 +172,11 @@ class PolicyContext:
             module: The module.
             made: Its program.
         """
-        directories, trace = self.mounts.directories, self.trace
-        plan = make_plan(module, self.policy, directories, self.functions, self._units_for, made, trace)
-        self._keep(plan)
-        return plan
-
-    def _keep(self, plan: Plan) -> None:
+        folders = self.mounts.directories
+        plan = make_plan(module, self.policy, folders, self.functions, self._units_for, made, self.trace)
         with self._lock:
             self._plans.keep(plan.module.sha256, plan)
+        return plan
 
     def history(self, module: Module) -> Sequence[tuple[int, float]]:
         """Returns the units and the seconds of the latest runs of a module."""
@@ -205,7 +198,8 @@ class PolicyContext:
             self.mounts.check()
         if not plan.was_compiled:
             # The first run tells what compiling took; for every later one it was done before.
-            self._keep(plan.at_hand())
+            with self._lock:
+                self._plans.keep(module.sha256, plan.at_hand())
         return plan
 
     def guest(
@@ -239,9 +233,7 @@ class PolicyContext:
             is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
-                if self._client is not None:
-                    found.reach(self._client)
-                return found
+                return found.reach(self._client)
             waiting = found
         guest = Guest(
             plan,
@@ -256,11 +248,9 @@ class PolicyContext:
             waiting=waiting,
         )
         guest.pool = warm
-        if self._client is not None:
-            guest.reach(self._client)
         if self.monitoring is not None:
             guest.watch(self.monitoring)
-        return guest
+        return guest.reach(self._client)
 
     def find_brief(self, module: object) -> Plan | None:
         """Returns what was made of a module whose runs are over within a moment, where they are given nothing; or None.

@@ -337,23 +337,6 @@ class LiveGuest:
         held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
         return held
 
-    @property
-    def network(self) -> GuestNetwork:
-        """What it has of the network, whatever its policy permits of that."""
-        if self._network is None:
-            # Most guests have no use for it.
-            from stockade.egress import Client, GuestNetwork
-
-            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
-        return self._network
-
-    def reach(self, client: Client) -> None:
-        """Has its requests made by a client."""
-        self._client = client
-
-    def _seconds(self) -> float:
-        return max(0.0, time.perf_counter() - self._begun)
-
     def _looking(self) -> threading.RLock:
         """Returns what is held while somebody looks at the guest from another thread, or in the middle of anything.
 

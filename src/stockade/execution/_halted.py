@@ -14,6 +14,9 @@ from stockade.execution._timekeeper import Timekeeper
 from stockade.runner import FOREVER, GO_ON
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from stockade.egress import Client, GuestNetwork
     from stockade.engine import Number
     from stockade.guard import State, Wait
     from stockade.runner import RunCoroutine
@@ -23,6 +26,28 @@ __all__ = ["HaltedGuest"]
 
 class HaltedGuest(ReportingGuest):
     """A guest that halts, and goes on when it may."""
+
+    @property
+    def network(self) -> GuestNetwork:
+        """What it has of the network, whatever its policy permits of that."""
+        if self._network is None:
+            # Most guests have no use for it.
+            from stockade.egress import Client, GuestNetwork
+
+            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
+        return self._network
+
+    def reach(self, client: Client | None) -> Self:
+        """Has its requests made by a client; returns the guest.
+
+        Args:
+            client: The client; None where it may make none.
+        """
+        self._client = client
+        return self
+
+    def _seconds(self) -> float:
+        return max(0.0, time.perf_counter() - self._begun)
 
     def _results(self, instance: Instance) -> list[Number]:
         """Returns what it returned.
