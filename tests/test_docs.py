@@ -269,7 +269,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("NAMESPACES", "WALLS", "Granted", "Jail", "JailError", "ResourceLimits", "Wall"),
         *("confine", "enter_namespaces", "landlock_version", "seal_code", "warm_up"),
     },
-    stockade.syscalls: {"PLATFORMS", "Platform", "this_platform"},
+    stockade.syscalls: {"PLATFORMS", "Platform", "calls_removed_by_user", "this_platform"},
     stockade.typing: set(),
 }
 """What the modules that users import from have for the rest of Stockade only."""

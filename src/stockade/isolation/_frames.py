@@ -112,6 +112,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
         features: Proposals under which it is valid.
         units: The units of fuel that the time in the policy comes to; None where it does not say.
         functions: Functions of the embedder that it imports.
+        removed: System calls and categories of them that no worker may make.
     """
 
     program: int
@@ -124,6 +125,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     features: Features
     units: int | None = None
     functions: tuple[Signature, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

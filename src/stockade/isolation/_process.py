@@ -17,8 +17,8 @@ from stockade.isolation._backend import check
 from stockade.isolation._frames import MOST_DESCRIPTORS, Register, Request
 from stockade.isolation._hub import hub, stale
 from stockade.isolation._remote import RemoteRun
-from stockade.policy import Mount
 from stockade.runner import ASIDE, FOREVER, blamed, is_cancellation
+from stockade.syscalls import calls_removed_by_user
 from stockade.system import has_memory_files, open_memory_file, seal
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def _check(context: PolicyContext, task: Task) -> None:
         raise IsolationError('snapshots run with isolation="inprocess" only, in this release')
     if context.policy.network.mode != "none":
         raise IsolationError('guests with a network run with isolation="inprocess" only, in this release')
+    calls_removed_by_user()  # where that file is wrong, nothing runs
     if len(context.policy.filesystem.mounts) > _MOST_MOUNTS:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")
 
@@ -199,7 +200,7 @@ class _Registration:
         """Says what it has to know, and the descriptors that go with it."""
         plan, context = self._plan, self._context
         policy = context.policy
-        mounts = tuple(Mount(mount.guest, mount.guest, mount.mode) for mount in policy.filesystem.mounts)
+        mounts = tuple(msgspec.structs.replace(mount, host=mount.guest) for mount in policy.filesystem.mounts)
         # Where folders are, and what the host's environment is, is no concern of a worker's.
         policy = policy.replace(mounts=mounts, environment=type(policy.environment)())
         program = plan.program
@@ -214,6 +215,7 @@ class _Registration:
             features=policy.features,
             units=plan.fuel_most,
             functions=tuple(function.signature for function in plan.functions),
+            removed=tuple(sorted(calls_removed_by_user())),
         )
         for content in (plan.module.data, program.compiled.to_bytes()):
             self._files.append(_sealed(content))

@@ -211,6 +211,7 @@ def _jail_of(program: Prepared, line: socket.socket) -> Jail:
             open_files=limits.open_files + len(mounts) + _SPARE_FILES,
         ),
         seal_later=True,
+        remove=frozenset(program.order.removed),
         require=REQUIRED_WALLS,
     )
 

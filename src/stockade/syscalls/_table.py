@@ -16,10 +16,20 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from stockade._start import START_FOLDER
 from stockade._text import printable
 from stockade.errors import PolicyError
 
-__all__ = ["PLATFORMS", "Platform", "Syscall", "SyscallTable", "load_table", "read_table", "this_platform"]
+__all__ = [
+    "PLATFORMS",
+    "Platform",
+    "Syscall",
+    "SyscallTable",
+    "calls_removed_by_user",
+    "load_table",
+    "read_table",
+    "this_platform",
+]
 
 Platform: TypeAlias = Literal["linux-x86_64", "linux-aarch64", "darwin"]
 
@@ -166,14 +176,28 @@ def read_table(path: str | os.PathLike[str]) -> SyscallTable:
     Raises:
         PolicyError: The file cannot be read, says something else, or names what there is not.
     """
-    where = printable(os.fspath(path), 400)
+    return load_table().without(_removed(os.fspath(path)))
+
+
+def calls_removed_by_user() -> frozenset[str]:
+    """Returns the calls and categories that the file takes away that `STOCKADE_SYSCALLS` names; it is read once.
+
+    Raises:
+        PolicyError: As for `read_table`.
+    """
+    told = os.environ.get("STOCKADE_SYSCALLS", "")
+    return _removed_once(str(Path(START_FOLDER, told))) if told else frozenset()
+
+
+def _removed(path: str) -> frozenset[str]:
+    where = printable(path, 400)
     try:
         text = _read(path)
     except OSError as problem:
         raise PolicyError(f"{where} cannot be read: {problem.strerror}") from None
     try:
-        removals = msgspec.convert(_parse(text), _Removals)
-        return load_table().without(frozenset(removals.remove))
+        removals = frozenset(msgspec.convert(_parse(text), _Removals).remove)
+        load_table().without(removals)
     except msgspec.ValidationError as problem:
         raise PolicyError(
             f"{where}: {printable(str(problem), 400)}. A file of your own can only remove: "
@@ -181,6 +205,10 @@ def read_table(path: str | os.PathLike[str]) -> SyscallTable:
         ) from None
     except PolicyError as problem:
         raise PolicyError(f"{where}: {problem}") from None
+    return removals
+
+
+_removed_once = cache(_removed)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
