@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stockade import EngineError, Outcome, Policy, Sandbox, Snapshot, UsageError
+from stockade import EngineError, Environment, Outcome, Policy, Sandbox, Snapshot, UsageError
 from stockade.execution import Inputs
 from tests._processes import live_instances, wait_for
 from tests.conftest import wat
@@ -46,6 +46,22 @@ COUNTER = wat("""
     (i32.store (i32.const 20) (i32.add (i32.const 4) (i32.load (i32.const 32))))
     (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 32)))))
 """)
+
+
+ENVIRON = wat("""
+(module
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "nothing"))
+  (func (export "_start")
+    (drop (call $sizes (i32.const 0) (i32.const 12)))
+    (drop (call $get (i32.const 100) (i32.const 1000)))
+    (i32.store (i32.const 8) (i32.const 1000))
+    (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 20)))))
+""")
+"""Writes its environment to stdout."""
 
 
 @pytest.fixture
@@ -88,6 +104,38 @@ def test_guests_that_were_made_ahead_have_inputs_of_their_own(box: Sandbox, snap
     assert warm == cold == [b"1\0\0\0", b"2\0\0\0abc", b"3\0\0\0abcabc", b"4\0\0\0abcabcabc"]
     large = box.run(snapshot, ["y" * 100_000], stdin=bytes(5 << 20), policy=None)
     assert large.outcome is Outcome.OK
+
+
+def test_guests_that_wait_are_whole_and_have_the_environment_of_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a guest that sees a variable that was withdrawn after it was made, or one that is another run's."""
+    monkeypatch.setenv("SHOWN", "before")
+    with Sandbox(Policy().replace(environment=Environment(mode="allow", names=("SHOWN",)))) as box:
+        with box.open(ENVIRON) as session:
+            session.call("nothing").check()
+            snapshot = session.snapshot()
+        box.warm(snapshot, pool_size=8)
+        made = [found.guest for found in pool_of(snapshot)._ready]
+        assert None not in made
+        assert len(set(map(id, made))) == 8
+        assert box.run(snapshot).stdout == b"SHOWN=before\0"
+        assert box.run(snapshot, env={"OTHER": "x" * 5_000}).stdout == b"SHOWN=before\0OTHER=" + b"x" * 5_000 + b"\0"
+        monkeypatch.setenv("SHOWN", "after")
+        assert box.run(snapshot).stdout == b"SHOWN=after\0"
+        monkeypatch.delenv("SHOWN")
+        assert box.run(snapshot).stdout == b""
+
+
+def test_a_guest_that_waits_begins_with_its_run(box: Sandbox, snapshot: Snapshot) -> None:
+    """How long it has waited counts for nobody: neither for its time, nor as its beginning."""
+    box.warm(snapshot, pool_size=2)
+    (first, *_) = pool_of(snapshot)._ready
+    assert first.guest is not None
+    first.guest._made -= 1_000_000
+    first.guest._control.cancel()
+    report = box.call(snapshot, "count")
+    assert (report.value, report.outcome) == (16, Outcome.OK)
+    assert report.usage.wall_seconds < 1_000
+    assert report.timings.instantiate < 1_000
 
 
 def test_what_guests_touch_first_is_in_place(box: Sandbox, snapshot: Snapshot) -> None:

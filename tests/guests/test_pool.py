@@ -129,6 +129,23 @@ def _double(number: int) -> int:
     return number * 2
 
 
+def test_the_place_that_was_used_last_is_taken_again() -> None:
+    """So that what a run looks at is in the processor's caches; where its interpreter is yet to come, another is."""
+    with JavaScript(PATIENT, pool_size=3) as language:
+        language.prepare()
+        for _ in range(3):
+            last = language._places[-1]
+            assert language.run("1").ok
+            assert language._places[-1] is last
+            wait_for(lambda: all(place.ahead is not None and place.ahead.ready for place in language._places))
+        assert last.ahead is not None
+        taken = last.ahead.take()
+        assert taken is not None
+        assert language.run("1").ok
+        assert language._places[-1] is not last
+        taken.instance.close()
+
+
 def test_a_pool_has_bounds() -> None:
     """What is no number of interpreters is refused."""
     with pytest.raises(UsageError, match="pool_size is -1"):
