@@ -29,7 +29,7 @@ from stockade.isolation._frames import (
     send,
 )
 from stockade.isolation._worker import Prepared, prepared, rehearse, work
-from stockade.jail import Step, enter_namespaces
+from stockade.jail import Jail, Step, enter_namespaces, warm_up
 from stockade.worker import ForkLoop, watched
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _warm_up() -> None:
     guard()
     wasmtime_version()
     rehearse()
+    warm_up(Jail(seal_later=True))
     # What is there already is not looked at in the children, whose memory it would become.
     gc.collect()
     gc.freeze()
