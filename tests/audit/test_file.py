@@ -53,7 +53,7 @@ def test_a_link_in_the_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "log").symlink_to(tmp_path / "precious")
 
-    with pytest.raises(AuditError, match="cannot be written: Too many levels of symbolic links"):
+    with pytest.raises(AuditError, match="log is a link: give another path, or remove what is there"):
         AuditLog(tmp_path / "log")
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -71,7 +71,7 @@ def test_a_file_with_another_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").touch(0o600)
     (tmp_path / "log").hardlink_to(tmp_path / "other")
 
-    with pytest.raises(AuditError, match="has 1 other names, by which it may be reached elsewhere"):
+    with pytest.raises(AuditError, match="has another name, too, by which it may be reached elsewhere"):
         AuditLog(tmp_path / "log")
 
 

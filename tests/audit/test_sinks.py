@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import socket
@@ -295,6 +296,15 @@ def test_logging_is_told_with_levels_and_fields(caplog: pytest.LogCaptureFixture
     assert "outcome=fuel" in told["run_ended"].getMessage()
 
 
+def test_a_name_does_not_pass_for_other_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """A guest names what it is refused: spaces and equal signs stand in quotes; what is plain does not."""
+    with caplog.at_level(logging.DEBUG, "stockade"), AuditLog(sinks=[LoggingSink()]) as log:
+        log.tell(EventName.DENIED, subject='a" outcome=ok run=1', name="path", reason="")
+
+    told = caplog.records[-1].getMessage()
+    assert told == 'denied name=path subject="a\\" outcome=ok run=1"'
+
+
 def test_syslog_is_told_a_line_of_json(tmp_path: Path) -> None:
     """Over a socket, as syslog has it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
@@ -309,6 +319,8 @@ def test_syslog_is_told_a_line_of_json(tmp_path: Path) -> None:
     # local0 is 16, a warning is 4.
     assert text.startswith('<132>stockade: {"event":"denied"')
     assert "\n" not in text
+    assert text.isascii()
+    assert json.loads(text.partition(" ")[2])["subject"] == "é\n"
 
 
 def test_a_syslog_that_goes_away_is_a_sink_that_fails(tmp_path: Path) -> None:

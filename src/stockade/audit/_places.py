@@ -240,6 +240,10 @@ def open_log(place: LogPlace) -> int:
                 "in it. Put it into a folder of yours"
             )
         log = os.open(place.name, _LOG, 0o600, dir_fd=folder)
+    except OSError as problem:
+        if problem.errno != errno.ELOOP:
+            raise
+        raise _refused(place, "is a link") from None
     finally:
         os.close(folder)
     try:
@@ -260,9 +264,13 @@ def _check_log(place: LogPlace, status: os.stat_result) -> None:
     elif mode & 0o022:
         why = f"has mode {mode:04o}, so that others may write to it"
     elif status.st_nlink != 1:
-        why = f"has {status.st_nlink - 1} other names, by which it may be reached elsewhere"
+        why = "has another name, too, by which it may be reached elsewhere"
     if why:
-        raise AuditError(f"the audit log {place.shown} {why}: give another path, or remove what is there")
+        raise _refused(place, why)
+
+
+def _refused(place: LogPlace, why: str) -> AuditError:
+    return AuditError(f"the audit log {place.shown} {why}: give another path, or remove what is there")
 
 
 def take_lock(descriptor: int, how: int, otherwise: str) -> None:

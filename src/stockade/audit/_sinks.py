@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
 import msgspec
 
+from stockade._text import quoted
 from stockade.audit._events import Severity
 from stockade.errors import AuditError
 
@@ -23,6 +26,8 @@ _LEVELS: Final = {
     Severity.CRITICAL: logging.WARNING,
 }
 
+_PLAIN: Final = re.compile(r"[\w./:*<>+&@#-]+")
+
 _LEFT_OUT: Final = frozenset({"event", "time", "seq", "writer"})
 
 
@@ -30,8 +35,14 @@ def _told(event: AuditEvent) -> str:
     """Returns an event as one line of text."""
     fields = msgspec.to_builtins(event)
     figures = fields.pop("figures", {})
-    words = [f"{name}={value}" for name, value in (fields | figures).items() if name not in _LEFT_OUT]
+    words = [f"{name}={_word(value)}" for name, value in (fields | figures).items() if name not in _LEFT_OUT]
     return " ".join([fields["event"], *words])
+
+
+def _word(value: object) -> str:
+    """Returns a value as one word, in quotes where it has spaces or could be taken for several fields."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else quoted(text, 2 * len(text))
 
 
 class LoggingSink:
@@ -86,11 +97,11 @@ class SyslogSink:
             self._handler = _Handler(address, number)
         except OSError as problem:
             raise AuditError(f"syslog at {address!r} cannot be reached: {problem.strerror or problem}") from None
-        self._encoder = msgspec.json.Encoder()
 
     def __call__(self, event: AuditEvent) -> None:
         """Passes an event on."""
-        text = self._encoder.encode(event).decode("ascii", "backslashreplace")
+        # In ASCII, whatever the other end takes text for.
+        text = json.dumps(msgspec.to_builtins(event), separators=(",", ":"))
         level = _LEVELS[event.severity]
         self._handler.emit(logging.LogRecord("stockade.audit", level, "", 0, text, None, None))
 
