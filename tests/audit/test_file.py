@@ -66,6 +66,20 @@ def test_a_fifo_in_the_place_of_the_log_holds_nobody_up(tmp_path: Path) -> None:
         AuditLog(tmp_path / "log")
 
 
+def test_a_file_that_is_no_log_is_left_alone(tmp_path: Path) -> None:
+    """Somebody gives the path of a module; a log whose head was lost is gone on with."""
+    (tmp_path / "guest.wasm").write_bytes(b"\0asm")
+    write(tmp_path / "log", [1])
+    state = state_folder()
+    assert state is not None
+    (state / "audit" / find_place(tmp_path / "log").head_name).unlink()
+
+    with pytest.raises(AuditError, match=r"guest.wasm is there already, and is no audit log: give another path"):
+        AuditLog(tmp_path / "guest.wasm")
+    assert (tmp_path / "guest.wasm").read_bytes() == b"\0asm"
+    AuditLog(tmp_path / "log", key=KEY).close()
+
+
 def test_a_file_with_another_name_is_refused(tmp_path: Path) -> None:
     """It may be reached by that, from elsewhere."""
     (tmp_path / "other").touch(0o600)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "EVENT_MARK",
     "HEAD_BYTES",
     "MOST_BATCH_BYTES",
     "MOST_BODY_BYTES",
@@ -37,6 +38,9 @@ NOTHING_BEFORE: Final = "0" * 64
 
 SEAL_MARK: Final = b'{"seal":'
 """What the line of a seal begins with; no line of an event does."""
+
+EVENT_MARK: Final = b'{"event":'
+"""What the line of an event begins with."""
 
 _BATCH: Final = b"stockade audit batch 1\n"
 _HEAD: Final = b"stockade audit head 1\n"

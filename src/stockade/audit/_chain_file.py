@@ -18,6 +18,7 @@ import msgspec
 
 from stockade._locks import new_lock
 from stockade.audit._chain import (
+    EVENT_MARK,
     HEAD_BYTES,
     MOST_BATCH_BYTES,
     MOST_FOUND_BYTES,
@@ -99,6 +100,7 @@ class ChainFile:
         claim_place(place)
         try:
             self._open()
+            self._check_begin()
         except OSError as problem:
             raise AuditError(f"the audit log {place.shown} cannot be written: {problem.strerror}") from None
 
@@ -154,6 +156,19 @@ class ChainFile:
             self._head = open_head(self.place)
         if self._log < 0:
             self._log = open_log(self.place)
+
+    def _check_begin(self) -> None:
+        """Sees to it that nothing is added to a file that is something else, as where a wrong path was given.
+
+        Raises:
+            AuditError: There is no head, and the file does not begin as a log does.
+        """
+        begin = b"" if os.pread(self._head, 1, 0) else os.pread(self._log, len(EVENT_MARK), 0)
+        if begin and not begin.startswith((EVENT_MARK, SEAL_MARK)):
+            self.close()
+            raise AuditError(
+                f"{self.place.shown} is there already, and is no audit log: give another path, or remove what is there"
+            )
 
     def _current(self) -> os.stat_result:
         """Returns the status of the log; opens it anew where it was moved or removed."""
