@@ -87,7 +87,7 @@ def test_nothing_runs_where_the_log_cannot_be_written(hello: Path, tmp_path: Pat
     status, said, problem = run("run", "--audit", tmp_path / "log", hello)
 
     assert (status, said) == (125, "")
-    assert problem.startswith(f"stockade: the audit log {tmp_path}/log cannot be written")
+    assert problem.startswith(f"stockade: the audit log {tmp_path}/log is a link")
 
 
 def test_what_cannot_be_run_is_put_on_record(tmp_path: Path) -> None:
