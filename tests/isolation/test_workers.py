@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -262,3 +264,36 @@ def test_large_messages_arrive() -> None:
     with ours, theirs:
         send(theirs, _frames.Output("stdout"), blob)
         assert receive(ours, FROM_WORKER) == (_frames.Output("stdout"), blob, ())
+
+
+LOADED = """
+import sys
+from stockade.isolation._worker import rehearse
+rehearse()
+import threading
+assert threading.active_count() == 1
+from stockade import Policy, Sandbox
+from stockade.engine._engine import Engine
+assert not Engine._engines
+from tests.conftest import ECHO, HELLO, wat
+from tests.execution.test_outcomes import imports
+modules = [wat(text) for text in (
+    HELLO, ECHO, '(module (func (export "_start") (unreachable)))',
+    '(module (func (export "_start") (loop $l (br $l))))',
+    f'(module {imports("proc_exit")} (func (export "_start") (call $proc_exit (i32.const 3))))')]
+box = Sandbox(Policy().replace(fuel=100_000, memory="64MiB"))
+for module in modules:
+    box.prepare(module)
+before = set(sys.modules)
+for module in modules:
+    box.run(module, ["a"], stdin=b"text", env={"A": "b"})
+box.run(modules[1], stdin=lambda size: b"", on_stdout=print)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_all_is_loaded_before_there_are_walls() -> None:
+    """Behind them no file can be opened: no module, and not the library. There is no thread and no engine. P-ISO-2."""
+    told = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+
+    assert told.stdout == "[]\n"

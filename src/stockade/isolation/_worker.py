@@ -9,18 +9,21 @@ from __future__ import annotations
 import gc
 import math
 import os
+import pkgutil
 import resource
 import select
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import msgspec
 
 from stockade.compilation import MadeProgram, Program
-from stockade.engine import CompiledModule, Engine, EngineConfig
+from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
 from stockade.errors import EngineError, IsolationError, LinkError, UsageError
 from stockade.execution import Inputs, OpenMounts, PolicyContext, Streams
+from stockade.guard import guard, state_format, weave
 from stockade.host import CapabilityMissing, HostFunctions, ToldFailure
 from stockade.isolation._backend import InProcess, Task
 from stockade.isolation._frames import (
@@ -47,6 +50,7 @@ from stockade.jail import Granted, Jail, ResourceLimits, Step, Wall, confine, se
 from stockade.modules import Module, load_module
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
+from stockade.wasm import parse, scan
 
 if TYPE_CHECKING:
     import socket
@@ -67,6 +71,31 @@ _SPARE_BYTES: Final = 256 << 20
 
 _SPARE_SECONDS: Final = 10
 _SPARE_FILES: Final = 128
+
+_ROOMS: Final = (
+    "system",
+    "policy",
+    "report",
+    "wasm",
+    "engine",
+    "guard",
+    "host",
+    "modules",
+    "worker",
+    "runner",
+    "execution",
+)
+"""What workers may come to use."""
+
+_ELSEWHERE: Final = ("._child", "._yaml", ".loop", ".loop_calls", ".loop_streams", ".own_loop")
+"""Modules of these that are other processes' own, need packages that may not be there, or are for event loops."""
+
+_TINY: Final = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))))
+"""
 
 _PROGRESS_SECONDS: Final = 0.1
 """How often the host is told how far the run is."""
@@ -140,12 +169,18 @@ class _Function:
 
 
 def rehearse() -> None:
-    """Has loaded in the fork server what is otherwise loaded when it is first needed."""
-    import stockade.execution._tracing
-    import stockade.report._render  # noqa: F401
+    """Has done in the fork server what every worker would do again, and could not behind its walls: open files.
 
-    report = msgspec.msgpack.Encoder()
-    report.encode(Cancel())
+    So all is loaded that a run can come to need, the library too. No engine is made, and no thread.
+    """
+    for room in _ROOMS:
+        for module in pkgutil.iter_modules(import_module(f"stockade.{room}").__path__, f"stockade.{room}."):
+            if not module.name.endswith(_ELSEWHERE):
+                import_module(module.name)
+    tiny = parse(assemble(_TINY))
+    woven = weave(tiny, guard(), scan(tiny))
+    state_format({"fd_write"})
+    msgspec.msgpack.encode(woven.renamed)
 
 
 def work(program: Prepared, line: socket.socket, server: int, namespaces: tuple[Step, ...]) -> NoReturn:
