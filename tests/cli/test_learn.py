@@ -98,7 +98,10 @@ def test_mistakes(args: list[str], message: str, hello: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "code", "more"),
     [
+        ("python", "print(open('/data/in/x').read())", "open('/data/in/y')"),
         ("python", "print(open('/data/in/x').read())", "open('/data/other/x')"),
+        ("python", "import os; print(sorted(os.listdir('/data/in')), open('/data/in/x').read())", "open('/data/in/y')"),
+        ("python", "open('/data/in/new', 'w').write('x')", "open('/data/in/y', 'w')"),
         ("js", "console.log(6 * 7)", "require('fs').readFileSync('/data/other/x')"),
     ],
 )
@@ -106,9 +109,10 @@ def test_code_is_learned_from(language: str, code: str, more: str, tmp_path: Pat
     """It runs again under what was learned, and cannot open one file more. Holds P-LEARN-1."""
     for name in ("in", "other"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text(name)
+        for file in ("x", "y"):
+            (tmp_path / name / file).write_text(name)
     learned = tmp_path / "learned.toml"
-    first = ran(language, "--learn", learned, "-v", f"{tmp_path}:/data", "-c", code)
+    first = ran(language, "--learn", learned, "-v", f"{tmp_path}:/data:rw", "-c", code)
     assert (first.returncode, first.stderr) == (0, "")
     assert [mount.guest for mount in Policy.load(learned).filesystem.mounts] == (
         ["/data/in"] if language == "python" else []
@@ -117,6 +121,9 @@ def test_code_is_learned_from(language: str, code: str, more: str, tmp_path: Pat
     assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
     refused = ran(language, "--policy", learned, "-c", f"{code}\n{more}")
     assert refused.returncode != 0
+    assert (tmp_path / "in" / "y").read_text() == "in"
+    if "/data/in/y" in more:
+        assert "path: tried to open /data/in/y, which /data/in is not granted for (only) → deny" in refused.stderr
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ Holds P-LEARN-1, P-LEARN-2 and P-LEARN-3.
 
 from __future__ import annotations
 
+import shutil
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from tests.sandbox.test_toolchains import _INVERTER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade import Module, Report
+    from stockade import Module, Report, Session
 
 OPEN = """(drop (call $open (i32.const {descriptor}) (i32.const 1) (i32.const {at}) (i32.const {size})
   (i32.const {flags}) (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 8)))"""
@@ -491,6 +493,123 @@ def _cap() -> int:
 
 
 def _call(name: bytes, payload: bytes, result: int, most: int) -> int:
+    return -1
+
+
+def in_session(
+    policy: Policy,
+    module: Module,
+    use: Callable[[Session], list[Report]],
+    args: Sequence[str] = (),
+    *,
+    traced: bool = False,
+    prepare: Callable[[Sandbox], None] = lambda _: None,
+) -> list[Report]:
+    """The reports on a session: on how it was made ready, and on its calls."""
+    with Sandbox(policy, trace=LEARNING_TRACE if traced else None) as box:
+        prepare(box)
+        with box.open(module, args) as session:
+            begun = [] if session.initialization is None else [session.initialization]
+            return [*begun, *use(session)]
+
+
+def told(reports: Sequence[Report]) -> list[object]:
+    """What came out of a session."""
+    return [(each.outcome, each.value, each.stdout, each.stderr) for each in reports]
+
+
+def put(session: Session, data: bytes) -> int:
+    """Copies bytes into room that the guest gave for them."""
+    address = session.call("malloc", len(data)).check().value
+    assert isinstance(address, int)
+    session.write_memory(address, data)
+    return address
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_quickjs(given: Policy, load_program: Callable[[str], Module]) -> None:
+    """A reactor that is called in a session, and reads a file: one more in the same folder is refused."""
+    module = load_program("quickjs")
+
+    def use(*names: str) -> Callable[[Session], list[Report]]:
+        code = "".join(f'print(std.loadFile("/in/{name}"));' for name in names)
+
+        def call(session: Session) -> list[Report]:
+            words = [put(session, text.encode() + b"\0") for text in ("qjs", "--std", "-e", code)]
+            return [session.call("qjs_init_argv", 4, put(session, struct.pack("<5I", *words, 0)))]
+
+        return call
+
+    first = in_session(learning_policy(given), module, use("drawing.gv"), traced=True)
+    policy = learn(module, given, first).policy
+    assert [mount.only for mount in policy.filesystem.mounts] == [("drawing.gv",)]
+    assert told(in_session(policy, module, use("drawing.gv"))) == told(first)
+    *_, more = in_session(policy, module, use("drawing.gv", "more.gv"))
+    assert more.stdout == b"digraph { a -> b }\nnull\n"
+    (violation,) = more.violations
+    assert (violation.subject, violation.field) == ("more.gv", "filesystem.mounts.only")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_graphviz(given: Policy, load_program: Callable[[str], Module]) -> None:
+    """A library that is called in a session, and draws without a file: it gets none, and draws the same again."""
+    module = load_program("graphviz")
+
+    def use(session: Session) -> list[Report]:
+        size = put(session, bytes(4))
+        texts = [put(session, text.encode() + b"\0") for text in ("digraph { a -> b }", "svg", "dot")]
+        report = session.call("graphviz_render", *texts, size).check()
+        assert isinstance(report.value, int)
+        (length,) = struct.unpack("<I", session.read_memory(size, 4))
+        drawn.append(session.read_memory(report.value, length))
+        return [report]
+
+    drawn: list[bytes] = []
+    first = in_session(learning_policy(given), module, use, traced=True)
+    policy = learn(module, given, first).policy
+    assert policy.filesystem.mounts == ()
+    in_session(policy, module, use)
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith(b"<?xml")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_cpython_3_15(given: Policy, load_program: Callable[[str], Module], tmp_path: Path) -> None:
+    """A module of 104 MB, whose library is in an archive: code that opens one file more is refused it."""
+    module = load_program("python 3.15")
+    (tmp_path / "lib").mkdir()
+    shutil.copy(program_path("python 3.15").with_name("python-stdlib.zip"), tmp_path / "lib" / "python315.zip")
+    lib = Mount(str(tmp_path / "lib"), "/usr/local/lib", "ro")
+    heavy = given.replace(
+        mounts=[*given.filesystem.mounts, lib], table_elements=50_000, compile_time=1_500.0, compile_memory=6 << 30
+    )
+
+    def lend(sandbox: Sandbox) -> None:
+        sandbox.host_function("host", "call")(_refused)
+
+    def use(session: Session) -> list[Report]:
+        return [session.call("run")]
+
+    def reading(*names: str) -> list[str]:
+        return ["-c", "".join(f"print(open('/in/{name}').read());" for name in names)]
+
+    first = in_session(learning_policy(heavy), module, use, reading("drawing.gv"), traced=True, prepare=lend)
+    assert first[-1].stdout == b"digraph { a -> b }\n", first
+    policy = learn(module, heavy, first).policy
+    granted = {mount.guest: mount.only for mount in policy.filesystem.mounts}
+    assert granted["/in"] == ("drawing.gv",)
+    assert "/other" not in granted
+    again = in_session(policy, module, use, reading("drawing.gv"), prepare=lend)
+    assert told(again) == told(first), again[-1].violations
+    *_, more = in_session(policy, module, use, reading("drawing.gv", "more.gv"), prepare=lend)
+    assert more.stdout == b"digraph { a -> b }\n"
+    assert ("more.gv", "filesystem.mounts.only") in [(each.subject, each.field) for each in more.violations]
+
+
+def _refused(operation: int, address: int, size: int, most: int) -> int:
     return -1
 
 
