@@ -333,6 +333,65 @@ def test_runs_are_merged(folder: Path) -> None:
     assert last.reasons["limits.random_bytes"] == "as it was learned before"
 
 
+SESSION = """(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "a/deep")
+  (data (i32.const 16) "x")
+  (data (i32.const 32) "\\40\\00\\00\\00\\00\\10\\00\\00")
+  (func (export "enter") (result i32)
+    (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 6) (i32.const 2) (i64.const 0x4000)
+      (i64.const 0xfffff) (i32.const 0) (i32.const 256)))
+  (func (export "write") (result i32)
+    (drop (call $open (i32.load (i32.const 256)) (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 0) (i64.const 64)
+      (i64.const 0) (i32.const 0) (i32.const 260)))
+    (call $write (i32.load (i32.const 260)) (i32.const 32) (i32.const 1) (i32.const 264))))"""
+
+
+def test_a_session_is_learned_from(folder: Path) -> None:
+    """What is open stays open between its calls, and quotas hold for all of them together."""
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
+    module = wat(SESSION)
+
+    def calls(policy: Policy, *, traced: bool = False) -> list[Report]:
+        with Sandbox(policy, trace=LEARNING_TRACE if traced else None) as box, box.open(module) as session:
+            return [session.call(name) for name in ("enter", *["write"] * 5)]
+
+    first = calls(learning_policy(given), traced=True)
+    assert [each.value for each in first] == [0] * 6, first
+    policy = learn(module, given, first).policy
+    assert policy.filesystem.mounts == (Mount(str(folder), "/data", "rw", ["a/deep", "a/deep/x"]),)
+    assert policy.limits.write_bytes == 65_536  # twice five times 4,096, and the next power of two
+    assert [each.value for each in calls(policy)] == [0] * 6
+    # Each report for itself, as if it were of a run of its own: what was opened before it is not known.
+    alone = learn(module, given, [first[-1]]).policy
+    assert alone.limits.write_bytes == 65_536
+
+
+def test_how_large_files_become_is_learned_and_what_is_not_measured_is_said(folder: Path) -> None:
+    """A file that was there before counts as a whole; of stack and rates the document says that they are as given."""
+    (folder / "a" / "deep" / "x").write_bytes(bytes(1_000_000))
+    given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")], read_rate="1MiB")
+    module = wat(SESSION)
+    with Sandbox(learning_policy(given), trace=LEARNING_TRACE) as box, box.open(module) as session:
+        reports = [session.call("enter"), session.call("write")]
+    found = learn(module, given, reports)
+    assert found.policy.limits.file_size == 2 << 20
+    text = found.to_toml()
+    assert "# the largest file that it has written, and left, has 1,000,000 bytes\nfile_size = " in text
+    told = "# not measured, so it is as it was given: how much it read in its busiest second is not known\n"
+    assert f"{told}read_rate = " in text
+    assert found.policy.limits.read_rate == 1 << 20
+    assert (
+        "# not measured, so it is as it was given: how deep a guest calls, the engine does not tell\nstack = " in text
+    )
+    nothing = learned(opener(("a/z", READ)), given)
+    assert nothing.policy.limits.file_size == 0
+    assert "# nothing was written to files\nfile_size = 0\n" in nothing.to_toml()
+
+
 def test_a_trace_with_calls_missing_is_refused() -> None:
     """Else a folder that is needed could be left out."""
     module = opener()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from stockade.policy import Mount
     from stockade.report import TracedCall
 
-__all__ = ["Access", "FilesUsed", "paths_used", "smallest_mount", "used_below"]
+__all__ = ["Access", "FilesUsed", "paths_used", "size_below", "smallest_mount", "used_below"]
 
 _UPWARDS: Final = "its paths lead upwards"
 _LINKS: Final = "it makes links there"
@@ -267,6 +268,20 @@ def paths_used(root: str, accesses: dict[str, Access], *, names_vary: bool) -> d
         if any(f"{path}/".startswith(folder) and path != folder for folder in folders):
             del found[path]
     return found
+
+
+def size_below(mount: Mount, path: str) -> int | None:
+    """Returns how many bytes a plain file of a mount has now; None where there is none, or a link leads there.
+
+    Args:
+        mount: The mount.
+        path: The path, as the guest sees it.
+    """
+    try:
+        status = (Path(mount.host) / posixpath.relpath(path, mount.guest)).lstat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _resolved(path: Path) -> Path | None:

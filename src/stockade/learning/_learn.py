@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
 from stockade._text import printable
 from stockade.errors import UsageError
-from stockade.learning._files import FilesUsed, paths_used, smallest_mount, used_below
+from stockade.learning._files import FilesUsed, paths_used, size_below, smallest_mount, used_below
 from stockade.policy import Environment, Features, Mount, Policy, runnable_features
 from stockade.report import Trace
 
@@ -46,6 +47,13 @@ _LEAST_BYTES: Final = 64 << 10
 _FUEL: Final = 1 << 60
 _SECONDS: Final = 3600.0
 _FILES_TOLD: Final = 6
+_NOT_MEASURED: Final = {
+    "stack": "how deep a guest calls, the engine does not tell",
+    "memory_growth": "how much it grew in its busiest second is not known",
+    "read_rate": "how much it read in its busiest second is not known",
+    "write_rate": "how much it wrote in its busiest second is not known",
+    "call_rate": "how often it called in its busiest second is not known",
+}
 _MOST_PATHS: Final = 2000
 """So many paths of a folder are named, at most: people are to read them."""
 
@@ -176,7 +184,8 @@ class _Learner:
     # -- limits -------------------------------------------------------------------------------------------------------
 
     def _most(self, name: str) -> float:
-        return max(getattr(report.usage, name) or 0 for report in self._reports)
+        """The most that a run used, or a session until the end of a call."""
+        return max((getattr(report.usage, name) or 0) + getattr(report.earlier, name, 0) for report in self._reports)
 
     def _why(self, field: str, used: str) -> None:
         self._reasons[f"limits.{field}"] = used
@@ -224,16 +233,31 @@ class _Learner:
             amount = int(self._most(counter))
             found[field] = round_bytes(2 * amount) if amount else 0
             self._why(field, f"{amount:,} bytes were {what}" if amount else f"nothing was {what}")
-        found["file_size"] = found["write_bytes"]
-        self._why("file_size", "no file can have more than may be written, or is given")
-        if self._most("written_bytes"):
-            # What is there already counts, too.
-            found["file_size"] = self._base.limits.file_size
-            self._why("file_size", "as it was given: files that were there before count, too")
-        calls = max(sum(report.usage.calls.values()) + report.usage.host_calls for report in self._reports)
+        largest = self._largest_file()
+        # A file that was made has no more than was written; one that was there before counts as a whole.
+        most = max(largest, int(self._most("written_bytes")))
+        found["file_size"] = round_bytes(2 * most) if most else 0
+        self._why("file_size", f"the largest file that it has written, and left, has {largest:,} bytes")
+        if not most:
+            self._why("file_size", "nothing was written to files")
+        for field, why in _NOT_MEASURED.items():
+            self._why(field, f"not measured, so it is as it was given: {why}")
+        calls = max(
+            sum(report.usage.calls.values()) + report.usage.host_calls + report.earlier.calls
+            for report in self._reports
+        )
         found["calls"] = round_number(2 * calls)
         self._why("calls", f"{calls:,} calls were made")
         return found
+
+    def _largest_file(self) -> int:
+        """How many bytes the largest of the files has that were written, as they are now."""
+        sizes = [0]
+        for mount in self._base.filesystem.mounts:
+            for path, access in used_below(mount, self._followed[0]).items():
+                if access.wrote and (size := size_below(mount, path)) is not None:
+                    sizes.append(size)
+        return max(sizes)
 
     # -- rights -------------------------------------------------------------------------------------------------------
 
@@ -285,17 +309,27 @@ class _Learner:
             self._reasons[f"features.{feature}"] = "the module uses it" if feature in used else "the module does not"
         return Features(**{feature: feature in used for feature in runnable_features()})
 
-    def _mounts(self) -> list[Mount]:
+    @cached_property
+    def _followed(self) -> tuple[dict[str, Access], dict[str, str]]:
+        """What was done with which paths, and why folders cannot have a list of paths."""
         given = self._base.filesystem.mounts
         accesses: dict[str, Access] = {}
         unlistable: dict[str, str] = {}
+        files = FilesUsed(given)
         for report in self._reports:
-            files = FilesUsed(given)
+            if not report.earlier.calls:
+                # Not a later call of the same session, in which descriptors are still open.
+                files = FilesUsed(given)
             files.accesses, files.unlistable = accesses, unlistable
             files.follow(report.trace_calls)
             for mount in given:
                 if why := files.why_unlistable(mount.guest):
                     unlistable[mount.guest] = why
+        return accesses, unlistable
+
+    def _mounts(self) -> list[Mount]:
+        given = self._base.filesystem.mounts
+        accesses, unlistable = self._followed
         found: list[Mount] = []
         told: list[str] = []
         if not self._finds_folders:
