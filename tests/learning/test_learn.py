@@ -17,7 +17,7 @@ import stockade
 from stockade import Mount, Outcome, Policy, Sandbox, UsageError
 from stockade.learning import LEARNING_TRACE, Learned, learn, learning_policy, merge
 from stockade.learning._learn import round_bytes, round_number
-from stockade.policy import Features
+from stockade.policy import Features, Network
 from tests.conftest import program_path, wat
 from tests.sandbox.test_programs import DRAWING
 from tests.sandbox.test_toolchains import _INVERTER
@@ -251,10 +251,12 @@ def test_no_more_is_learned_than_was_given(folder: Path) -> None:
 
 
 def test_what_was_not_used_is_not_permitted() -> None:
-    """No folder, no clock, no randomness, no variable, no proposal."""
+    """No folder, no clock, no randomness, no variable, no network, no proposal."""
     module = wat('(module (func (export "_start")))')
-    policy = learned(module, Policy().replace(mounts=[Mount("/usr", "/usr", "ro")]), variables=["A"]).policy
+    given = Policy().replace(mounts=[Mount("/usr", "/usr", "ro")], network=Network(mode="loopback"))
+    policy = learned(module, given, variables=["A"]).policy
     assert policy.filesystem.mounts == ()
+    assert policy.network.mode == "none"
     assert (policy.clock.mode, policy.random.mode, policy.environment.mode) == ("none", "none", "none")
     assert policy.wasi.allow == ()
     assert not any(msgspec.structs.astuple(policy.features))

@@ -11,7 +11,7 @@ import msgspec
 from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.learning._files import FilesUsed, paths_used, size_below, smallest_mount, used_below
-from stockade.policy import Environment, Features, Mount, Policy, runnable_features
+from stockade.policy import Environment, Features, Mount, Network, Policy, runnable_features
 from stockade.report import Trace
 
 if TYPE_CHECKING:
@@ -286,6 +286,9 @@ class _Learner:
             reasons["environment.names"] = "the variables that it was given"
         found["clock"] = self._mode("clock", ("clock_time_get", "clock_res_get"))
         found["random"] = self._mode("random", ("random_get",))
+        if not self._most("network_connections") and self._base.network.mode != "none":
+            found["network"] = Network()
+            reasons["network.mode"] = "no connection was made"
         found["features"] = self._features()
         return found
 
