@@ -200,7 +200,7 @@ class HostFunction:
         """
         self = cls.__new__(cls)
         self.module, self.name, self.requires = signature.module, signature.name, signature.requires
-        self.function, self.is_awaited, self.wants_call = function, False, False
+        self.function, self.is_awaited, self.is_brief, self.wants_call = function, False, False, False
         self.label = f"{printable(self.module)}.{printable(self.name)}"
         self.readers = [_READERS[name] for name in signature.takes]
         self.results = [_Type(name) for name in signature.returns]
