@@ -480,3 +480,17 @@ def test_functions_of_one_call_tell_a_log(run: Callable[[AuditLog], object]) -> 
     run(told.log)
 
     assert told.names() == ["run_started", "run_ended"]
+
+
+def test_runs_in_processes_of_their_own_are_told() -> None:
+    """By the process that asked for them, with what they used and what stopped them."""
+    told = Told()
+
+    with Sandbox(isolation="process", audit=told.log) as box:
+        box.call(GUEST, "add", 5, 3)
+        box.call(GUEST, "spin", policy=Policy().replace(fuel=1000))
+
+    assert told.names() == ["run_started", "run_ended", "run_started", "limit_reached", "run_ended"]
+    ended = [event for event in told.events if event.event is EventName.RUN_ENDED]
+    assert [event.outcome for event in ended] == ["ok", "fuel"]
+    assert all(event.figures is not None and event.figures.memory_bytes == 65_536 for event in ended)
