@@ -136,6 +136,21 @@ def test_runs_that_are_looked_at_are_put_on_record(command: str, hello: Path, tm
     assert run("audit", "verify", log)[0] == 0
 
 
+@pytest.mark.parametrize("command", [("run", "--report"), ("trace", "-o"), ("learn", "-o")])
+def test_nothing_else_is_written_to_the_log(command: tuple[str, str], hello: Path, tmp_path: Path) -> None:
+    """It would be lost: a slip of the hand, also where a link leads there; a file beside it is written."""
+    log = tmp_path / "audit.json"
+    (tmp_path / "link.json").symlink_to(log)
+    name, option = command
+
+    for same in (log, tmp_path / "link.json"):
+        status, said, problem = run(name, "--audit", log, option, same, hello)
+        assert (status, said) == (125, "")
+        assert problem.endswith(f"Error: {same} is the audit log, too: what else is written needs a file of its own\n")
+        assert not log.exists()
+    assert run(name, "--audit", log, option, tmp_path / "other.json", hello)[0] == 0
+
+
 def test_code_is_put_on_record(tmp_path: Path) -> None:
     """With the same option."""
     log = tmp_path / "audit.jsonl"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stockade.audit import AuditLog
 
-__all__ = ["audit_option", "audited"]
+__all__ = ["audit_option", "audited", "check_audit_file"]
 
 audit_option = click.option(
     "--audit",
@@ -25,6 +25,23 @@ audit_option = click.option(
     help="Add what happens to this audit log. Nothing runs where it cannot be written.",
 )
 """The option for an audit log, given as `audit_file`."""
+
+
+def check_audit_file(path: str | None, *others: str | None) -> None:
+    """Checks that an audit log has a file of its own, before anything else is opened.
+
+    Args:
+        path: The file of the log; None for none.
+        others: What else is written to.
+
+    Raises:
+        UsageError: One of them is the same file.
+    """
+    for other in others if path else ():
+        if other and os.path.realpath(other) == os.path.realpath(path or ""):
+            raise click.UsageError(
+                f"{printable(other, 400)} is the audit log, too: what else is written needs a file of its own"
+            )
 
 
 @contextmanager
