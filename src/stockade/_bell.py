@@ -7,6 +7,7 @@ locked, so that whoever has something to tell would. What is here makes do with 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -37,12 +38,27 @@ def start_thread(thread: threading.Thread) -> None:
         RuntimeError: There can be no more threads.
     """
     thread._started = _Begun()  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
+    depth = _depth_of_lists()
     try:
         thread.start()
-    except KeyError as problem:
-        if problem.__context__ is None:
-            raise
-        raise problem.__context__ from None
+    except BaseException as problem:
+        for _ in range(_depth_of_lists() - depth):
+            _LISTS.release()
+        if isinstance(problem, KeyError) and problem.__context__ is not None:
+            raise problem.__context__ from None
+        raise
+
+
+_LISTS: Final[threading.RLock] = threading._active_limbo_lock  # type: ignore[attr-defined] # noqa: SLF001 - as above
+"""What Python guards its lists of threads with: each that begins needs it. In Python 3.14, what a handler raises right
+behind taking it leaves it taken (`_locks.py`): then no thread of this process would ever begin."""
+
+
+def _depth_of_lists() -> int:
+    """How many times this thread has taken it."""
+    if sys.version_info < (3, 14):
+        return 0
+    return _LISTS._recursion_count()  # noqa: SLF001 - as above
 
 
 class Bell:
