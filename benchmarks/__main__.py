@@ -30,6 +30,7 @@ from benchmarks._ends import cancelled, disconnected, lengths
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._host_calls import host_calls
 from benchmarks._idiomatic import idiomatic_hello, native_engine
+from benchmarks._isolation import workers
 from benchmarks._languages import languages
 from benchmarks._late import late
 from benchmarks._loading import hostile_files
@@ -220,6 +221,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "late": late,
     "throughput": throughput,
     "snapshots": snapshots,
+    "workers": workers,
     "hello": hello_world,
 }
 """In the order in which they run: first what forks, last the idiomatic way, whose threads stay around."""
