@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from stockade.audit import AuditLog
+    from stockade.egress import Credential
     from stockade.errors import (
         AuditError,
         Cancelled,
@@ -58,6 +59,7 @@ __all__ = [
     "AuditLog",
     "Cancelled",
     "CodeFailed",
+    "Credential",
     "Denied",
     "EngineError",
     "GuestError",
@@ -120,6 +122,7 @@ _HOMES = (
     "stockade.guests",
     "stockade.monitoring",
     "stockade.audit",
+    "stockade.egress",
 )
 
 _MOVED = frozenset(

@@ -1,6 +1,7 @@
 """Requests that guests make over the network: decided by the policy, and made by the host."""
 
 from stockade.egress._client import INSTALL, Client, is_installed
+from stockade.egress._credential import Credential, Credentials
 from stockade.egress._decision import Refusal, RequestPlan, pin, refusal_of
 from stockade.egress._exchange import Answer, Exchange, Request
 from stockade.egress._failure import FailureCode, RequestFailed
@@ -15,6 +16,8 @@ __all__ = [
     "Answer",
     "BadUrl",
     "Client",
+    "Credential",
+    "Credentials",
     "Exchange",
     "FailureCode",
     "GuestNetwork",

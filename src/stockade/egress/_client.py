@@ -7,6 +7,7 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from stockade._locks import new_lock
+from stockade.egress._credential import Credentials
 from stockade.egress._resolver import resolve as system_resolve
 
 if TYPE_CHECKING:
@@ -30,9 +31,14 @@ class Client:
 
     Args:
         resolve: Looks names up; by default, the system's resolver.
+        credentials: What is added to requests.
+
+    Attributes:
+        credentials: The same.
     """
 
-    def __init__(self, resolve: Resolve | None = None) -> None:
+    def __init__(self, resolve: Resolve | None = None, credentials: Credentials | None = None) -> None:
+        self.credentials = credentials or Credentials(None)
         # Looked for when it is called.
         self._resolve = resolve
         self._lock = new_lock()

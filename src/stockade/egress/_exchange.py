@@ -13,6 +13,7 @@ from stockade._text import printable
 from stockade.egress._decision import Refusal, pin, refusal_of
 from stockade.egress._failure import FailureCode, RequestFailed
 from stockade.egress._headers import Headers, checked_headers, for_another_origin, headers_sent, told_headers
+from stockade.egress._scrubber import Scrubber
 from stockade.egress._url import BadUrl, Target, parse_url
 from stockade.runner import AwaitedCall
 from stockade.runner.loop import background_loop, wait_until
@@ -112,6 +113,8 @@ class Exchange:
         self._has_room: asyncio.Event | None = None
         self._call = AwaitedCall(self._perform, (), Context(), self._tell)
         self._subject = ""
+        # Looks for all credentials in every answer: an API may have been told those of another request.
+        self._scrubber = Scrubber(client.credentials.secrets()) if client.credentials else None
 
     def begin(self) -> None:
         """Begins it.
@@ -215,7 +218,8 @@ class Exchange:
 
     def _fail(self, problem: RequestFailed) -> None:
         # What it came from knows frames, and these what was asked.
-        self.problem = RequestFailed(problem.code, str(problem), problem.violation)
+        reason = str(problem) if self._scrubber is None else self._scrubber.text(str(problem))
+        self.problem = RequestFailed(problem.code, reason, problem.violation)
         self._tell()
 
     async def _follow(self) -> None:
@@ -236,6 +240,7 @@ class Exchange:
                 after = parse_url(place, target)
             except BadUrl as problem:
                 raise RequestFailed(FailureCode.PROTOCOL, f"the redirect leads nowhere: {problem}") from None
+            self._check_taken_along(place, target, after)
             if after.origin != target.origin:
                 headers = for_another_origin(headers)
             if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
@@ -252,7 +257,14 @@ class Exchange:
         """
         meter = self._meter
         self._permitted(refusal_of(self._network, method, target), target)
+        credentials = self._client.credentials.of(target)
+        ours = {credential.header.lower() for credential in credentials.values()}
+        headers = tuple(entry for entry in headers if entry[0].lower() not in ours)
+        if self._scrubber is not None:
+            # In what is compressed, nothing can be found.
+            headers = tuple(entry for entry in headers if entry[0].lower() != "accept-encoding")
         sent = headers_sent(headers, target, body, has_body=method in _WITH_BODY)
+        sent += [(credential.header, credential.written()) for credential in credentials.values()]
         connection, message = _written(method, target, sent, body)
         reserved = len(message)
         meter.open(reserved)
@@ -329,13 +341,14 @@ class Exchange:
                     place = _redirect(event) if self._request.follow else None
                     if place is not None:
                         return event.status_code, place
-                    self.answer = Answer(
-                        event.status_code, event.reason.decode("latin-1"), told_headers(list(event.headers)), target.url
-                    )
+                    self.answer = self._told_answer(event, target)
                     self._tell()
                 elif isinstance(event, h11.Data):
-                    await self._put(bytes(event.data))
+                    piece = bytes(event.data)
+                    await self._put(piece if self._scrubber is None else self._scrubber.feed(piece))
                 elif isinstance(event, h11.EndOfMessage):
+                    if self._scrubber is not None:
+                        await self._put(self._scrubber.finish())
                     self._is_whole = True
                     self._tell()
                     return None
@@ -343,6 +356,36 @@ class Exchange:
                     raise RequestFailed(FailureCode.CONNECT, "the connection was closed before the answer was there")
         except h11.RemoteProtocolError as problem:
             raise RequestFailed(FailureCode.PROTOCOL, f"the answer is none: {_told(problem)}") from None
+
+    def _told_answer(self, event: h11.Response, target: Target) -> Answer:
+        """Returns the head of an answer as the guest is told it.
+
+        Raises:
+            RequestFailed: Its body is compressed, so that no secret would be found in it.
+        """
+        answer = Answer(
+            event.status_code, event.reason.decode("latin-1"), told_headers(list(event.headers)), target.url
+        )
+        scrubber = self._scrubber
+        if scrubber is None:
+            return answer
+        if any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in answer.headers):
+            raise RequestFailed(
+                FailureCode.PROTOCOL, "the answer is compressed, which was not asked for, so that it cannot be searched"
+            )
+        return Answer(
+            answer.status, scrubber.text(answer.reason), scrubber.headers(answer.headers), scrubber.text(answer.url)
+        )
+
+    def _check_taken_along(self, place: str, before: Target, after: Target) -> None:
+        """Checks that a redirect takes no secret to another host.
+
+        Raises:
+            RequestFailed: It does.
+        """
+        scrubber = self._scrubber
+        if scrubber is not None and after.origin != before.origin and scrubber.text(place) != place:
+            raise RequestFailed(FailureCode.PROTOCOL, "the redirect would take a credential to another host")
 
     async def _send(self, writer: asyncio.StreamWriter, message: bytes) -> None:
         for at in range(0, len(message), _PIECE_BYTES):

@@ -149,7 +149,7 @@ class Meter:
         if self._action == "audit":
             self._note(violation)
             return
-        raise self.refuse(FailureCode.LIMIT, f"{field} is {limit:,}, and this would be {observed:,}", violation)
+        raise self.refuse(FailureCode.LIMIT, f"{field} is {limit:,}, and this would be more", violation)
 
     def _note(self, violation: Violation) -> Violation:
         key = violation.kind, violation.subject, violation.field

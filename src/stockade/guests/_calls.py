@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from stockade._bytes import BytesLike
     from stockade.audit import AuditLog
+    from stockade.egress import Credential
     from stockade.guests._result import CodeResult
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
@@ -33,6 +34,7 @@ def run_python(
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
+    credentials: Mapping[str, Credential] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs Python code once, in the interpreter that is installed.
@@ -47,6 +49,7 @@ def run_python(
         collect: Which files below `/workspace` are returned.
         policy: What it may do.
         audit: Is told of what happens.
+        credentials: What the host adds to its requests.
 
     Returns:
         What came of it.
@@ -55,7 +58,7 @@ def run_python(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_python()", _unknown, {name: f"Python({name}=...)" for name in LANGUAGE_KEYWORDS})
-    interpreter = Python(policy, audit=audit)
+    interpreter = Python(policy, audit=audit, credentials=credentials)
     return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
 
 
@@ -70,6 +73,7 @@ def run_javascript(
     collect: Sequence[str] = (),
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
+    credentials: Mapping[str, Credential] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs JavaScript code once, in the interpreter that is installed.
@@ -84,6 +88,7 @@ def run_javascript(
         collect: Which files below `/workspace` are returned.
         policy: What it may do.
         audit: Is told of what happens.
+        credentials: What the host adds to its requests.
 
     Returns:
         What came of it.
@@ -92,5 +97,5 @@ def run_javascript(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_javascript()", _unknown, {name: f"JavaScript({name}=...)" for name in LANGUAGE_KEYWORDS})
-    interpreter = JavaScript(policy, audit=audit)
+    interpreter = JavaScript(policy, audit=audit, credentials=credentials)
     return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)

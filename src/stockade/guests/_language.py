@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stockade._bytes import BytesLike
     from stockade.audit import AuditLog
+    from stockade.egress import Credential
     from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, ReadyPool, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._network import NetworkDesk
@@ -44,7 +45,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
-LANGUAGE_KEYWORDS = ("runtime", "preload", "isolation", "packages", "pool_size", "monitoring", "trace", "audit")
+LANGUAGE_KEYWORDS = (
+    "runtime",
+    "preload",
+    "isolation",
+    "packages",
+    "pool_size",
+    "monitoring",
+    "trace",
+    "audit",
+    "credentials",
+)
 """What a language takes when it is made."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
@@ -107,6 +118,7 @@ class Language:
             others are started in the background.
         trace: What of the calls of the interpreter is traced, as for `Sandbox`: in `result.report.trace_calls`.
         audit: Is told of all that happens here: a log for as many languages and sandboxes as you like.
+        credentials: What the host adds to requests of the code, by names, as for `Sandbox`.
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
@@ -130,6 +142,7 @@ class Language:
         pool_size: int = 0,
         trace: Trace | bool | None = None,
         audit: AuditLog | None = None,
+        credentials: Mapping[str, Credential] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
@@ -140,6 +153,7 @@ class Language:
         self._monitoring = check_monitoring(monitoring)
         self._trace = trace
         self._audit = audit
+        self._credentials = credentials
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -630,7 +644,12 @@ class Language:
         """
         fitted = fit(policy, driver.stack_bytes, (*driver.mounts(), *self._packages, *folder.mounts()))
         box = Sandbox(
-            fitted, isolation=self._isolation, monitoring=self._monitoring, trace=self._trace, audit=self._audit
+            fitted,
+            isolation=self._isolation,
+            monitoring=self._monitoring,
+            trace=self._trace,
+            audit=self._audit,
+            credentials=self._credentials,
         )
         box.tell_as(_told(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER

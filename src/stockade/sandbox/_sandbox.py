@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Never, Self
 
     from stockade.audit import AuditLog
-    from stockade.egress import Client
+    from stockade.egress import Client, Credential
     from stockade.execution import (
         Argument,
         AsyncStdin,
@@ -89,11 +89,13 @@ def _http_functions() -> Iterable[tuple[str, Callable[..., object]]]:
     return http_functions()
 
 
-def _client() -> Client:
-    """Returns what makes requests. Most sandboxes permit none, and load nothing for it."""
-    from stockade.egress import Client
+def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Client | None:
+    """Returns what makes requests; None where none is permitted, as in most sandboxes, which load nothing for it."""
+    if policy.network.mode == "none" and not credentials:
+        return None
+    from stockade.egress import Client, Credentials
 
-    return Client()
+    return Client(credentials=Credentials(credentials))
 
 
 def _silent(step: str) -> None:
@@ -119,6 +121,7 @@ class Sandbox:
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
+        credentials: What the host adds to requests of guests, by names: guests come to see placeholders only.
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -134,6 +137,7 @@ class Sandbox:
         trace: Trace | bool | None = None,
         *,
         audit: AuditLog | None = None,
+        credentials: Mapping[str, Credential] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -141,7 +145,7 @@ class Sandbox:
             raise IsolationError(f'there is no isolation {isolation!r}: use "inprocess" or "process"')
         self.policy = policy_of(policy)
         self._functions = HostFunctions({HTTP_MODULE: _http_functions})
-        client = None if self.policy.network.mode == "none" else _client()
+        client = _client(self.policy, credentials)
         self._contexts = PolicyContexts(
             self.policy, self._functions, check_monitoring(monitoring), _checked(trace), isolation, client
         )

@@ -1,0 +1,289 @@
+"""Credentials: added to requests by the host, and seen by no guest.
+
+Holds P-NET-5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import json
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stockade import Credential, JavaScript, Network, Policy, Python, Sandbox, UsageError
+from stockade.egress import Client, Credentials, FailureCode, GuestNetwork, Request, RequestFailed
+from stockade.egress._scrubber import Scrubber, forms_of
+from tests._examples import examples
+from tests._http_server import AUTHORITY, HttpServer
+from tests.egress.test_exchange import LOCAL, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SECRET = 's3cr3t/Value+of&some"length<=>'
+LOOPBACK = Policy(network=Network(mode="loopback"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
+    with HttpServer(tls=True) as serving:
+        yield serving
+
+
+def network(**more: Any) -> GuestNetwork:
+    credential = Credential(SECRET, **{"hosts": ["localhost"], "format": "Bearer {}", **more})
+    client = names(**LOCAL)
+    return GuestNetwork(Client(client.resolve, Credentials({"api": credential})), LOOPBACK, lambda: 0.0)
+
+
+def told(guest: GuestNetwork, url: str, **more: Any) -> str:
+    """All that a guest comes to see of an answer."""
+
+    async def fetched() -> str:
+        _, exchange = guest.begin(Request(more.pop("method", "GET"), url, **more))
+        try:
+            answer = await exchange.answered()
+            body = b""
+            while piece := await exchange.read(7):
+                body += piece
+        except RequestFailed as problem:
+            return f"{problem.code} {problem}"
+        return f"{answer} {body.decode('latin-1')}"
+
+    return asyncio.run(fetched())
+
+
+def test_a_credential_goes_along_with_what_it_is_for(server: HttpServer) -> None:
+    """What the guest writes into the header is replaced, in whatever case it is."""
+    told(network(), f"{server.url}/", headers=[("authorization", "Bearer of its own"), ("X-Other", "1")])
+
+    assert server.seen[0].header("authorization") == [f"Bearer {SECRET}"]
+    assert server.seen[0].header("x-other") == ["1"]
+
+
+@pytest.mark.parametrize("hosts", [["a.localhost"], ["b.localhost"], ["127.0.0.1"], ["api.example.com"]])
+def test_a_credential_goes_nowhere_else(server: HttpServer, hosts: list[str]) -> None:
+    """The attack: a guest asks another host, and hopes that the credential comes along."""
+    told(network(hosts=hosts), f"{server.url}/", headers=[("Authorization", "mine")])
+
+    assert server.seen[0].header("authorization") == ["mine"]
+
+
+def test_a_credential_goes_over_tls_only() -> None:
+    """The attack: the same host without encryption, where others read along."""
+    with HttpServer() as server:
+        told(network(), f"{server.url}/")
+        told(network(secure=False), f"{server.url}/")
+
+    assert [seen.header("authorization") for seen in server.seen] == [[], [f"Bearer {SECRET}"]]
+
+
+def test_a_redirect_to_another_host_drops_it(server: HttpServer) -> None:
+    told(network(), f"{server.url}/redirect?to=https://b.localhost:{server.port}/there")
+    told(network(), f"{server.url}/redirect?to=/there")
+
+    first, elsewhere, again, same = (seen.header("authorization") for seen in server.seen)
+    assert first == again == same == [f"Bearer {SECRET}"]
+    assert elsewhere == []
+
+
+def test_an_echo_tells_a_placeholder(server: HttpServer) -> None:
+    """The attack: an API that answers with what it was sent."""
+    found = told(network(), f"{server.url}/echo")
+
+    assert "Bearer stockade-credential-api" in found
+    assert not any(form.decode("latin-1") in found for form in forms_of(SECRET))
+    assert "content-length" not in found.lower()
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": lambda text: text,
+    "json": lambda text: json.dumps({"a": text}),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "basic": lambda text: base64.b64encode(f"user:{text}".encode()).decode(),
+    "hex": lambda text: text.encode().hex(),
+    "HEX": lambda text: text.encode().hex().upper(),
+    "url": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "unicode": lambda text: "".join(f"\\u{ord(character):04x}" for character in text),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_usual_forms_are_found(form: str) -> None:
+    """The attack: an API that answers with what it was sent in another form; cut anywhere."""
+    written = FORMS[form](SECRET)
+    for size in (1, 2, 7, 1000):
+        scrubber = Scrubber({"placeholder": SECRET})
+        data = f"before {written} after".encode()
+        pieces = [scrubber.feed(data[at : at + size]) for at in range(0, len(data), size)]
+        found = b"".join([*pieces, scrubber.finish()])
+        assert b"placeholder" in found
+        assert found.startswith(b"before ")
+        assert found.endswith(b" after")
+        # What is left around base64 is less than a group.
+        assert len(found) <= len(b"before  after") + len(b"placeholder") + (
+            12 if "bas" in form or form == "json" else 0
+        )
+
+
+@settings(max_examples=examples(200))
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5), st.integers(0, 200))
+def test_what_is_no_secret_passes_unchanged(data: bytes, cuts: list[int], place: int) -> None:
+    """Pieces come out as they went in, and a secret among them never does. The oracle is `bytes.replace`."""
+    whole = data[:place] + SECRET.encode() + data[place:]
+    scrubber = Scrubber({"placeholder": SECRET})
+    borders = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
+    found = b"".join(scrubber.feed(whole[begin:end]) for begin, end in zip(borders, borders[1:], strict=False))
+    found += scrubber.finish()
+
+    if not any(form in data for form in forms_of(SECRET)):
+        assert found == whole.replace(SECRET.encode(), b"placeholder")
+    assert SECRET.encode() not in found
+
+
+def test_heads_and_failures_tell_placeholders(server: HttpServer) -> None:
+    """The attack: headers, addresses and errors that have the value in them."""
+    from urllib.parse import quote
+
+    head = f"HTTP/1.1 200 {SECRET}\r\nX-Echo: {SECRET}\r\nLocation: /?{SECRET}\r\n\r\n{SECRET}"
+    wrong = f"HTTP/1.1 200 OK\r\n{SECRET}\r\n\r\n"
+    found = told(network(), f"{server.url}/raw?say={quote(head)}")
+    failed = told(network(), f"{server.url}/raw?say={quote(wrong)}")
+
+    assert found.count("stockade-credential-api") == 4
+    assert SECRET not in found + failed
+
+
+def test_compressed_answers_are_refused(server: HttpServer) -> None:
+    """The attack: an answer that is compressed, in which no value is found."""
+    from urllib.parse import quote
+
+    head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx"
+    found = told(network(), f"{server.url}/raw?say={quote(head)}", headers=[("Accept-Encoding", "gzip")])
+
+    assert server.seen[0].header("accept-encoding") == ["identity"]
+    assert found.startswith(f"{FailureCode.PROTOCOL} the answer is compressed")
+
+
+def test_a_redirect_takes_no_value_along(server: HttpServer) -> None:
+    """The attack: a redirect with the value in its address, to a host that the credential is not for."""
+    from urllib.parse import quote
+
+    place = f"https://b.localhost:{server.port}/?{quote(SECRET, safe='')}"
+    head = f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n"
+    found = told(network(), f"{server.url}/raw?say={quote(head)}")
+
+    assert found == f"{FailureCode.PROTOCOL} the redirect would take a credential to another host"
+    assert len(server.seen) == 1
+
+
+def test_a_credential_shows_nothing(tmp_path: Path) -> None:
+    """The attack: a log, a debugger or a pickle that comes to have the object."""
+    credential = Credential(SECRET, hosts=["api.example.com"])
+
+    assert repr(credential) == str(credential) == "Credential(hosts=['api.example.com'], header='Authorization')"
+    assert copy.copy(credential) is copy.deepcopy(credential) is credential
+    assert not hasattr(credential, "__dict__")
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(credential)
+    with Sandbox(LOOPBACK, credentials={"api": credential}) as box:
+        assert SECRET not in repr(box)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"value": "short"},
+        {"value": "with\nline break"},
+        {"value": " with spaces "},
+        {"value": 12345678},
+        {"value": "zażółćgęślą"},
+        {"hosts": []},
+        {"hosts": "api.example.com"},
+        {"hosts": ["*"]},
+        {"hosts": ["https://api.example.com"]},
+        {"header": "Host"},
+        {"header": "A: b"},
+        {"header": ""},
+        {"format": "Bearer"},
+        {"format": "{}{}"},
+        {"format": "a\r\n{}"},
+        {"secure": False},
+    ],
+    ids=str,
+)
+def test_what_is_no_credential_is_refused(given: dict[str, Any]) -> None:
+    """No message has the value."""
+    with pytest.raises(UsageError) as problem:
+        Credential(**{"value": SECRET, "hosts": ["api.example.com"], **given})
+
+    assert str(given.get("value", SECRET)) not in str(problem.value)
+
+
+def test_files_are_those_of_the_user_alone(tmp_path: Path) -> None:
+    """The attack: a file that others may read or exchange, or a link or FIFO that leads elsewhere."""
+    path, link, fifo = tmp_path / "key", tmp_path / "link", tmp_path / "fifo"
+    path.write_text(f"{SECRET}\n")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    os.mkfifo(fifo, 0o600)
+
+    credential = Credential.from_file(path, hosts=["localhost"])
+    assert credential.written() == SECRET
+    path.chmod(0o640)
+    for wrong in (path, link, fifo, tmp_path, tmp_path / "missing"):
+        with pytest.raises(UsageError):
+            Credential.from_file(wrong, hosts=["localhost"])
+
+
+def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", SECRET)
+    assert Credential.from_environment("API_KEY", hosts=["localhost"]).written() == SECRET
+    with pytest.raises(UsageError, match="there is no environment variable NO_KEY"):
+        Credential.from_environment("NO_KEY", hosts=["localhost"])
+
+
+def test_names_and_headers_are_for_one_each() -> None:
+    one = Credential(SECRET, hosts=["localhost"])
+    for given in ({"a b": one}, {"a": "text"}, {"a": one, "b": Credential(SECRET, hosts=["LOCALHOST."])}):
+        with pytest.raises(UsageError):
+            Sandbox(LOOPBACK, credentials=given)  # type: ignore[arg-type]
+
+
+def test_code_sees_the_placeholder(server: HttpServer) -> None:
+    """The attack: code that tries what it can to print the credential that it uses."""
+    credentials = {"api": Credential(SECRET, hosts=["localhost"], format="Bearer {}")}
+    policy = LOOPBACK.replace(wall_time="60s", memory="512MiB")
+    with Python(policy, runtime="cpython-3.12", credentials=credentials) as python:
+        code = """
+import gc, os, urllib.request
+text = urllib.request.urlopen(f"{url}/echo").read().decode()
+try:
+    urllib.request.urlopen(f"{url}/error")
+except OSError as problem:
+    text += str(problem.headers) + problem.read().decode()
+[text, dict(os.environ), [repr(thing)[:200] for thing in gc.get_objects()[:1000]]]
+"""
+        result = python.run(code, inputs={"url": server.url})
+        assert result.error is None, result.error.traceback
+        everything = f"{result.value} {result.stdout} {result.stderr} {result.report.to_json()}"
+        assert "Bearer stockade-credential-api" in everything
+        assert not any(form.decode("latin-1") in everything for form in forms_of(SECRET))
+    assert server.seen[0].header("authorization") == [f"Bearer {SECRET}"]
+
+
+def test_javascript_sees_the_placeholder(server: HttpServer) -> None:
+    credentials = {"api": Credential(SECRET, hosts=["localhost"])}
+    with JavaScript(LOOPBACK.replace(wall_time="60s"), credentials=credentials) as javascript:
+        result = javascript.run("await (await fetch(`${url}/echo`)).text()", inputs={"url": server.url})
+    assert "stockade-credential-api" in result.value
+    assert SECRET not in result.value
