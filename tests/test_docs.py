@@ -173,7 +173,11 @@ NOT_RUN = {
     "README.md": ["installs packages", "runs this test", "takes about a minute"],
     "docs/fastapi.md": ["installs packages", "serves until it is stopped"],
     "docs/languages.md": ["installs packages", "compiles an interpreter", "takes minutes to compile"],
-    "docs/network.md": ["needs a compiler for WebAssembly", "needs a compiler for WebAssembly"],
+    "docs/network.md": [
+        "needs an interpreter and a server",
+        "needs a compiler for WebAssembly",
+        "needs a compiler for WebAssembly",
+    ],
     "docs/performance.md": ["changes the kernel"],
     "docs/plugins.md": ["installs a compiler of 80 MB", "needs the compiler"],
     "docs/quickstart.md": ["installs packages"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import itertools
 import json
 import os
 import pickle
@@ -129,10 +130,9 @@ def test_the_usual_forms_are_found(form: str) -> None:
         assert b"placeholder" in found
         assert found.startswith(b"before ")
         assert found.endswith(b" after")
-        # What is left around base64 is less than a group.
-        assert len(found) <= len(b"before  after") + len(b"placeholder") + (
-            12 if "bas" in form or form == "json" else 0
-        )
+        # What is left around base64 is less than a group on each side.
+        around = len('user:{"a": ""}') * 2
+        assert len(found) <= len(b"before  after") + len(b"placeholder") + around
 
 
 @settings(max_examples=examples(200))
@@ -142,7 +142,7 @@ def test_what_is_no_secret_passes_unchanged(data: bytes, cuts: list[int], place:
     whole = data[:place] + SECRET.encode() + data[place:]
     scrubber = Scrubber({"placeholder": SECRET})
     borders = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
-    found = b"".join(scrubber.feed(whole[begin:end]) for begin, end in zip(borders, borders[1:], strict=False))
+    found = b"".join(scrubber.feed(whole[begin:end]) for begin, end in itertools.pairwise(borders))
     found += scrubber.finish()
 
     if not any(form in data for form in forms_of(SECRET)):
@@ -154,12 +154,12 @@ def test_heads_and_failures_tell_placeholders(server: HttpServer) -> None:
     """The attack: headers, addresses and errors that have the value in them."""
     from urllib.parse import quote
 
-    head = f"HTTP/1.1 200 {SECRET}\r\nX-Echo: {SECRET}\r\nLocation: /?{SECRET}\r\n\r\n{SECRET}"
-    wrong = f"HTTP/1.1 200 OK\r\n{SECRET}\r\n\r\n"
+    head = f"HTTP/1.1 200 {SECRET}\r\nX-Echo: {SECRET}\r\nLocation: /?{SECRET}\r\nContent-Length: {len(SECRET)}\r\n\r\n{SECRET}"
+    wrong = f"HTTP/1.1 200 OK\r\n{SECRET}\r\nContent-Length: 0\r\n\r\n"
     found = told(network(), f"{server.url}/raw?say={quote(head)}")
     failed = told(network(), f"{server.url}/raw?say={quote(wrong)}")
 
-    assert found.count("stockade-credential-api") == 4
+    assert found.count("stockade-credential-api") >= 4
     assert SECRET not in found + failed
 
 
@@ -254,9 +254,9 @@ def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_and_headers_are_for_one_each() -> None:
     one = Credential(SECRET, hosts=["localhost"])
-    for given in ({"a b": one}, {"a": "text"}, {"a": one, "b": Credential(SECRET, hosts=["LOCALHOST."])}):
+    for wrong in ({"a b": one}, {"a": "text"}, {"a": one, "b": Credential(SECRET, hosts=["LOCALHOST."])}):
         with pytest.raises(UsageError):
-            Sandbox(LOOPBACK, credentials=given)  # type: ignore[arg-type]
+            Sandbox(LOOPBACK, credentials=wrong)  # type: ignore[arg-type]
 
 
 def test_code_sees_the_placeholder(server: HttpServer) -> None:

@@ -28,6 +28,10 @@ _VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _OURS: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "expect"})
 
 
+def _fits(text: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
+
+
 class Credential:
     """A secret that the host adds to requests of guests, for the hosts that it is for, and over TLS only.
 
@@ -65,16 +69,16 @@ class Credential:
         secure: bool = True,
     ) -> None:
         # No message has the value.
-        if not isinstance(value, str) or not _VALUE.fullmatch(value) or not _LEAST <= len(value) <= _MOST:
+        if not _fits(value, _VALUE) or not _LEAST <= len(value) <= _MOST:
             raise UsageError(
                 f"the value of a credential must be text of {_LEAST} to {_MOST:,} ASCII characters, without spaces at "
                 "its ends and line breaks"
             )
         if isinstance(hosts, str) or not hosts:
             raise UsageError("a credential needs a list of the hosts that it is for")
-        if not isinstance(header, str) or not _HEADER.fullmatch(header) or header.lower() in _OURS:
+        if not _fits(header, _HEADER) or header.lower() in _OURS:
             raise UsageError(f"the header {printable(str(header))!r} is none that a credential can stand in")
-        if not isinstance(format, str) or format.count("{}") != 1 or not _VALUE.fullmatch(format):
+        if not _fits(format, _VALUE) or format.count("{}") != 1:
             raise UsageError('the format of a credential must be a text with one {} for the value, such as "Bearer {}"')
         try:
             self._rules = tuple(HostRule(host) for host in hosts)
@@ -115,13 +119,15 @@ class Credential:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as problem:
             raise UsageError(f"{shown} cannot be read as a credential: {problem.strerror}") from None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{shown} is no regular file, so that it holds no credential")
             if status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 raise UsageError(f"{shown} is another user's, or others may read or write it: chmod 600 it")
-            data = file.read(_MOST + 3)
+            data = os.read(descriptor, _MOST + 3)
+        finally:
+            os.close(descriptor)
         try:
             value = data.decode("ascii").rstrip("\r\n")
         except UnicodeDecodeError:
@@ -209,7 +215,7 @@ class Credentials:
         self._all: dict[str, Credential] = {}
         taken: set[tuple[str, str]] = set()
         for name, credential in (given or {}).items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not _fits(name, _NAME):
                 raise UsageError(
                     f"the credential {printable(str(name))!r} has a name that is none: use letters, digits, - and _"
                 )

@@ -19,7 +19,7 @@ _LEAST_BYTES: Final = 6
 
 
 def forms_of(secret: str) -> frozenset[bytes]:
-    """Returns the forms in which a secret is looked for: plain, and as JSON, HTML, URLs, base64, hex and UTF-16 have it.
+    """Returns the forms in which a secret is looked for: plain, as JSON, HTML and URLs have it, base64, hex, UTF-16.
 
     Args:
         secret: The secret.
@@ -103,5 +103,5 @@ class Scrubber:
         return self._pattern.sub(lambda match: self._places[match[0]], data).decode("utf-8", "surrogateescape")
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        """Returns headers without secrets, and without how long a body is that has some, which would tell their length."""
+        """Returns headers without secrets, and without the length of the body, which would tell theirs."""
         return tuple((self.text(name), self.text(value)) for name, value in headers if name.lower() != "content-length")
