@@ -154,7 +154,8 @@ def test_heads_and_failures_tell_placeholders(server: HttpServer) -> None:
     """The attack: headers, addresses and errors that have the value in them."""
     from urllib.parse import quote
 
-    head = f"HTTP/1.1 200 {SECRET}\r\nX-Echo: {SECRET}\r\nLocation: /?{SECRET}\r\nContent-Length: {len(SECRET)}\r\n\r\n{SECRET}"
+    told_in = f"X-Echo: {SECRET}\r\nLocation: /?{SECRET}\r\nContent-Length: {len(SECRET)}\r\n\r\n{SECRET}"
+    head = f"HTTP/1.1 200 {SECRET}\r\n{told_in}"
     wrong = f"HTTP/1.1 200 OK\r\n{SECRET}\r\nContent-Length: 0\r\n\r\n"
     found = told(network(), f"{server.url}/raw?say={quote(head)}")
     failed = told(network(), f"{server.url}/raw?say={quote(wrong)}")
