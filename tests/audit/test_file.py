@@ -225,6 +225,31 @@ def test_a_full_disk_breaks_off_a_write_and_the_next_puts_things_in_order(
     assert [note.line for note in check.notes] == ([4] if size else [])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_many_events_become_several_batches_each_once(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever checks them has few in memory; also where the disk is full after the first batch."""
+    path = tmp_path / "log"
+    file = chain_file(path)
+    noted = [denied(number) for number in range(1, 1_001)]
+    monkeypatch.setattr(chain, "MOST_BATCH_BYTES", 10_000)
+    if fails:
+        with monkeypatch.context() as patch:
+            half(patch, 60_000)
+            with pytest.raises(OSError, match="No space left"):
+                file.append(noted)
+        assert 0 < len(noted) < 1_000
+    file.append(noted)
+
+    assert noted == []
+    check = verify(path, key=KEY)
+    # Lines of the write that was broken off are no events; the one that tells of it is.
+    assert (check.findings, check.events, len(check.notes)) == ((), 1_000 + fails, fails)
+    assert {event["seq"] for event in events(path) if event["event"] == "denied"} == set(range(1, 1_001))
+    assert path.read_text().count('{"seal":') >= 4
+
+
 def test_what_is_added_by_others_is_no_interrupted_write(tmp_path: Path) -> None:
     """A line that looks like an event, behind the last seal; the next writer tells, and goes on."""
     path = tmp_path / "log"
