@@ -32,7 +32,7 @@ _LOSE_NOTHING = {
     "_Turn.perform": "the block is for what the guest's memory raises",
     "_copied": "as above",
     "_folders_around": "a descriptor, by Ctrl-C while a sandbox is made",
-    "_waited_for": "what waits is told by its own cancellation",
+    "waited_for": "what waits is told by its own cancellation",
 }
 """Functions where it does not matter, and why."""
 
@@ -47,6 +47,7 @@ _ELSEWHERE = (
     "policy/",
     "scheduling/_pool.py",
     "wasm/",
+    "worker/_fork_loop.py",
     "worker/_fork_server.py",
 )
 """Where the thread or the process is another one than that of the embedder's handlers, or ends with what they raise;

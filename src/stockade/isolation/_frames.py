@@ -56,6 +56,7 @@ __all__ = [
     "Told",
     "Wants",
     "receive",
+    "sealed_file",
     "send",
 ]
 
@@ -354,7 +355,7 @@ def send(
         if len(body) + len(blob) <= MOST_INLINE_BYTES:
             _send(line, [head, body, blob], descriptors, flags)
             return
-        file = _sealed(body, blob)
+        file = sealed_file(body, blob)
         try:
             _send(line, [head], [file, *descriptors], flags)
         finally:
@@ -381,18 +382,30 @@ def _receive(line: socket.socket, most: int, most_descriptors: int, flags: int) 
     return data, list(descriptors), told
 
 
-def _sealed(body: bytes, blob: bytes | memoryview) -> int:
+def sealed_file(*parts: bytes | memoryview) -> int:
+    """Makes a file in memory that nobody can change any more.
+
+    Args:
+        *parts: What is in it, one after the other.
+
+    Returns:
+        Its descriptor.
+    """
     file = open_memory_file("stockade")
     try:
-        for part in (memoryview(body), memoryview(blob)):
-            at = 0
-            while at < len(part):
-                at += os.write(file, part[at:])
+        _write(file, parts)
         seal(file)
     except BaseException:
         os.close(file)
         raise
     return file
+
+
+def _write(file: int, parts: Sequence[bytes | memoryview]) -> None:
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            left = left[os.write(file, left) :]
 
 
 def receive(

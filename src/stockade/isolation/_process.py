@@ -14,12 +14,12 @@ import msgspec
 from stockade.errors import IsolationError, UsageError
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
-from stockade.isolation._frames import MOST_DESCRIPTORS, Register, Request
+from stockade.isolation._frames import MOST_DESCRIPTORS, Register, Request, sealed_file
 from stockade.isolation._hub import hub, stale
 from stockade.isolation._remote import RemoteRun
 from stockade.runner import ASIDE, FOREVER, blamed, is_cancellation
 from stockade.syscalls import calls_removed_by_user
-from stockade.system import has_memory_files, open_memory_file, seal
+from stockade.system import has_memory_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,18 +218,5 @@ class _Registration:
             removed=tuple(sorted(calls_removed_by_user())),
         )
         for content in (plan.module.data, program.compiled.to_bytes()):
-            self._files.append(_sealed(content))
+            self._files.append(sealed_file(content))
         return order, (*self._files, *context.mounts.descriptors)
-
-
-def _sealed(content: bytes) -> int:
-    file = open_memory_file("stockade")
-    view = memoryview(content)
-    try:
-        while view:
-            view = view[os.write(file, view) :]
-        seal(file)
-    except BaseException:
-        os.close(file)
-        raise
-    return file

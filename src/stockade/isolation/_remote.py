@@ -138,54 +138,61 @@ class RemoteRun:
         Raises:
             StockadeError: Something went wrong that is not the guest's doing.
         """
-        control, worker, streams = self._control, self._worker, self._streams
-        control.progress = self.progress
+        self._control.progress = self.progress
         try:
-            while True:
-                ending = self._hear()
-                if self._calls.look():
-                    continue
-                if streams is not None:
-                    streams.serve(self._state, self.progress)
-                    if self._state.wanted and streams.answer(self._state):
-                        continue
-                if self._finished is not None:
-                    return (yield from self._finish(*self._finished))
-                if ending is None:
-                    ending = self._late()
-                if ending is not None:
-                    worker.kill()
-                    return self._report(ending)
-                yield GO_ON if self._has_more else self._next_look()
+            # The loop is a function of its own: what the handler of a signal raises as it begins anew is seen here.
+            return (yield from self._until_over())
         finally:
-            control.progress = None
+            self._control.progress = None
             self._calls.close()
+
+    def _until_over(self) -> RunCoroutine[Report]:
+        streams = self._streams
+        while True:
+            ending = self._hear()
+            if self._calls.look():
+                continue
+            if streams is not None:
+                streams.serve(self._state, self.progress)
+                if self._state.wanted and streams.answer(self._state):
+                    continue
+            if self._finished is not None:
+                return (yield from self._finish(*self._finished))
+            if ending is None:
+                ending = self._late()
+            if ending is not None:
+                self._worker.kill()
+                return self._report(ending)
+            yield GO_ON if self._has_more else self._next_look()
 
     # -- what the worker says ------------------------------------------------------------------------------------------
 
     def _hear(self) -> _Ending | None:
         """Takes what the worker says; how the run has ended, if it has ended without a report."""
-        streams = self._streams
         self._has_more = False
         try:
-            while self._finished is None and not (streams is not None and streams.clogged):
-                if len(self._state.pieces) >= _MOST_PIECES:
-                    # A worker may write faster than anybody reads: what has come is passed on first.
-                    self._has_more = True
-                    return None
-                # Asked first: what it has said before it ended is there by then.
-                has_ended = self._worker.status is not None
-                found = self._worker.receive(self._most_blob)
-                if found is None:
-                    return self._over() if has_ended else None
-                self._take(*found)
-                if self._has_more:
-                    # Such calls may follow one another for ever.
-                    return None
+            return self._take_all()
         except Garbled as problem:
             return self._killed() or _Ending(Outcome.CRASHED, f"the worker says what makes no sense: {problem}")
         except Gone:
             return self._over()
+
+    def _take_all(self) -> _Ending | None:
+        streams = self._streams
+        while self._finished is None and not (streams is not None and streams.clogged):
+            if len(self._state.pieces) >= _MOST_PIECES:
+                # A worker may write faster than anybody reads: what has come is passed on first.
+                self._has_more = True
+                return None
+            # Asked first: what it has said before it ended is there by then.
+            has_ended = self._worker.status is not None
+            found = self._worker.receive(self._most_blob)
+            if found is None:
+                return self._over() if has_ended else None
+            self._take(*found)
+            if self._has_more:
+                # Such calls may follow one another for ever.
+                return None
         return None
 
     def _take(self, message: FromWorker, blob: bytes) -> None:
