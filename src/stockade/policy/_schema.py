@@ -91,7 +91,8 @@ def _about(part: type[Part]) -> list[str]:
 def _table(fields: Iterable[Field]) -> list[str]:
     lines = ["| field | default | what it means | what it may be |", "|---|---|---|---|"]
     for field in fields:
-        default = "" if field.required else f"`{write_value(field.kind.write(field.default))}`"
+        written = None if field.required else field.kind.write(field.default)
+        default = f"`{write_value(written)}`" if written is not None else "" if field.required else "all"
         meaning = field.description.replace("|", "\\|")
         lines.append(f"| `{field.name}` | {default} | {meaning} | {field.kind.allowed()} |")
     return lines
