@@ -371,6 +371,8 @@ class Library:
         if self.world.chance.randrange(1000) < self.refusals:
             ctypes.c_void_p.from_address(rest[2]).value = 1
         guest.code = iter(())
+        # The instance's handle.
+        (ctypes.c_uint64 * 2).from_address(rest[0])[:] = (context, 0)
         return self._future(guest)
 
     def _future(self, guest: _Guest) -> int:
@@ -384,18 +386,19 @@ class Library:
         found = Extern.from_address(place)
         found.kind = 0 if name in (b"f", b"_start") else 3
         found.of.words[0] = context
-        found.of.words[1] = int(name == self.state_name)
+        found.of.words[1] = 0
+        found.of.words[2] = int(name == self.state_name)
         return True
 
     state_name = b""
 
     def memory_data(self, context: int, handle: bytes) -> int:
         guest = self._alive(context)
-        return ctypes.addressof(guest.state if struct.unpack_from("<Q", handle, 8)[0] else guest.memory)
+        return ctypes.addressof(guest.state if struct.unpack_from("<Q", handle, 16)[0] else guest.memory)
 
     def memory_data_size(self, context: int, handle: bytes) -> int:
         self.world.check(not self._alive(context).polled, "a memory is looked at while its guest runs")
-        return _MEMORY_BYTES if struct.unpack_from("<Q", handle, 8)[0] else 65_536
+        return _MEMORY_BYTES if struct.unpack_from("<Q", handle, 16)[0] else 65_536
 
     def func_call_async(self, context: int, *rest: Any) -> int:
         guest = self._alive(context)
@@ -404,7 +407,7 @@ class Library:
         guest.place = rest[5]
         return self._future(guest)
 
-    def call_future_poll(self, future: int) -> bool:
+    def call_future_poll_long(self, future: int) -> bool:
         world = self.world
         guest = self.futures[future]
         self._alive(guest.number)
@@ -455,6 +458,8 @@ class _Linked:
     def __init__(self, engine: Engine, claim: ResourceCost) -> None:
         self.engine = engine
         self.claim = claim
+        self.memory_handles: dict[bytes, bytes] = {}
+        self.table_handles: dict[bytes, bytes] = {}
 
 
 class ModelFailure(Failure):

@@ -6,6 +6,7 @@ thread: an instance says here when its guest begins to run, and when it halts.
 
 from __future__ import annotations
 
+import sys
 import threading
 from ctypes import addressof, c_size_t, c_void_p
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,16 @@ class _Room:
         return not self._beyond
 
 
+def _nested(levels: int) -> tuple[object, ...]:
+    return (_nested(levels - 1),) if levels else ()
+
+
 _room_to_halt = _Room(_HALT_LEVELS)
+_deep_type: Any = _nested(_HALT_LEVELS + 1)
+_ONE_COUNTER = sys.version_info < (3, 12)
+"""Whether Python counts calls through C and its own together. Then `isinstance`, which counts each tuple within another,
+asks for as much room, and runs no Python."""
+
 _room_to_call_out = _Room(_CALL_LEVELS)
 
 
@@ -79,7 +89,12 @@ def check_stack(*, calls_out: bool = False) -> None:
     Raises:
         RecursionError: There is none.
     """
-    bool(_room_to_call_out if calls_out else _room_to_halt)
+    if calls_out:
+        bool(_room_to_call_out)
+    elif _ONE_COUNTER:
+        isinstance(None, _deep_type)
+    else:
+        bool(_room_to_halt)
 
 
 def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:

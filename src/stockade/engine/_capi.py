@@ -167,6 +167,7 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_table_set": (_P, (_P, _P, _W, _P)),
     "wasmtime_instance_pre_instantiate_async": (_P, (_P, _P, _P, _P, _P)),
     "wasmtime_func_call_async": (_P, (_P, _P, _P, _W, _P, _W, _P, _P)),
+    "wasmtime_call_future_poll": (c_bool, (_P,)),
     "wasmtime_call_future_delete": (None, (_P,)),
     "wasmtime_linker_instantiate_pre": (_P, (_P, _P, _P)),
     "wasmtime_error_delete": (None, (_P,)),
@@ -203,7 +204,7 @@ LONG_CALLS: _Prototypes = {
 """Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
 is short for most, and so stands in both tables, is called `…_long` here."""
 
-_COUNTED_BY_CALLERS = ("instance_pre_instantiate_long", "call_future_poll", "store_delete_long")
+_COUNTED_BY_CALLERS = ("instance_pre_instantiate_long", "call_future_poll_long", "store_delete_long")
 """Long calls that are made for each run: who makes them puts itself on the list of calls under way (_fork_gate.py)."""
 
 

@@ -69,6 +69,8 @@ class LinkedModule:
         parks: Whether it imports the function that halts guests.
         small: Whether an instance is made in no time.
         claim: What an instance takes, the files left out that its policy lets it open.
+        memory_handles: What is known of the handles of memories that its instances export, by their names.
+        table_handles: The same for tables.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class LinkedModule:
         self.prelinked = prelinked.value
         self.parks = parks
         self.small = small
+        self.memory_handles: dict[bytes, bytes] = {}
+        self.table_handles: dict[bytes, bytes] = {}
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))

@@ -66,6 +66,8 @@ first, which may come at once, it would seldom get to the end of a slice of fuel
 _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
+_MODULE_BYTES: Final = len(MODULE)
+
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
 
@@ -110,6 +112,12 @@ _NOWHERE: Final = Store(None)
 
 _HANDLE_END: Final = _HANDLE + 24
 """A `wasmtime_memory_t` or `wasmtime_table_t` has three words."""
+
+_INSTANCE_BYTES: Final[int] = Out.trap.offset
+"""A `wasmtime_instance_t` has two words: the store, and a number."""
+
+_INSTANCE_END: Final = 12
+"""Where that number ends in a handle: it has 32 bits there, and nothing stands in the other half of the word."""
 
 
 _NO_VIEW: Final = memoryview(b"")
@@ -312,6 +320,7 @@ class Instance:
     # Python reads these several times as fast as others.
     __slots__ = (
         "_api",
+        "_armed",
         "_base",
         "_context",
         "_is_over",
@@ -373,10 +382,12 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            if linked.small and not linked.parks:
-                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
-            else:
+            if not linked.small:
                 error = self._instantiate(linked)
+            elif linked.parks:
+                error = self._instantiate_async(linked, api.call_future_poll)
+            else:
+                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 # But for objects that globals, tables and elements begin with, for which the heap may be too small.
@@ -387,6 +398,7 @@ class Instance:
                 self.failure = self._take_trap()
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
+            self._armed = linked.engine.ticker.raised
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
         except BaseException:
             self.close()
@@ -407,7 +419,7 @@ class Instance:
             if forks:
                 stand_back(inside, self)
             if linked.parks:
-                return self._instantiate_async(linked)
+                return self._instantiate_async(linked, self._api.call_future_poll_long)
             # SAFETY: as above.
             error: int | None = self._api.instance_pre_instantiate_long(
                 linked.prelinked, self._context, self._base, self._base + _TRAP
@@ -416,20 +428,30 @@ class Instance:
         finally:
             del inside[self]
 
-    def _instantiate_async(self, linked: LinkedModule) -> int | None:
-        """Instantiates what imports an asynchronous function, which the library does no other way."""
-        api = self._api
+    def _instantiate_async(self, linked: LinkedModule, poll: Callable[[int], bool]) -> int | None:
+        """Instantiates what imports an asynchronous function, which the library does no other way.
+
+        Args:
+            linked: What to instantiate.
+            poll: What polls the future, with the interpreter lock or without.
+        """
+        api, place, base = self._api, self._place, self._base
         # SAFETY: the future borrows module, store and the places in `out` until it is deleted, here. Nothing of the
         # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
-        place = self._place
-        place.future = api.instance_pre_instantiate_async(
-            linked.prelinked, self._context, self._base, self._base + _TRAP, self._base + _ERROR
+        future = place.future = api.instance_pre_instantiate_async(
+            linked.prelinked, self._context, base, base + _TRAP, base + _ERROR
         )
-        while not api.call_future_poll(place.future):
+        while not poll(future):
             pass
-        place.end_call()
-        error, place.words[_ERROR_WORD] = place.words[_ERROR_WORD], 0
-        return error or None
+        place.future = None
+        # SAFETY: as in `Store.end_call`.
+        api.call_future_delete(future)
+        words = place.words
+        error = words[_ERROR_WORD]
+        if error:
+            words[_ERROR_WORD] = 0
+            return error
+        return None
 
     def _set_wasi(self, directories: Sequence[Directory]) -> None:
         if directories and lost_by_forking():
@@ -480,9 +502,31 @@ class Instance:
         Raises:
             KeyError: There is no memory of that name.
         """
-        if self._find(name) != _MEMORY:
+        return Memory(self._api, self._context, self._handle(self._linked.memory_handles, name, _MEMORY), known_bytes)
+
+    def _handle(self, known: dict[bytes, bytes], name: bytes, kind: int) -> bytes:
+        """Returns the handle of an exported memory or table.
+
+        Args:
+            known: What comes behind the instance in the handles of this kind, by their names: for all instances.
+            name: Its name.
+            kind: Its kind.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        number = known.get(name)
+        if number is not None:
+            # SAFETY: a handle of these kinds begins as the instance's does, with the store and the number that the
+            # instance has there, as was seen when this was noted. What follows is its number within the module, and
+            # all instances here are of one module. The library looks at the store, and bounds what it looks up.
+            return self._place.instance.tobytes() + number
+        if self._find(name) != kind:
             raise KeyError(name)
-        return Memory(self._api, self._context, bytes(self._place.bytes[_HANDLE:_HANDLE_END]), known_bytes)
+        handle = bytes(self._place.bytes[_HANDLE:_HANDLE_END])
+        if handle[:_INSTANCE_END] == self._place.instance[:_INSTANCE_END]:
+            known[name] = handle[_INSTANCE_BYTES:]
+        return handle
 
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
@@ -495,10 +539,9 @@ class Instance:
         Raises:
             KeyError: There is no table of that name.
         """
-        if self._find(name) != _TABLE:
-            raise KeyError(name)
-        # SAFETY: the handle was just written to `out`; the store is alive and no call of it is halted.
-        return int(self._api.table_size(self._context, self._base + _HANDLE))
+        handle = self._handle(self._linked.table_handles, name, _TABLE)
+        # SAFETY: the handle is borrowed for the call; the store is alive and no call of it is halted.
+        return int(self._api.table_size(self._context, handle))
 
     @property
     def is_pooled(self) -> bool:
@@ -548,20 +591,19 @@ class Instance:
             table: Name of the exported table.
             calls: The names of the functions, each with its slot.
         """
-        api, context, base = self._api, self._context, self._base
-        linker, lent = self._linked.linker, self._place.bytes
-        if self._find(table) != _TABLE:
-            raise KeyError(table)
-        # SAFETY: linker and store belong to one engine. The table's handle stays in `out.extern` meanwhile; a function
-        # lands in `out.lent`. An extern that holds a function and a value that holds a reference to one lie alike, so
-        # with its kind changed it is that value.
+        api, context, linked, place = self._api, self._context, self._linked, self._place
+        handle = self._handle(linked.table_handles, table, _TABLE)
+        linker, bytes_, lent = linked.linker, place.bytes, self._base + _LENT
+        # SAFETY: linker and store belong to one engine. The table's handle is borrowed for each call; a function lands
+        # in `out.lent`. An extern that holds a function and a value that holds a reference to one lie alike, so with
+        # its kind changed it is that value.
         for slot, name in calls:
             if name == PARKING and self.bed is None:
                 self._make_bed()
-            found = api.linker_get(linker, context, MODULE, len(MODULE), name, len(name), base + _LENT)
+            found = api.linker_get(linker, context, MODULE, _MODULE_BYTES, name, len(name), lent)
             assert found, name
-            lent[_LENT] = _FUNCREF
-            if error := api.table_set(context, base + _HANDLE, slot, base + _LENT):
+            bytes_[_LENT] = _FUNCREF
+            if error := api.table_set(context, handle, slot, lent):
                 raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
     def watch(self, guest: Watched) -> None:
@@ -627,9 +669,12 @@ class Instance:
         """
         place, api, ticker = self._place, self._api, self._linked.engine.ticker
         ticks = ticker.raised
-        # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
-        # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
-        api.context_set_epoch_deadline(self._context, self._ticks)
+        if ticks != self._armed:
+            # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been
+            # halted for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded
+            # by fuel.
+            api.context_set_epoch_deadline(self._context, self._ticks)
+            self._armed = ticks
         watched = stack = None
         depth = 0
         if self._watched is not None:
@@ -645,7 +690,7 @@ class Instance:
             if watched is not None:
                 ticker.watch(watched)
             ticker.enter(self)
-            if api.call_future_poll(place.future):
+            if api.call_future_poll_long(place.future):
                 # SAFETY: as in `Store.end_call`.
                 future, place.future = place.future, None
                 api.call_future_delete(future)
@@ -660,7 +705,7 @@ class Instance:
                     ticker.watched.pop(watched, None)
         self.keep()
         if self._ticks == _TICKS:
-            self.exact = self.is_parked or ticker.count - ticks < _TICKS
+            self.exact = self.is_parked or ticker.count - self._armed < _TICKS
         return False
 
     def keep(self) -> None:

@@ -66,12 +66,26 @@ class Store:
         out: What the library writes to: as long as the store is.
         address: Where that is.
         bytes: The same, byte by byte.
+        instance: The bytes of the instance among them.
         words: The same, word by word.
         kept: What else it may write to until the call is deleted.
         bed: Where its guest sleeps, to which it refers as long as the store is; those to come sleep there, too.
     """
 
-    __slots__ = ("address", "bed", "bytes", "claim", "engine", "future", "home", "kept", "out", "pointer", "words")
+    __slots__ = (
+        "address",
+        "bed",
+        "bytes",
+        "claim",
+        "engine",
+        "future",
+        "home",
+        "instance",
+        "kept",
+        "out",
+        "pointer",
+        "words",
+    )
 
     def __init__(self, engine: Engine | None) -> None:
         self.engine = engine
@@ -84,6 +98,7 @@ class Store:
         # To look at a field of `out` takes several times as long.
         self.bytes = memoryview((c_char * sizeof(Out)).from_buffer(self.out)).cast("B")
         self.words = self.bytes.cast("Q")
+        self.instance = self.bytes[: Out.trap.offset]
         self.kept: object = None
         self.bed: ParkingSlot | None = None
 

@@ -158,7 +158,7 @@ class LiveGuest:
             elif is_bare:
                 self._write_state(instance)
                 if plan.natives:
-                    self._lend(instance, plan.natives)
+                    instance.lend(plan.natives_export, plan.natives)
             else:
                 self._restore(instance, waiting)
                 self._set_up(instance, plan.program.woven)
@@ -268,13 +268,7 @@ class LiveGuest:
             self._limit_memories(instance)
         natives = plan.natives if self._streams is None else plan.natives_for_streams
         if natives:
-            self._lend(instance, natives)
-
-    def _lend(self, instance: Instance, natives: Sequence[tuple[int, bytes]]) -> None:
-        """Lends the guard native functions: what takes a microsecond, where it can come to be needed."""
-        export = self._plan.program.woven.natives_export
-        if export is not None:
-            instance.lend(export, natives)
+            instance.lend(plan.natives_export, natives)
 
     def _write_state(self, instance: Instance) -> State:
         program = self._plan.program

@@ -96,6 +96,7 @@ class Plan:
         ring: What is asked of the guard where calls are traced.
         engine_fuel: The units that the engine is given; None where it does not count.
         most_elements: The most elements that any table may have, the guard's included.
+        natives_export: The table through which the guard reaches what it is lent; of no name where there is none.
         renamed: Exports of the guest that are found under another name.
     """
 
@@ -137,6 +138,7 @@ class Plan:
     ring: TraceRing | None = field(init=False)
     engine_fuel: int | None = field(init=False)
     most_elements: int = field(init=False)
+    natives_export: bytes = field(init=False)
     renamed: Mapping[bytes, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,6 +170,7 @@ class Plan:
             "ring": None if self.trace is None else _ring(self.trace),
             "engine_fuel": None if self.fuel is None else self.fuel + self.overdraft,
             "most_elements": most_elements,
+            "natives_export": woven.natives_export or b"",
             "renamed": woven.renamed,
         }
         for name, value in derived.items():
