@@ -7,7 +7,6 @@ it, and all that drives runs are the product's own.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -304,7 +303,7 @@ class Library:
         """The same plan with this engine."""
         linked: Any = _Linked(self.engine, ResourceCost(0, 1))
         woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0} if self._functions else {})
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0, program=msgspec.structs.replace(plan.program, woven=woven),
             functions=tuple(function.bound(plan.policy) for function in self._functions), pace=_AnyPace(self.world),

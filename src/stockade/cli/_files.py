@@ -6,7 +6,6 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -204,4 +203,4 @@ def replace_file(folder: int, name: str | None, data: bytes) -> None:
 
 
 def _temporary_name() -> str:
-    return f".stockade-{token_hex(8)}"
+    return f".stockade-{os.urandom(8).hex()}"

@@ -1,5 +1,8 @@
 """The only room that touches the wasmtime C API: engines, machine code, instances, failures."""
 
+from typing import TYPE_CHECKING
+
+from stockade._later import found_later
 from stockade.engine._capi import library_folder, wasmtime_version
 from stockade.engine._compiled import CompiledModule, LinkedModule, ResourceCost, compile_to_bytes
 from stockade.engine._engine import (
@@ -25,19 +28,39 @@ from stockade.engine._instance import (
     Number,
 )
 from stockade.engine._parking import PARKING
-from stockade.engine._snapshot import (
-    PAGE_BYTES_OF_HOST,
-    Extent,
-    InstanceState,
-    MemoryImage,
-    SealedFile,
-    populate,
-    put_state,
-    share_state,
-    take_state,
-    touched_pages,
-)
 from stockade.engine._store import Store
+
+if TYPE_CHECKING:
+    from stockade.engine._snapshot import (
+        PAGE_BYTES_OF_HOST,
+        Extent,
+        InstanceState,
+        MemoryImage,
+        SealedFile,
+        populate,
+        put_state,
+        share_state,
+        take_state,
+        touched_pages,
+    )
+else:
+    __getattr__ = found_later(
+        __name__,
+        {
+            "_snapshot": (
+                "PAGE_BYTES_OF_HOST",
+                "Extent",
+                "InstanceState",
+                "MemoryImage",
+                "SealedFile",
+                "populate",
+                "put_state",
+                "share_state",
+                "take_state",
+                "touched_pages",
+            )
+        },
+    )
 
 __all__ = [
     "F32_OVERFLOW",

@@ -74,8 +74,8 @@ def _nested(levels: int) -> tuple[object, ...]:
 _room_to_halt = _Room(_HALT_LEVELS)
 _deep_type: Any = _nested(_HALT_LEVELS + 1)
 _ONE_COUNTER = sys.version_info < (3, 12)
-"""Whether Python counts calls through C and its own together. Then `isinstance`, which counts each tuple within another,
-asks for as much room, and runs no Python."""
+"""Whether Python counts calls through C and its own together. Then `isinstance`, which counts each tuple within
+another, asks for as much room, and runs no Python."""
 
 _room_to_call_out = _Room(_CALL_LEVELS)
 

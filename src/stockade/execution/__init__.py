@@ -18,7 +18,6 @@ from stockade.execution._inputs import (
     check_arguments,
     environment,
 )
-from stockade.execution._monitoring import Monitoring, check_monitoring
 from stockade.execution._mounts import OpenMounts
 from stockade.execution._pipe import Pipe
 from stockade.execution._plan import Plan
@@ -32,9 +31,17 @@ from stockade.execution._where import Isolation
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate
+    from stockade.execution._monitoring import Monitoring, check_monitoring
     from stockade.execution._tracing import trace_of
 else:
-    __getattr__ = found_later(__name__, {"_calibrate": ("Calibration", "calibrate"), "_tracing": ("trace_of",)})
+    __getattr__ = found_later(
+        __name__,
+        {
+            "_calibrate": ("Calibration", "calibrate"),
+            "_monitoring": ("Monitoring", "check_monitoring"),
+            "_tracing": ("trace_of",),
+        },
+    )
 
 __all__ = [
     "NO_INPUTS",

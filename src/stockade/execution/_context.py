@@ -16,7 +16,6 @@ from stockade.execution._parked import ParkedPool, ParkedRun, check_may_wait
 from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._run import Guest
 from stockade.execution._waiting import units_for_seconds, waited_for
-from stockade.execution._warm import WarmPool, check_fits
 from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Policy, check_enforceable
@@ -385,6 +384,9 @@ class PolicyContext:
             before.close()
         if pool_size:
             plan = saved.plan(self, self.plan(saved.state.module))
+            # Most contexts have none.
+            from stockade.execution._warm import WarmPool, check_fits
+
             check_fits(plan)
             info, grants, env = self.info, self.mounts, dict(self.variables(inputs))
             variables = environment(env)

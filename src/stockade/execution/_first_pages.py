@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from stockade.engine import populate, touched_pages
+from stockade._later import called_later
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stockade.engine import Instance
 
 __all__ = ["FirstPages"]
+
+_populate, _touched_pages = (called_later("stockade.engine", name) for name in ("populate", "touched_pages"))
 
 _SAMPLES: Final = 4
 """Guests from which it is learned."""
@@ -41,7 +43,7 @@ class FirstPages:
             instance: Its instance, which was in no page of its own when it was taken, and of which nothing runs.
             memories: Its memories, by the names under which the woven module exports them.
         """
-        found = touched_pages(instance, memories)
+        found = _touched_pages(instance, memories)
         if self.learned or found is None:
             return
         self._samples.append(found)
@@ -71,4 +73,4 @@ class FirstPages:
             most: How many pages of its own it may have.
         """
         written = self._written[:most]
-        populate(instance, memories, written, self._read.difference(written))
+        _populate(instance, memories, written, self._read.difference(written))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -54,8 +53,11 @@ _OVERDRAFT_FOR_REFILLS: Final = 65_536
 than a block of instructions costs, for it counts a block before it runs it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+_DERIVED: Any = None
+"""In the place of what `Plan` makes out itself."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What all runs of one module under one policy share.
 
     Attributes:
@@ -127,19 +129,19 @@ class Plan:
     held: GuestState | None = None
 
     # What follows from these is made out once: a run takes less time than to ask.
-    limits: Limits = field(init=False)
-    run_limits: RunLimits = field(init=False)
-    calls_out: bool = field(init=False)
-    grows: bool = field(init=False)
-    is_plain: bool = field(init=False)
-    is_bare: bool = field(init=False)
-    begins_too_large: bool = field(init=False)
-    command: Call | None = field(init=False)
-    ring: TraceRing | None = field(init=False)
-    engine_fuel: int | None = field(init=False)
-    most_elements: int = field(init=False)
-    natives_export: bytes = field(init=False)
-    renamed: Mapping[bytes, bytes] = field(init=False)
+    limits: Limits = _DERIVED
+    run_limits: RunLimits = _DERIVED
+    calls_out: bool = _DERIVED
+    grows: bool = _DERIVED
+    is_plain: bool = _DERIVED
+    is_bare: bool = _DERIVED
+    begins_too_large: bool = _DERIVED
+    command: Call | None = _DERIVED
+    ring: TraceRing | None = _DERIVED
+    engine_fuel: int | None = _DERIVED
+    most_elements: int = _DERIVED
+    natives_export: bytes = _DERIVED
+    renamed: Mapping[bytes, bytes] = _DERIVED
 
     def __post_init__(self) -> None:
         limits, woven, format_ = self.policy.limits, self.program.woven, self.program.state_format
@@ -174,7 +176,7 @@ class Plan:
             "renamed": woven.renamed,
         }
         for name, value in derived.items():
-            object.__setattr__(self, name, value)
+            msgspec.structs.force_setattr(self, name, value)
 
     def acquire(self) -> tuple[LinkedModule, Store]:
         """Returns what to instantiate, and a place on its engine, which has counted one instance more.
@@ -242,7 +244,7 @@ class Plan:
         state = _state(self.policy, program, self.directories)
         linked = self.without_slots()
         maps = linked.claim.maps + held.instance.maps + SPARE_MAPS
-        return replace(
+        return msgspec.structs.replace(
             self.at_hand(),
             program=program,
             linked=linked,
@@ -254,7 +256,7 @@ class Plan:
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""
-        return replace(self, compile_seconds=0.0, was_compiled=True)
+        return msgspec.structs.replace(self, compile_seconds=0.0, was_compiled=True)
 
 
 def _run_limits(limits: Limits, fuel: int | None) -> RunLimits:

@@ -12,7 +12,6 @@ from stockade.engine import OUT_OF_FUEL, Failure
 from stockade.errors import EngineError
 from stockade.execution._classify import StopReason, classify, returned, tell_event
 from stockade.execution._guest import LiveGuest
-from stockade.execution._monitoring import RunMonitor
 from stockade.guard import ELEMENT_BYTES, HOST_CALLS
 from stockade.report import (
     FuelStatistics,
@@ -77,6 +76,9 @@ class ReportingGuest(LiveGuest):
 
     def watch(self, monitoring: Monitoring) -> None:
         """Has samples taken, and alerts told, from now on."""
+        # Most runs are not watched.
+        from stockade.execution._monitoring import RunMonitor
+
         self._monitor = RunMonitor(monitoring)
 
     def _begin_anew(self) -> None:

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from stockade._later import called_later
 from stockade._pages import PAGE_BYTES
-from stockade.engine import put_state, share_state, take_state
 from stockade.errors import SnapshotError
 from stockade.execution._first_pages import FirstPages
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from stockade.modules import Module
 
 __all__ = ["SPARE_MAPS", "GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
+
+_put_state, _share_state, _take_state = (
+    called_later("stockade.engine", name) for name in ("put_state", "share_state", "take_state")
+)
 
 SPARE_MAPS = 16
 """Memory maps that a restored guest may come to have beyond those that it begins with, as snapshots are taken of it."""
@@ -116,11 +120,11 @@ def take_guest_state(
     if state is not None:
         _check(state)
     initial = _initial_bytes(plan.module)
-    held = take_state(instance, exposed.memories, exposed.globals, initial, below)
+    held = _take_state(instance, exposed.memories, exposed.globals, initial, below)
     taken = GuestState(plan.module, held, started)
     if not instance.is_pooled and plan.held is not None and held.maps <= plan.held.instance.maps + SPARE_MAPS:
         # Else it would come to have more memory maps than were counted for it.
-        share_state(instance, exposed.memories, initial, held)
+        _share_state(instance, exposed.memories, initial, held)
         return taken, held
     return taken, below
 
@@ -155,7 +159,7 @@ def put_guest_state(plan: Plan, instance: Instance, held: GuestState) -> None:
         EngineError: There is no memory for it, or no memory map.
     """
     exposed = plan.program.woven.exposed
-    put_state(instance, exposed.memories, exposed.globals, _initial_bytes(plan.module), held.instance)
+    _put_state(instance, exposed.memories, exposed.globals, _initial_bytes(plan.module), held.instance)
 
 
 def _initial_bytes(module: Module) -> list[int]:

@@ -101,7 +101,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         fuel: Fuel units; None where the policy does not meter. After a stop by time or cancellation it is "at
             least": a running loop keeps up to 2 million units in a register.
         wall_seconds: From the first instruction to the last.
-        cpu_seconds: Processor time of the thread that ran the guest.
+        cpu_seconds: Processor time of the thread that ran the guest. For a run that was over within a tenth of a
+            millisecond, its time on the wall.
         idle_seconds: Time spent waiting, in `poll_oneoff` or for stdin.
         idle_longest_seconds: The longest single wait.
         memory_bytes: What the guest's memories and tables have at the end (8 bytes an element).

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import IsolationError, ModuleError, UsageError
-from stockade.execution import NO_INPUTS, Inputs, check_monitoring
+from stockade.execution import NO_INPUTS, Inputs
 from stockade.host import HTTP_MODULE, HostFunctions
 from stockade.modules import Module
 from stockade.policy import policy_of
@@ -98,6 +98,15 @@ def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Cli
     return Client(credentials=Credentials(credentials))
 
 
+def _watched(monitoring: Monitoring | None) -> Monitoring | None:
+    """Returns what is watched, checked, as `_checked` does."""
+    if monitoring is None:
+        return None
+    from stockade.execution import check_monitoring
+
+    return check_monitoring(monitoring)
+
+
 def _silent(step: str) -> None:
     """Reports no progress."""
 
@@ -147,7 +156,7 @@ class Sandbox:
         self._functions = HostFunctions({HTTP_MODULE: _http_functions})
         client = _client(self.policy, credentials)
         self._contexts = PolicyContexts(
-            self.policy, self._functions, check_monitoring(monitoring), _checked(trace), isolation, client
+            self.policy, self._functions, _watched(monitoring), _checked(trace), isolation, client
         )
         self._registry = RunRegistry()
         self._auditor = None if audit is None else _auditor(audit, isolation)
