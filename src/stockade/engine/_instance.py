@@ -320,7 +320,6 @@ class Instance:
     # Python reads these several times as fast as others.
     __slots__ = (
         "_api",
-        "_armed",
         "_base",
         "_context",
         "_is_over",
@@ -398,7 +397,6 @@ class Instance:
                 self.failure = self._take_trap()
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
-            self._armed = linked.engine.ticker.raised
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
         except BaseException:
             self.close()
@@ -669,12 +667,9 @@ class Instance:
         """
         place, api, ticker = self._place, self._api, self._linked.engine.ticker
         ticks = ticker.raised
-        if ticks != self._armed:
-            # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been
-            # halted for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded
-            # by fuel.
-            api.context_set_epoch_deadline(self._context, self._ticks)
-            self._armed = ticks
+        # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
+        # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
+        api.context_set_epoch_deadline(self._context, self._ticks)
         watched = stack = None
         depth = 0
         if self._watched is not None:
@@ -705,7 +700,7 @@ class Instance:
                     ticker.watched.pop(watched, None)
         self.keep()
         if self._ticks == _TICKS:
-            self.exact = self.is_parked or ticker.count - self._armed < _TICKS
+            self.exact = self.is_parked or ticker.count - ticks < _TICKS
         return False
 
     def keep(self) -> None:
