@@ -26,7 +26,7 @@ import pytest
 import stockade
 from stockade import EngineError, Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
-from stockade.engine import Engine, EngineConfig, _capi
+from stockade.engine import Engine, EngineConfig, _capi, _instance
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.engine._store import Store
 from stockade.guard import guard
@@ -297,6 +297,41 @@ def test_grown_memory_is_not_handed_on() -> None:
     for _ in range(20):
         assert box.call(module, "leave").value == 0x5A5A5A5A
         assert box.call(module, "look").value == 0
+
+
+@pytest.mark.parametrize("rated", [False, True])
+@pytest.mark.parametrize("imports", ["", '(func $poll (import "wasi_snapshot_preview1" "poll_oneoff") (type 0))'])
+def test_handles_that_are_not_asked_for_are_those_that_the_library_tells(imports: str, rated: bool) -> None:
+    """What was noted of one instance's memories and tables leads to those of the next one, and to no others."""
+    module = wat(
+        f"""
+        (module
+          (type (func (param i32 i32 i32 i32) (result i32)))
+          {imports}
+          (import "wasi_snapshot_preview1" "fd_write" (func (type 0)))
+          (table 3 funcref)
+          (memory (export "other") 2)
+          (memory (export "memory") 1)
+          (func (export "f")))
+        """
+    )
+    policy = Policy().replace(call_rate=1000) if rated else Policy()
+    with Sandbox(policy) as box, box.open(module) as first, box.open(module) as second:
+        looked_at = 0
+        for session in (first, second):
+            instance = session._guest._instance
+            assert instance is not None
+            linked = instance._linked
+            for known, kind in ((linked.memory_handles, 3), (linked.table_handles, 2)):
+                for name in [*known, *(() if kind == 2 else (b"memory", b"other"))]:
+                    noted = instance._handle(known, name, kind)
+                    assert instance._find(name) == kind
+                    told = bytes(instance._place.bytes[_instance._HANDLE : _instance._HANDLE_END])
+                    assert (noted[:12], noted[16:20]) == (told[:12], told[16:20])
+                    looked_at += 1
+            assert linked.memory_handles.keys() >= {b"memory", b"other"}
+            assert session.call("f").ok
+        assert looked_at >= 6
 
 
 def test_output_of_one_run_is_not_in_the_next() -> None:
