@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
+    from stockade.execution._warm import WarmPool
     from stockade.execution._where import Isolation
     from stockade.host import HostFunctions
     from stockade.report import Trace
