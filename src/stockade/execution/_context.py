@@ -380,12 +380,10 @@ class PolicyContext:
             EngineError: There is no room for so many.
             UsageError: It needs more than the policy allows.
         """
-        before = saved.warm.pop(self, None)
-        if before is not None:
+        if (before := saved.warm.pop(self, None)) is not None:
             before.close()
         if pool_size:
             plan = saved.plan(self, self.plan(saved.state.module))
-            # Most contexts have none.
             from stockade.execution._warm import WarmPool, check_fits
 
             check_fits(plan)

@@ -53,8 +53,7 @@ _OVERDRAFT_FOR_REFILLS: Final = 65_536
 than a block of instructions costs, for it counts a block before it runs it."""
 
 
-_DERIVED: Any = None
-"""In the place of what `Plan` makes out itself."""
+_DERIVED: Any = None  # in the place of what `Plan` makes out itself
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
