@@ -383,10 +383,9 @@ class PolicyContext:
         if (before := saved.warm.pop(self, None)) is not None:
             before.close()
         if pool_size:
-            plan = saved.plan(self, self.plan(saved.state.module))
             from stockade.execution._warm import WarmPool, check_fits
 
-            check_fits(plan)
+            check_fits(plan := saved.plan(self, self.plan(saved.state.module)))
             info, grants, env = self.info, self.mounts, dict(self.variables(inputs))
             variables = environment(env)
 
