@@ -110,11 +110,16 @@ class Content:
 
     def _read(self, start: int, size: int) -> bytes:
         try:
-            data = os.pread(self._descriptor, size, start)
-            while len(data) < size and (more := os.pread(self._descriptor, size - len(data), start + len(data))):
-                data += more
+            data = _read_all(self._descriptor, start, size)
         except OSError as problem:
             raise AuditError(f"{self._name} cannot be read: {problem.strerror}") from None
         if len(data) < size:
             raise AuditError(f"{self._name} has become shorter while it was checked: check it again")
         return data
+
+
+def _read_all(descriptor: int, start: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, start)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), start + len(data))):
+        data += more
+    return data
