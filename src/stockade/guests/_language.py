@@ -588,15 +588,8 @@ class Language:
                 # Each process has places of its own: those that were made before it was forked are not.
                 places = self._places = [place for place in places if place.folder.is_ours]
                 self._process = os.getpid()
-            found = None
-            # The one that was used last is still in the processor's caches, but its interpreter may be yet to come.
-            for at in range(len(places) - 1, -1, -1):
-                place = places[at]
-                if place.policy == policy:
-                    found = at
-                    if place.ahead is None or place.ahead.ready:
-                        break
-            return None if found is None else places.pop(found)
+            at = _at_hand(places, policy)
+            return None if at is None else places.pop(at)
 
     def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
         folder = PrivateFolder()
@@ -758,6 +751,21 @@ def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], b
 def _told(policy: Policy) -> PolicyInfo:
     """Returns what reports say of a policy: of the caller's, not of the one with our folders."""
     return PolicyInfo(policy.digest, printable(policy.name))
+
+
+def _at_hand(places: Sequence[_Place], policy: Policy) -> int | None:
+    """Returns which place is best for a run under a policy; None where there is none.
+
+    The one that was used last is still in the processor's caches, but its interpreter may be yet to come.
+    """
+    found = None
+    for at in range(len(places) - 1, -1, -1):
+        place = places[at]
+        if place.policy == policy:
+            found = at
+            if place.ahead is None or place.ahead.ready:
+                break
+    return found
 
 
 def _telling(control: RunControl) -> Callable[[str], object]:
