@@ -18,6 +18,9 @@ import pytest
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.isolation import _frames, _hub
 from stockade.isolation._frames import FROM_WORKER, Garbled, receive, send
+from stockade.isolation._remote import RemoteRun
+from stockade.report import Progress
+from stockade.runner import GO_ON, RunControl
 from tests._processes import descriptors, ended, forked, open_descriptors, until
 from tests.conftest import HELLO, wat
 from tests.isolation.test_behaviour import SLEEPER
@@ -297,3 +300,58 @@ def test_all_is_loaded_before_there_are_walls() -> None:
     told = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
 
     assert told.stdout == "[]\n"
+
+
+def test_runs_wait_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are only so many workers at a time; who is cancelled while it waits keeps nobody from coming next."""
+    monkeypatch.setattr(_hub.hub, "_free", 1)
+    box = Sandbox(isolation="process")
+
+    async def many() -> list[Report]:
+        first = asyncio.ensure_future(box.call_async(wat(SLEEPER), "sleep", SECOND // 2))
+        while not box.monitor():
+            await asyncio.sleep(0.01)
+        waiting = asyncio.ensure_future(box.run_async(wat(HELLO), run_id="waiting"))
+        others = [asyncio.ensure_future(box.run_async(wat(HELLO))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        box.cancel("waiting")
+        return [await first, *await asyncio.gather(*others), await waiting]
+
+    *done, cancelled = asyncio.run(asyncio.wait_for(many(), 100))
+
+    assert [report.outcome for report in done] == [Outcome.OK] * 4
+    assert cancelled.outcome is Outcome.CANCELLED
+    assert _hub.hub._free == 1
+    assert not _hub.hub._waiting
+
+
+def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
+    """Attack: messages without an end, so that whoever hears them never looks at the clock."""
+    ours, theirs = pair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        heard = []
+
+        class Talker:
+            status, refused, most_bytes = None, 0, 1 << 20
+
+            def receive(self, most_blob: int) -> tuple[object, bytes]:
+                heard.append(most_blob)
+                return _frames.Told(Progress(seconds=0.0)), b""
+
+            def send(self, *_: object) -> None:
+                pass
+
+            def listen(self) -> None:
+                pass
+
+            kill = listen
+
+        box = Sandbox(isolation="process")
+        context = box._contexts.under()
+        plan = context.plan(wat(HELLO))
+        control = RunControl()
+        steps = RemoteRun(plan, context.info, control, Talker(), None, 0.0).steps()  # type: ignore[arg-type]
+        assert next(steps) == GO_ON
+        assert len(heard) <= 100
+        steps.close()

@@ -295,26 +295,44 @@ class Hub:
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    def acquire(self) -> bool:
-        """Takes a place for a worker; whether there was one. Whoever has got one releases it."""
+    def acquire(self, wake: Callable[[], object]) -> bool:
+        """Takes a place for a worker; whoever has got one releases it.
+
+        Args:
+            wake: What is called, where there was none, when there may be one; whoever does not come then leaves.
+
+        Returns:
+            Whether there was one.
+        """
         with self._lock:
-            if not self._free:
-                return False
-            self._free -= 1
-            return True
+            if self._free:
+                self._free -= 1
+                return True
+            self._waiting.append(wake)
+            return False
+
+    def leave(self, wake: Callable[[], object]) -> None:
+        """Waits for a place no longer: if it was this one's turn, it is another's."""
+        with self._lock:
+            try:
+                self._waiting.remove(wake)
+            except ValueError:
+                self._wake_next()
+
+    def is_waiting(self, wake: Callable[[], object]) -> bool:
+        """Whether somebody still waits for a place, and has not been woken for one."""
+        with self._lock:
+            return wake in self._waiting
 
     def release(self) -> None:
         """Gives a place back, and wakes who waits for one."""
         with self._lock:
             self._free += 1
-            wake = self._waiting.popleft() if self._waiting else None
-        if wake is not None:
-            wake()
+            self._wake_next()
 
-    def wait(self, wake: Callable[[], object]) -> None:
-        """Has somebody woken when there may be a place."""
-        with self._lock:
-            self._waiting.append(wake)
+    def _wake_next(self) -> None:
+        if self._free and self._waiting:
+            self._waiting.popleft()()
 
     # -- workers ------------------------------------------------------------------------------------------------------
 

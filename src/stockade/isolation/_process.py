@@ -22,7 +22,7 @@ from stockade.syscalls import calls_removed_by_user
 from stockade.system import has_memory_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stockade.execution import Isolation, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
@@ -103,11 +103,8 @@ def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -
         if streams.calls_out:
             control.calls_out = True
             yield ASIDE
-    while not hub.acquire():
-        if control.cancelled:
-            return context.cancelled(task.module)
-        hub.wait(control.wake)
-        yield FOREVER
+    if not (yield from _place(control)):
+        return context.cancelled(task.module)
     begun = time.perf_counter()
     worker = None
     try:
@@ -125,6 +122,30 @@ def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -
         if worker is not None:
             worker.close()
         hub.release()
+
+
+def _place(control: RunControl) -> RunCoroutine[bool]:
+    """Waits for a place for a worker; whether the run has got one, before it was cancelled."""
+    wake = control.wake
+    while not hub.acquire(wake):
+        woken = False
+        try:
+            woken = yield from _until_woken(control, wake)
+        finally:
+            if not woken or control.cancelled:
+                hub.leave(wake)
+        if control.cancelled:
+            return False
+    return True
+
+
+def _until_woken(control: RunControl, wake: Callable[[], object]) -> RunCoroutine[bool]:
+    """Waits until it is somebody's turn, or its run is cancelled; whether it is the former."""
+    while hub.is_waiting(wake):
+        if control.cancelled:
+            return False
+        yield FOREVER
+    return True
 
 
 def _check(context: PolicyContext, task: Task) -> None:

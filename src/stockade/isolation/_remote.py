@@ -47,6 +47,9 @@ _STATUS_SECONDS: Final = 2.0
 _ABANDONED_SECONDS: Final = 0.2
 """How often it is looked whether anybody still awaits a run."""
 
+_MOST_MESSAGES: Final = 64
+"""Messages that are heard before anything else is looked at."""
+
 _MOST_PIECES: Final = 16
 """Pieces of output that are taken before they are passed on."""
 
@@ -178,10 +181,11 @@ class RemoteRun:
             return self._over()
 
     def _take_all(self) -> _Ending | None:
-        streams = self._streams
+        streams, count = self._streams, 0
         while self._finished is None and not (streams is not None and streams.clogged):
-            if len(self._state.pieces) >= _MOST_PIECES:
-                # A worker may write faster than anybody reads: what has come is passed on first.
+            count += 1
+            if count > _MOST_MESSAGES or len(self._state.pieces) >= _MOST_PIECES:
+                # A worker may say more than anybody can hear: what has come is passed on, and the clock looked at.
                 self._has_more = True
                 return None
             # Asked first: what it has said before it ended is there by then.
