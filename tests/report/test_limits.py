@@ -36,13 +36,15 @@ def make(limits: RunLimits, usage: Usage = Usage(), **fields: object) -> Report:
 
 
 def test_every_limit_of_the_policy_that_holds_for_a_run_is_told() -> None:
-    """The names are the policy's. What is left out says how a limit works, or is for the module, not for its run."""
+    """The names are the policy's. What is left out says how a limit works, or is for the module or for requests."""
     left_out = {name for name in Limits.__struct_fields__ if name not in RunLimits.__struct_fields__}
 
     assert set(RunLimits.__struct_fields__) <= set(Limits.__struct_fields__)
     assert left_out == {
         *("fuel_refill", "fuel_refill_interval", "fuel_refill_max", "fuel_time", "on_memory_denied", "on_rate"),
         *("instances", "memories", "tables", "module_size", "compile_time", "compile_memory", "compile_process"),
+        # Most runs make no requests: what they use is in `usage`, and what they are refused among the violations.
+        *("connections", "requests", "request_time", "sent_bytes", "received_bytes", "network_rate"),
     }
 
 
