@@ -230,6 +230,7 @@ def call_steps(
         streams: What serves its output and input in the place of the callbacks among its inputs.
     """
     loaded, saved = load_source(context, module)
+    loaded.function_entry(export)  # None would be taken for a command
     task = Task(loaded, inputs, streams, export, args, returns, saved)
     return (yield from backend(context.isolation).run(context, control, task, tenant))
 
