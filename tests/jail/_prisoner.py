@@ -22,7 +22,7 @@ from contextlib import suppress
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src"))
 
-from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, enter_namespaces, seal_code
+from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, enter_namespaces, leave_root, seal_code
 from stockade.jail._filter import _assemble, _give, _head
 from stockade.jail._libc import prctl, syscall
 from stockade.jail._seccomp import _install, _platform
@@ -374,6 +374,8 @@ def main() -> None:
         without_calls(SPEC["without"])
     if SPEC.get("thread"):
         threading.Thread(target=signal.pause, daemon=True).start()
+    granted = (keywords or {"mounts": SPEC.get("mounts", [])}).get("mounts", ())
+    MOUNTS.extend(os.open(mount["path"], os.O_PATH | os.O_DIRECTORY) for mount in granted)
     try:
         if keywords is not None:
             steps = (
@@ -382,15 +384,13 @@ def main() -> None:
                 else ()
             )
             if steps:
-                PARENT = os.getppid()
+                steps = leave_root(steps)
                 # What was forked for it is the worker; the first process of a namespace is the server.
                 child = os.fork()
                 if child:
                     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                     os._exit(code if code >= 0 else 128 - code)
                 PARENT = os.getppid()
-        granted = (keywords or {"mounts": SPEC.get("mounts", [])}).get("mounts", ())
-        MOUNTS.extend(os.open(mount["path"], os.O_PATH | os.O_DIRECTORY) for mount in granted)
         if keywords is not None:
             rights = [
                 Granted(descriptor, **{name: value for name, value in mount.items() if name != "path"})

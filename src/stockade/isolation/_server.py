@@ -29,7 +29,7 @@ from stockade.isolation._frames import (
     send,
 )
 from stockade.isolation._worker import Prepared, prepared, rehearse, work
-from stockade.jail import Jail, Step, enter_namespaces, warm_up
+from stockade.jail import Jail, Step, enter_namespaces, leave_root, warm_up
 from stockade.worker import ForkLoop, watched
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main(control: int, host: int) -> NoReturn:
         # The host cannot be seen from where this goes on.
         namespaces = enter_namespaces()
         _warm_up()
+        namespaces = leave_root(namespaces)
         status = _Server(socket.socket(fileno=control), watching, namespaces).run()
     finally:
         # Nothing is left to do, and taking the interpreter down takes its time.

@@ -13,7 +13,7 @@ from stockade.jail._model import (
     Step,
     Wall,
 )
-from stockade.jail._namespaces import enter_namespaces
+from stockade.jail._namespaces import enter_namespaces, leave_root
 from stockade.jail._rehearsal import rehearse
 from stockade.jail._seccomp import seal_code
 
@@ -30,6 +30,7 @@ __all__ = [
     "confine",
     "enter_namespaces",
     "landlock_version",
+    "leave_root",
     "rehearse",
     "seal_code",
     "warm_up",

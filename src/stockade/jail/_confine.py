@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stockade.jail._landlock import restrict_files
+from stockade.jail._landlock import landlock_version, restrict_files
 from stockade.jail._leftovers import close_descriptors, empty_environment, find_environment, leave_session, set_limits
 from stockade.jail._model import JailError, JailReport, Step
 from stockade.jail._namespaces import has_other_threads
@@ -71,6 +71,8 @@ def confine(jail: Jail, inherited: tuple[Step, ...] = ()) -> JailReport:
             steps.append(Step(wall, active=True, detail=raise_it()))
         except (OSError, ValueError) as problem:
             told = getattr(problem, "strerror", None) or str(problem)
+            if wall == "landlock" and landlock_version():
+                raise JailError(f"this kernel has Landlock, and does not confine this process by it: {told}") from None
             steps.append(Step(wall, active=False, detail=told))
     report = JailReport(tuple(steps))
     report.check(jail.require)

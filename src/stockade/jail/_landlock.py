@@ -8,6 +8,7 @@ signals to processes outside, sockets in the abstract namespace.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -100,4 +101,9 @@ def _rights_of(mount: Granted) -> int:
 def _add(ruleset: int, descriptor: int, rights: int) -> None:
     # SAFETY: `struct landlock_path_beneath_attr` is packed: 8 bytes of rights, 4 of a descriptor.
     rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, descriptor), 12)
-    syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
+    try:
+        syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
+    except OSError as problem:
+        # What is in memory only has no path, so that no rule is for it, and none is needed.
+        if problem.errno != errno.EBADFD:
+            raise

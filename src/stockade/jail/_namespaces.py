@@ -5,6 +5,7 @@ To make a network namespace takes longer than a short run, so they are entered o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from contextlib import suppress
@@ -18,7 +19,7 @@ from stockade.jail._privileges import drop_capabilities
 if TYPE_CHECKING:
     from stockade.jail._model import Wall
 
-__all__ = ["enter_namespaces", "has_other_threads"]
+__all__ = ["enter_namespaces", "has_other_threads", "leave_root"]
 
 _FLAGS: Final[dict[Wall, int]] = {
     "user": 0x1000_0000,
@@ -31,7 +32,7 @@ _FLAGS: Final[dict[Wall, int]] = {
 }
 _TOLD: Final[dict[Wall, str]] = {
     "user": "no rights over what belongs to the host's",
-    "mount": "mounts are its own, and change nothing outside",
+    "mount": "an empty root: no file of the host's has a path",
     "pid": "sees no process outside",
     "network": "no interfaces, no sockets of the host's",
     "ipc": "no queues or memory of the host's",
@@ -40,7 +41,9 @@ _TOLD: Final[dict[Wall, str]] = {
 }
 
 _PR_SET_PDEATHSIG: Final = 1
-_MS_REC, _MS_PRIVATE = 0x4000, 0x4_0000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x1000, 0x4000, 0x4_0000, 2
+_PLACE: Final = b"/tmp"  # It is there; what is in it is covered, and not touched.
 _TASKS: Final = Path("/proc/self/task")
 _ALONE: Final = 3
 """Links of that folder where there is one thread: its own two, and one of each thread."""
@@ -91,11 +94,61 @@ def enter_namespaces(
         else:
             steps.append(Step(wall, active=True, detail=_TOLD[wall]))
     JailReport(tuple(steps)).check(require)
-    with suppress(OSError):  # each worker tries it anew, and says what came of it
-        drop_capabilities()
     if "pid" in JailReport(tuple(steps)).active:
         _become_first()
     return tuple(steps)
+
+
+def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Has this process, and those that it forks, see no file by its path: in the root are `/proc` and `/dev/null`.
+
+    Landlock knows opening, and not what is told of a path, nor its times: these are out of reach then, too. What is open
+    stays open. It is called when everything is loaded, in the process that `enter_namespaces` has returned in; then
+    that one gives its capabilities up.
+
+    Args:
+        steps: What came of the namespaces.
+
+    Returns:
+        The same, with what is left of mounts.
+    """
+    told = []
+    for step in steps:
+        if step.wall == "mount" and step.active:
+            try:
+                _empty_root()
+                step = Step("mount", active=True, detail=_TOLD["mount"])
+            except OSError as problem:
+                detail = f"mounts are its own, but the host's files are still seen ({problem.strerror})"
+                step = Step("mount", active=False, detail=detail)
+        told.append(step)
+    with suppress(OSError):  # each worker tries it anew, and says what came of it
+        drop_capabilities()
+    return tuple(told)
+
+
+def _empty_root() -> None:
+    place = _PLACE
+    _mount(b"none", place, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=64k,mode=0755")
+    root = Path(os.fsdecode(place))
+    (root / "proc").mkdir()
+    (root / "dev").mkdir()
+    (root / "dev" / "null").touch()
+    _mount(b"/proc", place + b"/proc", None, _MS_BIND | _MS_REC, None)
+    _mount(b"/dev/null", place + b"/dev/null", None, _MS_BIND, None)
+    os.chdir(place)
+    here = ctypes.create_string_buffer(b".")
+    # SAFETY: paths end with a zero and outlive the calls. The new root is put over the old one, which is then taken off.
+    syscall("pivot_root", here, here)
+    syscall("umount2", here, _MNT_DETACH)
+    os.chdir("/")
+    _mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None)
+
+
+def _mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
+    texts = [None if text is None else ctypes.create_string_buffer(text) for text in (source, target, kind, data)]
+    # SAFETY: texts end with a zero, and `texts` holds them until the call returns.
+    syscall("mount", texts[0], texts[1], texts[2], flags, texts[3])
 
 
 def _rehearse(user: int, group: int) -> None:
@@ -125,10 +178,7 @@ def _map_user(user: int, group: int) -> None:
 
 def _keep_mounts() -> None:
     """Has nothing that is mounted here appear outside."""
-    # SAFETY: of mount(2), only the target is read for a change of propagation; "/" outlives the call.
-    import ctypes
-
-    syscall("mount", None, ctypes.create_string_buffer(b"/"), None, _MS_REC | _MS_PRIVATE, None)
+    _mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None)
 
 
 def _why_not(wall: Wall, problem: OSError) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 from stockade.jail._confine import confine
 from stockade.jail._model import WALLS, Jail, JailError, JailReport, Step
-from stockade.jail._namespaces import enter_namespaces
+from stockade.jail._namespaces import enter_namespaces, leave_root
 
 __all__ = ["be_rehearsed", "rehearse"]
 
@@ -48,7 +48,7 @@ def rehearse() -> JailReport:
 def be_rehearsed() -> None:
     """Raises all walls around this process, and writes on stdout what came of each."""
     try:
-        report = confine(Jail(keep=(1, 2), on_forbidden="errno"), enter_namespaces())
+        report = confine(Jail(keep=(1, 2), on_forbidden="errno"), leave_root(enter_namespaces()))
     except JailError as problem:
         report = _none(str(problem))
     os.write(1, msgspec.json.encode(report))
