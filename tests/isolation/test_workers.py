@@ -22,6 +22,7 @@ from stockade.isolation._remote import RemoteRun
 from stockade.report import Progress
 from stockade.runner import GO_ON, RunControl
 from tests._processes import descriptors, ended, forked, until
+from stockade.jail import landlock_version
 from tests.conftest import HELLO, wat
 from tests.isolation.test_behaviour import SLEEPER
 
@@ -204,6 +205,7 @@ def test_a_worker_is_jailed() -> None:
 
     (walls,) = found
     assert {"environment", "descriptors", "limits", "privileges", "seccomp"} <= set(walls)
+    assert ("landlock" in walls) == (landlock_version() > 0)
 
 
 # -- frames ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ import sys
 import threading
 from contextlib import suppress
 
+import msgspec
+
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src"))
 
 from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, enter_namespaces, leave_root, seal_code
@@ -50,6 +52,14 @@ def open_passwd() -> None:
 
 def open_passwd_from_mount() -> None:
     os.close(os.open("../../../../../../etc/passwd", os.O_RDONLY, dir_fd=MOUNTS[0]))
+
+
+def stat_passwd() -> None:
+    os.stat("/etc/passwd")
+
+
+def touch_outside() -> None:
+    os.utime(SPEC["outside"], (1, 1))
 
 
 def list_root() -> None:
@@ -400,6 +410,8 @@ def main() -> None:
             keywords["require"] = frozenset(keywords.pop("require", ()))
             keywords["remove"] = frozenset(keywords.pop("remove", ()))
             jail = Jail(mounts=tuple(rights), limits=limits, keep=(0, 2, answer, MOUNTS_SOCKET.fileno()), **keywords)
+            if SPEC.get("memory_file"):
+                jail = msgspec.structs.replace(jail, files=(os.memfd_create("code"),))
             report = confine(jail, steps)
     except JailError as problem:
         os.write(answer, json.dumps({"refused": str(problem)}).encode())

@@ -55,6 +55,31 @@ def test_walls_are_raised_in_their_order() -> None:
         ]
 
 
+def test_paths_of_the_host_lead_nowhere(tmp_path: Path) -> None:
+    """Attack: to look whether a file is there, and to change its times, which Landlock does not know. The root is empty."""
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    before = outside.stat().st_mtime
+    names = ["stat_passwd", "touch_outside"]
+    told = prisoner(jail={}, namespaces=True, attempts=names, outside=str(outside))
+    if not told["steps"]["mount"][0]:
+        pytest.skip("this machine gives no namespace of mounts")
+
+    assert told["attempts"] == dict.fromkeys(names, "ENOENT")
+    assert outside.stat().st_mtime == before
+    assert prisoner(jail={}, attempts=names, outside=str(outside))["attempts"] == dict.fromkeys(names, "worked")
+
+
+def test_a_file_in_memory_keeps_no_wall_away(mount: dict[str, Any]) -> None:
+    """Attack: machine code in a file without a path, for which Landlock takes no rule, and all files are open."""
+    told = prisoner(jail={"mounts": [mount]}, memory_file=True, attempts=["open_passwd", "read_mount"])
+    if not prisoner(jail={})["steps"]["landlock"][0]:
+        pytest.skip("this kernel has no Landlock")
+
+    assert told["steps"]["landlock"][0]
+    assert told["attempts"] == {"open_passwd": "EACCES", "read_mount": "worked"}
+
+
 def test_without_namespaces_of_users_there_are_fewer_walls() -> None:
     """A container whose filter refuses `unshare`: the others stand, and it is said which do not, and why."""
     told = prisoner(jail={}, namespaces=True, without=[number_of("unshare")])

@@ -168,11 +168,20 @@ class _Function:
         return self.host.call(self._number, values)
 
 
+_LOADED_LATER: Final = (
+    *("asyncio", "atexit", "difflib", "encodings.ascii", "encodings.latin_1", "fcntl", "inspect", "linecache", "mmap"),
+    *("resource", "statistics", "struct", "tempfile", "textwrap", "threading", "tomllib", "traceback", "unicodedata"),
+)
+"""What rooms and Python itself load in the middle of things."""
+
+
 def rehearse() -> None:
     """Has done in the fork server what every worker would do again, and could not behind its walls: open files.
 
     So all is loaded that a run can come to need, the library too. No engine is made, and no thread.
     """
+    for name in _LOADED_LATER:
+        import_module(name)
     for room in _ROOMS:
         for module in pkgutil.iter_modules(import_module(f"stockade.{room}").__path__, f"stockade.{room}."):
             if not module.name.endswith(_ELSEWHERE):

@@ -102,7 +102,7 @@ def enter_namespaces(
 def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Has this process, and those that it forks, see no file by its path: in the root are `/proc` and `/dev/null`.
 
-    Landlock knows opening, and not what is told of a path, nor its times: these are out of reach then, too. What is open
+    Landlock knows opening, and not what is told of a path, nor its times: these are out of reach, too. What is open
     stays open. It is called when everything is loaded, in the process that `enter_namespaces` has returned in; then
     that one gives its capabilities up.
 
@@ -138,7 +138,7 @@ def _empty_root() -> None:
     _mount(b"/dev/null", place + b"/dev/null", None, _MS_BIND, None)
     os.chdir(place)
     here = ctypes.create_string_buffer(b".")
-    # SAFETY: paths end with a zero and outlive the calls. The new root is put over the old one, which is then taken off.
+    # SAFETY: paths end with a zero and outlive the calls. The new root is put over the old one, which is taken off.
     syscall("pivot_root", here, here)
     syscall("umount2", here, _MNT_DETACH)
     os.chdir("/")
