@@ -56,7 +56,7 @@ def test_walls_are_raised_in_their_order() -> None:
 
 
 def test_paths_of_the_host_lead_nowhere(tmp_path: Path) -> None:
-    """Attack: to look whether a file is there, and to change its times, which Landlock does not know. The root is empty."""
+    """Attack: to look whether a file is there, and to change its times, which Landlock does not know."""
     outside = tmp_path / "outside"
     outside.write_text("x")
     before = outside.stat().st_mtime
