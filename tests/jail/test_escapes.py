@@ -50,7 +50,7 @@ WORKS_WITHOUT = {
     "write_and_run": "EPERM",
     "write_and_execute_at_once": "EPERM",
 }
-"""Attempts that work for any user without a jail, and how they fail in one: by Landlock, the filter, or an empty root."""
+"""Attempts that work for any user without a jail, and how they fail in one, by any of its walls."""
 
 WORKS_FOR_ROOT = {
     "open_passwd_from_mount": "EACCES",
