@@ -19,10 +19,10 @@ from stockade import Outcome, Policy, Report, Sandbox
 from stockade.isolation import _frames, _hub
 from stockade.isolation._frames import FROM_WORKER, Garbled, receive, send
 from stockade.isolation._remote import RemoteRun
+from stockade.jail import landlock_version
 from stockade.report import Progress
 from stockade.runner import GO_ON, RunControl
 from tests._processes import descriptors, ended, forked, until
-from stockade.jail import landlock_version
 from tests.conftest import HELLO, wat
 from tests.isolation.test_behaviour import SLEEPER
 
