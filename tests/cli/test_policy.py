@@ -67,12 +67,12 @@ def test_check_tells_every_mistake(tmp_path: Path) -> None:
 def test_check_refuses_what_cannot_be_enforced(tmp_path: Path) -> None:
     """A policy that is well written but cannot be held is not good."""
     path = tmp_path / "p.toml"
-    path.write_text('[network]\nmode = "loopback"')
+    path.write_text('[process]\nmode = "full"')
     result = command("check", str(path))
 
     assert result.return_value == 125
     assert result.stderr == (
-        f"stockade: {path}: network.mode is 'loopback', which this release cannot enforce yet: set it to \"none\"\n"
+        f"stockade: {path}: process.mode is 'full', which this release cannot enforce yet: set it to \"none\"\n"
     )
 
 
@@ -87,9 +87,9 @@ def test_check_tells_what_cannot_be_used_beside_mistakes(tmp_path: Path) -> None
         memory = 64
         hosts = ["a"]
         [network]
-        mode = "full"
-        [process]
         mode = "sometimes"
+        [process]
+        mode = "full"
         [[filesystem.mounts]]
         host = "nowhere"
         guest = "/a"
@@ -108,8 +108,8 @@ def test_check_tells_what_cannot_be_used_beside_mistakes(tmp_path: Path) -> None
         f"stockade: {path}: wall_time is not known: it belongs in [limits]",
         f'stockade: {path}: limits.memory is 64: it must be between 65,536 and 4,294,967,296; did you mean "64MiB"?',
         f"stockade: {path}: limits.hosts is not known: it belongs in [network]",
-        f'stockade: {path}: process.mode is \'sometimes\': it must be "none", "commands" or "full"',
-        f"stockade: {path}: network.mode is 'full', which this release cannot enforce yet: set it to \"none\"",
+        f'stockade: {path}: network.mode is \'sometimes\': it must be "none", "loopback", "hosts", "ports" or "full"',
+        f"stockade: {path}: process.mode is 'full', which this release cannot enforce yet: set it to \"none\"",
         f"stockade: {path}: filesystem.mounts[0].host: {tmp_path}/nowhere does not exist",
         f"stockade: {path}: filesystem.mounts[1].host: {tmp_path}/file is not a folder",
     ]

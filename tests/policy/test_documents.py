@@ -1773,10 +1773,10 @@ def test_copies_are_equal_and_frozen(policy: Policy) -> None:
 # if a field was added, give it an entry in `_LATER` in `stockade.policy._policy`, which keeps the digests as they were.
 DIGESTS: dict[str, str] = {
     "default": "b88a1c8a90f6af25635067458f010d2be9a59315ccb38cc7172549047bfa348b",
-    "minimal": "e356283e959e792d64ed441c267b7fe0b49b29dfac614b5f89f2b2b23f61e9c6",
-    "strict": "ca72d7f5aa8ceb52ed04760f97ff6bb8d8cb9f8d871837f3baedc3b222521545",
+    "minimal": "c9dcdd221c7eeea2fb7440c8884dc7a5eabf96d2c86e43fa34939b31026add71",
+    "strict": "b02b68937fc3babfca51cf14f73956e814769bdb679f88401e5c91cfb972075d",
     "basic": "e5afdfab095b976a65946088d466048d2a08e46733f5b837f0ae37535a9a502b",
-    "permissive": "463351f862f245810717df56fcb91cb297a86e6ca5ff267757535b127f573807",
+    "permissive": "6dd379e8d612521cfb52af325b3d90b8a8a561010377bfd6d6b3116f7e436535",
 }
 
 

@@ -675,7 +675,7 @@ def test_every_preset_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nothing_runs_and_nothing_is_opened_under_a_policy_that_cannot_be_enforced(tmp_path: Path) -> None:
     """Attack: what cannot be enforced is noticed half-way. Neither the module nor the mounts are looked at."""
     policy = Policy(
-        network=Network(mode="full"),
+        process=Process(mode="full"),
         filesystem=Filesystem(mounts=(Mount(str(tmp_path / "absent"), "/work", "rw"),)),
     )
     steps: list[str] = []
@@ -687,7 +687,7 @@ def test_nothing_runs_and_nothing_is_opened_under_a_policy_that_cannot_be_enforc
     ):
         with pytest.raises(PolicyError) as caught:
             use()
-        assert str(caught.value) == f"network.mode is 'full', {NOT_YET} \"none\""
+        assert str(caught.value) == f"process.mode is 'full', {NOT_YET} \"none\""
     assert steps == []
 
 
