@@ -43,6 +43,7 @@ from tests.conftest import HELLO, wat
 from tests.egress.test_guests import GUEST as HTTP_GUEST
 from tests.limits._guests import (
     CREAT,
+    EACCES,
     EAGAIN,
     EBADF,
     EDQUOT,
@@ -315,8 +316,10 @@ def module_bytes() -> int:
     return len(wat(f"(module {ANSWER})").data)
 
 
-def mount(folder: str = "inside", guest: str = "/a", mode: str = "rw") -> Callable[[Path], object]:
-    return lambda base: (Mount(str(base / folder), guest, mode),)  # type: ignore[arg-type]
+def mount(
+    folder: str = "inside", guest: str = "/a", mode: str = "rw", only: tuple[str, ...] | None = None
+) -> Callable[[Path], object]:
+    return lambda base: (Mount(str(base / folder), guest, mode, only),)  # type: ignore[arg-type]
 
 
 NO_MOUNTS: tuple[Mount, ...] = ()
@@ -387,6 +390,7 @@ EFFECTS = [
         plays(one("path_create_directory", MOUNT, "new")),
         {mount(mode="ro"): EPERM, mount(mode="rw"): SUCCESS},
     ),
+    Effect("filesystem.mounts[].only", plays(opens), {mount(only=("no",)): EACCES, mount(only=("digits",)): SUCCESS}),
     Effect("filesystem.create", plays(one("path_create_directory", MOUNT, "new")), {False: EPERM, True: SUCCESS}),
     Effect("filesystem.delete", plays(one("path_unlink_file", MOUNT, "digits")), {False: EPERM, True: SUCCESS}),
     Effect("filesystem.symlinks", plays(one("path_symlink", "digits", MOUNT, "new")), {False: EPERM, True: SUCCESS}),
