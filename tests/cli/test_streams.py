@@ -260,7 +260,7 @@ def test_signals_while_compiling_are_reported(tmp_path: Path, option: str, numbe
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
 
-    assert process.returncode == status
+    assert process.returncode == status, (out, err)
     assert b"Traceback" not in err
     word = b"interrupted" if number is signal.SIGINT else b"terminated"
     if err == b"stockade: " + word + b"\n":  # nothing was known of the module yet
