@@ -71,18 +71,19 @@ class Watcher:
         self._thread = threading.Thread(target=self._watch, name="stockade-watcher", daemon=True)
 
     def __enter__(self) -> Self:
+        # Before the handlers, which do nothing themselves: no signal may come to nothing.
+        signal.set_wakeup_fd(self._outbox, warn_on_full_buffer=False)
         for number in _SIGNALS:
             # Whoever started us may want it ignored, as nohup does.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, _take_note)
-        signal.set_wakeup_fd(self._outbox, warn_on_full_buffer=False)
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
         self._stopped = True
         self._poke()
         self._thread.join()
