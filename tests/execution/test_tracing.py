@@ -9,13 +9,14 @@ import asyncio
 import re
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stockade
 from stockade import InvalidModule, Mount, Outcome, Policy, Sandbox, Trace, UsageError
 from stockade._wasi import WASI
+from stockade.execution import _tracing
 from stockade.guard import guard, prove, weave
 from stockade.report import TracedCall
 from stockade.wasm import parse
@@ -141,6 +142,20 @@ def test_calls_are_told_as_strace_tells_them(tmp_path: Path) -> None:
         at=report.trace_calls[3].at,
     )
     assert [call.at for call in report.trace_calls] == sorted(call.at for call in report.trace_calls)
+
+
+def test_no_call_begins_before_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are told by two clocks, which may differ by as long as a busy machine takes between the two."""
+    real = _tracing.take_entries
+
+    def ahead(state: Any) -> list[Any]:
+        return [entry._replace(began=entry.began + (10**9 if entry.sequence == 0 else 0)) for entry in real(state)]
+
+    monkeypatch.setattr(_tracing, "take_entries", ahead)
+    with Sandbox(trace=True) as box:
+        calls = box.run(guest(WRITE + WRITE)).trace_calls
+    assert len(calls) == 2
+    assert 1.0 <= calls[0].at <= calls[1].at
 
 
 def test_tracing_changes_nothing_for_the_guest() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade._outside import call_outside
 from stockade._text import printable
@@ -84,6 +84,13 @@ def trace_ring(trace: Trace) -> TraceRing:
     return TraceRing(frozenset(calls), strings, trace.durations, trace.on_overflow == "wait")
 
 
+class _Place(NamedTuple):
+    """The place of a call among others: its number, and when it began, not before the one before it."""
+
+    sequence: int
+    seconds: float
+
+
 class Tracer:
     """Takes the trace of one guest.
 
@@ -95,9 +102,11 @@ class Tracer:
     def __init__(self, trace: Trace, functions: Sequence[HostImport]) -> None:
         self._trace = trace
         self._functions = functions
-        # Calls that have begun, by their numbers in the ring, each with its place among calls: rests have numbers, too.
-        self._pending: dict[int, tuple[int, TraceEntry]] = {}
+        # Calls that have begun, by their numbers in the ring: rests have numbers, too.
+        self._pending: dict[int, tuple[_Place, TraceEntry]] = {}
         self._begun = 0
+        # The guest's clock and the host's, by which calls that are not measured are told, began one after the other.
+        self._latest = 0
         self._kept: list[TracedCall] = []
         self._left_out = 0
         self._lost = 0
@@ -115,7 +124,8 @@ class Tracer:
                     if begun is not None:
                         self._pass_on(begun[0], _whole(begun[1], entry))
                     continue
-                place, self._begun = self._begun, self._begun + 1
+                self._latest = max(self._latest, entry.began)
+                place, self._begun = _Place(self._begun, self._latest / 1e9), self._begun + 1
                 if entry.has_returned:
                     self._pass_on(place, entry)
                 else:
@@ -139,7 +149,7 @@ class Tracer:
             lost += self._lost - before
         return tuple(sorted(kept, key=lambda call: call.sequence)), lost
 
-    def _pass_on(self, place: int, entry: TraceEntry) -> None:
+    def _pass_on(self, place: _Place, entry: TraceEntry) -> None:
         if self._trace.sink is None and len(self._kept) >= self._trace.most_calls:
             self._left_out += 1
             return
@@ -170,7 +180,7 @@ def _later(begun: TraceEntry, rest: TraceEntry, which: int) -> bytes | None:
 # -- in words --------------------------------------------------------------------------------------------------------
 
 
-def _told(place: int, entry: TraceEntry, functions: Sequence[HostImport]) -> TracedCall:
+def _told(place: _Place, entry: TraceEntry, functions: Sequence[HostImport]) -> TracedCall:
     """Tells an entry."""
     duration = None
     if entry.ended is not None and entry.is_timed:
@@ -187,14 +197,14 @@ def _told(place: int, entry: TraceEntry, functions: Sequence[HostImport]) -> Tra
     else:
         name = _tell_host(entry, functions, arguments, results)
     return TracedCall(
-        sequence=place,
+        sequence=place.sequence,
         call=name,
         arguments=arguments,
         results=results,
         has_returned=entry.has_returned,
         errno=errno,
         duration_seconds=duration,
-        at=entry.began / 1e9,
+        at=place.seconds,
         cut=tuple(cut),
     )
 

@@ -32,7 +32,7 @@ class TracedCall(msgspec.Struct, JsonRecord, frozen=True, kw_only=True):
         errno: The name of the error, such as `ENOENT`; None where it went well, or has not returned.
         duration_seconds: How long it took; None where that was not measured.
         at: When it began, in seconds since the guest was made; exact where the duration was measured, else as of the
-            last time that anybody looked at the clock.
+            last time that anybody looked at a clock. No call begins before the one before it.
         cut: Names of arguments and results of which only the beginning was kept.
     """
 
