@@ -359,7 +359,7 @@ def test_no_name_leads_to_what_is_not_public(answers: list[ipaddress.IPv4Address
 
 
 def _leads_to(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """What a 6to4, Teredo or NAT64 address leads to: releases of Python differ in whether these are public themselves."""
+    """What a 6to4, Teredo or NAT64 address leads to: whether these are public depends on the release of Python."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in ipaddress.ip_network("64:ff9b::/96"):
