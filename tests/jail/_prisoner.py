@@ -26,8 +26,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src"))
 
 from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, enter_namespaces, leave_root, seal_code
 from stockade.jail._filter import _assemble, _give, _head
-from stockade.jail._libc import prctl, syscall
+from stockade.jail._libc import syscall
 from stockade.jail._seccomp import _install, _platform
+from stockade.system import prctl
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ANY_LIBRARY = b"libm.so.6"

@@ -17,6 +17,7 @@ from stockade.system import (
     forget_private_file,
     granted_folders,
     identities_on_the_way,
+    is_private,
     note_private_file,
     open_file,
     open_private,
@@ -207,7 +208,7 @@ def open_head(place: LogPlace, *, make: bool = True) -> int:
     finally:
         os.close(folder)
     status = os.fstat(head)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if not stat.S_ISREG(status.st_mode) or not is_private(status):
         os.close(head)
         raise AuditError(f"{state / 'audit' / place.head_name} is not a file of yours alone: it must have mode 0600")
     return head

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.policy import HostRule, is_loopback
+from stockade.system import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ class Credential:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{shown} is no regular file, so that it holds no credential")
-            if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            if not is_private(status):
                 raise UsageError(f"{shown} is another user's, or others may read or write it: chmod 600 it")
             data = os.read(descriptor, _MOST + 3)
         finally:

@@ -7,7 +7,6 @@ anything is read, only the types below come out of it, and whoever says anything
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
@@ -21,7 +20,7 @@ from stockade.guard import Woven  # noqa: TC001 - msgspec looks it up
 from stockade.host import Signature  # noqa: TC001 - likewise
 from stockade.policy import Features, Policy
 from stockade.report import Progress, Report  # noqa: TC001 - likewise
-from stockade.system import open_memory_file, seal
+from stockade.system import is_sealed, open_memory_file, seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,9 +80,6 @@ MOST_DESCRIPTORS: Final = 200
 _HEAD: Final = struct.Struct("<B?IQ")
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_SEALS: Final = (
-    getattr(fcntl, "F_SEAL_WRITE", 0) | getattr(fcntl, "F_SEAL_SHRINK", 0) | getattr(fcntl, "F_SEAL_GROW", 0)
-)
 
 
 class Garbled(Exception):  # noqa: N818 - it says what was found
@@ -478,7 +474,7 @@ def receive(
 def _content(file: int, size: int, behind: int) -> tuple[bytes, bytes]:
     """Reads a file that nobody can change any more; any other could make us wait, or be another a moment later."""
     try:
-        if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(file).st_size != size + behind:
+        if not is_sealed(file) or os.fstat(file).st_size != size + behind:
             raise Garbled("its file is not sealed, or of another size")
     except OSError:
         raise Garbled("its file is none in memory") from None

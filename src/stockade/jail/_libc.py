@@ -1,4 +1,4 @@
-"""The kernel, by the C library's `syscall` and `prctl`: what Python has no functions for."""
+"""The kernel, by the C library's `syscall`: what Python has no functions for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from stockade.jail._model import JailError
 from stockade.syscalls import load_table, this_platform
 
-__all__ = ["number_of", "prctl", "syscall"]
+__all__ = ["number_of", "syscall"]
 
 
 @cache
@@ -18,8 +18,6 @@ def _libc() -> Any:
     library = ctypes.CDLL(None, use_errno=True)
     library.syscall.restype = ctypes.c_long
     library.syscall.argtypes = (ctypes.c_long,)
-    library.prctl.restype = ctypes.c_int
-    library.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
     return library
 
 
@@ -63,21 +61,6 @@ def syscall(name: str | int, *arguments: int | ctypes.Array[Any] | ctypes.Struct
     # SAFETY: numbers go as the unsigned words that the kernel takes; memory is held by `arguments` until the call
     # returns, and each caller's structure is as large as the kernel's for that call.
     result: int = _libc().syscall(number, *passed, *(ctypes.c_ulong(0),) * (6 - len(passed)))
-    if result < 0:
-        problem = ctypes.get_errno()
-        raise OSError(problem, os.strerror(problem))
-    return result
-
-
-def prctl(option: int, *arguments: int) -> int:
-    """Asks something of, or for, this process (prctl).
-
-    Raises:
-        OSError: It fails.
-    """
-    ctypes.set_errno(0)
-    # SAFETY: only options that take numbers are used.
-    result: int = _libc().prctl(option, *arguments, *(0,) * (4 - len(arguments)))
     if result < 0:
         problem = ctypes.get_errno()
         raise OSError(problem, os.strerror(problem))

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from stockade.jail._libc import prctl, syscall
+from stockade.jail._libc import syscall
 from stockade.jail._model import NAMESPACES, JailReport, Step
 from stockade.jail._privileges import drop_capabilities
+from stockade.system import prctl
 
 if TYPE_CHECKING:
     from stockade.jail._model import Wall

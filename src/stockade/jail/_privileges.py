@@ -7,12 +7,13 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-from stockade.jail._libc import prctl, syscall
+from stockade.jail._libc import syscall
+from stockade.system import forgo_privileges, prctl
 
 __all__ = ["drop_capabilities", "forgo_new_privileges", "has_no_new_privileges", "hide_memory", "is_hidden"]
 
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 3, 4, 24
-_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 39, 47
+_PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 39, 47
 _AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION: Final = 0x2008_0522
 _MOST_CAPABILITIES: Final = 64
@@ -25,7 +26,7 @@ def forgo_new_privileges() -> str:
     Raises:
         OSError: The kernel does not do so.
     """
-    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    forgo_privileges()
     return "programs that it executes gain no privileges"
 
 

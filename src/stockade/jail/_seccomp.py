@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from stockade.jail._filter import FilterOptions, build_filter, seal_filter
-from stockade.jail._libc import prctl, syscall
+from stockade.jail._libc import syscall
 from stockade.jail._model import JailError
 from stockade.syscalls import load_table, this_platform
+from stockade.system import prctl
 
 if TYPE_CHECKING:
     from stockade.jail._model import Jail

@@ -6,13 +6,14 @@ from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_inte
 from stockade.system._folders import (
     cache_folder,
     forget_private_file,
+    is_private,
     note_private_file,
     open_private,
     private_files,
     private_folders,
     state_folder,
 )
-from stockade.system._memory_file import has_memory_files, open_memory_file, seal
+from stockade.system._memory_file import has_memory_files, is_sealed, open_memory_file, seal
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import (
     Identity,
@@ -22,7 +23,7 @@ from stockade.system._open_folder import (
     identities_on_the_way,
     note_granted,
 )
-from stockade.system._parent import end_with, forgo_privileges
+from stockade.system._parent import end_with, forgo_privileges, prctl
 from stockade.system._private_files import NEW_SUFFIX, new_file, open_file, sweep, user_secret
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "has_memory_files",
     "identities_on_the_way",
     "interrupt_opens",
+    "is_private",
+    "is_sealed",
     "kernel_file_system",
     "let_interrupts_in",
     "new_file",
@@ -49,6 +52,7 @@ __all__ = [
     "open_file",
     "open_memory_file",
     "open_private",
+    "prctl",
     "private_files",
     "private_folders",
     "seal",

@@ -12,6 +12,7 @@ from stockade.errors import EngineError
 __all__ = [
     "cache_folder",
     "forget_private_file",
+    "is_private",
     "note_private_file",
     "open_private",
     "private_files",
@@ -79,6 +80,15 @@ def _absolute(told: str) -> Path | None:
     return Path(START_FOLDER, told) if START_FOLDER or told.startswith("/") else None
 
 
+def is_private(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's, and nobody else may read or write it.
+
+    Args:
+        status: Its status.
+    """
+    return status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
+
+
 def open_private(folder: Path) -> int:
     """Opens a folder that is ours alone, and makes it where it is missing.
 
@@ -95,7 +105,7 @@ def open_private(folder: Path) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if not is_private(status):
         os.close(descriptor)
         raise EngineError(
             f"{folder} is not private (mode {stat.S_IMODE(status.st_mode):04o}, owner {status.st_uid}): "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["has_memory_files", "open_memory_file", "seal"]
+__all__ = ["has_memory_files", "is_sealed", "open_memory_file", "seal"]
 
 
 def has_memory_files() -> bool:
@@ -35,5 +35,25 @@ def seal(descriptor: int) -> None:
     """
     import fcntl
 
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _unchangeable() | fcntl.F_SEAL_SEAL)
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether nobody can change a file any more, nor its size.
+
+    Args:
+        descriptor: The file.
+
+    Raises:
+        OSError: It is none in memory.
+    """
+    import fcntl
+
+    wanted = _unchangeable()
+    return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & wanted == wanted
+
+
+def _unchangeable() -> int:
+    import fcntl
+
+    return fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK

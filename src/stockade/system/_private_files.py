@@ -10,7 +10,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import TYPE_CHECKING, Final
 
 from stockade.errors import EngineError
-from stockade.system._folders import open_private
+from stockade.system._folders import is_private, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +150,6 @@ def _read_secret(descriptor: int, folder: Path, name: str) -> bytes:
         raise
     except OSError as problem:
         raise EngineError(f"{folder / name} cannot be read: {problem.strerror}") from None
-    if len(secret) != _SECRET_BYTES or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if len(secret) != _SECRET_BYTES or not is_private(status):
         raise EngineError(f"{folder / name} is not a secret of yours: remove it, and another one is made")
     return secret

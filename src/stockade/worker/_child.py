@@ -82,7 +82,8 @@ def _warm_up() -> None:
 def _begin(server: int) -> None:
     """Begins a child, before anybody else has a say in what it does."""
     end_with(server)
-    forgo_privileges()
+    with suppress(OSError):
+        forgo_privileges()
     # Where memory runs short, this is what can be spared. It is no error where the system does not take it.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
