@@ -124,12 +124,12 @@ def test_a_hundred_runs_survive_what_happens_to_others(monkeypatch: pytest.Monke
     monkeypatch.setattr(_hub, "socket_pair", listening)
 
     async def many() -> list[Report]:
-        victims = [
-            asyncio.ensure_future(sandbox.call_async(wat(SLEEPER), "sleep", HOUR, run_id=name))
-            for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "lost"), (box, "garbled"))
-        ]
-        while len(box.monitor()) + len(stopped.monitor()) < 4:
-            await asyncio.sleep(0.01)
+        victims = []
+        for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "lost"), (box, "garbled")):
+            victims.append(asyncio.ensure_future(sandbox.call_async(wat(SLEEPER), "sleep", HOUR, run_id=name)))
+            # One after the other, so that it is known whose worker is which.
+            while len(garbled) < len(victims):
+                await asyncio.sleep(0.01)
         workers = [number_of(worker) for worker in started(4)]
         others = [asyncio.ensure_future(box.call_async(wat(SLEEPER), "sleep", SECOND)) for _ in range(96)]
         await asyncio.sleep(0.2)
