@@ -228,7 +228,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade: {"__version__"},
     stockade.policy: {
         *("METHODS", "Address", "host_name", "inner_address", "is_below", "is_loopback", "is_metadata", "is_public"),
-        *("may_be_public", "normal_path"),
+        *("may_be_public", "normal_path", "percent_encoded"),
         *("MAX_MODULE_BYTES", "PRESETS", "Plain", "check_enforceable", "examine_policy", "folders_on_the_way"),
         *("most_structure", "needs", "place_in_python"),
         *("parse_count", "parse_seconds", "parse_size", "policy_files", "policy_of", "reference", "runnable_features"),

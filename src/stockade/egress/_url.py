@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stockade.policy import host_name, normal_path
+from stockade.policy import host_name, normal_path, percent_encoded
 
 if TYPE_CHECKING:
     from stockade.policy import Address
@@ -22,7 +22,6 @@ _URL: Final = re.compile(
 _PORTS: Final = {"http": 80, "https": 443}
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
 _BROKEN: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PLAIN_QUERY: Final = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@/?._~%-]")
 
 
 class BadUrl(ValueError):  # noqa: N818 - says what is wrong with it
@@ -134,9 +133,7 @@ def _host(where: str, scheme: str) -> tuple[str | Address, int]:
 
 def _escaped(query: str) -> str:
     try:
-        return "".join(
-            character if _PLAIN_QUERY.match(character) else "".join(f"%{byte:02X}" for byte in character.encode())
-            for character in query
-        )
+        # Escapes that are there stay as they are.
+        return percent_encoded(query, "?%")
     except UnicodeEncodeError:
         raise BadUrl("the query of the URL is no text that UTF-8 can hold") from None

@@ -53,6 +53,7 @@ class GuardViolation(NamedTuple):
         """Reads an entry."""
         kind, call, count, limit, observed, at, length, action, start = struct.unpack_from("<IIQQQQIHH", entry)
         subject = _kept_subject(entry, length)
+        mount, writes, is_listed = _path_flags(start)
         return cls(
             kind=_kinds()[kind],
             call=call_name(call),
@@ -63,9 +64,9 @@ class GuardViolation(NamedTuple):
             action=_ACTIONS[action],
             subject=subject,
             subject_bytes=length,
-            mount=(start & ~(_flag("FOR_WRITING") | _flag("NOT_LISTED"))) - 1,
-            writes=bool(start & _flag("FOR_WRITING")),
-            is_listed=not start & _flag("NOT_LISTED"),
+            mount=mount,
+            writes=writes,
+            is_listed=is_listed,
         )
 
 
@@ -90,6 +91,7 @@ class GuardEvent(NamedTuple):
         """Reads an entry."""
         kind, call, errno, action, limit, observed, at, length, start = struct.unpack_from("<IIIIQQQI2xH", entry)
         subject = _kept_subject(entry, length)
+        mount, writes, is_listed = _path_flags(start)
         return cls(
             kind=_kinds()[kind],
             call=call_name(call),
@@ -100,9 +102,9 @@ class GuardEvent(NamedTuple):
             at_seconds=at / 1e9,
             subject=subject,
             subject_bytes=length,
-            mount=(start & ~(_flag("FOR_WRITING") | _flag("NOT_LISTED"))) - 1,
-            writes=bool(start & _flag("FOR_WRITING")),
-            is_listed=not start & _flag("NOT_LISTED"),
+            mount=mount,
+            writes=writes,
+            is_listed=is_listed,
         )
 
 
@@ -118,9 +120,11 @@ def _kinds() -> dict[int, str]:
     return {number: name.removeprefix("KIND_") for name, number in constants.items() if name.startswith("KIND_")}
 
 
-@cache
-def _flag(name: str) -> int:
-    return guard().layout.constants[name]
+def _path_flags(start: int) -> tuple[int, bool, bool]:
+    """Reads where a path begins, as the guard notes it: the mount, and whether it is written to, and listed."""
+    constants = guard().layout.constants
+    writing, unlisted = constants["FOR_WRITING"], constants["NOT_LISTED"]
+    return (start & ~(writing | unlisted)) - 1, bool(start & writing), not start & unlisted
 
 
 def _kept_subject(entry: bytes, length: int) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_o
 
 import msgspec
 
+from stockade.errors import EngineError, IsolationError, LinkError, StockadeError, UsageError
 from stockade.guard import Woven  # noqa: TC001 - msgspec looks it up
 from stockade.host import Signature  # noqa: TC001 - likewise
 from stockade.policy import Features, Policy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "FAILURES",
     "FRAME_VERSION",
     "FROM_SERVER",
     "FROM_WORKER",
@@ -284,6 +286,12 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     stderr: int = 0
     value: int = 0
     kind: Literal["", "text", "bytes"] = ""
+
+
+FAILURES: Final[dict[str, type[StockadeError]]] = {
+    kind.__name__: kind for kind in (EngineError, UsageError, LinkError, IsolationError)
+}
+"""The kinds of errors that a worker hands over."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

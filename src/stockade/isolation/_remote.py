@@ -6,9 +6,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stockade.errors import EngineError, IsolationError, LinkError, StockadeError, UsageError
+from stockade.errors import IsolationError
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import (
+    FAILURES,
     Called,
     Cancel,
     Failed,
@@ -55,10 +56,6 @@ _MOST_PIECES: Final = 16
 
 _OUTPUT_BYTES: Final = 1 << 16
 """What a piece of output has at most."""
-
-_KINDS: Final[dict[str, type[StockadeError]]] = {
-    kind.__name__: kind for kind in (EngineError, UsageError, LinkError, IsolationError)
-}
 
 
 class _Streamed:
@@ -232,7 +229,7 @@ class RemoteRun:
             self._progress = message.progress
         elif isinstance(message, Failed):
             check_numbers(message.message)
-            raise _KINDS[message.kind](message.message)
+            raise FAILURES[message.kind](message.message)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -296,19 +293,9 @@ class RemoteRun:
 
     def _finish(self, finished: Finished, blob: bytes) -> RunCoroutine[Report]:
         """Returns the report of the worker, once all output was taken."""
-        now = time.perf_counter()
         assert self._started is not None
         seconds = time.monotonic() - self._asked_at
-        wall = finished.report.usage.wall_seconds
-        total = now - self._begun
-        compiled = self._plan.compile_seconds
-        timings = Timings(
-            compile=compiled,
-            instantiate=max(0.0, total - wall) if total >= wall else 0.0,
-            run=min(wall, total) if wall >= 0 else 0.0,
-            total=compiled + total,
-            cache_hit=self._plan.was_compiled,
-        )
+        timings = self._timings(finished.report.usage.wall_seconds)
         try:
             report = sound_report(finished, blob, self._plan, self._policy, seconds, timings)
             if report.usage.host_calls < self._calls.count:
@@ -323,9 +310,25 @@ class RemoteRun:
             note_cause(report, self._calls.raised)
         return report
 
+    def _timings(self, wall: float) -> Timings:
+        """How long everything took.
+
+        Args:
+            wall: How long the guest has run: what a worker says may be anything, and is looked at later.
+        """
+        plan, total = self._plan, time.perf_counter() - self._begun
+        run = min(wall, total) if wall >= 0 else 0.0
+        return Timings(
+            compile=plan.compile_seconds,
+            instantiate=total - run,
+            run=run,
+            total=plan.compile_seconds + total,
+            cache_hit=plan.was_compiled,
+        )
+
     def _report(self, ending: _Ending) -> Report:
         """Reports on a run whose worker has not. It has used at least what it had when it was last heard of."""
-        plan, total = self._plan, time.perf_counter() - self._begun
+        plan = self._plan
         wall = 0.0 if self._started is None else time.monotonic() - self._started
         told = self._progress or Progress(seconds=0.0)
         violations: tuple[Violation, ...] = ()
@@ -363,13 +366,7 @@ class RemoteRun:
             violations=violations,
             module=plan.info,
             policy=self._policy,
-            timings=Timings(
-                compile=plan.compile_seconds,
-                instantiate=max(0.0, total - wall),
-                run=wall,
-                total=plan.compile_seconds + total,
-                cache_hit=plan.was_compiled,
-            ),
+            timings=self._timings(wall),
             limits=plan.run_limits,
         )
 

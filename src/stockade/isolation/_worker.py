@@ -21,12 +21,12 @@ import msgspec
 
 from stockade.compilation import MadeProgram, Program
 from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
-from stockade.errors import EngineError, IsolationError, LinkError, UsageError
 from stockade.execution import Inputs, OpenMounts, PolicyContext, Streams
 from stockade.guard import guard, state_format, weave
 from stockade.host import CapabilityMissing, HostFunctions, ToldFailure
 from stockade.isolation._backend import InProcess, Task
 from stockade.isolation._frames import (
+    FAILURES,
     TO_WORKER,
     Answer,
     Called,
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
 
 __all__ = ["Prepared", "prepared", "rehearse", "work"]
-
-_FAILURES: Final = (EngineError, UsageError, LinkError, IsolationError)
 
 REQUIRED_WALLS: Final[frozenset[Wall]] = frozenset({"environment", "descriptors", "limits", "privileges", "seccomp"})
 """Walls without which no worker runs anything. Landlock and namespaces stand where the machine gives them."""
@@ -217,8 +215,8 @@ def _serve(program: Prepared, line: socket.socket, namespaces: tuple[Step, ...])
             request, stdin = host.request()
             host.tell(Started(tuple(sorted(report.active))))
             told = host.drive(program, request, stdin)
-        except _FAILURES as problem:
-            kind = next(kind.__name__ for kind in _FAILURES if isinstance(problem, kind))
+        except tuple(FAILURES.values()) as problem:
+            kind = next(name for name, kind in FAILURES.items() if isinstance(problem, kind))
             host.tell(Failed(kind, str(problem)))  # type: ignore[arg-type]
         else:
             host.finish(told)

@@ -10,7 +10,7 @@ from stockade.policy._enforced import check_enforceable, runnable_features, unen
 from stockade.policy._fields import Plain
 from stockade.policy._files import folders_on_the_way, policy_files
 from stockade.policy._given import PolicyLike, policy_of
-from stockade.policy._http import METHODS, is_below, normal_path
+from stockade.policy._http import METHODS, is_below, normal_path, percent_encoded
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
 from stockade.policy._network import (
     Address,
@@ -103,6 +103,7 @@ __all__ = [
     "parse_count",
     "parse_seconds",
     "parse_size",
+    "percent_encoded",
     "place_in_python",
     "policy_files",
     "policy_of",

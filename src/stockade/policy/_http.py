@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["METHODS", "is_ambiguous", "is_below", "is_path_prefix", "normal_path"]
+__all__ = ["METHODS", "is_ambiguous", "is_below", "is_path_prefix", "normal_path", "percent_encoded"]
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """The methods that a guest may come to use: `CONNECT` and `TRACE` are none of them."""
@@ -64,11 +64,26 @@ def _escaped(piece: str) -> str:
         if code < 0x20 or code == 0x7F:
             raise ValueError(piece)
         return chr(code) if chr(code) in _UNRESERVED else piece.upper()
-    if all(character in _PLAIN for character in piece):
-        return piece
+    return percent_encoded(piece)
+
+
+def percent_encoded(text: str, beside: str = "") -> str:
+    """Returns a text with escapes for all that does not stand in a path as it is.
+
+    Not by `urllib.parse`, which would be loaded with every policy.
+
+    Args:
+        text: The text.
+        beside: What else stays as it is.
+
+    Raises:
+        UnicodeEncodeError: It is none that UTF-8 can hold.
+    """
     return "".join(
-        character if character in _PLAIN else "".join(f"%{byte:02X}" for byte in character.encode())
-        for character in piece
+        character
+        if character in _PLAIN or character in beside
+        else "".join(f"%{byte:02X}" for byte in character.encode())
+        for character in text
     )
 
 
