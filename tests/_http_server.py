@@ -33,9 +33,21 @@ class Seen:
 
 
 class HttpServer:
-    """Serves on a thread of its own, until it is left."""
+    """Serves on a thread of its own, until it is left.
 
-    def __init__(self, *, tls: bool = False, host: str = "127.0.0.1") -> None:
+    Args:
+        tls: Whether it speaks TLS.
+        host: The address that it is at; None for all of this machine's.
+        port: The port; 0 for any.
+
+    Attributes:
+        connections: How many have connected.
+        open: How many are connected.
+        reached: The addresses at which it was connected to.
+        seen: The requests.
+    """
+
+    def __init__(self, *, tls: bool = False, host: str | None = "127.0.0.1", port: int = 0) -> None:
         self._context: ssl.SSLContext | None = None
         if tls:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,7 +60,8 @@ class HttpServer:
         self.connections = 0
         self.open = 0
         self.seen: list[Seen] = []
-        self.port = 0
+        self.reached: list[str] = []
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -69,7 +82,7 @@ class HttpServer:
 
     async def _start(self) -> None:
         # What connects is counted before anything of TLS: by a server that has none in front of the one that has.
-        self._server = await asyncio.start_server(self._met, self._host, 0)
+        self._server = await asyncio.start_server(self._met, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -87,6 +100,7 @@ class HttpServer:
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        self.reached.append(writer.get_extra_info("sockname")[0])
         self._writers.add(writer)
         try:
             if self._context is not None:

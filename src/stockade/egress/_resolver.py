@@ -1,27 +1,44 @@
-"""Names looked up, by the resolver of the system."""
+"""Names looked up: by the resolver of the system, or at name servers of the operator's choice."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import re
 import socket
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from stockade._text import printable
+from stockade.errors import UsageError
+from stockade.policy import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from dns.asyncresolver import Resolver
+
     from stockade.policy import Address
 
-__all__ = ["Resolve", "resolve"]
+__all__ = ["NAMESERVERS", "Resolve", "name_servers", "resolve"]
 
 Resolve: TypeAlias = "Callable[[str, int], Awaitable[Sequence[Address]]]"
 """Looks up a name, for a port; raises `OSError` where it stands for no address."""
 
+NAMESERVERS: Final = "STOCKADE_NAMESERVERS"
+"""The variable of the environment that names the name servers to ask, instead of those of the system."""
+
 _THREADS: Final = 4
 """How many names are looked up at a time: the system's resolver blocks."""
+
+_TRY_SECONDS: Final = 2.0
+_MOST_SECONDS: Final = 10.0
+"""How long a name server is waited for, and how long all of them."""
+
+_THIS_MACHINE: Final = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 
 _executors: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPoolExecutor] = weakref.WeakKeyDictionary()
 
@@ -35,7 +52,15 @@ async def resolve(name: str, port: int) -> Sequence[Address]:
 
     Raises:
         OSError: It stands for no address.
+        UsageError: The environment names name servers, and what it says cannot be followed.
     """
+    servers = os.environ.get(NAMESERVERS)
+    if servers is None:
+        return await _ask_system(name, port)
+    return await _ask_servers(servers, name)
+
+
+async def _ask_system(name: str, port: int) -> Sequence[Address]:
     loop = asyncio.get_running_loop()
     executor = _executors.get(loop)
     if executor is None:
@@ -47,3 +72,61 @@ async def resolve(name: str, port: int) -> Sequence[Address]:
         # A zone is this machine's own; such addresses are refused anyway.
         addresses.append(ipaddress.ip_address(str(place[0]).partition("%")[0]))
     return list(dict.fromkeys(addresses))
+
+
+@lru_cache(maxsize=16)
+def name_servers(text: str) -> tuple[tuple[str, int], ...]:
+    """Reads which name servers are asked.
+
+    Args:
+        text: Addresses with commas between them, each with a port where that is not 53: `10.0.0.53,[::1]:5353`.
+
+    Raises:
+        UsageError: One is no address, or there is none.
+    """
+    servers = []
+    for entry in text.split(","):
+        match = re.fullmatch(r"(\[(?P<six>[^\]]+)\]|(?P<four>[0-9.]+))(:(?P<port>[0-9]{1,5}))?", entry.strip())
+        try:
+            address = ipaddress.ip_address("" if match is None else match["six"] or match["four"])
+            port = 53 if match is None else int(match["port"] or 53)
+        except ValueError:
+            port = 0
+        if not 1 <= port <= 65_535:
+            raise UsageError(
+                f"{NAMESERVERS} has {printable(entry)!r}, which is no address of a name server: write 10.0.0.53, "
+                "10.0.0.53:5353 or [::1]:5353, with commas between several"
+            )
+        servers.append((str(address), port))
+    return tuple(servers)
+
+
+async def _ask_servers(servers: str, name: str) -> Sequence[Address]:
+    if is_loopback(name):
+        # No name server is asked for these, or could lead them elsewhere (RFC 6761).
+        return _THIS_MACHINE
+    resolver = _resolver(servers)
+    from dns.exception import DNSException
+    from dns.name import from_text
+
+    absolute = from_text(name)
+    ask = partial(resolver.resolve, absolute, raise_on_no_answer=False, search=False)
+    try:
+        found = await asyncio.gather(ask("A"), ask("AAAA"))
+    except DNSException as problem:
+        raise OSError(f"no name server tells an address of {printable(name)}: {type(problem).__name__}") from None
+    return [ipaddress.ip_address(record.address) for answer in found for record in answer.rrset or ()]
+
+
+@lru_cache(maxsize=16)
+def _resolver(servers: str) -> Resolver:
+    """Returns what asks name servers. It keeps no answers: each request is decided by what a name stands for now."""
+    try:
+        from dns.asyncresolver import Resolver
+        from dns.nameserver import Do53Nameserver
+    except ImportError:
+        raise UsageError(f"{NAMESERVERS} is set, which needs an extra: pip install 'stockade[dns]'") from None
+    resolver = Resolver(configure=False)
+    resolver.nameservers = [Do53Nameserver(address, port) for address, port in name_servers(servers)]
+    resolver.timeout, resolver.lifetime, resolver.cache = _TRY_SECONDS, _MOST_SECONDS, None
+    return resolver
