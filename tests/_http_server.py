@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import threading
 from contextlib import suppress
@@ -82,7 +83,11 @@ class HttpServer:
 
     async def _start(self) -> None:
         # What connects is counted before anything of TLS: by a server that has none in front of the one that has.
-        self._server = await asyncio.start_server(self._met, self._host, self.port)
+        if self._host is None:
+            both = socket.create_server(("", self.port), family=socket.AF_INET6, backlog=100, dualstack_ipv6=True)
+            self._server = await asyncio.start_server(self._met, sock=both)
+        else:
+            self._server = await asyncio.start_server(self._met, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -100,7 +105,7 @@ class HttpServer:
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
-        self.reached.append(writer.get_extra_info("sockname")[0])
+        self.reached.append(writer.get_extra_info("sockname")[0].removeprefix("::ffff:"))
         self._writers.add(writer)
         try:
             if self._context is not None:

@@ -37,7 +37,7 @@ def secure(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
 def names(**known: str) -> Client:
     """A stub of DNS: names and their addresses, several with spaces between them."""
 
-    async def resolve(name: str, port: int) -> Sequence[Any]:
+    async def resolve(name: str, port: int, lookups: object) -> Sequence[Any]:
         if (found := known.get(name.replace(".", "_"))) is None:
             raise OSError("no such name")
         return [ipaddress.ip_address(address) for address in found.split()]

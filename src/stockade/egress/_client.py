@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._locks import new_lock
 from stockade.egress._credential import Credentials
-from stockade.egress._resolver import resolve as system_resolve
+from stockade.egress._resolver import configured_resolver
 
 if TYPE_CHECKING:
     from stockade.egress._resolver import Resolve
@@ -30,24 +30,22 @@ class Client:
     Nothing here knows of proxies, whatever the environment says.
 
     Args:
-        resolve: Looks names up; by default, the system's resolver.
+        resolve: Looks names up; by default, the system's resolver, or the name servers that the environment names.
         credentials: What is added to requests.
 
+    Raises:
+        UsageError: What the environment says of name servers cannot be followed.
+
     Attributes:
+        resolve: What looks names up.
         credentials: The same.
     """
 
     def __init__(self, resolve: Resolve | None = None, credentials: Credentials | None = None) -> None:
         self.credentials = credentials or Credentials(None)
-        # Looked for when it is called.
-        self._resolve = resolve
+        self.resolve = resolve or configured_resolver()
         self._lock = new_lock()
         self._tls: ssl.SSLContext | None = None
-
-    @property
-    def resolve(self) -> Resolve:
-        """Looks up a name."""
-        return self._resolve or system_resolve
 
     def tls(self) -> ssl.SSLContext:
         """Returns how hosts prove who they are: by a certificate of an authority that this machine trusts.

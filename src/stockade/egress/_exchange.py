@@ -293,7 +293,7 @@ class Exchange:
         if not isinstance(target.host, str):
             return (target.host,)
         try:
-            found = await self._client.resolve(target.host, target.port)
+            found = await self._client.resolve(target.host, target.port, self._meter.lookups)
         except (OSError, UnicodeError):
             found = ()
         if not found:

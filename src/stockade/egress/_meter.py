@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import msgspec
 
 from stockade.egress._failure import FailureCode, RequestFailed
+from stockade.egress._resolver import Lookups
 from stockade.report import Violation
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Meter:
     Args:
         policy: The policy.
         since: Says how many seconds the guest has been running.
+
+    Attributes:
+        dropped: How many violations were not kept.
+        lookups: The names that are being looked up for it.
     """
 
     def __init__(self, policy: Policy, since: Callable[[], float]) -> None:
@@ -52,6 +57,7 @@ class Meter:
         self._due = 0.0
         self._found: dict[tuple[str, str, str], Violation] = {}
         self.dropped = 0
+        self.lookups = Lookups()
 
     def used(self) -> NetworkUse:
         """Returns what was used so far. May be asked from any thread."""

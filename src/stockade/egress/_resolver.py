@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import ipaddress
 import os
 import re
 import socket
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from stockade._text import printable
 from stockade.errors import UsageError
@@ -18,21 +20,27 @@ from stockade.policy import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from concurrent.futures import Future
 
     from dns.asyncresolver import Resolver
 
     from stockade.policy import Address
 
-__all__ = ["NAMESERVERS", "Resolve", "name_servers", "resolve"]
+__all__ = ["NAMESERVERS", "Lookups", "Resolve", "configured_resolver", "resolve"]
 
-Resolve: TypeAlias = "Callable[[str, int], Awaitable[Sequence[Address]]]"
-"""Looks up a name, for a port; raises `OSError` where it stands for no address."""
+_Result = TypeVar("_Result")
+
+Resolve: TypeAlias = "Callable[[str, int, Lookups], Awaitable[Sequence[Address]]]"
+"""Looks up a name, for a port and for a guest; raises `OSError` where it stands for no address."""
 
 NAMESERVERS: Final = "STOCKADE_NAMESERVERS"
 """The variable of the environment that names the name servers to ask, instead of those of the system."""
 
 _THREADS: Final = 4
 """How many names are looked up at a time: the system's resolver blocks."""
+
+_THREADS_OF_GUEST: Final = 2
+"""How many of them may wait for a guest."""
 
 _TRY_SECONDS: Final = 2.0
 _MOST_SECONDS: Final = 10.0
@@ -43,30 +51,85 @@ _THIS_MACHINE: Final = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Addres
 _executors: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPoolExecutor] = weakref.WeakKeyDictionary()
 
 
-async def resolve(name: str, port: int) -> Sequence[Address]:
-    """Looks up a name, once.
+class Lookups:
+    """The names that the system is looking up for a guest.
+
+    Who gives up waiting for a name leaves the thread behind that the system keeps, and nobody can end that: it is
+    counted until it is back, so that one guest does not come to have all of them.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[Future[Any]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def look_up(self, ask: Callable[[], _Result]) -> _Result:
+        """Has a thread ask the system, when it is the guest's turn.
+
+        Args:
+            ask: What asks.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            try:
+                if len(self._under_way) < _THREADS_OF_GUEST:
+                    break
+                await turn
+            finally:
+                self._waiting.remove(turn)
+        executor = _executors.get(loop)
+        if executor is None:
+            executor = _executors[loop] = ThreadPoolExecutor(_THREADS, "stockade-names")
+        asked = executor.submit(ask)
+        self._under_way.add(asked)
+        asked.add_done_callback(self._over)
+        return await asyncio.wrap_future(asked)
+
+    def _over(self, asked: Future[Any]) -> None:
+        """On any thread: the next one may be asked for."""
+        self._under_way.discard(asked)
+        for turn in tuple(self._waiting):
+            with suppress(RuntimeError):
+                turn.get_loop().call_soon_threadsafe(_wake, turn)
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+def configured_resolver() -> Resolve:
+    """Returns what looks names up: the system, or what asks the name servers that the environment names.
+
+    Raises:
+        UsageError: What the environment says cannot be followed.
+    """
+    servers = os.environ.get(NAMESERVERS)
+    if servers is None:
+        return resolve
+    name_servers(servers)
+    if importlib.util.find_spec("dns") is None:
+        raise UsageError(f"{NAMESERVERS} is set, which needs an extra: pip install 'stockade[dns]'")
+
+    async def ask(name: str, port: int, lookups: Lookups) -> Sequence[Address]:  # noqa: ARG001 - as the system is
+        return await _ask_servers(servers, name)
+
+    return ask
+
+
+async def resolve(name: str, port: int, lookups: Lookups) -> Sequence[Address]:
+    """Looks up a name, once, as the system does for every program.
 
     Args:
         name: The name, in ASCII.
         port: The port.
+        lookups: Those of the guest.
 
     Raises:
         OSError: It stands for no address.
-        UsageError: The environment names name servers, and what it says cannot be followed.
     """
-    servers = os.environ.get(NAMESERVERS)
-    if servers is None:
-        return await _ask_system(name, port)
-    return await _ask_servers(servers, name)
-
-
-async def _ask_system(name: str, port: int) -> Sequence[Address]:
-    loop = asyncio.get_running_loop()
-    executor = _executors.get(loop)
-    if executor is None:
-        executor = _executors[loop] = ThreadPoolExecutor(_THREADS, "stockade-names")
-    ask = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
-    found = await loop.run_in_executor(executor, ask)
+    found = await lookups.look_up(partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM))
     addresses: list[Address] = []
     for _, _, _, _, place in found:
         # A zone is this machine's own; such addresses are refused anyway.
@@ -121,11 +184,9 @@ async def _ask_servers(servers: str, name: str) -> Sequence[Address]:
 @lru_cache(maxsize=16)
 def _resolver(servers: str) -> Resolver:
     """Returns what asks name servers. It keeps no answers: each request is decided by what a name stands for now."""
-    try:
-        from dns.asyncresolver import Resolver
-        from dns.nameserver import Do53Nameserver
-    except ImportError:
-        raise UsageError(f"{NAMESERVERS} is set, which needs an extra: pip install 'stockade[dns]'") from None
+    from dns.asyncresolver import Resolver
+    from dns.nameserver import Do53Nameserver
+
     resolver = Resolver(configure=False)
     resolver.nameservers = [Do53Nameserver(address, port) for address, port in name_servers(servers)]
     resolver.timeout, resolver.lifetime, resolver.cache = _TRY_SECONDS, _MOST_SECONDS, None
