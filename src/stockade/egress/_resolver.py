@@ -175,10 +175,16 @@ async def _ask_servers(servers: str, name: str) -> Sequence[Address]:
     absolute = from_text(name)
     ask = partial(resolver.resolve, absolute, raise_on_no_answer=False, search=False)
     try:
-        found = await asyncio.gather(ask("A"), ask("AAAA"))
-    except DNSException as problem:
-        raise OSError(f"no name server tells an address of {printable(name)}: {type(problem).__name__}") from None
-    return [ipaddress.ip_address(record.address) for answer in found for record in answer.rrset or ()]
+        # Where one of them fails, nobody waits for the other one.
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(kind)) for kind in ("A", "AAAA")]
+    except ExceptionGroup as problems:
+        known, unknown = problems.split(DNSException)
+        if known is None or unknown is not None:
+            raise
+        told = type(known.exceptions[0]).__name__
+        raise OSError(f"no name server tells an address of {printable(name)}: {told}") from None
+    return [ipaddress.ip_address(record.address) for answer in asked for record in answer.result().rrset or ()]
 
 
 @lru_cache(maxsize=16)
