@@ -124,6 +124,9 @@ THREAD = 0x3D0F00
         ("mmap", (0, 4096, 5, 2), True),
         ("mmap", (0, 4096, 7, 0x22), False),
         ("mmap", (0, 4096, 6, 0x22), False),
+        ("mmap", (0, 4096, 3, 0x21), False),  # MAP_SHARED and MAP_ANONYMOUS: no limit counts it
+        ("mmap", (0, 4096, 3, 0x23), False),  # MAP_SHARED_VALIDATE
+        ("mmap", (0, 4096, 1, 0x01, 3), True),  # of a file
         ("mprotect", (0, 4096, 5), True),
         ("mprotect", (0, 4096, 7), False),
         ("prctl", (15, 1), True),  # PR_SET_NAME
@@ -137,6 +140,7 @@ THREAD = 0x3D0F00
         ("ioctl", (0, 0x5401 | 1 << 32), True),  # the kernel looks at the low word alone, and so do we
         ("ioctl", (0, 0x5412 | 1 << 32), False),
         ("fcntl", (3, 1030), True),  # F_DUPFD_CLOEXEC
+        ("fcntl", (3, 6), False),  # F_SETLK: others would wait
         ("fcntl", (3, 8), False),  # F_SETOWN
         ("fcntl", (3, 10), False),  # F_SETSIG
         ("fcntl", (3, 15), False),  # F_SETOWN_EX
@@ -171,13 +175,14 @@ def test_nothing_becomes_executable_where_code_is_loaded(platform: Platform) -> 
         assert verdict(call, 0, 4096, 5, platform=platform, options=options) == EPERM
         assert verdict(call, 0, 4096, 3, platform=platform, options=options) == ALLOW
     sealed = seal_filter(platform)
-    for name in ("mmap", "mprotect", "pkey_mprotect", "read", "execve"):
+    for name in ("mmap", "mprotect", "pkey_mprotect", "read", "execve", "seccomp"):
         found = TABLE.find(name, platform)
         assert found is not None
         number = found.number(platform) or 0
-        expected = EPERM if "m" in name[:6] and name not in ("read", "execve") else ALLOW
+        expected = EPERM if "m" in name[:6] or name == "seccomp" else ALLOW
         assert run(sealed, ARCHITECTURES[platform], number, (0, 4096, 4)) == expected
-        assert run(sealed, ARCHITECTURES[platform], number, (0, 4096, 3)) == ALLOW
+        # No other filter can follow, whatever its arguments are.
+        assert run(sealed, ARCHITECTURES[platform], number, (0, 4096, 3)) == (EPERM if name == "seccomp" else ALLOW)
 
 
 @pytest.mark.parametrize("platform", LINUX)

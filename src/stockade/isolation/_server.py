@@ -99,7 +99,7 @@ class _Server(ForkLoop):
         assert found is not None
         order, _, descriptors = found
         if isinstance(order, Register):
-            self._programs[order.program] = prepared(order, descriptors)
+            self._programs[order.program] = prepared(order, descriptors, self._namespaces)
         elif isinstance(order, Forget):
             gone = self._programs.pop(order.program, None)
             if gone is not None:
@@ -120,7 +120,7 @@ class _Server(ForkLoop):
         if child == 0:
             try:
                 self.leave_loop()
-                work(program, line, server, self._namespaces)
+                work(program, line, server)
             finally:
                 os._exit(1)
         self._running[child] = worker

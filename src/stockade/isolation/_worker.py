@@ -46,7 +46,7 @@ from stockade.isolation._frames import (
     receive,
     send,
 )
-from stockade.jail import Granted, Jail, ResourceLimits, Step, Wall, confine, seal_code
+from stockade.jail import Granted, Jail, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
 from stockade.modules import Module, load_module
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
@@ -107,13 +107,17 @@ class Prepared:
         module: The module.
         code: The file with its machine code.
         context: The policy made ready.
+        namespaces: What came of the namespaces that its workers are in.
     """
 
-    def __init__(self, order: Register, module: Module, code: int, context: PolicyContext) -> None:
+    def __init__(
+        self, order: Register, module: Module, code: int, context: PolicyContext, namespaces: tuple[Step, ...]
+    ) -> None:
         self.order = order
         self.module = module
         self.code = code
         self.context = context
+        self.namespaces = namespaces
 
     def close(self) -> None:
         """Lets go of its files; its folders go with the context."""
@@ -130,23 +134,28 @@ class Prepared:
         self.context.adopt(self.module, MadeProgram(program, at_hand=True))
 
 
-def prepared(order: Register, descriptors: Sequence[int]) -> Prepared:
+def prepared(order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...]) -> Prepared:
     """Makes a module under a policy ready, in the fork server.
 
     Args:
         order: What is told of it.
         descriptors: The module, its machine code, and the folders of its mounts.
+        namespaces: What came of the namespaces that the server is in.
     """
-    wasm, code, *folders = descriptors
+    wasm, code, *given = descriptors
+    mounts = order.policy.filesystem.mounts
+    folders, namespaces = detach_folders(
+        ((folder, mount.mode == "rw") for folder, mount in zip(given, mounts, strict=True)), namespaces
+    )
     with os.fdopen(wasm, "rb") as file:
         file.seek(0)
         module = load_module(file.read(), order.policy, text=False, name=order.name)
     assert module.sha256 == order.sha256
-    grants = OpenMounts.received(order.policy.filesystem.mounts, folders)
+    grants = OpenMounts.received(mounts, folders)
     units = order.units
     functions = HostFunctions.described(order.functions, _Function)
     context = PolicyContext(order.policy, functions, grants, units_for=lambda _: units or 0)
-    return Prepared(order, module, code, context)
+    return Prepared(order, module, code, context, namespaces)
 
 
 class _Function:
@@ -190,26 +199,25 @@ def rehearse() -> None:
     msgspec.msgpack.encode(woven.renamed)
 
 
-def work(program: Prepared, line: socket.socket, server: int, namespaces: tuple[Step, ...]) -> NoReturn:
+def work(program: Prepared, line: socket.socket, server: int) -> NoReturn:
     """Is a worker.
 
     Args:
         program: What it is to run.
         line: The socket to the host.
         server: The process that has forked this one.
-        namespaces: What came of the namespaces that it is in.
     """
     end_with(server)
     gc.disable()
     # Nobody waits for what is given back.
-    os._exit(0 if _serve(program, line, namespaces) else 1)
+    os._exit(0 if _serve(program, line) else 1)
 
 
-def _serve(program: Prepared, line: socket.socket, namespaces: tuple[Step, ...]) -> bool:
+def _serve(program: Prepared, line: socket.socket) -> bool:
     host = _Function.host = _Host(line)
     try:
         try:
-            report = confine(_jail_of(program, line), inherited=namespaces)
+            report = confine(_jail_of(program, line), inherited=program.namespaces)
             program.load()
             seal_code()
             request, stdin = host.request()

@@ -13,6 +13,7 @@ from stockade.jail._model import (
     Step,
     Wall,
 )
+from stockade.jail._mounts import detach_folders
 from stockade.jail._namespaces import enter_namespaces, leave_root
 from stockade.jail._rehearsal import rehearse
 from stockade.jail._seccomp import seal_code
@@ -28,6 +29,7 @@ __all__ = [
     "Step",
     "Wall",
     "confine",
+    "detach_folders",
     "enter_namespaces",
     "landlock_version",
     "leave_root",

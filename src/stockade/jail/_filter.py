@@ -54,9 +54,12 @@ PR_SET_VMA, by which allocators name their memory."""
 _IOCTL: Final = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS, which isatty is, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Nothing that reaches a device, or types."""
 
-_FCNTL: Final = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1033, 1034)
-"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, locks of both kinds, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS.
-F_SETOWN and its kin would have the kernel send signals to other processes."""
+_FCNTL: Final = (0, 1, 2, 3, 4, 1030, 1033, 1034)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS. F_SETOWN and its kin would
+have the kernel send signals to other processes, and for a lock other processes would wait."""
+
+_SHARED_MEMORY: Final = 0x01 | 0x20
+"""MAP_SHARED, which MAP_SHARED_VALIDATE contains, and MAP_ANONYMOUS: memory that no limit of a process counts."""
 
 _STRICTER: Final = (1, (0, 1))
 """SECCOMP_SET_MODE_FILTER, without flags or with SECCOMP_FILTER_FLAG_TSYNC: filters only ever take away."""
@@ -164,15 +167,16 @@ def _search(ranges: list[_Range]) -> _Code:
 
 @lru_cache(2)
 def seal_filter(platform: Platform) -> bytes:
-    """Makes a program that refuses to make memory executable, and allows all else: it is put before another one.
+    """Makes a program that refuses to make memory executable, and any further filter; it allows all else.
+
+    It is put before another one.
 
     Args:
         platform: A Linux.
     """
-    numbers = {"linux-x86_64": (9, 10, 329), "linux-aarch64": (222, 226, 288)}[
-        platform
-    ]  # mmap, mprotect, pkey_mprotect
-    code = _head(platform)
+    # mmap, mprotect, pkey_mprotect; seccomp
+    numbers, last = {"linux-x86_64": ((9, 10, 329), 317), "linux-aarch64": ((222, 226, 288), 277)}[platform]
+    code = [*_head(platform), (_JEQ, 0, 1, last), _give(_refusal(False, "EPERM"))]
     for number in numbers:
         part = _without_execution()
         code += [(_JEQ, 0, len(part), number), *part]
@@ -216,11 +220,13 @@ def _conditional(when: str, options: FilterOptions, refusal: int) -> _Code:
             _give(_ALLOW),
             _give(refusal),
         ]
-    if when == "code":
+    if when in ("code", "map"):
         if not options.executable:
-            return _without_execution()
-        both = _WRITE | _EXECUTE
-        return [_load_argument(2), (_ALU_AND, 0, 0, both), (_JEQ, 0, 1, both), _give(refusal), _give(_ALLOW)]
+            code = _without_execution()
+        else:
+            both = _WRITE | _EXECUTE
+            code = [_load_argument(2), (_ALU_AND, 0, 0, both), (_JEQ, 0, 1, both), _give(refusal), _give(_ALLOW)]
+        return [*_without_shared_memory(), *code] if when == "map" else code
     if when == "own":
         return [_load_argument(0), *_one_of((_PLACEHOLDER,), refusal)]
     if when == "read_limits":
@@ -248,6 +254,16 @@ def _conditional(when: str, options: FilterOptions, refusal: int) -> _Code:
         ]
     place, allowed = {"prctl": (0, _PRCTL), "ioctl": (1, _IOCTL), "fcntl": (1, _FCNTL)}[when]
     return [_load_argument(place), *_one_of(allowed, refusal)]
+
+
+def _without_shared_memory() -> _Code:
+    """What is mapped is of this process alone, or of a file."""
+    return [
+        _load_argument(3),
+        (_ALU_AND, 0, 0, _SHARED_MEMORY),
+        (_JEQ, 0, 1, _SHARED_MEMORY),
+        _give(_refusal(False, "EPERM")),
+    ]
 
 
 def _without_execution() -> _Code:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stockade.jail._model import Jail, ResourceLimits
 
-__all__ = ["close_descriptors", "empty_environment", "find_environment", "leave_session", "set_limits"]
+__all__ = ["close_descriptors", "close_others", "empty_environment", "find_environment", "leave_session", "set_limits"]
 
 _LAST: Final = 0xFFFF_FFFF
 _STANDARD: Final = 3
@@ -79,9 +79,18 @@ def close_descriptors(jail: Jail) -> str:
             if stream != nothing:
                 os.dup2(nothing, stream)
         kept.update(missing)
+    close_others(kept)
+    return f"{len(kept)} are open"
+
+
+def close_others(kept: set[int]) -> None:
+    """Closes all descriptors but some.
+
+    Args:
+        kept: Those that stay open.
+    """
     for first, last in _gaps(sorted(kept)):
         _close(first, last)
-    return f"{len(kept)} are open"
 
 
 def _gaps(kept: list[int]) -> Iterator[tuple[int, int]]:

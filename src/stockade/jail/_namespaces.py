@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from stockade.jail._libc import syscall
 from stockade.jail._model import NAMESPACES, JailReport, Step
-from stockade.jail._privileges import drop_capabilities
+from stockade.jail._mounts import start_mounter
+from stockade.jail._privileges import drop_capabilities, hide_memory
 from stockade.system import prctl
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Has this process, and those that it forks, see no file by its path: in the root are `/proc` and `/dev/null`.
 
     Landlock knows opening, and not what is told of a path, nor its times: these are out of reach, too. What is open
-    stays open. It is called when everything is loaded, in the process that `enter_namespaces` has returned in; then
-    that one gives its capabilities up.
+    stays open, and leads out: folders go through `detach_folders`. It is called when everything is loaded, in the
+    process that `enter_namespaces` has returned in; then that one gives its capabilities up, and no other looks into it.
 
     Args:
         steps: What came of the namespaces.
@@ -113,29 +114,37 @@ def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     Returns:
         The same, with what is left of mounts.
     """
-    told = []
+    told, own = [], True
     for step in steps:
         if step.wall == "mount" and step.active:
             try:
-                _empty_root()
+                start_mounter()
+                # The one that has just been forked keeps the mounts that there are.
+                syscall("unshare", _FLAGS["mount"])
+                own = _empty_root()
                 step = Step("mount", active=True, detail=_TOLD["mount"])
             except OSError as problem:
                 detail = f"mounts are its own, but the host's files are still seen ({problem.strerror})"
                 step = Step("mount", active=False, detail=detail)
+        elif step.wall == "pid" and step.active and not own:
+            step = Step("pid", active=False, detail="its processes are its own, but /proc shows those outside, too")
         told.append(step)
     with suppress(OSError):  # each worker tries it anew, and says what came of it
         drop_capabilities()
+    with suppress(OSError):  # a worker that got round Landlock would find its memory under /proc
+        hide_memory()
     return tuple(told)
 
 
-def _empty_root() -> None:
+def _empty_root() -> bool:
+    """Leaves the root for an empty one; whether `/proc` shows the processes of this namespace alone there."""
     place = _PLACE
     _mount(b"none", place, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=64k,mode=0755")
     root = Path(os.fsdecode(place))
     (root / "proc").mkdir()
     (root / "dev").mkdir()
     (root / "dev" / "null").touch()
-    _mount(b"/proc", place + b"/proc", None, _MS_BIND | _MS_REC, None)
+    own = _mount_processes(place + b"/proc")
     _mount(b"/dev/null", place + b"/dev/null", None, _MS_BIND, None)
     os.chdir(place)
     here = ctypes.create_string_buffer(b".")
@@ -144,6 +153,17 @@ def _empty_root() -> None:
     syscall("umount2", here, _MNT_DETACH)
     os.chdir("/")
     _mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None)
+    return own
+
+
+def _mount_processes(place: bytes) -> bool:
+    """Mounts `/proc` anew, so that each process sees itself there; the host's where the kernel, or a container, refuses."""
+    for options in (b"hidepid=4,subset=pid", b"hidepid=4", b"hidepid=2", None):
+        with suppress(OSError):
+            _mount(b"proc", place, b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+            return True
+    _mount(b"/proc", place, None, _MS_BIND | _MS_REC, None)
+    return False
 
 
 def _mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
