@@ -25,7 +25,17 @@ import msgspec
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src"))
 
-from stockade.jail import Granted, Jail, JailError, ResourceLimits, confine, detach_folders, enter_namespaces, leave_root, seal_code
+from stockade.jail import (
+    Granted,
+    Jail,
+    JailError,
+    ResourceLimits,
+    confine,
+    detach_folders,
+    enter_namespaces,
+    leave_root,
+    seal_code,
+)
 from stockade.jail._filter import _assemble, _give, _head
 from stockade.jail._libc import syscall
 from stockade.jail._seccomp import _install, _platform, _Program
@@ -554,7 +564,9 @@ def make_fifo() -> None:
 def open_by_handle() -> None:
     """A number of a file leads to it from any folder of its file system."""
     handle = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0), 136)
-    called("name_to_handle_at", MOUNTS[0], ctypes.create_string_buffer(b"hello"), handle, ctypes.create_string_buffer(4), 0)
+    called(
+        "name_to_handle_at", MOUNTS[0], ctypes.create_string_buffer(b"hello"), handle, ctypes.create_string_buffer(4), 0
+    )
     folder = os.open(".", os.O_RDONLY, dir_fd=MOUNTS[0])
     os.close(syscall("open_by_handle_at", folder, handle, os.O_RDONLY))
 
@@ -711,7 +723,9 @@ def main() -> None:
             )
             if steps:
                 steps = leave_root(steps)
-                folders = [(folder, mount.get("writable", False)) for folder, mount in zip(MOUNTS, granted, strict=True)]
+                folders = [
+                    (folder, mount.get("writable", False)) for folder, mount in zip(MOUNTS, granted, strict=True)
+                ]
                 MOUNTS[:], steps = detach_folders(folders, steps)
                 # What was forked for it is the worker; the first process of a namespace is the server.
                 child = os.fork()

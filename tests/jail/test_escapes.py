@@ -302,9 +302,7 @@ def test_without_the_jail_it_works(folder: Path, attempt: str) -> None:
     if attempt in TAKES_ROOT and os.geteuid() != 0:
         pytest.skip("without a jail, too, it takes root")
     if "none" not in _TOLD:
-        _TOLD["none"] = prisoner(
-            mounts=mounts(folder), attempts=[*REFUSED, *REFUSED_BY_MOUNTS], **surroundings(folder)
-        )
+        _TOLD["none"] = prisoner(mounts=mounts(folder), attempts=[*REFUSED, *REFUSED_BY_MOUNTS], **surroundings(folder))
         (folder / "outside").unlink(missing_ok=True)
         for name in ("fifo", "device"):
             (folder / "mount" / name).unlink(missing_ok=True)

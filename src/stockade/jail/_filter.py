@@ -226,7 +226,7 @@ def _conditional(when: str, options: FilterOptions, refusal: int) -> _Code:
         else:
             both = _WRITE | _EXECUTE
             code = [_load_argument(2), (_ALU_AND, 0, 0, both), (_JEQ, 0, 1, both), _give(refusal), _give(_ALLOW)]
-        return [*_without_shared_memory(), *code] if when == "map" else code
+        return [*_without_shared_memory(refusal), *code] if when == "map" else code
     if when == "own":
         return [_load_argument(0), *_one_of((_PLACEHOLDER,), refusal)]
     if when == "read_limits":
@@ -256,13 +256,13 @@ def _conditional(when: str, options: FilterOptions, refusal: int) -> _Code:
     return [_load_argument(place), *_one_of(allowed, refusal)]
 
 
-def _without_shared_memory() -> _Code:
+def _without_shared_memory(refusal: int) -> _Code:
     """What is mapped is of this process alone, or of a file."""
     return [
         _load_argument(3),
         (_ALU_AND, 0, 0, _SHARED_MEMORY),
         (_JEQ, 0, 1, _SHARED_MEMORY),
-        _give(_refusal(False, "EPERM")),
+        _give(refusal),
     ]
 
 

@@ -1,8 +1,8 @@
 """Folders as mounts of their own: nothing is above them, and what they do not permit, the kernel does not either.
 
-An open folder leads to all that is above it, by `..`, wherever the process has its root. Landlock refuses to open what is
-there, and knows nothing of asking for its size or setting its times. Such a mount is made from a path, in a namespace
-where the folder has one: so a process stays there, and makes them for the one that has left it.
+An open folder leads to all that is above it, by `..`, wherever the process has its root. Landlock refuses to open what
+is there, and knows nothing of asking for its size or setting its times. Such a mount is made from a path, in a
+namespace where the folder has one: so a process stays there, and makes them for the one that has left it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def start_mounter() -> None:
     Raises:
         OSError: The system does not do so.
     """
-    global _line  # noqa: PLW0603 - there is one for a process, and for those that it forks
+    global _line
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     server = os.getpid()
     if os.fork():
@@ -70,8 +70,8 @@ def detach_folders(folders: Iterable[tuple[int, bool]], steps: tuple[Step, ...])
         steps: What came of the namespaces.
 
     Returns:
-        The folders, which cannot be read from but by opening them anew; and the same steps, without the wall of mounts where
-        one of them leads out of it.
+        The folders, which cannot be read from but by opening them anew; and the same steps, without the wall of mounts
+        where one of them leads out of it.
     """
     found, reason = [], ""
     apart = any(step.wall == "mount" and step.active for step in steps)

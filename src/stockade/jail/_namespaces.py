@@ -106,7 +106,7 @@ def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
     Landlock knows opening, and not what is told of a path, nor its times: these are out of reach, too. What is open
     stays open, and leads out: folders go through `detach_folders`. It is called when everything is loaded, in the
-    process that `enter_namespaces` has returned in; then that one gives its capabilities up, and no other looks into it.
+    process that `enter_namespaces` has returned in; then that one gives its capabilities up, and none looks into it.
 
     Args:
         steps: What came of the namespaces.
@@ -157,7 +157,7 @@ def _empty_root() -> bool:
 
 
 def _mount_processes(place: bytes) -> bool:
-    """Mounts `/proc` anew, so that each process sees itself there; the host's where the kernel, or a container, refuses."""
+    """Mounts `/proc` anew, where each process sees itself; the host's where the kernel, or a container, refuses."""
     for options in (b"hidepid=4,subset=pid", b"hidepid=4", b"hidepid=2", None):
         with suppress(OSError):
             _mount(b"proc", place, b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)

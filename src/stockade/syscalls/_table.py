@@ -40,7 +40,9 @@ _FILE: Final = Path(__file__).with_name("syscalls.yaml")
 _VERSION: Final = 1
 _MAX_FILE_BYTES: Final = 1 << 20
 
-Condition: TypeAlias = Literal["", "threads", "code", "map", "prctl", "ioctl", "fcntl", "own", "read_limits", "stricter"]
+Condition: TypeAlias = Literal[
+    "", "threads", "code", "map", "prctl", "ioctl", "fcntl", "own", "read_limits", "stricter"
+]
 """What the arguments of a call must be, where not all of them are harmless."""
 
 
