@@ -2,8 +2,9 @@
 
 `python _prisoner.py SPEC` with SPEC as JSON: `jail`, keywords of `Jail` (mounts as paths); `namespaces`, whether they
 are entered; `without`, system calls that the machine is to be without; `user`, who it is to be; `attempts`, names of
-functions below; `outside`, a file that is not there yet, `secret`, one that is, and `mountpoint`, a folder, all beside the
-mounts, of which the first is writable and the second is not. It answers with JSON: the report, and of each attempt what came of it.
+functions below; `outside`, a file that is not there yet, `secret`, one that is, and `mountpoint`, a folder, all beside
+the mounts, of which the first is writable and the second is not. It answers with JSON: the report, and of each attempt
+what came of it.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_what_no_worker_may_do(category: str) -> None:
 
 
 def test_calls_with_more_than_one_use_are_held_to_some() -> None:
-    """By themselves, these would start processes, reach devices, signal others, make data executable or memory that nobody counts."""
+    """By themselves, these would start processes, reach devices, signal others, make data executable, share memory."""
     conditions = {call.name: call.when for call in TABLE.calls if call.when}
 
     assert conditions == {
