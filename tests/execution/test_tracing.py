@@ -20,6 +20,7 @@ from stockade.execution import _tracing
 from stockade.guard import guard, prove, weave
 from stockade.report import TracedCall
 from stockade.wasm import parse
+from tests._processes import cancelling
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -386,13 +387,15 @@ def test_a_cancelled_run_tells_the_call_it_ended_in() -> None:
     )
     told: list[TracedCall] = []
 
-    def sink(call: TracedCall) -> None:
-        # Told while the guest is halted: it sleeps.
-        told.append(call)
-        box.cancel("it")
+    with Sandbox(trace=Trace(sink=told.append)) as box:
 
-    with Sandbox(trace=Trace(sink=sink)) as box:
-        report = box.run(module, run_id="it")
+        def cancel() -> None:
+            run = box.monitor().get("it")
+            if run is not None and run.calls == 2 and run.state == "waiting":
+                box.cancel("it")
+
+        with cancelling(cancel):
+            report = box.run(module, run_id="it")
     assert report.outcome is Outcome.CANCELLED
     assert [call.has_returned for call in told] == [True, False]
     assert told[1].render() == "poll_oneoff({MONOTONIC +1.872756736s}, 0x800, 1, 0x8) = ?"
