@@ -1,4 +1,4 @@
-"""Runs in worker processes: a fresh one for each, as fast as they go, and what one that sleeps has of memory."""
+"""Runs in worker processes: one that is made for each, one that waits, as many as go, and what one has of memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from rich.table import Table
 
 import stockade
 from benchmarks._guests import HELLO, SLEEP
-from benchmarks._measure import Promise, in_turn
+from benchmarks._measure import Promise, Spread, in_turn
+from stockade.isolation import _ahead
 from stockade.isolation._hub import hub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
 __all__ = ["workers"]
 
 _ROUNDS = 100
 _AT_ONCE = 200
+
+_PAUSE_SECONDS = 0.05
+"""Between two runs, so that the next worker waits when it is asked for."""
 
 
 def _fork() -> None:
@@ -57,11 +63,24 @@ def _asleep(box: stockade.Sandbox) -> float:
     return megabytes
 
 
+def _after_pauses(jobs: dict[str, Callable[[], object]]) -> dict[str, Spread]:
+    """Times jobs in turn, each after a pause: in microseconds."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(_ROUNDS):
+        for name, job in jobs.items():
+            time.sleep(_PAUSE_SECONDS)
+            begun = time.perf_counter_ns()
+            job()
+            times[name].append((time.perf_counter_ns() - begun) / 1e3)
+    return {name: Spread.of(taken) for name, taken in times.items()}
+
+
 def workers(console: Console) -> list[Promise]:
-    """A fresh, jailed process for each hello world."""
+    """A jailed process for each hello world, made when it is asked for, and made ahead."""
     loaded = stockade.Module.load(HELLO.encode(), text=True)
     here, there = stockade.Sandbox("strict"), stockade.Sandbox("strict", isolation="process")
     assert there.run(loaded).stdout == here.run(loaded).stdout
+    ahead, _ahead.MOST_FOR_ONE = _ahead.MOST_FOR_ONE, 0  # type: ignore[misc]
     times = in_turn(
         {
             "fork of this process": _fork,
@@ -76,6 +95,16 @@ def workers(console: Console) -> list[Promise]:
         for report in pool.map(lambda _: there.run(loaded), range(_AT_ONCE)):
             assert report.ok
         a_second = _AT_ONCE / (time.perf_counter() - begun)
+    _ahead.MOST_FOR_ONE = ahead  # type: ignore[misc]
+    there.run(loaded)
+    times |= _after_pauses(
+        {
+            "in this process, after a pause": lambda: here.run(loaded),
+            "in a worker that waits": lambda: there.run(loaded),
+        }
+    )
+    more = times["in a worker that waits"].p50 - times["in this process, after a pause"].p50
+    hub.end()
     asleep = _asleep(stockade.Sandbox(stockade.Policy(), isolation="process"))
     table = Table(title="one hello world, ms")
     for heading in ("", "p50", "p95", "p99", "worst"):
@@ -87,5 +116,6 @@ def workers(console: Console) -> list[Promise]:
     return [
         Promise("a fresh jailed worker: hello world, ms", times["in a worker"].p50 / 1e3),
         Promise("a fresh jailed worker: runs a second", a_second),
+        Promise("a jailed worker that waits: hello world, ms more than in this process", more / 1e3),
         Promise("a fresh jailed worker: MiB of its own while its guest sleeps", asleep),
     ]

@@ -48,7 +48,7 @@ def server() -> _hub._Server:
 
 
 def started(count: int) -> list[_hub.WorkerHandle]:
-    """Waits until so many workers are at work."""
+    """Waits until so many workers are at work, or wait for it."""
     until(
         lambda: (
             _hub.hub._server is not None and sum(w._process is not None for w in [*server().workers.values()]) >= count
@@ -57,8 +57,16 @@ def started(count: int) -> list[_hub.WorkerHandle]:
     return [worker for worker in server().workers.values() if worker._process is not None]
 
 
+@pytest.fixture(autouse=True)
+def none_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker is one that a run has asked for, so that it is known whose it is."""
+    monkeypatch.setattr("stockade.isolation._ahead.MOST_FOR_ONE", 0)
+    _hub.hub.end()
+
+
 def all_gone() -> bool:
-    return not server().workers
+    """Whether no worker is left but those that wait."""
+    return len(server().workers) == len(server().ahead)
 
 
 async def while_it_sleeps(box: Sandbox, do: Callable[[int], object], seconds: float = 3600) -> Report:

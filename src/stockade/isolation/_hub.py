@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from stockade._bell import start_thread
 from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
 from stockade.errors import IsolationError
+from stockade.isolation._ahead import WorkersAhead
 from stockade.isolation._frames import (
     FROM_SERVER,
     FROM_WORKER,
@@ -40,7 +42,7 @@ from stockade.isolation._frames import (
 from stockade.worker import ServerProcess, socket_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["Hub", "WorkerHandle", "hub", "stale"]
 
@@ -53,6 +55,12 @@ MOST_WORKERS: Final = 256
 MOST_PROGRAMS: Final = 64
 """Modules under policies that a fork server has ready, those used last."""
 
+_LOOK_SECONDS: Final = 10.0
+"""How often it is looked, while there are workers, whether some have waited for long."""
+
+_BUSY_SECONDS: Final = 0.05
+"""When that is looked at again where somebody is in the middle of something."""
+
 _KIND: Final = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)
 
 
@@ -60,24 +68,41 @@ class WorkerHandle:
     """A worker, from when it is asked for until its run is over. For one thread at a time, but for what says otherwise.
 
     Attributes:
+        number: What it is called.
+        program: What it runs.
         status: Its exit status, negative for the signal that ended it; None while it is not known.
         refused: The system's reason why there is no worker; 0 where there is one, or is going to be.
         is_garbled: Whether it has said what makes no sense.
         most_bytes: How many bytes a message of its may have, what stands behind it left out.
     """
 
-    def __init__(self, number: int, line: socket.socket, server: _Server, wake: Callable[[], object]) -> None:
+    def __init__(self, number: int, program: int, line: socket.socket, server: _Server) -> None:
         self.number = number
+        self.program = program
         self.status: int | None = None
         self.refused = 0
         self.is_garbled = False
         self.most_bytes = MOST_MESSAGE_BYTES
         self._line = line
         self._server = server
-        self._wake = wake
+        self._wake: Callable[[], object] = _nobody
         self._process: int | None = None
         self._killed = False
         self._lock = reentrant_lock()
+
+    def begin(self, request: Request, blob: bytes, wake: Callable[[], object]) -> None:
+        """Tells the worker what to do, whether it waits already or there is none yet.
+
+        Args:
+            request: That.
+            blob: What stands behind it.
+            wake: Is called, from any thread, when it has said something, or has ended.
+
+        Raises:
+            Gone: It has ended.
+        """
+        self._wake = wake
+        send(self._line, request, blob)
 
     def receive(self, most_blob: int) -> tuple[FromWorker, bytes] | None:
         """Returns what the worker says next; None where there is nothing yet.
@@ -147,12 +172,23 @@ class WorkerHandle:
         self._wake()
 
 
-class _Watcher:
-    """The thread that listens."""
+def _nobody() -> None:
+    """Wakes nobody."""
 
-    def __init__(self, control: socket.socket, hear: Callable[[], bool]) -> None:
+
+class _Watcher:
+    """The thread that listens.
+
+    Args:
+        control: The socket to the server.
+        hear: Takes what the server says; whether there is more to come.
+        tend: Does what is due, and says in how many seconds something will be; None where nothing is.
+    """
+
+    def __init__(self, control: socket.socket, hear: Callable[[], bool], tend: Callable[[], float | None]) -> None:
         self._control = control
         self._hear = hear
+        self._tend = tend
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._workers: dict[int, WorkerHandle] = {}
@@ -164,7 +200,8 @@ class _Watcher:
     def add(self, line: socket.socket, worker: WorkerHandle) -> None:
         """Listens to a worker, once it is armed."""
         self._workers[line.fileno()] = worker
-        self._poll.register(line, 0)
+        # That the other end is closed is told without being asked for: once, and not for ever.
+        self._poll.register(line, select.EPOLLONESHOT)
 
     def arm(self, line: socket.socket) -> None:
         with suppress(OSError, ValueError):
@@ -181,7 +218,7 @@ class _Watcher:
         control = self._control.fileno()
         while True:
             try:
-                ready = self._poll.poll()
+                ready = self._poll.poll(self._tend())
             except (OSError, ValueError):
                 return
             for descriptor, _ in ready:
@@ -198,9 +235,15 @@ class _Watcher:
 
 
 class _Server:
-    """A fork server that was started."""
+    """A fork server that was started.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: What its workers are called.
+        tend: What the thread that listens does from time to time; see there.
+    """
+
+    def __init__(self, numbers: Iterator[int], tend: Callable[[], float | None]) -> None:
+        self._numbers = numbers
         self.process = ServerProcess(
             "stockade.isolation._server",
             "there is no Python to run workers with, for sys.executable is not set: set it, or use "
@@ -211,7 +254,8 @@ class _Server:
         self.programs: BoundedDict[tuple[int, str], int] = BoundedDict(MOST_PROGRAMS + 1)
         self.workers: dict[int, WorkerHandle] = {}
         self.lost = False
-        self.watcher = _Watcher(self._control, self._hear)
+        self.ahead = WorkersAhead(self.make)
+        self.watcher = _Watcher(self._control, self._hear, tend)
         self.watcher.start()
 
     def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
@@ -228,15 +272,45 @@ class _Server:
         """Notes that the server knows what is to run; it forgets what was not used for longest."""
         self.programs.keep(key, program)
         if len(self.programs) > MOST_PROGRAMS:
-            self.order(Forget(self.programs.popitem(last=False)[1]))
+            self._forget(self.programs.popitem(last=False)[1])
 
     def drop(self, policy: int) -> None:
         """Has the server forget what ran under a policy that is no more."""
         for key in [key for key in self.programs if key[0] == policy]:
-            self.order(Forget(self.programs.pop(key)))
+            self._forget(self.programs.pop(key))
+
+    def _forget(self, program: int) -> None:
+        self.ahead.drop(program)
+        self.order(Forget(program))
+
+    def make(self, program: int) -> WorkerHandle:
+        """Has a worker made, which waits to be told what to do.
+
+        Args:
+            program: What it is to run.
+
+        Raises:
+            Gone: The server is no more.
+            OSError: There are no more descriptors.
+        """
+        number = next(self._numbers)
+        ours, theirs = socket_pair(_KIND)
+        worker = WorkerHandle(number, program, ours, self)
+        try:
+            with theirs:
+                self.workers[number] = worker
+                self.watcher.add(ours, worker)
+                self.order(Spawn(number, program), [theirs.fileno()])
+        except BaseException:
+            self.workers.pop(number, None)
+            self.watcher.forget(ours)
+            ours.close()
+            raise
+        return worker
 
     def left(self, worker: WorkerHandle) -> None:
         """A run needs its worker no more. It stays known until it has ended, so that its descriptor is closed."""
+        self.ahead.left(worker)
         if worker.refused or worker.status is not None or self.lost:
             self.workers.pop(worker.number, None)
 
@@ -271,6 +345,7 @@ class _Server:
 
     def close(self) -> None:
         self.lost = True
+        self.ahead.close()
         self.process.close()
         self.watcher.close()
 
@@ -380,21 +455,33 @@ class Hub:
             program = next(self._numbers)
             server.order(*register(program))
             server.keep(key, program)
-        number = next(self._numbers)
-        ours, theirs = socket_pair(_KIND)
-        worker = WorkerHandle(number, ours, server, wake)
+        worker = server.ahead.take(program) or server.make(program)
         try:
-            with theirs:
-                server.workers[number] = worker
-                server.watcher.add(ours, worker)
-                server.order(Spawn(number, program), [theirs.fileno()])
-            send(ours, request, blob)
+            worker.begin(request, blob, wake)
+            server.ahead.took(worker)
         except BaseException:
-            server.workers.pop(number, None)
-            server.watcher.forget(ours)
-            ours.close()
+            worker.close()
             raise
         return worker
+
+    def _tend(self) -> float | None:
+        """On the thread that listens: ends what has waited for long; in how many seconds there is something to do."""
+        server = self._server
+        if server is None or not server.workers:
+            # Whatever comes to be wanted is heard of.
+            return None
+        due = server.ahead.idle_at()
+        left = _LOOK_SECONDS if due is None else due - time.monotonic()
+        if left > 0:
+            return min(left, _LOOK_SECONDS)
+        # Whoever has the lock may wait for the server, and that for what it says to be heard here.
+        if not self._lock.acquire(blocking=False):
+            return _BUSY_SECONDS
+        try:
+            server.ahead.end_idle()
+        finally:
+            self._lock.release()
+        return _BUSY_SECONDS
 
     def _found(self) -> _Server:
         """The server, started if there is none."""
@@ -406,7 +493,7 @@ class Hub:
             server.close()
             server = None
         if server is None:
-            server = self._server = _Server()
+            server = self._server = _Server(self._numbers, self._tend)
         return server
 
     def close(self) -> None:

@@ -1,0 +1,154 @@
+"""Workers that are made ahead: forked, jailed and with their module loaded, each waits for the one run that it is for.
+
+How many wait for a module under a policy follows from how many of its runs are under way at once; none does for what
+has run but once. Another is made as soon as one is taken, while its run is under way. All are ended that nobody has
+asked for in a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from stockade.isolation._frames import Gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stockade.isolation._hub import WorkerHandle
+
+__all__ = ["MOST_AHEAD", "MOST_FOR_ONE", "WorkersAhead"]
+
+MOST_AHEAD: Final = 16
+"""Workers that wait, at a time."""
+
+MOST_FOR_ONE: Final = 8
+"""Of these, workers for one module under one policy."""
+
+IDLE_SECONDS: Final = 30.0
+"""For so long after a module has run under a policy, workers wait for it to do so again."""
+
+
+class _Expected:
+    """What waits for one module under one policy.
+
+    Attributes:
+        waiting: The workers.
+        working: Numbers of those that were taken, or made for a run at once, and whose run is not over.
+        asked: When one was asked for last.
+        is_usual: Whether that was not the first time.
+    """
+
+    def __init__(self, asked: float) -> None:
+        self.waiting: deque[WorkerHandle] = deque()
+        self.working: set[int] = set()
+        self.asked = asked
+        self.is_usual = False
+
+
+class WorkersAhead:
+    """Those of one fork server. For one thread at a time, but for what says otherwise.
+
+    Args:
+        make: Has a worker made for a program, which waits.
+        most: How many wait at a time.
+        clock: Tells the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], WorkerHandle],
+        most: int = MOST_AHEAD,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make = make
+        self._most = most
+        self._clock = clock
+        self._expected: dict[int, _Expected] = {}
+
+    def __len__(self) -> int:
+        """Returns how many wait. May be asked from any thread."""
+        return sum(len(expected.waiting) for expected in list(self._expected.values()))
+
+    def take(self, program: int) -> WorkerHandle | None:
+        """Returns a worker that waits, or is about to; None where none does.
+
+        Args:
+            program: What it is to run.
+        """
+        expected = self._expected.get(program)
+        while expected is not None and expected.waiting:
+            worker = expected.waiting.popleft()
+            if worker.status is None and not worker.refused:
+                return worker
+            worker.close()
+        return None
+
+    def took(self, worker: WorkerHandle) -> None:
+        """Has others made for runs that follow, once a run has its worker and has told it what to do.
+
+        Args:
+            worker: The worker.
+        """
+        program = worker.program
+        now = self._clock()
+        expected = self._expected.get(program)
+        if expected is None:
+            expected = self._expected[program] = _Expected(now)
+        else:
+            expected.asked, expected.is_usual = now, True
+        expected.working.add(worker.number)
+        if not expected.is_usual:
+            return
+        # The run has what it needs: where there can be none for the next one, that is seen by the next one.
+        with suppress(Gone, OSError):
+            while len(expected.waiting) < min(len(expected.working), MOST_FOR_ONE, self._most):
+                if len(self) >= self._most and not self._end_oldest(program):
+                    return
+                expected.waiting.append(self._make(program))
+
+    def left(self, worker: WorkerHandle) -> None:
+        """Notes that a run needs its worker no more. May be called from any thread, and again."""
+        expected = self._expected.get(worker.program)
+        if expected is not None:
+            expected.working.discard(worker.number)
+
+    def _end_oldest(self, but: int) -> bool:
+        """Ends a worker of what was not asked for for longest; whether there was one."""
+        found = [one for program, one in self._expected.items() if one.waiting and program != but]
+        if not found:
+            return False
+        min(found, key=lambda one: one.asked).waiting.popleft().close()
+        return True
+
+    def drop(self, program: int) -> None:
+        """Ends what waits for a program that is to be forgotten."""
+        expected = self._expected.pop(program, None)
+        if expected is not None:
+            _end(expected)
+
+    def end_idle(self) -> None:
+        """Ends what waits for what nobody has asked for in a while."""
+        late = self._clock() - IDLE_SECONDS
+        for program, expected in list(self._expected.items()):
+            if expected.asked <= late:
+                _end(expected)
+                if not expected.working:
+                    del self._expected[program]
+
+    def idle_at(self) -> float | None:
+        """Returns when there is something to end, by the clock; None where nothing waits. For any thread."""
+        asked = [expected.asked for expected in list(self._expected.values()) if expected.waiting]
+        return min(asked) + IDLE_SECONDS if asked else None
+
+    def close(self) -> None:
+        """Ends all that wait. Closing twice is harmless."""
+        while self._expected:
+            _end(self._expected.popitem()[1])
+
+
+def _end(expected: _Expected) -> None:
+    while expected.waiting:
+        expected.waiting.popleft().close()

@@ -1,0 +1,276 @@
+"""Workers that are made ahead: who gets them, how many there are, when they end, and what stands around them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import Policy, Sandbox
+from stockade.isolation import _hub
+from stockade.isolation._ahead import IDLE_SECONDS, MOST_FOR_ONE, WorkersAhead
+from stockade.isolation._frames import Gone
+from tests._processes import descriptors, ended, forked, until
+from tests.conftest import ECHO, HELLO, wat
+from tests.isolation.test_workers import number_of, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Made:
+    """What stands for a worker."""
+
+    def __init__(self, program: int, number: int) -> None:
+        self.program, self.number = program, number
+        self.status: int | None = None
+        self.refused = 0
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Makes:
+    """Makes workers, and tells the time."""
+
+    def __init__(self, most: int = 16) -> None:
+        self.made: list[Made] = []
+        self.now = 1.0
+        self.is_gone = False
+        self.ahead = WorkersAhead(self.make, most, lambda: self.now)  # type: ignore[arg-type, return-value]
+
+    def make(self, program: int) -> Made:
+        if self.is_gone:
+            raise Gone
+        self.made.append(Made(program, len(self.made)))
+        return self.made[-1]
+
+    def run(self, program: int) -> Made:
+        """Begins a run as the hub does."""
+        worker = self.ahead.take(program) or self.make(program)
+        self.ahead.took(worker)  # type: ignore[arg-type]
+        return worker  # type: ignore[return-value]
+
+    def end(self, worker: Made) -> None:
+        worker.close()
+        self.ahead.left(worker)  # type: ignore[arg-type]
+
+
+def test_what_runs_but_once_has_no_worker_that_waits() -> None:
+    makes = Makes()
+    for program in range(20):
+        makes.end(makes.run(program))
+    assert len(makes.ahead) == 0
+
+
+def test_a_worker_waits_for_what_runs_again() -> None:
+    """Each serves one run, and another one is made while it does."""
+    makes = Makes()
+    for _ in range(2):
+        makes.end(makes.run(1))
+    (waits,) = [worker for worker in makes.made if not worker.closed]
+
+    third = makes.run(1)
+
+    assert third is waits
+    assert len(makes.ahead) == 1
+    makes.end(third)
+    assert makes.ahead.take(1) is not third
+
+
+def test_as_many_wait_as_are_at_work() -> None:
+    makes = Makes()
+    at_work = [makes.run(1) for _ in range(3)]
+    assert len(makes.ahead) == 3
+    for worker in at_work:
+        makes.end(worker)
+    makes.end(makes.run(1))
+    assert len(makes.ahead) == 2
+    for _ in range(100):
+        makes.run(1)
+    assert len(makes.ahead) == MOST_FOR_ONE
+
+
+def test_so_many_wait_and_no_more() -> None:
+    """What was not asked for for longest gives one up."""
+    makes = Makes(most=2)
+    for program in (1, 2, 3):
+        makes.now += 1
+        for _ in range(2):
+            makes.end(makes.run(program))
+    assert len(makes.ahead) == 2
+    assert makes.ahead.take(1) is None
+    assert makes.ahead.take(3) is not None
+
+
+def test_what_has_ended_meanwhile_is_not_taken() -> None:
+    """Killed, or refused by the system: the run gets another."""
+    makes = Makes()
+    at_work = [makes.run(1) for _ in range(2)]
+    killed, refused = (worker for worker in makes.made if worker not in at_work)
+    killed.status, refused.refused = -signal.SIGKILL, 11
+    found = makes.run(1)
+    assert found not in (killed, refused)
+    assert killed.closed
+    assert refused.closed
+
+
+def test_what_nobody_asks_for_is_ended() -> None:
+    makes = Makes()
+    for _ in range(2):
+        makes.end(makes.run(1))
+    due = makes.ahead.idle_at()
+    assert due == makes.now + IDLE_SECONDS
+
+    makes.now += IDLE_SECONDS - 1
+    makes.ahead.end_idle()
+    assert len(makes.ahead) == 1
+    makes.now += 1
+    makes.ahead.end_idle()
+
+    assert len(makes.ahead) == 0
+    assert makes.ahead.idle_at() is None
+    assert all(worker.closed for worker in makes.made)
+
+
+def test_what_is_forgotten_waits_no_more() -> None:
+    makes = Makes()
+    for program in (1, 1, 2, 2):
+        makes.end(makes.run(program))
+    makes.ahead.drop(1)
+    assert [worker.program for worker in makes.made if not worker.closed] == [2]
+    makes.ahead.close()
+    makes.ahead.close()
+    assert all(worker.closed for worker in makes.made)
+
+
+def test_where_none_can_be_made_the_run_goes_on() -> None:
+    makes = Makes()
+    makes.end(makes.run(1))
+    worker = makes.make(1)
+    makes.is_gone = True
+    makes.ahead.took(worker)  # type: ignore[arg-type]
+    assert len(makes.ahead) == 0
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A fork server of its own, with nothing that waits before and after."""
+    _hub.hub.end()
+    yield
+    _hub.hub.end()
+
+
+def waiting() -> list[_hub.WorkerHandle]:
+    """Waits until there is a worker that waits, and has a process."""
+    found: list[_hub.WorkerHandle] = []
+
+    def there() -> bool:
+        found[:] = [worker for one in server().ahead._expected.values() for worker in one.waiting]
+        return bool(found) and all(worker._process is not None for worker in found)
+
+    until(there)
+    return found
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_run_takes_the_worker_that_waits() -> None:
+    """It has its arguments and input from its own run, and serves that alone. P-ISO-8."""
+    box = Sandbox("strict", isolation="process")
+    for text in (b"one", b"two"):
+        assert box.run(wat(ECHO), stdin=text).stdout == text
+    (worker,) = waiting()
+    process = number_of(worker)
+
+    assert box.run(wat(ECHO), stdin=b"three").stdout == b"three"
+
+    assert until(lambda: worker.status is not None)
+    assert [number_of(other) for other in waiting()] != [process]
+    assert box.run(wat(ECHO), stdin=b"four").stdout == b"four"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_policies_do_not_share_workers(tmp_path: Path) -> None:
+    """Attack: a run that gets a worker with another policy's rights. Each waits for one module under one policy."""
+    loose, tight = Sandbox(Policy(), isolation="process"), Sandbox(Policy().replace(stdout=3), isolation="process")
+    for _ in range(2):
+        assert loose.run(wat(HELLO)).ok
+    waiting()
+    report = tight.run(wat(HELLO))
+    assert len(report.stdout) == 3
+    narrowed = loose.run(wat(HELLO), policy=Policy().replace(stdout=2))
+    assert len(narrowed.stdout) == 2
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_killed_worker_that_waited_is_no_run_s_loss() -> None:
+    """Want of memory takes what waits first: the next run has another. P-ISO-8."""
+    box = Sandbox("strict", isolation="process")
+    for _ in range(2):
+        assert box.run(wat(HELLO)).ok
+    (worker,) = waiting()
+    os.kill(number_of(worker), signal.SIGKILL)
+    assert until(lambda: worker.status is not None)
+    assert box.run(wat(HELLO)).ok
+
+
+@pytest.mark.usefixtures("fresh")
+def test_nothing_is_left_of_what_waited() -> None:
+    """Neither processes nor descriptors, when it is closed."""
+    box = Sandbox("strict", isolation="process")
+    assert box.run(wat(HELLO)).ok
+    until(lambda: not server().workers)
+    before = descriptors()
+    for _ in range(3):
+        assert box.run(wat(HELLO)).ok
+    waiting()
+    server().ahead.close()
+    assert until(lambda: not server().workers)
+    assert descriptors() == before
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_forked_host_leaves_what_waits_to_its_parent() -> None:
+    """P-ISO-6."""
+    box = Sandbox("strict", isolation="process")
+    for _ in range(2):
+        assert box.run(wat(HELLO)).ok
+    (worker,) = waiting()
+
+    def child() -> None:
+        for _ in range(3):
+            assert box.run(wat(HELLO)).ok
+
+    assert ended(forked(child)) == 0
+    assert worker.status is None
+    assert box.run(wat(HELLO)).ok
+
+
+ENDS = """
+import os
+from stockade import Sandbox
+from stockade.isolation import _hub
+from tests.conftest import HELLO, wat
+box = Sandbox("strict", isolation="process")
+for _ in range(3):
+    assert box.run(wat(HELLO)).ok
+print(len(_hub.hub._server.ahead), _hub.hub._server.process.popen.pid)
+"""
+
+
+def test_what_waits_keeps_no_process_from_ending() -> None:
+    """Nor does it outlive it."""
+    told = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=True, timeout=60)
+    count, pid = map(int, told.stdout.split())
+    assert count == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
