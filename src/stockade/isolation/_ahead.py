@@ -100,14 +100,16 @@ class WorkersAhead:
         else:
             expected.asked, expected.is_usual = now, True
         expected.working.add(worker.number)
-        if not expected.is_usual:
-            return
-        # The run has what it needs: where there can be none for the next one, that is seen by the next one.
-        with suppress(Gone, OSError):
-            while len(expected.waiting) < min(len(expected.working), MOST_FOR_ONE, self._most):
-                if len(self) >= self._most and not self._end_oldest(program):
-                    return
-                expected.waiting.append(self._make(program))
+        if expected.is_usual:
+            # The run has what it needs: where there can be none for the next one, that is seen by the next one.
+            with suppress(Gone, OSError):
+                self._refill(program, expected)
+
+    def _refill(self, program: int, expected: _Expected) -> None:
+        while len(expected.waiting) < min(len(expected.working), MOST_FOR_ONE, self._most):
+            if len(self) >= self._most and not self._end_oldest(program):
+                return
+            expected.waiting.append(self._make(program))
 
     def left(self, worker: WorkerHandle) -> None:
         """Notes that a run needs its worker no more. May be called from any thread, and again."""
