@@ -169,6 +169,7 @@ def test_a_hundred_runs_survive_what_happens_to_others(monkeypatch: pytest.Monke
 def test_no_worker_outlives_its_run() -> None:
     """Whether it comes to its end, is cancelled, or its caller goes away."""
     box = Sandbox(Policy().replace(fuel=None), isolation="process")
+    assert box.run(wat(HELLO)).ok
 
     async def leave() -> None:
         with pytest.raises(asyncio.TimeoutError):
