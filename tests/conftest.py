@@ -18,6 +18,7 @@ import stockade
 from stockade.runner import RunControl
 from stockade.worker._process import Worker
 from tests._examples import examples
+from tests._small_guests import ECHO, HELLO, wat
 from tests._timeline import Timeline
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from typing import IO
 
     from stockade.worker._compile_queue import Turn
+
+__all__ = ["ECHO", "HELLO", "load_program", "program_path", "wat"]
 
 # How long an example takes depends on how busy the machine is.
 settings.register_profile("patient", deadline=None, max_examples=examples(100))
@@ -44,10 +47,16 @@ _PROGRAMS = {
 }
 
 
+def pytest_configure() -> None:
+    """Ten thousand tests are no garbage: they are not looked for while there come to be more and more of them."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Ten thousand tests are no garbage: where a test has some collected, they are not looked at each time."""
+    """Nor are they looked at each time where a test has garbage collected."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,39 +120,6 @@ def load_program() -> Callable[[str], stockade.Module]:
 def python(load_program: Callable[[str], stockade.Module]) -> stockade.Module:
     """CPython 3.12."""
     return load_program("python")
-
-
-def wat(text: str) -> stockade.Module:
-    """A module from text."""
-    return stockade.Module.load(text.encode(), text=True)
-
-
-ECHO = """
-(module
-  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 3)
-  (func (export "_start")
-    (loop $next
-      (i32.store (i32.const 0) (i32.const 65536))
-      (i32.store (i32.const 4) (i32.const 100000))
-      (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
-      (i32.store (i32.const 4) (i32.load (i32.const 8)))
-      (if (i32.load (i32.const 8))
-        (then
-          (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
-          (br $next))))))
-"""
-"""A guest that writes what it reads, until its input ends."""
-
-HELLO = r"""
-(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 0) "\08\00\00\00\0c\00\00\00hello world\n")
-  (func (export "_start")
-    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))))
-"""
 
 
 @pytest.fixture

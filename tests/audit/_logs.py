@@ -10,7 +10,7 @@ from stockade.audit import AuditEvent, EventName
 from stockade.audit._chain_file import ChainFile
 from stockade.audit._places import find_place
 from stockade.audit._records import events_of
-from tests.conftest import wat
+from tests._small_guests import wat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,6 +16,7 @@ import pytest
 import stockade
 from stockade import InvalidModule, LinkError, Module, ModuleError, ModuleNotFound, Policy, Sandbox
 from stockade._text import printable
+from tests._examples import part
 from tests.cli.test_run import leb, quoted, section
 from tests.cli.test_run import stockade as command
 from tests.conftest import HELLO, wat
@@ -328,6 +329,7 @@ def test_every_prefix_and_every_changed_byte_is_refused_or_runs() -> None:
     damaged += [
         data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :] for at in range(8, len(data)) for flip in (1, 0x80)
     ]
+    damaged = list(part(damaged))
     box = Sandbox(Policy().replace(fuel=100_000, memory=1 << 20))
     messages = []
 

@@ -206,6 +206,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_mypy_accepts_what_is_right_and_refuses_what_is_not(tmp_path: Path) -> None:
     """As users run it: strict, over code of theirs."""
     for line, message in zip(refusals(CHECKED, REFUSED, tmp_path), REFUSED.values(), strict=True):

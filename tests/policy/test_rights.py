@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Environment, Filesystem, Mount, Policy, PolicyError, Process
-from tests._examples import examples
+from tests._examples import examples, part
 from tests.conftest import wat
 from tests.limits._guests import (
     CREAT,
@@ -547,9 +547,11 @@ def everything(folder: Path) -> dict[str, object]:
     return found | tree(folder.parent)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("rights", RIGHTS, ids=named)
-@pytest.mark.parametrize("mode", ["none", "ro", "rw"])
+@pytest.mark.parametrize(
+    ("mode", "rights", "operation"),
+    part(list(itertools.product(["none", "ro", "rw"], RIGHTS, OPERATIONS))),
+    ids=lambda value: named(value) if isinstance(value, dict) else value,
+)
 def test_an_operation_by_rights(mode: str, rights: dict[str, bool], operation: str, folder: Path) -> None:
     """What is refused leaves the host's tree untouched to the last bit."""
     wanted = OPERATIONS[operation]

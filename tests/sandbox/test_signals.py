@@ -22,6 +22,7 @@ from stockade import Outcome, Pipe, Policy, Sandbox, Scheduler, SessionPool, Sto
 from stockade.runner import _executor
 from stockade.runner._executor import Executor
 from stockade.sandbox._registry import UnderWay
+from tests._examples import examples
 from tests._processes import live_instances, until
 from tests.conftest import HELLO, wat
 from tests.sandbox.test_async import ECHO, SLEEPER
@@ -346,7 +347,7 @@ print(*left)
 """
 
 
-@pytest.mark.parametrize("alarms", [300, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("alarms", [examples(300), pytest.param(1500, marks=pytest.mark.slow)])
 def test_real_signals_hang_and_leak_nothing(alarms: int) -> None:
     """The attack: alarms at any moment, whose handlers cancel, close, look and raise."""
     result = subprocess.run(

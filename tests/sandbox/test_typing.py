@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests._types import refusals
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_users_code_is_checked_as_it_should_be(tmp_path: Path) -> None:
     """What is right passes without a cast, and what is wrong does not."""
     for line, kind in zip(refusals(RIGHT, WRONG, tmp_path), WRONG.values(), strict=True):
