@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade.cli._interactive import _is_whole_javascript, _is_whole_python
+from tests._commands import COMMAND
+from tests._commands import ran as begun
 from tests.cli.test_completion import offered
 from tests.guests._snippets import DENIED
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMAND = (sys.executable, "-m", "stockade")
 # Ctrl-C goes to the processes whose terminal it is typed on, and whoever runs the tests may ignore it.
 ON_ITS_TERMINAL = """
 import fcntl, os, signal, sys, termios
@@ -36,9 +37,8 @@ PATIENT = ("--timeout", "60s")
 
 def ran(*words: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What the command does."""
-    return subprocess.run(
-        [*COMMAND, *words], input=stdin, capture_output=True, text=True, timeout=110, check=False, cwd=cwd
-    )
+    done = begun(words, stdin.encode(), cwd)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,8 @@ import pytest
 
 from stockade import Module
 from stockade.policy import PRESETS
-from tests.cli.test_run import COMMAND, NUMBERS, save
+from tests._commands import COMMAND
+from tests.cli.test_run import NUMBERS, save
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.test_run import COMMAND, LOOP, save, speaker
+from tests._commands import COMMAND, ran
+from tests.cli.test_run import LOOP, save, speaker
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
@@ -41,14 +42,8 @@ def test_any_encoding_will_do(tmp_path: Path, encoding: str, command: str) -> No
     name = "\u2192\u00e9.wat"
     save(tmp_path, HELLO, name)
 
-    done = subprocess.run(
-        [*COMMAND, *(name if word == "GUEST" else word for word in command.split())],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding},
-        cwd=tmp_path,
-        timeout=60,
-        check=False,
-    )
+    words = [name if word == "GUEST" else word for word in command.split()]
+    done = ran(words, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": encoding})
 
     assert b"Traceback" not in done.stderr
     assert done.returncode in ((125,) if "missing" in command else (0, 1))

@@ -13,21 +13,19 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade.cli._run import run as run_command
+from tests._commands import COMMAND, ran
 from tests._processes import children, gone, threads, until
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-COMMAND = (sys.executable, "-m", "stockade")
 
 LOOP = '(module (func (export "_start") (loop br 0)))'
 
@@ -156,15 +154,7 @@ def stockade(
     *args: str | Path, stdin: bytes | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs the command with pipes for its output."""
-    return subprocess.run(
-        [*COMMAND, *map(str, args)],
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        input=stdin,
-        capture_output=True,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-    )
+    return ran(args, stdin, cwd)
 
 
 def in_terminal(streams: Sequence[str], *args: str | Path) -> tuple[int, bytes, dict[str, bytes]]:

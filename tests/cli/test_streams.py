@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.test_run import CAT, COMMAND, LOOP, SPEAK_THEN_SLEEP, large_module, save, stockade
+from tests._commands import COMMAND
+from tests.cli.test_run import CAT, LOOP, SPEAK_THEN_SLEEP, large_module, save, stockade
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:

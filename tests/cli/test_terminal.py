@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.test_run import COMMAND, LOOP, in_terminal, save, speaker, stockade
+from tests._commands import COMMAND, ran
+from tests.cli.test_run import LOOP, in_terminal, save, speaker, stockade
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
@@ -190,13 +191,6 @@ def test_a_stderr_that_takes_nothing_does_not_change_the_status(
 def test_every_terminal_can_be_written_to(encoding: str, tmp_path: Path) -> None:
     """What an encoding lacks is escaped; nothing ends in a traceback."""
     for command in (("policy", "score", "default"), ("policy", "diff", "default", "strict"), ("policy", "schema")):
-        done = subprocess.run(
-            [*COMMAND, *command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            timeout=60,
-            check=False,
-        )
+        done = ran(command, env={**os.environ, "PYTHONIOENCODING": encoding})
         assert done.stderr == b""
         assert done.stdout.decode(encoding)

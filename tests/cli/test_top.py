@@ -24,8 +24,9 @@ from stockade import Sandbox, serve_monitor
 from stockade.cli._top import _lines, _summary, _table, top
 from stockade.monitoring import Found, LiveRun, ProcessRuns
 from stockade.report import Progress, RunLimits
+from tests._commands import COMMAND
 from tests._processes import until
-from tests.cli.test_run import COMMAND, stockade
+from tests.cli.test_run import stockade
 from tests.conftest import wat
 from tests.report._reports import HOSTILE
 from tests.sandbox.test_monitor import POLICY, WORK, in_a_thread

@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Runs the command line and ends the process with its exit status; no traceback reaches the user."""
     try:
-        status = _status()
+        status = _exit_status()
     except KeyboardInterrupt:
         # It may come while modules are loaded, so nothing here needs another one.
         _complain("interrupted")
@@ -43,7 +43,7 @@ def main() -> None:
     _end(status)
 
 
-def _status() -> int:
+def _exit_status() -> int:
     if sys.argv[1:] == ["--version"] and sys.stdout is not None:
         # Asked for by scripts, and by people who only want to know whether it is there.
         sys.stdout.write(f"stockade, version {__version__}\n")
