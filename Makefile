@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 
 MINUTES ?= 5
 
+# Some tests wait for what takes its time: others have the processors meanwhile.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
+
 # The tests start a thousand processes: each would compile all that it imports, where nothing keeps what was compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -26,7 +29,7 @@ demo: $(VENV)/.stamp ## Run CPython in the sandbox: granted, refused, stopped
 	@$(BIN)/python demo/main_job.py
 
 test: $(VENV)/.stamp ## Run the tests, but for the slow ones, and with fewer examples
-	STOCKADE_QUICK=1 $(BIN)/pytest --quiet --numprocesses auto --dist worksteal -m "not slow"
+	STOCKADE_QUICK=1 $(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.stamp ## Run all tests, as CI does
 	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal

@@ -54,8 +54,11 @@ def _readable(page: Path) -> list[Block]:
     return [block for block in blocks_of(page) if not block.language.startswith("{")]
 
 
-_SLOW = {"README.md": (pytest.mark.slow, pytest.mark.timeout(300))}
-"""The README compiles CPython and shows a little of everything."""
+_SLOW = {
+    "README.md": (pytest.mark.slow, pytest.mark.timeout(300)),
+    "docs/uploads.md": (pytest.mark.slow,),
+}
+"""The README compiles CPython and shows a little of everything; programs of many toolchains are uploaded."""
 
 
 @pytest.mark.parametrize(

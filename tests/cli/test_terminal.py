@@ -153,7 +153,13 @@ TRAP = '(module (func (export "_start") unreachable))'
 STDERRS = {"full": "2>/dev/full", "closed": "2>&-", "read only": "2</dev/null"}
 
 
-@pytest.mark.parametrize("where", STDERRS.values(), ids=STDERRS)
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(where, id=name, marks=pytest.mark.slow if name == "read only" else ())
+        for name, where in STDERRS.items()
+    ],
+)
 @pytest.mark.parametrize(
     ("status", "text", "options"),
     [

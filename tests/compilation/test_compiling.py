@@ -316,9 +316,8 @@ def with_items(count: int) -> bytes:
     return data.replace(memory, memory + section(6, leb(globals_) + b"\x7f\0\x41\0\x0b" * globals_))
 
 
-@pytest.mark.parametrize(
-    "policy", [NEVER, pytest.param(ALWAYS, marks=pytest.mark.slow)], ids=["in this process", "in another"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [NEVER, ALWAYS], ids=["in this process", "in another"])
 def test_a_module_with_room_for_all_but_the_guard_is_told_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many declarations as are read, to which the guard adds a few of its own: what there may be, and what to do.
 
@@ -371,6 +370,7 @@ def test_a_bomb_is_refused_before_anything_looks_at_it(aside: list[str], monkeyp
     assert aside == []
 
 
+@pytest.mark.slow
 def test_a_bomb_is_stopped_by_memory_and_by_time() -> None:
     """The same attack under a policy that allows as many functions: it harms neither this process nor its next run.
 

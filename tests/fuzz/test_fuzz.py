@@ -43,7 +43,7 @@ def test_any_module_runs_as_without_a_guard(data: st.DataObject) -> None:
     check_run(_module(data))
 
 
-@pytest.mark.parametrize("first", range(0, 120, 40))
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (40, 80))])
 def test_seeds_and_their_mutants(first: int) -> None:
     """The same with modules that are larger, some of them with changed bytes."""
     valid = sum(one(seed)[1] for seed in range(first, first + 40))
