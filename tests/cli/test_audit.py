@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stockade import AuditLog, Module, Sandbox
 from tests.audit._logs import events, names
 from tests.conftest import HELLO, wat
 
@@ -78,6 +79,26 @@ def test_a_log_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
         f"stockade: there is no audit log at {tmp_path}/none, and none was written there\n",
     )
     assert run("audit", "verify", "--head", "x", "--no-head", tmp_path / "none")[0] == 125
+
+
+def test_a_key_that_others_may_read_is_none(hello: Path, tmp_path: Path) -> None:
+    """The attack: whoever reads the key seals what was changed. A slip of the operator's, which is told in words."""
+    log, key = tmp_path / "audit.jsonl", tmp_path / "key"
+    secret = bytes(range(32))
+    key.write_bytes(secret)
+    with AuditLog(log, key=secret) as told, Sandbox(audit=told) as box:
+        box.run(Module.load(hello))
+
+    for mode in (0o644, 0o640, 0o620, 0o604):
+        key.chmod(mode)
+        assert run("audit", "verify", "--key", key, log) == (
+            125,
+            "",
+            f"stockade: the key {key} cannot be read: another user's, or others may read or write it: chmod 600 it\n",
+        )
+
+    key.chmod(0o600)
+    assert run("audit", "verify", "--key", key, log)[0] == 0
 
 
 def test_nothing_runs_where_the_log_cannot_be_written(hello: Path, tmp_path: Path) -> None:

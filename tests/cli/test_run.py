@@ -572,6 +572,26 @@ def test_the_report_goes_into_a_file(tmp_path: Path) -> None:
     assert json.loads(document.read_text())["exit_code"] == 3
 
 
+def test_a_report_file_with_another_ending_is_told(tmp_path: Path) -> None:
+    """It would be taken for the module, and said to be missing; a module that is missing is told as ever."""
+    guest = save(tmp_path, speaker(b"bye\n"))
+
+    for words in ((tmp_path / "out.pdf", guest), (tmp_path / "out.pdf",)):
+        done = stockade("run", "--report", *words)
+        assert (done.returncode, done.stdout) == (125, b"")
+        assert done.stderr.decode().endswith(
+            f"Error: --report {tmp_path}/out.pdf: a file for the report ends in .html, .htm, .json, .txt, and there is "
+            "no file of this name to run. For text under any other name, write --report=FILE\n"
+        )
+    done = stockade("run", "--report", tmp_path / "none.wasm", guest)
+    assert done.returncode == 127
+    assert b"no file" in done.stderr
+
+    odd = tmp_path / "guest.v2"
+    odd.write_bytes(guest.read_bytes())
+    assert b"guest.v2 is WebAssembly text" in stockade("run", "--report", odd).stderr
+
+
 def test_the_report_goes_into_a_file_however_the_run_ends(tmp_path: Path) -> None:
     """Also where a limit stops it; what was in the file before is gone."""
     path = tmp_path / "report.json"

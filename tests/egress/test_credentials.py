@@ -241,9 +241,16 @@ def test_files_are_those_of_the_user_alone(tmp_path: Path) -> None:
     credential = Credential.from_file(path, hosts=["localhost"])
     assert credential.written() == SECRET
     path.chmod(0o640)
-    for wrong in (path, link, fifo, tmp_path, tmp_path / "missing"):
-        with pytest.raises(UsageError):
+    for wrong, why in (
+        (path, "another user's, or others may read or write it: chmod 600 it"),
+        (link, "Too many levels of symbolic links"),
+        (fifo, "not a regular file"),
+        (tmp_path, "not a regular file"),
+        (tmp_path / "missing", "No such file or directory"),
+    ):
+        with pytest.raises(UsageError) as problem:
             Credential.from_file(wrong, hosts=["localhost"])
+        assert str(problem.value) == f"{wrong} cannot be read as a credential: {why}"
 
 
 def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,16 +160,16 @@ def users_key() -> bytes:
 
 
 def key_from(path: Path) -> bytes:
-    """Reads a key from a file.
+    """Reads a key from a file, which nobody else may read or write.
 
     Args:
         path: Where it is.
 
     Raises:
-        AuditError: It cannot be read, or is no key.
+        AuditError: Others may read or write it, it cannot be read, or is no key.
     """
     try:
-        with open_file(str(path)) as file:
+        with open_file(str(path), own=True) as file:
             return read_key(file.read(_MOST_KEY_BYTES + 1) or b"")
     except OSError as problem:
         raise AuditError(f"the key {printable(str(path), 400)} cannot be read: {problem.strerror}") from None

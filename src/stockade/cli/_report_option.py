@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from stockade._text import printable
 from stockade.cli._files import OutputFile
 from stockade.execution import Monitoring
 
@@ -18,6 +20,9 @@ __all__ = ["ReportFile", "ReportingCommand", "monitoring_for", "opened", "report
 
 _SUFFIXES: Final = (".html", ".htm", ".json", ".txt")
 """How the names of files end that may follow --report as a word of their own. No module is called so."""
+
+_RUN_SUFFIXES: Final = frozenset({".wasm", ".wat", ".py", ".js", ".mjs"})
+"""How the names of what is run end, mostly: that it is missing is told elsewhere, in words of its own."""
 
 _OPTION: Final = "--report"
 
@@ -39,12 +44,29 @@ class ReportingCommand(click.Command):
             word = rest.pop(0)
             if word == _OPTION:
                 is_file = bool(rest) and rest[0].lower().endswith(_SUFFIXES)
+                if rest and not is_file:
+                    _check_module(rest[0])
                 found.append(f"{_OPTION}={rest.pop(0) if is_file else ''}")
                 continue
             found.append(word)
             if rest and _wants_another(word, takes):
                 found.append(rest.pop(0))
         return found + rest
+
+
+def _check_module(word: str) -> None:
+    """Sees to it that a word behind `--report` can be what is run, and is no file for the report with another ending.
+
+    Raises:
+        UsageError: It has an ending that nothing has which is run, and there is no such file.
+    """
+    ending = Path(word).suffix
+    if word.startswith("-") or not ending or ending.lower() in _RUN_SUFFIXES or Path(word).exists():
+        return
+    raise click.UsageError(
+        f"--report {printable(word)}: a file for the report ends in {', '.join(_SUFFIXES)}, and there is no file of "
+        "this name to run. For text under any other name, write --report=FILE"
+    )
 
 
 def _wants_another(word: str, takes: set[str]) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.policy import HostRule, is_loopback
-from stockade.system import is_private
+from stockade.system import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,20 +114,12 @@ class Credential:
         Raises:
             UsageError: It is none of that, cannot be read, or holds no credential.
         """
-        shown = printable(os.fsdecode(path), 400)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open_file(os.fspath(path), own=True) as file:
+                data = file.read(_MOST + 3) or b""
         except OSError as problem:
+            shown = printable(os.fsdecode(path), 400)
             raise UsageError(f"{shown} cannot be read as a credential: {problem.strerror}") from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{shown} is no regular file, so that it holds no credential")
-            if not is_private(status):
-                raise UsageError(f"{shown} is another user's, or others may read or write it: chmod 600 it")
-            data = os.read(descriptor, _MOST + 3)
-        finally:
-            os.close(descriptor)
         try:
             value = data.decode("ascii").rstrip("\r\n")
         except UnicodeDecodeError:

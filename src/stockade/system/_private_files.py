@@ -27,17 +27,27 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_file(name: str, folder: int | None = None) -> FileIO:
+def open_file(name: str | bytes, folder: int | None = None, *, own: bool = False) -> FileIO:
     """Opens a regular file; what else may lie in its place is not opened, or not read.
 
     Args:
         name: Its name.
         folder: The folder that it is in, open; None where the name is a path.
+        own: Whether it must be this user's, and nobody else may read or write it, for it holds a secret.
+
+    Raises:
+        OSError: It is none of that, or cannot be opened; says why in words.
     """
     descriptor = os.open(name, _READ, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    why = ""
+    if not stat.S_ISREG(status.st_mode):
+        why = "not a regular file"
+    elif own and not is_private(status):
+        why = "another user's, or others may read or write it: chmod 600 it"
+    if why:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", name)
+        raise OSError(errno.EINVAL, why, name)
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
