@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import ssl
@@ -175,6 +176,23 @@ class HttpServer:
                 writer.write(b"0\r\n\r\n")
             case "/raw":
                 writer.write(asked["say"].encode("latin-1"))
+            case "/flood":
+                # Before it, over and over, until the other side has had enough.
+                writer.write(asked["before"].encode("latin-1"))
+                piece = (asked["piece"] * (1 + 4096 // len(asked["piece"]))).encode("latin-1")
+                for _ in range(500):
+                    writer.write(piece)
+                    await writer.drain()
+            case "/drip":
+                # A character each tenth of a second: never silent, and never done.
+                for character in asked["say"]:
+                    writer.write(character.encode("latin-1"))
+                    await writer.drain()
+                    await asyncio.sleep(0.1)
+                await reader.read()
+            case "/gzip":
+                packed = gzip.compress(b"\0" * int(asked["bytes"]))
+                say("200 OK", packed, "Content-Encoding: gzip")
             case "/half":
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it")
                 await writer.drain()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import html
 import itertools
 import json
 import os
@@ -114,6 +115,15 @@ FORMS: dict[str, Callable[[str], str]] = {
     "hex": lambda text: text.encode().hex(),
     "HEX": lambda text: text.encode().hex().upper(),
     "url": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "%URL": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "html": lambda text: html.escape(text),
+    "entities": lambda text: "".join(f"&#{ord(character)};" for character in text),
+    "hex entities": lambda text: "".join(f"&#x{ord(character):x};" for character in text),
+    "escapes": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode()),
+    "base64url": lambda text: base64.urlsafe_b64encode(f"ab{text}".encode()).decode(),
+    "base32": lambda text: base64.b32encode(f"abc{text}".encode()).decode(),
+    "mail": lambda text: base64.encodebytes(f"{'header: ' * 6}{text}{'.' * 40}".encode()).decode(),
+    "mail in json": lambda text: json.dumps(base64.encodebytes(f"{'h' * 40}{text}".encode()).decode()),
     "unicode": lambda text: "".join(f"\\u{ord(character):04x}" for character in text),
 }
 
@@ -130,9 +140,29 @@ def test_the_usual_forms_are_found(form: str) -> None:
         assert b"placeholder" in found
         assert found.startswith(b"before ")
         assert found.endswith(b" after")
-        # What is left around base64 is less than a group on each side.
-        around = len('user:{"a": ""}') * 2
-        assert len(found) <= len(b"before  after") + len(b"placeholder") + around
+        # What is left around base64 and base32 is less than a group on each side.
+        left = found.replace(b"placeholder", b"").replace(b"\n", b"").replace(b"\\n", b"")
+        unsaid = FORMS[form]("").replace("\n", "").replace("\\n", "")
+        assert len(left) <= len("before  after") + len(unsaid) + 2 * 8
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text[::-1],
+        lambda text: " ".join(text),
+        lambda text: text[: len(text) // 2],
+        lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
+        lambda text: text.swapcase(),
+    ],
+    ids=["reversed", "spaced", "half", "twice", "case"],
+)
+def test_other_forms_pass(form: Callable[[str], str]) -> None:
+    """What is not promised, so that nobody relies on it: an API that does this to a key must not be given one."""
+    scrubber = Scrubber({"placeholder": SECRET})
+    data = form(SECRET).encode()
+
+    assert scrubber.feed(data) + scrubber.finish() == data
 
 
 @settings(max_examples=examples(200))
@@ -173,6 +203,44 @@ def test_compressed_answers_are_refused(server: HttpServer) -> None:
 
     assert server.seen[0].header("accept-encoding") == ["identity"]
     assert found.startswith(f"{FailureCode.PROTOCOL} the answer is compressed")
+
+
+def test_parts_of_an_answer_are_refused(server: HttpServer) -> None:
+    """The attack: a guest asks for an answer byte by byte, none of which is the whole value."""
+    from urllib.parse import quote
+
+    head = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-5/100\r\nContent-Length: 1\r\n\r\nx"
+    other = "HTTP/1.1 200 OK\r\nContent-Range: bytes 5-5/100\r\nContent-Length: 1\r\n\r\nx"
+    found = [
+        told(network(), f"{server.url}/raw?say={quote(say)}", headers=[("range", "bytes=5-5"), ("If-Range", '"a"')])
+        for say in (head, other)
+    ]
+
+    assert [seen.header("range") + seen.header("if-range") for seen in server.seen] == [[], []]
+    assert all(text.startswith(f"{FailureCode.PROTOCOL} the answer is a part") for text in found)
+
+
+def test_the_length_of_a_value_is_not_told(server: HttpServer) -> None:
+    """The attack: what a guest reads of two values, of which one is longer, differs."""
+    found = []
+    for value in (SECRET, SECRET * 3):
+        client = Client(names(**LOCAL).resolve, Credentials({"api": Credential(value, hosts=["localhost"])}))
+        guest = GuestNetwork(client, LOOPBACK, lambda: 0.0)
+        found.append([told(guest, f"{server.url}/echo", method=method) for method in ("GET", "HEAD")])
+
+    assert found[0] == found[1]
+
+
+def test_a_value_cut_by_chunks_is_found(server: HttpServer) -> None:
+    """The attack: an answer in chunks of a few bytes each, between which the value is cut."""
+    from urllib.parse import quote
+
+    for size in (1, 3, 10):
+        chunks = [SECRET[at : at + size] for at in range(0, len(SECRET), size)]
+        body = "".join(f"{len(chunk):x}\r\n{chunk}\r\n" for chunk in chunks)
+        head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        found = told(network(), f"{server.url}/raw?say={quote(f'{head}{body}0')}%0D%0A%0D%0A")
+        assert found.endswith(" stockade-credential-api")
 
 
 def test_a_redirect_takes_no_value_along(server: HttpServer) -> None:

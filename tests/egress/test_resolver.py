@@ -42,18 +42,19 @@ def looked_up(name: str) -> list[str]:
     return sorted(map(str, asyncio.run(Client().resolve(name, 443, resolver.Lookups()))))
 
 
-def became(url: str, policy: Policy = FULL, **more: Any) -> tuple[int, str]:
+def became(url: str, policy: Policy = FULL, *, guest: GuestNetwork | None = None, **more: Any) -> tuple[int, str]:
     """Status and nothing, or the code of the failure and why."""
 
+    asking = guest or GuestNetwork(Client(), policy, lambda: 0.0)
+
     async def ask() -> tuple[int, str]:
-        guest = GuestNetwork(Client(), policy, lambda: 0.0)
         try:
-            _, exchange = guest.begin(Request("GET", url, **more))
+            _, exchange = asking.begin(Request("GET", url, **more))
             return (await exchange.answered()).status, ""
         except RequestFailed as problem:
             return int(problem.code), str(problem)
         finally:
-            guest.end()
+            asking.end()
 
     return asyncio.run(ask())
 
@@ -126,31 +127,36 @@ def test_a_name_that_leads_here_is_reached(names: DnsServer, server: HttpServer)
 
 
 @pytest.mark.parametrize(
-    ("says", "address"),
+    ("says", "address", "reason"),
     [
-        ("127.0.0.1", "127.0.0.1, which is this machine"),
-        ("1.2.3.4 127.0.0.1", "127.0.0.1, which is this machine"),
-        ("@inner.example", "127.0.0.1, which is this machine"),
-        ("1.2.3.4 ::1", "::1, which is this machine"),
-        ("::ffff:127.0.0.1", "127.0.0.1, which is this machine"),
-        ("64:ff9b::7f00:1", "64:ff9b::7f00:1, which is this machine"),
-        ("0.0.0.0", "0.0.0.0, which is no host's"),
-        ("::", "::, which is no host's"),
-        ("10.0.0.1", "10.0.0.1, which is of a private network"),
-        ("1.2.3.4 169.254.169.254", "169.254.169.254, where clouds keep credentials"),
+        ("127.0.0.1", "127.0.0.1", "which is this machine"),
+        ("1.2.3.4 127.0.0.1", "127.0.0.1", "which is this machine"),
+        ("@inner.example", "127.0.0.1", "which is this machine"),
+        ("1.2.3.4 ::1", "::1", "which is this machine"),
+        ("::ffff:127.0.0.1", "127.0.0.1", "which is this machine"),
+        ("64:ff9b::7f00:1", "64:ff9b::7f00:1", "which is this machine"),
+        ("0.0.0.0", "0.0.0.0", "which is no host's"),
+        ("::", "::", "which is no host's"),
+        ("10.0.0.1", "10.0.0.1", "which is of a private network"),
+        ("1.2.3.4 169.254.169.254", "169.254.169.254", "where clouds keep credentials"),
     ],
 )
-def test_a_name_that_leads_to_what_is_private_is_refused(names: DnsServer, says: str, address: str) -> None:
+def test_a_name_that_leads_to_what_is_private_is_refused(
+    names: DnsServer, says: str, address: str, reason: str
+) -> None:
     """The attack: rebinding. A public name stands for an address of this machine, also as one among several, where a
-    server listens on the very port that the policy permits."""
+    server listens on the very port that the policy permits. The report says where it leads; the guest, which could find
+    out the addresses of a private network, is not told."""
     names.names = {"any.example": says, "inner.example": "@deep.example", "deep.example": "127.0.0.1"}
     with HttpServer(host=None) as server:
-        policy = Policy(network=Network(mode="ports", ports=[server.port]))
+        guest = GuestNetwork(Client(), Policy(network=Network(mode="ports", ports=[server.port])), lambda: 0.0)
 
-        code, reason = became(f"http://any.example:{server.port}/", policy)
+        found = became(f"http://any.example:{server.port}/", guest=guest)
 
-        assert (code, reason) == (FailureCode.DENIED, f"any.example leads to {address}")
+        assert found == (FailureCode.DENIED, f"any.example leads to an address {reason}")
         assert server.connections == 0
+        (violation,), _ = guest.take_violations()
+        assert violation.subject == f"http://any.example:{server.port} ({address})"
 
 
 def test_what_a_name_stands_for_later_is_of_no_use(names: DnsServer) -> None:

@@ -30,10 +30,12 @@ class Refusal(NamedTuple):
     Attributes:
         reason: In words, for the guest and for the report.
         field: The field of the policy that decides it.
+        address: Where its name leads, where that is the reason: for the report, and not for the guest.
     """
 
     reason: str
     field: str
+    address: str = ""
 
 
 class RequestPlan(NamedTuple):
@@ -115,7 +117,8 @@ def pin(network: Network, method: str, target: Target, answers: Sequence[Address
     for address in plain:
         reason = _unreachable(network, target.host, address)
         if reason is not None:
-            return Refusal(f"{printable(str(target.host))} leads to {address}, {reason}", "network.mode")
+            # What names of a private network stand for is not for guests to find out.
+            return Refusal(f"{printable(str(target.host))} leads to an address {reason}", "network.mode", str(address))
     return RequestPlan(method, target, plain)
 
 

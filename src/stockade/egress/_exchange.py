@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from contextvars import Context
@@ -19,7 +20,7 @@ from stockade.runner import AwaitedCall
 from stockade.runner.loop import background_loop, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import h11
 
@@ -34,10 +35,20 @@ _PIECE_BYTES: Final = 64 << 10
 _AHEAD_BYTES: Final = 256 << 10
 """How much of an answer is taken before the guest has asked for it."""
 
+_MOST_PIECES: Final = 10_000
+_LEAST_PIECE_BYTES: Final = 8
+"""How many chunks a body may be sent in whatever is in them, and how much must be in those of a longer one."""
+
+_PIECES_A_TURN: Final = 100
+_VERSIONS: Final = (b"1.1", b"1.0")
 _MOST_HEAD_BYTES: Final = 64 << 10
+_PARTIAL: Final = 206
 _MOST_REDIRECTS: Final = 10
 _MOST_INTERIM: Final = 20
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_UNSEARCHABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
+"""Headers that ask for an answer in which no secret would be found."""
+
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -129,6 +140,10 @@ class Exchange:
         background_loop().stop(self._call)
         with self._lock:
             self._pieces.clear()
+
+    def is_kept(self) -> bool:
+        """Whether it has a connection, or something that the guest has not taken."""
+        return bool(self._pieces) or not self._call.is_over()
 
     def is_answered(self) -> bool:
         """Whether there is the head of an answer, or there will be none."""
@@ -261,8 +276,8 @@ class Exchange:
         ours = {credential.header.lower() for credential in credentials.values()}
         headers = tuple(entry for entry in headers if entry[0].lower() not in ours)
         if self._scrubber is not None:
-            # In what is compressed, nothing can be found.
-            headers = tuple(entry for entry in headers if entry[0].lower() != "accept-encoding")
+            # In what is compressed, nothing can be found, and in parts, no whole.
+            headers = tuple(entry for entry in headers if entry[0].lower() not in _UNSEARCHABLE)
         sent = headers_sent(headers, target, body, has_body=method in _WITH_BODY)
         sent += [(credential.header, credential.written()) for credential in credentials.values()]
         connection, message = _written(method, target, sent, body)
@@ -287,7 +302,10 @@ class Exchange:
             raise self._denied(refusal, target)
 
     def _denied(self, refusal: Refusal, target: Target) -> RequestFailed:
-        return self._meter.denied(refusal.reason, printable(target.origin), refusal.field)
+        subject = printable(target.origin)
+        if refusal.address and isinstance(target.host, str):
+            subject = f"{subject} ({refusal.address})"
+        return self._meter.denied(refusal.reason, subject, refusal.field)
 
     async def _looked_up(self, target: Target) -> Sequence[Address]:
         if not isinstance(target.host, str):
@@ -315,7 +333,8 @@ class Exchange:
                 raise
             except OSError as raised:
                 problem = raised
-        text = "it has no address" if problem is None else _told(problem)
+        # Not what the problem says itself, which names the address.
+        text = "it has no address" if problem is None else os.strerror(problem.errno) if problem.errno else "it failed"
         raise RequestFailed(FailureCode.CONNECT, f"there is no connection to {printable(target.origin)}: {text}")
 
     async def _converse(
@@ -329,24 +348,27 @@ class Exchange:
         import h11
 
         await self._send(writer, message)
+        gathered = _Gathered(self._put if self._scrubber is None else self._put_scrubbed)
         try:
             interim = 0
             while True:
-                event = await self._next(connection, reader)
+                event = await self._next(connection, reader, gathered)
                 if isinstance(event, h11.InformationalResponse):
                     interim += 1
                     if interim > _MOST_INTERIM or event.status_code == 101:
                         raise RequestFailed(FailureCode.PROTOCOL, "the answer is none: it never begins")
                 elif isinstance(event, h11.Response):
+                    if event.http_version not in _VERSIONS:
+                        raise RequestFailed(FailureCode.PROTOCOL, "the answer is of no version of HTTP that is known")
                     place = _redirect(event) if self._request.follow else None
                     if place is not None:
                         return event.status_code, place
                     self.answer = self._told_answer(event, target)
                     self._tell()
                 elif isinstance(event, h11.Data):
-                    piece = bytes(event.data)
-                    await self._put(piece if self._scrubber is None else self._scrubber.feed(piece))
+                    await gathered.add(bytes(event.data))
                 elif isinstance(event, h11.EndOfMessage):
+                    await gathered.flush()
                     if self._scrubber is not None:
                         await self._put(self._scrubber.finish())
                     self._is_whole = True
@@ -361,7 +383,7 @@ class Exchange:
         """Returns the head of an answer as the guest is told it.
 
         Raises:
-            RequestFailed: Its body is compressed, so that no secret would be found in it.
+            RequestFailed: Its body is compressed, or a part of one, so that no secret would be found in it.
         """
         answer = Answer(
             event.status_code, event.reason.decode("latin-1"), told_headers(list(event.headers)), target.url
@@ -372,6 +394,10 @@ class Exchange:
         if any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in answer.headers):
             raise RequestFailed(
                 FailureCode.PROTOCOL, "the answer is compressed, which was not asked for, so that it cannot be searched"
+            )
+        if answer.status == _PARTIAL or any(name.lower() == "content-range" for name, _ in answer.headers):
+            raise RequestFailed(
+                FailureCode.PROTOCOL, "the answer is a part, which was not asked for, so that it cannot be searched"
             )
         return Answer(
             answer.status, scrubber.text(answer.reason), scrubber.headers(answer.headers), scrubber.text(answer.url)
@@ -394,13 +420,16 @@ class Exchange:
             writer.write(piece)
             await writer.drain()
 
-    async def _next(self, connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | None:
+    async def _next(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, gathered: _Gathered
+    ) -> h11.Event | None:
         """Returns the next event of the answer; None where there are no more."""
         import h11
 
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
+                await gathered.flush()
                 data = await reader.read(_PIECE_BYTES)
                 if data:
                     await self._meter.receive(len(data))
@@ -410,6 +439,10 @@ class Exchange:
             else:
                 assert isinstance(event, h11.Event)
                 return event
+
+    async def _put_scrubbed(self, piece: bytes) -> None:
+        assert self._scrubber is not None
+        await self._put(self._scrubber.feed(piece))
 
     async def _put(self, piece: bytes) -> None:
         """Keeps a piece of the body for the guest, and waits where it has not taken what was before."""
@@ -425,6 +458,40 @@ class Exchange:
             room.clear()
             if self._ahead >= _AHEAD_BYTES:
                 await room.wait()
+
+
+class _Gathered:
+    """Pieces of a body that have come, gathered, so that a server that sends single bytes costs no more than others.
+
+    Args:
+        put: What is given what they come to.
+    """
+
+    def __init__(self, put: Callable[[bytes], Awaitable[None]]) -> None:
+        self._put = put
+        self._pieces: list[bytes] = []
+        self._count = self._size = 0
+
+    async def add(self, piece: bytes) -> None:
+        """Takes a piece.
+
+        Raises:
+            RequestFailed: There are too many for what is in them.
+        """
+        self._pieces.append(piece)
+        self._count += 1
+        self._size += len(piece)
+        if self._count > _MOST_PIECES and self._size < self._count * _LEAST_PIECE_BYTES:
+            raise RequestFailed(FailureCode.PROTOCOL, "the answer comes in too many pieces of next to nothing")
+        if not self._count % _PIECES_A_TURN:
+            # Requests of others are served on the same thread.
+            await asyncio.sleep(0)
+
+    async def flush(self) -> None:
+        """Gives away what has come."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            await self._put(b"".join(pieces))
 
 
 def _written(method: str, target: Target, headers: list[tuple[str, str]], body: bytes) -> tuple[h11.Connection, bytes]:

@@ -21,6 +21,10 @@ __all__ = ["GuestNetwork"]
 _MOST_HANDLES: Final = 1_000
 """Answers that a guest may have without closing them."""
 
+_MOST_KEPT: Final = 64
+"""Of how many answers the host keeps what the guest has not taken, up to a quarter of a mebibyte each;
+more where its policy permits more connections."""
+
 
 class GuestNetwork:
     """What one guest has of the network.
@@ -63,6 +67,11 @@ class GuestNetwork:
         if len(self._exchanges) >= _MOST_HANDLES:
             raise RequestFailed(FailureCode.LIMIT, f"{_MOST_HANDLES:,} answers are open: close some")
         policy = self._policy
+        most_kept = max(_MOST_KEPT, policy.limits.connections)
+        if sum(exchange.is_kept() for exchange in self._exchanges.values()) >= most_kept:
+            raise RequestFailed(
+                FailureCode.LIMIT, f"{most_kept} answers are not read to their ends: read or close some"
+            )
         exchange = Exchange(self._client, policy.network, self._meter, request, policy.limits.request_time)
         self._number += 1
         self._exchanges[self._number] = exchange
