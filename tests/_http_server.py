@@ -44,6 +44,7 @@ class HttpServer:
 
     Attributes:
         connections: How many have connected.
+        gathered: How many have asked to be answered together.
         open: How many are connected.
         reached: The addresses at which it was connected to.
         seen: The requests.
@@ -59,7 +60,7 @@ class HttpServer:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self.connections = 0
+        self.connections = self.gathered = 0
         self.open = 0
         self.seen: list[Seen] = []
         self.reached: list[str] = []
@@ -85,10 +86,10 @@ class HttpServer:
     async def _start(self) -> None:
         # What connects is counted before anything of TLS: by a server that has none in front of the one that has.
         if self._host is None:
-            both = socket.create_server(("", self.port), family=socket.AF_INET6, backlog=100, dualstack_ipv6=True)
+            both = socket.create_server(("", self.port), family=socket.AF_INET6, backlog=1_000, dualstack_ipv6=True)
             self._server = await asyncio.start_server(self._met, sock=both)
         else:
-            self._server = await asyncio.start_server(self._met, self._host, self.port)
+            self._server = await asyncio.start_server(self._met, self._host, self.port, backlog=1_000)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -161,6 +162,12 @@ class HttpServer:
                     await asyncio.wait_for(reader.read(), float(asked["seconds"]))
                     return
                 say("200 OK", b"waited")
+            case "/gather":
+                # Nobody is answered before all are here.
+                self.gathered += 1
+                while self.gathered < int(asked["count"]):
+                    await asyncio.sleep(0.02)
+                say("200 OK", b"together")
             case "/large":
                 size, piece = int(asked["bytes"]), b"x" * 65_536
                 writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
