@@ -27,6 +27,7 @@ from benchmarks._compiles import compiles
 from benchmarks._compute import compute
 from benchmarks._crowds import asleep, heartbeat, parked, shares, throughput
 from benchmarks._ends import cancelled, disconnected, lengths
+from benchmarks._gate import gate
 from benchmarks._guests import CALLS, HELLO, MANY_IMPORTS
 from benchmarks._host_calls import host_calls
 from benchmarks._idiomatic import idiomatic_hello, native_engine
@@ -217,6 +218,7 @@ _PARTS: dict[str, Callable[[Console], list[Promise]]] = {
     "compute": compute,
     "host-calls": host_calls,
     "trace": trace,
+    "gate": gate,
     "audit": lambda _: audit(),
     "late": late,
     "throughput": throughput,

@@ -11,6 +11,7 @@ import pytest
 
 import stockade
 import stockade.audit
+import stockade.gate
 import stockade.guests
 import stockade.host
 import stockade.jail
@@ -230,6 +231,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade: {"__version__"},
     stockade.policy: {
+        *("GATE_CHANNELS", "GATE_VERDICTS", "GateRules"),
         *("METHODS", "Address", "host_name", "inner_address", "is_below", "is_loopback", "is_metadata", "is_public"),
         *("may_be_public", "normal_path", "percent_encoded"),
         *("MAX_MODULE_BYTES", "PRESETS", "Plain", "check_enforceable", "examine_policy", "folders_on_the_way"),
@@ -261,7 +263,10 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
             "summary",
         ),
         "violation_text",
+        # These are told under the gate.
+        *("Finding", "Verdict"),
     },
+    stockade.gate: {"SecretFinder", "checked_secrets", "worst_of"},
     stockade.guests: set(),
     stockade.host: {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),

@@ -6,7 +6,8 @@
 8
 
 Here is what one types in a day. The rest is in its rooms: parts of policies in `stockade.policy`, parts of reports in
-`stockade.report`, what code gives in `stockade.guests`, events and sinks in `stockade.audit`, numbers and memory for
+`stockade.report`, what code gives in `stockade.guests`, events and sinks in `stockade.audit`, what looks for
+secrets in `stockade.gate`, numbers and memory for
 host functions in `stockade.host`, system calls in `stockade.syscalls`, types for annotations in `stockade.typing`.
 """
 

@@ -9,6 +9,7 @@ from stockade.policy._custom import Amount
 from stockade.policy._enforced import check_enforceable, runnable_features, unenforceable
 from stockade.policy._fields import Plain
 from stockade.policy._files import folders_on_the_way, policy_files
+from stockade.policy._gate import GATE_CHANNELS, GATE_VERDICTS, GateRules
 from stockade.policy._given import PolicyLike, policy_of
 from stockade.policy._http import METHODS, is_below, normal_path, percent_encoded
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
@@ -60,6 +61,8 @@ else:
     )
 
 __all__ = [
+    "GATE_CHANNELS",
+    "GATE_VERDICTS",
     "MAX_MODULE_BYTES",
     "METHODS",
     "PRESETS",
@@ -70,6 +73,7 @@ __all__ = [
     "Environment",
     "Features",
     "Filesystem",
+    "GateRules",
     "HostRule",
     "Limits",
     "ModuleLimits",

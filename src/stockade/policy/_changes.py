@@ -23,6 +23,7 @@ __all__ = [
     "EnvironmentFields",
     "FeaturesFields",
     "FilesystemFields",
+    "GateFields",
     "LimitsFields",
     "ModuleLimitsFields",
     "NetworkFields",
@@ -145,6 +146,16 @@ class ProcessFields(_ProcessFields, total=False):
     """What `Process` takes."""
 
     mode: Literal["none", "commands", "full"]
+
+
+class GateFields(TypedDict, total=False):
+    """What `GateRules` takes."""
+
+    registered: Literal["allow", "warn", "redact", "quarantine", "block"]
+    keys: Literal["allow", "warn", "redact", "quarantine", "block"]
+    personal: Literal["allow", "warn", "redact", "quarantine", "block"]
+    entropy: Literal["allow", "warn", "redact", "quarantine", "block"]
+    channels: Sequence[str]
 
 
 class ModuleLimitsFields(TypedDict, total=False):

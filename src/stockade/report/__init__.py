@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
+from stockade.report._findings import Finding, Verdict
 from stockade.report._fuel import (
     SAMPLES_KEPT,
     FuelAnomaly,
@@ -46,6 +47,7 @@ __all__ = [
     "LIMITS",
     "SAMPLES_KEPT",
     "Alert",
+    "Finding",
     "FuelAnomaly",
     "FuelHistory",
     "FuelSample",
@@ -71,6 +73,7 @@ __all__ = [
     "Truncated",
     "Usage",
     "Value",
+    "Verdict",
     "Violation",
     "ViolationEvent",
     "amount",

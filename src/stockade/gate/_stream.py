@@ -1,0 +1,149 @@
+"""A channel through which something leaves, looked at piece by piece."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stockade.report import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stockade.gate._finder import Finder, Span
+
+__all__ = ["GateStream", "placeholder"]
+
+_PIECE_BYTES: Final = 64 << 10
+
+_FEW_BYTES: Final = 2048
+"""Where more than that is kept, it is not looked at anew for each byte that comes."""
+
+
+def placeholder(detector: str) -> bytes:
+    """Returns what stands where something was.
+
+    Args:
+        detector: What has found it.
+    """
+    return f"[redacted:{detector}]".encode()
+
+
+class GateStream:
+    """Looks at what leaves through one channel, and returns what may. For one thread at a time.
+
+    It holds no more than a window: as much as the longest form of what is looked for may take.
+
+    Args:
+        finders: What is looked for.
+        judge: Is told what was found, as a span of the whole channel, and the bytes of it; says what becomes of it.
+    """
+
+    def __init__(self, finders: Sequence[Finder], judge: Callable[[Span, bytes], Verdict]) -> None:
+        self._finders = finders
+        self._judge = judge
+        # What may belong to something that comes: its first `_released` bytes have left already.
+        self._kept = b""
+        self._released = 0
+        self._looked = 0
+        self._offset = 0
+        self.closed = False
+
+    @property
+    def held_bytes(self) -> int:
+        """How much has come and has not left."""
+        return len(self._kept) - self._released
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes more, and returns what may leave of what has come.
+
+        Args:
+            data: What comes.
+        """
+        if len(data) <= _PIECE_BYTES:
+            return self._take(data, is_last=False)
+        pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
+        return b"".join([self._take(piece, is_last=False) for piece in pieces])
+
+    def finish(self) -> bytes:
+        """Returns what may leave of the rest: no more comes."""
+        return self._take(b"", is_last=True)
+
+    def _take(self, piece: bytes, *, is_last: bool) -> bytes:
+        if self.closed:
+            return b""
+        data = self._kept + piece
+        if not is_last and len(self._kept) > _FEW_BYTES and len(data) - self._looked < len(data) >> 3:
+            self._kept = data
+            return b""
+        found = sorted(
+            span for finder in self._finders for span in finder.find(data, is_last=is_last) if span.end > self._released
+        )
+        keep_from = release_to = len(data)
+        if not is_last:
+            for finder in self._finders:
+                hold = finder.hold(data)
+                keep_from, release_to = min(keep_from, hold.keep_from), min(release_to, hold.release_to)
+        out: list[bytes] = []
+        at = self._released
+        release_to = max(release_to, at)
+        for start, end, spans in _grouped(found, data):
+            if start >= release_to:
+                break
+            verdict = max((self._told(span, data) for span in spans), key=lambda each: each.severity)
+            if verdict.withholds:
+                self.closed = True
+                self._kept = b""
+                out.append(data[at : max(at, start)])
+                return b"".join(out)
+            if verdict is Verdict.REDACT:
+                out += [data[at : max(at, start)], placeholder(spans[0].detector)]
+            else:
+                out.append(data[at:end])
+            at = end
+            release_to, keep_from = max(release_to, at), max(keep_from, at)
+        out.append(data[at:release_to])
+        keep_from = min(keep_from, release_to)
+        self._kept = data[keep_from:]
+        self._released = release_to - keep_from
+        self._offset += keep_from
+        self._looked = len(self._kept)
+        return b"".join(out)
+
+    def _told(self, span: Span, data: bytes) -> Verdict:
+        there = span._replace(start=self._offset + span.start, end=self._offset + span.end)
+        return self._judge(there, data[span.start : span.end])
+
+
+_KINDS: Final = ("secret", "key", "personal", "entropy")
+"""Of several that are in the same place, the first one gives it its name."""
+
+
+def _grouped(found: list[Span], data: bytes) -> list[tuple[int, int, list[Span]]]:
+    """Returns the places where something is, with all that is there; the pieces of one secret are one."""
+    places: list[tuple[int, int, list[Span]]] = []
+    for span in found:
+        if places:
+            start, end, spans = places[-1]
+            if span.start < end or _goes_on(spans, data[end : span.start], span):
+                places[-1] = start, max(end, span.end), [*spans, span]
+                continue
+        places.append((span.start, span.end, [span]))
+    return [(start, end, _distinct(spans)) for start, end, spans in places]
+
+
+def _goes_on(before: list[Span], between: bytes, span: Span) -> bool:
+    """Whether a piece of a secret goes on with the piece before it."""
+    if not span.is_piece or between.strip():
+        return False
+    return any(other.is_piece and other.detector == span.detector for other in before)
+
+
+def _distinct(spans: list[Span]) -> list[Span]:
+    """Returns what is in one place, each of it once."""
+    if len(spans) == 1:
+        return spans
+    found: dict[tuple[str, str], Span] = {}
+    for span in spans:
+        other = found.setdefault((span.kind, span.detector), span)
+        found[span.kind, span.detector] = other._replace(end=max(other.end, span.end))
+    return sorted(found.values(), key=lambda span: (_KINDS.index(span.kind), span))
