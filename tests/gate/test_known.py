@@ -1,4 +1,4 @@
-"""P-GATE-2, P-GATE-3: keys, personal data and random text are found in their forms, and in ordinary output nothing is."""
+"""P-GATE-2, P-GATE-3: keys, personal data, random text are found in their forms; ordinary output leaves as it came."""
 
 import base64
 import hashlib
