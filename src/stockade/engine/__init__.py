@@ -16,6 +16,7 @@ from stockade.engine._engine import (
 )
 from stockade.engine._failure import OUT_OF_FUEL, STACK_OVERFLOW, TRAP_CODES, EngineFrame, Failure
 from stockade.engine._features import PROPOSALS, RUN_PROPOSALS, Proposal, features_used, validate_with
+from stockade.engine._guest_bytes import GuestBytes
 from stockade.engine._instance import (
     F32_OVERFLOW,
     FUEL_SLICE,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
         InstanceState,
         MemoryImage,
         SealedFile,
+        is_global,
+        keep_page_table,
         populate,
         put_state,
         share_state,
@@ -53,6 +56,8 @@ else:
                 "InstanceState",
                 "MemoryImage",
                 "SealedFile",
+                "is_global",
+                "keep_page_table",
                 "populate",
                 "put_state",
                 "share_state",
@@ -83,6 +88,7 @@ __all__ = [
     "EngineFrame",
     "Extent",
     "Failure",
+    "GuestBytes",
     "HaltedMemory",
     "Instance",
     "InstanceState",
@@ -99,6 +105,8 @@ __all__ = [
     "can_reserve_pool",
     "compile_to_bytes",
     "features_used",
+    "is_global",
+    "keep_page_table",
     "library_folder",
     "populate",
     "put_state",

@@ -77,7 +77,7 @@ _FUEL_IS_KNOWN: Final = (OUT_OF_FUEL, UNREACHABLE)
 """Traps before which the guest's count of fuel is written back."""
 
 _PACKERS = {"i32": (0, "i32"), "i64": (1, "i64"), "f32": (2, "f32"), "f64": (3, "f64"), "v128": (4, "v128")}
-_MEMBERS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
+GLOBAL_KINDS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
 
 
 # Looked up once: the offset of a field takes longer to ask for than a call into the library.
@@ -558,7 +558,7 @@ class Instance:
         # SAFETY: the handle was just written to `out`; the store is alive, and nothing of it runs. The value is copied
         # to our place; it holds a number, so nothing has to be freed.
         self._api.global_get(self._context, self._base + _HANDLE, addressof(value))
-        assert value.kind in _MEMBERS
+        assert value.kind in GLOBAL_KINDS
         return string_at(addressof(value), 1) + string_at(addressof(value) + Value.of.offset, _NUMBER_BYTES)
 
     def set_global(self, name: bytes, value: bytes) -> None:
@@ -574,7 +574,7 @@ class Instance:
         """
         if self._find(name) != _GLOBAL:
             raise KeyError(name)
-        assert value[0] in _MEMBERS
+        assert value[0] in GLOBAL_KINDS
         number = Value()
         memmove(addressof(number), value, 1)
         memmove(addressof(number) + Value.of.offset, value[1:], _NUMBER_BYTES)
@@ -746,7 +746,7 @@ class Instance:
         # SAFETY: the engine wrote each result's kind beside it, so the member that is read is the one that was written;
         # what is read is a copy.
         values, types = self._values, self._result_types
-        found = [getattr(v.of, _MEMBERS[v.kind]) for v in values[len(values) - len(types) :]]
+        found = [getattr(v.of, GLOBAL_KINDS[v.kind]) for v in values[len(values) - len(types) :]]
         return found if "v128" not in types else [bytes(v) if isinstance(v, ctypes.Array) else v for v in found]
 
     def set_fuel(self, fuel: int, slice_: int = FUEL_SLICE) -> None:

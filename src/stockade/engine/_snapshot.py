@@ -15,13 +15,15 @@ import os
 import re
 import weakref
 from ctypes import addressof, c_char, c_int, c_long, c_size_t, c_void_p
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stockade.engine._instance import GLOBAL_KINDS
 from stockade.errors import EngineError
-from stockade.system import has_memory_files, open_memory_file, seal
+from stockade.system import has_memory_files, is_sealed, open_memory_file, seal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -34,6 +36,8 @@ __all__ = [
     "InstanceState",
     "MemoryImage",
     "SealedFile",
+    "is_global",
+    "keep_page_table",
     "populate",
     "put_state",
     "share_state",
@@ -53,8 +57,16 @@ _MOST_LAYERED: Final = 192
 _NEAR_BYTES: Final = 1 << 18
 """Zeros between two extents up to this size are kept, for a mapping costs more than they do."""
 
+_GLOBAL_BYTES: Final = 17
+"""What is told of a global: the kind of its number, and 16 bytes."""
+
 _ENTRY_BYTES: Final = 8
 """Bytes that `/proc/self/pagemap` has for a page."""
+
+_TABLE: Final = "/proc/self/pagemap"
+
+_kept: Final[list[int]] = []
+"""The table of this process, where it was opened while it could be."""
 
 _TOUCHED: Final = re.compile(rb"[\x40-\xff]+", re.DOTALL)
 _SHARED: Final = re.compile(rb"[\xa0-\xbf]+", re.DOTALL)
@@ -91,6 +103,27 @@ class _Libc:
 @cache
 def _libc() -> _Libc:
     return _Libc()
+
+
+def keep_page_table() -> int | None:
+    """Opens the kernel's table of this process's pages, for a process that is about to lose all paths.
+
+    Returns:
+        Its descriptor, which stays open; None where the kernel has none.
+    """
+    with suppress(OSError):
+        _kept[:] = [os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)]
+    return _kept[0] if _kept else None
+
+
+def is_global(value: bytes, type_: str) -> bool:
+    """Whether something is what `Instance.global_value` may tell of a global.
+
+    Args:
+        value: What somebody says that it holds.
+        type_: Its type.
+    """
+    return len(value) == _GLOBAL_BYTES and GLOBAL_KINDS.get(value[0]) == type_
 
 
 def touched_pages(
@@ -159,6 +192,30 @@ class SealedFile:
         weakref.finalize(self, os.close, descriptor).atexit = False
         seal(descriptor)
         self.size_bytes = os.fstat(descriptor).st_size
+
+    @classmethod
+    def received(cls, descriptor: int) -> SealedFile:
+        """Returns a file that another process has made, and says that it has sealed.
+
+        Args:
+            descriptor: The file, which is closed by what is returned, or here.
+
+        Raises:
+            EngineError: It is none in memory, or not sealed.
+        """
+        try:
+            if not is_sealed(descriptor):
+                raise EngineError("the file of a snapshot is not sealed")  # noqa: TRY301 - it is closed below
+            found = cls.__new__(cls)
+            found.size_bytes = os.fstat(descriptor).st_size
+        except BaseException as problem:
+            os.close(descriptor)
+            if isinstance(problem, OSError):
+                raise EngineError("the file of a snapshot is none in memory") from None
+            raise
+        found.descriptor = descriptor
+        weakref.finalize(found, os.close, descriptor).atexit = False
+        return found
 
     @staticmethod
     def new() -> int:
@@ -354,9 +411,13 @@ def _copy(descriptor: int, address: int, size: int, offset: int) -> None:
 
 def _pages(address: int, size: int) -> bytes | None:
     """Returns the highest byte of the entry of each page in the kernel's table; None where it does not tell."""
+    where = size // PAGESIZE * _ENTRY_BYTES, address // PAGESIZE * _ENTRY_BYTES
     try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as table:  # noqa: PTH123 - not buffered
-            entries = os.pread(table.fileno(), size // PAGESIZE * _ENTRY_BYTES, address // PAGESIZE * _ENTRY_BYTES)
+        if _kept:
+            entries = os.pread(_kept[0], *where)
+        else:
+            with open(_TABLE, "rb", buffering=0) as table:  # noqa: PTH123 - not buffered
+                entries = os.pread(table.fileno(), *where)
     except OSError:
         return None
     return entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES] if len(entries) == size // PAGESIZE * _ENTRY_BYTES else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
+from stockade.execution._asked import ask, awaited_call, awaited_of
 from stockade.execution._classify import GuestStopped, StopReason
 from stockade.execution._context import PolicyContext
 from stockade.execution._inputs import (
@@ -19,13 +20,14 @@ from stockade.execution._inputs import (
     environment,
 )
 from stockade.execution._mounts import OpenMounts
+from stockade.execution._open import OpenGuest
 from stockade.execution._pipe import Pipe
 from stockade.execution._plan import Plan
 from stockade.execution._ready import ReadyPool
 from stockade.execution._run import Guest, initialized, with_guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
-from stockade.execution._string_calls import CallExport, Convention, Returns, StringCall
+from stockade.execution._string_calls import MEMORY, CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
 from stockade.execution._where import Isolation
 
@@ -44,6 +46,7 @@ else:
     )
 
 __all__ = [
+    "MEMORY",
     "NO_INPUTS",
     "Argument",
     "AsyncStdin",
@@ -60,6 +63,7 @@ __all__ = [
     "OnOutput",
     "OnOutputAsync",
     "OnProgress",
+    "OpenGuest",
     "OpenMounts",
     "Pipe",
     "Plan",
@@ -72,6 +76,9 @@ __all__ = [
     "StreamState",
     "Streams",
     "StringCall",
+    "ask",
+    "awaited_call",
+    "awaited_of",
     "bind_arguments",
     "calibrate",
     "check_arguments",

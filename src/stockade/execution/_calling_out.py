@@ -3,65 +3,33 @@
 from __future__ import annotations
 
 import time
-import weakref
-from contextvars import ContextVar, copy_context
-from functools import partial
 from typing import TYPE_CHECKING
 
-from stockade.errors import EngineError, UsageError
+from stockade.errors import EngineError
+from stockade.execution._asked import ask, awaited_call, awaited_of
 from stockade.execution._classify import GuestStopped, StopReason, classify
 from stockade.execution._halted import HaltedGuest
 from stockade.execution._values import bind_arguments
 from stockade.guard import Mailbox, mailbox_words
 from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.report import Outcome, Report
-from stockade.runner import FOREVER, GRACE_SECONDS, AwaitedCall, run_blocking
+from stockade.runner import FOREVER, GRACE_SECONDS, run_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stockade.engine import Instance, Number
     from stockade.execution._string_calls import Returns
     from stockade.execution._values import Argument, Call
     from stockade.execution.loop_calls import AskedCall
     from stockade.host import BoundFunction
-    from stockade.modules import Module
     from stockade.report import Value
-    from stockade.runner import RunCoroutine
+    from stockade.runner import AwaitedCall, RunCoroutine
 
 __all__ = ["CallingGuest"]
 
 _LOOK_SECONDS = 0.01
 """How often to look at everything where a guest calls functions of the embedder again and again."""
-
-
-_around: ContextVar[tuple[weakref.ref[CallingGuest], AwaitedCall] | None] = ContextVar("_around", default=None)
-"""The call of a coroutine host function in whose context this is, and the guest that has made it."""
-
-
-async def _ask(awaited: AwaitedCall, wake: Callable[[], object], call: Call) -> Report:
-    """Has an export called, within a coroutine host function. What waits for that keeps no guest.
-
-    Raises:
-        UsageError: The call of the host function is over.
-    """
-    from stockade.execution.loop_calls import AskedCall
-
-    if awaited.is_over() or awaited.is_stopped():
-        raise UsageError("the call of the host function is over, and its guest is not halted in it any more")
-    return await AskedCall(call, wake).report(awaited.asked)
-
-
-async def _call_back_async(
-    module: Module,
-    awaited: AwaitedCall,
-    wake: Callable[[], object],
-    export: str,
-    args: Sequence[Argument],
-    returns: Returns | None,
-) -> Value:
-    report = await _ask(awaited, wake, bind_arguments(module, export, args, returns))
-    return report.check().value
 
 
 class CallingGuest(HaltedGuest):
@@ -130,7 +98,7 @@ class CallingGuest(HaltedGuest):
         Raises:
             UsageError: It cannot be made.
         """
-        return run_blocking(self._within(call), self._control)
+        return run_blocking(self.within(call), self._control)
 
     async def await_within(self, awaited: AwaitedCall, call: Call) -> Report:
         """Makes a call within a coroutine host function.
@@ -142,18 +110,18 @@ class CallingGuest(HaltedGuest):
         Raises:
             UsageError: It cannot be made.
         """
-        return await _ask(awaited, self._control.wake, call)
+        return await ask(awaited, self._control.wake, call)
 
     def awaited_here(self) -> AwaitedCall | None:
         """Returns the call of a coroutine host function in whose context this is; None where there is none such."""
-        found = _around.get()
-        return None if found is None or found[0]() is not self or not self._is_under_way(found[1]) else found[1]
+        found = awaited_of(self)
+        return None if found is None or not self._is_under_way(found) else found
 
     def _is_under_way(self, awaited: AwaitedCall) -> bool:
         return self._instance is not None and self._ending is None and not awaited.is_over()
 
-    def _within(self, call: Call) -> RunCoroutine[Report]:
-        """Makes a call while the guest is halted in one of a host function.
+    def within(self, call: Call) -> RunCoroutine[Report]:
+        """Makes a call while the guest is halted in one of a host function, in steps.
 
         Raises:
             UsageError: It cannot be made.
@@ -274,11 +242,8 @@ class CallingGuest(HaltedGuest):
             except Exception as problem:
                 self._fail(mailbox, function.failure(problem))
                 return
-            context = copy_context()
-            awaited = AwaitedCall(function.function, given, context, self._control.wake)
+            awaited = awaited_call(function.function, given, self, self._plan.module, self._control.wake, call)
             del given
-            context.run(_around.set, (weakref.ref(self), awaited))
-            call.asks(partial(_call_back_async, self._plan.module, awaited, self._control.wake))
             try:
                 yield from self._until_awaited(awaited)
             except GuestStopped:
@@ -328,7 +293,7 @@ class CallingGuest(HaltedGuest):
     def _answer_asked(self, asked: AskedCall) -> RunCoroutine[None]:
         """Makes a call that a coroutine function asks for."""
         try:
-            report = yield from self._within(asked.call)
+            report = yield from self.within(asked.call)
         except Exception as problem:
             asked.answer(None, problem)
         else:

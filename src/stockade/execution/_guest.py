@@ -331,6 +331,11 @@ class LiveGuest:
         held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
         return held
 
+    @property
+    def below(self) -> InstanceState | None:
+        """What of earlier snapshots its memories share, which counts for the next one; None where they share nothing."""
+        return self._below
+
     def _looking(self) -> threading.RLock:
         """Returns what is held while somebody looks at the guest from another thread, or in the middle of anything.
 

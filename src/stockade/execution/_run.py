@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Instance, Number
+    from stockade.execution._open import OpenGuest
     from stockade.execution._streams import Streams
     from stockade.modules import Module
     from stockade.runner import RunControl, RunCoroutine
@@ -322,7 +323,7 @@ def initialized(module: Module, guest: Guest, call: Call) -> RunCoroutine[Report
     return (yield from guest.invoke(call))
 
 
-def with_guest(guest: Guest, control: RunControl, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
+def with_guest(guest: OpenGuest, control: RunControl, steps: RunCoroutine[_Result]) -> RunCoroutine[_Result]:
     """Takes steps with a guest that is freed after them.
 
     Args:

@@ -22,7 +22,7 @@ from stockade.wasm import ExternKind, FuncType
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from stockade.engine import HaltedMemory, Memory, Number
+    from stockade.engine import GuestBytes, Number
     from stockade.execution._values import Call
     from stockade.modules import Module
 
@@ -106,7 +106,7 @@ class StringCall(msgspec.Struct, frozen=True):
     after: Entry | None
 
     def perform(
-        self, call: Call, memory: Memory | HaltedMemory, enter: CallExport, limit_bytes: int
+        self, call: Call, memory: GuestBytes, enter: CallExport, limit_bytes: int
     ) -> Generator[float, None, Sequence[Number | str]]:
         """Passes the texts, calls the function, reads its result, and gives back what was lent.
 
@@ -144,7 +144,7 @@ class StringCall(msgspec.Struct, frozen=True):
         return found
 
     def _lend(
-        self, text: bytes, lent: list[tuple[int, int]], memory: Memory | HaltedMemory, enter: CallExport
+        self, text: bytes, lent: list[tuple[int, int]], memory: GuestBytes, enter: CallExport
     ) -> Generator[float, None, int]:
         """Copies bytes into room that the guest makes for them; returns their address."""
         convention, size = self.convention, len(text)
@@ -171,7 +171,7 @@ class StringCall(msgspec.Struct, frozen=True):
         if size:
             yield from enter(self.convention.free.encode(), _given(self.convention.gives, size, address), ())
 
-    def _read(self, entry: Entry, memory: Memory | HaltedMemory, address: int, size: int) -> str | bytes:
+    def _read(self, entry: Entry, memory: GuestBytes, address: int, size: int) -> str | bytes:
         data = _copied(entry, memory, address, size)
         if self.returns == "bytes":
             return data
@@ -186,7 +186,7 @@ class Exchange(Protocol):
     """What is done for a call beside calling its function: other calls, and what is passed in memory."""
 
     def perform(
-        self, call: Call, memory: Memory | HaltedMemory, enter: CallExport, limit_bytes: int
+        self, call: Call, memory: GuestBytes, enter: CallExport, limit_bytes: int
     ) -> Generator[float, None, Sequence[Number | str]]:
         """Makes the call, in steps as `Guest.invoke` does, and returns its results.
 
@@ -280,7 +280,7 @@ def _after(module: Module, entry: Entry) -> Entry | None:
     return Entry(name, wanted) if module.function_type(name) == wanted else None
 
 
-def _place_of(entry: Entry, results: Sequence[Number], memory: Memory | HaltedMemory) -> tuple[int, int]:
+def _place_of(entry: Entry, results: Sequence[Number], memory: GuestBytes) -> tuple[int, int]:
     """Where the function says that its text is: address and length."""
     numbers = [int(number) for number in results]
     if entry.type.results == ("i64",):
@@ -291,7 +291,7 @@ def _place_of(entry: Entry, results: Sequence[Number], memory: Memory | HaltedMe
     return numbers[0] & _WORD, numbers[1] & _WORD
 
 
-def _copied(entry: Entry, memory: Memory | HaltedMemory, address: int, size: int) -> bytes:
+def _copied(entry: Entry, memory: GuestBytes, address: int, size: int) -> bytes:
     try:
         return memory.read(address, size)
     except IndexError:

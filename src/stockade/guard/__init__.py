@@ -15,6 +15,7 @@ from stockade.guard._state import Counters, Glance, State, StateReading, Wait, f
 from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, Exposed, Woven
 
 if TYPE_CHECKING:
+    from stockade.guard._exposed import types_of_globals
     from stockade.guard._proof import proof_copy, prove
     from stockade.guard._trace import MOST_STRING_BYTES, TraceEntry, TraceRing, lost_entries, take_entries
     from stockade.guard._weave import weave
@@ -22,6 +23,7 @@ else:
     __getattr__ = found_later(
         __name__,
         {
+            "_exposed": ("types_of_globals",),
             "_proof": ("proof_copy", "prove"),
             "_trace": ("MOST_STRING_BYTES", "TraceEntry", "TraceRing", "lost_entries", "take_entries"),
             "_weave": ("weave",),
@@ -68,6 +70,7 @@ __all__ = [
     "state_format",
     "stop_reasons",
     "take_entries",
+    "types_of_globals",
     "values_format",
     "weave",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade.wasm import ParsedModule, Scan
 
-__all__ = ["expose"]
+__all__ = ["expose", "types_of_globals"]
 
 _NUMBERS = frozenset({"i32", "i64", "f32", "f64", "v128"})
 
@@ -45,7 +45,7 @@ def expose(
         The exports, encoded; and the state by all its names.
     """
     mutable, references = _mutable_globals(module)
-    wanted = {ExternKind.MEMORY: range(len(module.memories)), ExternKind.GLOBAL: mutable}
+    wanted = {ExternKind.MEMORY: range(len(module.memories)), ExternKind.GLOBAL: list(mutable)}
     names: dict[tuple[ExternKind, int], bytes] = {}
     for name, entry in module.exports.items():
         if entry.kind in wanted:
@@ -66,15 +66,24 @@ def expose(
     return exports, Exposed(memories, globals_, tuple(obstacles))
 
 
-def _mutable_globals(module: ParsedModule) -> tuple[list[int], bool]:
-    """The places of its mutable globals that hold numbers, and whether others hold references."""
+def types_of_globals(module: ParsedModule) -> tuple[str, ...]:
+    """Returns the types of the mutable globals that hold numbers, in the order of `Exposed.globals`.
+
+    Args:
+        module: The guest's module.
+    """
+    return tuple(_mutable_globals(module)[0].values())
+
+
+def _mutable_globals(module: ParsedModule) -> tuple[dict[int, str], bool]:
+    """The types of its mutable globals that hold numbers, by their places, and whether others hold references."""
     reader, count = items(module, SectionId.GLOBAL)
-    found, references = [], False
+    found, references = {}, False
     for place in range(count):
         type_, mutable = guest_value_type(reader), reader.byte()
         skip_const_expression(reader)
         if mutable and type_ in _NUMBERS:
-            found.append(place)
+            found[place] = type_
         elif mutable:
             references = True
     return found, references

@@ -10,7 +10,7 @@ from stockade.guests._turns import CalledTurns
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.guests._task import Task
     from stockade.guests._tools import Toolbox
     from stockade.guests._turns import JobStreams, Turns
@@ -48,10 +48,10 @@ class Driver(Protocol):
     def lend(self, box: Sandbox, toolbox: Toolbox) -> None:
         """Lends what it imports."""
 
-    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+    def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps."""
 
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+    def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
         """Returns how it is given one task after another."""
 
     def arguments(self, task: Task) -> Sequence[str]:
@@ -60,7 +60,7 @@ class Driver(Protocol):
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
 
 
@@ -81,7 +81,7 @@ class PlainDriver:
     def lend(self, box: Sandbox, toolbox: Toolbox) -> None:
         """Lends what it imports."""
 
-    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+    def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps: there is nothing to do before the first."""
         raise NotImplementedError
 
@@ -100,12 +100,12 @@ class CalledDriver(PlainDriver):
         """Returns what stands on its standard input before the task's own."""
         return b""
 
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
+    def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:  # noqa: ARG002 - it has no need of them
         """Returns how it is given one task after another: by calls, so there is nothing on its standard input."""
         streams.end()
         return CalledTurns(guest, module, self)
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         raise NotImplementedError
 
@@ -117,6 +117,6 @@ class CommandDriver(PlainDriver):
     calls_tools = True
     exchanges = True
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:  # noqa: ARG002 - it reads the task
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:  # noqa: ARG002 - it reads the task
         """Lets a guest run a task, in steps."""
         return guest.invoke(Call(module.command_entry), command=True)

@@ -23,8 +23,8 @@ from stockade.guests._task import Task
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from stockade.engine import HaltedMemory, Memory, Number
-    from stockade.execution import CallExport, Guest
+    from stockade.engine import GuestBytes, Number
+    from stockade.execution import CallExport, OpenGuest
     from stockade.guests._driver import Driver
     from stockade.modules import Entry, Module
     from stockade.report import Report
@@ -96,7 +96,7 @@ class _Turn(msgspec.Struct, frozen=True):
     def perform(
         self,
         call: Call,  # noqa: ARG002 - all calls are these
-        memory: Memory | HaltedMemory,
+        memory: GuestBytes,
         enter: CallExport,
         limit_bytes: int,  # noqa: ARG002 - of a value, and it is in a frame
     ) -> Generator[float, None, Sequence[Number | str | bytes]]:
@@ -150,7 +150,7 @@ class _QuickJSReactor(CalledDriver):
         self._places: dict[tuple[str, ...], _Place] = {}
         self._entry: Entry | None = None
 
-    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
+    def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
         """Makes an interpreter ready for tasks, in steps."""
 
         def called(export: str, *given: int) -> RunCoroutine[int]:
@@ -196,7 +196,7 @@ class _QuickJSReactor(CalledDriver):
         self._places[folders_of(guest.policy)] = _Place(runtime, context, perform, settle, room, random)
         return made_ready((yield from self.start(guest, module, Task(preload, name="<preload>"))))
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         place = self._places[folders_of(guest.policy)]
         seed = seed_for(guest.policy.random) if task.reseed else None

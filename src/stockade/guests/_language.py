@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stockade._bytes import BytesLike
     from stockade.audit import AuditLog
     from stockade.egress import Credential
-    from stockade.execution import Guest, Monitoring, OnOutput, OnOutputAsync, ReadyPool, Streams
+    from stockade.execution import Monitoring, OnOutput, OnOutputAsync, OpenGuest, ReadyPool, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._network import NetworkDesk
     from stockade.guests._task import Plain
@@ -452,7 +452,7 @@ class Language:
             # It is served while the code runs.
             task = task._replace(stdin=None)
 
-        def program(guest: Guest) -> RunCoroutine[Report]:
+        def program(guest: OpenGuest) -> RunCoroutine[Report]:
             place.toolbox.reach(guest)
             return driver.start(guest, module, task)
 

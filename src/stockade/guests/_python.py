@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.guests._driver import Driver
     from stockade.guests._task import Task
     from stockade.guests._tools import Toolbox
@@ -51,7 +51,7 @@ _LOADER: Final = "exec(compile(__import__('sys').argv[1], '<stockade>', 'exec'),
 class _CPythonCommand(CommandDriver):
     """CPython as a command: it gets our program as `-c`, and that its jobs from stdin."""
 
-    def turns(self, guest: Guest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
+    def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
         """Returns how it is given one task after another."""
         return ParkedTurns(guest, module, self, streams, answered)
 
@@ -126,7 +126,7 @@ class _CPythonReactor(CalledDriver):
 
         box.host_function("host", "call")(call_async if toolbox.awaits else call)
 
-    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
+    def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps."""
         return self._turn(
             guest,
@@ -140,11 +140,11 @@ class _CPythonReactor(CalledDriver):
             "_stockade.attach()\n",
         )
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         return self._turn(guest, module, _marshalled(task).decode("latin-1"))
 
-    def _turn(self, guest: Guest, module: Module, source: str) -> RunCoroutine[Report]:
+    def _turn(self, guest: OpenGuest, module: Module, source: str) -> RunCoroutine[Report]:
         passed = StringCall(((0, source.encode()),), None, _ROOM, None, None)
         entry = self._entry = self._entry or module.function_entry("turn")
         return guest.invoke(Call(entry, (0, 0), passed))

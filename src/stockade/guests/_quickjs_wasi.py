@@ -20,8 +20,8 @@ from stockade.host import U32, HostCall  # noqa: TC001 - annotations that are re
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from stockade.engine import HaltedMemory, Memory, Number
-    from stockade.execution import CallExport, Guest
+    from stockade.engine import GuestBytes, Number
+    from stockade.execution import CallExport, OpenGuest
     from stockade.guests._tools import Toolbox
     from stockade.modules import Module
     from stockade.report import Report
@@ -81,7 +81,7 @@ class _Turn(msgspec.Struct, frozen=True):
     def perform(
         self,
         call: Call,  # noqa: ARG002 - all calls are these
-        memory: Memory | HaltedMemory,
+        memory: GuestBytes,
         enter: CallExport,
         limit_bytes: int,  # noqa: ARG002 - of a value, and it is in a frame
     ) -> Generator[float, None, Sequence[Number | str | bytes]]:
@@ -155,7 +155,7 @@ class QuickJSWasi(CalledDriver):
         box.host_function("env", "host_promise_rejection")(rejected)
         box.host_function("env", "host_call")(call_async if toolbox.awaits else call)
 
-    def boot(self, guest: Guest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
+    def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:  # noqa: ARG002 - it has no paths
         """Makes an interpreter ready for tasks, in steps."""
 
         def called(export: str, *given: int) -> RunCoroutine[int]:
@@ -201,7 +201,7 @@ class QuickJSWasi(CalledDriver):
         yield from called("qjs_set_promise_rejection_handler", 1)
         return made_ready((yield from self.start(guest, module, Task(preload, name="<preload>"))))
 
-    def start(self, guest: Guest, module: Module, task: Task) -> RunCoroutine[Report]:
+    def start(self, guest: OpenGuest, module: Module, task: Task) -> RunCoroutine[Report]:
         """Lets a guest run a task, in steps."""
         seed = seed_for(guest.policy.random) if task.reseed else None
         turn = _Turn(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Never, Self
 
     from stockade._bytes import BytesLike
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.guests._result import CodeResult
     from stockade.guests._task import Plain, Task
     from stockade.guests._tools import Toolbox
@@ -56,7 +56,7 @@ class Interpreter:
         box: Sandbox,
         folder: PrivateFolder,
         toolbox: Toolbox,
-        guest: Guest,
+        guest: OpenGuest,
         control: RunControl,
         turns: Turns,
         read: Callable[[Report, Interpreter, Sequence[str]], CodeResult],

@@ -20,7 +20,7 @@ from stockade.runner.loop import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.guests._network import NetworkDesk, PendingAnswer
 
 __all__ = ["MOST_CALLS_LISTED", "NETWORK_MARK", "Tool", "ToolCall", "Toolbox"]
@@ -217,7 +217,7 @@ class Toolbox:
         """Whether what code asks for may have to be awaited."""
         return self.network is not None or any(tool.is_awaited for tool in self._tools.values())
 
-    def reach(self, guest: Guest) -> None:
+    def reach(self, guest: OpenGuest) -> None:
         """Has requests over the network made as those of a guest, where any are made.
 
         Args:

@@ -10,7 +10,7 @@ from stockade.host import CallRefused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.guests._driver import Driver
     from stockade.guests._network import PendingAnswer
     from stockade.guests._task import Task
@@ -133,7 +133,7 @@ class ParkedTurns:
     """
 
     def __init__(
-        self, guest: Guest, module: Module, driver: Driver, streams: JobStreams, answered: Callable[[], bool]
+        self, guest: OpenGuest, module: Module, driver: Driver, streams: JobStreams, answered: Callable[[], bool]
     ) -> None:
         self._guest = guest
         self._module = module
@@ -184,7 +184,7 @@ class CalledTurns:
         driver: How it is driven.
     """
 
-    def __init__(self, guest: Guest, module: Module, driver: Driver) -> None:
+    def __init__(self, guest: OpenGuest, module: Module, driver: Driver) -> None:
         self._guest = guest
         self._module = module
         self._driver = driver

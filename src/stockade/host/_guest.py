@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from stockade._bytes import BytesLike
-    from stockade.engine import HaltedMemory
+    from stockade.engine import GuestBytes
     from stockade.policy import Policy
     from stockade.report import Value, Violation
 
@@ -37,7 +37,7 @@ class HaltedGuest(Protocol):
         """The policy that it runs under."""
 
     @property
-    def halted_memory(self) -> HaltedMemory | None:
+    def halted_memory(self) -> GuestBytes | None:
         """The memory that it exports as `memory`; None where it exports none."""
 
     @property
@@ -81,8 +81,8 @@ class GuestMemory:
     use it from any thread.
     """
 
-    def __init__(self, memory: HaltedMemory, thread: int | None, lock: RLock) -> None:
-        self._memory: HaltedMemory | None = memory
+    def __init__(self, memory: GuestBytes, thread: int | None, lock: RLock) -> None:
+        self._memory: GuestBytes | None = memory
         self._thread = thread
         # Of whoever copies, and of who takes the memory away: a coroutine's call may end at any time.
         self._lock = lock
@@ -130,7 +130,7 @@ class GuestMemory:
         with self._lock:
             self._live().write(_unsigned(address), piece)
 
-    def _live(self) -> HaltedMemory:
+    def _live(self) -> GuestBytes:
         if self._memory is None:
             raise UsageError(_OVER)
         _check_thread(self._thread)

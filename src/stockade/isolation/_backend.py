@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from stockade._text import printable
-from stockade.errors import IsolationError
+from stockade.errors import Cancelled, IsolationError
 from stockade.execution import (
     NO_INPUTS,
     Call,
@@ -20,7 +20,7 @@ from stockade.runner import RunControl, run_blocking
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.execution import Argument, Isolation, Returns, SavedGuest, Streams
+    from stockade.execution import Argument, Isolation, OpenGuest, Returns, SavedGuest, Streams
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunCoroutine
@@ -88,6 +88,19 @@ class Backend(Protocol):
             tenant: For whom.
         """
 
+    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+        """Opens a guest, to be called any number of times, in steps. Whoever asks closes it.
+
+        Args:
+            context: The policy made ready.
+            control: Its control.
+            task: What it is given, and begins with; which function is called does not matter.
+            tenant: For whom.
+
+        Raises:
+            Cancelled: It was told to stop before.
+        """
+
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing.
 
@@ -126,6 +139,23 @@ class InProcess:
         guest = context.guest(module, control, task.inputs, task.streams, task.saved)
         steps = guest.invoke(call, command=True) if export is None else initialized(module, guest, call)
         return (yield from with_guest(guest, control, steps))
+
+    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+        """Opens a guest, in steps; see `Backend`.
+
+        Args:
+            context: The policy made ready.
+            control: Its control.
+            task: What it is given, and begins with.
+            tenant: For whom.
+
+        Raises:
+            Cancelled: It was told to stop before.
+        """
+        if not (yield from context.prepare(task.module, control, tenant)):
+            report = context.cancelled(task.module)
+            raise Cancelled(f"{task.module.name}: {report.summary()}", report)
+        return context.guest(task.module, control, task.inputs, task.streams, task.saved)
 
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing; no walls stand around it."""

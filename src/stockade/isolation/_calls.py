@@ -2,67 +2,99 @@
 
 from __future__ import annotations
 
-import contextvars
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stockade._outside import call_outside
-from stockade.host import CapabilityMissing
+from stockade.execution import awaited_call
+from stockade.host import CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.isolation._frames import Answer, Called, Garbled
-from stockade.runner import AwaitedCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.host import BoundFunction
-    from stockade.isolation._hub import WorkerHandle
-    from stockade.runner import RunControl
+    from stockade.execution import Call
+    from stockade.host import BoundFunction, HaltedGuest
+    from stockade.isolation._frames import ToWorker
+    from stockade.modules import Module
+    from stockade.report import Report
+    from stockade.runner import AwaitedCall, RunControl, RunCoroutine
     from stockade.runner.own_loop import OwnLoop
+
+    class CallingGuest(HaltedGuest, Protocol):
+        """A guest that calls, as these know it."""
+
+        def within(self, call: Call) -> RunCoroutine[Report]:
+            """Makes a call while it is halted in one of a host function, in steps."""
+
+        def send(self, message: ToWorker) -> None:
+            """Tells its worker something."""
+
 
 __all__ = ["RemoteCalls"]
 
 
+class _Awaiting:
+    """A coroutine function that is under way.
+
+    Args:
+        function: The function.
+        call: The call, as it may see it.
+        awaited: The same, as a loop awaits it.
+    """
+
+    def __init__(self, function: BoundFunction, call: HostCall, awaited: AwaitedCall) -> None:
+        self.function = function
+        self.call = call
+        self.awaited = awaited
+
+
 class RemoteCalls:
-    """The calls of one run. One is made at a time, for its guest waits meanwhile.
+    """The calls of one guest. It waits while one is made; the next is made by an export that a function calls.
 
     Args:
         functions: The functions, in the order of their numbers.
-        control: The control of the run.
-        worker: The worker.
+        control: The control of the guest.
+        module: Its module.
         most: How many there may be; None where the policy does not say.
 
     Attributes:
-        count: How many there were.
+        count: How many there were in the call under way.
+        here: Whether a plain function is called just now, on the thread that takes the steps.
         raised: What the last one has raised, for whoever asks why the run has ended.
     """
 
     def __init__(
-        self, functions: Sequence[BoundFunction], control: RunControl, worker: WorkerHandle, most: int | None
+        self, functions: Sequence[BoundFunction], control: RunControl, module: Module, most: int | None
     ) -> None:
         self._functions = functions
         self._control = control
-        self._worker = worker
+        self._module = module
         self._most = most
-        self._awaited: tuple[BoundFunction, AwaitedCall] | None = None
+        self._total = 0
+        # Those that have not been answered; None stands for a plain function.
+        self._open: list[_Awaiting | None] = []
         self._own_loop: OwnLoop | None = None
         self.count = 0
+        self.here = False
         self.raised: BaseException | None = None
 
-    @property
-    def is_awaiting(self) -> bool:
-        """Whether a coroutine function is under way."""
-        return self._awaited is not None
-
-    def take(self, called: Called) -> None:
+    def take(self, called: Called, guest: CallingGuest, depth: int) -> None:
         """Makes a call that the guest is said to make, or begins it.
+
+        Args:
+            called: The call.
+            guest: The guest.
+            depth: How many calls of its exports are under way within such calls.
 
         Raises:
             Garbled: No guest can make it.
             UsageError: The function has returned something else than it is annotated to.
         """
         self.count += 1
-        if self._awaited is not None or not 0 <= called.function < len(self._functions):
+        self._total += 1
+        if len(self._open) != depth or not 0 <= called.function < len(self._functions):
             raise Garbled("it calls a function that there is not, or two at once")
-        if self._most is not None and self.count > self._most:
+        if self._most is not None and self._total > self._most:
             raise Garbled("it calls functions more often than the policy lets it")
         function = self._functions[called.function]
         try:
@@ -71,20 +103,29 @@ class RemoteCalls:
             raise Garbled(f"it calls a function so that {problem}") from None
         if self._control.on_function is not None:
             self._control.on_function(function.label)
+        call = HostCall(guest, awaited=function.is_awaited)
+        given = (call, *values) if function.wants_call else values
         if function.is_awaited:
-            self._begin(function, values)
+            self._begin(function, given, guest, call)
             return
+        before, self.here = self.here, True
+        self._open.append(None)
         try:
-            result = call_outside(function.function, *values)
+            result = call_outside(function.function, *given)
         except Exception as problem:
-            self._fail(function, problem)
+            self._open.pop()
+            self._fail(guest, function, problem)
         else:
-            self._reply(function, result)
+            self._open.pop()
+            self._reply(guest, function, result)
+        finally:
+            call.end()
+            self.here = before
 
-    def _begin(self, function: BoundFunction, values: Sequence[object]) -> None:
+    def _begin(self, function: BoundFunction, given: Sequence[object], guest: CallingGuest, call: HostCall) -> None:
         control = self._control
-        awaited = AwaitedCall(function.function, values, contextvars.copy_context(), control.wake)
-        self._awaited = function, awaited
+        awaited = awaited_call(function.function, given, guest, self._module, control.wake, call)
+        self._open.append(_Awaiting(function, call, awaited))
         if control.awaiter is not None:
             control.awaiter.begin(awaited)
         elif self._own_loop is None:
@@ -92,47 +133,85 @@ class RemoteCalls:
 
             self._own_loop = OwnLoop(control)
 
-    def look(self) -> bool:
-        """Looks after a coroutine function that is under way; whether it has been answered."""
-        if self._awaited is None:
+    def look(self, guest: CallingGuest, depth: int) -> RunCoroutine[bool]:
+        """Looks after a coroutine function that is under way.
+
+        Args:
+            guest: The guest.
+            depth: As for `take`.
+
+        Returns:
+            Whether there is more to hear: it was answered, or an export was called for it.
+        """
+        waiting = self._open[-1] if len(self._open) == depth + 1 else None
+        if waiting is None:
             return False
-        function, awaited = self._awaited
+        awaited = waiting.awaited
         if self._own_loop is not None and self._control.awaiter is None and not awaited.is_over():
             self._own_loop.perform(awaited)
+        if awaited.asked and not awaited.is_over():
+            asked = awaited.asked.popleft()
+            try:
+                report = yield from guest.within(asked.call)
+            except Exception as problem:
+                asked.answer(None, problem)
+            else:
+                asked.answer(report, None)
+            return True
         if not awaited.is_over():
             if not self._control() and self._control.awaiter is not None:
                 self._control.awaiter.stop(awaited)
             return False
-        self._awaited = None
+        self._open.pop()
+        waiting.call.end()
         if not awaited.has_answered():
             # The run is to end, which its worker knows, or is told.
             return False
         try:
             result = awaited.result()
         except Exception as problem:
-            self._fail(function, problem)
+            self._fail(guest, waiting.function, problem)
         else:
-            self._reply(function, result)
+            self._reply(guest, waiting.function, result)
         return True
 
-    def _reply(self, function: BoundFunction, result: object) -> None:
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether a coroutine function is under way that a loop of the run's own has to perform."""
+        return bool(self._open) and self._own_loop is not None
+
+    def is_under_way(self, awaited: AwaitedCall) -> bool:
+        """Whether a call of a coroutine function has not been answered."""
+        return any(waiting is not None and waiting.awaited is awaited for waiting in self._open)
+
+    def _reply(self, guest: CallingGuest, function: BoundFunction, result: object) -> None:
         # No function returns a vector, which would be bytes.
         values = tuple(value for value in function.answers(result) if not isinstance(value, bytes))
-        self._worker.send(Answer(values=values))
+        guest.send(Answer(values=values))
 
-    def _fail(self, function: BoundFunction, problem: Exception) -> None:
+    def _fail(self, guest: CallingGuest, function: BoundFunction, problem: Exception) -> None:
         failed = function.failure(problem)
         if isinstance(failed, CapabilityMissing):
-            self._worker.send(Answer(problem="a capability is missing", capability=failed.capability))
+            guest.send(Answer(problem="a capability is missing", capability=failed.capability))
             return
-        self.raised = failed.__cause__
-        self._worker.send(Answer(problem=str(failed)))
+        if isinstance(failed, HostFunctionFailed):
+            self.raised = failed.__cause__
+        guest.send(Answer(problem=str(failed)))
+
+    def over(self) -> None:
+        """Ends what is under way: the call of the guest is over."""
+        while self._open:
+            waiting = self._open.pop()
+            if waiting is None:
+                continue
+            waiting.call.end()
+            if self._control.awaiter is not None and not waiting.awaited.is_over():
+                self._control.awaiter.stop(waiting.awaited)
+        self.count = 0
 
     def close(self) -> None:
-        """Ends what is under way."""
-        if self._awaited is not None:
-            awaited, self._awaited = self._awaited[1], None
-            if self._control.awaiter is not None and not awaited.is_over():
-                self._control.awaiter.stop(awaited)
+        """Ends it, and what was made for it."""
+        self.over()
         if self._own_loop is not None:
-            self._own_loop.close()
+            own, self._own_loop = self._own_loop, None
+            own.close()

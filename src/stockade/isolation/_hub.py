@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import select
 import signal
@@ -32,7 +33,6 @@ from stockade.isolation._frames import (
     Garbled,
     Gone,
     Register,
-    Request,
     Spawn,
     Spawned,
     ToWorker,
@@ -74,6 +74,7 @@ class WorkerHandle:
         refused: The system's reason why there is no worker; 0 where there is one, or is going to be.
         is_garbled: Whether it has said what makes no sense.
         most_bytes: How many bytes a message of its may have, what stands behind it left out.
+        most_descriptors: How many descriptors may come with one.
     """
 
     def __init__(self, number: int, program: int, line: socket.socket, server: _Server) -> None:
@@ -83,6 +84,8 @@ class WorkerHandle:
         self.refused = 0
         self.is_garbled = False
         self.most_bytes = MOST_MESSAGE_BYTES
+        self.most_descriptors = 0
+        self._closed = False
         self._line = line
         self._server = server
         self._wake: Callable[[], object] = _nobody
@@ -90,41 +93,56 @@ class WorkerHandle:
         self._killed = False
         self._lock = reentrant_lock()
 
-    def begin(self, request: Request, blob: bytes, wake: Callable[[], object]) -> None:
-        """Tells the worker what to do, whether it waits already or there is none yet.
+    def begin(self, message: Open, blob: bytes, descriptors: Sequence[int], wake: Callable[[], object]) -> None:
+        """Tells the worker what its guest is given, whether it waits already or there is none yet.
 
         Args:
-            request: That.
+            message: That.
             blob: What stands behind it.
+            descriptors: What goes with it.
             wake: Is called, from any thread, when it has said something, or has ended.
 
         Raises:
             Gone: It has ended.
         """
         self._wake = wake
-        send(self._line, request, blob)
+        send(self._line, message, blob, descriptors)
 
-    def receive(self, most_blob: int) -> tuple[FromWorker, bytes] | None:
+    def receive(self, most_blob: int) -> tuple[FromWorker, bytes, tuple[int, ...]] | None:
         """Returns what the worker says next; None where there is nothing yet.
 
         Args:
             most_blob: How many bytes may stand behind it.
 
+        Returns:
+            The message, what stands behind it, and what came with it, which the caller closes.
+
         Raises:
             Gone: It says nothing any more.
             Garbled: It is nothing that a worker says.
         """
+        if self._closed:
+            raise Gone
+        most = {"most_bytes": self.most_bytes, "most_blob": most_blob, "most_descriptors": self.most_descriptors}
         try:
-            found = receive(self._line, FROM_WORKER, most_bytes=self.most_bytes, most_blob=most_blob, waits=False)
+            return receive(self._line, FROM_WORKER, **most, waits=False)
         except Garbled:
             self.is_garbled = True
             raise
-        return None if found is None else found[:2]
 
-    def send(self, message: ToWorker, blob: bytes | memoryview = b"") -> None:
+    def send(self, message: ToWorker, blob: bytes | memoryview = b"", descriptors: Sequence[int] = ()) -> None:
         """Tells the worker something. What it does not take is lost: that is seen by what it does next."""
-        with suppress(Gone):
-            send(self._line, message, blob, waits=False)
+        if not self._closed:
+            with suppress(Gone):
+                send(self._line, message, blob, descriptors, waits=False)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits on this thread until it says something, or is gone; whether it does so in time."""
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._line, select.POLLIN)
+        return bool(poll.poll(max(0, math.ceil(seconds * 1000))))
 
     def listen(self) -> None:
         """Has the run woken when the worker says something, or has done so since it was last asked."""
@@ -141,12 +159,31 @@ class WorkerHandle:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Ends the worker, if it has not ended, and forgets it. Closing twice is harmless."""
+    def close(self) -> bool:
+        """Ends the worker, if it has not ended, and forgets it. Closing twice is harmless.
+
+        Returns:
+            Whether it was not closed before.
+        """
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if was_closed:
+            return False
         self.kill()
         self._server.watcher.forget(self._line)
         self._line.close()
         self._server.left(self)
+        return True
+
+    def forget(self) -> None:
+        """In a forked child: lets go of it, for it is the parent's."""
+        self._lock = reentrant_lock()
+        self._closed = True
+        self.status = -signal.SIGKILL
+        self._line.close()
+        process, self._process = self._process, None
+        if process is not None:
+            os.close(process)
 
     # -- by the thread that listens ------------------------------------------------------------------------------------
 
@@ -283,11 +320,12 @@ class _Server:
         self.ahead.drop(program)
         self.order(Forget(program))
 
-    def make(self, program: int) -> WorkerHandle:
+    def make(self, program: int, *, keeps: bool = False) -> WorkerHandle:
         """Has a worker made, which waits to be told what to do.
 
         Args:
             program: What it is to run.
+            keeps: Whether its guest is called any number of times.
 
         Raises:
             Gone: The server is no more.
@@ -300,7 +338,7 @@ class _Server:
             with theirs:
                 self.workers[number] = worker
                 self.watcher.add(ours, worker)
-                self.order(Spawn(number, program), [theirs.fileno()])
+                self.order(Spawn(number, program, keeps), [theirs.fileno()])
         except BaseException:
             self.workers.pop(number, None)
             self.watcher.forget(ours)
@@ -352,7 +390,7 @@ class _Server:
     def forget(self) -> None:
         """In a forked child: lets go of it."""
         for worker in list(self.workers.values()):
-            worker._line.close()  # noqa: SLF001 - another thread's run, which is not in this process
+            worker.forget()
         self.watcher.close()
         self.process.forget()
 
@@ -415,18 +453,19 @@ class Hub:
         self,
         key: tuple[int, str],
         register: Callable[[int], tuple[Register, Sequence[int]]],
-        request: Request,
-        blob: bytes,
+        given: tuple[Open, bytes, Sequence[int]],
         wake: Callable[[], object],
+        *,
+        keeps: bool = False,
     ) -> WorkerHandle:
-        """Has a worker made, and tells it what to do.
+        """Has a worker made, and tells it what its guest is given.
 
         Args:
             key: What it is to run.
             register: Says what the server has to know of that, and the descriptors that go with it.
-            request: What it is to do.
-            blob: What stands behind that.
+            given: What the guest is given, what stands behind that, and the descriptors that go with it.
             wake: Is called, from any thread, when it has said something, or has ended.
+            keeps: Whether its guest is called any number of times.
 
         Raises:
             IsolationError: There is no fork server, and there can be none.
@@ -434,7 +473,7 @@ class Hub:
         for _ in range(3):
             try:
                 with self._lock:
-                    return self._spawn(key, register, request, blob, wake)
+                    return self._spawn(key, register, given, wake, keeps=keeps)
             except Gone:
                 continue
         raise IsolationError("the process that makes workers ends again and again: see that there is memory for it")
@@ -443,9 +482,10 @@ class Hub:
         self,
         key: tuple[int, str],
         register: Callable[[int], tuple[Register, Sequence[int]]],
-        request: Request,
-        blob: bytes,
+        given: tuple[Open, bytes, Sequence[int]],
         wake: Callable[[], object],
+        *,
+        keeps: bool,
     ) -> WorkerHandle:
         server = self._found()
         while stale:
@@ -455,14 +495,26 @@ class Hub:
             program = next(self._numbers)
             server.order(*register(program))
             server.keep(key, program)
-        worker = server.ahead.take(program) or server.make(program)
+        worker = None if keeps else server.ahead.take(program)
+        if worker is None:
+            worker = server.make(program, keeps=keeps)
         try:
-            worker.begin(request, blob, wake)
-            server.ahead.took(worker)
+            worker.begin(*given, wake)
         except BaseException:
             worker.close()
             raise
         return worker
+
+    def took(self, worker: WorkerHandle) -> None:
+        """Has others made for runs that follow, once a run has told its worker what to do.
+
+        Args:
+            worker: The worker.
+        """
+        with self._lock:
+            server = self._server
+            if server is not None and not server.lost and worker.number in server.workers:
+                server.ahead.took(worker)
 
     def _tend(self) -> float | None:
         """On the thread that listens: ends what has waited for long; in how many seconds there is something to do."""

@@ -1,4 +1,4 @@
-"""Runs in worker processes."""
+"""Guests in worker processes: one for a run, or one for as long as a session is open."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from stockade.errors import IsolationError, UsageError
+from stockade.errors import Cancelled, IsolationError, SnapshotError
+from stockade.execution import with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
-from stockade.isolation._frames import MOST_DESCRIPTORS, Register, Request, sealed_file
+from stockade.isolation._frames import MOST_DESCRIPTORS, Open, Register, sealed_file
 from stockade.isolation._hub import hub, stale
-from stockade.isolation._remote import RemoteRun
-from stockade.runner import ASIDE, FOREVER, blamed, is_cancellation
+from stockade.isolation._remote import RemoteGuest
+from stockade.isolation._state import told_state
+from stockade.runner import FOREVER
 from stockade.syscalls import calls_removed_by_user
 from stockade.system import has_memory_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution import Isolation, Plan, PolicyContext, Streams
+    from stockade.engine import SealedFile
+    from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Workers", "workers"]
 
 _MOST_MOUNTS: Final = MOST_DESCRIPTORS - 2
-_MOST_WORD: Final = (1 << 64) - 1
 
 
 class Workers:
@@ -59,6 +61,21 @@ class Workers:
         """
         return _run(context, control, task, tenant)
 
+    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+        """Opens a guest in a worker, in steps; see `Backend`.
+
+        Args:
+            context: The policy made ready.
+            control: Its control.
+            task: What it is given, and begins with.
+            tenant: For whom.
+
+        Raises:
+            IsolationError: There is something to it that workers do not do yet, or there can be none.
+            UsageError: What the guest is given does not fit.
+        """
+        return _open(context, control, task, tenant)
+
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing; returns the walls that stood around it.
 
@@ -82,46 +99,67 @@ def _unavailable() -> str:
 
 
 def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
-    _check(context, task)
-    inputs = task.inputs
-    request, stdin = _request(context, task)
-    if not (yield from context.prepare(task.module, control, tenant)):
+    call = task.bind()
+    guest = yield from _made(context, control, task, tenant, keeps=False)
+    if guest is None:
         return context.cancelled(task.module)
+    is_command = task.export is None
+    steps = guest.invoke(call, command=is_command, initializes=not is_command)
+    return (yield from with_guest(guest, control, steps))
+
+
+def _open(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+    guest = yield from _made(context, control, task, tenant, keeps=True)
+    if guest is None:
+        report = context.cancelled(task.module)
+        raise Cancelled(f"{task.module.name}: {report.summary()}", report)
+    try:
+        yield from guest.opened()
+    except BaseException:
+        guest.close()
+        raise
+    return guest
+
+
+def _made(
+    context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool
+) -> RunCoroutine[RemoteGuest | None]:
+    """Has a worker made with the guest of a run in it, which is not waited for; None where the run was cancelled before.
+
+    Args:
+        context: The policy made ready.
+        control: What tells it to stop.
+        task: What is run.
+        tenant: For whom.
+        keeps: Whether its guest is called any number of times.
+    """
+    _check(context)
+    inputs = task.inputs
+    given, stdin, files = _given(context, task)
+    if not (yield from context.prepare(task.module, control, tenant)):
+        return None
     plan = context.ready(task.module)
     streams: Streams | None = task.streams or (inputs.streams(control) if inputs.served else None)
-    for function in plan.functions:
-        if function.wants_call:
-            raise IsolationError(
-                f"{function.label} takes the call itself, and with it the guest's memory, which is in another process: "
-                'let it take str, bytes and numbers, or use isolation="inprocess"'
-            )
-    if any(not function.is_awaited for function in plan.functions):
-        control.calls_out = True
-        yield ASIDE
     if streams is not None:
-        request = msgspec.structs.replace(request, listens=streams.listening, asks=streams.stdin is not None)
-        if streams.calls_out:
-            control.calls_out = True
-            yield ASIDE
+        given = msgspec.structs.replace(given, listens=streams.listening, asks=streams.stdin is not None)
     if not (yield from _place(control)):
-        return context.cancelled(task.module)
+        return None
     begun = time.perf_counter()
-    worker = None
+    worker = guest = None
     try:
         with _Registration(context, plan) as registration:
-            worker = hub.spawn(registration.key, registration.make, request, stdin, control.wake)
+            worker = hub.spawn(registration.key, registration.make, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
-        run = RemoteRun(plan, context.info, control, worker, streams, begun)
-        return (yield from run.steps())
-    except BaseException as problem:
-        if is_cancellation(problem):
-            raise blamed(problem, "a callback") from problem
-        raise
+        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun)
+        worker.send(given, stdin, [file.descriptor for file in files or ()])
     finally:
-        if worker is not None:
-            worker.close()
-        hub.release()
+        # Else whoever drops the guest gives the place back.
+        if guest is None:
+            if worker is not None:
+                worker.close()
+            hub.release()
+    return guest
 
 
 def _place(control: RunControl) -> RunCoroutine[bool]:
@@ -148,7 +186,7 @@ def _until_woken(control: RunControl, wake: Callable[[], object]) -> RunCoroutin
     return True
 
 
-def _check(context: PolicyContext, task: Task) -> None:
+def _check(context: PolicyContext) -> None:
     """Refuses what workers do not do yet."""
     reason = _unavailable()
     if reason:
@@ -156,8 +194,6 @@ def _check(context: PolicyContext, task: Task) -> None:
     for asked, what in ((context.monitoring, "samples and alerts"), (context.trace, "a trace")):
         if asked:
             raise IsolationError(f'{what} are told of runs with isolation="inprocess" only, in this release')
-    if task.saved is not None:
-        raise IsolationError('snapshots run with isolation="inprocess" only, in this release')
     if context.policy.network.mode != "none":
         raise IsolationError('guests with a network run with isolation="inprocess" only, in this release')
     calls_removed_by_user()  # where that file is wrong, nothing runs
@@ -165,31 +201,23 @@ def _check(context: PolicyContext, task: Task) -> None:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")
 
 
-def _request(context: PolicyContext, task: Task) -> tuple[Request, bytes]:
-    """What the worker is told, and the standard input; checked as for runs in this process."""
+def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[SealedFile] | None]:
+    """What the guest is given, its standard input, and the files of what it begins with; checked as in this process."""
     from stockade.execution import environment
 
-    inputs = task.inputs
-    task.bind()
+    inputs, saved = task.inputs, task.saved
     env = context.variables(inputs)
     environment(env)
-    if task.export is None:
-        args: tuple[int | float | str | bytes, ...] = tuple(inputs.arguments())
-    else:
-        args = tuple(map(_argument, task.args))
-    request = Request(export=task.export, args=args, returns=task.returns, env=dict(env))
-    return request, inputs.input() if inputs.stdin else b""
-
-
-def _argument(given: object) -> int | float | str | bytes:
-    if isinstance(given, bytearray | memoryview):
-        return bytes(given)
-    if isinstance(given, int) and given > _MOST_WORD:
-        # Only a vector is that large.
-        return given.to_bytes(16, "little")
-    if not isinstance(given, int | float | str | bytes):
-        raise UsageError(f"an argument is {type(given).__name__}")
-    return int(given) if isinstance(given, int) else given
+    told = files = None
+    if saved is not None:
+        told, files = told_state(saved.state.instance, started=saved.state.started)
+        if len(files) >= MOST_DESCRIPTORS:
+            raise SnapshotError(
+                f"the snapshot is in {len(files):,} files, one for each fork that it comes from, and a worker takes "
+                f"{MOST_DESCRIPTORS - 1:,}: save it, and load it again"
+            )
+    given = Open(args=tuple(inputs.arguments()), env=dict(env), saved=told)
+    return given, inputs.input() if inputs.stdin else b"", files
 
 
 _numbers = itertools.count(1)

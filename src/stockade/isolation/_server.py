@@ -24,6 +24,7 @@ from stockade.isolation._frames import (
     Garbled,
     Gone,
     Register,
+    Spawn,
     Spawned,
     receive,
     send,
@@ -107,27 +108,27 @@ class _Server(ForkLoop):
         else:
             line = socket.socket(fileno=descriptors[0])
             with line:
-                self._spawn(order.worker, self._programs[order.program], line)
+                self._spawn(order, self._programs[order.program], line)
         return True
 
-    def _spawn(self, worker: int, program: Prepared, line: socket.socket) -> None:
+    def _spawn(self, order: Spawn, program: Prepared, line: socket.socket) -> None:
         server = os.getpid()
         try:
             child = os.fork()
         except OSError as problem:
-            self._tell(Spawned(worker, problem.errno or 1))
+            self._tell(Spawned(order.worker, problem.errno or 1))
             return
         if child == 0:
             try:
                 self.leave_loop()
-                work(program, line, server)
+                work(program, line, server, keeps=order.keeps)
             finally:
                 os._exit(1)
-        self._running[child] = worker
+        self._running[child] = order.worker
         # It is not reaped before this thread comes to that, so the number is its own.
         process = os.pidfd_open(child)
         try:
-            self._tell(Spawned(worker), (process,))
+            self._tell(Spawned(order.worker), (process,))
         finally:
             os.close(process)
 

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from stockade.engine import INTEGER_BITS
 from stockade.isolation._frames import Finished, Garbled
-from stockade.report import Outcome, QuotaUse, Report, Timings
+from stockade.report import Outcome, Report, Timings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.engine import Number
     from stockade.execution import Plan
     from stockade.report import PolicyInfo
 
-__all__ = ["check_numbers", "most_output_bytes", "sound_report"]
+__all__ = ["check_numbers", "check_values", "most_output_bytes", "sound_report"]
 
 _MOST_TEXT: Final = 4_000
 """Characters of any text in a report, output and values left out."""
@@ -80,7 +84,14 @@ def check_numbers(value: object) -> None:
 
 
 def sound_report(
-    finished: Finished, blob: bytes, plan: Plan, policy: PolicyInfo, seconds: float, timings: Timings
+    finished: Finished,
+    blob: bytes,
+    plan: Plan,
+    policy: PolicyInfo,
+    seconds: float,
+    timings: Timings,
+    *,
+    is_within: bool = False,
 ) -> Report:
     """Returns the report that a worker has made, if it can be.
 
@@ -91,6 +102,7 @@ def sound_report(
         policy: The policy, as reports say it.
         seconds: How long it has run, as the host knows it.
         timings: Where the time went, likewise.
+        is_within: Whether it is on a call within one of a function of the embedder's, which has no budget of its own.
 
     Raises:
         Garbled: It cannot.
@@ -111,23 +123,48 @@ def sound_report(
         module=plan.info,
         policy=policy,
         limits=plan.run_limits,
-        earlier=QuotaUse(),
         timings=timings,
     )
     check_numbers(report)
     if report.usage.wall_seconds > seconds + _CLOCK_SECONDS:
         raise Garbled("it has run for longer than it was there")
-    _check_ending(report, plan)
+    _check_ending(report, plan, is_within=is_within)
     return msgspec.structs.replace(report, stdout=stdout, stderr=stderr, value=value)
 
 
-def _check_ending(report: Report, plan: Plan) -> None:
+def check_values(values: Sequence[object], types: Sequence[str]) -> list[Number]:
+    """Returns what a worker says that a function has returned, if it can have.
+
+    Args:
+        values: That.
+        types: The types of its results.
+
+    Raises:
+        Garbled: It cannot.
+    """
+    if len(values) != len(types):
+        raise Garbled("a function has returned another number of values")
+    found: list[Number] = []
+    for value, type_ in zip(values, types, strict=True):
+        bits = INTEGER_BITS.get(type_)
+        if bits is not None and type(value) is int and -(1 << bits - 1) <= value < 1 << bits:
+            found.append(value)
+        elif bits is None and type_ != "v128" and type(value) is float:
+            found.append(value)
+        elif type_ == "v128" and isinstance(value, bytes) and _is_vector(value):
+            found.append(value)
+        else:
+            raise Garbled("a function has returned a value of another type")
+    return found
+
+
+def _check_ending(report: Report, plan: Plan, *, is_within: bool) -> None:
     code = report.exit_code
     if (
         (report.outcome is Outcome.EXIT) != bool(code)
         or (code is not None and not 0 <= code < 1 << 32)
         or (code is not None and report.outcome not in (Outcome.EXIT, Outcome.OK))
-        or ((report.fuel is None or report.usage.fuel is None) and plan.fuel is not None)
+        or ((report.fuel is None or report.usage.fuel is None) and plan.fuel is not None and not is_within)
         or (report.outcome in (Outcome.TRAP, Outcome.CRASHED))
         < (report.trap is not None and report.outcome is Outcome.OK)
     ):

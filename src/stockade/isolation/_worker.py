@@ -1,7 +1,8 @@
-"""A worker: the process of one run. It is forked with everything loaded, jailed, makes an engine, runs, and ends.
+"""A worker: the process of one guest. It is forked with everything loaded, jailed, makes an engine and the guest.
 
-The run goes the one way that all runs go (`execution/`). What differs is who waits: here it is one loop that listens to
-the host meanwhile.
+Then it does what the host orders: for a run that is one call, for a session any number of them, and snapshots between.
+Calls go the one way that all go (`execution/`). What differs is who waits: here it is one loop that listens to the host
+meanwhile. While the guest is halted in a function of the embedder's, the host may look at its memory and call it back.
 """
 
 from __future__ import annotations
@@ -13,49 +14,80 @@ import pkgutil
 import resource
 import select
 import time
+from collections import deque
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import msgspec
 
+from stockade._text import printable
 from stockade.compilation import MadeProgram, Program
-from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
-from stockade.execution import Inputs, OpenMounts, PolicyContext, Streams
+from stockade.engine import CompiledModule, Engine, EngineConfig, SealedFile, assemble, keep_page_table
+from stockade.errors import UsageError
+from stockade.execution import (
+    MEMORY,
+    Call,
+    GuestState,
+    GuestStopped,
+    Inputs,
+    OpenMounts,
+    PolicyContext,
+    SavedGuest,
+    StopReason,
+    Streams,
+    initialized,
+)
 from stockade.guard import guard, state_format, weave
 from stockade.host import CapabilityMissing, HostFunctions, ToldFailure
-from stockade.isolation._backend import InProcess, Task
 from stockade.isolation._frames import (
     FAILURES,
+    MOST_DESCRIPTORS,
     TO_WORKER,
     Answer,
     Called,
     Cancel,
+    Conclude,
+    Enter,
+    Entered,
     Failed,
     Finished,
     FromWorker,
     Garbled,
     Gone,
     Input,
+    Leave,
+    Looked,
+    Open,
+    Order,
     Output,
+    Peek,
+    Poke,
     Register,
     Request,
+    Rest,
     Started,
+    Take,
+    Taken,
     Told,
+    Turn,
     Wants,
     receive,
     send,
 )
+from stockade.isolation._state import state_of, told_state
 from stockade.jail import Granted, Jail, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
-from stockade.modules import Module, load_module
+from stockade.modules import Entry, Module, load_module
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
-from stockade.wasm import parse, scan
+from stockade.wasm import FuncType, parse, scan
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
 
+    from stockade.engine import GuestBytes, Number
+    from stockade.execution import CallExport, Guest
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
@@ -68,7 +100,7 @@ _SPARE_BYTES: Final = 256 << 20
 """What a worker may use of memory, or write into a file, beyond what its guest may."""
 
 _SPARE_SECONDS: Final = 10
-_SPARE_FILES: Final = 128
+_SPARE_FILES: Final = 256
 
 _ROOMS: Final = (
     "system",
@@ -97,6 +129,9 @@ _TINY: Final = """
 
 _PROGRESS_SECONDS: Final = 0.1
 """How often the host is told how far the run is."""
+
+_MOST_TOLD: Final = 2_000
+"""Characters of a message that the host is told."""
 
 
 class Prepared:
@@ -199,42 +234,50 @@ def rehearse() -> None:
     msgspec.msgpack.encode(woven.renamed)
 
 
-def work(program: Prepared, line: socket.socket, server: int) -> NoReturn:
+def work(program: Prepared, line: socket.socket, server: int, *, keeps: bool) -> NoReturn:
     """Is a worker.
 
     Args:
         program: What it is to run.
         line: The socket to the host.
         server: The process that has forked this one.
+        keeps: Whether its guest is called any number of times.
     """
     end_with(server)
-    gc.disable()
-    # Nobody waits for what is given back.
-    os._exit(0 if _serve(program, line) else 1)
+    if keeps:
+        # What was there before is frozen.
+        gc.enable()
+    else:
+        # Nobody waits for what is given back.
+        gc.disable()
+    os._exit(0 if _serve(program, line, keeps=keeps) else 1)
 
 
-def _serve(program: Prepared, line: socket.socket) -> bool:
-    host = _Function.host = _Host(line)
+def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
+    host = _Function.host = _Host(line, program)
     try:
         try:
-            report = confine(_jail_of(program, line), inherited=program.namespaces)
+            table = keep_page_table() if keeps else None
+            report = confine(_jail_of(program, line, table), inherited=program.namespaces)
             program.load()
             seal_code()
-            request, stdin = host.request()
-            host.tell(Started(tuple(sorted(report.active))))
-            told = host.drive(program, request, stdin)
+            host.open(tuple(sorted(report.active)))
         except tuple(FAILURES.values()) as problem:
-            kind = next(name for name, kind in FAILURES.items() if isinstance(problem, kind))
-            host.tell(Failed(kind, str(problem)))  # type: ignore[arg-type]
-        else:
-            host.finish(told)
+            host.fail(problem)
+            return True
+        host.obey()
     except (Gone, Garbled):
         return False
-    return True
 
 
-def _jail_of(program: Prepared, line: socket.socket) -> Jail:
-    """What a worker is left with."""
+def _jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
+    """What a worker is left with.
+
+    Args:
+        program: What it is to run.
+        line: The socket to the host.
+        table: The kernel's table of its pages, where its guest is called any number of times, and snapshots are taken.
+    """
     policy = program.order.policy
     limits, files = policy.limits, policy.filesystem
     mounts = tuple(
@@ -248,16 +291,18 @@ def _jail_of(program: Prepared, line: socket.socket) -> Jail:
         for mount, descriptor in zip(files.mounts, program.context.mounts.descriptors, strict=True)
     )
     output = 2 * limits.stdout + limits.stderr
-    seconds = limits.wall_time
+    # A snapshot is a file, too.
+    largest = max(limits.file_size or 0, output, 0 if table is None else limits.memory)
+    seconds = limits.wall_time if table is None else None
     return Jail(
         mounts=mounts,
         files=(program.code,),
-        keep=(line.fileno(),),
+        keep=(line.fileno(),) if table is None else (line.fileno(), table),
         limits=ResourceLimits(
             data_bytes=_data_bytes() + limits.memory + 2 * output + _SPARE_BYTES,
             # What it has run for is looked at elsewhere; this is for a worker that nobody looks after any more.
             cpu_seconds=None if seconds is None else 2 * math.ceil(seconds) + _SPARE_SECONDS,
-            file_size_bytes=max(limits.file_size or 0, output) + _SPARE_BYTES if limits.file_size is not None else None,
+            file_size_bytes=largest + _SPARE_BYTES if limits.file_size is not None else None,
             open_files=limits.open_files + len(mounts) + _SPARE_FILES,
         ),
         seal_later=True,
@@ -273,68 +318,188 @@ def _data_bytes() -> int:
 
 
 class _Host:
-    """The host, as a worker knows it.
+    """The host, as a worker knows it: what it orders is done, and it is told what comes of it.
 
     Args:
         line: The socket.
+        program: What is run.
     """
 
-    def __init__(self, line: socket.socket) -> None:
+    guest: Guest
+
+    def __init__(self, line: socket.socket, program: Prepared) -> None:
         self._line = line
+        self._program = program
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
         self._input: list[bytes] = []
         self._asked = False
         self._answer: Answer | None = None
         self._next_told = 0.0
+        # Where the guest's memory is looked at; while it runs, nowhere.
+        self._memory: Callable[[], GuestBytes | None] = self._no_memory
+        # Files of snapshots, by the numbers by which the host knows them, too.
+        self._files: tuple[SealedFile, ...] = ()
+        self.orders: deque[Order] = deque()
         self.control = RunControl()
 
-    def request(self) -> tuple[Request, bytes]:
-        """Waits for what is to be done."""
-        found = receive(self._line, TO_WORKER)
-        assert found is not None
-        request, stdin, _ = found
-        if not isinstance(request, Request):
-            # It was cancelled before it was told what to do.
-            raise Gone
-        return request, stdin
+    # -- what it is told -----------------------------------------------------------------------------------------------
 
-    def tell(self, message: FromWorker, blob: bytes = b"") -> None:
+    def tell(self, message: FromWorker, blob: bytes = b"", descriptors: Sequence[int] = ()) -> None:
         """Tells the host something."""
-        send(self._line, message, blob)
+        send(self._line, message, blob, descriptors)
 
-    def finish(self, report: Report) -> None:
-        """Tells what came of the run."""
+    def fail(self, problem: Exception) -> None:
+        """Tells that something has gone wrong."""
+        kind = next(name for name, kind in FAILURES.items() if isinstance(problem, kind))
+        self.tell(Failed(kind, printable(str(problem), _MOST_TOLD)))  # type: ignore[arg-type]
+
+    def _finish(self, report: Report, depth: int = 0) -> None:
+        """Tells what came of a call."""
         value: Any = report.value
         kind = "text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else ""
         behind = value.encode("utf-8", "surrogatepass") if kind == "text" else value if kind else b""
         told = msgspec.structs.replace(report, stdout=b"", stderr=b"", value=None if kind else value)
-        finished = Finished(told, len(report.stdout), len(report.stderr), len(behind), kind)  # type: ignore[arg-type]
+        sizes = len(report.stdout), len(report.stderr), len(behind)
+        finished = Finished(told, *sizes, kind, over=self.guest.ended, depth=depth)  # type: ignore[arg-type]
         self.tell(finished, report.stdout + report.stderr + behind)
 
-    def drive(self, program: Prepared, request: Request, stdin: bytes) -> Report:
-        """Runs a guest, and listens to the host meanwhile."""
-        context, module, control = program.context, program.module, self.control
-        streams = None
-        if request.listens or request.asks:
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Hears all that it has said, and does what is to be done at once."""
+        while (found := receive(self._line, TO_WORKER, waits=False)) is not None:
+            message, blob, _ = found
+            if isinstance(message, Cancel):
+                self.control.cancel()
+            elif isinstance(message, Answer):
+                self._answer = message
+            elif isinstance(message, Input):
+                self._asked = False
+                self._input.append(blob)
+            elif isinstance(message, Peek | Poke):
+                self._look(message, blob)
+            elif isinstance(message, Open):
+                raise Garbled("it is open already")
+            else:
+                if isinstance(message, Turn) or (isinstance(message, Request) and not message.depth):
+                    # What was said before was for the last one.
+                    self.control.cancelled = False
+                self.orders.append(message)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Waits until it says something."""
+        if self._poll.poll(None if seconds is None else max(0, math.ceil(seconds * 1000))):
+            self.listen()
+
+    def _order(self) -> Order:
+        """Waits for what is to be done."""
+        while not self.orders:
+            self._wait(None)
+        return self.orders.popleft()
+
+    def _look(self, message: Peek | Poke, blob: bytes) -> None:
+        """Looks at the guest's memory, or writes to it."""
+        memory = self._memory()
+        if memory is None:
+            self.tell(Looked(None))
+            return
+        data = b""
+        try:
+            if isinstance(message, Peek):
+                data = memory.read(message.address, message.size)
+            else:
+                memory.write(message.address, blob)
+        except IndexError as problem:
+            self.tell(Looked(memory.size_bytes, str(problem)))
+        else:
+            self.tell(Looked(memory.size_bytes), data)
+
+    def _no_memory(self) -> GuestBytes | None:
+        return None
+
+    def _idle_memory(self) -> GuestBytes | None:
+        try:
+            return self.guest.memory(MEMORY)
+        except UsageError:
+            return None
+
+    def _halted_memory(self) -> GuestBytes | None:
+        return self.guest.halted_memory
+
+    # -- the guest -----------------------------------------------------------------------------------------------------
+
+    def open(self, walls: tuple[str, ...]) -> None:
+        """Makes the guest.
+
+        Args:
+            walls: What stands around it.
+        """
+        found = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS)
+        assert found is not None
+        given, stdin, files = found
+        if not isinstance(given, Open):
+            raise Garbled("it does not say what the guest is given")
+        self._files = tuple(map(SealedFile.received, files))
+        module, streams, saved = self._program.module, None, None
+        if given.saved is not None:
+            saved = SavedGuest(GuestState(module, state_of(given.saved, self._files), given.saved.started))
+        if given.listens or given.asks:
             streams = Streams(
-                self._take if request.asks else None,
-                self._passes_on("stdout") if request.listens else None,
-                self._passes_on("stderr") if request.listens else None,
+                self._take if given.asks else None,
+                self._passes_on("stdout") if given.listens else None,
+                self._passes_on("stderr") if given.listens else None,
                 wakes=True,
             )
-        export = request.export
-        task = Task(
-            module,
-            Inputs(request.args if export is None else (), stdin, request.env),
-            streams,
-            export,
-            request.args if export is not None else (),
-            request.returns,
-        )
-        return self._driven(InProcess().run(context, control, task, ""))
+        inputs = Inputs(given.args, stdin, given.env)
+        self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
+        self.control.progress = self.guest.progress
+        self.tell(Started(walls, over=self.guest.ended))
+
+    def obey(self) -> NoReturn:
+        """Does what it is ordered to, until nobody orders anything any more."""
+        while True:
+            self._memory = self._idle_memory
+            order = self._order()
+            try:
+                if isinstance(order, Request):
+                    self._call(order)
+                elif isinstance(order, Take):
+                    self._take_snapshot()
+                elif isinstance(order, Conclude):
+                    self._finish(self.guest.final_report())
+                elif not isinstance(order, Leave | Enter):
+                    raise Garbled("there is nothing under way")
+            except tuple(FAILURES.values()) as problem:
+                self.fail(problem)
+
+    def _call(self, order: Request) -> None:
+        """Makes a call."""
+        self._memory = self._halted_memory
+        guest, call = self.guest, self._bound(order)
+        if order.renews:
+            guest.renew()
+        if order.initializes:
+            steps = initialized(self._program.module, guest, call)
+        else:
+            steps = guest.invoke(call, command=order.is_command)
+        self._finish(self._driven(steps))
+
+    def _bound(self, order: Request) -> Call:
+        entry = Entry(order.export, FuncType(order.params, order.results))
+        return Call(entry, order.numbers, _DrivenCall(self) if order.is_driven else order.exchange)
+
+    def _take_snapshot(self) -> None:
+        state = self.guest.take_state()
+        told, known = told_state(state.instance, started=state.started, known=self._files)
+        below = self.guest.below
+        stay = set() if below is None else {id(part.file) for image in below.memories for part in image.extents}
+        keeps = tuple(number for number, file in enumerate(known) if id(file) in stay)
+        self.tell(Taken(told, keeps), descriptors=[file.descriptor for file in known[len(self._files) :]])
+        self._files = tuple(known[number] for number in keeps)
 
     def _driven(self, steps: RunCoroutine[Report]) -> Report:
+        """Takes steps of the guest's, and listens meanwhile."""
         while True:
             try:
                 until = next(steps)
@@ -344,13 +509,20 @@ class _Host:
             now = time.monotonic()
             if now >= self._next_told:
                 self._next_told = now + _PROGRESS_SECONDS
-                told = self.control.progress
-                progress = None if told is None else told()
+                progress = self.guest.progress()
                 if progress is not None:
                     self.tell(Told(progress))
-            wait = 0 if until <= GO_ON else None if until == FOREVER else max(0, math.ceil((until - now) * 1000))
-            if self._poll.poll(wait):
-                self._listen()
+            self._wait(0 if until <= GO_ON else None if until == FOREVER else until - now)
+            if self.orders and isinstance(self.orders[0], Rest):
+                self.orders.popleft()
+                self._rest()
+
+    def _rest(self) -> None:
+        """Ends a turn of a call that goes on, and waits for the next one."""
+        self._finish(self.guest.end_turn())
+        if not isinstance(self._order(), Turn):
+            raise Garbled("there is no turn under way")
+        self.guest.begin_turn()
 
     def call(self, number: int, values: tuple[object, ...]) -> object:
         """Calls a function of the embedder's, and waits for what comes of it.
@@ -364,10 +536,11 @@ class _Host:
             if not self.control():
                 # Whatever it comes to, it is too late.
                 raise ToldFailure("the run is over")
+            if self.orders:
+                self._call_within(self.orders.popleft())
+                continue
             deadline = self.control.deadline
-            left = None if deadline == FOREVER else max(1, math.ceil((deadline - time.monotonic()) * 1000))
-            if self._poll.poll(left):
-                self._listen()
+            self._wait(None if deadline == FOREVER else max(0.001, deadline - time.monotonic()))
         answer, self._answer = self._answer, None
         if answer.capability:
             raise CapabilityMissing(answer.capability)
@@ -375,16 +548,36 @@ class _Host:
             raise ToldFailure(answer.problem)
         return answer.values[0] if len(answer.values) == 1 else answer.values
 
-    def _listen(self) -> None:
-        while (found := receive(self._line, TO_WORKER, waits=False)) is not None:
-            message, blob, _ = found
-            if isinstance(message, Cancel):
-                self.control.cancel()
-            elif isinstance(message, Answer):
-                self._answer = message
-            elif isinstance(message, Input):
-                self._asked = False
-                self._input.append(blob)
+    def _call_within(self, order: Order) -> None:
+        """Makes a call while the guest is halted in one of a function of the embedder's."""
+        if not isinstance(order, Request) or not order.depth:
+            raise Garbled("the guest is halted in a function")
+        try:
+            report = self._driven(self.guest.within(self._bound(order)))
+        except tuple(FAILURES.values()) as problem:
+            self.fail(problem)
+        else:
+            self._finish(report, order.depth)
+
+    def drive(self, memory: GuestBytes, enter: CallExport) -> Generator[float, None, None]:
+        """Calls one function after the other, as the host says."""
+        before, self._memory = self._memory, lambda: memory
+        try:
+            self.tell(Entered())
+            while True:
+                while not self.orders:
+                    if not self.control():
+                        raise GuestStopped(StopReason(cancelled=self.control.cancelled))
+                    yield self.control.deadline
+                order = self.orders.popleft()
+                if isinstance(order, Leave):
+                    return
+                if not isinstance(order, Enter):
+                    raise Garbled("a driven call is under way")
+                values = yield from enter(order.export, order.arguments, order.results)
+                self.tell(Entered(tuple(values)))
+        finally:
+            self._memory = before
 
     def _take(self, size: int) -> bytes | None:
         if self._input:
@@ -402,3 +595,25 @@ class _Host:
             self.tell(Output(stream), piece)
 
         return pass_on
+
+
+class _DrivenCall:
+    """A call of which the host says, function by function, what is called.
+
+    Args:
+        host: The host.
+    """
+
+    def __init__(self, host: _Host) -> None:
+        self._host = host
+
+    def perform(
+        self,
+        call: Call,  # noqa: ARG002 - the host knows it
+        memory: GuestBytes,
+        enter: CallExport,
+        limit_bytes: int,  # noqa: ARG002 - likewise
+    ) -> Generator[float, None, Sequence[Number | str]]:
+        """Makes the calls."""
+        yield from self._host.drive(memory, enter)
+        return []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
-    from stockade.execution import Guest
+    from stockade.execution import OpenGuest
     from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
@@ -108,7 +108,7 @@ class RunRegistry:
         # In the order in which they came.
         self._unnamed: dict[RunControl, None] = {}
         # Open sessions; whoever opened them closes them.
-        self._sessions: dict[RunControl, weakref.ref[Guest]] = {}
+        self._sessions: dict[RunControl, weakref.ref[OpenGuest]] = {}
         self._numbers = itertools.count(1)
         key = id(self)
         _registries[key] = weakref.ref(self, lambda _: _registries.pop(key, None))
@@ -127,7 +127,7 @@ class RunRegistry:
         name: str = control.name or vars(control).setdefault("name", f"#{next(self._numbers)}")
         return name
 
-    def note_session(self, guest: Guest, control: RunControl) -> None:
+    def note_session(self, guest: OpenGuest, control: RunControl) -> None:
         """Puts a session on the list of what is looked at, until its guest is gone.
 
         Args:

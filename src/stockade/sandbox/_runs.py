@@ -14,7 +14,7 @@ from stockade.sandbox._snapshot import load_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.execution import Argument, Guest, PolicyContext, Returns, SavedGuest, Streams
+    from stockade.execution import Argument, Guest, OpenGuest, PolicyContext, Returns, SavedGuest, Streams
     from stockade.modules import Source
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
@@ -27,6 +27,8 @@ __all__ = [
     "call_here",
     "call_steps",
     "drive_steps",
+    "open_here",
+    "open_steps",
     "prepare_steps",
     "run_here",
     "run_steps",
@@ -34,7 +36,7 @@ __all__ = [
 
 _Result = TypeVar("_Result")
 
-Program: TypeAlias = "Callable[[Guest], RunCoroutine[_Result]]"
+Program: TypeAlias = "Callable[[OpenGuest], RunCoroutine[_Result]]"
 """What is done with a guest, in steps: calls of its functions, and what is written to its memory between them."""
 
 
@@ -180,6 +182,53 @@ def prepare_steps(
     return loaded, saved
 
 
+def open_here(
+    context: PolicyContext,
+    control: RunControl,
+    module: Module,
+    inputs: Inputs,
+    streams: Streams | None = None,
+    saved: SavedGuest | None = None,
+) -> OpenGuest:
+    """Opens a guest, and waits for it on this thread.
+
+    Args:
+        context: The policy made ready.
+        control: Its control.
+        module: The module.
+        inputs: What the guest is given.
+        streams: What serves its output and input in the place of the callbacks among its inputs.
+        saved: What it begins with, where that is not what the module begins with.
+    """
+    if context.isolation == "inprocess":
+        return context.guest(module, control, inputs, streams, saved)
+    return run_blocking(open_steps(context, control, module, inputs, streams, saved), control)
+
+
+def open_steps(
+    context: PolicyContext,
+    control: RunControl,
+    module: Module,
+    inputs: Inputs,
+    streams: Streams | None = None,
+    saved: SavedGuest | None = None,
+    tenant: str = "",
+) -> RunCoroutine[OpenGuest]:
+    """Opens a guest, in steps; so are the arguments, and for whom it is.
+
+    Args:
+        context: The policy made ready.
+        control: Its control.
+        module: The module.
+        inputs: What the guest is given.
+        streams: What serves its output and input in the place of the callbacks among its inputs.
+        saved: What it begins with, where that is not what the module begins with.
+        tenant: For whom.
+    """
+    task = Task(module, inputs, streams, saved=saved)
+    return backend(context.isolation).open(context, control, task, tenant)
+
+
 def run_steps(
     context: PolicyContext,
     control: RunControl,
@@ -259,5 +308,6 @@ def drive_steps(
         Cancelled: It was told to stop before there was a guest.
     """
     loaded, held = yield from prepare_steps(context, control, module, tenant)
-    guest = context.guest(loaded, control, inputs, streams, held)
+    task = Task(loaded, inputs, streams, saved=held)
+    guest = yield from backend(context.isolation).open(context, control, task, tenant)
     return (yield from with_guest(guest, control, program(guest)))

@@ -22,6 +22,8 @@ from stockade.sandbox._runs import (
     call_here,
     call_steps,
     drive_steps,
+    open_here,
+    open_steps,
     prepare_steps,
     run_here,
     run_steps,
@@ -39,11 +41,11 @@ if TYPE_CHECKING:
     from stockade.execution import (
         Argument,
         AsyncStdin,
-        Guest,
         Monitoring,
         OnOutput,
         OnOutputAsync,
         OnProgress,
+        OpenGuest,
         PolicyContext,
         ReadyPool,
         Returns,
@@ -543,7 +545,7 @@ class Sandbox:
         control = RunControl()
         try:
             loaded, saved = load_source(context, module)
-            guest = context.guest(loaded, control, inputs, saved=saved)
+            guest = open_here(context, control, loaded, inputs, saved=saved)
         except ModuleError as problem:
             if self._auditor is not None:
                 self._auditor.refused(context, problem)
@@ -701,7 +703,7 @@ class Sandbox:
         module: Source | Snapshot,
         inputs: Inputs = Inputs(),  # noqa: B008 - it is frozen
         streams: Streams | None = None,
-    ) -> tuple[Guest, RunControl]:
+    ) -> tuple[OpenGuest, RunControl]:
         """Returns a live instance, of which nothing has been called yet, and its control. Whoever asks closes it.
 
         Args:
@@ -714,7 +716,7 @@ class Sandbox:
         """
         context, control = self._contexts.under(), RunControl()
         loaded, held = load_source(context, module)
-        guest = context.guest(loaded, control, inputs, streams, held)
+        guest = open_here(context, control, loaded, inputs, streams, held)
         self._registry.note_session(guest, control)
         return guest, control
 
@@ -927,7 +929,11 @@ class Sandbox:
                 self._auditor.refused(context, problem)
             raise
         streams = _loop_streams(inputs, control)
-        guest = context.guest(loaded, control, inputs, streams, saved)
+        if context.isolation == "inprocess":
+            guest: OpenGuest = context.guest(loaded, control, inputs, streams, saved)
+        else:
+            opening = open_steps(context, control, loaded, inputs, streams, saved, tenant)
+            guest = await _awaited(opening, control, priority, tenant)
         self._registry.note_session(guest, control)
         told = self.audited(control, module if isinstance(module, Snapshot) else loaded, context)
         session = AsyncSession(loaded, guest, control, inputs, again, told, streams, priority, tenant)

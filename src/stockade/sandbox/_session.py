@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Literal, Self
 
     from stockade._bytes import BytesLike
-    from stockade.engine import Memory
-    from stockade.execution import Argument, AsyncStdin, Guest, OnOutput, OnOutputAsync, Returns, Stdin
+    from stockade.engine import GuestBytes
+    from stockade.execution import Argument, AsyncStdin, OnOutput, OnOutputAsync, OpenGuest, Returns, Stdin
     from stockade.execution.loop_streams import LoopStreams
     from stockade.modules import Module
     from stockade.report import Report
@@ -44,7 +44,7 @@ class _Session:
     _closed = True  # until there is something to close
 
     def __init__(
-        self, module: Module, guest: Guest, control: RunControl, inputs: Inputs, auditor: SessionAuditor | None
+        self, module: Module, guest: OpenGuest, control: RunControl, inputs: Inputs, auditor: SessionAuditor | None
     ) -> None:
         self._module = module
         self._auditor = auditor
@@ -96,7 +96,7 @@ class _Session:
         check_whole("address", address)
         piece = bytes_of(data, "data")
 
-        def write(memory: Memory) -> None:
+        def write(memory: GuestBytes) -> None:
             self._snapshot = None
             memory.write(address, piece)
 
@@ -113,7 +113,7 @@ class _Session:
     def _begin(self) -> None:
         self._control.cancelled = False
 
-    def _with_memory(self, use: Callable[[Memory], _Result]) -> _Result:
+    def _with_memory(self, use: Callable[[GuestBytes], _Result]) -> _Result:
         holder = object()
         try:
             self._occupancy.take(holder, self._check_open, self._begin)
@@ -181,7 +181,7 @@ class _Session:
                 self._occupancy.holder = None
 
 
-def _check_begun(guest: Guest) -> None:
+def _check_begun(guest: OpenGuest) -> None:
     """Checks that a guest is there to be called.
 
     Raises:
@@ -212,7 +212,7 @@ class Session(_Session):
     def __init__(
         self,
         module: Module,
-        guest: Guest,
+        guest: OpenGuest,
         control: RunControl,
         inputs: Inputs,
         reopen: Callable[[Snapshot, Inputs], Session],
@@ -322,7 +322,7 @@ class AsyncSession(_Session):
     def __init__(
         self,
         module: Module,
-        guest: Guest,
+        guest: OpenGuest,
         control: RunControl,
         inputs: Inputs,
         reopen: Callable[[Snapshot, Inputs], Awaitable[AsyncSession]],
