@@ -275,9 +275,7 @@ def test_what_is_not_there_yet_is_refused_in_words() -> None:
     """Nothing is run in this process that was to run in one of its own."""
     box = Sandbox(isolation="process")
 
-    with pytest.raises(IsolationError, match='only run and call know isolation="process"'):
-        box.open(wat(HELLO))
-    with pytest.raises(IsolationError, match='only run and call know isolation="process"'):
+    with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
         box.warm(wat(ECHO))
     with pytest.raises(IsolationError, match="a trace"):
         Sandbox(isolation="process", trace=True).run(wat(HELLO))
@@ -403,13 +401,75 @@ def test_a_host_function_that_outlasts_the_deadline(isolation: Isolation) -> Non
     assert report.outcome is Outcome.TIMEOUT
 
 
-def test_a_function_that_takes_the_call_is_refused() -> None:
-    """The guest's memory is not in this process."""
-    box = Sandbox(isolation="process")
+CALLED_BACK = CALLER.replace(
+    '(func (export "ask")',
+    """(global $depth (mut i32) (i32.const 0))
+    (func (export "twice") (param i32) (result i32) (i32.mul (i32.const 2) (local.get 0)))
+    (func (export "again") (param i32) (result i64)
+      (call $greet (i32.const 8) (i32.const 6) (i32.sub (local.get 0) (i32.const 1))))
+    (func (export "trap") (unreachable))
+    (func (export "ask")""",
+)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["plain", "coroutine"])
+def test_a_function_that_takes_the_call_reaches_the_guest(isolation: Isolation, waits: bool) -> None:
+    """It reads and writes the guest's memory, and calls its exports, these the function again. P-ISO-1."""
+    box = Sandbox(isolation=isolation)
+    seen: list[object] = []
+
+    def begin(call: HostCall, address: int, size: int, number: int) -> None:
+        seen.append((call.memory.read_text(address, size), number))
+        assert call.memory.size_bytes == 65_536
+        call.memory.write(address, b"W")
+        with pytest.raises(IndexError, match="not inside 65,536"):
+            call.memory.read(65_530, 7)
+
+    if waits:
+
+        @box.host_function("env", "greet")
+        async def greet(call: HostCall, address: int, size: int, number: int) -> I64:
+            begin(call, address, size, number)
+            if number:
+                value = await call.call_async("again", number)
+                assert isinstance(value, int)
+                return value + 1
+            twice = await call.call_async("twice", 21)
+            assert isinstance(twice, int)
+            return twice
+
+        report = asyncio.run(box.call_async(wat(CALLED_BACK), "ask", 2))
+    else:
+
+        @box.host_function("env", "greet")
+        def greet_at_once(call: HostCall, address: int, size: int, number: int) -> I64:
+            begin(call, address, size, number)
+            value = call.call("again", number) if number else call.call("twice", 21)
+            assert isinstance(value, int)
+            return value + 1 if number else value
+
+        report = box.call(wat(CALLED_BACK), "ask", 2)
+
+    assert (report.value, report.usage.host_calls) == (44, 3)
+    assert seen == [("wörld", 2), ("Wörld", 1), ("Wörld", 0)]
+
+
+def test_a_guest_that_ends_while_it_is_called_back_has_ended(isolation: Isolation) -> None:
+    """Whatever the function makes of that; and its memory is gone with the call."""
+    box = Sandbox(isolation=isolation)
+    kept: list[HostCall] = []
 
     @box.host_function("env", "greet")
     def greet(call: HostCall, address: int, size: int, number: int) -> I64:
+        kept.append(call)
+        with pytest.raises(GuestTrap):
+            call.call("trap")
+        with pytest.raises(UsageError, match="has ended in a call that this host function made"):
+            call.call("twice", 1)
         return number
 
-    with pytest.raises(IsolationError, match=r"env\.greet takes the call itself"):
-        box.call(wat(CALLER), "ask", 3)
+    report = box.call(wat(CALLED_BACK), "ask", 2)
+
+    assert (report.outcome, report.trap and report.trap.code) == (Outcome.TRAP, "unreachable")
+    with pytest.raises(UsageError, match="while the host function runs"):
+        assert kept[0].memory

@@ -18,7 +18,7 @@ import pytest
 from stockade import Outcome, Policy, Report, Sandbox
 from stockade.isolation import _frames, _hub
 from stockade.isolation._frames import FROM_WORKER, Garbled, receive, send
-from stockade.isolation._remote import RemoteRun
+from stockade.isolation._remote import RemoteGuest
 from stockade.jail import landlock_version
 from stockade.report import Progress
 from stockade.runner import GO_ON, RunControl
@@ -352,9 +352,9 @@ def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
         class Talker:
             status, refused, most_bytes = None, 0, 1 << 20
 
-            def receive(self, most_blob: int) -> tuple[object, bytes]:
+            def receive(self, most_blob: int) -> tuple[object, bytes, tuple[int, ...]]:
                 heard.append(most_blob)
-                return _frames.Told(Progress(seconds=0.0)), b""
+                return _frames.Told(Progress(seconds=0.0)), b"", ()
 
             def send(self, *_: object) -> None:
                 pass
@@ -364,11 +364,16 @@ def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
 
             kill = listen
 
+            def close(self) -> bool:
+                return False
+
         box = Sandbox(isolation="process")
         context = box._contexts.under()
         plan = context.plan(wat(HELLO))
         control = RunControl()
-        steps = RemoteRun(plan, context.info, control, Talker(), None, 0.0).steps()  # type: ignore[arg-type]
+        guest = RemoteGuest(plan, context.info, control, Talker(), None, None, 0.0)  # type: ignore[arg-type]
+        assert plan.command is not None
+        steps = guest.invoke(plan.command)
         assert next(steps) == GO_ON
         assert len(heard) <= 100
         steps.close()

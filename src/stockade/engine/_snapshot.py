@@ -14,8 +14,8 @@ import ctypes
 import os
 import re
 import weakref
-from ctypes import addressof, c_char, c_int, c_long, c_size_t, c_void_p
 from contextlib import suppress
+from ctypes import addressof, c_char, c_int, c_long, c_size_t, c_void_p
 from functools import cache
 from itertools import pairwise
 from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
@@ -205,7 +205,7 @@ class SealedFile:
         """
         try:
             if not is_sealed(descriptor):
-                raise EngineError("the file of a snapshot is not sealed")  # noqa: TRY301 - it is closed below
+                raise EngineError("the file of a snapshot is not sealed")
             found = cls.__new__(cls)
             found.size_bytes = os.fstat(descriptor).st_size
         except BaseException as problem:

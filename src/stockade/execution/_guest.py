@@ -333,7 +333,7 @@ class LiveGuest:
 
     @property
     def below(self) -> InstanceState | None:
-        """What of earlier snapshots its memories share, which counts for the next one; None where they share nothing."""
+        """What of earlier snapshots its memories share, which counts for the next one; None where they share none."""
         return self._below
 
     def _looking(self) -> threading.RLock:

@@ -26,8 +26,8 @@ def check_lives_here(isolation: Isolation) -> None:
     """
     if isolation != "inprocess":
         raise IsolationError(
-            f'only run and call know isolation="{isolation}" in this release, and no live instances: use '
-            'isolation="inprocess" for sessions, snapshots, warm guests and languages'
+            f'no guests are made ahead with isolation="{isolation}" in this release: use isolation="inprocess" for '
+            "warm guests"
         )
 
 

@@ -37,7 +37,6 @@ __all__ = [
     "MOST_MESSAGE_BYTES",
     "TO_SERVER",
     "TO_WORKER",
-    "sealed_file",
     "Answer",
     "Called",
     "Cancel",
@@ -74,6 +73,7 @@ __all__ = [
     "Turn",
     "Wants",
     "receive",
+    "sealed_file",
     "send",
 ]
 

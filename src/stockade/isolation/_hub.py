@@ -32,6 +32,7 @@ from stockade.isolation._frames import (
     FromWorker,
     Garbled,
     Gone,
+    Open,
     Register,
     Spawn,
     Spawned,

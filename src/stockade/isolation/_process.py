@@ -124,7 +124,7 @@ def _open(context: PolicyContext, control: RunControl, task: Task, tenant: str) 
 def _made(
     context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool
 ) -> RunCoroutine[RemoteGuest | None]:
-    """Has a worker made with the guest of a run in it, which is not waited for; None where the run was cancelled before.
+    """Has a worker made with a guest in it, which is not waited for; None where the run was cancelled before.
 
     Args:
         context: The policy made ready.
@@ -148,11 +148,11 @@ def _made(
     worker = guest = None
     try:
         with _Registration(context, plan) as registration:
-            worker = hub.spawn(registration.key, registration.make, control.wake, keeps=keeps)
+            whole = given, stdin, [file.descriptor for file in files or ()]
+            worker = hub.spawn(registration.key, registration.make, whole, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
         guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun)
-        worker.send(given, stdin, [file.descriptor for file in files or ()])
     finally:
         # Else whoever drops the guest gives the place back.
         if guest is None:

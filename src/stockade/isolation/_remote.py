@@ -380,6 +380,9 @@ class RemoteGuest:
                 request, is_command=command, initializes=initializes, renews=renews, depth=self._depth
             )
         )
+        if not self._open_seconds and not self._depth:
+            # Only now: whoever makes another one for the next run would take the time of this one.
+            hub.took(self._worker)
 
     def _request(self, call: Call) -> Request:
         exchange, type_ = call.exchange, call.entry.type
@@ -510,10 +513,7 @@ class RemoteGuest:
         self._depth += 1
         depth = self._depth
         try:
-            if self._ending is not None or self._finished is not None:
-                raise UsageError(
-                    "the guest has ended in a call that this host function made, and cannot be called again"
-                )
+            self._check_halted()
             self._send_call(call)
             try:
                 finished, blob = yield from self._until(lambda: self._returned)
@@ -529,6 +529,10 @@ class RemoteGuest:
         finally:
             self._depth -= 1
             self._calls.here = before
+
+    def _check_halted(self) -> None:
+        if self._ending is not None or self._finished is not None:
+            raise UsageError("the guest has ended in a call that this host function made, and cannot be called again")
 
     @property
     def halted_memory(self) -> GuestBytes | None:
@@ -609,10 +613,10 @@ class RemoteGuest:
         try:
             known = (*self._files, *map(SealedFile.received, descriptors))
             if any(file.size_bytes > plan.limits.memory + _OUTPUT_BYTES for file in known[len(self._files) :]):
-                raise Garbled("the file of a snapshot is larger than its guest may be")  # noqa: TRY301 - as those below
+                raise Garbled("the file of a snapshot is larger than its guest may be")
             state = checked_state(taken.state, known, plan)
             if len(set(taken.keeps)) != len(taken.keeps) or any(not 0 <= number < len(known) for number in taken.keeps):
-                raise Garbled("a snapshot keeps files that there are not")  # noqa: TRY301 - likewise
+                raise Garbled("a snapshot keeps files that there are not")
         except (Garbled, EngineError) as problem:
             self._crash(f"the worker says what makes no sense: {problem}")
             raise EngineError(f"no snapshot can be taken of {plan.module.name}: {self._ending_told()}") from None
@@ -654,20 +658,9 @@ class RemoteGuest:
                 raise UsageError(_ENDED)
             self._expects = kind
             before, self._most_blob = self._most_blob, max(self._most_blob, most_blob or 0)
-            until = time.monotonic() + REPLY_SECONDS
             self.send(message, blob)
             try:
-                while (found := answer()) is None:
-                    if self._finished is not None:
-                        # Its time was up before.
-                        self._control.wake()
-                        raise UsageError(_ENDED)
-                    heard = self._worker.receive(self._most_blob)
-                    if heard is not None:
-                        self._take(*heard)
-                    elif not self._worker.wait(until - time.monotonic()):
-                        self._crash(f"the worker has not answered for {REPLY_SECONDS:g} s")
-                return found
+                return self._answered(answer)
             except Garbled as problem:
                 self._crash(f"the worker says what makes no sense: {problem}")
             except Gone:
@@ -676,6 +669,22 @@ class RemoteGuest:
                 self._expects = None
                 self._most_blob = before
         raise UsageError(_ENDED)
+
+    def _answered(self, answer: Callable[[], _Found | None]) -> _Found:
+        # A function of its own: what the handler of a signal raises as the loop begins anew is seen around it.
+        until = time.monotonic() + REPLY_SECONDS
+        while (found := answer()) is None:
+            if self._finished is not None:
+                # Its time was up before.
+                self._control.wake()
+                raise UsageError(_ENDED)
+            heard = self._worker.receive(self._most_blob)
+            if heard is not None:
+                self._take(*heard)
+            elif not self._worker.wait(until - time.monotonic()):
+                self._crash(f"the worker has not answered for {REPLY_SECONDS:g} s")
+                raise UsageError(_ENDED)
+        return found
 
     def _status(self) -> int | None:
         """Returns how the worker has ended, which says nothing any more."""

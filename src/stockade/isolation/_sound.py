@@ -147,14 +147,13 @@ def check_values(values: Sequence[object], types: Sequence[str]) -> list[Number]
     found: list[Number] = []
     for value, type_ in zip(values, types, strict=True):
         bits = INTEGER_BITS.get(type_)
-        if bits is not None and type(value) is int and -(1 << bits - 1) <= value < 1 << bits:
-            found.append(value)
-        elif bits is None and type_ != "v128" and type(value) is float:
-            found.append(value)
-        elif type_ == "v128" and isinstance(value, bytes) and _is_vector(value):
-            found.append(value)
+        if bits is not None:
+            fits = type(value) is int and -(1 << bits - 1) <= value < 1 << bits
         else:
+            fits = _is_vector(value) if type_ == "v128" else type(value) is float
+        if not fits or not isinstance(value, int | float | bytes):
             raise Garbled("a function has returned a value of another type")
+        found.append(value)
     return found
 
 

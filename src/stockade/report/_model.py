@@ -287,8 +287,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     subject: str
-    limit: float | None = None
-    observed: float | None = None
+    limit: int | float | None = None
+    observed: int | float | None = None
     call: str | None = None
     action: Literal["deny", "stop", "audit"] = "deny"
     count: int = 1
@@ -316,8 +316,8 @@ class ViolationEvent(msgspec.Struct, frozen=True, kw_only=True):
     call: str
     errno: int = 0
     action: Literal["deny", "stop", "audit"] = "deny"
-    limit: float | None = None
-    observed: float | None = None
+    limit: int | float | None = None
+    observed: int | float | None = None
     at: float | None = None
 
 

@@ -127,8 +127,8 @@ class Sandbox:
 
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
-        isolation: Where runs happen: `inprocess`, or `process`, each in a jailed process of its own. There, only `run`
-            and `call` work, also awaited and scheduled, in this release; what does not is refused.
+        isolation: Where runs happen: `inprocess`, or `process`, each run and each session in a jailed process of its
+            own. What does not work there in this release is refused.
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
