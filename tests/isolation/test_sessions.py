@@ -353,9 +353,11 @@ def test_a_session_is_closed_with_its_worker() -> None:
     assert until(all_gone)
     session = box.open(COUNTER)
     assert _hub.hub._free == free - 1
+    left = [session]
+    del session
     with pytest.warns(ResourceWarning, match="unclosed session"):
-        del session
-        gc.collect()
+        left.clear()
+    gc.collect()
     assert until(all_gone)
     assert _hub.hub._free == free
 
