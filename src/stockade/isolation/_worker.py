@@ -563,21 +563,24 @@ class _Host:
         """Calls one function after the other, as the host says."""
         before, self._memory = self._memory, lambda: memory
         try:
-            self.tell(Entered())
-            while True:
-                while not self.orders:
-                    if not self.control():
-                        raise GuestStopped(StopReason(cancelled=self.control.cancelled))
-                    yield self.control.deadline
-                order = self.orders.popleft()
-                if isinstance(order, Leave):
-                    return
-                if not isinstance(order, Enter):
-                    raise Garbled("a driven call is under way")
-                values = yield from enter(order.export, order.arguments, order.results)
-                self.tell(Entered(tuple(values)))
+            yield from self._enter_all(enter)
         finally:
             self._memory = before
+
+    def _enter_all(self, enter: CallExport) -> Generator[float, None, None]:
+        self.tell(Entered())
+        while True:
+            while not self.orders:
+                if not self.control():
+                    raise GuestStopped(StopReason(cancelled=self.control.cancelled))
+                yield self.control.deadline
+            order = self.orders.popleft()
+            if isinstance(order, Leave):
+                return
+            if not isinstance(order, Enter):
+                raise Garbled("a driven call is under way")
+            values = yield from enter(order.export, order.arguments, order.results)
+            self.tell(Entered(tuple(values)))
 
     def _take(self, size: int) -> bytes | None:
         if self._input:
