@@ -1,0 +1,268 @@
+"""What befalls workers in the middle of others: killed, stopped, out of memory, garbled, held by the file system.
+
+Holds P-ISO-4 and P-ISO-5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import Mount, Outcome, Policy, Report, Sandbox
+from stockade.isolation import _hub, backend
+from stockade.policy import Filesystem
+from tests._processes import children, descriptors, until
+from tests.conftest import HELLO, wat
+from tests.execution.test_outcomes import imports
+from tests.isolation.test_behaviour import SLEEPER
+from tests.isolation.test_workers import all_gone, none_made_ahead, number_of, started  # noqa: F401 - a fixture, too
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stockade.execution import Isolation
+
+HOUR = 3_600_000_000_000
+SECOND = 1_000_000_000
+
+HUNGRY = f"""
+(module
+  {imports("poll_oneoff", "fd_write")}
+  (memory (export "memory") 1)
+  (func (export "eat") (param $wait i64) (param $pages i32) (result i32)
+    (local $at i32) (local $end i32)
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (local.get $wait))
+    (drop (call $poll_oneoff (i32.const 0) (i32.const 1024) (i32.const 1) (i32.const 2048)))
+    (local.set $at (memory.grow (local.get $pages)))
+    (if (i32.eq (local.get $at) (i32.const -1)) (then (return (i32.const -1))))
+    (local.set $at (i32.shl (local.get $at) (i32.const 16)))
+    (local.set $end (i32.shl (memory.size) (i32.const 16)))
+    (loop $touch
+      (i32.store (local.get $at) (i32.const 1))
+      (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+      (br_if $touch (i32.lt_u (local.get $at) (local.get $end))))
+    (i32.const 0)))
+"""
+"""Waits, and then takes memory and writes to each page of it."""
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@contextlib.contextmanager
+def small_group() -> Iterator[Path | None]:
+    """A group of processes with little memory; None where there are no groups, or this user may make none."""
+    group = MEMORY_GROUPS / f"stockade-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(96 << 20))
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def dead() -> list[str]:
+    """Processes below this one that have ended, and that nobody has waited for."""
+    found, todo = [], [os.getpid()]
+    while todo:
+        for child in children(todo.pop()):
+            with contextlib.suppress(OSError):
+                if ") Z " in Path(f"/proc/{child}/stat").read_text():
+                    found.append(str(child))
+                todo.append(child)
+    return found
+
+
+def left_over() -> set[str]:
+    """What is of ours in folders for temporary files."""
+    folders = {tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"}
+    return {
+        str(path) for folder in folders for path in Path(folder).glob("*stockade*") if "stockade-jail-" not in path.name
+    }
+
+
+def test_a_hundred_runs_survive_what_befalls_others() -> None:
+    """Killed, stopped, garbled, out of memory in three ways: six of a hundred. The others finish; nothing is left."""
+    lines: list[socket.socket] = []
+    pair = _hub.socket_pair
+
+    def listening(kind: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = pair(kind)
+        lines.append(theirs.dup())
+        return ours, theirs
+
+    box = Sandbox(Policy().replace(wall_time="120s", memory="512MiB"), isolation="process")
+    stopped = Sandbox(Policy().replace(wall_time=3.5, memory="512MiB"), isolation="process")
+    sleeper, hungry = wat(SLEEPER), wat(HUNGRY)
+    for sandbox in (box, stopped):
+        for module in (sleeper, hungry):
+            sandbox.prepare(module)
+    assert box.run(wat(HELLO)).ok
+    assert stopped.run(wat(HELLO)).ok
+    assert until(all_gone)
+    before, files = descriptors(), left_over()
+
+    async def many(group: Path | None) -> list[Report]:
+        victims = []
+        for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "garbled")):
+            victims.append(asyncio.ensure_future(sandbox.call_async(sleeper, "sleep", HOUR, run_id=name)))
+            # One after the other, so that it is known whose worker is which.
+            while len(lines) < len(victims):
+                await asyncio.sleep(0.01)
+        for sandbox in (box, stopped, box):
+            victims.append(asyncio.ensure_future(sandbox.call_async(hungry, "eat", 3 * SECOND, 2048)))
+            while len(lines) < len(victims):
+                await asyncio.sleep(0.01)
+        numbers = [number_of(worker) for worker in started(6)]
+        others = [asyncio.ensure_future(box.call_async(sleeper, "sleep", SECOND)) for _ in range(94)]
+        await asyncio.sleep(0.2)
+        os.kill(numbers[0], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its time may be up by now
+            os.kill(numbers[1], signal.SIGSTOP)
+        lines[2].send(b"\x01garbage that no worker would say")
+        # Enough for itself, and not for what its guest wants; and not even for itself.
+        for number, more in ((numbers[3], 64 << 20), (numbers[4], -(16 << 20))):
+            most = 4096 * int(Path(f"/proc/{number}/statm").read_text().split()[5]) + more
+            resource.prlimit(number, resource.RLIMIT_DATA, (most, most))
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(numbers[5]))
+        return [*await asyncio.gather(*victims), *await asyncio.gather(*others)]
+
+    with small_group() as group, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_hub, "socket_pair", listening)
+        killed, halted, garbage, refused, poor, starved, *others = asyncio.run(many(group))
+    for line in lines:
+        line.close()
+
+    assert [report.outcome for report in others] == [Outcome.OK] * 94
+    assert told(killed) == (Outcome.CRASHED, "the worker was ended by SIGKILL")
+    assert halted.outcome is Outcome.TIMEOUT
+    assert garbage.outcome is Outcome.CRASHED
+    assert str(told(garbage)[1]).startswith("the worker says what makes no sense")
+    # The engine is refused memory, and so is the guest, which is told so and goes on.
+    assert (refused.outcome, refused.value) == (Outcome.OK, -1)
+    # Python has none for a thread, and may wait for it for ever, or end.
+    assert poor.outcome in (Outcome.CRASHED, Outcome.TIMEOUT)
+    if group is not None:
+        assert told(starved) == (Outcome.CRASHED, "the worker was ended by SIGKILL")
+    else:
+        assert (starved.outcome, starved.value) == (Outcome.OK, 0)
+    assert box.run(wat(HELLO)).ok
+    assert until(all_gone)
+    assert descriptors() == before
+    assert dead() == []
+    assert left_over() <= files
+
+
+def told(report: Report) -> tuple[Outcome, str | None]:
+    return report.outcome, report.trap and report.trap.message
+
+
+# -- what the file system holds a native call with ---------------------------------------------------------------------
+
+LISTS = f"""
+(module
+  {imports("fd_readdir")}
+  (memory (export "memory") 160)
+  (func (export "_start")
+    (loop $again
+      (drop (call $fd_readdir (i32.const 3) (i32.const 64) (i32.const 10000000) (i64.const 0) (i32.const 0)))
+      (br $again))))
+"""
+
+OPENS = f"""
+(module
+  {imports("path_open", "proc_exit")}
+  (memory (export "memory") 1)
+  (data (i32.const 32) "thing")
+  (func (export "_start")
+    (call $proc_exit (call $path_open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 5) (i32.const 0)
+      (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 64)))))
+"""
+
+
+@pytest.fixture
+def many() -> Iterator[Path]:
+    """A folder of 100,000 entries, in memory where it can be: a disk takes a minute for them."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="many-", dir=memory) as name:
+        folder = os.open(name, os.O_RDONLY)
+        for number in range(100_000):
+            os.close(os.open(f"{number:05}", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        os.close(folder)
+        yield Path(name)
+
+
+@pytest.mark.slow
+def test_a_folder_of_100_000_entries_holds_nobody(many: Path) -> None:
+    """Attack: a call of native WASI's that nobody in its process can stop. The worker is killed; others are served."""
+    mounted = Policy(filesystem=Filesystem(mounts=(Mount(many, "/many"),)))
+    box = Sandbox(mounted.replace(wall_time=0.2, fuel=None), isolation="process")
+    module = wat(LISTS)
+    box.prepare(module)
+    killed: list[int] = []
+    kill = _hub.WorkerHandle.kill
+
+    async def both() -> tuple[Report, Report]:
+        listing = asyncio.ensure_future(box.run_async(module))
+        other = asyncio.ensure_future(Sandbox(isolation="process").run_async(wat(HELLO)))
+        return await listing, await other
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def noted(self: _hub.WorkerHandle) -> None:
+            killed.append(self.number)
+            kill(self)
+
+        patch.setattr(_hub.WorkerHandle, "kill", noted)
+        report, other = asyncio.run(both())
+
+    assert report.outcome is Outcome.TIMEOUT
+    assert [violation.field for violation in report.violations] == ["limits.wall_time"]
+    assert other.stdout == b"hello world\n"
+    assert killed
+    assert until(all_gone)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_what_is_no_file_holds_nobody(isolation: Isolation, kind: str, tmp_path: Path) -> None:
+    """Attack: a FIFO without a writer, a device, in a folder that is granted: refused, and nobody waits.
+
+    A device is opened where there is no mount without devices: what cannot be stopped there is ended with its worker.
+    """
+    thing = tmp_path / "thing"
+    if kind == "fifo":
+        os.mkfifo(thing)
+    elif kind == "socket":
+        with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as line:
+            line.bind("thing")
+    else:
+        if isolation == "inprocess" or "mount" not in backend("process").check():
+            pytest.skip("there is no mount without devices")
+        try:
+            os.mknod(thing, 0o666 | 0o020000, os.makedev(1, 5))
+        except OSError:
+            pytest.skip("to make a device takes root")
+    policy = Policy(filesystem=Filesystem(mounts=(Mount(tmp_path, "/things"),))).replace(wall_time=60)
+    box = Sandbox(policy, isolation)
+
+    report = box.run(wat(OPENS))
+
+    assert report.outcome is Outcome.EXIT
+    thing.unlink()
+    thing.write_text("x")
+    assert box.run(wat(OPENS)).ok
