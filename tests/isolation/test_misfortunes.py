@@ -95,6 +95,7 @@ def left_over() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_survive_what_befalls_others() -> None:
     """Killed, stopped, garbled, out of memory in three ways: six of a hundred. The others finish; nothing is left."""
     lines: list[socket.socket] = []

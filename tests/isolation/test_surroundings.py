@@ -18,7 +18,7 @@ import pytest
 from stockade.jail import NAMESPACES
 from tests.jail._jailed import needs_linux
 
-pytestmark = needs_linux
+pytestmark = [needs_linux, pytest.mark.slow]
 
 NOBODY = 65534
 _PROGRAM = Path(__file__).with_name("_surroundings.py")
