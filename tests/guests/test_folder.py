@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from stockade import Python
 from stockade._wasi import WASI
 from stockade.guests._folder import is_untouched
 from tests.guests.conftest import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MARK = 1_234_567_890
 """Seconds since the epoch, in 2009."""
@@ -25,10 +30,12 @@ for one in (*tops, "/run/result"):
 _CLEAN = [["/workspace []", "/tmp []", "/run ['result']"], 0]
 
 
-@pytest.fixture(params=[0, 1], ids=["fresh", "waiting"])
-def one(python: Python, request: pytest.FixtureRequest) -> Python:
+@pytest.fixture(params=[0, 1], ids=["fresh", "waiting"], scope="module")
+def one(python: Python, request: pytest.FixtureRequest) -> Iterator[Python]:
     """A language whose runs all find the same folder, for there is one at a time."""
-    return Python(PATIENT, runtime=python.runtime, pool_size=request.param)
+    with Python(PATIENT, runtime=python.runtime, pool_size=request.param) as language:
+        language.prepare()
+        yield language
 
 
 @pytest.mark.parametrize(
@@ -52,12 +59,10 @@ def test_a_run_leaves_no_mark_for_the_next_one(one: Python, code: str) -> None:
 
     Without opening anything, too: the granted folders are open from the beginning.
     """
-    with one:
-        one.prepare()
+    assert one.run(_LOOK, inputs={"MARK": MARK}).value == _CLEAN
+    for _ in range(2):
+        one.run(f"import os\n{code}", inputs={"MARK": MARK})
         assert one.run(_LOOK, inputs={"MARK": MARK}).value == _CLEAN
-        for _ in range(2):
-            one.run(f"import os\n{code}", inputs={"MARK": MARK})
-            assert one.run(_LOOK, inputs={"MARK": MARK}).value == _CLEAN
 
 
 def test_a_folder_that_nobody_touched_is_used_again(python: Python) -> None:
