@@ -346,8 +346,8 @@ class Executor:
                 heapq.heappop(tenant.line)
             if not tenant.line:
                 continue
-            if used < tenant.used:
-                # Its runs have gone on since it got its place.
+            if self._order and used < tenant.used:
+                # Its runs have gone on since it got its place, beside others'.
                 heapq.heappush(self._order, (tenant.used, next(self._numbers), tenant))
                 continue
             _, _, item = heapq.heappop(tenant.line)

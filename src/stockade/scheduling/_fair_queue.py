@@ -68,6 +68,25 @@ class Line:
         Returns:
             The run; None where no tenant may have another one.
         """
+        found = self._only(running, most) if len(self._tenants) == 1 else self._next(running, most)
+        if found is None:
+            return None
+        chosen, used = found
+        self._served = max(self._served, used)
+        self._latest = chosen
+        self._tenants.move_to_end(chosen)
+        ranks = self._tenants[chosen]
+        run = next(iter(ranks[max(ranks)]))
+        self.remove(run)
+        return run
+
+    def _only(self, running: Mapping[str, int], most: int) -> tuple[str, float] | None:
+        """The tenant whose turn it is, and what it has used, where there is one alone."""
+        (tenant,) = self._tenants
+        return None if running.get(tenant, 0) >= most else (tenant, self._has_used(tenant))
+
+    def _next(self, running: Mapping[str, int], most: int) -> tuple[str, float] | None:
+        """The same of many."""
         fewest = most
         able: list[tuple[str, float]] = []
         for tenant in self._tenants:
@@ -79,14 +98,7 @@ class Line:
         if not able:
             return None
         least = min(used for _, used in able)
-        chosen, used = next(entry for entry in able if entry[1] <= least + _EQUAL_SECONDS)
-        self._served = max(self._served, used)
-        self._latest = chosen
-        self._tenants.move_to_end(chosen)
-        ranks = self._tenants[chosen]
-        run = next(iter(ranks[max(ranks)]))
-        self.remove(run)
-        return run
+        return next(entry for entry in able if entry[1] <= least + _EQUAL_SECONDS)
 
     def emptied(self) -> Line:
         """Returns a line without anybody in it, which knows what tenants have used."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sized
 from contextlib import suppress
@@ -100,6 +101,9 @@ class _Window:
         for job in self._under_way:
             job.cancel()
 
+
+_GATHERED_SECONDS: Final = 0.0005
+"""How long reports of short runs may be late, so that several come at once."""
 
 _CLOSED: Final = "the scheduler is closed: make a new one"
 
@@ -399,13 +403,21 @@ class Scheduler:
         """
         window = self._window(tasks, progress)
         jobs: deque[TaskHandle] = deque()
+        # Whether the last one that was waited for was over within a moment.
+        follow_soon = False
         try:
             while True:
                 jobs.extend(window.fill())
                 if not jobs:
                     return
                 job = jobs.popleft()
-                job.wait()
+                if not job.done:
+                    if follow_soon and jobs:
+                        # To be woken for each takes longer than each.
+                        jobs[-1].wait(_GATHERED_SECONDS)
+                    begun = time.perf_counter()
+                    job.wait()
+                    follow_soon = time.perf_counter() - begun < _GATHERED_SECONDS
                 window.leave(job)
                 yield job.result()
         finally:
@@ -483,7 +495,7 @@ class Scheduler:
     def _next_ones(self) -> list[TaskRun]:
         """Takes out of the line whoever may begin."""
         started: list[TaskRun] = []
-        while len(self._running) < self._concurrency:
+        while self._line and len(self._running) < self._concurrency:
             run = self._line.take(self._running_of, self._tenant_concurrency)
             if run is None:
                 break
