@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import HostRule, LinkError, Network, Outcome, Policy, Sandbox, UsageError
+from stockade import AuditLog, Credential, HostRule, LinkError, Network, Outcome, Policy, Quota, Sandbox, UsageError
 from tests._http_server import AUTHORITY, HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stockade import Report
 
@@ -250,6 +252,47 @@ def test_cancelling_takes_no_time(server: HttpServer) -> None:
             return least
 
     assert asyncio.run(best()) < 0.05
+
+
+def test_the_preset_for_development_reaches_this_machine_alone(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With its own folders and limits: a service on this machine is asked, and what is elsewhere is not."""
+    for name in ("work", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    policy = Policy.preset("development")
+
+    assert fetch(f"{server.url}/there", policy).value == len("hello GET /there")
+    for url in ("http://10.0.0.1/", "http://169.254.169.254/", "https://example.com/"):
+        report = fetch(url, policy)
+        assert (report.value, [violation.kind for violation in report.violations]) == (-1, ["network"])
+    assert server.connections == 1
+
+
+def test_a_log_has_what_was_refused_and_no_credential(server: HttpServer, tmp_path: Path) -> None:
+    """The attack: a log, which many may read, comes to have the value that an API has echoed."""
+    credential = Credential("v4lue-of-a-credential", hosts=["localhost"], secure=False)
+    path = tmp_path / "log"
+    with AuditLog(path) as log, Sandbox(LOOPBACK, audit=log, credentials={"api": credential}) as box:
+        assert box.call(GUEST.encode(), "fetch", f"{server.url}/echo").value > 0
+        assert box.call(GUEST.encode(), "fetch", "http://10.0.0.1/v4lue-of-a-credential").value == -1
+
+    assert server.seen[0].header("authorization") == ["v4lue-of-a-credential"]
+    told = path.read_text()
+    assert "http://10.0.0.1" in told
+    assert "v4lue-of-a-credential" not in told
+
+
+@pytest.mark.parametrize(("mbps", "rate"), [(10.0, 1_250_000), (0.8, 100_000), (0.000_008, 1)])
+def test_a_quota_is_the_rate_of_requests(mbps: float, rate: int) -> None:
+    """What is sent and received in a second; the policy's own rate holds where it is less."""
+    quota = Quota(max_network_mbps=mbps)
+
+    assert quota.narrowed(LOOPBACK).limits.network_rate == rate
+    assert quota.narrowed(LOOPBACK.replace(network_rate=1)).limits.network_rate == 1
+    assert Quota(max_network_mbps=0).narrowed(LOOPBACK).network == Network()
 
 
 def test_tls_is_for_guests_too(monkeypatch: pytest.MonkeyPatch) -> None:
