@@ -15,8 +15,11 @@ import pytest
 
 import stockade
 from stockade import EngineError, Policy, Sandbox, Session
-from stockade.engine import Extent, Instance, InstanceState, MemoryImage, SealedFile, _snapshot
+from stockade.engine import Extent, Instance, InstanceState, MemoryImage, SealedFile, _memory_copy, _snapshot
+from stockade.engine._libc import libc
+from stockade.engine._memory_copy import large_page_bytes
 from stockade.engine._snapshot import _overlaid
+from stockade.system import is_sealed
 from tests.conftest import wat
 
 if TYPE_CHECKING:
@@ -262,3 +265,130 @@ def test_snapshots_do_not_depend_on_the_table_of_pages(
         assert held[70_000:70_007] == b"changed"
         assert not held[4_096:8_192].strip(b"\0")
         assert held.count(_OF_SNAPSHOT) == PAGES * 16 - 1
+
+
+# -- large pages -------------------------------------------------------------------------------------------------------
+
+LARGE = large_page_bytes() or 2 << 20
+
+
+@pytest.fixture
+def wide_box() -> Iterator[Sandbox]:
+    with Sandbox(Policy().replace(memory="64MiB")) as made:
+        yield made
+
+
+def _wide(box: Sandbox) -> Session:
+    """A session with three stretches of data: two that are longer than a large page, and a short one."""
+    session = box.open(HOLDER)
+    session.call("grow", 800).check()
+    for start, size in _STRETCHES:
+        session.write_memory(start, _data(start, size))
+    return session
+
+
+_STRETCHES = ((3 * 65_536 + 4_096, 3 * LARGE), (200 * 65_536 + 8_192, 40_000), (260 * 65_536, 2 * LARGE + 12_345))
+
+
+def _data(start: int, size: int) -> bytes:
+    return random.Random(start).randbytes(size)
+
+
+def _check_wide(session: Session) -> None:
+    held = session.read_memory(0, 802 * 65_536)
+    at = 108
+    for start, size in _STRETCHES:
+        assert not held[at:start].strip(b"\0")
+        assert held[start : start + size] == _data(start, size)
+        at = start + size
+    assert not held[at:].strip(b"\0")
+
+
+def test_long_stretches_lie_where_large_pages_can_be_mapped(wide_box: Sandbox) -> None:
+    with _wide(wide_box) as session:
+        snapshot = session.snapshot()
+        _check_wide(session)
+    (image,) = snapshot._saved.state.instance.memories
+    long = [part for part in image.extents if part.size >= LARGE]
+    assert len(long) == 2
+    assert not any((part.start - part.offset) % LARGE for part in long)
+    # What lies between them in the file is not kept.
+    assert snapshot.stored_bytes <= sum(part.size for part in image.extents)
+    with wide_box.open(snapshot) as restored:
+        _check_wide(restored)
+        restored.write_memory(4 * 65_536, b"changed")
+        with restored.fork() as fork:
+            assert fork.read_memory(4 * 65_536, 7) == b"changed"
+            fork.write_memory(4 * 65_536, _data(*_STRETCHES[0])[4 * 65_536 - _STRETCHES[0][0] :][:7])
+            _check_wide(fork)
+    with wide_box.open(snapshot) as restored:
+        _check_wide(restored)
+
+
+@pytest.mark.parametrize("refused", ["none", "no room", "no mapping", "no advice", "too slow"])
+def test_where_there_are_no_large_pages_small_ones_are_copied(
+    wide_box: Sandbox, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = libc()
+    answers = {
+        "no room": ("mmap", iter([None])),
+        "no mapping": ("mmap", iter([library.mmap, None])),
+        "no advice": ("madvise", iter([library.madvise, -1])),
+    }
+    with _wide(wide_box) as session:
+        with monkeypatch.context() as patch:
+            if refused == "none":
+                patch.setattr(_memory_copy, "large_page_bytes", lambda: 0)
+            elif refused == "too slow":
+                patch.setattr(_memory_copy, "_SPARE_SECONDS", -1.0)
+                patch.setattr(_memory_copy, "_AT_ONCE", 1)
+            else:
+                name, given = answers[refused]
+                real = getattr(library, name)
+
+                def first(*arguments: object) -> object:
+                    answer = next(given, real)
+                    return answer(*arguments) if callable(answer) else answer
+
+                patch.setattr(library, name, first)
+            snapshot = session.snapshot()
+        _check_wide(session)
+    with wide_box.open(snapshot) as restored:
+        _check_wide(restored)
+
+
+def test_a_process_that_was_forked_while_a_snapshot_was_taken_cannot_write_to_it(
+    wide_box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: whoever has the file mapped, and may write to it, changes what others begin with.
+
+    The kernel seals no file that somebody has mapped so; then it is copied anew.
+    """
+    fork, kept = _memory_copy.libc().madvise, []
+
+    def in_the_middle(address: int, size: int, advice: int) -> int:
+        if advice == 10:
+            # As if the process were forked before it is said that a child does not get the mapping.
+            reader, writer = os.pipe()
+            if not (child := os.fork()):
+                os.close(writer)
+                os.read(reader, 1)
+                os._exit(0)
+            os.close(reader)
+            kept.append((child, writer))
+        return int(fork(address, size, advice))
+
+    with _wide(wide_box) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(libc(), "madvise", in_the_middle)
+            snapshot = session.snapshot()
+        assert kept
+        (image,) = snapshot._saved.state.instance.memories
+        assert all(is_sealed(part.file.descriptor) for part in image.extents)
+        _check_wide(session)
+    for _, writer in kept:
+        os.close(writer)
+    for child, _ in kept:
+        os.waitpid(child, 0)
+    with wide_box.open(snapshot) as restored:
+        _check_wide(restored)

@@ -15,13 +15,15 @@ import os
 import re
 import weakref
 from contextlib import suppress
-from ctypes import addressof, c_char, c_int, c_long, c_size_t, c_void_p
-from functools import cache
-from itertools import pairwise
+from ctypes import addressof, c_char
+from errno import EBUSY
+from itertools import chain, pairwise
 from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.engine._instance import GLOBAL_KINDS
+from stockade.engine._libc import MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._memory_copy import copy_into, place_behind
 from stockade.errors import EngineError
 from stockade.system import has_memory_files, is_sealed, open_memory_file, seal
 
@@ -45,9 +47,6 @@ __all__ = [
     "touched_pages",
 ]
 
-_MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
-
 _MOST_EXTENTS: Final = 64
 """Stretches of a memory that are copied at a time: each is a mapping of every instance that begins with them."""
 
@@ -68,6 +67,12 @@ _TABLE: Final = "/proc/self/pagemap"
 _kept: Final[list[int]] = []
 """The table of this process, where it was opened while it could be."""
 
+_BLOCK_BYTES: Final = 512
+"""What the system counts the room of files in."""
+
+_WORD_BYTES: Final = 8
+_HELD: Final = re.compile(rb"\x01+")
+
 _TOUCHED: Final = re.compile(rb"[\x40-\xff]+", re.DOTALL)
 _SHARED: Final = re.compile(rb"[\xa0-\xbf]+", re.DOTALL)
 _PRIVATE: Final = re.compile(rb"[\x40-\x5f\x80-\x9f\xc0-\xdf]+", re.DOTALL)
@@ -80,29 +85,6 @@ _MADV_POPULATE_WRITE: Final = 23
 
 PAGE_BYTES_OF_HOST: Final = PAGESIZE
 """What the kernel maps and copies at a time."""
-
-
-class _Libc:
-    """The functions of the C library that map memory. All of them keep the interpreter lock, and return at once."""
-
-    def __init__(self) -> None:
-        library = ctypes.PyDLL(None, use_errno=True)
-        self.mmap = library.mmap
-        self.mmap.restype = c_void_p
-        self.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
-        # May copy many pages: without the interpreter lock.
-        self.madvise = ctypes.CDLL(None, use_errno=True).madvise
-        self.madvise.restype = c_int
-        self.madvise.argtypes = (c_void_p, c_size_t, c_int)
-        self.memcmp = library.memcmp
-        self.memcmp.restype = c_int
-        self.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
-        self.zeros = ctypes.create_string_buffer(PAGESIZE)
-
-
-@cache
-def _libc() -> _Libc:
-    return _Libc()
 
 
 def keep_page_table() -> int | None:
@@ -166,7 +148,7 @@ def populate(
         read: The pages that are mapped.
     """
     spans = [instance.woven_memory(name).span() for name in memories]
-    advise = _libc().madvise
+    advise = libc().madvise
     for pages, advice in ((read, _MADV_POPULATE_READ), (written, _MADV_POPULATE_WRITE)):
         for place, (address, size) in enumerate(spans):
             numbers = sorted(number * PAGESIZE for at, number in pages if at == place)
@@ -183,15 +165,20 @@ class SealedFile:
 
     Args:
         descriptor: The file, which is sealed here, and closed by this object.
+
+    Attributes:
+        descriptor: The file.
+        size_bytes: How long it is.
+        stored_bytes: What it takes: less, where there are holes in it.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "size_bytes")
+    __slots__ = ("__weakref__", "descriptor", "size_bytes", "stored_bytes")
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         weakref.finalize(self, os.close, descriptor).atexit = False
         seal(descriptor)
-        self.size_bytes = os.fstat(descriptor).st_size
+        self._measure()
 
     @classmethod
     def received(cls, descriptor: int) -> SealedFile:
@@ -207,15 +194,21 @@ class SealedFile:
             if not is_sealed(descriptor):
                 raise EngineError("the file of a snapshot is not sealed")
             found = cls.__new__(cls)
-            found.size_bytes = os.fstat(descriptor).st_size
+            found.descriptor = descriptor
+            found._measure()
         except BaseException as problem:
             os.close(descriptor)
             if isinstance(problem, OSError):
                 raise EngineError("the file of a snapshot is none in memory") from None
             raise
-        found.descriptor = descriptor
         weakref.finalize(found, os.close, descriptor).atexit = False
         return found
+
+    def _measure(self) -> None:
+        status = os.fstat(self.descriptor)
+        self.size_bytes = status.st_size
+        # There may be holes.
+        self.stored_bytes = status.st_blocks * _BLOCK_BYTES
 
     @staticmethod
     def new() -> int:
@@ -304,7 +297,9 @@ class InstanceState(NamedTuple):
     @property
     def stored_bytes(self) -> int:
         """How much of it is kept in files; instances share this as long as they do not write to it."""
-        return sum({id(part.file): part.file.size_bytes for image in self.memories for part in image.extents}.values())
+        return sum(
+            {id(part.file): part.file.stored_bytes for image in self.memories for part in image.extents}.values()
+        )
 
 
 # -- taking ------------------------------------------------------------------------------------------------------------
@@ -358,26 +353,56 @@ def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[in
     Raises:
         EngineError: There is no room.
     """
-    descriptor, written = SealedFile.new(), 0
+    placed, end = [], 0
+    for start, stop in chain.from_iterable(found):
+        placed.append(place_behind(end, start, stop - start))
+        end = placed[-1] + stop - start
+    stretches = (
+        (address + start, stop - start) for (address, _), runs in zip(spans, found, strict=True) for start, stop in runs
+    )
+    parts = [(*stretch, offset) for stretch, offset in zip(stretches, placed, strict=True)]
+    file = _stored(parts, end) or _stored(parts, end, in_large_pages=False)
+    if file is None:
+        raise EngineError("a snapshot cannot be sealed: somebody may write to it")
+    offsets = iter(placed)
+    return [
+        MemoryImage(size, tuple(Extent(start, stop - start, file, next(offsets)) for start, stop in runs))
+        for (_, size), runs in zip(spans, found, strict=True)
+    ]
+
+
+def _stored(parts: Sequence[tuple[int, int, int]], size: int, *, in_large_pages: bool = True) -> SealedFile | None:
+    """Copies memory into a new file.
+
+    Args:
+        parts: Of each stretch its address, its size, and where in the file it is put.
+        size: How large the file is.
+        in_large_pages: Whether it may be in large pages.
+
+    Returns:
+        The file; None where somebody could write to it.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    descriptor = SealedFile.new()
     try:
-        for (address, _), runs in zip(spans, found, strict=True):
-            for start, end in runs:
-                _copy(descriptor, address + start, end - start, written)
-                written += end - start
+        os.ftruncate(descriptor, size)
+        for part in parts:
+            copy_into(descriptor, *part, in_large_pages=in_large_pages)
     except OSError as problem:
         os.close(descriptor)
         raise EngineError(f"there is no room for a snapshot: {problem.strerror}") from None
     except BaseException:
         os.close(descriptor)
         raise
-    file, offset, images = SealedFile(descriptor), 0, []
-    for (_, size), runs in zip(spans, found, strict=True):
-        extents = []
-        for start, end in runs:
-            extents.append(Extent(start, end - start, file, offset))
-            offset += end - start
-        images.append(MemoryImage(size, tuple(extents)))
-    return images
+    try:
+        return SealedFile(descriptor)
+    except OSError as problem:
+        # While memory was copied by a mapping of the file, the process was forked, and its child has that, too.
+        if problem.errno == EBUSY:
+            return None
+        raise
 
 
 def _overlaid(below: Sequence[Extent], above: Sequence[Extent]) -> tuple[Extent, ...]:
@@ -400,15 +425,6 @@ def _cut(part: Extent, start: int, end: int) -> Extent:
     return Extent(start, end - start, part.file, part.offset + start - part.start)
 
 
-def _copy(descriptor: int, address: int, size: int, offset: int) -> None:
-    # SAFETY: the bytes are inside the memory of an instance that the caller keeps, of which nothing runs; the view is
-    # gone before this returns.
-    view = memoryview((c_char * size).from_address(address)).cast("B")
-    done = 0
-    while done < size:
-        done += os.pwrite(descriptor, view[done:], offset + done)
-
-
 def _pages(address: int, size: int) -> bytes | None:
     """Returns the highest byte of the entry of each page in the kernel's table; None where it does not tell."""
     where = size // PAGESIZE * _ENTRY_BYTES, address // PAGESIZE * _ENTRY_BYTES
@@ -423,7 +439,7 @@ def _pages(address: int, size: int) -> bytes | None:
     return entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES] if len(entries) == size // PAGESIZE * _ENTRY_BYTES else None
 
 
-def _runs(pattern: re.Pattern[bytes], pages: bytes) -> list[tuple[int, int]]:
+def _runs(pattern: re.Pattern[bytes], pages: bytes | bytearray) -> list[tuple[int, int]]:
     return [(match.start() * PAGESIZE, match.end() * PAGESIZE) for match in pattern.finditer(pages)]
 
 
@@ -444,19 +460,19 @@ def _changed(address: int, size: int) -> list[tuple[int, int]] | None:
 
 def _nonzero(address: int, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Of some stretches of a memory, those pages that do not hold zeros only."""
-    libc = _libc()
-    compare, zeros = libc.memcmp, addressof(libc.zeros)
+    library = libc()
+    compare, zeros = library.memcmp, addressof(library.zeros)
     for start, end in runs:
-        first = None
-        for at in range(start, end, PAGESIZE):
+        # SAFETY: a stretch of the memory of an instance that the caller keeps, of which nothing runs.
+        view = memoryview((c_char * (end - start)).from_address(address + start)).cast("B")
+        # Of most pages the first word tells.
+        held = bytearray(map(bool, view.cast("Q")[:: PAGESIZE // _WORD_BYTES]))
+        page = held.find(0)
+        while page >= 0:
             # SAFETY: a page of the memory is compared with a page of zeros.
-            if compare(address + at, zeros, PAGESIZE):
-                first = at if first is None else first
-            elif first is not None:
-                yield first, at
-                first = None
-        if first is not None:
-            yield first, end
+            held[page] = bool(compare(address + start + page * PAGESIZE, zeros, PAGESIZE))
+            page = held.find(0, page + 1)
+        yield from ((start + first, start + last) for first, last in _runs(_HELD, held))
 
 
 def _near(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -543,7 +559,7 @@ def _map(address: int, initial: int, image: MemoryImage) -> None:
 
 
 def _map_over(address: int, size: int, descriptor: int, offset: int) -> None:
-    flags = MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE | (MAP_ANON if descriptor < 0 else 0)
+    flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (MAP_ANON if descriptor < 0 else 0)
     # SAFETY: the stretch lies inside [base, base + size) of a memory of a live instance, which was grown to that size
     # before; it begins and ends with pages of the host's, for memories have pages of 64 KiB. So it replaces only
     # what the guest could read and write before, with the same protection; the engine's guard pages and what it has
@@ -551,6 +567,6 @@ def _map_over(address: int, size: int, descriptor: int, offset: int) -> None:
     # accessible what is reserved behind them. An engine without a pool unmaps the whole reservation when the
     # instance is freed, whatever is mapped there; it clears and keeps nothing. Nothing of the instance runs meanwhile.
     # The file is sealed, so nobody shortens it: no access ends in a SIGBUS.
-    found = _libc().mmap(address, size, PROT_READ | PROT_WRITE, flags, descriptor, offset)
+    found = libc().mmap(address, size, PROT_READ | PROT_WRITE, flags, descriptor, offset)
     if found != address:
         raise EngineError(f"a snapshot cannot be mapped: {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,41 @@
+"""What the C library is asked for to map memory."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int, c_long, c_size_t, c_void_p
+from functools import cache
+from mmap import PAGESIZE
+from typing import Final
+
+__all__ = ["MAP_FIXED", "MAP_NORESERVE", "libc"]
+
+MAP_FIXED: Final = 0x10
+MAP_NORESERVE: Final = 0x4000
+
+
+class _Libc:
+    """The functions of the C library that map memory. But for `madvise`, they keep the interpreter lock."""
+
+    def __init__(self) -> None:
+        library = ctypes.PyDLL(None, use_errno=True)
+        self.mmap = library.mmap
+        self.mmap.restype = c_void_p
+        self.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+        self.munmap = library.munmap
+        self.munmap.restype = c_int
+        self.munmap.argtypes = (c_void_p, c_size_t)
+        # May copy many pages: without the interpreter lock.
+        self.madvise = ctypes.CDLL(None, use_errno=True).madvise
+        self.madvise.restype = c_int
+        self.madvise.argtypes = (c_void_p, c_size_t, c_int)
+        self.memcmp = library.memcmp
+        self.memcmp.restype = c_int
+        self.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+        self.zeros = ctypes.create_string_buffer(PAGESIZE)
+
+
+@cache
+def libc() -> _Libc:
+    """Returns them, looked up once."""
+    return _Libc()
