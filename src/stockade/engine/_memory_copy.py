@@ -12,13 +12,17 @@ import os
 import time
 from ctypes import c_char, memmove
 from functools import cache
+from math import inf
 from mmap import MAP_ANON, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from stockade.engine._libc import MAP_FIXED, MAP_NORESERVE, libc
 
-__all__ = ["copy_into", "large_page_bytes", "place_behind"]
+__all__ = ["LargePages", "copy_into", "large_page_bytes", "place_behind"]
+
+LargePages: TypeAlias = Literal["never", "soon", "always"]
+"""When large pages are made."""
 
 _MADV_DONTFORK: Final = 10
 _MADV_COLLAPSE: Final = 25
@@ -62,7 +66,7 @@ def place_behind(end: int, start: int, size: int) -> int:
     return end + (start - end) % large if large and size >= large else end
 
 
-def copy_into(descriptor: int, address: int, size: int, offset: int, *, in_large_pages: bool = True) -> None:
+def copy_into(descriptor: int, address: int, size: int, offset: int, large_pages: LargePages = "soon") -> None:
     """Copies memory of this process into a file in memory.
 
     Args:
@@ -70,18 +74,26 @@ def copy_into(descriptor: int, address: int, size: int, offset: int, *, in_large
         address: Where it begins; nothing changes it meanwhile.
         size: How many bytes there are.
         offset: Where they begin in the file.
-        in_large_pages: Whether large pages are made, which takes a mapping of the file that may be written to.
+        large_pages: Whether it is to be in large pages: `soon` where they are at hand, `always` however long they take.
+            They take a mapping of the file that may be written to.
 
     Raises:
         OSError: There is no room.
     """
-    large, done = large_page_bytes() if in_large_pages else 0, 0
+    large, done = 0 if large_pages == "never" else large_page_bytes(), 0
     if large and size >= large:
         first = -offset % large
         whole = (size - first) // large * large
         if whole > 0:
             _write(descriptor, address, first, offset)
-            done = first + _copy_in_large_pages(descriptor, address + first, whole, offset + first, large)
+            done = first + _copy_in_large_pages(
+                descriptor,
+                address + first,
+                whole,
+                offset + first,
+                large,
+                _SPARE_SECONDS if large_pages == "soon" else inf,
+            )
     _write(descriptor, address + done, size - done, offset + done)
 
 
@@ -94,8 +106,8 @@ def _write(descriptor: int, address: int, size: int, offset: int) -> None:
         done += os.pwrite(descriptor, view[done:], offset + done)
 
 
-def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, large: int) -> int:
-    """Copies large pages, as long as the kernel has some at hand. Returns how many bytes were copied."""
+def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, large: int, spare: float) -> int:
+    """Copies large pages, as long as they are had in time. Returns how many bytes were copied."""
     library, begun = libc(), time.thread_time()
     # SAFETY: address space of our own that nobody else knows, given back before this returns.
     room = library.mmap(None, size + large, 0, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0)
@@ -121,7 +133,7 @@ def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, 
             # SAFETY: so many bytes of what the caller gave are copied to as many of that mapping, which are there.
             memmove(place + done, address + done, piece)
             done += piece
-            if time.thread_time() - begun > _SPARE_SECONDS + _WORTH_SECONDS * (done // large):
+            if time.thread_time() - begun > spare + _WORTH_SECONDS * (done // large):
                 break
             piece = _AT_ONCE * large
         return done

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from stockade.engine._instance import Instance
+    from stockade.engine._memory_copy import LargePages
 
 __all__ = [
     "PAGE_BYTES_OF_HOST",
@@ -311,6 +312,8 @@ def take_state(
     globals_: Sequence[bytes],
     initial_bytes: Sequence[int],
     base: InstanceState | None = None,
+    *,
+    lasting: bool = False,
 ) -> InstanceState:
     """Copies what an instance holds, of which nothing runs.
 
@@ -320,6 +323,7 @@ def take_state(
         globals_: Its mutable globals, likewise.
         initial_bytes: How large each memory is in a new instance.
         base: What was put into the instance, if anything was: of that, only what has changed is copied.
+        lasting: Whether many will begin with it: then large pages may take long to be had.
 
     Raises:
         EngineError: There is no memory to keep it in, or no file descriptor.
@@ -331,7 +335,7 @@ def take_state(
     if base is not None:
         changed = [_changed(*span) for span in spans]
         if all(runs is not None for runs in changed):
-            images = _written(spans, [_near(runs or ()) for runs in changed])
+            images = _written(spans, [_near(runs or ()) for runs in changed], lasting=lasting)
             images = [
                 MemoryImage(size, _overlaid(under.extents, over.extents))
                 for (_, size), under, over in zip(spans, base.memories, images, strict=True)
@@ -341,13 +345,15 @@ def take_state(
             _near(_nonzero(address, _touched(address, size, initial, under)))
             for (address, size), initial, under in zip(spans, initial_bytes, below, strict=True)
         ]
-        images = _written(spans, found)
+        images = _written(spans, found, lasting=lasting)
     state = InstanceState(tuple(images), numbers)
     state.check()
     return state
 
 
-def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]]) -> list[MemoryImage]:
+def _written(
+    spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]], *, lasting: bool
+) -> list[MemoryImage]:
     """Copies stretches of memories into a file.
 
     Raises:
@@ -361,7 +367,7 @@ def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[in
         (address + start, stop - start) for (address, _), runs in zip(spans, found, strict=True) for start, stop in runs
     )
     parts = [(*stretch, offset) for stretch, offset in zip(stretches, placed, strict=True)]
-    file = _stored(parts, end) or _stored(parts, end, in_large_pages=False)
+    file = _stored(parts, end, "always" if lasting else "soon") or _stored(parts, end, "never")
     if file is None:
         raise EngineError("a snapshot cannot be sealed: somebody may write to it")
     offsets = iter(placed)
@@ -371,13 +377,13 @@ def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[in
     ]
 
 
-def _stored(parts: Sequence[tuple[int, int, int]], size: int, *, in_large_pages: bool = True) -> SealedFile | None:
+def _stored(parts: Sequence[tuple[int, int, int]], size: int, large_pages: LargePages) -> SealedFile | None:
     """Copies memory into a new file.
 
     Args:
         parts: Of each stretch its address, its size, and where in the file it is put.
         size: How large the file is.
-        in_large_pages: Whether it may be in large pages.
+        large_pages: When it is in large pages.
 
     Returns:
         The file; None where somebody could write to it.
@@ -389,7 +395,7 @@ def _stored(parts: Sequence[tuple[int, int, int]], size: int, *, in_large_pages:
     try:
         os.ftruncate(descriptor, size)
         for part in parts:
-            copy_into(descriptor, *part, in_large_pages=in_large_pages)
+            copy_into(descriptor, *part, large_pages)
     except OSError as problem:
         os.close(descriptor)
         raise EngineError(f"there is no room for a snapshot: {problem.strerror}") from None

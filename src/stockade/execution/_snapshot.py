@@ -93,7 +93,13 @@ class SavedGuest:
 
 
 def take_guest_state(
-    plan: Plan, instance: Instance, state: State | None, below: InstanceState | None, *, started: bool
+    plan: Plan,
+    instance: Instance,
+    state: State | None,
+    below: InstanceState | None,
+    *,
+    started: bool,
+    lasting: bool = False,
 ) -> tuple[GuestState, InstanceState | None]:
     """Takes what a guest holds, between two calls.
 
@@ -103,6 +109,7 @@ def take_guest_state(
         state: The guard's state.
         below: What was put into it when it was made, or was last taken of it and is shared with it.
         started: Whether what was its start function has run.
+        lasting: Whether many guests will begin with it, so that it may take longer.
 
     Returns:
         What it holds; and what of that its instance shares from now on, for the next time.
@@ -120,7 +127,7 @@ def take_guest_state(
     if state is not None:
         _check(state)
     initial = _initial_bytes(plan.module)
-    held = _take_state(instance, exposed.memories, exposed.globals, initial, below)
+    held = _take_state(instance, exposed.memories, exposed.globals, initial, below, lasting=lasting)
     taken = GuestState(plan.module, held, started)
     if not instance.is_pooled and plan.held is not None and held.maps <= plan.held.instance.maps + SPARE_MAPS:
         # Else it would come to have more memory maps than were counted for it.

@@ -12,13 +12,14 @@ from stockade.execution import Call, bind_arguments
 from stockade.guests._boot import boot_code
 from stockade.guests._driver import CalledDriver
 from stockade.guests._fit import folders_of
-from stockade.guests._internals import exporting
+from stockade.guests._internals import Composed, exporting
 from stockade.guests._jobs import job_of, made_ready, seed_for, where_stepped
 from stockade.guests._language import Language
 from stockade.guests._quickjs_wasi import QUICKJS_WASI_EXPORTS, QuickJSWasi
 from stockade.guests._result import FRAME_ROOM_BYTES
 from stockade.guests._runtime import DataFile, Runtime
 from stockade.guests._task import Task
+from stockade.wasm import FuncType, sleb
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -34,15 +35,7 @@ __all__ = ["JavaScript"]
 
 _ENTRY: Final = "qjs_init_argv"
 
-_INSIDE: Final = (
-    "JS_Call",
-    "JS_Eval",
-    "JS_ExecutePendingJob",
-    "JS_GetRuntime",
-    "JS_NewStringLen",
-    "JS_ToCStringLen2",
-    "js_std_await",
-)
+_INSIDE: Final = ("JS_Eval", "JS_GetRuntime")
 """What is called of it, by the names that its makers gave these functions."""
 
 _ROOM_BYTES: Final = 64 << 10
@@ -54,6 +47,51 @@ _CONTEXT_BYTES: Final = 2_048
 _UNDEFINED: Final = 3 << 32
 _WORD: Final = 0xFFFF_FFFF
 _WORDS: Final = (1 << 64) - 1
+
+
+def _get(*numbers: int) -> bytes:
+    return b"".join(b"\x20" + bytes([number]) for number in numbers)
+
+
+def _called(function: int, given: int) -> tuple[bytes | str, ...]:
+    """Calls the function that a parameter holds, with so many of the values in the room, and waits for its promise."""
+    undefined = b"\x42" + sleb(_UNDEFINED)
+    return _get(0, 0, function) + undefined + b"\x41" + bytes([given]) + _get(6), "JS_Call", "js_std_await"
+
+
+_TURN: Final = Composed(
+    name="stockade_turn",
+    # Context, runtime, perform and settle as in `_Place`; text and size of the job; room; whether it is the last.
+    type=FuncType(("i32", "i32", "i64", "i64", "i32", "i32", "i32", "i32"), ("i32",)),
+    locals=("i64",),
+    calls={
+        "JS_NewStringLen": FuncType(("i32", "i32", "i32"), ("i64",)),
+        "JS_Call": FuncType(("i32", "i64", "i64", "i32", "i32"), ("i64",)),
+        "js_std_await": FuncType(("i32", "i64"), ("i64",)),
+        "JS_ExecutePendingJob": FuncType(("i32", "i32"), ("i32",)),
+        "JS_ToCStringLen2": FuncType(("i32", "i32", "i64", "i32"), ("i32",)),
+    },
+    code=(
+        # room[0] = JS_NewStringLen(context, text, size)
+        _get(6, 0, 4, 5),
+        "JS_NewStringLen",
+        b"\x37\x03\x00",
+        # frame = await perform(room[0])
+        *_called(2, 1),
+        b"\x21\x08",
+        # Where no more is to be done while it waits, it looks for promises that failed and that nobody waits for:
+        # if (last) { while (JS_ExecutePendingJob(runtime, room)); await settle() }
+        _get(7) + b"\x04\x40\x03\x40" + _get(1, 6),
+        "JS_ExecutePendingJob",
+        b"\x0d\x00\x0b",
+        *_called(3, 0),
+        b"\x1a\x0b",
+        # JS_ToCStringLen2(context, room, frame, 0)
+        _get(0, 6, 8) + b"\x41\x00",
+        "JS_ToCStringLen2",
+    ),
+)
+"""A job, from its text to that of its frame: the address of that, and its length in the room."""
 
 
 class _Place(NamedTuple):
@@ -95,20 +133,13 @@ class _Turn(msgspec.Struct, frozen=True):
 
     def perform(
         self,
-        call: Call,  # noqa: ARG002 - all calls are these
+        call: Call,
         memory: GuestBytes,
         enter: CallExport,
         limit_bytes: int,  # noqa: ARG002 - of a value, and it is in a frame
     ) -> Generator[float, None, Sequence[Number | str | bytes]]:
         """Makes the calls."""
         runtime, context, perform, settle, room, random = self.place
-
-        def called(function: int, given: int) -> Generator[float, None, Number]:
-            calling = [("i32", context), ("i64", function), ("i64", _UNDEFINED), ("i32", given), ("i32", room)]
-            (promise,) = yield from enter(b"JS_Call", calling, ("i64",))
-            (result,) = yield from enter(b"js_std_await", [("i32", context), ("i64", promise)], ("i64",))
-            return result
-
         try:
             if self.seed is not None:
                 memory.write(random, struct.pack("<Q", self.seed))
@@ -117,18 +148,8 @@ class _Turn(msgspec.Struct, frozen=True):
                 (found,) = yield from enter(b"malloc", [("i32", len(self.job))], ("i32",))
                 text = int(found) & _WORD
             memory.write(text, self.job)
-            given = [("i32", context), ("i32", text), ("i32", len(self.job))]
-            (job,) = yield from enter(b"JS_NewStringLen", given, ("i64",))
-            memory.write(room, struct.pack("<Q", int(job) & _WORDS))
-            frame = yield from called(perform, 1)
-            if self.is_last:
-                # Where no more is to be done while it waits, it looks for promises that failed and that nobody waits
-                # for, and ends.
-                while (yield from enter(b"JS_ExecutePendingJob", [("i32", runtime), ("i32", room)], ("i32",)))[0]:
-                    pass
-                yield from called(settle, 0)
-            asked = [("i32", context), ("i32", room), ("i64", frame), ("i32", 0)]
-            (address,) = yield from enter(b"JS_ToCStringLen2", asked, ("i32",))
+            given = (context, runtime, perform, settle, text, len(self.job), room, self.is_last)
+            (address,) = yield from enter(call.entry.name, list(zip(_TURN.type.params, given, strict=True)), ("i32",))
             (size,) = struct.unpack("<I", memory.read(room, 4))
             return [memory.read(int(address) & _WORD, min(size, self.most_bytes + 1)) if address else _UNREADABLE]
         except IndexError:
@@ -201,8 +222,8 @@ class _QuickJSReactor(CalledDriver):
         place = self._places[folders_of(guest.policy)]
         seed = seed_for(guest.policy.random) if task.reseed else None
         turn = _Turn(place, job_of(task), seed, not task.session, task.most_bytes + FRAME_ROOM_BYTES)
-        entry = self._entry = self._entry or module.function_entry("JS_Call")
-        return guest.invoke(Call(entry, (0, 0, 0, 0, 0), turn))
+        entry = self._entry = self._entry or module.function_entry(_TURN.name)
+        return guest.invoke(Call(entry, (0,) * len(_TURN.type.params), turn))
 
 
 class JavaScript(Language):
@@ -227,10 +248,10 @@ class JavaScript(Language):
     )
 
     def _fitted(self, module: Module) -> Module:
-        return exporting(module, (*_INSIDE, "fd_write"))
+        return exporting(module, (*_INSIDE, "fd_write"), _TURN)
 
     def _driver_for(self, module: Module) -> Driver:
-        if {_ENTRY, "qjs_get_context", "malloc", *_INSIDE} <= {item.name for item in module.exports}:
+        if {_ENTRY, "qjs_get_context", "malloc", _TURN.name, *_INSIDE} <= {item.name for item in module.exports}:
             return _QuickJSReactor()
         if {item.name for item in module.exports} >= QUICKJS_WASI_EXPORTS:
             return QuickJSWasi()
