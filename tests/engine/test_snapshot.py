@@ -5,6 +5,7 @@ Holds P-SNAP-4.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 from itertools import pairwise
@@ -355,6 +356,24 @@ def test_where_there_are_no_large_pages_small_ones_are_copied(
         _check_wide(session)
     with wide_box.open(snapshot) as restored:
         _check_wide(restored)
+
+
+@pytest.mark.parametrize("large_pages", ["never", "soon", "always"])
+def test_whatever_large_pages_cost_the_same_is_copied(
+    large_pages: _memory_copy.LargePages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At an offset and with a size that are no multiples of a large page; what lies around it stays as it is."""
+    monkeypatch.setattr(_memory_copy, "_SPARE_SECONDS", -1.0)
+    data = bytearray(random.Random(7).randbytes(6 * LARGE + 5_000))
+    descriptor = SealedFile.new()
+    try:
+        os.ftruncate(descriptor, 8 * LARGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        _memory_copy.copy_into(descriptor, address, len(data), LARGE - 4_096, large_pages)
+        held = os.pread(descriptor, 8 * LARGE, 0)
+    finally:
+        os.close(descriptor)
+    assert held == bytes(LARGE - 4_096) + data + bytes(len(held) - len(data) - LARGE + 4_096)
 
 
 def test_a_process_that_was_forked_while_a_snapshot_was_taken_cannot_write_to_it(

@@ -86,14 +86,8 @@ def copy_into(descriptor: int, address: int, size: int, offset: int, large_pages
         whole = (size - first) // large * large
         if whole > 0:
             _write(descriptor, address, first, offset)
-            done = first + _copy_in_large_pages(
-                descriptor,
-                address + first,
-                whole,
-                offset + first,
-                large,
-                _SPARE_SECONDS if large_pages == "soon" else inf,
-            )
+            spare = _SPARE_SECONDS if large_pages == "soon" else inf
+            done = first + _copy_in_large_pages(descriptor, address + first, whole, offset + first, large, spare)
     _write(descriptor, address + done, size - done, offset + done)
 
 
