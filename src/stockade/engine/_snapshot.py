@@ -196,7 +196,7 @@ class SealedFile:
                 raise EngineError("the file of a snapshot is not sealed")
             found = cls.__new__(cls)
             found.descriptor = descriptor
-            found._measure()
+            found._measure()  # noqa: SLF001 - it is one of ours
         except BaseException as problem:
             os.close(descriptor)
             if isinstance(problem, OSError):

@@ -583,8 +583,11 @@ class RemoteGuest:
             raise UsageError(_ENDED)
         return looked.size_bytes, found
 
-    def take_state(self) -> GuestState:
+    def take_state(self, *, lasting: bool = False) -> GuestState:  # noqa: ARG002 - workers know of no large pages
         """Takes what it holds, between two calls.
+
+        Args:
+            lasting: Whether many guests will begin with it.
 
         Raises:
             UsageError: It has ended.
