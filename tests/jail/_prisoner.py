@@ -610,6 +610,18 @@ def start_thread() -> None:
     assert done == [1]
 
 
+def start_many_threads() -> None:
+    """More than a machine of some size has processes."""
+    threading.stack_size(1 << 15)
+    over = threading.Lock()
+    over.acquire()
+    try:
+        for _ in range(9000):
+            threading.Thread(target=over.acquire, daemon=True).start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "no more threads") from None
+
+
 def signal_itself() -> None:
     os.kill(os.getpid(), 0)
     signal.raise_signal(signal.SIGURG)

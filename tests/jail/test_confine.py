@@ -202,7 +202,7 @@ def test_limits_are_the_kernels(mount: dict[str, Any]) -> None:
         "open_many": "EMFILE",
     }
     assert told["steps"]["limits"][1] == (
-        "core 0, memlock 0, msgqueue 0, nice 0, rtprio 0, data 209,715,200, fsize 1,048,576, nofile 50"
+        "core 0, memlock 0, msgqueue 0, nice 0, rtprio 0, sigpending 256, data 209,715,200, fsize 1,048,576, nofile 50"
     )
 
 
@@ -212,6 +212,17 @@ def test_processor_time_is_the_kernels() -> None:
     came = run_prisoner(jail={"limits": {"cpu_seconds": 1}}, attempts=["burn"])
 
     assert came.status == 128 + signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_threads_are_limited() -> None:
+    """Attack: threads until the machine has no number for another process; no limit of its own counts those of root."""
+    told = prisoner(jail={}, namespaces=True, attempts=["start_many_threads"])
+    if not told["steps"]["pid"][0] or tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14):
+        pytest.skip("namespaces of this kernel do not number processes themselves")
+
+    assert told["attempts"] == {"start_many_threads": "EAGAIN"}
+    assert prisoner(jail={}, attempts=["start_many_threads"])["attempts"] == {"start_many_threads": "worked"}
 
 
 def test_calls_that_a_file_removes_are_refused(mount: dict[str, Any]) -> None:

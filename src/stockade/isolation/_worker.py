@@ -76,7 +76,7 @@ from stockade.isolation._frames import (
     send,
 )
 from stockade.isolation._state import state_of, told_state
-from stockade.jail import Granted, Jail, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
+from stockade.jail import Granted, Jail, JailReport, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
 from stockade.modules import Entry, Module, load_module
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
@@ -98,6 +98,12 @@ REQUIRED_WALLS: Final[frozenset[Wall]] = frozenset({"environment", "descriptors"
 
 _SPARE_BYTES: Final = 256 << 20
 """What a worker may use of memory, or write into a file, beyond what its guest may."""
+
+_RESERVED_BYTES: Final = 16 << 30
+"""What the engine reserves for a memory, at most, when it has no pool."""
+
+_THREADS: Final = 4096
+"""Threads of all workers, which have a few each; the kernel counts them for all users but root."""
 
 _SPARE_SECONDS: Final = 10
 _SPARE_FILES: Final = 256
@@ -299,11 +305,14 @@ def _jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
         files=(program.code,),
         keep=(line.fileno(),) if table is None else (line.fileno(), table),
         limits=ResourceLimits(
-            data_bytes=_data_bytes() + limits.memory + 2 * output + _SPARE_BYTES,
+            data_bytes=_own_bytes(5) + limits.memory + 2 * output + _SPARE_BYTES,
             # What it has run for is looked at elsewhere; this is for a worker that nobody looks after any more.
             cpu_seconds=None if seconds is None else 2 * math.ceil(seconds) + _SPARE_SECONDS,
             file_size_bytes=largest + _SPARE_BYTES if limits.file_size is not None else None,
             open_files=limits.open_files + len(mounts) + _SPARE_FILES,
+            # Also of what is only read: tables of pages are the kernel's memory.
+            address_space_bytes=_own_bytes(0) + (limits.memories + 2) * _RESERVED_BYTES,
+            processes=_THREADS if "user" in JailReport(program.namespaces).active else None,
         ),
         seal_later=True,
         remove=frozenset(program.order.removed),
@@ -311,9 +320,9 @@ def _jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
     )
 
 
-def _data_bytes() -> int:
-    """What this process has already of what its limit counts."""
-    pages = int(Path("/proc/self/statm").read_bytes().split()[5])
+def _own_bytes(field: int) -> int:
+    """What this process has already: of addresses, or as the sixth field of what its limit on data counts."""
+    pages = int(Path("/proc/self/statm").read_bytes().split()[field])
     return pages * resource.getpagesize()
 
 

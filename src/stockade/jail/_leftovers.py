@@ -20,6 +20,9 @@ __all__ = ["close_descriptors", "close_others", "empty_environment", "find_envir
 
 _LAST: Final = 0xFFFF_FFFF
 _STANDARD: Final = 3
+_MOST_SIGNALS: Final = 256
+"""Signals that wait to be delivered, which the kernel counts for the user."""
+
 _ENVIRONMENT_FIELDS: Final = (47, 48)
 """Where `/proc/self/stat` tells the addresses of the environment, counted from behind the name (fields 50 and 51)."""
 
@@ -122,6 +125,7 @@ def set_limits(limits: ResourceLimits) -> str:
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_NICE": 0,
         "RLIMIT_RTPRIO": 0,
+        "RLIMIT_SIGPENDING": _MOST_SIGNALS,
         "RLIMIT_DATA": limits.data_bytes,
         "RLIMIT_AS": limits.address_space_bytes,
         "RLIMIT_CPU": limits.cpu_seconds,

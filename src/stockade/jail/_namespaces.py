@@ -46,6 +46,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x1000, 0x4000, 0x4_0000, 2
 _PLACE: Final = b"/tmp"  # It is there; what is in it is covered, and not touched.
+_MOST_PROCESSES: Final = Path("/proc/sys/kernel/pid_max")
+_PROCESSES: Final = 8192
 _TASKS: Final = Path("/proc/self/task")
 _ALONE: Final = 3
 """Links of that folder where there is one thread: its own two, and one of each thread."""
@@ -118,6 +120,7 @@ def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     for step in steps:
         if step.wall == "mount" and step.active:
             try:
+                _limit_processes()
                 start_mounter()
                 # The one that has just been forked keeps the mounts that there are.
                 syscall("unshare", _FLAGS["mount"])
@@ -154,6 +157,13 @@ def _empty_root() -> bool:
     os.chdir("/")
     _mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None)
     return own
+
+
+def _limit_processes() -> None:
+    """Has the namespace of processes be full before the machine is: of threads, no limit counts those of root."""
+    # Where all namespaces share the number (before Linux 6.14), it is not this process's to change.
+    with suppress(OSError):
+        _MOST_PROCESSES.write_bytes(b"%d" % _PROCESSES)
 
 
 def _mount_processes(place: bytes) -> bool:
