@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from stockade.execution import Isolation
     from stockade.report import Report, Violation
 
 SUCCESS, EACCES, EAGAIN, EBADF, EDQUOT, EEXIST, EFBIG, EINVAL, EMFILE = 0, 2, 6, 8, 19, 20, 22, 28, 33
@@ -107,7 +108,7 @@ class Played(NamedTuple):
         report: The report; of native WASI there is none.
         errnos: The errno of each call; empty where the run was ended.
         memory: The guest's memory afterwards, up to the end of the script's data.
-        dropped: Violations that found no entry.
+        dropped: Violations that found no entry, where that can be looked at.
     """
 
     report: Report
@@ -249,15 +250,17 @@ class Script:
         assert len(image) + 4 * len(self) <= _PAGES << 16, "the script does not fit the guest"
         return image, start, len(image), len(self)
 
-    def play(self, policy: Policy) -> Played:
+    def play(self, policy: Policy, isolation: Isolation = "inprocess") -> Played:
         """Plays the script under a policy."""
         image, start, errnos, count = self.image()
-        with stockade.Sandbox(policy).open(player()) as session:
+        with stockade.Sandbox(policy, isolation).open(player()) as session:
             session.write_memory(0, image)
             report = session.call("play", start, errnos, count)
-            state = session._guest._state
-            assert state is not None
-            dropped = state.read().number.violations_dropped
+            dropped = 0
+            if isolation == "inprocess":
+                state = session._guest._state
+                assert state is not None
+                dropped = state.read().number.violations_dropped
             if session._guest.ended:
                 return Played(report, [], b"", dropped)
             found = list(struct.unpack(f"<{count}I", session.read_memory(errnos, 4 * count)))
