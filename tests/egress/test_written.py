@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockade.egress import BadUrl, RequestFailed, parse_url
-from stockade.egress._exchange import _written
 from stockade.egress._headers import checked_headers, headers_sent
+from stockade.egress._messages import written
 from stockade.policy import METHODS
 from tests._examples import examples
 
@@ -70,7 +70,7 @@ def test_one_request_is_one(method: str, path: str, headers: list[tuple[str, str
     try:
         target = parse_url(f"http://api.example.com/{path}")
         sent = headers_sent(checked_headers(headers), target, body, has_body=method in ("POST", "PUT", "PATCH"))
-        _, data = _written(method, target, sent, body)
+        _, data = written(method, target, sent, body)
     except (BadUrl, RequestFailed):
         return
     requests, found, rest = _read(data)
@@ -90,7 +90,7 @@ def test_one_request_is_one(method: str, path: str, headers: list[tuple[str, str
 def test_no_target_names_a_host(path: str) -> None:
     """The attack: a path that a proxy or server takes for a whole URL."""
     target = parse_url(f"https://api.example.com/{path}")
-    _, data = _written("GET", target, headers_sent((), target, b"", has_body=False), b"")
+    _, data = written("GET", target, headers_sent((), target, b"", has_body=False), b"")
 
     line = data.partition(b"\r\n")[0].split(b" ")
     assert line[0] == b"GET"

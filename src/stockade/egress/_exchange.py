@@ -14,13 +14,14 @@ from stockade._text import printable
 from stockade.egress._decision import Refusal, pin, refusal_of
 from stockade.egress._failure import FailureCode, RequestFailed
 from stockade.egress._headers import Headers, checked_headers, for_another_origin, headers_sent, told_headers
+from stockade.egress._messages import Gathered, redirect_of, told, written
 from stockade.egress._scrubber import Scrubber
 from stockade.egress._url import BadUrl, Target, parse_url
 from stockade.runner import AwaitedCall
 from stockade.runner.loop import background_loop, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     import h11
 
@@ -35,17 +36,10 @@ _PIECE_BYTES: Final = 64 << 10
 _AHEAD_BYTES: Final = 256 << 10
 """How much of an answer is taken before the guest has asked for it."""
 
-_MOST_PIECES: Final = 10_000
-_LEAST_PIECE_BYTES: Final = 8
-"""How many chunks a body may be sent in whatever is in them, and how much must be in those of a longer one."""
-
-_PIECES_A_TURN: Final = 100
 _VERSIONS: Final = (b"1.1", b"1.0")
-_MOST_HEAD_BYTES: Final = 64 << 10
 _PARTIAL: Final = 206
 _MOST_REDIRECTS: Final = 10
 _MOST_INTERIM: Final = 20
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _UNSEARCHABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
 """Headers that ask for an answer in which no secret would be found."""
 
@@ -229,7 +223,7 @@ class Exchange:
         except ssl.SSLError as problem:
             self._fail(RequestFailed(FailureCode.TLS, _told_tls(problem)))
         except (OSError, EOFError) as problem:
-            self._fail(RequestFailed(FailureCode.CONNECT, f"the connection broke: {_told(problem)}"))
+            self._fail(RequestFailed(FailureCode.CONNECT, f"the connection broke: {told(problem)}"))
 
     def _fail(self, problem: RequestFailed) -> None:
         # What it came from knows frames, and these what was asked.
@@ -280,7 +274,7 @@ class Exchange:
             headers = tuple(entry for entry in headers if entry[0].lower() not in _UNSEARCHABLE)
         sent = headers_sent(headers, target, body, has_body=method in _WITH_BODY)
         sent += [(credential.header, credential.written()) for credential in credentials.values()]
-        connection, message = _written(method, target, sent, body)
+        connection, message = written(method, target, sent, body)
         reserved = len(message)
         meter.open(reserved)
         writer: asyncio.StreamWriter | None = None
@@ -348,7 +342,7 @@ class Exchange:
         import h11
 
         await self._send(writer, message)
-        gathered = _Gathered(self._put if self._scrubber is None else self._put_scrubbed)
+        gathered = Gathered(self._put if self._scrubber is None else self._put_scrubbed)
         try:
             interim = 0
             while True:
@@ -360,7 +354,7 @@ class Exchange:
                 elif isinstance(event, h11.Response):
                     if event.http_version not in _VERSIONS:
                         raise RequestFailed(FailureCode.PROTOCOL, "the answer is of no version of HTTP that is known")
-                    place = _redirect(event) if self._request.follow else None
+                    place = redirect_of(event) if self._request.follow else None
                     if place is not None:
                         return event.status_code, place
                     self.answer = self._told_answer(event, target)
@@ -377,7 +371,7 @@ class Exchange:
                 else:
                     raise RequestFailed(FailureCode.CONNECT, "the connection was closed before the answer was there")
         except h11.RemoteProtocolError as problem:
-            raise RequestFailed(FailureCode.PROTOCOL, f"the answer is none: {_told(problem)}") from None
+            raise RequestFailed(FailureCode.PROTOCOL, f"the answer is none: {told(problem)}") from None
 
     def _told_answer(self, event: h11.Response, target: Target) -> Answer:
         """Returns the head of an answer as the guest is told it.
@@ -421,7 +415,7 @@ class Exchange:
             await writer.drain()
 
     async def _next(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, gathered: _Gathered
+        self, connection: h11.Connection, reader: asyncio.StreamReader, gathered: Gathered
     ) -> h11.Event | None:
         """Returns the next event of the answer; None where there are no more."""
         import h11
@@ -458,73 +452,6 @@ class Exchange:
             room.clear()
             if self._ahead >= _AHEAD_BYTES:
                 await room.wait()
-
-
-class _Gathered:
-    """Pieces of a body that have come, gathered, so that a server that sends single bytes costs no more than others.
-
-    Args:
-        put: What is given what they come to.
-    """
-
-    def __init__(self, put: Callable[[bytes], Awaitable[None]]) -> None:
-        self._put = put
-        self._pieces: list[bytes] = []
-        self._count = self._size = 0
-
-    async def add(self, piece: bytes) -> None:
-        """Takes a piece.
-
-        Raises:
-            RequestFailed: There are too many for what is in them.
-        """
-        self._pieces.append(piece)
-        self._count += 1
-        self._size += len(piece)
-        if self._count > _MOST_PIECES and self._size < self._count * _LEAST_PIECE_BYTES:
-            raise RequestFailed(FailureCode.PROTOCOL, "the answer comes in too many pieces of next to nothing")
-        if not self._count % _PIECES_A_TURN:
-            # Requests of others are served on the same thread.
-            await asyncio.sleep(0)
-
-    async def flush(self) -> None:
-        """Gives away what has come."""
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            await self._put(b"".join(pieces))
-
-
-def _written(method: str, target: Target, headers: list[tuple[str, str]], body: bytes) -> tuple[h11.Connection, bytes]:
-    """Returns a request as it is sent, and what reads its answer.
-
-    Raises:
-        RequestFailed: It cannot be sent.
-    """
-    import h11
-
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD_BYTES)
-    lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    events = [
-        h11.Request(method=method, target=target.path + target.query, headers=lines),
-        *([h11.Data(data=body)] if body else []),
-        h11.EndOfMessage(),
-    ]
-    try:
-        return connection, b"".join(connection.send(event) or b"" for event in events)
-    except h11.LocalProtocolError as problem:
-        raise RequestFailed(FailureCode.INVALID, f"the request cannot be sent: {_told(problem)}") from None
-
-
-def _redirect(event: h11.Response) -> str | None:
-    if event.status_code not in _REDIRECTS:
-        return None
-    place = next((value for name, value in event.headers if name == b"location"), None)
-    return None if place is None else place.decode("latin-1")
-
-
-def _told(problem: Exception) -> str:
-    text = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
-    return printable(text or type(problem).__name__, 200)
 
 
 def _told_tls(problem: ssl.SSLError) -> str:
