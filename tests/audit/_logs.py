@@ -46,14 +46,14 @@ def denied(number: int) -> AuditEvent:
     return AuditEvent(EventName.DENIED, 1.5, number, "writer", subject=f"event {number}", count=number)
 
 
-def chain_file(path: Path, key: bytes = KEY) -> ChainFile:
+def chain_file(path: Path, key: bytes = KEY) -> ChainFile[AuditEvent]:
     """A log that is written batch by batch, without a thread."""
     return ChainFile(
         find_place(path),
         key,
         "never",
         lambda name, reason, count: AuditEvent(name, 1.5, 0, "w", reason=reason, count=count),
-        lambda noted: events_of(noted, "w"),
+        lambda noted: events_of(noted, "w", {}),
     )
 
 

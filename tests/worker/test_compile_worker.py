@@ -22,7 +22,8 @@ import pytest
 from stockade import EngineError, Module, Policy, Sandbox, StockadeError
 from stockade.compilation import _programs
 from stockade.execution import _plan
-from stockade.worker import _fork_server, _frames, _process, _server_process, _subprocess
+from stockade.system import _server_process
+from stockade.worker import _fork_server, _frames, _process, _subprocess
 from stockade.worker._compile_queue import Turn
 from tests._processes import busy, children, descriptors, fork, gone, until
 from tests.conftest import HELLO, wat

@@ -7,8 +7,9 @@ from stockade._log_levels import set_log_level
 from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, Severity
 from stockade.audit._hooks import RunHook
 from stockade.audit._log import AuditLog
+from stockade.audit._packed import pack_end, pack_start
 from stockade.audit._places import key_from
-from stockade.audit._records import RunEnd, RunKind, RunStart, run_end
+from stockade.audit._records import RunKind
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
@@ -19,16 +20,15 @@ __all__ = [
     "AuditLog",
     "EventName",
     "LoggingSink",
-    "RunEnd",
     "RunFigures",
     "RunHook",
     "RunInfo",
     "RunKind",
-    "RunStart",
     "Severity",
     "SyslogSink",
     "key_from",
-    "run_end",
+    "pack_end",
+    "pack_start",
     "verify",
 ]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_UN, flock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,19 +33,39 @@ from stockade.audit._chain import (
     read_seal,
 )
 from stockade.audit._events import AuditEvent, EventName
-from stockade.audit._places import LogPlace, claim_place, open_head, open_log, read_key, take_lock
+from stockade.audit._places import LogPlace, claim_place, open_head, open_log, read_key, take_lock, user_state
 from stockade.audit._records import batched
 from stockade.errors import AuditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Literal, TypeAlias
-
-    from stockade.audit._records import Noted
+    from typing import TypeAlias
 
     Fsync: TypeAlias = Literal["never", "second", "run"]
 
-__all__ = ["ChainFile", "follow"]
+__all__ = ["ChainFile", "Opening", "follow"]
+
+_Item = TypeVar("_Item")
+
+_LOCKED: Final = "another process keeps the audit log locked"
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What another process has to know to write to a log as this one does.
+
+    Attributes:
+        folder: The folder that the log is in.
+        name: Its name there.
+        state: The folder of its head.
+        key: Its key.
+        fsync: When what was written is brought to the disk.
+    """
+
+    folder: bytes
+    name: bytes
+    state: bytes
+    key: bytes
+    fsync: Literal["never", "second", "run"]
 
 
 class _Found(NamedTuple):
@@ -65,7 +86,7 @@ class _Found(NamedTuple):
     told: tuple[EventName, str, int] | None = None
 
 
-class ChainFile:
+class ChainFile(Generic[_Item]):
     """A log that is written. For any number of threads and processes.
 
     Args:
@@ -73,7 +94,7 @@ class ChainFile:
         key: Its key; None for the user's.
         fsync: When what was written is brought to the disk: `never`, `second`, `run`.
         make: Makes an event of its name, its reason and a count.
-        expand: Makes events of what was noted of runs.
+        expand: Makes events of what was noted, or their lines.
 
     Raises:
         AuditError: It, its head or its key cannot be used.
@@ -85,7 +106,7 @@ class ChainFile:
         key: bytes | None,
         fsync: Fsync,
         make: Callable[[EventName, str, int], AuditEvent],
-        expand: Callable[[Sequence[Noted]], Sequence[AuditEvent]],
+        expand: Callable[[Sequence[_Item]], Sequence[AuditEvent | msgspec.Raw]],
     ) -> None:
         self.place = place
         self._make = make
@@ -104,7 +125,7 @@ class ChainFile:
         except OSError as problem:
             raise AuditError(f"the audit log {place.shown} cannot be written: {problem.strerror}") from None
 
-    def append(self, noted: list[Noted]) -> None:
+    def append(self, noted: list[_Item]) -> None:
         """Adds events: as one batch, where they are not too many bytes for that.
 
         Args:
@@ -116,15 +137,62 @@ class ChainFile:
         """
         with self._lock:
             self._open()
-            take_lock(self._head, LOCK_EX, "another process keeps the audit log locked")
+            take_lock(self._head, LOCK_EX, _LOCKED)
             try:
                 self._append_all(noted)
             finally:
                 flock(self._head, LOCK_UN)
 
-    def _append_all(self, noted: list[Noted]) -> None:
+    def _append_all(self, noted: list[_Item]) -> None:
         while noted:
             del noted[: self._append(noted)]
+
+    def opening(self) -> Opening:
+        """Returns what another process has to know to write to it, too.
+
+        Raises:
+            AuditError: There is no folder for its head.
+        """
+        place = self.place
+        folder, state = os.fsencode(place.folder), os.fsencode(place.state or user_state())
+        return Opening(folder, os.fsencode(place.name), state, self._key, self._fsync)
+
+    def hand_over(self) -> int:
+        """Notes that another process is about to write to it; returns where it does so at the earliest.
+
+        Raises:
+            OSError: The log cannot be opened.
+            AuditError: What is in its place cannot be used.
+        """
+        with self._lock:
+            self._open()
+            self._unsynced = True
+            return self._current().st_size
+
+    def written(self, start: int, writer: str) -> set[int]:
+        """Returns the numbers of events that are sealed behind a place: another process was to write them, and is gone.
+
+        Args:
+            start: The place.
+            writer: Who has noted the events.
+
+        Raises:
+            OSError: The log cannot be read, or another process keeps the lock.
+            AuditError: What is in its place cannot be used.
+        """
+        with self._lock:
+            self._open()
+            take_lock(self._head, LOCK_EX, _LOCKED)
+            try:
+                status = self._current()
+                head = read_head(os.pread(self._head, HEAD_BYTES + 1, 0), self._key)
+                if head is None:
+                    return set()
+                found = self._find(head, status)
+                data = _read(self._log, start, min(MOST_FOUND_BYTES, status.st_size - len(found.rest) - start))
+            finally:
+                flock(self._head, LOCK_UN)
+        return {int(number) for number in re.findall(rb'"seq":(\d+),"writer":"%s"' % writer.encode(), data)}
 
     def sync(self) -> None:
         """Brings what was written to the disk."""
@@ -184,7 +252,7 @@ class ChainFile:
             status = os.fstat(self._log)
         return status
 
-    def _append(self, noted: Sequence[Noted]) -> int:
+    def _append(self, noted: Sequence[_Item]) -> int:
         """Adds a batch; returns how many events it has."""
         status = self._current()
         data = os.pread(self._head, HEAD_BYTES + 1, 0)
@@ -239,7 +307,7 @@ class ChainFile:
             self.sync()
         return len(sums) - more
 
-    def _put(self, events: Sequence[AuditEvent], pieces: list[bytes], sums: list[int]) -> int:
+    def _put(self, events: Sequence[AuditEvent | msgspec.Raw], pieces: list[bytes], sums: list[int]) -> int:
         """Adds the lines of events, and their checksums; returns how many bytes they have."""
         lines = list(map(self._encode, events))
         sums += checksums(lines)

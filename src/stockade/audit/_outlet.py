@@ -13,19 +13,19 @@ import time
 import weakref
 from collections import deque
 from itertools import repeat, starmap
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from stockade._bell import MOST_RAISED, Bell, Once, start_thread
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.audit._events import EventName, Severity
+from stockade.audit._records import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.audit._events import AuditEvent
-    from stockade.audit._records import Noted, RunEnd, RunStart
+    from stockade.audit._records import Noted
 
 __all__ = ["Outlet", "outlets"]
 
@@ -38,8 +38,9 @@ _MOST_IN_BATCH: Final = 16_384
 """So many are brought together. The more, the less often the thread and those that run guests take the interpreter lock
 from each other, which costs both what they have in the caches of their processors."""
 
-_GATHER_SECONDS: Final = 0.1
-"""How long events gather before they are brought to the sink together."""
+_GATHER_SECONDS: Final = 0.02
+"""How long events gather before they are brought to the sink together. The shorter, the less is left to be brought when
+somebody waits for that."""
 
 _LINGER_SECONDS: Final = 1.0
 """How long the thread stays that has nothing to do."""
@@ -51,8 +52,6 @@ _STEP_SECONDS: Final = 0.001
 
 _MOST_WARNINGS_SECONDS: Final = 60.0
 """A sink that fails is told of at most so often."""
-
-_number = attrgetter("seq")
 
 _logger = logging.getLogger("stockade.audit")
 
@@ -135,7 +134,7 @@ class Outlet:
         if self._asleep or severity is Severity.CRITICAL:
             self._wake()
 
-    def note_run(self, record: RunStart | RunEnd) -> None:
+    def note_run(self, record: bytes) -> None:
         """Has the begin or the end of a run brought to the sink. Each microsecond is one of every run.
 
         Args:
@@ -291,13 +290,13 @@ class Outlet:
         taken: list[Noted] = []
         kinds = 0
         for queue in reversed(self._queues):
-            number = min(len(queue), _MOST_IN_BATCH - len(taken))
-            if number:
+            few = min(len(queue), _MOST_IN_BATCH - len(taken))
+            if few:
                 kinds += 1
-                taken += starmap(queue.popleft, repeat((), number))
+                taken += starmap(queue.popleft, repeat((), few))
         self._many = _MOST_IN_BATCH
         if kinds > 1:
-            taken.sort(key=_number)
+            taken.sort(key=number)
         dropped = self.dropped
         if dropped > self._told_dropped:
             taken.append(self._make(EventName.EVENTS_DROPPED, f"{self.name} had no room", dropped - self._told_dropped))

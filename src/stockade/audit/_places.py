@@ -35,6 +35,7 @@ __all__ = [
     "open_log",
     "read_key",
     "take_lock",
+    "user_state",
     "users_key",
 ]
 
@@ -58,10 +59,12 @@ class LogPlace(NamedTuple):
     Attributes:
         folder: The folder that it is in, without links.
         name: Its name there.
+        state: The folder that its head is kept in; None for the user's.
     """
 
     folder: Path
     name: str
+    state: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -138,7 +141,7 @@ def read_key(given: bytes | None) -> bytes:
                 "make one by secrets.token_bytes(32)"
             )
         return given
-    folder = _state()
+    folder = user_state()
     try:
         return user_secret(folder, _KEY)
     except EngineError as problem:
@@ -153,7 +156,7 @@ def users_key() -> bytes:
     Raises:
         AuditError: There is none, or it cannot be used.
     """
-    path = _state() / _KEY
+    path = user_state() / _KEY
     if not path.exists():
         raise AuditError(f"there is no key at {path}: give the key of the log")
     return read_key(None)
@@ -175,7 +178,12 @@ def key_from(path: Path) -> bytes:
         raise AuditError(f"the key {printable(str(path), 400)} cannot be read: {problem.strerror}") from None
 
 
-def _state() -> Path:
+def user_state() -> Path:
+    """Returns the folder that keys and heads are kept in.
+
+    Raises:
+        AuditError: There is none.
+    """
     folder = state_folder()
     if folder is None:
         raise AuditError(
@@ -197,7 +205,7 @@ def open_head(place: LogPlace, *, make: bool = True) -> int:
         FileNotFoundError: It is missing, and is not to be made.
         OSError: It cannot be opened.
     """
-    state = _state()
+    state = place.state or user_state()
     try:
         os.close(open_private(state))
         folder = open_private(state / "audit")

@@ -1,24 +1,29 @@
 """What is noted of a run at its begin and its end, on its own thread: as little as it takes. The rest is done later.
 
 A run that is over within microseconds finds none of this in the caches of the processor, and pays for each object that
-is kept. So there is one for its begin and one for its end, and what many runs have in common is made once.
+is kept. So its begin and its end are a record of bytes each, and what many runs have in common is told once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
-
-import msgspec
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from stockade._text import printable
-from stockade.audit._events import AuditEvent, EventName, RunFigures
+from stockade.audit._events import AuditEvent, RunFigures
+from stockade.audit._packed import number_of, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from stockade.audit._packed import KindFields
     from stockade.report import PolicyInfo, Usage
 
-__all__ = ["Noted", "RunEnd", "RunKind", "RunStart", "batched", "events_of", "run_end"]
+__all__ = ["Noted", "RunKind", "batched", "events_of", "figures_of", "number"]
+
+_Item = TypeVar("_Item")
+
+Noted: TypeAlias = AuditEvent | bytes
+"""What waits for a sink: an event, or the record of one."""
 
 
 class RunKind:
@@ -32,9 +37,13 @@ class RunKind:
         tenant: For whom it runs.
         run_name: What the caller calls it.
         session: The session that it is a call of.
+
+    Attributes:
+        fields: The fields of events from `tenant` on.
+        number: What it is called in records; 0 where its runs are told as events.
     """
 
-    __slots__ = ("end", "export", "name", "policy", "sha256", "start")
+    __slots__ = ("export", "fields", "name", "number", "policy", "sha256")
 
     def __init__(
         self, policy: PolicyInfo, sha256: str, name: str, export: str, tenant: str, run_name: str, session: str
@@ -44,91 +53,29 @@ class RunKind:
         self.name = name
         self.export = export
         export, tenant, run_name = printable(export), printable(tenant), printable(run_name)
-        # The fields of events from `tenant` on.
-        self.start: Final = tenant, policy.digest, sha256, name, run_name, session, export
-        self.end: Final = tenant, policy.digest, "", name, run_name, session, export
+        self.fields: Final[KindFields] = (
+            (tenant, policy.digest, sha256, name, run_name, session, export),
+            (tenant, policy.digest, "", name, run_name, session, export),
+        )
+        self.number = 0
 
-
-class RunStart(msgspec.Struct, frozen=True, gc=False):
-    """Noted when a run begins. Not looked at by the collector of garbage, for which thousands wait to be written.
-
-    Attributes:
-        seq: The number of the event; and of the run.
-        at: The time.
-        kind: What it has in common with others.
-    """
-
-    seq: int
-    at: float
-    kind: RunKind
-
-
-class RunEnd(msgspec.Struct, frozen=True, gc=False):
-    """Noted when a run is over: what `RunFigures` has, with the numbers that it takes to make one.
-
-    Attributes:
-        seq: The number of the event.
-        at: The time.
-        start: What was noted at its begin.
-        outcome: How it has ended.
-        exit_code: The guest's exit code.
-        reason: Why there are no figures.
-        has_figures: Whether there are.
-    """
-
-    seq: int
-    at: float
-    start: RunStart
-    outcome: str
-    exit_code: int | None = None
-    reason: str = ""
-    has_figures: bool = False
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    fuel: int | None = None
-    memory_bytes: int = 0
-    calls: int = 0
-    denied: int = 0
-    host_calls: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
-
-
-Noted: TypeAlias = AuditEvent | RunStart | RunEnd
 
 _FEW: Final = 256
 
-_STARTED, _ENDED = EventName.RUN_STARTED, EventName.RUN_ENDED
 
-
-def run_end(seq: int, at: float, start: RunStart, outcome: str, exit_code: int | None, usage: Usage) -> RunEnd:
-    """Returns what is noted when a run is over.
+def figures_of(usage: Usage) -> RunFigures:
+    """Returns what is told of what a run used.
 
     Args:
-        seq: The number of the event.
-        at: The time.
-        start: What was noted at its begin.
-        outcome: How it has ended.
-        exit_code: The guest's exit code.
-        usage: What it used. It is not kept: it would take what the next run uses again.
+        usage: What it used.
     """
-    calls, denied = usage.calls, usage.denied
-    return RunEnd(
-        seq,
-        at,
-        start,
-        outcome,
-        exit_code,
-        "",
-        True,
+    return RunFigures(
         usage.wall_seconds,
         usage.cpu_seconds,
         usage.fuel,
         usage.memory_bytes,
-        sum(calls.values()) if calls else 0,
-        sum(denied.values()) if denied else 0,
+        sum(usage.calls.values()),
+        sum(usage.denied.values()),
         usage.host_calls,
         usage.read_bytes,
         usage.written_bytes,
@@ -137,7 +84,16 @@ def run_end(seq: int, at: float, start: RunStart, outcome: str, exit_code: int |
     )
 
 
-def batched(noted: Sequence[Noted]) -> Iterator[Sequence[Noted]]:
+def number(item: Noted) -> int:
+    """Returns the number of an event among those of its writer.
+
+    Args:
+        item: The event, or its record.
+    """
+    return number_of(item) if isinstance(item, bytes) else item.seq
+
+
+def batched(noted: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """Yields so few at once that what is made of them stays in the caches of the processor.
 
     Args:
@@ -147,41 +103,12 @@ def batched(noted: Sequence[Noted]) -> Iterator[Sequence[Noted]]:
         yield noted[start : start + _FEW]
 
 
-def events_of(items: Sequence[Noted], writer: str) -> list[AuditEvent]:
-    """Makes events of what was noted; what is an event stays as it is.
-
-    One loop, for it is done twice for each run.
+def events_of(items: Sequence[_Item | bytes], writer: str, kinds: Mapping[int, KindFields]) -> list[_Item | AuditEvent]:
+    """Makes events of records; what is none stays as it is.
 
     Args:
-        items: Events, and what was noted of runs.
-        writer: Who did.
+        items: Events, and records.
+        writer: Who noted them.
+        kinds: Kinds of runs, by their numbers.
     """
-    made: list[AuditEvent] = []
-    add = made.append
-    for item in items:
-        if isinstance(item, RunStart):
-            seq = item.seq
-            add(AuditEvent(_STARTED, item.at, seq, writer, f"{writer}-{seq}", *item.kind.start))
-        elif isinstance(item, RunEnd):
-            start = item.start
-            figures = None
-            if item.has_figures:
-                figures = RunFigures(
-                    item.wall_seconds,
-                    item.cpu_seconds,
-                    item.fuel,
-                    item.memory_bytes,
-                    item.calls,
-                    item.denied,
-                    item.host_calls,
-                    item.read_bytes,
-                    item.written_bytes,
-                    item.stdout_bytes,
-                    item.stderr_bytes,
-                )
-            run, end = f"{writer}-{start.seq}", start.kind.end
-            reason, outcome, code = item.reason, item.outcome, item.exit_code
-            add(AuditEvent(_ENDED, item.at, item.seq, writer, run, *end, reason, outcome, code, None, None, 0, figures))
-        else:
-            add(item)
-    return made
+    return [unpack(item, writer, kinds) if isinstance(item, bytes) else item for item in items]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._text import printable
 from stockade._version import __version__
-from stockade.audit import AuditLog, EventName, RunEnd, RunInfo, RunKind, RunStart, run_end
+from stockade.audit import AuditLog, EventName, RunInfo, RunKind, pack_end, pack_start
 from stockade.engine import wasmtime_version
 from stockade.errors import GuestError, ModuleError, StockadeError, UsageError
 from stockade.modules import Module
@@ -58,11 +58,12 @@ _STOPPED: Final = {
 class _Run:
     """A run that is told of, from its begin to its end."""
 
-    __slots__ = ("calls", "control", "export", "module", "over", "policy", "session", "start", "tenant")
+    __slots__ = ("calls", "control", "export", "kind", "module", "number", "over", "policy", "session", "tenant")
 
     def __init__(
         self,
-        start: RunStart,
+        number: int,
+        kind: RunKind,
         control: RunControl,
         module: Module,
         policy: PolicyInfo,
@@ -70,7 +71,8 @@ class _Run:
         export: str = "",
         session: str = "",
     ) -> None:
-        self.start = start
+        self.number = number
+        self.kind = kind
         self.control = control
         self.module = module
         self.policy = policy
@@ -86,7 +88,7 @@ class _Run:
         Args:
             writer: Who tells of it.
         """
-        return f"{writer}-{self.start.seq}"
+        return f"{writer}-{self.number}"
 
     def info(self, writer: str) -> RunInfo:
         """What hooks are told of it.
@@ -182,18 +184,19 @@ class Auditor:
             or kind.export != export
         ):
             self._last = kind = self._kind(policy, loaded, export)
-        note, number = log.note_run, log.next_number
-        start = RunStart(number(), time(), kind)
-        note(start)
+        note, next_number, code = log.note_run, log.next_number, kind.number
+        number = next_number() if code else log.started(kind, time())
+        if code:
+            note(pack_start(code, number, time()))
         try:
             report = do(control, context, loaded, *given)
         except BaseException as problem:
-            self._fail(_Run(start, control, loaded, policy, export=export), problem)
+            self._fail(_Run(number, kind, control, loaded, policy, export=export), problem)
             raise
-        outcome = report.outcome
-        if outcome is not Outcome.OK or report.violations:
-            self._tell_violations(_Run(start, control, loaded, policy, export=export), report)
-        note(run_end(number(), time(), start, outcome, report.exit_code, report.usage))
+        if code and report.outcome is Outcome.OK and not report.violations:
+            note(pack_end(code, next_number(), number, time(), report.exit_code, report.usage))
+        else:
+            self._end(_Run(number, kind, control, loaded, policy, export=export), report)
         return report
 
     def attempt(
@@ -316,9 +319,7 @@ class Auditor:
         if isinstance(given, Snapshot):
             self.snapshot_opened(policy, module, given, session)
         log = self._log
-        start = RunStart(log.next_number(), at or time(), kind)
-        log.note_run(start)
-        run = _Run(start, control, module, policy, tenant, export, session)
+        run = _Run(log.started(kind, at or time()), kind, control, module, policy, tenant, export, session)
         if context.functions.count and self.tells_functions:
             control.on_function = lambda function: self._called(run, function)
         elif not self.tells_functions:
@@ -341,6 +342,8 @@ class Auditor:
         if kind is None:
             self.meet(policy, module)
             kind = RunKind(policy, module.sha256, module.name, export, tenant, run_name, session)
+            if not session and not run_name:
+                self._log.number_kind(kind)
             if len(kinds) >= _MOST_KINDS:
                 kinds.clear()
             kinds[key] = kind
@@ -399,7 +402,7 @@ class Auditor:
         control.on_function = control.on_tool = None
         if report.outcome is not Outcome.OK or report.violations:
             self._tell_violations(run, report)
-        log.note_run(run_end(log.next_number(), time(), run.start, report.outcome, report.exit_code, report.usage))
+        log.ended(run.kind, run.number, report.outcome, report.exit_code, report.usage)
         if log.blocks:
             self._let_go(run, report)
 
@@ -437,7 +440,7 @@ class Auditor:
         why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
         log = self._log
         outcome = "cancelled" if cancelled else "error"
-        log.note_run(RunEnd(log.next_number(), time(), run.start, outcome, reason="" if cancelled else why))
+        log.ended(run.kind, run.number, outcome, reason="" if cancelled else why)
         for hook in log.hooks:
             try:
                 hook.run_failed(run.info(log.writer), problem)

@@ -1,5 +1,6 @@
-"""What the operating system is asked for: folders, descriptors, FIFOs, the process we belong to."""
+"""What the operating system is asked for: folders, descriptors, FIFOs, processes of ours, the one we belong to."""
 
+from stockade._later import TYPE_CHECKING, found_later
 from stockade.system._below import folder_below
 from stockade.system._descriptors import Descriptors
 from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
@@ -26,12 +27,22 @@ from stockade.system._open_folder import (
 from stockade.system._parent import end_with, forgo_privileges, prctl
 from stockade.system._private_files import NEW_SUFFIX, new_file, open_file, sweep, user_secret
 
+if TYPE_CHECKING:
+    from stockade.system._server_process import FIRST_FREE, NO_SIGNAL, ServerProcess, socket_pair
+else:
+    __getattr__ = found_later(
+        __name__, {"_server_process": ("FIRST_FREE", "NO_SIGNAL", "ServerProcess", "socket_pair")}
+    )
+
 __all__ = [
+    "FIRST_FREE",
     "NEW_SUFFIX",
+    "NO_SIGNAL",
     "Descriptors",
     "Identity",
     "NotGranted",
     "OpenFolder",
+    "ServerProcess",
     "cache_folder",
     "can_interrupt_opens",
     "end_with",
@@ -56,6 +67,7 @@ __all__ = [
     "private_files",
     "private_folders",
     "seal",
+    "socket_pair",
     "state_folder",
     "sweep",
     "user_secret",

@@ -1,0 +1,193 @@
+"""The process that writes audit logs for another one, beside the runs of that: encodes, seals, and brings to the disk.
+
+It gets batches of records, each of which it answers when it is in the file, or cannot be. There is a thread for each
+log, so that none waits for another's disk. What was handed over whole is written, also where its sender is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from stockade._text import printable
+from stockade.audit._chain_file import ChainFile, Opening
+from stockade.audit._events import AuditEvent
+from stockade.audit._packed import split
+from stockade.audit._places import LogPlace
+from stockade.audit._records import events_of
+from stockade.errors import AuditError
+from stockade.system import NO_SIGNAL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.audit._events import EventName
+    from stockade.audit._packed import KindFields
+
+__all__ = ["READY", "Answer", "main", "receive", "send"]
+
+READY: Final = b"r"
+"""What it says when it takes logs."""
+
+_IDLE_SECONDS: Final = 300.0
+"""Without a log for so long, it ends; who has one then starts another."""
+
+_SIZE: Final = struct.Struct("<I")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of a batch.
+
+    Attributes:
+        written: How many of its events are in the log.
+        problem: Why the others are not; empty where all are.
+        number: The number of the system's error; 0 where it is none of the system's.
+    """
+
+    written: int
+    problem: str = ""
+    number: int = 0
+
+
+def send(line: socket.socket, message: bytes) -> None:
+    """Sends a message.
+
+    Raises:
+        OSError: There is nobody at the other end.
+    """
+    line.sendall(_SIZE.pack(len(message)), NO_SIGNAL)
+    line.sendall(message, NO_SIGNAL)
+
+
+def receive(line: socket.socket) -> bytearray | None:
+    """Receives a message; None where there comes no whole one any more."""
+    with suppress(ConnectionError):
+        head = _receive(line, _SIZE.size)
+        if head is not None:
+            return _receive(line, _SIZE.unpack(head)[0])
+    return None
+
+
+def _receive(line: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        number = line.recv_into(rest)
+        if not number:
+            return None
+        rest = rest[number:]
+    return data
+
+
+def main(control: int, host: int) -> None:  # noqa: ARG001 - it outlives the host, to write what that has handed over
+    """Is the writing process.
+
+    Args:
+        control: Descriptor of the socket that logs come from.
+        host: The process that started this one.
+    """
+    for number in (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGXFSZ else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    with socket.socket(fileno=control) as orders:
+        orders.sendall(READY)
+        _serve(orders)
+
+
+def _serve(orders: socket.socket) -> None:
+    """Takes logs until the other side is gone, or has none for a while. Threads that write are waited for."""
+    poll = select.poll()
+    poll.register(orders, select.POLLIN)
+    threads: list[threading.Thread] = []
+    last = time.monotonic()
+    while threads or time.monotonic() - last < _IDLE_SECONDS:
+        threads = [thread for thread in threads if thread.is_alive()]
+        if threads:
+            last = time.monotonic()
+        if not poll.poll(_IDLE_SECONDS * 100):
+            continue
+        try:
+            word, descriptors, _, _ = socket.recv_fds(orders, 1, 1)
+        except ConnectionError:
+            return
+        if not word:
+            return
+        for descriptor in descriptors:
+            thread = threading.Thread(target=_write, args=(socket.socket(fileno=descriptor),))
+            thread.start()
+            threads.append(thread)
+
+
+def _write(line: socket.socket) -> None:
+    """Writes one log, until whoever has it closes it."""
+    with line, suppress(OSError):
+        opening = receive(line)
+        writer = receive(line)
+        if opening is None or writer is None:
+            return
+        log = _Log(msgspec.msgpack.decode(opening, type=Opening), writer.decode())
+        try:
+            while (batch := receive(line)) is not None:
+                send(line, msgspec.msgpack.encode(log.write(bytes(batch))))
+        finally:
+            log.close()
+
+
+class _Log:
+    """A log that is written for another process.
+
+    Args:
+        opening: What that says of it.
+        writer: Who has noted the events.
+    """
+
+    def __init__(self, opening: Opening, writer: str) -> None:
+        self._opening = opening
+        self._writer = writer
+        self._kinds: dict[int, KindFields] = {}
+        self._file: ChainFile[bytes | msgspec.Raw] | None = None
+        self._own_name = os.urandom(4).hex()
+        self._number = itertools.count(1).__next__
+
+    def write(self, batch: bytes) -> Answer:
+        """Writes a batch."""
+        items = split(batch, self._kinds)
+        size = len(items)
+        try:
+            self._opened().append(items)
+        except OSError as problem:
+            return Answer(size - len(items), problem.strerror or str(problem), problem.errno or 0)
+        except AuditError as problem:
+            return Answer(size - len(items), str(problem))
+        return Answer(size)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _opened(self) -> ChainFile[bytes | msgspec.Raw]:
+        if self._file is None:
+            told = self._opening
+            folder, name, state = map(os.fsdecode, (told.folder, told.name, told.state))
+            place = LogPlace(Path(folder), name, Path(state))
+            self._file = ChainFile(place, told.key, told.fsync, self._make, self._expand)
+        return self._file
+
+    def _make(self, name: EventName, reason: str, count: int) -> AuditEvent:
+        """Makes an event of the log's own, by this writer."""
+        return AuditEvent(name, time.time(), self._number(), self._own_name, reason=printable(reason, 400), count=count)
+
+    def _expand(self, items: Sequence[bytes | msgspec.Raw]) -> list[msgspec.Raw | AuditEvent]:
+        return events_of(items, self._writer, self._kinds)
