@@ -1,12 +1,11 @@
-"""Records of runs as bytes: what most runs leave, in as little as it takes; and as they are sent to the writer.
+"""Records of runs as bytes: what most runs leave, in as little as it takes; and batches as they are sent to the writer.
 
-A run that went well leaves two of them, of a size each. What is rarer is an event, and is sent as its line of JSON.
-Each record begins with what it is, so a batch is nothing but one behind the other.
+A run that went well leaves two of them. They are MessagePack, for one call makes a record of what a report holds as it
+is: nothing is added up or looked at on the thread of the run.
 """
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -25,19 +24,40 @@ _Fields: TypeAlias = tuple[str, str, str, str, str, str, str]
 KindFields: TypeAlias = tuple[_Fields, _Fields]
 """What runs have in common: fields of `run_started` and of `run_ended` from `tenant` on."""
 
-_START: Final = Struct("<BHQd")
-_END: Final = Struct("<BHQQddd10q")
-_SIZED: Final = Struct("<BI")
-
 _STARTED: Final = 1
 _ENDED: Final = 2
-_LINE: Final = 3
-_KIND: Final = 4
 
-_NONE: Final = -1
-"""Stands for a number that is not there."""
+_LINE: Final = b"{"
+"""What a line begins with, and no record, which is an array."""
 
-_start, _end = _START.pack, _END.pack
+
+class _Started(msgspec.Struct, frozen=True, array_like=True, tag=_STARTED, gc=False):
+    kind: int
+    seq: int
+    at: float
+
+
+class _Ended(msgspec.Struct, frozen=True, array_like=True, tag=_ENDED, gc=False):
+    kind: int
+    seq: int
+    start: int
+    at: float
+    exit_code: int | None
+    wall_seconds: float
+    cpu_seconds: float
+    fuel: int | None
+    memory_bytes: int
+    calls: dict[str, int]
+    denied: dict[str, int]
+    host_calls: int
+    read_bytes: int
+    written_bytes: int
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Started | _Ended).decode
 
 
 def pack_start(kind: int, seq: int, at: float) -> bytes:
@@ -48,7 +68,7 @@ def pack_start(kind: int, seq: int, at: float) -> bytes:
         seq: The number of the event; and of the run.
         at: The time.
     """
-    return _start(_STARTED, kind, seq, at)
+    return _encode((_STARTED, kind, seq, at))
 
 
 def pack_end(kind: int, seq: int, start: int, at: float, exit_code: int | None, usage: Usage) -> bytes:
@@ -62,31 +82,32 @@ def pack_end(kind: int, seq: int, start: int, at: float, exit_code: int | None, 
         exit_code: The guest's exit code.
         usage: What it used.
     """
-    fuel, calls, denied = usage.fuel, usage.calls, usage.denied
-    return _end(
-        _ENDED,
-        kind,
-        seq,
-        start,
-        at,
-        usage.wall_seconds,
-        usage.cpu_seconds,
-        _NONE if exit_code is None else exit_code,
-        _NONE if fuel is None else fuel,
-        usage.memory_bytes,
-        sum(calls.values()) if calls else 0,
-        sum(denied.values()) if denied else 0,
-        usage.host_calls,
-        usage.read_bytes,
-        usage.written_bytes,
-        usage.stdout_bytes,
-        usage.stderr_bytes,
+    return _encode(
+        (
+            _ENDED,
+            kind,
+            seq,
+            start,
+            at,
+            exit_code,
+            usage.wall_seconds,
+            usage.cpu_seconds,
+            usage.fuel,
+            usage.memory_bytes,
+            usage.calls,
+            usage.denied,
+            usage.host_calls,
+            usage.read_bytes,
+            usage.written_bytes,
+            usage.stdout_bytes,
+            usage.stderr_bytes,
+        )
     )
 
 
 def number_of(record: bytes) -> int:
     """Returns the number of the event that a record stands for."""
-    return int.from_bytes(record[3:11], "little")
+    return _decode(record).seq
 
 
 def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> AuditEvent:
@@ -97,25 +118,48 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
         writer: Who noted it.
         kinds: Kinds of runs, by their numbers.
     """
-    if record[0] == _STARTED:
-        _, kind, seq, at = _START.unpack(record)
-        return AuditEvent(EventName.RUN_STARTED, at, seq, writer, f"{writer}-{seq}", *kinds[kind][0])
-    _, kind, seq, start, at, wall, cpu, code, fuel, *figures = _END.unpack(record)
+    found = _decode(record)
+    seq, fields = found.seq, kinds[found.kind]
+    if isinstance(found, _Started):
+        return AuditEvent(EventName.RUN_STARTED, found.at, seq, writer, f"{writer}-{seq}", *fields[0])
+    calls, denied = found.calls, found.denied
     return AuditEvent(
         EventName.RUN_ENDED,
-        at,
+        found.at,
         seq,
         writer,
-        f"{writer}-{start}",
-        *kinds[kind][1],
+        f"{writer}-{found.start}",
+        *fields[1],
         "",
         "ok",
-        None if code == _NONE else code,
+        found.exit_code,
         None,
         None,
         0,
-        RunFigures(wall, cpu, None if fuel == _NONE else fuel, *figures),
+        RunFigures(
+            found.wall_seconds,
+            found.cpu_seconds,
+            found.fuel,
+            found.memory_bytes,
+            sum(calls.values()) if calls else 0,
+            sum(denied.values()) if denied else 0,
+            found.host_calls,
+            found.read_bytes,
+            found.written_bytes,
+            found.stdout_bytes,
+            found.stderr_bytes,
+        ),
     )
+
+
+class _Batch(msgspec.Struct, frozen=True, array_like=True):
+    """What is sent to the writer: records, and lines of events that have none."""
+
+    kinds: dict[int, KindFields]
+    items: list[bytes]
+
+
+_decode_batch: Final = msgspec.msgpack.Decoder(_Batch).decode
 
 
 def join(items: Iterable[bytes | AuditEvent], kinds: Mapping[int, KindFields]) -> bytes:
@@ -125,17 +169,11 @@ def join(items: Iterable[bytes | AuditEvent], kinds: Mapping[int, KindFields]) -
         items: Records and events.
         kinds: Kinds that the writer has not been told of, by their numbers.
     """
-    told = [_sized(_KIND, msgspec.msgpack.encode((number, *kind))) for number, kind in kinds.items()]
-    encode = msgspec.json.encode
-    told += [item if item.__class__ is bytes else _sized(_LINE, encode(item)) for item in items]
-    return b"".join(told)
+    line = msgspec.json.encode
+    return _encode((kinds, [item if isinstance(item, bytes) else line(item) for item in items]))
 
 
-def _sized(what: int, data: bytes) -> bytes:
-    return _SIZED.pack(what, len(data)) + data
-
-
-def split(batch: bytes, kinds: dict[int, KindFields]) -> list[bytes | msgspec.Raw]:
+def split(batch: bytes | bytearray, kinds: dict[int, KindFields]) -> list[bytes | msgspec.Raw]:
     """Returns what is in a batch: records, and lines of events.
 
     Args:
@@ -143,28 +181,8 @@ def split(batch: bytes, kinds: dict[int, KindFields]) -> list[bytes | msgspec.Ra
         kinds: Is told of the kinds that are in it.
 
     Raises:
-        ValueError: It is none.
+        msgspec.MsgspecError: It is none.
     """
-    found: list[bytes | msgspec.Raw] = []
-    at, end = 0, len(batch)
-    while at < end:
-        what = batch[at]
-        if what == _STARTED:
-            after = at + _START.size
-            found.append(batch[at:after])
-        elif what == _ENDED:
-            after = at + _END.size
-            found.append(batch[at:after])
-        else:
-            _, size = _SIZED.unpack_from(batch, at)
-            begin, after = at + _SIZED.size, at + _SIZED.size + size
-            if what == _LINE:
-                found.append(msgspec.Raw(batch[begin:after]))
-            else:
-                number, start, close = msgspec.msgpack.decode(batch[begin:after], type=_Told)
-                kinds[number] = start, close
-        at = after
-    return found
-
-
-_Told: TypeAlias = tuple[int, _Fields, _Fields]
+    told = _decode_batch(batch)
+    kinds.update(told.kinds)
+    return [msgspec.Raw(item) if item[:1] == _LINE else item for item in told.items]

@@ -139,7 +139,7 @@ def _write(line: socket.socket) -> None:
         log = _Log(msgspec.msgpack.decode(opening, type=Opening), writer.decode())
         try:
             while (batch := receive(line)) is not None:
-                send(line, msgspec.msgpack.encode(log.write(bytes(batch))))
+                send(line, msgspec.msgpack.encode(log.write(batch)))
         finally:
             log.close()
 
@@ -160,7 +160,7 @@ class _Log:
         self._own_name = os.urandom(4).hex()
         self._number = itertools.count(1).__next__
 
-    def write(self, batch: bytes) -> Answer:
+    def write(self, batch: bytearray) -> Answer:
         """Writes a batch."""
         items = split(batch, self._kinds)
         size = len(items)

@@ -45,6 +45,8 @@ _TEXT: Final = 400
 _RIGHTS: Final = frozenset({"call", "create", "delete", "symlinks", "path", "custom", "hook"})
 """Kinds of violations that are about a right; all others are about a limit."""
 
+_OK: Final = Outcome.OK
+
 _STOPPED: Final = {
     Outcome.FUEL,
     Outcome.TIMEOUT,
@@ -131,8 +133,8 @@ class Auditor:
         self._log = log
         self._met: set[str] = set()
         self._kinds: dict[tuple[str, ...], RunKind] = {}
-        # That of the last run, which is that of the next, mostly.
-        self._last: RunKind | None = None
+        # What the last run was of, which the next one is, mostly: module, policy, function, and their kind.
+        self._last: tuple[object, PolicyContext | None, str, RunKind | None] = None, None, "", None
         log.tell(
             EventName.CONFIGURATION,
             name=f"stockade {__version__}",
@@ -164,39 +166,60 @@ class Auditor:
         log = self._log
         if log.guarded:
             log.check()
-        loaded = module if module.__class__ is Module else self._loaded(context, module)
-        if log.blocks or context.functions.count or control.name is not None or loaded.__class__ is not Module:
-            run = self.begin(control, context, loaded, "", export, "")
-            try:
-                report = (self._hold(run) if log.blocks else None) or do(control, context, loaded, *given)
-                self._end(run, report)
-            except BaseException as problem:
-                self._fail(run, problem)
-                raise
-            return report
-        # The same for most runs, in as little as it takes.
-        policy, kind = self.told or context.info, self._last
-        if (
-            kind is None
-            or kind.sha256 is not loaded.sha256
-            or kind.name is not loaded.name
-            or kind.policy is not policy
-            or kind.export != export
-        ):
-            self._last = kind = self._kind(policy, loaded, export)
-        note, next_number, code = log.note_run, log.next_number, kind.number
-        number = next_number() if code else log.started(kind, time())
-        if code:
-            note(pack_start(code, number, time()))
+        # As little as it takes, for most runs.
+        last, under, called, kind = self._last
+        if last is not module or under is not context or called != export:
+            kind = self._recurring(context, module, export)
+        if kind is None or context.functions.count or control.name is not None:
+            return self._whole(control, do, export, context, module, *given)
+        note, next_number, number = log.note_run, log.next_number, log.next_number()
+        note(pack_start(kind.number, number, time()))
         try:
-            report = do(control, context, loaded, *given)
+            report = do(control, context, module, *given)
         except BaseException as problem:
-            self._fail(_Run(number, kind, control, loaded, policy, export=export), problem)
+            self._fail(self._briefly(number, kind, control, context, module), problem)
             raise
-        if code and report.outcome is Outcome.OK and not report.violations:
-            note(pack_end(code, next_number(), number, time(), report.exit_code, report.usage))
+        if report.outcome is _OK and not report.violations:
+            note(pack_end(kind.number, next_number(), number, time(), report.exit_code, report.usage))
         else:
-            self._end(_Run(number, kind, control, loaded, policy, export=export), report)
+            self._end(self._briefly(number, kind, control, context, module), report)
+        return report
+
+    def _recurring(self, context: PolicyContext, module: Source | Snapshot, export: str) -> RunKind | None:
+        """Returns the kind of a run that can be noted as most are; None where it cannot."""
+        if self._log.blocks or module.__class__ is not Module:
+            return None
+        kind = self._kind(self.told or context.info, module, export)
+        if not kind.number:
+            return None
+        self._last = module, context, export, kind
+        return kind
+
+    def _briefly(
+        self, number: int, kind: RunKind, control: RunControl, context: PolicyContext, module: Source | Snapshot
+    ) -> _Run:
+        """Returns a run of which no more was made at its begin than its number."""
+        assert isinstance(module, Module)
+        return _Run(number, kind, control, module, self.told or context.info, export=kind.export)
+
+    def _whole(
+        self,
+        control: RunControl,
+        do: Callable[..., Report],
+        export: str,
+        context: PolicyContext,
+        module: Source | Snapshot,
+        *given: object,
+    ) -> Report:
+        """Does all of any run on this thread, and tells of it."""
+        loaded = module if isinstance(module, Module) else self._loaded(context, module)
+        run = self.begin(control, context, loaded, "", export, "")
+        try:
+            report = (self._hold(run) if self._log.blocks else None) or do(control, context, loaded, *given)
+            self._end(run, report)
+        except BaseException as problem:
+            self._fail(run, problem)
+            raise
         return report
 
     def attempt(
