@@ -399,6 +399,7 @@ def _giving(
 
 
 def _close_all() -> None:
+    Outlet.process_ends = True
     for log in list(_logs):
         if not log.closed:
             log.close(_EXIT_SECONDS)

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stockade._bell import MOST_RAISED, Bell, Once, start_thread
 from stockade._locks import new_lock
@@ -50,6 +50,9 @@ _RETRY_SECONDS: Final = 0.25
 
 _STEP_SECONDS: Final = 0.001
 
+_END_STEP_SECONDS: Final = 0.01
+"""How often it is looked, at the end of the process, whether there is still a thread."""
+
 _MOST_WARNINGS_SECONDS: Final = 60.0
 """A sink that fails is told of at most so often."""
 
@@ -76,7 +79,10 @@ class Outlet:
         last_error: How it failed last.
         failing: Whether its last try failed.
         dropped: How many events found no room.
+        process_ends: Whether this process ends: there are no new threads then, and whoever waits brings events itself.
     """
+
+    process_ends: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -182,10 +188,15 @@ class Outlet:
         self._hurried = True
         self._wake()
         self._bell.ring()
-        if self._thread is None:
-            # There can be none any more, as at the end of the process.
-            return self._bring_all() and (self._settle is None or self._try(self._settle))
-        return done.wait(seconds) and not self._held
+        end = time.monotonic() + seconds
+        while self._thread is not None:
+            left = end - time.monotonic()
+            if done.wait(min(left, _END_STEP_SECONDS) if Outlet.process_ends else left):
+                return not self._held
+            if left <= 0 or not Outlet.process_ends:
+                return False
+        # There can be none any more, as at the end of the process.
+        return self._bring_all() and (self._settle is None or self._try(self._settle))
 
     @property
     def waiting(self) -> int:
@@ -201,6 +212,8 @@ class Outlet:
         """Sees to it that there is a thread, and that it looks."""
         if self._thread is not None:
             self._bell.ring()
+            return
+        if Outlet.process_ends:
             return
         thread = threading.Thread(target=self._work, name="stockade-audit", daemon=True)
         try:
@@ -257,6 +270,8 @@ class Outlet:
             if any(self._queues):
                 self._gather()
             elif not self._waiters:
+                if self._settle is not None:
+                    self._try(self._settle)
                 self._thread = None
                 return
 

@@ -1,0 +1,290 @@
+"""Large batches of an audit log, which a process beside the runs writes: all of it, once. Holds P-AUDIT-9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import AuditLog, Sandbox
+from stockade.audit import EventName, _aside, _log, verify
+from stockade.audit import _chain_file as chain
+from stockade.audit import _outlet as outlets
+from tests.audit._logs import GUEST, KEY, events, names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def own_writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[_aside._Writer]:
+    """A process that writes for this test alone, which takes logs already, and each batch."""
+    writer = _aside._Writer()
+    monkeypatch.setattr(_aside, "_writer", writer)
+    monkeypatch.setattr(_log, "_MANY", 1)
+    monkeypatch.setattr(outlets, "_RETRY_SECONDS", 0.01)
+    end = time.monotonic() + 60
+    while (line := writer.connect()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    line.close()
+    yield writer
+    if writer._process is not None:
+        writer._process.close()
+
+
+def process_of(writer: _aside._Writer) -> int:
+    """The number of the process."""
+    assert writer._process is not None
+    return writer._process.popen.pid
+
+
+def forbid_writing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, this process writes no log."""
+
+    def write(_descriptor: int, _data: object) -> int:
+        raise AssertionError("a log is written here")
+
+    monkeypatch.setattr(chain.os, "write", write)
+
+
+def test_what_another_process_writes_is_what_this_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events in their order, with the same fields; and the log is as it was written."""
+    told: list[list[dict[str, object]]] = []
+    for name in ("aside", "here"):
+        path = tmp_path / name
+        with monkeypatch.context() as patch:
+            if name == "aside":
+                forbid_writing_here(patch)
+            else:
+                patch.setattr(_log, "_MANY", 1 << 30)
+            with AuditLog(path, key=KEY) as log, Sandbox("strict", audit=log) as box:
+                for number in range(100):
+                    box.call(GUEST, "add", number, 1)
+                box.run(GUEST)
+                box.call(GUEST, "trap")
+                box.call(GUEST, "add", 1, 2, run_id="é\n")
+                with box.open(GUEST) as session:
+                    session.call("add", 1, 2)
+        assert verify(path, key=KEY).ok
+        told.append(events(path))
+
+    for one, other in zip(*told, strict=True):
+        for event in (one, other):
+            for field in ("time", "writer", "run", "session"):
+                event.pop(field, None)
+            figures = event.get("figures")
+            if isinstance(figures, dict):
+                for field in ("wall_seconds", "cpu_seconds"):
+                    figures.pop(field)
+        assert one == other
+
+
+def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path, own_writer: _aside._Writer) -> None:
+    """Again and again, in the middle of what it does: each event is in the log, once, and the chain is whole."""
+    path = tmp_path / "log"
+    with AuditLog(path, key=KEY, required=True) as log, Sandbox(audit=log) as box:
+        for number in range(2000):
+            box.call(GUEST, "add", number, 1)
+            if number % 100 == 50 and own_writer._process is not None:
+                os.kill(process_of(own_writer), signal.SIGKILL)
+    numbers = [event["seq"] for event in events(path) if event["writer"] == log.writer]
+
+    assert len(numbers) == len(set(numbers))
+    assert names(path).count("run_started") == names(path).count("run_ended") == 2000
+    assert log.failures == log.dropped == 0
+    assert verify(path, key=KEY).ok
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_writer_that_is_gone_before_it_has_answered(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it has written its batch or not: what is in the log already is not written again."""
+    path = tmp_path / "log"
+    real_send, real_receive = _aside.send, _aside.receive
+    lost: list[int] = []
+
+    def send(line: object, message: bytes) -> None:
+        if before and b"event" in message:
+            lost.append(1)
+            raise BrokenPipeError
+        real_send(line, message)  # type: ignore[arg-type]
+
+    def receive(line: object) -> object:
+        real_receive(line)  # type: ignore[arg-type]
+        lost.append(1)
+
+    monkeypatch.setattr(_aside, "send", send)
+    if not before:
+        monkeypatch.setattr(_aside, "receive", receive)
+    with AuditLog(path, key=KEY) as log:
+        for number in range(300):
+            log.tell(EventName.DENIED, count=number, subject='"seq":7,"writer":"x')
+            if number % 50 == 0:
+                log.flush()
+
+    assert lost
+    assert sorted(event.get("count", 0) for event in events(path)) == list(range(300))
+    assert log.failures == 0
+    assert verify(path, key=KEY).ok
+
+
+def test_what_the_writer_cannot_write_is_told_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link is put into the place of the log: nothing runs where it is required, and all is there when it is gone."""
+    path, aside = tmp_path / "log", tmp_path / "moved"
+    with AuditLog(path, key=KEY, required=True) as log, Sandbox(audit=log) as box:
+        box.call(GUEST, "add", 1, 2)
+        assert log.flush()
+        with monkeypatch.context() as patch:
+            # Else it would be found here, before the other process is asked.
+            patch.setattr(chain.ChainFile, "hand_over", lambda _: 0)
+            path.rename(aside)
+            path.symlink_to(tmp_path / "elsewhere")
+            log.tell(EventName.DENIED)
+            assert not log.flush(5)
+            assert log.last_error == (
+                f"AuditError: the audit log {path} is a link: give another path, or remove what is there"
+            )
+        path.unlink()
+        assert log.flush()
+        assert not log.failing
+        assert box.call(GUEST, "add", 1, 2).value == 3
+
+    assert not (tmp_path / "elsewhere").exists()
+    assert names(path)[:2] == ["log_continued", "denied"]
+    assert verify([aside, path], key=KEY).ok
+
+
+_KILLED = """
+import os, signal, sys, time
+from tests.audit._logs import GUEST, KEY
+from stockade import AuditLog, Sandbox
+from stockade.audit import EventName, _aside, _log
+_log._MANY = 1
+while (line := _aside._writer.connect()) is None:
+    time.sleep(0.01)
+line.close()
+def killed(_line):
+    os.kill(os.getpid(), signal.SIGKILL)
+_aside.receive = killed
+log = AuditLog(sys.argv[1], key=KEY)
+for number in range(5000):
+    log.tell(EventName.DENIED, count=number)
+log.flush()
+"""
+
+
+def test_what_was_handed_over_is_written_though_its_process_is_killed(tmp_path: Path) -> None:
+    """`kill -9` of the process that runs guests: the other one has its batch, and brings it to its end."""
+    path = tmp_path / "log"
+
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 60
+    while not (path.exists() and names(path) and verify(path, key=KEY).events):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    told = [event.get("count", 0) for event in events(path)]
+    assert told == list(range(len(told)))
+    assert verify(path, key=KEY).ok
+
+
+_MANY_PROCESSES = """
+import sys
+from tests.audit._logs import GUEST, KEY
+from stockade import AuditLog, Sandbox
+with AuditLog(sys.argv[1], key=KEY) as log, Sandbox(audit=log) as box:
+    for number in range(1000):
+        box.call(GUEST, "add", number, 1)
+assert log.dropped == log.failures == 0
+"""
+
+
+def test_eight_processes_with_writers_of_their_own_write_one_chain(tmp_path: Path) -> None:
+    """And those that write beside them: sixteen that take turns."""
+    path = tmp_path / "log"
+    started = [subprocess.Popen([sys.executable, "-c", _MANY_PROCESSES, str(path)]) for _ in range(8)]
+
+    assert [process.wait() for process in started] == [0] * 8
+    assert names(path).count("run_ended") == 8000
+    assert len({(event["writer"], event["seq"]) for event in events(path)}) == len(events(path))
+    assert verify(path, key=KEY).ok
+
+
+_FORKED = """
+import os, sys, time
+from tests.audit._logs import GUEST, KEY
+from stockade import AuditLog, Sandbox
+from stockade.audit import _aside, _log
+_log._MANY = 1
+while (line := _aside._writer.connect()) is None:
+    time.sleep(0.01)
+line.close()
+log = AuditLog(sys.argv[1], key=KEY)
+box = Sandbox("strict", audit=log)
+def work():
+    for number in range(500):
+        box.call(GUEST, "add", number, 1)
+work()
+child = os.fork()
+work()
+log.close()
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_has_a_writer_of_its_own(tmp_path: Path) -> None:
+    """The parent's goes on with what is the parent's."""
+    path = tmp_path / "log"
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _FORKED, str(path)], check=True)
+
+    assert names(path).count("run_ended") == 1500
+    assert len({(event["writer"], event["seq"]) for event in events(path)}) == len(events(path))
+    assert verify(path, key=KEY).ok
+
+
+def test_where_there_can_be_no_other_process_the_log_is_written_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Python to start: nothing depends on it."""
+    monkeypatch.setattr(_aside, "_writer", _aside._Writer())
+    monkeypatch.setattr(sys, "executable", "")
+    path = tmp_path / "log"
+
+    with AuditLog(path, key=KEY) as log, Sandbox(audit=log) as box:
+        for number in range(300):
+            box.call(GUEST, "add", number, 1)
+
+    assert names(path).count("run_ended") == 300
+    assert log.failures == 0
+    assert verify(path, key=KEY).ok
+
+
+def test_a_writer_ends_with_the_process_that_has_it(own_writer: _aside._Writer) -> None:
+    """It needs no order."""
+    assert own_writer._process is not None
+    popen = own_writer._process.popen
+    own_writer._process.control.close()
+
+    assert popen.wait(60) == 0
+    own_writer._process = None
+
+
+def test_a_writer_has_nothing_that_its_process_was_given(own_writer: _aside._Writer) -> None:
+    """The key of a log is in no argument and in no variable that others could read."""
+    pid = process_of(own_writer)
+    variables, words = (Path("/proc", str(pid), name).read_bytes() for name in ("environ", "cmdline"))
+
+    assert KEY not in variables + words
+    assert b"HOME=" not in variables
