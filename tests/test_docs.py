@@ -274,7 +274,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("CallRefused", "HTTP_MODULE", "network_of"),
         "annotated",
     },
-    stockade.audit: {"RunEnd", "RunKind", "RunStart", "key_from", "run_end"},
+    stockade.audit: {"RunKind", "key_from", "pack_end", "pack_start"},
     stockade.learning: {"learned_toml"},
     stockade.metrics: set(),
     stockade.jail: {

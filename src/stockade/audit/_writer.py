@@ -138,10 +138,14 @@ def _write(line: socket.socket) -> None:
             return
         log = _Log(msgspec.msgpack.decode(opening, type=Opening), writer.decode())
         try:
-            while (batch := receive(line)) is not None:
-                send(line, msgspec.msgpack.encode(log.write(batch)))
+            _answer_batches(line, log)
         finally:
             log.close()
+
+
+def _answer_batches(line: socket.socket, log: _Log) -> None:
+    while (batch := receive(line)) is not None:
+        send(line, msgspec.msgpack.encode(log.write(batch)))
 
 
 class _Log:
