@@ -80,6 +80,16 @@ def test_a_credential_goes_nowhere_else(server: HttpServer, hosts: list[str]) ->
     assert server.seen[0].header("authorization") == ["mine"]
 
 
+def test_a_credential_for_a_port_goes_to_no_other(server: HttpServer) -> None:
+    """The attack: a guest asks another port of the same host, where somebody else listens."""
+    with HttpServer(tls=True) as other:
+        for asked in (server, other):
+            told(network(hosts=[f"LOCALHOST.:{server.port}", "[::1]:80"]), f"{asked.url}/")
+
+        assert server.seen[0].header("authorization") == [f"Bearer {SECRET}"]
+        assert other.seen[0].header("authorization") == []
+
+
 def test_a_credential_goes_over_tls_only() -> None:
     """The attack: the same host without encryption, where others read along."""
     with HttpServer() as server:
@@ -280,6 +290,10 @@ def test_a_credential_shows_nothing(tmp_path: Path) -> None:
         {"hosts": "api.example.com"},
         {"hosts": ["*"]},
         {"hosts": ["https://api.example.com"]},
+        {"hosts": ["api.example.com:0"]},
+        {"hosts": ["api.example.com:70000"]},
+        {"hosts": ["api.example.com:443:443"]},
+        {"hosts": [5]},
         {"header": "Host"},
         {"header": "A: b"},
         {"header": ""},

@@ -142,6 +142,20 @@ def test_what_is_refused_opens_no_socket(server: HttpServer, url: str, reason: s
     assert (violation.kind, violation.action, violation.field) == ("network", "deny", "network.mode")
 
 
+def test_a_name_does_not_have_thousands_connected_to() -> None:
+    """The attack: a name that stands for many hosts, so that one request knocks at all of them."""
+    full = Policy(network=Network(mode="full"))
+    for last in (8, 9):
+        many = network(full, many_example=" ".join(f"127.0.1.{number}" for number in range(1, last + 1)))
+        with HttpServer(host=f"127.0.1.{last}") as server:
+            url = f"http://many.example:{server.port}/"
+            if last == 8:
+                assert ask(url, many)[0] == 200
+            else:
+                assert refused(url, many).code == FailureCode.CONNECT
+                assert server.connections == 0
+
+
 def test_a_redirect_is_checked_anew(server: HttpServer) -> None:
     """The attack: a host that may be asked sends the guest on to one that may not."""
     with HttpServer() as other:

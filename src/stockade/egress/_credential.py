@@ -25,6 +25,7 @@ _MOST: Final = 16 << 10
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_WITH_PORT: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:]+):(?P<port>[0-9]{1,5})")
 _OURS: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "expect"})
 
 
@@ -44,7 +45,8 @@ class Credential:
 
     Args:
         value: The secret, of 8 characters at least.
-        hosts: For which hosts it is: names, addresses, or `*.` and a domain, as in a policy.
+        hosts: For which hosts it is: names, addresses, or `*.` and a domain, as in a policy; with a colon and a port
+            for that one, else for all ports that the policy permits.
         header: The header that it stands in.
         format: What stands there, with `{}` for the secret.
         secure: Whether it is sent over TLS only. Without, only to this machine.
@@ -81,10 +83,10 @@ class Credential:
         if not _fits(format, _VALUE) or format.count("{}") != 1:
             raise UsageError('the format of a credential must be a text with one {} for the value, such as "Bearer {}"')
         try:
-            self._rules = tuple(HostRule(host) for host in hosts)
+            self._rules = tuple(map(_place, hosts))
         except PolicyError as problem:
             raise UsageError(f"a credential is for hosts: {problem}") from None
-        if not secure and not all(is_loopback(rule.name) for rule in self._rules):
+        if not secure and not all(is_loopback(rule.name) for rule, _ in self._rules):
             raise UsageError("only what is for this machine is sent without TLS: leave secure=False out")
         self.hosts = tuple(hosts)
         self.header = header
@@ -161,7 +163,7 @@ class Credential:
         """
         if self._secure and not target.is_secure:
             return False
-        return any(rule.covers(target.host) for rule in self._rules)
+        return any(rule.covers(target.host) and port in (None, target.port) for rule, port in self._rules)
 
     def written(self) -> str:
         """Returns the header's value: for the request alone."""
@@ -182,6 +184,19 @@ class Credential:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+def _place(host: str) -> tuple[HostRule, int | None]:
+    """Returns a host, and the port where there is one.
+
+    Raises:
+        PolicyError: It is none.
+    """
+    match = _WITH_PORT.fullmatch(str(host))
+    if match is None:
+        return HostRule(host), None
+    rule = HostRule(match["host"], [match["port"]])
+    return rule, rule.ports[0].first
 
 
 def placeholder_of(name: str) -> str:

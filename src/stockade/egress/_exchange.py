@@ -38,6 +38,9 @@ _AHEAD_BYTES: Final = 256 << 10
 
 _VERSIONS: Final = (b"1.1", b"1.0")
 _PARTIAL: Final = 206
+_MOST_ADDRESSES: Final = 8
+"""How many addresses of a name are tried: it may stand for thousands, of hosts that a guest should not knock at."""
+
 _MOST_REDIRECTS: Final = 10
 _MOST_INTERIM: Final = 20
 _UNSEARCHABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
@@ -318,7 +321,7 @@ class Exchange:
         context = self._client.tls() if target.is_secure else None
         name = str(target.host) if target.is_secure else None
         problem: OSError | None = None
-        for address in plan.addresses:
+        for address in plan.addresses[:_MOST_ADDRESSES]:
             try:
                 return await asyncio.open_connection(
                     str(address), target.port, ssl=context, server_hostname=name, limit=_PIECE_BYTES
