@@ -20,6 +20,7 @@ from stockade.engine import Extent, Instance, InstanceState, MemoryImage, Sealed
 from stockade.engine._libc import libc
 from stockade.engine._memory_copy import large_page_bytes
 from stockade.engine._snapshot import _overlaid
+from stockade.execution import SavedGuest
 from stockade.system import is_sealed
 from tests.conftest import wat
 
@@ -356,6 +357,41 @@ def test_where_there_are_no_large_pages_small_ones_are_copied(
         _check_wide(session)
     with wide_box.open(snapshot) as restored:
         _check_wide(restored)
+
+
+def test_what_many_begin_with_is_put_into_large_pages(wide_box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole, whatever files it is in: here one of small pages, and one of what was changed after it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_memory_copy, "large_page_bytes", lambda: 0)
+        with _wide(wide_box) as session:
+            below = session.snapshot()
+        with wide_box.open(below) as session:
+            session.write_memory(700 * 65_536, b"changed")
+            state = session.snapshot()._saved.state
+    lasting = state.in_large_pages()
+    (before,), (after,) = state.instance.memories, lasting.instance.memories
+    assert len({part.file for part in before.extents}) == 2
+    assert len({part.file for part in after.extents}) == 1
+    assert all(is_sealed(part.file.descriptor) for part in after.extents)
+    assert not any((part.start - part.offset) % LARGE for part in after.extents if part.size >= LARGE)
+    assert lasting.instance.globals == state.instance.globals
+    assert lasting.instance.maps == state.instance.maps
+    with wide_box.open(stockade.Snapshot(SavedGuest(lasting))) as restored:
+        assert restored.read_memory(700 * 65_536, 7) == b"changed"
+        restored.write_memory(700 * 65_536, bytes(7))
+        _check_wide(restored)
+
+    for name in ("no room", "no file"):
+        with monkeypatch.context() as patch:
+            if name == "no room":
+                patch.setattr(libc(), "mmap", lambda *_: None)
+            else:
+                patch.setattr(_snapshot, "open_memory_file", _no_file)
+            assert state.in_large_pages().instance.memories == state.instance.memories
+
+
+def _no_file(_: str) -> int:
+    raise OSError(24, "Too many open files")
 
 
 @pytest.mark.parametrize("large_pages", ["never", "soon", "always"])

@@ -8,10 +8,13 @@ from functools import cache
 from mmap import PAGESIZE
 from typing import Final
 
-__all__ = ["MAP_FIXED", "MAP_NORESERVE", "libc"]
+__all__ = ["MAP_FAILED", "MAP_FIXED", "MAP_NORESERVE", "libc"]
 
 MAP_FIXED: Final = 0x10
 MAP_NORESERVE: Final = 0x4000
+
+MAP_FAILED: Final = c_void_p(-1).value
+"""What `mmap` returns where there is no room."""
 
 
 class _Libc:

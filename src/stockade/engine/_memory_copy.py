@@ -7,7 +7,6 @@ what lies in a file when it is asked to (`MADV_COLLAPSE`), whatever it does by i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from ctypes import c_char, memmove
@@ -17,7 +16,7 @@ from mmap import MAP_ANON, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from stockade.engine._libc import MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._libc import MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
 
 __all__ = ["LargePages", "copy_into", "large_page_bytes", "place_behind"]
 
@@ -105,7 +104,7 @@ def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, 
     library, begun = libc(), time.thread_time()
     # SAFETY: address space of our own that nobody else knows, given back before this returns.
     room = library.mmap(None, size + large, 0, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0)
-    if room in {None, _FAILED}:
+    if room in {None, MAP_FAILED}:
         return 0
     try:
         place = -(-room // large) * large
@@ -134,7 +133,3 @@ def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, 
     finally:
         # SAFETY: nobody knows it but this function.
         library.munmap(room, size + large)
-
-
-_FAILED: Final = ctypes.c_void_p(-1).value
-"""What `mmap` returns where there is no room."""

@@ -17,12 +17,12 @@ import weakref
 from contextlib import suppress
 from ctypes import addressof, c_char
 from errno import EBUSY
-from itertools import chain, pairwise
+from itertools import pairwise
 from mmap import MAP_ANON, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade.engine._instance import GLOBAL_KINDS
-from stockade.engine._libc import MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._libc import MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
 from stockade.engine._memory_copy import copy_into, place_behind
 from stockade.errors import EngineError
 from stockade.system import has_memory_files, is_sealed, open_memory_file, seal
@@ -39,6 +39,7 @@ __all__ = [
     "InstanceState",
     "MemoryImage",
     "SealedFile",
+    "in_large_pages",
     "is_global",
     "keep_page_table",
     "populate",
@@ -312,8 +313,6 @@ def take_state(
     globals_: Sequence[bytes],
     initial_bytes: Sequence[int],
     base: InstanceState | None = None,
-    *,
-    lasting: bool = False,
 ) -> InstanceState:
     """Copies what an instance holds, of which nothing runs.
 
@@ -323,7 +322,6 @@ def take_state(
         globals_: Its mutable globals, likewise.
         initial_bytes: How large each memory is in a new instance.
         base: What was put into the instance, if anything was: of that, only what has changed is copied.
-        lasting: Whether many will begin with it: then large pages may take long to be had.
 
     Raises:
         EngineError: There is no memory to keep it in, or no file descriptor.
@@ -335,7 +333,7 @@ def take_state(
     if base is not None:
         changed = [_changed(*span) for span in spans]
         if all(runs is not None for runs in changed):
-            images = _written(spans, [_near(runs or ()) for runs in changed], lasting=lasting)
+            images = _written(spans, [_near(runs or ()) for runs in changed])
             images = [
                 MemoryImage(size, _overlaid(under.extents, over.extents))
                 for (_, size), under, over in zip(spans, base.memories, images, strict=True)
@@ -345,36 +343,75 @@ def take_state(
             _near(_nonzero(address, _touched(address, size, initial, under)))
             for (address, size), initial, under in zip(spans, initial_bytes, below, strict=True)
         ]
-        images = _written(spans, found, lasting=lasting)
+        images = _written(spans, found)
     state = InstanceState(tuple(images), numbers)
     state.check()
     return state
 
 
-def _written(
-    spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]], *, lasting: bool
-) -> list[MemoryImage]:
+def _written(spans: Sequence[tuple[int, int]], found: Sequence[Sequence[tuple[int, int]]]) -> list[MemoryImage]:
     """Copies stretches of memories into a file.
 
     Raises:
         EngineError: There is no room.
     """
-    placed, end = [], 0
-    for start, stop in chain.from_iterable(found):
-        placed.append(place_behind(end, start, stop - start))
-        end = placed[-1] + stop - start
-    stretches = (
-        (address + start, stop - start) for (address, _), runs in zip(spans, found, strict=True) for start, stop in runs
-    )
-    parts = [(*stretch, offset) for stretch, offset in zip(stretches, placed, strict=True)]
-    file = _stored(parts, end, "always" if lasting else "soon") or _stored(parts, end, "never")
+    stretches = [
+        (address, start, stop - start) for (address, _), runs in zip(spans, found, strict=True) for start, stop in runs
+    ]
+    stored = iter(_stored_at(stretches, "soon"))
+    return [MemoryImage(size, tuple(next(stored) for _ in runs)) for (_, size), runs in zip(spans, found, strict=True)]
+
+
+def in_large_pages(state: InstanceState) -> InstanceState:
+    """Copies a state into large pages, however long it takes; where there is no room for it, it stays as it is.
+
+    Args:
+        state: The state, with which many instances will begin.
+    """
+    library = libc()
+    extents = [part for image in state.memories for part in image.extents]
+    mapped: list[tuple[int, int]] = []
+    try:
+        for part in extents:
+            # SAFETY: a mapping of our own of a sealed file, somewhere, that nobody else knows.
+            flags = MAP_PRIVATE | MAP_NORESERVE
+            address = library.mmap(None, part.size, PROT_READ, flags, part.file.descriptor, part.offset)
+            if address in {None, MAP_FAILED}:
+                return state
+            mapped.append((address, part.size))
+        stretches = [(at - part.start, part.start, part.size) for (at, _), part in zip(mapped, extents, strict=True)]
+        stored = iter(_stored_at(stretches, "always"))
+    except EngineError:
+        return state
+    finally:
+        for address, size in mapped:
+            # SAFETY: one of those from above.
+            library.munmap(address, size)
+    memories = (MemoryImage(image.size_bytes, tuple(next(stored) for _ in image.extents)) for image in state.memories)
+    made = state._replace(memories=tuple(memories))
+    made.check()
+    return made
+
+
+def _stored_at(stretches: Sequence[tuple[int, int, int]], large_pages: LargePages) -> list[Extent]:
+    """Copies stretches of memories into a file.
+
+    Args:
+        stretches: Of each where its memory lies in this process, where it begins there, and its size.
+        large_pages: When the file is in large pages.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    offsets, end = [], 0
+    for _, start, size in stretches:
+        offsets.append(place_behind(end, start, size))
+        end = offsets[-1] + size
+    parts = [(address + start, size, offset) for (address, start, size), offset in zip(stretches, offsets, strict=True)]
+    file = _stored(parts, end, large_pages) or _stored(parts, end, "never")
     if file is None:
         raise EngineError("a snapshot cannot be sealed: somebody may write to it")
-    offsets = iter(placed)
-    return [
-        MemoryImage(size, tuple(Extent(start, stop - start, file, next(offsets)) for start, stop in runs))
-        for (_, size), runs in zip(spans, found, strict=True)
-    ]
+    return [Extent(start, size, file, offset) for (_, start, size), offset in zip(stretches, offsets, strict=True)]
 
 
 def _stored(parts: Sequence[tuple[int, int, int]], size: int, large_pages: LargePages) -> SealedFile | None:

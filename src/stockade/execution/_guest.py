@@ -317,11 +317,8 @@ class LiveGuest:
         except KeyError:
             raise UsageError("the guest exports no memory") from None
 
-    def take_state(self, *, lasting: bool = False) -> GuestState:
+    def take_state(self) -> GuestState:
         """Takes what it holds, between two calls.
-
-        Args:
-            lasting: Whether many guests will begin with it, so that it may take longer.
 
         Raises:
             UsageError: It has ended.
@@ -331,9 +328,7 @@ class LiveGuest:
         instance = self._instance
         if instance is None or self._ending is not None:
             raise UsageError("the guest has ended, so there is nothing to take a snapshot of. Open a new session")
-        held, self._below = take_guest_state(
-            self._plan, instance, self._state, self._below, started=self._started, lasting=lasting
-        )
+        held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
         return held
 
     @property

@@ -73,11 +73,8 @@ class OpenGuest(Protocol):
             UsageError: It has none of that name, or has ended.
         """
 
-    def take_state(self, *, lasting: bool = False) -> GuestState:
+    def take_state(self) -> GuestState:
         """Takes what it holds, between two calls.
-
-        Args:
-            lasting: Whether many guests will begin with it, so that it may take longer.
 
         Raises:
             UsageError: It has ended.

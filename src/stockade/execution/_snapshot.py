@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SPARE_MAPS", "GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
 
-_put_state, _share_state, _take_state = (
-    called_later("stockade.engine", name) for name in ("put_state", "share_state", "take_state")
+_in_large_pages, _put_state, _share_state, _take_state = (
+    called_later("stockade.engine", name) for name in ("in_large_pages", "put_state", "share_state", "take_state")
 )
 
 SPARE_MAPS = 16
@@ -58,6 +58,10 @@ class GuestState(msgspec.Struct, frozen=True):
     def grown_bytes(self) -> int:
         """By how much they are larger than those of a new guest."""
         return self.memory_bytes - sum(_initial_bytes(self.module))
+
+    def in_large_pages(self) -> GuestState:
+        """Returns the same for many guests to begin with: however long it takes, it is in large pages if it can be."""
+        return msgspec.structs.replace(self, instance=_in_large_pages(self.instance))
 
 
 class SavedGuest:
@@ -93,13 +97,7 @@ class SavedGuest:
 
 
 def take_guest_state(
-    plan: Plan,
-    instance: Instance,
-    state: State | None,
-    below: InstanceState | None,
-    *,
-    started: bool,
-    lasting: bool = False,
+    plan: Plan, instance: Instance, state: State | None, below: InstanceState | None, *, started: bool
 ) -> tuple[GuestState, InstanceState | None]:
     """Takes what a guest holds, between two calls.
 
@@ -109,7 +107,6 @@ def take_guest_state(
         state: The guard's state.
         below: What was put into it when it was made, or was last taken of it and is shared with it.
         started: Whether what was its start function has run.
-        lasting: Whether many guests will begin with it, so that it may take longer.
 
     Returns:
         What it holds; and what of that its instance shares from now on, for the next time.
@@ -127,7 +124,7 @@ def take_guest_state(
     if state is not None:
         _check(state)
     initial = _initial_bytes(plan.module)
-    held = _take_state(instance, exposed.memories, exposed.globals, initial, below, lasting=lasting)
+    held = _take_state(instance, exposed.memories, exposed.globals, initial, below)
     taken = GuestState(plan.module, held, started)
     if not instance.is_pooled and plan.held is not None and held.maps <= plan.held.instance.maps + SPARE_MAPS:
         # Else it would come to have more memory maps than were counted for it.

@@ -686,7 +686,7 @@ class Language:
                     raise UsageError(
                         f"the interpreter cannot be made ready, for preload fails: {printable(text, 2000)}"
                     )
-                return Snapshot(SavedGuest(guest.take_state(lasting=True)))
+                return Snapshot(SavedGuest(guest.take_state().in_large_pages()))
             finally:
                 guest.close()
 

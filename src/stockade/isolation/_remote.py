@@ -583,11 +583,8 @@ class RemoteGuest:
             raise UsageError(_ENDED)
         return looked.size_bytes, found
 
-    def take_state(self, *, lasting: bool = False) -> GuestState:  # noqa: ARG002 - workers know of no large pages
+    def take_state(self) -> GuestState:
         """Takes what it holds, between two calls.
-
-        Args:
-            lasting: Whether many guests will begin with it.
 
         Raises:
             UsageError: It has ended.
