@@ -18,9 +18,11 @@ from stockade.cli._terminal import show_table
 from stockade.errors import PolicyError
 from stockade.guard import fields_kept
 from stockade.policy import (
+    Isolation,
     Policy,
     check_enforceable,
     examine_policy,
+    isolation_of,
     reference,
     write_toml,
     write_value,
@@ -169,22 +171,25 @@ def _value(value: Plain) -> str:
 @policy.command()
 @click.argument("found", metavar="FILE|PRESET", type=PolicyName())
 @click.option(
-    "--isolation", type=click.Choice(["inprocess", "process"]), default="inprocess", help="Where runs happen."
+    "--isolation",
+    type=click.Choice(["inprocess", "process"]),
+    help="Where runs happen; by default, where the policy has them happen at least.",
 )
 @click.option("--at-least", type=click.IntRange(0, 100), default=0, help="Exit with status 1 if the score is lower.")
 @_as_json
-def score(found: Policy, isolation: str, at_least: int, wants_json: bool) -> int:
+def score(found: Policy, isolation: Isolation | None, at_least: int, wants_json: bool) -> int:
     """Rate how strongly a policy confines a guest, from 0 to 100.
 
     Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress. Under
     process isolation, the walls that were found to stand on this machine count.
     """
+    isolation = isolation_of(found, isolation)
     if isolation == "inprocess":
-        rated = found.score()
+        rated = found.score(isolation)
     else:
         from stockade.jail import rehearse
 
-        rated = found.score("process", rehearse().active)
+        rated = found.score(isolation, rehearse().active)
     if wants_json:
         reasons = [reason._asdict() for reason in rated.reasons]
         say_document(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))

@@ -57,8 +57,7 @@ _TEXT_MARK = "text:"
 @click.option(
     "--isolation",
     type=click.Choice(["inprocess", "process"]),
-    default="inprocess",
-    help="Where the module runs: in this process, or in a jailed one of its own.",
+    help="Where the module runs: in this process, or in a jailed one of its own; by default as the policy says.",
 )
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @report_option
@@ -79,7 +78,7 @@ def run(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
-    isolation: str,
+    isolation: Literal["inprocess", "process"] | None,
     live: bool,  # noqa: ARG001 - it was an option once
     reports: tuple[str, ...],
     wants_json: bool,
@@ -104,9 +103,8 @@ def run(
     files = opened(reports)
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
-    where: Literal["inprocess", "process"] = "inprocess" if isolation == "inprocess" else "process"
     watched = monitoring_for(reports)
-    with Watcher() as watcher, audited(audit_file) as log, Sandbox(policy, where, watched, audit=log) as box:
+    with Watcher() as watcher, audited(audit_file) as log, Sandbox(policy, isolation, watched, audit=log) as box:
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
         report = perform(box, watcher, streams, module, args, environment, invoke, returns)
     for file in files:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from stockade.jail import NAMESPACES, Wall
+from stockade.policy import ISOLATIONS, stronger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,11 @@ def diagnose(facts: Facts, policy: Policy) -> Diagnosis:
         findings=(*_walls(facts), *_resources(facts)),
         walls=tuple(step.wall for step in facts.jail.steps if step.wall in active),
         policy=policy.name,
-        scores={"inprocess": policy.score().value, "process": policy.score("process", active).value},
+        scores={
+            name: policy.score(name, active if name == "process" else ()).value
+            for name in ISOLATIONS
+            if stronger(name, policy.isolation) == name
+        },
     )
 
 

@@ -29,7 +29,7 @@ from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
 from stockade.execution._string_calls import MEMORY, CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
-from stockade.execution._where import Isolation
+from stockade.policy import Isolation
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate

@@ -18,7 +18,7 @@ from stockade.execution._run import Guest
 from stockade.execution._waiting import units_for_seconds, waited_for
 from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
-from stockade.policy import Policy, check_enforceable
+from stockade.policy import Policy, check_enforceable, isolation_of, stronger
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import RunControl
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.execution._warm import WarmPool
-    from stockade.execution._where import Isolation
     from stockade.host import HostFunctions
+    from stockade.policy import Isolation
     from stockade.report import Trace
     from stockade.runner import RunCoroutine
 
@@ -53,11 +53,12 @@ class PolicyContext:
         monitoring: What is watched of its runs.
         trace: What of the calls of guests is traced.
         units_for: Estimates the fuel for some seconds of computing; by default, it is measured.
-        isolation: Where its runs happen.
+        isolation: Where its runs happen, no weaker than the policy demands.
         client: What makes the requests of guests; None where none may make any.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
+        IsolationError: The policy demands a stronger isolation.
 
     Attributes:
         isolation: Where its runs happen.
@@ -84,7 +85,7 @@ class PolicyContext:
         self.monitoring = monitoring
         self.trace = trace
         self._units_for = units_for
-        self.isolation = isolation
+        self.isolation = isolation_of(policy, isolation)
         self._compiles_as = compiled_as(policy, isolation)
         self._client = client
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
@@ -106,8 +107,9 @@ class PolicyContext:
         """
         both = self.policy.narrow(policy)
         grants = self.mounts.narrowed(both.filesystem.mounts)
+        isolation = stronger(self.isolation, both.isolation)
         return PolicyContext(
-            both, self.functions, grants, self.monitoring, self.trace, self._units_for, self.isolation, self._client
+            both, self.functions, grants, self.monitoring, self.trace, self._units_for, isolation, self._client
         )
 
     def load(self, source: Source) -> Module:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from stockade.errors import IsolationError
 
 if TYPE_CHECKING:
-    from stockade.policy import Policy
+    from stockade.policy import Isolation, Policy
 
-__all__ = ["Isolation", "check_lives_here", "compiled_as"]
-
-Isolation: TypeAlias = Literal["inprocess", "process"]
-"""Where runs happen: in this process, or each in a jailed one of its own."""
+__all__ = ["check_lives_here", "compiled_as"]
 
 
 def check_lives_here(isolation: Isolation) -> None:

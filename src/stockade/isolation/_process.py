@@ -250,8 +250,8 @@ class _Registration:
         plan, context = self._plan, self._context
         policy = context.policy
         mounts = tuple(msgspec.structs.replace(mount, host=mount.guest) for mount in policy.filesystem.mounts)
-        # Where folders are, and what the host's environment is, is no concern of a worker's.
-        policy = policy.replace(mounts=mounts, environment=type(policy.environment)())
+        # Where folders are, and what the host's environment is, is no concern of a worker's; it is where it has to be.
+        policy = policy.replace(mounts=mounts, environment=type(policy.environment)(), isolation="inprocess")
         program = plan.program
         order = Register(
             program=number,

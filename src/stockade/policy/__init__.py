@@ -12,6 +12,7 @@ from stockade.policy._files import folders_on_the_way, policy_files
 from stockade.policy._gate import GATE_CHANNELS, GATE_VERDICTS, GateRules
 from stockade.policy._given import PolicyLike, policy_of
 from stockade.policy._http import METHODS, is_below, normal_path, percent_encoded
+from stockade.policy._isolation import ISOLATIONS, Isolation, isolation_of, stronger
 from stockade.policy._limits import MAX_MODULE_BYTES, Limits
 from stockade.policy._network import (
     Address,
@@ -63,6 +64,7 @@ else:
 __all__ = [
     "GATE_CHANNELS",
     "GATE_VERDICTS",
+    "ISOLATIONS",
     "MAX_MODULE_BYTES",
     "METHODS",
     "PRESETS",
@@ -75,6 +77,7 @@ __all__ = [
     "Filesystem",
     "GateRules",
     "HostRule",
+    "Isolation",
     "Limits",
     "ModuleLimits",
     "Mount",
@@ -100,6 +103,7 @@ __all__ = [
     "is_loopback",
     "is_metadata",
     "is_public",
+    "isolation_of",
     "may_be_public",
     "most_structure",
     "needs",
@@ -113,6 +117,7 @@ __all__ = [
     "policy_of",
     "reference",
     "runnable_features",
+    "stronger",
     "unenforceable",
     "wasi_calls",
     "write_toml",

@@ -17,6 +17,7 @@ from stockade.policy._custom import Amount, Custom
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._http import METHODS, is_below
+from stockade.policy._isolation import stronger
 from stockade.policy._limits import Limits
 from stockade.policy._network import Address, HostRule, Network, PortRange, is_loopback, is_metadata, may_be_public
 from stockade.policy._policy import Policy
@@ -48,6 +49,7 @@ def narrow(first: Policy, second: Policy) -> Policy:
     return Policy(
         name=_names(first.name, second.name),
         on_violation=_stricter(first.on_violation, second.on_violation, ("audit", "deny", "stop")),
+        isolation=stronger(first.isolation, second.isolation),
         limits=_meet(_limits, first.limits, second.limits),
         filesystem=_meet(_filesystem, first.filesystem, second.filesystem),
         environment=_meet(_environment, first.environment, second.environment),

@@ -202,6 +202,7 @@ class PolicyFields(TypedDict, total=False):
 
     name: str
     on_violation: Literal["deny", "stop", "audit"]
+    isolation: Literal["inprocess", "process"]
     limits: Limits
     filesystem: Filesystem
     environment: Environment

@@ -60,6 +60,7 @@ def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
         _compiling(policy),
         _features(policy),
         _custom(policy),
+        _isolation(policy),
         () if auditing else _violations(policy),
     )
     # First: nothing of the rest holds before this does.
@@ -369,6 +370,14 @@ def _custom(policy: Policy) -> Iterator[PolicyStatement]:
             texts = (value,) if isinstance(value, str) else value
             text = f"It has {shown}: {_listed(texts)}." if any(texts) else f"It has {shown}, which is empty."
         yield PolicyStatement("custom", text, "none" if value is False else "medium", f"custom.{shown}")
+
+
+def _isolation(policy: Policy) -> Iterator[PolicyStatement]:
+    text: str = "Its runs may share the process of the host, as the caller chooses."
+    risk: Risk = "low"
+    if policy.isolation == "process":
+        text, risk = "Each of its runs has a jailed process of its own, and happens nowhere else.", "none"
+    yield PolicyStatement("isolation", text, risk, "isolation")
 
 
 def _violations(policy: Policy) -> Iterator[PolicyStatement]:

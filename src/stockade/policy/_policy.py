@@ -39,6 +39,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         on_violation: What a violation does: `deny`, the call is refused and the guest goes on; `stop`, the run ends
             with outcome `denied`, also where memory or a table may not grow; `audit`, the call is made all the same,
             and reported: for learning.
+        isolation: Where runs happen at least: `inprocess`, in the host's process or in one of their own, as the caller
+            likes; `process`, each in a jailed process of its own, and nowhere else.
         limits: How much it may use.
         filesystem: Which folders it may reach, and what it may do there.
         environment: Which environment variables it sees.
@@ -61,6 +63,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Text("text", check=lambda name: 0 < len(name) <= 1000)] = "default"
     on_violation: Literal["deny", "stop", "audit"] = "deny"
+    isolation: Literal["inprocess", "process"] = "inprocess"
     limits: Limits = Limits()
     filesystem: Filesystem = Filesystem()
     environment: Environment = Environment()
@@ -152,8 +155,8 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """SHA-256 of what the policy says, equal for equal policies in any process and release."""
         document = self.to_document()
         for path, default in _LATER.items():
-            section, _, field = path.partition(".")
-            table = document[section]
+            section, _, field = path.rpartition(".")
+            table = document[section] if section else document
             assert isinstance(table, dict)
             if table.get(field) == default:
                 del table[field]
@@ -218,22 +221,23 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         return explain(self)
 
-    def score(self, isolation: Literal["inprocess", "process"] = "inprocess", walls: Iterable[str] = ()) -> Score:
+    def score(self, isolation: Literal["inprocess", "process"] | None = None, walls: Iterable[str] = ()) -> Score:
         """Rates how much stands between a guest and the host, from 0 to 100, with reasons.
 
         Only what is enforced counts, and a policy that permits more never gets a higher score.
 
         Args:
-            isolation: Where runs happen.
+            isolation: Where runs happen; by default, where the policy has them happen at least.
             walls: What was found to stand around a process of its own, as `stockade.jail.rehearse().active` or
                 `stockade doctor` tells it. None of it counts unless it is told here.
 
         Raises:
-            IsolationError: There is no such isolation.
+            IsolationError: There is no such isolation, or the policy demands a stronger one.
         """
+        from stockade.policy._isolation import isolation_of
         from stockade.policy._score import score
 
-        return score(self, isolation, walls)
+        return score(self, isolation_of(self, isolation), walls)
 
     def grants(self, name: str, asked: bool | float | str = True) -> bool:
         """Whether a custom capability covers what is asked for; one that is not set covers nothing.
@@ -255,6 +259,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _LATER: dict[str, object] = {
+    "isolation": "inprocess",
     "environment.secrets": "named",
     "features.extended_const": True,
     "features.function_references": False,
@@ -265,7 +270,7 @@ _LATER: dict[str, object] = {
     "limits.received_bytes": "256MiB",
     "limits.network_rate": "unlimited",
 }
-"""Fields that were added after the first release, as `section.field`, with the value that changes no digest."""
+"""Fields that were added after the first release, by their paths, with the value that changes no digest."""
 
 
 def _part_with(name: str) -> str:

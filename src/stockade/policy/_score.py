@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from stockade.errors import IsolationError
 from stockade.policy._enforced import unenforceable
 from stockade.policy._fields import fields_of
 from stockade.policy._rights import WELL_TRIED, Features
@@ -62,8 +61,6 @@ class Score(NamedTuple):
 
 def score(policy: Policy, isolation: str, walls: Iterable[str]) -> Score:
     """Rates a policy under an isolation, and the walls that were found to stand around it."""
-    if isolation not in ("inprocess", "process"):
-        raise IsolationError(f'the isolation is {shown(isolation)}: it must be "inprocess" or "process"')
     reasons = (
         Reason(
             "engine", 34, 34, "WebAssembly in wasmtime: the guest has its own memory and only the imports it is given"

@@ -13,9 +13,9 @@ from stockade.sandbox._registry import CLOSED
 
 if TYPE_CHECKING:
     from stockade.egress import Client
-    from stockade.execution import Isolation, Monitoring
+    from stockade.execution import Monitoring
     from stockade.host import HostFunctions
-    from stockade.policy import Policy, PolicyLike
+    from stockade.policy import Isolation, Policy, PolicyLike
     from stockade.report import Trace
 
 __all__ = ["PolicyContexts"]

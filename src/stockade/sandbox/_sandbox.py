@@ -6,11 +6,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
-from stockade.errors import IsolationError, ModuleError, UsageError
+from stockade.errors import ModuleError, UsageError
 from stockade.execution import NO_INPUTS, Inputs
 from stockade.host import HTTP_MODULE, HostFunctions
 from stockade.modules import Module
-from stockade.policy import policy_of
+from stockade.policy import isolation_of, policy_of
 from stockade.report import FuelSample, Report, history_of
 from stockade.runner import NORMAL_PRIORITY, RunControl
 from stockade.sandbox._checks import check_count, check_keywords, check_text
@@ -128,7 +128,8 @@ class Sandbox:
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`, or `process`, each run and each session in a jailed process of its
-            own. What does not work there in this release is refused.
+            own; by default, where the policy has them happen, than which nothing weaker is taken. What does not work
+            in a process of its own in this release is refused.
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
@@ -136,14 +137,14 @@ class Sandbox:
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The isolation mode is unavailable.
+        IsolationError: The isolation mode is unavailable, or the policy demands a stronger one.
         UsageError: The log is closed.
     """
 
     def __init__(
         self,
         policy: PolicyLike = "default",
-        isolation: Literal["inprocess", "process"] = "inprocess",
+        isolation: Literal["inprocess", "process"] | None = None,
         monitoring: Monitoring | None = None,
         trace: Trace | bool | None = None,
         *,
@@ -152,9 +153,8 @@ class Sandbox:
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
-        if isolation not in ("inprocess", "process"):
-            raise IsolationError(f'there is no isolation {isolation!r}: use "inprocess" or "process"')
         self.policy = policy_of(policy)
+        isolation = isolation_of(self.policy, isolation)
         self._functions = HostFunctions({HTTP_MODULE: _http_functions})
         client = _client(self.policy, credentials)
         self._contexts = PolicyContexts(
