@@ -128,6 +128,7 @@ AMOUNTS: dict[str, tuple[float, float, bool]] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "on_violation": ("deny", "stop", "audit"),
+    "isolation": ("inprocess", "process"),
     "limits.on_memory_denied": ("fail", "stop"),
     "limits.on_rate": ("wait", "refuse"),
     "limits.compile_process": ("auto", "always", "never"),
@@ -383,6 +384,7 @@ def policies() -> st.SearchStrategy[Policy]:
         Policy,
         name=names(),
         on_violation=_choice("on_violation"),
+        isolation=_choice("isolation"),
         limits=limits(),
         filesystem=filesystems(),
         environment=environments(),

@@ -150,6 +150,7 @@ def _features(chosen: dict[str, bool]) -> Features:
 _SECTIONS: dict[str, st.SearchStrategy[Any]] = {
     "name": st.sampled_from(_NAMES),
     "on_violation": _one_of("audit", "deny", "stop"),
+    "isolation": _one_of("inprocess", "process"),
     "limits": _limits(),
     "filesystem": _some(mounts=_lists(_MOUNTS), create=st.booleans(), delete=st.booleans(), symlinks=st.booleans()).map(
         lambda fields: Filesystem(**fields)
@@ -216,6 +217,7 @@ _ASKED_COMMANDS = (*_COMMANDS, "/bin/c", "/bin", "bin/a", "/bin/a/", "")
 _ASKED_CUSTOM = (True, False, *range(-1, 6), 0.5, 1.5, *_TEXTS, "z")
 _WORDS = {
     "on_violation": ("audit", "deny", "stop"),
+    "isolation": ("inprocess", "process"),
     "on_memory_denied": ("fail", "stop"),
     "on_rate": ("wait", "refuse"),
     "compile_process": ("never", "auto", "always"),
@@ -312,6 +314,7 @@ def _capabilities(policy: Policy) -> set[tuple[str, str]]:
 def check_permits_no_more(less: Policy, more: Policy) -> None:
     """Fails where the first policy permits what the second one does not."""
     assert _stricter("on_violation", less.on_violation, more.on_violation)
+    assert _stricter("isolation", less.isolation, more.isolation)
     _check_limits(less.limits, more.limits)
     _check_mounts(less.filesystem, more.filesystem)
     for host in _HOST_ENVIRONMENTS:
@@ -1065,6 +1068,7 @@ def test_wording_is_no_right(one: dict[str, Any], two: dict[str, Any]) -> None:
     [
         ({"on_violation": "stop"}, {"on_violation": "deny"}),
         ({"on_violation": "deny"}, {"on_violation": "audit"}),
+        ({"isolation": "process"}, {"isolation": "inprocess"}),
         ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=None)}),
         ({"limits": Limits(fuel_time=0.001)}, {}),
         ({"limits": Limits(fuel=None, fuel_time=2)}, {"limits": Limits(fuel=None, fuel_time=2.001)}),
@@ -1146,6 +1150,7 @@ _HTTPS = {"host": "a.example", "ports": [443], "secure": True, "methods": _METHO
         ({"name": "a"}, {"name": "b"}, [("name", "a", "b", "none")]),
         ({}, {"on_violation": "stop"}, [("on_violation", "deny", "stop", "narrower")]),
         ({}, {"on_violation": "audit"}, [("on_violation", "deny", "audit", "wider")]),
+        ({}, {"isolation": "process"}, [("isolation", "inprocess", "process", "narrower")]),
         (
             {"limits": Limits(fuel=5_000_000_000)},
             {"limits": Limits(memory=64 << 20, fuel=None, wall_time=2.5)},

@@ -49,8 +49,8 @@ Format = Literal["toml", "yaml", "json"]
 FORMATS: tuple[Format, ...] = ("toml", "yaml", "json")
 PRESETS = ("default", "minimal", "strict", "basic", "development", "permissive")
 PARTS = (
-    "name, on_violation, limits, filesystem, environment, clock, random, network, process, structure, features, wasi, "
-    "custom"
+    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, structure, "
+    "features, wasi, custom"
 )
 TOO_DEEP = "not a policy: it is nested too deep"
 
@@ -156,7 +156,9 @@ def test_toml_is_read_well() -> None:
     """The text of a preset: every field, with units."""
     text = Policy.preset("minimal").to_toml()
 
-    assert text.startswith('name = "minimal"\non_violation = "deny"\n\n[limits]\nfuel = 10_000_000\n')
+    assert text.startswith(
+        'name = "minimal"\non_violation = "deny"\nisolation = "inprocess"\n\n[limits]\nfuel = 10_000_000\n'
+    )
     assert 'wall_time = "5s"\n' in text
     assert 'memory = "10MiB"\n' in text
     assert 'read_rate = "1MiB/s"\n' in text

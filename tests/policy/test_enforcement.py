@@ -23,6 +23,7 @@ from stockade import (
     Filesystem,
     HostRule,
     InvalidModule,
+    IsolationError,
     Limits,
     Module,
     Mount,
@@ -125,6 +126,14 @@ def calls(body: str) -> Observe:
         return report.value if report.ok else report.outcome.value
 
     return observe
+
+
+def is_run_here(policy: Policy, folder: Path) -> object:
+    """Calls a function in this process, and tells what it returned, or that it was refused."""
+    try:
+        return Sandbox(policy, isolation="inprocess").call(wat(f"(module {ANSWER})").data, "f").value
+    except IsolationError:
+        return "refused"
 
 
 def asks(url: str = "/a/b") -> Observe:
@@ -337,6 +346,7 @@ YIELD = '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))'
 EFFECTS = [
     Effect("name", plays(yields(1), lambda played: played.report.policy.name), {"one": "one", "two": "two"}),
     Effect("on_violation", plays(yields(1)), {"deny": ENOTCAPABLE, "stop": "denied", "audit": SUCCESS}, YIELD_DENIED),
+    Effect("isolation", is_run_here, {"inprocess": 7, "process": "refused"}),
     Effect("limits.fuel", calls(LOOP), {1_000: "fuel", 1_000_000: 7}),
     Effect(
         "limits.fuel_refill",

@@ -233,6 +233,7 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "denied": ("violations", Policy()),
     "stopped": ("violations", Policy(on_violation="stop")),
     "audited": ("violations", Policy(on_violation="audit")),
+    "of their own": ("isolation", Policy(isolation="process")),
     "not enforced": ("unusable", Policy(network=Network(mode="loopback"), process=Process(mode="full"))),
 }
 """Every mode of every section, and figures at which sentences change: what is told, and under which policy."""

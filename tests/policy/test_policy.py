@@ -35,8 +35,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 }
 
 PARTS = (
-    "name, on_violation, limits, filesystem, environment, clock, random, network, process, structure, features, wasi, "
-    "custom"
+    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, structure, "
+    "features, wasi, custom"
 )
 
 SECTIONS = (

@@ -24,6 +24,7 @@ PAGE = 65_536
 DEFAULT: dict[str, object] = {
     "name": "default",
     "on_violation": "deny",
+    "isolation": "inprocess",
     "limits.fuel": None,
     "limits.fuel_refill": 0,
     "limits.fuel_refill_interval": 1.0,

@@ -114,12 +114,27 @@ def test_presets_are_ranked() -> None:
     assert score["development"] < score["basic"]
 
 
-@pytest.mark.parametrize("isolation", ["jail", "", "Inprocess", "none", None, "\x1b[31m"])
+@pytest.mark.parametrize("isolation", ["jail", "", "Inprocess", "none", 1, "\x1b[31m"])
 def test_an_isolation_that_is_not_there_is_no_score(isolation: Any) -> None:
     """The attack: a score for an isolation that the runs will not have."""
     with pytest.raises(IsolationError) as caught:
         Policy().score(isolation)
-    assert str(caught.value) == f'the isolation is {isolation!r}: it must be "inprocess" or "process"'
+    assert str(caught.value) == f'there is no isolation {isolation!r}: use "inprocess" or "process"'
+
+
+def test_a_policy_is_rated_where_its_runs_happen() -> None:
+    """The attack: a score for runs in the host's process, of a policy whose runs never are there; and its twin."""
+    demands = Policy(name="apart", isolation="process")
+
+    assert demands.score() == demands.score("process")
+    assert demands.score().value == Policy().score().value + 1
+    assert Policy().score("process") == demands.score()
+    with pytest.raises(IsolationError) as caught:
+        demands.score("inprocess")
+    assert str(caught.value) == (
+        'the policy \'apart\' demands isolation "process", and "inprocess" is weaker: leave isolation out, or give '
+        '"process"'
+    )
 
 
 WALLS = ("seccomp", "landlock", "user", "network", "capabilities", "mount", "pid", "ipc")
@@ -207,6 +222,7 @@ def _mounted(mode: Any, **rights: bool) -> dict[str, Any]:
     [
         ({"on_violation": "stop"}, {"on_violation": "deny"}, "violations", 1),
         ({"on_violation": "deny"}, {"on_violation": "audit"}, "violations", 1),
+        ({"isolation": "process"}, {"isolation": "inprocess"}, "process", 1),
         ({"limits": Limits(fuel=10**15)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=None, fuel_time=1e8)}, {"limits": Limits(fuel=None)}, "time", 2),
         ({"limits": Limits(fuel=1)}, {"limits": Limits(fuel=1, fuel_refill=1, fuel_refill_max=1)}, "time", 1),

@@ -373,11 +373,9 @@ def _custom(policy: Policy) -> Iterator[PolicyStatement]:
 
 
 def _isolation(policy: Policy) -> Iterator[PolicyStatement]:
-    text: str = "Its runs may share the process of the host, as the caller chooses."
-    risk: Risk = "low"
     if policy.isolation == "process":
-        text, risk = "Each of its runs has a jailed process of its own, and happens nowhere else.", "none"
-    yield PolicyStatement("isolation", text, risk, "isolation")
+        text = "Each run has a jailed process of its own, whatever the caller asks for."
+        yield PolicyStatement("isolation", text, "none", "isolation")
 
 
 def _violations(policy: Policy) -> Iterator[PolicyStatement]:
