@@ -373,9 +373,11 @@ def _custom(policy: Policy) -> Iterator[PolicyStatement]:
 
 
 def _isolation(policy: Policy) -> Iterator[PolicyStatement]:
+    text: str = "Runs happen in the host's process, unless the caller asks for jailed ones of their own."
+    risk: Risk = "low"
     if policy.isolation == "process":
-        text = "Each run has a jailed process of its own, whatever the caller asks for."
-        yield PolicyStatement("isolation", text, "none", "isolation")
+        text, risk = "Each run has a jailed process of its own, whatever the caller asks for.", "none"
+    yield PolicyStatement("isolation", text, risk, "isolation")
 
 
 def _violations(policy: Policy) -> Iterator[PolicyStatement]:
