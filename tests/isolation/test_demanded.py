@@ -1,4 +1,4 @@
-"""A policy demands where its runs happen; whoever calls can ask for more, and never for less. Holds P-ISO-13."""
+"""A policy demands where its runs happen; whoever calls can ask for more, and never for less. Holds P-ISO-11."""
 
 from __future__ import annotations
 
