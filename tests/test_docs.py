@@ -232,6 +232,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade: {"__version__"},
     stockade.policy: {
         *("GATE_CHANNELS", "GATE_VERDICTS", "GateRules"),
+        *("ISOLATIONS", "Isolation", "isolation_of", "stronger"),
         *("METHODS", "Address", "host_name", "inner_address", "is_below", "is_loopback", "is_metadata", "is_public"),
         *("may_be_public", "normal_path", "percent_encoded"),
         *("MAX_MODULE_BYTES", "PRESETS", "Plain", "check_enforceable", "examine_policy", "folders_on_the_way"),

@@ -18,7 +18,7 @@ from stockade.execution._run import Guest
 from stockade.execution._waiting import units_for_seconds, waited_for
 from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
-from stockade.policy import Policy, check_enforceable, isolation_of, stronger
+from stockade.policy import Isolation, Policy, check_enforceable, isolation_of, stronger
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from stockade.runner import RunControl
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from stockade.execution._streams import Streams
     from stockade.execution._warm import WarmPool
     from stockade.host import HostFunctions
-    from stockade.policy import Isolation
     from stockade.report import Trace
     from stockade.runner import RunCoroutine
 
@@ -82,8 +81,7 @@ class PolicyContext:
         check_enforceable(policy)
         self.policy = policy
         self.functions = functions
-        self.monitoring = monitoring
-        self.trace = trace
+        self.monitoring, self.trace = monitoring, trace
         self._units_for = units_for
         self.isolation = isolation_of(policy, isolation)
         self._compiles_as = compiled_as(policy, isolation)
