@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stockade.engine import wasmtime_version
 from stockade.policy import Filesystem, Mount, Policy
 from stockade.report import violation_text
 from tests._examples import examples
@@ -18,6 +19,7 @@ from tests.limits._guests import (
     CREAT,
     DIRECTORY,
     EACCES,
+    EBADF,
     MOUNT,
     SUCCESS,
     Later,
@@ -219,7 +221,9 @@ def test_names_are_listed_where_the_list_says_so(folder: Path) -> None:
     assert played.report.violations[0].subject == "."
     assert play(folder, moved).errnos == [SUCCESS, SUCCESS, EACCES, EACCES, SUCCESS]
     # The twins: where the list has the folder, and of folders that it has.
-    assert play(folder, write, (*ONLY, ".")).errnos[:4] == [SUCCESS] * 4
+    # The native WASI of wasmtime 49 sets no times of a folder by its descriptor.
+    timed = SUCCESS if int(wasmtime_version().partition(".")[0]) >= 50 else EBADF
+    assert play(folder, write, (*ONLY, ".")).errnos[:4] == [SUCCESS, timed, SUCCESS, SUCCESS]
 
     def below(script: Script) -> None:
         for name in ("sub", "out", "out/d"):

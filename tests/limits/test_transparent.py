@@ -150,7 +150,8 @@ def normal(written: Written, trapped: bool, errnos: list[int], memory: bytes, fo
         end = buffer + int.from_bytes(memory[used : used + 4], "little")
         found, at = [], buffer
         while at < end:
-            length, kind = struct.unpack_from("<II", memory, at + 16)
+            # The three bytes behind the kind are whatever the host has there; the guard clears them.
+            length, kind = struct.unpack_from("<IB", memory, at + 16)
             found.append((kind, bytes(memory[at + 24 : at + 24 + length])))
             at += 24 + length
         listed.append(sorted(found))
