@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import stockade
 from stockade import Outcome
-from tests._examples import examples
+from tests._examples import examples, part
 from tests.conftest import wat
 from tests.limits._guests import (
     ALL_RIGHTS,
@@ -295,7 +295,7 @@ def test_out_of_fuel_anywhere(folder: Path, make: Callable[[Script], None]) -> N
     script = scripted(make)
     needed = run_checked(script, folder, files_policy(folder, fuel=10_000_000)).usage.fuel
     assert needed is not None
-    for fuel in range(1, needed, 1 if THOROUGH else 1 + needed // 40):
+    for fuel in range(1, needed, 1 if THOROUGH else 1 + needed // examples(40)):
         report = run_checked(script, folder, files_policy(folder, fuel=fuel))
         assert report.outcome is Outcome.FUEL
     assert run_checked(script, folder, files_policy(folder, fuel=needed + 20)).ok
@@ -332,7 +332,7 @@ def test_out_of_fuel_while_growing(folder: Path) -> None:
     needed = run(script, policy, export="grow").report.usage.fuel
     assert needed is not None
     marks = set()
-    for fuel in range(1, needed + 20):
+    for fuel in part(range(1, needed + 20)):
         ended = run(script, files_policy(folder, fuel=fuel), export="grow")
         check(Seen({}, {}), Seen({}, {}), ended)
         marks.add((ended.report.outcome, ended.mark))
