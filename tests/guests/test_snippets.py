@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import JavaScript, Python
+from tests._examples import part
 from tests.guests._javascript_snippets import FILES, JAVASCRIPT
 from tests.guests._snippets import PYTHON, Snippet
 from tests.guests.conftest import PATIENT
@@ -55,7 +56,7 @@ def test_there_are_a_hundred() -> None:
     assert len({(s.code, s.stdin) for s in JAVASCRIPT}) == len(JAVASCRIPT) >= 100
 
 
-@pytest.mark.parametrize("snippet", PYTHON, ids=lambda snippet: repr(snippet.code)[:60])
+@pytest.mark.parametrize("snippet", part(PYTHON), ids=lambda snippet: repr(snippet.code)[:60])
 def test_python(python: Python, snippet: Snippet) -> None:
     """Values, output, input, errors, ends, limits, files and libraries."""
     check(ran(python, snippet), snippet)
