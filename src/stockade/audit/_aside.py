@@ -116,6 +116,8 @@ class Aside:
         self._writer = writer
         self._kinds = kinds
         self._known = 0
+        # Where the other process writes next, at the earliest.
+        self._end = 0
         self._line: socket.socket | None = None
 
     def append(self, noted: list[Noted]) -> bool:
@@ -134,7 +136,7 @@ class Aside:
         line = self._line or self._connected()
         if line is None:
             return False
-        start = self._file.hand_over()
+        self._file.note_written()
         kinds = {kind: self._kinds[kind] for kind in range(self._known + 1, len(self._kinds) + 1)}
         self._known += len(kinds)
         try:
@@ -144,9 +146,10 @@ class Aside:
             answer = None
         if answer is None:
             self.close()
-            self._take_off(noted, start)
+            self._take_off(noted)
             return not noted
         told = msgspec.msgpack.decode(answer, type=Answer)
+        self._end = told.size_bytes
         del noted[: told.written]
         if told.number:
             raise OSError(told.number, told.problem)
@@ -158,21 +161,23 @@ class Aside:
         line = _writer.connect()
         if line is None:
             return None
+        answer = None
         try:
-            send(line, msgspec.msgpack.encode(self._file.opening()))
-            send(line, self._writer().encode())
-        except BaseException as problem:
-            line.close()
-            if isinstance(problem, OSError):
-                return None
-            raise
+            with suppress(OSError):
+                send(line, msgspec.msgpack.encode(self._file.opening(self._writer())))
+                answer = receive(line)
+        finally:
+            if answer is None:
+                line.close()
+        if answer is None:
+            return None
         self._known = 0
         self._line = line
         return line
 
-    def _take_off(self, noted: list[Noted], start: int) -> None:
+    def _take_off(self, noted: list[Noted]) -> None:
         """Takes off the list what is in the log, where the process has ended before it could say so."""
-        written = self._file.written(start, self._writer())
+        written = self._file.written(self._end, self._writer())
         if written:
             noted[:] = [item for item in noted if number(item) not in written]
 

@@ -59,6 +59,7 @@ class Opening(msgspec.Struct, frozen=True):
         state: The folder of its head.
         key: Its key.
         fsync: When what was written is brought to the disk.
+        writer: Who notes its events.
     """
 
     folder: bytes
@@ -66,6 +67,7 @@ class Opening(msgspec.Struct, frozen=True):
     state: bytes
     key: bytes
     fsync: Literal["never", "second", "run"]
+    writer: str
 
 
 class _Found(NamedTuple):
@@ -147,33 +149,33 @@ class ChainFile(Generic[_Item]):
         while noted:
             del noted[: self._append(noted)]
 
-    def opening(self) -> Opening:
+    def opening(self, writer: str) -> Opening:
         """Returns what another process has to know to write to it, too.
+
+        Args:
+            writer: Who notes its events.
 
         Raises:
             AuditError: There is no folder for its head.
         """
         place = self.place
         folder, state = os.fsencode(place.folder), os.fsencode(place.state or user_state())
-        return Opening(folder, os.fsencode(place.name), state, self._key, self._fsync)
+        return Opening(folder, os.fsencode(place.name), state, self._key, self._fsync, writer)
 
-    def hand_over(self) -> int:
-        """Notes that another process is about to write to it; returns where it does so at the earliest.
-
-        Raises:
-            OSError: The log cannot be opened.
-            AuditError: What is in its place cannot be used.
-        """
+    def size_bytes(self) -> int:
+        """Returns how large the file is that was written last."""
         with self._lock:
-            self._open()
-            self._unsynced = True
-            return self._current().st_size
+            return 0 if self._log < 0 else os.fstat(self._log).st_size
+
+    def note_written(self) -> None:
+        """Notes that another process has written to it, or is about to."""
+        self._unsynced = True
 
     def written(self, start: int, writer: str) -> set[int]:
         """Returns the numbers of events that are sealed behind a place: another process was to write them, and is gone.
 
         Args:
-            start: The place.
+            start: The place; of a log that is shorter by now, all is looked at.
             writer: Who has noted the events.
 
         Raises:
@@ -189,7 +191,9 @@ class ChainFile(Generic[_Item]):
                 if head is None:
                     return set()
                 found = self._find(head, status)
-                data = _read(self._log, start, min(MOST_FOUND_BYTES, status.st_size - len(found.rest) - start))
+                size = status.st_size - len(found.rest)
+                start = start if start <= size else 0
+                data = _read(self._log, start, size - start)
             finally:
                 flock(self._head, LOCK_UN)
         return {int(number) for number in re.findall(rb'"seq":(\d+),"writer":"%s"' % writer.encode(), data)}

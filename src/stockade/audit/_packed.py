@@ -13,7 +13,7 @@ import msgspec
 from stockade.audit._events import AuditEvent, EventName, RunFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from stockade.report import Usage
 
@@ -26,9 +26,6 @@ KindFields: TypeAlias = tuple[_Fields, _Fields]
 
 _STARTED: Final = 1
 _ENDED: Final = 2
-
-_LINE: Final = b"{"
-"""What a line begins with, and no record, which is an array."""
 
 
 class _Started(msgspec.Struct, frozen=True, array_like=True, tag=_STARTED, gc=False):
@@ -153,24 +150,23 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    """What is sent to the writer: records, and lines of events that have none."""
+    """What is sent to the writer: records, and events as they are."""
 
     kinds: dict[int, KindFields]
-    items: list[bytes]
+    items: list[bytes | dict[str, object]]
 
 
 _decode_batch: Final = msgspec.msgpack.Decoder(_Batch).decode
 
 
-def join(items: Iterable[bytes | AuditEvent], kinds: Mapping[int, KindFields]) -> bytes:
+def join(items: Sequence[bytes | AuditEvent], kinds: Mapping[int, KindFields]) -> bytes:
     """Returns a batch as it is sent to the writer.
 
     Args:
         items: Records and events.
         kinds: Kinds that the writer has not been told of, by their numbers.
     """
-    line = msgspec.json.encode
-    return _encode((kinds, [item if isinstance(item, bytes) else line(item) for item in items]))
+    return _encode((kinds, items))
 
 
 def split(batch: bytes | bytearray, kinds: dict[int, KindFields]) -> list[bytes | msgspec.Raw]:
@@ -185,4 +181,4 @@ def split(batch: bytes | bytearray, kinds: dict[int, KindFields]) -> list[bytes 
     """
     told = _decode_batch(batch)
     kinds.update(told.kinds)
-    return [msgspec.Raw(item) if item[:1] == _LINE else item for item in told.items]
+    return [item if isinstance(item, bytes) else msgspec.Raw(msgspec.json.encode(item)) for item in told.items]

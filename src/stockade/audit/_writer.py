@@ -45,17 +45,21 @@ _IDLE_SECONDS: Final = 300.0
 
 _SIZE: Final = struct.Struct("<I")
 
+_PIECE_BYTES: Final = 1 << 18
+
 
 class Answer(msgspec.Struct, frozen=True):
     """What became of a batch.
 
     Attributes:
         written: How many of its events are in the log.
+        size_bytes: How large that is now.
         problem: Why the others are not; empty where all are.
         number: The number of the system's error; 0 where it is none of the system's.
     """
 
     written: int
+    size_bytes: int = 0
     problem: str = ""
     number: int = 0
 
@@ -66,28 +70,19 @@ def send(line: socket.socket, message: bytes) -> None:
     Raises:
         OSError: There is nobody at the other end.
     """
-    line.sendall(_SIZE.pack(len(message)), NO_SIGNAL)
-    line.sendall(message, NO_SIGNAL)
+    # In one piece, for each call lets others have the interpreter lock, which has to be got back then.
+    line.sendall(_SIZE.pack(len(message)) + message, NO_SIGNAL)
 
 
 def receive(line: socket.socket) -> bytearray | None:
-    """Receives a message; None where there comes no whole one any more."""
+    """Receives a message; None where there comes no whole one. None is sent before the one before was answered."""
+    data = bytearray()
     with suppress(ConnectionError):
-        head = _receive(line, _SIZE.size)
-        if head is not None:
-            return _receive(line, _SIZE.unpack(head)[0])
+        while piece := line.recv(_PIECE_BYTES):
+            data += piece
+            if len(data) >= _SIZE.size and len(data) - _SIZE.size >= _SIZE.unpack_from(data)[0]:
+                return data[_SIZE.size :]
     return None
-
-
-def _receive(line: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        number = line.recv_into(rest)
-        if not number:
-            return None
-        rest = rest[number:]
-    return data
 
 
 def main(control: int, host: int) -> None:  # noqa: ARG001 - it outlives the host, to write what that has handed over
@@ -133,10 +128,10 @@ def _write(line: socket.socket) -> None:
     """Writes one log, until whoever has it closes it."""
     with line, suppress(OSError):
         opening = receive(line)
-        writer = receive(line)
-        if opening is None or writer is None:
+        if opening is None:
             return
-        log = _Log(msgspec.msgpack.decode(opening, type=Opening), writer.decode())
+        log = _Log(msgspec.msgpack.decode(opening, type=Opening))
+        send(line, msgspec.msgpack.encode(Answer(0)))
         try:
             _answer_batches(line, log)
         finally:
@@ -153,12 +148,10 @@ class _Log:
 
     Args:
         opening: What that says of it.
-        writer: Who has noted the events.
     """
 
-    def __init__(self, opening: Opening, writer: str) -> None:
+    def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._writer = writer
         self._kinds: dict[int, KindFields] = {}
         self._file: ChainFile[bytes | msgspec.Raw] | None = None
         self._own_name = os.urandom(4).hex()
@@ -171,10 +164,13 @@ class _Log:
         try:
             self._opened().append(items)
         except OSError as problem:
-            return Answer(size - len(items), problem.strerror or str(problem), problem.errno or 0)
+            return Answer(size - len(items), self._size(), problem.strerror or str(problem), problem.errno or 0)
         except AuditError as problem:
-            return Answer(size - len(items), str(problem))
-        return Answer(size)
+            return Answer(size - len(items), self._size(), str(problem))
+        return Answer(size, self._size())
+
+    def _size(self) -> int:
+        return 0 if self._file is None else self._file.size_bytes()
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -194,4 +190,4 @@ class _Log:
         return AuditEvent(name, time.time(), self._number(), self._own_name, reason=printable(reason, 400), count=count)
 
     def _expand(self, items: Sequence[bytes | msgspec.Raw]) -> list[msgspec.Raw | AuditEvent]:
-        return events_of(items, self._writer, self._kinds)
+        return events_of(items, self._opening.writer, self._kinds)
