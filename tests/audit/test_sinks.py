@@ -78,6 +78,24 @@ def test_what_matters_most_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> No
     assert [event.count for event in gate.events if event.event is EventName.DENIED] == list(range(50))
 
 
+def test_runs_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of runs while the sink takes nothing: what there is no room for is counted to the last, and told."""
+    monkeypatch.setattr(outlets, "_NOTICES", 50)
+    gate = Gate()
+    with AuditLog(sinks=[gate]) as log, Sandbox(audit=log) as box:
+        box.call(GUEST, "add", 0, 1)
+        assert gate.entered.wait(60)
+        taken = log.lost
+        for number in range(100):
+            assert box.call(GUEST, "add", number, 1).value == number + 1
+        assert (log.lost, log.dropped) == (taken + 50, 150)
+        gate.open.set()
+
+    runs = [event for event in gate.events if event.event in (EventName.RUN_STARTED, EventName.RUN_ENDED)]
+    assert len(runs) == 52
+    assert [event.count for event in gate.events if event.event is EventName.EVENTS_DROPPED] == [150]
+
+
 def test_where_nothing_may_be_lost_runs_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """`required`: a slow sink slows runs down, and gets every event."""
     monkeypatch.setitem(outlets._ROOM, Severity.NOTICE, 10)

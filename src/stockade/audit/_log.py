@@ -50,6 +50,18 @@ _WENT_WELL: Final = "ok"
 _logs: Final[weakref.WeakSet[AuditLog]] = weakref.WeakSet()
 
 
+class _Quiet:
+    """In the place of a queue: needs nobody to look after it."""
+
+    alert = False
+
+    def look(self) -> None:
+        """Does nothing."""
+
+
+_QUIET: Final = _Quiet()
+
+
 class AuditLog:
     """Where sandboxes tell what they do: in a file whose lines are tied by a key, and to sinks of yours.
 
@@ -82,7 +94,8 @@ class AuditLog:
         guarded: Whether `check` may raise.
         next_number: Returns the number of the next event.
         next_session: Returns the number of the next session.
-        note_run: Passes on what was noted of a run.
+        add: Adds the record of a run; then whoever does looks at `queue.alert`.
+        queue: Has to be looked after, by `look`, where its `alert` says so.
         put: Passes an event of a severity on.
     """
 
@@ -144,8 +157,7 @@ class AuditLog:
             for sink in sinks
         ]
         self._outlets = tuple(made)
-        # With a single sink, nobody is in between.
-        self.note_run = made[0].note_run if len(made) == 1 else self._note_run_to_all
+        self._renew()
         _logs.add(self)
 
     def __enter__(self) -> Self:
@@ -247,9 +259,16 @@ class AuditLog:
         if self._waits_for_disk and not self.flush() and self.required:
             raise AuditError(f"nothing runs, for the audit log cannot be written and is required: {self.last_error}")
 
-    def _note_run_to_all(self, record: bytes) -> None:
+    def note_run(self, record: bytes) -> None:
+        """Passes on what was noted of a run."""
         for outlet in self._outlets:
             outlet.note_run(record)
+
+    def _renew(self) -> None:
+        """Finds where records go: with a single sink, nobody is in between."""
+        outlet = self._outlets[0] if len(self._outlets) == 1 else None
+        self.add: Callable[[bytes], None] = self.note_run if outlet is None else outlet.add
+        self.queue: Outlet | _Quiet = _QUIET if outlet is None else outlet
 
     def number_kind(self, kind: RunKind) -> None:
         """Has runs of a kind noted as records, unless there are too many kinds.
@@ -355,6 +374,7 @@ class AuditLog:
 
     def after_fork(self) -> None:
         """Begins anew in a forked process: what waits, and who writes, are the parent's."""
+        self._renew()
         self.writer = os.urandom(4).hex()
         if self._aside is not None:
             self._aside.close()

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from itertools import repeat, starmap
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -79,6 +80,8 @@ class Outlet:
         last_error: How it failed last.
         failing: Whether its last try failed.
         dropped: How many events found no room.
+        add: Puts the record of a run behind the others; whoever does looks at `alert` then.
+        alert: Whether `look` is to be called by who has added a record: else somebody comes by soon, and takes it.
         process_ends: Whether this process ends: there are no new threads then, and whoever waits brings events itself.
     """
 
@@ -118,11 +121,10 @@ class Outlet:
         self._waiters: deque[Once[None]] = deque()
         self._bell = Bell()
         self._thread: threading.Thread | None = None
+        self.add = self._notices.append
         # Whether nobody comes by on its own: then whoever has something has to ring.
-        self._asleep = True
+        self._asleep = self.alert = True
         self._hurried = False
-        # From so many on, whoever notes a run has more to do than to put it there.
-        self._many = _MOST_IN_BATCH
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
         """Has an event brought to the sink.
@@ -141,27 +143,26 @@ class Outlet:
             self._wake()
 
     def note_run(self, record: bytes) -> None:
-        """Has the begin or the end of a run brought to the sink. Each microsecond is one of every run.
+        """Has the begin or the end of a run brought to the sink; waits for room, where it is to wait.
 
         Args:
             record: What is noted of it.
         """
-        queue = self._notices
-        if len(queue) >= self._many and not self._is_many(queue):
-            return
-        queue.append(record)
+        if len(self._notices) >= _NOTICES:
+            self._has_room(self._notices, _NOTICES)
+        self.add(record)
+        if self.alert:
+            self.look()
+
+    def look(self) -> None:
+        """Looks after records that were added: that somebody takes them, and that there is room for all."""
         if self._asleep:
             self._wake()
-
-    def _is_many(self, queue: deque[Noted]) -> bool:
-        """Has the thread come where a batch is there already; whether there is room."""
-        self._many = _NOTICES
-        self._bell.ring()
-        if len(queue) < _NOTICES or self._has_room(queue, _NOTICES):
-            return True
-        with self._lock:
-            self.dropped += 1
-        return False
+        queue = self._notices
+        while len(queue) > _NOTICES:
+            with suppress(IndexError), self._lock:
+                queue.pop()
+                self.dropped += 1
 
     def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
@@ -240,7 +241,7 @@ class Outlet:
         try:
             self._work_until_idle(threading.current_thread())
         finally:
-            self._asleep = True
+            self._asleep = self.alert = True
             if any(self._queues) or self._waiters:
                 # It came after the last look, and took this thread for one that goes on.
                 self._thread = None
@@ -249,7 +250,7 @@ class Outlet:
     def _work_until_idle(self, me: threading.Thread) -> None:
         self._gather()
         while self._thread is me:
-            self._asleep = False
+            self._asleep, self.alert = False, True
             waiters = [self._waiters.popleft() for _ in range(len(self._waiters))]
             if waiters:
                 self._hurried = False
@@ -277,7 +278,7 @@ class Outlet:
 
     def _gather(self) -> None:
         """Lets more events come, unless somebody waits."""
-        self._asleep = False
+        self._asleep = self.alert = False
         if not self._hurried:
             self._bell.wait(_GATHER_SECONDS)
 
@@ -309,7 +310,6 @@ class Outlet:
             if few:
                 kinds += 1
                 taken += starmap(queue.popleft, repeat((), few))
-        self._many = _MOST_IN_BATCH
         if kinds > 1:
             taken.sort(key=number)
         dropped = self.dropped

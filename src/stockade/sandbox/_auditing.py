@@ -172,15 +172,19 @@ class Auditor:
             kind = self._recurring(context, module, export)
         if kind is None or context.functions.count or control.name is not None:
             return self._whole(control, do, export, context, module, *given)
-        note, next_number, number = log.note_run, log.next_number, log.next_number()
-        note(pack_start(kind.number, number, time()))
+        add, queue, next_number, number = log.add, log.queue, log.next_number, log.next_number()
+        add(pack_start(kind.number, number, time()))
+        if queue.alert:
+            queue.look()
         try:
             report = do(control, context, module, *given)
         except BaseException as problem:
             self._fail(self._briefly(number, kind, control, context, module), problem)
             raise
         if report.outcome is _OK and not report.violations:
-            note(pack_end(kind.number, next_number(), number, time(), report.exit_code, report.usage))
+            add(pack_end(kind.number, next_number(), number, time(), report.exit_code, report.usage))
+            if queue.alert:
+                queue.look()
         else:
             self._end(self._briefly(number, kind, control, context, module), report)
         return report
