@@ -477,6 +477,27 @@ def test_what_is_told_at_the_end_of_a_process_is_written(tmp_path: Path) -> None
     assert ok(path)
 
 
+def test_the_end_of_a_process_needs_no_new_thread(tmp_path: Path) -> None:
+    """From Python 3.12 on there is none any more: a log whose thread has gone writes what it has, and says nothing."""
+    path = tmp_path / "log"
+    code = (
+        "import sys, threading, time, stockade; from tests.audit._logs import KEY\n"
+        "from stockade.audit import EventName, _outlet\n"
+        "_outlet._LINGER_SECONDS = 0.0\n"
+        "log = stockade.AuditLog(sys.argv[1], key=KEY)\n"
+        "log.tell(EventName.DENIED)\n"
+        "log.flush()\n"
+        "while threading.active_count() > 1: time.sleep(0.01)\n"
+        "_outlet.Outlet._wake = lambda outlet, wake=_outlet.Outlet._wake: outlet.process_ends and wake(outlet)\n"
+        "log.tell(EventName.DENIED)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+
+    assert done.stderr == ""
+    assert names(path) == ["denied", "denied"]
+    assert ok(path)
+
+
 def test_fsync_brings_each_run_to_the_disk_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run`: the log has its start when the guest's first instruction runs, and its end when the report is returned."""
     path = tmp_path / "log"
