@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from stockade._locks import reentrant_lock
+from stockade._locks import new_lock
 from stockade.engine import SealedFile
 from stockade.errors import EngineError, IsolationError, SnapshotError, UsageError
 from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments
@@ -223,7 +223,7 @@ class RemoteGuest:
         self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
         # Who looks at its memory may be on another thread than who takes its steps.
-        self._lock = reentrant_lock()
+        self._lock = new_lock()
         self._started: float | None = None
         self._over_at_once = False
         self._open_seconds = 0.0
