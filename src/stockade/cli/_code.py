@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -112,6 +112,12 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @folder_options
     @policy_option
     @limit_options
+    @click.option(
+        "--isolation",
+        type=click.Choice(["inprocess", "process"]),
+        default="inprocess",
+        help="Where the interpreter runs: in this process, or in a jailed one of its own.",
+    )
     @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
     @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
     @click.option("--prepare", "only_prepare", is_flag=True, help="Compile the interpreter, and do nothing else.")
@@ -151,6 +157,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         fuel: str | None,
         memory: str | None,
         timeout: str | None,
+        isolation: Literal["inprocess", "process"],
         runtime: str,
         packages: str | None,
         only_prepare: bool,
@@ -175,7 +182,13 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         with (
             audited(audit_file) as log,
             language(
-                under, runtime=runtime, packages=packages, monitoring=watched, audit=log, trace=trace
+                under,
+                runtime=runtime,
+                isolation=isolation,
+                packages=packages,
+                monitoring=watched,
+                audit=log,
+                trace=trace,
             ) as interpreter,
         ):
             with Watcher() as watcher:

@@ -88,7 +88,9 @@ class Backend(Protocol):
             tenant: For whom.
         """
 
-    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+    def open(
+        self, context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool = True
+    ) -> RunCoroutine[OpenGuest]:
         """Opens a guest, to be called any number of times, in steps. Whoever asks closes it.
 
         Args:
@@ -96,6 +98,7 @@ class Backend(Protocol):
             control: Its control.
             task: What it is given, and begins with; which function is called does not matter.
             tenant: For whom.
+            keeps: Whether it lives on after one run, and snapshots are taken of it.
 
         Raises:
             Cancelled: It was told to stop before.
@@ -140,7 +143,15 @@ class InProcess:
         steps = guest.invoke(call, command=True) if export is None else initialized(module, guest, call)
         return (yield from with_guest(guest, control, steps))
 
-    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+    def open(
+        self,
+        context: PolicyContext,
+        control: RunControl,
+        task: Task,
+        tenant: str,
+        *,
+        keeps: bool = True,  # noqa: ARG002 - it makes no difference here
+    ) -> RunCoroutine[OpenGuest]:
         """Opens a guest, in steps; see `Backend`.
 
         Args:
@@ -148,6 +159,7 @@ class InProcess:
             control: Its control.
             task: What it is given, and begins with.
             tenant: For whom.
+            keeps: Whether it lives on after one run.
 
         Raises:
             Cancelled: It was told to stop before.

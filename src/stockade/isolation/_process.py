@@ -7,10 +7,11 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from stockade.engine import SealedFile
 from stockade.errors import Cancelled, IsolationError, SnapshotError
 from stockade.execution import with_guest
 from stockade.host import MOST_TEXT_BYTES
@@ -26,7 +27,7 @@ from stockade.system import has_memory_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.engine import SealedFile
+    from stockade.engine import CompiledModule
     from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.report import Report
@@ -61,7 +62,9 @@ class Workers:
         """
         return _run(context, control, task, tenant)
 
-    def open(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
+    def open(
+        self, context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool = True
+    ) -> RunCoroutine[OpenGuest]:
         """Opens a guest in a worker, in steps; see `Backend`.
 
         Args:
@@ -69,12 +72,13 @@ class Workers:
             control: Its control.
             task: What it is given, and begins with.
             tenant: For whom.
+            keeps: Whether it lives on after one run, and snapshots are taken of it.
 
         Raises:
             IsolationError: There is something to it that workers do not do yet, or there can be none.
             UsageError: What the guest is given does not fit.
         """
-        return _open(context, control, task, tenant)
+        return _open(context, control, task, tenant, keeps=keeps)
 
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing; returns the walls that stood around it.
@@ -108,8 +112,10 @@ def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -
     return (yield from with_guest(guest, control, steps))
 
 
-def _open(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[OpenGuest]:
-    guest = yield from _made(context, control, task, tenant, keeps=True)
+def _open(
+    context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool
+) -> RunCoroutine[OpenGuest]:
+    guest = yield from _made(context, control, task, tenant, keeps=keeps)
     if guest is None:
         report = context.cancelled(task.module)
         raise Cancelled(f"{task.module.name}: {report.summary()}", report)
@@ -147,12 +153,12 @@ def _made(
     begun = time.perf_counter()
     worker = guest = None
     try:
-        with _Registration(context, plan) as registration:
-            whole = given, stdin, [file.descriptor for file in files or ()]
-            worker = hub.spawn(registration.key, registration.make, whole, control.wake, keeps=keeps)
+        registration = _Registration(context, plan)
+        whole = given, stdin, [file.descriptor for file in files or ()]
+        worker = hub.spawn(registration.key, registration.make, whole, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
-        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun)
+        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, keeps=keeps)
     finally:
         # Else whoever drops the guest gives the place back.
         if guest is None:
@@ -221,29 +227,69 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
 
 
 _numbers = itertools.count(1)
-_known: weakref.WeakKeyDictionary[PolicyContext, int] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[PolicyContext, _Known] = weakref.WeakKeyDictionary()
+
+
+class _ProgramFiles:
+    """A module and its machine code, in files that nobody can change.
+
+    Args:
+        plan: What it was made ready as.
+    """
+
+    __slots__ = ("__weakref__", "code", "wasm")
+
+    def __init__(self, plan: Plan) -> None:
+        self.wasm = SealedFile.received(sealed_file(plan.module.data))
+        self.code = SealedFile.received(sealed_file(plan.program.compiled.to_bytes()))
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The two."""
+        return self.wasm.descriptor, self.code.descriptor
+
+
+_files: weakref.WeakKeyDictionary[CompiledModule, weakref.ref[_ProgramFiles]] = weakref.WeakKeyDictionary()
+"""By machine code. Whoever runs it in workers keeps them, for as long as its policy is ready."""
+
+
+class _Known(NamedTuple):
+    """What is known of a policy made ready.
+
+    Attributes:
+        number: The first part of the keys of what runs under it.
+        files: The files of what has run under it, by the hashes of modules.
+    """
+
+    number: int
+    files: dict[str, _ProgramFiles]
 
 
 class _Registration:
-    """What the fork server has to know of a module under a policy; files that are made for that are closed after it."""
+    """What the fork server has to know of a module under a policy."""
 
     def __init__(self, context: PolicyContext, plan: Plan) -> None:
         self._context = context
         self._plan = plan
-        self._files: list[int] = []
-        number = _known.get(context)
-        if number is None:
-            number = _known[context] = next(_numbers)
+        known = _known.get(context)
+        if known is None:
+            known = _known[context] = _Known(next(_numbers), {})
             # By a call that is whole, for it is made in the middle of anything; what is meant is done later.
-            weakref.finalize(context, stale.append, number).atexit = False
-        self.key = (number, plan.module.sha256)
+            weakref.finalize(context, stale.append, known.number).atexit = False
+        self._known = known
+        self.key = (known.number, plan.module.sha256)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        while self._files:
-            os.close(self._files.pop())
+    def _files_of(self) -> _ProgramFiles:
+        plan = self._plan
+        compiled = plan.program.compiled
+        found = _files.get(compiled)
+        files = None if found is None else found()
+        if files is None:
+            # Two who make them at once both have some.
+            files = _ProgramFiles(plan)
+            _files[compiled] = weakref.ref(files)
+        self._known.files[plan.module.sha256] = files
+        return files
 
     def make(self, number: int) -> tuple[Register, Sequence[int]]:
         """Says what it has to know, and the descriptors that go with it."""
@@ -266,6 +312,4 @@ class _Registration:
             functions=tuple(function.signature for function in plan.functions),
             removed=tuple(sorted(calls_removed_by_user())),
         )
-        for content in (plan.module.data, program.compiled.to_bytes()):
-            self._files.append(sealed_file(content))
-        return order, (*self._files, *context.mounts.descriptors)
+        return order, (*self._files_of().descriptors, *context.mounts.descriptors)

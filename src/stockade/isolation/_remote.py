@@ -196,6 +196,7 @@ class RemoteGuest:
         streams: Who serves the guest; None where nobody does.
         files: Files of what it begins with; None where it begins as its module does.
         begun: When it was asked for, by `time.perf_counter`.
+        keeps: Whether it lives on after one run; if not, another worker is made for the next one meanwhile.
     """
 
     def __init__(
@@ -207,6 +208,8 @@ class RemoteGuest:
         streams: Streams | None,
         files: Sequence[SealedFile] | None,
         begun: float,
+        *,
+        keeps: bool = True,
     ) -> None:
         # First: whoever drops it, at whatever moment, ends the worker.
         self._finish = weakref.finalize(self, _let_go, worker)
@@ -219,6 +222,7 @@ class RemoteGuest:
         self._files = tuple(files or ())
         self.is_restored = files is not None
         self._opened = begun
+        self._wants_more = not keeps
         self._state = _Streamed(worker)
         self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
@@ -380,8 +384,9 @@ class RemoteGuest:
                 request, is_command=command, initializes=initializes, renews=renews, depth=self._depth
             )
         )
-        if not self._open_seconds and not self._depth:
+        if self._wants_more:
             # Only now: whoever makes another one for the next run would take the time of this one.
+            self._wants_more = False
             hub.took(self._worker)
 
     def _request(self, call: Call) -> Request:

@@ -175,13 +175,16 @@ class Prepared:
         self.context.adopt(self.module, MadeProgram(program, at_hand=True))
 
 
-def prepared(order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...]) -> Prepared:
+def prepared(
+    order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Module | None
+) -> Prepared:
     """Makes a module under a policy ready, in the fork server.
 
     Args:
         order: What is told of it.
         descriptors: The module, its machine code, and the folders of its mounts.
         namespaces: What came of the namespaces that the server is in.
+        known: The same module, where it was taken apart for another policy.
     """
     wasm, code, *given = descriptors
     mounts = order.policy.filesystem.mounts
@@ -189,8 +192,12 @@ def prepared(order: Register, descriptors: Sequence[int], namespaces: tuple[Step
         ((folder, mount.mode == "rw") for folder, mount in zip(given, mounts, strict=True)), namespaces
     )
     with os.fdopen(wasm, "rb") as file:
-        file.seek(0)
-        module = load_module(file.read(), order.policy, text=False, name=order.name)
+        if known is None:
+            file.seek(0)
+            module = load_module(file.read(), order.policy, text=False, name=order.name)
+        else:
+            # The host has held it to this policy, too.
+            module = known
     assert module.sha256 == order.sha256
     grants = OpenMounts.received(mounts, folders)
     units = order.units

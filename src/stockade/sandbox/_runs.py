@@ -309,5 +309,5 @@ def drive_steps(
     """
     loaded, held = yield from prepare_steps(context, control, module, tenant)
     task = Task(loaded, inputs, streams, saved=held)
-    guest = yield from backend(context.isolation).open(context, control, task, tenant)
+    guest = yield from backend(context.isolation).open(context, control, task, tenant, keeps=False)
     return (yield from with_guest(guest, control, program(guest)))
