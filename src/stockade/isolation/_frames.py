@@ -114,7 +114,7 @@ class Gone(Exception):  # noqa: N818 - it says what was found
 class Register(msgspec.Struct, frozen=True, tag=True):
     """A module under a policy, for workers to come.
 
-    With it come files with the module and with its machine code, and the folders of its mounts.
+    With it come files with the module and with its machine code, unless it has these, and folders of mounts.
 
     Attributes:
         program: The number by which the host calls it.
@@ -128,6 +128,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
         units: The units of fuel that the time in the policy comes to; None where it does not say.
         functions: Functions of the embedder that it imports.
         removed: System calls and categories of them that no worker may make.
+        like: The number of the same module and machine code under another policy.
     """
 
     program: int
@@ -141,6 +142,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     units: int | None = None
     functions: tuple[Signature, ...] = ()
     removed: tuple[str, ...] = ()
+    like: int | None = None
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

@@ -15,9 +15,10 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stockade._bell import start_thread
 from stockade._bounded import BoundedDict
@@ -45,6 +46,8 @@ from stockade.worker import ServerProcess, socket_pair
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from stockade.engine import CompiledModule
+
 __all__ = ["Hub", "WorkerHandle", "hub", "stale"]
 
 stale: Final[deque[int]] = deque()
@@ -63,6 +66,26 @@ _BUSY_SECONDS: Final = 0.05
 """When that is looked at again where somebody is in the middle of something."""
 
 _KIND: Final = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)
+
+
+class Registered(Protocol):
+    """What a worker is to run, and what the fork server has to know of that.
+
+    Attributes:
+        key: By which it is known that it knows it.
+        code: The machine code.
+    """
+
+    key: tuple[int, str]
+    code: CompiledModule
+
+    def make(self, number: int, like: int | None) -> tuple[Register, Sequence[int]]:
+        """Says what it has to know, and the descriptors that go with it.
+
+        Args:
+            number: The number by which the host calls it from now on.
+            like: The number of the same module and machine code under another policy; None where it knows none.
+        """
 
 
 class WorkerHandle:
@@ -290,6 +313,8 @@ class _Server:
         )
         self._control = self.process.control
         self.programs: BoundedDict[tuple[int, str], int] = BoundedDict(MOST_PROGRAMS + 1)
+        # By machine code, that which was told of it last.
+        self._codes: weakref.WeakKeyDictionary[CompiledModule, int] = weakref.WeakKeyDictionary()
         self.workers: dict[int, WorkerHandle] = {}
         self.lost = False
         self.ahead = WorkersAhead(self.make)
@@ -306,9 +331,15 @@ class _Server:
             raise Gone
         send(self._control, message, descriptors=descriptors)
 
-    def keep(self, key: tuple[int, str], program: int) -> None:
+    def like(self, code: CompiledModule) -> int | None:
+        """Returns the number of something with this machine code that the server knows; None where it knows none."""
+        program = self._codes.get(code)
+        return program if program in self.programs.values() else None
+
+    def keep(self, what: Registered, program: int) -> None:
         """Notes that the server knows what is to run; it forgets what was not used for longest."""
-        self.programs.keep(key, program)
+        self.programs.keep(what.key, program)
+        self._codes[what.code] = program
         if len(self.programs) > MOST_PROGRAMS:
             self._forget(self.programs.popitem(last=False)[1])
 
@@ -452,8 +483,7 @@ class Hub:
 
     def spawn(
         self,
-        key: tuple[int, str],
-        register: Callable[[int], tuple[Register, Sequence[int]]],
+        what: Registered,
         given: tuple[Open, bytes, Sequence[int]],
         wake: Callable[[], object],
         *,
@@ -462,8 +492,7 @@ class Hub:
         """Has a worker made, and tells it what its guest is given.
 
         Args:
-            key: What it is to run.
-            register: Says what the server has to know of that, and the descriptors that go with it.
+            what: What it is to run.
             given: What the guest is given, what stands behind that, and the descriptors that go with it.
             wake: Is called, from any thread, when it has said something, or has ended.
             keeps: Whether its guest is called any number of times.
@@ -474,15 +503,14 @@ class Hub:
         for _ in range(3):
             try:
                 with self._lock:
-                    return self._spawn(key, register, given, wake, keeps=keeps)
+                    return self._spawn(what, given, wake, keeps=keeps)
             except Gone:
                 continue
         raise IsolationError("the process that makes workers ends again and again: see that there is memory for it")
 
     def _spawn(
         self,
-        key: tuple[int, str],
-        register: Callable[[int], tuple[Register, Sequence[int]]],
+        what: Registered,
         given: tuple[Open, bytes, Sequence[int]],
         wake: Callable[[], object],
         *,
@@ -491,11 +519,11 @@ class Hub:
         server = self._found()
         while stale:
             server.drop(stale.popleft())
-        program = server.programs.find(key)
+        program = server.programs.find(what.key)
         if program is None:
             program = next(self._numbers)
-            server.order(*register(program))
-            server.keep(key, program)
+            server.order(*what.make(program, server.like(what.code)))
+            server.keep(what, program)
         worker = None if keeps else server.ahead.take(program)
         if worker is None:
             worker = server.make(program, keeps=keeps)

@@ -7,11 +7,10 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from stockade.engine import SealedFile
 from stockade.errors import Cancelled, IsolationError, SnapshotError
 from stockade.execution import with_guest
 from stockade.host import MOST_TEXT_BYTES
@@ -27,7 +26,7 @@ from stockade.system import has_memory_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.engine import CompiledModule
+    from stockade.engine import SealedFile
     from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.report import Report
@@ -153,9 +152,9 @@ def _made(
     begun = time.perf_counter()
     worker = guest = None
     try:
-        registration = _Registration(context, plan)
         whole = given, stdin, [file.descriptor for file in files or ()]
-        worker = hub.spawn(registration.key, registration.make, whole, control.wake, keeps=keeps)
+        with _Registration(context, plan) as registration:
+            worker = hub.spawn(registration, whole, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
         guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, keeps=keeps)
@@ -227,72 +226,43 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
 
 
 _numbers = itertools.count(1)
-_known: weakref.WeakKeyDictionary[PolicyContext, _Known] = weakref.WeakKeyDictionary()
-
-
-class _ProgramFiles:
-    """A module and its machine code, in files that nobody can change.
-
-    Args:
-        plan: What it was made ready as.
-    """
-
-    __slots__ = ("__weakref__", "code", "wasm")
-
-    def __init__(self, plan: Plan) -> None:
-        self.wasm = SealedFile.received(sealed_file(plan.module.data))
-        self.code = SealedFile.received(sealed_file(plan.program.compiled.to_bytes()))
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """The two."""
-        return self.wasm.descriptor, self.code.descriptor
-
-
-_files: weakref.WeakKeyDictionary[CompiledModule, weakref.ref[_ProgramFiles]] = weakref.WeakKeyDictionary()
-"""By machine code. Whoever runs it in workers keeps them, for as long as its policy is ready."""
-
-
-class _Known(NamedTuple):
-    """What is known of a policy made ready.
-
-    Attributes:
-        number: The first part of the keys of what runs under it.
-        files: The files of what has run under it, by the hashes of modules.
-    """
-
-    number: int
-    files: dict[str, _ProgramFiles]
+_known: weakref.WeakKeyDictionary[PolicyContext, int] = weakref.WeakKeyDictionary()
 
 
 class _Registration:
-    """What the fork server has to know of a module under a policy."""
+    """What the fork server has to know of a module under a policy; files that are made for that are closed after it.
+
+    Attributes:
+        key: By which it is known that it knows it.
+        code: The machine code: what the fork server has of that is not sent again.
+    """
 
     def __init__(self, context: PolicyContext, plan: Plan) -> None:
         self._context = context
         self._plan = plan
-        known = _known.get(context)
-        if known is None:
-            known = _known[context] = _Known(next(_numbers), {})
+        self._files: list[int] = []
+        number = _known.get(context)
+        if number is None:
+            number = _known[context] = next(_numbers)
             # By a call that is whole, for it is made in the middle of anything; what is meant is done later.
-            weakref.finalize(context, stale.append, known.number).atexit = False
-        self._known = known
-        self.key = (known.number, plan.module.sha256)
+            weakref.finalize(context, stale.append, number).atexit = False
+        self.key = (number, plan.module.sha256)
+        self.code = plan.program.compiled
 
-    def _files_of(self) -> _ProgramFiles:
-        plan = self._plan
-        compiled = plan.program.compiled
-        found = _files.get(compiled)
-        files = None if found is None else found()
-        if files is None:
-            # Two who make them at once both have some.
-            files = _ProgramFiles(plan)
-            _files[compiled] = weakref.ref(files)
-        self._known.files[plan.module.sha256] = files
-        return files
+    def __enter__(self) -> Self:
+        return self
 
-    def make(self, number: int) -> tuple[Register, Sequence[int]]:
-        """Says what it has to know, and the descriptors that go with it."""
+    def __exit__(self, *exception: object) -> None:
+        while self._files:
+            os.close(self._files.pop())
+
+    def make(self, number: int, like: int | None) -> tuple[Register, Sequence[int]]:
+        """Says what it has to know, and the descriptors that go with it.
+
+        Args:
+            number: The number by which the host calls it from now on.
+            like: The number of the same module and machine code under another policy; None where it knows none.
+        """
         plan, context = self._plan, self._context
         policy = context.policy
         mounts = tuple(msgspec.structs.replace(mount, host=mount.guest) for mount in policy.filesystem.mounts)
@@ -301,6 +271,7 @@ class _Registration:
         program = plan.program
         order = Register(
             program=number,
+            like=like,
             name=plan.module.name,
             sha256=plan.module.sha256,
             policy=policy,
@@ -312,4 +283,7 @@ class _Registration:
             functions=tuple(function.signature for function in plan.functions),
             removed=tuple(sorted(calls_removed_by_user())),
         )
-        return order, (*self._files_of().descriptors, *context.mounts.descriptors)
+        if like is None:
+            for content in (plan.module.data, program.compiled.to_bytes()):
+                self._files.append(sealed_file(content))
+        return order, (*self._files, *context.mounts.descriptors)

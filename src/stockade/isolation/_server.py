@@ -36,8 +36,6 @@ from stockade.worker import ForkLoop, watched
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockade.modules import Module
-
 __all__ = ["main"]
 
 
@@ -76,10 +74,6 @@ def _warm_up() -> None:
     gc.disable()
 
 
-def _is_same(module: Module, order: Register) -> bool:
-    return module.sha256 == order.sha256 and module.name == order.name
-
-
 class _Server(ForkLoop):
     def __init__(self, control: socket.socket, host: int | None, namespaces: tuple[Step, ...]) -> None:
         super().__init__(control, host)
@@ -106,7 +100,7 @@ class _Server(ForkLoop):
         assert found is not None
         order, _, descriptors = found
         if isinstance(order, Register):
-            known = next((one.module for one in self._programs.values() if _is_same(one.module, order)), None)
+            known = None if order.like is None else self._programs[order.like]
             self._programs[order.program] = prepared(order, descriptors, self._namespaces, known)
         elif isinstance(order, Forget):
             gone = self._programs.pop(order.program, None)

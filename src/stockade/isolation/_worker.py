@@ -176,29 +176,29 @@ class Prepared:
 
 
 def prepared(
-    order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Module | None
+    order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Prepared | None
 ) -> Prepared:
     """Makes a module under a policy ready, in the fork server.
 
     Args:
         order: What is told of it.
-        descriptors: The module, its machine code, and the folders of its mounts.
+        descriptors: The module and its machine code, unless these are known, and the folders of its mounts.
         namespaces: What came of the namespaces that the server is in.
-        known: The same module, where it was taken apart for another policy.
+        known: The same under another policy.
     """
-    wasm, code, *given = descriptors
+    if known is None:
+        wasm, code, *given = descriptors
+        with os.fdopen(wasm, "rb") as file:
+            file.seek(0)
+            module = load_module(file.read(), order.policy, text=False, name=order.name)
+    else:
+        # The host has held it to this policy, too.
+        module, code, given = known.module, os.dup(known.code), list(descriptors)
+    assert module.sha256 == order.sha256
     mounts = order.policy.filesystem.mounts
     folders, namespaces = detach_folders(
         ((folder, mount.mode == "rw") for folder, mount in zip(given, mounts, strict=True)), namespaces
     )
-    with os.fdopen(wasm, "rb") as file:
-        if known is None:
-            file.seek(0)
-            module = load_module(file.read(), order.policy, text=False, name=order.name)
-        else:
-            # The host has held it to this policy, too.
-            module = known
-    assert module.sha256 == order.sha256
     grants = OpenMounts.received(mounts, folders)
     units = order.units
     functions = HostFunctions.described(order.functions, _Function)
