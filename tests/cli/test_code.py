@@ -102,6 +102,16 @@ def test_code_runs(words: list[str], stdin: str, stdout: str, stderr: str, statu
     assert (done.stdout, done.stderr, done.returncode) == (stdout, stderr, status)
 
 
+def test_code_runs_in_a_process_of_its_own() -> None:
+    """And so does a script, with what it reads and leaves."""
+    for words, stdin in (
+        (["python", *PATIENT, "--isolation", "process", "-c", "print(int(input()) * 7)"], "6\n"),
+        (["js", *PATIENT, "--isolation", "process", "-c", "console.log(6 * 7)"], ""),
+    ):
+        done = ran(*words, stdin=stdin)
+        assert (done.stdout, done.stderr, done.returncode) == ("42\n", "", 0)
+
+
 def test_files_run_and_are_given(tmp_path: Path) -> None:
     """A script is called by its name; copies of files lie beside it; folders are granted as for `stockade run`."""
     (tmp_path / "script.py").write_text(

@@ -115,8 +115,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @click.option(
         "--isolation",
         type=click.Choice(["inprocess", "process"]),
-        default="inprocess",
-        help="Where the interpreter runs: in this process, or in a jailed one of its own.",
+        help="Where the interpreter runs: in this process, or in a jailed one; by default as the policy says.",
     )
     @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
     @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
@@ -157,7 +156,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         fuel: str | None,
         memory: str | None,
         timeout: str | None,
-        isolation: Literal["inprocess", "process"],
+        isolation: Literal["inprocess", "process"] | None,
         runtime: str,
         packages: str | None,
         only_prepare: bool,

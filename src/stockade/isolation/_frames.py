@@ -239,7 +239,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     """
 
     args: tuple[bytes, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[bytes, bytes] = {}
     listens: bool = False
     asks: bool = False
     saved: StateTold | None = None

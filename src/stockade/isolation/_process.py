@@ -211,8 +211,7 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
     from stockade.execution import environment
 
     inputs, saved = task.inputs, task.saved
-    env = context.variables(inputs)
-    environment(env)
+    env = environment(context.variables(inputs))
     told = files = None
     if saved is not None:
         told, files = told_state(saved.state.instance, started=saved.state.started)
@@ -221,7 +220,7 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
                 f"the snapshot is in {len(files):,} files, one for each fork that it comes from, and a worker takes "
                 f"{MOST_DESCRIPTORS - 1:,}: save it, and load it again"
             )
-    given = Open(args=tuple(inputs.arguments()), env=dict(env), saved=told)
+    given = Open(args=tuple(inputs.arguments()), env=env, saved=told)
     return given, inputs.input() if inputs.stdin else b"", files
 
 

@@ -106,10 +106,12 @@ class _Streamed:
 
     Args:
         worker: The worker.
+        control: The control of the run.
     """
 
-    def __init__(self, worker: WorkerHandle) -> None:
+    def __init__(self, worker: WorkerHandle, control: RunControl) -> None:
         self._worker = worker
+        self._control = control
         self.pieces: deque[tuple[str, bytes]] = deque()
         self.wanted = False
 
@@ -118,6 +120,9 @@ class _Streamed:
 
     def give_stdin(self, piece: bytes) -> None:
         self.wanted = False
+        if self._control.cancelled:
+            # By whoever was asked for input: the guest has no part in what comes after.
+            self._worker.send(Cancel())
         self._worker.send(Input(), piece)
 
 
@@ -223,7 +228,7 @@ class RemoteGuest:
         self.is_restored = files is not None
         self._opened = begun
         self._wants_more = not keeps
-        self._state = _Streamed(worker)
+        self._state = _Streamed(worker, control)
         self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
         # Who looks at its memory may be on another thread than who takes its steps.

@@ -467,7 +467,9 @@ class _Host:
                 self._passes_on("stderr") if given.listens else None,
                 wakes=True,
             )
-        inputs = Inputs(given.args, stdin, given.env)
+        # Text that came from the system becomes the bytes that it was made of.
+        env = {_text(name): _text(value) for name, value in given.env.items()}
+        inputs = Inputs(given.args, stdin, env)
         self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
         self.control.progress = self.guest.progress
         self.tell(Started(walls, over=self.guest.ended))
@@ -614,6 +616,10 @@ class _Host:
             self.tell(Output(stream), piece)
 
         return pass_on
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 class _DrivenCall:
