@@ -301,7 +301,6 @@ class PolicyContext:
             EngineError: There is no room for so many.
             UsageError: It ends before it waits, or needs more memory.
         """
-        check_lives_here(self.isolation)
         check_may_wait(self.policy)
         key = self._parked_key(module, inputs)
         before = self._parked.pop(key, None)
@@ -381,7 +380,6 @@ class PolicyContext:
             EngineError: There is no room for so many.
             UsageError: It needs more than the policy allows.
         """
-        check_lives_here(self.isolation)
         if (before := saved.warm.pop(self, None)) is not None:
             before.close()
         if pool_size:
