@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import NO_INPUTS, Inputs
+from stockade.execution import NO_INPUTS, Inputs, check_lives_here
 from stockade.host import HTTP_MODULE, HostFunctions
 from stockade.modules import Module
 from stockade.policy import isolation_of, policy_of
@@ -331,6 +331,7 @@ class Sandbox:
         tidy: Callable[[], object] | None = None,
     ) -> ReadyPool[Any] | None:
         context = self._contexts.under(policy)
+        check_lives_here(context.isolation)
         loaded, saved = load_source(context, module)
         if saved is None:
             return context.park(loaded, inputs, pool_size, memory_bytes, tidy)
