@@ -17,7 +17,7 @@ def outline_figures(module: ParsedModule) -> dict[str, int]:
     """Returns the figures of a module that can be told without its code, by the names that policies give them."""
     return {
         "functions": len(module.functions),
-        "function_size": max((end - start for start, end in module.bodies), default=0),
+        "function_size": module.bodies.longest,
         "types": len(module.types),
         "imports": len(module.imports),
         "exports": len(module.exports),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from operator import sub
 from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 import msgspec
@@ -166,13 +167,21 @@ class Section(NamedTuple):
 
 
 class Spans(Sequence[tuple[int, int]]):
-    """Where many things lie: pairs of a start and an end, in little memory."""
+    """Where many things lie: pairs of a start and an end, in little memory. They never change."""
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "_longest", "_starts")
 
     def __init__(self, starts: Iterable[int] = (), ends: Iterable[int] = ()) -> None:
         self._starts = array("q", starts)
         self._ends = array("q", ends)
+        self._longest: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """How far the two of a pair are apart at most; 0 where there is none. Counted once: each run's policy asks."""
+        if self._longest is None:
+            self._longest = max(map(sub, self._ends, self._starts), default=0)
+        return self._longest
 
     def __len__(self) -> int:
         return len(self._starts)
