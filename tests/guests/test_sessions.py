@@ -238,6 +238,25 @@ def test_a_fork_of_javascript_begins_as_its_session_is(javascript: JavaScript) -
             assert len({number for numbers in drawn for number in numbers}) == 6
 
 
+def test_forks_share_what_was_taken_until_something_runs(javascript: JavaScript) -> None:
+    """What a piece has changed, and what one has changed that failed, is in the forks after it."""
+    with javascript.session() as session:
+        session.run("var x = 1")
+        interpreter = session._interpreter
+        first = interpreter.take()
+        with session.fork() as one, session.fork() as other:
+            assert interpreter.take() is first
+            assert one.run("x += 1; x").value == 2
+            assert other.run("x").value == 1
+            assert one._interpreter.take() is not first
+        for number, code in enumerate(("x = 5", "x = 6; throw Error()"), 5):
+            session.run(code)
+            with session.fork() as fork:
+                assert fork.run("x").value == number
+            assert interpreter.take() is not first
+    assert interpreter._taken is None
+
+
 def test_what_a_piece_has_seeded_stays_seeded(python: Python) -> None:
     """Generators begin anew with the interpreter, and not with each piece."""
     with python.session() as session:

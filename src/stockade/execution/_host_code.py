@@ -7,9 +7,9 @@ import site
 import sys
 import sysconfig
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -91,6 +91,11 @@ class HostCode:
         self._places = [_Place(entry, os.path.realpath(entry), found, whole) for entry, (found, whole) in told.items()]
         self._ways = folders_on_the_way(*(Path(place.given) for place in self._places))
         self._known: dict[str, Identity | None] = {}
+        # Hardly any folder is one of these, or lies in one; whoever asks for one that is, is told of which.
+        self._around: set[Identity] = set()
+        for path in (*(place.path for place in self._places), *self._ways):
+            self._around |= identities_on_the_way(path, self._known)
+        self._wholes = {self._known[place.path] for place in self._places if place.whole}
 
     def reached_from(self, folder: OpenFolder) -> str:
         """Says what whoever can write to a folder can change, and what a guest could make of it; nothing if nothing.
@@ -98,6 +103,8 @@ class HostCode:
         Args:
             folder: The folder.
         """
+        if folder.identity not in self._around and self._wholes.isdisjoint(folder.within):
+            return ""
         for place in self._places:
             # A folder covers itself, too.
             if self._covers(folder, place.path):
@@ -127,7 +134,11 @@ def _imported_from() -> set[str]:
     """The folders from which modules of this process came: what is imported later may come from there, too."""
     # Not by getattr, upon which some load themselves.
     files = (getattr(module, "__dict__", {}).get("__file__") for module in tuple(sys.modules.values()))
-    return {os.path.dirname(file) for file in files if isinstance(file, str)}  # noqa: PTH120 - there are many
+    return {_folder_of(file) for file in files if isinstance(file, str)}
+
+
+_folder_of: Final = lru_cache(4_096)(os.path.dirname)
+"""There are hundreds, the same ones each time."""
 
 
 @cache  # There may be tens of thousands of maps; what is loaded later mostly comes from the same folders.

@@ -542,7 +542,7 @@ class Language:
             if other is None:
                 beginning = self._beginning(module, driver, box.policy)
             else:
-                beginning = Snapshot(SavedGuest(other.guest.take_state()))
+                beginning = other.take()
                 other.folder.copy_to(folder)
             guest, control = box.live(beginning, inputs, streams)
             toolbox.on_call = _telling(control)

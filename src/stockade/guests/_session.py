@@ -7,11 +7,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 from stockade.errors import UsageError
+from stockade.execution import SavedGuest
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns
 from stockade.guests._idle import close_when_idle, forget
 from stockade.guests._task import make_task
 from stockade.runner import GO_ON, run_blocking
-from stockade.sandbox import Occupancy, check_keywords
+from stockade.sandbox import Occupancy, Snapshot, check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,27 @@ class Interpreter:
         self.turns = turns
         self.read = read
         self.auditor = auditor
+        # What was last taken of it, for as long as nothing has run since.
+        self._taken: Snapshot | None = None
+
+    def take(self) -> Snapshot:
+        """Takes what it holds, for forks to begin with: once, until something runs.
+
+        Raises:
+            SnapshotError: It holds what cannot be taken.
+        """
+        if self._taken is None:
+            self._taken = Snapshot(SavedGuest(self.guest.take_state()))
+        return self._taken
+
+    def run(self, task: Task) -> RunCoroutine[Report]:
+        """Has it run a piece of code, in steps.
+
+        Args:
+            task: The code.
+        """
+        self._taken = None
+        return self.turns.turn(task)
 
     @property
     def over(self) -> bool:
@@ -78,6 +100,7 @@ class Interpreter:
 
     def close(self) -> None:
         """Ends it, and removes its files."""
+        self._taken = None
         try:
             self.turns.close()
         finally:
@@ -266,9 +289,9 @@ class LanguageSession:
             interpreter.folder.put(given)
             interpreter.toolbox.begin()
             if interpreter.auditor is None:
-                report = yield from interpreter.turns.turn(task)
+                report = yield from interpreter.run(task)
             else:
-                report = yield from interpreter.auditor.steps("", lambda: interpreter.turns.turn(task))
+                report = yield from interpreter.auditor.steps("", lambda: interpreter.run(task))
             return interpreter.read(report, interpreter, patterns)
         finally:
             try:

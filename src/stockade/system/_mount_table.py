@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -81,7 +82,8 @@ def _as_devices(descriptor: int) -> str:
     return ""
 
 
-def _read(table: bytes) -> list[_Mounted]:
+@lru_cache(1)  # It is asked for each folder that is granted, and seldom changes.
+def _read(table: bytes) -> tuple[_Mounted, ...]:
     """Reads the kernel's list: number, parent, device, root, path, options, others up to a dash, kind and more."""
     found = []
     for line in table.splitlines():
@@ -90,7 +92,7 @@ def _read(table: bytes) -> list[_Mounted]:
         if len(fields) > 4 and after:
             kind = after.split(b" ")[0].decode(errors="replace").partition(".")[0]
             found.append(_Mounted(fields[0].decode(errors="replace"), _unescaped(fields[4]), kind))
-    return found
+    return tuple(found)
 
 
 def _unescaped(path: bytes) -> str:
