@@ -24,6 +24,7 @@ from stockade.execution._open import OpenGuest
 from stockade.execution._pipe import Pipe
 from stockade.execution._plan import Plan
 from stockade.execution._ready import ReadyPool
+from stockade.execution._reporting import with_network
 from stockade.execution._run import Guest, initialized, with_guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
@@ -89,4 +90,5 @@ __all__ = [
     "initialized",
     "trace_of",
     "with_guest",
+    "with_network",
 ]

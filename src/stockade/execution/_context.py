@@ -65,6 +65,7 @@ class PolicyContext:
         policy: The policy.
         info: What reports say of it.
         functions: The host functions.
+        client: What makes the requests of guests; None where none may make any.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class PolicyContext:
         self._units_for = units_for
         self.isolation = isolation_of(policy, isolation)
         self._compiles_as = compiled_as(policy, isolation)
-        self._client = client
+        self.client = client
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
         self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -107,7 +108,7 @@ class PolicyContext:
         grants = self.mounts.narrowed(both.filesystem.mounts)
         isolation = stronger(self.isolation, both.isolation)
         return PolicyContext(
-            both, self.functions, grants, self.monitoring, self.trace, self._units_for, isolation, self._client
+            both, self.functions, grants, self.monitoring, self.trace, self._units_for, isolation, self.client
         )
 
     def load(self, source: Source) -> Module:
@@ -233,7 +234,7 @@ class PolicyContext:
             is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
-                return found.reach(self._client)
+                return found.reach(self.client)
             waiting = found
         guest = Guest(
             plan,
@@ -250,7 +251,7 @@ class PolicyContext:
         guest.pool = warm
         if self.monitoring is not None:
             guest.watch(self.monitoring)
-        return guest.reach(self._client)
+        return guest.reach(self.client)
 
     def find_brief(self, module: object) -> Plan | None:
         """Returns what was made of a module whose runs are over within a moment, where they are given nothing; or None.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     _Told: TypeAlias = tuple[Outcome, int | None, Value, bytes, bytes, Usage, Mapping[str, Any]]
 
-__all__ = ["ReportingGuest"]
+__all__ = ["ReportingGuest", "with_network"]
 
 _Record = TypeVar("_Record", Violation, ViolationEvent)
 
@@ -110,7 +110,7 @@ class ReportingGuest(LiveGuest):
         else:
             outcome, exit_code, value, stdout, stderr, usage, told = self._plain(glance, results, command, fuel)
         if self._network is not None:
-            usage, told = self._with_network(self._network, usage, told)
+            usage, told = with_network(self._network, usage, told)
         compiled, instantiated = plan.compile_seconds, self._instantiate_seconds
         if self._tracer is not None:
             told = {**told, **self._traced(self._tracer)}
@@ -138,28 +138,6 @@ class ReportingGuest(LiveGuest):
             report = msgspec.structs.replace(report, **told)
         self._usage = usage
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
-
-    def _with_network(
-        self, network: GuestNetwork, usage: Usage, told: Mapping[str, Any]
-    ) -> tuple[Usage, Mapping[str, Any]]:
-        """Adds what the guest has used of the network, and what it was refused there. What is under way is over."""
-        network.end()
-        sent, received, connections = network.take_use()
-        usage = msgspec.structs.replace(
-            usage,
-            network_sent_bytes=sent,
-            network_received_bytes=received,
-            network_connections=connections,
-        )
-        found, dropped = network.take_violations()
-        ended = None if self._ending is None else self._ending.refused
-        # What has ended the run is told as its end already.
-        found = tuple(violation for violation in found if ended is None or not _is_same(violation, ended))
-        if found:
-            told = {**told, "violations": (*found, *told.get("violations", ()))}
-        if dropped:
-            told = {**told, "violations_dropped": told.get("violations_dropped", 0) + dropped}
-        return usage, told
 
     def _traced(self, tracer: Tracer) -> Mapping[str, Any]:
         """What is told of the calls that were traced."""
@@ -340,6 +318,30 @@ class ReportingGuest(LiveGuest):
         spent = initial - left
         plan.history.append((spent, seconds))
         return FuelStatistics(initial, spent, left, exact, seconds, spent / seconds if seconds > 0 else 0.0)
+
+
+def with_network(network: GuestNetwork, usage: Usage, told: Mapping[str, Any]) -> tuple[Usage, Mapping[str, Any]]:
+    """Adds what a guest has used of the network, and what it was refused there. What is under way is over.
+
+    Args:
+        network: The network as it has it.
+        usage: What else it has used.
+        told: What else its report says.
+    """
+    network.end()
+    sent, received, connections = network.take_use()
+    usage = msgspec.structs.replace(
+        usage, network_sent_bytes=sent, network_received_bytes=received, network_connections=connections
+    )
+    found, dropped = network.take_violations()
+    before = told.get("violations", ())
+    # What has ended the run is told as its end already.
+    found = tuple(violation for violation in found if not any(_is_same(violation, other) for other in before))
+    if found:
+        told = {**told, "violations": (*found, *before)}
+    if dropped:
+        told = {**told, "violations_dropped": told.get("violations_dropped", 0) + dropped}
+    return usage, told
 
 
 def _is_same(one: Violation, other: Violation) -> bool:

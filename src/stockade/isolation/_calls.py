@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stockade._outside import call_outside
 from stockade.execution import awaited_call
-from stockade.host import CapabilityMissing, HostCall, HostFunctionFailed
+from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.isolation._frames import Answer, Called, Garbled
 
 if TYPE_CHECKING:
@@ -193,6 +193,9 @@ class RemoteCalls:
         failed = function.failure(problem)
         if isinstance(failed, CapabilityMissing):
             guest.send(Answer(problem="a capability is missing", capability=failed.capability))
+            return
+        if isinstance(failed, CallRefused):
+            guest.send(Answer(refused=failed.violation))
             return
         if isinstance(failed, HostFunctionFailed):
             self.raised = failed.__cause__

@@ -21,7 +21,7 @@ from stockade.execution import StringCall  # noqa: TC001 - msgspec looks it up
 from stockade.guard import Woven  # noqa: TC001 - likewise
 from stockade.host import Signature  # noqa: TC001 - likewise
 from stockade.policy import Features, Policy
-from stockade.report import Progress, Report  # noqa: TC001 - likewise
+from stockade.report import Progress, Report, Violation  # noqa: TC001 - likewise
 from stockade.system import is_sealed, open_memory_file, seal
 
 if TYPE_CHECKING:
@@ -344,11 +344,13 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
         values: What it has returned, a number for each result.
         problem: What it has raised, in words; "" where it has returned.
         capability: The capability that it has missed.
+        refused: What it has refused, where the policy ends the run for that.
     """
 
     values: tuple[int | float, ...] = ()
     problem: str = ""
     capability: str = ""
+    refused: Violation | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -157,7 +157,7 @@ def _made(
             worker = hub.spawn(registration, whole, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
-        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, keeps=keeps)
+        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, context.client, keeps=keeps)
     finally:
         # Else whoever drops the guest gives the place back.
         if guest is None:
@@ -199,8 +199,6 @@ def _check(context: PolicyContext) -> None:
     for asked, what in ((context.monitoring, "samples and alerts"), (context.trace, "a trace")):
         if asked:
             raise IsolationError(f'{what} are told of runs with isolation="inprocess" only, in this release')
-    if context.policy.network.mode != "none":
-        raise IsolationError('guests with a network run with isolation="inprocess" only, in this release')
     calls_removed_by_user()  # where that file is wrong, nothing runs
     if len(context.policy.filesystem.mounts) > _MOST_MOUNTS:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")

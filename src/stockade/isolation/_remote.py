@@ -17,7 +17,7 @@ import msgspec
 from stockade._locks import new_lock
 from stockade.engine import SealedFile
 from stockade.errors import EngineError, IsolationError, SnapshotError, UsageError
-from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments
+from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments, with_network
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import (
     FAILURES,
@@ -57,9 +57,9 @@ from stockade.wasm import ExternKind
 from stockade.worker import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from stockade.egress import GuestNetwork
+    from stockade.egress import Client, GuestNetwork
     from stockade.engine import GuestBytes, Number
     from stockade.execution import Argument, Call, Plan, Returns, Streams
     from stockade.isolation._hub import WorkerHandle
@@ -95,6 +95,8 @@ _OUTPUT_BYTES: Final = 1 << 16
 
 _GLOBAL_TOLD_BYTES: Final = 32
 """What a global takes in a message."""
+
+_NO_NETWORK: Final = dict.fromkeys(("network_sent_bytes", "network_received_bytes", "network_connections"), 0)
 
 _ENDED: Final = "the guest has ended: its memory is gone. Open a new session"
 
@@ -201,6 +203,7 @@ class RemoteGuest:
         streams: Who serves the guest; None where nobody does.
         files: Files of what it begins with; None where it begins as its module does.
         begun: When it was asked for, by `time.perf_counter`.
+        client: What makes its requests; None where it may make none.
         keeps: Whether it lives on after one run; if not, another worker is made for the next one meanwhile.
     """
 
@@ -213,6 +216,7 @@ class RemoteGuest:
         streams: Streams | None,
         files: Sequence[SealedFile] | None,
         begun: float,
+        client: Client | None = None,
         *,
         keeps: bool = True,
     ) -> None:
@@ -228,6 +232,8 @@ class RemoteGuest:
         self.is_restored = files is not None
         self._opened = begun
         self._wants_more = not keeps
+        self._client = client
+        self._network: GuestNetwork | None = None
         self._state = _Streamed(worker, control)
         self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
@@ -277,8 +283,16 @@ class RemoteGuest:
 
     @property
     def network(self) -> GuestNetwork:
-        """What it has of the network: nothing, in this release."""
-        raise IsolationError('guests with a network run with isolation="inprocess" only, in this release')
+        """What it has of the network, whatever its policy permits of that; all of it is in this process."""
+        if self._network is None:
+            # Most guests have no use for it.
+            from stockade.egress import Client, GuestNetwork
+
+            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
+        return self._network
+
+    def _seconds(self) -> float:
+        return 0.0 if self._called is None else time.monotonic() - self._called
 
     def progress(self) -> Progress | None:
         """Tells how far it is, as the worker told last. May be called from any thread."""
@@ -308,6 +322,8 @@ class RemoteGuest:
         """Ends the worker. Closing twice is harmless."""
         self._closed = self._ended = True
         self._calls.close()
+        if self._network is not None:
+            self._network.end()
         self._finish()
 
     # -- it is opened --------------------------------------------------------------------------------------------------
@@ -934,6 +950,7 @@ class RemoteGuest:
             assert self._ending is not None
             return self._report(self._ending)
         if not is_within:
+            report = self._with_network(report)
             self._used = report
             self._ended = finished.over or report.outcome not in (Outcome.OK, Outcome.EXIT)
             if report.fuel is not None:
@@ -980,7 +997,7 @@ class RemoteGuest:
                     field=field,
                 ),
             )
-        return Report(
+        report = Report(
             outcome=ending.outcome,
             trap=TrapInfo("worker", ending.why) if ending.why else None,
             usage=Usage(
@@ -1006,6 +1023,15 @@ class RemoteGuest:
             limits=plan.run_limits,
             earlier=told.earlier,
         )
+        return self._with_network(report)
+
+    def _with_network(self, report: Report) -> Report:
+        """Adds what it has used of the network, which only the host knows."""
+        usage = msgspec.structs.replace(report.usage, **_NO_NETWORK)
+        told: Mapping[str, Any] = {"violations": report.violations, "violations_dropped": report.violations_dropped}
+        if self._network is not None:
+            usage, told = with_network(self._network, usage, told)
+        return msgspec.structs.replace(report, usage=usage, **told)
 
 
 _ALIKE: Final = (

@@ -39,7 +39,7 @@ from stockade.execution import (
     initialized,
 )
 from stockade.guard import guard, state_format, weave
-from stockade.host import CapabilityMissing, HostFunctions, ToldFailure
+from stockade.host import CallRefused, CapabilityMissing, HostFunctions, ToldFailure
 from stockade.isolation._frames import (
     FAILURES,
     MOST_DESCRIPTORS,
@@ -548,6 +548,7 @@ class _Host:
         Raises:
             ToldFailure: It has raised something, or the run is to end.
             CapabilityMissing: It has missed one.
+            CallRefused: It has refused something, for which the policy ends the run.
         """
         self.tell(Called(number, values))
         while self._answer is None:
@@ -562,6 +563,8 @@ class _Host:
         answer, self._answer = self._answer, None
         if answer.capability:
             raise CapabilityMissing(answer.capability)
+        if answer.refused is not None:
+            raise CallRefused(answer.refused)
         if answer.problem:
             raise ToldFailure(answer.problem)
         return answer.values[0] if len(answer.values) == 1 else answer.values
