@@ -1,4 +1,4 @@
-"""Guests in workers that make requests: the host makes them, and its secrets never come to a worker. Holds P-ISO-12."""
+"""Guests in workers that make requests: the host makes them, and its secrets never come to a worker. Holds P-ISO-13."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ from stockade.policy import Isolation
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate
-    from stockade.execution._monitoring import Monitoring, check_monitoring
+    from stockade.execution._monitoring import Monitoring, RunMonitor, check_monitoring
     from stockade.execution._tracing import trace_of
 else:
     __getattr__ = found_later(
         __name__,
         {
             "_calibrate": ("Calibration", "calibrate"),
-            "_monitoring": ("Monitoring", "check_monitoring"),
+            "_monitoring": ("Monitoring", "RunMonitor", "check_monitoring"),
             "_tracing": ("trace_of",),
         },
     )
@@ -72,6 +72,7 @@ __all__ = [
     "PolicyContext",
     "ReadyPool",
     "Returns",
+    "RunMonitor",
     "SavedGuest",
     "Stdin",
     "StopReason",

@@ -235,6 +235,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
         env: Its whole environment.
         listens: Whether output is passed on as it comes.
         asks: Whether the standard input is asked for.
+        watched: Whether somebody looks at how far it is in its course.
         saved: What it begins with, where that is not what the module begins with.
     """
 
@@ -242,6 +243,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     env: dict[bytes, bytes] = {}
     listens: bool = False
     asks: bool = False
+    watched: bool = False
     saved: StateTold | None = None
 
 

@@ -158,6 +158,8 @@ def _made(
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
         guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, context.client, keeps=keeps)
+        if context.monitoring is not None:
+            guest.watch(context.monitoring)
     finally:
         # Else whoever drops the guest gives the place back.
         if guest is None:
@@ -196,9 +198,8 @@ def _check(context: PolicyContext) -> None:
     reason = _unavailable()
     if reason:
         raise IsolationError(f'{reason}: use isolation="inprocess"')
-    for asked, what in ((context.monitoring, "samples and alerts"), (context.trace, "a trace")):
-        if asked:
-            raise IsolationError(f'{what} are told of runs with isolation="inprocess" only, in this release')
+    if context.trace:
+        raise IsolationError('a trace is told of runs with isolation="inprocess" only, in this release')
     calls_removed_by_user()  # where that file is wrong, nothing runs
     if len(context.policy.filesystem.mounts) > _MOST_MOUNTS:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")
@@ -218,7 +219,8 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
                 f"the snapshot is in {len(files):,} files, one for each fork that it comes from, and a worker takes "
                 f"{MOST_DESCRIPTORS - 1:,}: save it, and load it again"
             )
-    given = Open(args=tuple(inputs.arguments()), env=env, saved=told)
+    watched = context.monitoring is not None
+    given = Open(args=tuple(inputs.arguments()), env=env, watched=watched, saved=told)
     return given, inputs.input() if inputs.stdin else b"", files
 
 

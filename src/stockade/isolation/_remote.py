@@ -7,6 +7,7 @@ halted in a function of the embedder's, or between two calls, it is asked, and a
 from __future__ import annotations
 
 import os
+import signal
 import time
 import weakref
 from collections import deque
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import GuestBytes, Number
-    from stockade.execution import Argument, Call, Plan, Returns, Streams
+    from stockade.execution import Argument, Call, Monitoring, Plan, Returns, RunMonitor, Streams
     from stockade.isolation._hub import WorkerHandle
     from stockade.policy import Policy
     from stockade.report import PolicyInfo, Value
@@ -95,6 +96,9 @@ _OUTPUT_BYTES: Final = 1 << 16
 
 _GLOBAL_TOLD_BYTES: Final = 32
 """What a global takes in a message."""
+
+_STOPS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+"""Signals by which a process does nothing until another one has it go on."""
 
 _NO_NETWORK: Final = dict.fromkeys(("network_sent_bytes", "network_received_bytes", "network_connections"), 0)
 
@@ -234,6 +238,8 @@ class RemoteGuest:
         self._wants_more = not keeps
         self._client = client
         self._network: GuestNetwork | None = None
+        self._monitor: RunMonitor | None = None
+        self._has_news = False
         self._state = _Streamed(worker, control)
         self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
@@ -274,6 +280,8 @@ class RemoteGuest:
     @property
     def calls_out(self) -> bool:
         """Whether functions of the embedder are called while it runs, on the thread that drives it."""
+        if self._monitor is not None and self._monitor.asked.on_alert is not None:
+            return True
         return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
 
     @property
@@ -293,6 +301,20 @@ class RemoteGuest:
 
     def _seconds(self) -> float:
         return 0.0 if self._called is None else time.monotonic() - self._called
+
+    def watch(self, monitoring: Monitoring) -> None:
+        """Has it looked at in its course.
+
+        Args:
+            monitoring: What is asked for.
+        """
+        from stockade.execution import RunMonitor
+
+        self._monitor = RunMonitor(monitoring)
+
+    def _seen(self, report: Report) -> Report:
+        """Adds what was seen of a call in its course."""
+        return report if self._monitor is None else self._monitor.finish(report, self._control.name)
 
     def progress(self) -> Progress | None:
         """Tells how far it is, as the worker told last. May be called from any thread."""
@@ -346,7 +368,7 @@ class RemoteGuest:
 
     def final_report(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
-        return self._turn_report(Conclude())
+        return self._seen(self._turn_report(Conclude()))
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -354,6 +376,8 @@ class RemoteGuest:
         """Gives it a fresh budget of fuel and fresh counters, for the next call."""
         self._renews = True
         self._timed = False
+        if self._monitor is not None:
+            self._monitor.begin()
 
     def invoke(self, call: Call, *, command: bool = False, initializes: bool = False) -> RunCoroutine[Report]:
         """Calls an exported function and reports on it, in steps.
@@ -367,12 +391,12 @@ class RemoteGuest:
             StockadeError: Something went wrong that is not the guest's doing.
         """
         if self._ending is not None:
-            return self._report(self._ending)
+            return self._seen(self._report(self._ending))
         self._begin()
         self._send_call(call, command=command, initializes=initializes)
         try:
             # The loop is a function of its own: what the handler of a signal raises as it begins anew is seen here.
-            return (yield from self._until_over(call))
+            return self._seen((yield from self._until_over(call)))
         except BaseException as problem:
             # Stopped in the middle by something of the host's: what is left of the guest is not to be trusted.
             self._ended = True
@@ -471,12 +495,14 @@ class RemoteGuest:
     def begin_turn(self) -> None:
         """Begins another turn of a call in which it waits for its standard input."""
         self._timed = False
+        if self._monitor is not None:
+            self._monitor.begin()
         self._begin()
         self.send(Turn())
 
     def end_turn(self) -> Report:
         """Reports on a turn of a call that goes on later."""
-        return self._turn_report(Rest())
+        return self._seen(self._turn_report(Rest()))
 
     def _turn_report(self, message: ToWorker) -> Report:
         try:
@@ -743,6 +769,9 @@ class RemoteGuest:
         streams = self._streams
         while True:
             ending = self._hear()
+            if self._has_news and self._monitor is not None:
+                self._has_news = False
+                self._monitor.look(self.progress, self._control.name)
             found = find()
             if found is not None:
                 return found
@@ -837,7 +866,7 @@ class RemoteGuest:
             self._has_more = True
         elif isinstance(message, Told):
             check_numbers(message.progress)
-            self._progress = message.progress
+            self._hear_of(message.progress)
         elif isinstance(message, Failed):
             check_numbers(message.message)
             raise FAILURES[message.kind](message.message)
@@ -852,6 +881,20 @@ class RemoteGuest:
             self._called = self._started
             self._control.start(self._plan.limits.wall_time)
             self._timed = True
+
+    def _hear_of(self, told: Progress) -> None:
+        """Takes what the worker says of how far it is. What is known here is not believed; time goes on only."""
+        now = time.monotonic()
+        least = 0.0 if self._progress is None else self._progress.seconds
+        passed = now - (self._called if self._called is not None else now)
+        self._progress = msgspec.structs.replace(
+            told,
+            seconds=max(least, min(told.seconds, passed)),
+            module=self._plan.info.name,
+            policy=self._policy.name,
+            limits=self._plan.run_limits,
+        )
+        self._has_news = True
 
     def _check_asked(self, kind: type[Entered | Looked | Taken], descriptors: Sequence[int] = ()) -> None:
         expected, self._expects = self._expects, None
@@ -1057,6 +1100,8 @@ def _sendable(number: Number) -> int | float | bytes:
 def _why_gone(status: int | None) -> str:
     if status is None:
         return "the worker says nothing any more, and nobody knows what became of it"
+    if -status in _STOPS:
+        return f"the worker was stopped by {signal_name(status)}, and ended for that"
     if status < 0:
         return f"the worker was ended by {signal_name(status)}"
     return f"the worker ended with exit status {status} and without a report"

@@ -11,6 +11,7 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from signal import SIGKILL
 from typing import TYPE_CHECKING, NoReturn
 
 from stockade.engine import wasmtime_version
@@ -80,6 +81,7 @@ class _Server(ForkLoop):
         self._namespaces = namespaces
         self._programs: dict[int, Prepared] = {}
         self._running: dict[int, int] = {}
+        self._halted: dict[int, int] = {}
 
     def _is_busy(self) -> bool:
         return bool(self._running)
@@ -89,8 +91,16 @@ class _Server(ForkLoop):
 
     def _reaped(self, child: int, status: int) -> None:
         worker = self._running.pop(child, None)
+        # What has stopped it says more than that it was ended for that.
+        status = self._halted.pop(child, status)
         if worker is not None:
             self._tell(Ended(worker, status))
+
+    def _stopped(self, child: int, signal: int) -> None:
+        """Ends a worker that was stopped: nobody says when it would go on, and its run would wait for that."""
+        if child in self._running:
+            self._halted[child] = -signal
+            os.kill(child, SIGKILL)
 
     def _take(self) -> bool:
         try:

@@ -136,6 +136,9 @@ _TINY: Final = """
 _PROGRESS_SECONDS: Final = 0.1
 """How often the host is told how far the run is."""
 
+_WATCHED_SECONDS: Final = 0.01
+"""The same where somebody looks at that in its course."""
+
 _MOST_TOLD: Final = 2_000
 """Characters of a message that the host is told."""
 
@@ -351,7 +354,7 @@ class _Host:
         self._input: list[bytes] = []
         self._asked = False
         self._answer: Answer | None = None
-        self._next_told = 0.0
+        self._told_every, self._next_told = _PROGRESS_SECONDS, 0.0
         # Where the guest's memory is looked at; while it runs, nowhere.
         self._memory: Callable[[], GuestBytes | None] = self._no_memory
         # Files of snapshots, by the numbers by which the host knows them, too.
@@ -457,6 +460,8 @@ class _Host:
         if not isinstance(given, Open):
             raise Garbled("it does not say what the guest is given")
         self._files = tuple(map(SealedFile.received, files))
+        if given.watched:
+            self._told_every = _WATCHED_SECONDS
         module, streams, saved = self._program.module, None, None
         if given.saved is not None:
             saved = SavedGuest(GuestState(module, state_of(given.saved, self._files), given.saved.started))
@@ -526,7 +531,7 @@ class _Host:
                 return report
             now = time.monotonic()
             if now >= self._next_told:
-                self._next_told = now + _PROGRESS_SECONDS
+                self._next_told = now + self._told_every
                 progress = self.guest.progress()
                 if progress is not None:
                     self.tell(Told(progress))

@@ -90,12 +90,15 @@ class ForkLoop:
             pass
         while True:
             try:
-                child, status = os.waitpid(-1, os.WNOHANG)
+                child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if not child:
                 return
-            self._reaped(child, os.waitstatus_to_exitcode(status))
+            if os.WIFSTOPPED(status):
+                self._stopped(child, os.WSTOPSIG(status))
+            else:
+                self._reaped(child, os.waitstatus_to_exitcode(status))
 
     def _end(self) -> int:
         """Ends all children; returns the exit status."""
@@ -119,6 +122,9 @@ class ForkLoop:
     def _reaped(self, child: int, status: int) -> None:
         """A child has ended, with a status as `subprocess` has it."""
         raise NotImplementedError
+
+    def _stopped(self, child: int, signal: int) -> None:
+        """A child does nothing until somebody has it go on."""
 
     def _children(self) -> Iterable[int]:
         """The children that have not been reaped."""
