@@ -80,8 +80,7 @@ class PolicyContext:
         client: Client | None = None,
     ) -> None:
         check_enforceable(policy)
-        self.policy = policy
-        self.functions = functions
+        self.policy, self.functions = policy, functions
         self.monitoring, self.trace = monitoring, trace
         self._units_for = units_for
         self.isolation = isolation_of(policy, isolation)
