@@ -11,7 +11,7 @@ import pytest
 
 from stockade import IsolationError, JavaScript, Outcome, Policy, Python, UsageError
 from tests._processes import until
-from tests.isolation.test_workers import all_gone, number_of, started
+from tests.isolation.test_workers import all_gone, none_made_ahead, number_of, started  # noqa: F401 - a fixture, too
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
