@@ -9,7 +9,7 @@ import base64
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -88,10 +88,13 @@ def _holds(process: int, what: Iterable[bytes]) -> bool:
     return False
 
 
-def test_the_memory_of_a_guest_has_the_placeholder(server: HttpServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolation", ["inprocess", "process"])
+def test_the_memory_of_a_guest_has_the_placeholder(
+    server: HttpServer, tmp_path: Path, isolation: Literal["inprocess", "process"]
+) -> None:
     """The attack: a guest looks through all of its memory for the credential that it has had sent, and been echoed."""
     credentials = {"api": Credential(_value(), hosts=["localhost"])}
-    with Sandbox(LOOPBACK, credentials=credentials) as box, box.open(GUEST.encode()) as session:
+    with Sandbox(LOOPBACK, isolation, credentials=credentials) as box, box.open(GUEST.encode()) as session:
         assert session.call("fetch", f"{server.url}/echo").value > 100
         snapshot = session.snapshot()
         snapshot.save(tmp_path / "snapshot")
@@ -102,35 +105,41 @@ def test_the_memory_of_a_guest_has_the_placeholder(server: HttpServer, tmp_path:
     assert not any(form in saved for form in forms_of(_value()))
 
 
-WAITING = b"""
-(module
-  (import "env" "look" (func $look))
-  (memory (export "memory") 1)
-  (data (i32.const 0) "what-the-guest-has-in-its-memory")
-  (func (export "run") (call $look)))
+HERE = "what-the-guest-has-in-its-memory"
+WAITING = f"""
+{GUEST.rstrip().removesuffix(")").replace("(module", '(module (import "env" "look" (func $look))', 1)}
+  (data (i32.const 60000) "{HERE}")
+  (func (export "run") (param $url i32) (param $size i32) (result i32)
+    ;; With the answer open, of which it has read a part.
+    (local $response i32)
+    (local.set $response (call $send (i32.const 0) (i32.const 3) (local.get $url) (local.get $size) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)))
+    (drop (call $read (local.get $response) (i32.const 1048576) (i32.const 100)))
+    (call $look)
+    (call $status (local.get $response))))
 """
 
 
-def test_no_process_but_the_host_has_a_credential(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_but_the_host_has_a_credential(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: a guest that has got out of its engine, into the worker; out of that, into the fork server; or a
-    module that has got out of the compiler. None of these has the value, nor the variable that the host had it from."""
+    module that has got out of the compiler. None of these has the value, nor the variable that the host had it from,
+    while a request is under way that it goes along with, and that an API echoes."""
     monkeypatch.setenv("KEY_OF_THE_HOST", _value())
     credential = Credential.from_environment("KEY_OF_THE_HOST", hosts=["localhost"])
     found: dict[int, tuple[bool, bool]] = {}
-    guest = [b"what-the-guest-has-in-its-memory"]
+    policy = LOOPBACK.replace(wall_time="5min", idle_time="5min", request_time="5min")
 
-    with Sandbox(
-        Policy().replace(wall_time="5min", idle_time="5min"), isolation="process", credentials={"api": credential}
-    ) as box:
+    with Sandbox(policy, "process", credentials={"api": credential}) as box:
 
         @box.host_function("env", "look")
         def look() -> None:
             for process in _descendants():
-                found[process] = _holds(process, _forms()), _holds(process, guest)
+                found[process] = _holds(process, _forms()), _holds(process, [HERE.encode()])
 
-        report = box.call(WAITING, "run")
+        report = box.call(WAITING.encode(), "run", f"{server.url}/echo")
 
-    assert report.outcome is Outcome.OK, report
+    assert (report.outcome, report.value) == (Outcome.OK, 200), report
+    assert server.seen[0].header("authorization") == [_value()]
     # The positive twins: what is searched is there, in the host and in the worker.
     assert _holds(os.getpid(), _forms())
     assert any(has_guest for _, has_guest in found.values())
