@@ -113,23 +113,42 @@ def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, 
         if library.mmap(place, size, PROT_READ | PROT_WRITE, flags, descriptor, offset) != place:
             return 0
         library.madvise(place, size, _MADV_DONTFORK)
-        done, piece = 0, large
-        while done < size:
-            piece = min(piece, size - done)
-            for at in range(done, done + piece, large):
-                # A large page is made of a small one that is there.
-                os.pwrite(descriptor, b"\0", offset + at)
-            # SAFETY: a stretch of that mapping. Where the kernel does not know the advice, or has no large pages, it
-            # says so, and what the file holds has not changed.
-            if library.madvise(place + done, piece, _MADV_COLLAPSE):
-                break
-            # SAFETY: so many bytes of what the caller gave are copied to as many of that mapping, which are there.
-            memmove(place + done, address + done, piece)
-            done += piece
-            if time.thread_time() - begun > spare + _WORTH_SECONDS * (done // large):
-                break
-            piece = _AT_ONCE * large
-        return done
+        return _filled(descriptor, address, size, offset, large, place, begun + spare)
     finally:
         # SAFETY: nobody knows it but this function.
         library.munmap(room, size + large)
+
+
+def _filled(descriptor: int, address: int, size: int, offset: int, large: int, place: int, since: float) -> int:
+    """Makes one large page after the other, and copies what belongs there, until it takes too long.
+
+    Args:
+        descriptor: The file.
+        address: What is copied.
+        size: How many bytes, of whole large pages.
+        offset: Where they begin in the file.
+        large: How large such a page is.
+        place: Where that part of the file is mapped.
+        since: From when on the processor time of this thread counts.
+
+    Returns:
+        How many bytes were copied.
+    """
+    library = libc()
+    done, piece = 0, large
+    while done < size:
+        piece = min(piece, size - done)
+        for at in range(done, done + piece, large):
+            # A large page is made of a small one that is there.
+            os.pwrite(descriptor, b"\0", offset + at)
+        # SAFETY: a stretch of that mapping. Where the kernel does not know the advice, or has no large pages, it says
+        # so, and what the file holds has not changed.
+        if library.madvise(place + done, piece, _MADV_COLLAPSE):
+            break
+        # SAFETY: so many bytes of what the caller gave are copied to as many of that mapping, which are there.
+        memmove(place + done, address + done, piece)
+        done += piece
+        if time.thread_time() - since > _WORTH_SECONDS * (done // large):
+            break
+        piece = _AT_ONCE * large
+    return done
