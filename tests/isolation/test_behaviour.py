@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -473,3 +474,68 @@ def test_a_guest_that_ends_while_it_is_called_back_has_ended(isolation: Isolatio
     assert (report.outcome, report.trap and report.trap.code) == (Outcome.TRAP, "unreachable")
     with pytest.raises(UsageError, match="while the host function runs"):
         assert kept[0].memory
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_what_is_no_exception_goes_through_a_call_within(isolation: Isolation, swallowed: bool) -> None:
+    """Attack on the host by itself: a function swallows KeyboardInterrupt, and answers in the place of another."""
+    box = Sandbox(isolation=isolation)
+
+    @box.host_function("env", "greet")
+    def greet(call: HostCall, address: int, size: int, number: int) -> I64:
+        if number == 0:
+            raise KeyboardInterrupt
+        try:
+            call.call("again", number)
+        except KeyboardInterrupt:
+            if not swallowed:
+                raise
+        return 5
+
+    with pytest.raises(KeyboardInterrupt):
+        box.call(wat(CALLED_BACK), "ask", 2)
+
+
+def test_a_policy_that_only_takes_note_lets_calls_through(isolation: Isolation) -> None:
+    """Attack on the host by itself: it ends a worker that does what it may."""
+    box = Sandbox(Policy(on_violation="audit").replace(calls=1), isolation)
+
+    @box.host_function("env", "greet")
+    def greet(call: HostCall, address: int, size: int, number: int) -> I64:
+        value = call.call("again", number) if number else 0
+        assert isinstance(value, int)
+        return value
+
+    report = box.call(wat(CALLED_BACK), "ask", 3)
+
+    assert (report.outcome, report.usage.host_calls) == (Outcome.OK, 4)
+    assert [(violation.kind, violation.action) for violation in report.violations] == [("calls", "audit")]
+
+
+@pytest.mark.parametrize("by", ["stdin", "function"])
+def test_a_run_that_is_cancelled_by_what_it_waits_for_is_cancelled(isolation: Isolation, by: str) -> None:
+    """The guest, which would be over at once, has no part in what comes after."""
+    box = Sandbox(isolation=isolation)
+
+    def stdin(size: int) -> bytes:
+        assert box.cancel("it")
+        return b""
+
+    @box.host_function("env", "greet")
+    def greet(name: str, number: int) -> I64:
+        assert box.cancel("it")
+        return number
+
+    if by == "stdin":
+        report = box.run(wat(ECHO), stdin=stdin, run_id="it")
+    else:
+        report = box.call(wat(CALLER), "ask", 1, run_id="it")
+
+    assert (report.outcome, report.exit_code, report.violations) == (Outcome.CANCELLED, None, ())
+
+
+def test_variables_that_are_no_utf8_arrive(isolation: Isolation) -> None:
+    """What came from the system goes back as it was."""
+    odd = os.fsdecode(b"\xff")
+
+    assert Sandbox(isolation=isolation).run(wat(ECHO), args=[odd, b"\xff"], env={"A": odd, odd: "b"}).ok

@@ -16,7 +16,15 @@ from stockade.host._functions import (
     ToldFailure,
     annotated,
 )
-from stockade.host._guest import CallRefused, CapabilityMissing, GuestMemory, HaltedGuest, HostCall, network_of
+from stockade.host._guest import (
+    MEMORY_OVER,
+    CallRefused,
+    CapabilityMissing,
+    GuestMemory,
+    HaltedGuest,
+    HostCall,
+    network_of,
+)
 
 __all__ = [
     "F32",
@@ -24,6 +32,7 @@ __all__ = [
     "HTTP_MODULE",
     "I32",
     "I64",
+    "MEMORY_OVER",
     "MOST_TEXT_BYTES",
     "U32",
     "U64",

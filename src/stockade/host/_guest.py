@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     Argument = int | float | bytes | bytearray | memoryview | str
     Ask = Callable[[str, Sequence[Any], Any], Awaitable[Value]]
 
-__all__ = ["CallRefused", "CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall", "network_of"]
+__all__ = ["MEMORY_OVER", "CallRefused", "CapabilityMissing", "GuestMemory", "HaltedGuest", "HostCall", "network_of"]
 
 _ADDRESS_BITS = 0xFFFF_FFFF
 _ENDED = "the call of the host function is over, and its guest is not halted in it any more"
-_OVER = "the guest's memory is only there while the host function runs: copy what you need"
+MEMORY_OVER = "the guest's memory is only there while the host function runs: copy what you need"
 
 
 class HaltedGuest(Protocol):
@@ -132,7 +132,7 @@ class GuestMemory:
 
     def _live(self) -> GuestBytes:
         if self._memory is None:
-            raise UsageError(_OVER)
+            raise UsageError(MEMORY_OVER)
         _check_thread(self._thread)
         return self._memory
 
@@ -181,7 +181,7 @@ class HostCall:
         with self._lock:
             if self._memory is None:
                 if self._guest is None:
-                    raise UsageError(_OVER)
+                    raise UsageError(MEMORY_OVER)
                 memory = self._guest.halted_memory
                 if memory is None:
                     raise UsageError("the guest exports no memory")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from stockade._outside import call_outside
 from stockade.execution import awaited_call
 from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
-from stockade.isolation._frames import Answer, Called, Garbled
+from stockade.isolation._frames import Answer, Called, Cancel, Garbled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
         def within(self, call: Call) -> RunCoroutine[Report]:
             """Makes a call while it is halted in one of a host function, in steps."""
+
+        def check_whole(self) -> None:
+            """Checks that it can go on, after a function is done: what has stopped a call within stops it all."""
 
         def send(self, message: ToWorker) -> None:
             """Tells its worker something."""
@@ -114,9 +117,11 @@ class RemoteCalls:
             result = call_outside(function.function, *given)
         except Exception as problem:
             self._open.pop()
+            guest.check_whole()
             self._fail(guest, function, problem)
         else:
             self._open.pop()
+            guest.check_whole()
             self._reply(guest, function, result)
         finally:
             call.end()
@@ -155,6 +160,7 @@ class RemoteCalls:
                 report = yield from guest.within(asked.call)
             except Exception as problem:
                 asked.answer(None, problem)
+                guest.check_whole()
             else:
                 asked.answer(report, None)
             return True
@@ -187,19 +193,25 @@ class RemoteCalls:
     def _reply(self, guest: CallingGuest, function: BoundFunction, result: object) -> None:
         # No function returns a vector, which would be bytes.
         values = tuple(value for value in function.answers(result) if not isinstance(value, bytes))
-        guest.send(Answer(values=values))
+        self._answer(guest, Answer(values=values))
 
     def _fail(self, guest: CallingGuest, function: BoundFunction, problem: Exception) -> None:
         failed = function.failure(problem)
         if isinstance(failed, CapabilityMissing):
-            guest.send(Answer(problem="a capability is missing", capability=failed.capability))
+            self._answer(guest, Answer(problem="a capability is missing", capability=failed.capability))
             return
         if isinstance(failed, CallRefused):
-            guest.send(Answer(refused=failed.violation))
+            self._answer(guest, Answer(refused=failed.violation))
             return
         if isinstance(failed, HostFunctionFailed):
             self.raised = failed.__cause__
-        guest.send(Answer(problem=str(failed)))
+        self._answer(guest, Answer(problem=str(failed)))
+
+    def _answer(self, guest: CallingGuest, answer: Answer) -> None:
+        if self._control.cancelled:
+            # By the function: the guest has no part in what comes after.
+            guest.send(Cancel())
+        guest.send(answer)
 
     def over(self) -> None:
         """Ends what is under way: the call of the guest is over."""

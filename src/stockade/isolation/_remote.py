@@ -17,8 +17,9 @@ import msgspec
 
 from stockade._locks import new_lock
 from stockade.engine import SealedFile
-from stockade.errors import EngineError, IsolationError, SnapshotError, UsageError
+from stockade.errors import EngineError, IsolationError, SnapshotError, StockadeError, UsageError
 from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments, with_network
+from stockade.host import MEMORY_OVER
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import (
     FAILURES,
@@ -153,15 +154,17 @@ class _RemoteMemory:
 
     Args:
         guest: The guest.
+        gone: What is said where it is not there any more.
     """
 
-    def __init__(self, guest: RemoteGuest) -> None:
+    def __init__(self, guest: RemoteGuest, gone: str = _ENDED) -> None:
         self._guest = guest
+        self._gone = gone
 
     @property
     def size_bytes(self) -> int:
         """Its present size."""
-        return self._guest.look(Peek(0, 0))[0]
+        return self._guest.look(Peek(0, 0), self._gone)[0]
 
     def read(self, address: int, size: int) -> bytes:
         """Copies bytes out.
@@ -170,7 +173,7 @@ class _RemoteMemory:
             IndexError: They are not all inside the memory.
         """
         _check_place(address, size)
-        return self._guest.look(Peek(address, size))[1]
+        return self._guest.look(Peek(address, size), self._gone)[1]
 
     def write(self, address: int, data: bytes) -> None:
         """Copies bytes in.
@@ -179,7 +182,7 @@ class _RemoteMemory:
             IndexError: They do not all fit inside the memory.
         """
         _check_place(address, len(data))
-        self._guest.look(Poke(address), data)
+        self._guest.look(Poke(address), self._gone, data)
 
 
 _MOST_ADDRESS: Final = 1 << 48
@@ -241,7 +244,9 @@ class RemoteGuest:
         self._monitor: RunMonitor | None = None
         self._has_news = False
         self._state = _Streamed(worker, control)
-        self._calls = RemoteCalls(plan.functions, control, plan.module, plan.limits.calls)
+        # Where the policy only takes note, there may be more.
+        most = None if plan.policy.on_violation == "audit" else plan.limits.calls
+        self._calls = RemoteCalls(plan.functions, control, plan.module, most)
         self._most_blob = max(most_output_bytes(plan), _OUTPUT_BYTES)
         # Who looks at its memory may be on another thread than who takes its steps.
         self._lock = new_lock()
@@ -260,6 +265,9 @@ class RemoteGuest:
         self._progress: Progress | None = None
         self._used: Report | None = None
         self._ending: _Ending | None = None
+        # What has stopped a call within one of a function of the embedder's; and what the worker has failed with.
+        self._broken: BaseException | None = None
+        self._failed: StockadeError | None = None
         self._ended = False
         self._closed = False
         # What was said, and is waited for.
@@ -346,6 +354,8 @@ class RemoteGuest:
         self._calls.close()
         if self._network is not None:
             self._network.end()
+        # What these know may know this: the collector would have to come.
+        self._used = self._broken = self._failed = self._calls.raised = None
         self._finish()
 
     # -- it is opened --------------------------------------------------------------------------------------------------
@@ -572,6 +582,11 @@ class RemoteGuest:
             except _Over:
                 ending = self._ending or _Ending(Outcome.CANCELLED if self._control.cancelled else Outcome.TIMEOUT)
                 return self._report(ending)
+            except BaseException as problem:
+                if problem is not self._failed and self._broken is None:
+                    # The guest is halted somewhere else than where its call is answered.
+                    self._broken = problem
+                raise
             self._returned = None
             if finished.depth != depth:
                 self._crash("the worker reports on a call that was not made")
@@ -582,6 +597,20 @@ class RemoteGuest:
             self._depth -= 1
             self._calls.here = before
 
+    def check_whole(self) -> None:
+        """Checks that it can go on, after a function of the embedder's is done.
+
+        Raises:
+            BaseException: What has stopped a call within one.
+        """
+        broken, self._broken = self._broken, None
+        if broken is not None:
+            try:
+                raise broken
+            finally:
+                # This frame is in its traceback: the two would keep each other.
+                del broken
+
     def _check_halted(self) -> None:
         if self._ending is not None or self._finished is not None:
             raise UsageError("the guest has ended in a call that this host function made, and cannot be called again")
@@ -589,7 +618,7 @@ class RemoteGuest:
     @property
     def halted_memory(self) -> GuestBytes | None:
         """The memory that it exports as `memory`; None where it exports none."""
-        return _RemoteMemory(self) if self._exports_memory(MEMORY) else None
+        return _RemoteMemory(self, MEMORY_OVER) if self._exports_memory(MEMORY) else None
 
     # -- its memory, and what it holds ---------------------------------------------------------------------------------
 
@@ -609,11 +638,12 @@ class RemoteGuest:
         export = self._plan.module.parsed.exports.get(name)
         return export is not None and export.kind is ExternKind.MEMORY
 
-    def look(self, message: Peek | Poke, data: bytes = b"") -> tuple[int, bytes]:
+    def look(self, message: Peek | Poke, gone: str, data: bytes = b"") -> tuple[int, bytes]:
         """Looks at its memory, or writes to it, while it is halted.
 
         Args:
             message: Where.
+            gone: What is said where it has ended.
             data: What is written.
 
         Returns:
@@ -624,10 +654,13 @@ class RemoteGuest:
             UsageError: It has ended.
         """
         size = message.size if isinstance(message, Peek) else 0
-        looked, found = self._ask(message, lambda: self._looked, data, Looked, most_blob=size)
+        try:
+            looked, found = self._ask(message, lambda: self._looked, data, Looked, most_blob=size)
+        except UsageError:
+            raise UsageError(gone) from None
         self._looked = None
         if looked.size_bytes is None:
-            raise UsageError("the guest's memory is not there just now")
+            raise UsageError(gone)
         if looked.problem:
             raise IndexError(looked.problem)
         if len(found) != size:
@@ -869,7 +902,8 @@ class RemoteGuest:
             self._hear_of(message.progress)
         elif isinstance(message, Failed):
             check_numbers(message.message)
-            raise FAILURES[message.kind](message.message)
+            self._failed = FAILURES[message.kind](message.message)
+            raise self._failed
 
     def _start(self, message: Started) -> None:
         if self._started is not None:
@@ -975,6 +1009,7 @@ class RemoteGuest:
             return self._report(_Ending(Outcome.CANCELLED if self._control.cancelled else Outcome.TIMEOUT))
         if self._calls.raised is not None and report.outcome is Outcome.TRAP:
             note_cause(report, self._calls.raised)
+            self._calls.raised = None
         if results is not None and report.outcome is Outcome.OK:
             value: Any = results[0] if len(results) == 1 else list(results) or None
             report = msgspec.structs.replace(report, value=value)
