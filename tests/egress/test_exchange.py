@@ -234,6 +234,12 @@ def test_no_header_holds_another(server: HttpServer, headers: list[tuple[str, st
     assert server.seen == []
 
 
+def test_spaces_around_a_value_are_none_of_it(server: HttpServer) -> None:
+    """The attack: a value of spaces alone, with which no request can be written."""
+    assert ask(f"{server.url}/", headers=[("X-Empty", " \t"), ("X-Mine", " 1 ")])[0] == 200
+    assert (server.seen[0].header("x-empty"), server.seen[0].header("x-mine")) == ([""], ["1"])
+
+
 def test_how_a_message_is_sent_is_not_for_the_guest_to_say(server: HttpServer) -> None:
     """The attack: lengths and codings that differ from what is sent, by which one request becomes two."""
     headers = [

@@ -43,7 +43,7 @@ def read_headers(text: str) -> Headers:
         name, colon, value = line.partition(":")
         if not colon:
             raise RequestFailed(FailureCode.INVALID, "a header has no colon: write name: value, one to a line")
-        found.append((name, value.strip(" \t")))
+        found.append((name, value))
     return tuple(found)
 
 
@@ -55,7 +55,8 @@ def checked_headers(headers: Iterable[tuple[str, str]]) -> Headers:
     """
     kept = []
     size = 0
-    for name, value in headers:
+    for name, given in headers:
+        value = given.strip(" \t")
         if not _NAME.fullmatch(name):
             raise RequestFailed(FailureCode.INVALID, "the name of a header has a character that no name has")
         if not _VALUE.fullmatch(value):

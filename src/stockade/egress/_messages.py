@@ -79,12 +79,12 @@ def written(method: str, target: Target, headers: list[tuple[str, str]], body: b
 
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD_BYTES)
     lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    events = [
-        h11.Request(method=method, target=target.path + target.query, headers=lines),
-        *([h11.Data(data=body)] if body else []),
-        h11.EndOfMessage(),
-    ]
     try:
+        events = [
+            h11.Request(method=method, target=target.path + target.query, headers=lines),
+            *([h11.Data(data=body)] if body else []),
+            h11.EndOfMessage(),
+        ]
         return connection, b"".join(connection.send(event) or b"" for event in events)
     except h11.LocalProtocolError as problem:
         raise RequestFailed(FailureCode.INVALID, f"the request cannot be sent: {told(problem)}") from None
