@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Policy, Sandbox
-from stockade.isolation import _hub
+from stockade.execution import PolicyContext
+from stockade.host import HostFunctions
+from stockade.isolation import InProcess, Task, _hub
 from stockade.isolation._ahead import IDLE_SECONDS, MOST_FOR_ONE, WorkersAhead
 from stockade.isolation._frames import Gone
+from stockade.isolation._worker import Prepared
+from stockade.runner import RunControl, run_blocking
 from tests._processes import descriptors, ended, forked, until
 from tests.conftest import ECHO, HELLO, wat
 from tests.isolation.test_workers import number_of, server
@@ -255,10 +259,57 @@ def test_a_forked_host_leaves_what_waits_to_its_parent() -> None:
     assert box.run(wat(HELLO)).ok
 
 
+COUNTS = """
+(module
+  (import "env" "tick" (func $tick))
+  (memory (export "memory") 1)
+  (func $first (call $tick))
+  (start $first)
+  (func (export "_start") (call $tick)))
+"""
+
+
+@pytest.mark.parametrize("cpu_percent", [100, 50])
+def test_what_waits_has_run_nothing_of_its_guest(cpu_percent: int) -> None:
+    """Attack: a guest that does something before anybody has asked for it. P-ISO-8."""
+    ticks: list[int] = []
+    functions = HostFunctions()
+
+    def tick() -> None:
+        ticks.append(1)
+
+    functions.add("env", "tick", tick, None)
+    module = wat(COUNTS)
+    context = PolicyContext(Policy().replace(cpu_percent=cpu_percent, fuel=10**6), functions)
+    context.plan(module)
+    waits = Prepared(None, module, -1, context, ())  # type: ignore[arg-type]
+
+    waits.rehearse()
+
+    assert ticks == []
+    assert not context.history(module)
+    report = run_blocking(InProcess().run(context, RunControl(), Task(module), ""), RunControl())
+    assert report.ok
+    assert ticks == [1, 1]
+
+
+def test_what_cannot_be_made_is_told_by_its_run() -> None:
+    """Data that lie outside of its memory: what waits says nothing of that."""
+    module = wat('(module (memory (export "memory") 1) (data (i32.const 65536) "x") (func (export "_start")))')
+    context = PolicyContext(Policy(), HostFunctions())
+    context.plan(module)
+
+    Prepared(None, module, -1, context, ()).rehearse()  # type: ignore[arg-type]
+
+    assert not run_blocking(InProcess().run(context, RunControl(), Task(module), ""), RunControl()).ok
+
+
 ENDS = """
 import os
 from stockade import Sandbox
-from stockade.isolation import _hub
+from stockade.execution import PolicyContext
+from stockade.host import HostFunctions
+from stockade.isolation import InProcess, Task, _hub
 from tests.conftest import HELLO, wat
 box = Sandbox("strict", isolation="process")
 for _ in range(3):

@@ -15,6 +15,7 @@ import resource
 import select
 import time
 from collections import deque
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
@@ -177,6 +178,26 @@ class Prepared:
         program = Program.of(compiled, order.woven, order.figures, self.module, order.features)
         self.context.adopt(self.module, MadeProgram(program, at_hand=True))
 
+    def rehearse(self) -> None:
+        """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
+
+        What is touched then is in place when the run comes that this is for: most of what it takes is that memory is
+        touched for the first time.
+        """
+        control = RunControl()
+        control.cancel()
+        # What is wrong with it is told by the run.
+        with suppress(*FAILURES.values()):
+            guest = self.context.guest(self.module, control)
+            try:
+                steps = guest.invoke(Call(Entry(b"", FuncType((), ()))))
+                with suppress(StopIteration):
+                    next(steps)
+                steps.close()
+            finally:
+                guest.close()
+        self.context.ready(self.module).history.clear()
+
 
 def prepared(
     order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Prepared | None
@@ -277,6 +298,8 @@ def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
             report = confine(_jail_of(program, line, table), inherited=program.namespaces)
             program.load()
             seal_code()
+            if not keeps and not host.has_said():
+                program.rehearse()
             host.open(tuple(sorted(report.active)))
         except tuple(FAILURES.values()) as problem:
             host.fail(problem)
@@ -405,6 +428,10 @@ class _Host:
                     # What was said before was for the last one.
                     self.control.cancelled = False
                 self.orders.append(message)
+
+    def has_said(self) -> bool:
+        """Whether it has said something that has not been heard."""
+        return bool(self._poll.poll(0))
 
     def _wait(self, seconds: float | None) -> None:
         """Waits until it says something."""
