@@ -27,6 +27,7 @@ from stockade import (
     Random,
     Wasi,
 )
+from stockade.policy import GATE_CHANNELS, GateRules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,7 @@ __all__ = [
     "environments",
     "features",
     "filesystems",
+    "gates",
     "guest_paths",
     "hosts",
     "limits",
@@ -138,6 +140,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "random.mode": ("none", "seeded", "full"),
     "network.mode": ("none", "loopback", "hosts", "ports", "full"),
     "process.mode": ("none", "commands", "full"),
+    "gate.registered": ("allow", "warn", "redact", "quarantine", "block"),
+    "gate.keys": ("allow", "warn", "redact", "quarantine", "block"),
+    "gate.personal": ("allow", "warn", "redact", "quarantine", "block"),
+    "gate.entropy": ("allow", "warn", "redact", "quarantine", "block"),
     "wasi.errno": ("notcapable", "perm", "nosys"),
 }
 """Every field that is one of some words, with the words in their order."""
@@ -378,6 +384,17 @@ def customs() -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(_CAPABILITIES) | texts(min_size=1), value, max_size=3)
 
 
+def gates() -> st.SearchStrategy[GateRules]:
+    """What becomes of secrets that are found."""
+    return _some(
+        registered=_choice("gate.registered"),
+        keys=_choice("gate.keys"),
+        personal=_choice("gate.personal"),
+        entropy=_choice("gate.entropy"),
+        channels=st.lists(st.sampled_from(GATE_CHANNELS), unique=True),
+    ).map(lambda values: GateRules(**values))
+
+
 def policies() -> st.SearchStrategy[Policy]:
     """Whole policies: every field of every part takes all values that it may have."""
     return st.builds(
@@ -392,6 +409,7 @@ def policies() -> st.SearchStrategy[Policy]:
         random=randoms(),
         network=networks(),
         process=processes(),
+        gate=gates(),
         structure=structures(),
         features=features(),
         wasi=wasis(),

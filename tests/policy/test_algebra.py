@@ -37,10 +37,10 @@ from stockade import (
     Sandbox,
     Wasi,
 )
-from stockade.policy import PRESETS, Change
+from stockade.policy import PRESETS, Change, GateRules
 from tests._examples import examples
 from tests.conftest import wat
-from tests.policy._strategies import policies, seeded_random
+from tests.policy._strategies import gates, policies, seeded_random
 
 # -- policies with much in common ------------------------------------------------------------------------------------
 
@@ -166,6 +166,7 @@ _SECTIONS: dict[str, st.SearchStrategy[Any]] = {
     "network": _networks(),
     "process": _one_of("none", "full").map(lambda mode: Process(mode=mode))
     | _lists(_COMMANDS, 1).map(lambda commands: Process(mode="commands", commands=commands)),
+    "gate": gates(),
     "structure": _some(functions=_one_of(0, 7), exports=_one_of(0, 7)).map(lambda fields: ModuleLimits(**fields)),
     "features": _some(**{name: st.booleans() for name in Features.__struct_fields__}).map(_features),
     "wasi": _some(
@@ -311,6 +312,17 @@ def _capabilities(policy: Policy) -> set[tuple[str, str]]:
     return {(name, repr(asked)) for name in ("gpu", "mail") for asked in _ASKED_CUSTOM if policy.grants(name, asked)}
 
 
+_GATE_WORDS = ("allow", "warn", "redact", "quarantine", "block")
+
+
+def _check_gate(less: GateRules, more: GateRules) -> None:
+    assert _GATE_WORDS.index(less.registered) >= _GATE_WORDS.index(more.registered)
+    for channel in more.channels:
+        for name in ("keys", "personal", "entropy"):
+            word = getattr(less, name) if channel in less.channels else "allow"
+            assert _GATE_WORDS.index(word) >= _GATE_WORDS.index(getattr(more, name)), (channel, name)
+
+
 def check_permits_no_more(less: Policy, more: Policy) -> None:
     """Fails where the first policy permits what the second one does not."""
     assert _stricter("on_violation", less.on_violation, more.on_violation)
@@ -326,6 +338,7 @@ def check_permits_no_more(less: Policy, more: Policy) -> None:
     if less.network != more.network:
         assert _connections(less.network) <= _connections(more.network)
     assert _started(less.process) <= _started(more.process)
+    _check_gate(less.gate, more.gate)
     for name in ModuleLimits.__struct_fields__:
         assert getattr(less.structure, name) <= getattr(more.structure, name), name
     for name in Features.__struct_fields__:

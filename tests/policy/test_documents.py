@@ -49,7 +49,7 @@ Format = Literal["toml", "yaml", "json"]
 FORMATS: tuple[Format, ...] = ("toml", "yaml", "json")
 PRESETS = ("default", "minimal", "strict", "basic", "development", "permissive")
 PARTS = (
-    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, structure, "
+    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, gate, structure, "
     "features, wasi, custom"
 )
 TOO_DEEP = "not a policy: it is nested too deep"

@@ -42,6 +42,7 @@ from tests._examples import examples
 from tests._http_server import HttpServer
 from tests.conftest import HELLO, wat
 from tests.egress.test_guests import GUEST as HTTP_GUEST
+from tests.gate._guests import printer
 from tests.limits._guests import (
     CREAT,
     EACCES,
@@ -212,6 +213,19 @@ def sees_variables(policy: Policy, folder: Path) -> object:
         played = script.play(policy)
     text = played.memory[buffer : buffer + played.number(size)].decode()
     return " ".join(text.split("\0")[:-1])
+
+
+RANDOM = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0z"
+
+
+def prints(text: str) -> Observe:
+    """What leaves of what a guest prints, or how it ended, where a secret is registered."""
+
+    def observe(policy: Policy, folder: Path) -> object:
+        report = Sandbox(policy, secrets={"api": "abcdefgh-1234"}).run(printer({1: text.encode()}))
+        return report.stdout if report.ok else report.outcome.value
+
+    return observe
 
 
 def name_of_the_mount(policy: Policy, folder: Path) -> object:
@@ -417,6 +431,24 @@ EFFECTS = [
         sees_variables,
         {"named": "A=1 MY_TOKEN=3", "never": "A=1"},
         {"environment.mode": "allow", "environment.names": ("A", "MY_TOKEN")},
+    ),
+    Effect(
+        "gate.registered",
+        prints("it is abcdefgh-1234!"),
+        {"allow": b"it is abcdefgh-1234!", "redact": b"it is [redacted:api]!", "block": "denied"},
+    ),
+    Effect(
+        "gate.keys",
+        prints("password=hunt3r2 "),
+        {"allow": b"password=hunt3r2 ", "redact": b"password=[redacted:password] "},
+    ),
+    Effect("gate.personal", prints("536-90-4399 "), {"allow": b"536-90-4399 ", "quarantine": "denied"}),
+    Effect("gate.entropy", prints(RANDOM), {"allow": RANDOM.encode(), "redact": b"[redacted:random-text]"}),
+    Effect(
+        "gate.channels",
+        prints("536-90-4399 "),
+        {("value",): b"536-90-4399 ", ("output",): b"[redacted:social-security-number] "},
+        {"gate.personal": "redact"},
     ),
     Effect("environment.set", sees_variables, {(): "", (("C", "3"),): "C=3"}),
     Effect(

@@ -35,7 +35,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 }
 
 PARTS = (
-    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, structure, "
+    "name, on_violation, isolation, limits, filesystem, environment, clock, random, network, process, gate, structure, "
     "features, wasi, custom"
 )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from stockade.egress._client import INSTALL, Client, is_installed
 from stockade.egress._exchange import Exchange
 from stockade.egress._failure import FailureCode, RequestFailed
 from stockade.egress._meter import Meter, NetworkUse
+from stockade.gate import violation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stockade.egress._exchange import Request
+    from stockade.gate import GateRun
     from stockade.policy import Policy
     from stockade.report import Violation
 
@@ -26,6 +30,10 @@ _MOST_KEPT: Final = 64
 more where its policy permits more connections."""
 
 
+def _no_gate() -> GateRun | None:
+    return None
+
+
 class GuestNetwork:
     """What one guest has of the network.
 
@@ -33,15 +41,23 @@ class GuestNetwork:
         client: What its requests have in common with those of others.
         policy: The policy that it runs under.
         since: Says how many seconds it has been running.
+        gate: Says what looks at its requests; None where nothing is looked for.
 
     Attributes:
         reason: Why the last request failed; "" where none has.
     """
 
-    def __init__(self, client: Client, policy: Policy, since: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        policy: Policy,
+        since: Callable[[], float],
+        gate: Callable[[], GateRun | None] = _no_gate,
+    ) -> None:
         self._client = client
         self._policy = policy
         self._meter = Meter(policy, since)
+        self._gate = gate
         self._before = NetworkUse(0, 0, 0)
         self._exchanges: dict[int, Exchange] = {}
         self._number = 0
@@ -72,11 +88,29 @@ class GuestNetwork:
             raise RequestFailed(
                 FailureCode.LIMIT, f"{most_kept} answers are not read to their ends: read or close some"
             )
+        gate = self._gate()
+        if gate is not None and policy.network.mode != "none":
+            request = self._released(gate, request)
         exchange = Exchange(self._client, policy.network, self._meter, request, policy.limits.request_time)
         self._number += 1
         self._exchanges[self._number] = exchange
         exchange.begin()
         return self._number, exchange
+
+    def _released(self, gate: GateRun, request: Request) -> Request:
+        """Returns a request as it may leave.
+
+        Raises:
+            RequestFailed: It may not.
+        """
+        found = gate.request(request.url, request.headers, request.body)
+        if isinstance(found, tuple):
+            url, headers, body = found
+            return request._replace(url=url, headers=headers, body=body)
+        violation = msgspec.structs.replace(violation_of(found), action="stop" if self.stops else "deny", call="http")
+        raise RequestFailed(
+            FailureCode.DENIED, f"there is {violation.subject}, which {violation.field} keeps back", violation
+        )
 
     def exchange(self, number: int) -> Exchange:
         """Returns a request by its number.

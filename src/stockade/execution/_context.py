@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.execution._warm import WarmPool
+    from stockade.gate import Gate, SecretFinder
     from stockade.host import HostFunctions
     from stockade.report import Trace
     from stockade.runner import RunCoroutine
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["PolicyContext"]
 
 _MAX_PLANS = 64
+
+
+def _gate(policy: Policy, secrets: SecretFinder | None) -> Gate | None:
+    # Most policies look for nothing, and load nothing for it.
+    from stockade.gate import Gate
+
+    return Gate.of(policy.gate, secrets)
 
 
 class PolicyContext:
@@ -54,6 +62,7 @@ class PolicyContext:
         units_for: Estimates the fuel for some seconds of computing; by default, it is measured.
         isolation: Where its runs happen, no weaker than the policy demands.
         client: What makes the requests of guests; None where none may make any.
+        secrets: What looks for secrets that were registered; None where none were.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -78,6 +87,7 @@ class PolicyContext:
         units_for: Callable[[float], int] = units_for_seconds,
         isolation: Isolation = "inprocess",
         client: Client | None = None,
+        secrets: SecretFinder | None = None,
     ) -> None:
         check_enforceable(policy)
         self.policy, self.functions = policy, functions
@@ -86,6 +96,8 @@ class PolicyContext:
         self.isolation = isolation_of(policy, isolation)
         self._compiles_as = compiled_as(policy, isolation)
         self.client = client
+        self._secrets = secrets
+        self._gate = _gate(policy, secrets) if secrets is not None or policy.gate.looks else None
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
         self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -107,8 +119,30 @@ class PolicyContext:
         grants = self.mounts.narrowed(both.filesystem.mounts)
         isolation = stronger(self.isolation, both.isolation)
         return PolicyContext(
-            both, self.functions, grants, self.monitoring, self.trace, self._units_for, isolation, self.client
+            both,
+            self.functions,
+            grants,
+            self.monitoring,
+            self.trace,
+            self._units_for,
+            isolation,
+            self.client,
+            self._secrets,
         )
+
+    def look_at(self, control: RunControl, streams: Streams | None) -> None:
+        """Has what leaves a run looked at, where there is something to be looked for.
+
+        Args:
+            control: The control of the run.
+            streams: What its output is passed on by; None where nobody listens.
+        """
+        if self._gate is not None:
+            from stockade.gate import GateRun
+
+            control.gate = GateRun(self._gate, frames=control.frames)
+            if streams is not None:
+                streams.gate = control.gate
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -229,8 +263,11 @@ class PolicyContext:
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
         env = self.variables(inputs)
+        streams = streams or (inputs.streams(control) if inputs.served else None)
+        if self._gate is not None:
+            self.look_at(control, streams)
         if warm is not None:
-            is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams or inputs.served)
+            is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
                 return found.reach(self.client)
@@ -244,7 +281,7 @@ class PolicyContext:
             env=environment(env) if env else {},
             # Most runs are given nothing.
             stdin=inputs.input() if inputs.stdin else b"",
-            streams=streams or (inputs.streams(control) if inputs.served else None),
+            streams=streams,
             waiting=waiting,
         )
         guest.pool = warm
@@ -270,6 +307,8 @@ class PolicyContext:
         """
         if self._passes_on or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
+        if self._gate is not None:
+            self.look_at(control, None)
         guest = Guest(plan, self.info, self.mounts, control)
         if self.monitoring is not None:
             guest.watch(self.monitoring)

@@ -34,7 +34,9 @@ class HaltedGuest(ReportingGuest):
             # Most guests have no use for it.
             from stockade.egress import Client, GuestNetwork
 
-            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
+            self._network = GuestNetwork(
+                self._client or Client(), self.policy, self._seconds, lambda: self._control.gate
+            )
         return self._network
 
     def reach(self, client: Client | None) -> Self:

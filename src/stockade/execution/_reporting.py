@@ -137,6 +137,8 @@ class ReportingGuest(LiveGuest):
         if told:
             report = msgspec.structs.replace(report, **told)
         self._usage = usage
+        if self._control.gate is not None:
+            report = self._control.gate.release(report)
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
 
     def _traced(self, tracer: Tracer) -> Mapping[str, Any]:

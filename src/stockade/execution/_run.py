@@ -293,6 +293,8 @@ class Guest(CallingGuest):
         """
         # A step that is under way still asks the old one.
         self._control.start(None)
+        if self._control.gate is not None:
+            control.gate = self._control.gate.renewed(frames=control.frames)
         self._control = control
         self._begun, self._resumed = time.perf_counter(), time.monotonic()
         if self._monitor is not None:
@@ -301,6 +303,8 @@ class Guest(CallingGuest):
 
     def end_turn(self) -> Report:
         """Reports on a turn of a call that goes on later, while its guest is parked."""
+        if self._streams is not None:
+            self._streams.pass_rest()
         self._wall_seconds += time.perf_counter() - self._begun
         if self._throttle is not None:
             self._throttle.settle(self._cpu_seconds)

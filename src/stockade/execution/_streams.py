@@ -18,6 +18,7 @@ from stockade.runner import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.gate import GateRun
     from stockade.report import Progress
     from stockade.runner import RunCoroutine
 
@@ -53,8 +54,11 @@ class Streams:
 
     Attributes:
         calls_out: Whether a function of the embedder is asked for stdin.
+        gate: What looks at output before it is passed on; None where nothing is looked for.
         retry_seconds: How soon to ask for stdin again where there was none.
     """
+
+    gate: GateRun | None = None
 
     def __init__(
         self,
@@ -109,6 +113,7 @@ class Streams:
         """
         if state is not None and self.listening:
             self._pass_on(state)
+        self.pass_rest()
         yield from ()
         return True
 
@@ -116,9 +121,21 @@ class Streams:
         # Taken first: a callback that raises must not be given the same piece again.
         while not self.clogged and (output := state.take_output()) is not None:
             stream, piece = output
-            callback = self._stdout if stream == "stdout" else self._stderr
-            if callback is not None:
-                callback(piece)
+            if self.gate is not None:
+                piece = self.gate.pass_on(stream, piece)
+            self._give(stream, piece)
+
+    def pass_rest(self) -> bool:
+        """Passes on what a gate has held, for there is no more; says whether there was something."""
+        rest = [] if self.gate is None else self.gate.rest()
+        for stream, piece in rest:
+            self._give(stream, piece)
+        return bool(rest)
+
+    def _give(self, stream: str, piece: bytes) -> None:
+        callback = self._stdout if stream == "stdout" else self._stderr
+        if callback is not None and piece:
+            callback(piece)
 
     def answer(self, state: StreamState) -> bool:
         """Gives a guest that is parked for stdin more of it; says whether there was something, or it is at its end.

@@ -85,6 +85,8 @@ class LoopStreams(Streams):
             if state is not None and self.listening:
                 self._pass_on(state)
             if not self._calls:
+                if self.pass_rest():
+                    continue
                 return True
             if self._control.cancelled or time.monotonic() >= last:
                 return False

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from stockade._bytes import BytesLike
     from stockade.gate._finder import Finder, Kind, Span
 
-__all__ = ["Findings", "Gate", "Scan", "worst_of"]
+__all__ = ["FIELDS", "Findings", "Gate", "Scan", "worst_of"]
 
 _MOST_FINDINGS: Final = 64
 """Of one run that are kept one by one; all are judged and counted."""
 
-_FIELDS: Final[Mapping[Kind, str]] = {
+FIELDS: Final[Mapping[Kind, str]] = {
     "secret": "registered",
     "key": "keys",
     "personal": "personal",
@@ -144,7 +144,7 @@ class Gate:
         self.rules = rules
         self._secrets = () if secrets is None or rules.registered == "allow" else (secrets,)
         self._others: tuple[Finder, ...] = tuple(_finders(rules))
-        self._verdicts = {kind: Verdict(getattr(rules, field)) for kind, field in _FIELDS.items()}
+        self._verdicts = {kind: Verdict(getattr(rules, field)) for kind, field in FIELDS.items()}
         return self
 
     @classmethod
@@ -198,6 +198,24 @@ class Gate:
             return data
         stream = self.stream(channel, found)
         return stream.feed(data) + stream.finish()
+
+    def across(
+        self, tail: bytes, head: bytes, channel: str, found: Callable[[Finding], object]
+    ) -> Iterable[tuple[int, int, str]]:
+        """Yields where registered secrets lie across the border of two channels: begin and end in both, and which.
+
+        Args:
+            tail: The end of the one.
+            head: The beginning of the other.
+            channel: What they are called in what is told.
+            found: Is told each thing that is found.
+        """
+        judge, data = self._judge(channel, found), tail + head
+        for finder in self._secrets:
+            for span in sorted(finder.find(data, is_last=True)):
+                if span.start < len(tail) < span.end:
+                    judge(span, data[span.start : span.end])
+                    yield span.start, span.end, span.detector
 
     def _finders(self, channel: str) -> Sequence[Finder]:
         return (*self._secrets, *self._others) if _group(channel) in self.rules.channels else self._secrets

@@ -145,6 +145,7 @@ def _made(
         return None
     plan = context.ready(task.module)
     streams: Streams | None = task.streams or (inputs.streams(control) if inputs.served else None)
+    context.look_at(control, streams)
     if streams is not None:
         given = msgspec.structs.replace(given, listens=streams.listening, asks=streams.stdin is not None)
     if not (yield from _place(control)):
@@ -265,8 +266,14 @@ class _Registration:
         plan, context = self._plan, self._context
         policy = context.policy
         mounts = tuple(msgspec.structs.replace(mount, host=mount.guest) for mount in policy.filesystem.mounts)
-        # Where folders are, and what the host's environment is, is no concern of a worker's; it is where it has to be.
-        policy = policy.replace(mounts=mounts, environment=type(policy.environment)(), isolation="inprocess")
+        # Where folders are, and what the host's environment is, is no concern of a worker's; what leaves it, the host looks
+        # at; and it is where it has to be.
+        policy = policy.replace(
+            mounts=mounts,
+            environment=type(policy.environment)(),
+            gate=type(policy.gate)(),
+            isolation="inprocess",
+        )
         program = plan.program
         order = Register(
             program=number,

@@ -304,7 +304,7 @@ class RemoteGuest:
             # Most guests have no use for it.
             from stockade.egress import Client, GuestNetwork
 
-            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds)
+            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds, lambda: self._control.gate)
         return self._network
 
     def _seconds(self) -> float:
@@ -321,7 +321,9 @@ class RemoteGuest:
         self._monitor = RunMonitor(monitoring)
 
     def _seen(self, report: Report) -> Report:
-        """Adds what was seen of a call in its course."""
+        """Returns a report as it may leave, with what was seen of the call in its course."""
+        gate = self._control.gate
+        report = report if gate is None else gate.release(report)
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
 
     def progress(self) -> Progress | None:
@@ -512,7 +514,10 @@ class RemoteGuest:
 
     def end_turn(self) -> Report:
         """Reports on a turn of a call that goes on later."""
-        return self._seen(self._turn_report(Rest()))
+        report = self._turn_report(Rest())
+        if self._streams is not None:
+            self._streams.pass_rest()
+        return self._seen(report)
 
     def _turn_report(self, message: ToWorker) -> Report:
         try:

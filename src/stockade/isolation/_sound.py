@@ -112,7 +112,7 @@ def sound_report(
         raise Garbled("it has more output than the policy allows")
     if finished.stdout + finished.stderr + finished.value != len(blob) or told.stdout or told.stderr:
         raise Garbled("its output is of another length")
-    if told.alerts or told.samples or told.trace_calls or told.trace_lost:
+    if told.alerts or told.samples or told.trace_calls or told.trace_lost or told.findings or told.quarantine:
         raise Garbled("it tells what nobody asked for")
     behind = memoryview(blob)
     stdout, stderr = bytes(behind[: finished.stdout]), bytes(behind[finished.stdout :][: finished.stderr])

@@ -16,6 +16,7 @@ from stockade._wasi import WASI
 from stockade.policy._custom import Amount, Custom
 from stockade.policy._fields import Part, Plain, Quantity, fields_of
 from stockade.policy._frozen import FrozenDict
+from stockade.policy._gate import GATE_CHANNELS, GATE_VERDICTS, GateRules, GateVerdict
 from stockade.policy._http import METHODS, is_below
 from stockade.policy._isolation import stronger
 from stockade.policy._limits import Limits
@@ -35,7 +36,7 @@ from stockade.policy._secrets import names_a_secret
 from stockade.policy._structure import ModuleLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Change", "diff", "is_subset", "narrow"]
 
@@ -57,6 +58,7 @@ def narrow(first: Policy, second: Policy) -> Policy:
         random=_meet(_random, first.random, second.random),
         network=_meet(_network, first.network, second.network),
         process=_meet(_process, first.process, second.process),
+        gate=_meet(_gate, first.gate, second.gate),
         structure=_meet(_structure, first.structure, second.structure),
         features=_meet(_features, first.features, second.features),
         wasi=_meet(_wasi, first.wasi, second.wasi),
@@ -86,6 +88,7 @@ def _meaning(policy: Policy) -> Policy:
         random=Random(mode=policy.random.mode),
         network=_network(policy.network, policy.network),
         process=_process(policy.process, policy.process),
+        gate=_gate(policy.gate, policy.gate),
         wasi=msgspec.structs.replace(_wasi(policy.wasi, policy.wasi), errno="notcapable"),
         custom=FrozenDict({name: value for name, value in policy.custom.items() if value not in (False, ())}),
     )
@@ -248,6 +251,22 @@ def _process(first: Process, second: Process) -> Process:
         return Process(mode="full")
     common = tuple(sorted(set.intersection(*listing)))
     return Process(mode="commands", commands=common) if common else Process()
+
+
+def _gate(first: GateRules, second: GateRules) -> GateRules:
+    # Where one looks for nothing, its channels mean nothing.
+    sides = [side for side in (first, second) if side.looks]
+    return GateRules(
+        registered=_stricter(first.registered, second.registered, GATE_VERDICTS),
+        keys=_strictest([side.keys for side in sides]),
+        personal=_strictest([side.personal for side in sides]),
+        entropy=_strictest([side.entropy for side in sides]),
+        channels=tuple(sorted({name for side in sides for name in side.channels})) or GATE_CHANNELS,
+    )
+
+
+def _strictest(verdicts: Sequence[GateVerdict]) -> GateVerdict:
+    return GATE_VERDICTS[max(map(GATE_VERDICTS.index, verdicts), default=0)]
 
 
 def _wasi(first: Wasi, second: Wasi) -> Wasi:

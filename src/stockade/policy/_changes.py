@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from stockade.policy._custom import Custom
+    from stockade.policy._gate import GateRules
     from stockade.policy._limits import Limits
     from stockade.policy._network import HostRule, Network, PortRange
     from stockade.policy._rights import Clock, Environment, Features, Filesystem, Mount, Process, Random, Wasi
@@ -210,6 +211,7 @@ class PolicyFields(TypedDict, total=False):
     random: Random
     network: Network
     process: Process
+    gate: GateRules
     structure: ModuleLimits
     features: Features
     wasi: Wasi

@@ -57,6 +57,7 @@ def explain(policy: Policy) -> tuple[PolicyStatement, ...]:
         _time(policy.limits),
         _memory(policy),
         _output(policy.limits),
+        _gate(policy),
         _compiling(policy),
         _features(policy),
         _custom(policy),
@@ -333,6 +334,49 @@ def _memory(policy: Policy) -> Iterator[PolicyStatement]:
 def _output(limits: Limits) -> Iterator[PolicyStatement]:
     text = f"A report keeps at most {_bytes(limits.stdout)} of stdout and {_bytes(limits.stderr)} of stderr."
     yield PolicyStatement("output", text, "none", "limits.stdout")
+
+
+_WITHHOLDING: dict[str, str] = {
+    "warn": "it leaves, and is reported",
+    "redact": "its name stands in its place",
+    "quarantine": "nothing of the run leaves, and it is kept aside until somebody releases it",
+    "block": "nothing of the run leaves",
+}
+
+_LOOKED_FOR = {
+    "keys": "a key, a token or a named password",
+    "personal": "a number of a card, an account or of social security",
+    "entropy": "text as random as a key",
+}
+
+_WHERE_LOOKED = {
+    "files": "files that are collected",
+    "output": "stdout and stderr",
+    "requests": "requests",
+    "value": "its value",
+}
+
+
+def _gate(policy: Policy) -> Iterator[PolicyStatement]:
+    rules = policy.gate
+    if rules.registered == "allow":
+        text = "Secrets that were registered may leave the run."
+        yield PolicyStatement("gate", text, "high", "gate.registered")
+    else:
+        text = f"Where a registered secret would leave the run, {_WITHHOLDING[rules.registered]}."
+        risk: Risk = "medium" if rules.registered == "warn" else "none"
+        yield PolicyStatement("gate", text, risk, "gate.registered")
+    if not rules.looks:
+        return
+    where = _listed([_WHERE_LOOKED[name] for name in rules.channels])
+    for name, what in _LOOKED_FOR.items():
+        verdict = getattr(rules, name)
+        if verdict != "allow":
+            text = f"Where {what} is found in {where}, {_WITHHOLDING[verdict]}."
+            yield PolicyStatement("gate", text, "none", f"gate.{name}")
+    if any(mount.mode == "rw" for mount in policy.filesystem.mounts):
+        text = "What it writes to the host's folders is not looked at."
+        yield PolicyStatement("gate", text, "medium", "filesystem.mounts")
 
 
 def _features(policy: Policy) -> Iterator[PolicyStatement]:

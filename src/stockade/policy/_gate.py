@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
     from stockade.policy._changes import GateFields
 
-__all__ = ["GATE_CHANNELS", "GATE_VERDICTS", "GateRules"]
+__all__ = ["GATE_CHANNELS", "GATE_VERDICTS", "GateRules", "GateVerdict"]
 
-GATE_VERDICTS = ("allow", "warn", "redact", "quarantine", "block")
+GateVerdict: TypeAlias = Literal["allow", "warn", "redact", "quarantine", "block"]
+
+GATE_VERDICTS: tuple[GateVerdict, ...] = ("allow", "warn", "redact", "quarantine", "block")
 """What may become of what was found, the mildest first."""
 
 GATE_CHANNELS = ("files", "output", "requests", "value")
-
-_Verdict: TypeAlias = Literal["allow", "warn", "redact", "quarantine", "block"]
 
 
 class _Channels(Texts):
@@ -51,10 +51,10 @@ class GateRules(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         def __init__(self, **fields: Unpack[GateFields]) -> None: ...
 
-    registered: _Verdict = "redact"
-    keys: _Verdict = "allow"
-    personal: _Verdict = "allow"
-    entropy: _Verdict = "allow"
+    registered: GateVerdict = "redact"
+    keys: GateVerdict = "allow"
+    personal: GateVerdict = "allow"
+    entropy: GateVerdict = "allow"
     channels: Annotated[tuple[str, ...], _Channels()] = GATE_CHANNELS
 
     @property

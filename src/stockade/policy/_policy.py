@@ -13,6 +13,7 @@ from stockade.errors import PolicyError, UsageError
 from stockade.policy._custom import CUSTOM, Custom, grants
 from stockade.policy._fields import Part, Plain, Section, Text, fields_of, suggestion
 from stockade.policy._frozen import FrozenDict
+from stockade.policy._gate import GATE_CHANNELS, GateRules
 from stockade.policy._limits import Limits
 from stockade.policy._network import Network
 from stockade.policy._rights import Clock, Environment, Features, Filesystem, Process, Random, Wasi
@@ -48,6 +49,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         random: What randomness it gets.
         network: Which hosts it may reach.
         process: Which commands of the host it may start.
+        gate: What is looked for in what leaves a run, and what becomes of it.
         structure: What a module may be made of.
         features: Which WebAssembly proposals it may use.
         wasi: Which WASI calls it may make.
@@ -71,6 +73,7 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     random: Random = Random()
     network: Network = Network()
     process: Process = Process()
+    gate: GateRules = GateRules()
     structure: ModuleLimits = ModuleLimits()
     features: Features = Features()
     wasi: Wasi = Wasi()
@@ -156,10 +159,13 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         document = self.to_document()
         for path, default in _LATER.items():
             section, _, field = path.rpartition(".")
-            table = document[section] if section else document
+            table = document.get(section, {}) if section else document
             assert isinstance(table, dict)
             if table.get(field) == default:
                 del table[field]
+                if not table:
+                    # A part that was added after the first release.
+                    del document[section]
         return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 
     @property
@@ -269,6 +275,11 @@ _LATER: dict[str, object] = {
     "limits.sent_bytes": "64MiB",
     "limits.received_bytes": "256MiB",
     "limits.network_rate": "unlimited",
+    "gate.registered": "redact",
+    "gate.keys": "allow",
+    "gate.personal": "allow",
+    "gate.entropy": "allow",
+    "gate.channels": list(GATE_CHANNELS),
 }
 """Fields that were added after the first release, by their paths, with the value that changes no digest."""
 

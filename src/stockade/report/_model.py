@@ -9,6 +9,7 @@ import msgspec
 
 from stockade._json import JsonRecord
 from stockade.errors import Cancelled, Denied, GuestError, GuestExit, GuestTrap, LimitExceeded
+from stockade.report._findings import Finding  # noqa: TC001 - msgspec looks it up
 from stockade.report._fuel import FuelStatistics  # noqa: TC001 - msgspec looks it up
 from stockade.report._limits import LimitUse, QuotaUse, RunLimits, check_share, limits_used, progress_used
 from stockade.report._trace import TracedCall  # noqa: TC001 - likewise
@@ -430,6 +431,10 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         alerts: Which thresholds were reached, in the order in which that was seen; where somebody asked for alerts.
         samples: What it had used at moments in its course, the first at its beginning and the last at its end; where
             somebody asked for samples.
+        findings: What was found in what leaves the run, the most severe first: at most 64 of what it wrote and
+            returned, as many of its requests, and as many of what code gives beside.
+        findings_dropped: How many more were found.
+        quarantine: What it is called that was kept aside of the run; empty where nothing was.
     """
 
     outcome: Outcome
@@ -454,6 +459,9 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
     earlier: QuotaUse = QuotaUse()
     alerts: tuple[Alert, ...] = ()
     samples: tuple[Sample, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    findings_dropped: int = 0
+    quarantine: str = ""
 
     @property
     def ok(self) -> bool:

@@ -114,6 +114,9 @@ def _what(violation: Violation) -> str:
         return f"{call} needs {field or violation.subject}, which the policy does not grant"
     if violation.kind == "call":
         return f"{call or violation.subject} is refused{_BY_FIELD.get(field, f' by {field}' if field else '')}"
+    if violation.kind == "gate":
+        does = "reports" if violation.action == "audit" else "keeps back"
+        return f"found {violation.subject}, which {field} {does}"
     if violation.limit is None or violation.observed is None:
         return f"used up {violation.subject}" + (f" ({_show(violation, violation.limit)})" if violation.limit else "")
     return _over_limit(violation, field or violation.subject)
@@ -239,6 +242,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
         lines.append(("alerts" if number == 0 else "", alert_text(alert)))
     for number, violation in enumerate(report.violations):
         lines.append(("violations" if number == 0 else "", violation_text(violation)))
+    if report.quarantine:
+        lines.append(("kept aside", f"{report.quarantine} (stockade gate show {report.quarantine})"))
     if report.violations_dropped:
         lines.append(("", f"and {report.violations_dropped:,} more of the same kinds"))
     return lines

@@ -19,6 +19,7 @@ from stockade.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stockade.gate import GateRun
     from stockade.report import Progress
     from stockade.runner._awaited import Awaiter
 
@@ -60,6 +61,8 @@ class RunControl:
         calls_out: Whether the guest may call functions of the embedder, which take as long as they like.
         cancelled: Whether it is to end.
         deadline: When it has to end, by `time.monotonic`.
+        frames: Whether what the guest returns is a message for the host, not for whoever has begun the run.
+        gate: What looks at what leaves the run; None where nothing is looked for.
         name: What the run is called, while it is on a list.
         on_function: Is told the name of each function of the embedder's that the guest calls, where somebody asks.
         on_tool: The same for tools that code calls.
@@ -76,6 +79,8 @@ class RunControl:
     calls_out = False
     cancelled = False
     deadline: float = FOREVER
+    frames = False
+    gate: GateRun | None = None
     name: str | None = None
     on_function: Callable[[str], object] | None = None
     on_tool: Callable[[str], object] | None = None

@@ -14,6 +14,7 @@ from stockade.sandbox._registry import CLOSED
 if TYPE_CHECKING:
     from stockade.egress import Client
     from stockade.execution import Monitoring
+    from stockade.gate import SecretFinder
     from stockade.host import HostFunctions
     from stockade.policy import Isolation, Policy, PolicyLike
     from stockade.report import Trace
@@ -34,6 +35,7 @@ class PolicyContexts:
         trace: What of the calls of guests is traced.
         isolation: Where runs happen.
         client: What makes the requests of guests.
+        secrets: What looks for secrets that were registered; None where none were.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -47,11 +49,12 @@ class PolicyContexts:
         trace: Trace | None = None,
         isolation: Isolation = "inprocess",
         client: Client | None = None,
+        secrets: SecretFinder | None = None,
     ) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
         self._own: PolicyContext | None = PolicyContext(
-            policy, functions, None, monitoring, trace, isolation=isolation, client=client
+            policy, functions, None, monitoring, trace, isolation=isolation, client=client, secrets=secrets
         )
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Streams,
     )
     from stockade.execution.loop_streams import LoopStreams
+    from stockade.gate import SecretFinder
     from stockade.modules import Source
     from stockade.policy import Policy, PolicyLike
     from stockade.report import FuelHistory, PolicyInfo, Progress, Trace
@@ -100,6 +101,20 @@ def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Cli
     return Client(credentials=Credentials(credentials))
 
 
+def _finder(
+    credentials: Mapping[str, Credential] | None, secrets: Mapping[str, str | bytes] | None
+) -> SecretFinder | None:
+    """Returns what looks for registered secrets; None where there are none, as in most sandboxes."""
+    if not credentials and not secrets:
+        return None
+    from stockade.gate import SecretFinder, checked_secrets
+
+    return SecretFinder(
+        {name: credential.secret().encode() for name, credential in (credentials or {}).items()}
+        | checked_secrets(secrets or {})
+    )
+
+
 def _watched(monitoring: Monitoring | None) -> Monitoring | None:
     """Returns what is watched, checked, as `_checked` does."""
     if monitoring is None:
@@ -134,6 +149,8 @@ class Sandbox:
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
         credentials: What the host adds to requests of guests, by names: guests come to see placeholders only.
+        secrets: Secrets that are looked for in what leaves a run, by the names that are told of them: text or bytes, of
+            8 bytes at least. So are the values of credentials. What becomes of it says the policy (`gate.registered`).
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -150,6 +167,7 @@ class Sandbox:
         *,
         audit: AuditLog | None = None,
         credentials: Mapping[str, Credential] | None = None,
+        secrets: Mapping[str, str | bytes] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -158,7 +176,13 @@ class Sandbox:
         self._functions = HostFunctions({HTTP_MODULE: _http_functions})
         client = _client(self.policy, credentials)
         self._contexts = PolicyContexts(
-            self.policy, self._functions, _watched(monitoring), _checked(trace), isolation, client
+            self.policy,
+            self._functions,
+            _watched(monitoring),
+            _checked(trace),
+            isolation,
+            client,
+            _finder(credentials, secrets),
         )
         self._registry = RunRegistry()
         self._auditor = None if audit is None else _auditor(audit, isolation)

@@ -1,0 +1,392 @@
+"""All that leaves one run: streams while it goes on, its report, what its code gives, and its requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import msgspec
+
+from stockade._text import printable
+from stockade.errors import StockadeError
+from stockade.gate._gate import FIELDS, Findings
+from stockade.gate._stream import placeholder
+from stockade.report import Finding, Outcome, Report, Verdict, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Literal
+
+    from stockade.gate._gate import Gate
+    from stockade.gate._stream import GateStream
+
+__all__ = ["GateRun", "Given", "violation_of"]
+
+Json: TypeAlias = "str | int | float | bool | bytes | list[Json] | dict[str, Json] | None"
+
+_SEAM_BYTES: Final = 8 << 10
+
+_STREAMS: Final = ("stdout", "stderr")
+
+
+class Given:
+    """What code gives beside its output: taken in, and returned as it may leave.
+
+    Attributes:
+        value: Its value, as JSON knows it.
+        texts: What its error says.
+        files: What was collected, by names.
+    """
+
+    def __init__(self, value: object, texts: Sequence[str], files: Mapping[str, bytes]) -> None:
+        self.value = value
+        self.texts = list(texts)
+        self.files = dict(files)
+
+
+class GateRun:
+    """Looks at what leaves one run, or one session, call by call. For one thread at a time.
+
+    Args:
+        gate: What is looked for.
+        frames: Whether what the guest returns is a message for the host, which is looked at when it was read.
+    """
+
+    def __init__(self, gate: Gate, *, frames: bool = False) -> None:
+        self._gate = gate
+        self._frames = frames
+        self._begin()
+        self._kept_as = ""
+
+    def renewed(self, *, frames: bool) -> GateRun:
+        """Returns what looks at what leaves another run of the same guest.
+
+        Args:
+            frames: As for this one.
+        """
+        return GateRun(self._gate, frames=frames)
+
+    def _begin(self) -> None:
+        """Begins with nothing found."""
+        self._live: dict[str, GateStream] = {}
+        self._seen = Findings()
+        self._requests = Findings()
+
+    # -- while it goes on ---------------------------------------------------------------------------------------------
+
+    def pass_on(self, stream: str, piece: bytes) -> bytes:
+        """Returns what may be passed on of the output of a guest that runs.
+
+        Args:
+            stream: `stdout` or `stderr`.
+            piece: What it has written.
+        """
+        live = self._live.get(stream)
+        if live is None:
+            live = self._live[stream] = self._gate.stream(stream, self._seen.note)
+        # What is withheld is so in both of them, whichever it was in.
+        return b"" if self._seen.verdict.withholds else live.feed(piece)
+
+    def rest(self) -> list[tuple[str, bytes]]:
+        """Returns what was held of the output and may be passed on now that there is no more, by its streams."""
+        found = []
+        for stream, live in self._live.items():
+            piece = live.finish()
+            if piece and not self._seen.verdict.withholds:
+                found.append((stream, piece))
+        self._live = {}
+        return found
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def request(
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> tuple[str, list[tuple[str, str]], bytes] | Finding:
+        """Looks at a request before it is made.
+
+        Args:
+            url: Its URL.
+            headers: Its headers.
+            body: Its body.
+
+        Returns:
+            URL, headers and body as they may leave; or what was found that keeps all of it from leaving.
+        """
+        found = Findings()
+        # Together, for a secret may be split among them.
+        lines = [url, *(part for header in headers for part in header)]
+        whole = "\n".join(lines).encode("utf-8", "surrogateescape")
+        if self._gate.look(whole, "request", found.note) != whole:
+            lines = [self._text(line, None) for line in lines]
+            again = Findings()
+            self._gate.look("\n".join(lines).encode("utf-8", "surrogateescape"), "request", again.note)
+            if again.verdict.severity >= Verdict.REDACT.severity:
+                # What is split among headers cannot be replaced.
+                return self._refused(found)
+        sent = self._gate.look(body, "request", found.note)
+        if found.verdict.withholds:
+            return self._refused(found)
+        self._note_all(self._requests, found.all())
+        url, rest = lines[0], lines[1:]
+        return url, list(zip(rest[::2], rest[1::2], strict=True)), sent
+
+    def _refused(self, found: Findings) -> Finding:
+        self._note_all(self._requests, found.all())
+        return found.all()[0]
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    def release(self, report: Report) -> Report:
+        """Returns a report as it may leave.
+
+        Args:
+            report: The report on a call, which is over.
+        """
+        found = Findings()
+        stdout = self._gate.look(report.stdout, "stdout", found.note)
+        stderr = self._gate.look(report.stderr, "stderr", found.note)
+        stdout, stderr = self._without_seams(stdout, stderr, found)
+        value: object = report.value
+        if value is not None and not self._frames:
+            value = self._value(value, "value", found)
+        told = self._texts_of(report, found)
+        self._note_new(found, self._seen)
+        requests = self._requests
+        self._begin()
+        self._kept_as = ""
+        if not found.all() and not requests.all():
+            return report
+        changes: dict[str, object] = {**told, "stdout": stdout, "stderr": stderr, "value": value}
+        if found.verdict.withholds:
+            parts = {"stdout": report.stdout, "stderr": report.stderr}
+            if report.value is not None and not self._frames:
+                parts["value"] = _written(report.value)
+            changes |= {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
+            changes |= self._withheld(report, found, parts)
+        return self._told(report, changes, (found, requests))
+
+    def release_given(self, report: Report, given: Given) -> Report:
+        """Has what code gives looked at, as it may leave; returns the report on it, which was released before.
+
+        Args:
+            report: The report.
+            given: What the code gives. It is changed.
+        """
+        found = Findings()
+        value, texts, files = given.value, list(given.texts), given.files
+        was_withheld = any(finding.verdict.withholds and finding.channel != "request" for finding in report.findings)
+        given.value = self._value(value, "value", found)
+        given.texts = [self._text(text, found, "error") for text in texts]
+        given.files = {}
+        for name, data in files.items():
+            shown = self._text(name, found, "file")
+            given.files[shown] = self._gate.look(data, f"file {printable(shown)}", found.note)
+        changes: dict[str, object] = {}
+        if found.verdict.withholds or was_withheld:
+            given.value, given.texts, given.files = None, ["" for _ in texts], {}
+            parts = {"value": _written(value), "error": "\n".join(texts).encode("utf-8", "surrogateescape")}
+            parts |= {f"files/{name}": data for name, data in files.items()}
+            parts = {name: data for name, data in parts.items() if data not in (b"", b"null")}
+            if not was_withheld:
+                parts = {"stdout": report.stdout, "stderr": report.stderr, **parts}
+                changes = {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
+            if parts and (not was_withheld or report.quarantine):
+                changes |= self._withheld(report, found, parts, kept=bool(report.quarantine))
+        if not found.all() and not changes:
+            return report
+        return self._told(report, changes, (found,))
+
+    def _withheld(
+        self, report: Report, found: Findings, parts: Mapping[str, bytes], *, kept: bool = False
+    ) -> dict[str, object]:
+        """Keeps aside what does not leave, where that is the verdict; returns what the report tells of that."""
+        changes: dict[str, object] = {}
+        if report.outcome in (Outcome.OK, Outcome.EXIT):
+            changes = {"outcome": Outcome.DENIED, "exit_code": None}
+        if kept or found.verdict is Verdict.QUARANTINE:
+            from stockade.gate._quarantine import keep_aside
+
+            try:
+                changes["quarantine"] = self._kept_as = keep_aside(
+                    report.module.name, report.policy.name, found.all(), parts, self._kept_as if kept else ""
+                )
+            except (OSError, StockadeError):
+                # Fail closed: what cannot be kept aside is gone, as `block` has it.
+                changes["quarantine"] = ""
+        return changes
+
+    def _told(self, report: Report, changes: dict[str, object], of: Iterable[Findings]) -> Report:
+        """Adds what was found to a report."""
+        all_found = tuple(finding for findings in of for finding in findings.all())
+        violations = cast("tuple[Violation, ...]", changes.get("violations", report.violations))
+        changes |= {
+            "findings": (*report.findings, *all_found),
+            "findings_dropped": report.findings_dropped + sum(findings.dropped for findings in of),
+            "violations": (*violations, *map(violation_of, all_found)),
+        }
+        return msgspec.structs.replace(report, **changes)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _without_seams(self, stdout: bytes, stderr: bytes, found: Findings) -> tuple[bytes, bytes]:
+        """Looks for secrets of which a part is the end of one stream, and the rest the beginning of the other."""
+        for first, second in (("stdout", "stderr"), ("stderr", "stdout")):
+            before, behind = (stdout, stderr) if first == "stdout" else (stderr, stdout)
+            if not before or not behind:
+                continue
+            tail, head = before[-_SEAM_BYTES:], behind[:_SEAM_BYTES]
+            for start, end, detector in self._gate.across(tail, head, f"{first} and {second}", found.note):
+                if self._gate.rules.registered in ("redact", "quarantine", "block"):
+                    before = before[: len(before) - len(tail) + start] + placeholder(detector)
+                    behind = behind[end - len(tail) :]
+                break
+            stdout, stderr = (before, behind) if first == "stdout" else (behind, before)
+        return stdout, stderr
+
+    def _text(self, text: str, found: Findings | None, channel: str = "request") -> str:
+        data = text.encode("utf-8", "surrogateescape")
+        passed = self._gate.look(data, channel, (found or Findings()).note)
+        return text if passed == data else passed.decode("utf-8", "replace")
+
+    def _value(self, value: object, channel: str, found: Findings) -> object:
+        """Returns a value as it may leave."""
+        if isinstance(value, str):
+            return self._text(value, found, channel)
+        if isinstance(value, bytes):
+            return self._gate.look(value, channel, found.note)
+        if value is None or isinstance(value, bool | float):
+            return value
+        whole, inner = Findings(), Findings()
+        self._gate.look(_written(value), channel, whole.note)
+        changed = self._changed(value, inner) if whole.all() or _has_bytes(value) else value
+        told = whole if whole.verdict.severity >= inner.verdict.severity else inner
+        self._note_all(found, told.all())
+        if told.verdict.severity < Verdict.REDACT.severity:
+            return value
+        again = Findings()
+        self._gate.look(_written(changed), channel, again.note)
+        if again.verdict.severity >= Verdict.REDACT.severity:
+            # It is no text, or stands in several.
+            return placeholder(again.all()[0].detector).decode()
+        return changed
+
+    def _changed(self, value: object, found: Findings) -> object:
+        """Returns a value with its texts as they may leave."""
+        if isinstance(value, str):
+            return self._text(value, found, "value")
+        if isinstance(value, bytes):
+            return self._gate.look(value, "value", found.note)
+        if isinstance(value, list | tuple):
+            return [self._changed(item, found) for item in value]
+        if isinstance(value, dict):
+            return {
+                self._text(key, found, "value") if isinstance(key, str) else key: self._changed(item, found)
+                for key, item in value.items()
+            }
+        return value
+
+    def _texts_of(self, report: Report, found: Findings) -> dict[str, object]:
+        """Returns what a report tells in words that the guest chose, as it may leave."""
+        trap = report.trap
+        texts = [violation.subject for violation in report.violations]
+        texts += [event.subject for event in report.events]
+        if trap is not None:
+            texts += [trap.message, *(frame.function or "" for frame in trap.frames)]
+        for call in report.trace_calls:
+            texts += _texts_in({**call.arguments, **call.results})
+        if not texts:
+            return {}
+        whole = "\n".join(texts).encode("utf-8", "surrogateescape")
+        if self._gate.look(whole, "report", found.note) == whole:
+            return {}
+        # What is split among several is in none of them.
+        again = Findings()
+        left = "\n".join(self._text(text, None, "report") for text in texts)
+        self._gate.look(left.encode("utf-8", "surrogateescape"), "report", again.note)
+        hidden = placeholder(again.all()[0].detector).decode() if again.all() else None
+
+        def gated(text: str) -> str:
+            return hidden if hidden is not None and text else self._text(text, None, "report")
+
+        replace = msgspec.structs.replace
+        changes: dict[str, object] = {
+            "violations": tuple(replace(each, subject=gated(each.subject)) for each in report.violations),
+            "events": tuple(replace(each, subject=gated(each.subject)) for each in report.events),
+            "trace_calls": tuple(
+                replace(
+                    call,
+                    arguments={name: _with_texts(each, gated) for name, each in call.arguments.items()},
+                    results={name: _with_texts(each, gated) for name, each in call.results.items()},
+                )
+                for call in report.trace_calls
+            ),
+        }
+        if trap is not None:
+            frames = tuple(
+                frame if frame.function is None else replace(frame, function=gated(frame.function))
+                for frame in trap.frames
+            )
+            changes["trap"] = replace(trap, message=gated(trap.message), frames=frames)
+        return changes
+
+    def _note_all(self, found: Findings, more: Iterable[Finding]) -> None:
+        for finding in more:
+            found.note(finding)
+
+    def _note_new(self, found: Findings, seen: Findings) -> None:
+        """Notes what was found while the guest ran and is not in its report, which may have been cut."""
+        known = {(each.kind, each.detector, each.channel) for each in found.all()}
+        self._note_all(found, (each for each in seen.all() if (each.kind, each.detector, each.channel) not in known))
+
+
+def _has_bytes(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_has_bytes, value))
+    if isinstance(value, dict):
+        return any(map(_has_bytes, value.values()))
+    return isinstance(value, bytes)
+
+
+def _texts_in(values: Mapping[str, object]) -> list[str]:
+    found = []
+    for value in values.values():
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, tuple):
+            found += [item for item in value if isinstance(item, str)]
+    return found
+
+
+def _with_texts(value: object, change: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(change(item) if isinstance(item, str) else item for item in value)
+    return value
+
+
+def _written(value: object) -> bytes:
+    """Returns a value as JSON."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):
+        return repr(value).encode("utf-8", "replace")
+
+
+_ACTIONS: Final[Mapping[Verdict, Literal["audit", "deny"]]] = {Verdict.WARN: "audit", Verdict.REDACT: "deny"}
+
+
+def violation_of(finding: Finding) -> Violation:
+    """Returns what a report tells of something that was found.
+
+    Args:
+        finding: It.
+    """
+    what = f"the secret {finding.detector}" if finding.kind == "secret" else finding.detector
+    withheld: Literal["deny", "stop"] = "deny" if finding.channel == "request" else "stop"
+    return Violation(
+        kind="gate",
+        subject=printable(f"{what} in {finding.channel}"),
+        action=_ACTIONS.get(finding.verdict, withheld),
+        count=finding.count,
+        field=f"gate.{FIELDS[finding.kind]}",
+    )
