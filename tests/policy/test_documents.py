@@ -1109,6 +1109,10 @@ def _fields() -> tuple[dict[str, Written], dict[str, Written]]:
     wrong["limits.fuel"] |= refused(*NO_ESTIMATES)
     right["name"] = plain(names())
     wrong["name"] = refused(None, 3, True, "", "a\0", [], ["x"], "x" * 1001)
+    right["gate.channels"] = st.lists(st.sampled_from(["files", "output", "requests", "value"]), max_size=4).map(
+        lambda given: (given, tuple(sorted(set(given))))
+    )
+    wrong["gate.channels"] = refused(None, "output", ["stdout"], ["output", 3], {"output": True}, [["output"]])
     right["environment.names"] = listed(variables())
     wrong["environment.names"] = refused(None, "LANG", [""], ["A=B"], ["A", 3], [["A"]], {"A": "B"}, ["\0"])
     right["environment.set"] = plain(st.dictionaries(variables(), texts(), max_size=3))
@@ -1839,6 +1843,7 @@ OTHER_VALUES: dict[str, list[Any]] = {
         [{"host": "/a", "guest": "/b"}, {"host": "/a", "guest": "/a"}],
     ],
     "environment.mode": ["deny"],
+    "gate.channels": [["output"], [], ["value", "files"]],
     "environment.names": [["A"], ["a", "B"], ["B", "A"], []],
     "environment.set": [{}, {"C": "1"}, {"C": "2", "D": "1"}, {"C": "1", "d": "2"}],
     "network.hosts": [

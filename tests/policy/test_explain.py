@@ -33,7 +33,7 @@ from stockade import (
     Wasi,
 )
 from stockade._text import printable
-from stockade.policy import PRESETS, PolicyStatement, unenforceable
+from stockade.policy import PRESETS, GateRules, PolicyStatement, unenforceable
 from tests._examples import examples
 from tests.policy._strategies import policies
 from tests.policy.test_algebra import related
@@ -203,6 +203,18 @@ _CASES: dict[str, tuple[str, Policy]] = {
     "output": ("output", Policy()),
     "no output": ("output", _limited(stdout=0, stderr=1)),
     "a module": ("module", Policy()),
+    "what leaves is looked at": (
+        "gate",
+        Policy(gate=GateRules(registered="warn", keys="redact", personal="quarantine", entropy="block")),
+    ),
+    "registered secrets may leave": ("gate", Policy(gate=GateRules(registered="allow"))),
+    "some channels are looked at": (
+        "gate",
+        Policy(
+            filesystem=Filesystem(mounts=(Mount("/data", "/data", "rw"),)),
+            gate=GateRules(keys="warn", channels=("output", "requests")),
+        ),
+    ),
     "a module compiled apart": (
         "module",
         Policy(
@@ -503,6 +515,6 @@ def test_statements_follow_the_order_of_their_subjects() -> None:
 
     assert list(dict.fromkeys(order)) == [
         *("files", "environment", "network", "processes", "clock", "randomness", "calls", "time", "memory", "output"),
-        *("module", "features", "custom", "isolation", "violations"),
+        *("gate", "module", "features", "custom", "isolation", "violations"),
     ]
     assert order == sorted(order, key=order.index)

@@ -25,6 +25,7 @@ _LOADED_WHEN_USED = {
     "bench": "_bench",
     "cache": "_cache",
     "doctor": "_doctor",
+    "gate": "_gate",
     "inspect": "_inspect",
     "js": "_code",
     "learn": "_learn",

@@ -49,11 +49,14 @@ class GateRun:
     Args:
         gate: What is looked for.
         frames: Whether what the guest returns is a message for the host, which is looked at when it was read.
+
+    Attributes:
+        frames: The same.
     """
 
     def __init__(self, gate: Gate, *, frames: bool = False) -> None:
         self._gate = gate
-        self._frames = frames
+        self.frames = frames
         self._begin()
         self._kept_as = ""
 
@@ -146,7 +149,7 @@ class GateRun:
         stderr = self._gate.look(report.stderr, "stderr", found.note)
         stdout, stderr = self._without_seams(stdout, stderr, found)
         value: object = report.value
-        if value is not None and not self._frames:
+        if value is not None and not self.frames:
             value = self._value(value, "value", found)
         told = self._texts_of(report, found)
         self._note_new(found, self._seen)
@@ -158,7 +161,7 @@ class GateRun:
         changes: dict[str, object] = {**told, "stdout": stdout, "stderr": stderr, "value": value}
         if found.verdict.withholds:
             parts = {"stdout": report.stdout, "stderr": report.stderr}
-            if report.value is not None and not self._frames:
+            if report.value is not None and not self.frames:
                 parts["value"] = _written(report.value)
             changes |= {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
             changes |= self._withheld(report, found, parts)

@@ -35,6 +35,7 @@ def run_python(
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
     credentials: Mapping[str, Credential] | None = None,
+    secrets: Mapping[str, str | bytes] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs Python code once, in the interpreter that is installed.
@@ -50,6 +51,7 @@ def run_python(
         policy: What it may do.
         audit: Is told of what happens.
         credentials: What the host adds to its requests.
+        secrets: Secrets that are looked for in what leaves it.
 
     Returns:
         What came of it.
@@ -58,7 +60,7 @@ def run_python(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_python()", _unknown, {name: f"Python({name}=...)" for name in LANGUAGE_KEYWORDS})
-    interpreter = Python(policy, audit=audit, credentials=credentials)
+    interpreter = Python(policy, audit=audit, credentials=credentials, secrets=secrets)
     return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)
 
 
@@ -74,6 +76,7 @@ def run_javascript(
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
     credentials: Mapping[str, Credential] | None = None,
+    secrets: Mapping[str, str | bytes] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs JavaScript code once, in the interpreter that is installed.
@@ -89,6 +92,7 @@ def run_javascript(
         policy: What it may do.
         audit: Is told of what happens.
         credentials: What the host adds to its requests.
+        secrets: Secrets that are looked for in what leaves it.
 
     Returns:
         What came of it.
@@ -97,5 +101,5 @@ def run_javascript(
         StockadeError: The caller did something wrong.
     """
     check_keywords("run_javascript()", _unknown, {name: f"JavaScript({name}=...)" for name in LANGUAGE_KEYWORDS})
-    interpreter = JavaScript(policy, audit=audit, credentials=credentials)
+    interpreter = JavaScript(policy, audit=audit, credentials=credentials, secrets=secrets)
     return interpreter.run(code, files=files, inputs=inputs, args=args, stdin=stdin, env=env, collect=collect)

@@ -14,8 +14,8 @@ from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest, check_monitoring
 from stockade.guests._fit import fit, folders_of, roomy
-from stockade.guests._folder import Collected, PrivateFolder, check_files, check_patterns, is_untouched
-from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, read_frame
+from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
+from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
 from stockade.guests._task import MOST_SAFE_INTEGER, Task, check_variables, make_task
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stockade.audit import AuditLog
     from stockade.egress import Credential
     from stockade.execution import Monitoring, OnOutput, OnOutputAsync, OpenGuest, ReadyPool, Streams
+    from stockade.gate import GateRun
     from stockade.guests._driver import Driver
     from stockade.guests._network import NetworkDesk
     from stockade.guests._task import Plain
@@ -55,6 +56,7 @@ LANGUAGE_KEYWORDS = (
     "trace",
     "audit",
     "credentials",
+    "secrets",
 )
 """What a language takes when it is made."""
 
@@ -119,6 +121,7 @@ class Language:
         trace: What of the calls of the interpreter is traced, as for `Sandbox`: in `result.report.trace_calls`.
         audit: Is told of all that happens here: a log for as many languages and sandboxes as you like.
         credentials: What the host adds to requests of the code, by names, as for `Sandbox`.
+        secrets: Secrets that are looked for in what leaves the code, by names, as for `Sandbox`.
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
@@ -143,6 +146,7 @@ class Language:
         trace: Trace | bool | None = None,
         audit: AuditLog | None = None,
         credentials: Mapping[str, Credential] | None = None,
+        secrets: Mapping[str, str | bytes] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
@@ -154,6 +158,7 @@ class Language:
         self._trace = trace
         self._audit = audit
         self._credentials = credentials
+        self._secrets = secrets
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -484,13 +489,14 @@ class Language:
                 streams=None if streams is None and exchange is None else served,
             )
 
+        control.frames = True
         place.toolbox.on_call = _telling(control)
 
         def steps() -> RunCoroutine[CodeResult]:
             is_clean = False
             try:
                 report = yield from taken
-                result = _result(report, place.told, place.folder, place.toolbox, patterns)
+                result = _result(report, place.told, place.folder, place.toolbox, patterns, control.gate)
                 is_clean = not given and is_untouched(report.usage.calls)
                 return result
             finally:
@@ -545,6 +551,8 @@ class Language:
                 beginning = other.take()
                 other.folder.copy_to(folder)
             guest, control = box.live(beginning, inputs, streams)
+            if control.gate is not None:
+                control.gate.frames = True
             toolbox.on_call = _telling(control)
             toolbox.reach(guest)
             streams.wake_by(control.wake)
@@ -553,7 +561,7 @@ class Language:
 
         def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
             parts = interpreter.folder, interpreter.toolbox
-            return _result(report, told, *parts, patterns, survived=not interpreter.over)
+            return _result(report, told, *parts, patterns, interpreter.control.gate, survived=not interpreter.over)
 
         def prepared(task: Task) -> Task:
             return task._replace(
@@ -643,6 +651,7 @@ class Language:
             trace=self._trace,
             audit=self._audit,
             credentials=self._credentials,
+            secrets=self._secrets,
         )
         box.tell_as(_told(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
@@ -784,22 +793,44 @@ def _result(
     folder: PrivateFolder,
     toolbox: Toolbox,
     patterns: Sequence[str],
+    gate: GateRun | None,
     *,
     survived: bool = False,
 ) -> CodeResult:
-    """Makes a result of a report, and of what the guest left in its folder."""
+    """Makes a result of a report, and of what the guest left in its folder, as it may leave."""
     handed = report.value
     report = msgspec.structs.replace(report, policy=told, value=None)
-    collected: Collected = folder.collect(patterns)
+    files, left_out = folder.collect(patterns)
     frame = None
-    if report.outcome in (Outcome.OK, Outcome.EXIT):
+    if report.outcome in (Outcome.OK, Outcome.EXIT) or report.quarantine:
         data, most = toolbox.take_frame(), toolbox.most_bytes
         if data is None and isinstance(handed, bytes):
             data = handed
         if data is None:
             data = folder.take_result(most, again=survived)
         frame = read_frame(data if data is not None and len(data) <= most else None)
-    return CodeResult.of(report, frame, *collected, toolbox, survived=survived)
+    if gate is not None:
+        report, frame, files = _gated(gate, report, frame, files)
+    return CodeResult.of(report, frame, files, left_out, toolbox, survived=survived)
+
+
+def _gated(
+    gate: GateRun, report: Report, frame: Frame | str | None, files: dict[str, bytes]
+) -> tuple[Report, Frame | str | None, dict[str, bytes]]:
+    """Has what code gives looked at, and returns it as it may leave."""
+    from stockade.gate import Given
+
+    if not isinstance(frame, Frame):
+        given = Given(None, () if frame is None else (frame,), files)
+        report = gate.release_given(report, given)
+        return report, given.texts[0] if given.texts else None, given.files
+    error = frame.error
+    given = Given(frame.value, () if error is None else (error.type, error.message, error.traceback), files)
+    report = gate.release_given(report, given)
+    if error is not None:
+        kind, message, traceback = given.texts
+        error = FrameError(kind, message, traceback, error.line)
+    return report, msgspec.structs.replace(frame, value=given.value, error=error), given.files
 
 
 def _wheels(folder: Path) -> tuple[str, ...]:

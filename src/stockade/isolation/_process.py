@@ -266,8 +266,8 @@ class _Registration:
         plan, context = self._plan, self._context
         policy = context.policy
         mounts = tuple(msgspec.structs.replace(mount, host=mount.guest) for mount in policy.filesystem.mounts)
-        # Where folders are, and what the host's environment is, is no concern of a worker's; what leaves it, the host looks
-        # at; and it is where it has to be.
+        # Where folders are, and what the host's environment is, is no concern of a worker's. What leaves
+        # it is looked at by the host. And it is where it has to be.
         policy = policy.replace(
             mounts=mounts,
             environment=type(policy.environment)(),

@@ -376,7 +376,7 @@ def _gate(policy: Policy) -> Iterator[PolicyStatement]:
             yield PolicyStatement("gate", text, "none", f"gate.{name}")
     if any(mount.mode == "rw" for mount in policy.filesystem.mounts):
         text = "What it writes to the host's folders is not looked at."
-        yield PolicyStatement("gate", text, "medium", "filesystem.mounts")
+        yield PolicyStatement("gate", text, "none", "filesystem.mounts")
 
 
 def _features(policy: Policy) -> Iterator[PolicyStatement]:

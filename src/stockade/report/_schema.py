@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stockade._docstrings import attributes_told
-from stockade.report import _fuel, _limits, _model
+from stockade.report import _findings, _fuel, _limits, _model
 from stockade.report._model import Report
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _in_base64(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _docstring(name: str) -> str:
-    for module in (_model, _limits, _fuel):
+    for module in (_model, _limits, _fuel, _findings):
         if hasattr(module, name):
             return dedent(getattr(module, name).__doc__ or "")
     raise LookupError(name)

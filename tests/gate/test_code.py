@@ -1,0 +1,163 @@
+"""P-GATE-5: what code gives passes the gate: output, value, error, files; and its requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stockade import JavaScript, Policy, Sandbox
+from stockade.egress import GuestNetwork, Request, RequestFailed
+from stockade.gate import Gate, GateRules, GateRun, Given, quarantined_as
+from stockade.policy import HostRule, Network
+from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SECRET = "sk-live-9fJ2kQ_x7Lm3PzT8"
+_SECRETS = {"api": _SECRET}
+
+
+def _report(**fields: Any) -> Report:
+    return Report(outcome=Outcome.OK, module=ModuleInfo("", "m"), policy=PolicyInfo("", "p"), **fields)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own for what is kept aside."""
+    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+
+
+def test_code_of_a_language_passes_the_gate() -> None:
+    """The attack: code gives the secret as its value, prints it, and raises it."""
+    with JavaScript(secrets=_SECRETS) as javascript:
+        value = javascript.run(f"console.log('{_SECRET}'); ({{a: ['{_SECRET}', 1], b: {{'{_SECRET}': 2}}}})")
+        raised = javascript.run(f"throw new Error('it is {_SECRET}')")
+        clean = javascript.run("({a: ['x', 1]})")
+        listed = javascript.run(f"[...'{_SECRET}'].map(c => c.charCodeAt(0))")
+
+    assert value.value == {"a": ["[redacted:api]", 1], "b": {"[redacted:api]": 2}}
+    assert value.stdout == "[redacted:api]\n"
+    assert raised.error is not None
+    assert _SECRET not in raised.to_json()
+    assert "it is [redacted:api]" in raised.error.message
+    assert (clean.value, clean.report.findings) == ({"a": ["x", 1]}, ())
+    assert listed.value == "[redacted:api]"
+    assert [(each.channel, each.detector) for each in value.report.findings] == [("stdout", "api"), ("value", "api")]
+
+
+def test_sessions_of_a_language_pass_the_gate() -> None:
+    with JavaScript(secrets=_SECRETS) as javascript, javascript.session() as session:
+        assert session.run(f"var it = '{_SECRET}'; 1").value == 1
+        assert session.run("it").value == "[redacted:api]"
+        assert session.run("it.length").value == len(_SECRET)
+
+
+def test_a_value_that_is_withheld_is_kept_aside_with_all_else() -> None:
+    with JavaScript(Policy(gate=GateRules(registered="quarantine")), secrets=_SECRETS) as javascript:
+        result = javascript.run(f"console.log('before'); '{_SECRET}'")
+
+    assert (result.value, result.stdout, result.report.outcome) == (None, "", Outcome.DENIED)
+    assert result.error is not None
+    assert _SECRET not in result.to_json()
+    kept = quarantined_as(result.report.quarantine)
+    assert kept.read("value") == f'"{_SECRET}"'.encode()
+    assert kept.read("stdout") == b"before\n"
+
+
+def test_files_pass_the_gate_and_are_kept_aside_under_their_names(tmp_path: Path) -> None:
+    files = {"a.txt": b"nothing", f"{_SECRET}/b.bin": _SECRET.encode().hex().encode()}
+    run = GateRun(Gate(secrets=_SECRETS))
+    given = Given(None, (), files)
+
+    report = run.release_given(_report(), given)
+
+    assert given.files == {"a.txt": b"nothing", "[redacted:api]/b.bin": b"[redacted:api]"}
+    assert {each.channel for each in report.findings} == {"file", "file [redacted:api]/b.bin"}
+
+    strict = GateRun(Gate(GateRules(registered="quarantine"), _SECRETS))
+    given = Given(3, (), {"a.txt": _SECRET.encode(), "deep/b.txt": b"x"})
+    report = strict.release_given(_report(stdout=b"out"), given)
+    assert (given.value, given.files, report.stdout, report.outcome) == (None, {}, b"", Outcome.DENIED)
+    written = quarantined_as(report.quarantine).release(tmp_path / "out")
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in written) == [
+        *("files/a.txt", "files/deep/b.txt", "stderr", "stdout", "value")
+    ]
+
+
+def test_what_was_withheld_already_takes_the_rest_with_it() -> None:
+    """The attack: the secret is in stdout alone, and the value tells the rest."""
+    run = GateRun(Gate(GateRules(registered="quarantine"), _SECRETS))
+    report = run.release(_report(stdout=_SECRET.encode()))
+    given = Given("the rest", (), {"a": b"b"})
+
+    again = run.release_given(report, given)
+
+    assert (given.value, given.files) == (None, {})
+    assert again.quarantine == report.quarantine
+    assert set(quarantined_as(report.quarantine).parts) == {"stdout", "stderr", "value", "files/a"}
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def _gate_run(verdict: str) -> GateRun:
+    return GateRun(Gate(GateRules(registered=verdict), _SECRETS))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "body"),
+    [
+        (f"https://a.example/?q={_SECRET}", [], b""),
+        ("https://a.example/", [("X-Key", _SECRET)], b""),
+        ("https://a.example/", [], b"key=" + _SECRET.encode()),
+        ("https://a.example/", [], _SECRET.encode().hex().encode()),
+        ("https://a.example/", [(f"X-{_SECRET}", "1")], b""),
+    ],
+)
+def test_requests_pass_the_gate(url: str, headers: list[tuple[str, str]], body: bytes) -> None:
+    """The attack: a guest sends the secret to a host that its policy permits."""
+    sent = _gate_run("redact").request(url, headers, body)
+    refused = _gate_run("block").request(url, headers, body)
+
+    assert isinstance(sent, tuple)
+    assert _SECRET not in str(sent)
+    assert "[redacted:api]" in str(sent)
+    assert not isinstance(refused, tuple)
+    assert refused.detector == "api"
+
+
+def test_a_secret_that_is_split_among_headers_is_refused() -> None:
+    """The attack: each header has a part of the secret, so that none of them has it."""
+    headers = [("X-A", _SECRET[:9]), ("", _SECRET[9:17]), ("", _SECRET[17:])]
+
+    assert not isinstance(_gate_run("redact").request("https://a.example/", headers, b""), tuple)
+
+
+def test_a_request_without_a_secret_is_made_as_it_is() -> None:
+    given = "https://a.example/?q=1", [("X-A", "b")], b"\xff\x00body"
+
+    assert _gate_run("block").request(*given) == given
+
+
+def test_a_request_that_is_refused_opens_nothing_and_is_told() -> None:
+    """The attack: a request with a secret, which must not come as far as a name that is looked up."""
+    policy = Policy(network=Network(mode="hosts", hosts=(HostRule("a.example"),)))
+    run = _gate_run("block")
+    network = GuestNetwork(None, policy, lambda: 0.0, lambda: run)  # type: ignore[arg-type]
+
+    with pytest.raises(RequestFailed) as caught:
+        network.begin(Request("POST", "https://a.example/", (), _SECRET.encode()))
+
+    assert str(caught.value) == "there is the secret api in request, which gate.registered keeps back"
+    assert caught.value.violation is not None
+    assert caught.value.violation.action == "deny"
+    report = run.release(_report(stdout=b"fine"))
+    assert (report.outcome, report.stdout) == (Outcome.OK, b"fine")
+    assert [(each.subject, each.action) for each in report.violations] == [("the secret api in request", "deny")]
+
+
+def test_without_a_gate_a_sandbox_loads_nothing_of_it() -> None:
+    with Sandbox() as box:
+        assert box._contexts.under()._gate is None

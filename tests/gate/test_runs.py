@@ -1,0 +1,306 @@
+"""P-GATE-5, P-GATE-6: what leaves a run passes the gate, by every way and in both places where runs happen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+import stockade
+from stockade import Credential, Policy, Sandbox
+from stockade.gate import GateRules, Verdict, quarantined, quarantined_as
+from stockade.report import Outcome
+from tests.conftest import wat
+from tests.gate._guests import printer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stockade import Report
+
+_SECRET = "sk-live-9fJ2kQ_x7Lm3PzT8"
+_SECRETS = {"api": _SECRET}
+_LEAK = f"it is {_SECRET}!".encode()
+
+Isolation = Literal["inprocess", "process"]
+PLACES: tuple[Isolation, ...] = ("inprocess", "process")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what is kept aside."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("STOCKADE_STATE", str(folder))
+    return folder
+
+
+@pytest.fixture(params=PLACES)
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """Where runs happen."""
+    found: Isolation = request.param
+    return found
+
+
+def _policy(**rules: str) -> Policy:
+    return Policy(gate=GateRules(**rules))  # type: ignore[arg-type]
+
+
+def _told(report: Report) -> list[tuple[str, str, str, int]]:
+    return [(each.kind, each.subject, each.action, each.count) for each in report.violations]
+
+
+def test_without_a_gate_everything_leaves_as_it_came(isolation: Isolation) -> None:
+    with Sandbox(isolation=isolation) as box:
+        report = box.run(printer({1: _LEAK}))
+
+    assert report.stdout == _LEAK
+    assert not report.findings
+
+
+def test_a_registered_secret_is_redacted_unless_the_policy_says_otherwise(isolation: Isolation) -> None:
+    """The attack: a guest prints a secret that it has come to know, to both streams."""
+    with Sandbox(isolation=isolation, secrets=_SECRETS) as box:
+        report = box.run(printer({1: _LEAK, 2: _SECRET.encode().hex().encode()}))
+
+    assert (report.outcome, report.stdout, report.stderr) == (Outcome.OK, b"it is [redacted:api]!", b"[redacted:api]")
+    assert _told(report) == [
+        ("gate", "the secret api in stdout", "deny", 1),
+        ("gate", "the secret api in stderr", "deny", 1),
+    ]
+    assert _SECRET not in report.to_json()
+    assert "found the secret api in stdout, which gate.registered keeps" in report.render()
+
+
+@pytest.mark.parametrize("verdict", ["warn", "quarantine", "block"])
+def test_each_verdict_does_what_it_says(isolation: Isolation, verdict: str) -> None:
+    with Sandbox(_policy(registered=verdict), isolation, secrets=_SECRETS) as box:
+        report = box.run(printer({1: _LEAK, 2: b"and more"}))
+
+    assert report.findings[0].verdict == verdict
+    if verdict == "warn":
+        assert (report.outcome, report.stdout) == (Outcome.OK, _LEAK)
+        assert _told(report) == [("gate", "the secret api in stdout", "audit", 1)]
+        return
+    assert (report.outcome, report.stdout, report.stderr) == (Outcome.DENIED, b"", b"")
+    assert _told(report) == [("gate", "the secret api in stdout", "stop", 1)]
+    assert report.summary() == (
+        "stopped: policy violation: found the secret api in stdout, which gate.registered keeps back"
+    )
+    with pytest.raises(stockade.Denied):
+        report.check()
+    assert bool(report.quarantine) == (verdict == "quarantine")
+    assert len(quarantined()) == (verdict == "quarantine")
+
+
+def test_what_is_kept_aside_is_its_owners_alone_and_is_released_by_its_name(
+    isolation: Isolation, state: Path, tmp_path: Path
+) -> None:
+    with Sandbox(_policy(registered="quarantine"), isolation, secrets=_SECRETS) as box:
+        report = box.run(printer({1: _LEAK, 2: b"and more"}))
+    (kept,) = quarantined()
+
+    assert kept.id == report.quarantine
+    assert kept.parts == {"stdout": len(_LEAK), "stderr": 8}
+    assert kept.read("stdout") == _LEAK
+    for path in (state / "quarantine").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert _SECRET not in json.dumps([str(finding) for finding in kept.findings])
+
+    written = kept.release(tmp_path / "released")
+
+    assert {path.name: path.read_bytes() for path in written} == {"stdout": _LEAK, "stderr": b"and more"}
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in written)
+    assert quarantined() == []
+    with pytest.raises(stockade.UsageError, match="nothing is kept aside"):
+        quarantined_as(kept.id)
+
+
+def test_what_cannot_be_kept_aside_is_blocked(state: Path) -> None:
+    """The attack: the folder is somebody else's to read, so that what is kept in it is no secret."""
+    (state / "quarantine").mkdir(parents=True)
+    (state / "quarantine").chmod(0o755)
+
+    with Sandbox(_policy(registered="quarantine"), secrets=_SECRETS) as box:
+        report = box.run(printer({1: _LEAK}))
+
+    assert (report.outcome, report.stdout, report.quarantine) == (Outcome.DENIED, b"", "")
+    assert not list((state / "quarantine").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "20261130-0123456789ab", "x", "", ".."])
+def test_only_what_was_kept_aside_is_found_by_a_name(name: str) -> None:
+    """The attack: a name that leads out of the folder."""
+    with pytest.raises(stockade.UsageError, match="nothing is kept aside as"):
+        quarantined_as(name)
+
+
+def test_a_secret_that_is_split_over_both_streams_is_found(isolation: Isolation) -> None:
+    """The attack: half of a secret goes to stdout, and half to stderr."""
+    first, second = _SECRET[:12].encode(), _SECRET[12:].encode()
+    with Sandbox(isolation=isolation, secrets=_SECRETS) as box:
+        report = box.run(printer([(1, b"so: " + first), (2, second + b" it is")]))
+        other = box.run(printer([(2, b"so: " + first), (1, second + b" it is")]))
+
+    assert first not in report.stdout
+    assert second not in report.stderr
+    assert first not in other.stderr
+    assert second not in other.stdout
+    assert _told(report) == [("gate", "the secret api in stdout and stderr", "deny", 1)]
+
+
+@pytest.mark.parametrize("verdict", ["redact", "quarantine", "block"])
+def test_what_is_passed_on_while_the_guest_runs_has_passed_the_gate(isolation: Isolation, verdict: str) -> None:
+    """The attack: a secret in pieces, each written by itself, so that a terminal shows it before the report is made."""
+    pieces = [(1, bytes((byte,))) for byte in b"> " + _SECRET.encode()]
+    shown: list[bytes] = []
+    with Sandbox(_policy(registered=verdict), isolation, secrets=_SECRETS) as box:
+        report = box.run(
+            printer([*pieces, (2, b"later"), (1, b" later")]), on_stdout=shown.append, on_stderr=shown.append
+        )
+
+    whole = b"".join(shown)
+    assert _SECRET[5:].encode() not in whole
+    if verdict == "redact":
+        assert b"[redacted:api]" in whole
+        assert b"later" in whole
+        assert report.stdout == b"> [redacted:api] later"
+    else:
+        assert b"later" not in whole
+        assert report.stdout == b""
+
+
+def test_awaited_runs_pass_the_gate_with_their_output(isolation: Isolation) -> None:
+    async def run() -> tuple[Report, Report, bytes]:
+        shown: list[bytes] = []
+
+        async def show(piece: bytes) -> None:
+            await asyncio.sleep(0)
+            shown.append(piece)
+
+        async with Sandbox(isolation=isolation, secrets=_SECRETS) as box:
+            module = printer({1: _LEAK[:-1]})
+            plain = await box.run_async(module)
+            again = await box.run_async(module)
+            assert again.stdout == plain.stdout
+            return plain, await box.run_async(module, on_stdout=show), b"".join(shown)
+
+    plain, streamed, shown = asyncio.run(run())
+
+    assert plain.stdout == streamed.stdout == shown == b"it is [redacted:api]"
+
+
+_RETURNS = wat(
+    f"""
+    (module
+      (memory (export "memory") 1)
+      (data (i32.const 64) "{_SECRET}")
+      (data (i32.const 128) "{_SECRET}\\00")
+      (func (export "alloc") (param i32) (result i32) i32.const 1024)
+      (func (export "leak") (result i32 i32) i32.const 64 i32.const {len(_SECRET)})
+      (func (export "number") (result i64) i64.const 4539148803436467)
+      (func (export "boom") unreachable))
+    """
+)
+
+
+def test_values_pass_the_gate(isolation: Isolation) -> None:
+    """The attack: a function returns the secret, as text or as bytes; and a number that is one of a card."""
+    with Sandbox(_policy(personal="redact"), isolation, secrets=_SECRETS) as box:
+        text = box.call(_RETURNS, "leak", returns="text")
+        data = box.call(_RETURNS, "leak", returns="bytes")
+        number = box.call(_RETURNS, "number")
+
+    assert text.value == "[redacted:api]"
+    assert data.value == b"[redacted:api]"
+    assert str(number.value) == "[redacted:card-number]"
+    assert _told(text) == [("gate", "the secret api in value", "deny", 1)]
+
+
+def test_sessions_pass_the_gate_call_by_call(isolation: Isolation) -> None:
+    with Sandbox(isolation=isolation, secrets=_SECRETS) as box, box.open(_RETURNS) as session:
+        assert session.call("leak", returns="text").value == "[redacted:api]"
+        clean = session.call("number")
+        again = session.call("leak", returns="text")
+
+    assert (clean.value, clean.findings) == (4539148803436467, ())
+    assert [finding.count for finding in again.findings] == [1]
+
+
+def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
+    """The attack: a guest opens a file that is called like the secret, for the report to tell of it."""
+    path = f"/{_SECRET}"
+    module = wat(
+        f"""
+        (module
+          (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 64) "{path}")
+          (func (export "_start")
+            (drop (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const {len(path)}) (i32.const 1)
+              (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 8)))))
+        """
+    )
+    (tmp_path / "data").mkdir()
+    mounts = [stockade.Mount(str(tmp_path / "data"), "/data", "ro")]
+    with Sandbox(Policy().replace(mounts=mounts), secrets=_SECRETS, trace=True) as box:
+        report = box.run(module)
+
+    assert report.violations
+    assert _SECRET not in report.to_json()
+    assert _SECRET not in report.render()
+
+
+def test_values_of_credentials_are_registered(isolation: Isolation) -> None:
+    credential = Credential(_SECRET, hosts=["api.example.com"])
+    with Sandbox(isolation="inprocess", credentials={"api": credential}) as box:
+        report = box.run(printer({1: _LEAK}))
+
+    assert report.stdout == b"it is [redacted:api]!"
+
+
+def test_a_policy_of_a_run_narrows_the_gate_and_never_widens_it() -> None:
+    """The attack: a run brings a policy that would let everything leave."""
+    lax, strict = _policy(registered="allow"), _policy(registered="block", keys="block")
+    with Sandbox(secrets=_SECRETS) as box:
+        assert box.run(printer({1: _LEAK}), policy=lax).stdout == b"it is [redacted:api]!"
+        assert box.run(printer({1: _LEAK}), policy=strict).outcome is Outcome.DENIED
+        assert box.run(printer({1: b"password=hunt3r2 "}), policy=strict).outcome is Outcome.DENIED
+        assert box.run(printer({1: b"password=hunt3r2 "})).stdout == b"password=hunt3r2 "
+
+
+def test_an_audit_log_is_told_what_was_found(tmp_path: Path, isolation: Isolation) -> None:
+    path = tmp_path / "audit.log"
+    with stockade.AuditLog(path) as log, Sandbox(isolation=isolation, secrets=_SECRETS, audit=log) as box:
+        box.run(printer({1: _LEAK}))
+
+    text = path.read_text()
+    assert "the secret api in stdout" in text
+    assert "gate.registered" in text
+    assert _SECRET not in text
+
+
+def test_a_thousand_findings_hide_no_severe_one() -> None:
+    """The attack: much that is harmless is printed, so that there is no room for what is not."""
+    many = b"".join(b"password=pass%dword\n" % number for number in range(2_000))
+    rules = GateRules(keys="warn", personal="block")
+    with Sandbox(Policy(gate=rules)) as box:
+        report = box.run(printer({1: many + b"ssn 536-90-4399\n"}))
+
+    assert (report.outcome, report.stdout) == (Outcome.DENIED, b"")
+    assert report.findings[0].verdict is Verdict.BLOCK
+
+
+@pytest.mark.parametrize(
+    ("secrets", "message"),
+    [
+        ({"pin": "1234"}, "the secret pin has 4 bytes"),
+        ({"pin": None}, "the secret pin is NoneType: give text or bytes"),
+    ],
+)
+def test_what_is_no_secret_is_refused(secrets: dict[str, str], message: str) -> None:
+    with pytest.raises(stockade.UsageError, match=message):
+        Sandbox(secrets=secrets)
