@@ -1,4 +1,4 @@
-"""P-GATE-6: `stockade gate` lists, shows, releases and deletes what was kept aside; `stockade run` prints what may leave."""
+"""P-GATE-6: `stockade gate` releases what was kept aside, and `stockade run` prints what may leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from stockade import Policy, Sandbox
-from stockade.cli import stockade as command
+from stockade.cli._commands import stockade as command
 from stockade.gate import GateRules, quarantined
 from tests.gate._guests import printer
 

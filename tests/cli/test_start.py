@@ -137,8 +137,8 @@ def test_garbage_is_looked_for_again_when_a_command_is_loaded(tmp_path: Path) ->
             "xyz",
             (
                 "No such command 'xyz'. "
-                "Choose from audit, bench, cache, completion, doctor, gate, inspect, js, learn, policy, python, report, "
-                "run, snapshot, top, trace."
+                "Choose from audit, bench, cache, completion, doctor, gate, inspect, js, learn, policy, python, "
+                "report, run, snapshot, top, trace."
             ),
         ),
     ],

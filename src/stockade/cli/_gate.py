@@ -20,8 +20,8 @@ __all__ = ["gate"]
 def gate() -> None:
     """List, look at, release or delete what was kept aside of runs.
 
-    A policy keeps aside what leaves a run where it says quarantine in its table [gate]. It is kept below the folder that
-    STOCKADE_STATE names, for you alone.
+    A policy keeps aside what leaves a run where it says quarantine in its table [gate]. It is kept below the folder
+    that STOCKADE_STATE names, for you alone.
     """
 
 
