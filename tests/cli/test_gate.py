@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,7 +86,12 @@ def test_what_run_prints_has_passed_the_gate(tmp_path: Path) -> None:
     module = tmp_path / "guest.wasm"
     module.write_bytes(printer({1: b"password=hunt3r2 and more\n"}).data)
 
-    done = CliRunner().invoke(command, ["run", "--policy", str(policy), str(module)])
+    done = subprocess.run(
+        [sys.executable, "-m", "stockade", "run", "--policy", str(policy), str(module)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert "hunt3r2" not in done.output
-    assert "password=[redacted:password] and more" in done.output
+    assert "hunt3r2" not in done.stdout + done.stderr
+    assert done.stdout == "password=[redacted:password] and more\n"

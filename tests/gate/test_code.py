@@ -160,4 +160,4 @@ def test_a_request_that_is_refused_opens_nothing_and_is_told() -> None:
 
 def test_without_a_gate_a_sandbox_loads_nothing_of_it() -> None:
     with Sandbox() as box:
-        assert box._contexts.under()._gate is None
+        assert box._contexts.under().gates is None

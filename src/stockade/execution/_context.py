@@ -10,6 +10,7 @@ from stockade._bounded import BoundedDict
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.compilation import MadeProgram, PendingProgram
+from stockade.execution._gates import gates_of
 from stockade.execution._inputs import NO_INPUTS, Inputs, environment
 from stockade.execution._mounts import OpenMounts
 from stockade.execution._parked import ParkedPool, ParkedRun, check_may_wait
@@ -20,32 +21,23 @@ from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Isolation, Policy, check_enforceable, isolation_of, stronger
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
-from stockade.runner import RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.egress import Client
-    from stockade.engine import Instance
     from stockade.execution._monitoring import Monitoring
     from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.execution._warm import WarmPool
-    from stockade.gate import Gate, SecretFinder
+    from stockade.gate import SecretFinder
     from stockade.host import HostFunctions
     from stockade.report import Trace
-    from stockade.runner import RunCoroutine
+    from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["PolicyContext"]
 
 _MAX_PLANS = 64
-
-
-def _gate(policy: Policy, secrets: SecretFinder | None) -> Gate | None:
-    # Most policies look for nothing, and load nothing for it.
-    from stockade.gate import Gate
-
-    return Gate.of(policy.gate, secrets)
 
 
 class PolicyContext:
@@ -75,6 +67,7 @@ class PolicyContext:
         info: What reports say of it.
         functions: The host functions.
         client: What makes the requests of guests; None where none may make any.
+        gates: What looks at what leaves its runs; None where nothing is looked for.
     """
 
     def __init__(
@@ -97,7 +90,7 @@ class PolicyContext:
         self._compiles_as = compiled_as(policy, isolation)
         self.client = client
         self._secrets = secrets
-        self._gate = _gate(policy, secrets) if secrets is not None or policy.gate.looks else None
+        self.gates = gates_of(policy, secrets)
         self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
         self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
@@ -118,31 +111,8 @@ class PolicyContext:
         both = self.policy.narrow(policy)
         grants = self.mounts.narrowed(both.filesystem.mounts)
         isolation = stronger(self.isolation, both.isolation)
-        return PolicyContext(
-            both,
-            self.functions,
-            grants,
-            self.monitoring,
-            self.trace,
-            self._units_for,
-            isolation,
-            self.client,
-            self._secrets,
-        )
-
-    def look_at(self, control: RunControl, streams: Streams | None) -> None:
-        """Has what leaves a run looked at, where there is something to be looked for.
-
-        Args:
-            control: The control of the run.
-            streams: What its output is passed on by; None where nobody listens.
-        """
-        if self._gate is not None:
-            from stockade.gate import GateRun
-
-            control.gate = GateRun(self._gate, frames=control.frames)
-            if streams is not None:
-                streams.gate = control.gate
+        given = self._units_for, isolation, self.client, self._secrets
+        return PolicyContext(both, self.functions, grants, self.monitoring, self.trace, *given)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -264,8 +234,8 @@ class PolicyContext:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
         env = self.variables(inputs)
         streams = streams or (inputs.streams(control) if inputs.served else None)
-        if self._gate is not None:
-            self.look_at(control, streams)
+        if self.gates is not None:
+            self.gates.begin(control, streams)
         if warm is not None:
             is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
@@ -307,8 +277,8 @@ class PolicyContext:
         """
         if self._passes_on or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
-        if self._gate is not None:
-            self.look_at(control, None)
+        if self.gates is not None:
+            self.gates.begin(control, None)
         guest = Guest(plan, self.info, self.mounts, control)
         if self.monitoring is not None:
             guest.watch(self.monitoring)
@@ -422,18 +392,9 @@ class PolicyContext:
         if (before := saved.warm.pop(self, None)) is not None:
             before.close()
         if pool_size:
-            from stockade.execution._warm import WarmPool, check_fits
+            from stockade.execution._warm import make_pool
 
-            check_fits(plan := saved.plan(self, self.plan(saved.state.module)))
-            info, grants, env = self.info, self.mounts, dict(self.variables(inputs))
-            variables = environment(env)
-
-            # What is kept of this context is kept weakly by what it held: so this knows nothing of the context itself.
-            def make_guest(instance: Instance) -> Guest:
-                return Guest(plan, info, grants, RunControl(), env=variables, waiting=instance)
-
-            pool = WarmPool(plan, pool_size, memory_bytes, saved.pages, env, make_guest, tidy)
-            pool.fill()
-            saved.warm[self] = pool
-            return pool
-        return None
+            plan, env = saved.plan(self, self.plan(saved.state.module)), dict(self.variables(inputs))
+            given = plan, self.info, self.mounts, env, saved.pages, pool_size, memory_bytes, tidy
+            saved.warm[self] = make_pool(*given)
+        return saved.warm.get(self)

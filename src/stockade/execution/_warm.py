@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.engine import PAGE_BYTES_OF_HOST
 from stockade.errors import UsageError
+from stockade.execution._inputs import environment
 from stockade.execution._ready import ReadyPool
 from stockade.execution._snapshot import put_guest_state
+from stockade.runner import RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     from stockade.engine import Instance
     from stockade.execution._first_pages import FirstPages
     from stockade.execution._monitoring import Monitoring
+    from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
     from stockade.execution._run import Guest
-    from stockade.runner import RunControl, RunCoroutine
+    from stockade.report import PolicyInfo
+    from stockade.runner import RunCoroutine
 
-__all__ = ["WaitingGuest", "WarmPool", "check_fits"]
+__all__ = ["WaitingGuest", "WarmPool", "check_fits", "make_pool"]
 
 
 def check_fits(plan: Plan) -> None:
@@ -42,6 +46,47 @@ def check_fits(plan: Plan) -> None:
     """
     if (needed := plan.program.woven.initial_memory_bytes) > (allowed := plan.limits.memory):
         raise UsageError(f"the snapshot has {needed:,} bytes of memory; the policy allows {allowed:,} (limits.memory)")
+
+
+def make_pool(
+    plan: Plan,
+    info: PolicyInfo,
+    grants: OpenMounts,
+    env: Mapping[str, str],
+    pages: FirstPages,
+    size: int,
+    memory_bytes: int,
+    tidy: Callable[[], object] | None,
+) -> WarmPool:
+    """Has guests wait that begin with a snapshot.
+
+    It knows nothing of the context that they run under, which is kept weakly by what the snapshot holds.
+
+    Args:
+        plan: How they are made.
+        info: Their policy, as reports say it.
+        grants: What they may reach.
+        env: The environment that they are given.
+        pages: Which pages first calls touch.
+        size: How many wait.
+        memory_bytes: How much memory of their own they may have together.
+        tidy: What is done in pauses, before others are made, as for `ReadyPool`.
+
+    Raises:
+        EngineError: There is no room for so many.
+        UsageError: They have more memory than they may.
+    """
+    from stockade.execution._run import Guest
+
+    check_fits(plan)
+    variables = environment(env)
+
+    def make_guest(instance: Instance) -> Guest:
+        return Guest(plan, info, grants, RunControl(), env=variables, waiting=instance)
+
+    pool = WarmPool(plan, size, memory_bytes, pages, env, make_guest, tidy)
+    pool.fill()
+    return pool
 
 
 class WaitingGuest(NamedTuple):

@@ -145,7 +145,8 @@ def _made(
         return None
     plan = context.ready(task.module)
     streams: Streams | None = task.streams or (inputs.streams(control) if inputs.served else None)
-    context.look_at(control, streams)
+    if context.gates is not None:
+        context.gates.begin(control, streams)
     if streams is not None:
         given = msgspec.structs.replace(given, listens=streams.listening, asks=streams.stdin is not None)
     if not (yield from _place(control)):
