@@ -304,7 +304,9 @@ class RemoteGuest:
             # Most guests have no use for it.
             from stockade.egress import Client, GuestNetwork
 
-            self._network = GuestNetwork(self._client or Client(), self.policy, self._seconds, lambda: self._control.gate)
+            self._network = GuestNetwork(
+                self._client or Client(), self.policy, self._seconds, lambda: self._control.gate
+            )
         return self._network
 
     def _seconds(self) -> float:
