@@ -163,7 +163,7 @@ def test_a_hundred_runs_survive_what_befalls_others() -> None:
         assert (starved.outcome, starved.value) == (Outcome.OK, 0)
     assert box.run(wat(HELLO)).ok
     assert until(all_gone)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert dead() == []
     assert left_over() <= files
 

@@ -21,7 +21,7 @@ from stockade.isolation._remote import RemoteGuest
 from stockade.jail import landlock_version
 from stockade.report import Progress
 from stockade.runner import GO_ON, RunControl
-from tests._processes import descriptors, ended, forked, until
+from tests._processes import ended, forked, until
 from tests.conftest import HELLO, wat
 from tests.isolation.test_behaviour import SLEEPER
 
@@ -113,61 +113,6 @@ def test_a_lost_fork_server_is_made_anew() -> None:
 
     assert report.outcome is Outcome.CRASHED
     assert box.run(wat(HELLO)).ok
-
-
-def test_a_hundred_runs_survive_what_happens_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed, stopped, out of memory, garbled: four of a hundred; the others finish, and nothing is left. P-ISO-5."""
-    garbled: list[socket.socket] = []
-    pair = _hub.socket_pair
-
-    def listening(kind: int) -> tuple[socket.socket, socket.socket]:
-        ours, theirs = pair(kind)
-        garbled.append(theirs.dup())
-        return ours, theirs
-
-    box = Sandbox(Policy().replace(wall_time="120s"), isolation="process")
-    stopped = Sandbox(Policy().replace(wall_time="119s"), isolation="process")
-    box.run(wat(HELLO))
-    stopped.run(wat(HELLO))
-    assert until(all_gone)
-    before = descriptors()
-    monkeypatch.setattr(_hub, "socket_pair", listening)
-
-    async def many() -> list[Report]:
-        victims = []
-        for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "lost"), (box, "garbled")):
-            victims.append(asyncio.ensure_future(sandbox.call_async(wat(SLEEPER), "sleep", HOUR, run_id=name)))
-            # One after the other, so that it is known whose worker is which.
-            while len(garbled) < len(victims):
-                await asyncio.sleep(0.01)
-        workers = [number_of(worker) for worker in started(4)]
-        others = [asyncio.ensure_future(box.call_async(wat(SLEEPER), "sleep", SECOND)) for _ in range(96)]
-        await asyncio.sleep(0.2)
-        os.kill(workers[0], signal.SIGKILL)
-        os.kill(workers[1], signal.SIGSTOP)
-        os.kill(workers[2], signal.SIGBUS)
-        garbled[3].send(b"\x01garbage that no worker would say")
-        return [*await asyncio.gather(*victims), *await asyncio.gather(*others)]
-
-    killed, halted, lost, garbage, *others = asyncio.run(many())
-    for line in garbled:
-        line.close()
-
-    assert [report.outcome for report in others] == [Outcome.OK] * 96
-    assert (killed.outcome, killed.trap and killed.trap.message) == (
-        Outcome.CRASHED,
-        "the worker was ended by SIGKILL",
-    )
-    assert (halted.outcome, halted.trap and halted.trap.message) == (
-        Outcome.CRASHED,
-        "the worker was stopped by SIGSTOP, and ended for that",
-    )
-    assert (lost.outcome, lost.trap and lost.trap.message) == (Outcome.CRASHED, "the worker was ended by SIGBUS")
-    assert garbage.outcome is Outcome.CRASHED
-    assert garbage.trap is not None
-    assert garbage.trap.message.startswith("the worker says what makes no sense")
-    assert until(all_gone)
-    assert descriptors() == before
 
 
 def test_no_worker_outlives_its_run() -> None:
