@@ -79,6 +79,13 @@ def main() -> None:
         demanded = ""
     except IsolationError as problem:
         demanded = str(problem)
+    around = backend("bubblewrap")
+    in_bubblewrap: list[str] | None = None
+    if not around.available():
+        try:
+            in_bubblewrap = sorted(around.check())
+        except IsolationError as problem:
+            demanded += str(problem)
     diagnosis = diagnose(gather_facts(), Policy())
     print(
         json.dumps(
@@ -87,6 +94,7 @@ def main() -> None:
                 "stdout": report.stdout.decode(),
                 "walls": sorted(process.check()),
                 "strength": given,
+                "bubblewrap": in_bubblewrap,
                 "best": best().name,
                 "demanded": demanded,
                 "missing": diagnosis.missing(),

@@ -65,7 +65,8 @@ def test_a_user_without_privileges_has_the_same_walls(here: dict[str, Any]) -> N
 @pytest.mark.parametrize("how", ["EPERM", "ENOSYS"])
 def test_a_container_without_namespaces_and_landlock_has_fewer_walls(here: dict[str, Any], how: str) -> None:
     """It runs, says which walls do not stand and what to change, and is worth less; who demands more is refused."""
-    refused = [("unshare", SPACES, how), *((name, 0, how) for name in LANDLOCK)]
+    refused = [*((name, SPACES, how) for name in ("unshare", "clone")), ("clone3", 0, "ENOSYS")]
+    refused += [(name, 0, how) for name in LANDLOCK]
 
     there = told(refused=refused)
 
@@ -81,6 +82,21 @@ def test_a_container_without_namespaces_and_landlock_has_fewer_walls(here: dict[
     if lacking & set(here["walls"]):
         assert there["strength"] < here["strength"]
         assert there["scores"]["process"] < here["scores"]["process"]
+
+
+def test_bubblewrap_gives_what_this_process_may_not_enter(here: dict[str, Any]) -> None:
+    """A system that lets its own command enter namespaces, and no other process: what is inside is found out there."""
+    if here["bubblewrap"] is None:
+        pytest.skip("there is no bubblewrap that works")
+
+    there = told(refused=[("unshare", SPACES, "EPERM")])
+
+    assert not set(there["walls"]) & set(NAMESPACES)
+    gained = set(there["bubblewrap"]) - set(there["walls"])
+    assert gained == set(NAMESPACES) - {"mount"}
+    assert there["best"] == "bubblewrap"
+    # The twin: where all may be entered, it gives nothing more, and the simpler one is the best.
+    assert (here["bubblewrap"], here["best"]) == (here["walls"], "process")
 
 
 @pytest.mark.parametrize("missing", ["landlock", "namespaces"])

@@ -201,15 +201,18 @@ def check(backend: Backend) -> frozenset[str]:
     return frozenset(control.walls)
 
 
-def _process() -> Backend:
+def _process(name: Isolation) -> Backend:
     # Most programs have no use for it, and it loads what speaks with other processes.
-    from stockade.isolation._process import workers
+    from stockade.isolation._process import in_bubblewrap, workers
 
-    return workers
+    return in_bubblewrap if name == "bubblewrap" else workers
 
 
-BACKENDS: Final[tuple[Isolation, ...]] = ("inprocess", "process")
-"""The names of all there are, the weakest first."""
+BACKENDS: Final[tuple[Isolation, ...]] = ("inprocess", "process", "bubblewrap")
+"""The names of all there are: the weakest first, and of those that are equal the simplest."""
+
+MOST_STRENGTH: Final = 20
+"""What all walls give together."""
 
 _in_process = InProcess()
 
@@ -224,8 +227,10 @@ def backend(name: Isolation) -> Backend:
         IsolationError: There is none of that name.
     """
     if name not in BACKENDS:
-        raise IsolationError(f'there is no isolation {printable(str(name))}: use "inprocess" or "process"')
-    return _in_process if name == "inprocess" else _process()
+        raise IsolationError(
+            f'there is no isolation {printable(str(name))}: use "inprocess", "process" or "bubblewrap"'
+        )
+    return _in_process if name == "inprocess" else _process(name)
 
 
 def strength(found: Backend) -> int:
@@ -271,13 +276,15 @@ def at_least(least: int) -> Backend:
 
 
 def best() -> Backend:
-    """Returns the strongest backend that works here."""
-    for name in reversed(BACKENDS):
-        found = backend(name)
+    """Returns the strongest backend that works here; of those that are equal the simplest."""
+    found: Backend = _in_process
+    most = 0
+    for name in BACKENDS[1:]:
+        other = backend(name)
         try:
-            if not found.available():
-                found.check()
-                return found
+            given = 0 if other.available() or most == MOST_STRENGTH else strength(other)
         except IsolationError:
             continue
-    return _in_process
+        if given > most:
+            found, most = other, given
+    return found

@@ -47,11 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stockade.engine import CompiledModule
+    from stockade.execution import Isolation
 
-__all__ = ["Hub", "WorkerHandle", "hub", "stale"]
-
-stale: Final[deque[int]] = deque()
-"""Policies made ready that are no more, by the first part of the keys of what ran under them: it is to be forgotten."""
+__all__ = ["Hub", "WorkerHandle", "hub", "hub_of"]
 
 MOST_WORKERS: Final = 256
 """Workers at a time; a run beyond them waits for its turn."""
@@ -99,7 +97,10 @@ class WorkerHandle:
         is_garbled: Whether it has said what makes no sense.
         most_bytes: How many bytes a message of its may have, what stands behind it left out.
         most_descriptors: How many descriptors may come with one.
+        hub: Who had it made, once a run has got it.
     """
+
+    hub: Hub
 
     def __init__(self, number: int, program: int, line: socket.socket, server: _Server) -> None:
         self.number = number
@@ -299,14 +300,15 @@ class _Server:
     """A fork server that was started.
 
     Args:
+        module: What it is.
         numbers: What its workers are called.
         tend: What the thread that listens does from time to time; see there.
     """
 
-    def __init__(self, numbers: Iterator[int], tend: Callable[[], float | None]) -> None:
+    def __init__(self, module: str, numbers: Iterator[int], tend: Callable[[], float | None]) -> None:
         self._numbers = numbers
         self.process = ServerProcess(
-            "stockade.isolation._server",
+            module,
             "there is no Python to run workers with, for sys.executable is not set: set it, or use "
             'isolation="inprocess"',
             _KIND,
@@ -428,9 +430,19 @@ class _Server:
 
 
 class Hub:
-    """Has workers made. For any number of threads."""
+    """Has workers made. For any number of threads.
 
-    def __init__(self) -> None:
+    Args:
+        module: What makes them: its `main` is the process that does.
+
+    Attributes:
+        stale: Policies made ready that are no more, by the first part of the keys of what ran under them: it is to be
+            forgotten.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self.stale: deque[int] = deque()
         self._lock = reentrant_lock()
         self._server: _Server | None = None
         self._numbers = itertools.count(1)
@@ -517,8 +529,8 @@ class Hub:
         keeps: bool,
     ) -> WorkerHandle:
         server = self._found()
-        while stale:
-            server.drop(stale.popleft())
+        while self.stale:
+            server.drop(self.stale.popleft())
         program = server.programs.find(what.key)
         if program is None:
             program = next(self._numbers)
@@ -527,6 +539,7 @@ class Hub:
         worker = None if keeps else server.ahead.take(program)
         if worker is None:
             worker = server.make(program, keeps=keeps)
+        worker.hub = self
         try:
             worker.begin(*given, wake)
         except BaseException:
@@ -574,7 +587,7 @@ class Hub:
             server.close()
             server = None
         if server is None:
-            server = self._server = _Server(self._numbers, self._tend)
+            server = self._server = _Server(self._module, self._numbers, self._tend)
         return server
 
     def close(self) -> None:
@@ -599,8 +612,23 @@ class Hub:
             server.forget()
 
 
-hub = Hub()
+hub = Hub("stockade.isolation._server")
+"""Of workers that have what walls this process can raise."""
+
+_in_bubblewrap = Hub("stockade.isolation._bubblewrap")
+
+
+def hub_of(isolation: Isolation) -> Hub:
+    """Returns who has the workers of an isolation made.
+
+    Args:
+        isolation: One that has workers.
+    """
+    return _in_bubblewrap if isolation == "bubblewrap" else hub
+
 
 atexit.register(hub.close)
+atexit.register(_in_bubblewrap.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=hub.after_fork)
+    os.register_at_fork(after_in_child=_in_bubblewrap.after_fork)

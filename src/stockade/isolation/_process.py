@@ -15,8 +15,9 @@ from stockade.errors import Cancelled, IsolationError, SnapshotError
 from stockade.execution import with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
+from stockade.isolation._bubblewrap import missing_command
 from stockade.isolation._frames import MOST_DESCRIPTORS, Open, Register, sealed_file
-from stockade.isolation._hub import hub, stale
+from stockade.isolation._hub import hub_of
 from stockade.isolation._remote import RemoteGuest
 from stockade.isolation._state import told_state
 from stockade.runner import FOREVER
@@ -29,22 +30,35 @@ if TYPE_CHECKING:
     from stockade.engine import SealedFile
     from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
+    from stockade.isolation._hub import Hub
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["Workers", "workers"]
+__all__ = ["Workers", "in_bubblewrap", "workers"]
 
 _MOST_MOUNTS: Final = MOST_DESCRIPTORS - 2
 
 
 class Workers:
-    """Runs in worker processes, each in a fresh one."""
+    """Runs in worker processes, each in a fresh one.
 
-    name: Final[Isolation] = "process"
+    Args:
+        name: What the isolation is called.
+        missing: Says why there are none, where the system has what all workers need; "" where there are.
+    """
+
+    def __init__(self, name: Isolation, missing: Callable[[], str] = str) -> None:
+        self._name = name
+        self._missing = missing
+
+    @property
+    def name(self) -> Isolation:
+        """What it is called."""
+        return self._name
 
     def available(self) -> str:
         """Says why there are none on this system; "" where there are."""
-        return _unavailable()
+        return _unavailable() or self._missing()
 
     def run(self, context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
         """Does a run in a worker, in steps; see `Backend`.
@@ -89,10 +103,11 @@ class Workers:
 
     def close(self) -> None:
         """Ends the fork server, and all workers; the next run makes another."""
-        hub.end()
+        hub_of(self._name).end()
 
 
-workers: Final = Workers()
+workers: Final = Workers("process")
+in_bubblewrap: Final = Workers("bubblewrap", missing_command)
 
 
 def _unavailable() -> str:
@@ -149,7 +164,8 @@ def _made(
         context.gates.begin(control, streams)
     if streams is not None:
         given = msgspec.structs.replace(given, listens=streams.listening, asks=streams.stdin is not None)
-    if not (yield from _place(control)):
+    hub = hub_of(context.isolation)
+    if not (yield from _place(hub, control)):
         return None
     begun = time.perf_counter()
     worker = guest = None
@@ -171,13 +187,13 @@ def _made(
     return guest
 
 
-def _place(control: RunControl) -> RunCoroutine[bool]:
+def _place(hub: Hub, control: RunControl) -> RunCoroutine[bool]:
     """Waits for a place for a worker; whether the run has got one, before it was cancelled."""
     wake = control.wake
     while not hub.acquire(wake):
         woken = False
         try:
-            woken = yield from _until_woken(control, wake)
+            woken = yield from _until_woken(hub, control, wake)
         finally:
             if not woken or control.cancelled:
                 hub.leave(wake)
@@ -186,7 +202,7 @@ def _place(control: RunControl) -> RunCoroutine[bool]:
     return True
 
 
-def _until_woken(control: RunControl, wake: Callable[[], object]) -> RunCoroutine[bool]:
+def _until_woken(hub: Hub, control: RunControl, wake: Callable[[], object]) -> RunCoroutine[bool]:
     """Waits until it is somebody's turn, or its run is cancelled; whether it is the former."""
     while hub.is_waiting(wake):
         if control.cancelled:
@@ -197,7 +213,7 @@ def _until_woken(control: RunControl, wake: Callable[[], object]) -> RunCoroutin
 
 def _check(context: PolicyContext) -> None:
     """Refuses what workers do not do yet."""
-    reason = _unavailable()
+    reason = (in_bubblewrap if context.isolation == "bubblewrap" else workers).available()
     if reason:
         raise IsolationError(f'{reason}: use isolation="inprocess"')
     if context.trace:
@@ -246,7 +262,7 @@ class _Registration:
         if number is None:
             number = _known[context] = next(_numbers)
             # By a call that is whole, for it is made in the middle of anything; what is meant is done later.
-            weakref.finalize(context, stale.append, number).atexit = False
+            weakref.finalize(context, hub_of(context.isolation).stale.append, number).atexit = False
         self.key = (number, plan.module.sha256)
         self.code = plan.program.compiled
 

@@ -50,7 +50,6 @@ from stockade.isolation._frames import (
     Turn,
     Wants,
 )
-from stockade.isolation._hub import hub
 from stockade.isolation._sound import check_numbers, check_values, most_output_bytes, sound_report
 from stockade.isolation._state import checked_state
 from stockade.report import Outcome, Progress, Report, Timings, TrapInfo, Usage, Violation, note_cause
@@ -196,7 +195,7 @@ def _check_place(address: int, size: int) -> None:
 
 def _let_go(worker: WorkerHandle) -> None:
     if worker.close():
-        hub.release()
+        worker.hub.release()
 
 
 class RemoteGuest:
@@ -446,7 +445,7 @@ class RemoteGuest:
         if self._wants_more:
             # Only now: whoever makes another one for the next run would take the time of this one.
             self._wants_more = False
-            hub.took(self._worker)
+            self._worker.hub.took(self._worker)
 
     def _request(self, call: Call) -> Request:
         exchange, type_ = call.exchange, call.entry.type

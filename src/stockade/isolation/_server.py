@@ -31,13 +31,22 @@ from stockade.isolation._frames import (
     send,
 )
 from stockade.isolation._worker import Prepared, prepared, rehearse, work
-from stockade.jail import Jail, Step, enter_namespaces, leave_root, warm_up
+from stockade.jail import (
+    NAMESPACES,
+    Jail,
+    Step,
+    enter_namespaces,
+    leave_root,
+    left_before,
+    namespaces_of_this_process,
+    warm_up,
+)
 from stockade.worker import ForkLoop, watched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "serve"]
 
 
 def main(control: int, host: int) -> NoReturn:
@@ -47,11 +56,25 @@ def main(control: int, host: int) -> NoReturn:
         control: Descriptor of the socket that orders come from.
         host: The process that started this one.
     """
+    # The host cannot be seen from where this goes on.
+    serve(control, watched(host), {})
+
+
+def serve(control: int, watching: int | None, outside: Mapping[str, str]) -> NoReturn:
+    """Is the fork server, wherever it was started.
+
+    Args:
+        control: Descriptor of the socket that orders come from.
+        watching: Is ready when the process has ended that started this one.
+        outside: The namespaces of that process, where something else may have left them.
+    """
     status = 1
     try:
-        watching = watched(host)
-        # The host cannot be seen from where this goes on.
-        namespaces = enter_namespaces()
+        wanted = frozenset(NAMESPACES)
+        if outside.get("pid") not in (None, namespaces_of_this_process().get("pid")):
+            # Its /proc may not be mounted anew in another one.
+            wanted -= {"pid"}
+        namespaces = left_before(enter_namespaces(wanted), outside)
         _warm_up()
         namespaces = leave_root(namespaces)
         status = _Server(socket.socket(fileno=control), watching, namespaces).run()

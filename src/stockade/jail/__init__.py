@@ -14,7 +14,7 @@ from stockade.jail._model import (
     Wall,
 )
 from stockade.jail._mounts import detach_folders
-from stockade.jail._namespaces import enter_namespaces, leave_root
+from stockade.jail._namespaces import enter_namespaces, leave_root, left_before, namespaces_of_this_process
 from stockade.jail._rehearsal import rehearse
 from stockade.jail._seccomp import seal_code
 
@@ -33,6 +33,8 @@ __all__ = [
     "enter_namespaces",
     "landlock_version",
     "leave_root",
+    "left_before",
+    "namespaces_of_this_process",
     "rehearse",
     "seal_code",
     "warm_up",

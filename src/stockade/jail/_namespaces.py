@@ -19,9 +19,11 @@ from stockade.jail._privileges import drop_capabilities, hide_memory
 from stockade.system import prctl
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stockade.jail._model import Wall
 
-__all__ = ["enter_namespaces", "has_other_threads", "leave_root"]
+__all__ = ["enter_namespaces", "has_other_threads", "leave_root", "left_before", "namespaces_of_this_process"]
 
 _FLAGS: Final[dict[Wall, int]] = {
     "user": 0x1000_0000,
@@ -41,6 +43,17 @@ _TOLD: Final[dict[Wall, str]] = {
     "uts": "a host name of its own",
     "cgroup": "does not see the host's control groups",
 }
+
+_FILES: Final[dict[Wall, str]] = {
+    "user": "user",
+    "mount": "mnt",
+    "pid": "pid",
+    "network": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+}
+"""What the kernel calls them."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
@@ -101,6 +114,35 @@ def enter_namespaces(
     if "pid" in JailReport(tuple(steps)).active:
         _become_first()
     return tuple(steps)
+
+
+def namespaces_of_this_process() -> dict[str, str]:
+    """Returns which namespaces this process is in, by their walls; those that the kernel tells."""
+    found: dict[str, str] = {}
+    for wall, name in _FILES.items():
+        with suppress(OSError):
+            found[wall] = str(Path(f"/proc/self/ns/{name}").readlink())
+    return found
+
+
+def left_before(steps: tuple[Step, ...], outside: Mapping[str, str]) -> tuple[Step, ...]:
+    """Counts namespaces that something else has entered around this process, where it could enter none itself.
+
+    Args:
+        steps: What came of those that it has tried to enter.
+        outside: The namespaces of a process outside, by walls; what is not told there is not counted.
+
+    Returns:
+        The same steps. Mounts are not counted: those of somebody else may show the host's files.
+    """
+    here = namespaces_of_this_process()
+    told = {step.wall: step for step in steps}
+    for wall in NAMESPACES:
+        if wall == "mount" or (wall in told and told[wall].active) or wall not in outside:
+            continue
+        if here.get(wall, outside[wall]) != outside[wall]:
+            told[wall] = Step(wall, active=True, detail=f"{_TOLD[wall]}: entered by what started it")
+    return tuple(told[wall] for wall in NAMESPACES if wall in told)
 
 
 def leave_root(steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -173,7 +215,8 @@ def _mount_processes(place: bytes) -> bool:
             _mount(b"proc", place, b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
             return True
     _mount(b"/proc", place, None, _MS_BIND | _MS_REC, None)
-    return False
+    # What calls this process as it calls itself is of the same namespace.
+    return str(Path("/proc/self").readlink()) == str(os.getpid())
 
 
 def _mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
