@@ -83,7 +83,8 @@ def test_a_container_with_few_walls(monkeypatch: pytest.MonkeyPatch) -> None:
         "user             missing  the kernel refuses it (Operation not permitted)",
         (
             "                          for more: allow user namespaces: sysctl user.max_user_namespaces, "
-            "kernel.unprivileged_userns_clone, or the container's profile"
+            "kernel.unprivileged_userns_clone, or the container's profile; where only bubblewrap may have them, use "
+            'isolation="bubblewrap"'
         ),
         "mount            missing  the kernel refuses it (Operation not permitted)",
         "                          for more: see user",
@@ -137,7 +138,8 @@ def test_json_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "found": "the kernel refuses it (Operation not permitted)",
         "advice": (
             "allow user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, or the "
-            "container's profile"
+            "container's profile; where only bubblewrap may have them, use "
+            'isolation="bubblewrap"'
         ),
     }
     assert told["scores"] == {"inprocess": Policy().score().value, "process": Policy().score().value + 13}

@@ -1,19 +1,38 @@
-"""Backends: found by name or by strength, which counts walls that were found to stand."""
+"""Backends: found by name or by strength, which counts walls that were found to stand. Holds P-JAIL-8."""
 
 from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import IsolationError, Sandbox
-from stockade.isolation import BACKENDS, at_least, backend, best, strength
+from stockade.isolation import BACKENDS, _hub, at_least, backend, best, strength
 from stockade.isolation import _process as workers
 from tests.conftest import HELLO, wat
+
+if TYPE_CHECKING:
+    from stockade.isolation import Backend
+
+
+def named(name: str) -> Backend:
+    """A backend, where the machine has it."""
+    found = backend(name)  # type: ignore[arg-type]
+    if name == "bubblewrap":
+        if reason := found.available():
+            pytest.skip(reason)
+        try:
+            found.check()
+        except IsolationError as problem:
+            pytest.skip(str(problem))
+    return found
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_each_is_in_order(name: str) -> None:
     """It is available, and a command that does nothing comes to its end in it."""
-    found = backend(name)  # type: ignore[arg-type]
+    found = named(name)
 
     assert found.name == name
     assert found.available() == ""
@@ -23,7 +42,7 @@ def test_each_is_in_order(name: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_closing_is_harmless_in_any_state(name: str) -> None:
     """Before the first run, twice, and before the next one."""
-    found = backend(name)  # type: ignore[arg-type]
+    found = named(name)
     found.close()
     found.close()
 
@@ -33,8 +52,8 @@ def test_closing_is_harmless_in_any_state(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    """The two that there are are named."""
-    with pytest.raises(IsolationError, match='use "inprocess" or "process"'):
+    """Those that there are are named."""
+    with pytest.raises(IsolationError, match='use "inprocess", "process" or "bubblewrap"'):
         backend("none")  # type: ignore[arg-type]
 
 
@@ -61,3 +80,29 @@ def test_the_best_is_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best().name == "inprocess"
     with pytest.raises(IsolationError, match='no Linux: use isolation="inprocess"'):
         Sandbox(isolation="process").run(wat(HELLO))
+
+
+def test_bubblewrap_is_there_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no such command, nothing runs elsewhere instead."""
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+
+    assert backend("bubblewrap").available().startswith("there is no bwrap in /usr/bin, ")
+    with pytest.raises(IsolationError, match='install bubblewrap: use isolation="inprocess"'):
+        Sandbox(isolation="bubblewrap").run(wat(HELLO))
+    with pytest.raises(IsolationError, match=r"bubblewrap: there is no bwrap in .*: install bubblewrap\)"):
+        at_least(21)
+
+
+def test_each_has_workers_of_its_own() -> None:
+    """To close one leaves the other's."""
+    other = named("bubblewrap")
+    box, boxed = Sandbox(isolation="process"), Sandbox(isolation="bubblewrap")
+    assert box.run(wat(HELLO)).stdout == boxed.run(wat(HELLO)).stdout == b"hello world\n"
+    mine = _hub.hub_of("process")._server
+    assert mine is not None
+    assert mine is not _hub.hub_of("bubblewrap")._server
+
+    other.close()
+
+    assert _hub.hub_of("process")._server is mine
+    assert boxed.run(wat(HELLO)).ok

@@ -284,7 +284,9 @@ def test_what_is_not_there_yet_is_refused_in_words() -> None:
 
 def test_an_unknown_isolation_is_refused() -> None:
     """And the two that there are are named."""
-    with pytest.raises(IsolationError, match='there is no isolation \'none\': use "inprocess" or "process"'):
+    with pytest.raises(
+        IsolationError, match='there is no isolation \'none\': use "inprocess", "process" or "bubblewrap"'
+    ):
         Sandbox(isolation="none")  # type: ignore[arg-type]
 
 

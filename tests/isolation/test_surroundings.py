@@ -1,6 +1,6 @@
 """Workers of a user without privileges, in a container that lacks walls.
 
-Holds P-JAIL-7.
+Holds P-JAIL-7 and P-JAIL-8.
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ def test_a_container_without_namespaces_and_landlock_has_fewer_walls(here: dict[
     assert lacking - set(NAMESPACES) | {"user"} <= set(there["advice"])
     assert there["strength"] <= here["strength"]
     assert there["scores"]["process"] <= here["scores"]["process"]
+    # To bubblewrap they are refused, too.
+    assert there["bubblewrap"] is None
+    assert there["best"] == ("process" if there["strength"] else "inprocess")
     assert there["demanded"].startswith(f"no isolation of strength {there['strength'] + 1} is available here (")
     assert f"process: gives {there['strength']}" in there["demanded"]
     if lacking & set(here["walls"]):

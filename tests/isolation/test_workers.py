@@ -299,6 +299,7 @@ def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
         heard = []
 
         class Talker:
+            hub = _hub.hub
             status, refused, most_bytes = None, 0, 1 << 20
 
             def receive(self, most_blob: int) -> tuple[object, bytes, tuple[int, ...]]:

@@ -32,7 +32,7 @@ _LACKS: Final = (
 _ADVICE: Final[dict[Wall, str]] = {
     "user": (
         "allow user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, or the container's "
-        "profile"
+        'profile; where only bubblewrap may have them, use isolation="bubblewrap"'
     ),
     "landlock": "boot Linux 5.13 or later with landlock in lsm=, and let the container's seccomp profile pass it",
     "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER, and let the container's profile pass seccomp",
