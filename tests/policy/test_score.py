@@ -119,7 +119,7 @@ def test_an_isolation_that_is_not_there_is_no_score(isolation: Any) -> None:
     """The attack: a score for an isolation that the runs will not have."""
     with pytest.raises(IsolationError) as caught:
         Policy().score(isolation)
-    assert str(caught.value) == f'there is no isolation {isolation!r}: use "inprocess" or "process"'
+    assert str(caught.value) == f'there is no isolation {isolation!r}: use "inprocess", "process" or "bubblewrap"'
 
 
 def test_a_policy_is_rated_where_its_runs_happen() -> None:

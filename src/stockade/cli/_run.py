@@ -56,8 +56,9 @@ _TEXT_MARK = "text:"
 @limit_options
 @click.option(
     "--isolation",
-    type=click.Choice(["inprocess", "process"]),
-    help="Where the module runs: in this process, or in a jailed one of its own; by default as the policy says.",
+    type=click.Choice(["inprocess", "process", "bubblewrap"]),
+    help="Where the module runs: in this process, or in a jailed one of its own, which bubblewrap may be around; by "
+    "default as the policy says.",
 )
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @report_option
@@ -78,7 +79,7 @@ def run(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
-    isolation: Literal["inprocess", "process"] | None,
+    isolation: Literal["inprocess", "process", "bubblewrap"] | None,
     live: bool,  # noqa: ARG001 - it was an option once
     reports: tuple[str, ...],
     wants_json: bool,

@@ -139,7 +139,7 @@ class Language:
         *,
         runtime: str | os.PathLike[str] = "auto",
         preload: str = "",
-        isolation: Literal["inprocess", "process"] | None = None,
+        isolation: Literal["inprocess", "process", "bubblewrap"] | None = None,
         monitoring: Monitoring | None = None,
         packages: str | os.PathLike[str] | None = None,
         pool_size: int = 0,

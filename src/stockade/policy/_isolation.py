@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from stockade.errors import IsolationError
 from stockade.policy._units import shown
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ISOLATIONS", "Isolation", "isolation_of", "stronger"]
 
-Isolation: TypeAlias = Literal["inprocess", "process"]
-"""Where runs happen: in this process, or each in a jailed one of its own."""
+Isolation: TypeAlias = Literal["inprocess", "process", "bubblewrap"]
+"""Where runs happen: in this process, or each in a jailed one of its own, which may be made in bubblewrap."""
 
-ISOLATIONS: Final[tuple[Isolation, ...]] = ("inprocess", "process")
+ISOLATIONS: Final[tuple[Isolation, ...]] = ("inprocess", "process", "bubblewrap")
 """All there are, the weakest first."""
 
+_Isolation = TypeVar("_Isolation", bound=Isolation)
 
-def stronger(first: Isolation, second: Isolation) -> Isolation:
+
+def stronger(first: _Isolation, second: _Isolation) -> _Isolation:
     """Returns the stronger of two."""
     return max(first, second, key=ISOLATIONS.index)
 
@@ -37,7 +39,7 @@ def isolation_of(policy: Policy, asked: Isolation | None) -> Isolation:
     if asked is None:
         return policy.isolation
     if asked not in ISOLATIONS:
-        raise IsolationError(f'there is no isolation {shown(asked)}: use "inprocess" or "process"')
+        raise IsolationError(f'there is no isolation {shown(asked)}: use "inprocess", "process" or "bubblewrap"')
     if stronger(asked, policy.isolation) != asked:
         raise IsolationError(
             f'the policy {shown(policy.name)} demands isolation "{policy.isolation}", and "{asked}" is weaker: '

@@ -227,7 +227,9 @@ class Policy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         return explain(self)
 
-    def score(self, isolation: Literal["inprocess", "process"] | None = None, walls: Iterable[str] = ()) -> Score:
+    def score(
+        self, isolation: Literal["inprocess", "process", "bubblewrap"] | None = None, walls: Iterable[str] = ()
+    ) -> Score:
         """Rates how much stands between a guest and the host, from 0 to 100, with reasons.
 
         Only what is enforced counts, and a policy that permits more never gets a higher score.

@@ -161,7 +161,7 @@ class Sandbox:
     def __init__(
         self,
         policy: PolicyLike = "default",
-        isolation: Literal["inprocess", "process"] | None = None,
+        isolation: Literal["inprocess", "process", "bubblewrap"] | None = None,
         monitoring: Monitoring | None = None,
         trace: Trace | bool | None = None,
         *,
