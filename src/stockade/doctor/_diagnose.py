@@ -104,8 +104,9 @@ def diagnose(facts: Facts, policy: Policy) -> Diagnosis:
         policy=policy.name,
         scores={
             name: policy.score(name, active if name == "process" else ()).value
+            # What another command around it would give is not tried here.
             for name in ISOLATIONS
-            if stronger(name, policy.isolation) == name
+            if name != "bubblewrap" and stronger(name, policy.isolation) == name
         },
     )
 
