@@ -38,7 +38,8 @@ def _writer_seconds() -> float:
             words = (process / "cmdline").read_bytes()
             # It is told whose it is.
             if b"stockade.audit._writer" in words and b", %d)" % os.getpid() in words:
-                seconds += int((process / "schedstat").read_text().split()[0]) / 1e9
+                threads = (process / "task").glob("*/schedstat")
+                seconds += sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
     return seconds
 
 
