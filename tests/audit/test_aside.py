@@ -141,6 +141,36 @@ def test_a_writer_that_is_gone_before_it_has_answered(
     assert verify(path, key=KEY).ok
 
 
+def test_what_is_not_known_to_be_written_is_looked_for_until_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log cannot be read when the writer has gone: it fails, and is written once all the same."""
+    path = tmp_path / "log"
+    real_receive, real_written = _aside.receive, chain.ChainFile.written
+    tries: list[int] = []
+
+    def receive(line: object) -> object:
+        answer = real_receive(line)  # type: ignore[arg-type]
+        return None if answer and msgspec.msgpack.decode(answer, type=Answer).written else answer
+
+    def written(file: chain.ChainFile[object], start: int, writer: str) -> set[int]:
+        tries.append(start)
+        if len(tries) < 3:
+            raise OSError(5, "Input/output error")
+        return real_written(file, start, writer)
+
+    monkeypatch.setattr(_aside, "receive", receive)
+    monkeypatch.setattr(chain.ChainFile, "written", written)
+    with AuditLog(path, key=KEY) as log:
+        log.tell(EventName.DENIED)
+        while not log.flush():
+            assert len(tries) < 3
+        assert log.failures == 2
+
+    assert names(path) == ["denied"]
+    assert verify(path, key=KEY).ok
+
+
 def test_what_the_writer_cannot_write_is_told_as_ever(tmp_path: Path) -> None:
     """A link is put into the place of the log: nothing runs where it is required, and all is there when it is gone."""
     path, aside = tmp_path / "log", tmp_path / "moved"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 import socket
 import time
 from contextlib import suppress
@@ -72,14 +71,17 @@ class _Writer:
                 self._not_before = time.monotonic() + _RETRY_SECONDS
                 return None
             self._is_ready = False
-        control = self._process.control
-        if not self._is_ready and select.select([control], [], [], 0)[0]:
-            with suppress(OSError):
-                self._is_ready = control.recv(1) == READY
+        if not self._is_ready:
+            try:
+                self._is_ready = self._process.control.recv(1, socket.MSG_DONTWAIT) == READY
+            except BlockingIOError:
+                return None
+            except OSError:
+                self._is_ready = False
             if not self._is_ready:
                 self._not_before = time.monotonic() + _RETRY_SECONDS
                 self._end()
-        return self._process if self._is_ready else None
+        return self._process
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -118,6 +120,8 @@ class Aside:
         self._known = 0
         # Where the other process writes next, at the earliest.
         self._end = 0
+        # Whether it has ended before it could say what is written.
+        self._is_unsure = False
         self._line: socket.socket | None = None
 
     def append(self, noted: list[Noted]) -> bool:
@@ -133,9 +137,11 @@ class Aside:
             OSError: They cannot be written.
             AuditError: What is in the place of the log cannot be used.
         """
+        if self._is_unsure:
+            self._take_off(noted)
         line = self._line or self._connected()
-        if line is None:
-            return False
+        if line is None or not noted:
+            return not noted
         self._file.note_written()
         kinds = {kind: self._kinds[kind] for kind in range(self._known + 1, len(self._kinds) + 1)}
         self._known += len(kinds)
@@ -146,6 +152,7 @@ class Aside:
             answer = None
         if answer is None:
             self.close()
+            self._is_unsure = True
             self._take_off(noted)
             return not noted
         told = msgspec.msgpack.decode(answer, type=Answer)
@@ -180,6 +187,7 @@ class Aside:
         written = self._file.written(self._end, self._writer())
         if written:
             noted[:] = [item for item in noted if number(item) not in written]
+        self._is_unsure = False
 
     def close(self) -> None:
         """Lets go of the other process; what comes next asks for it again."""

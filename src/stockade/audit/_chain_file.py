@@ -192,7 +192,8 @@ class ChainFile(Generic[_Item]):
                     return set()
                 found = self._find(head, status)
                 size = status.st_size - len(found.rest)
-                start = start if start <= size else 0
+                # What was to be written is at the end, but for what others have added since.
+                start = max(start if start <= size else 0, size - MOST_FOUND_BYTES)
                 data = _read(self._log, start, size - start)
             finally:
                 flock(self._head, LOCK_UN)

@@ -53,6 +53,9 @@ class _Ended(msgspec.Struct, frozen=True, array_like=True, tag=_ENDED, gc=False)
     stderr_bytes: int
 
 
+# An enumeration looks its names up each time.
+_RUN_STARTED, _RUN_ENDED = EventName.RUN_STARTED, EventName.RUN_ENDED
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Started | _Ended).decode
 
@@ -116,37 +119,25 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
         kinds: Kinds of runs, by their numbers.
     """
     found = _decode(record)
-    seq, fields = found.seq, kinds[found.kind]
+    seq, at = found.seq, found.at
+    started, ended = kinds[found.kind]
     if isinstance(found, _Started):
-        return AuditEvent(EventName.RUN_STARTED, found.at, seq, writer, f"{writer}-{seq}", *fields[0])
-    calls, denied = found.calls, found.denied
-    return AuditEvent(
-        EventName.RUN_ENDED,
-        found.at,
-        seq,
-        writer,
-        f"{writer}-{found.start}",
-        *fields[1],
-        "",
-        "ok",
-        found.exit_code,
-        None,
-        None,
-        0,
-        RunFigures(
-            found.wall_seconds,
-            found.cpu_seconds,
-            found.fuel,
-            found.memory_bytes,
-            sum(calls.values()) if calls else 0,
-            sum(denied.values()) if denied else 0,
-            found.host_calls,
-            found.read_bytes,
-            found.written_bytes,
-            found.stdout_bytes,
-            found.stderr_bytes,
-        ),
+        return AuditEvent(_RUN_STARTED, at, seq, writer, f"{writer}-{seq}", *started)
+    calls, denied, run = found.calls, found.denied, f"{writer}-{found.start}"
+    figures = RunFigures(
+        found.wall_seconds,
+        found.cpu_seconds,
+        found.fuel,
+        found.memory_bytes,
+        sum(calls.values()) if calls else 0,
+        sum(denied.values()) if denied else 0,
+        found.host_calls,
+        found.read_bytes,
+        found.written_bytes,
+        found.stdout_bytes,
+        found.stderr_bytes,
     )
+    return AuditEvent(_RUN_ENDED, at, seq, writer, run, *ended, "", "ok", found.exit_code, None, None, 0, figures)
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
