@@ -157,6 +157,20 @@ def test_runs_that_are_looked_at_are_put_on_record(command: str, hello: Path, tm
     assert run("audit", "verify", log)[0] == 0
 
 
+@pytest.mark.parametrize("words", [("run",), ("trace", "-o"), ("learn", "-o"), ("python", "--learn")])
+def test_what_runs_is_not_written_over(words: tuple[str, ...], hello: Path, tmp_path: Path) -> None:
+    """A slip of the hand: the output is named as the module is, also by a link; it stays as it is, and nothing runs."""
+    link, before = tmp_path / "link.txt", hello.read_bytes()
+    link.symlink_to(hello)
+
+    for same in (hello, link):
+        given = [f"--report={same}"] if words == ("run",) else [words[1], same]
+        status, said, problem = run(words[0], *given, hello)
+        assert (status, said) == (125, "")
+        assert problem.endswith(f"Error: {same} is what is to run: what is written needs a file of its own\n")
+        assert hello.read_bytes() == before
+
+
 @pytest.mark.parametrize("command", [("run", "--report"), ("trace", "-o"), ("learn", "-o")])
 def test_nothing_else_is_written_to_the_log(command: tuple[str, str], hello: Path, tmp_path: Path) -> None:
     """It would be lost: a slip of the hand, also where a link leads there; a file beside it is written."""

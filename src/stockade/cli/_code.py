@@ -16,7 +16,7 @@ from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._logging import audit_option, audited, check_audit_file
+from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
 from stockade.cli._report_option import ReportFile, ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import ExitStatus, exit_status
@@ -170,7 +170,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     ) -> int:
         policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
         check_collection(patterns, folder, force=force, wants_json=wants_json)
-        check_audit_file(audit_file, learned, *reports)
+        check_own_files(audit_file, file if code is None else None, learned, *reports)
         report_files = opened(reports)
         learned_file = None if learned is None else OutputFile(learned, "the policy")
         given = _files(files)

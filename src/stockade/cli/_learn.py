@@ -11,7 +11,7 @@ from stockade.cli._endings import complain
 from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._logging import audit_option, audited, check_audit_file
+from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import finish, perform
 from stockade.cli._streams import say_document
@@ -79,7 +79,7 @@ def learn(
     if before is not None:
         Policy.load(before)  # A mistake in it is told before anything runs.
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
-    check_audit_file(audit_file, output)
+    check_own_files(audit_file, module, output)
     file = None if output is None else OutputFile(output, "the policy")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)

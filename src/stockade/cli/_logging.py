@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stockade.audit import AuditLog
 
-__all__ = ["audit_option", "audited", "check_audit_file"]
+__all__ = ["audit_option", "audited", "check_own_files"]
 
 audit_option = click.option(
     "--audit",
@@ -27,21 +27,21 @@ audit_option = click.option(
 """The option for an audit log, given as `audit_file`."""
 
 
-def check_audit_file(path: str | None, *others: str | None) -> None:
-    """Checks that an audit log has a file of its own, before anything else is opened.
+def check_own_files(audit_file: str | None, runs: str | None, *others: str | None) -> None:
+    """Checks that what is written has a file of its own, before anything is opened.
 
     Args:
-        path: The file of the log; None for none.
+        audit_file: The audit log; None for none.
+        runs: The file of what runs; None for none.
         others: What else is written to.
 
     Raises:
-        UsageError: One of them is the same file.
+        UsageError: One of them is the audit log, or what runs.
     """
-    for other in others if path else ():
-        if other and os.path.realpath(other) == os.path.realpath(path or ""):
-            raise click.UsageError(
-                f"{printable(other, 400)} is the audit log, too: what else is written needs a file of its own"
-            )
+    for path, what in ((audit_file, "the audit log, too: what else"), (runs, "what is to run: what")):
+        for other in others if path else ():
+            if other and os.path.realpath(other) == os.path.realpath(path or ""):
+                raise click.UsageError(f"{printable(other, 400)} is {what} is written needs a file of its own")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._logging import audit_option, audited, check_audit_file
+from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
 from stockade.cli._report_option import ReportingCommand, monitoring_for, opened, report_option
 from stockade.cli._status import exit_status
@@ -100,7 +100,7 @@ def run(
         raise click.UsageError("--returns says how to read the value of a function: name the function with --invoke")
     Engine.make_no_pools()  # There is one guest.
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
-    check_audit_file(audit_file, *reports)
+    check_own_files(audit_file, module, *reports)
     files = opened(reports)
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)

@@ -15,7 +15,7 @@ from stockade.cli._endings import complain
 from stockade.cli._files import open_stream
 from stockade.cli._grants import environment_of, limit_options, long_folder_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
-from stockade.cli._logging import audit_option, audited, check_audit_file
+from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import finish, perform
 from stockade.engine import Engine
@@ -176,7 +176,7 @@ def trace(
     Engine.make_no_pools()  # There is one guest.
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
-    check_audit_file(audit_file, output)
+    check_own_files(audit_file, module, output)
     with ExitStack() as stack:
         # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
         write = sys.stderr.write if output is None else _writing(stack.enter_context(open_stream(output, "the trace")))
