@@ -275,7 +275,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         *("CallRefused", "HTTP_MODULE", "network_of"),
         "annotated",
     },
-    stockade.audit: {"RunKind", "key_from", "pack_end", "pack_start"},
+    stockade.audit: {"ENDED", "STARTED", "RunKind", "key_from", "pack"},
     stockade.learning: {"learned_toml"},
     stockade.metrics: set(),
     stockade.jail: {

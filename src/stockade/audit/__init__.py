@@ -7,13 +7,15 @@ from stockade._log_levels import set_log_level
 from stockade.audit._events import AuditEvent, EventName, RunFigures, RunInfo, Severity
 from stockade.audit._hooks import RunHook
 from stockade.audit._log import AuditLog
-from stockade.audit._packed import pack_end, pack_start
+from stockade.audit._packed import ENDED, STARTED, pack
 from stockade.audit._places import key_from
 from stockade.audit._records import RunKind
 from stockade.audit._sinks import LoggingSink, SyslogSink
 from stockade.audit._verify import AuditCheck, AuditFinding, verify
 
 __all__ = [
+    "ENDED",
+    "STARTED",
     "AuditCheck",
     "AuditEvent",
     "AuditFinding",
@@ -27,8 +29,7 @@ __all__ = [
     "Severity",
     "SyslogSink",
     "key_from",
-    "pack_end",
-    "pack_start",
+    "pack",
     "verify",
 ]
 

@@ -16,7 +16,6 @@ from stockade.audit._chain_file import ChainFile
 from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
 from stockade.audit._outlet import Outlet, outlets
-from stockade.audit._packed import pack_end, pack_start
 from stockade.audit._places import find_place
 from stockade.audit._records import batched, events_of, figures_of
 from stockade.errors import AuditError, UsageError
@@ -44,8 +43,6 @@ tenth of the time that it takes to write them."""
 
 _MOST_KINDS: Final = 4096
 """So many kinds of runs have records; runs of others are told as events. They are kept as long as the log."""
-
-_WENT_WELL: Final = "ok"
 
 _logs: Final[weakref.WeakSet[AuditLog]] = weakref.WeakSet()
 
@@ -292,11 +289,7 @@ class AuditLog:
             at: The time.
         """
         seq = self.next_number()
-        if kind.number:
-            self.note_run(pack_start(kind.number, seq, at))
-        else:
-            made = AuditEvent(EventName.RUN_STARTED, at, seq, self.writer, f"{self.writer}-{seq}", *kind.fields[0])
-            self._put(made)
+        self._put(AuditEvent(EventName.RUN_STARTED, at, seq, self.writer, f"{self.writer}-{seq}", *kind.fields[0]))
         return seq
 
     def ended(
@@ -319,9 +312,6 @@ class AuditLog:
             reason: Why it came to no report.
         """
         seq, at = self.next_number(), time.time()
-        if kind.number and usage is not None and outcome == _WENT_WELL:
-            self.note_run(pack_end(kind.number, seq, run, at, exit_code, usage))
-            return
         figures = None if usage is None else figures_of(usage)
         name = f"{self.writer}-{run}"
         end = kind.fields[1]

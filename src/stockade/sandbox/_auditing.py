@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade._text import printable
 from stockade._version import __version__
-from stockade.audit import AuditLog, EventName, RunInfo, RunKind, pack_end, pack_start
+from stockade.audit import ENDED, STARTED, AuditLog, EventName, RunInfo, RunKind, pack
 from stockade.engine import wasmtime_version
 from stockade.errors import GuestError, ModuleError, StockadeError, UsageError
 from stockade.modules import Module
@@ -173,7 +173,8 @@ class Auditor:
         if kind is None or context.functions.count or control.name is not None:
             return self._whole(control, do, export, context, module, *given)
         add, queue, next_number, number = log.add, log.queue, log.next_number, log.next_number()
-        add(pack_start(kind.number, number, time()))
+        code = kind.number
+        add(pack((STARTED, code, number, time())))
         if queue.alert:
             queue.look()
         try:
@@ -182,7 +183,30 @@ class Auditor:
             self._fail(self._briefly(number, kind, control, context, module), problem)
             raise
         if report.outcome is _OK and not report.violations:
-            add(pack_end(kind.number, next_number(), number, time(), report.exit_code, report.usage))
+            usage = report.usage
+            add(
+                pack(
+                    (
+                        ENDED,
+                        code,
+                        next_number(),
+                        number,
+                        time(),
+                        report.exit_code,
+                        usage.wall_seconds,
+                        usage.cpu_seconds,
+                        usage.fuel,
+                        usage.memory_bytes,
+                        usage.calls,
+                        usage.denied,
+                        usage.host_calls,
+                        usage.read_bytes,
+                        usage.written_bytes,
+                        usage.stdout_bytes,
+                        usage.stderr_bytes,
+                    )
+                )
+            )
             if queue.alert:
                 queue.look()
         else:
@@ -194,6 +218,8 @@ class Auditor:
         if self._log.blocks or module.__class__ is not Module:
             return None
         kind = self._kind(self.told or context.info, module, export)
+        if not kind.number:
+            self._log.number_kind(kind)
         if not kind.number:
             return None
         self._last = module, context, export, kind
@@ -369,8 +395,6 @@ class Auditor:
         if kind is None:
             self.meet(policy, module)
             kind = RunKind(policy, module.sha256, module.name, export, tenant, run_name, session)
-            if not session and not run_name:
-                self._log.number_kind(kind)
             if len(kinds) >= _MOST_KINDS:
                 kinds.clear()
             kinds[key] = kind
