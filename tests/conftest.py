@@ -122,6 +122,26 @@ def python(load_program: Callable[[str], stockade.Module]) -> stockade.Module:
     return load_program("python")
 
 
+@pytest.fixture(params=["inprocess", pytest.param("process", marks=pytest.mark.slow)])
+def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a test done for each place where guests may live: where it makes a sandbox and does not say so itself.
+
+    A module asks for it by its `pytestmark`. A test that is about this process alone says why with `differs`.
+    """
+    if request.param == "inprocess":
+        return
+    if "timeline" in request.fixturenames:
+        pytest.skip("it has a clock of its own, which is that of this process")
+    differs = request.node.get_closest_marker("differs")
+    if differs is not None:
+        pytest.skip(differs.args[0])
+    policy, _, *rest = stockade.Sandbox.__init__.__defaults__ or ()
+    monkeypatch.setattr(stockade.Sandbox.__init__, "__defaults__", (policy, request.param, *rest))
+    for name, value in list(vars(request.module).items()):
+        if isinstance(value, stockade.Sandbox):
+            monkeypatch.setattr(request.module, name, stockade.Sandbox(value.policy, request.param))
+
+
 @pytest.fixture
 def interrupts() -> Iterator[None]:
     """Lets children be interrupted, even where whoever runs the tests ignores the signal."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tests._timeline import Timeline
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 WALL_TIME = 0.2
 ASLEEP_TIME = 0.5
 """The deadline of runs that are to be asleep by then."""
@@ -280,6 +283,7 @@ def test_deadline_holds_while_the_guest_sleeps(clock: int, flags: int) -> None:
 
 
 @pytest.mark.usefixtures("timeline")
+@pytest.mark.differs("how long a worker takes until its guest sleeps is none of that")
 def test_time_asleep_when_stopped_is_reported() -> None:
     """The time slept until the deadline is idle time, although the call never returned."""
     report = Sandbox(Policy().replace(wall_time=WALL_TIME)).call(wat(SLEEPER), "sleep", MONOTONIC, HOUR, 0)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from stockade.engine import Memory
     from stockade.runner import RunCoroutine
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
 
 

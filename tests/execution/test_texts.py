@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from stockade import Module
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 BOX = Sandbox()
 
 BUMP = """

@@ -21,6 +21,9 @@ from tests.conftest import wat
 if TYPE_CHECKING:
     from stockade import Module
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 TYPES = ("i32", "i64", "f32", "f64", "v128")
 
 IDENTITIES = wat(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from stockade import AsyncSession, Module, Report
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def lending(function: Callable[..., object], **changes: object) -> Sandbox:
     """A sandbox that lends one function, as env.f."""

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 BOX = Sandbox()
 GUEST = wat('(module (memory (export "memory") 1) (func (export "_start")) (func (export "f") (param i32)))')
 GIVE = "give a Policy, the name of a preset, or the path of a policy file"

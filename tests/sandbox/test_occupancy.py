@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 _HERE = str(Path(stockade.__file__).parent)
 _DEAF = frozenset({"Owner.__del__", "Store.free", "delete_aside"})
 """Functions that begin without looking for signals."""

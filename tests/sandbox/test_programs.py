@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Machine code is shared by all policies that meter fuel, so each program is compiled once for all of these tests.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("everywhere")]
 
 POLICY = Policy().replace(fuel=100_000_000_000, wall_time=60.0, memory=512 << 20, delete=True, symlinks=True)
 

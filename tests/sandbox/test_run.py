@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 import stockade
 from tests.conftest import HELLO, wat
+
+pytestmark = pytest.mark.usefixtures("everywhere")
 
 
 def test_hello_world_is_captured_and_reported() -> None:

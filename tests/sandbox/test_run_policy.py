@@ -14,6 +14,9 @@ import pytest
 from stockade import Environment, Mount, Outcome, Policy, PolicyError, Sandbox, UsageError
 from tests.conftest import HELLO, wat
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 SPIN = '(module (func (export "_start") (loop br 0)) (func (export "spin") (loop br 0)))'
 ADD = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))'
 

@@ -19,6 +19,9 @@ from tests.conftest import wat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 KEEPER = wat("""
 (module
   (memory (export "memory") 2)
@@ -220,6 +223,7 @@ def test_a_snapshot_counts_towards_memory(box: Sandbox) -> None:
     assert refused.value.report.outcome is Outcome.MEMORY
     report = box.call(snapshot, "size", policy=small)
     assert report.outcome is Outcome.MEMORY
+    assert report.usage.wall_seconds < 60
     assert [violation.subject for violation in report.violations] == ["memory of the snapshot"]
 
     fits = Policy().replace(memory=(40 << 20) + 65_536, memories=4, multi_memory=True)

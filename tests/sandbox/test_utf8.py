@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
+
 BOX = Sandbox(Policy().replace(fuel=None, wall_time=20.0))
 TEXT = "añ€😀\n"
 UTF8 = TEXT.encode()

@@ -175,6 +175,9 @@ class Guest(CallingGuest):
                 if is_cancellation(problem):
                     raise blamed(problem, "a callback or a host function") from problem
                 raise
+        else:
+            # It had ended before, and has taken no time.
+            self._begun = begun
         self._wall_seconds += time.perf_counter() - self._begun
         self._cpu_seconds += time.thread_time() - self._cpu_mark
         if self._cpu_seconds > BRIEF_SECONDS:
