@@ -272,7 +272,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.host: {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),
         *("MOST_TEXT_BYTES", "Signature", "ToldFailure"),
-        *("CallRefused", "HTTP_MODULE", "network_of"),
+        *("CallRefused", "HTTP_MODULE", "MEMORY_OVER", "network_of"),
         "annotated",
     },
     stockade.audit: {"ENDED", "STARTED", "RunKind", "key_from", "pack"},
