@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -134,7 +135,9 @@ def test_no_process_but_the_host_has_a_credential(server: HttpServer, monkeypatc
         @box.host_function("env", "look")
         def look() -> None:
             for process in _descendants():
-                found[process] = _holds(process, _forms()), _holds(process, [HERE.encode()])
+                # What has ended meanwhile holds nothing.
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    found[process] = _holds(process, _forms()), _holds(process, [HERE.encode()])
 
         report = box.call(WAITING.encode(), "run", f"{server.url}/echo")
 
