@@ -154,7 +154,7 @@ class Reader:
     def _paste(self, block: Block) -> str:
         if self._python is None:
             self._python = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("_console.py")],
+                [sys.executable, "-P", Path(__file__).with_name("_console.py")],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.PIPE,

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from stockade.report import Outcome, Report, Trace, Usage, Violation
     from stockade.sandbox import AsyncSession, Sandbox, Session, Snapshot, call, run
     from stockade.scheduling import Quota, Scheduler, SessionPool, Task, TaskHandle, TaskResult
+    from stockade.secrets import Secret
 
 __all__ = [
     "AsyncSession",
@@ -89,6 +90,7 @@ __all__ = [
     "Report",
     "Sandbox",
     "Scheduler",
+    "Secret",
     "Session",
     "SessionPool",
     "Snapshot",
@@ -124,6 +126,7 @@ _HOMES = (
     "stockade.monitoring",
     "stockade.audit",
     "stockade.egress",
+    "stockade.secrets",
 )
 
 _MOVED = frozenset(

@@ -10,13 +10,22 @@ import click
 
 from stockade._text import printable
 from stockade.policy import Mount, parse_count, parse_seconds, parse_size
+from stockade.secrets import CAPABILITY, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stockade.policy import Policy
 
-__all__ = ["environment_of", "folder_options", "limit_options", "long_folder_options", "policy_with"]
+__all__ = [
+    "environment_of",
+    "folder_options",
+    "limit_options",
+    "long_folder_options",
+    "policy_with",
+    "secret_option",
+    "secrets_of",
+]
 
 
 def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -64,6 +73,16 @@ folder_options = _all(*_folders, _variables("--env", "-e"))
 
 long_folder_options = _all(*_folders, _variables("--env", "-E"))
 """The same for a command where -e stands for something else, as `strace` has it."""
+
+secret_option = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME=env:VAR|file:PATH",
+    help="Give the guest a secret as the variable NAME, where the policy names it in custom.secrets: from a variable "
+    "of yours, or from a file that is yours alone. What the guest writes of it is redacted. May be repeated.",
+)
+"""The option for secrets, given as `secrets`."""
 
 limit_options = _all(
     click.option("--fuel", metavar="UNITS", help='Fuel limit: units; "~2s", an estimate; or "unlimited".'),
@@ -161,3 +180,30 @@ def environment_of(variables: Sequence[str]) -> dict[str, str]:
             value = os.environ[name]
         environment[name] = value
     return environment
+
+
+def secrets_of(entries: Sequence[str], policy: Policy) -> dict[str, Secret]:
+    """Returns the secrets that `--secret` gives, by their names.
+
+    Args:
+        entries: What it was given.
+        policy: The policy that is to name them.
+
+    Raises:
+        UsageError: One is none, cannot be read, or is none that the policy names.
+    """
+    secrets = {}
+    for text in entries:
+        name, _, source = text.partition("=")
+        kind, _, place = source.partition(":")
+        if kind not in ("env", "file") or not place:
+            # What stands there may be the secret itself, and is not told.
+            raise click.UsageError("--secret takes NAME=env:VAR or NAME=file:PATH, and never the secret itself")
+        if not policy.grants(CAPABILITY, name):
+            raise click.UsageError(
+                f'--secret {printable(name)}: the policy does not name it: add secrets = ["{printable(name)}"] to '
+                "[custom] there"
+            )
+        read = Secret.from_environment if kind == "env" else Secret.from_file
+        secrets[name] = read(place, env=name)
+    return secrets

@@ -12,7 +12,7 @@ from stockade._text import printable
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
-from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
+from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with, secret_option, secrets_of
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
@@ -60,6 +60,7 @@ _TEXT_MARK = "text:"
     help="Where the module runs: in this process, or in a jailed one of its own, which bubblewrap may be around; by "
     "default as the policy says.",
 )
+@secret_option
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @report_option
 @click.option(
@@ -80,6 +81,7 @@ def run(
     memory: str | None,
     timeout: str | None,
     isolation: Literal["inprocess", "process", "bubblewrap"] | None,
+    secrets: tuple[str, ...],
     live: bool,  # noqa: ARG001 - it was an option once
     reports: tuple[str, ...],
     wants_json: bool,
@@ -104,8 +106,13 @@ def run(
     files = opened(reports)
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)
     environment = environment_of(variables)
+    given = secrets_of(secrets, policy)
     watched = monitoring_for(reports)
-    with Watcher() as watcher, audited(audit_file) as log, Sandbox(policy, isolation, watched, audit=log) as box:
+    with (
+        Watcher() as watcher,
+        audited(audit_file) as log,
+        Sandbox(policy, isolation, watched, audit=log, secrets=given) as box,
+    ):
         streams = GuestStreams(watcher, reads=module != "-", shows=not wants_json)
         report = perform(box, watcher, streams, module, args, environment, invoke, returns)
     for file in files:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.policy import HostRule, is_loopback
-from stockade.system import open_file
+from stockade.secrets import read_private, read_variable
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from stockade.egress._url import Target
@@ -117,13 +117,7 @@ class Credential:
             UsageError: It is none of that, cannot be read, or holds no credential.
         """
         try:
-            with open_file(os.fspath(path), own=True) as file:
-                data = file.read(_MOST + 3) or b""
-        except OSError as problem:
-            shown = printable(os.fsdecode(path), 400)
-            raise UsageError(f"{shown} cannot be read as a credential: {problem.strerror}") from None
-        try:
-            value = data.decode("ascii").rstrip("\r\n")
+            value = read_private(path, _MOST + 3, "credential").decode("ascii")
         except UnicodeDecodeError:
             value = ""
         return cls(value, hosts=hosts, header=header, format=format, secure=secure)
@@ -150,9 +144,7 @@ class Credential:
         Raises:
             UsageError: There is none, or it holds no credential.
         """
-        value = os.environ.get(name)
-        if value is None:
-            raise UsageError(f"there is no environment variable {printable(name)}, which should hold a credential")
+        value = read_variable(name, "credential")
         return cls(value, hosts=hosts, header=header, format=format, secure=secure)
 
     def is_for(self, target: Target) -> bool:

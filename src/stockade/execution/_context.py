@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from stockade.execution._inputs import NO_INPUTS, Inputs, environment
 from stockade.execution._mounts import OpenMounts
 from stockade.execution._parked import ParkedPool, ParkedRun, check_may_wait
 from stockade.execution._plan import Plan, ask_for, make_plan
+from stockade.execution._provided import Provided
 from stockade.execution._run import Guest
 from stockade.execution._waiting import units_for_seconds, waited_for
 from stockade.execution._where import check_lives_here, compiled_as
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stockade.host import HostFunctions
     from stockade.report import Trace
     from stockade.runner import RunControl, RunCoroutine
+    from stockade.secrets import Secret
 
 __all__ = ["PolicyContext"]
 
@@ -55,12 +56,14 @@ class PolicyContext:
         isolation: Where its runs happen, no weaker than the policy demands.
         client: What makes the requests of guests; None where none may make any.
         secrets: What looks for secrets that were registered; None where none were.
+        given: The secrets that guests may be given, by their names: those that the policy names are.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
         IsolationError: The policy demands a stronger isolation.
 
     Attributes:
+        provided: What guests are given.
         isolation: Where its runs happen.
         mounts: The folders that its guests may reach, open.
         policy: The policy.
@@ -81,6 +84,7 @@ class PolicyContext:
         isolation: Isolation = "inprocess",
         client: Client | None = None,
         secrets: SecretFinder | None = None,
+        given: Mapping[str, Secret] | None = None,
     ) -> None:
         check_enforceable(policy)
         self.policy, self.functions = policy, functions
@@ -91,7 +95,7 @@ class PolicyContext:
         self.client = client
         self._secrets = secrets
         self.gates = gates_of(policy, secrets)
-        self._passes_on = policy.environment.mode != "none" or bool(policy.environment.set)
+        self.provided = Provided(policy, given)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
         self.mounts = OpenMounts(policy.filesystem.mounts) if grants is None else grants
         # Reentrant, for the handler of a signal may run something while its thread keeps a plan.
@@ -111,8 +115,8 @@ class PolicyContext:
         both = self.policy.narrow(policy)
         grants = self.mounts.narrowed(both.filesystem.mounts)
         isolation = stronger(self.isolation, both.isolation)
-        given = self._units_for, isolation, self.client, self._secrets
-        return PolicyContext(both, self.functions, grants, self.monitoring, self.trace, *given)
+        same = self._units_for, isolation, self.client, self._secrets, self.provided.secrets
+        return PolicyContext(both, self.functions, grants, self.monitoring, self.trace, *same)
 
     def load(self, source: Source) -> Module:
         """Loads a module, as large as the policy allows.
@@ -232,12 +236,12 @@ class PolicyContext:
         warm = waiting = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
-        env = self.variables(inputs)
+        env, stdin = self.provided.variables(inputs), self.provided.input(inputs)
         streams = streams or (inputs.streams(control) if inputs.served else None)
         if self.gates is not None:
             self.gates.begin(control, streams)
         if warm is not None:
-            is_usual = env == warm.env and not (inputs.args or inputs.stdin or streams)
+            is_usual = env == warm.env and not (inputs.args or stdin or streams)
             found = warm.begin(control, self.monitoring, is_usual=is_usual)
             if isinstance(found, Guest):
                 return found.reach(self.client)
@@ -249,8 +253,7 @@ class PolicyContext:
             control,
             args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
-            # Most runs are given nothing.
-            stdin=inputs.input() if inputs.stdin else b"",
+            stdin=stdin,
             streams=streams,
             waiting=waiting,
         )
@@ -266,7 +269,7 @@ class PolicyContext:
             module: The module; for anything else, None is returned.
         """
         plan = self.find(module) if isinstance(module, Module) else None
-        return None if plan is None or self._passes_on or not plan.is_bare or plan.pace.wary else plan
+        return None if plan is None or self.provided.has_variables or not plan.is_bare or plan.pace.wary else plan
 
     def bare_guest(self, plan: Plan, control: RunControl) -> Guest:
         """Makes a live instance that is given nothing.
@@ -275,7 +278,7 @@ class PolicyContext:
             plan: What was found of its module.
             control: Says when it must stop.
         """
-        if self._passes_on or not (plan.is_bare and plan.was_compiled):
+        if self.provided.has_variables or not (plan.is_bare and plan.was_compiled):
             return self.guest(plan.module, control)
         if self.gates is not None:
             self.gates.begin(control, None)
@@ -332,7 +335,7 @@ class PolicyContext:
             module: The module.
             inputs: What the run is given.
         """
-        if not self._parked or inputs.served:
+        if not self._parked or inputs.served or self.provided.has_secrets:
             return None
         pool = self._parked.get(self._parked_key(module, inputs))
         if pool is None:
@@ -343,19 +346,7 @@ class PolicyContext:
 
     def _parked_key(self, module: Module, inputs: Inputs) -> object:
         """What tells whether a command that waits has what a run is given, its standard input left out."""
-        return module.sha256, tuple(inputs.arguments()), tuple(sorted(self.variables(inputs).items()))
-
-    def variables(self, inputs: Inputs) -> Mapping[str, str]:
-        """Returns the whole environment of a guest.
-
-        Args:
-            inputs: What it is given.
-
-        Raises:
-            UsageError: It is none.
-        """
-        variables = inputs.variables()
-        return {**self.policy.environment.of(os.environ), **variables} if self._passes_on else variables
+        return module.sha256, tuple(inputs.arguments()), tuple(sorted(self.provided.variables(inputs).items()))
 
     def close(self) -> None:
         """Ends the commands that wait."""
@@ -394,7 +385,7 @@ class PolicyContext:
         if pool_size:
             from stockade.execution._warm import make_pool
 
-            plan, env = saved.plan(self, self.plan(saved.state.module)), dict(self.variables(inputs))
+            plan, env = saved.plan(self, self.plan(saved.state.module)), dict(self.provided.variables(inputs))
             given = plan, self.info, self.mounts, env, saved.pages, pool_size, memory_bytes, tidy
             saved.warm[self] = make_pool(*given)
         return saved.warm.get(self)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stockade.guests._result import CodeResult
     from stockade.guests._task import Plain
     from stockade.policy import PolicyLike
+    from stockade.secrets import Secret
 
 __all__ = ["run_javascript", "run_python"]
 
@@ -35,7 +36,7 @@ def run_python(
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
     credentials: Mapping[str, Credential] | None = None,
-    secrets: Mapping[str, str | bytes] | None = None,
+    secrets: Mapping[str, str | bytes | Secret] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs Python code once, in the interpreter that is installed.
@@ -76,7 +77,7 @@ def run_javascript(
     policy: PolicyLike = "default",
     audit: AuditLog | None = None,
     credentials: Mapping[str, Credential] | None = None,
-    secrets: Mapping[str, str | bytes] | None = None,
+    secrets: Mapping[str, str | bytes | Secret] | None = None,
     **_unknown: Never,
 ) -> CodeResult:
     """Runs JavaScript code once, in the interpreter that is installed.

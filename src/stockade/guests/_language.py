@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stockade.policy import PolicyLike
     from stockade.report import Report, Trace
     from stockade.runner import RunControl, RunCoroutine
+    from stockade.secrets import Secret
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
@@ -146,7 +147,7 @@ class Language:
         trace: Trace | bool | None = None,
         audit: AuditLog | None = None,
         credentials: Mapping[str, Credential] | None = None,
-        secrets: Mapping[str, str | bytes] | None = None,
+        secrets: Mapping[str, str | bytes | Secret] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))

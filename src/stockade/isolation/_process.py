@@ -228,7 +228,7 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
     from stockade.execution import environment
 
     inputs, saved = task.inputs, task.saved
-    env = environment(context.variables(inputs))
+    env = environment(context.provided.variables(inputs))
     told = files = None
     if saved is not None:
         told, files = told_state(saved.state.instance, started=saved.state.started)
@@ -239,7 +239,7 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
             )
     watched = context.monitoring is not None
     given = Open(args=tuple(inputs.arguments()), env=env, watched=watched, saved=told)
-    return given, inputs.input() if inputs.stdin else b"", files
+    return given, context.provided.input(inputs), files
 
 
 _numbers = itertools.count(1)

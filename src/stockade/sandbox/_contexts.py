@@ -12,12 +12,15 @@ from stockade.policy import policy_of
 from stockade.sandbox._registry import CLOSED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stockade.egress import Client
     from stockade.execution import Monitoring
     from stockade.gate import SecretFinder
     from stockade.host import HostFunctions
     from stockade.policy import Isolation, Policy, PolicyLike
     from stockade.report import Trace
+    from stockade.secrets import Secret
 
 __all__ = ["PolicyContexts"]
 
@@ -36,6 +39,7 @@ class PolicyContexts:
         isolation: Where runs happen.
         client: What makes the requests of guests.
         secrets: What looks for secrets that were registered; None where none were.
+        given: The secrets that guests may be given, by their names.
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -50,11 +54,16 @@ class PolicyContexts:
         isolation: Isolation = "inprocess",
         client: Client | None = None,
         secrets: SecretFinder | None = None,
+        given: Mapping[str, Secret] | None = None,
     ) -> None:
         # Reentrant, for the handler of a signal may run or close something while its thread looks for a context.
         self._lock = new_lock()
         self._own: PolicyContext | None = PolicyContext(
-            policy, functions, None, monitoring, trace, isolation=isolation, client=client, secrets=secrets
+            *(policy, functions, None, monitoring, trace),
+            isolation=isolation,
+            client=client,
+            secrets=secrets,
+            given=given,
         )
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 

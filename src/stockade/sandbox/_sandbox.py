@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from stockade.sandbox._auditing import Auditor, SessionAuditor
     from stockade.sandbox._registry import UnderWay
     from stockade.sandbox._runs import Program
+    from stockade.secrets import Secret
 
 __all__ = ["Sandbox"]
 
@@ -102,17 +103,28 @@ def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Cli
 
 
 def _finder(
-    credentials: Mapping[str, Credential] | None, secrets: Mapping[str, str | bytes] | None
+    credentials: Mapping[str, Credential] | None, secrets: Mapping[str, str | bytes | Secret] | None
 ) -> SecretFinder | None:
     """Returns what looks for registered secrets; None where there are none, as in most sandboxes."""
     if not credentials and not secrets:
         return None
     from stockade.gate import SecretFinder, checked_secrets
+    from stockade.secrets import Secret
 
+    values = {name: given.value() if isinstance(given, Secret) else given for name, given in (secrets or {}).items()}
     return SecretFinder(
         {name: credential.secret().encode() for name, credential in (credentials or {}).items()}
-        | checked_secrets(secrets or {})
+        | checked_secrets(values)
     )
+
+
+def _given(secrets: Mapping[str, str | bytes | Secret] | None) -> Mapping[str, Secret] | None:
+    """Returns the secrets that guests may be given; None where there are none, as in most sandboxes."""
+    if not secrets:
+        return None
+    from stockade.secrets import Secret
+
+    return {name: secret for name, secret in secrets.items() if isinstance(secret, Secret)}
 
 
 def _watched(monitoring: Monitoring | None) -> Monitoring | None:
@@ -150,7 +162,8 @@ class Sandbox:
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
         credentials: What the host adds to requests of guests, by names: guests come to see placeholders only.
         secrets: Secrets that are looked for in what leaves a run, by the names that are told of them: text or bytes, of
-            8 bytes at least. So are the values of credentials. What becomes of it says the policy (`gate.registered`).
+            8 bytes at least, or a `Secret`, which guests are given where their policy names it. So are the values of
+            credentials. What becomes of it says the policy (`gate.registered`).
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
@@ -167,7 +180,7 @@ class Sandbox:
         *,
         audit: AuditLog | None = None,
         credentials: Mapping[str, Credential] | None = None,
-        secrets: Mapping[str, str | bytes] | None = None,
+        secrets: Mapping[str, str | bytes | Secret] | None = None,
         **_unknown: Never,
     ) -> None:
         check_keywords("Sandbox()", _unknown)
@@ -183,6 +196,7 @@ class Sandbox:
             isolation,
             client,
             _finder(credentials, secrets),
+            given=_given(secrets),
         )
         self._registry = RunRegistry()
         self._auditor = None if audit is None else _auditor(audit, isolation)
@@ -577,7 +591,9 @@ class Sandbox:
             raise
         self._registry.note_session(guest, control)
         given = module if isinstance(module, Snapshot) else loaded
-        return Session(loaded, guest, control, inputs, again, self.audited(control, given, context))
+        session = Session(loaded, guest, control, inputs, again, self.audited(control, given, context))
+        session.has_secrets = context.provided.has_secrets
+        return session
 
     def audited(
         self, control: RunControl, given: Module | Snapshot, context: PolicyContext | None = None
@@ -962,6 +978,7 @@ class Sandbox:
         self._registry.note_session(guest, control)
         told = self.audited(control, module if isinstance(module, Snapshot) else loaded, context)
         session = AsyncSession(loaded, guest, control, inputs, again, told, streams, priority, tenant)
+        session.has_secrets = context.provided.has_secrets
         await session.initialize()
         return session
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from stockade._bytes import bytes_of
 from stockade._text import printable
-from stockade.errors import LimitExceeded, UsageError
+from stockade.errors import LimitExceeded, SnapshotError, UsageError
 from stockade.execution import Call, Inputs, SavedGuest, bind_arguments
 from stockade.runner import GO_ON, run_blocking
 from stockade.sandbox._checks import check_whole
@@ -59,6 +59,7 @@ class _Session:
         self._occupancy = Occupancy()
         self._thread = 0
         self.initialization: Report | None = None
+        self.has_secrets = False
         self._closed = False
 
     def __del__(self) -> None:
@@ -152,6 +153,11 @@ class _Session:
         try:
             self._occupancy.take(holder, self._check_open, self._begin)
             yield GO_ON
+            if self.has_secrets:
+                raise SnapshotError(
+                    "the guest was given secrets, which a snapshot would hold, and a fork: open it under a policy that "
+                    "names none in custom.secrets"
+                )
             found = self._snapshot
             if found is None:
                 found = self._snapshot = Snapshot(SavedGuest(self._guest.take_state()))

@@ -1,0 +1,1 @@
+# noqa: A005 - it mirrors the room of this name
