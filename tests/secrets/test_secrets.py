@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Outcome, Policy, PolicyError, Sandbox, Secret, SnapshotError, UsageError
+from stockade import Outcome, Policy, PolicyError, Python, Sandbox, Secret, SnapshotError, UsageError
 from stockade.audit import AuditLog
 from tests._small_guests import ECHO, wat
 from tests.limits.test_environment import SHOW
@@ -93,6 +93,21 @@ def test_a_guest_that_has_one_leaves_no_snapshot(isolation: Isolation) -> None:
         with sandbox.open(wat(GIVEN), policy=UNNAMED) as session:
             assert session.call("count").value == 0
             session.snapshot()
+
+
+def test_code_has_it_in_its_environment() -> None:
+    """As what the policy passes on; also in a session. What it prints and returns of it is redacted."""
+    policy = NAMED.replace(wall_time="5min", idle_time="5min", memory="512MiB")
+    code = "import os; print(os.environ['API_KEY']); [len(os.environ['API_KEY']), os.environ['API_KEY']]"
+    secrets = {"api": Secret(VALUE, env="API_KEY")}
+    with Python(policy, runtime="cpython-3.12", secrets=secrets) as python:
+        result = python.run(code)
+        unnamed = python.run("import os; os.environ.get('API_KEY')", policy=UNNAMED)
+
+    assert result.error is None, result.error.traceback
+    assert result.value == [len(VALUE), "[redacted:api]"]
+    assert result.stdout == "[redacted:api]\n"
+    assert unnamed.value is None
 
 
 def test_a_gate_that_is_open_gives_none() -> None:
