@@ -254,6 +254,43 @@ def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
     assert _SECRET not in report.render()
 
 
+def test_calls_that_are_told_as_they_are_made_pass_the_gate() -> None:
+    """The attack: a guest writes the secret, and a trace that somebody follows shows what is written."""
+    told: list[stockade.report.TracedCall] = []
+    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+        box.run(printer({1: _LEAK}))
+
+    assert _SECRET not in str(told)
+    assert "[redacted:api]" in str(told)
+
+
+_ECHOES = wat(
+    """
+    (module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\40\\00\\00\\00\\40\\00\\00\\00")
+      (func (export "_start")
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store (i32.const 4) (i32.load (i32.const 8)))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))
+    """
+)
+
+
+def test_guests_that_were_made_ahead_pass_the_gate() -> None:
+    """The attack: a guest that has begun before its run, under another control, echoes the secret."""
+    with Sandbox(secrets=_SECRETS) as box:
+        with box.open(_ECHOES) as session:
+            snapshot = session.snapshot()
+        box.warm(_ECHOES, pool_size=2)
+        box.warm(snapshot, pool_size=2)
+        reports = [box.run(what, stdin=_SECRET) for what in (_ECHOES, _ECHOES, _ECHOES, snapshot, snapshot, snapshot)]
+
+    assert {report.stdout for report in reports} == {b"[redacted:api]"}
+
+
 def test_values_of_credentials_are_registered(isolation: Isolation) -> None:
     credential = Credential(_SECRET, hosts=["api.example.com"])
     with Sandbox(isolation="inprocess", credentials={"api": credential}) as box:

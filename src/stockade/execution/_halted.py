@@ -204,7 +204,7 @@ class HaltedGuest(ReportingGuest):
     def _serve(self) -> None:
         """Passes the trace and output on, fetches input, and tells how far the guest is, for whoever asked."""
         if self._tracer is not None and self._state is not None:
-            self._tracer.drain(self._state)
+            self._tracer.drain(self._state, self._control.gate)
         if self._streams is not None:
             self._streams.serve(self._state, self.progress)
         if self._monitor is not None:

@@ -145,7 +145,7 @@ class ReportingGuest(LiveGuest):
         """What is told of the calls that were traced."""
         if self._state is not None:
             # Of a turn that is over while its call goes on; else nothing is left.
-            tracer.drain(self._state)
+            tracer.drain(self._state, self._control.gate)
         calls, lost = tracer.take(self._state)
         return {"trace_calls": calls, "trace_lost": lost}
 

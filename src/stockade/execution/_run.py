@@ -163,7 +163,7 @@ class Guest(CallingGuest):
                 except GuestStopped as end:
                     self._ending = end.ending.unless_late(self._control)
                 if self._tracer is not None and self._state is not None:
-                    self._tracer.drain(self._state)
+                    self._tracer.drain(self._state, self._control.gate)
                     self._tracer.finish()
                 if self._streams is not None:
                     yield from self._finish(self._streams)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade._wasi import WasiArgument
+    from stockade.gate import GateRun
     from stockade.guard import State
     from stockade.report import TraceArgument
     from stockade.wasm import FuncType
@@ -110,13 +111,16 @@ class Tracer:
         self._kept: list[TracedCall] = []
         self._left_out = 0
         self._lost = 0
+        self._gate: GateRun | None = None
 
-    def drain(self, state: State) -> None:
+    def drain(self, state: State, gate: GateRun | None) -> None:
         """Empties the ring, and passes on what has returned.
 
         Args:
             state: The guard's state.
+            gate: What looks at what is told as it happens; None where nothing is looked for.
         """
+        self._gate = gate
         while entries := take_entries(state):
             for entry in entries:
                 if entry.is_rest:
@@ -157,7 +161,7 @@ class Tracer:
         if self._trace.sink is None:
             self._kept.append(call)
         else:
-            call_outside(self._trace.sink, call)
+            call_outside(self._trace.sink, call if self._gate is None else self._gate.traced(call))
 
 
 def _whole(begun: TraceEntry, rest: TraceEntry) -> TraceEntry:

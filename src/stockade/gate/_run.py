@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stockade.gate._gate import Gate
     from stockade.gate._stream import GateStream
+    from stockade.report import TracedCall
 
 __all__ = ["GateRun", "Given", "violation_of"]
 
@@ -98,6 +99,14 @@ class GateRun:
                 found.append((stream, piece))
         self._live = {}
         return found
+
+    def traced(self, call: TracedCall) -> TracedCall:
+        """Returns a call as it may be told while the guest runs.
+
+        Args:
+            call: The call.
+        """
+        return _call_with(call, lambda text: self._text(text, self._seen, "report"))
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -314,14 +323,7 @@ class GateRun:
         changes: dict[str, object] = {
             "violations": tuple(replace(each, subject=gated(each.subject)) for each in report.violations),
             "events": tuple(replace(each, subject=gated(each.subject)) for each in report.events),
-            "trace_calls": tuple(
-                replace(
-                    call,
-                    arguments={name: _with_texts(each, gated) for name, each in call.arguments.items()},
-                    results={name: _with_texts(each, gated) for name, each in call.results.items()},
-                )
-                for call in report.trace_calls
-            ),
+            "trace_calls": tuple(_call_with(call, gated) for call in report.trace_calls),
         }
         if trap is not None:
             frames = tuple(
@@ -357,6 +359,14 @@ def _texts_in(values: Mapping[str, object]) -> list[str]:
         elif isinstance(value, tuple):
             found += [item for item in value if isinstance(item, str)]
     return found
+
+
+def _call_with(call: TracedCall, change: Callable[[str], str]) -> TracedCall:
+    return msgspec.structs.replace(
+        call,
+        arguments={name: _with_texts(each, change) for name, each in call.arguments.items()},
+        results={name: _with_texts(each, change) for name, each in call.results.items()},
+    )
 
 
 def _with_texts(value: object, change: Callable[[str], str]) -> object:
