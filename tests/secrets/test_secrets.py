@@ -95,6 +95,7 @@ def test_a_guest_that_has_one_leaves_no_snapshot(isolation: Isolation) -> None:
             session.snapshot()
 
 
+@pytest.mark.slow
 def test_code_has_it_in_its_environment() -> None:
     """As what the policy passes on; also in a session. What it prints and returns of it is redacted."""
     policy = NAMED.replace(wall_time="5min", idle_time="5min", memory="512MiB")
