@@ -7,7 +7,7 @@ import textwrap
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stockade.errors import UsageError
@@ -139,6 +139,7 @@ def test_what_holds_no_secret_leaves_as_it_came(data: bytes, sizes: list[int]) -
     assert passed == data
 
 
+@example("0000'\\000", "HTML")
 @given(
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=90),
     st.sampled_from(sorted(_FORMS)),

@@ -121,10 +121,15 @@ def _pieces(text: bytes) -> list[bytes]:
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-_ESCAPE: Final = re.compile(
-    rb"%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\u\{[0-9A-Fa-f]{1,6}\}|\\[0-3][0-7]{2}|\\[nrt]"
-    rb"|&#[0-9]{2,7};|&#[xX][0-9A-Fa-f]{2,6};|&(?:amp|lt|gt|quot|apos|nbsp);"
+_ESCAPES: Final = (
+    rb"%[0-9A-Fa-f]{2}",
+    rb"\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\u\{[0-9A-Fa-f]{1,6}\}|\\[0-3][0-7]{2}|\\[nrt]",
+    rb"&#[0-9]{2,7};|&#[xX][0-9A-Fa-f]{2,6};|&(?:amp|lt|gt|quot|apos|nbsp);",
 )
+"""Of URLs; of programs and JSON; of HTML."""
+
+_OF_ONE_KIND: Final = tuple(map(re.compile, _ESCAPES))
+_OF_ANY_KIND: Final = re.compile(b"|".join(_ESCAPES))
 
 PARTIAL_ESCAPE: Final = re.compile(
     rb"(?:%[0-9A-Fa-f]?|\\(?:x[0-9A-Fa-f]?|u[0-9A-Fa-f]{0,3}|u\{[0-9A-Fa-f]{0,6}|[0-3][0-7]?)?"
@@ -135,16 +140,21 @@ PARTIAL_ESCAPE: Final = re.compile(
 _BEGINS_ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]|\\[0-3xunrt]|&[#algqn]")
 
 
-def without_escapes(data: bytes) -> bytes | None:
-    """Returns bytes in which each escape is what it stands for, and zeros up to its length; None where there is none.
+def without_escapes(data: bytes) -> list[bytes]:
+    """Returns bytes in which each escape is what it stands for, and zeros up to its length; none where there is none.
+
+    Where there are escapes of several kinds, those of one kind alone may be meant, and the others be in the secret.
 
     Args:
         data: The bytes.
     """
     if not (b"%" in data or b"\\" in data or b"&" in data) or _BEGINS_ESCAPE.search(data) is None:
-        return None
-    read, count = _ESCAPE.subn(_replaced, data)
-    return read if count else None
+        return []
+    whole, count = _OF_ANY_KIND.subn(_replaced, data)
+    if not count:
+        return []
+    alone = [read for kind in _OF_ONE_KIND if (read := kind.sub(_replaced, data)) not in (data, whole)]
+    return [whole, *alone]
 
 
 def _replaced(match: re.Match[bytes]) -> bytes:

@@ -137,8 +137,7 @@ class SecretFinder:
             while at >= 0:
                 yield Span(at, at + len(form), "secret", name)
                 at = data.find(form, at + len(form))
-        read = without_escapes(data)
-        if read is not None:
+        for read in without_escapes(data):
             for span in self._find_in(read, self._escaped_gap):
                 # The last character, too, may be an escape.
                 end = span.end
@@ -180,10 +179,11 @@ class SecretFinder:
         cut = end - len(partial[0])
         # It may be the next character of one, or the first.
         keep = min(keep, cut)
-        read = without_escapes(tail[:cut])
-        if read is None and cut < end:
-            read = tail[:cut]
-        if read is not None:
+        readings = without_escapes(tail[:cut])
+        if cut < end:
+            # What comes before may not be one.
+            readings.append(tail[:cut])
+        for read in readings:
             found, leaves = self._begun(read, self._escaped_gap)
             keep = min(keep, found)
             release = release if leaves == cut else min(release, leaves)
