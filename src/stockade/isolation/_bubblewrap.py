@@ -41,9 +41,9 @@ def main(control: int, host: int) -> NoReturn:
     try:
         # Neither can be found out inside.
         watching, outside = watched(host), namespaces_of_this_process()
-        for descriptor in (control, watching):
-            if descriptor is not None:
-                os.set_inheritable(descriptor, True)
+        os.set_inheritable(control, True)
+        if watching is not None:
+            os.set_inheritable(watching, True)
         boot = (
             f"import sys; sys.path[:] = {sys.path!r}; from stockade.isolation._server import serve; "
             f"serve({control}, {watching}, {outside!r})"
