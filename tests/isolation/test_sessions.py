@@ -17,7 +17,8 @@ import pytest
 from stockade import EngineError, LimitExceeded, Outcome, Policy, Sandbox, Session, SnapshotError, UsageError
 from stockade.engine import SealedFile
 from stockade.isolation import _hub, _remote
-from stockade.isolation._frames import Garbled, Looked, MemoryTold, StateTold, Taken
+from stockade.isolation._frames import Garbled
+from stockade.isolation._messages import Looked, MemoryTold, StateTold, Taken
 from stockade.isolation._state import checked_state
 from stockade.system import open_memory_file, seal
 from tests._processes import descriptors, ended, forked, until

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Outcome, Policy, Report, Sandbox
-from stockade.isolation import _frames, _hub
-from stockade.isolation._frames import FROM_WORKER, Garbled, receive, send
+from stockade.isolation import _frames, _hub, _messages
+from stockade.isolation._frames import Garbled, receive, send
+from stockade.isolation._messages import FROM_WORKER
 from stockade.isolation._remote import RemoteGuest
 from stockade.jail import landlock_version
 from stockade.report import Progress
@@ -154,7 +155,7 @@ def test_a_worker_is_jailed() -> None:
 
         def noted(line: socket.socket, decoder: object, **rest: int) -> object:
             told = run(line, decoder, **rest)  # type: ignore[arg-type]
-            if told is not None and isinstance(told[0], _frames.Started):
+            if told is not None and isinstance(told[0], _messages.Started):
                 found.append(told[0].walls)
             return told
 
@@ -231,8 +232,8 @@ def test_large_messages_arrive() -> None:
     ours, theirs = pair()
     blob = os.urandom(1 << 20)
     with ours, theirs:
-        send(theirs, _frames.Output("stdout"), blob)
-        assert receive(ours, FROM_WORKER) == (_frames.Output("stdout"), blob, ())
+        send(theirs, _messages.Output("stdout"), blob)
+        assert receive(ours, FROM_WORKER) == (_messages.Output("stdout"), blob, ())
 
 
 LOADED = """
@@ -304,7 +305,7 @@ def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
 
             def receive(self, most_blob: int) -> tuple[object, bytes, tuple[int, ...]]:
                 heard.append(most_blob)
-                return _frames.Told(Progress(seconds=0.0)), b"", ()
+                return _messages.Told(Progress(seconds=0.0)), b"", ()
 
             def send(self, *_: object) -> None:
                 pass

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 from stockade._outside import call_outside
 from stockade.execution import awaited_call
 from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
-from stockade.isolation._frames import Answer, Called, Cancel, Garbled
+from stockade.isolation._frames import Garbled
+from stockade.isolation._messages import Answer, Called, Cancel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.execution import Call
     from stockade.host import BoundFunction, HaltedGuest
-    from stockade.isolation._frames import ToWorker
+    from stockade.isolation._messages import ToWorker
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import AwaitedCall, RunControl, RunCoroutine

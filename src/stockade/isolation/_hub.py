@@ -25,21 +25,17 @@ from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
 from stockade.errors import IsolationError
 from stockade.isolation._ahead import WorkersAhead
-from stockade.isolation._frames import (
+from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone, receive, send
+from stockade.isolation._messages import (
     FROM_SERVER,
     FROM_WORKER,
-    MOST_MESSAGE_BYTES,
     Forget,
     FromWorker,
-    Garbled,
-    Gone,
     Open,
     Register,
     Spawn,
     Spawned,
     ToWorker,
-    receive,
-    send,
 )
 from stockade.worker import ServerProcess, socket_pair
 

@@ -16,8 +16,9 @@ from stockade.execution import with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
 from stockade.isolation._bubblewrap import missing_command
-from stockade.isolation._frames import MOST_DESCRIPTORS, Open, Register, sealed_file
+from stockade.isolation._frames import MOST_DESCRIPTORS, sealed_file
 from stockade.isolation._hub import hub_of
+from stockade.isolation._messages import Open, Register
 from stockade.isolation._remote import RemoteGuest
 from stockade.isolation._state import told_state
 from stockade.runner import FOREVER

@@ -21,9 +21,9 @@ from stockade.errors import EngineError, IsolationError, SnapshotError, Stockade
 from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments, with_network
 from stockade.host import MEMORY_OVER
 from stockade.isolation._calls import RemoteCalls
-from stockade.isolation._frames import (
+from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone
+from stockade.isolation._messages import (
     FAILURES,
-    MOST_MESSAGE_BYTES,
     Called,
     Cancel,
     Conclude,
@@ -32,8 +32,6 @@ from stockade.isolation._frames import (
     Failed,
     Finished,
     FromWorker,
-    Garbled,
-    Gone,
     Input,
     Leave,
     Looked,

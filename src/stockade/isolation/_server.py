@@ -16,20 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from stockade.engine import wasmtime_version
 from stockade.guard import guard
-from stockade.isolation._frames import (
-    MOST_DESCRIPTORS,
-    TO_SERVER,
-    Ended,
-    Forget,
-    FromServer,
-    Garbled,
-    Gone,
-    Register,
-    Spawn,
-    Spawned,
-    receive,
-    send,
-)
+from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
+from stockade.isolation._messages import TO_SERVER, Ended, Forget, FromServer, Register, Spawn, Spawned
 from stockade.isolation._worker import Prepared, prepared, rehearse, work
 from stockade.jail import (
     NAMESPACES,

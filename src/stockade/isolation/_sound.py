@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from stockade.engine import INTEGER_BITS
-from stockade.isolation._frames import Finished, Garbled
+from stockade.isolation._frames import Garbled
 from stockade.report import Outcome, Report, Timings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stockade.engine import Number
     from stockade.execution import Plan
+    from stockade.isolation._messages import Finished
     from stockade.report import PolicyInfo
 
 __all__ = ["check_numbers", "check_values", "most_output_bytes", "sound_report"]

@@ -8,7 +8,8 @@ from stockade._pages import PAGE_BYTES
 from stockade.engine import Extent, InstanceState, MemoryImage, is_global
 from stockade.errors import EngineError
 from stockade.guard import types_of_globals
-from stockade.isolation._frames import Garbled, MemoryTold, StateTold
+from stockade.isolation._frames import Garbled
+from stockade.isolation._messages import MemoryTold, StateTold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

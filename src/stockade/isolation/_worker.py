@@ -41,9 +41,9 @@ from stockade.execution import (
 )
 from stockade.guard import guard, state_format, weave
 from stockade.host import CallRefused, CapabilityMissing, HostFunctions, ToldFailure
-from stockade.isolation._frames import (
+from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
+from stockade.isolation._messages import (
     FAILURES,
-    MOST_DESCRIPTORS,
     TO_WORKER,
     Answer,
     Called,
@@ -54,8 +54,6 @@ from stockade.isolation._frames import (
     Failed,
     Finished,
     FromWorker,
-    Garbled,
-    Gone,
     Input,
     Leave,
     Looked,
@@ -73,8 +71,6 @@ from stockade.isolation._frames import (
     Told,
     Turn,
     Wants,
-    receive,
-    send,
 )
 from stockade.isolation._state import state_of, told_state
 from stockade.jail import Granted, Jail, JailReport, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
