@@ -16,7 +16,7 @@ import pytest
 
 from stockade import EngineError, LimitExceeded, Outcome, Policy, Sandbox, Session, SnapshotError, UsageError
 from stockade.engine import SealedFile
-from stockade.isolation import _hub, _remote
+from stockade.isolation import _hub, _remote_heard
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import Looked, MemoryTold, StateTold, Taken
 from stockade.isolation._state import checked_state
@@ -317,7 +317,7 @@ def test_a_stopped_worker_ends_its_session() -> None:
 
 def test_a_stopped_worker_is_ended_that_is_asked_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack: a worker that does not answer. P-ISO-9."""
-    monkeypatch.setattr(_remote, "REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(_remote_heard, "REPLY_SECONDS", 0.2)
     with Sandbox(isolation="process") as box, box.open(COUNTER) as session:
         os.kill(number_of(worker()), signal.SIGSTOP)
         with pytest.raises(UsageError, match="the guest has ended"):
