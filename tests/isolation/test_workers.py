@@ -238,7 +238,7 @@ def test_large_messages_arrive() -> None:
 
 LOADED = """
 import sys
-from stockade.isolation._worker import rehearse
+from stockade.isolation._prepared import rehearse
 rehearse()
 import threading
 assert threading.active_count() == 1

@@ -18,7 +18,8 @@ from stockade.engine import wasmtime_version
 from stockade.guard import guard
 from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
 from stockade.isolation._messages import TO_SERVER, Ended, Forget, FromServer, Register, Spawn, Spawned
-from stockade.isolation._worker import Prepared, prepared, rehearse, work
+from stockade.isolation._prepared import Prepared, prepared, rehearse
+from stockade.isolation._worker import work
 from stockade.jail import (
     NAMESPACES,
     Jail,

@@ -10,21 +10,17 @@ from __future__ import annotations
 import gc
 import math
 import os
-import pkgutil
 import resource
 import select
 import time
 from collections import deque
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from stockade._text import printable
-from stockade.compilation import MadeProgram, Program
-from stockade.engine import CompiledModule, Engine, EngineConfig, SealedFile, assemble, keep_page_table
+from stockade.engine import SealedFile, keep_page_table
 from stockade.errors import UsageError
 from stockade.execution import (
     MEMORY,
@@ -32,15 +28,12 @@ from stockade.execution import (
     GuestState,
     GuestStopped,
     Inputs,
-    OpenMounts,
-    PolicyContext,
     SavedGuest,
     StopReason,
     Streams,
     initialized,
 )
-from stockade.guard import guard, state_format, weave
-from stockade.host import CallRefused, CapabilityMissing, HostFunctions, ToldFailure
+from stockade.host import CallRefused, CapabilityMissing, ToldFailure
 from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
 from stockade.isolation._messages import (
     FAILURES,
@@ -62,7 +55,6 @@ from stockade.isolation._messages import (
     Output,
     Peek,
     Poke,
-    Register,
     Request,
     Rest,
     Started,
@@ -72,12 +64,13 @@ from stockade.isolation._messages import (
     Turn,
     Wants,
 )
+from stockade.isolation._prepared import Prepared, RemoteFunction
 from stockade.isolation._state import state_of, told_state
-from stockade.jail import Granted, Jail, JailReport, ResourceLimits, Step, Wall, confine, detach_folders, seal_code
-from stockade.modules import Entry, Module, load_module
+from stockade.jail import Granted, Jail, JailReport, ResourceLimits, Wall, confine, seal_code
+from stockade.modules import Entry
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
-from stockade.wasm import FuncType, parse, scan
+from stockade.wasm import FuncType
 
 if TYPE_CHECKING:
     import socket
@@ -88,7 +81,7 @@ if TYPE_CHECKING:
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["Prepared", "prepared", "rehearse", "work"]
+__all__ = ["work"]
 
 REQUIRED_WALLS: Final[frozenset[Wall]] = frozenset({"environment", "descriptors", "limits", "privileges", "seccomp"})
 """Walls without which no worker runs anything. Landlock and namespaces stand where the machine gives them."""
@@ -105,31 +98,6 @@ _THREADS: Final = 4096
 _SPARE_SECONDS: Final = 10
 _SPARE_FILES: Final = 256
 
-_ROOMS: Final = (
-    "system",
-    "policy",
-    "report",
-    "wasm",
-    "engine",
-    "guard",
-    "host",
-    "modules",
-    "worker",
-    "runner",
-    "execution",
-)
-"""What workers may come to use."""
-
-_ELSEWHERE: Final = ("._child", "._yaml", ".loop", ".loop_calls", ".loop_streams", ".own_loop")
-"""Modules of these that are other processes' own, need packages that may not be there, or are for event loops."""
-
-_TINY: Final = """
-(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))))
-"""
-
 _PROGRESS_SECONDS: Final = 0.1
 """How often the host is told how far the run is."""
 
@@ -138,133 +106,6 @@ _WATCHED_SECONDS: Final = 0.01
 
 _MOST_TOLD: Final = 2_000
 """Characters of a message that the host is told."""
-
-
-class Prepared:
-    """A module under a policy, made as ready as it can be without an engine.
-
-    Attributes:
-        order: What was told of it.
-        module: The module.
-        code: The file with its machine code.
-        context: The policy made ready.
-        namespaces: What came of the namespaces that its workers are in.
-    """
-
-    def __init__(
-        self, order: Register, module: Module, code: int, context: PolicyContext, namespaces: tuple[Step, ...]
-    ) -> None:
-        self.order = order
-        self.module = module
-        self.code = code
-        self.context = context
-        self.namespaces = namespaces
-
-    def close(self) -> None:
-        """Lets go of its files; its folders go with the context."""
-        os.close(self.code)
-
-    def load(self) -> None:
-        """Makes an engine, with the machine code in it."""
-        order = self.order
-        config = EngineConfig(**order.config)  # type: ignore[arg-type]
-        compiled = CompiledModule.load(
-            Engine.shared(config._replace(pooled=False, parallel=False)), Path(f"/proc/self/fd/{self.code}")
-        )
-        program = Program.of(compiled, order.woven, order.figures, self.module, order.features)
-        self.context.adopt(self.module, MadeProgram(program, at_hand=True))
-
-    def rehearse(self) -> None:
-        """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
-
-        What is touched then is in place when the run comes that this is for: most of what it takes is that memory is
-        touched for the first time.
-        """
-        control = RunControl()
-        control.cancel()
-        # What is wrong with it is told by the run.
-        with suppress(*FAILURES.values()):
-            guest = self.context.guest(self.module, control)
-            try:
-                steps = guest.invoke(Call(Entry(b"", FuncType((), ()))))
-                with suppress(StopIteration):
-                    next(steps)
-                steps.close()
-            finally:
-                guest.close()
-        self.context.ready(self.module).history.clear()
-
-
-def prepared(
-    order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Prepared | None
-) -> Prepared:
-    """Makes a module under a policy ready, in the fork server.
-
-    Args:
-        order: What is told of it.
-        descriptors: The module and its machine code, unless these are known, and the folders of its mounts.
-        namespaces: What came of the namespaces that the server is in.
-        known: The same under another policy.
-    """
-    if known is None:
-        wasm, code, *given = descriptors
-        with os.fdopen(wasm, "rb") as file:
-            file.seek(0)
-            module = load_module(file.read(), order.policy, text=False, name=order.name)
-    else:
-        # The host has held it to this policy, too.
-        module, code, given = known.module, os.dup(known.code), list(descriptors)
-    assert module.sha256 == order.sha256
-    mounts = order.policy.filesystem.mounts
-    folders, namespaces = detach_folders(
-        ((folder, mount.mode == "rw") for folder, mount in zip(given, mounts, strict=True)), namespaces
-    )
-    grants = OpenMounts.received(mounts, folders)
-    units = order.units
-    functions = HostFunctions.described(order.functions, _Function)
-    context = PolicyContext(order.policy, functions, grants, units_for=lambda _: units or 0)
-    return Prepared(order, module, code, context, namespaces)
-
-
-class _Function:
-    """A function of the embedder, which is in the host.
-
-    Args:
-        number: Its place among those of the module.
-    """
-
-    host: ClassVar[_Host]
-    """Set in a worker."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __call__(self, *values: object) -> object:
-        return self.host.call(self._number, values)
-
-
-_LOADED_LATER: Final = (
-    *("asyncio", "atexit", "difflib", "encodings.ascii", "encodings.latin_1", "fcntl", "inspect", "linecache", "mmap"),
-    *("resource", "statistics", "struct", "tempfile", "textwrap", "threading", "tomllib", "traceback", "unicodedata"),
-)
-"""What rooms and Python itself load in the middle of things."""
-
-
-def rehearse() -> None:
-    """Has done in the fork server what every worker would do again, and could not behind its walls: open files.
-
-    So all is loaded that a run can come to need, the library too. No engine is made, and no thread.
-    """
-    for name in _LOADED_LATER:
-        import_module(name)
-    for room in _ROOMS:
-        for module in pkgutil.iter_modules(import_module(f"stockade.{room}").__path__, f"stockade.{room}."):
-            if not module.name.endswith(_ELSEWHERE):
-                import_module(module.name)
-    tiny = parse(assemble(_TINY))
-    woven = weave(tiny, guard(), scan(tiny))
-    state_format({"fd_write"})
-    msgspec.msgpack.encode(woven.renamed)
 
 
 def work(program: Prepared, line: socket.socket, server: int, *, keeps: bool) -> NoReturn:
@@ -287,7 +128,7 @@ def work(program: Prepared, line: socket.socket, server: int, *, keeps: bool) ->
 
 
 def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
-    host = _Function.host = _Host(line, program)
+    host = RemoteFunction.host = _Host(line, program)
     try:
         try:
             table = keep_page_table() if keeps else None
