@@ -13,10 +13,10 @@ import pytest
 from stockade import Policy, Sandbox
 from stockade.execution import PolicyContext
 from stockade.host import HostFunctions
-from stockade.isolation import InProcess, Task, _hub
+from stockade.isolation import InProcess, Task, _handle, _hub
 from stockade.isolation._ahead import IDLE_SECONDS, MOST_FOR_ONE, WorkersAhead
 from stockade.isolation._frames import Gone
-from stockade.isolation._worker import Prepared
+from stockade.isolation._prepared import Prepared
 from stockade.runner import RunControl, run_blocking
 from tests._processes import descriptors, ended, forked, until
 from tests.conftest import ECHO, HELLO, wat
@@ -174,9 +174,9 @@ def fresh() -> Iterator[None]:
     _hub.hub.end()
 
 
-def waiting() -> list[_hub.WorkerHandle]:
+def waiting() -> list[_handle.WorkerHandle]:
     """Waits until there is a worker that waits, and has a process."""
-    found: list[_hub.WorkerHandle] = []
+    found: list[_handle.WorkerHandle] = []
 
     def there() -> bool:
         found[:] = [worker for one in server().ahead._expected.values() for worker in one.waiting]

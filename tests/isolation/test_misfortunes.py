@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Mount, Outcome, Policy, Report, Sandbox
-from stockade.isolation import _hub, backend
+from stockade.isolation import _handle, _hub, backend
 from stockade.policy import Filesystem
 from tests._processes import children, descriptors, until
 from tests.conftest import HELLO, wat
@@ -208,7 +208,7 @@ def test_a_folder_of_100_000_entries_holds_nobody(many: Path) -> None:
     module = wat(LISTS)
     box.prepare(module)
     killed: list[int] = []
-    kill = _hub.WorkerHandle.kill
+    kill = _handle.WorkerHandle.kill
 
     async def both() -> tuple[Report, Report]:
         listing = asyncio.ensure_future(box.run_async(module))
@@ -217,11 +217,11 @@ def test_a_folder_of_100_000_entries_holds_nobody(many: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
 
-        def noted(self: _hub.WorkerHandle) -> None:
+        def noted(self: _handle.WorkerHandle) -> None:
             killed.append(self.number)
             kill(self)
 
-        patch.setattr(_hub.WorkerHandle, "kill", noted)
+        patch.setattr(_handle.WorkerHandle, "kill", noted)
         report, other = asyncio.run(both())
 
     assert report.outcome is Outcome.TIMEOUT

@@ -16,7 +16,7 @@ import pytest
 
 from stockade import EngineError, LimitExceeded, Outcome, Policy, Sandbox, Session, SnapshotError, UsageError
 from stockade.engine import SealedFile
-from stockade.isolation import _hub, _remote_heard
+from stockade.isolation import _handle, _hub, _remote_heard
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import Looked, MemoryTold, StateTold, Taken
 from stockade.isolation._state import checked_state
@@ -62,7 +62,7 @@ COUNTER = wat(f"""
 HOUR = 3_600_000_000_000
 
 
-def worker() -> _hub.WorkerHandle:
+def worker() -> _handle.WorkerHandle:
     """The one worker that there is."""
     (found,) = started(1)
     return found
@@ -253,9 +253,9 @@ def pipe() -> int:
 @pytest.mark.parametrize("make", [unsealed, pipe, lambda: os.open("/dev/null", os.O_RDWR), lambda: sealed(1 << 40)])
 def test_a_file_of_a_snapshot_is_looked_at(monkeypatch: pytest.MonkeyPatch, make: Callable[[], int]) -> None:
     """Attack: a file that shrinks under whoever has mapped it, that is none, or that fills the host. P-ISO-10."""
-    receive = _hub.WorkerHandle.receive
+    receive = _handle.WorkerHandle.receive
 
-    def lying(handle: _hub.WorkerHandle, most_blob: int) -> object:
+    def lying(handle: _handle.WorkerHandle, most_blob: int) -> object:
         found = receive(handle, most_blob)
         if found is not None and isinstance(found[0], Taken):
             for file in found[2]:
@@ -266,7 +266,7 @@ def test_a_file_of_a_snapshot_is_looked_at(monkeypatch: pytest.MonkeyPatch, make
     with Sandbox(isolation="process") as box, box.open(COUNTER) as session:
         session.write_memory(0, b"x")
         before = descriptors()
-        monkeypatch.setattr(_hub.WorkerHandle, "receive", lying)
+        monkeypatch.setattr(_handle.WorkerHandle, "receive", lying)
         with pytest.raises(EngineError, match="the worker says what makes no sense"):
             session.snapshot()
         monkeypatch.undo()
@@ -332,13 +332,13 @@ def test_an_answer_that_makes_no_sense_ends_the_worker(
 ) -> None:
     """Attack: more memory than was asked for, or a text that floods a log. P-ISO-9."""
     with Sandbox(isolation="process") as box, box.open(COUNTER) as session:
-        receive = _hub.WorkerHandle.receive
+        receive = _handle.WorkerHandle.receive
 
-        def lying(handle: _hub.WorkerHandle, most_blob: int) -> object:
+        def lying(handle: _handle.WorkerHandle, most_blob: int) -> object:
             found = receive(handle, most_blob)
             return found if found is None else (*told, ())
 
-        monkeypatch.setattr(_hub.WorkerHandle, "receive", lying)
+        monkeypatch.setattr(_handle.WorkerHandle, "receive", lying)
         with pytest.raises(UsageError):
             session.read_memory(0, 1)
         monkeypatch.undo()

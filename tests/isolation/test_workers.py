@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import Outcome, Policy, Report, Sandbox
-from stockade.isolation import _frames, _hub, _messages
+from stockade.isolation import _frames, _handle, _hub, _messages
 from stockade.isolation._frames import Garbled, receive, send
 from stockade.isolation._messages import FROM_WORKER
 from stockade.isolation._remote import RemoteGuest
@@ -35,7 +35,7 @@ SECOND = 1_000_000_000
 SPIN = '(module (func (export "_start") (loop $l (br $l))))'
 
 
-def number_of(worker: _hub.WorkerHandle) -> int:
+def number_of(worker: _handle.WorkerHandle) -> int:
     """The number of a worker's process, as this process sees it."""
     found = re.search(r"^Pid:\t(\d+)", Path(f"/proc/self/fdinfo/{worker._process}").read_text(), re.MULTILINE)
     assert found is not None
@@ -47,7 +47,7 @@ def server() -> _hub._Server:
     return _hub.hub._server
 
 
-def started(count: int) -> list[_hub.WorkerHandle]:
+def started(count: int) -> list[_handle.WorkerHandle]:
     """Waits until so many workers are at work, or wait for it."""
     until(
         lambda: (
@@ -159,7 +159,7 @@ def test_a_worker_is_jailed() -> None:
                 found.append(told[0].walls)
             return told
 
-        patch.setattr(_hub, "receive", noted)
+        patch.setattr(_handle, "receive", noted)
         assert box.run(wat(HELLO)).ok
 
     (walls,) = found

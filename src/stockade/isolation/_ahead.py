@@ -17,7 +17,7 @@ from stockade.isolation._frames import Gone
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.isolation._hub import WorkerHandle
+    from stockade.isolation._handle import WorkerHandle
 
 __all__ = ["MOST_AHEAD", "MOST_FOR_ONE", "WorkersAhead"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import math
 import os
 import select
 import signal
@@ -25,17 +24,15 @@ from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
 from stockade.errors import IsolationError
 from stockade.isolation._ahead import WorkersAhead
-from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone, receive, send
+from stockade.isolation._frames import Garbled, Gone, receive, send
+from stockade.isolation._handle import WorkerHandle
 from stockade.isolation._messages import (
     FROM_SERVER,
-    FROM_WORKER,
     Forget,
-    FromWorker,
     Open,
     Register,
     Spawn,
     Spawned,
-    ToWorker,
 )
 from stockade.worker import ServerProcess, socket_pair
 
@@ -45,7 +42,7 @@ if TYPE_CHECKING:
     from stockade.engine import CompiledModule
     from stockade.execution import Isolation
 
-__all__ = ["Hub", "WorkerHandle", "hub", "hub_of"]
+__all__ = ["Hub", "hub", "hub_of"]
 
 MOST_WORKERS: Final = 256
 """Workers at a time; a run beyond them waits for its turn."""
@@ -80,158 +77,6 @@ class Registered(Protocol):
             number: The number by which the host calls it from now on.
             like: The number of the same module and machine code under another policy; None where it knows none.
         """
-
-
-class WorkerHandle:
-    """A worker, from when it is asked for until its run is over. For one thread at a time, but for what says otherwise.
-
-    Attributes:
-        number: What it is called.
-        program: What it runs.
-        status: Its exit status, negative for the signal that ended it; None while it is not known.
-        refused: The system's reason why there is no worker; 0 where there is one, or is going to be.
-        is_garbled: Whether it has said what makes no sense.
-        most_bytes: How many bytes a message of its may have, what stands behind it left out.
-        most_descriptors: How many descriptors may come with one.
-        hub: Who had it made, once a run has got it.
-    """
-
-    hub: Hub
-
-    def __init__(self, number: int, program: int, line: socket.socket, server: _Server) -> None:
-        self.number = number
-        self.program = program
-        self.status: int | None = None
-        self.refused = 0
-        self.is_garbled = False
-        self.most_bytes = MOST_MESSAGE_BYTES
-        self.most_descriptors = 0
-        self._closed = False
-        self._line = line
-        self._server = server
-        self._wake: Callable[[], object] = _nobody
-        self._process: int | None = None
-        self._killed = False
-        self._lock = reentrant_lock()
-
-    def begin(self, message: Open, blob: bytes, descriptors: Sequence[int], wake: Callable[[], object]) -> None:
-        """Tells the worker what its guest is given, whether it waits already or there is none yet.
-
-        Args:
-            message: That.
-            blob: What stands behind it.
-            descriptors: What goes with it.
-            wake: Is called, from any thread, when it has said something, or has ended.
-
-        Raises:
-            Gone: It has ended.
-        """
-        self._wake = wake
-        send(self._line, message, blob, descriptors)
-
-    def receive(self, most_blob: int) -> tuple[FromWorker, bytes, tuple[int, ...]] | None:
-        """Returns what the worker says next; None where there is nothing yet.
-
-        Args:
-            most_blob: How many bytes may stand behind it.
-
-        Returns:
-            The message, what stands behind it, and what came with it, which the caller closes.
-
-        Raises:
-            Gone: It says nothing any more.
-            Garbled: It is nothing that a worker says.
-        """
-        if self._closed:
-            raise Gone
-        most = {"most_bytes": self.most_bytes, "most_blob": most_blob, "most_descriptors": self.most_descriptors}
-        try:
-            return receive(self._line, FROM_WORKER, **most, waits=False)
-        except Garbled:
-            self.is_garbled = True
-            raise
-
-    def send(self, message: ToWorker, blob: bytes | memoryview = b"", descriptors: Sequence[int] = ()) -> None:
-        """Tells the worker something. What it does not take is lost: that is seen by what it does next."""
-        if not self._closed:
-            with suppress(Gone):
-                send(self._line, message, blob, descriptors, waits=False)
-
-    def wait(self, seconds: float) -> bool:
-        """Waits on this thread until it says something, or is gone; whether it does so in time."""
-        if self._closed:
-            return True
-        poll = select.poll()
-        poll.register(self._line, select.POLLIN)
-        return bool(poll.poll(max(0, math.ceil(seconds * 1000))))
-
-    def listen(self) -> None:
-        """Has the run woken when the worker says something, or has done so since it was last asked."""
-        self._server.watcher.arm(self._line)
-
-    def kill(self) -> None:
-        """Ends the worker, whatever it is doing. May be called from any thread."""
-        with self._lock:
-            self._killed = True
-            self._end()
-
-    def _end(self) -> None:
-        if self._killed and self._process is not None and self.status is None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._process, signal.SIGKILL)
-
-    def close(self) -> bool:
-        """Ends the worker, if it has not ended, and forgets it. Closing twice is harmless.
-
-        Returns:
-            Whether it was not closed before.
-        """
-        with self._lock:
-            was_closed, self._closed = self._closed, True
-        if was_closed:
-            return False
-        self.kill()
-        self._server.watcher.forget(self._line)
-        self._line.close()
-        self._server.left(self)
-        return True
-
-    def forget(self) -> None:
-        """In a forked child: lets go of it, for it is the parent's."""
-        self._lock = reentrant_lock()
-        self._closed = True
-        self.status = -signal.SIGKILL
-        self._line.close()
-        process, self._process = self._process, None
-        if process is not None:
-            os.close(process)
-
-    # -- by the thread that listens ------------------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """Has the run look around."""
-        self._wake()
-
-    def spawned(self, process: int | None, errno: int) -> None:
-        """There is a process, or there can be none."""
-        with self._lock:
-            self._process, self.refused = process, errno
-            self._end()
-        if errno:
-            self._wake()
-
-    def ended(self, status: int) -> None:
-        """The process has ended."""
-        with self._lock:
-            self.status = status
-            process, self._process = self._process, None
-        if process is not None:
-            os.close(process)
-        self._wake()
-
-
-def _nobody() -> None:
-    """Wakes nobody."""
 
 
 class _Watcher:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stockade.engine import Number, SealedFile
     from stockade.errors import StockadeError
     from stockade.execution import Monitoring, Plan, RunMonitor, Streams
-    from stockade.isolation._hub import WorkerHandle
+    from stockade.isolation._handle import WorkerHandle
     from stockade.policy import Policy
     from stockade.report import PolicyInfo
     from stockade.runner import RunControl, RunCoroutine

@@ -10,11 +10,9 @@ from __future__ import annotations
 import gc
 import math
 import os
-import resource
 import select
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -66,7 +64,8 @@ from stockade.isolation._messages import (
 )
 from stockade.isolation._prepared import Prepared, RemoteFunction
 from stockade.isolation._state import state_of, told_state
-from stockade.jail import Granted, Jail, JailReport, ResourceLimits, Wall, confine, seal_code
+from stockade.isolation._walls import jail_of
+from stockade.jail import confine, seal_code
 from stockade.modules import Entry
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
@@ -82,21 +81,6 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
 
 __all__ = ["work"]
-
-REQUIRED_WALLS: Final[frozenset[Wall]] = frozenset({"environment", "descriptors", "limits", "privileges", "seccomp"})
-"""Walls without which no worker runs anything. Landlock and namespaces stand where the machine gives them."""
-
-_SPARE_BYTES: Final = 256 << 20
-"""What a worker may use of memory, or write into a file, beyond what its guest may."""
-
-_RESERVED_BYTES: Final = 16 << 30
-"""What the engine reserves for a memory, at most, when it has no pool."""
-
-_THREADS: Final = 4096
-"""Threads of all workers, which have a few each; the kernel counts them for all users but root."""
-
-_SPARE_SECONDS: Final = 10
-_SPARE_FILES: Final = 256
 
 _PROGRESS_SECONDS: Final = 0.1
 """How often the host is told how far the run is."""
@@ -132,7 +116,7 @@ def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
     try:
         try:
             table = keep_page_table() if keeps else None
-            report = confine(_jail_of(program, line, table), inherited=program.namespaces)
+            report = confine(jail_of(program, line, table), inherited=program.namespaces)
             program.load()
             seal_code()
             if not keeps and not host.has_said():
@@ -144,56 +128,6 @@ def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
         host.obey()
     except (Gone, Garbled):
         return False
-
-
-def _jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
-    """What a worker is left with.
-
-    Args:
-        program: What it is to run.
-        line: The socket to the host.
-        table: The kernel's table of its pages, where its guest is called any number of times, and snapshots are taken.
-    """
-    policy = program.order.policy
-    limits, files = policy.limits, policy.filesystem
-    mounts = tuple(
-        Granted(
-            descriptor,
-            writable=mount.mode == "rw",
-            create=mount.mode == "rw" and files.create,
-            delete=mount.mode == "rw" and files.delete,
-            symlinks=mount.mode == "rw" and files.symlinks,
-        )
-        for mount, descriptor in zip(files.mounts, program.context.mounts.descriptors, strict=True)
-    )
-    output = 2 * limits.stdout + limits.stderr
-    # A snapshot is a file, too.
-    largest = max(limits.file_size or 0, output, 0 if table is None else limits.memory)
-    seconds = limits.wall_time if table is None else None
-    return Jail(
-        mounts=mounts,
-        files=(program.code,),
-        keep=(line.fileno(),) if table is None else (line.fileno(), table),
-        limits=ResourceLimits(
-            data_bytes=_own_bytes(5) + limits.memory + 2 * output + _SPARE_BYTES,
-            # What it has run for is looked at elsewhere; this is for a worker that nobody looks after any more.
-            cpu_seconds=None if seconds is None else 2 * math.ceil(seconds) + _SPARE_SECONDS,
-            file_size_bytes=largest + _SPARE_BYTES if limits.file_size is not None else None,
-            open_files=limits.open_files + len(mounts) + _SPARE_FILES,
-            # Also of what is only read: tables of pages are the kernel's memory.
-            address_space_bytes=_own_bytes(0) + (limits.memories + 2) * _RESERVED_BYTES,
-            processes=_THREADS if "user" in JailReport(program.namespaces).active else None,
-        ),
-        seal_later=True,
-        remove=frozenset(program.order.removed),
-        require=REQUIRED_WALLS,
-    )
-
-
-def _own_bytes(field: int) -> int:
-    """What this process has already: of addresses, or as the sixth field of what its limit on data counts."""
-    pages = int(Path("/proc/self/statm").read_bytes().split()[field])
-    return pages * resource.getpagesize()
 
 
 class _Host:
