@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from stockade import Policy, Sandbox
 from stockade.cli._commands import stockade as command
 from stockade.gate import GateRules, quarantined
+from tests._folders import use_state
 from tests.gate._guests import printer
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Something that was kept aside."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    use_state(tmp_path / "state", monkeypatch)
     with Sandbox(Policy(gate=GateRules(keys="quarantine"))) as box:
         return box.run(printer({1: b"password=hunt3r2 \x1b[31m"})).quarantine
 

@@ -11,6 +11,7 @@ from stockade.egress import GuestNetwork, Request, RequestFailed
 from stockade.gate import Gate, GateRules, GateRun, Given, quarantined_as
 from stockade.policy import HostRule, Network
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
+from tests._folders import use_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def _report(**fields: Any) -> Report:
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own for what is kept aside."""
-    monkeypatch.setenv("STOCKADE_STATE", str(tmp_path / "state"))
+    use_state(tmp_path / "state", monkeypatch)
 
 
 def test_code_of_a_language_passes_the_gate() -> None:

@@ -13,6 +13,7 @@ import stockade
 from stockade import Credential, Policy, Sandbox
 from stockade.gate import GateRules, Verdict, quarantined, quarantined_as
 from stockade.report import Outcome
+from tests._folders import use_state
 from tests.conftest import wat
 from tests.gate._guests import printer
 
@@ -33,7 +34,7 @@ PLACES: tuple[Isolation, ...] = ("inprocess", "process")
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for what is kept aside."""
     folder = tmp_path / "state"
-    monkeypatch.setenv("STOCKADE_STATE", str(folder))
+    use_state(folder, monkeypatch)
     return folder
 
 

@@ -100,24 +100,25 @@ def test_a_hundred_runs_survive_what_befalls_others(tmp_path: Path, monkeypatch:
         return ours, theirs
 
     box = Sandbox(Policy().replace(wall_time="120s", memory="512MiB"), isolation="process")
-    stopped = Sandbox(Policy().replace(wall_time="119s", memory="512MiB"), isolation="process")
+    # Its worker may wait for ever.
+    brief = Sandbox(Policy().replace(wall_time="12s", memory="512MiB"), isolation="process")
     sleeper, hungry = wat(SLEEPER), wat(HUNGRY)
-    for sandbox in (box, stopped):
+    for sandbox in (box, brief):
         for module in (sleeper, hungry):
             sandbox.prepare(module)
     assert box.run(wat(HELLO)).ok
-    assert stopped.run(wat(HELLO)).ok
+    assert brief.run(wat(HELLO)).ok
     assert until(all_gone)
-    before = descriptors()
+    before, dead_before = descriptors(), dead()
 
     async def many(group: Path | None) -> list[Report]:
         victims = []
-        for sandbox, name in ((box, "killed"), (stopped, "stopped"), (box, "garbled")):
-            victims.append(asyncio.ensure_future(sandbox.call_async(sleeper, "sleep", HOUR, run_id=name)))
+        for name in ("killed", "stopped", "garbled"):
+            victims.append(asyncio.ensure_future(box.call_async(sleeper, "sleep", HOUR, run_id=name)))
             # One after the other, so that it is known whose worker is which.
             while len(lines) < len(victims):
                 await asyncio.sleep(0.01)
-        for sandbox in (box, stopped, box):
+        for sandbox in (box, brief, box):
             victims.append(asyncio.ensure_future(sandbox.call_async(hungry, "eat", 3 * SECOND, 2048)))
             while len(lines) < len(victims):
                 await asyncio.sleep(0.01)
@@ -157,7 +158,7 @@ def test_a_hundred_runs_survive_what_befalls_others(tmp_path: Path, monkeypatch:
     assert box.run(wat(HELLO)).ok
     assert until(all_gone)
     assert descriptors() <= before
-    assert dead() == []
+    assert set(dead()) <= set(dead_before)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -113,12 +113,17 @@ _POLICIES = (
 _plan = cache(real_plan)
 
 
+_LASTING = "stockade-workers"
+
 _awaited: ContextVar[list[bool]] = ContextVar("_awaited")
 
 
 def _wait_for_real_threads() -> None:
-    """Waits for threads that earlier runs have left lingering: the world's clock is not theirs."""
-    while any(thread.name.startswith("stockade-") for thread in threading.enumerate()):
+    """Waits for threads that earlier runs have left lingering: the world's clock is not theirs.
+
+    The thread that listens to workers lives as long as the process, and has nothing to do with runs in it.
+    """
+    while any(thread.name.startswith("stockade-") for thread in threading.enumerate() if thread.name != _LASTING):
         gc.collect()
         time.sleep(0.01)
 

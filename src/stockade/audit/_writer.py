@@ -76,12 +76,17 @@ def send(line: socket.socket, message: bytes) -> None:
 
 def receive(line: socket.socket) -> bytearray | None:
     """Receives a message; None where there comes no whole one. None is sent before the one before was answered."""
-    data = bytearray()
     with suppress(ConnectionError):
-        while piece := line.recv(_PIECE_BYTES):
-            data += piece
-            if len(data) >= _SIZE.size and len(data) - _SIZE.size >= _SIZE.unpack_from(data)[0]:
-                return data[_SIZE.size :]
+        return _whole(line)
+    return None
+
+
+def _whole(line: socket.socket) -> bytearray | None:
+    data = bytearray()
+    while piece := line.recv(_PIECE_BYTES):
+        data += piece
+        if len(data) >= _SIZE.size and len(data) - _SIZE.size >= _SIZE.unpack_from(data)[0]:
+            return data[_SIZE.size :]
     return None
 
 
