@@ -173,6 +173,16 @@ def test_no_log_is_opened_where_a_guest_is_granted_the_folder(mode: str, tmp_pat
     AuditLog(tmp_path / "data" / "log", key=KEY).close()
 
 
+def test_a_folder_that_was_refused_hinders_no_log(tmp_path: Path) -> None:
+    """Nobody is granted it, also while somebody looks at why."""
+    (tmp_path / "logs").mkdir()
+    with AuditLog(tmp_path / "logs" / "log", key=KEY):
+        with pytest.raises(PolicyError, match="an audit log, which no guest") as refused:
+            Sandbox(Policy().replace(mounts=[Mount(tmp_path, "/data", "ro")]))
+        AuditLog(tmp_path / "another", key=KEY).close()
+    assert refused.value.__traceback__ is not None
+
+
 @pytest.mark.parametrize("key", [b"", b"short", "text of sixteen characters"])
 def test_a_key_that_can_be_guessed_is_refused(key: object, tmp_path: Path) -> None:
     """Or that is none."""

@@ -10,6 +10,7 @@ from stockade.policy import folders_on_the_way
 from stockade.system import (
     NotGranted,
     OpenFolder,
+    forget_granted,
     identities_on_the_way,
     kernel_file_system,
     note_granted,
@@ -59,7 +60,13 @@ class OpenMounts:
         # First: who opens an audit log notes it before looking here, so that one of both sees the other.
         for _, folder in granted:
             note_granted(folder)
-        _check_own(granted)
+        try:
+            _check_own(granted)
+        except PolicyError:
+            # Whoever holds what is raised holds these.
+            for _, folder in granted:
+                forget_granted(folder)
+            raise
         self._set(granted)
 
     def narrowed(self, mounts: Sequence[Mount]) -> OpenMounts:

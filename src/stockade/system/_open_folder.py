@@ -13,7 +13,15 @@ import weakref
 from pathlib import Path
 from typing import Final, TypeAlias
 
-__all__ = ["Identity", "NotGranted", "OpenFolder", "granted_folders", "identities_on_the_way", "note_granted"]
+__all__ = [
+    "Identity",
+    "NotGranted",
+    "OpenFolder",
+    "forget_granted",
+    "granted_folders",
+    "identities_on_the_way",
+    "note_granted",
+]
 
 Identity: TypeAlias = tuple[int, int]
 """What a file is, whatever it is called: its device and its number there."""
@@ -97,6 +105,11 @@ class OpenFolder:
 def note_granted(folder: OpenFolder) -> None:
     """Notes a folder that guests may reach, as long as anything refers to it."""
     _granted.add(folder)
+
+
+def forget_granted(folder: OpenFolder) -> None:
+    """Forgets a folder that was noted, and that guests may not reach after all."""
+    _granted.discard(folder)
 
 
 def granted_folders() -> list[OpenFolder]:
