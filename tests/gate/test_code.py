@@ -159,6 +159,44 @@ def test_a_request_that_is_refused_opens_nothing_and_is_told() -> None:
     assert [(each.subject, each.action) for each in report.violations] == [("the secret api in request", "deny")]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://\uff4e\uff4f\uff54\uff41\uff52\uff45\uff41\uff4c\uff4b\uff45\uff59\uff14\uff17\uff11\uff11.a.example/",
+        "http://notare\u00adalkey4711.a.example/",
+        "http://\u24dd\u24de\u24e3\u24d0\u24e1\u24d4\u24d0\u24db\u24da\u24d4\u24e84711.a.example/",
+        "http://a.example/notare/so-much-that-no-separator-is-as-long-as-it/../../notarealkey4711",
+        "http://a.example/n\u00f6/notarea%6Ckey4711",
+    ],
+)
+@pytest.mark.parametrize("verdict", ["block", "redact"])
+def test_a_url_is_looked_at_as_it_leaves(url: str, verdict: str) -> None:
+    """The attack: a secret as the name of a host in other letters, which are the usual ones once it is looked up."""
+    run = GateRun(Gate(GateRules(registered=verdict), {"api": "notarealkey4711"}))  # type: ignore[arg-type]
+    network = GuestNetwork(None, Policy(network=Network(mode="full")), lambda: 0.0, lambda: run)  # type: ignore[arg-type]
+
+    request = Request("GET", url, (), b"")
+
+    if verdict == "block":
+        with pytest.raises(RequestFailed) as caught:
+            network.begin(request)
+        assert caught.value.violation is not None
+        assert caught.value.violation.subject == "the secret api in request"
+    else:
+        assert "[redacted:api]" in network._released(run, request).url
+
+    assert {each.detector for each in run.release(_report()).findings} == {"api"}
+
+
+def test_a_url_without_a_secret_is_asked_for_as_it_was_written() -> None:
+    run = _gate_run("block")
+    network = GuestNetwork(None, Policy(network=Network(mode="full")), lambda: 0.0, lambda: run)  # type: ignore[arg-type]
+
+    for url in ("HTTP://B\u00fccher.example/a/../b?q=\u00e9#x", "no URL", "http://[/"):
+        request = Request("GET", url, (("X-A", "b"),), b"c")
+        assert network._released(run, request)[:2] == request[:2]
+
+
 def test_without_a_gate_a_sandbox_loads_nothing_of_it() -> None:
     with Sandbox() as box:
         assert box._contexts.under().gates is None

@@ -10,6 +10,7 @@ from stockade.egress._client import INSTALL, Client, is_installed
 from stockade.egress._exchange import Exchange
 from stockade.egress._failure import FailureCode, RequestFailed
 from stockade.egress._meter import Meter, NetworkUse
+from stockade.egress._url import BadUrl, parse_url
 from stockade.gate import violation_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ more where its policy permits more connections."""
 
 def _no_gate() -> GateRun | None:
     return None
+
+
+def _as_sent(url: str) -> str:
+    """Returns a URL as it leaves; as it is where it is none, and nothing is asked of it."""
+    try:
+        return parse_url(url).url
+    except BadUrl:
+        return url
 
 
 class GuestNetwork:
@@ -106,6 +115,14 @@ class GuestNetwork:
         found = gate.request(request.url, request.headers, request.body)
         if isinstance(found, tuple):
             url, headers, body = found
+            sent = _as_sent(url)
+            if sent != url:
+                # A host in other letters is that of the usual ones, and dots in a path join what is around them.
+                found = gate.request(sent, headers, b"")
+                if isinstance(found, tuple):
+                    looked, headers, _ = found
+                    url = url if looked == sent else looked
+        if isinstance(found, tuple):
             return request._replace(url=url, headers=headers, body=body)
         violation = msgspec.structs.replace(violation_of(found), action="stop" if self.stops else "deny", call="http")
         raise RequestFailed(
