@@ -249,6 +249,10 @@ class HeardGuest(ToldGuest, ABC):
             for descriptor in descriptors:
                 os.close(descriptor)
             raise Garbled("descriptors came with it")
+        if blob and isinstance(message, Taken):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise Garbled("something stands behind it")
         if isinstance(message, Finished):
             if self._started is None:
                 raise Garbled("it has ended before it began")

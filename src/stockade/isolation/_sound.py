@@ -176,7 +176,12 @@ def _value(finished: Finished, behind: bytes) -> object:
     if finished.kind:
         if value is not None:
             raise Garbled("it has two values")
-        return behind.decode("utf-8", "surrogatepass") if finished.kind == "text" else behind
+        if finished.kind != "text":
+            return behind
+        try:
+            return behind.decode()
+        except UnicodeDecodeError:
+            raise Garbled("its value is no text") from None
     if finished.value:
         raise Garbled("its value is of no kind")
     for entry in value if isinstance(value, list) else (value,):

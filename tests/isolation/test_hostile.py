@@ -1,0 +1,78 @@
+"""A worker in the hands of its guest, that says what it likes: its run has crashed, and nothing else becomes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from stockade import Outcome, Sandbox, UsageError
+from stockade.isolation import _handle
+from stockade.isolation._messages import Finished, Taken
+from tests._processes import descriptors, until
+from tests.conftest import wat
+from tests.isolation.test_workers import all_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SUM = wat("""
+(module
+  (memory (export "memory") 1)
+  (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+  (func (export "none"))
+  (func (export "half") (result f64) (f64.const 0.5))
+  (func (export "two") (result i64 f32) (i64.const -1) (f32.const 0.5))
+  (func (export "_start")))
+""")
+
+
+def lies(monkeypatch: pytest.MonkeyPatch, told: Callable[[Any, bytes], tuple[Any, bytes]], kind: type) -> None:
+    """Has workers say something else than they do."""
+    receive = _handle.WorkerHandle.receive
+
+    def lying(handle: _handle.WorkerHandle, most_blob: int) -> object:
+        found = receive(handle, most_blob)
+        if found is not None and isinstance(found[0], kind):
+            return *told(found[0], found[1]), found[2]
+        return found
+
+    monkeypatch.setattr(_handle.WorkerHandle, "receive", lying)
+
+
+@pytest.mark.parametrize("behind", [b"\xff\xfe\xff", b"\xed\xa0\x80", b"cut off \xe2\x82"])
+def test_a_text_that_is_none(monkeypatch: pytest.MonkeyPatch, behind: bytes) -> None:
+    """Attack: bytes that no text has, for which whoever decodes them raises something of its own."""
+    lies(
+        monkeypatch,
+        lambda told, _: (
+            msgspec.structs.replace(
+                told, value=len(behind), kind="text", report=msgspec.structs.replace(told.report, value=None)
+            ),
+            behind,
+        ),
+        Finished,
+    )
+    with Sandbox(isolation="process") as box:
+        report = box.call(SUM, "add", 1, 2)
+
+    assert (report.outcome, report.value) == (Outcome.CRASHED, None)
+    assert report.trap is not None
+    assert "makes no sense" in report.trap.message
+
+
+def test_descriptors_of_a_snapshot_with_something_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: filling the host's table of descriptors, one snapshot at a time."""
+    with Sandbox(isolation="process") as box:
+        assert box.call(SUM, "add", 1, 2).ok
+        assert until(all_gone)
+        before = descriptors()
+        lies(monkeypatch, lambda told, _: (told, b"x"), Taken)
+        for _ in range(3):
+            with box.open(SUM) as session:
+                session.write_memory(0, b"x")
+                with pytest.raises(UsageError):
+                    session.snapshot()
+        assert until(all_gone)
+        assert until(lambda: descriptors() <= before)
