@@ -1,8 +1,9 @@
-"""P-GATE-6: `stockade gate` releases what was kept aside, and `stockade run` prints what may leave."""
+"""P-GATE-5, P-GATE-6: `stockade gate` releases what was kept aside, and `stockade run` prints what may leave."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -96,3 +97,24 @@ def test_what_run_prints_has_passed_the_gate(tmp_path: Path) -> None:
 
     assert "hunt3r2" not in done.stdout + done.stderr
     assert done.stdout == "password=[redacted:password] and more\n"
+
+
+@pytest.mark.parametrize("isolation", ["inprocess", "process"])
+def test_what_was_held_is_printed_at_the_end(tmp_path: Path, isolation: str) -> None:
+    """Output ends in what a secret begins with, so that it is held until it is known that nothing comes behind it."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[custom]\nsecrets = ["API_KEY"]\n')
+    module = tmp_path / "guest.wasm"
+    module.write_bytes(printer({1: b"this ends in not-a-re", 2: b"and so does not-a"}).data)
+    arguments = ["--isolation", isolation, "--policy", str(policy), "--secret", "API_KEY=env:MY_KEY", str(module)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "stockade", "run", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MY_KEY": "not-a-real-key"},
+    )
+
+    assert done.stdout == "this ends in not-a-re"
+    assert "and so does not-a" in done.stderr

@@ -303,6 +303,8 @@ class GuestStreams(Streams):
             if state is not None:
                 self._pass_on(state)
             if not self.clogged:
+                if self.pass_rest():
+                    continue
                 break
             if (now_written := self._written()) != written:
                 written, patience = now_written, time.monotonic() + _PATIENCE_SECONDS
@@ -326,6 +328,8 @@ class GuestStreams(Streams):
         self.lost_bytes += sum(output.give_up() for output in self._outputs.values())
         while state is not None and (output := state.take_output()) is not None:
             self.lost_bytes += len(output[1])
+        if self.gate is not None:
+            self.lost_bytes += sum(len(piece) for _, piece in self.gate.rest())
 
     def _read(self, size: int) -> bytes | None:
         """Fetches a piece of our own stdin, if there is one."""

@@ -118,24 +118,44 @@ _KINDS: Final = ("secret", "key", "personal", "entropy")
 """Of several that are in the same place, the first one gives it its name."""
 
 
+class _Place:
+    """Where something is.
+
+    Attributes:
+        start: Where it begins.
+        end: Where it ends.
+        spans: All that is there.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.start = self.end = span.start
+        self.spans: list[Span] = []
+        self._in_pieces: set[str] = set()
+        self.add(span)
+
+    def add(self, span: Span) -> None:
+        """Adds something that is there, too."""
+        self.end = max(self.end, span.end)
+        self.spans.append(span)
+        if span.is_piece:
+            self._in_pieces.add(span.detector)
+
+    def reaches(self, span: Span, data: bytes) -> bool:
+        """Whether something belongs here: it overlaps, or is the next piece of a secret of which one is here."""
+        if span.start < self.end:
+            return True
+        return span.is_piece and span.detector in self._in_pieces and not data[self.end : span.start].strip()
+
+
 def _grouped(found: list[Span], data: bytes) -> list[tuple[int, int, list[Span]]]:
     """Returns the places where something is, with all that is there; the pieces of one secret are one."""
-    places: list[tuple[int, int, list[Span]]] = []
+    places: list[_Place] = []
     for span in found:
-        if places:
-            start, end, spans = places[-1]
-            if span.start < end or _goes_on(spans, data[end : span.start], span):
-                places[-1] = start, max(end, span.end), [*spans, span]
-                continue
-        places.append((span.start, span.end, [span]))
-    return [(start, end, _distinct(spans)) for start, end, spans in places]
-
-
-def _goes_on(before: list[Span], between: bytes, span: Span) -> bool:
-    """Whether a piece of a secret goes on with the piece before it."""
-    if not span.is_piece or between.strip():
-        return False
-    return any(other.is_piece and other.detector == span.detector for other in before)
+        if places and places[-1].reaches(span, data):
+            places[-1].add(span)
+        else:
+            places.append(_Place(span))
+    return [(place.start, place.end, _distinct(place.spans)) for place in places]
 
 
 def _distinct(spans: list[Span]) -> list[Span]:
