@@ -100,8 +100,8 @@ def test_a_hundred_runs_survive_what_befalls_others(tmp_path: Path, monkeypatch:
         return ours, theirs
 
     box = Sandbox(Policy().replace(wall_time="120s", memory="512MiB"), isolation="process")
-    # Its worker may wait for ever.
-    brief = Sandbox(Policy().replace(wall_time="12s", memory="512MiB"), isolation="process")
+    # Its worker may wait for ever. Deadlines from four seconds on are longer in tests.
+    brief = Sandbox(Policy().replace(wall_time="3.9s", memory="512MiB"), isolation="process")
     sleeper, hungry = wat(SLEEPER), wat(HUNGRY)
     for sandbox in (box, brief):
         for module in (sleeper, hungry):
@@ -130,8 +130,10 @@ def test_a_hundred_runs_survive_what_befalls_others(tmp_path: Path, monkeypatch:
         lines[2].send(b"\x01garbage that no worker would say")
         # Enough for itself, and not for what its guest wants; and not even for itself.
         for number, more in ((numbers[3], 64 << 20), (numbers[4], -(16 << 20))):
-            most = 4096 * int(Path(f"/proc/{number}/statm").read_text().split()[5]) + more
-            resource.prlimit(number, resource.RLIMIT_DATA, (most, most))
+            # On a busy machine the brief one may be over.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                most = 4096 * int(Path(f"/proc/{number}/statm").read_text().split()[5]) + more
+                resource.prlimit(number, resource.RLIMIT_DATA, (most, most))
         if group is not None:
             (group / "cgroup.procs").write_text(str(numbers[5]))
         return [*await asyncio.gather(*victims), *await asyncio.gather(*others)]
