@@ -6,6 +6,7 @@ Nothing here opens a socket. Holds P-NET-1 and P-NET-2.
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 from urllib.parse import quote
 
 import pytest
@@ -58,27 +59,43 @@ def test_methods_that_no_policy_permits(mode: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "method", "reason", "field"),
+    ("url", "method", "reason", "field", "part"),
     [
-        ("https://other.net/", "GET", "the policy does not name other.net", "network.hosts"),
-        ("http://api.example.com/", "GET", "the policy does not permit port 80 of api.example.com", "network.hosts[0]"),
-        ("http://api.example.com:443/", "GET", "the policy permits api.example.com by https only", "network.hosts[0]"),
+        ("https://other.net/", "GET", "the policy does not name other.net", "network.hosts", ""),
+        (
+            "http://api.example.com/",
+            "GET",
+            "the policy does not permit port 80 of api.example.com",
+            "network.hosts[0]",
+            "",
+        ),
+        (
+            "http://api.example.com:443/",
+            "GET",
+            "the policy permits api.example.com by https only",
+            "network.hosts[0]",
+            "",
+        ),
         (
             "https://only.example.com/v1",
             "POST",
             "the policy does not permit POST for only.example.com",
             "network.hosts[3]",
+            "method",
         ),
         (
             "https://only.example.com/",
             "GET",
             "the policy does not permit this path of only.example.com",
             "network.hosts[3]",
+            "path",
         ),
     ],
 )
-def test_a_refusal_says_why(url: str, method: str, reason: str, field: str) -> None:
-    assert decide(NETWORKS["hosts"], url, PUBLIC, method) == Refusal(reason, field)
+def test_a_refusal_says_why(
+    url: str, method: str, reason: str, field: str, part: Literal["", "method", "path"]
+) -> None:
+    assert decide(NETWORKS["hosts"], url, PUBLIC, method) == Refusal(reason, field, part=part)
 
 
 def test_a_name_of_a_metadata_service_is_not_meant_by_those_below_a_domain() -> None:

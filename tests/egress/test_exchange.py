@@ -142,6 +142,38 @@ def test_what_is_refused_opens_no_socket(server: HttpServer, url: str, reason: s
     assert (violation.kind, violation.action, violation.field) == ("network", "deny", "network.mode")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "subject"),
+    [
+        ("DELETE", "/v1/items", "DELETE {origin}"),
+        ("G\x1b[2JT", "/v1", "G\\x1b[2JT {origin}"),
+        ("X" * 50, "/v1", f"{'X' * 20}… (50 long) {{origin}}"),
+        ("GET", "/private?token=hunter2", "{origin}/private"),
+        ("GET", "/%1b" * 2, None),
+        ("GET", "/" + "a" * 300, "{origin}/" + "a" * 119 + "… (301 long)"),
+        ("GET", "/redirect?to=/with-a-credential", "{origin}"),
+    ],
+)
+def test_a_report_tells_which_method_or_path_was_refused(
+    server: HttpServer, method: str, path: str, subject: str | None
+) -> None:
+    """The attack: a guest that tells a secret or steers a terminal by what it asks for: the query and the place of a
+    redirect are not told, the rest is short and escaped."""
+    rule = HostRule("a.localhost", [server.port], methods=["GET"], paths=["/v1", "/redirect"], secure=False)
+    guest = network(Policy(network=Network(mode="hosts", hosts=[rule])))
+    origin = f"http://a.localhost:{server.port}"
+
+    problem = refused(f"{origin}{path}", guest, method)
+
+    found, _ = guest.take_violations()
+    if subject is None:
+        # It is no URL at all.
+        assert (problem.code, found) == (FailureCode.INVALID, ())
+    else:
+        assert problem.code == FailureCode.DENIED
+        assert [violation.subject for violation in found] == [subject.format(origin=origin)]
+
+
 def test_a_name_does_not_have_thousands_connected_to() -> None:
     """The attack: a name that stands for many hosts, so that one request knocks at all of them."""
     full = Policy(network=Network(mode="full"))

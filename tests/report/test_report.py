@@ -27,6 +27,7 @@ from stockade.report import (
     Truncated,
     Usage,
     Violation,
+    violation_text,
 )
 from tests.conftest import HELLO, wat
 
@@ -343,6 +344,40 @@ def test_a_summary_says_what_ended_the_run(outcome: Outcome, violation: Violatio
         report.check()
     assert str(caught.value) == f"app.wasm: {text}"
     assert make(outcome, violations=(before,)).summary() == CHECKS[outcome][1]
+
+
+@pytest.mark.parametrize(
+    ("violation", "text"),
+    [
+        (
+            Violation(kind="network", subject="https://api.example.com", call="http", field="network.mode"),
+            "network: asked for https://api.example.com, which the policy does not permit (network.mode) → deny",
+        ),
+        (
+            Violation(kind="network", subject="https://a.example/x", call="http", field="network.hosts[1]", count=2),
+            "network: asked for https://a.example/x, which the policy does not permit (network.hosts[1]), 2 times → "
+            "deny",
+        ),
+        (
+            Violation(
+                kind="request_time", subject="https://a.example", call="http", limit=2.0, field="limits.request_time"
+            ),
+            "request_time: the request to https://a.example took longer than limits.request_time allows (2.00 s) → "
+            "deny",
+        ),
+        (
+            Violation(kind="hook", subject="not on a Sunday", call="Calendar", action="stop"),
+            "hook: Calendar refuses it: not on a Sunday → stop",
+        ),
+        (
+            Violation(kind="fuel", subject="limits.fuel", limit=1_000, field="limits.fuel", action="stop"),
+            "fuel: used up limits.fuel (1,000) → stop",
+        ),
+    ],
+)
+def test_only_limits_are_used_up(violation: Violation, text: str) -> None:
+    assert violation_text(violation) == text
+    assert text in " ".join(make(violations=(violation,)).render().split())
 
 
 def test_check_returns_a_report_that_is_fine() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stockade._text import printable
 from stockade.policy import (
@@ -31,11 +31,13 @@ class Refusal(NamedTuple):
         reason: In words, for the guest and for the report.
         field: The field of the policy that decides it.
         address: Where its name leads, where that is the reason: for the report, and not for the guest.
+        part: What of the request it is about, where it is not the host: for the report.
     """
 
     reason: str
     field: str
     address: str = ""
+    part: Literal["", "method", "path"] = ""
 
 
 class RequestPlan(NamedTuple):
@@ -67,7 +69,7 @@ def refusal_of(network: Network, method: str, target: Target) -> Refusal | None:
     if network.mode == "none":
         return Refusal("the policy permits no network", "network.mode")
     if method not in METHODS:
-        return Refusal(f"the method {printable(method)} is none of {', '.join(METHODS)}", "network.mode")
+        return Refusal(f"the method {printable(method)} is none of {', '.join(METHODS)}", "network.mode", part="method")
     if network.permits(str(host), port, secure=target.is_secure, method=method, path=target.path):
         return None
     shown = printable(str(host))
@@ -93,8 +95,8 @@ def refusal_of(network: Network, method: str, target: Target) -> Refusal | None:
         return Refusal(f"the policy permits {shown} by https only", field)
     fits = [rule for rule in fits if method in rule.methods]
     if not fits:
-        return Refusal(f"the policy does not permit {method} for {shown}", field)
-    return Refusal(f"the policy does not permit this path of {shown}", field)
+        return Refusal(f"the policy does not permit {method} for {shown}", field, part="method")
+    return Refusal(f"the policy does not permit this path of {shown}", field, part="path")
 
 
 def pin(network: Network, method: str, target: Target, answers: Sequence[Address]) -> RequestPlan | Refusal:

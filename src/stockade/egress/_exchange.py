@@ -43,6 +43,9 @@ _MOST_ADDRESSES: Final = 8
 
 _MOST_REDIRECTS: Final = 10
 _MOST_INTERIM: Final = 20
+_METHOD_SHOWN: Final = 20
+"""Characters of a refused method that a report tells."""
+
 _UNSEARCHABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
 """Headers that ask for an answer in which no secret would be found."""
 
@@ -121,6 +124,7 @@ class Exchange:
         self._has_room: asyncio.Event | None = None
         self._call = AwaitedCall(self._perform, (), Context(), self._tell)
         self._subject = ""
+        self._moved = False
         # Looks for all credentials in every answer: an API may have been told those of another request.
         self._scrubber = Scrubber(client.credentials.secrets()) if client.credentials else None
 
@@ -258,7 +262,7 @@ class Exchange:
             if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
                 method, body = "GET", b""
                 headers = tuple(entry for entry in headers if not entry[0].lower().startswith("content-"))
-            target = after
+            target, self._moved = after, True
         raise RequestFailed(FailureCode.PROTOCOL, f"there are more than {_MOST_REDIRECTS} redirects")
 
     async def _attempt(self, method: str, target: Target, headers: Headers, body: bytes) -> tuple[int, str] | None:
@@ -268,7 +272,9 @@ class Exchange:
             Status and place of a redirect that is to be followed, of which no more is taken.
         """
         meter = self._meter
-        self._permitted(refusal_of(self._network, method, target), target)
+        refusal = refusal_of(self._network, method, target)
+        if refusal is not None:
+            raise self._denied(refusal, method, target)
         credentials = self._client.credentials.of(target)
         ours = {credential.header.lower() for credential in credentials.values()}
         headers = tuple(entry for entry in headers if entry[0].lower() not in ours)
@@ -284,7 +290,7 @@ class Exchange:
         try:
             plan = pin(self._network, method, target, await self._looked_up(target))
             if isinstance(plan, Refusal):
-                raise self._denied(plan, target)
+                raise self._denied(plan, method, target)
             reader, writer = await self._connected(plan)
             reserved = 0
             return await self._converse(reader, writer, connection, message, target)
@@ -294,12 +300,14 @@ class Exchange:
                 # At once: what is left of it is of no use, and nobody is to wait for the other side.
                 writer.transport.abort()
 
-    def _permitted(self, refusal: Refusal | None, target: Target) -> None:
-        if refusal is not None:
-            raise self._denied(refusal, target)
-
-    def _denied(self, refusal: Refusal, target: Target) -> RequestFailed:
+    def _denied(self, refusal: Refusal, method: str, target: Target) -> RequestFailed:
         subject = printable(target.origin)
+        if refusal.part == "method":
+            subject = f"{printable(method, _METHOD_SHOWN)} {subject}"
+        elif refusal.part == "path" and not self._moved:
+            # Without its query. Where a redirect leads is the server's word, and a credential may be in it.
+            path = target.path if self._scrubber is None else self._scrubber.text(target.path)
+            subject = f"{subject}{printable(path)}"
         if refusal.address and isinstance(target.host, str):
             subject = f"{subject} ({refusal.address})"
         return self._meter.denied(refusal.reason, subject, refusal.field)

@@ -117,6 +117,13 @@ def _what(violation: Violation) -> str:
     if violation.kind == "gate":
         does = "reports" if violation.action == "audit" else "keeps back"
         return f"found {violation.subject}, which {field} {does}"
+    if violation.kind == "network":
+        by = f" ({field})" if field else ""
+        return f"asked for {violation.subject}, which the policy does not permit{by}"
+    if violation.kind == "hook":
+        return f"{call} refuses it: {violation.subject}"
+    if violation.kind == "request_time" and violation.limit is not None:
+        return f"the request to {violation.subject} took longer than {field} allows ({_show(violation, violation.limit)})"
     if violation.limit is None or violation.observed is None:
         return f"used up {violation.subject}" + (f" ({_show(violation, violation.limit)})" if violation.limit else "")
     return _over_limit(violation, field or violation.subject)
@@ -198,7 +205,7 @@ def _over_limit(violation: Violation, field: str) -> str:
 
 
 def _show(violation: Violation, number: float) -> str:
-    if violation.kind in ("timeout", "idle"):
+    if violation.kind in ("timeout", "idle", "request_time"):
         return duration(number)
     return size(number) if violation.kind in _BYTE_KINDS else count(number)
 
