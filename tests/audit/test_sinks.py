@@ -282,6 +282,10 @@ def test_a_closed_log_runs_nothing(tmp_path: Path) -> None:
     [
         ({"fsync": "always"}, 'fsync is \'always\': it must be "never", "second" or "run"'),
         ({"sinks": ["text"]}, "a sink of an audit log is str: it must be callable"),
+        ({"sinks": print}, "sinks is builtin_function_or_method: it must be a list, as in sinks=[...]"),
+        ({"hooks": "text"}, "hooks is str: it must be a list, as in hooks=[...]"),
+        ({"path": 3}, "path is int: give the path of the audit log"),
+        ({}, "an audit log needs a file, a sink or a hook, as in AuditLog('audit.jsonl')"),
         ({"hooks": [print]}, "a hook of an audit log is builtin_function_or_method: it must be a RunHook"),
     ],
 )

@@ -234,8 +234,38 @@ def test_a_log_without_its_head_may_have_been_cut(tmp_path: Path) -> None:
     write(path)
     head_file(path).unlink()
 
-    assert found(path) == ["0: the log has no head, so whether its end was cut off cannot be known"]
+    told = "the log has no head here (of a copy, name it by --head, or do without by --no-head)"
+    assert found(path) == [f"0: {told}, so whether its end was cut off cannot be known"]
     assert found(path, without_head=True) == []
+    with pytest.raises(stockade.AuditError) as problem:
+        verify(path, key=KEY, head=tmp_path / "nohead")
+    assert str(problem.value) == f"the head cannot be read: there is no file at {tmp_path}/nohead"
+
+
+def test_what_is_no_log_is_told_from_one_that_was_changed(tmp_path: Path) -> None:
+    """The attack beside it: who puts something else in the place of a log, whose head tells of it, is found out."""
+    path, other = tmp_path / "log", tmp_path / "add.wat"
+    write(path)
+    for name in (path, other):
+        name.write_text("(module)\n")
+
+    with pytest.raises(stockade.AuditError) as problem:
+        verify(other, key=KEY)
+    assert str(problem.value) == f"{other} is no audit log: nothing in it is an event or a seal"
+    with pytest.raises(stockade.AuditError, match="is no audit log"):
+        verify(other, key=KEY, without_head=True)
+    assert found(path) != []
+    # Without its head, what is left of its lines is still one.
+    other.write_text('{"event":"run_started"}\n')
+    assert found(other, without_head=True) != []
+
+
+def test_a_key_is_bytes(tmp_path: Path) -> None:
+    """Text is refused in words."""
+    write(tmp_path / "log")
+
+    with pytest.raises(stockade.AuditError, match=r"the key of an audit log is 16 to 4,096 bytes"):
+        verify(tmp_path / "log", key="x")  # type: ignore[arg-type]
 
 
 def test_a_head_that_was_changed_is_not_believed(tmp_path: Path) -> None:

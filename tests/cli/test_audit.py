@@ -157,18 +157,45 @@ def test_runs_that_are_looked_at_are_put_on_record(command: str, hello: Path, tm
     assert run("audit", "verify", log)[0] == 0
 
 
-@pytest.mark.parametrize("words", [("run",), ("trace", "-o"), ("learn", "-o"), ("python", "--learn")])
+@pytest.mark.parametrize("words", [("run",), ("trace", "-o"), ("learn", "-o"), ("python", "--learn"), ("snapshot",)])
 def test_what_runs_is_not_written_over(words: tuple[str, ...], hello: Path, tmp_path: Path) -> None:
     """A slip of the hand: the output is named as the module is, also by a link; it stays as it is, and nothing runs."""
-    link, before = tmp_path / "link.txt", hello.read_bytes()
+    link, second, before = tmp_path / "link.txt", tmp_path / "second.txt", hello.read_bytes()
     link.symlink_to(hello)
+    second.hardlink_to(hello)
 
-    for same in (hello, link):
+    for same in (hello, link, second, hello.parent / ".." / "guests" / hello.name):
+        if words == ("snapshot",):
+            status, said, problem = run("snapshot", hello, same)
+            assert (status, said) == (125, "")
+            assert problem.endswith(f"Error: {same} is what is to run: what is written needs a file of its own\n")
+            assert hello.read_bytes() == before
+            continue
         given = [f"--report={same}"] if words == ("run",) else [words[1], same]
         status, said, problem = run(words[0], *given, hello)
         assert (status, said) == (125, "")
         assert problem.endswith(f"Error: {same} is what is to run: what is written needs a file of its own\n")
         assert hello.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [("run", "--audit"), ("trace", "-o"), ("learn", "-o"), ("python", "--learn")])
+def test_no_option_is_taken_for_a_file(
+    words: tuple[str, str], hello: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip of the hand: the name of the file is missing."""
+    monkeypatch.chdir(tmp_path)
+
+    status, said, problem = run(*words, "--quiet", hello)
+
+    assert (status, said) == (125, "")
+    assert problem.endswith(
+        f"Error: {words[1]} needs a FILE, and --quiet begins as an option does: write ./--quiet for a file that is "
+        "called so\n"
+    )
+    assert not (tmp_path / "--quiet").exists()
+    if words[0] == "run":
+        assert run("run", "--audit", "./--quiet", hello)[0] == 0
+        assert (tmp_path / "--quiet").exists()
 
 
 @pytest.mark.parametrize("command", [("run", "--report"), ("trace", "-o"), ("learn", "-o")])

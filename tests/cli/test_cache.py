@@ -128,7 +128,8 @@ def open_to_all(own: Own) -> str:
     """A folder that others can enter."""
     own.cache.mkdir()
     own.cache.chmod(0o755)
-    return f"{own.cache} is not private (mode 0755, owner {os.geteuid()}): it must be yours, with mode 0700"
+    todo = f"it must be yours, with mode 0700: chmod 700 {own.cache}"
+    return f"{own.cache} is not private (mode 0755, owner {os.geteuid()}): {todo}"
 
 
 def a_file(own: Own) -> str:
@@ -157,6 +158,26 @@ def test_info_says_what_is_wrong(breaking: Callable[[Own], str], own: Own) -> No
     assert (told.return_value, told.stdout) == (125, "")
     assert told.stderr == f"stockade: the cache cannot be used: {words}\n"
     assert json.loads(command("info", "--json").stdout)["problem"] == words
+
+
+def test_a_cache_that_is_not_used_is_told_where_somebody_listens(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, on stderr; nothing is told where nobody asked, or where there is nothing to tell."""
+    words = open_to_all(own)
+    guest = save(tmp_path, HELLO)
+    for level, told in (
+        ("warning", f"stockade: the cache cannot be used, and modules are compiled again in each process: {words}\n"),
+        ("error", ""),
+        ("", ""),
+    ):
+        monkeypatch.setenv("STOCKADE_LOG", level)
+        ran = process("run", guest)
+        assert (ran.returncode, ran.stdout, ran.stderr.decode()) == (0, b"hello world\n", told)
+    own.cache.chmod(0o700)
+
+    monkeypatch.setenv("STOCKADE_LOG", "warning")
+    assert process("run", guest).stderr == b""
 
 
 @BROKEN

@@ -401,6 +401,8 @@ def test_docker_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ("options", "message"),
     [
         (["-v", "data"], "-v data: write HOST:GUEST, such as ./data:/data, or HOST:GUEST:rw"),
+        (["-v", "./data:data"], "-v ./data:data: the path in the guest must be absolute, as in ./data:/data"),
+        (["-v", "./data:data:rw"], "-v ./data:data:rw: the path in the guest must be absolute, as in ./data:/data"),
         (["-v", "data:rw"], "-v data:rw: write HOST:GUEST, such as ./data:/data, or HOST:GUEST:rw"),
         (["-v", ".:/data:z"], "-v .:/data:z: the rights are ro or rw, not z"),
         (["-e", "NOT_SET_ANYWHERE"], "--env NOT_SET_ANYWHERE: NOT_SET_ANYWHERE is not set in the environment"),

@@ -527,7 +527,8 @@ def private(path: Path) -> str:
     """The words for a folder that is not private, as it is now."""
     status = path.stat()
     mode = stat.S_IMODE(status.st_mode)
-    return f"{path} is not private (mode {mode:04o}, owner {status.st_uid}): it must be yours, with mode 0700"
+    todo = f": chmod 700 {path}" if status.st_uid == os.geteuid() else ""
+    return f"{path} is not private (mode {mode:04o}, owner {status.st_uid}): it must be yours, with mode 0700{todo}"
 
 
 def unused(own: Own) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +18,7 @@ from tests.jail._jailed import ALWAYS, needs_linux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 def facts(
@@ -68,6 +70,7 @@ def test_a_machine_with_all_walls(monkeypatch: pytest.MonkeyPatch) -> None:
         "address space    ok      enough for the engine's pool\n"
         "open files       ok      20,000 of at most any number\n"
         "memory maps      ok      65,530\n"
+        "cache            ok      compiled modules are kept on disk\n"
         f"score inprocess  {Policy.preset('strict').score().value}      policy strict\n"
         f"score process    {Policy.preset('strict').score('process', WALLS).value}      policy strict\n"
     )
@@ -104,9 +107,27 @@ def test_a_container_with_few_walls(monkeypatch: pytest.MonkeyPatch) -> None:
         "open files       low      1,024 of at most any number",
         "                          for more: raise ulimit -n for more runs at once",
         "memory maps      ok       65,530",
+        "cache            ok       compiled modules are kept on disk",
         f"score inprocess  {Policy().score().value}       policy default",
         f"score process    {Policy().score().value + 13}       policy default",
     ]
+
+
+def test_a_cache_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It makes everything slow, and nothing else says so; what to do is told."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o755)
+    monkeypatch.setenv("STOCKADE_CACHE", str(folder))
+
+    found = msgspec.structs.replace(facts({}), cache=gather_facts().cache)
+    status, output = said(monkeypatch, found)
+
+    assert status == 0
+    assert f"cache            low     modules are compiled again in each process: {folder} is not private" in output
+    assert f"chmod 700 {folder}\n" in output
+    folder.chmod(0o700)
+    assert gather_facts().cache == ""
 
 
 @pytest.mark.parametrize(("required", "status"), [((), 1), (("seccomp", "landlock"), 0), (("seccomp", "user"), 1)])

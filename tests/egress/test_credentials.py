@@ -312,6 +312,18 @@ def test_what_is_no_credential_is_refused(given: dict[str, Any]) -> None:
     assert str(given.get("value", SECRET)) not in str(problem.value)
 
 
+def test_credentials_and_secrets_have_names() -> None:
+    """A list of them is refused in words, which have no value."""
+    with pytest.raises(UsageError) as problem:
+        Sandbox(credentials=[Credential(SECRET, hosts=["a.example"])])  # type: ignore[arg-type]
+    assert str(problem.value) == (
+        'credentials is list: it must have each under its name, as in credentials={"api": credential}'
+    )
+    with pytest.raises(UsageError) as problem:
+        Sandbox(secrets=[SECRET])  # type: ignore[arg-type]
+    assert str(problem.value) == 'secrets is list: it must have each under its name, as in secrets={"database": secret}'
+
+
 def test_files_are_those_of_the_user_alone(tmp_path: Path) -> None:
     """The attack: a file that others may read or exchange, or a link or FIFO that leads elsewhere."""
     path, link, fifo = tmp_path / "key", tmp_path / "link", tmp_path / "fifo"

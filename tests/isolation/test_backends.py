@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stockade import IsolationError, Sandbox
+from stockade import IsolationError, Sandbox, UsageError
 from stockade.isolation import BACKENDS, _hub, at_least, backend, best, strength
 from stockade.isolation import _process as workers
 from tests.conftest import HELLO, wat
@@ -69,6 +69,9 @@ def test_the_weakest_that_is_strong_enough() -> None:
     assert at_least(1).name == "process"
     with pytest.raises(IsolationError, match=r"no isolation of strength 21 is available here \(inprocess: gives 0;"):
         at_least(21)
+    with pytest.raises(UsageError) as problem:
+        at_least("process")  # type: ignore[arg-type]
+    assert str(problem.value) == "least is 'process': it must be a number from 0 to 20, and backend() takes a name"
 
 
 def test_the_best_is_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -537,7 +537,17 @@ A_HOST = "hosts = [{ host = 'a.example' }]"
             ),
         ),
         ("mode = true", 'network.mode is True: it must be "none", "loopback", "hosts", "ports" or "full"'),
-        ("mode = 'hosts'\nhosts = ['a.example']", "network.hosts[0] is 'a.example': it must be a table with host"),
+        (
+            "mode = 'hosts'\nhosts = ['a.example']",
+            "network.hosts[0] is 'a.example': it must be a table with host, as in { host = \"a.example\" }",
+        ),
+        (
+            "mode = 'hosts'\nhosts = [{ host = 'a.example', methods = ['get'] }]",
+            (
+                'network.hosts[0].methods[0] is \'get\': it must be "GET", "HEAD", "POST", "PUT", "PATCH", '
+                '"DELETE" or "OPTIONS"; did you mean "GET"?'
+            ),
+        ),
         ("mode = 'hosts'\nhosts = 'a.example'", "network.hosts is 'a.example': it must be a list of tables"),
         (
             "mode = 'hosts'\nhosts = [{ ports = [1] }]",

@@ -355,15 +355,19 @@ def test_a_summary_says_what_ended_the_run(outcome: Outcome, violation: Violatio
         ),
         (
             Violation(kind="network", subject="https://a.example/x", call="http", field="network.hosts[1]", count=2),
-            "network: asked for https://a.example/x, which the policy does not permit (network.hosts[1]), 2 times → "
-            "deny",
+            (
+                "network: asked for https://a.example/x, which the policy does not permit (network.hosts[1]), 2 times "
+                "→ deny"
+            ),
         ),
         (
             Violation(
                 kind="request_time", subject="https://a.example", call="http", limit=2.0, field="limits.request_time"
             ),
-            "request_time: the request to https://a.example took longer than limits.request_time allows (2.00 s) → "
-            "deny",
+            (
+                "request_time: the request to https://a.example took longer than limits.request_time allows (2.00 s) "
+                "→ deny"
+            ),
         ),
         (
             Violation(kind="hook", subject="not on a Sunday", call="Calendar", action="stop"),

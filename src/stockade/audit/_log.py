@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from stockade._locks import new_lock
@@ -21,7 +22,7 @@ from stockade.audit._records import batched, events_of, figures_of
 from stockade.errors import AuditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
@@ -57,6 +58,11 @@ class _Quiet:
 
 
 _QUIET: Final = _Quiet()
+
+
+def _check_list(name: str, given: object) -> None:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise UsageError(f"{name} is {type(given).__name__}: it must be a list, as in {name}=[...]")
 
 
 class AuditLog:
@@ -108,6 +114,12 @@ class AuditLog:
     ) -> None:
         if fsync not in ("never", "second", "run"):
             raise UsageError(f'fsync is {printable(repr(fsync))}: it must be "never", "second" or "run"')
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise UsageError(f"path is {type(path).__name__}: give the path of the audit log")
+        _check_list("sinks", sinks)
+        _check_list("hooks", hooks)
+        if path is None and not sinks and not hooks:
+            raise UsageError("an audit log needs a file, a sink or a hook, as in AuditLog('audit.jsonl')")
         for sink in sinks:
             if not callable(sink):
                 raise UsageError(f"a sink of an audit log is {type(sink).__name__}: it must be callable")

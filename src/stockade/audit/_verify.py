@@ -26,7 +26,7 @@ from stockade.audit._chain import (
     read_seal,
 )
 from stockade.audit._content import Content
-from stockade.audit._places import LogPlace, find_place, open_head, take_lock, users_key
+from stockade.audit._places import LogPlace, find_place, open_head, read_key, take_lock, users_key
 from stockade.errors import AuditError
 from stockade.system import open_file
 
@@ -41,6 +41,9 @@ _MOST_SEAL_BYTES: Final = 8 << 20
 
 _MOST_COMPARED_BYTES: Final = 16 << 20
 """A batch of more bytes is not compared line by line."""
+
+_NO_HEAD: Final = "the log has no head here (of a copy, name it by --head, or do without by --no-head)"
+"""What is told of a log that was copied, or never written here."""
 
 _MOST_FINDINGS: Final = 100
 _MOST_COMPARED: Final = 2000
@@ -112,17 +115,21 @@ def verify(
     if not names:
         raise AuditError("no audit log was named: give its path")
     places = [find_place(name) for name in names]
-    secret = users_key() if key is None else key
+    secret = users_key() if key is None else read_key(key)
     check = _Check(secret, partial=partial)
     told: Head | None = None
+    size: int | None
     for number, place in enumerate(places, 1):
-        size: int | None = None
+        size, why = None, _NO_HEAD
         if number == len(places) and not without_head:
             told, size, why = _head_of(place, secret, None if head is None else Path(head))
             if told is None:
                 check.find(place.shown, 0, why)
         with ExitStack() as stack:
-            check.file(place.shown, _content(stack, place, size, known=told is not None), told)
+            data = _content(stack, place, size, known=told is not None)
+            if told is None and why.startswith(_NO_HEAD) and len(places) == 1 and data and _is_no_log(data):
+                raise AuditError(f"{place.shown} is no audit log: nothing in it is an event or a seal")
+            check.file(place.shown, data, told)
     if told is not None:
         check.compare(places[-1].shown, told)
     return check.result()
@@ -147,9 +154,11 @@ def _head_of(place: LogPlace, key: bytes, path: Path | None) -> tuple[Head | Non
             with open_file(str(path)) as file:
                 data = file.read(HEAD_BYTES + 1) or b""
     except FileNotFoundError:
+        if path is not None:
+            raise AuditError(f"the head cannot be read: there is no file at {printable(str(path), 400)}") from None
         if not place.path.exists():
             raise AuditError(f"there is no audit log at {place.shown}, and none was written there") from None
-        return None, size, f"the log has no head, {lost}"
+        return None, size, f"{_NO_HEAD}, {lost}"
     except OSError as problem:
         raise AuditError(f"the head of {place.shown} cannot be read: {problem.strerror}") from None
     if not data:
@@ -173,6 +182,11 @@ def _content(stack: ExitStack, place: LogPlace, size: int | None, *, known: bool
     if not stat.S_ISREG(status.st_mode):
         raise AuditError(f"{place.shown} is no plain file")
     return Content(descriptor, status.st_size if size is None else min(size, status.st_size), place.shown)
+
+
+def _is_no_log(data: Content) -> bool:
+    """Whether a file has something in it, which neither begins as an event does nor has a seal."""
+    return data.size > 0 and data.read(0, 1) != b"{" and next(_seal_lines(data), None) is None
 
 
 class _Check:

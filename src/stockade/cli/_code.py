@@ -13,7 +13,7 @@ from stockade.cli._collect import check_collection, open_folder, write_files
 from stockade.cli._complete import offer
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
-from stockade.cli._files import OutputFile
+from stockade.cli._files import FileName, OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
@@ -125,14 +125,14 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         "--learn",
         "learned",
         metavar="FILE",
-        type=click.Path(dir_okay=False),
+        type=FileName(),
         help="Write the smallest policy that permits what the code did.",
     )
     @click.option(
         "--merge",
         "before",
         metavar="FILE",
-        type=click.Path(dir_okay=False),
+        type=FileName(),
         help="With --learn, permit what this policy permits, too: one that was learned from other runs.",
     )
     @report_option

@@ -15,13 +15,38 @@ from stockade._text import printable
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ["OutputFile", "create_file", "open_stream", "replace_file", "write_file"]
+__all__ = ["FileName", "OutputFile", "create_file", "open_stream", "replace_file", "write_file"]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """Opens a file that was not there, through no link."""
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STREAM: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class FileName(click.Path):
+    """The name of a file, given with an option: no other option, which stands where the name is missing."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Returns the name.
+
+        Raises:
+            UsageError: It begins as an option does.
+        """
+        given = os.fspath(value)
+        if param is not None and given.startswith("-"):
+            shown = printable(given, 400)
+            raise click.UsageError(
+                f"{param.opts[0]} needs a FILE, and {shown} begins as an option does: write ./{shown} for a file that "
+                "is called so",
+                ctx,
+            )
+        return super().convert(value, param, ctx)
 
 
 class OutputFile:

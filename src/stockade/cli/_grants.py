@@ -158,6 +158,9 @@ def _volume(text: str) -> Mount:
         rest, mode = text, "ro"
     host, _, guest = rest.rpartition(":")
     if not host or not guest.startswith("/") or host.endswith(":"):
+        first, _, second = text.removesuffix(":ro").removesuffix(":rw").partition(":")
+        if first and second and not second.startswith("/") and second not in ("ro", "rw"):
+            raise click.UsageError(f"-v {printable(text)}: the path in the guest must be absolute, as in ./data:/data")
         raise click.UsageError(f"-v {printable(text)}: write HOST:GUEST, such as ./data:/data, or HOST:GUEST:rw")
     if mode not in ("ro", "rw"):
         raise click.UsageError(f"-v {printable(text)}: the rights are ro or rw, not {printable(mode)}")

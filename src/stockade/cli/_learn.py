@@ -8,7 +8,7 @@ import click
 
 from stockade.cli._complete import ModuleFile
 from stockade.cli._endings import complain
-from stockade.cli._files import OutputFile
+from stockade.cli._files import FileName, OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
@@ -39,12 +39,12 @@ __all__ = ["learn", "write_learned"]
 )
 @click.argument("module", type=ModuleFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("-o", "output", metavar="FILE", type=click.Path(dir_okay=False), help="Write the policy to FILE.")
+@click.option("-o", "output", metavar="FILE", type=FileName(), help="Write the policy to FILE.")
 @click.option(
     "--merge",
     "before",
     metavar="FILE",
-    type=click.Path(dir_okay=False),
+    type=FileName(),
     help="Permit what this policy permits, too: one that was learned from other runs.",
 )
 @folder_options

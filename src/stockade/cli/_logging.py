@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from stockade._text import printable
+from stockade.cli._files import FileName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +23,7 @@ audit_option = click.option(
     "--audit",
     "audit_file",
     metavar="FILE",
-    type=click.Path(dir_okay=False),
+    type=FileName(),
     help="Add what happens to this audit log. Nothing runs where it cannot be written.",
 )
 """The option for an audit log, given as `audit_file`."""
@@ -40,8 +42,16 @@ def check_own_files(audit_file: str | None, runs: str | None, *others: str | Non
     """
     for path, what in ((audit_file, "the audit log, too: what else"), (runs, "what is to run: what")):
         for other in others if path else ():
-            if other and os.path.realpath(other) == os.path.realpath(path or ""):
+            if other and _are_one(other, path or ""):
                 raise click.UsageError(f"{printable(other, 400)} is {what} is written needs a file of its own")
+
+
+def _are_one(one: str, other: str) -> bool:
+    """Whether two names are of one file, whichever links lead there."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
@@ -68,11 +78,14 @@ def audited(path: str | None) -> Iterator[AuditLog | None]:
         raise click.UsageError(f"STOCKADE_LOG is {told}: use one of {', '.join(LOG_LEVELS)}")
     from stockade.audit import AuditLog, LoggingSink
 
+    sinks = [LoggingSink()] if level is not None and level < logging.CRITICAL else []
+    if path is None and not sinks:
+        yield None
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("stockade: %(message)s"))
     logger = logging.getLogger("stockade")
     logger.addHandler(handler)
     logger.propagate = False
-    sinks = [LoggingSink()] if level is not None and level < logging.CRITICAL else []
     with AuditLog(path, sinks=sinks, fsync="never" if path is None else "run", required=path is not None) as log:
         yield log

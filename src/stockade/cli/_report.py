@@ -14,7 +14,7 @@ __all__ = ["report"]
 
 @click.group()
 def report() -> None:
-    """Read the reports that runs leave.
+    """Tell programs how to read the reports that runs leave.
 
     They are written by stockade run --report FILE and --json, and by Report.to_json in Python.
     """

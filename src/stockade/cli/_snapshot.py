@@ -10,6 +10,7 @@ import click
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._files import OutputFile
 from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
+from stockade.cli._logging import check_own_files
 from stockade.cli._policy_option import policy_option
 from stockade.cli._run import arguments_of
 from stockade.cli._terminal import progress
@@ -53,6 +54,8 @@ def snapshot(
     """
     if args and invoke is None:
         raise click.UsageError("ARGS are for a function: name it with --invoke")
+    if not is_snapshot_file(Path(module)):
+        check_own_files(None, module, file)
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     output = OutputFile(file, "the snapshot")
     policy = policy_with(base, directories, volumes, fuel=fuel, memory=memory, timeout=timeout)

@@ -12,7 +12,7 @@ from stockade._text import document_safe, printable
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import complain
-from stockade.cli._files import open_stream
+from stockade.cli._files import FileName, open_stream
 from stockade.cli._grants import environment_of, limit_options, long_folder_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
@@ -118,7 +118,7 @@ def _calls(given: Sequence[str]) -> tuple[str, ...]:
     help="Trace only these: names, groups, patterns or POSIX names, with commas between; host for host functions.",
 )
 @click.option("-c", "wants_summary", is_flag=True, help="Count calls, errors and time, and print a table at the end.")
-@click.option("-o", "output", metavar="FILE", type=click.Path(dir_okay=False), help="Write to FILE, not to stderr.")
+@click.option("-o", "output", metavar="FILE", type=FileName(), help="Write to FILE, not to stderr.")
 @click.option("--json", "wants_json", is_flag=True, help="Write each call as a line of JSON.")
 @click.option(
     "-s",

@@ -11,12 +11,13 @@ import os
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
+from stockade._text import printable
 from stockade._wasi import MODULE
 from stockade.compilation._cache import Cache
 from stockade.engine import (
@@ -315,8 +316,10 @@ class _Programs:
 
     def _fetch(self, module: Module, build: Build) -> Program | None:
         """Returns a program from the cache on disk."""
-        found = Cache().get(_key(module, build))
+        store = Cache()
+        found = store.get(_key(module, build))
         if found is None:
+            _tell_unused(store)
             return None
         try:
             program = _from_entry(found, module, build.config)
@@ -486,6 +489,27 @@ def _compile_aside(module: Module, build: Build, policy: Policy, turn: Turn) -> 
     program = Program.of(compiled, woven, figures, module, policy.features)
     _keep_on_disk(program, module, build, policy, code, time.perf_counter() - begun)
     return program
+
+
+def _tell_unused(store: Cache) -> None:
+    """Tells once, where STOCKADE_LOG says so, that the cache is not used, so that all is compiled again."""
+    if not store.problem or store.folder is None or not os.environ.get("STOCKADE_LOG") or store.problem in _told:
+        return
+    import logging
+
+    from stockade._log_levels import log_level
+
+    _told.add(store.problem)
+    level = log_level()
+    if level is not None and level <= logging.WARNING:
+        logging.getLogger("stockade").warning(
+            "the cache cannot be used, and modules are compiled again in each process: %s",
+            printable(store.problem, 1000),
+        )
+
+
+_told: Final[set[str]] = set()
+"""Why the cache is not used, as it was told."""
 
 
 def _keep_on_disk(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
+from stockade._text import printable
 from stockade.jail import NAMESPACES, Wall
 from stockade.policy import ISOLATIONS, stronger
 
@@ -158,6 +159,15 @@ def _resources(facts: Facts) -> Iterator[Finding]:
     if facts.maps is not None:
         few = facts.maps < _FEW_MAPS
         yield Finding("memory maps", "low" if few else "ok", f"{facts.maps:,}", "raise vm.max_map_count" if few else "")
+    if facts.cache:
+        yield Finding(
+            "cache",
+            "low",
+            f"modules are compiled again in each process: {printable(facts.cache, 1000)}",
+            "see stockade cache info",
+        )
+    else:
+        yield Finding("cache", "ok", "compiled modules are kept on disk")
 
 
 def _amount(value: int | None) -> str:

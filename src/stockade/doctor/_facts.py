@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from stockade.compilation import Cache
 from stockade.engine import can_reserve_pool, wasmtime_version
 from stockade.jail import JailReport, landlock_version, rehearse
 
@@ -34,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         pool: Whether the engine has the address space for its pool.
         descriptors: How many descriptors this process may have, and could be given; None where that is not limited.
         maps: How many memory maps a process may have; None where the kernel does not tell.
+        cache: Why compiled modules are not kept on disk; empty where they are.
     """
 
     system: str
@@ -47,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     pool: bool
     descriptors: tuple[int | None, int | None]
     maps: int | None
+    cache: str = ""
 
 
 def gather_facts() -> Facts:
@@ -68,7 +71,14 @@ def gather_facts() -> Facts:
         pool=can_reserve_pool(),
         descriptors=_descriptors(),
         maps=_maps(),
+        cache=_cache(),
     )
+
+
+def _cache() -> str:
+    store = Cache()
+    store.entries()
+    return store.problem
 
 
 def _cgroups() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from stockade._text import printable
@@ -12,7 +13,7 @@ from stockade.secrets import read_private, read_variable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from stockade.egress._url import Target
 
@@ -213,6 +214,11 @@ class Credentials:
     def __init__(self, given: Mapping[str, Credential] | None) -> None:
         self._all: dict[str, Credential] = {}
         taken: set[tuple[str, str]] = set()
+        if given and not isinstance(given, Mapping):
+            raise UsageError(
+                f"credentials is {type(given).__name__}: it must have each under its name, as in "
+                'credentials={"api": credential}'
+            )
         for name, credential in (given or {}).items():
             if not _fits(name, _NAME):
                 raise UsageError(

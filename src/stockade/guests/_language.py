@@ -693,9 +693,8 @@ class Language:
                 report = run_blocking(driver.boot(guest, module, self._preload, self._wheels), control)
                 if not report.ok or report.value:
                     text = report.stderr.decode("utf-8", "replace").strip() or report.summary()
-                    raise UsageError(
-                        f"the interpreter cannot be made ready, for preload fails: {printable(text, 2000)}"
-                    )
+                    why = ", for preload fails" if self._preload else ""
+                    raise UsageError(f"the interpreter cannot be made ready{why}: {printable(text, 2000)}")
                 return Snapshot(SavedGuest(guest.take_state().in_large_pages()))
             finally:
                 guest.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from stockade._text import printable
-from stockade.errors import Cancelled, IsolationError
+from stockade.errors import Cancelled, IsolationError, UsageError
 from stockade.execution import (
     NO_INPUTS,
     Call,
@@ -256,7 +256,12 @@ def at_least(least: int) -> Backend:
 
     Raises:
         IsolationError: There is none here.
+        UsageError: It is no number.
     """
+    if isinstance(least, bool) or not isinstance(least, int | float):
+        raise UsageError(
+            f"least is {printable(repr(least))}: it must be a number from 0 to 20, and backend() takes a name"
+        )
     told = []
     for name in BACKENDS:
         found = backend(name)

@@ -32,7 +32,7 @@ from typing import (
 import msgspec
 
 from stockade._docstrings import attributes_told
-from stockade._text import printable
+from stockade._text import printable, quoted
 from stockade.errors import PolicyError
 from stockade.policy._frozen import FrozenDict
 from stockade.policy._units import (
@@ -95,8 +95,9 @@ def closest(word: object, known: tuple[str, ...]) -> str:
     asked = word[:200].strip().lower()
     if (other := meant(asked)) in known:
         return other
-    close = get_close_matches(asked, known, n=1)
-    return close[0] if close else ""
+    folded = {name.lower(): name for name in known}
+    close = get_close_matches(asked, folded, n=1)
+    return folded[close[0]] if close else ""
 
 
 def meant(word: str) -> str:
@@ -539,7 +540,10 @@ class Part(msgspec.Struct, metaclass=_PartType, frozen=True, forbid_unknown_fiel
         required = [field.name for field in fields.values() if field.required]
         if not isinstance(table, Mapping):
             keys = f" with {', '.join(required)}" if required else ""
-            raise PolicyError(f"{path} is {shown(table)}: it must be a table{keys}")
+            example = ""
+            if isinstance(table, str) and len(required) == 1:
+                example = f", as in {{ {required[0]} = {quoted(table)} }}"
+            raise PolicyError(f"{path} is {shown(table)}: it must be a table{keys}{example}")
         problems: list[str] = []
         values: dict[str, object] = {}
         dot = f"{path}." if path else ""

@@ -123,7 +123,9 @@ def _what(violation: Violation) -> str:
     if violation.kind == "hook":
         return f"{call} refuses it: {violation.subject}"
     if violation.kind == "request_time" and violation.limit is not None:
-        return f"the request to {violation.subject} took longer than {field} allows ({_show(violation, violation.limit)})"
+        return (
+            f"the request to {violation.subject} took longer than {field} allows ({_show(violation, violation.limit)})"
+        )
     if violation.limit is None or violation.observed is None:
         return f"used up {violation.subject}" + (f" ({_show(violation, violation.limit)})" if violation.limit else "")
     return _over_limit(violation, field or violation.subject)

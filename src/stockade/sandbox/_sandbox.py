@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
@@ -32,7 +33,7 @@ from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Never, Self
 
@@ -111,6 +112,11 @@ def _finder(
     from stockade.gate import SecretFinder, checked_secrets
     from stockade.secrets import Secret
 
+    if secrets and not isinstance(secrets, Mapping):
+        raise UsageError(
+            f"secrets is {type(secrets).__name__}: it must have each under its name, as in "
+            'secrets={"database": secret}'
+        )
     values = {name: given.value() if isinstance(given, Secret) else given for name, given in (secrets or {}).items()}
     return SecretFinder(
         {name: credential.secret().encode() for name, credential in (credentials or {}).items()}

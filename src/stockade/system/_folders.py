@@ -107,8 +107,9 @@ def open_private(folder: Path) -> int:
     status = os.fstat(descriptor)
     if not is_private(status):
         os.close(descriptor)
+        todo = f": chmod 700 {folder}" if status.st_uid == os.geteuid() else ""
         raise EngineError(
             f"{folder} is not private (mode {stat.S_IMODE(status.st_mode):04o}, owner {status.st_uid}): "
-            f"it must be yours, with mode 0700"
+            f"it must be yours, with mode 0700{todo}"
         )
     return descriptor
