@@ -103,6 +103,13 @@ def test_preload_of_javascript_that_fails_is_told() -> None:
     assert JavaScript(PATIENT, preload="var a = await 4").run("a").value == 4
 
 
+def test_only_a_preload_is_said_to_fail() -> None:
+    """Where the interpreter does not fit, nothing is said of what nobody gave."""
+    with pytest.raises(UsageError) as caught:
+        JavaScript(PATIENT.replace(memory="1MiB")).run("1")
+    assert str(caught.value).startswith("the interpreter cannot be made ready: stopped: memory limit exceeded: ")
+
+
 def test_javascript_is_served_by_what_waits(javascript: JavaScript) -> None:
     """With its own files, inputs, input and tools; what one leaves behind is not there for the next."""
     with JavaScript(PATIENT, runtime=javascript.runtime, pool_size=2, preload="globalThis.base = 40") as language:
