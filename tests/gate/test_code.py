@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from stockade import JavaScript, Policy, Sandbox
 from stockade.egress import GuestNetwork, Request, RequestFailed
 from stockade.gate import Gate, GateRules, GateRun, Given, quarantined_as
+from stockade.guests._language import _gated
+from stockade.guests._result import Frame
 from stockade.policy import HostRule, Network
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from tests._folders import use_state
@@ -85,6 +88,75 @@ def test_files_pass_the_gate_and_are_kept_aside_under_their_names(tmp_path: Path
     assert sorted(str(path.relative_to(tmp_path / "out")) for path in written) == [
         *("files/a.txt", "files/deep/b.txt", "stderr", "stdout", "value")
     ]
+
+
+def test_files_whose_names_are_replaced_alike_are_all_there() -> None:
+    """The attack: names in two writings of the secret, of which the second file takes the place of the first."""
+    files = {f"{_SECRET}.txt": b"1", f"{_SECRET.upper()}.txt": b"2", "[redacted:api].txt": b"3"}
+    given = Given(None, (), files)
+
+    GateRun(Gate(secrets=_SECRETS)).release_given(_report(), given)
+
+    names = ["[redacted:api].txt", "[redacted:api].txt (2)", "[redacted:api].txt (3)"]
+    assert given.files == dict(zip(names, (b"1", b"2", b"3"), strict=True))
+
+
+_ASK = """
+const own = await import('qjs:std');
+function ask(text) {
+  own.writeFile('/run/request', text);
+  const size = new ArrayBuffer(8);
+  return own.in.read(size, 0, 8) ? own.in.readAsString(new DataView(size).getUint32(0, true)) : null;
+}
+"""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _figures(verdict: str) -> tuple[Given, Report]:
+    given = Given(1, (), {}, (_PNG + b"fine", _PNG + _SECRET.encode()))
+    return given, _gate_run(verdict).release_given(_report(), given)
+
+
+@pytest.mark.parametrize(("verdict", "left"), [("warn", 2), ("redact", 1), ("block", 0), ("quarantine", 0)])
+def test_figures_pass_the_gate(verdict: str, left: int) -> None:
+    """The attack: code gives the secret as a picture that it says it drew."""
+    given, report = _figures(verdict)
+
+    assert len(given.figures) == left
+    assert [(each.channel, each.detector) for each in report.findings] == [("figure", "api")]
+    assert (report.outcome is Outcome.OK) == (left > 0)
+    if verdict == "quarantine":
+        kept = quarantined_as(report.quarantine)
+        assert kept.read("figures/2.png") == _PNG + _SECRET.encode()
+
+
+def test_frames_with_figures_pass_the_gate() -> None:
+    texts = [base64.b64encode(_PNG + data).decode() for data in (b"fine", _SECRET.encode())]
+    frame = Frame(1, shown=False, error=None, exit=0, figures=texts)
+
+    _, passed, _ = _gated(_gate_run("redact"), _report(), frame, {})
+
+    assert isinstance(passed, Frame)
+    assert passed.figures == texts[:1]
+
+
+def test_names_of_tools_that_are_not_there_are_not_told() -> None:
+    """The attack: code calls a tool that it names like the secret."""
+    with JavaScript(secrets=_SECRETS) as javascript:
+        javascript.tool(_mended, name="mend")
+        result = javascript.run(
+            _ASK
+            + f"""ask('{{"name": "mend", "args": [], "named": {{}}}}');
+            ask('{{"name": "{_SECRET}", "args": [], "named": {{}}}}'); 1"""
+        )
+
+    assert [(call.name, call.ok) for call in result.tool_calls] == [("mend", True), ("unknown tool", False)]
+    assert _SECRET not in result.to_json()
+
+
+def _mended() -> int:
+    return 1
 
 
 def test_what_was_withheld_already_takes_the_rest_with_it() -> None:

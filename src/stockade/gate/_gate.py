@@ -261,7 +261,14 @@ def _finders(rules: GateRules) -> Iterable[Finder]:
         yield EntropyFinder()
 
 
-_GROUPS: Final = {"stdout": "output", "stderr": "output", "request": "requests", "file": "files", "data": "value"}
+_GROUPS: Final = {
+    "stdout": "output",
+    "stderr": "output",
+    "request": "requests",
+    "file": "files",
+    "figure": "files",
+    "data": "value",
+}
 
 
 def _group(channel: str) -> str:

@@ -36,12 +36,16 @@ class Given:
         value: Its value, as JSON knows it.
         texts: What its error says.
         files: What was collected, by names.
+        figures: Pictures that it drew. Those in which something is to be replaced are left out.
     """
 
-    def __init__(self, value: object, texts: Sequence[str], files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, value: object, texts: Sequence[str], files: Mapping[str, bytes], figures: Sequence[bytes] = ()
+    ) -> None:
         self.value = value
         self.texts = list(texts)
         self.files = dict(files)
+        self.figures = list(figures)
 
 
 class GateRun:
@@ -184,19 +188,22 @@ class GateRun:
             given: What the code gives. It is changed.
         """
         found = Findings()
-        value, texts, files = given.value, list(given.texts), given.files
+        value, texts, files, figures = given.value, list(given.texts), given.files, given.figures
         was_withheld = any(finding.verdict.withholds and finding.channel != "request" for finding in report.findings)
         given.value = self._value(value, "value", found)
         given.texts = [self._text(text, found, "error") for text in texts]
         given.files = {}
         for name, data in files.items():
-            shown = self._text(name, found, "file")
+            shown = self._free(self._text(name, found, "file"), given.files)
             given.files[shown] = self._gate.look(data, f"file {printable(shown)}", found.note)
+        # A picture with other bytes in it is none.
+        given.figures = [data for data in figures if self._gate.look(data, "figure", found.note) == data]
         changes: dict[str, object] = {}
         if found.verdict.withholds or was_withheld:
-            given.value, given.texts, given.files = None, ["" for _ in texts], {}
+            given.value, given.texts, given.files, given.figures = None, ["" for _ in texts], {}, []
             parts = {"value": _written(value), "error": "\n".join(texts).encode("utf-8", "surrogateescape")}
             parts |= {f"files/{name}": data for name, data in files.items()}
+            parts |= {f"figures/{number}.png": data for number, data in enumerate(figures, 1)}
             parts = {name: data for name, data in parts.items() if data not in (b"", b"null")}
             if not was_withheld:
                 parts = {"stdout": report.stdout, "stderr": report.stderr, **parts}
@@ -258,6 +265,14 @@ class GateRun:
         data = text.encode("utf-8", "surrogateescape")
         passed = self._gate.look(data, channel, (found or Findings()).note)
         return text if passed == data else passed.decode("utf-8", "replace")
+
+    def _free(self, name: str, taken: Mapping[str, object]) -> str:
+        """Returns a name that no other file has, for several may differ in nothing but what was replaced."""
+        free, number = name, 1
+        while free in taken:
+            number += 1
+            free = f"{name} ({number})"
+        return free
 
     def _value(self, value: object, channel: str, found: Findings) -> object:
         """Returns a value as it may leave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest, check_monitoring
 from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
-from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, read_frame
+from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, pictures, read_frame
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
 from stockade.guests._task import MOST_SAFE_INTEGER, Task, check_variables, make_task
@@ -811,6 +812,7 @@ def _result(
         frame = read_frame(data if data is not None and len(data) <= most else None)
     if gate is not None:
         report, frame, files = _gated(gate, report, frame, files)
+        toolbox.forget_unknown()
     return CodeResult.of(report, frame, files, left_out, toolbox, survived=survived)
 
 
@@ -825,12 +827,18 @@ def _gated(
         report = gate.release_given(report, given)
         return report, given.texts[0] if given.texts else None, given.files
     error = frame.error
-    given = Given(frame.value, () if error is None else (error.type, error.message, error.traceback), files)
+    given = Given(
+        frame.value,
+        () if error is None else (error.type, error.message, error.traceback),
+        files,
+        pictures(frame.figures),
+    )
     report = gate.release_given(report, given)
     if error is not None:
         kind, message, traceback = given.texts
         error = FrameError(kind, message, traceback, error.line)
-    return report, msgspec.structs.replace(frame, value=given.value, error=error), given.files
+    figures = [base64.b64encode(data).decode() for data in given.figures]
+    return report, msgspec.structs.replace(frame, value=given.value, error=error, figures=figures), given.files
 
 
 def _wheels(folder: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stockade.guests._tools import Toolbox
 
-__all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "read_frame"]
+__all__ = ["FRAME_ROOM_BYTES", "CodeError", "CodeResult", "Frame", "FrameError", "pictures", "read_frame"]
 
 FRAME_ROOM_BYTES = 16 << 20
 """What a frame may have beside its value: texts of an error, figures, and escapes."""
@@ -199,7 +199,7 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
             error = CodeError("Stopped", f"{report.summary()}")
         elif isinstance(frame, Frame):
             value, is_repr, code = cast("Json", frame.value), frame.shown, frame.exit
-            figures = _pictures(frame.figures)
+            figures = pictures(frame.figures)
             if frame.error is not None:
                 told = frame.error
                 error = CodeError(told.type, told.message, told.traceback, told.line)
@@ -258,8 +258,12 @@ _LAST_SHOWN = 200
 _MOST_PICTURE_BYTES = 32 << 20
 
 
-def _pictures(texts: list[str]) -> tuple[bytes, ...]:
-    """Returns those of the pictures that are PNG."""
+def pictures(texts: list[str]) -> tuple[bytes, ...]:
+    """Returns those of the pictures that are PNG.
+
+    Args:
+        texts: What the guest gives as such, in base64.
+    """
     found = []
     for text in texts:
         try:

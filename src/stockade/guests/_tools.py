@@ -30,6 +30,8 @@ MOST_CALLS_LISTED = 1_000
 
 _MOST_TEXT = 1_000
 
+_UNKNOWN: Final = "unknown tool"
+
 _Denied: Final = type(OSError(errno.EACCES, ""))
 """What Python raises where access is denied."""
 
@@ -44,7 +46,8 @@ class ToolCall(msgspec.Struct, JsonRecord, frozen=True):
     """A call of a tool.
 
     Attributes:
-        name: The tool, as the code has named it.
+        name: The tool, as the code has named it; `unknown tool` where there is none of that name, and a gate looks at
+            what leaves.
         ok: Whether it returned.
         error: The type of what it raised, or why it was not called; empty where it returned.
         seconds: How long it took.
@@ -240,6 +243,12 @@ class Toolbox:
         """Begins counting anew."""
         self.calls, self.count = [], 0
         self._frame = None
+
+    def forget_unknown(self) -> None:
+        """Has the names of tools that there are not, which the code has chosen, told no more."""
+        self.calls = [
+            call if call.name in self._tools else msgspec.structs.replace(call, name=_UNKNOWN) for call in self.calls
+        ]
 
     def keep(self, request: bytes) -> bool:
         """Keeps what is no request but a piece of a frame; returns whether it is.
