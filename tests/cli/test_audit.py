@@ -73,6 +73,7 @@ def test_what_was_changed_is_told_with_the_exit_status(hello: Path, tmp_path: Pa
 
 def test_a_log_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
     """Unless it was there once."""
+    AuditLog(tmp_path / "another").close()  # From then on the user has a key.
     assert run("audit", "verify", tmp_path / "none") == (
         125,
         "",
