@@ -342,3 +342,22 @@ def test_a_thousand_findings_hide_no_severe_one() -> None:
 def test_what_is_no_secret_is_refused(secrets: dict[str, str], message: str) -> None:
     with pytest.raises(stockade.UsageError, match=message):
         Sandbox(secrets=secrets)
+
+
+@pytest.mark.parametrize("kept", [1000, 128 << 10, 200_001])
+def test_a_secret_out_of_which_the_middle_was_cut_is_found(isolation: Isolation, kept: int) -> None:
+    """The attack: output is made so long that it is cut within a secret, of which all but a character is kept."""
+    with Sandbox(Policy().replace(stdout=kept), isolation, secrets=_SECRETS) as box:
+        cut = kept - kept // 2
+        for before in (cut - len(_SECRET) + 1, cut - 10, cut):
+            text = "." * before + _SECRET + "." * (kept + 1 - before - len(_SECRET))
+            report = box.run(printer({1: text.encode()}))
+
+            assert report.truncated.stdout == 1
+            left = report.stdout.replace(b"[redacted:api]", b"")
+            assert len(left.strip(b".")) < 9, (before, left.strip(b"."))
+            assert b"[redacted:api]" in report.stdout
+            assert report.findings[0].detector == "api"
+
+        report = box.run(printer({1: b"." * (cut - 7) + b"sk-live" + b"." * kept}))
+        assert not report.findings

@@ -199,6 +199,22 @@ class Gate:
         stream = self.stream(channel, found)
         return stream.feed(data) + stream.finish()
 
+    def look_at_cut(self, data: bytes, dropped: int, channel: str, found: Callable[[Finding], object]) -> bytes:
+        """Returns what may leave of what is left of output.
+
+        Args:
+            data: What is left: as much of its beginning as of its end, or a byte more.
+            dropped: How much was dropped between them.
+            channel: What it is called in what is told.
+            found: Is told each thing that is found.
+        """
+        if not dropped or not data or not self._secrets:
+            return self.look(data, channel, found)
+        at = len(data) - len(data) // 2
+        known = [span for finder in self._secrets for span in finder.find_cut(data[:at], data[at:])]
+        stream = GateStream(self._finders(channel), self._judge(channel, found), known)
+        return stream.feed(data) + stream.finish()
+
     def across(
         self, tail: bytes, head: bytes, channel: str, found: Callable[[Finding], object]
     ) -> Iterable[tuple[int, int, str]]:

@@ -158,8 +158,9 @@ class GateRun:
             report: The report on a call, which is over.
         """
         found = Findings()
-        stdout = self._gate.look(report.stdout, "stdout", found.note)
-        stderr = self._gate.look(report.stderr, "stderr", found.note)
+        dropped = report.truncated
+        stdout = self._gate.look_at_cut(report.stdout, dropped.stdout, "stdout", found.note)
+        stderr = self._gate.look_at_cut(report.stderr, dropped.stderr, "stderr", found.note)
         stdout, stderr = self._without_seams(stdout, stderr, found)
         value: object = report.value
         if value is not None and not self.frames:

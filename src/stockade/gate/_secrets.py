@@ -10,6 +10,8 @@ from stockade._text import printable
 from stockade.errors import UsageError
 from stockade.gate._finder import Hold, Span
 from stockade.gate._forms import (
+    LEAST_CHARACTERS,
+    MOST_CHARACTERS,
     PARTIAL_ESCAPE,
     canonical,
     edges_of,
@@ -144,6 +146,39 @@ class SecretFinder:
                 while end < len(read) and not read[end] and data[end]:
                     end += 1
                 yield span._replace(end=end)
+
+    def find_cut(self, head: bytes, tail: bytes) -> Iterator[Span]:
+        """Returns what is left of secrets out of which something was cut, as spans of what is left of both.
+
+        Args:
+            head: What stood before that.
+            tail: What stood behind it.
+        """
+        begin = max(0, len(head) - self._tail_bytes)
+        for read, gap in self._readings(head[begin:]):
+            kept, places = canonical(read), places_of(read)
+            near = kept[-MOST_CHARACTERS:]
+            for form, name in self._names.items():
+                if form[:LEAST_CHARACTERS] not in near:
+                    continue
+                for length in range(min(len(form) - 1, len(kept)), LEAST_CHARACTERS - 1, -1):
+                    if kept.endswith(form[:length]) and _is_together(places[-length:], gap):
+                        yield Span(begin + places[-length], len(head), "secret", name, form in self._pieces)
+                        break
+        for read, gap in self._readings(tail[: self._tail_bytes]):
+            kept, places = canonical(read), places_of(read)
+            near = kept[:MOST_CHARACTERS]
+            for form, name in self._names.items():
+                if form[-LEAST_CHARACTERS:] not in near:
+                    continue
+                for length in range(min(len(form) - 1, len(kept)), LEAST_CHARACTERS - 1, -1):
+                    if kept.startswith(form[-length:]) and _is_together(places[:length], gap):
+                        end = len(head) + places[length - 1] + 1
+                        yield Span(len(head), end, "secret", name, form in self._pieces)
+                        break
+
+    def _readings(self, data: bytes) -> list[tuple[bytes, int]]:
+        return [(data, self._gap), *((read, self._escaped_gap) for read in without_escapes(data))]
 
     def _find_in(self, data: bytes, gap: int) -> Iterator[Span]:
         kept = canonical(data)

@@ -36,9 +36,13 @@ class GateStream:
     Args:
         finders: What is looked for.
         judge: Is told what was found, as a span of the whole channel, and the bytes of it; says what becomes of it.
+        known: What was found before, as spans of the whole channel.
     """
 
-    def __init__(self, finders: Sequence[Finder], judge: Callable[[Span, bytes], Verdict]) -> None:
+    def __init__(
+        self, finders: Sequence[Finder], judge: Callable[[Span, bytes], Verdict], known: Sequence[Span] = ()
+    ) -> None:
+        self._known = known
         self._finders = finders
         self._judge = judge
         # What may belong to something that comes: its first `_released` bytes have left already.
@@ -75,10 +79,14 @@ class GateStream:
         if not is_last and len(self._kept) > _FEW_BYTES and len(data) - self._looked < len(data) >> 3:
             self._kept = data
             return b""
-        found = sorted(
-            span for finder in self._finders for span in finder.find(data, is_last=is_last) if span.end > self._released
-        )
+        known = [span._replace(start=span.start - self._offset, end=span.end - self._offset) for span in self._known]
+        found = [span for finder in self._finders for span in finder.find(data, is_last=is_last)]
+        found += [span for span in known if span.end <= len(data)]
+        found = sorted(span for span in found if span.end > self._released)
         keep_from = release_to = len(data)
+        for span in known:
+            if span.start < len(data) < span.end:
+                keep_from = release_to = min(keep_from, span.start)
         if not is_last:
             for finder in self._finders:
                 hold = finder.hold(data)
