@@ -9,7 +9,7 @@ import pytest
 
 from stockade import Outcome, Sandbox, UsageError
 from stockade.isolation import _handle
-from stockade.isolation._messages import Finished, Taken
+from stockade.isolation._messages import Failed, Finished, Taken
 from tests._processes import descriptors, until
 from tests.conftest import wat
 from tests.isolation.test_workers import all_gone
@@ -60,6 +60,65 @@ def test_a_text_that_is_none(monkeypatch: pytest.MonkeyPatch, behind: bytes) -> 
     assert (report.outcome, report.value) == (Outcome.CRASHED, None)
     assert report.trap is not None
     assert "makes no sense" in report.trap.message
+
+
+@pytest.mark.parametrize(
+    ("export", "value"),
+    [
+        ("add", True),
+        ("add", 3.0),
+        ("add", float("nan")),
+        ("add", 1 << 32),
+        ("add", -(1 << 31) - 1),
+        ("add", [1, 2]),
+        ("add", [True, float("nan"), 2**64 - 1]),
+        ("add", bytes(16)),
+        ("add", "I am no i32"),
+        ("none", 1),
+        ("half", 1),
+        ("half", "text"),
+        ("two", 1),
+        ("two", [1, 2]),
+        ("two", [1 << 64, 1.5]),
+        ("two", [1, 1.5, 2]),
+    ],
+)
+def test_a_value_of_another_type(monkeypatch: pytest.MonkeyPatch, export: str, value: object) -> None:
+    """Attack: a value that whoever called the function relies on never to see."""
+    behind = value.encode() if isinstance(value, str) else b""
+
+    def told(finished: Finished, _: bytes) -> tuple[Finished, bytes]:
+        report = msgspec.structs.replace(finished.report, value=None if behind else value)
+        kind = "text" if behind else ""
+        return msgspec.structs.replace(finished, report=report, value=len(behind), kind=kind), behind
+
+    lies(monkeypatch, told, Finished)
+    with Sandbox(isolation="process") as box:
+        report = box.call(SUM, export, *((1, 2) if export == "add" else ()))
+
+    assert (report.outcome, report.value) == (Outcome.CRASHED, None)
+
+
+def test_values_are_as_they_are() -> None:
+    """The twin: those of a worker that tells the truth."""
+    with Sandbox(isolation="process") as box:
+        assert box.call(SUM, "add", 1, 2).value == 3
+        assert box.call(SUM, "none").value is None
+        assert box.call(SUM, "half").value == 0.5
+        assert box.call(SUM, "two").value == [-1, 0.5]
+        assert box.run(SUM).value is None
+
+
+@pytest.mark.parametrize("kind", ["UsageError", "LinkError", "SnapshotError", "IsolationError"])
+def test_a_failure_of_somebody_else(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    """Attack: a guest that has begun, and blames its embedder, in words of its own."""
+    lies(monkeypatch, lambda told, _: (Failed(kind, "your key is wrong"), b""), Finished)
+    with Sandbox(isolation="process") as box:
+        report = box.call(SUM, "add", 1, 2)
+
+    assert report.outcome is Outcome.CRASHED
+    assert report.trap is not None
+    assert "key" not in report.trap.message
 
 
 def test_descriptors_of_a_snapshot_with_something_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ class RemoteGuest(HeardGuest):
                 return self._report(self._ending)
             else:
                 raise
-        return (yield from self._finish_call(finished, blob, results))
+        return (yield from self._finish_call(finished, blob, call, results))
 
     def _take_finished(self) -> tuple[Finished, bytes] | None:
         return self._finished
@@ -306,7 +306,7 @@ class RemoteGuest(HeardGuest):
                 self._crash("the worker reports on a call that was not made")
                 assert self._ending is not None
                 return self._report(self._ending)
-            return self._checked(finished, blob, is_within=True)
+            return self._checked(finished, blob, call, is_within=True)
         finally:
             self._depth -= 1
             self._calls.here = before

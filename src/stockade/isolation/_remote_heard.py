@@ -297,8 +297,16 @@ class HeardGuest(ToldGuest, ABC):
             self._hear_of(message.progress)
         elif isinstance(message, Failed):
             check_numbers(message.message)
+            if self._started is not None and not self._may_fail_by(message.kind):
+                # The guest has begun: what the embedder has done wrong was told before, and the guest may say this.
+                raise Garbled("it says that somebody else has failed")
             self._failed = FAILURES[message.kind](message.message)
             raise self._failed
+
+    def _may_fail_by(self, kind: str) -> bool:
+        """Whether a worker whose guest has begun may truthfully say that it fails by an error of a kind."""
+        # Only there it is known whether a snapshot can be taken; and whether one more call within another can be made.
+        return kind == "EngineError" or self._expects is Taken or (kind == "UsageError" and self._depth > 0)
 
     def _start(self, message: Started) -> None:
         if self._started is not None:

@@ -21,7 +21,7 @@ from stockade.isolation._messages import (
     Looked,
     Taken,
 )
-from stockade.isolation._sound import most_output_bytes, sound_report
+from stockade.isolation._sound import check_value, most_output_bytes, sound_report
 from stockade.report import Outcome, Progress, Report, Timings, TrapInfo, Usage, Violation, note_cause
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import Number, SealedFile
     from stockade.errors import StockadeError
-    from stockade.execution import Monitoring, Plan, RunMonitor, Streams
+    from stockade.execution import Call, Monitoring, Plan, RunMonitor, Streams
     from stockade.isolation._handle import WorkerHandle
     from stockade.policy import Policy
     from stockade.report import PolicyInfo
@@ -279,10 +279,10 @@ class ToldGuest:
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def _finish_call(
-        self, finished: Finished, blob: bytes, results: Sequence[Number | str | bytes] | None
+        self, finished: Finished, blob: bytes, call: Call, results: Sequence[Number | str | bytes] | None
     ) -> RunCoroutine[Report]:
         """Returns the report of the worker, once all output was taken."""
-        report = self._checked(finished, blob)
+        report = self._checked(finished, blob, call)
         if self._ending is not None:
             return report
         if self._streams is not None and not (yield from self._streams.finish(self._state)):
@@ -296,12 +296,14 @@ class ToldGuest:
             report = msgspec.structs.replace(report, value=value)
         return report
 
-    def _checked(self, finished: Finished, blob: bytes, *, is_within: bool = False) -> Report:
+    def _checked(self, finished: Finished, blob: bytes, call: Call | None = None, *, is_within: bool = False) -> Report:
         """Returns the report of the worker as far as it makes sense; else that on its end."""
         seconds = time.monotonic() - self._since
         timings = self._timings(finished.report.usage.wall_seconds)
         try:
             report = sound_report(finished, blob, self._plan, self._policy, seconds, timings, is_within=is_within)
+            if call is not None:
+                check_value(report.value, call)
             if not is_within and report.usage.host_calls < self._calls.count:
                 raise Garbled("it has made more calls than it says")
         except Garbled as problem:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from stockade.engine import INTEGER_BITS
+from stockade.execution import StringCall
 from stockade.isolation._frames import Garbled
 from stockade.report import Outcome, Report, Timings
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
-    from stockade.execution import Plan
+    from stockade.execution import Call, Plan
     from stockade.isolation._messages import Finished
     from stockade.report import PolicyInfo
 
-__all__ = ["check_numbers", "check_values", "most_output_bytes", "sound_report"]
+__all__ = ["check_numbers", "check_value", "check_values", "most_output_bytes", "sound_report"]
 
 _MOST_TEXT: Final = 4_000
 """Characters of any text in a report, output and values left out."""
@@ -156,6 +157,29 @@ def check_values(values: Sequence[object], types: Sequence[str]) -> list[Number]
             raise Garbled("a function has returned a value of another type")
         found.append(value)
     return found
+
+
+def check_value(value: object, call: Call) -> None:
+    """Checks that a call can have a value that a worker says it has: that of its type, or what was asked for.
+
+    Args:
+        value: The value.
+        call: The call.
+
+    Raises:
+        Garbled: It cannot.
+    """
+    if value is None:
+        return
+    exchange = call.exchange
+    returns = exchange.returns if isinstance(exchange, StringCall) else None
+    if returns is not None:
+        if type(value) is not (str if returns == "text" else bytes):
+            raise Garbled("its value is not what was asked for")
+    elif exchange is not None and not isinstance(exchange, StringCall):
+        raise Garbled("it has a value where the host makes one")
+    else:
+        check_values(value if isinstance(value, list) else [value], call.entry.type.results)
 
 
 def _check_ending(report: Report, plan: Plan, *, is_within: bool) -> None:
