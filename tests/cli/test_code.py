@@ -348,3 +348,12 @@ def test_the_shell_is_offered_code_and_interpreters(tmp_path: Path) -> None:
     assert offered(tmp_path, "stockade python ", 2) == ["plain,a.py"]
     assert offered(tmp_path, "stockade js ", 2) == ["plain,b.js"]
     assert "plain,cpython-3.12" in offered(tmp_path, "stockade python --runtime ", 3)
+
+
+@pytest.mark.parametrize("isolation", ["inprocess", "process"])
+def test_an_interpreter_that_needs_more_memory_than_it_may_have(isolation: str) -> None:
+    """The limit is named, wherever it was to live, and not that its worker made no sense."""
+    done = ran("js", "--isolation", isolation, "-m", "1m", "-c", "1")
+
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "memory limit exceeded: initial memory of 2.1 MiB, limits.memory allows 1.0 MiB\n" in done.stderr

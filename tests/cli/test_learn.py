@@ -132,3 +132,22 @@ def test_code_is_traced() -> None:
     done = ran("python", "--trace", "-c", "print(6 * 7)")
     assert (done.returncode, done.stdout) == (0, "42\n")
     assert 'fd_write(1, "42\\n") = 3\n' in done.stderr
+
+
+def test_nothing_is_learned_of_runs_elsewhere(hello: Path, tmp_path: Path) -> None:
+    """It is said what to do, before anything runs; nothing is written."""
+    apart, learned = tmp_path / "apart.toml", tmp_path / "learned.toml"
+    apart.write_text('isolation = "process"')
+    told = (
+        'what a run does is learned with isolation "inprocess" only, and this one has "process": leave that out to '
+        "learn, and set isolation in the policy that was learned"
+    )
+    for words in (
+        ("learn", "--policy", apart, "-o", learned, hello),
+        ("js", "--policy", apart, "--learn", learned, "-c", "1"),
+        ("js", "--isolation", "process", "--learn", learned, "-c", "1"),
+    ):
+        done = ran(*words)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert told in " ".join(done.stderr.split())
+        assert not learned.exists()

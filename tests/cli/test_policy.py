@@ -231,6 +231,17 @@ def test_score_prints_its_reasons() -> None:
     assert rated["value"] == sum(reason["points"] for reason in rated["reasons"]) == 78
 
 
+def test_check_and_score_rate_in_the_same_way(tmp_path: Path) -> None:
+    """Where runs happen in processes of their own, both count the walls that stand here."""
+    path = tmp_path / "apart.toml"
+    path.write_text('isolation = "process"')
+
+    rated = json.loads(command("score", str(path), "--json").stdout)
+
+    assert rated["value"] > Policy(isolation="process").score().value
+    assert command("check", str(path)).stdout == f"{path}: valid, score {rated['value']} ({rated['label']})\n"
+
+
 def test_score_can_be_asked_for_a_least_value() -> None:
     """For scripts: exactly the score is enough, one more is not."""
     assert command("score", "strict", "--at-least", "78").return_value == 0

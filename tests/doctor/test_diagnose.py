@@ -186,3 +186,30 @@ def test_where_no_process_can_be_started_no_wall_stands(monkeypatch: pytest.Monk
 
     assert report.active == frozenset()
     assert {step.wall for step in report.steps} == set(WALLS)
+
+
+def test_a_file_that_removes_system_calls_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot be followed keeps all workers from running, and the twin is told with what it removes."""
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"remove": ["openat2", "linkat"]}')
+    monkeypatch.setenv("STOCKADE_SYSCALLS", str(mine))
+    found = gather_facts()
+    assert (found.removed, found.removed_problem) == (("linkat", "openat2"), "")
+    told = diagnose(found, Policy()).findings
+    assert ("system calls", "ok", "without linkat, openat2, by STOCKADE_SYSCALLS") in [
+        (finding.name, finding.state, finding.found) for finding in told
+    ]
+
+    for path, text, problem in (
+        (tmp_path / "nowhere", "", "cannot be read: No such file or directory"),
+        (tmp_path / "bad.json", '{"remove": ["sendmsg"]}', "workers need sendmsg (frames): it cannot be removed"),
+    ):
+        if text:
+            path.write_text(text)
+        monkeypatch.setenv("STOCKADE_SYSCALLS", str(path))
+        found = gather_facts()
+        status, output = said(monkeypatch, found)
+        assert status == 1
+        separator = ": " if text else " "
+        assert f"{path}{separator}{problem}" in " ".join(output.split())
+        assert "mend the file that STOCKADE_SYSCALLS names: until then, nothing runs in a process of its own" in output

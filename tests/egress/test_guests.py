@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -11,14 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import AuditLog, Credential, HostRule, LinkError, Network, Outcome, Policy, Quota, Sandbox, UsageError
+from stockade import (
+    AuditLog,
+    Credential,
+    HostRule,
+    LinkError,
+    Network,
+    Outcome,
+    Policy,
+    PolicyError,
+    Quota,
+    Sandbox,
+    UsageError,
+)
 from tests._http_server import AUTHORITY, HttpServer
+from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from stockade import Report
+    from stockade.policy import Isolation
 
 LOOPBACK = Policy(network=Network(mode="loopback"))
 
@@ -300,3 +315,21 @@ def test_tls_is_for_guests_too(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fetch(server.url).value == -4
         monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
         assert fetch(server.url).value == len(b"hello GET /")
+
+
+@pytest.mark.parametrize("isolation", ["inprocess", "process"])
+def test_without_the_extra_a_module_that_makes_requests_is_refused(
+    isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it runs, in words that say what to install; where the policy permits none, it is as ever."""
+    monkeypatch.setitem(sys.modules, "h11", None)
+    box = Sandbox(LOOPBACK, isolation)
+    for _ in range(2):
+        with pytest.raises(PolicyError) as caught:
+            box.call(GUEST.encode(), "fetch", "http://localhost/")
+        assert str(caught.value) == (
+            '<bytes> imports stockade:http, and network.mode "loopback" permits requests, but what makes them is not '
+            "installed: pip install 'stockade[network]'"
+        )
+    assert Sandbox(isolation=isolation).call(GUEST.encode(), "fetch", "http://localhost/").value == -1
+    assert Sandbox(LOOPBACK, isolation).run(wat(HELLO)).ok

@@ -15,11 +15,13 @@ from stockade import (
     HostCall,
     InvalidModule,
     IsolationError,
+    JavaScript,
     LinkError,
     Outcome,
     Pipe,
     Policy,
     PolicyError,
+    Python,
     Report,
     Sandbox,
     UsageError,
@@ -278,8 +280,59 @@ def test_what_is_not_there_yet_is_refused_in_words() -> None:
 
     with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
         box.warm(wat(ECHO))
-    with pytest.raises(IsolationError, match="a trace"):
-        Sandbox(isolation="process", trace=True).run(wat(HELLO))
+    with pytest.raises(IsolationError) as caught:
+        Sandbox("strict", isolation="process", trace=True)
+    assert str(caught.value) == (
+        'no trace is told of runs with isolation="process" in this release: use isolation="inprocess", or leave '
+        "trace out"
+    )
+    with pytest.raises(IsolationError, match="no trace is told"):
+        Sandbox(trace=True).run(wat(HELLO), policy=Policy(isolation="process"))
+
+
+@pytest.mark.parametrize("language", [Python, JavaScript])
+def test_a_language_refuses_it_when_it_is_made(language: type[Python | JavaScript]) -> None:
+    """Before there is anything to run; the twins are the tests of languages."""
+    with pytest.raises(IsolationError, match="there is no isolation 'procss'"):
+        language(isolation="procss")  # type: ignore[arg-type]
+    with pytest.raises(IsolationError, match="is weaker"):
+        language(Policy(isolation="process"), isolation="inprocess")
+    with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
+        language(isolation="process", pool_size=2)
+    with pytest.raises(IsolationError, match='no trace is told of runs with isolation="process"'):
+        language(Policy(isolation="process"), trace=True)
+
+
+TOO_LARGE = """
+(module (memory (export "memory") 40) (func (export "_start"))
+  (func (export "f") (result i32) (i32.const 1)))
+"""
+
+
+def test_a_module_with_more_memory_than_the_policy_allows(isolation: Isolation) -> None:
+    """It ends before it begins, and is the guest's doing, not a failure of the worker's."""
+    box = Sandbox(Policy().replace(memory="1MiB"), isolation)
+
+    for report in (box.run(wat(TOO_LARGE)), box.call(wat(TOO_LARGE), "f")):
+        assert report.outcome is Outcome.MEMORY
+        assert [violation.field for violation in report.violations] == ["limits.memory"]
+        assert report.usage.wall_seconds < 10
+    assert Sandbox(Policy().replace(memory="4MiB"), isolation).run(wat(TOO_LARGE)).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "runtime"), [(Python, "cpython-3.12"), (JavaScript, "quickjs-ng")])
+def test_an_interpreter_with_more_memory_than_the_policy_allows(
+    isolation: Isolation, language: type[Python | JavaScript], runtime: str
+) -> None:
+    """The same for the module of an interpreter, whose code has not begun."""
+    with language(Policy().replace(memory="1MiB"), isolation=isolation, runtime=runtime) as interpreter:
+        try:
+            told = interpreter.run("1").report.summary()
+        except UsageError as problem:
+            told = str(problem)
+    assert "memory limit exceeded: initial memory of " in told
+    assert "limits.memory allows 1.0 MiB" in told
 
 
 def test_an_unknown_isolation_is_refused() -> None:

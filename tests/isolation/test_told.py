@@ -8,6 +8,7 @@ import pytest
 
 from stockade import Mount, Outcome, Policy, PolicyError, Sandbox
 from stockade.policy import Filesystem
+from stockade.syscalls import load_table, this_platform
 from tests.conftest import HELLO, wat
 from tests.execution.test_outcomes import imports
 
@@ -78,3 +79,30 @@ def test_a_wrong_file_is_told_before_anything_runs(tmp_path: Path, monkeypatch: 
 
     with pytest.raises(PolicyError, match=r"mine\.yaml: opnat is neither a system call of the table nor a category"):
         Sandbox(isolation="process").run(wat(HELLO))
+
+
+@pytest.mark.slow
+def test_what_can_be_removed_workers_can_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call by itself: it is refused when the file is read, or a guest runs all the same."""
+    platform = this_platform()
+    assert platform is not None
+    told: list[str] = []
+    for call in load_table().on(platform):
+        if call.worker != "allow":
+            continue
+        mine = tmp_path / f"{call.name}.json"
+        mine.write_text(f'{{"remove": ["{call.name}"]}}')
+        monkeypatch.setenv("STOCKADE_SYSCALLS", str(mine))
+        problem, report = "", None
+        try:
+            report = Sandbox(isolation="process").run(wat(HELLO))
+        except PolicyError as refusal:
+            problem = str(refusal)
+        if report is None:
+            assert f"{call.name} (" in problem or f"without {call.name}" in problem
+            told.append(call.name)
+        else:
+            assert report.ok, (call.name, report.summary())
+
+    assert {"sendmsg", "recvmsg", "openat", "exit_group"} <= set(told)
+    assert "linkat" not in told

@@ -116,7 +116,7 @@ def test_calls_with_more_than_one_use_are_held_to_some() -> None:
 # -- files of the user's own ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["remove: [openat2, messages]\n", '{"remove": ["openat2", "messages"]}'])
+@pytest.mark.parametrize("text", ["remove: [openat2, ipc, linkat]\n", '{"remove": ["openat2", "ipc", "linkat"]}'])
 def test_a_file_takes_calls_and_categories_away(tmp_path: Path, text: str) -> None:
     """As YAML and as JSON; the rest is as it was."""
     file = tmp_path / "mine.yaml"
@@ -126,8 +126,7 @@ def test_a_file_takes_calls_and_categories_away(tmp_path: Path, text: str) -> No
 
     before = {call.name for call in TABLE.calls if call.worker == "allow"}
     after = {call.name for call in mine.calls if call.worker == "allow"}
-    messages = {call.name for call in TABLE.calls if call.category == "messages"}
-    assert before - after == ({"openat2"} | messages) & before
+    assert before - after == {"openat2", "linkat"}
     assert after < before
 
 
@@ -167,6 +166,18 @@ def test_what_is_misspelt_or_needed_is_told(tmp_path: Path) -> None:
     file.write_text("remove: [itself]")
     with pytest.raises(PolicyError, match=r"no worker can do without exit_group: leave it out of what is removed"):
         read_table(file)
+
+    file.write_text("remove: [openat2, sendmsg]")
+    with pytest.raises(PolicyError) as caught:
+        read_table(file)
+    assert str(caught.value) == f"{file}: workers need sendmsg (frames): it cannot be removed"
+    file.write_text("remove: [openat2, messages]")
+    with pytest.raises(PolicyError) as caught:
+        read_table(file)
+    assert str(caught.value) == (
+        f"{file}: workers need sendmsg (frames), recvmsg (frames): they cannot be removed: name the calls of messages "
+        "that are to be removed, one by one"
+    )
 
     file.write_text("remove: [&a, *a")
     with pytest.raises(PolicyError, match=r"mine\.yaml: it is neither YAML nor JSON"):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from stockade.guests import CodeResult
-    from stockade.policy import Policy
+    from stockade.policy import Isolation, Policy
     from stockade.report import Trace
 
 __all__ = ["js", "python"]
@@ -177,7 +177,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
         watched = monitoring_for(reports)
-        under, trace = _traced(policy, learned, before, wants_trace=wants_trace)
+        under, trace = _traced(policy, isolation, learned, before, wants_trace=wants_trace)
         with (
             audited(audit_file) as log,
             language(
@@ -243,7 +243,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
 
 
 def _traced(
-    policy: Policy, learned: str | None, before: str | None, *, wants_trace: bool
+    policy: Policy, isolation: Isolation | None, learned: str | None, before: str | None, *, wants_trace: bool
 ) -> tuple[Policy, Trace | None]:
     """Returns the policy under which code runs, and what is traced of it."""
     if wants_trace and learned is not None:
@@ -251,8 +251,10 @@ def _traced(
     if before is not None and learned is None:
         raise click.UsageError("--merge says what is added to what is learned: give --learn FILE, too")
     if learned is not None:
+        from stockade.cli._learn import check_learnable
         from stockade.learning import LEARNING_TRACE, learning_policy
 
+        check_learnable(policy, isolation)
         return learning_policy(policy), LEARNING_TRACE
     if wants_trace:
         from stockade.cli._trace import TraceWriter

@@ -36,7 +36,7 @@ def doctor(found: Policy, required: tuple[str, ...], wants_json: bool) -> int:
     """Show what this machine can enforce, and what to change for more.
 
     All walls of process isolation are raised around a process that is made for that, which then tries them. Exits with
-    status 1 if one is missing.
+    status 1 if one is missing, or if the file that STOCKADE_SYSCALLS names cannot be followed.
     """
     told = diagnose(gather_facts(), found)
     if wants_json:

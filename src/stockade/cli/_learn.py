@@ -19,7 +19,7 @@ from stockade.engine import Engine
 from stockade.learning import LEARNING_TRACE, learning_policy, merge
 from stockade.learning import learn as learn_from
 from stockade.modules import load_module
-from stockade.policy import Policy
+from stockade.policy import Policy, isolation_of
 from stockade.report import Outcome
 from stockade.sandbox import Sandbox
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.modules import Module
+    from stockade.policy import Isolation
     from stockade.report import Report
 
-__all__ = ["learn", "write_learned"]
+__all__ = ["check_learnable", "learn", "write_learned"]
 
 
 @click.command(
@@ -71,6 +72,8 @@ def learn(
     the way. What it used becomes the policy: calls, folders and whether they are written, variables, clock, randomness,
     proposals, and limits with headroom. To learn from several runs, name the policy of the runs before with --merge.
 
+    It happens in this process, so --policy must not demand another isolation.
+
     The guest reads this command's stdin. Without -o, the policy is printed in the place of what the guest writes.
     """
     Engine.make_no_pools()  # There is one guest.
@@ -78,6 +81,7 @@ def learn(
         raise click.UsageError("MODULE is read a second time to learn from it: give the name of a file")
     if before is not None:
         Policy.load(before)  # A mistake in it is told before anything runs.
+    check_learnable(base)
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     check_own_files(audit_file, module, output)
     file = None if output is None else OutputFile(output, "the policy")
@@ -93,6 +97,24 @@ def learn(
     complain(report, watcher.signal)
     write_learned(load_module(module, policy), policy, report, [*environment], before, file)
     return finish(report, watcher, streams)
+
+
+def check_learnable(policy: Policy, isolation: Isolation | None = None) -> None:
+    """Checks that what a run does can be learned: it is, of runs in this process only.
+
+    Args:
+        policy: The policy that was given.
+        isolation: The isolation that was asked for; None for that of the policy.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    where = isolation_of(policy, isolation)
+    if where != "inprocess":
+        raise click.UsageError(
+            f'what a run does is learned with isolation "inprocess" only, and this one has "{where}": leave that out '
+            "to learn, and set isolation in the policy that was learned"
+        )
 
 
 def write_learned(

@@ -32,7 +32,7 @@ from stockade.policy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stockade.policy import Change, Plain
+    from stockade.policy import Change, Plain, Score
 
 __all__ = ["policy"]
 
@@ -89,8 +89,18 @@ def check(names: tuple[str, ...]) -> int:
         if problems:
             status = ExitStatus.USAGE
         elif found is not None:
-            click.echo(f"{shown}: valid, score {found.score()}")
+            click.echo(f"{shown}: valid, score {_rated(found)}")
     return status
+
+
+def _rated(found: Policy, isolation: Isolation | None = None) -> Score:
+    """Rates a policy, with the walls that stand on this machine where runs happen in processes of their own."""
+    isolation = isolation_of(found, isolation)
+    if isolation == "inprocess":
+        return found.score(isolation)
+    from stockade.jail import rehearse
+
+    return found.score(isolation, rehearse().active)
 
 
 @policy.command()
@@ -183,13 +193,7 @@ def score(found: Policy, isolation: Isolation | None, at_least: int, wants_json:
     Only what is enforced counts: 0-29 minimal, 30-49 basic, 50-69 standard, 70-84 hardened, 85-100 fortress. Under
     process isolation, the walls that were found to stand on this machine count.
     """
-    isolation = isolation_of(found, isolation)
-    if isolation == "inprocess":
-        rated = found.score(isolation)
-    else:
-        from stockade.jail import rehearse
-
-        rated = found.score(isolation, rehearse().active)
+    rated = _rated(found, isolation)
     if wants_json:
         reasons = [reason._asdict() for reason in rated.reasons]
         say_document(_json({"value": rated.value, "label": rated.label, "reasons": reasons}))

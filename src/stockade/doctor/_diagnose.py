@@ -49,7 +49,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         name: What.
-        state: `active`, `partial` or `missing` for walls; `ok` or `low` for what the machine has.
+        state: `active`, `partial` or `missing` for walls; `ok` or `low` for what the machine has; `missing` for a file
+            that cannot be followed, too.
         found: What was found.
         advice: What to change for more; empty where nothing is to be changed.
     """
@@ -100,7 +101,7 @@ def diagnose(facts: Facts, policy: Policy) -> Diagnosis:
     active = facts.jail.active
     return Diagnosis(
         system=f"{facts.system}, Python {facts.python}, wasmtime {facts.wasmtime}",
-        findings=(*_walls(facts), *_resources(facts)),
+        findings=(*_walls(facts), *_removals(facts), *_resources(facts)),
         walls=tuple(step.wall for step in facts.jail.steps if step.wall in active),
         policy=policy.name,
         scores={
@@ -126,6 +127,19 @@ def _walls(facts: Facts) -> Iterator[Finding]:
             yield Finding(wall, "partial", f"{step.detail}; {', '.join(lacks)}", "use Linux 6.12 or later")
         else:
             yield Finding(wall, "active", step.detail)
+
+
+def _removals(facts: Facts) -> Iterator[Finding]:
+    """Tells of the file of the user's own that takes system calls from workers, where there is one."""
+    if facts.removed_problem:
+        yield Finding(
+            "system calls",
+            "missing",
+            facts.removed_problem,
+            "mend the file that STOCKADE_SYSCALLS names: until then, nothing runs in a process of its own",
+        )
+    elif facts.removed:
+        yield Finding("system calls", "ok", f"without {', '.join(facts.removed)}, by STOCKADE_SYSCALLS")
 
 
 def _resources(facts: Facts) -> Iterator[Finding]:

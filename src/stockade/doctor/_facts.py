@@ -12,7 +12,9 @@ import msgspec
 
 from stockade.compilation import Cache
 from stockade.engine import can_reserve_pool, wasmtime_version
+from stockade.errors import PolicyError
 from stockade.jail import JailReport, landlock_version, rehearse
+from stockade.syscalls import calls_removed_by_user
 
 __all__ = ["Facts", "gather_facts"]
 
@@ -36,6 +38,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         descriptors: How many descriptors this process may have, and could be given; None where that is not limited.
         maps: How many memory maps a process may have; None where the kernel does not tell.
         cache: Why compiled modules are not kept on disk; empty where they are.
+        removed: The system calls, and categories of them, that a file of the user's takes from workers.
+        removed_problem: Why that file cannot be followed; "" where it can, or there is none.
     """
 
     system: str
@@ -50,6 +54,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[int | None, int | None]
     maps: int | None
     cache: str = ""
+    removed: tuple[str, ...] = ()
+    removed_problem: str = ""
 
 
 def gather_facts() -> Facts:
@@ -59,6 +65,7 @@ def gather_facts() -> Facts:
         EngineError: The wasmtime library is missing or unfit.
     """
     linux = sys.platform.startswith("linux")
+    removed, removed_problem = _removed()
     return Facts(
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
         python=platform.python_version(),
@@ -72,6 +79,8 @@ def gather_facts() -> Facts:
         descriptors=_descriptors(),
         maps=_maps(),
         cache=_cache(),
+        removed=removed,
+        removed_problem=removed_problem,
     )
 
 
@@ -79,6 +88,13 @@ def _cache() -> str:
     store = Cache()
     store.entries()
     return store.problem
+
+
+def _removed() -> tuple[tuple[str, ...], str]:
+    try:
+        return tuple(sorted(calls_removed_by_user())), ""
+    except PolicyError as problem:
+        return (), str(problem)
 
 
 def _cgroups() -> int:

@@ -7,11 +7,17 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from stockade._locks import new_lock
+from stockade._text import printable
 from stockade.egress._credential import Credentials
 from stockade.egress._resolver import configured_resolver
+from stockade.errors import PolicyError
+from stockade.host import HTTP_MODULE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stockade.egress._resolver import Resolve
+    from stockade.policy import Policy
 
 __all__ = ["INSTALL", "Client", "is_installed"]
 
@@ -46,6 +52,23 @@ class Client:
         self.resolve = resolve or configured_resolver()
         self._lock = new_lock()
         self._tls: ssl.SSLContext | None = None
+
+    def check(self, module: str, imports: Iterable[bytes], policy: Policy) -> None:
+        """Checks that a module that imports what makes requests can make those that a policy permits.
+
+        Args:
+            module: Its name.
+            imports: The modules that it imports from.
+            policy: The policy.
+
+        Raises:
+            PolicyError: It cannot: the library for that is not installed.
+        """
+        if policy.network.mode != "none" and HTTP_MODULE.encode() in imports and not is_installed():
+            raise PolicyError(
+                f'{printable(module)} imports {HTTP_MODULE}, and network.mode "{policy.network.mode}" permits '
+                f"requests, but what makes them is not installed: {INSTALL}"
+            )
 
     def tls(self) -> ssl.SSLContext:
         """Returns how hosts prove who they are: by a certificate of an authority that this machine trusts.

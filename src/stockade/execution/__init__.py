@@ -30,7 +30,7 @@ from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
 from stockade.execution._string_calls import MEMORY, CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
-from stockade.execution._where import check_lives_here
+from stockade.execution._where import check_lives_here, check_told_here
 from stockade.policy import Isolation
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ __all__ = [
     "check_arguments",
     "check_lives_here",
     "check_monitoring",
+    "check_told_here",
     "environment",
     "initialized",
     "trace_of",

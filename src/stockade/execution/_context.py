@@ -17,7 +17,7 @@ from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._provided import Provided
 from stockade.execution._run import Guest
 from stockade.execution._waiting import units_for_seconds, waited_for
-from stockade.execution._where import check_lives_here, compiled_as
+from stockade.execution._where import check_lives_here, check_told_here, compiled_as
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Isolation, Policy, check_enforceable, isolation_of, stronger
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
@@ -60,7 +60,7 @@ class PolicyContext:
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The policy demands a stronger isolation.
+        IsolationError: The policy demands a stronger isolation, or there is no trace of runs there.
 
     Attributes:
         provided: What guests are given.
@@ -91,6 +91,8 @@ class PolicyContext:
         self.monitoring, self.trace = monitoring, trace
         self._units_for = units_for
         self.isolation = isolation_of(policy, isolation)
+        if trace is not None:
+            check_told_here(self.isolation)
         self._compiles_as = compiled_as(policy, isolation)
         self.client = client
         self._secrets = secrets
@@ -135,12 +137,20 @@ class PolicyContext:
 
         Raises:
             ModuleError: It cannot be run.
+            PolicyError: It imports what makes requests, and the library for that is not installed.
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = ask_for(module, self._compiles_as, self.functions, progress, "", traced=self.trace is not None)
+            made = self._ask_for(module, progress, "")
             plan = self.adopt(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
+
+    def _ask_for(
+        self, module: Module, progress: Callable[[str], None] | None, tenant: str
+    ) -> MadeProgram | PendingProgram:
+        if self.client is not None:
+            self.client.check(module.name, (entry.module for entry in module.parsed.imports), self.policy)
+        return ask_for(module, self._compiles_as, self.functions, progress, tenant, traced=self.trace is not None)
 
     def find(self, module: Module) -> Plan | None:
         """Returns what was made of a module; None where it is to be made, or runs begin elsewhere, or began ahead."""
@@ -159,10 +169,11 @@ class PolicyContext:
 
         Raises:
             ModuleError: It cannot be run.
+            PolicyError: It imports what makes requests, and the library for that is not installed.
         """
         if module.sha256 in self._plans:
             return True
-        made = ask_for(module, self._compiles_as, self.functions, None, tenant, traced=self.trace is not None)
+        made = self._ask_for(module, None, tenant)
         found = (yield from waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False

@@ -13,7 +13,7 @@ import msgspec
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import Inputs, SavedGuest, check_monitoring
+from stockade.execution import Inputs, SavedGuest, check_lives_here, check_monitoring, check_told_here
 from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, pictures, read_frame
@@ -23,7 +23,7 @@ from stockade.guests._task import MOST_SAFE_INTEGER, Task, check_variables, make
 from stockade.guests._tools import Tool, Toolbox
 from stockade.guests._turns import JobStreams
 from stockade.modules import Module
-from stockade.policy import Mount, Policy, policy_of
+from stockade.policy import Mount, Policy, isolation_of, policy_of
 from stockade.report import Outcome, PolicyInfo
 from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox, Snapshot, check_count, check_keywords
@@ -127,6 +127,8 @@ class Language:
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
+        IsolationError: There is no such isolation, the policy demands a stronger one, or no interpreters wait and no
+            trace is told there.
         ModuleNotFound: The interpreter is not installed.
         UsageError: The folder holds a wheel that is not pure Python.
     """
@@ -154,6 +156,11 @@ class Language:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
+        where = isolation_of(self.policy, isolation)
+        if trace:
+            check_told_here(where)
+        if pool_size:
+            check_lives_here(where)
         self._pool_size = pool_size
         self._isolation = isolation
         self._monitoring = check_monitoring(monitoring)

@@ -217,8 +217,6 @@ def _check(context: PolicyContext) -> None:
     reason = (in_bubblewrap if context.isolation == "bubblewrap" else workers).available()
     if reason:
         raise IsolationError(f'{reason}: use isolation="inprocess"')
-    if context.trace:
-        raise IsolationError('a trace is told of runs with isolation="inprocess" only, in this release')
     calls_removed_by_user()  # where that file is wrong, nothing runs
     if len(context.policy.filesystem.mounts) > _MOST_MOUNTS:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")

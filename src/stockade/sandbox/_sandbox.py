@@ -173,7 +173,7 @@ class Sandbox:
 
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The isolation mode is unavailable, or the policy demands a stronger one.
+        IsolationError: The isolation mode is unavailable, the policy demands a stronger one, or no trace is told there.
         UsageError: The log is closed.
     """
 

@@ -154,6 +154,16 @@ _INDISPENSABLE: Final = frozenset(("exit_group", "rt_sigreturn"))
 """Without these a process can neither end nor return from a signal's handler."""
 
 
+_WORKERS_NEED: Final = frozenset(
+    (
+        *("clock_gettime", "futex", "getpid", "getrandom", "memfd_create", "mmap", "mprotect", "openat", "poll"),
+        *("ppoll", "prctl", "recvmsg", "rseq", "rt_sigaction", "sendmsg", "sigaltstack", "time", "write"),
+    )
+)
+"""Without these no worker comes to its first guest, or tells what came of it. Where the C library or the kernel is
+another, it may be fewer, and a file is to say the same everywhere."""
+
+
 class _Removals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the user's own: it can take away, and nothing else."""
 
@@ -173,10 +183,10 @@ def read_table(path: str | os.PathLike[str]) -> SyscallTable:
     """Returns the table of the package without what a file of the user's own removes.
 
     Args:
-        path: The file, YAML or JSON: `remove: [openat2, messages]`, names of calls and of categories.
+        path: The file, YAML or JSON: `remove: [openat2, linkat]`, names of calls and of categories.
 
     Raises:
-        PolicyError: The file cannot be read, says something else, or names what there is not.
+        PolicyError: The file cannot be read, says something else, or names what there is not or what workers need.
     """
     return load_table().without(_removed(os.fspath(path)))
 
@@ -200,6 +210,7 @@ def _removed(path: str) -> frozenset[str]:
     try:
         removals = frozenset(msgspec.convert(_parse(text), _Removals).remove)
         load_table().without(removals)
+        _check_needed(removals)
     except msgspec.ValidationError as problem:
         raise PolicyError(
             f"{where}: {printable(str(problem), 400)}. A file of your own can only remove: "
@@ -211,6 +222,21 @@ def _removed(path: str) -> frozenset[str]:
 
 
 _removed_once = cache(_removed)
+
+
+def _check_needed(names: frozenset[str]) -> None:
+    """Checks that workers can work without what is removed."""
+    needed = [
+        call
+        for call in load_table().calls
+        if call.name in _WORKERS_NEED and not names.isdisjoint((call.name, call.category))
+    ]
+    if not needed:
+        return
+    told = ", ".join(f"{call.name} ({', '.join(call.needed_by)})" for call in needed)
+    others = sorted({call.category for call in needed} & names)
+    advice = f": name the calls of {' and '.join(others)} that are to be removed, one by one" if others else ""
+    raise PolicyError(f"workers need {told}: {'they' if needed[1:] else 'it'} cannot be removed{advice}")
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
