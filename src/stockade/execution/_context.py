@@ -141,13 +141,11 @@ class PolicyContext:
         """
         plan = self._plans.get(module.sha256)
         if plan is None:
-            made = self._ask_for(module, progress, "")
+            made = self._ask(module, progress, "")
             plan = self.adopt(module, made.wait() if isinstance(made, PendingProgram) else made)
         return plan
 
-    def _ask_for(
-        self, module: Module, progress: Callable[[str], None] | None, tenant: str
-    ) -> MadeProgram | PendingProgram:
+    def _ask(self, module: Module, progress: Callable[[str], None] | None, tenant: str) -> MadeProgram | PendingProgram:
         if self.client is not None:
             self.client.check(module.name, (entry.module for entry in module.parsed.imports), self.policy)
         return ask_for(module, self._compiles_as, self.functions, progress, tenant, traced=self.trace is not None)
@@ -173,7 +171,7 @@ class PolicyContext:
         """
         if module.sha256 in self._plans:
             return True
-        made = self._ask_for(module, None, tenant)
+        made = self._ask(module, None, tenant)
         found = (yield from waited_for(made, control)) if isinstance(made, PendingProgram) else made
         if found is None:
             return False
