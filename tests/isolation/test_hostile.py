@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from stockade import Outcome, Sandbox, UsageError
+from stockade import HostCall, Outcome, Policy, Sandbox, UsageError
 from stockade.isolation import _handle
-from stockade.isolation._messages import Failed, Finished, Taken
+from stockade.isolation._messages import Failed, Finished, Looked, Taken
 from tests._processes import descriptors, until
 from tests.conftest import wat
 from tests.isolation.test_workers import all_gone
@@ -26,6 +27,8 @@ SUM = wat("""
   (func (export "two") (result i64 f32) (i64.const -1) (f32.const 0.5))
   (func (export "_start")))
 """)
+
+LOOKS = wat('(module (import "env" "look" (func $f)) (memory (export "memory") 1) (func (export "_start") (call $f)))')
 
 
 def lies(monkeypatch: pytest.MonkeyPatch, told: Callable[[Any, bytes], tuple[Any, bytes]], kind: type) -> None:
@@ -135,3 +138,30 @@ def test_descriptors_of_a_snapshot_with_something_behind_it(monkeypatch: pytest.
                     session.snapshot()
         assert until(all_gone)
         assert until(lambda: descriptors() <= before)
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_worker_that_does_not_answer_in_a_call(monkeypatch: pytest.MonkeyPatch, *, cancels: bool) -> None:
+    """Attack: a worker that keeps the host waiting for a piece of memory, beyond the deadline of its run."""
+    receive = _handle.WorkerHandle.receive
+
+    def silent(handle: _handle.WorkerHandle, most_blob: int) -> object:
+        found = receive(handle, most_blob)
+        return None if found is not None and isinstance(found[0], Looked) else found
+
+    monkeypatch.setattr(_handle.WorkerHandle, "receive", silent)
+    policy = Policy().replace(wall_time="100s" if cancels else "300ms")
+    box = Sandbox(policy, isolation="process")
+
+    @box.host_function("env", "look")
+    def look(call: HostCall) -> None:
+        if cancels:
+            box.cancel("it")
+        call.memory.read(0, 1)
+
+    with box:
+        begun = time.monotonic()
+        report = box.run(LOOKS, run_id="it")
+
+    assert report.outcome is (Outcome.CANCELLED if cancels else Outcome.TIMEOUT)
+    assert time.monotonic() - begun < 20

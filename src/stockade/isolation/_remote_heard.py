@@ -159,6 +159,7 @@ class HeardGuest(ToldGuest, ABC):
     def _answered(self, answer: Callable[[], _Found | None]) -> _Found:
         # A function of its own: what the handler of a signal raises as the loop begins anew is seen around it.
         until = time.monotonic() + REPLY_SECONDS
+        late: float | None = None
         while (found := answer()) is None:
             if self._finished is not None:
                 # Its time was up before.
@@ -167,9 +168,18 @@ class HeardGuest(ToldGuest, ABC):
             heard = self._worker.receive(self._most_blob)
             if heard is not None:
                 self._take(*heard)
-            elif not self._worker.wait(until - time.monotonic()):
-                self._crash(f"the worker has not answered for {REPLY_SECONDS:g} s")
-                raise UsageError(ENDED)
+            elif not self._worker.wait(min(until - time.monotonic(), _ABANDONED_SECONDS)):
+                now = time.monotonic()
+                if now >= until:
+                    self._crash(f"the worker has not answered for {REPLY_SECONDS:g} s")
+                    raise UsageError(ENDED)
+                # Between two calls there is no deadline, but that of the last one.
+                if self._called is not None and not self._control():
+                    late = now if late is None else late
+                    if now >= late + GRACE_SECONDS:
+                        self._end(Ending(Outcome.CANCELLED if self._control.cancelled else Outcome.TIMEOUT))
+                        self._worker.kill()
+                        raise UsageError(ENDED)
         return found
 
     def _status(self) -> int | None:
