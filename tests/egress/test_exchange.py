@@ -13,25 +13,12 @@ import pytest
 
 from stockade import HostRule, Network, Policy
 from stockade.egress import Client, FailureCode, GuestNetwork, Request, RequestFailed
-from tests._http_server import AUTHORITY, HttpServer
+from tests._http_server import HttpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 LOOPBACK = Policy(network=Network(mode="loopback"))
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as serving:
-        yield serving
-
-
-@pytest.fixture
-def secure(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
-    with HttpServer(tls=True) as serving:
-        yield serving
 
 
 def names(**known: str) -> Client:

@@ -29,7 +29,6 @@ from tests._http_server import AUTHORITY, HttpServer
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from stockade import Report
@@ -92,12 +91,6 @@ GUEST = """
   (data (i32.const 0) "GET")
   (data (i32.const 16) "X-Mine: 1"))
 """
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as serving:
-        yield serving
 
 
 def fetch(url: str, policy: Policy = LOOPBACK, export: str = "fetch") -> Report:

@@ -14,28 +14,14 @@ import pytest
 
 from stockade import HostRule, Network, Policy
 from stockade.egress import FailureCode
-from tests._http_server import AUTHORITY, HttpServer
+from tests._http_server import HttpServer
 from tests.egress.test_exchange import LOOPBACK, ask, network, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 OK = "HTTP/1.1 200 OK\r\n"
 BRIEF = LOOPBACK.replace(request_time="300ms")
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as serving:
-        yield serving
-
-
-@pytest.fixture
-def secure(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
-    with HttpServer(tls=True) as serving:
-        yield serving
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,6 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[DnsServer]:
         yield serving
 
 
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as serving:
-        yield serving
-
-
 def looked_up(name: str) -> list[str]:
     return sorted(map(str, asyncio.run(Client().resolve(name, 443, resolver.Lookups()))))
 
