@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
-from stockade.execution._asked import ask, awaited_call, awaited_of
+from stockade.execution._anywhere import GuestAnywhere
+from stockade.execution._asked import awaited_call, awaited_of
 from stockade.execution._classify import GuestStopped, StopReason
 from stockade.execution._context import PolicyContext
 from stockade.execution._inputs import (
@@ -57,6 +58,7 @@ __all__ = [
     "CallExport",
     "Convention",
     "Guest",
+    "GuestAnywhere",
     "GuestState",
     "GuestStopped",
     "Inputs",
@@ -79,7 +81,6 @@ __all__ = [
     "StreamState",
     "Streams",
     "StringCall",
-    "ask",
     "awaited_call",
     "awaited_of",
     "bind_arguments",

@@ -6,21 +6,19 @@ import time
 from typing import TYPE_CHECKING
 
 from stockade.errors import EngineError
-from stockade.execution._asked import ask, awaited_call, awaited_of
+from stockade.execution._asked import awaited_call, awaited_of
 from stockade.execution._classify import GuestStopped, StopReason, classify
 from stockade.execution._halted import HaltedGuest
-from stockade.execution._values import bind_arguments
 from stockade.guard import Mailbox, mailbox_words
 from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.report import Outcome, Report
-from stockade.runner import FOREVER, GRACE_SECONDS, run_blocking
+from stockade.runner import FOREVER, GRACE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Instance, Number
-    from stockade.execution._string_calls import Returns
-    from stockade.execution._values import Argument, Call
+    from stockade.execution._values import Call
     from stockade.execution.loop_calls import AskedCall
     from stockade.host import BoundFunction
     from stockade.report import Value
@@ -81,36 +79,6 @@ class CallingGuest(HaltedGuest):
     def is_in_function(self) -> bool:
         """Whether a plain host function is called just now, on the thread that drives the guest."""
         return self._reentry is not None and self._reentry.here
-
-    def call_back(self, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
-        """Calls an export within a plain host function, on its thread; returns its value.
-
-        Raises:
-            GuestError: The guest has ended in it.
-            LinkError: There is no such function.
-            UsageError: The call cannot be made.
-        """
-        return self.call_within(bind_arguments(self._plan.module, export, args, returns)).check().value
-
-    def call_within(self, call: Call) -> Report:
-        """Makes a call within a plain host function, on its thread.
-
-        Raises:
-            UsageError: It cannot be made.
-        """
-        return run_blocking(self.within(call), self._control)
-
-    async def await_within(self, awaited: AwaitedCall, call: Call) -> Report:
-        """Makes a call within a coroutine host function.
-
-        Args:
-            awaited: The call of the host function.
-            call: The call of the export.
-
-        Raises:
-            UsageError: It cannot be made.
-        """
-        return await ask(awaited, self._control.wake, call)
 
     def awaited_here(self) -> AwaitedCall | None:
         """Returns the call of a coroutine host function in whose context this is; None where there is none such."""

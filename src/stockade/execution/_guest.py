@@ -14,6 +14,7 @@ from stockade._text import printable
 from stockade._wasi import MODULE
 from stockade.engine import InstantiationError
 from stockade.errors import UsageError
+from stockade.execution._anywhere import GuestAnywhere
 from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
 from stockade.execution._plan import SLACK_BYTES
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from stockade.execution._timekeeper import Timekeeper
     from stockade.execution._tracing import Tracer
     from stockade.guard import Woven
-    from stockade.policy import Policy
     from stockade.report import PolicyInfo, Trace, Usage
     from stockade.runner import RunControl
     from stockade.runner.own_loop import OwnLoop
@@ -56,7 +56,7 @@ _MOST_DOUBLINGS = 10
 """How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
 
 
-class LiveGuest:
+class LiveGuest(GuestAnywhere):
     """One live instance of a module under a policy, from when it is made until it is freed.
 
     Args:
@@ -208,18 +208,6 @@ class LiveGuest:
     def _guard_bytes(self) -> int:
         """How large the guard's memory may become, in whole pages."""
         return -(-(self._placed.end_bytes + SLACK_BYTES) // PAGE_BYTES) * PAGE_BYTES
-
-    @property
-    def calls_out(self) -> bool:
-        """Whether functions of the embedder are called while it runs, on the thread that drives it."""
-        if self._monitor is not None and self._monitor.asked.on_alert is not None:
-            return True
-        return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that it runs under."""
-        return self._plan.policy
 
     @property
     def ended(self) -> bool:

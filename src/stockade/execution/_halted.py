@@ -16,7 +16,7 @@ from stockade.runner import FOREVER, GO_ON
 if TYPE_CHECKING:
     from typing import Self
 
-    from stockade.egress import Client, GuestNetwork
+    from stockade.egress import Client
     from stockade.engine import Number
     from stockade.guard import State, Wait
     from stockade.runner import RunCoroutine
@@ -26,18 +26,6 @@ __all__ = ["HaltedGuest"]
 
 class HaltedGuest(ReportingGuest):
     """A guest that halts, and goes on when it may."""
-
-    @property
-    def network(self) -> GuestNetwork:
-        """What it has of the network, whatever its policy permits of that."""
-        if self._network is None:
-            # Most guests have no use for it.
-            from stockade.egress import Client, GuestNetwork
-
-            self._network = GuestNetwork(
-                self._client or Client(), self.policy, self._seconds, lambda: self._control.gate
-            )
-        return self._network
 
     def reach(self, client: Client | None) -> Self:
         """Has its requests made by a client; returns the guest.

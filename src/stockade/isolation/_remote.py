@@ -12,7 +12,7 @@ import msgspec
 
 from stockade.engine import SealedFile
 from stockade.errors import EngineError, SnapshotError, UsageError
-from stockade.execution import MEMORY, GuestState, StringCall, ask, awaited_of, bind_arguments
+from stockade.execution import MEMORY, GuestState, StringCall, awaited_of
 from stockade.host import MEMORY_OVER
 from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled
 from stockade.isolation._messages import (
@@ -37,15 +37,14 @@ from stockade.isolation._remote_told import OUTPUT_BYTES, Ending
 from stockade.isolation._sound import check_values
 from stockade.isolation._state import checked_state
 from stockade.report import Outcome, Report
-from stockade.runner import blamed, is_cancellation, run_blocking
+from stockade.runner import blamed, is_cancellation
 from stockade.wasm import ExternKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import GuestBytes, Number
-    from stockade.execution import Argument, Call, Returns
-    from stockade.report import Value
+    from stockade.execution import Call
     from stockade.runner import AwaitedCall, RunCoroutine
 
 __all__ = ["RemoteGuest"]
@@ -55,19 +54,7 @@ _GLOBAL_TOLD_BYTES: Final = 32
 
 
 class RemoteGuest(HeardGuest):
-    """A live instance in a worker. For one thread at a time, but for what says otherwise.
-
-    Args:
-        plan: What runs.
-        policy: The policy, as reports say it.
-        control: Its control.
-        worker: The worker, which has a place, and is closed with this.
-        streams: Who serves the guest; None where nobody does.
-        files: Files of what it begins with; None where it begins as its module does.
-        begun: When it was asked for, by `time.perf_counter`.
-        client: What makes its requests; None where it may make none.
-        keeps: Whether it lives on after one run; if not, another worker is made for the next one meanwhile.
-    """
+    """A live instance in a worker, made as `ToldGuest` is. For one thread at a time, but for what says otherwise."""
 
     # -- it is opened --------------------------------------------------------------------------------------------------
 
@@ -244,40 +231,10 @@ class RemoteGuest(HeardGuest):
         """Whether a plain host function is called just now, on the thread that drives it."""
         return self._calls.here
 
-    def call_back(self, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
-        """Calls an export within a plain host function, on its thread; returns its value.
-
-        Raises:
-            GuestError: The guest has ended in it.
-            LinkError: There is no such function.
-            UsageError: The call cannot be made.
-        """
-        return self.call_within(bind_arguments(self._plan.module, export, args, returns)).check().value
-
-    def call_within(self, call: Call) -> Report:
-        """Makes a call within a plain host function, on its thread.
-
-        Raises:
-            UsageError: It cannot be made.
-        """
-        return run_blocking(self.within(call), self._control)
-
     def awaited_here(self) -> AwaitedCall | None:
         """Returns the call of a coroutine host function in whose context this is; None where there is none such."""
         found = awaited_of(self)
         return found if found is not None and self._calls.is_under_way(found) and not found.is_over() else None
-
-    async def await_within(self, awaited: AwaitedCall, call: Call) -> Report:
-        """Makes a call within a coroutine host function.
-
-        Args:
-            awaited: The call of the host function.
-            call: The call of the export.
-
-        Raises:
-            UsageError: It cannot be made.
-        """
-        return await ask(awaited, self._control.wake, call)
 
     def within(self, call: Call) -> RunCoroutine[Report]:
         """Makes a call while the guest is halted in one of a host function, in steps.

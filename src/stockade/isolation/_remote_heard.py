@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -35,7 +35,7 @@ from stockade.isolation._messages import (
 from stockade.isolation._remote_memory import ENDED
 from stockade.isolation._remote_told import Ending, ToldGuest
 from stockade.isolation._sound import check_numbers
-from stockade.report import Outcome, Progress, Report
+from stockade.report import Outcome, Progress
 from stockade.runner import FOREVER, GO_ON
 from stockade.worker import signal_name
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stockade.engine import GuestBytes
-    from stockade.execution import Argument, Call, Returns
-    from stockade.report import Value
     from stockade.runner import RunCoroutine
 
 __all__ = ["GRACE_SECONDS", "HeardGuest", "Over"]
@@ -80,18 +78,10 @@ class Over(Exception):  # noqa: N818 - it says what happened; never leaves the s
     """The call around is over, and with it what was under way in it."""
 
 
-class HeardGuest(ToldGuest, ABC):
+class HeardGuest(ToldGuest):
     """A guest that is listened to."""
 
     # -- what functions of the embedder may do, which it calls ---------------------------------------------------------
-
-    @abstractmethod
-    def within(self, call: Call) -> RunCoroutine[Report]:
-        """Makes a call while it is halted in one of a host function, in steps."""
-
-    @abstractmethod
-    def call_back(self, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
-        """Calls an export within a plain host function, on its thread; returns its value."""
 
     @property
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from stockade._locks import new_lock
-from stockade.execution import with_network
+from stockade.execution import GuestAnywhere, with_network
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import (
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from stockade.errors import StockadeError
     from stockade.execution import Call, Monitoring, Plan, RunMonitor, Streams
     from stockade.isolation._handle import WorkerHandle
-    from stockade.policy import Policy
     from stockade.report import PolicyInfo
     from stockade.runner import RunControl, RunCoroutine
 
@@ -101,7 +100,7 @@ def _let_go(worker: WorkerHandle) -> None:
         worker.hub.release()
 
 
-class ToldGuest:
+class ToldGuest(GuestAnywhere):
     """A live instance in a worker. For one thread at a time, but for what says otherwise.
 
     Args:
@@ -183,33 +182,9 @@ class ToldGuest:
     # -- what is known of it -------------------------------------------------------------------------------------------
 
     @property
-    def policy(self) -> Policy:
-        """The policy that it runs under."""
-        return self._plan.policy
-
-    @property
-    def calls_out(self) -> bool:
-        """Whether functions of the embedder are called while it runs, on the thread that drives it."""
-        if self._monitor is not None and self._monitor.asked.on_alert is not None:
-            return True
-        return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
-
-    @property
     def ended(self) -> bool:
         """Whether it has come to its end, so that it can not be called again."""
         return self._ended
-
-    @property
-    def network(self) -> GuestNetwork:
-        """What it has of the network, whatever its policy permits of that; all of it is in this process."""
-        if self._network is None:
-            # Most guests have no use for it.
-            from stockade.egress import Client, GuestNetwork
-
-            self._network = GuestNetwork(
-                self._client or Client(), self.policy, self._seconds, lambda: self._control.gate
-            )
-        return self._network
 
     def _seconds(self) -> float:
         return 0.0 if self._called is None else time.monotonic() - self._called
