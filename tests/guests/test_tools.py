@@ -109,6 +109,37 @@ def test_sessions_and_awaited_runs_have_them(shop: Python) -> None:
     assert asyncio.run(shop.run_async("tools.price('apple')")).value == 0.5
 
 
+def test_awaited_output_is_passed_on_beside_tools(shop: Python) -> None:
+    """To plain callbacks and coroutines, in order, though what tools answer comes in where input does."""
+    code = (
+        "import sys\nprint('a', flush=True)\nprice = tools.price('apple')\n"
+        "print('b', file=sys.stderr, flush=True)\nprint('c')\nprice"
+    )
+    pieces: list[bytes] = []
+
+    async def take(piece: bytes) -> None:
+        pieces.append(piece)
+
+    result = asyncio.run(shop.run_async(code, on_stdout=take, on_stderr=pieces.append))
+
+    assert (result.value, result.stdout, result.stderr) == (0.5, "a\nc\n", "b\n")
+    assert b"".join(pieces) == b"a\nb\nc\n"
+
+    pieces.clear()
+    assert asyncio.run(shop.run_async("print('d')\ninput()", stdin="e", on_stdout=pieces.append)).value == "e"
+    assert pieces == [b"d\n"]
+
+
+def test_what_an_awaited_callback_raises_ends_code_with_tools(shop: Python) -> None:
+    """And is raised there; the twin of the above."""
+
+    def refuse(_piece: bytes) -> None:
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        asyncio.run(shop.run_async("tools.price('apple')\nprint('a')", on_stdout=refuse))
+
+
 @pytest.mark.parametrize(
     "request_",
     ["b'not JSON'", "b'{}'", "b'[' * 100000", 'b\'{"name": "price", "args": [], "named": {}, "more": 1}\'', "b'\\xff'"],

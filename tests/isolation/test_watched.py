@@ -81,7 +81,7 @@ def test_a_worker_does_not_say_what_is_allowed() -> None:
             def close(self) -> bool:
                 return False
 
-        guest = RemoteGuest(plan, context.info, RunControl(), Silent(), None, None, 0.0)  # type: ignore[arg-type]
+        guest = RemoteGuest(plan, context.info, "process", RunControl(), Silent(), None, None, 0.0)  # type: ignore[arg-type]
         guest._started = guest._called = 0.0
         guest._hear_of(Progress(seconds=5.0, module="lies", policy="lies"))
         guest._hear_of(Progress(seconds=1.0))

@@ -85,7 +85,7 @@ def test_a_killed_worker_is_told_truthfully() -> None:
 
     report = asyncio.run(while_it_sleeps(box, lambda number: os.kill(number, signal.SIGKILL)))
 
-    assert report.outcome is Outcome.CRASHED
+    assert (report.outcome, report.isolation) == (Outcome.CRASHED, "process")
     assert report.trap is not None
     assert report.trap.message == "the worker was ended by SIGKILL"
     assert report.summary() == "the sandbox failed: the worker was ended by SIGKILL"
@@ -322,7 +322,7 @@ def test_a_worker_that_never_stops_talking_holds_nobody_up() -> None:
         context = box._contexts.under()
         plan = context.plan(wat(HELLO))
         control = RunControl()
-        guest = RemoteGuest(plan, context.info, control, Talker(), None, None, 0.0)  # type: ignore[arg-type]
+        guest = RemoteGuest(plan, context.info, "process", control, Talker(), None, None, 0.0)  # type: ignore[arg-type]
         assert plan.command is not None
         steps = guest.invoke(plan.command)
         assert next(steps) == GO_ON

@@ -111,6 +111,7 @@ FULL = make(
 GOLDEN = """\
     module  app.wasm  sha256 0123456789abcdef…
     policy  strict  fedcba9876543210…
+ isolation  inprocess
    outcome  trap - trapped: unreachable instruction executed
       trap  inner + 0x10
             function 3 + 0xff
@@ -156,6 +157,7 @@ def test_render_of_a_quiet_run_is_short() -> None:
     assert report.render() == (
         "   module  app.wasm  sha256 0123456789abcdef…\n"
         "   policy  strict  fedcba9876543210…\n"
+        "isolation  inprocess\n"
         "  outcome  ok - finished\n"
         "exit code  0\n"
         "     time  run: 500.0 ms · instantiate: 10 µs\n"
@@ -481,6 +483,7 @@ GOLDEN_ENDINGS = {
         """\
     module  app.wasm  sha256 0123456789abcdef…
     policy  strict  fedcba9876543210…
+ isolation  inprocess
    outcome  timeout - stopped: time limit reached
       time  run: 500.4 ms · instantiate: 10 µs
             compile: cached · CPU: 490.0 ms
@@ -512,6 +515,7 @@ violations  timeout: ran for 500.4 ms, limits.wall_time allows 500.0 ms → stop
         """\
     module  app.wasm  sha256 0123456789abcdef…
     policy  strict  fedcba9876543210…
+ isolation  inprocess
    outcome  memory - stopped: memory limit exceeded: memory.grow asked for 80.0
             MiB, limits.memory allows 64.0 MiB
       time  run: 10.0 ms · instantiate: 10 µs
@@ -532,6 +536,7 @@ violations  memory: memory.grow asked for 80.0 MiB, limits.memory allows 64.0
         """\
     module  app.wasm  sha256 0123456789abcdef…
     policy  strict  fedcba9876543210…
+ isolation  inprocess
    outcome  ok - finished
       time  run: 0 µs · instantiate: 0 µs
             compile: cached · CPU: 0 µs

@@ -139,6 +139,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         observed: What was asked for or reached, where it is a number.
         count: How often, or how many.
         figures: What the run used.
+        isolation: Where the run happened, or was to, as in `Report`: of its end.
     """
 
     event: EventName
@@ -160,6 +161,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     observed: float | None = None
     count: int = 0
     figures: RunFigures | None = None
+    isolation: str = ""
 
     @property
     def severity(self) -> Severity:

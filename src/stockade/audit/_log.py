@@ -326,7 +326,7 @@ class AuditLog:
         seq, at = self.next_number(), time.time()
         figures = None if usage is None else figures_of(usage)
         name = f"{self.writer}-{run}"
-        end = kind.fields[1]
+        _, end, isolation = kind.fields
         self._put(
             AuditEvent(
                 EventName.RUN_ENDED,
@@ -342,6 +342,7 @@ class AuditLog:
                 None,
                 0,
                 figures,
+                isolation,
             )
         )
 

@@ -19,8 +19,8 @@ __all__ = ["ENDED", "STARTED", "KindFields", "join", "number_of", "pack", "split
 
 _Fields: TypeAlias = tuple[str, str, str, str, str, str, str]
 
-KindFields: TypeAlias = tuple[_Fields, _Fields]
-"""What runs have in common: fields of `run_started` and of `run_ended` from `tenant` on."""
+KindFields: TypeAlias = tuple[_Fields, _Fields, str]
+"""What runs have in common: fields of `run_started` and of `run_ended` from `tenant` on, and where they happen."""
 
 STARTED: Final = 1
 ENDED: Final = 2
@@ -80,7 +80,7 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
     """
     found = _decode(record)
     seq, at = found.seq, found.at
-    started, ended = kinds[found.kind]
+    started, ended, isolation = kinds[found.kind]
     if isinstance(found, _Started):
         return AuditEvent(_RUN_STARTED, at, seq, writer, f"{writer}-{seq}", *started)
     calls, denied, run = found.calls, found.denied, f"{writer}-{found.start}"
@@ -97,7 +97,9 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
         found.stdout_bytes,
         found.stderr_bytes,
     )
-    return AuditEvent(_RUN_ENDED, at, seq, writer, run, *ended, "", "ok", found.exit_code, None, None, 0, figures)
+    return AuditEvent(
+        _RUN_ENDED, at, seq, writer, run, *ended, "", "ok", found.exit_code, None, None, 0, figures, isolation
+    )
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from stockade.audit._packed import KindFields
+    from stockade.policy import Isolation
     from stockade.report import PolicyInfo, Usage
 
 __all__ = ["Noted", "RunKind", "batched", "events_of", "figures_of", "number"]
@@ -31,6 +32,7 @@ class RunKind:
 
     Args:
         policy: The policy.
+        isolation: Where they happen.
         sha256: The SHA-256 of the module.
         name: The name of that.
         export: The function that is called.
@@ -39,16 +41,25 @@ class RunKind:
         session: The session that it is a call of.
 
     Attributes:
-        fields: The fields of events from `tenant` on.
+        fields: The fields of events from `tenant` on, of its begin and of its end; and where it happens.
         number: What it is called in records; 0 where its runs are told as events.
     """
 
-    __slots__ = ("export", "fields", "name", "number", "policy", "sha256")
+    __slots__ = ("export", "fields", "isolation", "name", "number", "policy", "sha256")
 
     def __init__(
-        self, policy: PolicyInfo, sha256: str, name: str, export: str, tenant: str, run_name: str, session: str
+        self,
+        policy: PolicyInfo,
+        isolation: Isolation,
+        sha256: str,
+        name: str,
+        export: str,
+        tenant: str,
+        run_name: str,
+        session: str,
     ) -> None:
         self.policy = policy
+        self.isolation: Final = isolation
         self.sha256 = sha256
         self.name = name
         self.export = export
@@ -56,6 +67,7 @@ class RunKind:
         self.fields: Final[KindFields] = (
             (tenant, policy.digest, sha256, name, run_name, session, export),
             (tenant, policy.digest, "", name, run_name, session, export),
+            isolation,
         )
         self.number = 0
 

@@ -206,7 +206,8 @@ def _prepared(sandbox: Sandbox, name: str, watcher: Watcher) -> Module | Snapsho
         click.echo(f"stockade: {INTERRUPTED[watcher.signal]}", err=True)
         leave(128 + watcher.signal)
     module = ModuleInfo(loaded[0].sha256, loaded[0].name)
-    return Report(outcome=Outcome.CANCELLED, module=module, policy=PolicyInfo(policy.digest, printable(policy.name)))
+    info = PolicyInfo(policy.digest, printable(policy.name))
+    return Report(outcome=Outcome.CANCELLED, module=module, policy=info, isolation=sandbox.isolation)
 
 
 def arguments_of(export: str, texts: Sequence[str], params: Sequence[str]) -> list[Argument]:

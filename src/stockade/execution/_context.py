@@ -180,7 +180,12 @@ class PolicyContext:
 
     def cancelled(self, module: Module) -> Report:
         """Returns the report on a run of a module that was cancelled before it began."""
-        return Report(outcome=Outcome.CANCELLED, module=ModuleInfo(module.sha256, module.name), policy=self.info)
+        return Report(
+            outcome=Outcome.CANCELLED,
+            module=ModuleInfo(module.sha256, module.name),
+            policy=self.info,
+            isolation=self.isolation,
+        )
 
     def adopt(self, module: Module, made: MadeProgram) -> Plan:
         """Makes a module ready to run whose program is there.

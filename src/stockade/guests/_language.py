@@ -479,7 +479,7 @@ class Language:
         def served(control: RunControl) -> Streams | None:
             if exchange is not None:
                 exchange.wake_by(control.wake)
-                return exchange
+                return exchange if streams is None else exchange.beside(streams(control))
             found = None if streams is None else streams(control)
             if found is not None and found.stdin is not None and job:
                 found.stdin = _first(job, found.stdin)

@@ -77,6 +77,18 @@ class JobStreams(Streams):
         """
         self._wake = wake
 
+    def beside(self, output: Streams | None) -> Streams:
+        """Returns streams whose standard input is this one's, and whose output somebody else takes.
+
+        Args:
+            output: Who takes it; None for whoever this was made for.
+        """
+        if output is None:
+            return self
+        output.stdin, output.retry_seconds = self._fetch, self.retry_seconds
+        output.calls_out = output.calls_out or self.calls_out
+        return output
+
     def put(self, job: bytes) -> None:
         """Gives the guest a job."""
         self._left = memoryview(job)

@@ -176,7 +176,9 @@ def _made(
             worker = hub.spawn(registration, whole, control.wake, keeps=keeps)
         if plan.functions:
             worker.most_bytes += MOST_TEXT_BYTES
-        guest = RemoteGuest(plan, context.info, control, worker, streams, files, begun, context.client, keeps=keeps)
+        guest = RemoteGuest(
+            plan, context.info, context.isolation, control, worker, streams, files, begun, context.client, keeps=keeps
+        )
         if context.monitoring is not None:
             guest.watch(context.monitoring)
     finally:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import Number, SealedFile
     from stockade.errors import StockadeError
-    from stockade.execution import Call, Monitoring, Plan, RunMonitor, Streams
+    from stockade.execution import Call, Isolation, Monitoring, Plan, RunMonitor, Streams
     from stockade.isolation._handle import WorkerHandle
     from stockade.report import PolicyInfo
     from stockade.runner import RunControl, RunCoroutine
@@ -106,6 +106,7 @@ class ToldGuest(GuestAnywhere):
     Args:
         plan: What runs.
         policy: The policy, as reports say it.
+        isolation: Where it lives.
         control: Its control.
         worker: The worker, which has a place, and is closed with this.
         streams: Who serves the guest; None where nobody does.
@@ -119,6 +120,7 @@ class ToldGuest(GuestAnywhere):
         self,
         plan: Plan,
         policy: PolicyInfo,
+        isolation: Isolation,
         control: RunControl,
         worker: WorkerHandle,
         streams: Streams | None,
@@ -133,6 +135,7 @@ class ToldGuest(GuestAnywhere):
         self._finish.atexit = False
         self._plan = plan
         self._policy = policy
+        self._isolation = isolation
         self._control = control
         self._worker = worker
         self._streams = streams
@@ -276,7 +279,9 @@ class ToldGuest(GuestAnywhere):
         seconds = time.monotonic() - self._since
         timings = self._timings(finished.report.usage.wall_seconds)
         try:
-            report = sound_report(finished, blob, self._plan, self._policy, seconds, timings, is_within=is_within)
+            report = sound_report(
+                finished, blob, self._plan, self._policy, self._isolation, seconds, timings, is_within=is_within
+            )
             if call is not None:
                 check_value(report.value, call)
             if not is_within and report.usage.host_calls < self._calls.count:
@@ -355,6 +360,7 @@ class ToldGuest(GuestAnywhere):
             violations=violations,
             module=plan.info,
             policy=self._policy,
+            isolation=self._isolation,
             timings=self._timings(wall),
             limits=plan.run_limits,
             earlier=told.earlier,

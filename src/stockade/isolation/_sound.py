@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Number
-    from stockade.execution import Call, Plan
+    from stockade.execution import Call, Isolation, Plan
     from stockade.isolation._messages import Finished
     from stockade.report import PolicyInfo
 
@@ -90,6 +90,7 @@ def sound_report(
     blob: bytes,
     plan: Plan,
     policy: PolicyInfo,
+    isolation: Isolation,
     seconds: float,
     timings: Timings,
     *,
@@ -102,6 +103,7 @@ def sound_report(
         blob: What stands behind that.
         plan: What ran.
         policy: The policy, as reports say it.
+        isolation: Where it ran.
         seconds: How long it has run, as the host knows it.
         timings: Where the time went, likewise.
         is_within: Whether it is on a call within one of a function of the embedder's, which has no budget of its own.
@@ -124,6 +126,7 @@ def sound_report(
         value=None,
         module=plan.info,
         policy=policy,
+        isolation=isolation,
         limits=plan.run_limits,
         timings=timings,
     )

@@ -425,6 +425,8 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
         trace_lost: Calls for which there was no room in the trace.
         module: Which module ran.
         policy: Which policy held.
+        isolation: Where it ran: `inprocess`, or in a worker of its own (`process`, `bubblewrap`). Of a run that did not
+            come to begin, and of one whose worker was lost, where it was to run.
         timings: Where the time went.
         limits: The limits that held, as numbers.
         earlier: What earlier calls of a session had used of the limits that hold for all of them.
@@ -454,6 +456,7 @@ class Report(msgspec.Struct, JsonRecord, Generic[_Returned], frozen=True, kw_onl
     trace_lost: int = 0
     module: ModuleInfo
     policy: PolicyInfo
+    isolation: Literal["inprocess", "process", "bubblewrap"] = "inprocess"
     timings: Timings = Timings()
     limits: RunLimits = RunLimits()
     earlier: QuotaUse = QuotaUse()

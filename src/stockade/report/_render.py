@@ -218,6 +218,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
     lines = [
         ("module", f"{report.module.name}  sha256 {report.module.sha256[:16]}…"),
         ("policy", f"{report.policy.name}  {report.policy.digest[:16]}…"),
+        ("isolation", report.isolation),
         ("outcome", f"{report.outcome} - {summary(report)}"),
     ]
     if report.exit_code is not None:

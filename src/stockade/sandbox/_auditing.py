@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stockade.execution import PolicyContext
     from stockade.modules import Source
+    from stockade.policy import Isolation
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Auditor", "SessionAuditor"]
@@ -217,7 +218,7 @@ class Auditor:
         """Returns the kind of a run that can be noted as most are; None where it cannot."""
         if self._log.blocks or module.__class__ is not Module:
             return None
-        kind = self._kind(self.told or context.info, module, export)
+        kind = self._kind(self.told or context.info, context.isolation, module, export)
         if not kind.number:
             self._log.number_kind(kind)
         if not kind.number:
@@ -368,7 +369,7 @@ class Auditor:
         """Tells that a run begins."""
         policy = self.told or context.info
         module = given if isinstance(given, Module) else given.module
-        kind = self._kind(policy, module, export, tenant, session, _run_name(control))
+        kind = self._kind(policy, context.isolation, module, export, tenant, session, _run_name(control))
         if isinstance(given, Snapshot):
             self.snapshot_opened(policy, module, given, session)
         log = self._log
@@ -382,6 +383,7 @@ class Auditor:
     def _kind(
         self,
         policy: PolicyInfo,
+        isolation: Isolation,
         module: Module,
         export: str,
         tenant: str = "",
@@ -390,11 +392,11 @@ class Auditor:
     ) -> RunKind:
         """Returns what a run has in common with others; tells of its policy and its module, where they are new."""
         kinds = self._kinds
-        key = policy.digest, policy.name, module.sha256, module.name, export, tenant, session, run_name
+        key = policy.digest, policy.name, isolation, module.sha256, module.name, export, tenant, session, run_name
         kind = kinds.get(key)
         if kind is None:
             self.meet(policy, module)
-            kind = RunKind(policy, module.sha256, module.name, export, tenant, run_name, session)
+            kind = RunKind(policy, isolation, module.sha256, module.name, export, tenant, run_name, session)
             if len(kinds) >= _MOST_KINDS:
                 kinds.clear()
             kinds[key] = kind
@@ -444,6 +446,7 @@ class Auditor:
             violations=(Violation(kind="hook", subject=reason, call=type(hook).__name__, action="stop"),),
             module=ModuleInfo(run.module.sha256, run.module.name),
             policy=run.policy,
+            isolation=run.kind.isolation,
         )
 
     def _end(self, run: _Run, report: Report) -> None:

@@ -191,7 +191,7 @@ class Sandbox:
     ) -> None:
         check_keywords("Sandbox()", _unknown)
         self.policy = policy_of(policy)
-        isolation = isolation_of(self.policy, isolation)
+        self.isolation = isolation = isolation_of(self.policy, isolation)
         self._functions = HostFunctions({HTTP_MODULE: _http_functions})
         client = _client(self.policy, credentials)
         self._contexts = PolicyContexts(
