@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 def plain(report: Report) -> Report:
     """A report without what differs from one run to the next."""
     usage = msgspec.structs.replace(report.usage, wall_seconds=0.0, cpu_seconds=0.0)
-    return msgspec.structs.replace(report, usage=usage, timings=type(report.timings)(), fuel=None, isolation="inprocess")
+    told = msgspec.structs.replace(report, usage=usage, timings=type(report.timings)(), fuel=None)
+    return msgspec.structs.replace(told, isolation="inprocess")
 
 
 ENDINGS = {

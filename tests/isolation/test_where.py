@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 
 from stockade import AuditLog, Outcome, Policy, Report, Sandbox
 from stockade.audit import AuditEvent, EventName, RunHook, RunInfo
@@ -15,6 +14,8 @@ from stockade.runner import RunControl
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
+    import pytest
+
     from stockade.execution import Isolation
 
 ADD = '(module (memory (export "memory") 1) (func (export "five") (result i32) (i32.const 5)))'

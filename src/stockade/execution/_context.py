@@ -94,8 +94,7 @@ class PolicyContext:
         if trace is not None:
             check_told_here(self.isolation)
         self._compiles_as = compiled_as(policy, isolation)
-        self.client = client
-        self._secrets = secrets
+        self.client, self._secrets = client, secrets
         self.gates = gates_of(policy, secrets)
         self.provided = Provided(policy, given)
         self.info = PolicyInfo(policy.digest, printable(policy.name))
@@ -180,12 +179,8 @@ class PolicyContext:
 
     def cancelled(self, module: Module) -> Report:
         """Returns the report on a run of a module that was cancelled before it began."""
-        return Report(
-            outcome=Outcome.CANCELLED,
-            module=ModuleInfo(module.sha256, module.name),
-            policy=self.info,
-            isolation=self.isolation,
-        )
+        info = ModuleInfo(module.sha256, module.name)
+        return Report(outcome=Outcome.CANCELLED, module=info, policy=self.info, isolation=self.isolation)
 
     def adopt(self, module: Module, made: MadeProgram) -> Plan:
         """Makes a module ready to run whose program is there.
