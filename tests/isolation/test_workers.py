@@ -80,7 +80,7 @@ async def while_it_sleeps(box: Sandbox, do: Callable[[int], object], seconds: fl
 
 
 def test_a_killed_worker_is_told_truthfully() -> None:
-    """Attack, or want of memory: the run has crashed, with the reason, and the next one goes well. P-ISO-4, P-REPORT-8."""
+    """Attack, or want of memory: it has crashed, with the reason, and the next one goes well. P-ISO-4, P-REPORT-8."""
     box = Sandbox(isolation="process")
 
     report = asyncio.run(while_it_sleeps(box, lambda number: os.kill(number, signal.SIGKILL)))
