@@ -109,3 +109,19 @@ def test_each_has_workers_of_its_own() -> None:
 
     assert _hub.hub_of("process")._server is mine
     assert boxed.run(wat(HELLO)).ok
+
+
+@pytest.mark.parametrize("name", ["inprocess", "process"])
+def test_what_does_not_work_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even a command that does nothing comes to its end, a backend is neither healthy nor chosen."""
+    found = named(name)
+    monkeypatch.setattr("stockade.isolation._backend._TINY", wat('(module (func (export "_start") unreachable))'))
+
+    with pytest.raises(IsolationError, match=f'^isolation "{name}" does not work here: trapped'):
+        found.check()
+    with pytest.raises(IsolationError, match=rf'{name}: isolation "{name}" does not work here: trapped'):
+        at_least(0)
+    assert best().name == "inprocess"
+
+    monkeypatch.undo()
+    found.check()
