@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["DnsServer"]
 
 
+def _bound(port: int) -> tuple[socket.socket, socket.socket]:
+    """Two sockets with one number, for UDP and TCP. What is free for one may be taken for the other."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(("127.0.0.1", port))
+            return udp, socket.create_server(udp.getsockname())
+        except OSError:
+            udp.close()
+            if port:
+                raise
+
+
 class DnsServer:
     """Answers on a thread of its own, until it is left.
 
@@ -42,10 +55,8 @@ class DnsServer:
         self.names: dict[str, str | Sequence[str]] = dict(names or {})
         self.asked: list[tuple[str, str]] = []
         self._turns: dict[tuple[str, str], int] = {}
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", port))
+        self._udp, self._tcp = _bound(port)
         self.port: int = self._udp.getsockname()[1]
-        self._tcp = socket.create_server(("127.0.0.1", self.port))
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve)
 

@@ -74,8 +74,9 @@ REFUSED = {
     # others
     "ptrace_parent": "EPERM",
     "process_vm_readv": "EPERM",
-    "read_parent_memory": "EACCES|ENOENT",
-    "open_init_memory": "EACCES|ENOENT",
+    # EPERM where the kernel still knows the folder by an earlier look: /proc hides who may not be traced.
+    "read_parent_memory": "EACCES|ENOENT|EPERM",
+    "open_init_memory": "EACCES|ENOENT|EPERM",
     "signal_parent": "EPERM",
     "signal_all": "EPERM",
     "signal_group": "EPERM",
