@@ -304,7 +304,7 @@ class Library:
         linked: Any = _Linked(self.engine, ResourceCost(0, 1))
         woven = msgspec.structs.replace(plan.program.woven, host_exports={b"f": 0} if self._functions else {})
         return msgspec.structs.replace(
-            plan, linked=linked, claim=linked.claim, natives=(), natives_for_streams=(), without_slots=lambda: linked,
+            plan, linked=linked, claim=linked.claim, loan=None, loan_for_streams=None, without_slots=lambda: linked,
             was_compiled=True, compile_seconds=0.0, program=msgspec.structs.replace(plan.program, woven=woven),
             functions=tuple(function.bound(plan.policy) for function in self._functions), pace=_AnyPace(self.world),
         )  # fmt: skip
@@ -412,7 +412,7 @@ class Library:
         self._alive(guest.number)
         world.check(guest.future == future, "a future is polled after it was deleted")
         world.check(not guest.polled, f"guest {guest.number} is polled by two at once")
-        instance = running.instances[-1] if running.instances else None
+        instance = running.innermost[0]
         # None while it is instantiated.
         bed = instance.bed if instance is not None and instance._context == guest.number else None
         guest.polled = True
@@ -457,8 +457,8 @@ class _Linked:
     def __init__(self, engine: Engine, claim: ResourceCost) -> None:
         self.engine = engine
         self.claim = claim
-        self.memory_handles: dict[bytes, bytes] = {}
-        self.table_handles: dict[bytes, bytes] = {}
+        self.memory_handles: dict[bytes, int] = {}
+        self.table_handles: dict[bytes, int] = {}
 
 
 class ModelFailure(Failure):

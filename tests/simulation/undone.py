@@ -156,8 +156,8 @@ ALL = (
         "what a handler of a signal interrupts is taken off the ticker's list",
         "engine/_instance.py",
         """        finally:
-            if stack is not None:
-                del stack[depth:]
+            if innermost is not None:
+                innermost[0] = before
             try:
                 ticker.running.pop(self, None)
             finally:
@@ -165,8 +165,8 @@ ALL = (
                     ticker.watched.pop(watched, None)
 """,
         """        finally:
-            if stack is not None:
-                del stack[depth:]
+            if innermost is not None:
+                innermost[0] = before
             import sys
 
             if sys.exc_info()[0] is None:

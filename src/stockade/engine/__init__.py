@@ -25,6 +25,7 @@ from stockade.engine._instance import (
     HaltedMemory,
     Instance,
     InstantiationError,
+    Loan,
     Memory,
     Number,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "InstanceState",
     "InstantiationError",
     "LinkedModule",
+    "Loan",
     "Memory",
     "MemoryImage",
     "Number",

@@ -9,29 +9,30 @@ from __future__ import annotations
 import sys
 import threading
 from ctypes import addressof, c_size_t, c_void_p
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stockade.engine._instance import Instance
 
-__all__ = ["check_stack", "function_type", "running", "skip_signal_check"]
+__all__ = ["check_stack", "check_stack_to_call_out", "function_type", "running", "skip_signal_check"]
 
-_HALT_LEVELS = 4
+_HALT_LEVELS = 5
 """Calls that a guest which halts needs room for, with some to spare."""
 
-_CALL_LEVELS = 8
+_CALL_LEVELS = 9
 """The same for one that calls functions of the embedder, so that none of them has been called where no reply fits."""
 
 _KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}
 
 
 class _Running(threading.local):
-    """The instances whose guests run on this thread, the innermost last."""
+    """The instance whose guest runs on this thread, the innermost where there are several; None where there is none."""
 
     def __init__(self) -> None:
-        self.instances: list[Instance] = []
+        self.innermost: list[Instance | None] = [None]
 
 
 running = _Running()
@@ -77,24 +78,14 @@ _ONE_COUNTER = sys.version_info < (3, 12)
 """Whether Python counts calls through C and its own together. Then `isinstance`, which counts each tuple within
 another, asks for as much room, and runs no Python."""
 
-_room_to_call_out = _Room(_CALL_LEVELS)
+# Without a function of ours between, which would take as long again.
+check_stack: Final[Callable[[], object]] = (
+    partial(isinstance, None, _deep_type) if _ONE_COUNTER else partial(bool, _room_to_halt)
+)
+"""Raises RecursionError where there is no room on Python's stack for a run that halts."""
 
-
-def check_stack(*, calls_out: bool = False) -> None:
-    """Checks that there is room on Python's stack for a run that halts.
-
-    Args:
-        calls_out: Whether it halts to call functions of the embedder.
-
-    Raises:
-        RecursionError: There is none.
-    """
-    if calls_out:
-        bool(_room_to_call_out)
-    elif _ONE_COUNTER:
-        isinstance(None, _deep_type)
-    else:
-        bool(_room_to_halt)
+check_stack_to_call_out: Final[Callable[[], object]] = partial(bool, _Room(_CALL_LEVELS))
+"""The same for a run that halts to call functions of the embedder."""
 
 
 def function_type(api: Any, params: Sequence[str], results: Sequence[str]) -> int:

@@ -93,8 +93,8 @@ class LinkedModule:
         self.prelinked = prelinked.value
         self.parks = parks
         self.small = small
-        self.memory_handles: dict[bytes, bytes] = {}
-        self.table_handles: dict[bytes, bytes] = {}
+        self.memory_handles: dict[bytes, int] = {}
+        self.table_handles: dict[bytes, int] = {}
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))

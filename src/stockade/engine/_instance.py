@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 import weakref
 from ctypes import addressof, c_char, c_uint64, memmove, string_at
 from threading import get_ident
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
-from stockade.engine._callbacks import check_stack, running
+from stockade.engine._callbacks import check_stack, check_stack_to_call_out, running
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._fork_gate import forks, inside, stand_back
@@ -35,6 +36,7 @@ __all__ = [
     "HaltedMemory",
     "Instance",
     "InstantiationError",
+    "Loan",
     "Memory",
     "Number",
 ]
@@ -113,8 +115,11 @@ _NOWHERE: Final = Store(None)
 _HANDLE_END: Final = _HANDLE + 24
 """A `wasmtime_memory_t` or `wasmtime_table_t` has three words."""
 
-_INSTANCE_BYTES: Final[int] = Out.trap.offset
-"""A `wasmtime_instance_t` has two words: the store, and a number."""
+_ITEM_WORD: Final = Out.item.offset // 8
+"""Where the third of them stands behind an instance: a `wasmtime_instance_t` has two words, the store and a number."""
+
+_ITEM_IN_HANDLE: Final = slice(Out.item.offset, Out.item.offset + 8)
+"""Where the third of them stands in a handle."""
 
 _INSTANCE_END: Final = 12
 """Where that number ends in a handle: it has 32 bits there, and nothing stands in the other half of the word."""
@@ -137,6 +142,33 @@ def _view(base: int) -> memoryview:
     # later is reached by a `Memory` of its own; where nothing does, nobody looks.
     made = _views[base] = memoryview((c_char * PAGE_BYTES).from_address(base)).cast("B")
     return made
+
+
+class Loan(NamedTuple):
+    """Native functions for the guard, beside those that the guest imports.
+
+    Attributes:
+        table: Name of the exported table.
+        natives: Each with its slot there, its name, and how long that is.
+        halts: Whether one of them halts the guest.
+    """
+
+    table: bytes
+    natives: tuple[tuple[int, bytes, int], ...]
+    halts: bool
+
+    @classmethod
+    def of(cls, table: bytes | None, calls: Sequence[tuple[int, bytes]]) -> Loan | None:
+        """Returns what is lent; None where that is nothing.
+
+        Args:
+            table: Name of the exported table; None where there is none.
+            calls: The names of the functions, each with its slot.
+        """
+        if table is None or not calls:
+            return None
+        natives = tuple((slot, name, len(name)) for slot, name in calls)
+        return cls(table, natives, any(name == PARKING for _, name in calls))
 
 
 class InstantiationError(EngineError):
@@ -368,7 +400,7 @@ class Instance:
         base = self._base = store.address
         try:
             if linked.parks:
-                self._make_bed()
+                self.bed = store.bed or self._make_bed()
             api.store_limiter(pointer, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
                 api.context_set_fuel(context, fuel)
@@ -402,13 +434,11 @@ class Instance:
             self.close()
             raise
 
-    def _make_bed(self) -> None:
-        # Kept with the place: the library refers to it until the store is gone. Whoever had the place before is gone,
-        # too, and has not gone to sleep for good, else the place would not be used again.
-        place = self._place
-        bed = self.bed = place.bed
-        if bed is None:
-            self.bed = place.bed = ParkingSlot()
+    def _make_bed(self) -> ParkingSlot:
+        # Kept with the place: the library refers to it until the store is gone. Whoever comes to the place after us
+        # sleeps there, too: we are gone by then, and have not gone to sleep for good, else it would not be used again.
+        bed = self._place.bed = ParkingSlot()
+        return bed
 
     def _instantiate(self, linked: LinkedModule) -> int | None:
         """Instantiates without the interpreter lock, which others have meanwhile."""
@@ -502,7 +532,7 @@ class Instance:
         """
         return Memory(self._api, self._context, self._handle(self._linked.memory_handles, name, _MEMORY), known_bytes)
 
-    def _handle(self, known: dict[bytes, bytes], name: bytes, kind: int) -> bytes:
+    def _handle(self, known: dict[bytes, int], name: bytes, kind: int) -> bytes:
         """Returns the handle of an exported memory or table.
 
         Args:
@@ -513,17 +543,18 @@ class Instance:
         Raises:
             KeyError: There is none of that name.
         """
-        number = known.get(name)
+        place, number = self._place, known.get(name)
         if number is not None:
             # SAFETY: a handle of these kinds begins as the instance's does, with the store and the number that the
             # instance has there, as was seen when this was noted. What follows is its number within the module, and
             # all instances here are of one module. The library looks at the store, and bounds what it looks up.
-            return self._place.instance.tobytes() + number
+            place.words[_ITEM_WORD] = number
+            return place.handle.tobytes()
         if self._find(name) != kind:
             raise KeyError(name)
-        handle = bytes(self._place.bytes[_HANDLE:_HANDLE_END])
-        if handle[:_INSTANCE_END] == self._place.instance[:_INSTANCE_END]:
-            known[name] = handle[_INSTANCE_BYTES:]
+        handle = bytes(place.bytes[_HANDLE:_HANDLE_END])
+        if handle[:_INSTANCE_END] == place.handle[:_INSTANCE_END]:
+            known[name] = int.from_bytes(handle[_ITEM_IN_HANDLE], sys.byteorder)
         return handle
 
     def limit(self, memory_bytes: int, table_elements: int) -> None:
@@ -582,25 +613,30 @@ class Instance:
         if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
 
-    def lend(self, table: bytes, calls: Sequence[tuple[int, bytes]]) -> None:
+    def lend(self, loan: Loan) -> None:
         """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
 
         Args:
-            table: Name of the exported table.
-            calls: The names of the functions, each with its slot.
+            loan: Which, and where.
         """
-        api, context, linked, place = self._api, self._context, self._linked, self._place
-        handle = self._handle(linked.table_handles, table, _TABLE)
-        linker, bytes_, lent = linked.linker, place.bytes, self._base + _LENT
+        table, natives, halts = loan
+        place, api, linked, context, base = self._place, self._api, self._linked, self._context, self._base
+        if halts:
+            self.bed = place.bed or self._make_bed()
+        try:
+            # As in `_handle`, and used where it stands: to copy it takes longer.
+            place.words[_ITEM_WORD] = linked.table_handles[table]
+            handle: int | bytes = base
+        except KeyError:
+            handle = self._handle(linked.table_handles, table, _TABLE)
+        lent = base + _LENT
         # SAFETY: linker and store belong to one engine. The table's handle is borrowed for each call; a function lands
         # in `out.lent`. An extern that holds a function and a value that holds a reference to one lie alike, so with
         # its kind changed it is that value.
-        for slot, name in calls:
-            if name == PARKING and self.bed is None:
-                self._make_bed()
-            found = api.linker_get(linker, context, MODULE, _MODULE_BYTES, name, len(name), lent)
-            assert found, name
-            bytes_[_LENT] = _FUNCREF
+        for slot, name, size in natives:
+            if not api.linker_get(linked.linker, context, MODULE, _MODULE_BYTES, name, size, lent):
+                raise KeyError(name)
+            place.bytes[_LENT] = _FUNCREF
             if error := api.table_set(context, handle, slot, lent):
                 raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
@@ -638,7 +674,7 @@ class Instance:
         self._is_over = False
         self.failure = None
         if self.bed is not None:
-            check_stack(calls_out=self.calls_out)
+            (check_stack_to_call_out if self.calls_out else check_stack)()
         place = self._place
         assert place.future is None
         place.kept = values
@@ -670,18 +706,17 @@ class Instance:
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
         api.context_set_epoch_deadline(self._context, self._ticks)
-        watched = stack = None
-        depth = 0
+        watched = innermost = before = None
         if self._watched is not None:
             watched = self._watched()
         if self.bed is not None:
-            stack = running.instances
-            depth = len(stack)
+            innermost = running.innermost
+            before = innermost[0]
         # A handler of a signal may raise wherever Python looks for signals: what has begun is ended all the same, and
         # to end what has not begun is harmless.
         try:
-            if stack is not None:
-                stack.append(self)
+            if innermost is not None:
+                innermost[0] = self
             if watched is not None:
                 ticker.watch(watched)
             ticker.enter(self)
@@ -691,8 +726,8 @@ class Instance:
                 api.call_future_delete(future)
                 return True
         finally:
-            if stack is not None:
-                del stack[depth:]
+            if innermost is not None:
+                innermost[0] = before
             try:
                 ticker.running.pop(self, None)
             finally:

@@ -84,7 +84,8 @@ def _park(_: int, caller: int, args: int, count: int, results: int, size: int, t
     # handler of a signal begins here and raises; nor does one where this begins, see `skip_signal_check`. There is room
     # for one level more of Python, for `Instance.poll` has just made a call as deep, and for two of C, for ctypes has
     # just converted the argument of the call into the library. The result is the zero that the library has put there.
-    bed: Any = running.instances[-1].bed
+    instance: Any = running.innermost[0]
+    bed = instance.bed
     bed.taken = True
     bed.awake[0] = b"\0"
     answer[0] = bed.continuation

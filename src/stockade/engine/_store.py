@@ -40,6 +40,7 @@ class Out(ctypes.Structure):
 
     _fields_ = (
         ("instance", c_uint64 * 2),
+        ("item", c_uint64),
         ("trap", c_void_p),
         ("error", c_void_p),
         ("extern", Extern),
@@ -66,8 +67,8 @@ class Store:
         out: What the library writes to: as long as the store is.
         address: Where that is.
         bytes: The same, byte by byte.
-        instance: The bytes of the instance among them.
-        words: The same, word by word.
+        handle: The bytes of the instance among them, and of the number of what is asked for of it.
+        words: All of them, word by word.
         kept: What else it may write to until the call is deleted.
         bed: Where its guest sleeps, to which it refers as long as the store is; those to come sleep there, too.
     """
@@ -79,8 +80,8 @@ class Store:
         "claim",
         "engine",
         "future",
+        "handle",
         "home",
-        "instance",
         "kept",
         "out",
         "pointer",
@@ -98,7 +99,7 @@ class Store:
         # To look at a field of `out` takes several times as long.
         self.bytes = memoryview((c_char * sizeof(Out)).from_buffer(self.out)).cast("B")
         self.words = self.bytes.cast("Q")
-        self.instance = self.bytes[: Out.trap.offset]
+        self.handle = self.bytes[: Out.trap.offset]
         self.kept: object = None
         self.bed: ParkingSlot | None = None
 

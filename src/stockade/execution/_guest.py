@@ -157,8 +157,8 @@ class LiveGuest(GuestAnywhere):
                 self._ending = StopReason(failure=instance.failure)
             elif is_bare:
                 self._write_state(instance)
-                if plan.natives:
-                    instance.lend(plan.natives_export, plan.natives)
+                if plan.loan is not None:
+                    instance.lend(plan.loan)
             else:
                 self._restore(instance, waiting)
                 self._set_up(instance, plan.program.woven)
@@ -254,9 +254,9 @@ class LiveGuest(GuestAnywhere):
                 self._limit_memories(instance)
         elif woven.collects:
             self._limit_memories(instance)
-        natives = plan.natives if self._streams is None else plan.natives_for_streams
-        if natives:
-            instance.lend(plan.natives_export, natives)
+        loan = plan.loan if self._streams is None else plan.loan_for_streams
+        if loan is not None:
+            instance.lend(loan)
 
     def _write_state(self, instance: Instance) -> State:
         program = self._plan.program

@@ -9,7 +9,7 @@ import msgspec
 
 from stockade._wasi import MODULE
 from stockade.compilation import MadeProgram, PendingProgram, Program, programs
-from stockade.engine import Instance
+from stockade.engine import Instance, Loan
 from stockade.errors import LinkError
 from stockade.execution._pace import Pace
 from stockade.execution._snapshot import SPARE_MAPS
@@ -72,8 +72,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         fuel: The units that a run begins with; None where the policy does not meter.
         overdraft: Units that the engine has beyond them, and the guest has not: whoever comes to use one is over.
         fuel_most: The units that it may be given in all; None where nothing but its refills limits that.
-        natives: Native functions to lend to the guard, each with its slot in the woven module's table.
-        natives_for_streams: The same for a run with callbacks, for which guests that import no waits must wait, too.
+        loan: Native functions to lend to the guard; None where it needs none.
+        loan_for_streams: The same for a run with callbacks, for which guests that import no waits must wait, too.
         rates: What the policy lets go in a second, by the names of the guard's tokens; nothing where it does not say.
         state: The guard's state as every run begins with it, inputs left out.
         bare: The same completed for a run without inputs, the most frequent kind.
@@ -97,7 +97,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         ring: What is asked of the guard where calls are traced.
         engine_fuel: The units that the engine is given; None where it does not count.
         most_elements: The most elements that any table may have, the guard's included.
-        natives_export: The table through which the guard reaches what it is lent; of no name where there is none.
         renamed: Exports of the guest that are found under another name.
     """
 
@@ -113,8 +112,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     fuel: int | None
     overdraft: int
     fuel_most: int | None
-    natives: tuple[tuple[int, bytes], ...]
-    natives_for_streams: tuple[tuple[int, bytes], ...]
+    loan: Loan | None
+    loan_for_streams: Loan | None
     rates: Mapping[str, int]
     state: bytes
     bare: StateImage
@@ -139,7 +138,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ring: TraceRing | None = _DERIVED
     engine_fuel: int | None = _DERIVED
     most_elements: int = _DERIVED
-    natives_export: bytes = _DERIVED
     renamed: Mapping[bytes, bytes] = _DERIVED
 
     def __post_init__(self) -> None:
@@ -171,7 +169,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             "ring": None if self.trace is None else _ring(self.trace),
             "engine_fuel": None if self.fuel is None else self.fuel + self.overdraft,
             "most_elements": most_elements,
-            "natives_export": woven.natives_export or b"",
             "renamed": woven.renamed,
         }
         for name, value in derived.items():
@@ -333,7 +330,9 @@ def make_plan(
     # In the order of their imports, as the weaver numbers them.
     imports = [(entry.module, entry.name) for entry in module.parsed.imports if entry.module != MODULE.encode()]
     rates = rates_of(limits)
-    natives, parking = _natives(program)
+    woven = program.woven
+    table, (natives, parking) = woven.natives_export, _natives(program)
+    loan_for_streams = Loan.of(table, (*natives, *parking))
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _state(policy, program, directories)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
@@ -351,8 +350,8 @@ def make_plan(
         fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
         overdraft=_OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
         fuel_most=most,
-        natives=(*natives, *parking) if rates or trace or program.woven.waits or program.woven.shares_heap else natives,
-        natives_for_streams=(*natives, *parking),
+        loan=loan_for_streams if rates or trace or woven.waits or woven.shares_heap else Loan.of(table, natives),
+        loan_for_streams=loan_for_streams,
         rates=rates,
         state=state,
         bare=bare,
