@@ -14,7 +14,7 @@ from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
-from stockade._bell import start_thread
+from stockade._bell import Bell, start_thread
 from stockade._locks import reentrant_lock
 from stockade.engine._fork_gate import forks, keep_list, stand_back
 from stockade.errors import EngineError
@@ -68,6 +68,19 @@ class Ticker:
         self.running = keep_list(self)
         self.watched: dict[Watched, int] = {}
         self._met = threading.local()
+        # Where its thread rests when nothing runs; None where it ends then.
+        self._rest: Bell | None = None
+        self._rests = False
+
+    def stay(self) -> None:
+        """Has the thread stay from now on, for a process that has one engine, and is to begin its run at once.
+
+        Raises:
+            EngineError: There can be no thread.
+        """
+        self._rest = Bell()
+        if self._thread is None:
+            self._start()
 
     def watch(self, guest: Watched) -> None:
         """Has a guest looked after that begins to run now, on this thread."""
@@ -79,7 +92,8 @@ class Ticker:
     def forget(self) -> None:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
         self._lock = reentrant_lock()
-        self._thread = None
+        self._thread = self._rest = None
+        self._rests = False
         self.watched = {}
         # A handler of a signal has forked, in the middle of a run that goes on here.
         if self.running:
@@ -100,6 +114,13 @@ class Ticker:
         # Without the lock: a thread that is about to end looks again after it has said so.
         if self._thread is None:
             self._start()
+        elif self._rests:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._rests = False
+        if self._rest is not None:
+            self._rest.ring()
 
     def _start(self) -> None:
         with self._lock:
@@ -149,7 +170,14 @@ class Ticker:
                         self._interrupt()
                 continue
             idle += 1
-            if idle >= _LINGER_TICKS:
+            if self._rest is not None:
+                self._rests = True
+                # Whoever comes after this sees that it rests.
+                if not self.running:
+                    self._rest.wait()
+                self._rests = False
+                idle = 0
+            elif idle >= _LINGER_TICKS:
                 with self._lock:
                     if self._thread is me:
                         self._thread = None

@@ -167,12 +167,12 @@ class LiveGuest(GuestAnywhere):
             raise
         self._instantiate_seconds = time.perf_counter() - begun
 
-    def begin_under(self, control: RunControl, pool: ReadyPool[Any]) -> None:
+    def begin_under(self, control: RunControl, pool: ReadyPool[Any] | None = None) -> None:
         """Gives a guest that was made ahead, and of which nothing has run, to the run that it is for.
 
         Args:
             control: Says when it must stop.
-            pool: Where it has waited.
+            pool: Where it has waited; None where there is none.
         """
         self._control, self.pool = control, pool
         self._made, self._instantiate_seconds = time.perf_counter(), 0.0

@@ -1,8 +1,8 @@
 """Workers that are made ahead: forked, jailed and with their module loaded, each waits for the one run that it is for.
 
 How many wait for a module under a policy follows from how many of its runs are under way at once; none does for what
-has run but once. Another is made as soon as one is taken, while its run is under way. All are ended that nobody has
-asked for in a while.
+has run but once. Another is made when the run is over that one was taken for, or is not over within a moment: whoever
+made it before would take that run's time. All are ended that nobody has asked for in a while.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class _Expected:
     Attributes:
         waiting: The workers.
         working: Numbers of those that were taken, or made for a run at once, and whose run is not over.
-        asked: When one was asked for last.
+        wanted: How many of these there were when one was asked for last: so many are to wait.
+        asked: When that was.
         is_usual: Whether that was not the first time.
     """
 
     def __init__(self, asked: float) -> None:
         self.waiting: deque[WorkerHandle] = deque()
         self.working: set[int] = set()
+        self.wanted = 0
         self.asked = asked
         self.is_usual = False
 
@@ -67,6 +69,8 @@ class WorkersAhead:
         self._most = most
         self._clock = clock
         self._expected: dict[int, _Expected] = {}
+        # Programs of which a run is over that has taken one.
+        self._short: deque[int] = deque()
 
     def __len__(self) -> int:
         """Returns how many wait. May be asked from any thread."""
@@ -87,7 +91,7 @@ class WorkersAhead:
         return None
 
     def took(self, worker: WorkerHandle) -> None:
-        """Has others made for runs that follow, once a run has its worker and has told it what to do.
+        """Notes that a run has its worker and has told it what to do.
 
         Args:
             worker: The worker.
@@ -100,13 +104,32 @@ class WorkersAhead:
         else:
             expected.asked, expected.is_usual = now, True
         expected.working.add(worker.number)
-        if expected.is_usual:
+        expected.wanted = len(expected.working)
+
+    def refill(self, program: int) -> None:
+        """Has others made for runs that follow.
+
+        Args:
+            program: What they are to run.
+        """
+        expected = self._expected.get(program)
+        if expected is not None and expected.is_usual:
             # The run has what it needs: where there can be none for the next one, that is seen by the next one.
             with suppress(Gone, OSError):
                 self._refill(program, expected)
 
+    def refill_all(self) -> None:
+        """Has others made in the place of those whose runs are over."""
+        while self._short:
+            self.refill(self._short.popleft())
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there is something to be made. May be asked from any thread."""
+        return bool(self._short)
+
     def _refill(self, program: int, expected: _Expected) -> None:
-        while len(expected.waiting) < min(len(expected.working), MOST_FOR_ONE, self._most):
+        while len(expected.waiting) < min(expected.wanted, MOST_FOR_ONE, self._most):
             if len(self) >= self._most and not self._end_oldest(program):
                 return
             expected.waiting.append(self._make(program))
@@ -114,8 +137,9 @@ class WorkersAhead:
     def left(self, worker: WorkerHandle) -> None:
         """Notes that a run needs its worker no more. May be called from any thread, and again."""
         expected = self._expected.get(worker.program)
-        if expected is not None:
+        if expected is not None and worker.number in expected.working:
             expected.working.discard(worker.number)
+            self._short.append(worker.program)
 
     def _end_oldest(self, but: int) -> bool:
         """Ends a worker of what was not asked for for longest; whether there was one."""

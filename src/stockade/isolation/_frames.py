@@ -28,9 +28,11 @@ __all__ = [
     "MOST_MESSAGE_BYTES",
     "Garbled",
     "Gone",
+    "packed",
     "receive",
     "sealed_file",
     "send",
+    "unpacked",
 ]
 
 FRAME_VERSION: Final = 1
@@ -69,6 +71,17 @@ _encode = msgspec.msgpack.Encoder().encode
 _Message = TypeVar("_Message")
 
 
+def packed(message: msgspec.Struct, blob: bytes | memoryview = b"") -> tuple[bytes, bytes]:
+    """Returns the head of a message and its struct, behind which the blob comes.
+
+    Args:
+        message: The message.
+        blob: What stands behind it.
+    """
+    body = _encode(message)
+    return _HEAD.pack(FRAME_VERSION, len(body) + len(blob) > MOST_INLINE_BYTES, len(body), len(blob)), body
+
+
 def send(
     line: socket.socket,
     message: msgspec.Struct,
@@ -89,8 +102,7 @@ def send(
     Raises:
         Gone: There is nobody to take it, or nobody takes it.
     """
-    body = _encode(message)
-    head = _HEAD.pack(FRAME_VERSION, len(body) + len(blob) > MOST_INLINE_BYTES, len(body), len(blob))
+    head, body = packed(message, blob)
     flags = _NO_SIGNAL if waits else _NO_SIGNAL | socket.MSG_DONTWAIT
     try:
         if len(body) + len(blob) <= MOST_INLINE_BYTES:
@@ -184,6 +196,39 @@ def receive(
         raise Gone from None
     if not data and not descriptors:
         raise Gone
+    return _unpacked(data, descriptors, told, decoder, (most_bytes, most_blob, most_descriptors))
+
+
+def unpacked(data: bytes, decoder: msgspec.msgpack.Decoder[_Message]) -> _Message:
+    """Returns what a message says, behind which nothing stands, and with which nothing comes.
+
+    Args:
+        data: The message.
+        decoder: What messages there may be.
+
+    Raises:
+        Garbled: It is none.
+    """
+    return _unpacked(data, [], 0, decoder, (MOST_ORDER_BYTES, 0, 0))[0]
+
+
+def _unpacked(
+    data: bytes,
+    descriptors: list[int],
+    told: int,
+    decoder: msgspec.msgpack.Decoder[_Message],
+    most: tuple[int, int, int],
+) -> tuple[_Message, bytes, tuple[int, ...]]:
+    """Takes a message apart; what came with it is closed where that raises.
+
+    Args:
+        data: What was received.
+        descriptors: What came with it.
+        told: What the system says of it.
+        decoder: What messages there may be.
+        most: How many bytes a struct may have, how many may stand behind it, and how many descriptors come with it.
+    """
+    most_bytes, most_blob, most_descriptors = most
     taken = list(descriptors)
     try:
         if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < _HEAD.size:

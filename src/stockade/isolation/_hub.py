@@ -383,36 +383,43 @@ class Hub:
         worker.hub = self
         try:
             worker.begin(*given, wake)
+            if not keeps:
+                server.ahead.took(worker)
         except BaseException:
             worker.close()
             raise
         return worker
 
-    def took(self, worker: WorkerHandle) -> None:
-        """Has others made for runs that follow, once a run has told its worker what to do.
+    def refill(self, worker: WorkerHandle) -> None:
+        """Has others made for runs that follow, while a run is under way.
 
         Args:
-            worker: The worker.
+            worker: The worker of the run.
         """
         with self._lock:
             server = self._server
             if server is not None and not server.lost and worker.number in server.workers:
-                server.ahead.took(worker)
+                server.ahead.refill(worker.program)
 
     def _tend(self) -> float | None:
-        """On the thread that listens: ends what has waited for long; in how many seconds there is something to do."""
+        """On the thread that listens: makes and ends what waits; in how many seconds there is something to do.
+
+        It comes here when a worker has ended, for one: then the next one is made, and nobody waits for that.
+        """
         server = self._server
-        if server is None or not server.workers:
+        if server is None or not (server.workers or server.ahead.is_short):
             # Whatever comes to be wanted is heard of.
             return None
-        due = server.ahead.idle_at()
-        left = _LOOK_SECONDS if due is None else due - time.monotonic()
-        if left > 0:
-            return min(left, _LOOK_SECONDS)
+        if not server.ahead.is_short:
+            due = server.ahead.idle_at()
+            left = _LOOK_SECONDS if due is None else due - time.monotonic()
+            if left > 0:
+                return min(left, _LOOK_SECONDS)
         # Whoever has the lock may wait for the server, and that for what it says to be heard here.
         if not self._lock.acquire(blocking=False):
             return _BUSY_SECONDS
         try:
+            server.ahead.refill_all()
             server.ahead.end_idle()
         finally:
             self._lock.release()

@@ -40,6 +40,7 @@ __all__ = [
     "Output",
     "Peek",
     "Poke",
+    "Ready",
     "Register",
     "Request",
     "Rest",
@@ -171,28 +172,6 @@ class StateTold(msgspec.Struct, frozen=True):
     started: bool
 
 
-class Open(msgspec.Struct, frozen=True, tag=True):
-    """What the guest is given, the first thing that a worker is told. What is behind it is the standard input.
-
-    With it come the files of what it begins with.
-
-    Attributes:
-        args: Its arguments.
-        env: Its whole environment.
-        listens: Whether output is passed on as it comes.
-        asks: Whether the standard input is asked for.
-        watched: Whether somebody looks at how far it is in its course.
-        saved: What it begins with, where that is not what the module begins with.
-    """
-
-    args: tuple[bytes, ...] = ()
-    env: dict[bytes, bytes] = {}
-    listens: bool = False
-    asks: bool = False
-    watched: bool = False
-    saved: StateTold | None = None
-
-
 _Number: TypeAlias = int | float | bytes
 """A number that a function takes; a vector is bytes."""
 
@@ -223,6 +202,35 @@ class Request(msgspec.Struct, frozen=True, tag=True):
     initializes: bool = False
     renews: bool = False
     depth: int = 0
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """What the guest is given, the first thing that a worker is told. What is behind it is the standard input.
+
+    With it come the files of what it begins with.
+
+    Attributes:
+        args: Its arguments.
+        env: Its whole environment.
+        listens: Whether output is passed on as it comes.
+        asks: Whether the standard input is asked for.
+        watched: Whether somebody looks at how far it is in its course.
+        saved: What it begins with, where that is not what the module begins with.
+        call: What is called first, where that is known already.
+    """
+
+    args: tuple[bytes, ...] = ()
+    env: dict[bytes, bytes] = {}
+    listens: bool = False
+    asks: bool = False
+    watched: bool = False
+    saved: StateTold | None = None
+    call: Request | None = None
+
+    @property
+    def gives_nothing(self) -> bool:
+        """Whether the guest is as any that is given nothing, the standard input left out, which stands behind this."""
+        return not (self.args or self.env or self.listens or self.asks or self.saved)
 
 
 class Enter(msgspec.Struct, frozen=True, tag=True):
@@ -308,11 +316,22 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 # -- from a worker ---------------------------------------------------------------------------------------------------
 
 
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A worker that was made ahead waits to be told what its guest is given. If that is nothing, and what is called is
+    said with it, the guest's time begins with that, and nothing is said before it is over.
+
+    Attributes:
+        walls: What stands between the worker and the host.
+    """
+
+    walls: tuple[str, ...]
+
+
 class Started(msgspec.Struct, frozen=True, tag=True):
     """All is ready: the guest's time begins with its call.
 
     Attributes:
-        walls: What stands between the worker and the host.
+        walls: What stands between the worker and the host, where that was not said before.
         over: Whether the guest has ended already, for it needs more than it may have.
     """
 
@@ -434,7 +453,7 @@ ToServer: TypeAlias = Register | Forget | Spawn
 FromServer: TypeAlias = Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
 ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
-FromWorker: TypeAlias = Started | Output | Wants | Called | Told | Finished | Failed | Entered | Looked | Taken
+FromWorker: TypeAlias = Ready | Started | Output | Wants | Called | Told | Finished | Failed | Entered | Looked | Taken
 
 
 def _frozen(kind: type, value: object) -> object:

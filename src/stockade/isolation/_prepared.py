@@ -32,6 +32,8 @@ from stockade.wasm import FuncType, parse, scan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stockade.execution import Guest
+    from stockade.report import Report
 
 __all__ = ["Prepared", "RemoteFunction", "prepared", "rehearse"]
 
@@ -92,28 +94,48 @@ class Prepared:
         compiled = CompiledModule.load(
             Engine.shared(config._replace(pooled=False, parallel=False)), Path(f"/proc/self/fd/{self.code}")
         )
+        self._ticker = compiled.engine.ticker
         program = Program.of(compiled, order.woven, order.figures, self.module, order.features)
         self.context.adopt(self.module, MadeProgram(program, at_hand=True))
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> Report | None:
         """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
 
         What is touched then is in place when the run comes that this is for: most of what it takes is that memory is
         touched for the first time.
+
+        Returns:
+            What is reported on it; None where there is no report.
         """
+        report = None
         control = RunControl()
         control.cancel()
         # What is wrong with it is told by the run.
         with suppress(*FAILURES.values()):
+            self._ticker.stay()
             guest = self.context.guest(self.module, control)
             try:
                 steps = guest.invoke(Call(Entry(b"", FuncType((), ()))))
-                with suppress(StopIteration):
+                try:
                     next(steps)
+                except StopIteration as end:
+                    report = end.value
                 steps.close()
             finally:
                 guest.close()
         self.context.ready(self.module).history.clear()
+        return report
+
+    def guest_ahead(self, control: RunControl) -> Guest | None:
+        """Makes a guest that is given nothing, for a run that comes later; None where that is to be done then.
+
+        Args:
+            control: The control of that run.
+        """
+        with suppress(*FAILURES.values()):
+            if self.context.trace is None:
+                return self.context.guest(self.module, control)
+        return None
 
 
 def prepared(

@@ -18,8 +18,8 @@ from stockade.isolation._backend import check
 from stockade.isolation._bubblewrap import missing_command
 from stockade.isolation._frames import MOST_DESCRIPTORS, sealed_file
 from stockade.isolation._hub import hub_of
-from stockade.isolation._messages import Open, Register
-from stockade.isolation._remote import RemoteGuest
+from stockade.isolation._messages import Open, Register, Request
+from stockade.isolation._remote import RemoteGuest, request_of
 from stockade.isolation._state import told_state
 from stockade.runner import FOREVER
 from stockade.syscalls import calls_removed_by_user
@@ -119,10 +119,11 @@ def _unavailable() -> str:
 
 def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:
     call = task.bind()
-    guest = yield from _made(context, control, task, tenant, keeps=False)
+    is_command = task.export is None
+    request = request_of(call, command=is_command, initializes=not is_command)
+    guest = yield from _made(context, control, task, tenant, request, keeps=False)
     if guest is None:
         return context.cancelled(task.module)
-    is_command = task.export is None
     steps = guest.invoke(call, command=is_command, initializes=not is_command)
     return (yield from with_guest(guest, control, steps))
 
@@ -143,7 +144,13 @@ def _open(
 
 
 def _made(
-    context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool
+    context: PolicyContext,
+    control: RunControl,
+    task: Task,
+    tenant: str,
+    call: Request | None = None,
+    *,
+    keeps: bool,
 ) -> RunCoroutine[RemoteGuest | None]:
     """Has a worker made with a guest in it, which is not waited for; None where the run was cancelled before.
 
@@ -152,11 +159,12 @@ def _made(
         control: What tells it to stop.
         task: What is run.
         tenant: For whom.
+        call: What is called first, where that is known already.
         keeps: Whether its guest is called any number of times.
     """
     _check(context)
     inputs = task.inputs
-    given, stdin, files = _given(context, task)
+    given, stdin, files = _given(context, task, call)
     if not (yield from context.prepare(task.module, control, tenant)):
         return None
     plan = context.ready(task.module)
@@ -179,6 +187,8 @@ def _made(
         guest = RemoteGuest(
             plan, context.info, context.isolation, control, worker, streams, files, begun, context.client, keeps=keeps
         )
+        if call is not None:
+            guest.was_told(call, at_once=given.gives_nothing and not stdin)
         if context.monitoring is not None:
             guest.watch(context.monitoring)
     finally:
@@ -224,7 +234,9 @@ def _check(context: PolicyContext) -> None:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")
 
 
-def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[SealedFile] | None]:
+def _given(
+    context: PolicyContext, task: Task, call: Request | None
+) -> tuple[Open, bytes, Sequence[SealedFile] | None]:
     """What the guest is given, its standard input, and the files of what it begins with; checked as in this process."""
     from stockade.execution import environment
 
@@ -239,7 +251,7 @@ def _given(context: PolicyContext, task: Task) -> tuple[Open, bytes, Sequence[Se
                 f"{MOST_DESCRIPTORS - 1:,}: save it, and load it again"
             )
     watched = context.monitoring is not None
-    given = Open(args=tuple(inputs.arguments()), env=env, watched=watched, saved=told)
+    given = Open(args=tuple(inputs.arguments()), env=env, watched=watched, saved=told, call=call)
     return given, context.provided.input(inputs), files
 
 

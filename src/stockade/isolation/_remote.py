@@ -47,10 +47,38 @@ if TYPE_CHECKING:
     from stockade.execution import Call
     from stockade.runner import AwaitedCall, RunCoroutine
 
-__all__ = ["RemoteGuest"]
+__all__ = ["RemoteGuest", "request_of"]
 
 _GLOBAL_TOLD_BYTES: Final = 32
 """What a global takes in a message."""
+
+
+def request_of(
+    call: Call, *, command: bool = False, initializes: bool = False, renews: bool = False, depth: int = 0
+) -> Request:
+    """Returns what a worker is told that is to make a call.
+
+    Args:
+        call: The call.
+        command: Whether its result is an exit code.
+        initializes: Whether a reactor is initialized before.
+        renews: Whether its budget and its counters are fresh.
+        depth: How many calls of functions of the embedder's it is made in.
+    """
+    exchange, type_ = call.exchange, call.entry.type
+    is_plain = exchange is None or isinstance(exchange, StringCall)
+    return Request(
+        call.entry.name,
+        type_.params,
+        type_.results,
+        tuple(_sendable(number) for number in call.numbers),
+        exchange if isinstance(exchange, StringCall) else None,
+        is_driven=not is_plain,
+        is_command=command,
+        initializes=initializes,
+        renews=renews,
+        depth=depth,
+    )
 
 
 class RemoteGuest(HeardGuest):
@@ -131,28 +159,20 @@ class RemoteGuest(HeardGuest):
 
     def _send_call(self, call: Call, *, command: bool = False, initializes: bool = False) -> None:
         renews, self._renews = self._renews, False
-        request = self._request(call)
-        self.send(
-            msgspec.structs.replace(
-                request, is_command=command, initializes=initializes, renews=renews, depth=self._depth
-            )
-        )
-        if self._wants_more:
-            # Only now: whoever makes another one for the next run would take the time of this one.
-            self._wants_more = False
-            self._worker.hub.took(self._worker)
+        told, self._told = self._told, None
+        if told is None:
+            request = request_of(call, command=command, initializes=initializes, renews=renews, depth=self._depth)
+            self.send(request)
 
-    def _request(self, call: Call) -> Request:
-        exchange, type_ = call.exchange, call.entry.type
-        is_plain = exchange is None or isinstance(exchange, StringCall)
-        return Request(
-            call.entry.name,
-            type_.params,
-            type_.results,
-            tuple(_sendable(number) for number in call.numbers),
-            exchange if isinstance(exchange, StringCall) else None,
-            is_driven=not is_plain,
-        )
+    def was_told(self, call: Request, *, at_once: bool) -> None:
+        """Notes that the worker was told what to call when it was told what the guest is given.
+
+        Args:
+            call: What is called.
+            at_once: Whether the guest is given nothing, so that one that was made ahead says nothing before it is over.
+        """
+        self._told = call
+        self._begins_at_once = at_once
 
     def _until_over(self, call: Call) -> RunCoroutine[Report]:
         results: Sequence[Number | str | bytes] | None = None

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from abc import abstractmethod
+from threading import get_ident
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ from stockade.isolation._messages import (
     FromWorker,
     Looked,
     Output,
+    Ready,
     Started,
     Taken,
     Told,
@@ -52,6 +54,9 @@ GRACE_SECONDS: Final = 0.5
 
 START_SECONDS: Final = 60.0
 """How long it may take until a worker is ready, on a machine that is very busy."""
+
+BRIEF_SECONDS: Final = 0.005
+"""How long a call is waited for on the thread that makes it, and how long no other worker is made meanwhile."""
 
 REPLY_SECONDS: Final = 30.0
 """How long a worker may take to answer, whose guest is halted: on a machine that is very busy, or for a snapshot."""
@@ -212,7 +217,26 @@ class HeardGuest(ToldGuest):
                 self._end(ending)
                 self._worker.kill()
                 raise Over
+            if not self._has_more and self._waits_here():
+                continue
+            if self._wants_more and time.monotonic() >= self._asked_at + BRIEF_SECONDS:
+                # Not before: whoever makes another worker for the next run takes the time of this one.
+                self._wants_more = False
+                self._worker.hub.refill(self._worker)
             yield GO_ON if self._has_more else self._next_look()
+
+    def _waits_here(self) -> bool:
+        """Waits on this thread, while the call has only just begun: most are over within a moment.
+
+        Whether it has said something. To be woken by the thread that listens to all workers takes longer. Whoever
+        cancels the run is heard a moment later.
+        """
+        control, brief = self._control, self._asked_at + BRIEF_SECONDS - time.monotonic()
+        if brief <= 0 or control.thread != get_ident() or control.awaited or control.cancelled or self._calls.count:
+            return False
+        if self._gone is not None or (self._streams is not None and self._streams.clogged) or self._state.wanted:
+            return False
+        return self._worker.wait(brief)
 
     def _hear(self) -> Ending | None:
         """Takes what the worker says; how the run has ended, if it has ended without a report."""
@@ -283,6 +307,8 @@ class HeardGuest(ToldGuest):
             self._entered = message
         elif isinstance(message, Started):
             self._start(message)
+        elif isinstance(message, Ready):
+            self._be_ready(message)
         elif isinstance(message, Wants):
             if self._streams is None or self._streams.stdin is None:
                 raise Garbled("it wants input that there is not")
@@ -311,9 +337,21 @@ class HeardGuest(ToldGuest):
     def _start(self, message: Started) -> None:
         if self._started is not None:
             raise Garbled("it has begun twice")
-        self._started = time.monotonic()
         self._over_at_once = message.over
+        if not self._is_ready:
+            self._control.walls = message.walls
+        self._begin_time()
+
+    def _be_ready(self, message: Ready) -> None:
+        if self._is_ready or self._started is not None:
+            raise Garbled("it is ready twice")
+        self._is_ready = True
         self._control.walls = message.walls
+        if self._begins_at_once:
+            self._begin_time()
+
+    def _begin_time(self) -> None:
+        self._started = time.monotonic()
         if self._called is not None:
             self._called = self._started
             self._control.start(self._plan.limits.wall_time)
@@ -392,6 +430,8 @@ class HeardGuest(ToldGuest):
         if self._control.abandoned is not None:
             # Nobody wakes a run when whoever awaits it goes away.
             until = min(until, time.monotonic() + _ABANDONED_SECONDS)
+        if self._wants_more:
+            until = min(until, self._asked_at + BRIEF_SECONDS)
         if self._told_cancel is not None:
             return min(until, self._told_cancel + GRACE_SECONDS)
         if self._started is None:

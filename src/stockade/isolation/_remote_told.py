@@ -19,6 +19,7 @@ from stockade.isolation._messages import (
     Finished,
     Input,
     Looked,
+    Request,
     Taken,
 )
 from stockade.isolation._sound import check_value, most_output_bytes, sound_report
@@ -113,7 +114,7 @@ class ToldGuest(GuestAnywhere):
         files: Files of what it begins with; None where it begins as its module does.
         begun: When it was asked for, by `time.perf_counter`.
         client: What makes its requests; None where it may make none.
-        keeps: Whether it lives on after one run; if not, another worker is made for the next one meanwhile.
+        keeps: Whether it lives on after one run; if not, another worker is made for the next one.
     """
 
     def __init__(
@@ -142,6 +143,11 @@ class ToldGuest(GuestAnywhere):
         self._files = tuple(files or ())
         self.is_restored = files is not None
         self._opened = begun
+        # What the worker was told to call, when it was told what the guest is given.
+        self._told: Request | None = None
+        self._begins_at_once = False
+        self._is_ready = False
+        # Whether no other worker has been made for the next run: where it is over soon, that is done after it.
         self._wants_more = not keeps
         self._client = client
         self._network: GuestNetwork | None = None

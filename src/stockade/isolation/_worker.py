@@ -32,7 +32,7 @@ from stockade.execution import (
     initialized,
 )
 from stockade.host import CallRefused, CapabilityMissing, ToldFailure
-from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
+from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, packed, receive, send, unpacked
 from stockade.isolation._messages import (
     FAILURES,
     TO_WORKER,
@@ -53,6 +53,7 @@ from stockade.isolation._messages import (
     Output,
     Peek,
     Poke,
+    Ready,
     Request,
     Rest,
     Started,
@@ -119,9 +120,10 @@ def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
             report = confine(jail_of(program, line, table), inherited=program.namespaces)
             program.load()
             seal_code()
+            walls = tuple(sorted(report.active))
             if not keeps and not host.has_said():
-                program.rehearse()
-            host.open(tuple(sorted(report.active)))
+                host.rehearse(walls)
+            host.open(walls)
         except tuple(FAILURES.values()) as problem:
             host.fail(problem)
             return True
@@ -155,6 +157,9 @@ class _Host:
         self._files: tuple[SealedFile, ...] = ()
         self.orders: deque[Order] = deque()
         self.control = RunControl()
+        # What was made ahead.
+        self._ahead: Guest | None = None
+        self._said_ready = False
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
@@ -169,13 +174,17 @@ class _Host:
 
     def _finish(self, report: Report, depth: int = 0) -> None:
         """Tells what came of a call."""
+        self.tell(*self._finished(report, depth, over=self.guest.ended))
+
+    def _finished(self, report: Report, depth: int, *, over: bool) -> tuple[Finished, bytes]:
+        """Returns what is told of what came of a call, and what stands behind that."""
         value: Any = report.value
         kind = "text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else ""
         behind = value.encode("utf-8", "surrogatepass") if kind == "text" else value if kind else b""
         told = msgspec.structs.replace(report, stdout=b"", stderr=b"", value=None if kind else value)
         sizes = len(report.stdout), len(report.stderr), len(behind)
-        finished = Finished(told, *sizes, kind, over=self.guest.ended, depth=depth)  # type: ignore[arg-type]
-        self.tell(finished, report.stdout + report.stderr + behind)
+        finished = Finished(told, *sizes, kind, over=over, depth=depth)  # type: ignore[arg-type]
+        return finished, report.stdout + report.stderr + behind
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -246,6 +255,22 @@ class _Host:
 
     # -- the guest -----------------------------------------------------------------------------------------------------
 
+    def rehearse(self, walls: tuple[str, ...]) -> None:
+        """Does all that is to be done for a run, but for the guest's own code, and waits for that to be said.
+
+        Args:
+            walls: What stands around the guest.
+        """
+        report = self._program.rehearse()
+        if report is not None:
+            finished, behind = self._finished(report, 0, over=True)
+            packed(finished, behind)
+        unpacked(b"".join(packed(Open(call=Request(b"")))), TO_WORKER)
+        self._ahead = self._program.guest_ahead(self.control)
+        self._said_ready = True
+        self.tell(Ready(walls))
+        self._poll.poll(None)
+
     def open(self, walls: tuple[str, ...]) -> None:
         """Makes the guest.
 
@@ -270,12 +295,24 @@ class _Host:
                 self._passes_on("stderr") if given.listens else None,
                 wakes=True,
             )
-        # Text that came from the system becomes the bytes that it was made of.
-        env = {_text(name): _text(value) for name, value in given.env.items()}
-        inputs = Inputs(given.args, stdin, env)
-        self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
+        is_bare = given.gives_nothing and not stdin
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and is_bare:
+            self.guest = ahead
+            ahead.begin_under(self.control)
+        else:
+            if ahead is not None:
+                # It has its share of what this process may have.
+                ahead.close()
+            # Text that came from the system becomes the bytes that it was made of.
+            env = {_text(name): _text(value) for name, value in given.env.items()}
+            inputs = Inputs(given.args, stdin, env)
+            self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
         self.control.progress = self.guest.progress
-        self.tell(Started(walls, over=self.guest.ended))
+        if given.call is not None:
+            self.orders.append(given.call)
+        if not (self._said_ready and is_bare and given.call is not None):
+            self.tell(Started(() if self._said_ready else walls, over=self.guest.ended))
 
     def obey(self) -> NoReturn:
         """Does what it is ordered to, until nobody orders anything any more."""
