@@ -60,6 +60,7 @@ from stockade.isolation._messages import (
     Take,
     Taken,
     Told,
+    ToWorker,
     Turn,
     Wants,
 )
@@ -160,6 +161,7 @@ class _Host:
         # What was made ahead.
         self._ahead: Guest | None = None
         self._said_ready = False
+        self._first: tuple[ToWorker, bytes, tuple[int, ...]] | None = None
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class _Host:
         self._ahead = self._program.guest_ahead(self.control)
         self._said_ready = True
         self.tell(Ready(walls))
-        self._poll.poll(None)
+        self._first = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS, waits=False)
 
     def open(self, walls: tuple[str, ...]) -> None:
         """Makes the guest.
@@ -277,7 +279,7 @@ class _Host:
         Args:
             walls: What stands around it.
         """
-        found = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS)
+        found = self._first or receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS)
         assert found is not None
         given, stdin, files = found
         if not isinstance(given, Open):
