@@ -61,9 +61,14 @@ class Makes:
         self.ahead.took(worker)  # type: ignore[arg-type]
         return worker  # type: ignore[return-value]
 
+    def last(self, worker: Made) -> None:
+        """Goes on with a run that is not over within a moment."""
+        self.ahead.refill(worker.program)
+
     def end(self, worker: Made) -> None:
         worker.close()
         self.ahead.left(worker)  # type: ignore[arg-type]
+        self.ahead.refill_all()
 
 
 def test_what_runs_but_once_has_no_worker_that_waits() -> None:
@@ -74,7 +79,7 @@ def test_what_runs_but_once_has_no_worker_that_waits() -> None:
 
 
 def test_a_worker_waits_for_what_runs_again() -> None:
-    """Each serves one run, and another one is made while it does."""
+    """Each serves one run, and another one is made when that is over."""
     makes = Makes()
     for _ in range(2):
         makes.end(makes.run(1))
@@ -83,21 +88,37 @@ def test_a_worker_waits_for_what_runs_again() -> None:
     third = makes.run(1)
 
     assert third is waits
-    assert len(makes.ahead) == 1
+    assert len(makes.ahead) == 0
     makes.end(third)
+    assert len(makes.ahead) == 1
     assert makes.ahead.take(1) is not third
+
+
+def test_a_worker_is_made_while_a_run_lasts() -> None:
+    """The next one is not to wait until that is over; and is made once."""
+    makes = Makes()
+    makes.end(makes.run(1))
+    lasts = makes.run(1)
+    assert not makes.ahead.is_short
+    makes.last(lasts)
+    assert len(makes.ahead) == 1
+    makes.end(lasts)
+    assert len(makes.ahead) == 1
+    assert not makes.ahead.is_short
 
 
 def test_as_many_wait_as_are_at_work() -> None:
     makes = Makes()
     at_work = [makes.run(1) for _ in range(3)]
+    for worker in at_work:
+        makes.last(worker)
     assert len(makes.ahead) == 3
     for worker in at_work:
         makes.end(worker)
     makes.end(makes.run(1))
     assert len(makes.ahead) == 2
     for _ in range(100):
-        makes.run(1)
+        makes.last(makes.run(1))
     assert len(makes.ahead) == MOST_FOR_ONE
 
 
@@ -117,6 +138,7 @@ def test_what_has_ended_meanwhile_is_not_taken() -> None:
     """Killed, or refused by the system: the run gets another."""
     makes = Makes()
     at_work = [makes.run(1) for _ in range(2)]
+    makes.last(at_work[0])
     killed, refused = (worker for worker in makes.made if worker not in at_work)
     killed.status, refused.refused = -signal.SIGKILL, 11
     found = makes.run(1)
@@ -160,6 +182,7 @@ def test_where_none_can_be_made_the_run_goes_on() -> None:
     worker = makes.make(1)
     makes.is_gone = True
     makes.ahead.took(worker)  # type: ignore[arg-type]
+    makes.end(worker)
     assert len(makes.ahead) == 0
 
 
@@ -310,10 +333,12 @@ from stockade import Sandbox
 from stockade.execution import PolicyContext
 from stockade.host import HostFunctions
 from stockade.isolation import InProcess, Task, _hub
+from tests._processes import until
 from tests.conftest import HELLO, wat
 box = Sandbox("strict", isolation="process")
 for _ in range(3):
     assert box.run(wat(HELLO)).ok
+until(lambda: _hub.hub._server.ahead)
 print(len(_hub.hub._server.ahead), _hub.hub._server.process.popen.pid)
 """
 

@@ -94,9 +94,14 @@ class Prepared:
         compiled = CompiledModule.load(
             Engine.shared(config._replace(pooled=False, parallel=False)), Path(f"/proc/self/fd/{self.code}")
         )
-        self._ticker = compiled.engine.ticker
+        self._engine = compiled.engine
         program = Program.of(compiled, order.woven, order.figures, self.module, order.features)
         self.context.adopt(self.module, MadeProgram(program, at_hand=True))
+
+    def wait(self) -> None:
+        """Starts what a run needs a thread for, which stays."""
+        with suppress(*FAILURES.values()):
+            self._engine.ticker.stay()
 
     def rehearse(self) -> Report | None:
         """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
@@ -112,7 +117,6 @@ class Prepared:
         control.cancel()
         # What is wrong with it is told by the run.
         with suppress(*FAILURES.values()):
-            self._ticker.stay()
             guest = self.context.guest(self.module, control)
             try:
                 steps = guest.invoke(Call(Entry(b"", FuncType((), ()))))

@@ -263,6 +263,7 @@ class _Host:
         Args:
             walls: What stands around the guest.
         """
+        self._program.wait()
         report = self._program.rehearse()
         if report is not None:
             finished, behind = self._finished(report, 0, over=True)
