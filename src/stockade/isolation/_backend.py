@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from stockade._text import printable
@@ -201,7 +202,8 @@ def check(backend: Backend) -> frozenset[str]:
     return frozenset(control.walls)
 
 
-def _process(name: Isolation) -> Backend:
+@cache
+def _elsewhere(name: Isolation) -> Backend:
     # Most programs have no use for it, and it loads what speaks with other processes.
     from stockade.isolation._process import in_bubblewrap, workers
 
@@ -230,7 +232,7 @@ def backend(name: Isolation) -> Backend:
         raise IsolationError(
             f'there is no isolation {printable(str(name))}: use "inprocess", "process" or "bubblewrap"'
         )
-    return _in_process if name == "inprocess" else _process(name)
+    return _in_process if name == "inprocess" else _elsewhere(name)
 
 
 def strength(found: Backend) -> int:

@@ -54,8 +54,11 @@ MOST_DESCRIPTORS: Final = 200
 """Descriptors that come with one message; the kernel takes 253."""
 
 _HEAD: Final = struct.Struct("<B?IQ")
-_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
-_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# Numbers: to put members of enumerations together takes longer than to send.
+_NO_SIGNAL: Final = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_CLOEXEC: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_DONT_WAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
+_CUT_OFF: Final = int(getattr(socket, "MSG_TRUNC", 0)) | int(getattr(socket, "MSG_CTRUNC", 0))
 
 
 class Garbled(Exception):  # noqa: N818 - it says what was found
@@ -103,7 +106,7 @@ def send(
         Gone: There is nobody to take it, or nobody takes it.
     """
     head, body = packed(message, blob)
-    flags = _NO_SIGNAL if waits else _NO_SIGNAL | socket.MSG_DONTWAIT
+    flags = _NO_SIGNAL if waits else _NO_SIGNAL | _DONT_WAIT
     try:
         if len(body) + len(blob) <= MOST_INLINE_BYTES:
             _send(line, [head, body, blob], descriptors, flags)
@@ -187,7 +190,7 @@ def receive(
         Garbled: It is none.
         Gone: There is nobody at the other end any more.
     """
-    flags = _CLOEXEC if waits else _CLOEXEC | socket.MSG_DONTWAIT
+    flags = _CLOEXEC if waits else _CLOEXEC | _DONT_WAIT
     try:
         data, descriptors, told = _receive(line, _HEAD.size + MOST_INLINE_BYTES, most_descriptors + 1, flags)
     except BlockingIOError:
@@ -231,7 +234,7 @@ def _unpacked(
     most_bytes, most_blob, most_descriptors = most
     taken = list(descriptors)
     try:
-        if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < _HEAD.size:
+        if told & _CUT_OFF or len(data) < _HEAD.size:
             raise Garbled("it is cut off")
         version, in_file, size, behind = _HEAD.unpack_from(data)
         if version != FRAME_VERSION:

@@ -317,8 +317,10 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A worker that was made ahead waits to be told what its guest is given. If that is nothing, and what is called is
-    said with it, the guest's time begins with that, and nothing is said before it is over.
+    """A worker that was made ahead waits to be told what its guest is given.
+
+    If that is nothing, and what is called is said with it, the guest's time begins with that, and nothing is said until
+    it is over.
 
     Attributes:
         walls: What stands between the worker and the host.

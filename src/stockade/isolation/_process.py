@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from stockade.errors import Cancelled, IsolationError, SnapshotError
-from stockade.execution import with_guest
+from stockade.execution import environment, with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
 from stockade.isolation._bubblewrap import missing_command
@@ -234,12 +234,8 @@ def _check(context: PolicyContext) -> None:
         raise IsolationError(f"a run in a process of its own has {_MOST_MOUNTS} mounts at most")
 
 
-def _given(
-    context: PolicyContext, task: Task, call: Request | None
-) -> tuple[Open, bytes, Sequence[SealedFile] | None]:
+def _given(context: PolicyContext, task: Task, call: Request | None) -> tuple[Open, bytes, Sequence[SealedFile] | None]:
     """What the guest is given, its standard input, and the files of what it begins with; checked as in this process."""
-    from stockade.execution import environment
-
     inputs, saved = task.inputs, task.saved
     env = environment(context.provided.variables(inputs))
     told = files = None

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from stockade.engine import SealedFile
 from stockade.errors import EngineError, SnapshotError, UsageError
 from stockade.execution import MEMORY, GuestState, StringCall, awaited_of

@@ -34,6 +34,9 @@ _MOST_ENTRIES: Final = 4_096
 
 _MOST_NUMBER: Final = 1 << 64
 
+_KNOWN_HERE: Final = frozenset({"stdout", "stderr", "value", "module", "policy", "limits", "timings"})
+"""Fields of a report that are not taken as they are told."""
+
 _CLOCK_SECONDS: Final = 1.0
 """How much later than the host a worker may say that it is."""
 
@@ -57,11 +60,12 @@ def check_numbers(value: object) -> None:
     Raises:
         Garbled: They are not.
     """
-    if isinstance(value, bool) or value is None:
-        return
-    if isinstance(value, int):
-        if not 0 <= value < _MOST_NUMBER:
+    kind = type(value)
+    if kind is int:
+        if not 0 <= value < _MOST_NUMBER:  # type: ignore[operator]
             raise Garbled("a number in it is negative, or too large")
+    elif value is None or kind is bool:
+        pass
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise Garbled("a number in it is infinite, or none")
@@ -72,8 +76,8 @@ def check_numbers(value: object) -> None:
         if value:
             raise Garbled("there are bytes in it that nobody asked for")
     elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            check_numbers(getattr(value, field))
+        for entry in msgspec.structs.astuple(value):
+            check_numbers(entry)
     elif isinstance(value, dict | tuple | list):
         if len(value) > _MOST_ENTRIES:
             raise Garbled("a list in it is too long")
@@ -82,7 +86,7 @@ def check_numbers(value: object) -> None:
             if isinstance(value, dict):
                 check_numbers(value[entry])
     else:
-        raise Garbled(f"there is {type(value).__name__} in it")
+        raise Garbled(f"there is {kind.__name__} in it")
 
 
 def sound_report(
@@ -121,20 +125,23 @@ def sound_report(
     behind = memoryview(blob)
     stdout, stderr = bytes(behind[: finished.stdout]), bytes(behind[finished.stdout :][: finished.stderr])
     value = _value(finished, bytes(behind[finished.stdout + finished.stderr :]))
-    report = msgspec.structs.replace(
+    for field in told.__struct_fields__:
+        if field not in _KNOWN_HERE:
+            check_numbers(getattr(told, field))
+    if told.usage.wall_seconds > seconds + _CLOCK_SECONDS:
+        raise Garbled("it has run for longer than it was there")
+    _check_ending(told, plan, is_within=is_within)
+    return msgspec.structs.replace(
         told,
-        value=None,
+        stdout=stdout,
+        stderr=stderr,
+        value=value,
         module=plan.info,
         policy=policy,
         isolation=isolation,
         limits=plan.run_limits,
         timings=timings,
     )
-    check_numbers(report)
-    if report.usage.wall_seconds > seconds + _CLOCK_SECONDS:
-        raise Garbled("it has run for longer than it was there")
-    _check_ending(report, plan, is_within=is_within)
-    return msgspec.structs.replace(report, stdout=stdout, stderr=stderr, value=value)
 
 
 def check_values(values: Sequence[object], types: Sequence[str]) -> list[Number]:
