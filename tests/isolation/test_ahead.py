@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from stockade import Policy, Sandbox
+from stockade import Clock, Policy, Random, Report, Sandbox
 from stockade.execution import PolicyContext
 from stockade.host import HostFunctions
 from stockade.isolation import InProcess, Task, _handle, _hub
@@ -223,6 +225,56 @@ def test_a_run_takes_the_worker_that_waits() -> None:
     assert until(lambda: worker.status is not None)
     assert [number_of(other) for other in waiting()] != [process]
     assert box.run(wat(ECHO), stdin=b"four").stdout == b"four"
+
+
+DRAWS = """
+(module
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\10\\00\\00\\00\\18\\00\\00\\00")
+  (func (export "_start")
+    (drop (call $random (i32.const 16) (i32.const 8)))
+    (drop (call $clock (i32.const 0) (i64.const 0) (i32.const 24)))
+    (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 32)))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))
+"""
+
+
+def steady(report: Report) -> object:
+    """What is told of a run, but for how long everything took."""
+    usage = {
+        name: value for name, value in msgspec.structs.asdict(report.usage).items() if not name.endswith("_seconds")
+    }
+    return report.outcome, report.stdout, usage, report.fuel and report.fuel.consumed, report.violations, report.earlier
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("given", [{}, {"stdin": b"x"}, {"args": ("one",)}])
+def test_a_worker_that_has_waited_tells_what_a_fresh_one_does(given: dict[str, Any]) -> None:
+    """What it has done meanwhile leaves nothing: the same random numbers, time, fuel and counters. P-ISO-8."""
+    policy = Policy().replace(clock=Clock(mode="virtual"), random=Random(mode="seeded", seed=7))
+    box = Sandbox(policy, isolation="process")
+    told = [box.run(wat(DRAWS), **given) for _ in range(2)]
+    waiting()
+    told.append(box.run(wat(DRAWS), **given))
+
+    assert told[0].ok
+    assert len(told[0].stdout) == 24
+    assert steady(told[0]) == steady(told[1]) == steady(told[2]) == steady(Sandbox(policy).run(wat(DRAWS), **given))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_time_that_a_worker_has_waited_is_no_time_of_its_run() -> None:
+    box = Sandbox(Policy().replace(wall_time=20.0), isolation="process")
+    for _ in range(2):
+        assert box.run(wat(HELLO)).ok
+    waiting()
+    begun = time.perf_counter()
+    report = box.run(wat(HELLO))
+    most = time.perf_counter() - begun
+    assert report.timings.instantiate + report.timings.run <= most
 
 
 @pytest.mark.usefixtures("fresh")

@@ -10,7 +10,7 @@ import pytest
 
 from stockade import HostCall, Outcome, Policy, Sandbox, UsageError
 from stockade.isolation import _handle
-from stockade.isolation._messages import Failed, Finished, Looked, Taken
+from stockade.isolation._messages import Failed, Finished, Looked, Ready, Started, Taken
 from tests._processes import descriptors, until
 from tests.conftest import wat
 from tests.isolation.test_workers import all_gone
@@ -122,6 +122,18 @@ def test_a_failure_of_somebody_else(monkeypatch: pytest.MonkeyPatch, kind: Any) 
     assert report.outcome is Outcome.CRASHED
     assert report.trap is not None
     assert "key" not in report.trap.message
+
+
+@pytest.mark.parametrize("told", [Ready(("landlock",)), Started(("landlock",))])
+def test_a_worker_that_is_ready_again(monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    """Attack: a guest that has its time begin anew, and says which walls stand around it."""
+    lies(monkeypatch, lambda _told, _: (told, b""), Finished)
+    with Sandbox(isolation="process") as box:
+        report = box.call(SUM, "add", 1, 2)
+
+    assert report.outcome is Outcome.CRASHED
+    assert report.trap is not None
+    assert report.trap.message.endswith("twice")
 
 
 def test_descriptors_of_a_snapshot_with_something_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,6 +304,29 @@ def test_nobody_relies_on_a_ticker_that_is_about_to_fail_to_start(monkeypatch: p
     ticker.running.pop(ticker, None)
 
 
+def test_a_ticker_that_stays_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the thread does not end, it does nothing while nothing runs, and each run that comes has its ticks."""
+    monkeypatch.setattr(_ticker, "TICK_SECONDS", 0.001)
+    ticked = threading.Event()
+    ticker = Ticker(ticked.set)
+    ticker.stay()
+    thread = ticker._thread
+    for _ in range(3):
+        assert until(lambda: ticker._rests)
+        assert not ticked.is_set()
+        ticker.enter(ticker)
+        assert ticked.wait(30)
+        ticker.running.pop(ticker, None)
+        assert until(lambda: ticker._rests)
+        ticked.clear()
+    assert ticker._thread is thread
+    # It ends as those do that do not stay.
+    ticker._rest, rest = None, ticker._rest
+    assert rest is not None
+    rest.ring()
+    assert until(lambda: ticker._thread is None)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_ticker_whose_thread_fails_goes_on() -> None:
     """What a tick raises ends its thread, and no run's deadline: another thread takes over at once."""

@@ -34,7 +34,7 @@ _MOST_ENTRIES: Final = 4_096
 
 _MOST_NUMBER: Final = 1 << 64
 
-_KNOWN_HERE: Final = frozenset({"stdout", "stderr", "value", "module", "policy", "limits", "timings"})
+_KNOWN_HERE: Final = frozenset({"stdout", "stderr", "value", "module", "policy", "isolation", "limits", "timings"})
 """Fields of a report that are not taken as they are told."""
 
 _CLOCK_SECONDS: Final = 1.0
