@@ -303,6 +303,7 @@ class PolicyContext:
         pool_size: int,
         memory_bytes: int,
         tidy: Callable[[], object] | None = None,
+        hints: Sequence[bytes] = (),
     ) -> ParkedPool | None:
         """Has commands begun ahead, up to where they wait for their standard input.
 
@@ -313,6 +314,7 @@ class PolicyContext:
             memory_bytes: How much memory they may have together.
             tidy: What is done in pauses, before others are made. Where it is given, that is when `tend` of what is
                 returned is called, and not when one is taken.
+            hints: What they are given to read before they wait for the input of a run.
 
         Returns:
             What waits; None where nothing is to.
@@ -329,16 +331,18 @@ class PolicyContext:
             before.close()
         if pool_size:
             self.plan(module)
-            pool = ParkedPool(
-                *(module, pool_size, memory_bytes), lambda run, streams: self.guest(module, run, inputs, streams), tidy
-            )
+
+            def begin(control: RunControl, streams: Streams) -> Guest:
+                return self.guest(module, control, inputs, streams)
+
+            pool = ParkedPool(module, pool_size, memory_bytes, begin, tidy, hints)
             pool.fill()
             self._parked[key] = pool
             return pool
         return None
 
     def parked(self, module: Module, inputs: Inputs) -> ParkedRun | None:
-        """Returns a command that waits for its standard input, and can be given that of a run; None where none does.
+        """Returns a command that waits for its standard input, or comes to, for a run; None where none are kept for it.
 
         Args:
             module: The module.

@@ -2,20 +2,27 @@
 
 An interpreter that reads its program from standard input has started when it comes to read it. One that waits there is
 given the input of a run, and goes on as if it had had it from the beginning.
+
+A run that finds none waiting takes the one that is being made, if there is one, and goes on with it from where it is;
+else it has one made for itself. So it is never later than about a run that knows of no pool.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
+from stockade._bell import MOST_RAISED
 from stockade.errors import UsageError
 from stockade.execution._ready import ReadyPool
+from stockade.execution._starts import starts
 from stockade.execution._streams import Streams
 from stockade.execution._values import Call
-from stockade.runner import RunControl
+from stockade.runner import FOREVER, RunControl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stockade.execution._run import Guest
     from stockade.modules import Module
@@ -24,6 +31,10 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
 
 __all__ = ["LateStdin", "ParkedPool", "ParkedRun", "check_may_wait"]
+
+
+_LOOKS_SECONDS: Final = 0.001
+"""How often it is looked whether a step is over, by who is to end and cannot be told."""
 
 
 def check_may_wait(policy: Policy) -> None:
@@ -43,7 +54,7 @@ def check_may_wait(policy: Policy) -> None:
 
 
 class LateStdin(Streams):
-    """Standard input that is there all at once, but later.
+    """Standard input that is there all at once, but later; and hints that come before it.
 
     Attributes:
         waiting: Whether the guest waits for it.
@@ -52,54 +63,166 @@ class LateStdin(Streams):
     def __init__(self) -> None:
         super().__init__(self._fetch, wakes=True)
         self.waiting = False
-        self._left: memoryview | None = None
+        self._left = memoryview(b"")
+        self._is_all = False
 
-    def give(self, stdin: bytes) -> None:
-        """Gives the guest all of it."""
-        self._left = memoryview(stdin)
+    def give(self, data: bytes, *, is_all: bool = True) -> None:
+        """Gives the guest more of it.
+
+        Args:
+            data: What comes behind what it was given before.
+            is_all: Whether there is no more.
+        """
+        self._left = memoryview(bytes(self._left) + data)
+        self._is_all = is_all
         self.waiting = False
 
     def _fetch(self, size: int) -> bytes | None:
-        left = self._left
-        if left is None:
+        if not self._left and not self._is_all:
             self.waiting = True
             return None
-        self._left = left[size:]
-        return bytes(left[:size])
+        piece, self._left = bytes(self._left[:size]), self._left[size:]
+        return piece
 
 
 class ParkedRun:
-    """A command that waits for its standard input.
+    """A command that waits for its standard input, or that has not come there yet.
+
+    Whoever makes it ahead takes its steps one by one. Between any two of them a run can take it.
 
     Args:
         guest: The guest.
-        steps: What it does, up to there.
+        steps: What it does.
         stdin: Its standard input.
 
     Attributes:
         guest: The guest.
+        is_urgent: Whether its run has to wait until it has started.
+        steps_taken: How far it is.
+        stdin: Its standard input.
     """
 
     def __init__(self, guest: Guest, steps: RunCoroutine[Report], stdin: LateStdin) -> None:
         self.guest = guest
-        self._steps = steps
-        self._stdin = stdin
+        self.stdin = stdin
+        self.is_urgent = False
+        self.steps_taken = 0
+        # Whoever has taken what is in it may do what it stands for: take a step, and be the run that it is for. To take
+        # it is one call of the interpreter's own, so that of two, one has it.
+        self._steps = deque([steps])
+        self._claims = deque([None])
+        self._taker: RunControl | None = None
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a run has it, or will."""
+        return not self._claims
+
+    def claim(self) -> bool:
+        """Has it be a certain run's; says whether it was nobody's before."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        return True
+
+    def step(self) -> float | None:
+        """Takes a step for nobody's run; returns until when the next may wait, None where a run has it.
+
+        Raises:
+            UsageError: It has ended.
+        """
+        if self.is_claimed:
+            return None
+        try:
+            steps = self._steps.pop()
+        except IndexError:
+            return None
+        until: float | None = None
+        problem: BaseException | None = None
+        try:
+            until = next(steps)
+        except StopIteration as end:
+            report: Report = end.value
+            steps = _ended(report)
+            problem = UsageError(
+                f"{report.module.name} has ended before it has read its standard input ({report.summary()}): only a "
+                "command that comes to read it can wait there"
+            )
+        except BaseException as raised:
+            steps, problem = _failed(raised), raised
+        self.steps_taken += 1
+        self._steps.append(steps)
+        taker = self._taker
+        if taker is not None:
+            taker.wake()
+        if problem is None:
+            return until
+        if self.claim():
+            self.close()
+            raise problem
+        return None
 
     def resume(self, control: RunControl, stdin: bytes) -> RunCoroutine[Report]:
-        """Lets it go on, in steps, with its time from now on.
+        """Lets it go on, in steps, with its time from now on. It is claimed.
 
         Args:
             control: Says when it must stop.
             stdin: Its standard input.
         """
-        self.guest.hand_over(control)
-        self._stdin.give(stdin)
-        return (yield from self._steps)
+        others = starts()
+        if self.is_urgent:
+            others.begin_urgent(self)
+        try:
+            steps = yield from self._taken(control)
+            self.guest.hand_over(control)
+            self.stdin.give(stdin)
+            return (yield from steps)
+        finally:
+            if self.is_urgent:
+                others.end_urgent(self)
+
+    def _taken(self, control: RunControl) -> RunCoroutine[RunCoroutine[Report]]:
+        """Takes its steps from whoever makes it, when the one that is under way is over."""
+        self._taker = control
+        try:
+            while True:
+                try:
+                    return self._steps.pop()
+                except IndexError:
+                    # We are told when it is.
+                    yield FOREVER
+        except BaseException:
+            # Whoever drops the run frees the guest, in which nothing may run then.
+            self._wait_for_step()
+            raise
+
+    def _wait_for_step(self) -> None:
+        for _ in range(MOST_RAISED):
+            try:
+                while not self._steps:
+                    time.sleep(_LOOKS_SECONDS)
+                break
+            except BaseException:  # noqa: S112 - a second signal; the first is raised
+                continue
 
     def close(self) -> None:
-        """Ends it."""
-        self._steps.close()
+        """Ends it. Nobody takes a step of it."""
+        while self._steps:
+            self._steps.pop().close()
         self.guest.close()
+
+
+def _ended(report: Report) -> RunCoroutine[Report]:
+    """What is left of one that is over."""
+    yield from ()
+    return report
+
+
+def _failed(problem: BaseException) -> RunCoroutine[Report]:
+    """What is left of one whose host has failed."""
+    yield from ()
+    raise problem
 
 
 class ParkedPool(ReadyPool[ParkedRun]):
@@ -111,6 +234,8 @@ class ParkedPool(ReadyPool[ParkedRun]):
         memory_bytes: How much memory they may have together.
         begin: Makes a guest with its arguments and environment.
         tidy: What is done in pauses, before others are made, as for `ReadyPool`.
+        hints: What a command is given to read once it waits, piece by piece, before it waits for the input of a run: it
+            does what makes that shorter. One that a run takes before does without.
     """
 
     def __init__(
@@ -120,36 +245,80 @@ class ParkedPool(ReadyPool[ParkedRun]):
         memory_bytes: int,
         begin: Callable[[RunControl, Streams], Guest],
         tidy: Callable[[], object] | None = None,
+        hints: Sequence[bytes] = (),
     ) -> None:
         super().__init__(size, tidy)
         self._module = module
         self._most_bytes = memory_bytes // size
         self._begin = begin
+        self._hints = hints
+        self._made: ParkedRun | None = None
 
-    def _make(self) -> RunCoroutine[ParkedRun]:
-        stdin, control = LateStdin(), RunControl()
-        guest = self._begin(control, stdin)
-        guest.pool = self
-        steps = guest.invoke(Call(self._module.command_entry), command=True)
-        made = ParkedRun(guest, steps, stdin)
-        try:
-            while True:
-                try:
-                    until = next(steps)
-                except StopIteration as end:
-                    report: Report = end.value
-                    raise UsageError(
-                        f"{self._module.name} has ended before it has read its standard input "
-                        f"({report.summary()}): only a command that comes to read it can wait there"
-                    ) from None
-                if stdin.waiting:
-                    break
-                yield until
-            self._check(guest)
-        except BaseException:
-            made.close()
-            raise
+    @property
+    def steps_taken(self) -> int:
+        """How far the one is that is being made, and that a run can take; 0 where there is none."""
+        made = self._made
+        return 0 if made is None or made.is_claimed else made.steps_taken
+
+    def take(self) -> ParkedRun:
+        """Returns one that is the caller's: one that waits, else the one that is being made, else a fresh one."""
+        found = super().take()
+        if found is not None and found.claim():
+            return found
+        made = self._made
+        if made is not None and made.claim():
+            control = self._control
+            if control is not None:
+                # Whoever makes it has nothing to do here any more.
+                control.wake()
+        else:
+            made = self._begun()
+            made.claim()
+        made.is_urgent = True
         return made
+
+    def _begun(self) -> ParkedRun:
+        stdin = LateStdin()
+        guest = self._begin(RunControl(), stdin)
+        guest.pool = self
+        return ParkedRun(guest, guest.invoke(Call(self._module.command_entry), command=True), stdin)
+
+    def _make(self, control: RunControl | None) -> RunCoroutine[ParkedRun | None]:
+        try:
+            if control is not None:
+                yield from starts().turn(control)
+            made = self._begun()
+            is_ready = False
+            try:
+                if control is not None:
+                    self._made = made
+                is_ready = yield from self._bring_to_wait(made, control)
+            finally:
+                self._made = None
+                if not is_ready and made.claim():
+                    made.close()
+            return made if is_ready else None
+        finally:
+            if control is not None:
+                starts().over(control)
+
+    def _bring_to_wait(self, made: ParkedRun, control: RunControl | None) -> RunCoroutine[bool]:
+        """Takes steps until it waits for the input of a run; returns whether it does, and no run has it."""
+        hints = deque(self._hints)
+        while control is None or not control.cancelled:
+            until = made.step()
+            if until is None:
+                break
+            if not made.stdin.waiting:
+                yield until
+            elif hints:
+                made.stdin.give(hints.popleft(), is_all=False)
+            else:
+                self._check(made.guest)
+                return True
+            if control is not None:
+                yield from starts().turn(control)
+        return False
 
     def _check(self, guest: Guest) -> None:
         memory_bytes = guest.used_memory_bytes

@@ -116,6 +116,11 @@ class ReadyPool(ABC, Generic[_Item]):
         return len(self._ready)
 
     @property
+    def steps_taken(self) -> int:
+        """How far the one is that is being made, where a run that finds none can take that; 0 where there is none."""
+        return 0
+
+    @property
     def filling(self) -> bool:
         """Whether others are being made, or will be in the next pause."""
         return self._untidy or self._control is not None
@@ -162,7 +167,9 @@ class ReadyPool(ABC, Generic[_Item]):
         """
         try:
             while not self._closed and len(self._ready) < self._size:
-                self._ready.append(run_blocking(self._make(), RunControl()))
+                made = run_blocking(self._make(None), RunControl())
+                assert made is not None
+                self._ready.append(made)
         except BaseException:
             self.close()
             raise
@@ -182,8 +189,14 @@ class ReadyPool(ABC, Generic[_Item]):
             self._free(item)
 
     @abstractmethod
-    def _make(self) -> RunCoroutine[_Item]:
+    def _make(self, control: RunControl | None) -> RunCoroutine[_Item | None]:
         """Makes one, in steps.
+
+        Args:
+            control: The control of whoever makes it in the background, for later runs; None where somebody waits.
+
+        Returns:
+            It; None where a run has taken it already, or it is not wanted any more.
 
         Raises:
             StockadeError: It cannot be made.
@@ -224,7 +237,12 @@ class ReadyPool(ABC, Generic[_Item]):
                 self._free_used()
                 self._tidy()
             elif len(self._ready) < self._size:
-                self._ready.append((yield from self._make()))
+                made = yield from self._make(control)
+                if made is not None:
+                    self._ready.append(made)
+                elif self._tidy is not None:
+                    # A run has it. When that is over, it is for somebody to say so.
+                    return
             elif not self._improve():
                 return
             yield GO_ON

@@ -171,7 +171,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
 
     # -- making them ----------------------------------------------------------------------------------------------
 
-    def _make(self) -> RunCoroutine[WaitingGuest]:
+    def _make(self, control: RunControl | None) -> RunCoroutine[WaitingGuest]:  # noqa: ARG002 - it takes no time
         plan = self._plan
         held = plan.held
         assert held is not None

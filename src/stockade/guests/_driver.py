@@ -33,6 +33,7 @@ class Driver(Protocol):
         waits: Whether it is a command that waits for its job on its standard input.
         calls_tools: Whether code in it can call tools.
         exchanges: Whether it does so by way of a file and its standard input.
+        hints: What one that waits is given to read before its job, where there is time: what jobs need, it imports.
     """
 
     stack_bytes: int
@@ -41,6 +42,7 @@ class Driver(Protocol):
     waits: bool
     calls_tools: bool
     exchanges: bool
+    hints: Sequence[bytes]
 
     def mounts(self) -> Sequence[Mount]:
         """Returns the folders that it needs itself."""
@@ -50,6 +52,14 @@ class Driver(Protocol):
 
     def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps."""
+
+    def prepare(self, ask: Callable[[Sequence[str]], bytes | None], *, is_often: bool) -> None:
+        """Makes ready, ahead of the next interpreter, what all of them are given that begin as their module does.
+
+        Args:
+            ask: Runs the interpreter with arguments, and returns what it has written to stdout; None where it fails.
+            is_often: Whether many interpreters are to be expected.
+        """
 
     def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
         """Returns how it is given one task after another."""
@@ -73,6 +83,7 @@ class PlainDriver:
     waits = False
     calls_tools = False
     exchanges = False
+    hints: Sequence[bytes] = ()
 
     def mounts(self) -> Sequence[Mount]:
         """Returns the folders that it needs itself."""
@@ -84,6 +95,9 @@ class PlainDriver:
     def boot(self, guest: OpenGuest, module: Module, preload: str, paths: Sequence[str]) -> RunCoroutine[Report]:
         """Makes an interpreter ready for tasks, in steps: there is nothing to do before the first."""
         raise NotImplementedError
+
+    def prepare(self, ask: Callable[[Sequence[str]], bytes | None], *, is_often: bool) -> None:
+        """Makes ready, ahead of the next interpreter, what all of them are given."""
 
 
 class CalledDriver(PlainDriver):

@@ -72,6 +72,9 @@ _MOST_PLACES = 8
 
 _MOST_WARM = 1_000
 
+_MOST_ANSWER_BYTES = 1 << 20
+"""What an interpreter writes that is asked for something before there is code."""
+
 _ENVIRONMENT = {"HOME": "/workspace", "TMPDIR": "/tmp"}  # noqa: S108 - in the guest
 
 
@@ -290,7 +293,7 @@ class Language:
             place.box.prepare(module, progress)
             if driver.has_base or self._pool_size:
                 progress("starting")
-            self._beginning(module, driver, place.box.policy)
+            self._beginning(module, driver, place.box.policy, is_often=True)
         finally:
             self._leave(place)
         with self._lock:
@@ -552,13 +555,13 @@ class Language:
             folder = PrivateFolder()
             box, toolbox = self._sandbox(allowed, driver, folder)
             streams = JobStreams(on_stdout, on_stderr, folder.take_request, toolbox)
-            begun = Task("", session=True)
-            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **variables})
             if other is None:
                 beginning = self._beginning(module, driver, box.policy)
             else:
                 beginning = other.take()
                 other.folder.copy_to(folder)
+            begun = Task("", session=True)
+            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **variables})
             guest, control = box.live(beginning, inputs, streams)
             if control.gate is not None:
                 control.gate.frames = True
@@ -614,12 +617,9 @@ class Language:
         ahead = None
         if self._pool_size and policy == self.policy and (driver.waits or driver.has_base):
             # One for each place, for its folder is its own.
+            beginning = self._beginning(module, driver, box.policy, is_often=True)
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
-            ahead = box.warm_one(
-                self._beginning(module, driver, box.policy),
-                Inputs(begun, env=_ENVIRONMENT),
-                folder.clear,
-            )
+            ahead = box.warm_one(beginning, Inputs(begun, env=_ENVIRONMENT), folder.clear, hints=driver.hints)
         return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), ahead)
 
     def _leave(self, place: _Place, *, is_clean: bool = False) -> None:
@@ -670,7 +670,9 @@ class Language:
         driver.lend(box, toolbox)
         return box, toolbox
 
-    def _beginning(self, module: Module, driver: Driver, policy: Policy) -> Module | Snapshot:
+    def _beginning(
+        self, module: Module, driver: Driver, policy: Policy, *, is_often: bool = False
+    ) -> Module | Snapshot:
         """Returns what guests begin with: the module, or a snapshot of an interpreter that was made ready.
 
         What an interpreter has found out about its folders is in the snapshot, so there is one for each list of them.
@@ -679,17 +681,25 @@ class Language:
             module: The module.
             driver: How it is driven.
             policy: The policy, with the folders.
+            is_often: Whether many guests are to be expected.
 
         Raises:
             UsageError: `preload` failed.
         """
         if not driver.has_base:
+            driver.prepare(lambda arguments: self._ask(module, policy, arguments), is_often=is_often)
             return module
         key = folders_of(policy)
         with self._lock:
             if key not in self._bases:
                 self._bases[key] = self._make_base(module, driver, policy)
             return self._bases[key]
+
+    def _ask(self, module: Module, policy: Policy, arguments: Sequence[str]) -> bytes | None:
+        """Runs an interpreter that is a command, without code of anybody's; returns its output, None if it fails."""
+        with Sandbox(roomy(policy).replace(stdout=_MOST_ANSWER_BYTES), isolation=self._isolation) as box:
+            report = box.run(module, arguments, env=_ENVIRONMENT)
+        return report.stdout if report.ok and not report.truncated.stdout else None
 
     def _make_base(self, module: Module, driver: Driver, policy: Policy) -> Snapshot:
         box = Sandbox(roomy(policy), isolation=self._isolation)
@@ -773,15 +783,18 @@ def _told(policy: Policy) -> PolicyInfo:
 def _at_hand(places: Sequence[_Place], policy: Policy) -> int | None:
     """Returns which place is best for a run under a policy; None where there is none.
 
-    The one that was used last is still in the processor's caches, but its interpreter may be yet to come.
+    The one that was used last is still in the processor's caches, but its interpreter may be yet to come. Where those
+    of all are, the one that is furthest on is taken.
     """
-    found = None
+    found, most = None, -1
     for at in range(len(places) - 1, -1, -1):
         place = places[at]
-        if place.policy == policy:
-            found = at
-            if place.ahead is None or place.ahead.ready:
-                break
+        if place.policy != policy:
+            continue
+        if place.ahead is None or place.ahead.ready:
+            return at
+        if (steps_taken := place.ahead.steps_taken) >= most:
+            found, most = at, steps_taken
     return found
 
 

@@ -44,12 +44,51 @@ _ROOM: Final = Convention("host_alloc", ("size",), "", (), "result")
 _LIBRARY_NAME: Final = "python315.zip"
 _UNPACKED: Final = "matplotlib/mpl-data"
 
+_FLAGS: Final = ("-I", "-S", "-B", "-X", "utf8", "-c")
+
 _LOADER: Final = "exec(compile(__import__('sys').argv[1], '<stockade>', 'exec'), {'__name__': '__main__'})"
 """Gives our program a name of its own in tracebacks, by which it is left out of them."""
+
+_COMPILER: Final = (
+    "import binascii, marshal, sys, zlib\n"
+    "code = marshal.dumps(compile(sys.argv[1], '<stockade>', 'exec', optimize=2))\n"
+    "sys.stdout.buffer.write(binascii.b2a_base64(zlib.compress(code), newline=False))"
+)
+"""Has an interpreter compile our program, which takes it as long as all else that it does when it starts."""
+
+_COMPILED_LOADER: Final = (
+    "import binascii, marshal, sys, zlib\n"
+    "exec(marshal.loads(zlib.decompress(binascii.a2b_base64(sys.argv[1]))), {'__name__': '__main__'})"
+)
+
+
+_IMPORTED: Final = ("collections", "functools", "enum", "re", "json")
+"""What most code uses, each with what it needs itself: one after the other, for a run may come in between."""
+
+
+def _framed(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little") + data
+
+
+def _hint(module: str) -> bytes:
+    return _framed(marshal.dumps(module, _MARSHAL_FORMAT))
 
 
 class _CPythonCommand(CommandDriver):
     """CPython as a command: it gets our program as `-c`, and that its jobs from stdin."""
+
+    hints = tuple(map(_hint, _IMPORTED))
+
+    def __init__(self) -> None:
+        self._compiled: str | None = None
+        self._is_first = True
+
+    def prepare(self, ask: Callable[[Sequence[str]], bytes | None], *, is_often: bool) -> None:
+        """Has the interpreter compile our program: not for the first one, which would come later for it."""
+        if self._compiled is None and (is_often or not self._is_first):
+            program = boot_code("python.py")
+            self._compiled = (ask((*_FLAGS, _COMPILER, program)) or b"").decode("ascii", "replace")
+        self._is_first = False
 
     def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
         """Returns how it is given one task after another."""
@@ -58,14 +97,16 @@ class _CPythonCommand(CommandDriver):
     def arguments(self, task: Task) -> Sequence[str]:
         """Returns the guest's arguments."""
         ahead = ("ahead", task.preload, *task.paths) if task.is_ahead else ()
-        return ("-I", "-S", "-B", "-X", "utf8", "-c", _LOADER, boot_code("python.py"), *ahead)
+        if self._compiled:
+            return (*_FLAGS, _COMPILED_LOADER, self._compiled, *ahead)
+        return (*_FLAGS, _LOADER, boot_code("python.py"), *ahead)
 
     def job(self, task: Task) -> bytes:
         """Returns what stands on its standard input before the task's own."""
         # What a command is given to read stands behind its job, unless something else comes there.
         is_inside = task.session or task.tools or task.network
         data = _marshalled(task._replace(stdin=task.stdin if is_inside else None))
-        return len(data).to_bytes(8, "little") + data
+        return _framed(data)
 
 
 def _marshalled(task: Task) -> bytes:

@@ -347,7 +347,12 @@ class Sandbox:
         self._warm(module, Inputs(args, env=env), pool_size, memory_bytes, policy)
 
     def warm_one(
-        self, module: Source | Snapshot, inputs: Inputs, tidy: Callable[[], object], memory_bytes: int = 256 << 20
+        self,
+        module: Source | Snapshot,
+        inputs: Inputs,
+        tidy: Callable[[], object],
+        memory_bytes: int = 256 << 20,
+        hints: Sequence[bytes] = (),
     ) -> ReadyPool[Any]:
         """Keeps one guest ready, as `warm` does, but for that another one is made when the caller says so.
 
@@ -356,12 +361,13 @@ class Sandbox:
             inputs: Arguments of the command, and its environment; of a snapshot, the environment that most runs have.
             tidy: What is done before another one is made.
             memory_bytes: How much memory of its own it may have.
+            hints: What a command is given to read, piece by piece, before it waits for the input of a run.
 
         Returns:
             What waits; its `tend` has all put in order in the next pause, in the background: what was used freed,
             `tidy` called, and another one made where one is missing.
         """
-        pool = self._warm(module, inputs, 1, memory_bytes, None, tidy)
+        pool = self._warm(module, inputs, 1, memory_bytes, None, tidy, hints)
         assert pool is not None
         return pool
 
@@ -373,12 +379,13 @@ class Sandbox:
         memory_bytes: int,
         policy: PolicyLike | None,
         tidy: Callable[[], object] | None = None,
+        hints: Sequence[bytes] = (),
     ) -> ReadyPool[Any] | None:
         context = self._contexts.under(policy)
         check_lives_here(context.isolation)
         loaded, saved = load_source(context, module)
         if saved is None:
-            return context.park(loaded, inputs, pool_size, memory_bytes, tidy)
+            return context.park(loaded, inputs, pool_size, memory_bytes, tidy, hints)
         if tidy is None and (inputs.arguments() or inputs.env):
             raise UsageError("guests that begin with a snapshot are given arguments and environment when they run")
         return context.warm(saved, inputs, pool_size, memory_bytes, tidy)

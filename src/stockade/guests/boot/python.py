@@ -664,6 +664,10 @@ def serve(path):
     result = None
     while True:
         job = marshal.loads(_read(int.from_bytes(_read(8), "little")))  # noqa: S302 - it is from the host
+        if isinstance(job, str):
+            # A module, to be there when the job comes.
+            __import__(job)
+            continue
         if result is None:
             # Now, while there are descriptors; not before, for what is there then may be another guest's.
             result = posix.open(path, posix.O_WRONLY)
@@ -682,7 +686,5 @@ def serve(path):
 
 if __name__ == "__main__":
     if sys.argv[2:3] == ["ahead"]:
-        import json  # noqa: F401 - they are there when the job comes
-
         prepare(sys.argv[3], sys.argv[4:])
     serve("/run/result")
