@@ -6,13 +6,17 @@ Holds P-SNAP-7.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import Outcome, Policy, Sandbox, UsageError
 from stockade.execution import Inputs
+from stockade.execution._starts import starts
+from stockade.runner import FOREVER, RunControl, run_blocking
 from tests._processes import live_instances, wait_for
 from tests.conftest import wat
 
@@ -20,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stockade import Module
-    from stockade.execution._parked import ParkedPool
+    from stockade.execution._parked import ParkedPool, ParkedRun
+    from stockade.runner import RunCoroutine
     from tests._timeline import Timeline
 
-GREETER = wat("""
+_TEXT = """
 (module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ (param i32 i32) (result i32)))
@@ -45,13 +50,22 @@ GREETER = wat("""
       (drop (call $read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 32)))
       (if (i32.load (i32.const 32)) (then (call $say (i32.const 1024) (i32.load (i32.const 32))) (br $more))))
     (call $exit (i32.add (i32.mul (i32.const 10) (i32.load (i32.const 8))) (i32.load (i32.const 0))))))
-""")
+"""
+
+GREETER = wat(_TEXT)
 """Computes, says that it is ready, repeats its input, and ends with the numbers of its variables and its arguments."""
 
 
 @pytest.fixture
 def box() -> Iterator[Sandbox]:
     with Sandbox() as made:
+        yield made
+
+
+@pytest.fixture
+def metered() -> Iterator[Sandbox]:
+    """One whose guests yield by what they compute."""
+    with Sandbox(Policy().replace(fuel=1 << 40)) as made:
         yield made
 
 
@@ -183,6 +197,109 @@ def test_what_was_used_is_freed_in_the_next_pause(box: Sandbox) -> None:
     box.run(GREETER, stdin="x")
     box.close()
     wait_for(lambda: live_instances() <= before)
+
+
+SLOW = wat(_TEXT.replace("100000", "4000000"))
+"""The same, but that it computes for several steps before it has started."""
+
+
+def begun(box: Sandbox) -> tuple[ParkedPool, RunCoroutine[ParkedRun | None]]:
+    """Returns a pool in which none waits, and one is being made; and the rest of the steps that make it."""
+    box.warm_one(SLOW, Inputs(), lambda: None)
+    pool = pool_of(box)
+    assert box.run(SLOW, stdin=b"x").stdout == b"ready: x"
+    making = pool._make(RunControl())
+    next(making)
+    assert (pool.ready, pool.steps_taken) == (0, 1)
+    return pool, making
+
+
+def test_a_run_takes_the_one_that_is_being_made(metered: Sandbox) -> None:
+    """It goes on from where that is; whoever was making it has nothing to do any more."""
+    pool, making = begun(metered)
+    made, instances = pool._made, live_instances()
+    steps, control = metered.steps(SLOW, stdin=b"taken")
+    next(steps)
+    assert (live_instances(), pool.steps_taken, starts().urgent) == (instances, 0, 1)
+    assert made is not None
+    assert made.is_claimed
+    report = run_blocking(steps, control)
+    assert (report.outcome, report.stdout) == (Outcome.EXIT, b"ready: taken")
+    assert starts().urgent == 0
+    with pytest.raises(StopIteration) as end:
+        next(making)
+    assert end.value.value is None
+    assert (pool.ready, starts().ahead) == (0, 0)
+    # Of one that is made, one run has it: the next makes its own.
+    assert metered.run(SLOW, stdin=b"fresh").stdout == b"ready: fresh"
+
+
+def test_a_run_waits_for_the_step_that_is_under_way(metered: Sandbox) -> None:
+    pool, making = begun(metered)
+    made = pool._made
+    assert made is not None
+    step = made._steps.pop()
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(metered.run, SLOW, stdin=b"taken")
+        wait_for(lambda: made._taker is not None)
+        assert not run.done()
+        made._steps.append(step)
+        assert made._taker is not None
+        made._taker.wake()
+        assert run.result().stdout == b"ready: taken"
+    making.close()
+
+
+def test_a_run_that_ends_while_it_waits_for_a_step_frees_the_guest_after_it(metered: Sandbox) -> None:
+    pool, making = begun(metered)
+    made, instances = pool._made, live_instances()
+    assert made is not None
+    step = made._steps.pop()
+    steps, _ = metered.steps(SLOW, stdin=b"taken")
+    assert next(steps) == FOREVER
+    with ThreadPoolExecutor(1) as threads:
+        end = threads.submit(steps.close)
+        wait_for(end.running)
+        assert live_instances() == instances
+        made._steps.append(step)
+        end.result()
+    making.close()
+    metered.close()
+    wait_for(lambda: live_instances() < instances)
+
+
+def test_runs_are_served_while_nothing_can_be_made_ahead(metered: Sandbox) -> None:
+    """However many find none waiting: each makes its own, and the pool is filled when processors are free again."""
+    metered.warm(SLOW, pool_size=2)
+    pool = pool_of(metered)
+    for number in range(os.cpu_count() or 1):
+        starts().begin_urgent(number)
+    try:
+        for number in range(6):
+            assert metered.run(SLOW, stdin=b"%d" % number).stdout == b"ready: %d" % number
+        assert pool.ready == 0
+    finally:
+        for number in range(os.cpu_count() or 1):
+            starts().end_urgent(number)
+    wait_for(lambda: pool.ready == 2)
+
+
+def test_hints_are_read_before_the_input_of_a_run(box: Sandbox) -> None:
+    """Where there is time: a run that takes one before does without those that are left."""
+    for stop, expected in ((None, b"ready: abX"), (1, b"ready: aX"), (0, b"ready: X")):
+        context = box._contexts.under()
+        pool = context.park(GREETER, Inputs(), 1, 1 << 30, lambda: None, (b"a", b"b"))
+        assert pool is not None
+        if stop is not None:
+            taken = pool.take()
+            taken.guest.close()
+            made = pool._begun()
+            pool._made = made
+            while not made.stdin.waiting:
+                made.step()
+            if stop:
+                made.stdin.give(b"a", is_all=False)
+        assert box.run(GREETER, stdin=b"X").stdout == expected
 
 
 def test_cpython_that_waits_runs_its_program(box: Sandbox, load_program: Callable[[str], Module]) -> None:

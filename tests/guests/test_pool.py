@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stockade import JavaScript, Python, Random, UsageError
+from stockade.execution import ReadyPool
+from stockade.guests._language import _at_hand
 from tests._processes import wait_for
 from tests.guests.conftest import PATIENT
 
@@ -151,6 +154,55 @@ def test_the_place_that_was_used_last_is_taken_again() -> None:
         assert language.run("1").ok
         assert language._places[-1] is not last
         taken.instance.close()
+
+
+def test_where_none_waits_the_place_is_taken_that_is_furthest_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on there, and is not behind one that has just begun."""
+    with JavaScript(PATIENT, pool_size=3) as language:
+        language.prepare()
+        steps = {id(place.ahead): number for place, number in zip(language._places, (2, 5, 1), strict=True)}
+        monkeypatch.setattr(ReadyPool, "ready", 0)
+        monkeypatch.setattr(ReadyPool, "steps_taken", property(lambda pool: steps[id(pool)]))
+        for expected in (1, 0, 0):
+            at = _at_hand(language._places, language.policy)
+            assert at == expected
+            language._places.pop(at).close()
+
+
+def test_our_program_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the interpreter itself, ahead of the second one, or of those that wait; each does the same as the first."""
+    asked: list[int] = []
+    ask = Python._ask
+
+    def counted(language: Python, *given: Any) -> bytes | None:
+        answer = ask(language, *given)
+        asked.append(len(answer or b""))
+        return answer
+
+    monkeypatch.setattr(Python, "_ask", counted)
+    code = "import sys\n1 / 0"
+    with Python(PATIENT, runtime="cpython-3.12") as language:
+        first = language.run(code)
+        assert asked == []
+        later = [language.run(code) for _ in range(3)]
+        assert len(asked) == 1
+        assert asked[0] > 0
+        for result in later:
+            assert result.error == first.error
+            assert result.stderr == first.stderr
+        with language.session() as session:
+            assert [session.run(text).value for text in ("a = 4", "a + 1")] == [None, 5]
+    with Python(PATIENT, runtime="cpython-3.12", pool_size=2) as language:
+        language.prepare()
+        assert [language.run("6 * 7").value for _ in range(5)] == [42] * 5
+    assert len(asked) == 2
+
+
+def test_an_interpreter_that_cannot_compile_our_program_is_given_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Python, "_ask", lambda *_: None)
+    with Python(PATIENT, runtime="cpython-3.12", pool_size=1) as language:
+        language.prepare()
+        assert [language.run("6 * 7").value for _ in range(2)] == [42, 42]
 
 
 def test_a_pool_has_bounds() -> None:

@@ -61,7 +61,6 @@ _COMPILED_LOADER: Final = (
     "exec(marshal.loads(zlib.decompress(binascii.a2b_base64(sys.argv[1]))), {'__name__': '__main__'})"
 )
 
-
 _IMPORTED: Final = ("collections", "functools", "enum", "re", "json")
 """What most code uses, each with what it needs itself: one after the other, for a run may come in between."""
 
@@ -77,7 +76,7 @@ def _hint(module: str) -> bytes:
 class _CPythonCommand(CommandDriver):
     """CPython as a command: it gets our program as `-c`, and that its jobs from stdin."""
 
-    hints = tuple(map(_hint, _IMPORTED))
+    hints: Sequence[bytes] = tuple(map(_hint, _IMPORTED))
 
     def __init__(self) -> None:
         self._compiled: str | None = None
