@@ -324,7 +324,7 @@ def _table(
         cells = []
         for found in times_of(worker).values():
             spread = Spread.of(found)
-            cells += [f"{number:.2f}" if number < 100 else f"{number:.0f}" for number in (spread.p50, spread.p99)]  # noqa: PLR2004 - three digits or more
+            cells += [f"{number:.2f}" if number < 100 else f"{number:.0f}" for number in (spread.p50, spread.p99)]
         table.add_row(worker.contestant.label, *cells, last_of(worker))
     return table
 

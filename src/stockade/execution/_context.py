@@ -326,16 +326,13 @@ class PolicyContext:
         """
         check_may_wait(self.policy)
         key = self._parked_key(module, inputs)
-        before = self._parked.pop(key, None)
-        if before is not None:
+        if (before := self._parked.pop(key, None)) is not None:
             before.close()
         if pool_size:
             self.plan(module)
-
-            def begin(control: RunControl, streams: Streams) -> Guest:
-                return self.guest(module, control, inputs, streams)
-
-            pool = ParkedPool(module, pool_size, memory_bytes, begin, tidy, hints)
+            pool = ParkedPool(
+                module, pool_size, memory_bytes, lambda run, io: self.guest(module, run, inputs, io), tidy, hints
+            )
             pool.fill()
             self._parked[key] = pool
             return pool
@@ -350,8 +347,7 @@ class PolicyContext:
         """
         if not self._parked or inputs.served or self.provided.has_secrets:
             return None
-        pool = self._parked.get(self._parked_key(module, inputs))
-        if pool is None:
+        if (pool := self._parked.get(self._parked_key(module, inputs))) is None:
             return None
         if self.mounts.directories:
             self.mounts.check()
