@@ -200,11 +200,14 @@ class ParkedRun:
     def _wait_for_step(self) -> None:
         for _ in range(MOST_RAISED):
             try:
-                while not self._steps:
-                    time.sleep(_LOOKS_SECONDS)
+                self._look_for_step()
                 break
             except BaseException:  # noqa: S112 - a second signal; the first is raised
                 continue
+
+    def _look_for_step(self) -> None:
+        while not self._steps:
+            time.sleep(_LOOKS_SECONDS)
 
     def close(self) -> None:
         """Ends it. Nobody takes a step of it."""

@@ -61,12 +61,15 @@ class Starts:
             self._line.append(control)
         # In line before it looks: whoever makes room afterwards finds it there.
         try:
-            while not (self._has_room(0) or control.cancelled):
-                yield FOREVER
+            yield from self._room(control)
             self._ahead.add(control)
         finally:
             with suppress(ValueError):
                 self._line.remove(control)
+
+    def _room(self, control: RunControl) -> RunCoroutine[None]:
+        while not (self._has_room(0) or control.cancelled):
+            yield FOREVER
 
     def _has_room(self, mine: int) -> bool:
         others = len(self._ahead) - mine
