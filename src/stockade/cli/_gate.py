@@ -11,7 +11,7 @@ import msgspec
 from stockade._text import document_safe, printable
 from stockade.cli._streams import say_document
 from stockade.cli._terminal import show_table
-from stockade.gate import Quarantined, quarantined, quarantined_as
+from stockade.gate import Quarantined, quarantined, quarantined_as, remove_leftovers
 
 __all__ = ["gate"]
 
@@ -28,7 +28,14 @@ def gate() -> None:
 @gate.command(name="list")
 @click.option("--json", "wants_json", is_flag=True, help="Print JSON.")
 def list_command(wants_json: bool) -> int:
-    """List what is kept aside, the latest first."""
+    """List what is kept aside, the latest first.
+
+    What a process that was killed had begun to keep is removed, and that is said on stderr.
+    """
+    leftovers = remove_leftovers()
+    if leftovers:
+        runs = "1 run" if leftovers == 1 else f"{leftovers:,} runs"
+        click.echo(f"removed what was not kept whole of {runs}: the process that kept it was killed", err=True)
     kept = quarantined()
     if wants_json:
         say_document(_json(kept))

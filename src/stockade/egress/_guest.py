@@ -112,17 +112,12 @@ class GuestNetwork:
         Raises:
             RequestFailed: It may not.
         """
-        found = gate.request(request.url, request.headers, request.body)
+        sent = _as_sent(request.url)
+        found = gate.request(
+            request.url, request.headers, request.body, request.method, sent if sent != request.url else None
+        )
         if isinstance(found, tuple):
             url, headers, body = found
-            sent = _as_sent(url)
-            if sent != url:
-                # A host in other letters is that of the usual ones, and dots in a path join what is around them.
-                found = gate.request(sent, headers, b"")
-                if isinstance(found, tuple):
-                    looked, headers, _ = found
-                    url = url if looked == sent else looked
-        if isinstance(found, tuple):
             return request._replace(url=url, headers=headers, body=body)
         violation = msgspec.structs.replace(violation_of(found), action="stop" if self.stops else "deny", call="http")
         raise RequestFailed(

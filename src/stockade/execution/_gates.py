@@ -35,6 +35,7 @@ class RunGates:
         control.gate = GateRun(self._gate, frames=control.frames)
         if streams is not None:
             streams.gate = control.gate
+            control.gate.joins = streams.listening_to_both
 
 
 def gates_of(policy: Policy, secrets: SecretFinder | None) -> RunGates | None:

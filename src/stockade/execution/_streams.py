@@ -83,6 +83,11 @@ class Streams:
         return self._stdout is not None or self._stderr is not None
 
     @property
+    def listening_to_both(self) -> bool:
+        """Whether somebody wants both streams of output."""
+        return self._stdout is not None and self._stderr is not None
+
+    @property
     def clogged(self) -> bool:
         """Whether output that was passed on has not been taken yet, so that nothing is passed on."""
         return False
@@ -120,10 +125,11 @@ class Streams:
     def _pass_on(self, state: StreamState) -> None:
         # Taken first: a callback that raises must not be given the same piece again.
         while not self.clogged and (output := state.take_output()) is not None:
-            stream, piece = output
-            if self.gate is not None:
-                piece = self.gate.pass_on(stream, piece)
-            self._give(stream, piece)
+            if self.gate is None:
+                self._give(*output)
+                continue
+            for stream, piece in self.gate.pass_on(*output):
+                self._give(stream, piece)
 
     def pass_rest(self) -> bool:
         """Passes on what a gate has held, for there is no more; says whether there was something."""

@@ -11,10 +11,11 @@ from stockade.policy import GateRules
 from stockade.report import Finding, Verdict
 
 if TYPE_CHECKING:
-    from stockade.gate._quarantine import Quarantined, quarantined, quarantined_as
+    from stockade.gate._quarantine import Quarantined, quarantined, quarantined_as, remove_leftovers
 else:
     quarantined = called_later("stockade.gate._quarantine", "quarantined")
     quarantined_as = called_later("stockade.gate._quarantine", "quarantined_as")
+    remove_leftovers = called_later("stockade.gate._quarantine", "remove_leftovers")
     __getattr__ = found_later(__name__, {"_quarantine": ("Quarantined",)})
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "checked_secrets",
     "quarantined",
     "quarantined_as",
+    "remove_leftovers",
     "violation_of",
     "worst_of",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stockade._bytes import bytes_of
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.gate._joined import JoinedStreams
 from stockade.gate._secrets import SecretFinder, checked_secrets
 from stockade.gate._stream import GateStream
 from stockade.policy import GateRules
@@ -199,7 +200,9 @@ class Gate:
         stream = self.stream(channel, found)
         return stream.feed(data) + stream.finish()
 
-    def look_at_cut(self, data: bytes, dropped: int, channel: str, found: Callable[[Finding], object]) -> bytes:
+    def look_at_cut(
+        self, data: bytes, dropped: int, channel: str, found: Callable[[Finding], object], told: Sequence[Span] = ()
+    ) -> bytes:
         """Returns what may leave of what is left of output.
 
         Args:
@@ -207,12 +210,50 @@ class Gate:
             dropped: How much was dropped between them.
             channel: What it is called in what is told.
             found: Is told each thing that is found.
+            told: Where parts of secrets lie that were told before, as spans of all output.
         """
-        if not dropped or not data or not self._secrets:
+        if not data or not self._secrets or not (dropped or told):
             return self.look(data, channel, found)
-        at = len(data) - len(data) // 2
-        known = [span for finder in self._secrets for span in finder.find_cut(data[:at], data[at:])]
-        stream = GateStream(self._finders(channel), self._judge(channel, found), known)
+        judge, known = self._judge(channel, found), _cut(told, len(data), dropped)
+        verdict, quiet = self._verdicts["secret"], frozenset(known)
+        if dropped:
+            at = len(data) - len(data) // 2
+            known += [span for finder in self._secrets for span in finder.find_cut(data[:at], data[at:])]
+        stream = GateStream(
+            self._finders(channel), lambda span, data: verdict if span in quiet else judge(span, data), sorted(known)
+        )
+        return stream.feed(data) + stream.finish()
+
+    def join(self, found: Callable[[Finding], object]) -> JoinedStreams | None:
+        """Returns what looks for registered secrets that lie in both streams of output; None where there are none.
+
+        Args:
+            found: Is told each thing that is found.
+        """
+        if not self._secrets:
+            return None
+        return JoinedStreams(self._secrets, lambda channel, span, data: self._judge(channel, found)(span, data))
+
+    def follow(self, channel: str, found: Callable[[Finding], object]) -> GateStream | None:
+        """Returns what looks for registered secrets alone, piece by piece; None where there are none.
+
+        Args:
+            channel: What it is called in what is told.
+            found: Is told each thing that is found.
+        """
+        return GateStream(self._secrets, self._judge(channel, found)) if self._secrets else None
+
+    def look_for_others(self, data: bytes, channel: str, found: Callable[[Finding], object]) -> bytes:
+        """Returns what may leave of bytes that were looked through for registered secrets.
+
+        Args:
+            data: The bytes.
+            channel: What they are called in what is told.
+            found: Is told each thing that is found.
+        """
+        if not self._others or _group(channel) not in self.rules.channels:
+            return data
+        stream = GateStream(self._others, self._judge(channel, found))
         return stream.feed(data) + stream.finish()
 
     def across(
@@ -259,6 +300,17 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"Gate({self.rules!r})"
+
+
+def _cut(spans: Iterable[Span], left: int, dropped: int) -> list[Span]:
+    """Returns what is left of spans of output out of whose middle something was dropped."""
+    if not dropped:
+        return [span for span in spans if span.end <= left]
+    at, found = left - left // 2, []
+    for span in spans:
+        parts = (span.start, min(span.end, at)), (max(span.start - dropped, at), span.end - dropped)
+        found += [span._replace(start=start, end=end) for start, end in parts if start < end <= left]
+    return found
 
 
 def _finders(rules: GateRules) -> Iterable[Finder]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal
 
+    from stockade.gate._finder import Span
     from stockade.gate._gate import Gate
+    from stockade.gate._joined import JoinedStreams
     from stockade.gate._stream import GateStream
-    from stockade.report import TracedCall
+    from stockade.report import TracedCall, ViolationEvent
 
 __all__ = ["GateRun", "Given", "violation_of"]
 
 Json: TypeAlias = "str | int | float | bool | bytes | list[Json] | dict[str, Json] | None"
 
+_Record = TypeVar("_Record", "Violation", "ViolationEvent")
+
 _SEAM_BYTES: Final = 8 << 10
+
+_HELD: Final = b"[...]"
+"""What is told in the place of what may be the beginning of a secret."""
 
 _STREAMS: Final = ("stdout", "stderr")
 
@@ -57,13 +64,14 @@ class GateRun:
 
     Attributes:
         frames: The same.
+        joins: Whether somebody is passed both streams of output, who sees them as they were written.
     """
 
     def __init__(self, gate: Gate, *, frames: bool = False) -> None:
         self._gate = gate
         self.frames = frames
+        self.joins = False
         self._begin()
-        self._kept_as = ""
 
     def renewed(self, *, frames: bool) -> GateRun:
         """Returns what looks at what leaves another run of the same guest.
@@ -71,79 +79,145 @@ class GateRun:
         Args:
             frames: As for this one.
         """
-        return GateRun(self._gate, frames=frames)
+        renewed = GateRun(self._gate, frames=frames)
+        renewed.joins = self.joins
+        return renewed
 
     def _begin(self) -> None:
         """Begins with nothing found."""
         self._live: dict[str, GateStream] = {}
+        self._joined: JoinedStreams | None = None
+        self._calls: GateStream | None = None
         self._seen = Findings()
         self._requests = Findings()
 
     # -- while it goes on ---------------------------------------------------------------------------------------------
 
-    def pass_on(self, stream: str, piece: bytes) -> bytes:
-        """Returns what may be passed on of the output of a guest that runs.
+    def pass_on(self, stream: str, piece: bytes) -> list[tuple[str, bytes]]:
+        """Returns what may be passed on of the output of a guest that runs, by its streams.
 
         Args:
             stream: `stdout` or `stderr`.
             piece: What it has written.
         """
+        # What is withheld is so in both of them, whichever it was in.
+        withheld = self._seen.verdict.withholds
+        if self._joined is None and self.joins and not self._live:
+            self._joined = self._gate.join(self._seen.note)
+        pieces = [(stream, piece)] if self._joined is None else self._joined.feed(stream, piece)
+        found = [(each, self._stream(each).feed(data)) for each, data in pieces]
+        return [] if withheld else found
+
+    def _stream(self, stream: str) -> GateStream:
         live = self._live.get(stream)
         if live is None:
             live = self._live[stream] = self._gate.stream(stream, self._seen.note)
-        # What is withheld is so in both of them, whichever it was in.
-        return b"" if self._seen.verdict.withholds else live.feed(piece)
+        return live
 
     def rest(self) -> list[tuple[str, bytes]]:
         """Returns what was held of the output and may be passed on now that there is no more, by its streams."""
-        found = []
+        found: list[tuple[str, bytes]] = []
+        withheld = self._seen.verdict.withholds
+        if self._joined is not None:
+            found += [(stream, self._stream(stream).feed(data)) for stream, data in self._joined.finish()]
         for stream, live in self._live.items():
-            piece = live.finish()
-            if piece and not self._seen.verdict.withholds:
-                found.append((stream, piece))
+            passed = live.finish()
+            withheld = withheld or self._seen.verdict.withholds
+            found.append((stream, passed))
         self._live = {}
-        return found
+        return [] if withheld else [(stream, data) for stream, data in found if data]
 
     def traced(self, call: TracedCall) -> TracedCall:
-        """Returns a call as it may be told while the guest runs.
+        """Returns a call as it may be told while the guest runs: together with those that were told before it.
 
         Args:
             call: The call.
         """
-        return _call_with(call, lambda text: self._text(text, self._seen, "report"))
+        if self._calls is None:
+            self._calls = self._gate.follow("report", self._seen.note)
+        return _call_with(call, self._followed)
+
+    def _followed(self, text: str) -> str:
+        """Returns a text of a call. What may be the beginning of a secret is not told: nothing can be told later."""
+        data = passed = text.encode("utf-8", "surrogateescape")
+        calls = self._calls
+        if calls is not None:
+            passed = calls.feed(data)
+            if calls.let_go():
+                passed += _HELD
+        passed = self._gate.look_for_others(passed, "report", self._seen.note)
+        return text if passed == data else passed.decode("utf-8", "replace")
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def request(
-        self, url: str, headers: Sequence[tuple[str, str]], body: bytes
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes, method: str = "", sent_url: str | None = None
     ) -> tuple[str, list[tuple[str, str]], bytes] | Finding:
-        """Looks at a request before it is made.
+        """Looks at a request before it is made: at all of it as one, for whoever gets it has all of it.
 
         Args:
             url: Its URL.
             headers: Its headers.
             body: Its body.
+            method: Its method.
+            sent_url: The URL as it leaves, where that is another one: a host in other letters is that of the usual
+                ones, and dots in a path join what is around them.
 
         Returns:
             URL, headers and body as they may leave; or what was found that keeps all of it from leaving.
         """
-        found = Findings()
-        # Together, for a secret may be split among them.
-        lines = [url, *(part for header in headers for part in header)]
-        whole = "\n".join(lines).encode("utf-8", "surrogateescape")
-        if self._gate.look(whole, "request", found.note) != whole:
-            lines = [self._text(line, None) for line in lines]
-            again = Findings()
-            self._gate.look("\n".join(lines).encode("utf-8", "surrogateescape"), "request", again.note)
-            if again.verdict.severity >= Verdict.REDACT.severity:
-                # What is split among headers cannot be replaced.
-                return self._refused(found)
-        sent = self._gate.look(body, "request", found.note)
+        texts = [method, url, *(part for header in headers for part in header)]
+        parts = [*(text.encode("utf-8", "surrogateescape") for text in texts), body]
+        sent = b"" if sent_url is None else sent_url.encode("utf-8", "surrogateescape")
+        found = self._found_in_request(parts, sent)
         if found.verdict.withholds:
             return self._refused(found)
+        if found.verdict is Verdict.REDACT:
+            quiet = Findings()
+            left = [self._gate.look(part, "request", quiet.note) for part in parts]
+            sent = sent and self._gate.look(sent, "request", quiet.note)
+            again = self._found_in_request(left, sent)
+            if left[0] != parts[0] or again.verdict.severity >= Verdict.REDACT.severity:
+                # What is split among its parts cannot be replaced, and a method is none with other letters.
+                return self._refused(found)
+            texts = [
+                text if part == before else part.decode("utf-8", "replace")
+                for text, before, part in zip(texts, parts, left, strict=False)
+            ]
+            parts = left
+            if sent_url is not None and sent != sent_url.encode("utf-8", "surrogateescape"):
+                texts[1] = sent.decode("utf-8", "replace")
         self._note_all(self._requests, found.all())
-        url, rest = lines[0], lines[1:]
-        return url, list(zip(rest[::2], rest[1::2], strict=True)), sent
+        return texts[1], list(zip(texts[2::2], texts[3::2], strict=True)), parts[-1]
+
+    def _found_in_request(self, parts: Sequence[bytes], sent: bytes) -> Findings:
+        """Returns what is in a request.
+
+        Args:
+            parts: Method, URL, names and values of headers, and body.
+            sent: The URL as it leaves; nothing where it does so as it is.
+        """
+        found = Findings()
+        self._gate.look(b"\n".join(parts), "request", found.note)
+        _, url, *headers, body = parts
+        names, values, ends = headers[::2], headers[1::2], (url, body)
+        views = [b"\n".join(names), b"\n".join(values)]
+        if sent:
+            views.append(b"\n".join([sent, *headers, body[:_SEAM_BYTES]]))
+            ends = sent, body
+        for view in views:
+            more = Findings()
+            self._gate.look(view, "request", more.note)
+            self._note_new(found, more)
+        # Whoever gets it may put any two parts of it together.
+        pairs = [(first, second) for value in values for end in ends for first, second in ((value, end), (end, value))]
+        for first, second in [(url, body), (body, url), *(pairs if sum(map(len, values)) else ())]:
+            if first and second:
+                more = Findings()
+                for _ in self._gate.across(first[-_SEAM_BYTES:], second[:_SEAM_BYTES], "request", more.note):
+                    break
+                self._note_new(found, more)
+        return found
 
     def _refused(self, found: Findings) -> Finding:
         self._note_all(self._requests, found.all())
@@ -158,10 +232,7 @@ class GateRun:
             report: The report on a call, which is over.
         """
         found = Findings()
-        dropped = report.truncated
-        stdout = self._gate.look_at_cut(report.stdout, dropped.stdout, "stdout", found.note)
-        stderr = self._gate.look_at_cut(report.stderr, dropped.stderr, "stderr", found.note)
-        stdout, stderr = self._without_seams(stdout, stderr, found)
+        stdout, stderr = self._output(report, found)
         value: object = report.value
         if value is not None and not self.frames:
             value = self._value(value, "value", found)
@@ -169,7 +240,6 @@ class GateRun:
         self._note_new(found, self._seen)
         requests = self._requests
         self._begin()
-        self._kept_as = ""
         if not found.all() and not requests.all():
             return report
         changes: dict[str, object] = {**told, "stdout": stdout, "stderr": stderr, "value": value}
@@ -210,25 +280,37 @@ class GateRun:
                 parts = {"stdout": report.stdout, "stderr": report.stderr, **parts}
                 changes = {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
             if parts and (not was_withheld or report.quarantine):
-                changes |= self._withheld(report, found, parts, kept=bool(report.quarantine))
+                changes |= self._withheld(report, found, parts, kept=report.quarantine)
         if not found.all() and not changes:
             return report
         return self._told(report, changes, (found,))
 
     def _withheld(
-        self, report: Report, found: Findings, parts: Mapping[str, bytes], *, kept: bool = False
+        self, report: Report, found: Findings, parts: Mapping[str, bytes], *, kept: str = ""
     ) -> dict[str, object]:
-        """Keeps aside what does not leave, where that is the verdict; returns what the report tells of that."""
+        """Keeps aside what does not leave, where that is the verdict; returns what the report tells of that.
+
+        Args:
+            report: The report.
+            found: What was found.
+            parts: What does not leave.
+            kept: What was kept aside of the same run before is called so; "" for nothing.
+        """
         changes: dict[str, object] = {}
         if report.outcome in (Outcome.OK, Outcome.EXIT):
             changes = {"outcome": Outcome.DENIED, "exit_code": None}
-        if kept or found.verdict is Verdict.QUARANTINE:
+        if found.verdict is Verdict.BLOCK:
+            # Nobody is to have it: nor is what was kept aside before this was found.
+            if kept:
+                from stockade.gate._quarantine import drop_aside
+
+                drop_aside(kept)
+                changes["quarantine"] = ""
+        elif kept or found.verdict is Verdict.QUARANTINE:
             from stockade.gate._quarantine import keep_aside
 
             try:
-                changes["quarantine"] = self._kept_as = keep_aside(
-                    report.module.name, report.policy.name, found.all(), parts, self._kept_as if kept else ""
-                )
+                changes["quarantine"] = keep_aside(report.module.name, report.policy.name, found.all(), parts, kept)
             except (OSError, StockadeError):
                 # Fail closed: what cannot be kept aside is gone, as `block` has it.
                 changes["quarantine"] = ""
@@ -246,6 +328,20 @@ class GateRun:
         return msgspec.structs.replace(report, **changes)
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _output(self, report: Report, found: Findings) -> tuple[bytes, bytes]:
+        """Returns both streams as they may leave."""
+        dropped, joined = report.truncated, self._joined
+        split: Mapping[str, Sequence[Span]] = {"stdout": (), "stderr": ()} if joined is None else joined.split
+        out = self._gate.look_at_cut(report.stdout, dropped.stdout, "stdout", found.note, split["stdout"])
+        err = self._gate.look_at_cut(report.stderr, dropped.stderr, "stderr", found.note, split["stderr"])
+        if found.verdict.withholds:
+            # Nothing is left of them, but that what is worse is found.
+            self._without_seams(report.stdout, report.stderr, found)
+            return b"", b""
+        if joined is not None and joined.has_more:
+            return (_HELD if report.stdout else b""), (_HELD if report.stderr else b"")
+        return self._without_seams(out, err, found)
 
     def _without_seams(self, stdout: bytes, stderr: bytes, found: Findings) -> tuple[bytes, bytes]:
         """Looks for secrets of which a part is the end of one stream, and the rest the beginning of the other."""
@@ -314,11 +410,13 @@ class GateRun:
 
     def _texts_of(self, report: Report, found: Findings) -> dict[str, object]:
         """Returns what a report tells in words that the guest chose, as it may leave."""
-        trap = report.trap
-        texts = [violation.subject for violation in report.violations]
-        texts += [event.subject for event in report.events]
+        trap, usage = report.trap, report.usage
+        texts = [text for each in report.violations for text in _words(each, _OF_VIOLATIONS)]
+        texts += [text for each in report.events for text in _words(each, _OF_EVENTS)]
+        # A worker in the hands of its guest chooses these, too.
+        texts += [*usage.calls, *usage.denied]
         if trap is not None:
-            texts += [trap.message, *(frame.function or "" for frame in trap.frames)]
+            texts += [trap.code, trap.message, *(frame.function or "" for frame in trap.frames)]
         for call in report.trace_calls:
             texts += _texts_in({**call.arguments, **call.results})
         if not texts:
@@ -337,17 +435,34 @@ class GateRun:
 
         replace = msgspec.structs.replace
         changes: dict[str, object] = {
-            "violations": tuple(replace(each, subject=gated(each.subject)) for each in report.violations),
-            "events": tuple(replace(each, subject=gated(each.subject)) for each in report.events),
+            "violations": tuple(_reworded(each, _OF_VIOLATIONS, gated) for each in report.violations),
+            "events": tuple(_reworded(each, _OF_EVENTS, gated) for each in report.events),
             "trace_calls": tuple(_call_with(call, gated) for call in report.trace_calls),
+            "usage": replace(
+                usage,
+                calls={gated(name): count for name, count in usage.calls.items()},
+                denied={gated(name): count for name, count in usage.denied.items()},
+            ),
         }
         if trap is not None:
             frames = tuple(
                 frame if frame.function is None else replace(frame, function=gated(frame.function))
                 for frame in trap.frames
             )
-            changes["trap"] = replace(trap, message=gated(trap.message), frames=frames)
+            changes["trap"] = replace(trap, code=gated(trap.code), message=gated(trap.message), frames=frames)
         return changes
+
+    def told(self, text: str) -> str:
+        """Returns what somebody says of a run who may be in the hands of its guest, as it may be told.
+
+        Args:
+            text: What it says.
+        """
+        found = Findings()
+        passed = self._text(text, found, "error")
+        if not found.verdict.withholds:
+            return passed
+        return f"what it says is kept back by gate.{FIELDS[found.all()[0].kind]}"
 
     def _note_all(self, found: Findings, more: Iterable[Finding]) -> None:
         for finding in more:
@@ -357,6 +472,19 @@ class GateRun:
         """Notes what was found while the guest ran and is not in its report, which may have been cut."""
         known = {(each.kind, each.detector, each.channel) for each in found.all()}
         self._note_all(found, (each for each in seen.all() if (each.kind, each.detector, each.channel) not in known))
+
+
+_OF_VIOLATIONS: Final = ("kind", "subject", "call", "field", "mount")
+_OF_EVENTS: Final = ("kind", "subject", "call")
+
+
+def _words(record: Violation | ViolationEvent, fields: Sequence[str]) -> list[str]:
+    return [text for field in fields if (text := getattr(record, field))]
+
+
+def _reworded(record: _Record, fields: Sequence[str], change: Callable[[str], str]) -> _Record:
+    changed = {field: change(text) for field in fields if (text := getattr(record, field))}
+    return msgspec.structs.replace(record, **changed)
 
 
 def _has_bytes(value: object) -> bool:

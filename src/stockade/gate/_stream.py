@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from stockade.gate._finder import Finder, Span
 
-__all__ = ["GateStream", "placeholder"]
+__all__ = ["FEW_BYTES", "PIECE_BYTES", "GateStream", "placeholder"]
 
-_PIECE_BYTES: Final = 64 << 10
+PIECE_BYTES: Final = 64 << 10
 
-_FEW_BYTES: Final = 2048
+FEW_BYTES: Final = 2048
 """Where more than that is kept, it is not looked at anew for each byte that comes."""
 
 
@@ -37,6 +37,9 @@ class GateStream:
         finders: What is looked for.
         judge: Is told what was found, as a span of the whole channel, and the bytes of it; says what becomes of it.
         known: What was found before, as spans of the whole channel.
+
+    Attributes:
+        closed: Whether nothing leaves any more. What comes is looked at until nothing can be found that is worse.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class GateStream:
         self._released = 0
         self._looked = 0
         self._offset = 0
+        self._is_over = False
         self.closed = False
 
     @property
@@ -63,20 +67,26 @@ class GateStream:
         Args:
             data: What comes.
         """
-        if len(data) <= _PIECE_BYTES:
+        if len(data) <= PIECE_BYTES:
             return self._take(data, is_last=False)
-        pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
+        pieces = (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
         return b"".join([self._take(piece, is_last=False) for piece in pieces])
 
     def finish(self) -> bytes:
         """Returns what may leave of the rest: no more comes."""
         return self._take(b"", is_last=True)
 
+    def let_go(self) -> bool:
+        """Drops what has come and has not left: it is still known when more comes. Says whether there was something."""
+        had = self.held_bytes > 0
+        self._released = len(self._kept)
+        return had
+
     def _take(self, piece: bytes, *, is_last: bool) -> bytes:
-        if self.closed:
+        if self._is_over:
             return b""
         data = self._kept + piece
-        if not is_last and len(self._kept) > _FEW_BYTES and len(data) - self._looked < len(data) >> 3:
+        if not is_last and len(self._kept) > FEW_BYTES and len(data) - self._looked < len(data) >> 3:
             self._kept = data
             return b""
         known = [span._replace(start=span.start - self._offset, end=span.end - self._offset) for span in self._known]
@@ -92,17 +102,20 @@ class GateStream:
                 hold = finder.hold(data)
                 keep_from, release_to = min(keep_from, hold.keep_from), min(release_to, hold.release_to)
         out: list[bytes] = []
+        passed = b"" if self.closed else None
         at = self._released
         release_to = max(release_to, at)
         for start, end, spans in _grouped(found, data):
             if start >= release_to:
                 break
             verdict = max((self._told(span, data) for span in spans), key=lambda each: each.severity)
-            if verdict.withholds:
+            if verdict.withholds and passed is None:
                 self.closed = True
-                self._kept = b""
-                out.append(data[at : max(at, start)])
-                return b"".join(out)
+                passed = b"".join([*out, data[at : max(at, start)]])
+            if verdict is Verdict.BLOCK:
+                self._is_over = True
+                self._kept, self._released = b"", 0
+                return passed or b""
             if verdict is Verdict.REDACT:
                 out += [data[at : max(at, start)], placeholder(spans[0].detector)]
             else:
@@ -115,7 +128,7 @@ class GateStream:
         self._released = release_to - keep_from
         self._offset += keep_from
         self._looked = len(self._kept)
-        return b"".join(out)
+        return b"".join(out) if passed is None else passed
 
     def _told(self, span: Span, data: bytes) -> Verdict:
         there = span._replace(start=self._offset + span.start, end=self._offset + span.end)

@@ -295,7 +295,7 @@ class HeardGuest(ToldGuest):
         if isinstance(message, Looked):
             self._check_asked(Looked)
             check_numbers(message)
-            self._looked = message, blob
+            self._looked = msgspec.structs.replace(message, problem=self._passed(message.problem)), blob
             return
         if blob:
             raise Garbled("something stands behind it")
@@ -326,8 +326,13 @@ class HeardGuest(ToldGuest):
             if self._started is not None and not self._may_fail_by(message.kind):
                 # The guest has begun: what the embedder has done wrong was told before, and the guest may say this.
                 raise Garbled("it says that somebody else has failed")
-            self._failed = FAILURES[message.kind](message.message)
+            self._failed = FAILURES[message.kind](self._passed(message.message))
             raise self._failed
+
+    def _passed(self, text: str) -> str:
+        """Returns words of the worker's as they may be told: it knows what its guest was given."""
+        gate = self._control.gate
+        return text if gate is None or not text else gate.told(text)
 
     def _may_fail_by(self, kind: str) -> bool:
         """Whether a worker whose guest has begun may truthfully say that it fails by an error of a kind."""

@@ -290,6 +290,8 @@ class ToldGuest(GuestAnywhere):
             )
             if call is not None:
                 check_value(report.value, call)
+            elif report.value is not None:
+                raise Garbled("it has a value where no call is over")
             if not is_within and report.usage.host_calls < self._calls.count:
                 raise Garbled("it has made more calls than it says")
         except Garbled as problem:
