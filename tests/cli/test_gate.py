@@ -54,6 +54,20 @@ def test_what_is_kept_aside_is_listed_and_shown_without_its_content(kept: str) -
     assert [each["id"] for each in json.loads(_run("list", "--json")[1])] == [kept]
 
 
+def test_what_a_killed_process_has_left_is_said(kept: str, tmp_path: Path) -> None:
+    left = tmp_path / "state" / "quarantine" / ".new-0123456789ab"
+    left.mkdir(mode=0o700)
+    (left / "part-0").write_bytes(b"secret")
+
+    status, listed = _run("list")
+
+    assert status == 0
+    assert "removed what was not kept whole of 1 run: the process that kept it was killed" in listed
+    assert kept in listed
+    assert not left.exists()
+    assert "removed" not in _run("list")[1]
+
+
 def test_what_is_released_is_written_and_kept_no_longer(kept: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
 

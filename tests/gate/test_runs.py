@@ -173,6 +173,122 @@ def test_what_is_passed_on_while_the_guest_runs_has_passed_the_gate(isolation: I
         assert report.stdout == b""
 
 
+_THIRDS = [_SECRET[at : at + 3].encode() for at in range(0, len(_SECRET), 3)]
+
+_SPLIT = {
+    "halves": [(1, _SECRET[:12].encode()), (2, _SECRET[12:].encode())],
+    "halves, the second one first to be read": [(2, _SECRET[:12].encode()), (1, _SECRET[12:].encode())],
+    "halves, and more behind": [(1, b"a" + _SECRET[:12].encode()), (2, _SECRET[12:].encode()), (1, b"\nbye\n" * 9)],
+    "in turns": [(1 + place % 2, piece) for place, piece in enumerate(_THIRDS)],
+    "letter by letter": [(1 + place % 2, bytes((byte,))) for place, byte in enumerate(_SECRET.encode())],
+    "in hex": [(1, _SECRET.encode().hex()[:20].encode()), (2, _SECRET.encode().hex()[20:].encode())],
+}
+
+
+@pytest.mark.parametrize("verdict", ["redact", "quarantine", "block"])
+@pytest.mark.parametrize("writes", _SPLIT.values(), ids=_SPLIT)
+def test_a_secret_that_is_split_over_both_live_streams_is_passed_on_by_none(
+    isolation: Isolation, verdict: str, writes: list[tuple[int, bytes]]
+) -> None:
+    """The attack: each stream is passed on by itself, to the same terminal, which shows the secret as one."""
+    shown: list[bytes] = []
+    with Sandbox(_policy(registered=verdict), isolation, secrets=_SECRETS) as box:
+        report = box.run(
+            printer([(1, b"> "), *writes, (1, b" and"), (2, b" more")]), on_stdout=shown.append, on_stderr=shown.append
+        )
+
+    whole = b"".join(shown)
+    told = [finding for finding in report.findings if " and " in finding.channel]
+    assert [(finding.detector, str(finding.verdict), finding.count) for finding in told] == [("api", verdict, 1)]
+    # At most four characters have left before it is known that a secret has begun.
+    left = (
+        whole.replace(b"[redacted:api]", b"").replace(b"> a", b"> ").replace(b"> sk-l", b"> ").replace(b"> sk-", b"> ")
+    )
+    if verdict == "redact":
+        assert left.replace(b"\nbye\n", b"") == b">  and more"
+        # Nor has the report what both streams have of it.
+        assert _SECRET[:12].encode() not in report.stdout + report.stderr
+        assert _SECRET[12:].encode() not in report.stdout + report.stderr
+    else:
+        assert left == b"> "
+        assert (report.outcome, report.stdout, report.stderr) == (Outcome.DENIED, b"", b"")
+
+
+def test_what_both_live_streams_have_without_a_secret_is_passed_on_as_it_was_written(isolation: Isolation) -> None:
+    """And at once, but for what may be the beginning of one: nothing else waits."""
+    writes = [
+        (1, b"sk-live-"),
+        (2, b"warning\n"),
+        (1, b"9fJ2kQ"),
+        (2, _SECRET[:-1].encode()),
+        (1, b"\xff\x00"),
+        (2, b"!"),
+    ]
+    shown: list[tuple[int, bytes]] = []
+    with Sandbox(_policy(registered="block"), isolation, secrets=_SECRETS) as box:
+        report = box.run(
+            printer(writes),
+            on_stdout=lambda piece: shown.append((1, piece)),
+            on_stderr=lambda piece: shown.append((2, piece)),
+        )
+
+    assert (report.outcome, report.findings) == (Outcome.OK, ())
+    for stream, kept in ((1, report.stdout), (2, report.stderr)):
+        assert b"".join(piece for of, piece in shown if of == stream) == kept
+        assert kept == b"".join(piece for of, piece in writes if of == stream)
+
+
+def test_who_is_passed_one_stream_alone_does_not_see_what_is_in_both(isolation: Isolation) -> None:
+    shown: list[bytes] = []
+    with Sandbox(_policy(registered="block"), isolation, secrets=_SECRETS) as box:
+        box.run(printer([*_SPLIT["in turns"], (1, b" more")]), on_stdout=shown.append)
+
+    assert b"".join(shown) == b"".join(_THIRDS[::2]) + b" more"
+
+
+@pytest.mark.parametrize("kept", [200, 1000])
+def test_what_is_left_of_a_secret_in_both_live_streams_out_of_which_the_middle_was_cut(kept: int) -> None:
+    """The attack: where its parts lie is known of all output, of which the report has the beginning and the end."""
+    noise = b"." * 700
+    writes = [*_SPLIT["halves"], (1, noise), (2, noise), *_SPLIT["halves"], (1, noise), (2, noise), *_SPLIT["halves"]]
+    shown: list[bytes] = []
+    with Sandbox(Policy().replace(stdout=kept, stderr=kept), secrets=_SECRETS) as box:
+        report = box.run(printer(writes), on_stdout=shown.append, on_stderr=shown.append)
+
+    assert b"".join(shown).count(b"[redacted:api]") == 6
+    assert report.truncated.stdout > 0
+    for half in (_SECRET[:12].encode(), _SECRET[12:].encode()):
+        assert half not in b"".join(shown)
+        assert half not in report.stdout + report.stderr
+
+
+def test_the_strongest_verdict_on_a_run_wins() -> None:
+    """The attack: a key that is only kept aside stands before the secret, so that this is kept, and can be released."""
+    key, rules = b"password=hunt3r2 ", GateRules(registered="block", keys="quarantine")
+    leaks = {
+        "in one stream": [(1, key + _SECRET.encode())],
+        "in the other stream": [(1, key), (2, _SECRET.encode())],
+        "over both streams": [(1, key + _SECRET[:12].encode()), (2, _SECRET[12:].encode())],
+        "far behind": [(1, key + b"." * 200_000 + _SECRET.encode())],
+        "before it": [(1, _SECRET.encode() + b" " + key)],
+    }
+    shown: list[bytes] = []
+    with Sandbox(Policy(gate=rules), secrets=_SECRETS) as box:
+        for where, writes in leaks.items():
+            report = box.run(printer(writes))
+            live = box.run(printer(writes), on_stdout=shown.append, on_stderr=shown.append)
+            for each in (report, live):
+                assert each.findings[0].verdict is Verdict.BLOCK, where
+                assert (each.outcome, each.quarantine, each.stdout) == (Outcome.DENIED, "", b""), where
+        assert quarantined() == []
+        assert b"hunt3r2" not in b"".join(shown)
+        assert _SECRET[5:12].encode() not in b"".join(shown)
+
+        # The twin: what nothing worse is behind is kept.
+        report = box.run(printer([(1, key)]))
+        assert quarantined_as(report.quarantine).read("stdout") == key
+
+
 def test_awaited_runs_pass_the_gate_with_their_output(isolation: Isolation) -> None:
     async def run() -> tuple[Report, Report, bytes]:
         shown: list[bytes] = []
@@ -263,6 +379,27 @@ def test_calls_that_are_told_as_they_are_made_pass_the_gate() -> None:
 
     assert _SECRET not in str(told)
     assert "[redacted:api]" in str(told)
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_calls_that_are_told_as_they_are_made_are_looked_at_together(size: int) -> None:
+    """The attack: a guest writes the secret in several writes, each of which is told by itself."""
+    pieces = [_SECRET[at : at + size] for at in range(0, len(_SECRET), size)]
+    told: list[stockade.report.TracedCall] = []
+    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+        box.run(printer([(1, b"so: "), *((1, piece.encode()) for piece in pieces), (1, b"it is")]))
+
+    texts = [str(call.arguments["iovs"]) for call in told]
+    assert "".join(texts).replace("[...]", "").replace("[redacted:api]", "") in ("so: it is", "so: sk-lit is")
+    assert any("[redacted:api]" in text for text in texts)
+
+
+def test_calls_without_a_secret_are_told_as_they_are() -> None:
+    told: list[stockade.report.TracedCall] = []
+    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+        box.run(printer([(1, b"one"), (2, b"password=hunt3r2"), (1, b"sk-")]))
+
+    assert [call.arguments["iovs"] for call in told] == ["one", "password=hunt3r2", "sk-"]
 
 
 _ECHOES = wat(

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stockade import HostCall, Outcome, Policy, Sandbox, UsageError
+from stockade import AuditLog, EngineError, HostCall, Outcome, Policy, Sandbox, UsageError
+from stockade.gate import GateRules
 from stockade.isolation import _handle
 from stockade.isolation._messages import Failed, Finished, Looked, Ready, Started, Taken
+from stockade.report import TrapInfo, Usage, Violation
 from tests._processes import descriptors, until
 from tests.conftest import wat
 from tests.isolation.test_workers import all_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SUM = wat("""
 (module
@@ -177,3 +180,109 @@ def test_a_worker_that_does_not_answer_in_a_call(monkeypatch: pytest.MonkeyPatch
 
     assert report.outcome is (Outcome.CANCELLED if cancels else Outcome.TIMEOUT)
     assert time.monotonic() - begun < 20
+
+
+SECRET = "notarealkey4711"
+
+
+def guarded(verdict: str, audit: AuditLog | None = None) -> Sandbox:
+    """A sandbox whose runs are looked through for a secret."""
+    rules = GateRules(registered=verdict)  # type: ignore[arg-type]
+    return Sandbox(Policy(gate=rules), "process", secrets={"api": SECRET}, audit=audit)
+
+
+@pytest.mark.parametrize("verdict", ["redact", "block", "quarantine"])
+def test_words_of_a_worker_that_fails_pass_the_gate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: str
+) -> None:
+    """Attack: a worker ends its run by an error of its own making that has the secret, for the caller and the log."""
+    lies(monkeypatch, lambda told, _: (Failed("EngineError", f"no room for {SECRET} here"), b""), Finished)
+    with AuditLog(tmp_path / "log") as log, guarded(verdict, log) as box, pytest.raises(EngineError) as caught:
+        box.call(SUM, "add", 1, 2)
+
+    said = {
+        "redact": "no room for [redacted:api] here",
+        "block": "what it says is kept back by gate.registered",
+        "quarantine": "what it says is kept back by gate.registered",
+    }[verdict]
+    assert str(caught.value) == said
+    assert said in (tmp_path / "log").read_text()
+    assert SECRET not in (tmp_path / "log").read_text()
+
+
+def test_words_of_a_worker_without_a_secret_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin."""
+    lies(monkeypatch, lambda told, _: (Failed("EngineError", "no room for it here"), b""), Finished)
+    with guarded("block") as box, pytest.raises(EngineError, match=r"^no room for it here$"):
+        box.call(SUM, "add", 1, 2)
+
+
+def test_words_about_memory_pass_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    lies(monkeypatch, lambda told, behind: (Looked(65536, f"{SECRET} is not inside"), b""), Looked)
+    with guarded("redact") as box, box.open(SUM) as session, pytest.raises(UsageError) as caught:
+        session.read_memory(0, 8)
+
+    assert str(caught.value) == "outside the guest's memory: [redacted:api] is not inside"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": Usage(calls={SECRET: 1})},
+        {"usage": Usage(denied={SECRET: 1})},
+        {"violations": (Violation(kind=SECRET, subject="x"),)},
+        {"violations": (Violation(kind="path", subject="x", call=SECRET),)},
+        {"violations": (Violation(kind="path", subject="x", field=SECRET),)},
+        {"violations": (Violation(kind="path", subject="x", mount=SECRET),)},
+        {"outcome": Outcome.TRAP, "exit_code": None, "trap": TrapInfo(SECRET, "it trapped")},
+    ],
+    ids=str,
+)
+def test_all_words_of_a_report_pass_the_gate(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any]) -> None:
+    """Attack: names of calls, fields and traps, which a worker chooses that is in the hands of its guest."""
+
+    def lying(finished: Finished, behind: bytes) -> tuple[Finished, bytes]:
+        given = dict(told)
+        if "usage" in given:
+            given["usage"] = msgspec.structs.replace(
+                finished.report.usage, calls=given["usage"].calls, denied=given["usage"].denied
+            )
+        return msgspec.structs.replace(finished, report=msgspec.structs.replace(finished.report, **given)), behind
+
+    lies(monkeypatch, lying, Finished)
+    with guarded("redact") as box:
+        report = box.run(SUM)
+
+    assert SECRET not in report.to_json()
+    assert "[redacted:api]" in report.to_json()
+
+
+@pytest.mark.parametrize("value", [5, [1, 2], 0.5, "a text", b"bytes"])
+def test_a_value_of_a_turn(monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    """Attack: the report on a call that is not over, or was never made, has a value, which nobody has looked at."""
+    behind = value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else b""
+    kind = "text" if isinstance(value, str) else "bytes" if behind else ""
+
+    heard: list[Finished] = []
+
+    def told(finished: Finished, _: bytes) -> tuple[Finished, bytes]:
+        heard.append(finished)
+        return finished, b""
+
+    lies(monkeypatch, told, Finished)
+    with Sandbox(isolation="process") as box:
+        assert box.call(SUM, "none").ok
+        lie = msgspec.structs.replace(
+            heard[0],
+            report=msgspec.structs.replace(heard[0].report, value=None if behind else value),
+            value=len(behind),
+            kind=kind,
+        )
+        guest, _ = box.live(SUM)
+        monkeypatch.setattr(_handle.WorkerHandle, "receive", lambda handle, most: (lie, behind, ()))
+        report = guest.final_report()
+        guest.close()
+
+    assert (report.outcome, report.value) == (Outcome.CRASHED, None)
+    assert report.trap is not None
+    assert report.trap.message == "the worker reports what makes no sense: it has a value where no call is over"
