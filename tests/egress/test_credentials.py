@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockade import Credential, JavaScript, Network, Policy, Python, Sandbox, UsageError
+from stockade import Credential, JavaScript, Network, Policy, PolicyError, Python, Sandbox, UsageError
 from stockade.egress import Client, Credentials, FailureCode, GuestNetwork, Request, RequestFailed
 from stockade.egress._scrubber import Scrubber, forms_of
 from tests._examples import examples
@@ -389,3 +389,27 @@ def test_javascript_sees_the_placeholder(server: HttpServer) -> None:
         result = javascript.run("await (await fetch(`${url}/echo`)).text()", inputs={"url": server.url})
     assert "stockade-credential-api" in result.value
     assert SECRET not in result.value
+
+
+@pytest.mark.parametrize("make", [Sandbox, JavaScript, Python])
+def test_credentials_without_a_network_are_refused(make: type[Sandbox | JavaScript | Python]) -> None:
+    """They could never be used: that is a mistake, which is told before anything runs."""
+    credentials = {"api": Credential(SECRET, hosts=["a.example"])}
+    with pytest.raises(PolicyError) as caught:
+        make("strict", credentials=credentials)
+
+    assert str(caught.value) == (
+        "there are credentials, and the policy strict permits no requests that they could go along with: name their "
+        "hosts in network.hosts, or give none"
+    )
+    make(LOOPBACK, credentials=credentials).close()
+    make("strict", credentials={}).close()
+
+
+def test_a_run_without_a_network_in_a_language_that_has_one_is_looked_through_for_credentials() -> None:
+    """The twin: a policy of a run may have no network, and the values are looked for all the same."""
+    credentials = {"api": Credential(SECRET, hosts=["a.example"])}
+    with JavaScript(LOOPBACK.replace(wall_time="60s"), credentials=credentials) as javascript:
+        result = javascript.run(f"'{SECRET}'", policy="strict")
+
+    assert result.value == "[redacted:api]"

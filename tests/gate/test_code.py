@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import JavaScript, Policy, Sandbox
+from stockade import AuditLog, JavaScript, Policy, Sandbox
 from stockade.egress import GuestNetwork, Request, RequestFailed
 from stockade.gate import Gate, GateRules, GateRun, Given, quarantined, quarantined_as
 from stockade.guests._language import _gated
@@ -18,6 +18,8 @@ from tests._folders import use_state
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stockade.audit import AuditEvent
 
 _SECRET = "sk-live-9fJ2kQ_x7Lm3PzT8"
 _SECRETS = {"api": _SECRET}
@@ -68,6 +70,20 @@ def test_a_value_that_is_withheld_is_kept_aside_with_all_else() -> None:
     kept = quarantined_as(result.report.quarantine)
     assert kept.read("value") == f'"{_SECRET}"'.encode()
     assert kept.read("stdout") == b"before\n"
+
+
+def test_the_strongest_verdict_on_code_wins() -> None:
+    """The attack: a key in the output is kept aside, and with it a value that has a secret, which is blocked."""
+    rules = GateRules(registered="block", keys="quarantine")
+    with JavaScript(Policy(gate=rules), secrets=_SECRETS) as javascript:
+        result = javascript.run(f"console.log('password=hunt3r2 '); '{_SECRET}'")
+        kept = javascript.run("console.log('password=hunt3r2 '); 'fine'")
+
+    assert (result.report.outcome, result.report.quarantine) == (Outcome.DENIED, "")
+    assert [str(finding.verdict) for finding in result.report.findings] == ["quarantine", "block"]
+    (only,) = quarantined()
+    assert only.id == kept.report.quarantine
+    assert only.read("value") == b'"fine"'
 
 
 def test_files_pass_the_gate_and_are_kept_aside_under_their_names(tmp_path: Path) -> None:
@@ -197,6 +213,36 @@ def test_what_was_withheld_already_takes_the_rest_with_it() -> None:
     assert (given.value, given.files) == (None, {})
     assert again.quarantine == report.quarantine
     assert set(quarantined_as(report.quarantine).parts) == {"stdout", "stderr", "value", "files/a"}
+
+
+@pytest.mark.parametrize("verdict", ["warn", "redact", "block", "quarantine"])
+@pytest.mark.parametrize("session", [False, True], ids=["run", "session"])
+def test_an_audit_log_is_told_what_code_gives(verdict: str, *, session: bool) -> None:
+    """The attack: what is found when the run is over and told already; and a file that is named like the secret."""
+    events: list[AuditEvent] = []
+    code = f"std.writeFile('/workspace/{_SECRET}.txt', '{_SECRET}'); console.log('{_SECRET}'); ['{_SECRET}']"
+    policy = Policy(gate=GateRules(registered=verdict))  # type: ignore[arg-type]
+    with AuditLog(sinks=[events.append]) as log, JavaScript(policy, secrets=_SECRETS, audit=log) as javascript:
+        if session:
+            with javascript.session() as opened:
+                opened.run(code, collect=["*"])
+                opened.run(f"throw new Error('{_SECRET}')")
+        else:
+            javascript.run(code, collect=["*"])
+            javascript.run(f"throw new Error('{_SECRET}')")
+        javascript.run("1")
+        log.flush()
+
+    told = [event for event in events if event.name == "gate"]
+    # What is blocked has no value any more that could be looked at.
+    channels = ["stdout", "file", "error", *(["value"] if verdict != "block" else [])]
+    assert {event.subject for event in told} == {f"the secret api in {channel}" for channel in channels}
+    assert {(str(event.event), event.reason) for event in told} == {("limit_reached", "gate.registered")}
+    assert [event.count for event in told if event.subject.endswith("file")] == [2]
+    runs = [event.run for event in events if str(event.event) == "run_ended"]
+    assert len(runs) == 3
+    assert {event.run for event in told} == set(runs[:2])
+    assert _SECRET not in str(events)
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

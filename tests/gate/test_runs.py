@@ -12,6 +12,7 @@ import pytest
 import stockade
 from stockade import Credential, Policy, Sandbox
 from stockade.gate import GateRules, Verdict, quarantined, quarantined_as
+from stockade.policy import Network
 from stockade.report import Outcome
 from tests._folders import use_state
 from tests.conftest import wat
@@ -431,7 +432,8 @@ def test_guests_that_were_made_ahead_pass_the_gate() -> None:
 
 def test_values_of_credentials_are_registered(isolation: Isolation) -> None:
     credential = Credential(_SECRET, hosts=["api.example.com"])
-    with Sandbox(isolation="inprocess", credentials={"api": credential}) as box:
+    policy = Policy(network=Network(mode="loopback"))
+    with Sandbox(policy, isolation, credentials={"api": credential}) as box:
         report = box.run(printer({1: _LEAK}))
 
     assert report.stdout == b"it is [redacted:api]!"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Outcome, Policy, PolicyError, Python, Sandbox, Secret, SnapshotError, UsageError
+from stockade import JavaScript, Outcome, Policy, PolicyError, Python, Sandbox, Secret, SnapshotError, UsageError
 from stockade.audit import AuditLog
 from tests._small_guests import ECHO, wat
 from tests.limits.test_environment import SHOW
@@ -93,6 +93,76 @@ def test_a_guest_that_has_one_leaves_no_snapshot(isolation: Isolation) -> None:
         with sandbox.open(wat(GIVEN), policy=UNNAMED) as session:
             assert session.call("count").value == 0
             session.snapshot()
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["run", "session"])
+def test_code_in_javascript_has_it_in_its_environment(*, session: bool) -> None:
+    """Its interpreter is a copy of one that was made under no environment."""
+    code = "console.log(std.getenv('API_KEY')); [std.getenv('API_KEY').length, std.getenv('API_KEY')]"
+    unnamed = "String(std.getenv('API_KEY'))"
+    with JavaScript(NAMED, secrets={"api": Secret(VALUE, env="API_KEY")}) as javascript:
+        if session:
+            with javascript.session() as opened:
+                results = [opened.run(code), opened.run(code)]
+            with javascript.session(policy=UNNAMED) as opened:
+                without = opened.run(unnamed)
+        else:
+            results = [javascript.run(code), javascript.run(code, env={"OTHER": "1"})]
+            without = javascript.run(unnamed, policy=UNNAMED)
+
+    for result in results:
+        assert (result.error, result.value) == (None, [len(VALUE), "[redacted:api]"])
+        assert result.stdout == "[redacted:api]\n"
+    assert without.value == "undefined"
+
+
+def test_code_in_javascript_reads_it_from_its_standard_input() -> None:
+    code = "const it = std.in.readAsString(); [it.length, it]"
+    with JavaScript(NAMED, secrets={"api": Secret(VALUE, stdin=True)}) as javascript:
+        result = javascript.run(code)
+        with pytest.raises(UsageError, match="the standard input of this code is a secret that its policy names"):
+            javascript.run(code, stdin="other")
+        unnamed = javascript.run(code, policy=UNNAMED, stdin="other")
+
+    assert (result.error, result.value) == (None, [len(VALUE), "[redacted:api]"])
+    assert unnamed.value == [5, "other"]
+
+
+def test_a_session_of_code_that_has_one_is_not_forked() -> None:
+    """The attack: a fork, which holds the secret as a snapshot would."""
+    with JavaScript(NAMED, secrets={"api": Secret(VALUE, env="API_KEY")}) as javascript:
+        with javascript.session() as session:
+            session.run("var one = 1")
+            with pytest.raises(SnapshotError, match="the code was given secrets, which a fork would hold"):
+                session.fork()
+            assert session.run("one").value == 1
+        with javascript.session(policy=UNNAMED) as session, session.fork() as fork:
+            assert fork.run("2").value == 2
+
+
+@pytest.mark.parametrize("language", [Python, JavaScript])
+def test_a_language_whose_gate_is_open_is_refused(language: type[Python | JavaScript]) -> None:
+    """As a sandbox is, before there is an interpreter."""
+    with pytest.raises(PolicyError, match=r'gate\.registered is "allow"'):
+        language(NAMED.replace(registered="allow"), secrets={"api": Secret(VALUE, env="API_KEY")})
+
+
+@pytest.mark.slow
+def test_code_in_python_reads_it_from_its_standard_input() -> None:
+    policy = NAMED.replace(wall_time="5min", idle_time="5min", memory="512MiB")
+    code = "import sys; it = sys.stdin.read(); [len(it), it]"
+    secrets = {"api": Secret(VALUE, stdin=True)}
+    with Python(policy, runtime="cpython-3.12", secrets=secrets) as python:
+        result = python.run(code)
+        with pytest.raises(UsageError, match="the standard input of this code is a secret that its policy names"):
+            python.run(code, stdin=b"other")
+        unnamed = python.run(code, policy=UNNAMED.replace(memory="512MiB"), stdin=b"other")
+        with python.session() as session:
+            turns = [session.run(code), session.run(code)]
+
+    for given in (result, *turns):
+        assert (given.error, given.value) == (None, [len(VALUE), "[redacted:api]"])
+    assert unnamed.value == [5, "other"]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Requests that guests make over the network: decided by the policy, and made by the host."""
 
 from stockade.egress._client import INSTALL, Client, is_installed
-from stockade.egress._credential import Credential, Credentials
+from stockade.egress._credential import Credential, Credentials, credentials_under
 from stockade.egress._decision import Refusal, RequestPlan, pin, refusal_of
 from stockade.egress._exchange import Answer, Exchange, Request
 from stockade.egress._failure import FailureCode, RequestFailed
@@ -27,6 +27,7 @@ __all__ = [
     "RequestFailed",
     "RequestPlan",
     "Target",
+    "credentials_under",
     "http_functions",
     "is_installed",
     "parse_url",

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.egress._url import Target
+    from stockade.policy import Policy
 
-__all__ = ["Credential", "Credentials", "placeholder_of"]
+__all__ = ["Credential", "Credentials", "credentials_under", "placeholder_of"]
 
 _LEAST: Final = 8
 """What is shorter would be found in answers where it is none."""
@@ -252,3 +253,23 @@ class Credentials:
     def secrets(self) -> dict[str, str]:
         """Returns all secrets, by the placeholders that stand for them."""
         return {placeholder_of(name): credential.secret() for name, credential in self._all.items()}
+
+
+def credentials_under(policy: Policy, given: Mapping[str, Credential] | None) -> Credentials:
+    """Returns the credentials of a sandbox under its policy.
+
+    Args:
+        policy: The policy.
+        given: What the caller gives.
+
+    Raises:
+        UsageError: They are none, or two are for the same header of a host.
+        PolicyError: The policy permits no requests, so that none of them could ever be used.
+    """
+    credentials = Credentials(given)
+    if credentials and policy.network.mode == "none":
+        raise PolicyError(
+            f"there are credentials, and the policy {printable(policy.name)} permits no requests that they could go "
+            "along with: name their hosts in network.hosts, or give none"
+        )
+    return credentials

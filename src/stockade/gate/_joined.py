@@ -102,7 +102,7 @@ class JoinedStreams:
                 release_to = min(release_to, self._offset + hold.release_to)
         release_to = max(release_to, self._released)
         out: list[tuple[str, bytes]] = []
-        passed = [] if self._closed else None
+        passed: list[tuple[str, bytes]] | None = [] if self._closed else None
         # One stream alone has nothing that lies in both.
         found = self._found(data, is_last=is_last) if len(self._written) > 1 else []
         for place, parts in found:

@@ -247,7 +247,9 @@ class GateRun:
             parts = {"stdout": report.stdout, "stderr": report.stderr}
             if report.value is not None and not self.frames:
                 parts["value"] = _written(report.value)
-            changes |= {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
+            # A message for the host is looked at by itself: what is worse may be in it.
+            kept_value = value if self.frames else None
+            changes |= {"stdout": b"", "stderr": b"", "value": kept_value, "trace_calls": ()}
             changes |= self._withheld(report, found, parts)
         return self._told(report, changes, (found, requests))
 

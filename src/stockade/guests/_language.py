@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, o
 
 import msgspec
 
+from stockade._later import called_later
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from stockade.policy import PolicyLike
     from stockade.report import Report, Trace
     from stockade.runner import RunControl, RunCoroutine
-    from stockade.secrets import Secret
+    from stockade.secrets import GivenSecrets, Secret
 
 __all__ = ["LANGUAGE_KEYWORDS", "Language"]
 
@@ -61,6 +62,13 @@ LANGUAGE_KEYWORDS = (
     "secrets",
 )
 """What a language takes when it is made."""
+
+# Most languages have no secrets, and load nothing for them.
+_given_under = called_later("stockade.guests._secrets", "given_under")
+_values_of = called_later("stockade.guests._secrets", "values_of")
+_with_secrets = called_later("stockade.guests._secrets", "with_secrets")
+_credentials_under = called_later("stockade.egress", "credentials_under")
+_with_stdin = called_later("stockade.guests._secrets", "with_stdin")
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
@@ -171,6 +179,9 @@ class Language:
         self._audit = audit
         self._credentials = credentials
         self._secrets = secrets
+        if credentials:
+            _credentials_under(self.policy, credentials)
+        self._given(self.policy)
         self._preload = preload
         self._runtime = choose(self._known, runtime, self._language)
         self._wheels = () if packages is None else _wheels(Path(packages))
@@ -451,6 +462,9 @@ class Language:
         module, driver = self._load()
         self._check_files(driver, given, patterns)
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
+        secrets = self._given(allowed)
+        if secrets is not None:
+            task = _with_secrets(task, secrets)
         place = self._place(allowed, module, driver)
         beginning = self._bases.get(place.folders) or self._beginning(module, driver, place.box.policy)
         place.folder.put(given)
@@ -508,7 +522,7 @@ class Language:
             is_clean = False
             try:
                 report = yield from taken
-                result = _result(report, place.told, place.folder, place.toolbox, patterns, control.gate)
+                result = _result(report, place.told, place.folder, place.toolbox, patterns, control)
                 is_clean = not given and is_untouched(report.usage.calls)
                 return result
             finally:
@@ -544,6 +558,9 @@ class Language:
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
         told, variables = _told(allowed), check_variables(env) or {}
         _, loaded = self._load()
+        secrets = self._given(allowed)
+        if secrets is not None:
+            variables = {**secrets.variables, **variables}
 
         def opened(other: Interpreter | None = None) -> Interpreter:
             module, driver = self._load()
@@ -569,14 +586,21 @@ class Language:
             toolbox.reach(guest)
             streams.wake_by(control.wake)
             turns = driver.turns(guest, module, streams, folder.has_result)
-            return Interpreter(box, folder, toolbox, guest, control, turns, read, box.audited(control, beginning))
+            auditor = box.audited(control, beginning)
+            interpreter = Interpreter(box, folder, toolbox, guest, control, turns, read, auditor)
+            interpreter.has_secrets = secrets is not None
+            if other is None and driver.has_base:
+                # What it begins with was made under no environment.
+                interpreter.variables = variables
+            return interpreter
 
         def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
             parts = interpreter.folder, interpreter.toolbox
-            return _result(report, told, *parts, patterns, interpreter.control.gate, survived=not interpreter.over)
+            return _result(report, told, *parts, patterns, interpreter.control, survived=not interpreter.over)
 
         def prepared(task: Task) -> Task:
-            return task._replace(
+            given: Task = task if secrets is None else _with_stdin(task, secrets)
+            return given._replace(
                 preload=self._preload,
                 most_bytes=allowed.limits.stdout,
                 paths=self._wheels,
@@ -589,6 +613,18 @@ class Language:
             self._check_files(loaded, given, patterns)
 
         return LanguageSession(opened, opened, prepared, checked, takes_bytes=self._takes_bytes, idle_seconds=idle)
+
+    def _given(self, policy: Policy) -> GivenSecrets | None:
+        """Returns the secrets that code under a policy is given; None where there are none, as in most languages.
+
+        Raises:
+            PolicyError: The policy does not have secrets looked for in what leaves.
+            UsageError: Two secrets are in the same place, or they are none.
+        """
+        if not self._secrets:
+            return None
+        given: GivenSecrets | None = _given_under(policy, self._secrets)
+        return given
 
     def _described(self) -> list[dict[str, str]]:
         return [tool.described() for tool in self._tools.values()]
@@ -659,8 +695,10 @@ class Language:
             monitoring=self._monitoring,
             trace=self._trace,
             audit=self._audit,
-            credentials=self._credentials,
-            secrets=self._secrets,
+            # A run may have no network, whose language has.
+            credentials=None if policy.network.mode == "none" else self._credentials,
+            # Guests are given them with their jobs.
+            secrets=_values_of(self._secrets, self._credentials) if self._secrets or self._credentials else None,
         )
         box.tell_as(_told(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
@@ -814,7 +852,7 @@ def _result(
     folder: PrivateFolder,
     toolbox: Toolbox,
     patterns: Sequence[str],
-    gate: GateRun | None,
+    control: RunControl,
     *,
     survived: bool = False,
 ) -> CodeResult:
@@ -830,8 +868,11 @@ def _result(
         if data is None:
             data = folder.take_result(most, again=survived)
         frame = read_frame(data if data is not None and len(data) <= most else None)
-    if gate is not None:
-        report, frame, files = _gated(gate, report, frame, files)
+    if control.gate is not None:
+        before = len(report.findings)
+        report, frame, files = _gated(control.gate, report, frame, files)
+        if control.on_found is not None:
+            control.on_found(report.findings[before:])
         toolbox.forget_unknown()
     return CodeResult.of(report, frame, files, left_out, toolbox, survived=survived)
 

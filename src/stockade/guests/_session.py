@@ -6,7 +6,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
-from stockade.errors import UsageError
+from stockade.errors import SnapshotError, UsageError
 from stockade.execution import SavedGuest
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns
 from stockade.guests._idle import close_when_idle, forget
@@ -71,6 +71,9 @@ class Interpreter:
         self.turns = turns
         self.read = read
         self.auditor = auditor
+        # Whether code in it is given secrets; and its environment, until it is given that.
+        self.has_secrets = False
+        self.variables: Mapping[str, str] | None = None
         # What was last taken of it, for as long as nothing has run since.
         self._taken: Snapshot | None = None
 
@@ -91,7 +94,8 @@ class Interpreter:
             task: The code.
         """
         self._taken = None
-        return self.turns.turn(task)
+        variables, self.variables = self.variables, None
+        return self.turns.turn(task._replace(env=variables) if variables else task)
 
     @property
     def over(self) -> bool:
@@ -307,7 +311,8 @@ class LanguageSession:
         Neither sees what the other does from then on. What this one has not written since is shared, in memory.
 
         Raises:
-            SnapshotError: The interpreter holds what cannot be taken, such as open files: close them first.
+            SnapshotError: The interpreter holds what cannot be taken: open files, which must be closed first, or
+                secrets that it was given.
             UsageError: The session is over, in use by another thread, or its interpreter cannot be forked.
         """
         holder = object()
@@ -316,6 +321,11 @@ class LanguageSession:
             interpreter = self._own()
             if interpreter.over:
                 raise UsageError("the interpreter has ended, so there is nothing to fork: reset the session")
+            if interpreter.has_secrets:
+                raise SnapshotError(
+                    "the code was given secrets, which a fork would hold: open the session under a policy that names "
+                    "none in custom.secrets"
+                )
             begun = self._fork(interpreter)
         finally:
             if self._occupancy.holder is holder:

@@ -17,10 +17,10 @@ from stockade._bell import Bell
 from stockade.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stockade.gate import GateRun
-    from stockade.report import Progress
+    from stockade.report import Finding, Progress
     from stockade.runner._awaited import Awaiter
 
 __all__ = [
@@ -64,6 +64,7 @@ class RunControl:
         frames: Whether what the guest returns is a message for the host, not for whoever has begun the run.
         gate: What looks at what leaves the run; None where nothing is looked for.
         name: What the run is called, while it is on a list.
+        on_found: Is told what a gate has found in what code gives when its run is over, where somebody asks.
         on_function: Is told the name of each function of the embedder's that the guest calls, where somebody asks.
         on_tool: The same for tools that code calls.
         on_wake: What is called, from any thread, when the run should look around before its time.
@@ -82,6 +83,7 @@ class RunControl:
     frames = False
     gate: GateRun | None = None
     name: str | None = None
+    on_found: Callable[[Sequence[Finding]], object] | None = None
     on_function: Callable[[str], object] | None = None
     on_tool: Callable[[str], object] | None = None
     on_wake: Callable[[], object] | None = None

@@ -9,6 +9,8 @@ import platform
 from time import time
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from stockade._text import printable
 from stockade._version import __version__
 from stockade.audit import ENDED, STARTED, AuditLog, EventName, RunInfo, RunKind, pack
@@ -20,11 +22,12 @@ from stockade.runner import ASIDE, is_cancellation
 from stockade.sandbox._snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stockade.execution import PolicyContext
     from stockade.modules import Source
     from stockade.policy import Isolation
+    from stockade.report import Finding
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Auditor", "SessionAuditor"]
@@ -378,6 +381,7 @@ class Auditor:
             control.on_function = lambda function: self._called(run, function)
         elif not self.tells_functions:
             control.on_tool = lambda tool: self._called(run, tool)
+            control.on_found = lambda found: self._found(run, found)
         return run
 
     def _kind(
@@ -464,6 +468,9 @@ class Auditor:
         """Has hooks called, and the disk waited for, after a run."""
         log = self._log
         info = run.info(log.writer)
+        if run.control.frames:
+            # What an interpreter returns was not looked at yet.
+            report = replace(report, value=None)
         for hook in log.hooks:
             try:
                 hook.after_run(info, report)
@@ -505,29 +512,49 @@ class Auditor:
     def _tell_violations(self, run: _Run, report: Report) -> None:
         told_limit = False
         for violation in report.violations[:_MOST_VIOLATIONS]:
-            is_right = violation.kind in _RIGHTS or violation.field.startswith("custom.")
-            told_limit = told_limit or not is_right
-            self._tell(
-                run,
-                EventName.DENIED if is_right else EventName.LIMIT_REACHED,
-                name=violation.kind,
-                subject=printable(violation.subject),
-                reason=printable(violation.field or violation.action),
-                limit=violation.limit,
-                observed=violation.observed,
-                count=violation.count,
-            )
+            told_limit = self._tell_violation(run, violation) or told_limit
         if report.outcome in _STOPPED and not told_limit:
             self._tell(run, EventName.LIMIT_REACHED, name=str(report.outcome), subject=str(report.outcome), count=1)
         more = len(report.violations) - _MOST_VIOLATIONS + report.violations_dropped
         if more > 0:
             self._tell(run, EventName.DENIED, name="more", reason="more than are told one by one", count=more)
 
+    def _tell_violation(self, run: _Run, violation: Violation) -> bool:
+        """Tells of a violation; says whether it is of a limit."""
+        is_right = violation.kind in _RIGHTS or violation.field.startswith("custom.")
+        self._tell(
+            run,
+            EventName.DENIED if is_right else EventName.LIMIT_REACHED,
+            name=violation.kind,
+            subject=printable(violation.subject),
+            reason=printable(violation.field or violation.action),
+            limit=violation.limit,
+            observed=violation.observed,
+            count=violation.count,
+        )
+        return not is_right
+
     def _called(self, run: _Run, function: str) -> None:
         """Tells that a function of the embedder's is called."""
         run.calls += 1
         if run.calls <= _MOST_CALLS:
             self._tell(run, EventName.HOST_FUNCTION_CALLED, name=printable(function), count=run.calls)
+
+    def _found(self, run: _Run, found: Sequence[Finding]) -> None:
+        """Tells what a gate has found in what code gives, which is looked at when its run is over."""
+        if not found:
+            return
+        from stockade.gate import violation_of
+
+        told: dict[tuple[str, str, str], Violation] = {}
+        for finding in found:
+            # Of a file only that it is one: its name may be the guest's, and have the secret.
+            violation = violation_of(replace(finding, channel=finding.channel.partition(" ")[0]))
+            key = violation.subject, violation.field, violation.action
+            before = told.get(key)
+            told[key] = violation if before is None else replace(before, count=before.count + violation.count)
+        for violation in tuple(told.values())[:_MOST_VIOLATIONS]:
+            self._tell_violation(run, violation)
 
     def _hook_failed(self, run: _Run, hook: object, method: str, problem: BaseException) -> None:
         self._tell(

@@ -98,9 +98,9 @@ def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Cli
     """Returns what makes requests; None where none is permitted, as in most sandboxes, which load nothing for it."""
     if policy.network.mode == "none" and not credentials:
         return None
-    from stockade.egress import Client, Credentials
+    from stockade.egress import Client, credentials_under
 
-    return Client(credentials=Credentials(credentials))
+    return Client(credentials=credentials_under(policy, credentials))
 
 
 def _finder(
@@ -172,7 +172,8 @@ class Sandbox:
             credentials. What becomes of it says the policy (`gate.registered`).
 
     Raises:
-        PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced.
+        PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced;
+            or there are credentials, and it permits no requests.
         IsolationError: The isolation mode is unavailable, the policy demands a stronger one, or no trace is told there.
         UsageError: The log is closed.
     """
