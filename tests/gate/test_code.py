@@ -1,4 +1,4 @@
-"""P-GATE-5: what code gives passes the gate: output, value, error, files; and its requests."""
+"""P-GATE-1, P-GATE-5, P-GATE-6: what code gives passes the gate: output, value, error, files; and its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P-GATE-5, P-GATE-6: what leaves a run passes the gate, by every way and in both places where runs happen."""
+"""P-GATE-1, P-GATE-5, P-GATE-6: what leaves a run passes the gate, by every way and in both places where runs happen."""
 
 from __future__ import annotations
 
@@ -393,6 +393,23 @@ def test_calls_that_are_told_as_they_are_made_are_looked_at_together(size: int) 
     texts = [str(call.arguments["iovs"]) for call in told]
     assert "".join(texts).replace("[...]", "").replace("[redacted:api]", "") in ("so: it is", "so: sk-lit is")
     assert any("[redacted:api]" in text for text in texts)
+
+
+@pytest.mark.parametrize("left", [9, 12, 20, 23])
+def test_what_is_left_of_a_secret_in_calls_whose_texts_were_cut_is_not_told(left: int) -> None:
+    """The attack: so much is written that a trace cuts the text within the secret, of which all but the end is kept."""
+    text = ("." * (256 - left)).encode() + _SECRET.encode()
+    with Sandbox(secrets=_SECRETS, trace=True) as box:
+        kept = box.run(printer([(1, text)])).trace_calls[0]
+        clean = box.run(printer([(1, b"." * 300)])).trace_calls[0]
+    told: list[stockade.report.TracedCall] = []
+    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+        box.run(printer([(1, text)]))
+
+    assert kept.cut == ("iovs",)
+    assert kept.arguments["iovs"] == "." * (256 - left) + "[redacted:api]"
+    assert told[0].arguments["iovs"] == "." * (256 - left) + "[...]"
+    assert clean.arguments["iovs"] == "." * 256
 
 
 def test_calls_without_a_secret_are_told_as_they_are() -> None:

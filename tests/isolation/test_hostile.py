@@ -1,4 +1,7 @@
-"""A worker in the hands of its guest, that says what it likes: its run has crashed, and nothing else becomes of it."""
+"""A worker in the hands of its guest, that says what it likes: its run has crashed, and nothing else becomes of it.
+
+Holds P-GATE-5: its words pass the gate.
+"""
 
 from __future__ import annotations
 

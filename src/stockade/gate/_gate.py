@@ -224,6 +224,20 @@ class Gate:
         )
         return stream.feed(data) + stream.finish()
 
+    def look_at_beginning(self, data: bytes, channel: str, found: Callable[[Finding], object]) -> bytes:
+        """Returns what may leave of bytes of which the end was cut off.
+
+        Args:
+            data: The bytes.
+            channel: What they are called in what is told.
+            found: Is told each thing that is found.
+        """
+        known = sorted(span for finder in self._secrets for span in finder.find_cut(data, b""))
+        if not known:
+            return self.look(data, channel, found)
+        stream = GateStream(self._finders(channel), self._judge(channel, found), known)
+        return stream.feed(data) + stream.finish()
+
     def join(self, found: Callable[[Finding], object]) -> JoinedStreams | None:
         """Returns what looks for registered secrets that lie in both streams of output; None where there are none.
 

@@ -413,19 +413,21 @@ class GateRun:
     def _texts_of(self, report: Report, found: Findings) -> dict[str, object]:
         """Returns what a report tells in words that the guest chose, as it may leave."""
         trap, usage = report.trap, report.usage
+        calls = tuple(self._without_beginnings(call, found) if call.cut else call for call in report.trace_calls)
+        has_changed = any(one is not other for one, other in zip(calls, report.trace_calls, strict=True))
         texts = [text for each in report.violations for text in _words(each, _OF_VIOLATIONS)]
         texts += [text for each in report.events for text in _words(each, _OF_EVENTS)]
         # A worker in the hands of its guest chooses these, too.
         texts += [*usage.calls, *usage.denied]
         if trap is not None:
             texts += [trap.code, trap.message, *(frame.function or "" for frame in trap.frames)]
-        for call in report.trace_calls:
+        for call in calls:
             texts += _texts_in({**call.arguments, **call.results})
         if not texts:
             return {}
         whole = "\n".join(texts).encode("utf-8", "surrogateescape")
         if self._gate.look(whole, "report", found.note) == whole:
-            return {}
+            return {"trace_calls": calls} if has_changed else {}
         # What is split among several is in none of them.
         again = Findings()
         left = "\n".join(self._text(text, None, "report") for text in texts)
@@ -439,7 +441,7 @@ class GateRun:
         changes: dict[str, object] = {
             "violations": tuple(_reworded(each, _OF_VIOLATIONS, gated) for each in report.violations),
             "events": tuple(_reworded(each, _OF_EVENTS, gated) for each in report.events),
-            "trace_calls": tuple(_call_with(call, gated) for call in report.trace_calls),
+            "trace_calls": tuple(_call_with(call, gated) for call in calls),
             "usage": replace(
                 usage,
                 calls={gated(name): count for name, count in usage.calls.items()},
@@ -453,6 +455,21 @@ class GateRun:
             )
             changes["trap"] = replace(trap, code=gated(trap.code), message=gated(trap.message), frames=frames)
         return changes
+
+    def _without_beginnings(self, call: TracedCall, found: Findings) -> TracedCall:
+        """Returns a call without beginnings of secrets at the ends of its texts that were cut."""
+        changed = {}
+        for texts in ("arguments", "results"):
+            values = getattr(call, texts)
+            for name in call.cut:
+                text = values.get(name)
+                if not isinstance(text, str):
+                    continue
+                data = text.encode("utf-8", "surrogateescape")
+                passed = self._gate.look_at_beginning(data, "report", found.note)
+                if passed != data:
+                    changed[texts] = {**changed.get(texts, values), name: passed.decode("utf-8", "replace")}
+        return msgspec.structs.replace(call, **changed) if changed else call
 
     def told(self, text: str) -> str:
         """Returns what somebody says of a run who may be in the hands of its guest, as it may be told.
