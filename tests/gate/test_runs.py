@@ -1,4 +1,4 @@
-"""P-GATE-1, P-GATE-5, P-GATE-6: what leaves a run passes the gate, by every way and in both places where runs happen."""
+"""P-GATE-1, P-GATE-5, P-GATE-6: what leaves a run passes the gate, by every way, in both places where runs happen."""
 
 from __future__ import annotations
 

@@ -458,7 +458,7 @@ class GateRun:
 
     def _without_beginnings(self, call: TracedCall, found: Findings) -> TracedCall:
         """Returns a call without beginnings of secrets at the ends of its texts that were cut."""
-        changed = {}
+        changed: dict[str, dict[str, object]] = {}
         for texts in ("arguments", "results"):
             values = getattr(call, texts)
             for name in call.cut:
