@@ -18,7 +18,7 @@ import msgspec
 from stockade._locks import new_lock
 from stockade.audit._packed import join
 from stockade.audit._records import number
-from stockade.audit._writer import READY, Answer, receive, send
+from stockade.audit._writer import READY, Answer, is_readable, receive, send
 from stockade.errors import AuditError, EngineError
 from stockade.system import NO_SIGNAL, ServerProcess, socket_pair
 
@@ -123,6 +123,29 @@ class Aside:
         # Whether it has ended before it could say what is written.
         self._is_unsure = False
         self._line: socket.socket | None = None
+        # Whether a batch was sent that was not answered.
+        self.awaits = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the other process is there."""
+        return self._line is not None
+
+    def feed(self, noted: list[Noted]) -> None:
+        """Has events written, which are not waited for; then, with the same list, looks whether they are.
+
+        Args:
+            noted: The events. Those that are in the log are taken off the list.
+
+        Raises:
+            OSError: They cannot be written.
+            AuditError: What is in the place of the log cannot be used.
+        """
+        if not self.awaits:
+            if self._line is not None:
+                self._send(self._line, noted)
+        elif self._line is None or is_readable(self._line):
+            self.append(noted)
 
     def append(self, noted: list[Noted]) -> bool:
         """Has events written.
@@ -142,14 +165,10 @@ class Aside:
         line = self._line or self._connected()
         if line is None or not noted:
             return not noted
-        self._file.note_written()
-        kinds = {kind: self._kinds[kind] for kind in range(self._known + 1, len(self._kinds) + 1)}
-        self._known += len(kinds)
-        try:
-            send(line, join(noted, kinds))
-            answer = receive(line)
-        except OSError:
-            answer = None
+        if not self.awaits:
+            self._send(line, noted)
+        answer = receive(line) if self.awaits else None
+        self.awaits = False
         if answer is None:
             self.close()
             self._is_unsure = True
@@ -163,6 +182,14 @@ class Aside:
         if told.problem:
             raise AuditError(told.problem)
         return True
+
+    def _send(self, line: socket.socket, noted: list[Noted]) -> None:
+        self._file.note_written()
+        kinds = {kind: self._kinds[kind] for kind in range(self._known + 1, len(self._kinds) + 1)}
+        self._known += len(kinds)
+        with suppress(OSError):
+            send(line, join(noted, kinds))
+            self.awaits = True
 
     def _connected(self) -> socket.socket | None:
         line = _writer.connect()
@@ -192,6 +219,7 @@ class Aside:
     def close(self) -> None:
         """Lets go of the other process; what comes next asks for it again."""
         line, self._line = self._line, None
+        self.awaits = False
         if line is not None:
             line.close()
 

@@ -146,7 +146,7 @@ class AuditLog:
             place = find_place(path)
             self._file = file = ChainFile(place, key, fsync, self._make, self._expand)
             self.path = place.path
-            self._aside = Aside(file, lambda: self.writer, self._kinds)
+            self._aside = aside = Aside(file, lambda: self.writer, self._kinds)
             made.append(
                 Outlet(
                     place.shown,
@@ -154,6 +154,7 @@ class AuditLog:
                     self._make,
                     waits=required,
                     settle=file.sync if fsync == "second" else None,
+                    feeder=aside,
                 )
             )
         made += [
@@ -355,7 +356,7 @@ class AuditLog:
         file, aside = self._file, self._aside
         assert file is not None
         assert aside is not None
-        if len(noted) < _MANY or not aside.append(noted):
+        if (len(noted) < _MANY and not aside.awaits) or not aside.append(noted):
             file.append(noted)
 
     def tell(self, event: EventName, /, **fields: str | float | None) -> None:

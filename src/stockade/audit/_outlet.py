@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from stockade._bell import MOST_RAISED, Bell, Once, start_thread
 from stockade._locks import new_lock
@@ -43,6 +43,15 @@ _GATHER_SECONDS: Final = 0.02
 """How long events gather before they are brought to the sink together. The shorter, the less is left to be brought when
 somebody waits for that."""
 
+_MEET_EVENTS: Final = 1024
+"""So many wait when who has added the last one lets the thread come by."""
+
+_MEET_SECONDS: Final = 0.002
+"""How long it waits for the thread at most, which hands over in a tenth of that."""
+
+_MET_SECONDS: Final = 0.1
+"""How long events gather where others let the thread come by: else it would come in their way."""
+
 _LINGER_SECONDS: Final = 1.0
 """How long the thread stays that has nothing to do."""
 
@@ -64,6 +73,22 @@ outlets: Final[weakref.WeakSet[Outlet]] = weakref.WeakSet()
 """All that there are: those of logs that were dropped have events, too, until they have brought them."""
 
 
+class Feeder(Protocol):
+    """Brings events to a sink, and is not waited for."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes some."""
+
+    def feed(self, noted: list[Noted]) -> None:
+        """Is given a batch; then, is asked with the same list whether that is with the sink, and takes it off the list.
+
+        Raises:
+            OSError: It cannot be brought there.
+            AuditError: What is in the place of the sink cannot be used.
+        """
+
+
 class Outlet:
     """Events on their way to one sink. Safe to share between threads, and to be used by handlers of signals.
 
@@ -74,6 +99,7 @@ class Outlet:
         make: Makes an event of its name, its reason and a count.
         waits: Whether an event waits for room, where there is none.
         settle: Is called when all that waited is there, and somebody wants it to be.
+        feeder: Takes batches without being waited for, while it is ready; None where nobody does.
 
     Attributes:
         failures: How often the sink has failed.
@@ -95,12 +121,14 @@ class Outlet:
         *,
         waits: bool,
         settle: Callable[[], object] | None = None,
+        feeder: Feeder | None = None,
     ) -> None:
         self.name = name
         self._consume = consume
         self._make = make
         self._waits = waits
         self._settle = settle
+        self._feeder = feeder
         self.failures = 0
         self.last_error = ""
         self._warned = 0.0
@@ -125,6 +153,9 @@ class Outlet:
         # Whether nobody comes by on its own: then whoever has something has to ring.
         self._asleep = self.alert = True
         self._hurried = False
+        # Whether the thread waits to be let by, and what who does so waits at.
+        self._meets = False
+        self._met = Bell()
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
         """Has an event brought to the sink.
@@ -141,6 +172,8 @@ class Outlet:
         queue.append(event)
         if self._asleep or severity is Severity.CRITICAL:
             self._wake()
+        elif self._meets and len(queue) >= _MEET_EVENTS:
+            self._meet()
 
     def note_run(self, record: bytes) -> None:
         """Has the begin or the end of a run brought to the sink; waits for room, where it is to wait.
@@ -151,18 +184,31 @@ class Outlet:
         if len(self._notices) >= _NOTICES:
             self._has_room(self._notices, _NOTICES)
         self.add(record)
-        if self.alert:
+        if self.alert or len(self._notices) >= _MEET_EVENTS:
             self.look()
 
     def look(self) -> None:
         """Looks after records that were added: that somebody takes them, and that there is room for all."""
         if self._asleep:
             self._wake()
+        elif self._meets:
+            self._meet()
         queue = self._notices
         while len(queue) > _NOTICES:
             with suppress(IndexError), self._lock:
                 queue.pop()
                 self.dropped += 1
+
+    def _meet(self) -> None:
+        """Lets the thread take what has gathered.
+
+        A thread that comes on its own has to get the interpreter lock. Whoever lets go of that for a moment, as each
+        call of a guest does, then wakes it each time, and has the lock back before it is awake: which costs more than
+        all that it has to do. So whoever has noted much waits for it.
+        """
+        self._meets = False
+        self._bell.ring()
+        self._met.wait(_MEET_SECONDS)
 
     def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
@@ -279,8 +325,30 @@ class Outlet:
     def _gather(self) -> None:
         """Lets more events come, unless somebody waits."""
         self._asleep = self.alert = False
-        if not self._hurried:
-            self._bell.wait(_GATHER_SECONDS)
+        seconds = _GATHER_SECONDS
+        while not self._hurried:
+            self._meets = can_meet = self._feeder is not None and self._feeder.is_ready
+            self._bell.wait(seconds)
+            is_met = can_meet and not self._meets
+            self._meets = False
+            if not is_met:
+                return
+            seconds = _MET_SECONDS
+            done = self._try(self._feed)
+            self._met.ring()
+            if not done:
+                return
+
+    def _feed(self) -> None:
+        """Hands over what has gathered, where what was handed over before is with the sink."""
+        feeder = self._feeder
+        assert feeder is not None
+        if self._held:
+            feeder.feed(self._held)
+        if not self._held:
+            self._take()
+            if self._held:
+                feeder.feed(self._held)
 
     def _bring_all(self) -> bool:
         """Brings to the sink what waits; whether it took all."""

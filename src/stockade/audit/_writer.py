@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stockade.audit._events import EventName
     from stockade.audit._packed import KindFields
 
-__all__ = ["READY", "Answer", "main", "receive", "send"]
+__all__ = ["READY", "Answer", "is_readable", "main", "receive", "send"]
 
 READY: Final = b"r"
 """What it says when it takes logs."""
@@ -72,6 +72,13 @@ def send(line: socket.socket, message: bytes) -> None:
     """
     # In one piece, for each call lets others have the interpreter lock, which has to be got back then.
     line.sendall(_SIZE.pack(len(message)) + message, NO_SIGNAL)
+
+
+def is_readable(line: socket.socket) -> bool:
+    """Says whether there is something to receive, or never will be."""
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def receive(line: socket.socket) -> bytearray | None:
