@@ -329,3 +329,79 @@ def test_a_writer_has_nothing_that_its_process_was_given(own_writer: _aside._Wri
 
     assert KEY not in variables + words
     assert b"HOME=" not in variables
+
+
+def test_runs_let_by_whoever_hands_events_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it never comes on its own: the thread of the runs lets it by, and does not wait for the writing."""
+    path = tmp_path / "log"
+    monkeypatch.setattr(outlets, "_MEET_SECONDS", 60.0)
+    with AuditLog(path, key=KEY) as log, Sandbox("strict", audit=log) as box:
+        box.call(GUEST, "add", 1, 1)
+        # From here on the other process takes batches.
+        assert log.flush()
+        monkeypatch.setattr(outlets, "_GATHER_SECONDS", 60.0)
+        monkeypatch.setattr(outlets, "_MET_SECONDS", 60.0)
+        forbid_writing_here(monkeypatch)
+        end = time.monotonic() + 60
+        while names(path).count("run_ended") < 2000:
+            assert time.monotonic() < end
+            box.call(GUEST, "add", 1, 1)
+        assert log.flush()
+    numbers = [event["seq"] for event in events(path) if event["writer"] == log.writer]
+
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert log.failures == log.dropped == 0
+    assert verify(path, key=KEY).ok
+
+
+def test_what_the_writer_cannot_write_is_told_where_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link comes into the place of the log while runs hand events over: that is told, and nothing is lost."""
+    path, aside = tmp_path / "log", tmp_path / "moved"
+    with AuditLog(path, key=KEY) as log, Sandbox("strict", audit=log) as box:
+        box.call(GUEST, "add", 1, 1)
+        assert log.flush()
+        monkeypatch.setattr(outlets, "_GATHER_SECONDS", 60.0)
+        monkeypatch.setattr(outlets, "_MET_SECONDS", 60.0)
+        path.rename(aside)
+        path.symlink_to(tmp_path / "elsewhere")
+        end = time.monotonic() + 60
+        runs = 1
+        while not log.failing:
+            assert time.monotonic() < end
+            box.call(GUEST, "add", 1, 1)
+            runs += 1
+        assert (
+            log.last_error == f"AuditError: the audit log {path} is a link: give another path, or remove what is there"
+        )
+        path.unlink()
+        assert log.flush()
+
+    told = [*events(aside), *events(path)]
+    assert log.dropped == 0
+    assert [event["event"] for event in told].count("run_ended") == runs
+    assert len({(event["writer"], event["seq"]) for event in told}) == len(told)
+    assert verify([aside, path], key=KEY).ok
+
+
+def test_events_wait_for_a_writer_that_is_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first batch is written here: those that come while the process starts are for that one."""
+    path = tmp_path / "log"
+    monkeypatch.setattr(_aside, "_writer", _aside._Writer())
+    monkeypatch.setattr(_aside, "_START_SECONDS", 60.0)
+    with AuditLog(path, key=KEY) as log:
+        log.tell(EventName.CONFIGURATION)
+        end = time.monotonic() + 60
+        while not names(path):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        forbid_writing_here(monkeypatch)
+        while names(path).count("configuration") < 20:
+            assert time.monotonic() < end
+            log.tell(EventName.CONFIGURATION)
+            time.sleep(0.001)
+        _aside._writer.leave()
+
+    assert log.failures == log.dropped == 0
+    assert verify(path, key=KEY).ok

@@ -34,6 +34,9 @@ __all__ = ["Aside"]
 _RETRY_SECONDS: Final = 60.0
 """How long nobody tries again to start the process, where it could not be started."""
 
+_START_SECONDS: Final = 1.0
+"""How long events wait for a process that is starting."""
+
 
 class _Writer:
     """The process that writes, as seen from here. For any number of threads."""
@@ -43,6 +46,8 @@ class _Writer:
         self._process: ServerProcess | None = None
         self._is_ready = False
         self._not_before = 0.0
+        # Until when it is expected to be ready.
+        self._soon = 0.0
 
     def connect(self) -> socket.socket | None:
         """Returns a line to it, over which one log is written; None where there is no process, or not yet."""
@@ -60,6 +65,11 @@ class _Writer:
                     return None
             return ours
 
+    def is_starting(self) -> bool:
+        """Says whether it was started, and takes logs soon."""
+        with self._lock:
+            return self._process is not None and self._started() is None and time.monotonic() < self._soon
+
     def _started(self) -> ServerProcess | None:
         """Starts it, where there is none; returns it when it takes logs."""
         if self._process is None:
@@ -71,6 +81,7 @@ class _Writer:
                 self._not_before = time.monotonic() + _RETRY_SECONDS
                 return None
             self._is_ready = False
+            self._soon = time.monotonic() + _START_SECONDS
         if not self._is_ready:
             try:
                 self._is_ready = self._process.control.recv(1, socket.MSG_DONTWAIT) == READY
@@ -80,6 +91,7 @@ class _Writer:
                 self._is_ready = False
             if not self._is_ready:
                 self._not_before = time.monotonic() + _RETRY_SECONDS
+                self._soon = 0.0
                 self._end()
         return self._process
 
@@ -131,6 +143,11 @@ class Aside:
         """Whether the other process is there."""
         return self._line is not None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the other process is going to be there soon."""
+        return self._line is None and _writer.is_starting()
+
     def feed(self, noted: list[Noted]) -> None:
         """Has events written, which are not waited for; then, with the same list, looks whether they are.
 
@@ -141,11 +158,10 @@ class Aside:
             OSError: They cannot be written.
             AuditError: What is in the place of the log cannot be used.
         """
-        if not self.awaits:
-            if self._line is not None:
-                self._send(self._line, noted)
-        elif self._line is None or is_readable(self._line):
-            self.append(noted)
+        line = self._line
+        if line is not None and (not is_readable(line) if self.awaits else self._send(line, noted)):
+            return
+        self.append(noted)
 
     def append(self, noted: list[Noted]) -> bool:
         """Has events written.
@@ -165,9 +181,7 @@ class Aside:
         line = self._line or self._connected()
         if line is None or not noted:
             return not noted
-        if not self.awaits:
-            self._send(line, noted)
-        answer = receive(line) if self.awaits else None
+        answer = receive(line) if self.awaits or self._send(line, noted) else None
         self.awaits = False
         if answer is None:
             self.close()
@@ -183,13 +197,15 @@ class Aside:
             raise AuditError(told.problem)
         return True
 
-    def _send(self, line: socket.socket, noted: list[Noted]) -> None:
+    def _send(self, line: socket.socket, noted: list[Noted]) -> bool:
+        """Sends events; whether somebody has taken them."""
         self._file.note_written()
         kinds = {kind: self._kinds[kind] for kind in range(self._known + 1, len(self._kinds) + 1)}
         self._known += len(kinds)
         with suppress(OSError):
             send(line, join(noted, kinds))
             self.awaits = True
+        return self.awaits
 
     def _connected(self) -> socket.socket | None:
         line = _writer.connect()

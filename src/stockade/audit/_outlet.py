@@ -44,7 +44,7 @@ _GATHER_SECONDS: Final = 0.02
 somebody waits for that."""
 
 _MEET_EVENTS: Final = 1024
-"""So many wait when who has added the last one lets the thread come by."""
+"""Who adds so many lets the thread come by."""
 
 _MEET_SECONDS: Final = 0.002
 """How long it waits for the thread at most, which hands over in a tenth of that."""
@@ -79,6 +79,10 @@ class Feeder(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether it takes some."""
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it takes some soon."""
 
     def feed(self, noted: list[Noted]) -> None:
         """Is given a batch; then, is asked with the same list whether that is with the sink, and takes it off the list.
@@ -172,7 +176,7 @@ class Outlet:
         queue.append(event)
         if self._asleep or severity is Severity.CRITICAL:
             self._wake()
-        elif self._meets and len(queue) >= _MEET_EVENTS:
+        elif self._meets and not len(queue) % _MEET_EVENTS:
             self._meet()
 
     def note_run(self, record: bytes) -> None:
@@ -184,7 +188,7 @@ class Outlet:
         if len(self._notices) >= _NOTICES:
             self._has_room(self._notices, _NOTICES)
         self.add(record)
-        if self.alert or len(self._notices) >= _MEET_EVENTS:
+        if self.alert or not len(self._notices) % _MEET_EVENTS:
             self.look()
 
     def look(self) -> None:
@@ -332,12 +336,20 @@ class Outlet:
             is_met = can_meet and not self._meets
             self._meets = False
             if not is_met:
+                if self._has_time():
+                    continue
                 return
             seconds = _MET_SECONDS
             done = self._try(self._feed)
             self._met.ring()
             if not done:
                 return
+
+    def _has_time(self) -> bool:
+        """Whether what has gathered can wait for the feeder, which takes it with less harm to the runs."""
+        if self._feeder is None or not self._feeder.is_starting or self._queues[Severity.CRITICAL]:
+            return False
+        return all(len(queue) < room // 2 for queue, room in zip(self._queues, self._rooms, strict=True))
 
     def _feed(self) -> None:
         """Hands over what has gathered, where what was handed over before is with the sink."""

@@ -182,9 +182,9 @@ class Auditor:
         add, queue, next_number, number = log.add, log.queue, log.next_number, log.next_number()
         code = kind.number
         add(pack((STARTED, code, number, time())))
-        if queue.alert or not number & _RARELY:
-            queue.look()
         try:
+            if queue.alert or not number & _RARELY:
+                queue.look()
             report = do(control, context, module, *given)
         except BaseException as problem:
             self._fail(self._briefly(number, kind, control, context, module), problem)
