@@ -249,6 +249,7 @@ assert log.dropped == log.failures == 0
 """
 
 
+@pytest.mark.slow
 def test_eight_processes_with_writers_of_their_own_write_one_chain(tmp_path: Path) -> None:
     """And those that write beside them: sixteen that take turns."""
     path = tmp_path / "log"

@@ -158,7 +158,16 @@ def test_runs_that_are_looked_at_are_put_on_record(command: str, hello: Path, tm
     assert run("audit", "verify", log)[0] == 0
 
 
-@pytest.mark.parametrize("words", [("run",), ("trace", "-o"), ("learn", "-o"), ("python", "--learn"), ("snapshot",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run",),
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in (("trace", "-o"), ("learn", "-o"), ("python", "--learn"), ("snapshot",))
+        ),
+    ],
+)
 def test_what_runs_is_not_written_over(words: tuple[str, ...], hello: Path, tmp_path: Path) -> None:
     """A slip of the hand: the output is named as the module is, also by a link; it stays as it is, and nothing runs."""
     link, second, before = tmp_path / "link.txt", tmp_path / "second.txt", hello.read_bytes()

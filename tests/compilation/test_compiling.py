@@ -39,6 +39,7 @@ from stockade.policy import PRESETS, Limits
 from stockade.wasm import Excess, Unsupported
 from stockade.worker import _child, _process, _subprocess
 from stockade.worker._frames import failure_from, failure_of
+from tests._examples import part
 from tests._processes import busy, children, descriptors, gone, until
 from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
@@ -539,34 +540,36 @@ def pretend(tmp_path: Path, own_worker: _process.Worker, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
-    [
-        ("", EngineError, UNREADABLE),
-        ("os.pwrite(target, b'x', 0)", EngineError, UNREADABLE),
-        ("os.pwrite(target, os.urandom(7), 0)", EngineError, UNREADABLE),
-        ("os.pwrite(target, bytes([255] * 100), 0)", EngineError, UNREADABLE),
-        ("os.pwrite(target, (93).to_bytes(8, 'little') + bytes(92), 0)", EngineError, UNREADABLE),
-        ("frame(b'')", EngineError, UNREADABLE),
-        ("frame(b'no json')", EngineError, UNREADABLE),
-        ("frame(b'[' * 100_000)", EngineError, UNREADABLE),
-        ("frame(b'{}')", EngineError, UNREADABLE),
-        ("frame(b'null')", EngineError, UNREADABLE),
-        ("""frame(b'{"woven": {}}')""", EngineError, UNREADABLE),
-        ("""frame(b'{"failure": ["KeyError", "words"]}')""", EngineError, "words"),
-        ("""frame(b'{"failure": ["InvalidModule", "words"]}')""", InvalidModule, "words"),
-        (
-            "os.ftruncate(target, (4 << 30) + 1)",
-            EngineError,
-            "the compiling process left 4,294,967,297 bytes, more than machine code can have",
-        ),
-        ("raise ValueError", EngineError, FAILED.format(1)),
-        ("frame(b'{}'); os._exit(77)", EngineError, FAILED.format(77)),
-        ("os.abort()", InvalidModule, TOO_MUCH.format("SIGABRT")),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", InvalidModule, TOO_MUCH.format("SIGSEGV")),
-        ("os.kill(os.getpid(), signal.SIGXCPU)", InvalidModule, TOO_LONG.format(60)),
-        ("os.kill(os.getpid(), 9)", EngineError, ENDED.format("SIGKILL")),
-        ("os.kill(os.getpid(), signal.SIGTERM)", EngineError, ENDED.format("SIGTERM")),
-        ("os.kill(os.getpid(), 40)", EngineError, ENDED.format("signal 40")),
-    ],
+    part(
+        [
+            ("", EngineError, UNREADABLE),
+            ("os.pwrite(target, b'x', 0)", EngineError, UNREADABLE),
+            ("os.pwrite(target, os.urandom(7), 0)", EngineError, UNREADABLE),
+            ("os.pwrite(target, bytes([255] * 100), 0)", EngineError, UNREADABLE),
+            ("os.pwrite(target, (93).to_bytes(8, 'little') + bytes(92), 0)", EngineError, UNREADABLE),
+            ("frame(b'')", EngineError, UNREADABLE),
+            ("frame(b'no json')", EngineError, UNREADABLE),
+            ("frame(b'[' * 100_000)", EngineError, UNREADABLE),
+            ("frame(b'{}')", EngineError, UNREADABLE),
+            ("frame(b'null')", EngineError, UNREADABLE),
+            ("""frame(b'{"woven": {}}')""", EngineError, UNREADABLE),
+            ("""frame(b'{"failure": ["KeyError", "words"]}')""", EngineError, "words"),
+            ("""frame(b'{"failure": ["InvalidModule", "words"]}')""", InvalidModule, "words"),
+            (
+                "os.ftruncate(target, (4 << 30) + 1)",
+                EngineError,
+                "the compiling process left 4,294,967,297 bytes, more than machine code can have",
+            ),
+            ("raise ValueError", EngineError, FAILED.format(1)),
+            ("frame(b'{}'); os._exit(77)", EngineError, FAILED.format(77)),
+            ("os.abort()", InvalidModule, TOO_MUCH.format("SIGABRT")),
+            ("os.kill(os.getpid(), signal.SIGSEGV)", InvalidModule, TOO_MUCH.format("SIGSEGV")),
+            ("os.kill(os.getpid(), signal.SIGXCPU)", InvalidModule, TOO_LONG.format(60)),
+            ("os.kill(os.getpid(), 9)", EngineError, ENDED.format("SIGKILL")),
+            ("os.kill(os.getpid(), signal.SIGTERM)", EngineError, ENDED.format("SIGTERM")),
+            ("os.kill(os.getpid(), 40)", EngineError, ENDED.format("signal 40")),
+        ]
+    ),
 )
 def test_a_compiling_process_that_fails_is_told_in_words(
     code: str, kind: type[StockadeError], message: str, pretend: Callable[[str], None]

@@ -274,6 +274,7 @@ def test_nobody_begins_while_there_is_a_fork_to_be_made() -> None:
 
 # What threads filter, each for itself, they filter for each other, too.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.slow
 def test_threads_that_fork_at_once_wait_for_each_other_no_longer_than_that() -> None:
     box = Sandbox(UNMETERED)
     statuses: list[int] = []

@@ -17,6 +17,7 @@ from stockade._text import printable
 from stockade.guests import _folder
 from stockade.guests._folder import PrivateFolder
 from stockade.guests._result import read_frame
+from tests._examples import part
 from tests._processes import fork
 from tests.guests.conftest import PATIENT
 
@@ -83,18 +84,23 @@ def test_a_frame_that_is_handed_over_is_no_more_than_one_in_a_file(fresh: Python
 
 @pytest.mark.parametrize(
     ("data", "why"),
-    [
-        (b"not JSON", "JSON is malformed"),
-        (b'{"value": 1}', "missing required field"),
-        (b'{"value": 1, "shown": false, "error": null, "exit": 0, "report": {}}', "unknown field `report`"),
-        (b'{"value": 1, "shown": 0, "error": null, "exit": 0}', "Expected `bool`, got `int`"),
-        (b'{"value": 1, "shown": false, "error": null, "exit": -1}', "Expected `int` >= 0"),
-        (b'{"value": NaN, "shown": false, "error": null, "exit": 0}', "JSON is malformed"),
-        (b'{"value": "\xff", "shown": false, "error": null, "exit": 0}', "Invalid UTF-8"),
-        (b'{"value": ' + b"[" * 100_000, "it is nested too deep"),
-        (b'{"value": 1, "shown": false, "error": {"type": 5}, "exit": 0}', "Expected `str`, got `int`"),
-        (b'{"value": 1, "shown": false, "error": null, "exit": 0, "figures": ["a", 5]}', "Expected `str`, got `int`"),
-    ],
+    part(
+        [
+            (b"not JSON", "JSON is malformed"),
+            (b'{"value": 1}', "missing required field"),
+            (b'{"value": 1, "shown": false, "error": null, "exit": 0, "report": {}}', "unknown field `report`"),
+            (b'{"value": 1, "shown": 0, "error": null, "exit": 0}', "Expected `bool`, got `int`"),
+            (b'{"value": 1, "shown": false, "error": null, "exit": -1}', "Expected `int` >= 0"),
+            (b'{"value": NaN, "shown": false, "error": null, "exit": 0}', "JSON is malformed"),
+            (b'{"value": "\xff", "shown": false, "error": null, "exit": 0}', "Invalid UTF-8"),
+            (b'{"value": ' + b"[" * 100_000, "it is nested too deep"),
+            (b'{"value": 1, "shown": false, "error": {"type": 5}, "exit": 0}', "Expected `str`, got `int`"),
+            (
+                b'{"value": 1, "shown": false, "error": null, "exit": 0, "figures": ["a", 5]}',
+                "Expected `str`, got `int`",
+            ),
+        ]
+    ),
 )
 def test_a_broken_frame_is_told(fresh: Python, data: bytes, why: str) -> None:
     """It is read strictly; what cannot be read is the error of this run."""
@@ -130,22 +136,24 @@ def test_something_else_in_its_place_is_not_followed(fresh: Python, place: str) 
 
 @pytest.mark.parametrize(
     "code",
-    [
-        "import json\njson.dumps = json.JSONEncoder.encode = lambda *a, **k: 'broken'",
-        "import sys\nsys.stdout = sys.stderr = None",
-        "import sys\nsys.modules.clear()",
-        "import builtins\nbuiltins.repr = builtins.str = builtins.len = None",
-        "import os\nos.closerange(0, 100)",
-        "import os\nos.close(1); os.close(2)",
-        "import sys\nsys.stdout.close(); sys.stderr.close()",
-        "import os\nos.write = os.ftruncate = os._exit = None",
-        "import posix\nposix.write = lambda *a: 1 / 0",
-        "import sys\nsys.setrecursionlimit(5)",
-        "import gc\nfor o in gc.get_objects():\n  if isinstance(o, dict) and 'sources' in o: o.clear()",
-        "import sys\nf = sys._getframe()\nwhile f.f_back: f = f.f_back\nf.f_globals.clear()",
-        "import ctypes\nctypes.string_at(0)",
-        "import builtins\nfor n in list(vars(builtins)): delattr(builtins, n)",
-    ],
+    part(
+        [
+            "import json\njson.dumps = json.JSONEncoder.encode = lambda *a, **k: 'broken'",
+            "import sys\nsys.stdout = sys.stderr = None",
+            "import sys\nsys.modules.clear()",
+            "import builtins\nbuiltins.repr = builtins.str = builtins.len = None",
+            "import os\nos.closerange(0, 100)",
+            "import os\nos.close(1); os.close(2)",
+            "import sys\nsys.stdout.close(); sys.stderr.close()",
+            "import os\nos.write = os.ftruncate = os._exit = None",
+            "import posix\nposix.write = lambda *a: 1 / 0",
+            "import sys\nsys.setrecursionlimit(5)",
+            "import gc\nfor o in gc.get_objects():\n  if isinstance(o, dict) and 'sources' in o: o.clear()",
+            "import sys\nf = sys._getframe()\nwhile f.f_back: f = f.f_back\nf.f_globals.clear()",
+            "import ctypes\nctypes.string_at(0)",
+            "import builtins\nfor n in list(vars(builtins)): delattr(builtins, n)",
+        ]
+    ),
 )
 def test_whatever_it_breaks_is_its_own(fresh: Python, code: str) -> None:
     """It takes away what the frame is made with: the run ends, with what it has come to."""

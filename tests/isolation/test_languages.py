@@ -66,6 +66,7 @@ def test_a_run_of_javascript(javascript: JavaScript) -> None:
     assert failed.error.type == "TypeError"
 
 
+@pytest.mark.slow
 def test_files_go_in_and_out(python: Python, javascript: JavaScript) -> None:
     """By a folder of the host's, which is emptied before the next run. P-ISO-12."""
     found = python.run(
@@ -77,6 +78,7 @@ def test_files_go_in_and_out(python: Python, javascript: JavaScript) -> None:
     assert javascript.run(code, files={"a.txt": "ab"}, collect=["*"]).files == {"b.txt": b"ab"}
 
 
+@pytest.mark.slow
 def test_tools_are_called_here(python: Python, javascript: JavaScript) -> None:
     """What they raise is raised in the code. P-ISO-12."""
     for made in (python, javascript):

@@ -117,6 +117,7 @@ def test_the_process_has_one_thread_and_no_engine(own_worker: _process.Worker) -
     assert len(list(Path(f"/proc/{spare}/task").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_threads_have_their_modules_compiled_at_once(own_worker: _process.Worker) -> None:
     """20 threads, 60 modules, and some that are refused in between; nothing is mixed up."""
     box = Sandbox(ALWAYS.replace(locals=1))
