@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,9 +27,10 @@ import pytest
 import stockade
 from stockade import EngineError, Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
-from stockade.engine import Engine, EngineConfig, _capi, _instance
+from stockade.engine import Engine, EngineConfig, _capi, _instance, _ticker
 from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
 from stockade.engine._store import Store
+from stockade.engine._ticker import Ticker
 from stockade.guard import guard
 from tests._processes import cancelling, live_instances, open_descriptors, until, wait_for
 from tests.conftest import HELLO, wat
@@ -368,6 +370,25 @@ def resident_bytes() -> int:
 def wait_for_ticker_to_end() -> bool:
     """Waits for the ticker threads to end."""
     return until(lambda: not any(thread.name == "stockade-ticker" for thread in threading.enumerate()))
+
+
+def test_short_runs_that_follow_each_other_keep_the_ticker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each is over before a tick finds it: so a run that comes after a short pause starts no thread."""
+    assert wait_for_ticker_to_end()
+    ticker, ticks = Ticker(lambda: None), 0
+
+    def sleep(_: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks % 5 == 0 and ticks <= 60:
+            ticker.enter(ticker)
+            del ticker.running[ticker]
+
+    monkeypatch.setattr(_ticker, "time", SimpleNamespace(sleep=sleep))
+    me = ticker._thread = threading.current_thread()
+    ticker._tick_while_needed(me)
+    assert ticks == 70
+    assert ticker._thread is None
 
 
 def test_ticker_thread_ends_after_the_last_run() -> None:

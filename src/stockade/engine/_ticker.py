@@ -2,8 +2,8 @@
 
 wasmtime lets compiled code check an epoch counter at every loop and call. While guests run, one thread raises the
 counter every `TICK_SECONDS`; each tick makes every running guest yield to the Python code that drives it, which
-checks deadlines, cancellation and signals. The thread lingers for a moment after the last run, so that a burst of
-short runs does not start a thread for each, and then ends.
+checks deadlines, cancellation and signals. The thread lingers for a moment after the last run, so that short runs
+that follow each other do not start a thread each, and then ends.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Ticker:
         # Where its thread rests when nothing runs; None where it ends then.
         self._rest: Bell | None = None
         self._rests = False
+        # Whether anything has run since the last tick. Of most runs no tick finds that they run: they are too short.
+        self._was_used = False
 
     def stay(self) -> None:
         """Has the thread stay from now on, for a process that has one engine, and is to begin its run at once.
@@ -109,6 +111,7 @@ class Ticker:
             EngineError: There can be no thread, and without it nothing would be stopped.
         """
         self.running[run] = get_ident()
+        self._was_used = True
         if forks:
             stand_back(self.running, run)
         # Without the lock: a thread that is about to end looks again after it has said so.
@@ -169,7 +172,8 @@ class Ticker:
                     with suppress(Exception):
                         self._interrupt()
                 continue
-            idle += 1
+            idle = 0 if self._was_used else idle + 1
+            self._was_used = False
             if self._rest is not None:
                 self._rests = True
                 # Whoever comes after this sees that it rests.
