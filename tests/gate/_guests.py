@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from stockade import Module
 
-__all__ = ["printer"]
+__all__ = ["printer", "source"]
 
 
 def _escaped(data: bytes) -> str:
@@ -25,6 +25,16 @@ def printer(writes: Mapping[int, bytes] | Sequence[tuple[int, bytes]], after: st
         writes: What it writes, by the numbers of streams, in their order.
         after: What it does then.
     """
+    return wat(source(writes, after))
+
+
+def source(writes: Mapping[int, bytes] | Sequence[tuple[int, bytes]], after: str = "") -> str:
+    """Returns the text of such a command.
+
+    Args:
+        writes: As above.
+        after: What it does then.
+    """
     pieces = list(writes.items()) if hasattr(writes, "items") else list(writes)
     address, data, calls = 1024, "", ""
     for place, (stream, piece) in enumerate(pieces):
@@ -34,12 +44,10 @@ def printer(writes: Mapping[int, bytes] | Sequence[tuple[int, bytes]], after: st
         data += f'(data (i32.const {vector}) "{_escaped(numbers)}")'
         calls += f"(drop (call $write (i32.const {stream}) (i32.const {vector}) (i32.const 1) (i32.const 8)))"
         address += len(piece)
-    return wat(
-        f"""
+    return f"""
         (module
           (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
           (memory (export "memory") {1 + address // 65536})
           {data}
           (func (export "_start") {calls} {after}))
         """
-    )

@@ -53,6 +53,27 @@ def test_code_of_a_language_passes_the_gate() -> None:
     assert [(each.channel, each.detector) for each in value.report.findings] == [("stdout", "api"), ("value", "api")]
 
 
+@pytest.mark.parametrize("session", [False, True], ids=["run", "session"])
+def test_both_live_streams_of_code_are_looked_at_together(*, session: bool) -> None:
+    """The attack: code writes parts of the secret to stdout and stderr in turns, which one terminal shows."""
+    code = f"""
+        let to = std.out, other = std.err;
+        for (const c of '{_SECRET}') {{ to.puts(c); to.flush(); [to, other] = [other, to] }}
+        1"""
+    shown: list[bytes] = []
+    with JavaScript(secrets=_SECRETS) as javascript:
+        if session:
+            with javascript.session(on_stdout=shown.append, on_stderr=shown.append) as opened:
+                result = opened.run(code)
+        else:
+            result = javascript.run(code, on_stdout=shown.append, on_stderr=shown.append)
+
+    whole = b"".join(shown)
+    assert whole == b"sk-l[redacted:api][redacted:api]"
+    assert [(each.channel, each.detector) for each in result.report.findings] == [("stdout and stderr", "api")]
+    assert (result.value, result.stdout, result.stderr) == (1, "[redacted:api]", "[redacted:api]")
+
+
 def test_sessions_of_a_language_pass_the_gate() -> None:
     with JavaScript(secrets=_SECRETS) as javascript, javascript.session() as session:
         assert session.run(f"var it = '{_SECRET}'; 1").value == 1

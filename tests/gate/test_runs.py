@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -15,8 +18,9 @@ from stockade.gate import GateRules, Verdict, quarantined, quarantined_as
 from stockade.policy import Network
 from stockade.report import Outcome
 from tests._folders import use_state
+from tests._small_guests import ECHO
 from tests.conftest import wat
-from tests.gate._guests import printer
+from tests.gate._guests import printer, source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +176,32 @@ def test_what_is_passed_on_while_the_guest_runs_has_passed_the_gate(isolation: I
     else:
         assert b"later" not in whole
         assert report.stdout == b""
+
+
+_HOST = """
+import sys
+from stockade import Module, Sandbox
+
+with Sandbox(isolation=sys.argv[1], secrets={"api": sys.argv[2]}) as box:
+    printed = box.run(Module.load(sys.argv[3].encode(), text=True))
+    echoed = box.run(Module.load(sys.argv[4].encode(), text=True))
+print(printed.stdout, printed.stderr, echoed.stdout)
+"""
+
+
+def test_nothing_of_a_guest_reaches_the_streams_of_the_host_past_the_gate(isolation: Isolation, state: Path) -> None:
+    """The attack: output that steers the host's terminal, and reads what is typed there."""
+    leaking = source({1: b"\x1b[2J" + _LEAK, 2: _LEAK})
+    done = subprocess.run(
+        [sys.executable, "-c", _HOST, isolation, _SECRET, leaking, ECHO],
+        input=b"typed by the user",
+        capture_output=True,
+        check=False,
+        env={**os.environ, "STOCKADE_STATE": str(state)},
+    )
+
+    assert done.stderr == b""
+    assert done.stdout.decode().strip() == repr(b"\x1b[2Jit is [redacted:api]!") + " b'it is [redacted:api]!' b''"
 
 
 _THIRDS = [_SECRET[at : at + 3].encode() for at in range(0, len(_SECRET), 3)]

@@ -47,6 +47,15 @@ def test_a_session_keeps_its_state(python: Python, javascript: JavaScript) -> No
         assert session.run("std.in.getline()", stdin="line\n").value == "line"
 
 
+def test_code_in_javascript_has_the_environment_of_its_session(javascript: JavaScript) -> None:
+    """Though its interpreter is a copy of one that was made under none."""
+    with javascript.session(env={"NAME": "value"}) as session:
+        assert session.run("std.getenv('NAME')").value == "value"
+        assert session.run("[std.getenv('NAME'), String(std.getenv('OTHER'))]").value == ["value", "undefined"]
+        with session.fork() as fork:
+            assert fork.run("std.getenv('NAME')").value == "value"
+
+
 def test_a_piece_has_the_policy_of_its_session(python: Python) -> None:
     """It was decided when the session was opened."""
     with python.session() as session, pytest.raises(TypeError) as caught:
