@@ -377,10 +377,9 @@ def test_sessions_pass_the_gate_call_by_call(isolation: Isolation) -> None:
     assert [finding.count for finding in again.findings] == [1]
 
 
-def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
-    """The attack: a guest opens a file that is called like the secret, for the report to tell of it."""
-    path = f"/{_SECRET}"
-    module = wat(
+def _opening(path: str) -> stockade.Module:
+    """Returns a command that opens a file."""
+    return wat(
         f"""
         (module
           (import "wasi_snapshot_preview1" "path_open"
@@ -392,6 +391,11 @@ def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
               (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 8)))))
         """
     )
+
+
+def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
+    """The attack: a guest opens a file that is called like the secret, for the report to tell of it."""
+    module = _opening(f"/{_SECRET}")
     (tmp_path / "data").mkdir()
     mounts = [stockade.Mount(str(tmp_path / "data"), "/data", "ro")]
     with Sandbox(Policy().replace(mounts=mounts), secrets=_SECRETS, trace=True) as box:
@@ -505,6 +509,21 @@ def test_an_audit_log_is_told_what_was_found(tmp_path: Path, isolation: Isolatio
     assert "the secret api in stdout" in text
     assert "gate.registered" in text
     assert _SECRET not in text
+
+
+@pytest.mark.parametrize("verdict", ["warn", "redact", "block"])
+def test_an_audit_log_has_no_secret_that_a_guest_names(verdict: str, tmp_path: Path) -> None:
+    """The attack: a path that is called like the secret, and is refused, in a log of what leaves and is reported."""
+    module = _opening(f"../{_SECRET}")
+    (tmp_path / "data").mkdir()
+    policy = _policy(registered=verdict).replace(mounts=[stockade.Mount(str(tmp_path / "data"), "/data", "ro")])
+    path = tmp_path / "audit.log"
+    with stockade.AuditLog(path) as log, Sandbox(policy, secrets=_SECRETS, audit=log) as box:
+        report = box.run(module)
+
+    assert (_SECRET in report.to_json()) == (verdict == "warn")
+    assert _SECRET not in path.read_text()
+    assert '"name":"path"' in path.read_text()
 
 
 def test_a_thousand_findings_hide_no_severe_one() -> None:

@@ -194,7 +194,7 @@ def guarded(verdict: str, audit: AuditLog | None = None) -> Sandbox:
     return Sandbox(Policy(gate=rules), "process", secrets={"api": SECRET}, audit=audit)
 
 
-@pytest.mark.parametrize("verdict", ["redact", "block", "quarantine"])
+@pytest.mark.parametrize("verdict", ["warn", "redact", "block", "quarantine"])
 def test_words_of_a_worker_that_fails_pass_the_gate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: str
 ) -> None:
@@ -204,6 +204,7 @@ def test_words_of_a_worker_that_fails_pass_the_gate(
         box.call(SUM, "add", 1, 2)
 
     said = {
+        "warn": "no room for [redacted:api] here",
         "redact": "no room for [redacted:api] here",
         "block": "what it says is kept back by gate.registered",
         "quarantine": "what it says is kept back by gate.registered",

@@ -200,6 +200,18 @@ class Gate:
         stream = self.stream(channel, found)
         return stream.feed(data) + stream.finish()
 
+    def hide(self, data: bytes, channel: str, found: Callable[[Finding], object]) -> bytes:
+        """Returns bytes without what is looked for: also where it would leave, and be reported.
+
+        Args:
+            data: The bytes.
+            channel: What they are called in what is told.
+            found: Is told each thing that is found.
+        """
+        judge = self._judge(channel, found)
+        stream = GateStream(self._finders(channel), lambda span, data: worst_of((judge(span, data), Verdict.REDACT)))
+        return stream.feed(data) + stream.finish()
+
     def look_at_cut(
         self, data: bytes, dropped: int, channel: str, found: Callable[[Finding], object], told: Sequence[Span] = ()
     ) -> bytes:

@@ -201,13 +201,17 @@ class GateRun:
         self._gate.look(b"\n".join(parts), "request", found.note)
         _, url, *headers, body = parts
         names, values, ends = headers[::2], headers[1::2], (url, body)
-        views = [b"\n".join(names), b"\n".join(values)]
         if sent:
-            views.append(b"\n".join([sent, *headers, body[:_SEAM_BYTES]]))
-            ends = sent, body
-        for view in views:
             more = Findings()
-            self._gate.look(view, "request", more.note)
+            self._gate.look(b"\n".join([sent, *headers, body[:_SEAM_BYTES]]), "request", more.note)
+            self._note_new(found, more)
+            ends = sent, body
+        for view in (names, values):
+            more = Findings()
+            secrets = self._gate.follow("request", more.note)
+            if secrets is not None:
+                secrets.feed(b"\n".join(view))
+                secrets.finish()
             self._note_new(found, more)
         # Whoever gets it may put any two parts of it together.
         pairs = [(first, second) for value in values for end in ends for first, second in ((value, end), (end, value))]
@@ -472,16 +476,19 @@ class GateRun:
         return msgspec.structs.replace(call, **changed) if changed else call
 
     def told(self, text: str) -> str:
-        """Returns what somebody says of a run who may be in the hands of its guest, as it may be told.
+        """Returns what is told of a run without a report on it, such as an error, as it may be told.
+
+        What the policy would have leave and reported is replaced, for there is no report.
 
         Args:
-            text: What it says.
+            text: The words, which the guest may have chosen.
         """
         found = Findings()
-        passed = self._text(text, found, "error")
-        if not found.verdict.withholds:
-            return passed
-        return f"what it says is kept back by gate.{FIELDS[found.all()[0].kind]}"
+        data = text.encode("utf-8", "surrogateescape")
+        passed = self._gate.hide(data, "error", found.note)
+        if found.verdict.withholds:
+            return f"what it says is kept back by gate.{FIELDS[found.all()[0].kind]}"
+        return text if passed == data else passed.decode("utf-8", "replace")
 
     def _note_all(self, found: Findings, more: Iterable[Finding]) -> None:
         for finding in more:

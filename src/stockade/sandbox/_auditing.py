@@ -501,7 +501,11 @@ class Auditor:
             )
         cancelled = isinstance(problem, GeneratorExit | KeyboardInterrupt) or is_cancellation(problem)
         # What the embedder's own code has raised may hold secrets.
-        why = printable(str(problem), _TEXT) if isinstance(problem, StockadeError) else type(problem).__name__
+        why = (
+            _passed(run, printable(str(problem), _TEXT))
+            if isinstance(problem, StockadeError)
+            else type(problem).__name__
+        )
         log = self._log
         outcome = "cancelled" if cancelled else "error"
         log.ended(run.kind, run.number, outcome, reason="" if cancelled else why)
@@ -575,7 +579,7 @@ class Auditor:
             policy=run.policy.digest,
             module=run.module.sha256,
             session=run.session,
-            **fields,
+            **{field: _passed(run, value) if isinstance(value, str) else value for field, value in fields.items()},
         )
 
     # -- what else happens in a sandbox -------------------------------------------------------------------------------
@@ -681,6 +685,12 @@ class SessionAuditor:
             name=self._module.name,
             count=count,
         )
+
+
+def _passed(run: _Run, text: str) -> str:
+    """Returns words about a run without what a gate looks for: a log is not where it may leave."""
+    gate = run.control.gate
+    return text if gate is None else gate.told(text)
 
 
 def _run_name(control: RunControl) -> str:
