@@ -33,15 +33,12 @@ from stockade.engine._parking import PARKING
 from stockade.engine._store import Store
 
 if TYPE_CHECKING:
+    from stockade.engine._forkable import make_forkable
+    from stockade.engine._host_pages import PAGE_BYTES_OF_HOST, keep_page_table
+    from stockade.engine._memory_image import Extent, InstanceState, MemoryImage, SealedFile
     from stockade.engine._snapshot import (
-        PAGE_BYTES_OF_HOST,
-        Extent,
-        InstanceState,
-        MemoryImage,
-        SealedFile,
         in_large_pages,
         is_global,
-        keep_page_table,
         populate,
         put_state,
         share_state,
@@ -52,21 +49,18 @@ else:
     __getattr__ = found_later(
         __name__,
         {
+            "_forkable": ("make_forkable",),
+            "_host_pages": ("PAGE_BYTES_OF_HOST", "keep_page_table"),
+            "_memory_image": ("Extent", "InstanceState", "MemoryImage", "SealedFile"),
             "_snapshot": (
-                "PAGE_BYTES_OF_HOST",
-                "Extent",
-                "InstanceState",
-                "MemoryImage",
-                "SealedFile",
                 "in_large_pages",
                 "is_global",
-                "keep_page_table",
                 "populate",
                 "put_state",
                 "share_state",
                 "take_state",
                 "touched_pages",
-            )
+            ),
         },
     )
 
@@ -113,6 +107,7 @@ __all__ = [
     "is_global",
     "keep_page_table",
     "library_folder",
+    "make_forkable",
     "populate",
     "put_state",
     "share_state",

@@ -20,12 +20,13 @@ from stockade.engine._fork_gate import forks, inside, stand_back
 from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import Out, Owner, Store
-from stockade.errors import EngineError
+from stockade.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
+    from stockade.engine._forkable import ForkableMemory
     from stockade.engine._ticker import Watched
 
 __all__ = [
@@ -573,6 +574,28 @@ class Instance:
         return int(self._api.table_size(self._context, handle))
 
     @property
+    def forkable(self) -> Sequence[ForkableMemory] | None:
+        """Its memories, where they lie in files of their own.
+
+        Raises:
+            UsageError: This process was forked from the one that they are of.
+        """
+        self._check_process()
+        return self._place.forkable
+
+    @forkable.setter
+    def forkable(self, memories: Sequence[ForkableMemory]) -> None:
+        self._place.forkable = memories
+
+    def _check_process(self) -> None:
+        forkable = self._place.forkable
+        if forkable is not None and not all(memory.is_ours for memory in forkable):
+            raise UsageError(
+                "the session was opened with forks=True before this process was forked, and goes on in its parent: "
+                "open one here"
+            )
+
+    @property
     def is_pooled(self) -> bool:
         """Whether its memories are slots of a pool, which the next guest gets."""
         return self._linked.engine.config.pooled
@@ -655,6 +678,8 @@ class Instance:
         Raises:
             KeyError: There is no function of that name.
         """
+        if self._place.forkable is not None:
+            self._check_process()
         renamed = self._renamed
         if self._find(renamed.get(export, export) if renamed else export) != _FUNCTION:
             raise KeyError(export)
@@ -702,6 +727,8 @@ class Instance:
             for others.
         """
         place, api, ticker = self._place, self._api, self._linked.engine.ticker
+        if place.forkable is not None:
+            self._check_process()
         ticks = ticker.raised
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
@@ -807,7 +834,14 @@ class Instance:
                 long, and other threads go on meanwhile.
         """
         store, large = self._place, used_bytes >= _FREED_AT_ONCE_BYTES
-        if large or self._keeper is not None or not self._is_over or store.claim is None or store.claim.descriptors:
+        if (
+            large
+            or self._keeper is not None
+            or not self._is_over
+            or store.claim is None
+            or store.claim.descriptors
+            or store.forkable
+        ):
             store.free(large=large)
             return
         # Nobody else knows the place: the next instance may have it, and this one must not find it any more.

@@ -8,8 +8,9 @@ from functools import cache
 from mmap import PAGESIZE
 from typing import Final
 
-__all__ = ["MAP_FAILED", "MAP_FIXED", "MAP_NORESERVE", "libc"]
+__all__ = ["MADV_DONTFORK", "MAP_FAILED", "MAP_FIXED", "MAP_NORESERVE", "libc"]
 
+MADV_DONTFORK: Final = 10
 MAP_FIXED: Final = 0x10
 MAP_NORESERVE: Final = 0x4000
 
@@ -18,7 +19,7 @@ MAP_FAILED: Final = c_void_p(-1).value
 
 
 class _Libc:
-    """The functions of the C library that map memory. But for `madvise`, they keep the interpreter lock."""
+    """The functions of the C library that map memory. But for two, they keep the interpreter lock."""
 
     def __init__(self) -> None:
         library = ctypes.PyDLL(None, use_errno=True)
@@ -28,8 +29,15 @@ class _Libc:
         self.munmap = library.munmap
         self.munmap.restype = c_int
         self.munmap.argtypes = (c_void_p, c_size_t)
-        # May copy many pages: without the interpreter lock.
-        self.madvise = ctypes.CDLL(None, use_errno=True).madvise
+        self.mremap = library.mremap
+        self.mremap.restype = c_void_p
+        self.mremap.argtypes = (c_void_p, c_size_t, c_size_t, c_int, c_void_p)
+        # May copy many pages, or give many back: without the interpreter lock.
+        unlocked = ctypes.CDLL(None, use_errno=True)
+        self.munmap_long = unlocked.munmap
+        self.munmap_long.restype = c_int
+        self.munmap_long.argtypes = (c_void_p, c_size_t)
+        self.madvise = unlocked.madvise
         self.madvise.restype = c_int
         self.madvise.argtypes = (c_void_p, c_size_t, c_int)
         self.memcmp = library.memcmp

@@ -10,20 +10,25 @@ from __future__ import annotations
 import os
 import time
 from ctypes import c_char, memmove
+from errno import EBUSY
 from functools import cache
 from math import inf
 from mmap import MAP_ANON, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from stockade.engine._libc import MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._libc import MADV_DONTFORK, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._memory_image import Extent, SealedFile
+from stockade.errors import EngineError
 
-__all__ = ["LargePages", "copy_into", "large_page_bytes", "place_behind"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["LargePages", "copy_into", "large_page_bytes", "place_behind", "stored_at"]
 
 LargePages: TypeAlias = Literal["never", "soon", "always"]
 """When large pages are made."""
 
-_MADV_DONTFORK: Final = 10
 _MADV_COLLAPSE: Final = 25
 """As on Linux from 6.1 on; Python does not name it."""
 
@@ -112,7 +117,7 @@ def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, 
         flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
         if library.mmap(place, size, PROT_READ | PROT_WRITE, flags, descriptor, offset) != place:
             return 0
-        library.madvise(place, size, _MADV_DONTFORK)
+        library.madvise(place, size, MADV_DONTFORK)
         return _filled(descriptor, address, size, offset, large, place, begun + spare)
     finally:
         # SAFETY: nobody knows it but this function.
@@ -152,3 +157,58 @@ def _filled(descriptor: int, address: int, size: int, offset: int, large: int, p
             break
         piece = _AT_ONCE * large
     return done
+
+
+def stored_at(stretches: Sequence[tuple[int, int, int]], large_pages: LargePages) -> list[Extent]:
+    """Copies stretches of memories into a file.
+
+    Args:
+        stretches: Of each where its memory lies in this process, where it begins there, and its size.
+        large_pages: When the file is in large pages.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    offsets, end = [], 0
+    for _, start, size in stretches:
+        offsets.append(place_behind(end, start, size))
+        end = offsets[-1] + size
+    parts = [(address + start, size, offset) for (address, start, size), offset in zip(stretches, offsets, strict=True)]
+    file = _stored(parts, end, large_pages) or _stored(parts, end, "never")
+    if file is None:
+        raise EngineError("a snapshot cannot be sealed: somebody may write to it")
+    return [Extent(start, size, file, offset) for (_, start, size), offset in zip(stretches, offsets, strict=True)]
+
+
+def _stored(parts: Sequence[tuple[int, int, int]], size: int, large_pages: LargePages) -> SealedFile | None:
+    """Copies memory into a new file.
+
+    Args:
+        parts: Of each stretch its address, its size, and where in the file it is put.
+        size: How large the file is.
+        large_pages: When it is in large pages.
+
+    Returns:
+        The file; None where somebody could write to it.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    descriptor = SealedFile.new()
+    try:
+        os.ftruncate(descriptor, size)
+        for part in parts:
+            copy_into(descriptor, *part, large_pages)
+    except OSError as problem:
+        os.close(descriptor)
+        raise EngineError(f"there is no room for a snapshot: {problem.strerror}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        return SealedFile(descriptor)
+    except OSError as problem:
+        # While memory was copied by a mapping of the file, the process was forked, and its child has that, too.
+        if problem.errno == EBUSY:
+            return None
+        raise

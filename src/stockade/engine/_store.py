@@ -25,8 +25,11 @@ from stockade.engine._capi import Extern
 from stockade.engine._fork_gate import delete_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stockade.engine._compiled import ResourceCost
     from stockade.engine._engine import Engine
+    from stockade.engine._forkable import ForkableMemory
     from stockade.engine._parking import ParkingSlot
 
 __all__ = ["Out", "Owner", "Store", "deafen_stores", "lost"]
@@ -71,6 +74,7 @@ class Store:
         words: All of them, word by word.
         kept: What else it may write to until the call is deleted.
         bed: Where its guest sleeps, to which it refers as long as the store is; those to come sleep there, too.
+        forkable: Its memories that lie in files of their own, given up before the store is freed; None where none does.
     """
 
     __slots__ = (
@@ -79,6 +83,7 @@ class Store:
         "bytes",
         "claim",
         "engine",
+        "forkable",
         "future",
         "handle",
         "home",
@@ -102,6 +107,7 @@ class Store:
         self.handle = self.bytes[: Out.trap.offset]
         self.kept: object = None
         self.bed: ParkingSlot | None = None
+        self.forkable: Sequence[ForkableMemory] | None = None
 
     def open(self) -> int:
         """Makes the store, and returns it."""
@@ -154,7 +160,7 @@ class Store:
             return
         # Before any place where Python looks for signals, for this function is deaf at its entry: else what it raised
         # there would be lost, and the store with it. Whoever comes after us finds nothing to free.
-        self.pointer = self.future = self.claim = None
+        self.pointer = self.future = self.claim = self.forkable = None
         if engine is None:
             # Kept for later use, if it is anything at all.
             if claim is None:

@@ -245,6 +245,8 @@ class PolicyContext:
         warm = waiting = None
         if saved is not None:
             plan, warm = saved.plan(self, plan), saved.warm.get(self)
+        if inputs.forks:
+            plan, warm = plan.for_forks(), None
         env, stdin = self.provided.variables(inputs), self.provided.input(inputs)
         streams = streams or (inputs.streams(control) if inputs.served else None)
         if self.gates is not None:

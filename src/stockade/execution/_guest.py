@@ -19,7 +19,7 @@ from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
 from stockade.execution._plan import SLACK_BYTES
 from stockade.execution._reentry import Reentry
-from stockade.execution._snapshot import put_guest_state, take_guest_state
+from stockade.execution._snapshot import make_forkable, put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
 from stockade.guard import PROGRAM_NAME, Mailbox, State, place_inputs
 from stockade.report import QuotaUse
@@ -161,6 +161,8 @@ class LiveGuest(GuestAnywhere):
                     instance.lend(plan.loan)
             else:
                 self._restore(instance, waiting)
+                if plan.forks:
+                    make_forkable(plan, instance)
                 self._set_up(instance, plan.program.woven)
         except BaseException:
             self.close()

@@ -93,6 +93,7 @@ class Inputs(NamedTuple):
         on_stdout: Is given stdout in pieces as they are written.
         on_stderr: The same for stderr.
         on_progress: Is told how far the run is.
+        forks: Whether a session keeps its memory so that forks of it copy next to nothing.
     """
 
     args: Sequence[str | bytes] = ()
@@ -101,6 +102,7 @@ class Inputs(NamedTuple):
     on_stdout: OnOutput | None = None
     on_stderr: OnOutput | None = None
     on_progress: OnProgress | None = None
+    forks: bool = False
 
     def arguments(self) -> list[bytes]:
         """Returns the arguments as a guest gets them.

@@ -6,15 +6,18 @@ that written as any run does, by its own policy and its own inputs. What cannot 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from stockade._later import called_later
 from stockade._pages import PAGE_BYTES
-from stockade.errors import SnapshotError
+from stockade.errors import EngineError, SnapshotError
 from stockade.execution._first_pages import FirstPages
+from stockade.runner import GO_ON, RunControl, WorkItem, executor
 
 if TYPE_CHECKING:
     from stockade.engine import Instance, InstanceState
@@ -22,15 +25,30 @@ if TYPE_CHECKING:
     from stockade.execution._warm import WarmPool
     from stockade.guard import State
     from stockade.modules import Module
+    from stockade.runner import RunCoroutine
 
-__all__ = ["SPARE_MAPS", "GuestState", "SavedGuest", "put_guest_state", "take_guest_state"]
+__all__ = [
+    "FORKABLE_MAPS",
+    "SPARE_MAPS",
+    "GuestState",
+    "SavedGuest",
+    "make_forkable",
+    "put_guest_state",
+    "take_guest_state",
+]
 
-_in_large_pages, _put_state, _share_state, _take_state = (
-    called_later("stockade.engine", name) for name in ("in_large_pages", "put_state", "share_state", "take_state")
+_in_large_pages, _make_forkable, _put_state, _share_state, _take_state = (
+    called_later("stockade.engine", name)
+    for name in ("in_large_pages", "make_forkable", "put_state", "share_state", "take_state")
 )
+
+FORKABLE_MAPS: Final = 256
+"""Memory maps that a memory that lies in a file of its own comes to have more, at most."""
 
 SPARE_MAPS = 16
 """Memory maps that a restored guest may come to have beyond those that it begins with, as snapshots are taken of it."""
+
+_LEAST_PRIORITY: Final = 1
 
 _SHOWN = 5
 """Descriptors that a message names."""
@@ -126,11 +144,50 @@ def take_guest_state(
     initial = _initial_bytes(plan.module)
     held = _take_state(instance, exposed.memories, exposed.globals, initial, below)
     taken = GuestState(plan.module, held, started)
+    if instance.forkable:
+        # It goes on with what it shares. What was moved aside is given back while others go on.
+        _settle_later(held)
+        return taken, held
     if not instance.is_pooled and plan.held is not None and held.maps <= plan.held.instance.maps + SPARE_MAPS:
         # Else it would come to have more memory maps than were counted for it.
         _share_state(instance, exposed.memories, initial, held)
         return taken, held
     return taken, below
+
+
+def _settle_later(held: InstanceState) -> None:
+    files = {id(part.file): part.file for image in held.memories for part in image.extents if not part.file.is_settled}
+    if not files:
+        return
+
+    def steps() -> RunCoroutine[None]:
+        for file in files.values():
+            # Whoever needs it settled tries again, and is told.
+            with suppress(EngineError):
+                file.settle()
+            yield GO_ON
+
+    # Where there is no thread for it, the next snapshot does it, or whoever drops the last reference to the file.
+    with suppress(EngineError):
+        control = RunControl()
+        item = WorkItem(steps(), control, lambda *_: None, _LEAST_PRIORITY, "\0aside")
+        Context().run(executor().begin, item)
+
+
+def make_forkable(plan: Plan, instance: Instance) -> None:
+    """Has a new guest keep its memory so that forks of it copy next to nothing, where that can be had.
+
+    Args:
+        plan: What it was made of.
+        instance: Its instance, which holds what it begins with; nothing of it has run.
+
+    Raises:
+        EngineError: There is no memory map for it.
+    """
+    exposed, held = plan.program.woven.exposed, plan.held
+    if not (exposed.obstacles or instance.is_pooled):
+        below = None if held is None else held.instance.memories
+        _make_forkable(instance, exposed.memories, _initial_bytes(plan.module), plan.limits.memory, below)
 
 
 def _check(state: State) -> None:

@@ -241,6 +241,8 @@ def _given(context: PolicyContext, task: Task, call: Request | None) -> tuple[Op
     told = files = None
     if saved is not None:
         told, files = told_state(saved.state.instance, started=saved.state.started)
+        for file in files:
+            file.settle()
         if len(files) >= MOST_DESCRIPTORS:
             raise SnapshotError(
                 f"the snapshot is in {len(files):,} files, one for each fork that it comes from, and a worker takes "

@@ -570,6 +570,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        forks: bool = False,
         policy: PolicyLike | None = None,
     ) -> Session:
         """Opens a live instance that keeps its state between calls; a reactor is initialized first.
@@ -582,13 +583,16 @@ class Sandbox:
             env: Its environment.
             on_stdout: Is given stdout in pieces as they are written.
             on_stderr: The same for stderr.
+            forks: Whether it keeps its memory so that forks of it, and snapshots, copy next to nothing. Memory that is
+                written to for the first time is then dearer. It makes no difference in a process of its own.
             policy: A policy for this session; both it and the sandbox's own must permit.
 
         Raises:
             ModuleError: The module cannot be run.
             GuestError: Its initialization failed.
         """
-        return self._open(self._contexts.under(policy), module, Inputs(args, stdin, env, on_stdout, on_stderr))
+        inputs = Inputs(args, stdin, env, on_stdout, on_stderr, forks=forks)
+        return self._open(self._contexts.under(policy), module, inputs)
 
     def _open(self, context: PolicyContext, module: Source | Snapshot, inputs: Inputs) -> Session:
         def again(snapshot: Snapshot, inputs: Inputs) -> Session:
@@ -946,6 +950,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
+        forks: bool = False,
         policy: PolicyLike | None = None,
         priority: int = NORMAL_PRIORITY,
         tenant: str = "",
@@ -953,20 +958,21 @@ class Sandbox:
         """Opens a session whose calls are awaited; see `open` and `run_async`.
 
         Args:
-            module: As in `open`; so are `args`, `env` and `policy`.
+            module: As in `open`; so are `args`, `env`, `forks` and `policy`.
             args: Arguments that the guest sees.
             stdin: As in `run_async`.
             env: Its environment.
             on_stdout: Is given stdout in pieces as they are written.
             on_stderr: The same for stderr.
+            forks: Whether it keeps its memory so that forks of it copy next to nothing.
             policy: A policy for this session.
             priority: Its share of the threads among the runs of its tenant, 1 to 100.
             tenant: For whom it runs.
         """
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
-        context = self._contexts.under(policy)
-        return await self._open_async(context, module, Inputs(args, stdin, env, on_stdout, on_stderr), priority, tenant)
+        inputs = Inputs(args, stdin, env, on_stdout, on_stderr, forks=forks)
+        return await self._open_async(self._contexts.under(policy), module, inputs, priority, tenant)
 
     async def _open_async(
         self, context: PolicyContext, module: Source | Snapshot, inputs: Inputs, priority: int, tenant: str

@@ -169,9 +169,9 @@ class _Session:
                 self._occupancy.holder = None
 
     def _inputs_of_fork(
-        self, stdin: AsyncStdin, on_stdout: OnOutputAsync | None, on_stderr: OnOutputAsync | None
+        self, stdin: AsyncStdin, on_stdout: OnOutputAsync | None, on_stderr: OnOutputAsync | None, forks: bool
     ) -> Inputs:
-        return self._inputs._replace(stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
+        return self._inputs._replace(stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr, forks=forks)
 
     def _free(self) -> None:
         holder = object()
@@ -281,7 +281,12 @@ class Session(_Session):
         return run_blocking(self._taking(), self._control)
 
     def fork(
-        self, *, stdin: Stdin = b"", on_stdout: OnOutput | None = None, on_stderr: OnOutput | None = None
+        self,
+        *,
+        stdin: Stdin = b"",
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        forks: bool = False,
     ) -> Session:
         """Opens another session that begins as this one is now, under the same policy.
 
@@ -292,6 +297,7 @@ class Session(_Session):
             stdin: The fork's standard input, as in `Sandbox.open`.
             on_stdout: Is given its stdout in pieces as they are written.
             on_stderr: The same for stderr.
+            forks: Whether the fork is opened with that, as in `Sandbox.open`.
 
         Raises:
             SnapshotError: As of `snapshot`; so are `EngineError` and `UsageError`.
@@ -299,7 +305,7 @@ class Session(_Session):
         snapshot, reopen = self.snapshot(), self._reopen
         if reopen is None:
             raise UsageError("the session is closed: open a new one")
-        return reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr))
+        return reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr, forks))
 
     def close(self) -> None:
         """Ends the session and frees the instance. Closing twice is harmless.
@@ -406,6 +412,7 @@ class AsyncSession(_Session):
         stdin: AsyncStdin = b"",
         on_stdout: OnOutputAsync | None = None,
         on_stderr: OnOutputAsync | None = None,
+        forks: bool = False,
     ) -> AsyncSession:
         """Opens another session that begins as this one is now, as `Session.fork`.
 
@@ -413,11 +420,12 @@ class AsyncSession(_Session):
             stdin: The fork's standard input, as in `Sandbox.open_async`.
             on_stdout: Is given its stdout in pieces as they are written.
             on_stderr: The same for stderr.
+            forks: Whether the fork is opened with that, as in `Sandbox.open`.
         """
         snapshot, reopen = await self.snapshot(), self._reopen
         if reopen is None:
             raise UsageError("the session is closed: open a new one")
-        return await reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr))
+        return await reopen(snapshot, self._inputs_of_fork(stdin, on_stdout, on_stderr, forks))
 
     def __del__(self) -> None:
         if not self._closed and self._streams is not None:

@@ -14,7 +14,7 @@ from stockade.system._folders import (
     private_folders,
     state_folder,
 )
-from stockade.system._memory_file import has_memory_files, is_sealed, open_memory_file, seal
+from stockade.system._memory_file import has_memory_files, is_sealed, open_memory_file, seal, seal_against_mapping
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import (
     Identity,
@@ -69,6 +69,7 @@ __all__ = [
     "private_files",
     "private_folders",
     "seal",
+    "seal_against_mapping",
     "socket_pair",
     "state_folder",
     "sweep",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
-__all__ = ["has_memory_files", "is_sealed", "open_memory_file", "seal"]
+__all__ = ["has_memory_files", "is_sealed", "open_memory_file", "seal", "seal_against_mapping"]
+
+_F_SEAL_FUTURE_WRITE: Final = 0x10
+"""As on Linux from 5.1 on; Python names it from 3.13 on only."""
 
 
 def has_memory_files() -> bool:
@@ -36,6 +40,17 @@ def seal(descriptor: int) -> None:
     import fcntl
 
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _unchangeable() | fcntl.F_SEAL_SEAL)
+
+
+def seal_against_mapping(descriptor: int) -> None:
+    """Has nobody change a file in memory any more, nor its size, who has not mapped it already.
+
+    Args:
+        descriptor: The file. It may still be sealed for good.
+    """
+    import fcntl
+
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
 
 
 def is_sealed(descriptor: int) -> bool:
