@@ -16,10 +16,21 @@ import pytest
 
 import stockade
 from stockade import EngineError, Policy, Sandbox, Session
-from stockade.engine import Extent, Instance, InstanceState, MemoryImage, SealedFile, _memory_copy, _snapshot
+from stockade.engine import (
+    Extent,
+    Instance,
+    InstanceState,
+    MemoryImage,
+    SealedFile,
+    _host_pages,
+    _memory_copy,
+    _memory_image,
+    _memory_map,
+    _snapshot,
+)
 from stockade.engine._libc import libc
 from stockade.engine._memory_copy import large_page_bytes
-from stockade.engine._snapshot import _overlaid
+from stockade.engine._memory_image import overlaid
 from stockade.execution import SavedGuest
 from stockade.system import is_sealed
 from tests.conftest import wat
@@ -112,7 +123,7 @@ def test_nothing_shows_where_restoring_fails_halfway(box: Sandbox, monkeypatch: 
     _check_nothing_shows(box)
 
     mapped = iter([None, OSError("as if there were no map left")])
-    real = _snapshot._map_over
+    real = _memory_map.map_over
 
     def once(*args: int) -> None:
         if (problem := next(mapped, None)) is not None:
@@ -120,7 +131,7 @@ def test_nothing_shows_where_restoring_fails_halfway(box: Sandbox, monkeypatch: 
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_snapshot, "_map_over", once)
+        patch.setattr(_memory_map, "map_over", once)
         with pytest.raises(OSError, match="as if there were no map left"), box.open(snapshot), box.open(snapshot):
             pass
     _check_nothing_shows(box)
@@ -229,7 +240,7 @@ def test_extents_are_put_over_others_as_bytes_are() -> None:
 
     for _ in range(500):
         below, above = some(files[0]), some(files[1])
-        both = _overlaid(below, above)
+        both = overlaid(below, above)
         assert pages(both) == pages(below) | pages(above)
         assert all(before.end <= after.start for before, after in pairwise(both))
 
@@ -256,7 +267,7 @@ def test_snapshots_do_not_depend_on_the_table_of_pages(
     box: Sandbox, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not known:
-        monkeypatch.setattr(_snapshot, "_pages", lambda *_: None)
+        monkeypatch.setattr(_host_pages, "page_table", lambda *_: None)
     snapshot = _taken(box)
     with box.open(snapshot) as session:
         session.write_memory(70_000, b"changed")
@@ -386,7 +397,7 @@ def test_what_many_begin_with_is_put_into_large_pages(wide_box: Sandbox, monkeyp
             if name == "no room":
                 patch.setattr(libc(), "mmap", lambda *_: None)
             else:
-                patch.setattr(_snapshot, "open_memory_file", _no_file)
+                patch.setattr(_memory_image, "open_memory_file", _no_file)
             assert state.in_large_pages().instance.memories == state.instance.memories
 
 

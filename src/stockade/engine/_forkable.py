@@ -79,15 +79,21 @@ def make_forkable(
     if most > _MOST_BYTES or not _has_room_for_sure():
         return
     images: Sequence[MemoryImage | None] = (None,) * len(memories) if below is None else below
-    made = []
-    for name, initial, image in zip(memories, initial_bytes, images, strict=True):
-        address, size = instance.woven_memory(name).span()
-        if size > most:
-            return
-        made.append(ForkableMemory(address, most, () if image is None else image.extents))
-        if not made[-1].begin(size, 0 if image is not None else initial):
-            return
+    made, sizes = [], []
+    try:
+        for name, initial, image in zip(memories, initial_bytes, images, strict=True):
+            address, size = instance.woven_memory(name).span()
+            if size > most:
+                return
+            held = near(nonzero(address, [(0, initial)])) if image is None else []
+            made.append(ForkableMemory(address, most, () if image is None else image.extents, held))
+            sizes.append(size)
+    except (EngineError, OSError):
+        # There is no descriptor for a file, or no room.
+        return
     instance.forkable = made
+    for memory, size in zip(made, sizes, strict=True):
+        memory.begin(size)
 
 
 class ForkableMemory:
@@ -97,15 +103,24 @@ class ForkableMemory:
         address: Where it lies.
         most: How large it may become: so much of the address space is the engine's, and reserved for it.
         extents: What is mapped privately over it.
+        held: What else may be in it but zeros.
+
+    Raises:
+        EngineError: There is no file for it.
+        OSError: There is no room.
     """
 
     __slots__ = ("__weakref__", "_address", "_extents", "_file", "_is_whole", "_last", "_most", "_process")
 
-    def __init__(self, address: int, most: int, extents: tuple[Extent, ...]) -> None:
+    def __init__(
+        self, address: int, most: int, extents: tuple[Extent, ...], held: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self._address = address
         self._most = most
         self._extents = extents
-        self._file: MemoryFile | None = None
+        file = self._file = MemoryFile(most)
+        for start, end in held:
+            copy_into(file.descriptor, address + start, end - start, start, "never")
         # Whether all but the extents is mapped from the file, and nothing else is. Not while that changes, nor where a
         # handler of a signal has put an end to it: then all is copied.
         self._is_whole = False
@@ -117,28 +132,17 @@ class ForkableMemory:
         """Whether it is of this process: a forked child has its parent's memory there, and must not use it."""
         return self._process == os.getpid()
 
-    def begin(self, size: int, initial: int) -> bool:
+    def begin(self, size: int) -> None:
         """Has it lie in its file.
 
         Args:
             size: How large it is.
-            initial: How much at its beginning may hold anything but zeros that is in no extent.
-
-        Returns:
-            Whether it does. Where no file can be had, it is as it was.
 
         Raises:
             EngineError: There is no memory map for it.
         """
-        try:
-            file = self._new_file()
-            for start, end in near(nonzero(self._address, [(0, initial)])):
-                copy_into(file.descriptor, self._address + start, end - start, start, "never")
-        except (EngineError, OSError):
-            return False
-        self._lay((), self._extents, size, file)
         _live.add(self)
-        return True
+        self._lay((), self._extents, size, self._file)
 
     def take(self, size: int) -> MemoryImage | None:
         """Takes what it holds, and has it go on with a new file.
@@ -153,7 +157,7 @@ class ForkableMemory:
             EngineError: There is no room.
         """
         file = self._file
-        if not self._is_whole or file is None:
+        if not self._is_whole:
             return None
         changed: list[tuple[int, int]] = []
         if self._extents:
@@ -205,7 +209,7 @@ class ForkableMemory:
         No guest runs here. Functions of the host that are under way may still look at the memory.
         """
         file = self._file
-        if self._is_whole and file is not None:
+        if self._is_whole:
             for start, end in _between(self._extents, self._most):
                 map_over(self._address + start, end - start, file.descriptor, start)
         else:

@@ -538,6 +538,7 @@ class Language:
         idle: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
+        forks: bool = False,
         **_unknown: Never,
     ) -> LanguageSession:
         """Opens a session: one interpreter, in which pieces of code run one after another.
@@ -549,6 +550,8 @@ class Language:
             idle: Seconds without use after which it is closed; by default, never.
             on_stdout: Is given stdout in pieces as they are written.
             on_stderr: The same for stderr.
+            forks: Whether it keeps its memory so that forks of it copy next to nothing. Memory that is written to for
+                the first time is then dearer. It makes no difference in a process of its own.
 
         Raises:
             PolicyError: The policy cannot be enforced.
@@ -562,7 +565,7 @@ class Language:
         if secrets is not None:
             variables = {**secrets.variables, **variables}
 
-        def opened(other: Interpreter | None = None) -> Interpreter:
+        def opened(other: Interpreter | None = None, forks: bool = forks) -> Interpreter:
             module, driver = self._load()
             if other is not None and not driver.has_base:
                 raise UsageError(
@@ -578,7 +581,7 @@ class Language:
                 beginning = other.take()
                 other.folder.copy_to(folder)
             begun = Task("", session=True)
-            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **variables})
+            inputs = Inputs(driver.arguments(begun), b"", {**_ENVIRONMENT, **variables}, forks=forks)
             guest, control = box.live(beginning, inputs, streams)
             if control.gate is not None:
                 control.gate.frames = True

@@ -132,7 +132,7 @@ class LanguageSession:
     def __init__(
         self,
         opened: Callable[[], Interpreter],
-        forked: Callable[[Interpreter], Interpreter],
+        forked: Callable[[Interpreter, bool], Interpreter],
         prepared: Callable[[Task], Task],
         checked: Callable[[object, object], None],
         *,
@@ -305,10 +305,13 @@ class LanguageSession:
                 if self._occupancy.holder is holder:
                     self._occupancy.holder = None
 
-    def fork(self) -> LanguageSession:
+    def fork(self, *, forks: bool = False) -> LanguageSession:
         """Opens another session that begins as this one is now: with its state, and a copy of its files.
 
         Neither sees what the other does from then on. What this one has not written since is shared, in memory.
+
+        Args:
+            forks: Whether the fork is opened with that, as in `Python.session`.
 
         Raises:
             SnapshotError: The interpreter holds what cannot be taken: open files, which must be closed first, or
@@ -326,7 +329,7 @@ class LanguageSession:
                     "the code was given secrets, which a fork would hold: open the session under a policy that names "
                     "none in custom.secrets"
                 )
-            begun = self._fork(interpreter)
+            begun = self._fork(interpreter, forks)
         finally:
             if self._occupancy.holder is holder:
                 self._occupancy.holder = None

@@ -1,0 +1,431 @@
+"""Memory in a file of its own, that forks do not copy: what it holds, and who sees what of it.
+
+Holds P-SNAP-9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stockade import EngineError, LinkError, Outcome, Policy, Sandbox, Session, Snapshot, UsageError
+from stockade.engine import SealedFile, _forkable, _memory_copy, _memory_map
+from stockade.engine._libc import libc
+from stockade.system import is_sealed
+from tests._processes import ended, forked, open_descriptors, until
+from tests.conftest import wat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PAGE = 65_536
+PAGES = 40
+
+HOLDER = wat("""
+(module
+  (memory (export "memory") 2)
+  (global $number (mut i32) (i32.const 0))
+  (data (i32.const 100) "own data")
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "put") (param i32 i32) (i32.store (local.get 0) (local.get 1)))
+  (func (export "get") (param i32) (result i32) (i32.load (local.get 0)))
+  (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "count") (result i32)
+    (global.set $number (i32.add (global.get $number) (i32.const 1))) (global.get $number)))
+""")
+
+LOST = "the session was opened with forks=True before this process was forked, and goes on in its parent: open one here"
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    with Sandbox(Policy().replace(memory="16MiB")) as made:
+        yield made
+
+
+def _filled(box: Sandbox, mark: int = 7) -> Session:
+    """A session whose memory is full of a mark, but for its first page."""
+    session = box.open(HOLDER, forks=True)
+    session.call("grow", PAGES - 2).check()
+    session.call("fill", PAGE, mark, (PAGES - 1) * PAGE).check()
+    return session
+
+
+def _held(session: Session) -> bytes:
+    return session.read_memory(0, PAGES * PAGE)
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes were copied for each stretch that was."""
+    found: list[int] = []
+    real = _memory_copy.copy_into
+
+    def copy_into(descriptor: int, address: int, size: int, *rest: object) -> None:
+        found.append(size)
+        real(descriptor, address, size, *rest)  # type: ignore[arg-type] # as they come
+
+    monkeypatch.setattr(_memory_copy, "copy_into", copy_into)
+    monkeypatch.setattr(_forkable, "copy_into", copy_into)
+    return found
+
+
+def test_the_first_fork_copies_nothing_and_later_ones_what_has_changed(box: Sandbox, copied: list[int]) -> None:
+    with _filled(box) as session:
+        assert copied == [4_096], "the module's own data, as the session was opened"
+        copied.clear()
+        with session.fork() as fork:
+            assert not copied
+            assert _held(fork) == _held(session)
+        session.call("put", 10 * PAGE, 1).check()
+        session.call("put", 20 * PAGE, 1).check()
+        with session.fork() as fork:
+            assert copied == [4_096, 4_096]
+            assert _held(fork) == _held(session)
+
+
+def test_without_it_the_first_fork_copies_what_there_is(box: Sandbox, copied: list[int]) -> None:
+    with box.open(HOLDER) as session:
+        session.call("grow", PAGES - 2).check()
+        session.call("fill", PAGE, 7, (PAGES - 1) * PAGE).check()
+        session.fork().close()
+    assert sum(copied) > (PAGES - 1) * PAGE
+
+
+def test_neither_sees_what_the_other_writes_afterwards(box: Sandbox) -> None:
+    """The attack: a guest looks for what the one that it was forked from, or another fork, writes later."""
+    with _filled(box) as session, session.fork() as one, session.fork() as two:
+        for mark, guest in enumerate((session, one, two), 1):
+            guest.call("fill", 2 * PAGE, mark, 8 * PAGE).check()
+            # Untouched before: in no file that they share.
+            guest.call("put", 8, mark).check()
+        for mark, guest in enumerate((session, one, two), 1):
+            held = _held(guest)
+            assert held[2 * PAGE : 10 * PAGE] == bytes([mark]) * (8 * PAGE)
+            assert held[8:12] == mark.to_bytes(4, "little")
+            assert held[10 * PAGE :] == b"\7" * (30 * PAGE)
+            assert held[100:108] == b"own data"
+
+
+def test_what_was_taken_stays_as_it_was(box: Sandbox) -> None:
+    """The attack: a guest writes on after a snapshot of it was taken, to what others will begin with."""
+    with _filled(box) as session:
+        snapshot = session.snapshot()
+        session.call("fill", 0, 9, PAGES * PAGE).check()
+        session.call("grow", 10).check()
+        with box.open(snapshot) as restored:
+            assert _held(restored) == bytes(100) + b"own data" + bytes(PAGE - 108) + b"\7" * ((PAGES - 1) * PAGE)
+            assert restored.call("grow", 0).value == PAGES
+
+
+def _file_of(snapshot: Snapshot) -> SealedFile:
+    (image,) = snapshot._saved.state.instance.memories
+    (file,) = {id(part.file): part.file for part in image.extents}.values()
+    return file
+
+
+def test_nobody_can_change_the_file_of_a_snapshot(box: Sandbox) -> None:
+    with _filled(box) as session:
+        file = _file_of(session.snapshot())
+        for attempt in (
+            lambda: os.pwrite(file.descriptor, b"x", 0),
+            lambda: os.ftruncate(file.descriptor, 0),
+            lambda: os.ftruncate(file.descriptor, 1 << 30),
+            lambda: mmap.mmap(file.descriptor, PAGE),
+        ):
+            with pytest.raises(PermissionError):
+                attempt()
+        # What is aside is given back without anybody asking for it.
+        assert until(lambda: file.is_settled)
+        assert is_sealed(file.descriptor)
+        assert fcntl.fcntl(file.descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL
+        file.settle()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_written_grown_and_forked_each_holds_its_own(box: Sandbox, seed: int) -> None:
+    """Against a model: any number of guests, forks of forks with and without files of their own."""
+    choose = random.Random(seed)
+    guests = [(box.open(HOLDER, forks=True), bytearray(bytes(100) + b"own data" + bytes(2 * PAGE - 108)))]
+    try:
+        for _ in range(120):
+            session, model = choose.choice(guests)
+            kind = choose.randrange(6)
+            if kind == 0 and len(model) < 100 * PAGE:
+                pages = choose.randrange(8)
+                assert session.call("grow", pages).value == len(model) // PAGE
+                model.extend(bytes(pages * PAGE))
+            elif kind == 1 and len(guests) < 8:
+                forks = bool(choose.randrange(2))
+                guests.append((session.fork(forks=forks), bytearray(model)))
+            elif kind == 2 and len(guests) > 1:
+                guests.remove((session, model))
+                session.close()
+            else:
+                start = choose.randrange(len(model))
+                size = min(choose.choice([1, 5_000, PAGE, 12 * PAGE]), len(model) - start)
+                mark = choose.choice([0, 1 + choose.randrange(255)])
+                session.call("fill", start, mark, size).check()
+                model[start : start + size] = bytes([mark]) * size
+            for guest, expected in guests:
+                assert guest.read_memory(0, len(expected)) == expected
+    finally:
+        for session, _ in guests:
+            session.close()
+
+
+def test_a_restored_guest_has_its_changes_and_what_it_grows_by_in_its_forks(box: Sandbox, copied: list[int]) -> None:
+    with _filled(box) as first:
+        snapshot = first.snapshot()
+    copied.clear()
+    with box.open(snapshot, forks=True) as session:
+        session.call("put", 5 * PAGE, 1).check()
+        session.call("grow", 20).check()
+        session.call("fill", PAGES * PAGE, 3, 20 * PAGE).check()
+        with session.fork() as fork:
+            assert copied == [4_096]
+            assert fork.read_memory(0, (PAGES + 20) * PAGE) == session.read_memory(0, (PAGES + 20) * PAGE)
+            assert fork.call("count").value == session.call("count").value == 1
+
+
+def test_limits_and_bounds_are_as_without_it(box: Sandbox) -> None:
+    """The attack: what lies behind the memory is mapped already, up to the limit."""
+    for forks in (False, True):
+        with box.open(HOLDER, forks=forks) as session:
+            assert session.call("get", 2 * PAGE - 4).value == 0
+            report = session.call("get", 2 * PAGE - 3)
+            assert (report.outcome, report.trap and report.trap.code) == (Outcome.TRAP, "memory_out_of_bounds")
+        with box.open(HOLDER, forks=forks) as session:
+            assert session.call("grow", 300).value == -1
+            assert session.call("grow", 100).value == 2
+            assert session.call("put", 102 * PAGE - 4, 1).check()
+            assert session.call("put", 102 * PAGE, 1).outcome is Outcome.TRAP
+        with box.open(HOLDER, forks=forks) as session:
+            session.fork().close()
+            assert session.call("put", 2 * PAGE, 1).outcome is Outcome.TRAP
+        with pytest.raises(LinkError), box.open(HOLDER, forks=forks) as session:
+            session.call("no such function")
+
+
+def test_nothing_shows_in_later_guests(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: guests that read memory before they have written to it, after forks that were closed or failed."""
+    calls = iter(range(1_000))
+
+    def failing(*arguments: object, **options: object) -> object:
+        if next(calls) % 3 == 2:
+            raise EngineError("as if there were no map left")
+        return real(*arguments, **options)
+
+    for name in ("map_over", "map_in_place", "put_aside"):
+        real = getattr(_forkable, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(_forkable, name, failing)
+            for _ in range(6):
+                with (
+                    contextlib.suppress(EngineError),
+                    _filled(box, 0x5A) as session,
+                    session.fork() as fork,
+                ):
+                    fork.call("fill", 0, 0x5B, 4 * PAGE)
+    for number in range(24):
+        policy = Policy().replace(table_elements=100_000 if number % 2 else 1_000)
+        with box.open(HOLDER, forks=number % 3 == 0, policy=policy) as session:
+            session.call("grow", PAGES - 2).check()
+            held = _held(session)
+            assert not (held[:100] + held[108:]).strip(b"\0"), "another guest's memory shows"
+
+
+class _InterruptedError(Exception):
+    """As a handler of a signal raises."""
+
+
+@pytest.mark.parametrize("name", ["mmap", "mremap", "madvise"])
+@pytest.mark.parametrize("at", range(6))
+def test_a_fork_that_is_interrupted_anywhere_loses_nothing(
+    box: Sandbox, name: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a signal in the middle of a fork, whose handler raises: what the guest writes next is in its own."""
+    with _filled(box) as session:
+        session.snapshot()
+        session.call("fill", PAGE, 8, PAGE).check()
+        session.call("grow", 20).check()
+        session.call("fill", PAGES * PAGE, 3, 20 * PAGE).check()
+        real, calls = getattr(libc(), name), iter(range(100))
+
+        def interrupted(*arguments: object) -> object:
+            found = real(*arguments)
+            if next(calls) == at:
+                raise _InterruptedError
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(libc(), name, interrupted)
+            with contextlib.suppress(_InterruptedError):
+                session.snapshot()
+        for mark in (4, 5):
+            session.call("fill", 3 * PAGE, mark, 30 * PAGE).check()
+            session.call("fill", 50 * PAGE, mark, PAGE).check()
+            expected = session.read_memory(0, (PAGES + 20) * PAGE)
+            with session.fork() as fork:
+                session.call("fill", 0, 9, PAGES * PAGE).check()
+                assert fork.read_memory(0, (PAGES + 20) * PAGE) == expected
+
+
+@pytest.mark.parametrize("why", ["no descriptor", "no mremap", "memory is never promised", "no table of pages"])
+def test_where_it_cannot_be_had_forks_copy(box: Sandbox, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "no descriptor":
+
+        def none_left(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("stockade.engine._memory_image.open_memory_file", none_left)
+            session = _filled(box)
+    else:
+        if why == "no mremap":
+            monkeypatch.setattr(libc(), "mremap", lambda *_: None)
+        elif why == "no table of pages":
+            monkeypatch.setattr(_forkable, "page_table", lambda *_: None)
+        else:
+            monkeypatch.setattr(_forkable, "_has_room_for_sure", lambda: False)
+        session = _filled(box)
+    with session:
+        for mark in (1, 2):
+            session.call("fill", mark * PAGE, mark, PAGE).check()
+            with session.fork() as fork:
+                assert _held(fork) == _held(session)
+
+
+def test_descriptors_are_given_back(box: Sandbox) -> None:
+    def once() -> None:
+        with _filled(box) as session, session.fork(forks=True) as fork:
+            fork.call("fill", 0, 1, PAGE).check()
+            fork.fork().close()
+
+    once()
+    before = open_descriptors()
+    for _ in range(5):
+        once()
+    assert open_descriptors() == before
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_process_refuses_the_session_and_changes_nothing_of_it(box: Sandbox) -> None:
+    """The attack: parent and child would write to the same memory. What was taken before serves both."""
+    with _filled(box) as session, session.fork() as fork:
+        snapshot = session.snapshot()
+        session.call("fill", 0, 1, PAGE).check()
+        session.call("grow", 4).check()
+
+        def work() -> None:
+            # By the host, to what is the child's own.
+            assert session.read_memory(0, PAGE) == b"\1" * PAGE
+            session.write_memory(0, b"\x63" * PAGE)
+            session.write_memory((PAGES + 2) * PAGE, b"\x63" * PAGE)
+            for attempt in (session.fork, lambda: session.call("put", 0, 99)):
+                with pytest.raises(UsageError) as problem:
+                    attempt()
+                assert str(problem.value) == LOST
+            # One without it goes on in both, as ever.
+            fork.call("fill", 0, 2, PAGE).check()
+            with box.open(snapshot) as restored, box.open(HOLDER, forks=True) as fresh:
+                assert restored.read_memory(PAGE, 1) == b"\7"
+                fresh.fork().close()
+            session.close()
+
+        assert ended(forked(work)) == 0
+        assert session.read_memory(0, PAGE) == b"\1" * PAGE
+        assert session.read_memory((PAGES + 2) * PAGE, PAGE) == bytes(PAGE)
+        assert fork.read_memory(0, 1) == b"\0"
+        session.call("put", 0, 5).check()
+        session.fork().close()
+
+
+def test_a_host_function_that_forks_ends_the_call_in_the_child(box: Sandbox) -> None:
+    """The attack: the call would go on in both processes, in the same memory."""
+    calls = wat("""
+    (module
+      (import "app" "fork" (func $fork))
+      (memory (export "memory") 1)
+      (func (export "go") (call $fork) (i32.store (i32.const 0) (i32.const 42))))
+    """)
+    children: list[int] = []
+    session: Session | None = None
+
+    @box.host_function("app")
+    def fork() -> None:
+        # Its own frames go on in the child until the call is over there.
+        if (child := _plain_fork()) != 0:
+            children.append(child)
+
+    session = box.open(calls, forks=True)
+    try:
+        session.call("go").check()
+    except BaseException as problem:
+        if not children:
+            os._exit(0 if isinstance(problem, UsageError) and str(problem) == LOST else 3)
+        raise
+    if not children:
+        os._exit(4)
+    assert ended(children[0]) == 0
+    assert session.read_memory(0, 4) == (42).to_bytes(4, "little")
+    session.close()
+
+
+def _plain_fork() -> int:
+    from tests._processes import fork
+
+    return fork()
+
+
+def test_a_snapshot_opens_in_a_process_of_its_own_and_from_a_file(box: Sandbox, tmp_path: Path) -> None:
+    with _filled(box) as session:
+        snapshot = session.snapshot()
+        snapshot.save(tmp_path / "it.snapshot")
+        expected = _held(session)
+    with Sandbox(box.policy, isolation="process") as jailed, jailed.open(snapshot) as restored:
+        assert _held(restored) == expected
+    with box.open(Snapshot.load(tmp_path / "it.snapshot")) as restored:
+        assert _held(restored) == expected
+
+
+def test_in_a_process_of_its_own_it_makes_no_difference(box: Sandbox) -> None:
+    with Sandbox(box.policy, isolation="process") as jailed, jailed.open(HOLDER, forks=True) as session:
+        session.call("put", 8, 5).check()
+        with session.fork() as fork:
+            assert fork.call("get", 8).value == 5
+
+
+def test_on_an_event_loop(box: Sandbox) -> None:
+    async def work() -> None:
+        async with await box.open_async(HOLDER, forks=True) as session:
+            (await session.call("put", 8, 5)).check()
+            async with await session.fork(forks=True) as fork:
+                (await session.call("put", 8, 6)).check()
+                assert (await fork.call("get", 8)).value == 5
+
+    asyncio.run(work())
+
+
+def test_what_is_put_aside_is_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mapping, tables are moved, and nothing of what is read there changes."""
+    monkeypatch.undo()
+    with mmap.mmap(-1, 4 << 20) as held:
+        held[:] = b"x" * len(held)
+        view = (ctypes.c_char * len(held)).from_buffer(held)
+        room = _memory_map.put_aside(ctypes.addressof(view), len(held))
+        del view
+        assert room is not None
+        assert held[:] == b"x" * len(held)
