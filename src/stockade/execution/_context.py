@@ -16,6 +16,7 @@ from stockade.execution._parked import ParkedPool, ParkedRun, check_may_wait
 from stockade.execution._plan import Plan, ask_for, make_plan
 from stockade.execution._provided import Provided
 from stockade.execution._run import Guest
+from stockade.execution._snapshot import SavedGuest, plan_and_pool
 from stockade.execution._waiting import units_for_seconds, waited_for
 from stockade.execution._where import check_lives_here, check_told_here, compiled_as
 from stockade.modules import Module, Source, load_module
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from stockade.egress import Client
     from stockade.execution._monitoring import Monitoring
-    from stockade.execution._snapshot import SavedGuest
     from stockade.execution._streams import Streams
     from stockade.execution._warm import WarmPool
     from stockade.gate import SecretFinder
@@ -243,10 +243,8 @@ class PolicyContext:
         check_lives_here(self.isolation)
         plan = self.ready(module)
         warm = waiting = None
-        if saved is not None:
-            plan, warm = saved.plan(self, plan), saved.warm.get(self)
-        if inputs.forks:
-            plan, warm = plan.for_forks(), None
+        if saved is not None or inputs.forks:
+            plan, warm = plan_and_pool(self, plan, saved, forks=inputs.forks)
         env, stdin = self.provided.variables(inputs), self.provided.input(inputs)
         streams = streams or (inputs.streams(control) if inputs.served else None)
         if self.gates is not None:

@@ -12,7 +12,7 @@ from stockade.compilation import MadeProgram, PendingProgram, Program, programs
 from stockade.engine import Instance, Loan
 from stockade.errors import LinkError
 from stockade.execution._pace import Pace
-from stockade.execution._snapshot import FORKABLE_MAPS, SPARE_MAPS
+from stockade.execution._snapshot import SPARE_MAPS
 from stockade.execution._values import Call
 from stockade.guard import (
     PROGRAM_NAME,
@@ -157,10 +157,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             "grows": bool(woven.grown_memories or woven.grown_tables),
             "is_plain": is_plain,
             "is_bare": is_plain
-            and self.held is None
-            and not self.forks
-            and not begins_too_large
-            and not woven.collects
+            and not (self.held or self.forks or begins_too_large or woven.collects)
             and woven.start_export is None
             and woven.state_export is not None
             and self.bare.reach_bytes <= format_.memory_bytes
@@ -252,18 +249,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             bare=place_inputs(state, limits, [PROGRAM_NAME], {}, b""),
             held=held,
         )
-
-    def for_forks(self) -> Plan:
-        """This plan for guests that keep their memory so that forks of them copy next to nothing.
-
-        As restored ones, they use no slots of a pool. Each of their memories is a file.
-        """
-        linked, claim, memories = self.linked, self.claim, len(self.program.woven.exposed.memories)
-        if self.held is None:
-            linked = self.without_slots()
-            claim = linked.claim._replace(descriptors=claim.descriptors)
-        claim = claim._replace(maps=claim.maps + memories * FORKABLE_MAPS, descriptors=claim.descriptors + memories)
-        return msgspec.structs.replace(self, linked=linked, claim=claim, forks=True)
 
     def at_hand(self) -> Plan:
         """This plan for later runs, which find the machine code at hand."""

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from stockade.runner import RunCoroutine
 
 __all__ = [
-    "FORKABLE_MAPS",
     "SPARE_MAPS",
     "GuestState",
     "SavedGuest",
     "make_forkable",
+    "plan_and_pool",
     "put_guest_state",
     "take_guest_state",
 ]
@@ -42,7 +42,7 @@ _in_large_pages, _make_forkable, _put_state, _share_state, _take_state = (
     for name in ("in_large_pages", "make_forkable", "put_state", "share_state", "take_state")
 )
 
-FORKABLE_MAPS: Final = 256
+_FORKABLE_MAPS: Final = 256
 """Memory maps that a memory that lies in a file of its own comes to have more, at most."""
 
 SPARE_MAPS = 16
@@ -172,6 +172,29 @@ def _settle_later(held: InstanceState) -> None:
         control = RunControl()
         item = WorkItem(steps(), control, lambda *_: None, _LEAST_PRIORITY, "\0aside")
         Context().run(executor().begin, item)
+
+
+def plan_and_pool(under: object, plan: Plan, saved: SavedGuest | None, *, forks: bool) -> tuple[Plan, WarmPool | None]:
+    """Returns the plan for a guest that is more than a new one of its module, and where others like it wait.
+
+    Args:
+        under: What it runs under.
+        plan: The plan there for new guests of the module.
+        saved: What it begins with, where that is not what the module begins with.
+        forks: Whether it keeps its memory so that forks of it copy next to nothing.
+    """
+    pool = None
+    if saved is not None:
+        plan, pool = saved.plan(under, plan), saved.warm.get(under)
+    if not forks:
+        return plan, pool
+    # As restored ones, such guests use no slots of a pool. Each of their memories is a file.
+    linked, claim, memories = plan.linked, plan.claim, len(plan.program.woven.exposed.memories)
+    if plan.held is None:
+        linked = plan.without_slots()
+        claim = linked.claim._replace(descriptors=claim.descriptors)
+    claim = claim._replace(maps=claim.maps + memories * _FORKABLE_MAPS, descriptors=claim.descriptors + memories)
+    return msgspec.structs.replace(plan, linked=linked, claim=claim, forks=True), None
 
 
 def make_forkable(plan: Plan, instance: Instance) -> None:
