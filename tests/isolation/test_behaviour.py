@@ -281,14 +281,6 @@ def test_what_is_not_there_yet_is_refused_in_words() -> None:
 
     with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
         box.warm(wat(ECHO))
-    with pytest.raises(IsolationError) as caught:
-        Sandbox("strict", isolation="process", trace=True)
-    assert str(caught.value) == (
-        'no trace is told of runs with isolation="process" in this release: use isolation="inprocess", or leave '
-        "trace out"
-    )
-    with pytest.raises(IsolationError, match="no trace is told"):
-        Sandbox(trace=True).run(wat(HELLO), policy=Policy(isolation="process"))
 
 
 @pytest.mark.parametrize("language", [Python, JavaScript])
@@ -300,8 +292,6 @@ def test_a_language_refuses_it_when_it_is_made(language: type[Python | JavaScrip
         language(Policy(isolation="process"), isolation="inprocess")
     with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
         language(isolation="process", pool_size=2)
-    with pytest.raises(IsolationError, match='no trace is told of runs with isolation="process"'):
-        language(Policy(isolation="process"), trace=True)
 
 
 TOO_LARGE = """

@@ -31,20 +31,20 @@ from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
 from stockade.execution._string_calls import MEMORY, CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
-from stockade.execution._where import check_lives_here, check_told_here
+from stockade.execution._where import check_lives_here
 from stockade.policy import Isolation
 
 if TYPE_CHECKING:
     from stockade.execution._calibrate import Calibration, calibrate
     from stockade.execution._monitoring import Monitoring, RunMonitor, check_monitoring
-    from stockade.execution._tracing import trace_of
+    from stockade.execution._tracing import Tracer, trace_of, tracer_of
 else:
     __getattr__ = found_later(
         __name__,
         {
             "_calibrate": ("Calibration", "calibrate"),
             "_monitoring": ("Monitoring", "RunMonitor", "check_monitoring"),
-            "_tracing": ("trace_of",),
+            "_tracing": ("Tracer", "trace_of", "tracer_of"),
         },
     )
 
@@ -81,6 +81,7 @@ __all__ = [
     "StreamState",
     "Streams",
     "StringCall",
+    "Tracer",
     "awaited_call",
     "awaited_of",
     "bind_arguments",
@@ -88,10 +89,10 @@ __all__ = [
     "check_arguments",
     "check_lives_here",
     "check_monitoring",
-    "check_told_here",
     "environment",
     "initialized",
     "trace_of",
+    "tracer_of",
     "with_guest",
     "with_network",
 ]

@@ -18,7 +18,7 @@ from stockade.execution._provided import Provided
 from stockade.execution._run import Guest
 from stockade.execution._snapshot import SavedGuest, plan_and_pool
 from stockade.execution._waiting import units_for_seconds, waited_for
-from stockade.execution._where import check_lives_here, check_told_here, compiled_as
+from stockade.execution._where import check_lives_here, compiled_as
 from stockade.modules import Module, Source, load_module
 from stockade.policy import Isolation, Policy, check_enforceable, isolation_of, stronger
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
@@ -60,7 +60,7 @@ class PolicyContext:
 
     Raises:
         PolicyError: A mount cannot be granted, or the policy asks for what cannot be enforced.
-        IsolationError: The policy demands a stronger isolation, or there is no trace of runs there.
+        IsolationError: The policy demands a stronger isolation.
 
     Attributes:
         provided: What guests are given.
@@ -91,8 +91,6 @@ class PolicyContext:
         self.monitoring, self.trace = monitoring, trace
         self._units_for = units_for
         self.isolation = isolation_of(policy, isolation)
-        if trace is not None:
-            check_told_here(self.isolation)
         self._compiles_as = compiled_as(policy, isolation)
         self.client, self._secrets = client, secrets
         self.gates = gates_of(policy, secrets)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stockade._locks import reentrant_lock
 from stockade._pages import PAGE_BYTES
-from stockade._text import printable
-from stockade._wasi import MODULE
 from stockade.engine import InstantiationError
 from stockade.errors import UsageError
 from stockade.execution._anywhere import GuestAnywhere
@@ -38,8 +36,8 @@ if TYPE_CHECKING:
     from stockade.execution._streams import Streams
     from stockade.execution._throttle import Throttle
     from stockade.execution._timekeeper import Timekeeper
-    from stockade.execution._tracing import Tracer
-    from stockade.guard import Woven
+    from stockade.execution._tracing import TraceTaker
+    from stockade.guard import TraceRing, Woven
     from stockade.report import PolicyInfo, Trace, Usage
     from stockade.runner import RunControl
     from stockade.runner.own_loop import OwnLoop
@@ -93,7 +91,7 @@ class LiveGuest(GuestAnywhere):
     _throttle: Throttle | None = None
     _timekeeper: Timekeeper | None = None
     _mailbox: Mailbox | None = None
-    _tracer: Tracer | None = None
+    _tracer: TraceTaker | None = None
     _reentry: Reentry | None = None
     _own_loop: OwnLoop | None = None
     _client: Client | None = None
@@ -199,12 +197,22 @@ class LiveGuest(GuestAnywhere):
 
     def _trace(self, trace: Trace) -> None:
         # Most guests are not traced.
-        from stockade.execution._tracing import Tracer
+        from stockade.execution._tracing import tracer_of
 
-        imports = [entry for entry in self._plan.module.parsed.imports if entry.module != MODULE.encode()]
-        types = map(self._plan.module.parsed.type_of_function, (entry.type_index for entry in imports))
-        names = (f"{printable(entry.module)}.{printable(entry.name)}" for entry in imports)
-        self._tracer = Tracer(trace, list(zip(names, types, strict=True)))
+        self._tracer = tracer_of(self._plan, trace)
+
+    @property
+    def ring(self) -> TraceRing | None:
+        """What is asked of the guard where its calls are traced."""
+        return self._plan.ring
+
+    def trace_by(self, taker: TraceTaker) -> None:
+        """Has somebody else take its trace, before anything of it is called.
+
+        Args:
+            taker: Who takes it.
+        """
+        self._tracer = taker
 
     @property
     def _guard_bytes(self) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stockade.egress import GuestNetwork
     from stockade.engine import Number
     from stockade.execution._monitoring import Monitoring
-    from stockade.execution._tracing import Tracer
+    from stockade.execution._tracing import TraceTaker
     from stockade.guard import Glance, GuardViolation, StateReading, Woven
     from stockade.report import Outcome, Value
 
@@ -141,7 +141,7 @@ class ReportingGuest(LiveGuest):
             report = self._control.gate.release(report)
         return report if self._monitor is None else self._monitor.finish(report, self._control.name)
 
-    def _traced(self, tracer: Tracer) -> Mapping[str, Any]:
+    def _traced(self, tracer: TraceTaker) -> Mapping[str, Any]:
         """What is told of the calls that were traced."""
         if self._state is not None:
             # Of a turn that is over while its call goes on; else nothing is left.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from stockade._outside import call_outside
 from stockade._text import printable
-from stockade._wasi import ERRNO_NAMES, FLAGS, NAMES, WASI
+from stockade._wasi import ERRNO_NAMES, FLAGS, MODULE, NAMES, WASI
 from stockade.errors import UsageError
 from stockade.guard import HOST_CALLS, MOST_STRING_BYTES, TraceEntry, TraceRing, lost_entries, take_entries
 from stockade.policy import wasi_calls
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stockade._wasi import WasiArgument
+    from stockade.execution._plan import Plan
     from stockade.gate import GateRun
     from stockade.guard import State
     from stockade.report import TraceArgument
     from stockade.wasm import FuncType
 
-__all__ = ["HostImport", "Tracer", "trace_of", "trace_ring"]
+__all__ = ["HostImport", "TraceTaker", "Tracer", "trace_of", "trace_ring", "tracer_of"]
 
 _HOST: Final = "host"
 _DURATIONS: Final = ("io", "all", "none")
@@ -85,11 +86,47 @@ def trace_ring(trace: Trace) -> TraceRing:
     return TraceRing(frozenset(calls), strings, trace.durations, trace.on_overflow == "wait")
 
 
+class TraceTaker(Protocol):
+    """What takes the trace of one guest out of the guard's ring."""
+
+    def drain(self, state: State, gate: GateRun | None) -> None:
+        """Empties the ring.
+
+        Args:
+            state: The guard's state.
+            gate: What looks at what is told as it happens; None where nothing is looked for.
+        """
+
+    def finish(self) -> None:
+        """Notes that the guest has ended, in whatever calls it was."""
+
+    def take(self, state: State | None) -> tuple[tuple[TracedCall, ...], int]:
+        """Returns the calls that were kept since the last time, and how many were not.
+
+        Args:
+            state: The guard's state.
+        """
+
+
 class _Place(NamedTuple):
     """The place of a call among others: its number, and when it began, not before the one before it."""
 
     sequence: int
     seconds: float
+
+
+def tracer_of(plan: Plan, trace: Trace) -> Tracer:
+    """Returns what takes the trace of a guest.
+
+    Args:
+        plan: What runs.
+        trace: What is traced.
+    """
+    parsed = plan.module.parsed
+    imports = [entry for entry in parsed.imports if entry.module != MODULE.encode()]
+    types = map(parsed.type_of_function, (entry.type_index for entry in imports))
+    names = (f"{printable(entry.module)}.{printable(entry.name)}" for entry in imports)
+    return Tracer(trace, list(zip(names, types, strict=True)))
 
 
 class Tracer:
@@ -120,20 +157,29 @@ class Tracer:
             state: The guard's state.
             gate: What looks at what is told as it happens; None where nothing is looked for.
         """
-        self._gate = gate
         while entries := take_entries(state):
-            for entry in entries:
-                if entry.is_rest:
-                    begun = self._pending.pop(entry.sequence, None)
-                    if begun is not None:
-                        self._pass_on(begun[0], _whole(begun[1], entry))
-                    continue
-                self._latest = max(self._latest, entry.began)
-                place, self._begun = _Place(self._begun, self._latest / 1e9), self._begun + 1
-                if entry.has_returned:
-                    self._pass_on(place, entry)
-                else:
-                    self._pending[entry.sequence] = place, entry
+            self.tell(entries, gate)
+
+    def tell(self, entries: Sequence[TraceEntry], gate: GateRun | None) -> None:
+        """Passes on what has returned.
+
+        Args:
+            entries: What was in the ring.
+            gate: What looks at what is told as it happens; None where nothing is looked for.
+        """
+        self._gate = gate
+        for entry in entries:
+            if entry.is_rest:
+                begun = self._pending.pop(entry.sequence, None)
+                if begun is not None:
+                    self._pass_on(begun[0], _whole(begun[1], entry))
+                continue
+            self._latest = max(self._latest, entry.began)
+            place, self._begun = _Place(self._begun, self._latest / 1e9), self._begun + 1
+            if entry.has_returned:
+                self._pass_on(place, entry)
+            else:
+                self._pending[entry.sequence] = place, entry
 
     def finish(self) -> None:
         """Passes on the calls in which the guest has ended."""

@@ -9,7 +9,7 @@ from stockade.errors import IsolationError
 if TYPE_CHECKING:
     from stockade.policy import Isolation, Policy
 
-__all__ = ["check_lives_here", "check_told_here", "compiled_as"]
+__all__ = ["check_lives_here", "compiled_as"]
 
 
 def check_lives_here(isolation: Isolation) -> None:
@@ -25,22 +25,6 @@ def check_lives_here(isolation: Isolation) -> None:
         raise IsolationError(
             f'no guests are made ahead with isolation="{isolation}" in this release: use isolation="inprocess" for '
             "warm guests"
-        )
-
-
-def check_told_here(isolation: Isolation) -> None:
-    """Checks that runs happen in this process, for a trace is told of no others.
-
-    Args:
-        isolation: Where runs happen.
-
-    Raises:
-        IsolationError: They do not.
-    """
-    if isolation != "inprocess":
-        raise IsolationError(
-            f'no trace is told of runs with isolation="{isolation}" in this release: use isolation="inprocess", or '
-            "leave trace out"
         )
 
 

@@ -17,7 +17,16 @@ from stockade.guard._woven import ELEMENT_BYTES, PROOF_VERSION, WEAVER_VERSION, 
 if TYPE_CHECKING:
     from stockade.guard._exposed import types_of_globals
     from stockade.guard._proof import proof_copy, prove
-    from stockade.guard._trace import MOST_STRING_BYTES, TraceEntry, TraceRing, lost_entries, take_entries
+    from stockade.guard._trace import (
+        MOST_STRING_BYTES,
+        TraceEntry,
+        TraceRing,
+        entries_in,
+        lost_entries,
+        take_entries,
+        take_slots,
+        traced_numbers,
+    )
     from stockade.guard._weave import weave
 else:
     __getattr__ = found_later(
@@ -25,7 +34,16 @@ else:
         {
             "_exposed": ("types_of_globals",),
             "_proof": ("proof_copy", "prove"),
-            "_trace": ("MOST_STRING_BYTES", "TraceEntry", "TraceRing", "lost_entries", "take_entries"),
+            "_trace": (
+                "MOST_STRING_BYTES",
+                "TraceEntry",
+                "TraceRing",
+                "entries_in",
+                "lost_entries",
+                "take_entries",
+                "take_slots",
+                "traced_numbers",
+            ),
             "_weave": ("weave",),
         },
     )
@@ -56,6 +74,7 @@ __all__ = [
     "Wait",
     "Woven",
     "check_imports",
+    "entries_in",
     "fields_kept",
     "guard",
     "heap_bytes",
@@ -70,6 +89,8 @@ __all__ = [
     "state_format",
     "stop_reasons",
     "take_entries",
+    "take_slots",
+    "traced_numbers",
     "types_of_globals",
     "values_format",
     "weave",

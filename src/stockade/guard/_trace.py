@@ -13,7 +13,16 @@ from stockade.guard._trace_code import TRACED_VALUES
 if TYPE_CHECKING:
     from stockade.guard._state import State
 
-__all__ = ["MOST_STRING_BYTES", "TraceEntry", "TraceRing", "lost_entries", "take_entries"]
+__all__ = [
+    "MOST_STRING_BYTES",
+    "TraceEntry",
+    "TraceRing",
+    "entries_in",
+    "lost_entries",
+    "take_entries",
+    "take_slots",
+    "traced_numbers",
+]
 
 MOST_STRING_BYTES: Final = 4096
 """What can be kept of a path or of data, at most: no path of WASI is longer."""
@@ -139,17 +148,51 @@ def take_entries(state: State) -> list[TraceEntry]:
     Args:
         state: The guard's state.
     """
+    data = take_slots(state, _PIECE_SLOTS)
+    return entries_in(data, state.get("trace_slot_size", "<I"), state.get("trace_strings", "<I")) if data else []
+
+
+def take_slots(state: State, most: int) -> bytes:
+    """Takes entries out of the ring as they are, the oldest first.
+
+    Args:
+        state: The guard's state.
+        most: How many at most.
+    """
     written, read = state.get("trace_written", "<Q"), state.get("trace_read", "<Q")
     if written == read:
-        return []
+        return b""
     ring, slots = state.get("trace", "<I"), state.get("trace_slots", "<I")
-    size, strings = state.get("trace_slot_size", "<I"), state.get("trace_strings", "<I")
+    size = state.get("trace_slot_size", "<I")
     first = read % slots
-    count = min(written - read, slots - first, _PIECE_SLOTS)
-    data = state.memory.read(ring + first * size, count * size)
+    count = min(written - read, slots - first, most)
+    data: bytes = state.memory.read(ring + first * size, count * size)
     # Taken first: whoever is told of them may raise, and must not be told again.
     state.put("trace_read", "<Q", read + count)
-    return [_entry(data, at, strings) for at in range(0, count * size, size)]
+    return data
+
+
+def entries_in(data: bytes, slot_bytes: int, string_bytes: int) -> list[TraceEntry]:
+    """Reads entries.
+
+    Args:
+        data: What was taken out of the ring.
+        slot_bytes: How long an entry is.
+        string_bytes: How much is kept of a text.
+    """
+    return [_entry(data, at, string_bytes) for at in range(0, len(data), slot_bytes)]
+
+
+def traced_numbers(ring: TraceRing) -> frozenset[int]:
+    """Returns the numbers of the calls of which there may be entries.
+
+    Args:
+        ring: What is traced.
+    """
+    from stockade.guard._records import HOST_CALLS
+
+    numbers = {call.number for call in WASI if call.name in ring.calls}
+    return frozenset(numbers | ({guard().layout.constants["HOST"]} if HOST_CALLS in ring.calls else set()))
 
 
 def _entry(data: bytes, at: int, strings: int) -> TraceEntry:

@@ -14,7 +14,7 @@ from stockade._later import called_later
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import Inputs, SavedGuest, check_lives_here, check_monitoring, check_told_here
+from stockade.execution import Inputs, SavedGuest, check_lives_here, check_monitoring
 from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, pictures, read_frame
@@ -138,8 +138,7 @@ class Language:
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
-        IsolationError: There is no such isolation, the policy demands a stronger one, or no interpreters wait and no
-            trace is told there.
+        IsolationError: There is no such isolation, the policy demands a stronger one, or no interpreters wait there.
         ModuleNotFound: The interpreter is not installed.
         UsageError: The folder holds a wheel that is not pure Python.
     """
@@ -168,8 +167,6 @@ class Language:
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
         where = isolation_of(self.policy, isolation)
-        if trace:
-            check_told_here(where)
         if pool_size:
             check_lives_here(where)
         self._pool_size = pool_size

@@ -25,6 +25,7 @@ __all__ = [
     "FRAME_VERSION",
     "MOST_BLOB_BYTES",
     "MOST_DESCRIPTORS",
+    "MOST_INLINE_BYTES",
     "MOST_MESSAGE_BYTES",
     "Garbled",
     "Gone",

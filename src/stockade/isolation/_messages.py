@@ -51,11 +51,29 @@ __all__ = [
     "Take",
     "Taken",
     "Told",
+    "TraceTold",
+    "Traced",
     "Turn",
     "Wants",
 ]
 
 # -- to the fork server ----------------------------------------------------------------------------------------------
+
+
+class TraceTold(msgspec.Struct, frozen=True):
+    """What of the calls of guests is traced, as `Trace` says it; who is told, and how much is kept, the host knows.
+
+    Attributes:
+        calls: The calls.
+        string_bytes: How much is kept of a text.
+        durations: Of which calls the duration is measured.
+        on_overflow: What becomes of calls for which there is no room.
+    """
+
+    calls: tuple[str, ...]
+    string_bytes: int
+    durations: Literal["io", "all", "none"]
+    on_overflow: Literal["wait", "count"]
 
 
 class Register(msgspec.Struct, frozen=True, tag=True):
@@ -76,6 +94,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
         functions: Functions of the embedder that it imports.
         removed: System calls and categories of them that no worker may make.
         like: The number of the same module and machine code under another policy.
+        trace: What of its calls is traced; None where nothing is.
     """
 
     program: int
@@ -90,6 +109,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     functions: tuple[Signature, ...] = ()
     removed: tuple[str, ...] = ()
     like: int | None = None
+    trace: TraceTold | None = None
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -377,6 +397,16 @@ class Told(msgspec.Struct, frozen=True, tag=True):
     progress: Progress
 
 
+class Traced(msgspec.Struct, frozen=True, tag=True):
+    """Calls that were traced: entries of the guard's ring are behind it, as they are.
+
+    Attributes:
+        ended: Whether the guest has ended, in whatever calls it was; then there are no entries.
+    """
+
+    ended: bool = False
+
+
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """The run is over. What is behind it is stdout, stderr, and the value where that is a text or bytes.
 
@@ -455,7 +485,9 @@ ToServer: TypeAlias = Register | Forget | Spawn
 FromServer: TypeAlias = Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
 ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
-FromWorker: TypeAlias = Ready | Started | Output | Wants | Called | Told | Finished | Failed | Entered | Looked | Taken
+FromWorker: TypeAlias = (
+    Ready | Started | Output | Wants | Called | Told | Traced | Finished | Failed | Entered | Looked | Taken
+)
 
 
 def _frozen(kind: type, value: object) -> object:

@@ -26,6 +26,7 @@ from stockade.isolation._messages import (
 )
 from stockade.jail import Step, detach_folders
 from stockade.modules import Entry, Module, load_module
+from stockade.report import Trace
 from stockade.runner import RunControl
 from stockade.wasm import FuncType, parse, scan
 
@@ -169,7 +170,9 @@ def prepared(
     grants = OpenMounts.received(mounts, folders)
     units = order.units
     functions = HostFunctions.described(order.functions, RemoteFunction)
-    context = PolicyContext(order.policy, functions, grants, units_for=lambda _: units or 0)
+    told = order.trace
+    trace = None if told is None else Trace(**msgspec.structs.asdict(told))
+    context = PolicyContext(order.policy, functions, grants, trace=trace, units_for=lambda _: units or 0)
     return Prepared(order, module, code, context, namespaces)
 
 

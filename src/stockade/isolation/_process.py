@@ -18,7 +18,7 @@ from stockade.isolation._backend import check
 from stockade.isolation._bubblewrap import missing_command
 from stockade.isolation._frames import MOST_DESCRIPTORS, sealed_file
 from stockade.isolation._hub import hub_of
-from stockade.isolation._messages import Open, Register, Request
+from stockade.isolation._messages import Open, Register, Request, TraceTold
 from stockade.isolation._remote import RemoteGuest, request_of
 from stockade.isolation._state import told_state
 from stockade.runner import FOREVER
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.isolation._hub import Hub
-    from stockade.report import Report
+    from stockade.report import Report, Trace
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Workers", "in_bubblewrap", "workers"]
@@ -253,6 +253,12 @@ def _given(context: PolicyContext, task: Task, call: Request | None) -> tuple[Op
     return given, context.provided.input(inputs), files
 
 
+def _trace_told(trace: Trace | None) -> TraceTold | None:
+    if trace is None:
+        return None
+    return TraceTold(tuple(trace.calls), trace.string_bytes, trace.durations, trace.on_overflow)
+
+
 _numbers = itertools.count(1)
 _known: weakref.WeakKeyDictionary[PolicyContext, int] = weakref.WeakKeyDictionary()
 
@@ -316,6 +322,7 @@ class _Registration:
             units=plan.fuel_most,
             functions=tuple(function.signature for function in plan.functions),
             removed=tuple(sorted(calls_removed_by_user())),
+            trace=_trace_told(plan.trace),
         )
         if like is None:
             for content in (plan.module.data, program.compiled.to_bytes()):

@@ -32,11 +32,12 @@ from stockade.isolation._messages import (
     Taken,
     Told,
     ToWorker,
+    Traced,
     Wants,
 )
 from stockade.isolation._remote_memory import ENDED
 from stockade.isolation._remote_told import Ending, ToldGuest
-from stockade.isolation._sound import check_numbers
+from stockade.isolation._sound import check_numbers, sound_entries
 from stockade.report import Outcome, Progress
 from stockade.runner import FOREVER, GO_ON
 from stockade.worker import signal_name
@@ -72,6 +73,12 @@ _MOST_MESSAGES: Final = 64
 
 _MOST_PIECES: Final = 16
 """Pieces of output that are taken before they are passed on."""
+
+_MOST_TRACED: Final = 128
+"""Messages of the trace that are kept until they are told of: the guard's ring is handed over in fewer."""
+
+_MOST_OPEN: Final = 4_096
+"""Calls under way, one within the other, that are kept of a trace."""
 
 _STOPS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 """Signals by which a process does nothing until another one has it go on."""
@@ -198,6 +205,7 @@ class HeardGuest(ToldGuest):
         streams = self._streams
         while True:
             ending = self._hear()
+            self._tell_trace()
             if self._has_news and self._monitor is not None:
                 self._has_news = False
                 self._monitor.look(self.progress, self._control.name)
@@ -253,7 +261,7 @@ class HeardGuest(ToldGuest):
         streams, count = self._streams, 0
         while self._finished is None and not (streams is not None and streams.clogged):
             count += 1
-            if count > _MOST_MESSAGES or len(self._state.pieces) >= _MOST_PIECES:
+            if count > _MOST_MESSAGES or max(len(self._state.pieces), len(self._traced)) >= _MOST_PIECES:
                 # A worker may say more than anybody can hear: what has come is passed on, and the clock looked at.
                 self._has_more = True
                 return None
@@ -297,6 +305,9 @@ class HeardGuest(ToldGuest):
             check_numbers(message)
             self._looked = msgspec.structs.replace(message, problem=self._passed(message.problem)), blob
             return
+        if isinstance(message, Traced):
+            self._take_trace(message, blob)
+            return
         if blob:
             raise Garbled("something stands behind it")
         if isinstance(message, Taken):
@@ -333,6 +344,28 @@ class HeardGuest(ToldGuest):
         """Returns words of the worker's as they may be told: it knows what its guest was given."""
         gate = self._control.gate
         return text if gate is None or not text else gate.told(text)
+
+    def _take_trace(self, message: Traced, blob: bytes) -> None:
+        """Takes calls that were traced: they are told of later, where nothing else is under way."""
+        if self._tracer is None or self._started is None:
+            raise Garbled("it tells of calls that nobody asked for")
+        if len(self._traced) >= _MOST_TRACED:
+            raise Garbled("it tells of more calls than there is room for")
+        if message.ended:
+            if blob:
+                raise Garbled("something stands behind it")
+            self._calls_open = 0
+            self._traced.append(None)
+            return
+        entries = sound_entries(blob, self._plan, time.perf_counter() - self._opened)
+        for entry in entries:
+            if not entry.has_returned:
+                self._calls_open += 1
+            elif entry.is_rest:
+                self._calls_open = max(0, self._calls_open - 1)
+        if self._calls_open > _MOST_OPEN:
+            raise Garbled("it tells of more calls under way than a guest can make")
+        self._traced.append(entries)
 
     def _may_fail_by(self, kind: str) -> bool:
         """Whether a worker whose guest has begun may truthfully say that it fails by an error of a kind."""

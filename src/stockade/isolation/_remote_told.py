@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from stockade._locks import new_lock
-from stockade.execution import GuestAnywhere, with_network
+from stockade.execution import GuestAnywhere, tracer_of, with_network
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import Number, SealedFile
     from stockade.errors import StockadeError
+    from stockade.guard import TraceEntry
     from stockade.execution import Call, Isolation, Monitoring, Plan, RunMonitor, Streams
     from stockade.isolation._handle import WorkerHandle
     from stockade.report import PolicyInfo
@@ -186,6 +187,11 @@ class ToldGuest(GuestAnywhere):
         self._entered: Entered | None = None
         self._looked: tuple[Looked, bytes] | None = None
         self._taken: tuple[Taken, tuple[int, ...]] | None = None
+        # Who is told of the calls that are traced; what the worker has handed over of them, None at the guest's end; and
+        # how many of these have begun, and not returned.
+        self._tracer = None if plan.trace is None else tracer_of(plan, plan.trace)
+        self._traced: deque[list[TraceEntry] | None] = deque()
+        self._calls_open = 0
         self._expects: type[Entered | Looked | Taken] | None = None
 
     # -- what is known of it -------------------------------------------------------------------------------------------
@@ -271,7 +277,8 @@ class ToldGuest(GuestAnywhere):
             return report
         if self._streams is not None and not (yield from self._streams.finish(self._state)):
             self._ended = True
-            return self._report(Ending(Outcome.CANCELLED if self._control.cancelled else Outcome.TIMEOUT))
+            ended = self._report(Ending(Outcome.CANCELLED if self._control.cancelled else Outcome.TIMEOUT))
+            return msgspec.structs.replace(ended, trace_calls=report.trace_calls, trace_lost=report.trace_lost)
         if self._calls.raised is not None and report.outcome is Outcome.TRAP:
             note_cause(report, self._calls.raised)
             self._calls.raised = None
@@ -299,7 +306,7 @@ class ToldGuest(GuestAnywhere):
             assert self._ending is not None
             return self._report(self._ending)
         if not is_within:
-            report = self._with_network(report)
+            report = self._with_trace(self._with_network(report))
             self._used = report
             self._ended = finished.over or report.outcome not in (Outcome.OK, Outcome.EXIT)
             if report.fuel is not None:
@@ -373,7 +380,26 @@ class ToldGuest(GuestAnywhere):
             limits=plan.run_limits,
             earlier=told.earlier,
         )
-        return self._with_network(report)
+        self._traced.append(None)
+        return self._with_trace(self._with_network(report))
+
+    def _tell_trace(self) -> None:
+        """Tells of the calls that the worker has handed over."""
+        tracer = self._tracer
+        while tracer is not None and self._traced:
+            entries = self._traced.popleft()
+            if entries is None:
+                tracer.finish()
+            else:
+                tracer.tell(entries, self._control.gate)
+
+    def _with_trace(self, report: Report) -> Report:
+        """Adds the calls that were traced and kept, which only the host knows."""
+        if self._tracer is None:
+            return report
+        self._tell_trace()
+        calls, left_out = self._tracer.take(None)
+        return msgspec.structs.replace(report, trace_calls=calls, trace_lost=report.trace_lost + left_out)
 
     def _with_network(self, report: Report) -> Report:
         """Adds what it has used of the network, which only the host knows."""

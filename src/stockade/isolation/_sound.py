@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from stockade._wasi import WASI
 from stockade.engine import INTEGER_BITS
 from stockade.execution import StringCall
+from stockade.guard import entries_in, traced_numbers
 from stockade.isolation._frames import Garbled
 from stockade.report import Outcome, Report, Timings
 
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 
     from stockade.engine import Number
     from stockade.execution import Call, Isolation, Plan
+    from stockade.guard import TraceEntry
     from stockade.isolation._messages import Finished
     from stockade.report import PolicyInfo
 
-__all__ = ["check_numbers", "check_value", "check_values", "most_output_bytes", "sound_report"]
+__all__ = ["check_numbers", "check_value", "check_values", "most_output_bytes", "sound_entries", "sound_report"]
 
 _MOST_TEXT: Final = 4_000
 """Characters of any text in a report, output and values left out."""
@@ -120,7 +123,10 @@ def sound_report(
         raise Garbled("it has more output than the policy allows")
     if finished.stdout + finished.stderr + finished.value != len(blob) or told.stdout or told.stderr:
         raise Garbled("its output is of another length")
-    if told.alerts or told.samples or told.trace_calls or told.trace_lost or told.findings or told.quarantine:
+    is_traced = plan.trace is not None and not is_within
+    if told.alerts or told.samples or told.trace_calls or told.findings or told.quarantine:
+        raise Garbled("it tells what nobody asked for")
+    if told.trace_lost and not is_traced:
         raise Garbled("it tells what nobody asked for")
     behind = memoryview(blob)
     stdout, stderr = bytes(behind[: finished.stdout]), bytes(behind[finished.stdout :][: finished.stderr])
@@ -142,6 +148,36 @@ def sound_report(
         limits=plan.run_limits,
         timings=timings,
     )
+
+
+def sound_entries(data: bytes, plan: Plan, seconds: float) -> list[TraceEntry]:
+    """Returns entries of the trace that a worker has handed over, if the guard can have written them.
+
+    What they say in numbers and bytes may be anything: it is told as what the guest has done, and made safe to show.
+
+    Args:
+        data: The entries.
+        plan: What runs.
+        seconds: How long the guest has been there, as the host knows it.
+
+    Raises:
+        Garbled: It cannot.
+    """
+    ring = plan.ring
+    if ring is None:
+        raise Garbled("it tells of calls that nobody asked for")
+    if not data or len(data) % ring.slot_bytes:
+        raise Garbled("what it tells of calls is no number of entries")
+    entries = entries_in(data, ring.slot_bytes, ring.string_bytes)
+    numbers, latest = traced_numbers(ring), (seconds + _CLOCK_SECONDS) * 1e9
+    for entry in entries:
+        if entry.number not in numbers:
+            raise Garbled("it tells of a call that is not traced")
+        if entry.number >= len(WASI) and (entry.answers[1] or 0) >= len(plan.functions):
+            raise Garbled("it tells of a call of a function that there is not")
+        if max(entry.began, entry.ended or 0) > latest:
+            raise Garbled("it tells of a call that is yet to come")
+    return entries
 
 
 def check_values(values: Sequence[object], types: Sequence[str]) -> list[Number]:

@@ -32,7 +32,17 @@ from stockade.execution import (
     initialized,
 )
 from stockade.host import CallRefused, CapabilityMissing, ToldFailure
-from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, packed, receive, send, unpacked
+from stockade.guard import lost_entries, take_slots
+from stockade.isolation._frames import (
+    MOST_DESCRIPTORS,
+    MOST_INLINE_BYTES,
+    Garbled,
+    Gone,
+    packed,
+    receive,
+    send,
+    unpacked,
+)
 from stockade.isolation._messages import (
     FAILURES,
     TO_WORKER,
@@ -61,6 +71,7 @@ from stockade.isolation._messages import (
     Taken,
     Told,
     ToWorker,
+    Traced,
     Turn,
     Wants,
 )
@@ -78,8 +89,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from stockade.engine import GuestBytes, Number
+    from stockade.gate import GateRun
+    from stockade.guard import State, TraceRing
     from stockade.execution import CallExport, Guest
-    from stockade.report import Report
+    from stockade.report import Report, TracedCall
     from stockade.runner import RunCoroutine
 
 __all__ = ["work"]
@@ -89,6 +102,9 @@ _PROGRESS_SECONDS: Final = 0.1
 
 _WATCHED_SECONDS: Final = 0.01
 """The same where somebody looks at that in its course."""
+
+_TRACED_BYTES: Final = MOST_INLINE_BYTES // 2
+"""What a message has of the trace, or one entry."""
 
 _MOST_TOLD: Final = 2_000
 """Characters of a message that the host is told."""
@@ -311,6 +327,9 @@ class _Host:
             env = {_text(name): _text(value) for name, value in given.env.items()}
             inputs = Inputs(given.args, stdin, env)
             self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
+        ring = self.guest.ring
+        if ring is not None:
+            self.guest.trace_by(_PassedTrace(self, ring))
         self.control.progress = self.guest.progress
         if given.call is not None:
             self.orders.append(given.call)
@@ -466,6 +485,36 @@ class _Host:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+class _PassedTrace:
+    """Takes the trace of the guest out of the ring, and hands it to the host as it is.
+
+    Args:
+        host: The host.
+        ring: What is traced.
+    """
+
+    def __init__(self, host: _Host, ring: TraceRing) -> None:
+        self._host = host
+        self._most = max(1, _TRACED_BYTES // ring.slot_bytes)
+        self._lost = 0
+
+    def drain(self, state: State, gate: GateRun | None) -> None:  # noqa: ARG002 - the host has it
+        """Empties the ring."""
+        while slots := take_slots(state, self._most):
+            self._host.tell(Traced(), slots)
+
+    def finish(self) -> None:
+        """Tells that the guest has ended, in whatever calls it was."""
+        self._host.tell(Traced(ended=True))
+
+    def take(self, state: State | None) -> tuple[tuple[TracedCall, ...], int]:
+        """Returns no calls, and for how many there was no room since the last time."""
+        if state is None:
+            return (), 0
+        before, self._lost = self._lost, lost_entries(state)
+        return (), self._lost - before
 
 
 class _DrivenCall:

@@ -174,7 +174,7 @@ class Sandbox:
     Raises:
         PolicyError: There is no such preset, a mount cannot be granted, or the policy asks for what cannot be enforced;
             or there are credentials, and it permits no requests.
-        IsolationError: The isolation mode is unavailable, the policy demands a stronger one, or no trace is told there.
+        IsolationError: The isolation mode is unavailable, or the policy demands a stronger one.
         UsageError: The log is closed.
     """
 
