@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+OPENS = rb"""(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "a.txt")
+  (func (export "_start")
+    (if (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 5) (i32.const 0) (i64.const 2) (i64.const 0)
+      (i32.const 0) (i32.const 32)) (then unreachable))))"""
+
+
 def ran(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """The command, done."""
     command = [sys.executable, "-m", "stockade", *map(str, args)]
@@ -134,20 +143,40 @@ def test_code_is_traced() -> None:
     assert 'fd_write(1, "42\\n") = 3\n' in done.stderr
 
 
-def test_nothing_is_learned_of_runs_elsewhere(hello: Path, tmp_path: Path) -> None:
-    """It is said what to do, before anything runs; nothing is written."""
-    apart, learned = tmp_path / "apart.toml", tmp_path / "learned.toml"
+def test_what_happens_in_a_worker_is_learned(tmp_path: Path) -> None:
+    """The same policy as of a run in the command's own process, but for what it is asked to demand."""
+    guest, data = tmp_path / "guest.wat", tmp_path / "data"
+    guest.write_bytes(OPENS)
+    data.mkdir()
+    (data / "a.txt").write_text("content")
+    apart = tmp_path / "apart.toml"
     apart.write_text('isolation = "process"')
-    told = (
-        'what a run does is learned with isolation "inprocess" only, and this one has "process": leave that out to '
-        "learn, and set isolation in the policy that was learned"
-    )
-    for words in (
-        ("learn", "--policy", apart, "-o", learned, hello),
-        ("js", "--policy", apart, "--learn", learned, "-c", "1"),
-        ("js", "--isolation", "process", "--learn", learned, "-c", "1"),
+    found = []
+    for name, words in (
+        ("here", ()),
+        ("there", ("--isolation", "process")),
+        ("demanded", ("--policy", apart)),
     ):
-        done = ran(*words)
-        assert (done.returncode, done.stdout) == (125, "")
-        assert told in " ".join(done.stderr.split())
-        assert not learned.exists()
+        learned = tmp_path / f"{name}.toml"
+        done = ran("learn", *words, "-o", learned, "-v", f"{data}:/data", guest)
+        assert (done.returncode, done.stderr) == (0, "")
+        found.append(Policy.load(learned))
+    # How long it took, and how much fuel that is, differs from run to run.
+    here, there, demanded = (policy.replace(wall_time=1.0, name="learned") for policy in found)
+    assert here.filesystem.mounts[0].only == ("a.txt",)
+    assert there == here
+    assert demanded == here.replace(isolation="process")
+    assert ran("run", "--policy", tmp_path / "demanded.toml", guest).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_what_code_does_in_a_worker_is_learned(language: str, tmp_path: Path) -> None:
+    """And permits it again."""
+    learned = tmp_path / "learned.toml"
+    code = "print(6 * 7)" if language == "python" else "console.log(6 * 7)"
+
+    first = ran(language, "--isolation", "process", "--learn", learned, "-c", code)
+    assert (first.returncode, first.stdout) == (0, "42\n")
+    again = ran(language, "--policy", learned, "-c", code)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "42\n", "")

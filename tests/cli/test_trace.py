@@ -43,6 +43,13 @@ def plain(text: str) -> list[str]:
     return re.sub(r" <[0-9.]+>$", "", text, flags=re.MULTILINE).splitlines()
 
 
+@pytest.fixture(params=["inprocess", "process"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Where the guest runs."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def guest(tmp_path: Path) -> str:
     """The path of a guest that writes, opens and leaves."""
@@ -51,9 +58,9 @@ def guest(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_lines(guest: str) -> None:
+def test_lines(guest: str, isolation: str) -> None:
     """On stderr, and the guest's output and exit status as they are."""
-    done = traced(guest)
+    done = traced("--isolation", isolation, guest)
     assert done.stdout == "hello\n"
     assert done.returncode == 3
     assert plain(done.stderr) == [

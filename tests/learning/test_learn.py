@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from stockade import Module, Report, Session
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 OPEN = """(drop (call $open (i32.const {descriptor}) (i32.const 1) (i32.const {at}) (i32.const {size})
   (i32.const {flags}) (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 8)))"""
 

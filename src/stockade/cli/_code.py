@@ -14,7 +14,7 @@ from stockade.cli._complete import offer
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
 from stockade.cli._files import FileName, OutputFile
-from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
+from stockade.cli._grants import environment_of, folder_options, isolation_option, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from stockade.guests import CodeResult
-    from stockade.policy import Isolation, Policy
+    from stockade.policy import Policy
     from stockade.report import Trace
 
 __all__ = ["js", "python"]
@@ -112,11 +112,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
     @folder_options
     @policy_option
     @limit_options
-    @click.option(
-        "--isolation",
-        type=click.Choice(["inprocess", "process"]),
-        help="Where the interpreter runs: in this process, or in a jailed one; by default as the policy says.",
-    )
+    @isolation_option
     @click.option("--runtime", type=_RuntimeName(language), default="auto", help="The interpreter.  [default: auto]")
     @click.option("--packages", metavar="FOLDER", help="Grant a folder with packages that the code may import.")
     @click.option("--prepare", "only_prepare", is_flag=True, help="Compile the interpreter, and do nothing else.")
@@ -156,7 +152,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         fuel: str | None,
         memory: str | None,
         timeout: str | None,
-        isolation: Literal["inprocess", "process"] | None,
+        isolation: Literal["inprocess", "process", "bubblewrap"] | None,
         runtime: str,
         packages: str | None,
         only_prepare: bool,
@@ -177,7 +173,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         environment = environment_of(variables)
         Engine.make_no_pools()  # There is one guest at a time.
         watched = monitoring_for(reports)
-        under, trace = _traced(policy, isolation, learned, before, wants_trace=wants_trace)
+        under, trace = _traced(policy, learned, before, wants_trace=wants_trace)
         with (
             audited(audit_file) as log,
             language(
@@ -243,7 +239,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
 
 
 def _traced(
-    policy: Policy, isolation: Isolation | None, learned: str | None, before: str | None, *, wants_trace: bool
+    policy: Policy, learned: str | None, before: str | None, *, wants_trace: bool
 ) -> tuple[Policy, Trace | None]:
     """Returns the policy under which code runs, and what is traced of it."""
     if wants_trace and learned is not None:
@@ -251,10 +247,8 @@ def _traced(
     if before is not None and learned is None:
         raise click.UsageError("--merge says what is added to what is learned: give --learn FILE, too")
     if learned is not None:
-        from stockade.cli._learn import check_learnable
         from stockade.learning import LEARNING_TRACE, learning_policy
 
-        check_learnable(policy, isolation)
         return learning_policy(policy), LEARNING_TRACE
     if wants_trace:
         from stockade.cli._trace import TraceWriter

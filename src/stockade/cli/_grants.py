@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "environment_of",
     "folder_options",
+    "isolation_option",
     "limit_options",
     "long_folder_options",
     "policy_with",
@@ -90,6 +91,15 @@ limit_options = _all(
     click.option("--timeout", metavar="TIME", help='Wall-clock limit, such as 500ms or 5s, or "unlimited".'),
 )
 """Options for limits, given as `fuel`, `memory` and `timeout`."""
+
+
+isolation_option = click.option(
+    "--isolation",
+    type=click.Choice(["inprocess", "process", "bubblewrap"]),
+    help="Where it runs: in this process, or in a jailed one of its own, which bubblewrap may be around; by default as "
+    "the policy says.",
+)
+"""The option that says where a run happens."""
 
 
 def policy_with(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from stockade.cli._complete import ModuleFile
 from stockade.cli._endings import complain
 from stockade.cli._files import FileName, OutputFile
-from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with
+from stockade.cli._grants import environment_of, folder_options, isolation_option, limit_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
@@ -19,7 +19,7 @@ from stockade.engine import Engine
 from stockade.learning import LEARNING_TRACE, learning_policy, merge
 from stockade.learning import learn as learn_from
 from stockade.modules import load_module
-from stockade.policy import Policy, isolation_of
+from stockade.policy import Policy
 from stockade.report import Outcome
 from stockade.sandbox import Sandbox
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.modules import Module
-    from stockade.policy import Isolation
     from stockade.report import Report
 
-__all__ = ["check_learnable", "learn", "write_learned"]
+__all__ = ["learn", "write_learned"]
 
 
 @click.command(
@@ -51,6 +50,7 @@ __all__ = ["check_learnable", "learn", "write_learned"]
 @folder_options
 @policy_option
 @limit_options
+@isolation_option
 @audit_option
 def learn(
     module: str,
@@ -64,6 +64,7 @@ def learn(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
+    isolation: Literal["inprocess", "process", "bubblewrap"] | None,
     audit_file: str | None,
 ) -> int:
     """Run MODULE with ARGS, and write the smallest policy that permits what it did, with why in each line.
@@ -72,8 +73,6 @@ def learn(
     the way. What it used becomes the policy: calls, folders and whether they are written, variables, clock, randomness,
     proposals, and limits with headroom. To learn from several runs, name the policy of the runs before with --merge.
 
-    It happens in this process, so --policy must not demand another isolation.
-
     The guest reads this command's stdin. Without -o, the policy is printed in the place of what the guest writes.
     """
     Engine.make_no_pools()  # There is one guest.
@@ -81,7 +80,6 @@ def learn(
         raise click.UsageError("MODULE is read a second time to learn from it: give the name of a file")
     if before is not None:
         Policy.load(before)  # A mistake in it is told before anything runs.
-    check_learnable(base)
     # Opened before the guest runs: what cannot be written is told at once, and no guest chooses what it is.
     check_own_files(audit_file, module, output)
     file = None if output is None else OutputFile(output, "the policy")
@@ -90,31 +88,13 @@ def learn(
     with (
         Watcher() as watcher,
         audited(audit_file) as log,
-        Sandbox(learning_policy(policy), trace=LEARNING_TRACE, audit=log) as box,
+        Sandbox(learning_policy(policy), isolation, trace=LEARNING_TRACE, audit=log) as box,
     ):
         streams = GuestStreams(watcher, reads=True, shows=output is not None)
         report = perform(box, watcher, streams, module, args, environment)
     complain(report, watcher.signal)
     write_learned(load_module(module, policy), policy, report, [*environment], before, file)
     return finish(report, watcher, streams)
-
-
-def check_learnable(policy: Policy, isolation: Isolation | None = None) -> None:
-    """Checks that what a run does can be learned: it is, of runs in this process only.
-
-    Args:
-        policy: The policy that was given.
-        isolation: The isolation that was asked for; None for that of the policy.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    where = isolation_of(policy, isolation)
-    if where != "inprocess":
-        raise click.UsageError(
-            f'what a run does is learned with isolation "inprocess" only, and this one has "{where}": leave that out '
-            "to learn, and set isolation in the policy that was learned"
-        )
 
 
 def write_learned(

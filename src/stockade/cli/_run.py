@@ -12,7 +12,15 @@ from stockade._text import printable
 from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import INTERRUPTED, complain, leave
-from stockade.cli._grants import environment_of, folder_options, limit_options, policy_with, secret_option, secrets_of
+from stockade.cli._grants import (
+    environment_of,
+    folder_options,
+    isolation_option,
+    limit_options,
+    policy_with,
+    secret_option,
+    secrets_of,
+)
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
@@ -54,12 +62,7 @@ _TEXT_MARK = "text:"
 @click.option("--returns", type=click.Choice(["text", "bytes"]), help="Read the value of the function as this.")
 @policy_option
 @limit_options
-@click.option(
-    "--isolation",
-    type=click.Choice(["inprocess", "process", "bubblewrap"]),
-    help="Where the module runs: in this process, or in a jailed one of its own, which bubblewrap may be around; by "
-    "default as the policy says.",
-)
+@isolation_option
 @secret_option
 @click.option("--live", is_flag=True, hidden=True, help="Does nothing: output is always written as it comes.")
 @report_option

@@ -13,7 +13,7 @@ from stockade.cli._complete import ExportName, ModuleFile
 from stockade.cli._encoding import plain_json
 from stockade.cli._endings import complain
 from stockade.cli._files import FileName, open_stream
-from stockade.cli._grants import environment_of, limit_options, long_folder_options, policy_with
+from stockade.cli._grants import environment_of, isolation_option, limit_options, long_folder_options, policy_with
 from stockade.cli._guest_io import GuestStreams, Watcher
 from stockade.cli._logging import audit_option, audited, check_own_files
 from stockade.cli._policy_option import policy_option
@@ -145,6 +145,7 @@ def _calls(given: Sequence[str]) -> tuple[str, ...]:
 @click.option("--invoke", metavar="EXPORT", type=ExportName(), help="Call this function with ARGS.")
 @policy_option
 @limit_options
+@isolation_option
 @audit_option
 def trace(
     module: str,
@@ -164,6 +165,7 @@ def trace(
     fuel: str | None,
     memory: str | None,
     timeout: str | None,
+    isolation: Literal["inprocess", "process", "bubblewrap"] | None,
     audit_file: str | None,
 ) -> int:
     """Run MODULE with ARGS, and write each call that it makes to stderr, as strace does.
@@ -191,7 +193,7 @@ def trace(
         )
         watcher = stack.enter_context(Watcher())
         log = stack.enter_context(audited(audit_file))
-        box = stack.enter_context(Sandbox(policy, trace=asked, audit=log))
+        box = stack.enter_context(Sandbox(policy, isolation, trace=asked, audit=log))
         streams = GuestStreams(watcher, reads=module != "-", shows=True)
         report = perform(box, watcher, streams, module, args, environment, invoke)
         writer.finish(report)

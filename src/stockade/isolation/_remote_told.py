@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import Number, SealedFile
     from stockade.errors import StockadeError
-    from stockade.guard import TraceEntry
     from stockade.execution import Call, Isolation, Monitoring, Plan, RunMonitor, Streams
+    from stockade.guard import TraceEntry
     from stockade.isolation._handle import WorkerHandle
     from stockade.report import PolicyInfo
     from stockade.runner import RunControl, RunCoroutine
@@ -187,8 +187,8 @@ class ToldGuest(GuestAnywhere):
         self._entered: Entered | None = None
         self._looked: tuple[Looked, bytes] | None = None
         self._taken: tuple[Taken, tuple[int, ...]] | None = None
-        # Who is told of the calls that are traced; what the worker has handed over of them, None at the guest's end; and
-        # how many of these have begun, and not returned.
+        # Who is told of the calls that are traced; what the worker has handed over of them, None at the guest's end;
+        # and how many of these have begun, and not returned.
         self._tracer = None if plan.trace is None else tracer_of(plan, plan.trace)
         self._traced: deque[list[TraceEntry] | None] = deque()
         self._calls_open = 0

@@ -31,8 +31,8 @@ from stockade.execution import (
     Streams,
     initialized,
 )
-from stockade.host import CallRefused, CapabilityMissing, ToldFailure
 from stockade.guard import lost_entries, take_slots
+from stockade.host import CallRefused, CapabilityMissing, ToldFailure
 from stockade.isolation._frames import (
     MOST_DESCRIPTORS,
     MOST_INLINE_BYTES,
@@ -89,9 +89,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from stockade.engine import GuestBytes, Number
+    from stockade.execution import CallExport, Guest
     from stockade.gate import GateRun
     from stockade.guard import State, TraceRing
-    from stockade.execution import CallExport, Guest
     from stockade.report import Report, TracedCall
     from stockade.runner import RunCoroutine
 
