@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from stockade import Module, Report, Session
 
-pytestmark = pytest.mark.usefixtures("everywhere")
-
 OPEN = """(drop (call $open (i32.const {descriptor}) (i32.const 1) (i32.const {at}) (i32.const {size})
   (i32.const {flags}) (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 8)))"""
 
@@ -59,6 +57,9 @@ def opener(
       (memory (export "memory") 1) {data} (func (export "_start") {more} {code}))""")
 
 
+everywhere = pytest.mark.usefixtures("everywhere")
+
+
 def run(module: Module | Path, policy: Policy, args: Sequence[str] = ()) -> Report:
     """One run from which something can be learned."""
     with Sandbox(learning_policy(policy), trace=LEARNING_TRACE) as box:
@@ -79,6 +80,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@everywhere
 def test_the_smallest_folder_is_granted(folder: Path) -> None:
     """Read-only where nothing was written; what lies beside it is refused. Holds P-LEARN-2."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw"), Mount("/usr", "/usr", "ro")])
@@ -97,6 +99,7 @@ def test_the_smallest_folder_is_granted(folder: Path) -> None:
         assert policy.filesystem.create is False
 
 
+@everywhere
 def test_folders_that_are_known_by_numbers_stay(folder: Path) -> None:
     """A program that never asks for names: folders keep their numbers, those behind the last one go."""
     mounts = [
@@ -114,6 +117,7 @@ def test_folders_that_are_known_by_numbers_stay(folder: Path) -> None:
     assert run(module, policy).exit_code == 0
 
 
+@everywhere
 def test_what_is_made_and_removed_is_permitted_only_where_it_was(folder: Path) -> None:
     """Creating is a right of its own."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
@@ -127,6 +131,7 @@ def test_what_is_made_and_removed_is_permitted_only_where_it_was(folder: Path) -
     assert read.limits.files_created == 0
 
 
+@everywhere
 def test_links_lead_where_they_lead(folder: Path) -> None:
     """A file behind a link needs the folder that it is in, too."""
     (folder / "a" / "link").symlink_to("../b")
@@ -137,6 +142,7 @@ def test_links_lead_where_they_lead(folder: Path) -> None:
     assert run(module, policy).exit_code == 0
 
 
+@everywhere
 def test_one_more_file_is_refused(folder: Path) -> None:
     """In the same folder, whether it is there or not; the policy says of each path why it is there. Holds P-LEARN-2."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])
@@ -235,6 +241,7 @@ def test_a_program_passes_again_whatever_it_does(act: str, only: list[str] | Non
     assert (repeated.exit_code, repeated.violations) == (0, ())
 
 
+@everywhere
 def test_no_more_is_learned_than_was_given(folder: Path) -> None:
     """Attack: a guest that is learned from names what the given list does not, or does what lists do not permit.
 
@@ -264,6 +271,7 @@ def test_what_was_not_used_is_not_permitted() -> None:
     assert not any(msgspec.structs.astuple(policy.features))
 
 
+@everywhere
 def test_clock_randomness_and_variables() -> None:
     """As they were given where they were asked for."""
     module = opener(
@@ -279,6 +287,7 @@ def test_clock_randomness_and_variables() -> None:
     assert "# what was called, and how often: clock_time_get 1, environ_get 1, random_get 1\n" in found.to_toml()
 
 
+@everywhere
 def test_a_call_that_was_refused_is_not_permitted() -> None:
     """What the given policy refuses stays refused: nothing is granted that was not given. Holds P-LEARN-3."""
     module = opener(more="(drop (call $random (i32.const 64) (i32.const 4)))")
@@ -287,6 +296,7 @@ def test_a_call_that_was_refused_is_not_permitted() -> None:
     assert policy.random.mode == "none"
 
 
+@everywhere
 def test_nothing_is_granted_while_learning(folder: Path) -> None:
     """Attack: a guest that is learned from writes to a read-only folder, and leads out of it."""
     given = Policy().replace(mounts=[Mount(str(folder / "a"), "/data", "ro")])
@@ -354,6 +364,7 @@ SESSION = """(module
     (call $write (i32.load (i32.const 260)) (i32.const 32) (i32.const 1) (i32.const 264))))"""
 
 
+@everywhere
 def test_a_session_is_learned_from(folder: Path) -> None:
     """What is open stays open between its calls, and quotas hold for all of them together."""
     given = Policy().replace(mounts=[Mount(str(folder), "/data", "rw")])

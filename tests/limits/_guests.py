@@ -250,17 +250,14 @@ class Script:
         assert len(image) + 4 * len(self) <= _PAGES << 16, "the script does not fit the guest"
         return image, start, len(image), len(self)
 
-    def play(self, policy: Policy, isolation: Isolation = "inprocess") -> Played:
+    def play(self, policy: Policy, isolation: Isolation | None = None) -> Played:
         """Plays the script under a policy."""
         image, start, errnos, count = self.image()
-        with stockade.Sandbox(policy, isolation).open(player()) as session:
+        box = stockade.Sandbox(policy) if isolation is None else stockade.Sandbox(policy, isolation)
+        with box.open(player()) as session:
             session.write_memory(0, image)
             report = session.call("play", start, errnos, count)
-            dropped = 0
-            if isolation == "inprocess":
-                state = session._guest._state
-                assert state is not None
-                dropped = state.read().number.violations_dropped
+            dropped = report.violations_dropped
             if session._guest.ended:
                 return Played(report, [], b"", dropped)
             found = list(struct.unpack(f"<{count}I", session.read_memory(errnos, 4 * count)))

@@ -17,6 +17,8 @@ from tests.limits._guests import ENOTSUP, SUCCESS, Script, clock_subscription, p
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 REALTIME, MONOTONIC = 0, 1
 _NANOSECONDS = 1_000_000_000
 BISECT = """
@@ -136,6 +138,7 @@ def test_the_longest_wait_does_not_turn_a_virtual_clock_back() -> None:
 STDIN = struct.pack("<QB7xI28x", 9, 1, 0)
 
 
+@pytest.mark.differs("what of standard input is there, a worker asks by a message, and no time passes until it is told")
 @pytest.mark.parametrize(
     ("pieces", "expected", "passed"),
     [

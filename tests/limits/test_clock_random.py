@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests._timeline import Timeline
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 REALTIME, MONOTONIC = 0, 1
 START = 946_684_800 * 10**9
 

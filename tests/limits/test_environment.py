@@ -8,6 +8,8 @@ import stockade
 from stockade import Environment, Policy, PolicyError
 from tests.conftest import wat
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 SHOW = """
 (module
   (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))

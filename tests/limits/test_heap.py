@@ -15,6 +15,8 @@ from stockade.errors import LimitExceeded
 from stockade.execution._plan import Plan
 from tests.conftest import wat
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _ALLOWED = Features(gc=True)
 _MIB = 1 << 20
 
@@ -188,6 +190,7 @@ def test_what_a_module_begins_with_has_the_limit_of_memory(what: str) -> None:
     )
 
 
+@pytest.mark.differs("the engine is changed here, which workers have of their own")
 def test_an_engine_without_room_is_no_fault_of_a_guest_that_begins_with_no_objects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -32,6 +32,8 @@ from tests.limits._guests import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _IO_MAX = guard().layout.constants["IO_MAX"]
 _END = 128 << 16
 """Where the script player's memory ends."""

@@ -27,6 +27,8 @@ from tests.limits._guests import CREAT, EAGAIN, SUCCESS, Later, Script, clock_su
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _NANOSECONDS = 1_000_000_000
 
 

@@ -10,6 +10,8 @@ import pytest
 import stockade
 from stockade.policy import Clock, Limits, Policy, Random
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 RUNS = 20
 
 WORK = """

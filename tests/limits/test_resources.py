@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from stockade import Report
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 SPIN = '(module (func (export "_start") (loop (br 0))))'
 DEEP = '(module (func $f (export "_start") (call $f)))'
 GROWS = '(module (memory 1) (func (export "_start") (drop (memory.grow (i32.const 100)))))'

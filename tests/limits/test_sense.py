@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 EISDIR, ENOTDIR = 31, 54
 NOWHERE = 99
 

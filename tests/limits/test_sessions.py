@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from stockade.report import Report
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 class Call(NamedTuple):
     """What became of one call of a session."""

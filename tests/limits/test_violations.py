@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from stockade import Report
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _ENTRIES = 48
 """Entries that any kind may take; the others are kept for kinds that have none yet."""
 

@@ -16,6 +16,8 @@ from stockade.policy import Clock
 from stockade.wasm import parse
 from tests.conftest import wat
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _ALLOWED = Features(threads=True, memory64=True)
 _POLICY = Policy(features=_ALLOWED)
 

@@ -11,6 +11,8 @@ import stockade
 from stockade import Features, Limits, Outcome, Policy, Sandbox
 from tests.conftest import wat
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 _ALL = Features(gc=True, memory64=True)
 _YIELD = '(import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))'
 

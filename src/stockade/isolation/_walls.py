@@ -43,13 +43,15 @@ def jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
     """
     policy = program.order.policy
     limits, files = policy.limits, policy.filesystem
+    # The guard lets through what it takes note of, and so must the kernel.
+    noted = policy.on_violation == "audit"
     mounts = tuple(
         Granted(
             descriptor,
             writable=mount.mode == "rw",
-            create=mount.mode == "rw" and files.create,
-            delete=mount.mode == "rw" and files.delete,
-            symlinks=mount.mode == "rw" and files.symlinks,
+            create=mount.mode == "rw" and (files.create or noted),
+            delete=mount.mode == "rw" and (files.delete or noted),
+            symlinks=mount.mode == "rw" and (files.symlinks or noted),
         )
         for mount, descriptor in zip(files.mounts, program.context.mounts.descriptors, strict=True)
     )
@@ -65,8 +67,8 @@ def jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
             data_bytes=_own_bytes(5) + limits.memory + 2 * output + _SPARE_BYTES,
             # What it has run for is looked at elsewhere; this is for a worker that nobody looks after any more.
             cpu_seconds=None if seconds is None else 2 * math.ceil(seconds) + _SPARE_SECONDS,
-            file_size_bytes=largest + _SPARE_BYTES if limits.file_size is not None else None,
-            open_files=limits.open_files + len(mounts) + _SPARE_FILES,
+            file_size_bytes=None if limits.file_size is None or noted else largest + _SPARE_BYTES,
+            open_files=None if noted else limits.open_files + len(mounts) + _SPARE_FILES,
             # Also of what is only read: tables of pages are the kernel's memory.
             address_space_bytes=_own_bytes(0) + (limits.memories + 2) * _RESERVED_BYTES,
             processes=_THREADS if "user" in JailReport(program.namespaces).active else None,
