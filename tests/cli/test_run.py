@@ -568,7 +568,7 @@ def test_the_report_goes_into_a_file(tmp_path: Path) -> None:
         done = stockade("run", f"--report={path}", guest)
         assert (done.returncode, done.stdout, done.stderr) == (3, b"bye\n", b"")
 
-    assert text.read_text().splitlines()[2].strip() == "outcome  exit - exited with code 3"
+    assert text.read_text().splitlines()[3].strip() == "outcome  exit - exited with code 3"
     assert json.loads(document.read_text())["exit_code"] == 3
 
 
