@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stockade import JavaScript, Python, Random, UsageError
+from stockade.engine import PAGE_BYTES_OF_HOST, touched_pages
 from stockade.execution import ReadyPool
+from stockade.execution._first_pages import FirstPages
 from stockade.guests._language import _at_hand
 from tests._processes import wait_for
 from tests.guests.conftest import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockade.engine import Instance
 
 
 def test_runs_are_served_by_what_waits(python: Python) -> None:
@@ -154,6 +161,36 @@ def test_the_place_that_was_used_last_is_taken_again() -> None:
         assert language.run("1").ok
         assert language._places[-1] is not last
         taken.instance.close()
+
+
+def test_fresh_runs_get_the_pages_at_once_that_all_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learned from the first four; with what the snapshot holds in them, and no others."""
+    found: list[int] = []
+    give = FirstPages.give_common
+
+    def given(pages: FirstPages, instance: Instance, memories: Sequence[bytes]) -> None:
+        before = touched_pages(instance, memories)
+        give(pages, instance, memories)
+        after = touched_pages(instance, memories)
+        assert before is not None
+        assert after is not None
+        wanted = {
+            (place, number)
+            for place, start, end in pages._common
+            for number in range(start // PAGE_BYTES_OF_HOST, end // PAGE_BYTES_OF_HOST)
+        }
+        assert len(wanted) > 20
+        assert after[0] == before[0] | wanted
+        found.append(len(wanted))
+
+    monkeypatch.setattr(FirstPages, "give_common", given)
+    with JavaScript(PATIENT, preload="globalThis.base = 40") as language:
+        for number in range(6):
+            assert language.run("base++ + n", inputs={"n": number}).value == 40 + number
+        assert len(found) == 2
+        with language.session() as session:
+            assert session.run("base").value == 40
+        assert len(found) == 2
 
 
 def test_where_none_waits_the_place_is_taken_that_is_furthest_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         populate,
         put_state,
         share_state,
+        stretches_of,
         take_state,
         touched_pages,
     )
@@ -58,6 +59,7 @@ else:
                 "populate",
                 "put_state",
                 "share_state",
+                "stretches_of",
                 "take_state",
                 "touched_pages",
             ),
@@ -111,6 +113,7 @@ __all__ = [
     "populate",
     "put_state",
     "share_state",
+    "stretches_of",
     "take_state",
     "touched_pages",
     "validate_with",

@@ -43,6 +43,7 @@ __all__ = [
     "populate",
     "put_state",
     "share_state",
+    "stretches_of",
     "take_state",
     "touched_pages",
 ]
@@ -91,11 +92,26 @@ def touched_pages(
     return frozenset(found[0]), frozenset(found[1])
 
 
+def stretches_of(pages: Collection[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Returns the stretches that pages make up: of each the place of its memory, where it begins there, and its end.
+
+    Args:
+        pages: The pages, as `touched_pages` tells them.
+    """
+    return [
+        (place, start, end)
+        for place in sorted({at for at, _ in pages})
+        for start, end in joined(
+            ((number * PAGE_BYTES_OF_HOST, (number + 1) * PAGE_BYTES_OF_HOST) for number in sorted(n for at, n in pages if at == place)), 0
+        )
+    ]
+
+
 def populate(
     instance: Instance,
     memories: Sequence[bytes],
-    written: Collection[tuple[int, int]],
-    read: Collection[tuple[int, int]],
+    written: Iterable[tuple[int, int, int]],
+    read: Iterable[tuple[int, int, int]],
 ) -> None:
     """Gives an instance copies of pages of its own before it writes to them, and maps those that it will look at.
 
@@ -104,20 +120,22 @@ def populate(
     Args:
         instance: The instance, of which nothing runs.
         memories: Its memories, by the names under which the woven module exports them.
-        written: The pages that it gets copies of, as `touched_pages` tells them.
-        read: The pages that are mapped.
+        written: The stretches of which it gets copies, as `stretches_of` tells them.
+        read: The stretches that are mapped.
     """
-    spans = [instance.woven_memory(name).span() for name in memories]
+    spans: dict[int, tuple[int, int]] = {}
     advise = libc().madvise
-    for pages, advice in ((read, _MADV_POPULATE_READ), (written, _MADV_POPULATE_WRITE)):
-        for place, (address, size) in enumerate(spans):
-            numbers = sorted(number * PAGE_BYTES_OF_HOST for at, number in pages if at == place)
-            for start, end in joined(((number, number + PAGE_BYTES_OF_HOST) for number in numbers), 0):
-                if end <= size:
-                    # SAFETY: the stretch lies inside a memory of a live instance, which may be read and written. The
-                    # kernel does what a read or a write that changes nothing would make it do; where it does not know
-                    # the advice, nothing happens, and the guest's first accesses do the same.
-                    advise(address + start, end - start, advice)
+    for stretches, advice in ((read, _MADV_POPULATE_READ), (written, _MADV_POPULATE_WRITE)):
+        for place, start, end in stretches:
+            span = spans.get(place)
+            if span is None:
+                span = spans[place] = instance.woven_memory(memories[place]).span()
+            address, size = span
+            if end <= size:
+                # SAFETY: the stretch lies inside a memory of a live instance, which may be read and written. The
+                # kernel does what a read or a write that changes nothing would make it do; where it does not know
+                # the advice, nothing happens, and the guest's first accesses do the same.
+                advise(address + start, end - start, advice)
 
 
 # -- taking ------------------------------------------------------------------------------------------------------------

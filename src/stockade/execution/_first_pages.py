@@ -14,13 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Instance
+    from stockade.guard import Woven
 
-__all__ = ["FirstPages"]
+__all__ = ["FirstPages", "memories_of"]
 
-_populate, _touched_pages = (called_later("stockade.engine", name) for name in ("populate", "touched_pages"))
+_populate, _stretches_of, _touched_pages = (
+    called_later("stockade.engine", name) for name in ("populate", "stretches_of", "touched_pages")
+)
 
 _SAMPLES: Final = 4
 """Guests from which it is learned."""
+
+_MOST_AT_ONCE: Final = 512
+"""Pages that an instance gets which a run waits for: 2 MiB."""
+
+
+def memories_of(woven: Woven) -> tuple[bytes, ...]:
+    """Returns the memories of which pages are learned: those of a guest, and the guard's.
+
+    Args:
+        woven: What they are exported by.
+    """
+    guards = () if woven.state_export is None else (woven.state_export,)
+    return (*woven.exposed.memories, *guards)
 
 
 class FirstPages:
@@ -35,6 +51,8 @@ class FirstPages:
         self._samples: list[tuple[frozenset[tuple[int, int]], frozenset[tuple[int, int]]]] = []
         self._written: tuple[tuple[int, int], ...] = ()
         self._read: frozenset[tuple[int, int]] = frozenset()
+        # Stretches of those that all have written to.
+        self._common: Sequence[tuple[int, int, int]] = ()
 
     def learn(self, instance: Instance, memories: Sequence[bytes]) -> None:
         """Learns which pages a guest has touched.
@@ -53,6 +71,8 @@ class FirstPages:
         often = Counter(page for written, _ in self._samples for page in written)
         self._written = tuple(sorted(often, key=lambda page: (-often[page], page)))
         self._read = frozenset(page for _, read in self._samples for page in read)
+        common = frozenset.intersection(*(written for written, _ in self._samples))
+        self._common = _stretches_of(sorted(common)[:_MOST_AT_ONCE])
         self._samples = []
         self.learned = True
 
@@ -73,4 +93,13 @@ class FirstPages:
             most: How many pages of its own it may have.
         """
         written = self._written[:most]
-        _populate(instance, memories, written, self._read.difference(written))
+        _populate(instance, memories, _stretches_of(written), _stretches_of(self._read.difference(written)))
+
+    def give_common(self, instance: Instance, memories: Sequence[bytes]) -> None:
+        """Gives an instance its own copies of pages that every guest writes to, which one by one would take longer.
+
+        Args:
+            instance: The instance, of which nothing runs.
+            memories: Its memories, by the names under which the woven module exports them.
+        """
+        _populate(instance, memories, self._common, ())

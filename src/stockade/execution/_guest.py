@@ -15,6 +15,7 @@ from stockade.errors import UsageError
 from stockade.execution._anywhere import GuestAnywhere
 from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
+from stockade.execution._first_pages import memories_of
 from stockade.execution._plan import SLACK_BYTES
 from stockade.execution._reentry import Reentry
 from stockade.execution._snapshot import make_forkable, put_guest_state, take_guest_state
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import HaltedMemory, Instance, InstanceState, Memory
+    from stockade.execution._first_pages import FirstPages
     from stockade.execution._monitoring import RunMonitor
     from stockade.execution._mounts import OpenMounts
     from stockade.execution._plan import Plan
@@ -111,6 +113,9 @@ class LiveGuest(GuestAnywhere):
     _earlier = _NOTHING_EARLIER
     _memory_before: int | None = None
     _longest_wait = 0.0
+    # Whether it began with no page of its own; and who is to learn which pages it has written to.
+    _shares_all = False
+    _learns: FirstPages | None = None
 
     def __init__(
         self,
@@ -177,6 +182,20 @@ class LiveGuest(GuestAnywhere):
         self._control, self.pool = control, pool
         self._made, self._instantiate_seconds = time.perf_counter(), 0.0
 
+    def begin_with(self, pages: FirstPages) -> None:
+        """Gives a guest that is for one run the pages that every such run writes to, or has it tell which it has.
+
+        Args:
+            pages: The pages of what it begins with.
+        """
+        instance = self._instance
+        if instance is None or self._ending is not None or not self._shares_all:
+            return
+        if pages.learned:
+            pages.give_common(instance, memories_of(self._plan.program.woven))
+        elif self.pool is None:
+            self._learns = pages
+
     def _place_inputs(
         self, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes, streams: Streams | None
     ) -> None:
@@ -242,6 +261,7 @@ class LiveGuest(GuestAnywhere):
             return
         if waiting is None:
             put_guest_state(plan, instance, held)
+            self._shares_all = True
         else:
             # It was made before it was known what this guest is given.
             instance.limit(*plan.instance_limits(self._guard_bytes))
@@ -376,6 +396,8 @@ class LiveGuest(GuestAnywhere):
                 # Whoever comes later finds nothing to look at.
                 with looked_at:
                     pass
+            if self._learns is not None and self._ending is None:
+                self._learns.learn(instance, memories_of(self._plan.program.woven))
             pool = self.pool
             if pool is None or not pool.leave(instance, is_whole=self._ending is None):
                 instance.close(self._used_bytes)

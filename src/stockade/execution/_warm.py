@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stockade.engine import PAGE_BYTES_OF_HOST
 from stockade.errors import UsageError
+from stockade.execution._first_pages import memories_of
 from stockade.execution._inputs import environment
 from stockade.execution._ready import ReadyPool
 from stockade.execution._snapshot import put_guest_state
@@ -135,9 +136,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
         self._pages = pages
         self.env = env
         self._make_guest = make_guest
-        names = plan.program.woven
-        guards = () if names.state_export is None else (names.state_export,)
-        self._memories = (*names.exposed.memories, *guards)
+        self._memories = memories_of(plan.program.woven)
 
     @property
     def own_bytes(self) -> int:

@@ -301,7 +301,7 @@ class Language:
             place.box.prepare(module, progress)
             if driver.has_base or self._pool_size:
                 progress("starting")
-            self._beginning(module, driver, place.box.policy, is_often=True)
+                self._beginning(module, driver, place.box.policy, is_often=True)
         finally:
             self._leave(place)
         with self._lock:

@@ -151,7 +151,7 @@ class InProcess:
         task: Task,
         tenant: str,
         *,
-        keeps: bool = True,  # noqa: ARG002 - it makes no difference here
+        keeps: bool = True,
     ) -> RunCoroutine[OpenGuest]:
         """Opens a guest, in steps; see `Backend`.
 
@@ -168,7 +168,10 @@ class InProcess:
         if not (yield from context.prepare(task.module, control, tenant)):
             report = context.cancelled(task.module)
             raise Cancelled(f"{task.module.name}: {report.summary()}", report)
-        return context.guest(task.module, control, task.inputs, task.streams, task.saved)
+        guest = context.guest(task.module, control, task.inputs, task.streams, task.saved)
+        if not keeps and task.saved is not None:
+            guest.begin_with(task.saved.pages)
+        return guest
 
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing; no walls stand around it."""
