@@ -32,7 +32,7 @@ from stockade.engine._memory_map import map_image
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from stockade.engine._forkable import ForkableMemory
     from stockade.engine._instance import Instance
@@ -98,13 +98,13 @@ def stretches_of(pages: Collection[tuple[int, int]]) -> list[tuple[int, int, int
     Args:
         pages: The pages, as `touched_pages` tells them.
     """
-    return [
-        (place, start, end)
-        for place in sorted({at for at, _ in pages})
-        for start, end in joined(
-            ((number * PAGE_BYTES_OF_HOST, (number + 1) * PAGE_BYTES_OF_HOST) for number in sorted(n for at, n in pages if at == place)), 0
-        )
-    ]
+    found = []
+    for place in sorted({at for at, _ in pages}):
+        starts = sorted(number * PAGE_BYTES_OF_HOST for at, number in pages if at == place)
+        found += [
+            (place, start, end) for start, end in joined(((start, start + PAGE_BYTES_OF_HOST) for start in starts), 0)
+        ]
+    return found
 
 
 def populate(
