@@ -328,6 +328,24 @@ def test_a_request_is_looked_at_as_one(verdict: str, url: str, headers: list[tup
     assert [finding.count for finding in run.release(_report()).findings] == [1]
 
 
+@pytest.mark.parametrize("written", ["as its bytes", "as its letters"])
+def test_a_header_is_looked_at_as_it_is_sent(written: str) -> None:
+    """The attack: letters beyond ASCII, which are written as Latin-1, so that their bytes are those of the secret."""
+    secret = "p\u00e4ssw\u00f6rter-4711"
+    text = secret.encode().decode("latin-1") if written == "as its bytes" else secret
+    for verdict in ("redact", "block"):
+        run = GateRun(Gate(GateRules(registered=verdict), {"api": secret}))  # type: ignore[arg-type]
+        found = run.request("https://a.example/", [("X-A", f"it is {text}!")], b"")
+        if isinstance(found, tuple):
+            assert (verdict, found[1]) == ("redact", [("X-A", "it is [redacted:api]!")])
+        else:
+            assert found.detector == "api"
+            assert verdict == "block" or written == "as its letters"
+
+    given = "https://a.example/", [("X-A", "\u00e4\u00ff"), ("X-B", "\u20ac")], b""
+    assert GateRun(Gate(secrets={"api": secret})).request(*given) == given
+
+
 def test_a_method_passes_the_gate() -> None:
     """The attack: a secret in the place of GET, which a policy that names no methods permits."""
     for verdict in ("redact", "block"):

@@ -167,7 +167,7 @@ class GateRun:
             URL, headers and body as they may leave; or what was found that keeps all of it from leaving.
         """
         texts = [method, url, *(part for header in headers for part in header)]
-        parts = [*(text.encode("utf-8", "surrogateescape") for text in texts), body]
+        parts = [*(text.encode("utf-8", "surrogateescape") for text in texts[:2]), *map(_header, texts[2:]), body]
         sent = b"" if sent_url is None else sent_url.encode("utf-8", "surrogateescape")
         found = self._found_in_request(parts, sent)
         if found.verdict.withholds:
@@ -181,8 +181,8 @@ class GateRun:
                 # What is split among its parts cannot be replaced, and a method is none with other letters.
                 return self._refused(found)
             texts = [
-                text if part == before else part.decode("utf-8", "replace")
-                for text, before, part in zip(texts, parts, left, strict=False)
+                text if part == before else part.decode("latin-1" if place > 1 else "utf-8", "replace")
+                for place, (text, before, part) in enumerate(zip(texts, parts, left, strict=False))
             ]
             parts = left
             if sent_url is not None and sent != sent_url.encode("utf-8", "surrogateescape"):
@@ -206,7 +206,11 @@ class GateRun:
             self._gate.look(b"\n".join([sent, *headers, body[:_SEAM_BYTES]]), "request", more.note)
             self._note_new(found, more)
             ends = sent, body
-        for view in (names, values):
+        views = [names, values]
+        if not b"".join(headers).isascii():
+            # What is meant may be the letters, and not their bytes.
+            views.append([part.decode("latin-1").encode() for part in headers])
+        for view in views:
             more = Findings()
             secrets = self._gate.follow("request", more.note)
             if secrets is not None:
@@ -498,6 +502,14 @@ class GateRun:
         """Notes what was found while the guest ran and is not in its report, which may have been cut."""
         known = {(each.kind, each.detector, each.channel) for each in found.all()}
         self._note_all(found, (each for each in seen.all() if (each.kind, each.detector, each.channel) not in known))
+
+
+def _header(text: str) -> bytes:
+    """Returns a part of a header as it is sent; what cannot be is refused elsewhere."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
 
 
 _OF_VIOLATIONS: Final = ("kind", "subject", "call", "field", "mount")
