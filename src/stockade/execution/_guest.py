@@ -182,20 +182,6 @@ class LiveGuest(GuestAnywhere):
         self._control, self.pool = control, pool
         self._made, self._instantiate_seconds = time.perf_counter(), 0.0
 
-    def begin_with(self, pages: FirstPages) -> None:
-        """Gives a guest that is for one run the pages that every such run writes to, or has it tell which it has.
-
-        Args:
-            pages: The pages of what it begins with.
-        """
-        instance = self._instance
-        if instance is None or self._ending is not None or not self._shares_all:
-            return
-        if pages.learned:
-            pages.give_common(instance, memories_of(self._plan.program.woven))
-        elif self.pool is None:
-            self._learns = pages
-
     def _place_inputs(
         self, args: Sequence[bytes], env: Mapping[bytes, bytes], stdin: bytes, streams: Streams | None
     ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stockade.errors import EngineError
 from stockade.execution._calling_out import CallingGuest
 from stockade.execution._classify import GuestStopped, StopReason
+from stockade.execution._first_pages import memories_of
 from stockade.execution._pace import BRIEF_SECONDS
 from stockade.execution._plan import WHOLE_CORE_PERCENT
 from stockade.execution._string_calls import MEMORY
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.engine import Instance, Number
+    from stockade.execution._first_pages import FirstPages
     from stockade.execution._open import OpenGuest
     from stockade.execution._streams import Streams
     from stockade.modules import Module
@@ -45,6 +47,20 @@ class Guest(CallingGuest):
 
     # How many functions were called for calls that are made of several.
     _entered = 0
+
+    def begin_with(self, pages: FirstPages) -> None:
+        """Gives a guest that is for one run the pages that every such run writes to, or has it tell which it has.
+
+        Args:
+            pages: The pages of what it begins with.
+        """
+        instance = self._instance
+        if instance is None or self._ending is not None or not self._shares_all:
+            return
+        if pages.learned:
+            pages.give_common(instance, memories_of(self._plan.program.woven))
+        elif self.pool is None:
+            self._learns = pages
 
     def attempt(self, call: Call, *, command: bool = False) -> Report | None:
         """Calls an exported function, and lets the guest run until it halts for the first time. Most are over by then.
