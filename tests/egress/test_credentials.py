@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from stockade import Credential, JavaScript, Network, Policy, PolicyError, Python, Sandbox, UsageError
 from stockade.egress import Client, Credentials, FailureCode, GuestNetwork, Request, RequestFailed
-from stockade.egress._scrubber import Scrubber, forms_of
+from stockade.egress._scrubber import Scrubber
+from stockade.gate import Gate, SecretFinder
 from tests._examples import examples
 from tests._http_server import AUTHORITY, HttpServer
 from tests.egress.test_exchange import LOCAL, names
@@ -39,6 +40,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
     monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
     with HttpServer(tls=True) as serving:
         yield serving
+
+
+def _scrubber(secret: str = SECRET) -> Scrubber:
+    return Scrubber(SecretFinder({"placeholder": secret.encode()}, least_held=1))
 
 
 def network(**more: Any) -> GuestNetwork:
@@ -113,7 +118,7 @@ def test_an_echo_tells_a_placeholder(server: HttpServer) -> None:
     found = told(network(), f"{server.url}/echo")
 
     assert "Bearer stockade-credential-api" in found
-    assert not any(form.decode("latin-1") in found for form in forms_of(SECRET))
+    assert not Gate(secrets={"api": SECRET}).scan(found.encode()).findings
     assert "content-length" not in found.lower()
 
 
@@ -134,6 +139,9 @@ FORMS: dict[str, Callable[[str], str]] = {
     "base32": lambda text: base64.b32encode(f"abc{text}".encode()).decode(),
     "mail": lambda text: base64.encodebytes(f"{'header: ' * 6}{text}{'.' * 40}".encode()).decode(),
     "mail in json": lambda text: json.dumps(base64.encodebytes(f"{'h' * 40}{text}".encode()).decode()),
+    "reversed": lambda text: text[::-1],
+    "spaced": " ".join,
+    "case": str.swapcase,
     "unicode": lambda text: "".join(f"\\u{ord(character):04x}" for character in text),
 }
 
@@ -143,7 +151,7 @@ def test_the_usual_forms_are_found(form: str) -> None:
     """The attack: an API that answers with what it was sent in another form; cut anywhere."""
     written = FORMS[form](SECRET)
     for size in (1, 2, 7, 1000):
-        scrubber = Scrubber({"placeholder": SECRET})
+        scrubber = _scrubber()
         data = f"before {written} after".encode()
         pieces = [scrubber.feed(data[at : at + size]) for at in range(0, len(data), size)]
         found = b"".join([*pieces, scrubber.finish()])
@@ -159,17 +167,15 @@ def test_the_usual_forms_are_found(form: str) -> None:
 @pytest.mark.parametrize(
     "form",
     [
-        lambda text: text[::-1],
-        lambda text: " ".join(text),
         lambda text: text[: len(text) // 2],
         lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
-        lambda text: text.swapcase(),
+        lambda text: base64.b85encode(text.encode()).decode(),
     ],
-    ids=["reversed", "spaced", "half", "twice", "case"],
+    ids=["half", "twice", "base85"],
 )
 def test_other_forms_pass(form: Callable[[str], str]) -> None:
     """What is not promised, so that nobody relies on it: an API that does this to a key must not be given one."""
-    scrubber = Scrubber({"placeholder": SECRET})
+    scrubber = _scrubber()
     data = form(SECRET).encode()
 
     assert scrubber.feed(data) + scrubber.finish() == data
@@ -180,12 +186,12 @@ def test_other_forms_pass(form: Callable[[str], str]) -> None:
 def test_what_is_no_secret_passes_unchanged(data: bytes, cuts: list[int], place: int) -> None:
     """Pieces come out as they went in, and a secret among them never does. The oracle is `bytes.replace`."""
     whole = data[:place] + SECRET.encode() + data[place:]
-    scrubber = Scrubber({"placeholder": SECRET})
+    scrubber = _scrubber()
     borders = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
     found = b"".join(scrubber.feed(whole[begin:end]) for begin, end in itertools.pairwise(borders))
     found += scrubber.finish()
 
-    if not any(form in data for form in forms_of(SECRET)):
+    if not Gate(secrets={"api": SECRET}).scan(data).findings:
         assert found == whole.replace(SECRET.encode(), b"placeholder")
     assert SECRET.encode() not in found
 

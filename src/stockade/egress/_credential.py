@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
+from stockade.gate import SecretFinder
 from stockade.policy import HostRule, is_loopback
 from stockade.secrets import read_private, read_variable
 
@@ -250,9 +252,11 @@ class Credentials:
                 found[name] = credential
         return found
 
-    def secrets(self) -> dict[str, str]:
-        """Returns all secrets, by the placeholders that stand for them."""
-        return {placeholder_of(name): credential.secret() for name, credential in self._all.items()}
+    @cached_property
+    def finder(self) -> SecretFinder:
+        """What looks for all secrets, by the placeholders that stand for them. Of one, nothing leaves before its end."""
+        secrets = {placeholder_of(name): credential.secret().encode() for name, credential in self._all.items()}
+        return SecretFinder(secrets, least_held=1)
 
 
 def credentials_under(policy: Policy, given: Mapping[str, Credential] | None) -> Credentials:

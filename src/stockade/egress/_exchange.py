@@ -126,7 +126,7 @@ class Exchange:
         self._subject = ""
         self._moved = False
         # Looks for all credentials in every answer: an API may have been told those of another request.
-        self._scrubber = Scrubber(client.credentials.secrets()) if client.credentials else None
+        self._scrubber = Scrubber(client.credentials.finder) if client.credentials else None
 
     def begin(self) -> None:
         """Begins it.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stockade._later import called_later, found_later
+from stockade.gate._finder import Span
 from stockade.gate._gate import Gate, Scan, worst_of
 from stockade.gate._run import GateRun, Given, violation_of
 from stockade.gate._secrets import SecretFinder, checked_secrets
@@ -28,6 +29,7 @@ __all__ = [
     "Quarantined",
     "Scan",
     "SecretFinder",
+    "Span",
     "Verdict",
     "checked_secrets",
     "quarantined",

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.gate._edges import Edges
+from stockade.gate._escapes import LONGEST_ESCAPE, PARTIAL_ESCAPE, without_escapes
 from stockade.gate._finder import Hold, Span
-from stockade.gate._forms import (
-    LEAST_CHARACTERS,
-    MOST_CHARACTERS,
-    PARTIAL_ESCAPE,
-    canonical,
-    edges_of,
-    exact_forms,
-    forms_of,
-    longest_gap,
-    places_of,
-    without_escapes,
-)
+from stockade.gate._forms import LEAST_CHARACTERS, forms_of, longest_gap
+from stockade.gate._index import Index
+from stockade.gate._views import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from stockade.gate._views import View
 
 __all__ = ["LEAST_SECRET_BYTES", "SecretFinder", "checked_secrets"]
 
@@ -38,11 +32,11 @@ _MOST_GAP: Final = 32
 """How much may stand between two characters of a secret that is split, beside what stands there in itself."""
 
 _MOST_OWN_GAP: Final = 100
-_ESCAPE_BYTES: Final = 10
-"""How long a character may be in an escape."""
-
 _LEAST_HELD: Final = 4
 """How much of a secret is kept back, where it may go on: less of it may leave, so that a prompt does."""
+
+_LEAST_DIFFERENT: Final = 4
+"""Of the bytes of a secret, how many differ: fewer do in lines, rulers and numbers."""
 
 
 def checked_secrets(secrets: Mapping[str, str | bytes]) -> dict[str, bytes]:
@@ -71,6 +65,11 @@ def checked_secrets(secrets: Mapping[str, str | bytes]) -> dict[str, bytes]:
                 f"the secret {name} has {len(data):,} bytes: it must have {LEAST_SECRET_BYTES} to "
                 f"{_MOST_SECRET_BYTES:,}, for what is shorter would be found where it is none"
             )
+        if len(set(data)) < _LEAST_DIFFERENT:
+            raise UsageError(
+                f"the secret {name} has fewer than {_LEAST_DIFFERENT} different characters: it would be found where it "
+                "is none"
+            )
         found[name] = data
     return found
 
@@ -80,47 +79,29 @@ def _is_name(name: object) -> bool:
 
 
 class SecretFinder:
-    """Looks for secrets. Safe to share between threads.
-
-    Of what it looks through it takes every fourth or eighth byte's word, in one pass of the interpreter's own code, and
-    looks closer only where one is a word of some form. So it takes as long for a thousand secrets as for one.
+    """Looks for secrets. Safe to share between threads. It takes about as long for a thousand secrets as for one.
 
     Args:
         secrets: The secrets, by their names.
+        least_held: How much of a secret is kept back, where it may go on; less of it may leave.
     """
 
-    def __init__(self, secrets: Mapping[str, bytes]) -> None:
-        self._names: dict[bytes, str] = {}
-        self._pieces: set[bytes] = set()
-        self._exact: dict[bytes, str] = {}
-        self._edges: dict[bytes, tuple[bytes, bytes]] = {}
+    def __init__(self, secrets: Mapping[str, bytes], *, least_held: int = _LEAST_HELD) -> None:
+        forms: dict[View, dict[bytes, tuple[str, bool]]] = {}
+        self._edges = Edges(secrets.values())
         own_gap = 0
         for name, secret in secrets.items():
             own_gap = min(max(own_gap, longest_gap(secret)), _MOST_OWN_GAP)
-            self._edges[canonical(secret)] = edges_of(secret)
-            for form, is_piece in forms_of(secret).items():
-                self._names.setdefault(form, name)
-                if is_piece:
-                    self._pieces.add(form)
-            for form in exact_forms(secret):
-                self._exact.setdefault(form, name)
-        self._word_bytes = 8 if min(map(len, self._names), default=0) >= 15 else 4
-        self._words: dict[int, list[bytes]] = {}
-        self._beginnings: dict[bytes, list[bytes]] = {}
-        size = self._word_bytes
-        for form in self._names:
-            # Whatever stands before it, one of these is where words are taken.
-            for at in range(size):
-                self._words.setdefault(int.from_bytes(form[at : at + size], sys.byteorder), []).append(form)
-            for length in (1, 2, 3):
-                self._beginnings.setdefault(form[:length], []).append(form)
-        self._known = frozenset(self._words)
-        self._longest = max(map(len, self._names), default=0)
-        self._longest_exact = max(map(len, self._exact), default=0)
+            for form in forms_of(secret):
+                forms.setdefault(form.view, {}).setdefault(form.text, (name, form.is_piece))
+        self._looks = [_Look(view, found) for view, found in forms.items()]
+        self._looks_at_text = [look for look in self._looks if look.view is not RAW]
+        self._least_held = least_held
         self._gap = 1 + _MOST_GAP + own_gap
-        self._escaped_gap = 1 + _MOST_GAP + _ESCAPE_BYTES * max(2, own_gap)
+        self._escaped_gap = 1 + _MOST_GAP + LONGEST_ESCAPE * max(2, own_gap)
+        longest = max((look.index.longest for look in self._looks), default=0)
         # What is split by more is written by escapes.
-        self._tail_bytes = max(self._longest * (_MOST_GAP + 8) + self._escaped_gap, self._longest_exact)
+        self._tail_bytes = longest * (_MOST_GAP + 8) + self._escaped_gap
 
     def find(self, data: bytes, *, is_last: bool) -> Iterator[Span]:  # noqa: ARG002 - a form is whole where it is found
         """Returns the secrets in data; pieces of the same one as often as they are there.
@@ -129,23 +110,13 @@ class SecretFinder:
             data: The data.
             is_last: Whether nothing comes behind it.
         """
-        for span in self._find_in(data, self._gap):
-            before, behind = self._edges.get(canonical(data[span.start : span.end]), (b"", b""))
-            start = span.start - len(before) if data.endswith(before, 0, span.start) else span.start
-            end = span.end + len(behind) if data.startswith(behind, span.end) else span.end
-            yield span._replace(start=start, end=end)
-        for form, name in self._exact.items():
-            at = data.find(form)
-            while at >= 0:
-                yield Span(at, at + len(form), "secret", name)
-                at = data.find(form, at + len(form))
-        for read in without_escapes(data):
-            for span in self._find_in(read, self._escaped_gap):
+        for look, read, gap in self._readings(data):
+            for form, (start, end, *rest) in look.find(read, gap):
+                start, end = self._edges.around(form, read, start, end)
                 # The last character, too, may be an escape.
-                end = span.end
-                while end < len(read) and not read[end] and data[end]:
+                while read is not data and end < len(read) and not read[end] and data[end]:
                     end += 1
-                yield span._replace(end=end)
+                yield Span(start, end, *rest)
 
     def find_cut(self, head: bytes, tail: bytes) -> Iterator[Span]:
         """Returns what is left of secrets out of which something was cut, as spans of what is left of both.
@@ -155,50 +126,20 @@ class SecretFinder:
             tail: What stood behind it.
         """
         begin = max(0, len(head) - self._tail_bytes)
-        for read, gap in self._readings(head[begin:]):
-            kept, places = canonical(read), places_of(read)
-            near = kept[-MOST_CHARACTERS:]
-            for form, name in self._names.items():
-                if form[:LEAST_CHARACTERS] not in near:
-                    continue
-                for length in range(min(len(form) - 1, len(kept)), LEAST_CHARACTERS - 1, -1):
-                    if kept.endswith(form[:length]) and _is_together(places[-length:], gap):
-                        yield Span(begin + places[-length], len(head), "secret", name, form in self._pieces)
-                        break
-        for read, gap in self._readings(tail[: self._tail_bytes]):
-            kept, places = canonical(read), places_of(read)
-            near = kept[:MOST_CHARACTERS]
-            for form, name in self._names.items():
-                if form[-LEAST_CHARACTERS:] not in near:
-                    continue
-                for length in range(min(len(form) - 1, len(kept)), LEAST_CHARACTERS - 1, -1):
-                    if kept.startswith(form[-length:]) and _is_together(places[:length], gap):
-                        end = len(head) + places[length - 1] + 1
-                        yield Span(len(head), end, "secret", name, form in self._pieces)
-                        break
+        for look, read, gap in self._readings(head[begin:]):
+            part = look.begun(read, gap, LEAST_CHARACTERS)
+            if part is not None:
+                yield Span(begin + part.border, len(head), "secret", part.name, part.is_piece)
+        for look, read, gap in self._readings(tail[: self._tail_bytes]):
+            part = look.ended(read, gap)
+            if part is not None:
+                yield Span(len(head), len(head) + part.border, "secret", part.name, part.is_piece)
 
-    def _readings(self, data: bytes) -> list[tuple[bytes, int]]:
-        return [(data, self._gap), *((read, self._escaped_gap) for read in without_escapes(data))]
-
-    def _find_in(self, data: bytes, gap: int) -> Iterator[Span]:
-        kept = canonical(data)
-        size = self._word_bytes
-        whole = memoryview(kept)[: len(kept) // size * size]
-        words = whole.cast("Q") if size == 8 else whole.cast("I")
-        met = self._known.intersection(words)
-        if not met:
-            return
-        places: list[int] = []
-        for form in dict.fromkeys(form for word in met for form in self._words[word]):
-            at = kept.find(form)
-            while at >= 0:
-                places = places or places_of(data)
-                end = at + len(form)
-                if _is_together(places[at:end], gap):
-                    yield Span(places[at], places[end - 1] + 1, "secret", self._names[form], form in self._pieces)
-                    at = kept.find(form, end)
-                else:
-                    at = kept.find(form, at + 1)
+    def _readings(self, data: bytes) -> Iterator[tuple[_Look, bytes, int]]:
+        """Yields how data is read, and what is looked for in it."""
+        yield from ((look, data, self._gap) for look in self._looks)
+        for read in without_escapes(data):
+            yield from ((look, read, self._escaped_gap) for look in self._looks_at_text)
 
     def hold(self, data: bytes) -> Hold:
         """Returns from where on a secret may have begun.
@@ -208,44 +149,102 @@ class SecretFinder:
         """
         tail = data[-self._tail_bytes :]
         before, end = len(data) - len(tail), len(tail)
-        keep, release = self._begun(tail, self._gap)
-        partial = PARTIAL_ESCAPE.search(tail[-16:])
+        partial = PARTIAL_ESCAPE.search(tail[-40:])
         assert partial is not None, "it may be empty"
         cut = end - len(partial[0])
         # It may be the next character of one, or the first.
-        keep = min(keep, cut)
-        readings = without_escapes(tail[:cut])
+        keep = release = end
+        readings = [(look, tail, self._gap) for look in self._looks]
+        for read in without_escapes(tail[:cut], is_begun=True):
+            readings += [(look, read, self._escaped_gap) for look in self._looks_at_text]
         if cut < end:
             # What comes before may not be one.
-            readings.append(tail[:cut])
-        for read in readings:
-            found, leaves = self._begun(read, self._escaped_gap)
-            keep = min(keep, found)
-            release = release if leaves == cut else min(release, leaves)
-        return Hold(before + keep, before + release)
+            readings += [(look, tail[:cut], self._escaped_gap) for look in self._looks_at_text]
+        for look, read, gap in readings:
+            part = look.begun(read, gap)
+            if part is not None:
+                begin = self._edges.before(part.form, read, part.border)
+                keep = min(keep, begin)
+                if part.length + part.border - begin >= self._least_held:
+                    release = min(release, begin)
+            if self._edges:
+                begin = self._open_edge(look, read, gap)
+                keep, release = min(keep, begin), min(release, begin)
+        return Hold(before + min(keep, cut), before + release)
 
-    def _begun(self, tail: bytes, gap: int) -> tuple[int, int]:
-        """Returns from where on a secret may have begun, and up to where data may leave."""
-        keep = release = len(tail)
-        if self._longest_exact:
-            for at in range(max(0, len(tail) - self._longest_exact + 1), len(tail)):
-                if any(form.startswith(tail[at:]) for form in self._exact):
-                    keep = release = at
-                    break
-        places = places_of(tail)
+    def _open_edge(self, look: _Look, read: bytes, gap: int) -> int:
+        """Returns from where on there is a secret without its end, or what may stand before one."""
+        begin = self._edges.begun_at(read, self._least_held)
+        found = len(read) if begin is None else begin
+        for form, span in look.find(read, gap):
+            if self._edges.goes_on(form, read, span.end):
+                found = min(found, self._edges.before(form, read, span.start))
+        return found
+
+
+class _Look:
+    """Looks for the forms that are found in one view.
+
+    Args:
+        view: The view.
+        forms: The forms, with whose each is, and whether it is a piece.
+    """
+
+    def __init__(self, view: View, forms: Mapping[bytes, tuple[str, bool]]) -> None:
+        self.view = view
+        self.index = Index(forms)
+        self._forms = forms
+
+    def find(self, data: bytes, gap: int) -> Iterator[tuple[bytes, Span]]:
+        """Yields the forms in data, and where they are."""
+        places: list[int] = []
+        ends: dict[bytes, int] = {}
+        for at, form in sorted(self.index.find(self.view.of(data))):
+            places = places or self.view.places_of(data)
+            end = at + len(form)
+            if at >= ends.get(form, 0) and _is_together(places[at:end], gap):
+                ends[form] = end
+                name, is_piece = self._forms[form]
+                yield form, Span(places[at], places[end - 1] + 1, "secret", name, is_piece)
+
+    def begun(self, tail: bytes, gap: int, least: int = 1) -> _Part | None:
+        """Returns the longest beginning of a form at the end of data; None where there is none."""
+        places = self.view.places_of(tail)
         if not places or len(tail) - places[-1] > gap:
-            return keep, release
-        kept = canonical(tail)
-        for at in range(max(0, len(kept) - self._longest + 1), len(kept)):
-            rest = kept[at:]
-            if any(
-                len(form) > len(rest) and form.startswith(rest) for form in self._beginnings.get(rest[:3], ())
-            ) and _is_together(places[at:], gap):
-                keep = min(keep, places[at])
-                if len(rest) >= _LEAST_HELD:
-                    release = min(release, places[at])
-                break
-        return keep, release
+            return None
+        kept = self.view.of(tail)
+        for at in range(max(0, len(kept) - self.index.longest + 1), len(kept) - least + 1):
+            form = self.index.begun(kept[at:])
+            if form is not None and _is_together(places[at:], gap):
+                return _Part(places[at], len(kept) - at, form, *self._forms[form])
+        return None
+
+    def ended(self, head: bytes, gap: int) -> _Part | None:
+        """Returns the longest end of a form at the beginning of data; None where there is none."""
+        places, kept = self.view.places_of(head), self.view.of(head)
+        for end in range(min(len(kept), self.index.longest - 1), LEAST_CHARACTERS - 1, -1):
+            form = self.index.ended(kept[:end])
+            if form is not None and _is_together(places[:end], gap):
+                return _Part(places[end - 1] + 1, end, form, *self._forms[form])
+        return None
+
+
+class _Part(NamedTuple):
+    """A part of a form.
+
+    Attributes:
+        border: Where it begins, or ends.
+        length: How many characters of it are there.
+        form: The form.
+        name: Whose it is.
+        is_piece: Whether the form is a piece of a longer one.
+    """
+
+    border: int
+    length: int
+    form: bytes
+    name: str
+    is_piece: bool
 
 
 def _is_together(places: list[int], gap: int) -> bool:

@@ -37,15 +37,23 @@ class GateStream:
         finders: What is looked for.
         judge: Is told what was found, as a span of the whole channel, and the bytes of it; says what becomes of it.
         known: What was found before, as spans of the whole channel.
+        written: Returns what stands in the place of what a detector has found.
 
     Attributes:
         closed: Whether nothing leaves any more. What comes is looked at until nothing can be found that is worse.
     """
 
     def __init__(
-        self, finders: Sequence[Finder], judge: Callable[[Span, bytes], Verdict], known: Sequence[Span] = ()
+        self,
+        finders: Sequence[Finder],
+        judge: Callable[[Span, bytes], Verdict],
+        known: Sequence[Span] = (),
+        written: Callable[[str], bytes] = placeholder,
     ) -> None:
         self._known = known
+        self._written = written
+        # Of what the last piece was that was replaced, where nothing has come behind it.
+        self._replaced = ""
         self._finders = finders
         self._judge = judge
         # What may belong to something that comes: its first `_released` bytes have left already.
@@ -117,11 +125,18 @@ class GateStream:
                 self._kept, self._released = b"", 0
                 return passed or b""
             if verdict is Verdict.REDACT:
-                out += [data[at : max(at, start)], placeholder(spans[0].detector)]
+                between = data[at : max(at, start)]
+                first = spans[0]
+                goes_on = first.is_piece and first.detector == self._replaced and not between.strip()
+                out += [between, b"" if goes_on else self._written(first.detector)]
+                self._replaced = spans[-1].detector if spans[-1].is_piece else ""
             else:
                 out.append(data[at:end])
+                self._replaced = ""
             at = end
             release_to, keep_from = max(release_to, at), max(keep_from, at)
+        if data[at:release_to].strip():
+            self._replaced = ""
         out.append(data[at:release_to])
         keep_from = min(keep_from, release_to)
         self._kept = data[keep_from:]
