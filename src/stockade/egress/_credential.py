@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from stockade._text import printable
 from stockade.errors import PolicyError, UsageError
 from stockade.gate import SecretFinder
 from stockade.policy import HostRule, is_loopback
-from stockade.secrets import read_private, read_variable
+from stockade.secrets import NeverWritten, read_private, read_variable
 
 if TYPE_CHECKING:
     import os
@@ -37,7 +37,7 @@ def _fits(text: object, pattern: re.Pattern[str]) -> bool:
     return isinstance(text, str) and pattern.fullmatch(text) is not None
 
 
-class Credential:
+class Credential(NeverWritten):
     """A secret that the host adds to requests of guests, for the hosts that it is for, and over TLS only.
 
     Guests know the name under which it is given, and never the value: what they write into the header is replaced, and
@@ -172,15 +172,6 @@ class Credential:
     def __repr__(self) -> str:
         return f"Credential(hosts={list(self.hosts)!r}, header={self.header!r})"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a credential cannot be pickled: make it where it is used")
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
 
 def _place(host: str) -> tuple[HostRule, int | None]:
     """Returns a host, and the port where there is one.
@@ -254,7 +245,7 @@ class Credentials:
 
     @cached_property
     def finder(self) -> SecretFinder:
-        """What looks for all secrets, by the placeholders that stand for them. Of one, nothing leaves before its end."""
+        """What looks for all secrets, by what stands in their place. Nothing of one leaves before its end."""
         secrets = {placeholder_of(name): credential.secret().encode() for name, credential in self._all.items()}
         return SecretFinder(secrets, least_held=1)
 

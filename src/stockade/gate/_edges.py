@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stockade.gate._forms import edges_of, view_of
+from stockade.gate._escapes import PARTIAL_ESCAPE
+from stockade.gate._forms import edges_of, plain_forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,9 +26,13 @@ class Edges:
     def __init__(self, secrets: Iterable[bytes]) -> None:
         self._of: dict[bytes, tuple[bytes, bytes]] = {}
         for secret in secrets:
-            view, (before, behind) = view_of(secret), edges_of(secret)
-            if view is not None and (before or behind):
-                self._of[view.of(secret)] = before[-_MOST_BYTES:], behind[:_MOST_BYTES]
+            pieces, (before, behind) = plain_forms_of(secret), edges_of(secret)
+            if before and pieces:
+                first = pieces[0].text
+                self._of[first] = before[-_MOST_BYTES:], self._of.get(first, (b"", b""))[1]
+            if behind and pieces:
+                last = pieces[-1].text
+                self._of[last] = self._of.get(last, (b"", b""))[0], behind[:_MOST_BYTES]
         self._beginnings = frozenset(
             before[:length] for before, _ in self._of.values() for length in range(1, len(before) + 1)
         )
@@ -97,9 +102,8 @@ def _after(behind: bytes, data: bytes, end: int) -> tuple[int, bool]:
     for byte in behind:
         while at < len(data) and not data[at]:
             at += 1
-        if at >= len(data):
-            return end, True
-        if data[at] != byte:
-            return end, False
+        if data[at : at + 1] != bytes((byte,)):
+            # What may become an escape may be that.
+            return end, PARTIAL_ESCAPE.match(data, at) is not None
         at += 1
     return at, False

@@ -9,20 +9,21 @@ from typing import Final
 
 __all__ = ["LONGEST_ESCAPE", "PARTIAL_ESCAPE", "without_escapes"]
 
-_ESCAPES: Final = (
-    rb"%[0-9A-Fa-f]{2}",
-    rb"\\x[0-9A-Fa-f]{2}|\\u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}"
-    rb"|\\u\{[0-9A-Fa-f]{1,6}\}|\\U[0-9A-Fa-f]{8}|\\[0-7]{1,3}|\\[nrt]",
-    rb"&#[0-9]{2,7};|&#[xX][0-9A-Fa-f]{2,6};|&[A-Za-z]{2,8}[0-9]{0,2};",
-    rb"\xef(?:\xbc[\x81-\xbf]|\xbd[\x80-\x9e])",
+_IN_URLS: Final = rb"%[0-9A-Fa-f]{2}"
+_IN_PROGRAMS: Final = (
+    rb"\\(?:x[0-9A-Fa-f]{2}|u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}"
+    rb"|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|[0-7]{1,3}|[nrt])"
 )
-"""Of URLs; of programs and JSON; of HTML; and letters as wide as those of East Asia."""
+_IN_HTML: Final = rb"&#[0-9]{2,7};|&#[xX][0-9A-Fa-f]{2,6};|&[A-Za-z]{2,8}[0-9]{0,2};"
+_WIDE: Final = rb"\xef(?:\xbc[\x81-\xbf]|\xbd[\x80-\x9e])"
+"""Letters and marks of ASCII, as wide as those of East Asia."""
 
+_ESCAPES: Final = (_IN_URLS, _IN_PROGRAMS, _IN_HTML, _WIDE)
 _OF_ONE_KIND: Final = tuple(map(re.compile, _ESCAPES))
 _OF_ANY_KIND: Final = re.compile(b"|".join(_ESCAPES))
-_BEGINS_ESCAPE: Final = re.compile(
-    rb"%[0-9A-Fa-f]|\\[0-7xunrtU]|&#|&[A-Za-z]{2,8}[0-9]{0,2};|\xef[\xbc\xbd]"
-)
+_BEGINS_ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]|\\[0-7xunrtU]|&#|&[A-Za-z]{2,8}[0-9]{0,2};|\xef[\xbc\xbd]")
+
+_APART: Final = re.compile(rb"[\xc2-\xf4](?:\0{2,3}[\x80-\xbf]){1,3}")
 
 _IS_LIST: Final = re.compile(rb"0[xX][0-9A-Fa-f]{1,2}[^0-9A-Za-z]{1,8}0[xX][0-9A-Fa-f]")
 _IN_LIST: Final = re.compile(rb"0[xX](?:([0-9A-Fa-f])(?![0-9A-Fa-f]))?")
@@ -31,10 +32,11 @@ LONGEST_ESCAPE: Final = 12
 """How long a character may be in an escape."""
 
 PARTIAL_ESCAPE: Final = re.compile(
+    rb"(?:(?:(?:%|\\x)[c-fC-F][0-9A-Fa-f]|\\3[0-7]{2})(?:(?:%|\\x)[89abAB][0-9A-Fa-f]|\\2[0-7]{2}){0,2})?"
     rb"(?:%[0-9A-Fa-f]?|\\(?:x[0-9A-Fa-f]?|u[0-9A-Fa-f]{0,3}|u[dD][89abAB][0-9A-Fa-f]{2}(?:\\(?:u[0-9A-Fa-f]{0,3})?)?"
     rb"|u\{[0-9A-Fa-f]{0,6}|U[0-9A-Fa-f]{0,7}|[0-7]{1,2})?"
-    rb"|&(?:\#(?:[0-9]{0,7}|[xX][0-9A-Fa-f]{0,6})|[A-Za-z]{0,8}[0-9]{0,2})|\xef[\xbc\xbd]?|(?<![0-9A-Za-z])0(?:[xX][0-9A-Fa-f]?)?"
-    rb"|[\xc2-\xf4][\x80-\xbf]{0,2}|)\Z"
+    rb"|&(?:\#(?:[0-9]{0,7}|[xX][0-9A-Fa-f]{0,6})|[A-Za-z]{0,8}[0-9]{0,2})|\xef[\xbc\xbd]?"
+    rb"|(?<![0-9A-Za-z])0(?:[xX][0-9A-Fa-f]?)?|[\xc2-\xf4][\x80-\xbf]{0,2}|)\Z"
 )
 """What may be the beginning of an escape, or of a character, at the end."""
 
@@ -55,7 +57,14 @@ def without_escapes(data: bytes, *, is_begun: bool = False) -> list[bytes]:
     if not count:
         return listed
     alone = [read for kind in _OF_ONE_KIND if (read := kind.sub(_replaced, data)) not in (data, whole)]
-    return [whole, *alone, *listed]
+    return [*map(_joined, (whole, *alone)), *listed]
+
+
+def _joined(read: bytes) -> bytes:
+    """Returns bytes in which the bytes of a character stand together."""
+    if read.isascii():
+        return read
+    return _APART.sub(lambda match: match[0].replace(b"\0", b"").ljust(len(match[0]), b"\0"), read)
 
 
 def _without_marks(data: bytes, *, is_begun: bool) -> list[bytes]:
@@ -65,7 +74,8 @@ def _without_marks(data: bytes, *, is_begun: bool) -> list[bytes]:
         return []
     if not is_begun and _IS_LIST.search(data) is None:
         return []
-    return [_IN_LIST.sub(lambda match: b"\0" * 2 if match[1] is None else b"\0" b"0" + match[1], data)]
+    # Of a single digit, two are made.
+    return [_IN_LIST.sub(lambda match: bytes(2) if match[1] is None else bytes(1) + b"0" + match[1], data)]
 
 
 def _replaced(match: re.Match[bytes]) -> bytes:

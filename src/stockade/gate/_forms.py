@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from stockade.gate._views import View
 
-__all__ = ["LEAST_CHARACTERS", "MOST_CHARACTERS", "Form", "edges_of", "forms_of", "longest_gap", "view_of"]
+__all__ = ["LEAST_CHARACTERS", "Form", "edges_of", "forms_of", "longest_gap", "plain_forms_of"]
 
 LEAST_CHARACTERS: Final = 7
 """A form that is shorter would be found where it is none, and by no aligned word of four bytes."""
 
-MOST_CHARACTERS: Final = 64
+_MOST_CHARACTERS: Final = 64
 """Of a longer form, each piece of so many characters at most is looked for by itself."""
 
 _GROUPS: Final = ((6, 3, base64.b64encode), (5, 5, base64.b32encode))
 """Encodings of so many bits a character, in groups of so many bytes."""
 
 _CHARSETS: Final = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "latin-1")
-"""In which text other than ASCII is looked for, too. Of ASCII in these, nothing but zeros is left when it is dropped."""
+"""In which text other than ASCII is looked for, too. In ASCII, they add but zeros, which are dropped."""
 
 
 class Form(NamedTuple):
@@ -51,7 +51,7 @@ class Form(NamedTuple):
     is_piece: bool
 
 
-def view_of(text: bytes) -> View | None:
+def _view_of(text: bytes) -> View | None:
     """Returns what must be kept of text for a form to be found in it, and in as many writings as can be.
 
     Args:
@@ -75,11 +75,20 @@ def forms_of(secret: bytes) -> Iterator[Form]:
         secret: The secret.
     """
     for text in (*_written(secret), *_digits(secret), *_encoded(secret)):
-        yield from _looked_for(view_of(text), text)
+        yield from _looked_for(_view_of(text), text)
     if _is_text(secret) and not secret.isascii():
         for charset in _CHARSETS:
             with suppress(UnicodeEncodeError):
                 yield from _looked_for(RAW, secret.decode().encode(charset))
+
+
+def plain_forms_of(secret: bytes) -> list[Form]:
+    """Returns the forms of a secret as it is: its pieces, in their order.
+
+    Args:
+        secret: The secret.
+    """
+    return list(_looked_for(_view_of(secret), secret))
 
 
 def edges_of(secret: bytes) -> tuple[bytes, bytes]:
@@ -88,7 +97,7 @@ def edges_of(secret: bytes) -> tuple[bytes, bytes]:
     Args:
         secret: The secret.
     """
-    view = view_of(secret)
+    view = _view_of(secret)
     places = view.places_of(secret) if view else []
     return (secret[: places[0]], secret[places[-1] + 1 :]) if places else (b"", b"")
 
@@ -99,7 +108,7 @@ def longest_gap(secret: bytes) -> int:
     Args:
         secret: The secret.
     """
-    view = view_of(secret)
+    view = _view_of(secret)
     places = view.places_of(secret) if view else []
     return max((after - before - 1 for before, after in pairwise(places)), default=0)
 
@@ -108,7 +117,7 @@ def _looked_for(view: View | None, text: bytes) -> Iterator[Form]:
     if view is None:
         return
     kept = view.of(text)
-    count = -(-len(kept) // MOST_CHARACTERS)
+    count = -(-len(kept) // _MOST_CHARACTERS)
     size = -(-len(kept) // count) if count else 1
     for at in range(0, len(kept), size):
         piece = kept[at : at + size]

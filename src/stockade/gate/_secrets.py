@@ -103,20 +103,26 @@ class SecretFinder:
         # What is split by more is written by escapes.
         self._tail_bytes = longest * (_MOST_GAP + 8) + self._escaped_gap
 
-    def find(self, data: bytes, *, is_last: bool) -> Iterator[Span]:  # noqa: ARG002 - a form is whole where it is found
+    def find(self, data: bytes, *, is_last: bool) -> Iterator[Span]:
         """Returns the secrets in data; pieces of the same one as often as they are there.
 
         Args:
             data: The data.
             is_last: Whether nothing comes behind it.
         """
-        for look, read, gap in self._readings(data):
-            for form, (start, end, *rest) in look.find(read, gap):
-                start, end = self._edges.around(form, read, start, end)
-                # The last character, too, may be an escape.
-                while read is not data and end < len(read) and not read[end] and data[end]:
-                    end += 1
-                yield Span(start, end, *rest)
+        found = [(read, form, span) for look, read, gap in self._readings(data) for form, span in look.find(read, gap)]
+        # However it is read: what its end is may be known later.
+        without_end = {
+            span.start for read, form, span in found if not is_last and self._edges.goes_on(form, read, span.end)
+        }
+        for read, form, span in found:
+            if span.start in without_end:
+                continue
+            start, end = self._edges.around(form, read, span.start, span.end)
+            # The last character, too, may be an escape.
+            while read is not data and end < len(read) and not read[end] and data[end]:
+                end += 1
+            yield span._replace(start=start, end=end)
 
     def find_cut(self, head: bytes, tail: bytes) -> Iterator[Span]:
         """Returns what is left of secrets out of which something was cut, as spans of what is left of both.
@@ -195,17 +201,29 @@ class _Look:
         self.index = Index(forms)
         self._forms = forms
 
-    def find(self, data: bytes, gap: int) -> Iterator[tuple[bytes, Span]]:
-        """Yields the forms in data, and where they are."""
+    def find(self, data: bytes, gap: int) -> list[tuple[bytes, Span]]:
+        """Returns the forms in data, and where they are. Those of one form that overlap are one."""
         places: list[int] = []
-        ends: dict[bytes, int] = {}
+        found: list[tuple[bytes, Span]] = []
+        last: dict[bytes, tuple[int, int]] = {}
+        piece, piece_end = "", 0
         for at, form in sorted(self.index.find(self.view.of(data))):
             places = places or self.view.places_of(data)
             end = at + len(form)
-            if at >= ends.get(form, 0) and _is_together(places[at:end], gap):
-                ends[form] = end
-                name, is_piece = self._forms[form]
-                yield form, Span(places[at], places[end - 1] + 1, "secret", name, is_piece)
+            if not _is_together(places[at:end], gap):
+                continue
+            name, is_piece = self._forms[form]
+            # What stands between two pieces belongs to the secret.
+            start = places[at - 1] + 1 if is_piece and (name, at) == (piece, piece_end) else places[at]
+            piece, piece_end = name if is_piece else "", end
+            number, before = last.get(form, (0, 0))
+            if at < before:
+                found[number] = form, found[number][1]._replace(end=places[end - 1] + 1)
+            else:
+                number = len(found)
+                found.append((form, Span(start, places[end - 1] + 1, "secret", name, is_piece)))
+            last[form] = number, end
+        return found
 
     def begun(self, tail: bytes, gap: int, least: int = 1) -> _Part | None:
         """Returns the longest beginning of a form at the end of data; None where there is none."""

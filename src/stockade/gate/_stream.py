@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from stockade.report import Verdict
@@ -17,6 +18,9 @@ PIECE_BYTES: Final = 64 << 10
 
 FEW_BYTES: Final = 2048
 """Where more than that is kept, it is not looked at anew for each byte that comes."""
+
+_MOST_BETWEEN_BYTES: Final = 33
+_LETTER: Final = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 
 
 def placeholder(detector: str) -> bytes:
@@ -127,15 +131,15 @@ class GateStream:
             if verdict is Verdict.REDACT:
                 between = data[at : max(at, start)]
                 first = spans[0]
-                goes_on = first.is_piece and first.detector == self._replaced and not between.strip()
-                out += [between, b"" if goes_on else self._written(first.detector)]
+                goes_on = first.is_piece and first.detector == self._replaced and _separates(between)
+                out += [] if goes_on else [between, self._written(first.detector)]
                 self._replaced = spans[-1].detector if spans[-1].is_piece else ""
             else:
                 out.append(data[at:end])
                 self._replaced = ""
             at = end
             release_to, keep_from = max(release_to, at), max(keep_from, at)
-        if data[at:release_to].strip():
+        if not _separates(data[at:release_to]):
             self._replaced = ""
         out.append(data[at:release_to])
         keep_from = min(keep_from, release_to)
@@ -180,7 +184,12 @@ class _Place:
         """Whether something belongs here: it overlaps, or is the next piece of a secret of which one is here."""
         if span.start < self.end:
             return True
-        return span.is_piece and span.detector in self._in_pieces and not data[self.end : span.start].strip()
+        return span.is_piece and span.detector in self._in_pieces and _separates(data[self.end : span.start])
+
+
+def _separates(data: bytes) -> bool:
+    """Whether something may stand between two pieces of a secret."""
+    return len(data) <= _MOST_BETWEEN_BYTES and _LETTER.search(data) is None
 
 
 def _grouped(found: list[Span], data: bytes) -> list[tuple[int, int, list[Span]]]:

@@ -1,7 +1,7 @@
 """What is left of text when what separates is taken out of it, and capitals are made small.
 
-So `se cr-et`, a text that is wrapped, digits of bytes with colons between them, and both alphabets of base64 come to one
-form. What counts as separating depends on what a secret is made of.
+So `se cr-et`, a text that is wrapped, digits of bytes with colons between them, and both alphabets of base64 come to
+one form. What counts as separating depends on what a secret is made of.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ class View:
 
     Args:
         kept: The bytes that are kept.
-        folds: Whether capitals are made small, and what separates is dropped, of other scripts, too.
+        separates: What kinds of characters are dropped that are no ASCII, where any are kept; of those that are, capitals
+            are made small. These are the first letters of the categories of Unicode.
         is_exact: Whether bytes are left as they are.
     """
 
-    def __init__(self, kept: bytes, *, folds: bool = False, is_exact: bool = False) -> None:
+    def __init__(self, kept: bytes, *, separates: str = "", is_exact: bool = False) -> None:
         self._dropped = bytes(byte for byte in range(256) if byte not in kept)
         self._is_kept = bytes(byte in kept for byte in range(256))
-        self._folds = folds
+        self._separates = separates
         self._is_exact = is_exact
 
     def of(self, data: bytes) -> bytes:
@@ -54,20 +55,19 @@ class View:
         return list(compress(range(len(folded)), folded.translate(self._is_kept)))
 
     def _folded(self, data: bytes) -> bytes:
-        return _OTHER.sub(_small, data) if self._folds and not data.isascii() else data
+        if not self._separates or data.isascii():
+            return data
+        separates = self._separates
+        return _OTHER.sub(lambda match: _folded(match[0], separates), data)
 
 
-def _small(match: re.Match[bytes]) -> bytes:
-    return _folded_character(match[0])
-
-
-@lru_cache(4096)
-def _folded_character(character: bytes) -> bytes:
+@lru_cache(8192)
+def _folded(character: bytes, separates: str) -> bytes:
     try:
         text = character.decode()
     except UnicodeDecodeError:
         return character
-    if unicodedata.category(text)[0] in "CPSZ":
+    if unicodedata.category(text)[0] in separates:
         return b"\0" * len(character)
     small = text.lower().encode()
     return small if len(small) == len(character) else character
@@ -79,10 +79,10 @@ _NO_ASCII: Final = bytes(range(128, 256))
 LETTERS: Final = View(_ASCII_LETTERS)
 """The letters and digits of ASCII: for nearly all secrets, and for all encodings."""
 
-WORDS: Final = View(_ASCII_LETTERS + _NO_ASCII, folds=True)
+WORDS: Final = View(_ASCII_LETTERS + _NO_ASCII, separates="CPSZ")
 """Letters and digits of all scripts: for secrets that have others than those of ASCII."""
 
-MARKS: Final = View(bytes(range(33, 127)) + _NO_ASCII, folds=True)
+MARKS: Final = View(bytes(range(33, 127)) + _NO_ASCII, separates="CZ")
 """All that is seen: for secrets with few letters and digits."""
 
 RAW: Final = View(bytes(range(256)), is_exact=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from stockade._text import printable
 from stockade.errors import UsageError
+from stockade.secrets._never_written import NeverWritten
 from stockade.system import open_file
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def read_variable(name: str, what: str) -> str:
     return value
 
 
-class Secret:
+class Secret(NeverWritten):
     """A secret that guests are given, where their policy names it: as a variable of their environment, or as stdin.
 
     The policy names it in `custom`, as one of `secrets`; how it is called is said where it is given:
@@ -135,15 +136,6 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(stdin=True)" if self.stdin else f"Secret(env={self.env!r})"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret cannot be pickled: make it where it is used")
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
 
 
 def _is_text(data: bytes) -> bool:
