@@ -267,7 +267,7 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
         # These are told under the gate.
         *("Finding", "Verdict"),
     },
-    stockade.gate: {"GateRun", "Given", "SecretFinder", "checked_secrets", "violation_of", "worst_of"},
+    stockade.gate: {"GateRun", "Given", "SecretFinder", "Span", "checked_secrets", "violation_of", "worst_of"},
     stockade.guests: set(),
     stockade.host: {
         *("BoundFunction", "CapabilityMissing", "HaltedGuest", "HostFunctionFailed", "HostFunctions"),

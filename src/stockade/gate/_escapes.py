@@ -92,10 +92,9 @@ def _usual_escapes() -> dict[bytes, bytes]:
             found[b"%" + text.encode()] = bytes((byte, 0, 0))
             found[b"\\x" + text.encode()] = bytes((byte, 0, 0, 0))
     for name, meant in html5.items():
-        escape = f"&{name}".encode()
-        text = meant.encode()
-        if escape.endswith(b";") and len(text) <= len(escape) <= LONGEST_ESCAPE:
-            found[escape] = text.ljust(len(escape), b"\0")
+        escape, character = f"&{name}".encode(), meant.encode()
+        if escape.endswith(b";") and len(character) <= len(escape) <= LONGEST_ESCAPE:
+            found[escape] = character.ljust(len(escape), b"\0")
     return found
 
 

@@ -24,8 +24,8 @@ class View:
 
     Args:
         kept: The bytes that are kept.
-        separates: What kinds of characters are dropped that are no ASCII, where any are kept; of those that are, capitals
-            are made small. These are the first letters of the categories of Unicode.
+        separates: Which characters are dropped that are no ASCII, by the first letters of their categories in Unicode;
+            of the others, capitals are made small. Without, they are taken as bytes.
         is_exact: Whether bytes are left as they are.
     """
 
