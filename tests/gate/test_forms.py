@@ -172,6 +172,9 @@ def test_whatever_may_be_registered_is_found_in_its_forms(
 
 
 @settings(max_examples=examples(600))
+@example("000000::::::::;<0", "UTF-32", b"", [1] * 100)
+@example("abcdefg" + "-" * 140 + "hijk", "UTF-16", b"", [])
+@example("abcdefg" + "-" * 140 + "hijk", "JSON", b"", [7] * 30)
 @example("pass\U0001f600word-1234", "JSON", b"", [])
 @example("pässword-wörter-x", "UTF-16", b"", [])
 @example("ab-cd_12!$%&", "HTML in hex", b"", [1] * 100)

@@ -27,6 +27,9 @@ __all__ = ["LEAST_CHARACTERS", "Form", "edges_of", "forms_of", "longest_gap", "p
 LEAST_CHARACTERS: Final = 7
 """A form that is shorter would be found where it is none, and by no aligned word of four bytes."""
 
+_MOST_OWN_GAP: Final = 100
+"""How much may stand between two characters that are kept of a form."""
+
 _MOST_CHARACTERS: Final = 64
 """Of a longer form, each piece of so many characters at most is looked for by itself."""
 
@@ -60,11 +63,10 @@ def _view_of(text: bytes) -> View | None:
     Returns:
         The view; None where so little is left of it that it is looked for in none.
     """
-    words = WORDS.of(text)
-    if len(words) >= LEAST_CHARACTERS and _is_text(text):
-        return LETTERS if words.isascii() else WORDS
-    if len(MARKS.of(text)) >= LEAST_CHARACTERS and _is_text(text):
-        return MARKS
+    if _is_text(text):
+        for view in (LETTERS if WORDS.of(text).isascii() else WORDS, MARKS):
+            if len(view.of(text)) >= LEAST_CHARACTERS and _longest_gap(view, text) <= _MOST_OWN_GAP:
+                return view
     return RAW if len(text) >= LEAST_CHARACTERS else None
 
 
@@ -109,7 +111,11 @@ def longest_gap(secret: bytes) -> int:
         secret: The secret.
     """
     view = _view_of(secret)
-    places = view.places_of(secret) if view else []
+    return _longest_gap(view, secret) if view else 0
+
+
+def _longest_gap(view: View, text: bytes) -> int:
+    places = view.places_of(text)
     return max((after - before - 1 for before, after in pairwise(places)), default=0)
 
 

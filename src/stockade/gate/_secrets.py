@@ -31,7 +31,6 @@ _MOST_NAME_CHARACTERS: Final = 100
 _MOST_GAP: Final = 32
 """How much may stand between two characters of a secret that is split, beside what stands there in itself."""
 
-_MOST_OWN_GAP: Final = 100
 _LEAST_HELD: Final = 4
 """How much of a secret is kept back, where it may go on: less of it may leave, so that a prompt does."""
 
@@ -91,13 +90,14 @@ class SecretFinder:
         self._edges = Edges(secrets.values())
         own_gap = 0
         for name, secret in secrets.items():
-            own_gap = min(max(own_gap, longest_gap(secret)), _MOST_OWN_GAP)
+            own_gap = max(own_gap, longest_gap(secret))
             for form in forms_of(secret):
                 forms.setdefault(form.view, {}).setdefault(form.text, (name, form.is_piece))
         self._looks = [_Look(view, found) for view, found in forms.items()]
         self._looks_at_text = [look for look in self._looks if look.view is not RAW]
         self._least_held = least_held
-        self._gap = 1 + _MOST_GAP + own_gap
+        # In UTF-32, each character takes four bytes.
+        self._gap = 1 + _MOST_GAP + 4 * own_gap
         self._escaped_gap = 1 + _MOST_GAP + LONGEST_ESCAPE * max(2, own_gap)
         longest = max((look.index.longest for look in self._looks), default=0)
         # What is split by more is written by escapes.
@@ -169,8 +169,11 @@ class SecretFinder:
         for look, read, gap in readings:
             part = look.begun(read, gap)
             if part is not None:
-                begin = self._edges.before(part.form, read, part.border)
-                keep = min(keep, begin)
+                begin = whole = self._edges.before(part.form, read, part.border)
+                while whole and not read[whole - 1] and tail[whole - 1]:
+                    # What is left out of a number says that it is one.
+                    whole -= 1
+                keep = min(keep, whole)
                 if part.length + part.border - begin >= self._least_held:
                     release = min(release, begin)
             if self._edges:
