@@ -275,14 +275,6 @@ def test_a_deadline_ends_what_sleeps(isolation: Isolation) -> None:
     assert [violation.field for violation in report.violations] == ["limits.wall_time"]
 
 
-def test_what_is_not_there_yet_is_refused_in_words() -> None:
-    """Nothing is run in this process that was to run in one of its own."""
-    box = Sandbox(isolation="process")
-
-    with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
-        box.warm(wat(ECHO))
-
-
 @pytest.mark.parametrize("language", [Python, JavaScript])
 def test_a_language_refuses_it_when_it_is_made(language: type[Python | JavaScript]) -> None:
     """Before there is anything to run; the twins are the tests of languages."""
@@ -290,8 +282,6 @@ def test_a_language_refuses_it_when_it_is_made(language: type[Python | JavaScrip
         language(isolation="procss")  # type: ignore[arg-type]
     with pytest.raises(IsolationError, match="is weaker"):
         language(Policy(isolation="process"), isolation="inprocess")
-    with pytest.raises(IsolationError, match='no guests are made ahead with isolation="process"'):
-        language(isolation="process", pool_size=2)
 
 
 TOO_LARGE = """

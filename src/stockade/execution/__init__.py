@@ -31,7 +31,6 @@ from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
 from stockade.execution._string_calls import MEMORY, CallExport, Convention, Returns, StringCall
 from stockade.execution._values import Argument, Call, bind_arguments
-from stockade.execution._where import check_lives_here
 from stockade.policy import Isolation
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ __all__ = [
     "bind_arguments",
     "calibrate",
     "check_arguments",
-    "check_lives_here",
     "check_monitoring",
     "environment",
     "initialized",

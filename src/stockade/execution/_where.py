@@ -23,8 +23,7 @@ def check_lives_here(isolation: Isolation) -> None:
     """
     if isolation != "inprocess":
         raise IsolationError(
-            f'no guests are made ahead with isolation="{isolation}" in this release: use isolation="inprocess" for '
-            "warm guests"
+            f'guests with isolation="{isolation}" live in processes of their own, and are not made here'
         )
 
 

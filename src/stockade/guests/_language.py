@@ -14,7 +14,7 @@ from stockade._later import called_later
 from stockade._locks import new_lock
 from stockade._text import printable
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import Inputs, SavedGuest, check_lives_here, check_monitoring
+from stockade.execution import Inputs, SavedGuest, check_monitoring
 from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
 from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, pictures, read_frame
@@ -130,7 +130,7 @@ class Language:
         monitoring: What is watched of all its runs: samples over time, and alerts.
         packages: A folder with wheels of pure Python that the code may import.
         pool_size: How many interpreters wait, started, for runs under the language's own policy. Each serves one run;
-            others are started in the background.
+            others are started in the background. In processes of their own, processes wait for runs.
         trace: What of the calls of the interpreter is traced, as for `Sandbox`: in `result.report.trace_calls`.
         audit: Is told of all that happens here: a log for as many languages and sandboxes as you like.
         credentials: What the host adds to requests of the code, by names, as for `Sandbox`.
@@ -138,7 +138,7 @@ class Language:
 
     Raises:
         PolicyError: The policy is none, or cannot be enforced.
-        IsolationError: There is no such isolation, the policy demands a stronger one, or no interpreters wait there.
+        IsolationError: There is no such isolation, or the policy demands a stronger one.
         ModuleNotFound: The interpreter is not installed.
         UsageError: The folder holds a wheel that is not pure Python.
     """
@@ -166,9 +166,7 @@ class Language:
         check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
-        where = isolation_of(self.policy, isolation)
-        if pool_size:
-            check_lives_here(where)
+        self._is_apart = isolation_of(self.policy, isolation) != "inprocess"
         self._pool_size = pool_size
         self._isolation = isolation
         self._monitoring = check_monitoring(monitoring)
@@ -655,6 +653,9 @@ class Language:
             # One for each place, for its folder is its own.
             beginning = self._beginning(module, driver, box.policy, is_often=True)
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
+            if self._is_apart:
+                box.warm(beginning, pool_size=1)
+                return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), None)
             ahead = box.warm_one(beginning, Inputs(begun, env=_ENVIRONMENT), folder.clear, hints=driver.hints)
         return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), ahead)
 

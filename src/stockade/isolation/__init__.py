@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from stockade.isolation._backend import BACKENDS, Backend, InProcess, Task, at_least, backend, best, strength
+from stockade.isolation._backend import (
+    BACKENDS,
+    Backend,
+    InProcess,
+    Task,
+    at_least,
+    backend,
+    best,
+    strength,
+    workers_of,
+)
 
-__all__ = ["BACKENDS", "Backend", "InProcess", "Task", "at_least", "backend", "best", "strength"]
+__all__ = ["BACKENDS", "Backend", "InProcess", "Task", "at_least", "backend", "best", "strength", "workers_of"]

@@ -2,7 +2,8 @@
 
 How many wait for a module under a policy follows from how many of its runs are under way at once; none does for what
 has run but once. Another is made when the run is over that one was taken for, or is not over within a moment: whoever
-made it before would take that run's time. All are ended that nobody has asked for in a while.
+made it before would take that run's time. All are ended that nobody has asked for in a while, but
+those that somebody has asked to wait.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from stockade.isolation._frames import Gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stockade.isolation._handle import WorkerHandle
 
@@ -40,6 +41,7 @@ class _Expected:
         wanted: How many of these there were when one was asked for last: so many are to wait.
         asked: When that was.
         is_usual: Whether that was not the first time.
+        kept: How many are to wait at least, whether anybody asks for them or not.
     """
 
     def __init__(self, asked: float) -> None:
@@ -48,6 +50,12 @@ class _Expected:
         self.wanted = 0
         self.asked = asked
         self.is_usual = False
+        self.kept = 0
+
+    @property
+    def spare(self) -> int:
+        """How many wait that may be ended."""
+        return max(0, len(self.waiting) - self.kept)
 
 
 class WorkersAhead:
@@ -90,6 +98,38 @@ class WorkersAhead:
             worker.close()
         return None
 
+    def keep(self, program: int, size: int) -> Sequence[WorkerHandle]:
+        """Has so many wait at least, whether anybody asks for them or not, until it is told otherwise.
+
+        Args:
+            program: What they are to run.
+            size: How many.
+
+        Returns:
+            Those that wait now, or are about to.
+
+        Raises:
+            Gone: Nobody makes any.
+            OSError: There are no more descriptors.
+        """
+        expected = self._expected.get(program)
+        if expected is None:
+            expected = self._expected[program] = _Expected(self._clock())
+        expected.kept, expected.is_usual = size, True
+        for _ in range(len(expected.waiting)):
+            worker = expected.waiting.popleft()
+            if len(expected.waiting) < size and worker.status is None and not worker.refused:
+                expected.waiting.append(worker)
+            else:
+                worker.close()
+        self._refill(program, expected)
+        return tuple(expected.waiting)
+
+    def has(self, worker: WorkerHandle) -> bool:
+        """Whether a worker still waits for a run to take it."""
+        expected = self._expected.get(worker.program)
+        return expected is not None and worker in expected.waiting
+
     def took(self, worker: WorkerHandle) -> None:
         """Notes that a run has its worker and has told it what to do.
 
@@ -129,8 +169,9 @@ class WorkersAhead:
         return bool(self._short)
 
     def _refill(self, program: int, expected: _Expected) -> None:
-        while len(expected.waiting) < min(expected.wanted, MOST_FOR_ONE, self._most):
-            if len(self) >= self._most and not self._end_oldest(program):
+        while len(expected.waiting) < max(expected.kept, min(expected.wanted, MOST_FOR_ONE, self._most)):
+            spare = sum(one.spare for one in self._expected.values())
+            if len(expected.waiting) >= expected.kept and spare >= self._most and not self._end_oldest(program):
                 return
             expected.waiting.append(self._make(program))
 
@@ -143,7 +184,7 @@ class WorkersAhead:
 
     def _end_oldest(self, but: int) -> bool:
         """Ends a worker of what was not asked for for longest; whether there was one."""
-        found = [one for program, one in self._expected.items() if one.waiting and program != but]
+        found = [one for program, one in self._expected.items() if one.spare and program != but]
         if not found:
             return False
         min(found, key=lambda one: one.asked).waiting.popleft().close()
@@ -160,13 +201,14 @@ class WorkersAhead:
         late = self._clock() - IDLE_SECONDS
         for program, expected in list(self._expected.items()):
             if expected.asked <= late:
-                _end(expected)
-                if not expected.working:
+                expected.wanted = 0
+                _end(expected, expected.kept)
+                if not (expected.working or expected.kept):
                     del self._expected[program]
 
     def idle_at(self) -> float | None:
         """Returns when there is something to end, by the clock; None where nothing waits. For any thread."""
-        asked = [expected.asked for expected in list(self._expected.values()) if expected.waiting]
+        asked = [expected.asked for expected in list(self._expected.values()) if expected.spare]
         return min(asked) + IDLE_SECONDS if asked else None
 
     def close(self) -> None:
@@ -175,6 +217,6 @@ class WorkersAhead:
             _end(self._expected.popitem()[1])
 
 
-def _end(expected: _Expected) -> None:
-    while expected.waiting:
+def _end(expected: _Expected, but: int = 0) -> None:
+    while len(expected.waiting) > but:
         expected.waiting.popleft().close()

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.execution import Argument, Isolation, OpenGuest, Returns, SavedGuest, Streams
+    from stockade.isolation._process import Workers
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunCoroutine
 
-__all__ = ["BACKENDS", "Backend", "InProcess", "Task", "at_least", "backend", "best", "check", "strength"]
+__all__ = ["BACKENDS", "Backend", "InProcess", "Task", "at_least", "backend", "best", "check", "strength", "workers_of"]
 
 _TINY: Final = b"\0asm\1\0\0\0\1\4\1`\0\0\3\2\1\0\7\n\1\6_start\0\0\n\4\1\2\0\x0b"
 """A command that does nothing."""
@@ -206,7 +207,12 @@ def check(backend: Backend) -> frozenset[str]:
 
 
 @cache
-def _elsewhere(name: Isolation) -> Backend:
+def workers_of(name: Isolation) -> Workers:
+    """Returns the backend of an isolation that has workers.
+
+    Args:
+        name: What it is called.
+    """
     # Most programs have no use for it, and it loads what speaks with other processes.
     from stockade.isolation._process import in_bubblewrap, workers
 
@@ -235,7 +241,7 @@ def backend(name: Isolation) -> Backend:
         raise IsolationError(
             f'there is no isolation {printable(str(name))}: use "inprocess", "process" or "bubblewrap"'
         )
-    return _in_process if name == "inprocess" else _elsewhere(name)
+    return _in_process if name == "inprocess" else workers_of(name)
 
 
 def strength(found: Backend) -> int:

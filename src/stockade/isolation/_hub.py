@@ -284,6 +284,8 @@ class Hub:
     def __init__(self, module: str) -> None:
         self._module = module
         self.stale: deque[int] = deque()
+        # How many workers are to wait, by the keys of what they are to run.
+        self._kept: dict[tuple[int, str], int] = {}
         self._lock = reentrant_lock()
         self._server: _Server | None = None
         self._numbers = itertools.count(1)
@@ -370,13 +372,7 @@ class Hub:
         keeps: bool,
     ) -> WorkerHandle:
         server = self._found()
-        while self.stale:
-            server.drop(self.stale.popleft())
-        program = server.programs.find(what.key)
-        if program is None:
-            program = next(self._numbers)
-            server.order(*what.make(program, server.like(what.code)))
-            server.keep(what, program)
+        program = self._program(server, what)
         worker = None if keeps else server.ahead.take(program)
         if worker is None:
             worker = server.make(program, keeps=keeps)
@@ -389,6 +385,66 @@ class Hub:
             worker.close()
             raise
         return worker
+
+    def _program(self, server: _Server, what: Registered) -> int:
+        """The number by which a server knows what is to run."""
+        self._drop_stale(server)
+        program = server.programs.find(what.key)
+        if program is None:
+            program = next(self._numbers)
+            server.order(*what.make(program, server.like(what.code)))
+            server.keep(what, program)
+            if kept := self._kept.get(what.key):
+                server.ahead.keep(program, kept)
+        return program
+
+    def _drop_stale(self, server: _Server) -> None:
+        while self.stale:
+            policy = self.stale.popleft()
+            for key in [key for key in self._kept if key[0] == policy]:
+                del self._kept[key]
+            server.drop(policy)
+
+    def keep(self, what: Registered, size: int) -> Sequence[WorkerHandle]:
+        """Has so many workers wait at least, whether anybody asks for them or not, until it is told otherwise.
+
+        Args:
+            what: What they are to run.
+            size: How many; 0 for as many as are made anyway.
+
+        Returns:
+            Those that wait now, or are about to.
+
+        Raises:
+            IsolationError: There is no fork server, and there can be none.
+        """
+        for _ in range(3):
+            with suppress(Gone), self._lock:
+                self._kept.pop(what.key, None)
+                if size:
+                    self._kept[what.key] = size
+                elif self._server is None or what.key not in self._server.programs:
+                    return ()
+                server = self._found()
+                return server.ahead.keep(self._program(server, what), size)
+        raise IsolationError("the process that makes workers ends again and again: see that there is memory for it")
+
+    def forget(self, policy: int) -> None:
+        """Ends the workers that wait for runs under a policy, of which there are to be no more.
+
+        Args:
+            policy: The first part of the keys of what ran under it.
+        """
+        with self._lock:
+            self.stale.append(policy)
+            if self._server is not None and not self._server.lost:
+                with suppress(Gone):
+                    self._drop_stale(self._server)
+
+    def has_ahead(self, worker: WorkerHandle) -> bool:
+        """Whether a worker still waits for a run to take it."""
+        with self._lock:
+            return self._server is not None and self._server.ahead.has(worker)
 
     def refill(self, worker: WorkerHandle) -> None:
         """Has others made for runs that follow, while a run is under way.
@@ -410,7 +466,7 @@ class Hub:
         if server is None or not (server.workers or server.ahead.is_short):
             # Whatever comes to be wanted is heard of.
             return None
-        if not server.ahead.is_short:
+        if not (server.ahead.is_short or self.stale):
             due = server.ahead.idle_at()
             left = _LOOK_SECONDS if due is None else due - time.monotonic()
             if left > 0:
@@ -419,6 +475,8 @@ class Hub:
         if not self._lock.acquire(blocking=False):
             return _BUSY_SECONDS
         try:
+            with suppress(Gone):
+                self._drop_stale(server)
             server.ahead.refill_all()
             server.ahead.end_idle()
         finally:
@@ -455,6 +513,7 @@ class Hub:
         self._lock = reentrant_lock()
         self._free = MOST_WORKERS
         self._waiting.clear()
+        self._kept.clear()
         server, self._server = self._server, None
         if server is not None:
             server.forget()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from stockade.errors import Cancelled, IsolationError, SnapshotError
+from stockade.errors import Cancelled, IsolationError, SnapshotError, UsageError
 from stockade.execution import environment, with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
@@ -20,6 +20,7 @@ from stockade.isolation._frames import MOST_DESCRIPTORS, sealed_file
 from stockade.isolation._hub import hub_of
 from stockade.isolation._messages import Open, Register, Request, TraceTold
 from stockade.isolation._remote import RemoteGuest, request_of
+from stockade.isolation._remote_heard import START_SECONDS
 from stockade.isolation._state import told_state
 from stockade.runner import FOREVER
 from stockade.syscalls import calls_removed_by_user
@@ -31,13 +32,21 @@ if TYPE_CHECKING:
     from stockade.engine import SealedFile
     from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
+    from stockade.isolation._handle import WorkerHandle
     from stockade.isolation._hub import Hub
+    from stockade.modules import Module
     from stockade.report import Report, Trace
     from stockade.runner import RunControl, RunCoroutine
 
 __all__ = ["Workers", "in_bubblewrap", "workers"]
 
 _MOST_MOUNTS: Final = MOST_DESCRIPTORS - 2
+
+MOST_KEPT: Final = 64
+"""Workers that can be had to wait for a module under a policy."""
+
+_LOOK_SECONDS: Final = 0.05
+"""How often it is looked whether a run has taken a worker that somebody waits for."""
 
 
 class Workers:
@@ -94,6 +103,44 @@ class Workers:
         """
         return _open(context, control, task, tenant, keeps=keeps)
 
+    def keep_ahead(self, context: PolicyContext, module: Module, size: int) -> None:
+        """Has so many workers wait for runs of a module, and waits until they are ready.
+
+        Args:
+            context: The policy made ready.
+            module: The module.
+            size: How many; 0 for as many as are made anyway.
+
+        Raises:
+            IsolationError: There can be no workers, or not so many.
+            ModuleError: The module cannot be run.
+            UsageError: That is too many.
+        """
+        if size > MOST_KEPT:
+            raise UsageError(f"pool_size is {size:,}: at most {MOST_KEPT} workers wait for a module")
+        _check(context)
+        hub = hub_of(self._name)
+        context.plan(module)
+        with _Registration(context, context.ready(module)) as registration:
+            made = hub.keep(registration, size)
+            for worker in made:
+                if (why := _why_not_ready(hub, worker)) is not None:
+                    hub.keep(registration, 0)
+                    raise IsolationError(
+                        f"no {size} workers can wait for {module.name} ({why}): see that this user may have more "
+                        "processes, and that there is memory for them"
+                    )
+
+    def forget(self, context: PolicyContext) -> None:
+        """Ends the workers that wait for runs under a policy.
+
+        Args:
+            context: The policy made ready.
+        """
+        number = _known.get(context)
+        if number is not None:
+            hub_of(self._name).forget(number)
+
     def check(self) -> frozenset[str]:
         """Runs a command that does nothing; returns the walls that stood around it.
 
@@ -115,6 +162,17 @@ def _unavailable() -> str:
     if sys.platform != "linux" or not has_memory_files() or not hasattr(os, "pidfd_open"):
         return "runs in a process of their own need Linux 5.4 or later"
     return ""
+
+
+def _why_not_ready(hub: Hub, worker: WorkerHandle) -> str | None:
+    """Waits until a worker waits; says why it does not, None where it does, or a run has taken it already."""
+    until = time.monotonic() + START_SECONDS
+    while not worker.wait(_LOOK_SECONDS) and hub.has_ahead(worker):
+        if time.monotonic() >= until:
+            return f"one was not ready within {START_SECONDS:g} s"
+    if worker.refused:
+        return f"the system's error {worker.refused}"
+    return None if worker.status is None else f"one has ended, with {worker.status}"
 
 
 def _run(context: PolicyContext, control: RunControl, task: Task, tenant: str) -> RunCoroutine[Report]:

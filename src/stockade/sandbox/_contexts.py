@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stockade.execution import Monitoring
     from stockade.gate import SecretFinder
     from stockade.host import HostFunctions
+    from stockade.modules import Module
     from stockade.policy import Isolation, Policy, PolicyLike
     from stockade.report import Trace
     from stockade.secrets import Secret
@@ -65,6 +66,8 @@ class PolicyContexts:
             secrets=secrets,
             given=given,
         )
+        # Those for whose runs workers wait.
+        self._ahead: set[PolicyContext] = set()
         self._narrowed: BoundedDict[Policy, PolicyContext] = BoundedDict(_MAX_NARROWED)
 
     def under(self, policy: PolicyLike | None = None) -> PolicyContext:
@@ -91,8 +94,32 @@ class PolicyContexts:
                 kept.keep(asked, found)
         return found
 
+    def keep_ahead(self, context: PolicyContext, module: Module, size: int) -> None:
+        """Has workers wait for runs of a module, until all is closed.
+
+        Args:
+            context: The policy made ready, which is one of these.
+            module: The module.
+            size: How many; 0 for as many as are made anyway.
+
+        Raises:
+            IsolationError: There can be none, or not so many.
+            ModuleError: The module cannot be run.
+            UsageError: That is too many.
+        """
+        from stockade.isolation import workers_of
+
+        self._ahead.add(context)
+        workers_of(context.isolation).keep_ahead(context, module, size)
+
     def close(self) -> None:
         """Lets go of them: nothing can be run any more."""
+        if self._ahead:
+            from stockade.isolation import workers_of
+
+            while self._ahead:
+                context = self._ahead.pop()
+                workers_of(context.isolation).forget(context)
         own, narrowed = self._own, self._narrowed
         self._own, self._narrowed = None, BoundedDict(_MAX_NARROWED)
         for context in ([] if own is None else [own]) + list(narrowed.values()):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from stockade.errors import ModuleError, UsageError
-from stockade.execution import NO_INPUTS, Inputs, check_lives_here
+from stockade.execution import NO_INPUTS, Inputs
 from stockade.host import HTTP_MODULE, HostFunctions
 from stockade.modules import Module
 from stockade.policy import isolation_of, policy_of
@@ -329,6 +329,10 @@ class Sandbox:
 
         Returns when so many wait. Each serves one run; others are made in the background when half of them are used.
 
+        Where runs happen in processes of their own, such processes wait: jailed, with the machine code of the module,
+        each for one run or call, whatever its arguments. What the guest does at its beginning it does then, and a
+        session has a fresh process. At most 64 wait for a module, and `memory_bytes` is of no account.
+
         Args:
             module: The snapshot, or the module.
             args: Arguments of the command, as in `run`.
@@ -340,6 +344,7 @@ class Sandbox:
         Raises:
             ModuleError: The module cannot be run.
             EngineError: There is no room for so many.
+            IsolationError: There can be no processes, or not so many.
             UsageError: The snapshot or the command needs more than it may have, the command ends before it waits, or an
                 argument is unfit.
         """
@@ -383,8 +388,10 @@ class Sandbox:
         hints: Sequence[bytes] = (),
     ) -> ReadyPool[Any] | None:
         context = self._contexts.under(policy)
-        check_lives_here(context.isolation)
         loaded, saved = load_source(context, module)
+        if context.isolation != "inprocess":
+            self._contexts.keep_ahead(context, loaded, pool_size)
+            return None
         if saved is None:
             return context.park(loaded, inputs, pool_size, memory_bytes, tidy, hints)
         if tidy is None and (inputs.arguments() or inputs.env):
