@@ -161,8 +161,7 @@ class Sandbox:
     Args:
         policy: A policy, the name of a preset, or the path of a policy file.
         isolation: Where runs happen: `inprocess`, or `process`, each run and each session in a jailed process of its
-            own; by default, where the policy has them happen, than which nothing weaker is taken. What does not work
-            in a process of its own in this release is refused.
+            own; by default, where the policy has them happen, than which nothing weaker is taken.
         monitoring: What is watched of all its runs: samples over time, and alerts.
         trace: What of the calls of guests is traced: True for all of it, in `Report.trace_calls`; or a `Trace`.
         audit: Is told of all that happens here: a log for as many sandboxes as you like.
