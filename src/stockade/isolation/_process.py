@@ -123,13 +123,13 @@ class Workers:
         context.plan(module)
         with _Registration(context, context.ready(module)) as registration:
             made = hub.keep(registration, size)
-            for worker in made:
-                if (why := _why_not_ready(hub, worker)) is not None:
-                    hub.keep(registration, 0)
-                    raise IsolationError(
-                        f"no {size} workers can wait for {module.name} ({why}): see that this user may have more "
-                        "processes, and that there is memory for them"
-                    )
+        why = next(filter(None, (_why_not_ready(hub, worker) for worker in made)), None)
+        if why is not None:
+            hub.keep(registration, 0)
+            raise IsolationError(
+                f"no {size} workers can wait for {module.name} ({why}): see that this user may have more processes, and "
+                "that there is memory for them"
+            )
 
     def forget(self, context: PolicyContext) -> None:
         """Ends the workers that wait for runs under a policy.
