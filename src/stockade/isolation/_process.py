@@ -127,8 +127,8 @@ class Workers:
         if why is not None:
             hub.keep(registration, 0)
             raise IsolationError(
-                f"no {size} workers can wait for {module.name} ({why}): see that this user may have more processes, and "
-                "that there is memory for them"
+                f"no {size} workers can wait for {module.name} ({why}): see that this user may have more processes, "
+                "and that there is memory for them"
             )
 
     def forget(self, context: PolicyContext) -> None:
