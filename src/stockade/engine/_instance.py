@@ -338,6 +338,7 @@ class Instance:
         table_elements: The most that any single table may have.
         directories: What native WASI may reach.
         renamed: Exports of the guest that are found under another name.
+        loan: What the guard is lent.
 
     Raises:
         EngineError: There is no room, or a directory could not be opened.
@@ -379,6 +380,7 @@ class Instance:
         table_elements: int,
         directories: Sequence[Directory] = (),
         renamed: Mapping[bytes, bytes] = _NOTHING,
+        loan: Loan | None = None,
     ) -> None:
         api = self._api = linked.engine.api
         self._place = store
@@ -428,6 +430,24 @@ class Instance:
                 )
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
+            elif loan is not None:
+                # Here, where all is at hand: a function of its own would take a tenth of what limits cost a run.
+                table, natives, halts = loan
+                if halts:
+                    self.bed = store.bed or self._make_bed()
+                number = linked.natives_table
+                store.words[_ITEM_WORD] = self._find_natives(table) if number is None else number
+                lent = base + _LENT
+                # SAFETY: linker and store belong to one engine. The table's handle is where the instance's is, with
+                # its number behind it (see `_handle`), borrowed for each call; a function lands in `out.lent`. An
+                # extern that holds a function and a value that holds a reference to one lie alike, so with its kind
+                # changed it is that value.
+                for slot, name, size in natives:
+                    if not api.linker_get(linked.linker, context, MODULE, _MODULE_BYTES, name, size, lent):
+                        raise KeyError(name)
+                    store.bytes[_LENT] = _FUNCREF
+                    if error := api.table_set(context, base, slot, lent):
+                        raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
@@ -558,6 +578,14 @@ class Instance:
             known[name] = int.from_bytes(handle[_ITEM_IN_HANDLE], sys.byteorder)
         return handle
 
+    def _find_natives(self, table: bytes) -> int:
+        """Returns the number of the table through which the guard reaches what it is lent, and notes it."""
+        linked = self._linked
+        self._handle(linked.table_handles, table, _TABLE)
+        # Noted by now, for the table is the instance's own.
+        number = linked.natives_table = linked.table_handles[table]
+        return number
+
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
         # SAFETY: the store is alive, and nothing of it runs.
@@ -635,33 +663,6 @@ class Instance:
         # SAFETY: as above; the engine checks that the kind is the global's, and copies the number.
         if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
-
-    def lend(self, loan: Loan) -> None:
-        """Puts native WASI functions into the table through which the guard reaches those that the guest lacks.
-
-        Args:
-            loan: Which, and where.
-        """
-        table, natives, halts = loan
-        place, api, linked, context, base = self._place, self._api, self._linked, self._context, self._base
-        if halts:
-            self.bed = place.bed or self._make_bed()
-        try:
-            # As in `_handle`, and used where it stands: to copy it takes longer.
-            place.words[_ITEM_WORD] = linked.table_handles[table]
-            handle: int | bytes = base
-        except KeyError:
-            handle = self._handle(linked.table_handles, table, _TABLE)
-        lent = base + _LENT
-        # SAFETY: linker and store belong to one engine. The table's handle is borrowed for each call; a function lands
-        # in `out.lent`. An extern that holds a function and a value that holds a reference to one lie alike, so with
-        # its kind changed it is that value.
-        for slot, name, size in natives:
-            if not api.linker_get(linked.linker, context, MODULE, _MODULE_BYTES, name, size, lent):
-                raise KeyError(name)
-            place.bytes[_LENT] = _FUNCREF
-            if error := api.table_set(context, handle, slot, lent):
-                raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
     def watch(self, guest: Watched) -> None:
         """Has the guest looked after while it runs, for it may open a FIFO."""

@@ -68,7 +68,7 @@ class LiveGuest(GuestAnywhere):
         env: Its environment.
         stdin: Its standard input, unless `streams` has a callback for it.
         streams: Callbacks for output and input while it runs.
-        waiting: An instance for it that was made ahead.
+        waiting: An instance for it that was made ahead, for a run with callbacks or without.
 
     Raises:
         EngineError: There is no room for an instance.
@@ -148,7 +148,9 @@ class LiveGuest(GuestAnywhere):
                 self._ending = StopReason.too_large(plan.program.woven, plan.limits, restored=plan.held is not None)
                 return
             try:
-                instance = self._instance = waiting or plan.instantiate(self._guard_bytes)
+                instance = self._instance = waiting or plan.instantiate(
+                    self._guard_bytes, streamed=self._streams is not None
+                )
             except InstantiationError:
                 if not plan.module.parsed.may_begin_with_objects:
                     raise
@@ -160,8 +162,6 @@ class LiveGuest(GuestAnywhere):
                 self._ending = StopReason(failure=instance.failure)
             elif is_bare:
                 self._write_state(instance)
-                if plan.loan is not None:
-                    instance.lend(plan.loan)
             else:
                 self._restore(instance, waiting)
                 if plan.forks:
@@ -270,9 +270,6 @@ class LiveGuest(GuestAnywhere):
                 self._limit_memories(instance)
         elif woven.collects:
             self._limit_memories(instance)
-        loan = plan.loan if self._streams is None else plan.loan_for_streams
-        if loan is not None:
-            instance.lend(loan)
 
     def _write_state(self, instance: Instance) -> State:
         program = self._plan.program

@@ -194,11 +194,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             raise linked.engine.full(claim)
         return linked, store
 
-    def instantiate(self, guard_bytes: int) -> Instance:
+    def instantiate(self, guard_bytes: int, *, streamed: bool = False) -> Instance:
         """Makes an instance.
 
         Args:
             guard_bytes: How large the guard's memory may become; 0 where that is no more than the guest may have.
+            streamed: Whether its run has callbacks, or may have some.
 
         Raises:
             EngineError: There is no room for it.
@@ -209,7 +210,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         memory_bytes, elements = (
             self.instance_limits(guard_bytes) if guard_bytes else (self.limits.memory, self.most_elements)
         )
-        return Instance(linked, store, self.engine_fuel, memory_bytes, elements, self.directories, self.renamed)
+        loan = self.loan_for_streams if streamed else self.loan
+        return Instance(linked, store, self.engine_fuel, memory_bytes, elements, self.directories, self.renamed, loan)
 
     def instance_limits(self, guard_bytes: int) -> tuple[int, int]:
         """Returns how large any single memory, and any single table, of an instance may become.

@@ -174,7 +174,7 @@ class WarmPool(ReadyPool[WaitingGuest]):
         plan = self._plan
         held = plan.held
         assert held is not None
-        instance = plan.instantiate(0)
+        instance = plan.instantiate(0, streamed=True)
         try:
             put_guest_state(plan, instance, held)
             yield from ()
