@@ -17,13 +17,14 @@ from stockade.engine._callbacks import check_stack, check_stack_to_call_out, run
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._fork_gate import forks, inside, stand_back
+from stockade.engine._forwarder import add_forwarder
 from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import Out, Owner, Store
 from stockade.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
     from stockade.engine._forkable import ForkableMemory
@@ -70,6 +71,9 @@ _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
 _MODULE_BYTES: Final = len(MODULE)
+
+_MOST_INSTANCES: Final = 2
+"""The guest's, and what forwards for it."""
 
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
@@ -356,6 +360,7 @@ class Instance:
         "_api",
         "_base",
         "_context",
+        "_forwarding",
         "_is_over",
         "_keeper",
         "_linked",
@@ -392,6 +397,7 @@ class Instance:
         self.bed: ParkingSlot | None = None
         self._values: Any = None
         self._keeper: Owner | None = None
+        self._forwarding: Collection[int] = ()
         # A reference that does not keep it: it keeps us.
         self._watched: Callable[[], Watched | None] | None = None
         self._ticks = 1 if fuel is None else _TICKS
@@ -404,7 +410,7 @@ class Instance:
         try:
             if linked.parks:
                 self.bed = store.bed or self._make_bed()
-            api.store_limiter(pointer, memory_bytes, table_elements, 1, -1, -1)
+            api.store_limiter(pointer, memory_bytes, table_elements, _MOST_INSTANCES, -1, -1)
             if fuel is not None:
                 api.context_set_fuel(context, fuel)
             # SAFETY: native WASI takes the new config. It gets no stdio, arguments or environment.
@@ -523,7 +529,7 @@ class Instance:
     def _take_trap(self) -> Failure:
         words = self._place.words
         trap, words[_TRAP_WORD] = words[_TRAP_WORD], 0
-        return Failure.from_trap(trap)
+        return self._told(Failure.from_trap(trap))
 
     def _find(self, name: bytes) -> int:
         """Looks an export up; returns its kind, its handle is in `out`."""
@@ -589,7 +595,7 @@ class Instance:
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
         # SAFETY: the store is alive, and nothing of it runs.
-        self._api.store_limiter(self._place.pointer, memory_bytes, table_elements, 1, -1, -1)
+        self._api.store_limiter(self._place.pointer, memory_bytes, table_elements, _MOST_INSTANCES, -1, -1)
 
     def table_size(self, name: bytes) -> int:
         """Returns how many elements an exported table has.
@@ -663,6 +669,27 @@ class Instance:
         # SAFETY: as above; the engine checks that the kind is the global's, and copies the number.
         if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
+
+    def forward(self, memory: bytes, table: bytes, callers: Collection[int]) -> None:
+        """Adds what passes large reads and writes on to native WASI with the guest's memory for its own.
+
+        Args:
+            memory: Name of the exported memory of the guest.
+            table: Name of the exported table through which the guard reaches what it is lent.
+            callers: The guard's functions that call it.
+
+        Raises:
+            EngineError: It cannot be made.
+        """
+        add_forwarder(self._linked, self._place, self._context, memory, table)
+        self._forwarding = callers
+
+    def _told(self, failure: Failure) -> Failure:
+        """Leaves out what the forwarder was doing: its functions have numbers that mean others in the guest's module."""
+        frames = failure.frames
+        if len(frames) > 1 and frames[1].function_index in self._forwarding:
+            return failure._replace(frames=frames[1:])
+        return failure
 
     def watch(self, guest: Watched) -> None:
         """Has the guest looked after while it runs, for it may open a FIFO."""
@@ -801,7 +828,7 @@ class Instance:
             error, words[_ERROR_WORD] = words[_ERROR_WORD], 0
             # SAFETY: the store is alive, and nothing of it runs.
             thrown = self._api.context_has_exception(self._context)
-            self.failure = Failure.from_error(error, thrown=thrown)
+            self.failure = self._told(Failure.from_error(error, thrown=thrown))
             return None
         self._is_over = self.exact = True
         if self._values is None:

@@ -389,7 +389,8 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
         Those that every run needs, and what halts the guest: only where it can come to wait.
     """
     files = any(name.startswith("path_") for name in program.calls)
-    slots = [(slot, call) for slot, call in enumerate(program.woven.natives)]
+    # What forwards comes by itself, and only to sessions.
+    slots = [(slot, call) for slot, call in enumerate(program.woven.natives) if call.group != "forward"]
     return (
         tuple(
             (slot, call.name.encode())
