@@ -1,9 +1,10 @@
 """An instance whose memory is a guest's, which passes its large reads and writes on to native WASI.
 
 Native WASI reads and writes the memory that the instance which calls it exports as `memory`. For a woven module that is
-the guard's. So that the data of a large read or write need not be copied from there, the guard has it moved by this one:
-it imports the guest's memory, exports it under that name, and passes two calls on as they are. It puts its functions
-into the first slots of the table through which the guard reaches what it is lent. Nothing of the guest can name them.
+the guard's. So that the data of a large read or write need not be copied there or from there, the guard has it moved by
+this one: it imports the guest's memory, exports it under that name, and passes two calls on as they are. It puts its
+functions into the first slots of the table through which the guard reaches what it is lent. Nothing of the guest can
+name them.
 """
 
 from __future__ import annotations

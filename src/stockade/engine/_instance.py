@@ -685,7 +685,7 @@ class Instance:
         self._forwarding = callers
 
     def _told(self, failure: Failure) -> Failure:
-        """Leaves out what the forwarder was doing: its functions have numbers that mean others in the guest's module."""
+        """Leaves out the frame of what forwards: its functions have numbers that mean others in the guest's module."""
         frames = failure.frames
         if len(frames) > 1 and frames[1].function_index in self._forwarding:
             return failure._replace(frames=frames[1:])

@@ -169,7 +169,8 @@ class LiveGuest(GuestAnywhere):
                 if plan.forks:
                     make_forkable(plan, instance)
                 self._set_up(instance, plan.program.woven)
-                if forwards and plan.directories:
+                # What is not copied would use no fuel.
+                if forwards and plan.directories and plan.fuel is None:
                     self._forward(instance, plan.program.woven)
         except BaseException:
             self.close()
