@@ -86,14 +86,10 @@ def add_forwarder(linked: LinkedModule, place: Store, context: int, memory: byte
         # The future borrows linker, module and the places in `out` until it is deleted, here or with the store, which
         # keeps `out`. Nothing of the guest runs in it.
         (linker,) = starmap(api.linker_new, ((linked.engine.pointer,),))
-        for number, name in enumerate((b"memory", b"natives", *_NATIVES)):
-            where = at + number * _EXTERN_BYTES
-            if error := api.linker_define(linker, context, b"", 0, name, len(name), where):
-                raise EngineError(f"large reads and writes cannot be forwarded: {error_text(error)}")
+        _define(api, linker, context, at)
         place.kept = out, code
         future = place.future = api.linker_instantiate_async(linker, context, code.module, made, made + 16, made + 24)
-        while not api.call_future_poll(future):
-            pass
+        _poll(api, future)
         place.end_call()
     finally:
         place.end_call()
@@ -104,3 +100,20 @@ def add_forwarder(linked: LinkedModule, place: Store, context: int, memory: byte
     if out[2]:
         api.trap_delete(out[2])
         raise EngineError("large reads and writes cannot be forwarded: the engine says a trap")
+
+
+# Functions of their own, for what is raised as a loop begins anew would pass by the `try` around it.
+
+
+def _define(api: Any, linker: int, context: int, items: int) -> None:
+    """Defines what is imported: one extern behind the other."""
+    for number, name in enumerate((b"memory", b"natives", *_NATIVES)):
+        # SAFETY: name and extern are borrowed for the call; the linker copies both.
+        if error := api.linker_define(linker, context, b"", 0, name, len(name), items + number * _EXTERN_BYTES):
+            raise EngineError(f"large reads and writes cannot be forwarded: {error_text(error)}")
+
+
+def _poll(api: Any, future: int) -> None:
+    # SAFETY: the future is alive. Nothing in it waits; should the library do so all the same, it is polled again.
+    while not api.call_future_poll(future):
+        pass
