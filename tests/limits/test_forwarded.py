@@ -1,6 +1,6 @@
 """Large reads and writes, whose data native WASI moves in the guest's memory: no address and no size makes it do more.
 
-Each is done natively, too: memory and file must be as they are there.
+Each is done natively, too: memory and file must be as they are there. Holds P-GUARD-4.
 """
 
 from __future__ import annotations
