@@ -257,10 +257,7 @@ class PolicyContext:
                 return found.reach(self.client)
             waiting = found
         guest = Guest(
-            plan,
-            self.info,
-            self.mounts,
-            control,
+            *(plan, self.info, self.mounts, control),
             args=inputs.arguments() if inputs.args != () else (),
             env=environment(env) if env else {},
             stdin=stdin,

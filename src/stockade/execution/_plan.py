@@ -210,8 +210,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         memory_bytes, elements = (
             self.instance_limits(guard_bytes) if guard_bytes else (self.limits.memory, self.most_elements)
         )
-        loan = self.loan_for_streams if streamed else self.loan
-        return Instance(linked, store, self.engine_fuel, memory_bytes, elements, self.directories, self.renamed, loan)
+        more = self.directories, self.renamed, self.loan_for_streams if streamed else self.loan
+        return Instance(linked, store, self.engine_fuel, memory_bytes, elements, *more)
 
     def instance_limits(self, guard_bytes: int) -> tuple[int, int]:
         """Returns how large any single memory, and any single table, of an instance may become.
@@ -332,8 +332,7 @@ def make_plan(
     # In the order of their imports, as the weaver numbers them.
     imports = [(entry.module, entry.name) for entry in module.parsed.imports if entry.module != MODULE.encode()]
     rates = rates_of(limits)
-    woven = program.woven
-    table, (natives, parking) = woven.natives_export, _natives(program)
+    (natives, parking), woven, table = _natives(program), program.woven, program.woven.natives_export
     loan_for_streams = Loan.of(table, (*natives, *parking))
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _state(policy, program, directories)
@@ -383,13 +382,12 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
     """Which of the natives that the guest does not import the guard can come to need: their slots and names.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
-    call one all the same, the empty slot in its table traps.
+    call one all the same, the empty slot in its table traps. What forwards puts itself there, and only for sessions.
 
     Returns:
         Those that every run needs, and what halts the guest: only where it can come to wait.
     """
     files = any(name.startswith("path_") for name in program.calls)
-    # What forwards comes by itself, and only to sessions.
     slots = [(slot, call) for slot, call in enumerate(program.woven.natives) if call.group != "forward"]
     return (
         tuple(
