@@ -159,10 +159,8 @@ class _Weaver:
         )
         # In the first slots, both where there is one, for the forwarder puts them there itself.
         forwards = FORWARDED if not asked.keys().isdisjoint(FORWARDED) else {}
-        natives = [
-            *forwards.values(),
-            *(WASI_BY_NAME[name] for name in asked if name not in self.native_index and name not in FORWARDED),
-        ]
+        natives = [*forwards.values()]
+        natives += [WASI_BY_NAME[name] for name in asked if name not in {*self.native_index, *FORWARDED}]
         after = first + len(place)
         for slot, call in enumerate(natives):
             self.native_index[call.name] = after + slot
