@@ -393,12 +393,12 @@ def _opening(path: str) -> stockade.Module:
     )
 
 
-def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
+def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path, isolation: Isolation) -> None:
     """The attack: a guest opens a file that is called like the secret, for the report to tell of it."""
     module = _opening(f"/{_SECRET}")
     (tmp_path / "data").mkdir()
     mounts = [stockade.Mount(str(tmp_path / "data"), "/data", "ro")]
-    with Sandbox(Policy().replace(mounts=mounts), secrets=_SECRETS, trace=True) as box:
+    with Sandbox(Policy().replace(mounts=mounts), isolation, secrets=_SECRETS, trace=True) as box:
         report = box.run(module)
 
     assert report.violations
@@ -406,10 +406,10 @@ def test_names_that_a_guest_chooses_pass_the_gate(tmp_path: Path) -> None:
     assert _SECRET not in report.render()
 
 
-def test_calls_that_are_told_as_they_are_made_pass_the_gate() -> None:
+def test_calls_that_are_told_as_they_are_made_pass_the_gate(isolation: Isolation) -> None:
     """The attack: a guest writes the secret, and a trace that somebody follows shows what is written."""
     told: list[stockade.report.TracedCall] = []
-    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+    with Sandbox(isolation=isolation, secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
         box.run(printer({1: _LEAK}))
 
     assert _SECRET not in str(told)
@@ -417,11 +417,11 @@ def test_calls_that_are_told_as_they_are_made_pass_the_gate() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 12])
-def test_calls_that_are_told_as_they_are_made_are_looked_at_together(size: int) -> None:
+def test_calls_that_are_told_as_they_are_made_are_looked_at_together(isolation: Isolation, size: int) -> None:
     """The attack: a guest writes the secret in several writes, each of which is told by itself."""
     pieces = [_SECRET[at : at + size] for at in range(0, len(_SECRET), size)]
     told: list[stockade.report.TracedCall] = []
-    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+    with Sandbox(isolation=isolation, secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
         box.run(printer([(1, b"so: "), *((1, piece.encode()) for piece in pieces), (1, b"it is")]))
 
     texts = [str(call.arguments["iovs"]) for call in told]
@@ -430,14 +430,14 @@ def test_calls_that_are_told_as_they_are_made_are_looked_at_together(size: int) 
 
 
 @pytest.mark.parametrize("left", [9, 12, 20, 23])
-def test_what_is_left_of_a_secret_in_calls_whose_texts_were_cut_is_not_told(left: int) -> None:
+def test_what_is_left_of_a_secret_in_calls_whose_texts_were_cut_is_not_told(isolation: Isolation, left: int) -> None:
     """The attack: so much is written that a trace cuts the text within the secret, of which all but the end is kept."""
     text = ("." * (256 - left)).encode() + _SECRET.encode()
-    with Sandbox(secrets=_SECRETS, trace=True) as box:
+    with Sandbox(isolation=isolation, secrets=_SECRETS, trace=True) as box:
         kept = box.run(printer([(1, text)])).trace_calls[0]
         clean = box.run(printer([(1, b"." * 300)])).trace_calls[0]
     told: list[stockade.report.TracedCall] = []
-    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+    with Sandbox(isolation=isolation, secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
         box.run(printer([(1, text)]))
 
     assert kept.cut == ("iovs",)
@@ -446,9 +446,9 @@ def test_what_is_left_of_a_secret_in_calls_whose_texts_were_cut_is_not_told(left
     assert clean.arguments["iovs"] == "." * 256
 
 
-def test_calls_without_a_secret_are_told_as_they_are() -> None:
+def test_calls_without_a_secret_are_told_as_they_are(isolation: Isolation) -> None:
     told: list[stockade.report.TracedCall] = []
-    with Sandbox(secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
+    with Sandbox(isolation=isolation, secrets=_SECRETS, trace=stockade.Trace(sink=told.append)) as box:
         box.run(printer([(1, b"one"), (2, b"password=hunt3r2"), (1, b"sk-")]))
 
     assert [call.arguments["iovs"] for call in told] == ["one", "password=hunt3r2", "sk-"]

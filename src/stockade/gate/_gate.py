@@ -72,6 +72,24 @@ class Findings:
         else:
             self.dropped += finding.count
 
+    def note_all(self, more: Iterable[Finding]) -> None:
+        """Adds all that was found.
+
+        Args:
+            more: It.
+        """
+        for finding in more:
+            self.note(finding)
+
+    def note_new(self, others: Findings) -> None:
+        """Adds what others have found, where the same is not known: both have looked at the same.
+
+        Args:
+            others: They.
+        """
+        known = {(each.kind, each.detector, each.channel) for each in self.all()}
+        self.note_all(each for each in others.all() if (each.kind, each.detector, each.channel) not in known)
+
     def _make_room(self, verdict: Verdict) -> bool:
         """Drops what is milder than something that comes."""
         mildest = min(self._found.items(), key=lambda item: item[1].verdict.severity)
@@ -199,6 +217,18 @@ class Gate:
             return data
         stream = self.stream(channel, found)
         return stream.feed(data) + stream.finish()
+
+    def look_at_text(self, text: str, channel: str, found: Callable[[Finding], object]) -> str:
+        """Returns what may leave of a text.
+
+        Args:
+            text: The text.
+            channel: What it is called in what is told.
+            found: Is told each thing that is found.
+        """
+        data = text.encode("utf-8", "surrogateescape")
+        passed = self.look(data, channel, found)
+        return text if passed == data else passed.decode("utf-8", "replace")
 
     def hide(self, data: bytes, channel: str, found: Callable[[Finding], object]) -> bytes:
         """Returns bytes without what is looked for: also where it would leave, and be reported.

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import msgspec
 
 from stockade._text import printable
 from stockade.errors import StockadeError
 from stockade.gate._gate import FIELDS, Findings
+from stockade.gate._requests import SEAM_BYTES, look_at_request
 from stockade.gate._stream import placeholder
+from stockade.gate._words import call_with, look_at_words
 from stockade.report import Finding, Outcome, Report, Verdict, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Literal
 
     from stockade.gate._finder import Span
     from stockade.gate._gate import Gate
     from stockade.gate._joined import JoinedStreams
     from stockade.gate._stream import GateStream
-    from stockade.report import TracedCall, ViolationEvent
+    from stockade.report import TracedCall
 
 __all__ = ["GateRun", "Given", "violation_of"]
 
 Json: TypeAlias = "str | int | float | bool | bytes | list[Json] | dict[str, Json] | None"
-
-_Record = TypeVar("_Record", "Violation", "ViolationEvent")
-
-_SEAM_BYTES: Final = 8 << 10
 
 _HELD: Final = b"[...]"
 """What is told in the place of what may be the beginning of a secret."""
@@ -135,7 +133,7 @@ class GateRun:
         """
         if self._calls is None:
             self._calls = self._gate.follow("report", self._seen.note)
-        return _call_with(call, self._followed)
+        return call_with(call, self._followed)
 
     def _followed(self, text: str) -> str:
         """Returns a text of a call. What may be the beginning of a secret is not told: nothing can be told later."""
@@ -153,7 +151,7 @@ class GateRun:
     def request(
         self, url: str, headers: Sequence[tuple[str, str]], body: bytes, method: str = "", sent_url: str | None = None
     ) -> tuple[str, list[tuple[str, str]], bytes] | Finding:
-        """Looks at a request before it is made: at all of it as one, for whoever gets it has all of it.
+        """Looks at a request before it is made.
 
         Args:
             url: Its URL.
@@ -166,70 +164,9 @@ class GateRun:
         Returns:
             URL, headers and body as they may leave; or what was found that keeps all of it from leaving.
         """
-        texts = [method, url, *(part for header in headers for part in header)]
-        parts = [*(text.encode("utf-8", "surrogateescape") for text in texts[:2]), *map(_header, texts[2:]), body]
-        sent = b"" if sent_url is None else sent_url.encode("utf-8", "surrogateescape")
-        found = self._found_in_request(parts, sent)
-        if found.verdict.withholds:
-            return self._refused(found)
-        if found.verdict is Verdict.REDACT:
-            quiet = Findings()
-            left = [self._gate.look(part, "request", quiet.note) for part in parts]
-            sent = sent and self._gate.look(sent, "request", quiet.note)
-            again = self._found_in_request(left, sent)
-            if left[0] != parts[0] or again.verdict.severity >= Verdict.REDACT.severity:
-                # What is split among its parts cannot be replaced, and a method is none with other letters.
-                return self._refused(found)
-            texts = [
-                text if part == before else part.decode("latin-1" if place > 1 else "utf-8", "replace")
-                for place, (text, before, part) in enumerate(zip(texts, parts, left, strict=False))
-            ]
-            parts = left
-            if sent_url is not None and sent != sent_url.encode("utf-8", "surrogateescape"):
-                texts[1] = sent.decode("utf-8", "replace")
-        self._note_all(self._requests, found.all())
-        return texts[1], list(zip(texts[2::2], texts[3::2], strict=True)), parts[-1]
-
-    def _found_in_request(self, parts: Sequence[bytes], sent: bytes) -> Findings:
-        """Returns what is in a request.
-
-        Args:
-            parts: Method, URL, names and values of headers, and body.
-            sent: The URL as it leaves; nothing where it does so as it is.
-        """
-        found = Findings()
-        self._gate.look(b"\n".join(parts), "request", found.note)
-        _, url, *headers, body = parts
-        names, values, ends = headers[::2], headers[1::2], (url, body)
-        if sent:
-            more = Findings()
-            self._gate.look(b"\n".join([sent, *headers, body[:_SEAM_BYTES]]), "request", more.note)
-            self._note_new(found, more)
-            ends = sent, body
-        views = [names, values]
-        if not b"".join(headers).isascii():
-            # What is meant may be the letters, and not their bytes.
-            views.append([part.decode("latin-1").encode() for part in headers])
-        for view in views:
-            more = Findings()
-            secrets = self._gate.follow("request", more.note)
-            if secrets is not None:
-                secrets.feed(b"\n".join(view))
-                secrets.finish()
-            self._note_new(found, more)
-        # Whoever gets it may put any two parts of it together.
-        pairs = [(first, second) for value in values for end in ends for first, second in ((value, end), (end, value))]
-        for first, second in [(url, body), (body, url), *(pairs if sum(map(len, values)) else ())]:
-            if first and second:
-                more = Findings()
-                for _ in self._gate.across(first[-_SEAM_BYTES:], second[:_SEAM_BYTES], "request", more.note):
-                    break
-                self._note_new(found, more)
-        return found
-
-    def _refused(self, found: Findings) -> Finding:
-        self._note_all(self._requests, found.all())
-        return found.all()[0]
+        found, passed = look_at_request(self._gate, method, url, headers, body, sent_url)
+        self._requests.note_all(found.all())
+        return found.all()[0] if passed is None else passed
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -244,8 +181,8 @@ class GateRun:
         value: object = report.value
         if value is not None and not self.frames:
             value = self._value(value, "value", found)
-        told = self._texts_of(report, found)
-        self._note_new(found, self._seen)
+        told = look_at_words(self._gate, report, found)
+        found.note_new(self._seen)
         requests = self._requests
         self._begin()
         if not found.all() and not requests.all():
@@ -359,7 +296,7 @@ class GateRun:
             before, behind = (stdout, stderr) if first == "stdout" else (stderr, stdout)
             if not before or not behind:
                 continue
-            tail, head = before[-_SEAM_BYTES:], behind[:_SEAM_BYTES]
+            tail, head = before[-SEAM_BYTES:], behind[:SEAM_BYTES]
             for start, end, detector in self._gate.across(tail, head, f"{first} and {second}", found.note):
                 if self._gate.rules.registered in ("redact", "quarantine", "block"):
                     before = before[: len(before) - len(tail) + start] + placeholder(detector)
@@ -368,10 +305,8 @@ class GateRun:
             stdout, stderr = (before, behind) if first == "stdout" else (behind, before)
         return stdout, stderr
 
-    def _text(self, text: str, found: Findings | None, channel: str = "request") -> str:
-        data = text.encode("utf-8", "surrogateescape")
-        passed = self._gate.look(data, channel, (found or Findings()).note)
-        return text if passed == data else passed.decode("utf-8", "replace")
+    def _text(self, text: str, found: Findings, channel: str) -> str:
+        return self._gate.look_at_text(text, channel, found.note)
 
     def _free(self, name: str, taken: Mapping[str, object]) -> str:
         """Returns a name that no other file has, for several may differ in nothing but what was replaced."""
@@ -393,7 +328,7 @@ class GateRun:
         self._gate.look(_written(value), channel, whole.note)
         changed = self._changed(value, inner) if whole.all() or _has_bytes(value) else value
         told = whole if whole.verdict.severity >= inner.verdict.severity else inner
-        self._note_all(found, told.all())
+        found.note_all(told.all())
         if told.verdict.severity < Verdict.REDACT.severity:
             return value
         again = Findings()
@@ -418,67 +353,6 @@ class GateRun:
             }
         return value
 
-    def _texts_of(self, report: Report, found: Findings) -> dict[str, object]:
-        """Returns what a report tells in words that the guest chose, as it may leave."""
-        trap, usage = report.trap, report.usage
-        calls = tuple(self._without_beginnings(call, found) if call.cut else call for call in report.trace_calls)
-        has_changed = any(one is not other for one, other in zip(calls, report.trace_calls, strict=True))
-        texts = [text for each in report.violations for text in _words(each, _OF_VIOLATIONS)]
-        texts += [text for each in report.events for text in _words(each, _OF_EVENTS)]
-        # A worker in the hands of its guest chooses these, too.
-        texts += [*usage.calls, *usage.denied]
-        if trap is not None:
-            texts += [trap.code, trap.message, *(frame.function or "" for frame in trap.frames)]
-        for call in calls:
-            texts += _texts_in({**call.arguments, **call.results})
-        if not texts:
-            return {}
-        whole = "\n".join(texts).encode("utf-8", "surrogateescape")
-        if self._gate.look(whole, "report", found.note) == whole:
-            return {"trace_calls": calls} if has_changed else {}
-        # What is split among several is in none of them.
-        again = Findings()
-        left = "\n".join(self._text(text, None, "report") for text in texts)
-        self._gate.look(left.encode("utf-8", "surrogateescape"), "report", again.note)
-        hidden = placeholder(again.all()[0].detector).decode() if again.all() else None
-
-        def gated(text: str) -> str:
-            return hidden if hidden is not None and text else self._text(text, None, "report")
-
-        replace = msgspec.structs.replace
-        changes: dict[str, object] = {
-            "violations": tuple(_reworded(each, _OF_VIOLATIONS, gated) for each in report.violations),
-            "events": tuple(_reworded(each, _OF_EVENTS, gated) for each in report.events),
-            "trace_calls": tuple(_call_with(call, gated) for call in calls),
-            "usage": replace(
-                usage,
-                calls={gated(name): count for name, count in usage.calls.items()},
-                denied={gated(name): count for name, count in usage.denied.items()},
-            ),
-        }
-        if trap is not None:
-            frames = tuple(
-                frame if frame.function is None else replace(frame, function=gated(frame.function))
-                for frame in trap.frames
-            )
-            changes["trap"] = replace(trap, code=gated(trap.code), message=gated(trap.message), frames=frames)
-        return changes
-
-    def _without_beginnings(self, call: TracedCall, found: Findings) -> TracedCall:
-        """Returns a call without beginnings of secrets at the ends of its texts that were cut."""
-        changed: dict[str, dict[str, object]] = {}
-        for texts in ("arguments", "results"):
-            values = getattr(call, texts)
-            for name in call.cut:
-                text = values.get(name)
-                if not isinstance(text, str):
-                    continue
-                data = text.encode("utf-8", "surrogateescape")
-                passed = self._gate.look_at_beginning(data, "report", found.note)
-                if passed != data:
-                    changed[texts] = {**changed.get(texts, values), name: passed.decode("utf-8", "replace")}
-        return msgspec.structs.replace(call, **changed) if changed else call
-
     def told(self, text: str) -> str:
         """Returns what is told of a run without a report on it, such as an error, as it may be told.
 
@@ -494,36 +368,6 @@ class GateRun:
             return f"what it says is kept back by gate.{FIELDS[found.all()[0].kind]}"
         return text if passed == data else passed.decode("utf-8", "replace")
 
-    def _note_all(self, found: Findings, more: Iterable[Finding]) -> None:
-        for finding in more:
-            found.note(finding)
-
-    def _note_new(self, found: Findings, seen: Findings) -> None:
-        """Notes what was found while the guest ran and is not in its report, which may have been cut."""
-        known = {(each.kind, each.detector, each.channel) for each in found.all()}
-        self._note_all(found, (each for each in seen.all() if (each.kind, each.detector, each.channel) not in known))
-
-
-def _header(text: str) -> bytes:
-    """Returns a part of a header as it is sent; what cannot be is refused elsewhere."""
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape")
-
-
-_OF_VIOLATIONS: Final = ("kind", "subject", "call", "field", "mount")
-_OF_EVENTS: Final = ("kind", "subject", "call")
-
-
-def _words(record: Violation | ViolationEvent, fields: Sequence[str]) -> list[str]:
-    return [text for field in fields if (text := getattr(record, field))]
-
-
-def _reworded(record: _Record, fields: Sequence[str], change: Callable[[str], str]) -> _Record:
-    changed = {field: change(text) for field in fields if (text := getattr(record, field))}
-    return msgspec.structs.replace(record, **changed)
-
 
 def _has_bytes(value: object) -> bool:
     if isinstance(value, list | tuple):
@@ -531,32 +375,6 @@ def _has_bytes(value: object) -> bool:
     if isinstance(value, dict):
         return any(map(_has_bytes, value.values()))
     return isinstance(value, bytes)
-
-
-def _texts_in(values: Mapping[str, object]) -> list[str]:
-    found = []
-    for value in values.values():
-        if isinstance(value, str):
-            found.append(value)
-        elif isinstance(value, tuple):
-            found += [item for item in value if isinstance(item, str)]
-    return found
-
-
-def _call_with(call: TracedCall, change: Callable[[str], str]) -> TracedCall:
-    return msgspec.structs.replace(
-        call,
-        arguments={name: _with_texts(each, change) for name, each in call.arguments.items()},
-        results={name: _with_texts(each, change) for name, each in call.results.items()},
-    )
-
-
-def _with_texts(value: object, change: Callable[[str], str]) -> object:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, tuple):
-        return tuple(change(item) if isinstance(item, str) else item for item in value)
-    return value
 
 
 def _written(value: object) -> bytes:
