@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import stockade
 from stockade.audit import EventName, _content, verify
 from stockade.audit._places import find_place
 from stockade.system import state_folder
-from tests.audit._logs import KEY, write
+from tests.audit._logs import KEY, chain_file, denied, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -277,6 +278,32 @@ def test_a_head_that_was_changed_is_not_believed(tmp_path: Path) -> None:
 
     told = "the head of the log is not as it was written, or of another key"
     assert found(path) == [f"0: {told}, so whether its end was cut off cannot be known"]
+
+
+@pytest.mark.parametrize("mac", ["", "\u00e9" * 64, "\\ud800", "0" * 10_000], ids=["none", "wide", "half", "long"])
+def test_a_mac_of_any_kind_is_compared(mac: str, tmp_path: Path) -> None:
+    """The attack: one that is no hexadecimal number, to have whoever checks or goes on with the log give up."""
+    path = tmp_path / "log"
+    *lines, seal = write(path, [2])
+    path.write_text("".join(lines) + seal[: seal.index('"mac":"') + 7] + mac + '"}}\n', encoding="utf-8")
+
+    assert not verify(path, key=KEY).ok
+    head_file(path).unlink()
+    file = chain_file(path)
+    file.append([denied(3)])
+    file.close()
+    assert not verify(path, key=KEY).ok
+
+
+def test_macs_are_compared_in_a_time_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: whoever can have a log checked measures how much of a MAC is right. Nothing else decides of one."""
+    path = tmp_path / "log"
+    write(path)
+    assert verify(path, key=KEY).ok
+    with monkeypatch.context() as patch:
+        patch.setattr(hmac, "compare_digest", lambda one, other: False)
+        told = verify(path, key=KEY)
+    assert (told.ok, told.events) == (False, 0)
 
 
 def test_an_old_head_is_told_from_the_log(tmp_path: Path) -> None:

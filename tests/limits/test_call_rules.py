@@ -288,6 +288,38 @@ def test_refused_calls_do_not_use_up_the_rate() -> None:
     assert report.usage.calls["sched_yield"] == 12 + report.usage.denied["sched_yield"]
 
 
+WRITER = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\10\\00\\00\\00\\01\\00\\00\\00")
+  (data (i32.const 16) "x")
+  (func (export "_start") (local $left i32)
+    (local.set $left (i32.const 40))
+    (loop $next
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))
+"""
+
+
+def test_a_guest_that_writes_and_writes_comes_to_its_rate_and_then_to_its_total(timeline: Timeline) -> None:
+    """Each is told once, in this order, and when four fifths of the calls are made; 30 of 40 come through."""
+    told: list[str] = []
+    watched = stockade.Monitoring(alerts={"calls": 0.8}, on_alert=lambda alert: told.append(alert.limit))
+    limits = Limits(call_rate=10, calls=30, wall_time=100.0)
+    with stockade.Sandbox(Policy(limits=limits), monitoring=watched) as box:
+        report = box.run(wat(WRITER))
+
+    assert 2.0 <= timeline.passed < 2.2
+    assert [(each.kind, each.subject, each.limit) for each in report.violations] == [
+        ("call_rate", "fd_write", 10),
+        ("calls", "fd_write", 30),
+    ]
+    assert report.stdout == b"x" * 30
+    assert (report.usage.calls, report.usage.denied) == ({"fd_write": 40}, {"fd_write": 10})
+    assert told == [alert.limit for alert in report.alerts] == ["calls"]
+
+
 @pytest.mark.usefixtures("timeline")
 def test_a_rate_beyond_the_limit_ends_the_run_where_the_policy_says_stop() -> None:
     """With on_rate = refuse, an exceeded rate is a violation as any other."""

@@ -27,7 +27,7 @@ __all__ = [
     "Head",
     "Seal",
     "checksums",
-    "mac_of",
+    "is_sealed",
     "make_seal",
     "read_head",
     "read_seal",
@@ -134,7 +134,7 @@ def checksums(lines: list[bytes]) -> list[int]:
     return list(map(adler32, lines))
 
 
-def mac_of(key: bytes, body: Iterable[bytes | memoryview], told: bytes) -> str:
+def _mac_of(key: bytes, body: Iterable[bytes | memoryview], told: bytes) -> str:
     """Returns the MAC of a batch.
 
     Args:
@@ -148,6 +148,18 @@ def mac_of(key: bytes, body: Iterable[bytes | memoryview], told: bytes) -> str:
         mac.update(piece)
     mac.update(told)
     return mac.hexdigest()
+
+
+def is_sealed(key: bytes, body: Iterable[bytes | memoryview], told: bytes, mac: str) -> bool:
+    """Says whether a MAC is that of a batch, in a time that tells nothing of it.
+
+    Args:
+        key: The key of the log.
+        body: The bytes of the batch, in pieces.
+        told: What its seal tells, up to the MAC.
+        mac: The MAC, as it was read.
+    """
+    return hmac.compare_digest(_mac_of(key, body, told).encode(), mac.encode())
 
 
 def make_seal(key: bytes, before: str, first: int, body: bytes, found_bytes: int, sums: list[int]) -> tuple[bytes, str]:
@@ -171,7 +183,7 @@ def make_seal(key: bytes, before: str, first: int, body: bytes, found_bytes: int
         found_bytes,
         msgspec.json.encode(sums),
     )
-    mac = mac_of(key, [body], told)
+    mac = _mac_of(key, [body], told)
     return _line(told, mac) + b"\n", mac
 
 

@@ -27,7 +27,7 @@ from stockade.audit._chain import (
     SEAL_MARK,
     Head,
     checksums,
-    mac_of,
+    is_sealed,
     make_seal,
     read_head,
     read_seal,
@@ -400,7 +400,7 @@ def follow(key: bytes, mac: str, events: int, data: bytes) -> tuple[str, int, by
         seal, told = found
         if seal.before != mac or seal.first != events + 1 or seal.size_bytes != len(body):
             break
-        if seal.mac != mac_of(key, [body], told):
+        if not is_sealed(key, [body], told, seal.mac):
             break
         mac, events, start = seal.mac, events + len(seal.sums), end + 1
     return mac, events, data[start:]

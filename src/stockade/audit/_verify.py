@@ -21,7 +21,7 @@ from stockade.audit._chain import (
     Head,
     Seal,
     checksums,
-    mac_of,
+    is_sealed,
     read_head,
     read_seal,
 )
@@ -262,7 +262,7 @@ class _Check:
                 if (
                     start >= 0
                     and seal.size_bytes <= MOST_BODY_BYTES
-                    and mac_of(self._key, data.pieces(start, at), told) == seal.mac
+                    and is_sealed(self._key, data.pieces(start, at), told, seal.mac)
                 ):
                     self._fitting += 1
                     if start == good:
