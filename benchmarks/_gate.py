@@ -46,6 +46,9 @@ def gate(console: Console) -> list[Promise]:
     made = random.Random(7)
     data = _log(made)
     many = {f"secret{number}": f"{made.getrandbits(128):032x}" for number in range(1_000)}
+    alike = {f"secret{number}": f"acme_prod_sk_{made.getrandbits(128):032x}" for number in range(1_000)}
+    # Full of how they begin, as the output of what uses them may be.
+    begun = (b"acme_prod_sk_ " * (_BYTES // 14))[: len(data)]
     gates = {
         "one registered secret": Gate(secrets={"one": many["secret7"]}),
         "a thousand of them": Gate(secrets=many),
@@ -54,6 +57,10 @@ def gate(console: Console) -> list[Promise]:
         "random text": Gate(GateRules(entropy="redact")),
     }
     figures = {name: _megabytes_a_second(each.scan, data) for name, each in gates.items()}
+    of_one, of_many = (
+        _megabytes_a_second(Gate(secrets=each).scan, begun) for each in ({"one": alike["secret7"]}, alike)
+    )
+    figures |= {"one of those that begin alike": of_one, "a thousand that begin alike": of_many}
     table = Table(title="what a gate looks at, MB in a second of processor time")
     for heading in ("", "MB/s"):
         table.add_column(heading, justify="right")
@@ -64,5 +71,6 @@ def gate(console: Console) -> list[Promise]:
     return [
         Promise("gate: MB/s for one registered secret", one, 50.0, least=True),
         Promise("gate: one registered secret over a thousand, as fast", one / thousand, 2.5),
+        Promise("gate: the same of secrets that begin alike", of_one / of_many, 2.5),
         Promise("gate: MB/s for keys", figures["keys"], 8.0, least=True),
     ]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,20 @@ def test_evidence_shows_four_characters_at_each_end_and_never_more_than_half() -
     assert "hunt3r2" not in str(short)
 
 
+def test_keys_that_follow_each_other_are_told_one_by_one() -> None:
+    """The attack: passwords without anything between them, so that all of the output becomes one placeholder."""
+    found: list[tuple[int, int]] = []
+    stream = Gate(GateRules(keys="redact")).stream(found=lambda each: found.append((each.offset, each.length)))
+    data = b"password=a1" * 2_000 + b" "
+
+    passed = stream.feed(data) + stream.finish()
+
+    assert passed.count(b"[redacted:password]") == len(found) > 1_000
+    assert b"a1" not in passed
+    assert sum(length for _, length in found) <= len(data)
+    assert all(begin + length <= after for (begin, length), (after, _) in pairwise(found))
+
+
 @pytest.mark.parametrize(
     ("text", "detector"),
     [
@@ -226,6 +241,21 @@ def test_a_line_of_ordinary_output_leaves_as_it_came(line: str) -> None:
     scan = Gate(_ALL, {"api": "sk-live-9fJ2kQ_x7Lm3PzT8"}).scan(f"{line}\n".encode())
 
     assert not scan.findings
+
+
+def test_in_ordinary_output_no_registered_secret_is_found() -> None:
+    """Two hundred secrets of all kinds, in text that has letters, digits, escapes and sums like theirs."""
+    made = random.Random(11)
+    secrets_given: dict[str, str | bytes] = {f"hex{at}": f"{made.getrandbits(128):032x}" for at in range(50)}
+    secrets_given |= {f"token{at}": base64.b64encode(made.randbytes(24)).decode() for at in range(50)}
+    secrets_given |= {f"password{at}": f"Summer-{made.getrandbits(30)}!" for at in range(50)}
+    secrets_given |= {f"marks{at}": "".join(made.choices("!$%&/()=?+*#-_.:;", k=12)) for at in range(25)}
+    secrets_given |= {f"bytes{at}": made.randbytes(16) for at in range(25)}
+    gate = Gate(secrets=secrets_given)
+    sums = [f"{made.getrandbits(160):040x} {uuid.UUID(int=made.getrandbits(128))} {at}" for at in range(2_000)]
+
+    for text in (_ORDINARY, "\n".join(sums), *(path.read_text() for path in Path(__file__).parent.glob("*.py"))):
+        assert not gate.scan(text.encode()).findings
 
 
 def test_the_projects_own_texts_leave_as_they_came() -> None:

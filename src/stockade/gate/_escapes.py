@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from html.entities import html5
 from typing import Final
 
@@ -98,6 +98,7 @@ def _usual_escapes() -> dict[bytes, bytes]:
     return found
 
 
+@lru_cache(8192)
 def _read(escape: bytes) -> bytes:
     introducer, digits = escape[:2], escape.strip(b"\\%u{}&#xXU;")
     text = b""

@@ -145,6 +145,8 @@ class KeyFinder:
             data: The data.
             is_last: Whether nothing comes behind it.
         """
+        # Where what was found of a form so far ends, so that the next one of it begins no earlier.
+        ends: dict[str, int] = {}
         for match in _BEGINS.finditer(data):
             begin, at = match[0], match.start()
             if at and begin not in _ANYWHERE and data[at - 1] in (_TOKEN_BYTES if begin == b"eyJ" else _WORD_BYTES):
@@ -158,8 +160,13 @@ class KeyFinder:
                 if end == len(data) and not is_last:
                     # It may go on.
                     continue
+                before = ends.get(form.detector, 0)
+                if end <= before:
+                    # It is a part of that.
+                    break
                 if not (group and _PLACEHOLDER.fullmatch(found[group])):
-                    yield Span(start, end, "key", form.detector)
+                    ends[form.detector] = end
+                    yield Span(max(start, before), end, "key", form.detector)
                     break
 
     def hold(self, data: bytes) -> Hold:
