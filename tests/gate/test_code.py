@@ -10,7 +10,7 @@ import pytest
 from stockade import AuditLog, JavaScript, Policy, Sandbox
 from stockade.egress import GuestNetwork, Request, RequestFailed
 from stockade.gate import Gate, GateRules, GateRun, Given, quarantined, quarantined_as
-from stockade.guests._language import _gated
+from stockade.guests._leaving import gated
 from stockade.guests._result import Frame
 from stockade.policy import HostRule, Network
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
@@ -172,7 +172,7 @@ def test_frames_with_figures_pass_the_gate() -> None:
     texts = [base64.b64encode(_PNG + data).decode() for data in (b"fine", _SECRET.encode())]
     frame = Frame(1, shown=False, error=None, exit=0, figures=texts)
 
-    _, passed, _ = _gated(_gate_run("redact"), _report(), frame, {})
+    _, passed, _ = gated(_gate_run("redact"), _report(), frame, {})
 
     assert isinstance(passed, Frame)
     assert passed.figures == texts[:1]

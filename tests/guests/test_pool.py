@@ -11,7 +11,7 @@ from stockade import JavaScript, Python, Random, UsageError
 from stockade.engine import PAGE_BYTES_OF_HOST, touched_pages
 from stockade.execution import ReadyPool
 from stockade.execution._first_pages import FirstPages
-from stockade.guests._language import _at_hand
+from stockade.guests._place import at_hand
 from tests._processes import wait_for
 from tests.guests.conftest import PATIENT
 
@@ -201,7 +201,7 @@ def test_where_none_waits_the_place_is_taken_that_is_furthest_on(monkeypatch: py
         monkeypatch.setattr(ReadyPool, "ready", 0)
         monkeypatch.setattr(ReadyPool, "steps_taken", property(lambda pool: steps[id(pool)]))
         for expected in (1, 0, 0):
-            at = _at_hand(language._places, language.policy)
+            at = at_hand(language._places, language.policy)
             assert at == expected
             language._places.pop(at).close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade.guests._javascript import JavaScript
-from stockade.guests._language import LANGUAGE_KEYWORDS
+from stockade.guests._keywords import LANGUAGE_KEYWORDS
 from stockade.guests._python import Python
 from stockade.sandbox import check_keywords
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, overload
-
-import msgspec
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, overload
 
 from stockade._later import called_later
 from stockade._locks import new_lock
@@ -17,7 +13,10 @@ from stockade.errors import ModuleError, UsageError
 from stockade.execution import Inputs, SavedGuest, check_monitoring
 from stockade.guests._fit import fit, folders_of, roomy
 from stockade.guests._folder import PrivateFolder, check_files, check_patterns, is_untouched
-from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult, Frame, FrameError, pictures, read_frame
+from stockade.guests._keywords import of_languages, of_runs
+from stockade.guests._leaving import result_of
+from stockade.guests._place import Place, at_hand, told_of
+from stockade.guests._result import FRAME_ROOM_BYTES, CodeResult
 from stockade.guests._runtime import Runtime, choose, installed
 from stockade.guests._session import Interpreter, LanguageSession
 from stockade.guests._task import MOST_SAFE_INTEGER, Task, check_variables, make_task
@@ -25,7 +24,6 @@ from stockade.guests._tools import Tool, Toolbox
 from stockade.guests._turns import JobStreams
 from stockade.modules import Module
 from stockade.policy import Mount, Policy, isolation_of, policy_of
-from stockade.report import Outcome, PolicyInfo
 from stockade.runner import run_blocking
 from stockade.sandbox import Sandbox, Snapshot, check_count, check_keywords
 
@@ -37,8 +35,7 @@ if TYPE_CHECKING:
     from stockade._bytes import BytesLike
     from stockade.audit import AuditLog
     from stockade.egress import Credential
-    from stockade.execution import Monitoring, OnOutput, OnOutputAsync, OpenGuest, ReadyPool, Streams
-    from stockade.gate import GateRun
+    from stockade.execution import Monitoring, OnOutput, OnOutputAsync, OpenGuest, Streams
     from stockade.guests._driver import Driver
     from stockade.guests._network import NetworkDesk
     from stockade.guests._task import Plain
@@ -47,21 +44,7 @@ if TYPE_CHECKING:
     from stockade.runner import RunControl, RunCoroutine
     from stockade.secrets import GivenSecrets, Secret
 
-__all__ = ["LANGUAGE_KEYWORDS", "Language"]
-
-LANGUAGE_KEYWORDS = (
-    "runtime",
-    "preload",
-    "isolation",
-    "packages",
-    "pool_size",
-    "monitoring",
-    "trace",
-    "audit",
-    "credentials",
-    "secrets",
-)
-"""What a language takes when it is made."""
+__all__ = ["Language"]
 
 # Most languages have no secrets, and load nothing for them.
 _given_under = called_later("stockade.guests._secrets", "given_under")
@@ -95,24 +78,6 @@ def _network_desk() -> NetworkDesk:
 
 def _silent(step: str) -> None:
     """Reports no progress."""
-
-
-class _Place(NamedTuple):
-    """Where a run happens: a sandbox that grants a folder."""
-
-    policy: Policy
-    told: PolicyInfo
-    box: Sandbox
-    folder: PrivateFolder
-    toolbox: Toolbox
-    folders: tuple[str, ...]
-    """What an interpreter knows of the folders that are granted there."""
-    ahead: ReadyPool[Any] | None
-    """Has another interpreter begun there, ahead of the next run; None where none are."""
-
-    def close(self) -> None:
-        self.box.close()
-        self.folder.close()
 
 
 class Language:
@@ -163,7 +128,7 @@ class Language:
         secrets: Mapping[str, str | bytes | Secret] | None = None,
         **_unknown: Never,
     ) -> None:
-        check_keywords(f"{self._language}()", _unknown, _of_runs(self._language))
+        check_keywords(f"{self._language}()", _unknown, of_runs(self._language))
         check_count("pool_size", pool_size, 0, _MOST_WARM)
         self.policy = policy_of(policy)
         self._is_apart = isolation_of(self.policy, isolation) != "inprocess"
@@ -188,7 +153,7 @@ class Language:
         # Interpreters that were made ready, by the folders that they know of.
         self._bases: dict[tuple[str, ...], Snapshot] = {}
         # Where runs have been: with their folders emptied they serve the next ones, and keep machine code in memory.
-        self._places: list[_Place] = []
+        self._places: list[Place] = []
         self._process = os.getpid()
 
     def __enter__(self) -> Self:
@@ -347,7 +312,7 @@ class Language:
             PolicyError: The policy cannot be enforced.
             ModuleError: The interpreter cannot be run.
         """
-        check_keywords(f"{self._language}.run()", _unknown, _of_languages(self._language))
+        check_keywords(f"{self._language}.run()", _unknown, of_languages(self._language))
         steps, control = self.steps(
             code,
             files=files,
@@ -391,7 +356,7 @@ class Language:
             on_stdout: Is given stdout, on the event loop, and awaited if it can be.
             on_stderr: The same for stderr.
         """
-        check_keywords(f"{self._language}.run_async()", _unknown, _of_languages(self._language))
+        check_keywords(f"{self._language}.run_async()", _unknown, of_languages(self._language))
         import asyncio
 
         from stockade.execution.loop_streams import LoopStreams
@@ -517,7 +482,7 @@ class Language:
             is_clean = False
             try:
                 report = yield from taken
-                result = _result(report, place.told, place.folder, place.toolbox, patterns, control)
+                result = result_of(report, place.told, place.folder, place.toolbox, patterns, control)
                 is_clean = not given and is_untouched(report.usage.calls)
                 return result
             finally:
@@ -552,9 +517,9 @@ class Language:
             PolicyError: The policy cannot be enforced.
             ModuleError: The interpreter cannot be run.
         """
-        check_keywords(f"{self._language}.session()", _unknown, _of_languages(self._language))
+        check_keywords(f"{self._language}.session()", _unknown, of_languages(self._language))
         allowed = self.policy if policy is None else self.policy.narrow(policy_of(policy))
-        told, variables = _told(allowed), check_variables(env) or {}
+        told, variables = told_of(allowed), check_variables(env) or {}
         _, loaded = self._load()
         secrets = self._given(allowed)
         if secrets is not None:
@@ -594,7 +559,7 @@ class Language:
 
         def read(report: Report, interpreter: Interpreter, patterns: Sequence[str]) -> CodeResult:
             parts = interpreter.folder, interpreter.toolbox
-            return _result(report, told, *parts, patterns, interpreter.control, survived=not interpreter.over)
+            return result_of(report, told, *parts, patterns, interpreter.control, survived=not interpreter.over)
 
         def prepared(task: Task) -> Task:
             given: Task = task if secrets is None else _with_stdin(task, secrets)
@@ -627,7 +592,7 @@ class Language:
     def _described(self) -> list[dict[str, str]]:
         return [tool.described() for tool in self._tools.values()]
 
-    def _place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
+    def _place(self, policy: Policy, module: Module, driver: Driver) -> Place:
         """Takes a place where code can run under a policy, or makes one."""
         while (place := self._take_place(policy)) is not None:
             if place.folder.clear():
@@ -635,17 +600,17 @@ class Language:
             place.close()
         return self._make_place(policy, module, driver)
 
-    def _take_place(self, policy: Policy) -> _Place | None:
+    def _take_place(self, policy: Policy) -> Place | None:
         with self._lock:
             places = self._places
             if self._process != os.getpid():
                 # Each process has places of its own: those that were made before it was forked are not.
                 places = self._places = [place for place in places if place.folder.is_ours]
                 self._process = os.getpid()
-            at = _at_hand(places, policy)
+            at = at_hand(places, policy)
             return None if at is None else places.pop(at)
 
-    def _make_place(self, policy: Policy, module: Module, driver: Driver) -> _Place:
+    def _make_place(self, policy: Policy, module: Module, driver: Driver) -> Place:
         folder = PrivateFolder()
         box, toolbox = self._sandbox(policy, driver, folder)
         ahead = None
@@ -655,18 +620,18 @@ class Language:
             begun = driver.arguments(Task("", preload=self._preload, paths=self._wheels, is_ahead=True))
             if self._is_apart:
                 box.warm(beginning, pool_size=1)
-                return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), None)
+                return Place(policy, told_of(policy), box, folder, toolbox, folders_of(box.policy), None)
             ahead = box.warm_one(beginning, Inputs(begun, env=_ENVIRONMENT), folder.clear, hints=driver.hints)
-        return _Place(policy, _told(policy), box, folder, toolbox, folders_of(box.policy), ahead)
+        return Place(policy, told_of(policy), box, folder, toolbox, folders_of(box.policy), ahead)
 
-    def _leave(self, place: _Place, *, is_clean: bool = False) -> None:
+    def _leave(self, place: Place, *, is_clean: bool = False) -> None:
         """Gives a place back: whoever takes it finds nothing of what was in it.
 
         Args:
             place: The place.
             is_clean: Whether nothing has come to be in it.
         """
-        surplus: _Place | None = place
+        surplus: Place | None = place
         if not is_clean:
             place.folder.left()
         if place.folder.is_ours and (place.ahead is not None or place.folder.clear()):
@@ -701,7 +666,7 @@ class Language:
             # Guests are given them with their jobs.
             secrets=_values_of(self._secrets, self._credentials) if self._secrets or self._credentials else None,
         )
-        box.tell_as(_told(policy))
+        box.tell_as(told_of(policy))
         most_integer = None if self._takes_bytes else MOST_SAFE_INTEGER
         desk = None if policy.network.mode == "none" else _network_desk()
         most_bytes = policy.limits.stdout + FRAME_ROOM_BYTES
@@ -785,21 +750,6 @@ class Language:
         return ModuleError(f"{module.name} is no interpreter for {self._language} that Stockade knows how to drive")
 
 
-@cache
-def _of_languages(language: str) -> Mapping[str, str]:
-    """Returns which keywords a language takes when it is made."""
-    return {name: f"{language}({name}=...)" for name in LANGUAGE_KEYWORDS} | {
-        name: f"run({name}=...) of the session" for name in ("files", "inputs", "args", "stdin", "collect")
-    }
-
-
-@cache
-def _of_runs(language: str) -> Mapping[str, str]:
-    """Returns which keywords its runs and sessions take."""
-    names = ("files", "inputs", "args", "stdin", "env", "collect", "on_stdout", "on_stderr")
-    return {name: f"{language}.run({name}=...)" for name in names} | {"idle": f"{language}.session(idle=...)"}
-
-
 def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], bytes | None]:
     """Returns what fetches a job, and after it what there is besides."""
     left = memoryview(job)
@@ -814,29 +764,6 @@ def _first(job: bytes, rest: Callable[[int], bytes | None]) -> Callable[[int], b
     return fetch
 
 
-def _told(policy: Policy) -> PolicyInfo:
-    """Returns what reports say of a policy: of the caller's, not of the one with our folders."""
-    return PolicyInfo(policy.digest, printable(policy.name))
-
-
-def _at_hand(places: Sequence[_Place], policy: Policy) -> int | None:
-    """Returns which place is best for a run under a policy; None where there is none.
-
-    The one that was used last is still in the processor's caches, but its interpreter may be yet to come. Where those
-    of all are, the one that is furthest on is taken.
-    """
-    found, most = None, -1
-    for at in range(len(places) - 1, -1, -1):
-        place = places[at]
-        if place.policy != policy:
-            continue
-        if place.ahead is None or place.ahead.ready:
-            return at
-        if (steps_taken := place.ahead.steps_taken) >= most:
-            found, most = at, steps_taken
-    return found
-
-
 def _telling(control: RunControl) -> Callable[[str], object]:
     """Returns what tells of a call of a tool, where somebody wants to know of those of a run."""
 
@@ -845,62 +772,6 @@ def _telling(control: RunControl) -> Callable[[str], object]:
             control.on_tool(name)
 
     return tell
-
-
-def _result(
-    report: Report,
-    told: PolicyInfo,
-    folder: PrivateFolder,
-    toolbox: Toolbox,
-    patterns: Sequence[str],
-    control: RunControl,
-    *,
-    survived: bool = False,
-) -> CodeResult:
-    """Makes a result of a report, and of what the guest left in its folder, as it may leave."""
-    handed = report.value
-    report = msgspec.structs.replace(report, policy=told, value=None)
-    files, left_out = folder.collect(patterns)
-    frame = None
-    if report.outcome in (Outcome.OK, Outcome.EXIT) or report.quarantine:
-        data, most = toolbox.take_frame(), toolbox.most_bytes
-        if data is None and isinstance(handed, bytes):
-            data = handed
-        if data is None:
-            data = folder.take_result(most, again=survived)
-        frame = read_frame(data if data is not None and len(data) <= most else None)
-    if control.gate is not None:
-        before = len(report.findings)
-        report, frame, files = _gated(control.gate, report, frame, files)
-        if control.on_found is not None:
-            control.on_found(report.findings[before:])
-        toolbox.forget_unknown()
-    return CodeResult.of(report, frame, files, left_out, toolbox, survived=survived)
-
-
-def _gated(
-    gate: GateRun, report: Report, frame: Frame | str | None, files: dict[str, bytes]
-) -> tuple[Report, Frame | str | None, dict[str, bytes]]:
-    """Has what code gives looked at, and returns it as it may leave."""
-    from stockade.gate import Given
-
-    if not isinstance(frame, Frame):
-        given = Given(None, () if frame is None else (frame,), files)
-        report = gate.release_given(report, given)
-        return report, given.texts[0] if given.texts else None, given.files
-    error = frame.error
-    given = Given(
-        frame.value,
-        () if error is None else (error.type, error.message, error.traceback),
-        files,
-        pictures(frame.figures),
-    )
-    report = gate.release_given(report, given)
-    if error is not None:
-        kind, message, traceback = given.texts
-        error = FrameError(kind, message, traceback, error.line)
-    figures = [base64.b64encode(data).decode() for data in given.figures]
-    return report, msgspec.structs.replace(frame, value=given.value, error=error, figures=figures), given.files
 
 
 def _wheels(folder: Path) -> tuple[str, ...]:
