@@ -13,7 +13,6 @@ import os
 import platform
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +127,7 @@ def calls(_: Console) -> list[Promise]:
 
 
 def single_calls(folder: Path) -> list[Promise]:
-    """Single WASI calls through the guard with every limit on, over the same natively; large ones without fuel."""
+    """Single WASI calls through the guard with every limit on, over the same natively."""
     wasm = bytes(wasmtime.wat2wasm(CALLS))
     (folder / "file").write_bytes(bytes(1 << 20))
     engine, linker = native_engine()
@@ -139,26 +138,20 @@ def single_calls(folder: Path) -> list[Promise]:
     wasi.preopen_dir(str(folder), "/data")
     store.set_wasi(wasi)
     exports = linker.instantiate(store, wasmtime.Module(engine, wasm)).exports(store)
-    mounts = [stockade.Mount(str(folder), "/data", "rw")]
-    # Where fuel is metered, moving bytes uses some, and takes a copy.
-    policies = _every_limit(mounts=mounts), _every_limit(mounts=mounts, fuel=None)
+    policy = _every_limit(mounts=[stockade.Mount(str(folder), "/data", "rw")])
     promises = []
-    with ExitStack() as opened:
-        boxes = [opened.enter_context(stockade.Sandbox(policy)) for policy in policies]
-        metered, unmetered = (opened.enter_context(box.open(wasm)) for box in boxes)
+    with stockade.Sandbox(policy) as sandbox, sandbox.open(wasm) as session:
         prepare = exports["prepare"]
         assert isinstance(prepare, wasmtime.Func)
         prepare(store)
-        for session in (metered, unmetered):
-            session.call("prepare").check()
+        session.call("prepare").check()
         for name, times in _CALL_ROUNDS.items():
-            session = unmetered if "MiB" in name else metered
             native = exports[name]
             assert isinstance(native, wasmtime.Func)
             spread = in_turn(
                 {
                     "native": lambda native=native, times=times: native(store, times),
-                    "guarded": lambda session=session, name=name, times=times: session.call(name, times).check(),
+                    "guarded": lambda name=name, times=times: session.call(name, times).check(),
                 },
                 30,
                 3,

@@ -136,8 +136,6 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_linker_define_wasi": (_P, (_P,)),
     "wasmtime_linker_allow_shadowing": (None, (_P, c_bool)),
     "wasmtime_linker_define_async_func": (_P, (_P, c_char_p, _W, c_char_p, _W, _P, _P, _P, _P)),
-    "wasmtime_linker_define": (_P, (_P, _P, c_char_p, _W, c_char_p, _W, _P)),
-    "wasmtime_linker_instantiate_async": (_P, (_P, _P, _P, _P, _P, _P)),
     "wasmtime_linker_get": (c_bool, (_P, _P, c_char_p, _W, c_char_p, _W, _P)),
     "wasm_functype_new": (_P, (_P, _P)),
     "wasm_functype_delete": (None, (_P,)),

@@ -71,7 +71,6 @@ class LinkedModule:
         claim: What an instance takes, the files left out that its policy lets it open.
         memory_handles: What is known of the handles of memories that its instances export, by their names.
         table_handles: The same for tables.
-        forwarder: What forwards large reads and writes for its instances; None before it is needed.
         natives_table: The same for the table through which the guard reaches what it is lent; None before it is known.
     """
 
@@ -98,7 +97,6 @@ class LinkedModule:
         self.memory_handles: dict[bytes, int] = {}
         self.table_handles: dict[bytes, int] = {}
         self.natives_table: int | None = None
-        self.forwarder: CompiledModule | None = None
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))

@@ -178,8 +178,7 @@ def _build(api: Any, config: EngineConfig) -> int:
     if config.pooled:
         pool = api.pooling_allocation_config_new()
         for name, value in {
-            # Each may have another one beside it, which has no memory and no table of its own (`_forwarder.py`).
-            "total_core_instances": _POOL_INSTANCES * 2,
+            "total_core_instances": _POOL_INSTANCES,
             "total_memories": _POOL_INSTANCES * 2,
             "total_tables": _POOL_INSTANCES * 2,
             "total_stacks": _POOL_INSTANCES,

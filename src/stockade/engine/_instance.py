@@ -17,14 +17,13 @@ from stockade.engine._callbacks import check_stack, check_stack_to_call_out, run
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._fork_gate import forks, inside, stand_back
-from stockade.engine._forwarder import add_forwarder
 from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import Out, Owner, Store
 from stockade.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stockade.engine._compiled import LinkedModule
     from stockade.engine._forkable import ForkableMemory
@@ -71,9 +70,6 @@ _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
 _MODULE_BYTES: Final = len(MODULE)
-
-_MOST_INSTANCES: Final = 2
-"""The guest's, and what forwards for it."""
 
 _FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
@@ -174,33 +170,6 @@ class Loan(NamedTuple):
             return None
         natives = tuple((slot, name, len(name)) for slot, name in calls)
         return cls(table, natives, any(name == PARKING for _, name in calls))
-
-
-def _lend(
-    natives: tuple[tuple[int, bytes, int], ...], api: Any, linker: int, context: int, out: memoryview, base: int
-) -> None:
-    """Puts native functions into the table whose number stands behind the instance's handle.
-
-    A function of its own, for what is raised as a loop begins anew would pass by the `try` around it.
-
-    Args:
-        natives: Each with its slot, its name, and how long that is.
-        api: The C API.
-        linker: Where they are.
-        context: The store.
-        out: What the library writes to.
-        base: Where that is.
-    """
-    lent = base + _LENT
-    # SAFETY: linker and store belong to one engine. The table's handle is where the instance's is, with its number
-    # behind it (see `Instance._handle`), borrowed for each call; a function lands in `out.lent`. An extern that holds a
-    # function and a value that holds a reference to one lie alike, so with its kind changed it is that value.
-    for slot, name, size in natives:
-        if not api.linker_get(linker, context, MODULE, _MODULE_BYTES, name, size, lent):
-            raise KeyError(name)
-        out[_LENT] = _FUNCREF
-        if error := api.table_set(context, base, slot, lent):
-            raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
 
 class InstantiationError(EngineError):
@@ -387,7 +356,6 @@ class Instance:
         "_api",
         "_base",
         "_context",
-        "_forwarding",
         "_is_over",
         "_keeper",
         "_linked",
@@ -424,7 +392,6 @@ class Instance:
         self.bed: ParkingSlot | None = None
         self._values: Any = None
         self._keeper: Owner | None = None
-        self._forwarding: Collection[int] = ()
         # A reference that does not keep it: it keeps us.
         self._watched: Callable[[], Watched | None] | None = None
         self._ticks = 1 if fuel is None else _TICKS
@@ -437,7 +404,7 @@ class Instance:
         try:
             if linked.parks:
                 self.bed = store.bed or self._make_bed()
-            api.store_limiter(pointer, memory_bytes, table_elements, _MOST_INSTANCES, -1, -1)
+            api.store_limiter(pointer, memory_bytes, table_elements, 1, -1, -1)
             if fuel is not None:
                 api.context_set_fuel(context, fuel)
             # SAFETY: native WASI takes the new config. It gets no stdio, arguments or environment.
@@ -464,12 +431,23 @@ class Instance:
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
             elif loan is not None:
+                # Here, where all is at hand: a function of its own would take a tenth of what limits cost a run.
                 table, natives, halts = loan
                 if halts:
                     self.bed = store.bed or self._make_bed()
                 number = linked.natives_table
                 store.words[_ITEM_WORD] = self._find_natives(table) if number is None else number
-                _lend(natives, api, linked.linker, context, store.bytes, base)
+                lent = base + _LENT
+                # SAFETY: linker and store belong to one engine. The table's handle is where the instance's is, with
+                # its number behind it (see `_handle`), borrowed for each call; a function lands in `out.lent`. An
+                # extern that holds a function and a value that holds a reference to one lie alike, so with its kind
+                # changed it is that value.
+                for slot, name, size in natives:
+                    if not api.linker_get(linked.linker, context, MODULE, _MODULE_BYTES, name, size, lent):
+                        raise KeyError(name)
+                    store.bytes[_LENT] = _FUNCREF
+                    if error := api.table_set(context, base, slot, lent):
+                        raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
@@ -545,7 +523,7 @@ class Instance:
     def _take_trap(self) -> Failure:
         words = self._place.words
         trap, words[_TRAP_WORD] = words[_TRAP_WORD], 0
-        return self._told(Failure.from_trap(trap))
+        return Failure.from_trap(trap)
 
     def _find(self, name: bytes) -> int:
         """Looks an export up; returns its kind, its handle is in `out`."""
@@ -611,7 +589,7 @@ class Instance:
     def limit(self, memory_bytes: int, table_elements: int) -> None:
         """Says anew how large any single memory or table may become; what is larger stays as it is."""
         # SAFETY: the store is alive, and nothing of it runs.
-        self._api.store_limiter(self._place.pointer, memory_bytes, table_elements, _MOST_INSTANCES, -1, -1)
+        self._api.store_limiter(self._place.pointer, memory_bytes, table_elements, 1, -1, -1)
 
     def table_size(self, name: bytes) -> int:
         """Returns how many elements an exported table has.
@@ -685,27 +663,6 @@ class Instance:
         # SAFETY: as above; the engine checks that the kind is the global's, and copies the number.
         if error := self._api.global_set(self._context, self._base + _HANDLE, addressof(number)):
             raise EngineError(f"a global cannot be set: {error_text(error)}")
-
-    def forward(self, memory: bytes, table: bytes, callers: Collection[int]) -> None:
-        """Adds what passes large reads and writes on to native WASI with the guest's memory for its own.
-
-        Args:
-            memory: Name of the exported memory of the guest.
-            table: Name of the exported table through which the guard reaches what it is lent.
-            callers: The guard's functions that call it.
-
-        Raises:
-            EngineError: It cannot be made.
-        """
-        add_forwarder(self._linked, self._place, self._context, memory, table)
-        self._forwarding = callers
-
-    def _told(self, failure: Failure) -> Failure:
-        """Leaves out the frame of what forwards: its functions have numbers that mean others in the guest's module."""
-        frames = failure.frames
-        if len(frames) > 1 and frames[1].function_index in self._forwarding:
-            return failure._replace(frames=frames[1:])
-        return failure
 
     def watch(self, guest: Watched) -> None:
         """Has the guest looked after while it runs, for it may open a FIFO."""
@@ -844,7 +801,7 @@ class Instance:
             error, words[_ERROR_WORD] = words[_ERROR_WORD], 0
             # SAFETY: the store is alive, and nothing of it runs.
             thrown = self._api.context_has_exception(self._context)
-            self.failure = self._told(Failure.from_error(error, thrown=thrown))
+            self.failure = Failure.from_error(error, thrown=thrown)
             return None
         self._is_over = self.exact = True
         if self._values is None:

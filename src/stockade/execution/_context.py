@@ -224,8 +224,6 @@ class PolicyContext:
         inputs: Inputs = NO_INPUTS,
         streams: Streams | None = None,
         saved: SavedGuest | None = None,
-        *,
-        lives_on: bool = False,
     ) -> Guest:
         """Makes a live instance of a module.
 
@@ -235,7 +233,6 @@ class PolicyContext:
             inputs: What it is given.
             streams: Serves it while it runs; by default, the callbacks of its inputs.
             saved: What it begins with, where that is not what the module begins with.
-            lives_on: Whether it is to be called several times: then it may take somewhat longer to be made.
 
         Raises:
             ModuleError: It cannot be run.
@@ -263,7 +260,6 @@ class PolicyContext:
             stdin=stdin,
             streams=streams,
             waiting=waiting,
-            forwards=lives_on and saved is None,
         )
         guest.pool = warm
         if self.monitoring is not None:

@@ -69,7 +69,6 @@ class LiveGuest(GuestAnywhere):
         stdin: Its standard input, unless `streams` has a callback for it.
         streams: Callbacks for output and input while it runs.
         waiting: An instance for it that was made ahead, for a run with callbacks or without.
-        forwards: Whether the data of large reads and writes is to be moved without a copy, where it can be.
 
     Raises:
         EngineError: There is no room for an instance.
@@ -130,7 +129,6 @@ class LiveGuest(GuestAnywhere):
         stdin: bytes = b"",
         streams: Streams | None = None,
         waiting: Instance | None = None,
-        forwards: bool = False,
     ) -> None:
         self._made = begun = time.perf_counter()
         self._plan = plan
@@ -169,9 +167,6 @@ class LiveGuest(GuestAnywhere):
                 if plan.forks:
                     make_forkable(plan, instance)
                 self._set_up(instance, plan.program.woven)
-                # What is not copied would use no fuel.
-                if forwards and plan.directories and plan.fuel is None:
-                    self._forward(instance, plan.program.woven)
         except BaseException:
             self.close()
             raise
@@ -275,12 +270,6 @@ class LiveGuest(GuestAnywhere):
                 self._limit_memories(instance)
         elif woven.collects:
             self._limit_memories(instance)
-
-    def _forward(self, instance: Instance, woven: Woven) -> None:
-        memory, state = woven.forwarded_memory, self._state
-        if memory is not None and woven.natives_export is not None and state is not None:
-            instance.forward(memory, woven.natives_export, woven.forwarding_functions)
-            state.put("forwards", "<I", 1)
 
     def _write_state(self, instance: Instance) -> State:
         program = self._plan.program

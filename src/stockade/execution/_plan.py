@@ -382,13 +382,13 @@ def _natives(program: Program) -> tuple[_Natives, _Natives]:
     """Which of the natives that the guest does not import the guard can come to need: their slots and names.
 
     Lending one takes a microsecond or two of every run, so those that cannot be called are left out. Should the guard
-    call one all the same, the empty slot in its table traps. What forwards puts itself there, and only for sessions.
+    call one all the same, the empty slot in its table traps.
 
     Returns:
         Those that every run needs, and what halts the guest: only where it can come to wait.
     """
     files = any(name.startswith("path_") for name in program.calls)
-    slots = [(slot, call) for slot, call in enumerate(program.woven.natives) if call.group != "forward"]
+    slots = [(slot, call) for slot, call in enumerate(program.woven.natives)]
     return (
         tuple(
             (slot, call.name.encode())

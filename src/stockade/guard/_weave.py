@@ -28,7 +28,7 @@ from stockade.guard._imports import check_imports, wasi_call
 from stockade.guard._redirect import WAITS, Targets, redirected
 from stockade.guard._source import GUEST_MEMORY
 from stockade.guard._trace_code import TRACE_HELPERS, TraceCode, traceable
-from stockade.guard._woven import ELEMENT_BYTES, FORWARDED, Woven
+from stockade.guard._woven import ELEMENT_BYTES, Woven
 from stockade.wasm import (
     ExternKind,
     FuncType,
@@ -151,16 +151,16 @@ class _Weaver:
         place: dict[int, int] = {}
         for index in sorted(needed):
             place[index] = first + len(place)
-        asked = dict.fromkeys(
-            guard.natives[called]
-            for index in sorted(needed)
-            for called in sorted(guard.bodies[index].calls)
-            if called in guard.natives
-        )
-        # In the first slots, both where there is one, for the forwarder puts them there itself.
-        forwards = FORWARDED if not asked.keys().isdisjoint(FORWARDED) else {}
-        natives = [*forwards.values()]
-        natives += [WASI_BY_NAME[name] for name in asked if name not in {*self.native_index, *FORWARDED}]
+        natives = [
+            WASI_BY_NAME[name]
+            for name in dict.fromkeys(
+                guard.natives[called]
+                for index in sorted(needed)
+                for called in sorted(guard.bodies[index].calls)
+                if called in guard.natives
+            )
+            if name not in self.native_index
+        ]
         after = first + len(place)
         for slot, call in enumerate(natives):
             self.native_index[call.name] = after + slot
@@ -237,7 +237,6 @@ class _Weaver:
             tables=new_tables,
             memories=appended,
             grown=(memories, tables),
-            forwarded=guest_memory if forwards and guest_memory < len(module.memories) else None,
         )
 
     def _add_host_calls(
@@ -317,7 +316,6 @@ class _Weaver:
         tables: Iterable[bytes] = (),
         memories: Iterable[bytes] = (),
         grown: tuple[set[int], set[int]] = (set(), set()),
-        forwarded: int | None = None,
     ) -> Woven:
         """Puts the module together.
 
@@ -331,7 +329,6 @@ class _Weaver:
             tables: Tables that are appended.
             memories: Memories that are appended.
             grown: The memories and the tables that the guest grows.
-            forwarded: The memory whose data large reads and writes may move without a copy.
         """
         module = self.module
         imports = self._imports()
@@ -376,7 +373,6 @@ class _Weaver:
             start_export=start_export,
             natives_export=natives_export,
             natives=natives,
-            forwarded_memory=None if forwarded is None else exposed.memories[forwarded],
             guest_functions=len(module.functions),
             guard_functions=tuple(self._appended.names),
             initial_memory_bytes=initial,

@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from stockade._wasi import WASI_BY_NAME, WasiCall
+from stockade._wasi import WasiCall  # noqa: TC001 - msgspec reads the annotations
 
-__all__ = ["ELEMENT_BYTES", "FORWARDED", "PROOF_VERSION", "WEAVER_VERSION", "Exposed", "Woven"]
+__all__ = ["ELEMENT_BYTES", "PROOF_VERSION", "WEAVER_VERSION", "Exposed", "Woven"]
 
-WEAVER_VERSION: Final = 5
+WEAVER_VERSION: Final = 4
 """The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 PROOF_VERSION: Final = 2
@@ -18,13 +18,6 @@ PROOF_VERSION: Final = 2
 
 ELEMENT_BYTES: Final = 8
 """What an element of a table counts in the budget of memory."""
-
-
-FORWARDED: Final = {
-    f"forward.{name}": WASI_BY_NAME[name]._replace(name=f"forward.{name}", group="forward")
-    for name in ("fd_read", "fd_write")
-}
-"""What the guard calls by way of the forwarder (`engine/_forwarder.py`), in the order of the table's first slots."""
 
 
 class Exposed(NamedTuple):
@@ -52,8 +45,6 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
         start_export: Name under which the original's start function is exported; None where it had none.
         natives_export: Name of the table for native functions that the guest does not import; None where not needed.
         natives: Those functions, in the order of the table's slots.
-        forwarded_memory: Name of the exported memory whose data large reads and writes may move without a copy; None
-            where there is none.
         guest_functions: Functions of the original; those from here on are the guard's.
         guard_functions: Names of the guard's functions, in order.
         initial_memory_bytes: What the guest's memories and tables take at the beginning, 8 bytes an element.
@@ -93,13 +84,6 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False
     collects: bool = False
     throws_only: bool = False
-    forwarded_memory: bytes | None = None
-
-    @property
-    def forwarding_functions(self) -> frozenset[int]:
-        """The guard's functions that call the forwarder."""
-        names = enumerate(self.guard_functions, self.guest_functions)
-        return frozenset(index for index, name in names if name in FORWARDED)
 
     @property
     def shares_heap(self) -> bool:

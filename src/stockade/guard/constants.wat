@@ -198,8 +198,6 @@
 (global $PATH_MAX           (export "PATH_MAX:const")            i32 (i32.const 4096))
 ;; The most bytes that one read or write moves: it may be short, as POSIX allows, so that none takes long.
 (global $IO_MAX             (export "IO_MAX:const")              i32 (i32.const 1048576))
-;; From how many bytes on its data is not copied, where it need not be.
-(global $FORWARD_MIN        (export "FORWARD_MIN:const")         i32 (i32.const 32768))
 ;; How much of its data is copied at once.
 (global $PIECE                                                   i32 (i32.const 65536))
 (global $SUBSCRIPTION_SIZE  (export "SUBSCRIPTION_SIZE:const")   i32 (i32.const 48))

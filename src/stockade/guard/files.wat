@@ -20,42 +20,6 @@
       (return (call $native.fd_write (local.get $fd) (global.get $iovec) (i32.const 1) (global.get $result)))))
   (call $native.fd_pwrite (local.get $fd) (global.get $iovec) (i32.const 1) (local.get $offset) (global.get $result)))
 
-;; The same without a copy: an instance whose memory is the guest's passes the call on to native WASI. So that reads the
-;; iovec where the guest has it, moves the data, and then writes the count, as it does for guests without a guard. What it
-;; reads there is what was checked: the guest does not run in between, and nothing else writes to its memory.
-(func $forward (param $number i32) (param $fd i32) (param $iovec i32) (param $count_at i32) (result i32)
-  (if (i32.eq (local.get $number) (global.get $N.fd_read))
-    (then
-      (return (call $forwarded.fd_read (local.get $fd) (local.get $iovec) (i32.const 1) (local.get $count_at)))))
-  (call $forwarded.fd_write (local.get $fd) (local.get $iovec) (i32.const 1) (local.get $count_at)))
-
-;; Whether a read or write can be passed on: it is a large one, at the position of the file, and of all that the first
-;; buffer with bytes has, so that native WASI moves no more than is permitted. That buffer's iovec, where so; and whether.
-;; It is looked at once more, for the call may have waited since it was checked.
-(func $as_it_stands (param $number i32) (param $iovs i32) (param $count i32) (param $buffer i32) (param $size i32)
-  (result i32 i32)
-  (if (i32.or
-        (i32.or
-          (i32.eqz (i32.load $state (global.get $forwards)))
-          (i32.lt_u (local.get $size) (global.get $FORWARD_MIN)))
-        (i32.and
-          (i32.ne (local.get $number) (global.get $N.fd_read))
-          (i32.ne (local.get $number) (global.get $N.fd_write))))
-    (then (return (i32.const 0) (i32.const 0))))
-  (block $none
-    (loop $next
-      (br_if $none (i32.eqz (local.get $count)))
-      (if (call $get_u32 (i32.add (local.get $iovs) (i32.const 4)))
-        (then
-          (return (local.get $iovs)
-            (i32.and
-              (i32.eq (call $get_u32 (local.get $iovs)) (local.get $buffer))
-              (i32.eq (call $get_u32 (i32.add (local.get $iovs) (i32.const 4))) (local.get $size))))))
-      (local.set $iovs (i32.add (local.get $iovs) (i32.const 8)))
-      (local.set $count (i32.sub (local.get $count) (i32.const 1)))
-      (br $next)))
-  (i32.const 0) (i32.const 0))
-
 ;; The same of no bytes: for what native WASI says of the descriptor.
 (func $native_io_of_none (param $number i32) (param $fd i32) (param $offset i64) (param $count_at i32) (result i32)
   (local $errno i32)
@@ -69,7 +33,7 @@
 (func $read_file (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64)
   (param $taken i32) (result i32)
   (local $errno i32) (local $buffer i32) (local $size i32) (local $from i64) (local $wanted i64) (local $got i32)
-  (local $spent i64) (local $iovec i32) (local $forwards i32)
+  (local $spent i64)
   (call $check (local.get $taken) (i64.const 4) (i32.const 4))
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $first_buffer (local.get $iovs) (local.get $count))
@@ -109,21 +73,12 @@
     (then
       (local.set $wanted (call $least (local.get $wanted) (i64.load $state (global.get $read_left))))
       (local.set $size (i32.wrap_i64 (local.get $wanted)))))
-  (call $as_it_stands (local.get $number) (local.get $iovs) (local.get $count) (local.get $buffer) (local.get $size))
-  (local.set $forwards)
-  (local.set $iovec)
-  (if (i32.eqz (local.get $forwards)) (then (drop (call $io_buffer (local.get $size)))))
+  (drop (call $io_buffer (local.get $size)))
   (local.set $spent (call $spend (global.get $read_left) (local.get $wanted)))
   (call $add (global.get $read) (local.get $wanted))
-  (if (local.get $forwards)
-    (then
-      (if (i32.eqz (local.tee $errno
-            (call $forward (local.get $number) (local.get $fd) (local.get $iovec) (local.get $taken))))
-        (then (local.set $got (call $get_u32 (local.get $taken))))))
-    (else
-      (if (i32.eqz (local.tee $errno
-            (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
-        (then (local.set $got (i32.load $state (global.get $result)))))))
+  (if (i32.eqz (local.tee $errno
+        (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
+    (then (local.set $got (i32.load $state (global.get $result)))))
   (call $add (global.get $read) (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $wanted)))
   (call $refund (global.get $read_left) (local.get $spent) (i64.extend_i32_u (local.get $got)))
   (drop (call $spend (global.get $read_tokens) (i64.extend_i32_u (local.get $got))))
@@ -136,10 +91,8 @@
         (call $sum (i64.load $state (global.get $read_limit))
           (i64.sub (i64.extend_i32_u (local.get $got)) (local.get $spent)))
         (global.get $AUDIT) (global.get $SUCCESS))))
-  (if (i32.eqz (local.get $forwards))
-    (then
-      (call $data_to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
-      (call $put_u32 (local.get $taken) (local.get $got))))
+  (call $data_to_guest (local.get $buffer) (i32.load $state (global.get $scratch)) (local.get $got))
+  (call $put_u32 (local.get $taken) (local.get $got))
   (global.get $SUCCESS))
 
 ;; Whether a file may come to end here; if not, EFBIG, or 0 where the policy only audits.
@@ -176,7 +129,7 @@
 (func $write_file (param $number i32) (param $fd i32) (param $iovs i32) (param $count i32) (param $offset i64)
   (param $written_at i32) (result i32)
   (local $errno i32) (local $buffer i32) (local $size i32) (local $from i64) (local $gap i64) (local $growth i64)
-  (local $got i32) (local $charged i64) (local $spent i64) (local $appends i32) (local $iovec i32) (local $forwards i32)
+  (local $got i32) (local $charged i64) (local $spent i64) (local $appends i32)
   (call $check (local.get $written_at) (i64.const 4) (i32.const 4))
   (if (i32.gt_u (local.get $count) (global.get $IOV_MAX)) (then (return (global.get $EINVAL))))
   (call $first_buffer (local.get $iovs) (local.get $count))
@@ -217,22 +170,12 @@
             (call $check_write (local.get $number)
               (call $sum (local.get $from) (i64.extend_i32_u (local.get $size))) (local.get $growth)))
         (then (return (local.get $errno))))))
-  (call $as_it_stands (local.get $number) (local.get $iovs) (local.get $count) (local.get $buffer) (local.get $size))
-  (local.set $forwards)
-  (local.set $iovec)
-  (if (i32.eqz (local.get $forwards))
-    (then (call $data_from_guest (call $io_buffer (local.get $size)) (local.get $buffer) (local.get $size))))
+  (call $data_from_guest (call $io_buffer (local.get $size)) (local.get $buffer) (local.get $size))
   (local.set $spent (call $spend (global.get $write_left) (local.get $growth)))
   (call $add (global.get $written) (local.get $growth))
-  (if (local.get $forwards)
-    (then
-      (if (i32.eqz (local.tee $errno
-            (call $forward (local.get $number) (local.get $fd) (local.get $iovec) (local.get $written_at))))
-        (then (local.set $got (call $get_u32 (local.get $written_at))))))
-    (else
-      (if (i32.eqz (local.tee $errno
-            (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
-        (then (local.set $got (i32.load $state (global.get $result)))))))
+  (if (i32.eqz (local.tee $errno
+        (call $native_io (local.get $number) (local.get $fd) (local.get $size) (local.get $offset))))
+    (then (local.set $got (i32.load $state (global.get $result)))))
   ;; What was not written has made no gap either.
   (if (local.get $got)
     (then (local.set $charged (i64.add (local.get $gap) (i64.extend_i32_u (local.get $got))))))
@@ -245,5 +188,5 @@
       (local.set $from (call $sum (local.get $from) (i64.extend_i32_u (local.get $got))))
       (if (i64.gt_u (local.get $from) (call $known_size (local.get $fd)))
         (then (call $set_known_size (local.get $fd) (local.get $from))))))
-  (if (i32.eqz (local.get $forwards)) (then (call $put_u32 (local.get $written_at) (local.get $got))))
+  (call $put_u32 (local.get $written_at) (local.get $got))
   (global.get $SUCCESS))

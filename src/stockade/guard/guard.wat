@@ -7,8 +7,7 @@
 ;;
 ;; Two memories are in reach. $guest is the guest's own: everything in it may be hostile, and every address in it is the
 ;; guest's choice. $state is the guard's: no instruction of the guest can name it, so what stands there is the truth of
-;; the run. Native WASI knows $state only. Paths, buffers and answers go in and out by way of the guard's places below. The one
-;; exception is the data of large reads and writes, which native WASI is let at in $guest where it stands (see $forward).
+;; the run. Native WASI knows $state only. Paths, buffers and answers go in and out by way of the guard's places below.
 ;;
 ;; Every call takes the same way, and each step assumes that the earlier ones are done:
 ;;
@@ -77,11 +76,6 @@
 (import "wasi_snapshot_preview1" "proc_raise" (func $native.proc_raise (param i32) (result i32)))
 (import "wasi_snapshot_preview1" "random_get" (func $native.random_get (param i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "sched_yield" (func $native.sched_yield (result i32)))
-
-;; Not native either: functions of another instance, which pass these two on to native WASI, with the guest's memory for
-;; theirs (see $forward).
-(import "forwarder" "forward.fd_read" (func $forwarded.fd_read (param i32 i32 i32 i32) (result i32)))
-(import "forwarder" "forward.fd_write" (func $forwarded.fd_write (param i32 i32 i32 i32) (result i32)))
 
 ;; -- the guest, and the guard's own memory --------------------------------------------------------------------------
 
@@ -227,5 +221,4 @@
 (global $granted               (export "granted:u32:policy")          i32 (i32.const 42620)) ;; where the lists of paths of mounts stand (see listed.wat); 0: no mount has one
 (global $scopes                (export "scopes:u32:policy")           i32 (i32.const 42624)) ;; where the scope of each descriptor stands, u32 each
 (global $found                                                        i32 (i32.const 42628)) ;; the scope of what the last path leads to, u32
-(global $forwards              (export "forwards:u32:session")        i32 (i32.const 42632)) ;; 1: there is the instance that passes large reads and writes on
-(global $room                  (export "room:u8:note")                i32 (i32.const 42636)) ;; from here on the host places its data
+(global $room                  (export "room:u8:note")                i32 (i32.const 42632)) ;; from here on the host places its data

@@ -169,7 +169,7 @@ class InProcess:
         if not (yield from context.prepare(task.module, control, tenant)):
             report = context.cancelled(task.module)
             raise Cancelled(f"{task.module.name}: {report.summary()}", report)
-        guest = context.guest(task.module, control, task.inputs, task.streams, task.saved, lives_on=keeps)
+        guest = context.guest(task.module, control, task.inputs, task.streams, task.saved)
         if not keeps and task.saved is not None:
             guest.begin_with(task.saved.pages)
         return guest

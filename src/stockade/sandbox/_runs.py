@@ -201,7 +201,7 @@ def open_here(
         saved: What it begins with, where that is not what the module begins with.
     """
     if context.isolation == "inprocess":
-        return context.guest(module, control, inputs, streams, saved, lives_on=True)
+        return context.guest(module, control, inputs, streams, saved)
     return run_blocking(open_steps(context, control, module, inputs, streams, saved), control)
 
 

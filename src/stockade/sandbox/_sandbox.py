@@ -997,7 +997,7 @@ class Sandbox:
             raise
         streams = _loop_streams(inputs, control)
         if context.isolation == "inprocess":
-            guest: OpenGuest = context.guest(loaded, control, inputs, streams, saved, lives_on=True)
+            guest: OpenGuest = context.guest(loaded, control, inputs, streams, saved)
         else:
             opening = open_steps(context, control, loaded, inputs, streams, saved, tenant)
             guest = await _awaited(opening, control, priority, tenant)
