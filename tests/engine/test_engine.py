@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import math
 import os
 import re
 import signal
@@ -384,11 +385,26 @@ def test_short_runs_that_follow_each_other_keep_the_ticker(monkeypatch: pytest.M
             ticker.enter(ticker)
             del ticker.running[ticker]
 
-    monkeypatch.setattr(_ticker, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(_ticker, "time", SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
     me = ticker._thread = threading.current_thread()
     ticker._tick_while_needed(me)
     assert ticks == 70
     assert ticker._thread is None
+
+
+def test_a_late_tick_is_let_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next call that is over; one that is not late holds nobody up."""
+    slept: list[float] = []
+    monkeypatch.setattr(Ticker, "_tick_while_needed", lambda *_: None)
+    monkeypatch.setattr(_ticker, "time", SimpleNamespace(sleep=slept.append, perf_counter=time.perf_counter))
+    with Sandbox() as box, box.open(wat('(module (func (export "f")))')) as session:
+        ticker = session._guest._instance._linked.engine.ticker  # type: ignore[union-attr]
+
+        for due, times in ((math.inf, 0), (time.perf_counter() + 3600, 0), (0.0, 1), (math.inf, 1)):
+            ticker.due = due
+            session.call("f").check()
+            assert len(slept) == times
+            assert ticker.due == (math.inf if times else due)
 
 
 def test_ticker_thread_ends_after_the_last_run() -> None:

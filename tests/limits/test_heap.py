@@ -196,7 +196,7 @@ def test_an_engine_without_room_is_no_fault_of_a_guest_that_begins_with_no_objec
 ) -> None:
     """The twin: what the engine lacks is told as that, also where the guest could make objects later."""
 
-    def instantiate(self: Plan, guard_bytes: int) -> Instance:
+    def instantiate(self: Plan, guard_bytes: int, *, streamed: bool = False) -> Instance:
         raise InstantiationError("no instance can be made: no room")
 
     sandbox = Sandbox(Policy(limits=Limits(memory=32 * _MIB), features=_ALLOWED))

@@ -8,6 +8,7 @@ import sys
 import weakref
 from ctypes import addressof, c_char, c_uint64, memmove, string_at
 from threading import get_ident
+from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -752,6 +753,8 @@ class Instance:
                 # SAFETY: as in `Store.end_call`.
                 future, place.future = place.future, None
                 api.call_future_delete(future)
+                if perf_counter() > ticker.due:
+                    ticker.let_by()
                 return True
         finally:
             if innermost is not None:

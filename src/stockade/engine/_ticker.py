@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from math import inf
 from threading import get_ident
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stockade._bell import Bell, start_thread
 from stockade._locks import reentrant_lock
@@ -31,6 +32,11 @@ TICK_SECONDS = 0.01
 _LINGER_TICKS = 10
 """Idle ticks after which the thread ends: 0.1 s."""
 
+_LATE_SECONDS: Final = 0.0002
+"""How long after its time a tick is late: nobody had to wait for the thread until then."""
+
+_LET_BY_SECONDS: Final = 0.00005
+"""How long the thread is let by: it takes a tenth of that."""
 
 _COMPUTING_TICKS = 2
 """Who has not yielded by then is in a native call, or in a long instruction."""
@@ -54,6 +60,7 @@ class Ticker:
         raised: How many ticks are over. Raised after the epoch is.
         running: What runs, each with its thread. Whoever has entered takes itself out when it halts.
         watched: Guests that run and may open something, each with the tick at which it went on.
+        due: When a tick is late, by `time.perf_counter`: whoever ends a call of a guest after that lets the thread by.
     """
 
     def __init__(self, tick: Callable[[], None]) -> None:
@@ -67,6 +74,7 @@ class Ticker:
         self.raised = 0
         self.running = keep_list(self)
         self.watched: dict[Watched, int] = {}
+        self.due = inf
         self._met = threading.local()
         # Where its thread rests when nothing runs; None where it ends then.
         self._rest: Bell | None = None
@@ -84,6 +92,16 @@ class Ticker:
         if self._thread is None:
             self._start()
 
+    def let_by(self) -> None:
+        """Lets the thread tick that has not got the interpreter lock.
+
+        Short calls of guests let go of that lock and have it back before a thread that waits for it is awake. Each of
+        them would wake it in vain, which takes as long as half such a run, until Python makes them hand it over after
+        5 ms.
+        """
+        self.due = inf
+        time.sleep(_LET_BY_SECONDS)
+
     def watch(self, guest: Watched) -> None:
         """Has a guest looked after that begins to run now, on this thread."""
         if not getattr(self._met, "before", False):
@@ -96,6 +114,7 @@ class Ticker:
         self._lock = reentrant_lock()
         self._thread = self._rest = None
         self._rests = False
+        self.due = inf
         self.watched = {}
         # A handler of a signal has forked, in the middle of a run that goes on here.
         if self.running:
@@ -160,7 +179,9 @@ class Ticker:
     def _tick_while_needed(self, me: threading.Thread) -> None:
         idle = 0
         while self._thread is me:
+            self.due = time.perf_counter() + TICK_SECONDS + _LATE_SECONDS
             time.sleep(TICK_SECONDS)
+            self.due = inf
             if self.running:
                 idle = 0
                 self.count += 1
