@@ -198,6 +198,23 @@ def test_a_restored_guest_has_its_changes_and_what_it_grows_by_in_its_forks(box:
             assert fork.call("count").value == session.call("count").value == 1
 
 
+def test_after_any_number_of_forks_only_what_has_changed_is_copied(box: Sandbox, copied: list[int]) -> None:
+    """What a memory is made of does not come to be more and more pieces, so that all has to be copied anew."""
+    choose, sites = random.Random(5), range(0, 138, 6)
+    with _filled(box) as session:
+        session.call("grow", 100).check()
+        session.call("fill", PAGE, 1, 139 * PAGE).check()
+        session.fork().close()
+        copied.clear()
+        for number in range(60):
+            for site in choose.sample(sites, 12):
+                session.call("put", site * PAGE, number).check()
+            with session.fork() as fork:
+                assert fork.read_memory(0, 140 * PAGE) == session.read_memory(0, 140 * PAGE)
+            assert copied == [4_096] * 12
+            copied.clear()
+
+
 def test_limits_and_bounds_are_as_without_it(box: Sandbox) -> None:
     """The attack: what lies behind the memory is mapped already, up to the limit."""
     for forks in (False, True):

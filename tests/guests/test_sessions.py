@@ -209,9 +209,10 @@ def test_a_dropped_session_is_told() -> None:
             del session
 
 
-def test_a_fork_begins_as_its_session_is(python: Python) -> None:
+@pytest.mark.parametrize("forks", [False, True], ids=["as any", "forks=True"])
+def test_a_fork_begins_as_its_session_is(python: Python, forks: bool) -> None:
     """With its variables and files; neither sees what the other does then. Where that cannot be, it is refused."""
-    with python.session() as session:
+    with python.session(forks=forks) as session:
         session.run("x = [1]\nopen('f', 'w').write('kept') and None")
         if python.runtime != "cpython-3.15":
             with pytest.raises(UsageError) as caught:
@@ -221,7 +222,7 @@ def test_a_fork_begins_as_its_session_is(python: Python) -> None:
                 "piece of code, such as cpython-3.15"
             )
             return
-        with session.fork() as one, session.fork() as other:
+        with session.fork() as one, session.fork(forks=forks) as other:
             assert one.run("x.append(2)\nopen('g', 'w').write('mine')\nx").value == [1, 2]
             assert other.run("import os\n[x, open('f').read(), sorted(os.listdir())]").value == [[1], "kept", ["f"]]
             assert session.run("import os\n[x, sorted(os.listdir())]").value == [[1], ["f"]]
@@ -231,11 +232,12 @@ def test_a_fork_begins_as_its_session_is(python: Python) -> None:
             session.fork()
 
 
-def test_a_fork_of_javascript_begins_as_its_session_is(javascript: JavaScript) -> None:
+@pytest.mark.parametrize("forks", [False, True], ids=["as any", "forks=True"])
+def test_a_fork_of_javascript_begins_as_its_session_is(javascript: JavaScript, forks: bool) -> None:
     """With its variables and files; neither sees what the other does then, and each draws its own random numbers."""
-    with javascript.session() as session:
+    with javascript.session(forks=forks) as session:
         session.run("let x = [1]; const f = std.open('f', 'w'); f.puts('kept'); f.close()")
-        with session.fork() as one, session.fork() as other:
+        with session.fork() as one, session.fork(forks=forks) as other:
             assert one.run("x.push(2); const g = std.open('g', 'w'); g.puts('mine'); g.close(); x").value == [1, 2]
             assert other.run("[x, std.loadFile('f'), os.readdir('.')[0].sort()]").value == [
                 [1],

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from errno import ENXIO
 from functools import cache
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stockade._pages import PAGE_BYTES
-from stockade.engine._host_pages import MOST_EXTENTS, NEAR_BYTES, PRIVATE, near, nonzero, page_table, runs_of
+from stockade.engine._host_pages import NEAR_BYTES, PRIVATE, near, nonzero, page_table, runs_of
 from stockade.engine._memory_copy import copy_into, stored_at
 from stockade.engine._memory_image import Extent, MemoryFile, MemoryImage, SealedFile, overlaid
 from stockade.engine._memory_map import map_clear, map_in_place, map_over, put_aside
@@ -35,6 +37,12 @@ __all__ = ["ForkableMemory", "make_forkable"]
 
 _MOST_BYTES: Final = 4 << 30
 """What the engine reserves for each memory at least."""
+
+_MOST_EXTENTS: Final = 96
+"""Stretches that a memory is made of. Where there would be more, all of it is copied anew."""
+
+_MOST_ASIDE: Final = 16
+"""Stretches of which the page tables are moved aside, the largest."""
 
 _NEVER_OVERCOMMITTED: Final = "2"
 """How the kernel says that it promises no memory that it has not (Documentation/mm/overcommit-accounting.rst)."""
@@ -167,18 +175,19 @@ class ForkableMemory:
             changed = near(_inside(runs_of(PRIVATE, pages), self._extents))
         gaps = [(start, min(end, size)) for start, end in _between(self._extents, size)]
         held = [run for gap in gaps for run in near(_with_data(file.descriptor, *gap))]
-        if len(self._extents) + len(held) + 2 * len(changed) > MOST_EXTENTS:
-            return None
         copied = stored_at([(self._address, start, end - start) for start, end in changed], "soon") if changed else []
+        if len(overlaid(self._extents, copied)) + len(held) > _MOST_EXTENTS:
+            return None
         last = None if self._last is None else self._last()
         if last is not None:
             # Else there would be no end to what is aside.
-            last.settle()
+            with suppress(EngineError):
+                last.settle()
         following = self._new_file()
         # From here on, nothing tells what the file holds until it is done.
         self._is_whole = False
-        used = [gap for gap in gaps if any(gap[0] <= start < gap[1] for start, _ in held)]
-        rooms = [put_aside(self._address + start, end - start) for start, end in used]
+        used = [(end - start, start) for start, end in gaps if any(start <= at < end for at, _ in held)]
+        rooms = [put_aside(self._address + at, length) for length, at in nlargest(_MOST_ASIDE, used)]
         for start, end in held:
             map_over(self._address + start, end - start, file.descriptor, start)
         found = self._extents
