@@ -333,7 +333,8 @@ def test_descriptors_are_given_back(box: Sandbox) -> None:
     before = open_descriptors()
     for _ in range(5):
         once()
-    assert open_descriptors() == before
+    # What is aside is given back on another thread, which has the file until then.
+    assert until(lambda: open_descriptors() <= before)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
