@@ -100,8 +100,10 @@ class Room:
         self._size = size
 
     def __del__(self) -> None:
-        # SAFETY: nobody else knows it. Without the interpreter lock, for there may be much to give back.
-        libc().munmap_long(self._address, self._size)
+        # Piece by piece, for nobody else in the process can map anything while one is given back.
+        for at in range(0, self._size, _TABLE_BYTES):
+            # SAFETY: nobody else knows it. Without the interpreter lock, for there may be much to give back.
+            libc().munmap_long(self._address + at, min(_TABLE_BYTES, self._size - at))
 
 
 def put_aside(address: int, size: int) -> Room | None:

@@ -6,6 +6,7 @@ that written as any run does, by its own policy and its own inputs. What cannot 
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Final
@@ -49,6 +50,9 @@ SPARE_MAPS = 16
 """Memory maps that a restored guest may come to have beyond those that it begins with, as snapshots are taken of it."""
 
 _LEAST_PRIORITY: Final = 1
+
+_SETTLED_SECONDS: Final = 0.02
+"""After how long what is aside is given back."""
 
 _SHOWN = 5
 """Descriptors that a message names."""
@@ -161,6 +165,8 @@ def _settle_later(held: InstanceState) -> None:
         return
 
     def steps() -> RunCoroutine[None]:
+        # Not while the fork is opened, which would wait for it.
+        yield time.monotonic() + _SETTLED_SECONDS
         for file in files.values():
             # Whoever needs it settled tries again, and is told.
             with suppress(EngineError):
