@@ -5,6 +5,7 @@ Holds P-CACHE-1.
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import json
@@ -516,8 +517,14 @@ def test_nothing_is_ever_unpickled() -> None:
     for path in files:
         text = path.read_text()
         assert re.search(r"\b(pickle|cPickle|shelve|dill|joblib|cloudpickle)\b", text) is None, path
-        assert set(re.findall(r"\bmarshal\b(?:\.\w+)?", text)) <= {"marshal", "marshal.dumps"}, path
-        assert not re.search(r"(?m)^\s*from marshal\b", text), path
+        # By its names, for code that guests are given stands in texts.
+        used = {
+            node.attr
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "marshal"
+        }
+        assert used <= {"dumps"}, path
+        assert not re.search(r"(?m)^\s*(?:from marshal\b|import marshal as\b)", text), path
 
 
 # -- whose folder it is -----------------------------------------------------------------------------------------------

@@ -173,6 +173,33 @@ class Loan(NamedTuple):
         return cls(table, natives, any(name == PARKING for _, name in calls))
 
 
+def _lend(
+    natives: tuple[tuple[int, bytes, int], ...], api: Any, linker: int, context: int, out: memoryview, base: int
+) -> None:
+    """Puts native functions into the table whose number stands behind the instance's handle.
+
+    A function of its own, for what is raised as a loop begins anew would pass by the `try` around it.
+
+    Args:
+        natives: Each with its slot, its name, and how long that is.
+        api: The C API.
+        linker: Where they are.
+        context: The store.
+        out: What the library writes to.
+        base: Where that is.
+    """
+    lent = base + _LENT
+    # SAFETY: linker and store belong to one engine. The table's handle is where the instance's is, with its number
+    # behind it (see `Instance._handle`), borrowed for each call; a function lands in `out.lent`. An extern that holds a
+    # function and a value that holds a reference to one lie alike, so with its kind changed it is that value.
+    for slot, name, size in natives:
+        if not api.linker_get(linker, context, MODULE, _MODULE_BYTES, name, size, lent):
+            raise KeyError(name)
+        out[_LENT] = _FUNCREF
+        if error := api.table_set(context, base, slot, lent):
+            raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
+
+
 class InstantiationError(EngineError):
     """The engine can make no instance, and says no trap."""
 
@@ -432,23 +459,12 @@ class Instance:
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
             elif loan is not None:
-                # Here, where all is at hand: a function of its own would take a tenth of what limits cost a run.
                 table, natives, halts = loan
                 if halts:
                     self.bed = store.bed or self._make_bed()
                 number = linked.natives_table
                 store.words[_ITEM_WORD] = self._find_natives(table) if number is None else number
-                lent = base + _LENT
-                # SAFETY: linker and store belong to one engine. The table's handle is where the instance's is, with
-                # its number behind it (see `_handle`), borrowed for each call; a function lands in `out.lent`. An
-                # extern that holds a function and a value that holds a reference to one lie alike, so with its kind
-                # changed it is that value.
-                for slot, name, size in natives:
-                    if not api.linker_get(linked.linker, context, MODULE, _MODULE_BYTES, name, size, lent):
-                        raise KeyError(name)
-                    store.bytes[_LENT] = _FUNCREF
-                    if error := api.table_set(context, base, slot, lent):
-                        raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
+                _lend(natives, api, linked.linker, context, store.bytes, base)
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
