@@ -67,11 +67,13 @@ def audit() -> list[Promise]:
             path = Path(folder) / f"audit{number}.jsonl"
             without = _timed(plain, module, lambda: None)
             with stockade.AuditLog(path, fsync="never") as log, stockade.Sandbox(audit=log) as box:
+                # As the other has, too: what the first run takes is another matter.
+                box.run(module)
                 told = _timed(box, module, log.flush)
             slower.append(told.seconds / without.seconds)
             dearer.append(told.cpu_seconds / without.cpu_seconds)
             text = path.read_bytes()
-            lost += 2 * _RUNS - text.count(b'"run_started"') - text.count(b'"run_ended"')
+            lost += 2 * (_RUNS + 1) - text.count(b'"run_started"') - text.count(b'"run_ended"')
             assert verify(path).ok
     return [
         Promise("10,000 runs with an audit log, over runs without", statistics.median(slower), 1.15),

@@ -394,17 +394,35 @@ def test_short_runs_that_follow_each_other_keep_the_ticker(monkeypatch: pytest.M
 
 def test_a_late_tick_is_let_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the next call that is over; one that is not late holds nobody up."""
-    slept: list[float] = []
+    let: list[float] = []
+    let_by = Ticker.let_by
+    monkeypatch.setattr(Ticker, "let_by", lambda self: let.append(self.due) or let_by(self))
+    # Nobody ticks: whoever waits for it waits no longer than a moment.
     monkeypatch.setattr(Ticker, "_tick_while_needed", lambda *_: None)
-    monkeypatch.setattr(_ticker, "time", SimpleNamespace(sleep=slept.append, perf_counter=time.perf_counter))
     with Sandbox() as box, box.open(wat('(module (func (export "f")))')) as session:
         ticker = session._guest._instance._linked.engine.ticker  # type: ignore[union-attr]
 
         for due, times in ((math.inf, 0), (time.perf_counter() + 3600, 0), (0.0, 1), (math.inf, 1)):
             ticker.due = due
             session.call("f").check()
-            assert len(slept) == times
+            assert len(let) == times
             assert ticker.due == (math.inf if times else due)
+
+
+def test_who_lets_a_tick_by_goes_on_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, also where it rang for somebody who did not wait for so long."""
+    monkeypatch.setattr(_ticker, "_LET_BY_SECONDS", 3600.0)
+    ticker = Ticker(lambda: None)
+    ticker._over.ring()
+    waiting = threading.Thread(target=ticker.let_by)
+    waiting.start()
+    assert until(lambda: ticker._is_awaited)
+    assert waiting.is_alive()
+
+    ticker._let_go()
+
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_ticker_thread_ends_after_the_last_run() -> None:

@@ -65,6 +65,11 @@ class _Writer:
                     return None
             return ours
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes logs, as far as is known."""
+        return self._process is not None and self._is_ready
+
     def is_starting(self) -> bool:
         """Says whether it was started, and takes logs soon."""
         with self._lock:
@@ -140,8 +145,8 @@ class Aside:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the other process is there."""
-        return self._line is not None
+        """Whether the other process is there: for this log, or for others and then for this one, too."""
+        return self._line is not None or (_writer.is_ready and not self._is_unsure)
 
     @property
     def is_starting(self) -> bool:
@@ -158,7 +163,7 @@ class Aside:
             OSError: They cannot be written.
             AuditError: What is in the place of the log cannot be used.
         """
-        line = self._line
+        line = self._line or (self._connected() if self.is_ready else None)
         if line is not None and (not is_readable(line) if self.awaits else self._send(line, noted)):
             return
         self.append(noted)

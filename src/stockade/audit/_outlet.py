@@ -158,7 +158,7 @@ class Outlet:
         self._asleep = self.alert = True
         self._hurried = False
         # Whether the thread waits to be let by, and what who does so waits at.
-        self._meets = False
+        self._meets = self._is_awaited = False
         self._met = Bell()
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
@@ -211,8 +211,13 @@ class Outlet:
         all that it has to do. So whoever has noted much waits for it.
         """
         self._meets = False
+        self._is_awaited = True
         self._bell.ring()
-        self._met.wait(_MEET_SECONDS)
+        end = time.monotonic() + _MEET_SECONDS
+        # It may have rung for somebody who did not wait for so long.
+        while self._is_awaited and (left := end - time.monotonic()) > 0:
+            self._met.wait(left)
+        self._is_awaited = False
 
     def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
@@ -341,7 +346,9 @@ class Outlet:
                 return
             seconds = _MET_SECONDS
             done = self._try(self._feed)
-            self._met.ring()
+            if self._is_awaited:
+                self._is_awaited = False
+                self._met.ring()
             if not done:
                 return
 

@@ -32,11 +32,11 @@ TICK_SECONDS = 0.01
 _LINGER_TICKS = 10
 """Idle ticks after which the thread ends: 0.1 s."""
 
-_LATE_SECONDS: Final = 0.0002
+_LATE_SECONDS: Final = 0.0001
 """How long after its time a tick is late: nobody had to wait for the thread until then."""
 
-_LET_BY_SECONDS: Final = 0.00005
-"""How long the thread is let by: it takes a tenth of that."""
+_LET_BY_SECONDS: Final = 0.001
+"""How long the thread is waited for at most, which takes a tenth of that."""
 
 _COMPUTING_TICKS = 2
 """Who has not yielded by then is in a native call, or in a long instruction."""
@@ -75,6 +75,9 @@ class Ticker:
         self.running = keep_list(self)
         self.watched: dict[Watched, int] = {}
         self.due = inf
+        # Whether a tick is waited for, and what whoever does so waits at.
+        self._is_awaited = False
+        self._over = Bell()
         self._met = threading.local()
         # Where its thread rests when nothing runs; None where it ends then.
         self._rest: Bell | None = None
@@ -100,7 +103,11 @@ class Ticker:
         5 ms.
         """
         self.due = inf
-        time.sleep(_LET_BY_SECONDS)
+        self._is_awaited = True
+        end = time.perf_counter() + _LET_BY_SECONDS
+        while self._is_awaited and (left := end - time.perf_counter()) > 0:
+            self._over.wait(left)
+        self._is_awaited = False
 
     def watch(self, guest: Watched) -> None:
         """Has a guest looked after that begins to run now, on this thread."""
@@ -113,7 +120,8 @@ class Ticker:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
         self._lock = reentrant_lock()
         self._thread = self._rest = None
-        self._rests = False
+        self._rests = self._is_awaited = False
+        self._over = Bell()
         self.due = inf
         self.watched = {}
         # A handler of a signal has forked, in the middle of a run that goes on here.
@@ -192,7 +200,9 @@ class Ticker:
                     # at the next tick.
                     with suppress(Exception):
                         self._interrupt()
+                self._let_go()
                 continue
+            self._let_go()
             idle = 0 if self._was_used else idle + 1
             self._was_used = False
             if self._rest is not None:
@@ -210,6 +220,11 @@ class Ticker:
                             # It came before that was to be seen, and did not start another one.
                             self._thread = me
                 idle = 0
+
+    def _let_go(self) -> None:
+        if self._is_awaited:
+            self._is_awaited = False
+            self._over.ring()
 
     def _interrupt(self) -> None:
         """Lets guests go on that open what takes long."""
