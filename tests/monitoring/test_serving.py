@@ -91,7 +91,7 @@ def test_runs_and_sessions_are_told(server: MonitorServer) -> None:
     """Of all sandboxes of the process, with names and limits."""
     with Sandbox(POLICY) as box, Sandbox() as other, other.open(wat(WORK)):
         thread = in_a_thread(lambda: box.run(wat(WORK), run_id="upload 17"))
-        assert until(lambda: "upload 17" in box.monitor())
+        assert until(lambda: "upload 17" in box.monitor() and box.monitor()["upload 17"].state == "running")
         found = look()
         box.cancel("upload 17")
         thread.join(30)

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Final
 from stockade._pages import PAGE_BYTES
 from stockade.engine._host_pages import NEAR_BYTES, PRIVATE, near, nonzero, page_table, runs_of
 from stockade.engine._memory_copy import copy_into, stored_at
-from stockade.engine._memory_image import Extent, MemoryFile, MemoryImage, SealedFile, overlaid
+from stockade.engine._memory_image import (
+    BLOCK_BYTES,
+    Extent,
+    MemoryFile,
+    MemoryImage,
+    SealedFile,
+    is_wasteful,
+    overlaid,
+    stored_bytes,
+)
 from stockade.engine._memory_map import map_clear, map_in_place, map_over, put_aside
 from stockade.errors import EngineError
 
@@ -176,7 +185,11 @@ class ForkableMemory:
         gaps = [(start, min(end, size)) for start, end in _between(self._extents, size)]
         held = [run for gap in gaps for run in near(_with_data(file.descriptor, *gap))]
         copied = stored_at([(self._address, start, end - start) for start, end in changed], "soon") if changed else []
-        if len(overlaid(self._extents, copied)) + len(held) > _MOST_EXTENTS:
+        kept = overlaid(self._extents, copied)
+        if len(kept) + len(held) > _MOST_EXTENTS:
+            return None
+        stored = os.fstat(file.descriptor).st_blocks * BLOCK_BYTES if held else 0
+        if is_wasteful(stored_bytes(kept) + stored, size):
             return None
         last = None if self._last is None else self._last()
         if last is not None:

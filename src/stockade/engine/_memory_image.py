@@ -12,14 +12,27 @@ from stockade.errors import EngineError
 from stockade.system import has_memory_files, is_sealed, open_memory_file, seal, seal_against_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from stockade.engine._memory_map import Room
 
-__all__ = ["Extent", "InstanceState", "MemoryFile", "MemoryImage", "SealedFile", "overlaid"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Extent",
+    "InstanceState",
+    "MemoryFile",
+    "MemoryImage",
+    "SealedFile",
+    "is_wasteful",
+    "overlaid",
+    "stored_bytes",
+]
 
-_BLOCK_BYTES: Final = 512
+BLOCK_BYTES: Final = 512
 """What the system counts the room of files in."""
+
+_SPARE_BYTES: Final = 8 << 20
+"""Files are made of large pages, so that one of a small memory takes more than the memory."""
 
 
 class SealedFile:
@@ -48,7 +61,7 @@ class SealedFile:
         status = os.fstat(descriptor)
         self.size_bytes = status.st_size
         # There may be holes.
-        self.stored_bytes = status.st_blocks * _BLOCK_BYTES
+        self.stored_bytes = status.st_blocks * BLOCK_BYTES
 
     @classmethod
     def of(cls, file: MemoryFile, aside: list[Room]) -> SealedFile:
@@ -111,7 +124,9 @@ class SealedFile:
                 try:
                     seal(self.descriptor)
                 except OSError as problem:
-                    raise EngineError(f"a snapshot cannot be sealed: {problem.strerror}") from None
+                    # In a forked child: its parent may have done so.
+                    if not is_sealed(self.descriptor):
+                        raise EngineError(f"a snapshot cannot be sealed: {problem.strerror}") from None
                 self._aside = None
 
     @staticmethod
@@ -232,9 +247,28 @@ class InstanceState(NamedTuple):
     @property
     def stored_bytes(self) -> int:
         """How much of it is kept in files; instances share this as long as they do not write to it."""
-        return sum(
-            {id(part.file): part.file.stored_bytes for image in self.memories for part in image.extents}.values()
-        )
+        return stored_bytes(part for image in self.memories for part in image.extents)
+
+
+def stored_bytes(extents: Iterable[Extent]) -> int:
+    """Returns what the files of some extents take, each of which is kept whole as long as one of them is.
+
+    Args:
+        extents: The extents.
+    """
+    return sum({id(part.file): part.file.stored_bytes for part in extents}.values())
+
+
+def is_wasteful(stored: int, size: int) -> bool:
+    """Says whether files take so much more than what they are kept for that it is to be copied anew.
+
+    Else a guest that writes to nearly all of its memory before each fork would have the host keep a file for each.
+
+    Args:
+        stored: What they take.
+        size: How large the memories are.
+    """
+    return stored > 2 * size + _SPARE_BYTES
 
 
 def overlaid(below: Sequence[Extent], above: Sequence[Extent]) -> tuple[Extent, ...]:

@@ -86,20 +86,24 @@ def map_clear(address: int, size: int) -> None:
 
 
 class Room:
-    """Address space of our own, given back when this is dropped.
+    """Address space of our own, given back when this is dropped. A forked child does not have it.
 
     Args:
         address: Where.
         size: How many bytes.
     """
 
-    __slots__ = ("_address", "_size")
+    __slots__ = ("_address", "_process", "_size")
 
     def __init__(self, address: int, size: int) -> None:
         self._address = address
         self._size = size
+        self._process = os.getpid()
 
     def __del__(self) -> None:
+        if self._process != os.getpid():
+            # What is mapped there in a child is somebody else's.
+            return
         # Piece by piece, for nobody else in the process can map anything while one is given back.
         for at in range(0, self._size, _TABLE_BYTES):
             # SAFETY: nobody else knows it. Without the interpreter lock, for there may be much to give back.

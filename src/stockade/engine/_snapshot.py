@@ -27,7 +27,7 @@ from stockade.engine._host_pages import (
 from stockade.engine._instance import GLOBAL_KINDS
 from stockade.engine._libc import MAP_FAILED, MAP_NORESERVE, libc
 from stockade.engine._memory_copy import stored_at
-from stockade.engine._memory_image import InstanceState, MemoryImage, overlaid
+from stockade.engine._memory_image import InstanceState, MemoryImage, is_wasteful, overlaid, stored_bytes
 from stockade.engine._memory_map import map_image
 from stockade.errors import EngineError
 
@@ -147,6 +147,8 @@ def take_state(
     globals_: Sequence[bytes],
     initial_bytes: Sequence[int],
     base: InstanceState | None = None,
+    *,
+    whole: bool = False,
 ) -> InstanceState:
     """Copies what an instance holds, of which nothing runs.
 
@@ -156,6 +158,7 @@ def take_state(
         globals_: Its mutable globals, likewise.
         initial_bytes: How large each memory is in a new instance.
         base: What was put into the instance, if anything was: of that, only what has changed is copied.
+        whole: Whether it is not known what is mapped over its memories: then all of them are copied.
 
     Raises:
         EngineError: There is no memory to keep it in, or no file descriptor.
@@ -168,7 +171,7 @@ def take_state(
         return state
     below = base.memories if base is not None else (None,) * len(spans)
     images = None
-    if base is not None:
+    if base is not None and not whole:
         written = [changed(*span) for span in spans]
         if all(runs is not None for runs in written):
             images = _written(spans, [near(runs or ()) for runs in written])
@@ -176,15 +179,22 @@ def take_state(
                 MemoryImage(size, overlaid(under.extents, over.extents))
                 for (_, size), under, over in zip(spans, base.memories, images, strict=True)
             ]
-    if images is None or any(len(image.extents) > _MOST_LAYERED for image in images):
+    if images is None or _is_too_much(images):
         found = [
-            near(nonzero(address, touched(address, size, initial, under)))
+            near(nonzero(address, [(0, size)] if whole else touched(address, size, initial, under)))
             for (address, size), initial, under in zip(spans, initial_bytes, below, strict=True)
         ]
         images = _written(spans, found)
     state = InstanceState(tuple(images), numbers)
     state.check()
     return state
+
+
+def _is_too_much(images: Sequence[MemoryImage]) -> bool:
+    """Whether there are more stretches, or more in their files, than is reasonable for what they hold."""
+    return any(len(image.extents) > _MOST_LAYERED for image in images) or is_wasteful(
+        stored_bytes(part for image in images for part in image.extents), sum(image.size_bytes for image in images)
+    )
 
 
 def _taken(memory: ForkableMemory, span: tuple[int, int]) -> MemoryImage:

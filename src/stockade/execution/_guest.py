@@ -105,6 +105,7 @@ class LiveGuest(GuestAnywhere):
     _instantiate_seconds = _wall_seconds = _cpu_seconds = _rested_seconds = 0.0
     _used_bytes = math.inf
     _below: InstanceState | None = None
+    _is_unsure = False
     _begins = False
     _halted = 0.0
     _looked_at: threading.RLock | None = None
@@ -329,7 +330,12 @@ class LiveGuest(GuestAnywhere):
         instance = self._instance
         if instance is None or self._ending is not None:
             raise UsageError("the guest has ended, so there is nothing to take a snapshot of. Open a new session")
-        held, self._below = take_guest_state(self._plan, instance, self._state, self._below, started=self._started)
+        # Where this does not come to its end, what is below may be mapped in parts.
+        whole, self._is_unsure = self._is_unsure, True
+        held, self._below = take_guest_state(
+            self._plan, instance, self._state, self._below, started=self._started, whole=whole
+        )
+        self._is_unsure = False
         return held
 
     @property

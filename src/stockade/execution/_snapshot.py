@@ -119,7 +119,13 @@ class SavedGuest:
 
 
 def take_guest_state(
-    plan: Plan, instance: Instance, state: State | None, below: InstanceState | None, *, started: bool
+    plan: Plan,
+    instance: Instance,
+    state: State | None,
+    below: InstanceState | None,
+    *,
+    started: bool,
+    whole: bool = False,
 ) -> tuple[GuestState, InstanceState | None]:
     """Takes what a guest holds, between two calls.
 
@@ -129,6 +135,7 @@ def take_guest_state(
         state: The guard's state.
         below: What was put into it when it was made, or was last taken of it and is shared with it.
         started: Whether what was its start function has run.
+        whole: Whether the last time did not come to its end, so that nobody knows what is mapped over its memories.
 
     Returns:
         What it holds; and what of that its instance shares from now on, for the next time.
@@ -146,7 +153,7 @@ def take_guest_state(
     if state is not None:
         _check(state)
     initial = _initial_bytes(plan.module)
-    held = _take_state(instance, exposed.memories, exposed.globals, initial, below)
+    held = _take_state(instance, exposed.memories, exposed.globals, initial, below, whole=whole)
     taken = GuestState(plan.module, held, started)
     if instance.forkable:
         # It goes on with what it shares. What was moved aside is given back while others go on.
