@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal
 
-__all__ = ["NAME_LIMIT", "document_safe", "leads_out", "printable", "quoted", "terminal_safe"]
+__all__ = ["NAME_LIMIT", "document_safe", "is_utf8", "leads_out", "printable", "quoted", "terminal_safe"]
 
 NAME_LIMIT = 120
 """How many characters of a guest-chosen name are shown: enough to know it, too few to flood a log."""
@@ -120,3 +120,12 @@ def quoted(text: str, limit: int = NAME_LIMIT, quotes: str = '"') -> str:
     if not kept.isprintable():
         kept = "".join(map(_escape, kept))
     return f"{quotes}{kept}{quotes}{'...' if len(text) > limit else ''}"
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -48,8 +48,7 @@ class Scrubber:
             text: The text, of characters that stand for bytes or not.
         """
         data = text.encode("utf-8", "surrogateescape")
-        stream = self._new()
-        found = stream.feed(data) + stream.finish()
+        found = self._new().whole(data)
         return text if found == data else found.decode("utf-8", "surrogateescape")
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stockade._text import is_utf8
 from stockade.gate._views import LETTERS, MARKS, RAW, WORDS
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _view_of(text: bytes) -> View | None:
     Returns:
         The view; None where so little is left of it that it is looked for in none.
     """
-    if _is_text(text):
+    if is_utf8(text):
         for view in (LETTERS if WORDS.of(text).isascii() else WORDS, MARKS):
             if len(view.of(text)) >= LEAST_CHARACTERS and _longest_gap(view, text) <= _MOST_OWN_GAP:
                 return view
@@ -78,7 +79,7 @@ def forms_of(secret: bytes) -> Iterator[Form]:
     """
     for text in (*_written(secret), *_digits(secret), *_encoded(secret)):
         yield from _looked_for(_view_of(text), text)
-    if _is_text(secret) and not secret.isascii():
+    if is_utf8(secret) and not secret.isascii():
         for charset in _CHARSETS:
             with suppress(UnicodeEncodeError):
                 yield from _looked_for(RAW, secret.decode().encode(charset))
@@ -134,7 +135,7 @@ def _looked_for(view: View | None, text: bytes) -> Iterator[Form]:
 def _written(secret: bytes) -> set[bytes]:
     """Returns a secret as it is, and as it is when texts are quoted, turned round, or shifted by half the alphabet."""
     shown = repr(secret)[2:-1].encode()
-    if not _is_text(secret):
+    if not is_utf8(secret):
         return {secret, shown}
     text = secret.decode()
     texts = {text, text[::-1], codecs.encode(text, "rot13")}
@@ -165,7 +166,7 @@ def _encoded(secret: bytes) -> set[bytes]:
     for bits, group, encode in _GROUPS:
         for before in range(group):
             found.add(_within(secret, bits, before, encode(b"\0" * before + secret)))
-    if _is_text(secret):
+    if is_utf8(secret):
         wide = secret.decode().encode("utf-16-le")
         for before in range(3):
             found.add(_within(wide, 6, before, base64.b64encode(b"\0" * before + wide)))
@@ -175,11 +176,3 @@ def _encoded(secret: bytes) -> set[bytes]:
 def _within(secret: bytes, bits: int, before: int, encoded: bytes) -> bytes:
     # What stands before it decides where groups begin; what touches its neighbours is left out.
     return encoded[-(-before * 8 // bits) : (before + len(secret)) * 8 // bits]
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

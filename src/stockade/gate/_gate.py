@@ -215,8 +215,7 @@ class Gate:
         """
         if not data:
             return data
-        stream = self.stream(channel, found)
-        return stream.feed(data) + stream.finish()
+        return self.stream(channel, found).whole(data)
 
     def look_at_text(self, text: str, channel: str, found: Callable[[Finding], object]) -> str:
         """Returns what may leave of a text.
@@ -240,7 +239,7 @@ class Gate:
         """
         judge = self._judge(channel, found)
         stream = GateStream(self._finders(channel), lambda span, data: worst_of((judge(span, data), Verdict.REDACT)))
-        return stream.feed(data) + stream.finish()
+        return stream.whole(data)
 
     def look_at_cut(
         self, data: bytes, dropped: int, channel: str, found: Callable[[Finding], object], told: Sequence[Span] = ()
@@ -264,7 +263,7 @@ class Gate:
         stream = GateStream(
             self._finders(channel), lambda span, data: verdict if span in quiet else judge(span, data), sorted(known)
         )
-        return stream.feed(data) + stream.finish()
+        return stream.whole(data)
 
     def look_at_beginning(self, data: bytes, channel: str, found: Callable[[Finding], object]) -> bytes:
         """Returns what may leave of bytes of which the end was cut off.
@@ -277,8 +276,7 @@ class Gate:
         known = sorted(span for finder in self._secrets for span in finder.find_cut(data, b""))
         if not known:
             return self.look(data, channel, found)
-        stream = GateStream(self._finders(channel), self._judge(channel, found), known)
-        return stream.feed(data) + stream.finish()
+        return GateStream(self._finders(channel), self._judge(channel, found), known).whole(data)
 
     def join(self, found: Callable[[Finding], object]) -> JoinedStreams | None:
         """Returns what looks for registered secrets that lie in both streams of output; None where there are none.
@@ -309,8 +307,7 @@ class Gate:
         """
         if not self._others or _group(channel) not in self.rules.channels:
             return data
-        stream = GateStream(self._others, self._judge(channel, found))
-        return stream.feed(data) + stream.finish()
+        return GateStream(self._others, self._judge(channel, found)).whole(data)
 
     def across(
         self, tail: bytes, head: bytes, channel: str, found: Callable[[Finding], object]

@@ -88,6 +88,14 @@ class GateStream:
         """Returns what may leave of the rest: no more comes."""
         return self._take(b"", is_last=True)
 
+    def whole(self, data: bytes) -> bytes:
+        """Returns what may leave of bytes that are all that comes.
+
+        Args:
+            data: The bytes.
+        """
+        return self.feed(data) + self.finish()
+
     def let_go(self) -> bool:
         """Drops what has come and has not left: it is still known when more comes. Says whether there was something."""
         had = self.held_bytes > 0

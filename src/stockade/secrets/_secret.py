@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final, Self
 
-from stockade._text import printable
+from stockade._text import is_utf8, printable
 from stockade.errors import UsageError
 from stockade.secrets._never_written import NeverWritten
 from stockade.system import open_file
@@ -96,7 +96,7 @@ class Secret(NeverWritten):
             raise UsageError(f"env is {printable(str(env))!r}: give the name of a variable, in letters, digits and _")
         if (env is None) == (not stdin):
             raise UsageError('say where guests find the secret, in one place: env="NAME" or stdin=True')
-        if env is not None and (b"\0" in data or not _is_text(data)):
+        if env is not None and (b"\0" in data or not is_utf8(data)):
             raise UsageError("the value of a secret that is a variable must be text without NUL characters")
         self._value = data
         self.env = env
@@ -136,11 +136,3 @@ class Secret(NeverWritten):
 
     def __repr__(self) -> str:
         return "Secret(stdin=True)" if self.stdin else f"Secret(env={self.env!r})"
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
