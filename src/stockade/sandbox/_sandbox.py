@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
@@ -14,8 +13,18 @@ from stockade.modules import Module
 from stockade.policy import isolation_of, policy_of
 from stockade.report import FuelSample, Report, history_of
 from stockade.runner import NORMAL_PRIORITY, RunControl
+from stockade.sandbox._awaiting import awaited, awaited_if_long, loop_streams
 from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._contexts import PolicyContexts
+from stockade.sandbox._options import (
+    auditor_of,
+    checked_monitoring,
+    checked_trace,
+    client_under,
+    finder_of,
+    functions_of_http,
+    secrets_given,
+)
 from stockade.sandbox._registry import RunRegistry
 from stockade.sandbox._runs import (
     attempt_call,
@@ -33,12 +42,12 @@ from stockade.sandbox._session import AsyncSession, Session
 from stockade.sandbox._snapshot import Snapshot, load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Never, Self
 
     from stockade.audit import AuditLog
-    from stockade.egress import Client, Credential
+    from stockade.egress import Credential
     from stockade.execution import (
         Argument,
         AsyncStdin,
@@ -53,14 +62,11 @@ if TYPE_CHECKING:
         Stdin,
         Streams,
     )
-    from stockade.execution.loop_streams import LoopStreams
-    from stockade.gate import SecretFinder
     from stockade.modules import Source
     from stockade.policy import Policy, PolicyLike
     from stockade.report import FuelHistory, PolicyInfo, Progress, Trace
     from stockade.runner import RunCoroutine
-    from stockade.sandbox._auditing import Auditor, SessionAuditor
-    from stockade.sandbox._registry import UnderWay
+    from stockade.sandbox._auditing import SessionAuditor
     from stockade.sandbox._runs import Program
     from stockade.secrets import Secret
 
@@ -70,76 +76,11 @@ _MOST_WARM = 1_000
 """Instances that wait for one snapshot: more take more memory maps than a process may have."""
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
-_Result = TypeVar("_Result")
 
 
 _NO_ARGS: Final = ()
 _NO_STDIN: Final = b""
 _NOTHING_ELSE: Final = (None, None, None, None)
-
-
-def _checked(trace: Trace | bool | None) -> Trace | None:
-    """Returns what is traced, checked. Most sandboxes trace nothing, and load nothing for it."""
-    if not trace:
-        return None
-    from stockade.execution import trace_of
-
-    return trace_of(trace)
-
-
-def _http_functions() -> Iterable[tuple[str, Callable[..., object]]]:
-    """Returns what guests import to make requests."""
-    from stockade.egress import http_functions
-
-    return http_functions()
-
-
-def _client(policy: Policy, credentials: Mapping[str, Credential] | None) -> Client | None:
-    """Returns what makes requests; None where none is permitted, as in most sandboxes, which load nothing for it."""
-    if policy.network.mode == "none" and not credentials:
-        return None
-    from stockade.egress import Client, credentials_under
-
-    return Client(credentials=credentials_under(policy, credentials))
-
-
-def _finder(
-    credentials: Mapping[str, Credential] | None, secrets: Mapping[str, str | bytes | Secret] | None
-) -> SecretFinder | None:
-    """Returns what looks for registered secrets; None where there are none, as in most sandboxes."""
-    if not credentials and not secrets:
-        return None
-    from stockade.gate import SecretFinder, checked_secrets
-    from stockade.secrets import Secret
-
-    if secrets and not isinstance(secrets, Mapping):
-        raise UsageError(
-            f"secrets is {type(secrets).__name__}: it must have each under its name, as in "
-            'secrets={"database": secret}'
-        )
-    values = {name: given.value() if isinstance(given, Secret) else given for name, given in (secrets or {}).items()}
-    return SecretFinder(
-        {name: credential.secret().encode() for name, credential in (credentials or {}).items()}
-        | checked_secrets(values)
-    )
-
-
-def _given(secrets: Mapping[str, str | bytes | Secret] | None) -> Mapping[str, Secret] | None:
-    """Returns the secrets that guests may be given; None where there are none, as in most sandboxes."""
-    if not secrets:
-        return None
-    from stockade.secrets import Secret
-
-    return {name: secret for name, secret in secrets.items() if isinstance(secret, Secret)}
-
-
-def _watched(monitoring: Monitoring | None) -> Monitoring | None:
-    """Returns what is watched, checked, as `_checked` does."""
-    if monitoring is None:
-        return None
-    from stockade.execution import check_monitoring
-
-    return check_monitoring(monitoring)
 
 
 def _silent(step: str) -> None:
@@ -192,20 +133,20 @@ class Sandbox:
         check_keywords("Sandbox()", _unknown)
         self.policy = policy_of(policy)
         self.isolation = isolation = isolation_of(self.policy, isolation)
-        self._functions = HostFunctions({HTTP_MODULE: _http_functions})
-        client = _client(self.policy, credentials)
+        self._functions = HostFunctions({HTTP_MODULE: functions_of_http})
+        client = client_under(self.policy, credentials)
         self._contexts = PolicyContexts(
             self.policy,
             self._functions,
-            _watched(monitoring),
-            _checked(trace),
+            checked_monitoring(monitoring),
+            checked_trace(trace),
             isolation,
             client,
-            _finder(credentials, secrets),
-            given=_given(secrets),
+            finder_of(credentials, secrets),
+            given=secrets_given(secrets),
         )
         self._registry = RunRegistry()
-        self._auditor = None if audit is None else _auditor(audit, isolation)
+        self._auditor = auditor_of(audit, isolation)
 
     def __enter__(self) -> Self:
         self._contexts.under()
@@ -844,9 +785,9 @@ class Sandbox:
                         lambda loaded: run_steps(context, control, loaded, NO_INPUTS, None, tenant),
                     )
 
-                return await _awaited_if_long(attempt, steps, run, priority, tenant)
+                return await awaited_if_long(attempt, steps, run, priority, tenant)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
-            streams = _loop_streams(inputs, control)
+            streams = loop_streams(inputs, control)
             try:
                 served = self._told(
                     control,
@@ -856,7 +797,7 @@ class Sandbox:
                     "",
                     lambda loaded: run_steps(context, control, loaded, inputs, streams, tenant),
                 )
-                return await _awaited(run.until_over(served), control, priority, tenant)
+                return await awaited(run.until_over(served), control, priority, tenant)
             finally:
                 if streams is not None:
                     streams.close()
@@ -945,7 +886,7 @@ class Sandbox:
                     lambda loaded: call_steps(context, control, loaded, export, args, returns, tenant),
                 )
 
-            return await _awaited_if_long(attempt, steps, run, priority, tenant)
+            return await awaited_if_long(attempt, steps, run, priority, tenant)
 
     async def open_async(
         self,
@@ -990,60 +931,20 @@ class Sandbox:
         control = RunControl()
         steps = prepare_steps(context, control, module, tenant)
         try:
-            loaded, saved = await _awaited(steps, control, priority, tenant)
+            loaded, saved = await awaited(steps, control, priority, tenant)
         except ModuleError as problem:
             if self._auditor is not None:
                 self._auditor.refused(context, problem)
             raise
-        streams = _loop_streams(inputs, control)
+        streams = loop_streams(inputs, control)
         if context.isolation == "inprocess":
             guest: OpenGuest = context.guest(loaded, control, inputs, streams, saved)
         else:
             opening = open_steps(context, control, loaded, inputs, streams, saved, tenant)
-            guest = await _awaited(opening, control, priority, tenant)
+            guest = await awaited(opening, control, priority, tenant)
         self._registry.note_session(guest, control)
         told = self.audited(control, module if isinstance(module, Snapshot) else loaded, context)
         session = AsyncSession(loaded, guest, control, inputs, again, told, streams, priority, tenant)
         session.has_secrets = context.provided.has_secrets
         await session.initialize()
         return session
-
-
-def _auditor(audit: AuditLog, isolation: str) -> Auditor:
-    # Most sandboxes tell no log.
-    from stockade.sandbox._auditing import Auditor
-
-    return Auditor(audit, isolation)
-
-
-async def _awaited(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
-    # What belongs to event loops takes longer to import than a small guest to run, and most never need it.
-    from stockade.runner.loop import await_run
-
-    return await await_run(steps, control, priority, tenant)
-
-
-async def _awaited_if_long(
-    attempt: Callable[[], Report | RunCoroutine[Report] | None],
-    steps: Callable[[], RunCoroutine[Report]],
-    run: UnderWay,
-    priority: int,
-    tenant: str,
-) -> Report:
-    """Has a run done on the loop's own thread if it is over within a moment; else the executor takes its steps."""
-    from stockade.runner.loop import loop_bridge
-
-    bridge = loop_bridge()
-    begun = await bridge.turn() and attempt()
-    if isinstance(begun, Report):
-        bridge.spend(begun.timings.total)
-        return begun
-    return await _awaited(run.until_over(begun or steps()), run.control, priority, tenant)
-
-
-def _loop_streams(inputs: Inputs, control: RunControl) -> LoopStreams | None:
-    if not inputs.served:
-        return None
-    from stockade.execution.loop_streams import LoopStreams
-
-    return LoopStreams(inputs, control)
