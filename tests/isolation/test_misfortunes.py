@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
 import socket
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stockade import Mount, Outcome, Policy, Report, Sandbox
-from stockade.isolation import _handle, _hub, backend
+from stockade.isolation import _frames, _handle, _hub, backend
+from stockade.isolation._messages import TO_WORKER, Rest
 from stockade.policy import Filesystem
 from tests._processes import children, descriptors, until
 from tests.conftest import HELLO, wat
@@ -262,3 +264,58 @@ def test_what_is_no_file_holds_nobody(isolation: Isolation, kind: str, tmp_path:
     thing.unlink()
     thing.write_text("x")
     assert box.run(wat(OPENS)).ok
+
+
+@pytest.fixture
+def in_flight() -> Iterator[None]:
+    """Descriptors that somebody else of this user has sent, and that nobody receives: hundreds."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sender, receiver:
+        for _ in range(7):
+            socket.send_fds(sender, [b"x"], [sender.fileno()] * 100)
+        yield
+
+
+@pytest.mark.usefixtures("in_flight")
+def test_what_others_send_does_not_keep_a_worker_from_sending(tmp_path: Path) -> None:
+    """The attack: the kernel counts descriptors under way by users, so that one process could silence all workers."""
+    with Sandbox("default", "process") as box, box.open(wat(HELLO)) as session:
+        session.snapshot().save(tmp_path / "snapshot")
+
+    assert (tmp_path / "snapshot").stat().st_size > 0
+
+
+class _Crowded(socket.socket):
+    """A socket through which the kernel lets no descriptor at first, for there are too many under way."""
+
+    refusals = 0
+
+    def sendmsg(self, *args: Any) -> int:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+        return super().sendmsg(*args)
+
+
+@pytest.mark.parametrize(("refusals", "comes"), [(3, True), (1_000_000, False)])
+def test_descriptors_are_sent_when_there_are_fewer_under_way(
+    refusals: int, comes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again; who never can ends as if there were nobody to hear it, and not by an error of its own."""
+    monkeypatch.setattr(_frames, "_MOST_RETRIES", 5)
+    monkeypatch.setattr(_frames, "_RETRY_SECONDS", 0.0)
+    one, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sender = _Crowded(fileno=one.detach())
+    sender.refusals = refusals
+    with sender, receiver:
+        if not comes:
+            with pytest.raises(_frames.Gone):
+                _frames.send(sender, Rest(), descriptors=[sender.fileno()])
+            return
+        _frames.send(sender, Rest(), descriptors=[sender.fileno()])
+        found = _frames.receive(receiver, TO_WORKER, most_descriptors=1)
+
+    assert found is not None
+    assert isinstance(found[0], Rest)
+    for descriptor in found[2]:
+        os.close(descriptor)

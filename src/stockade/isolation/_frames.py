@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from array import array
 from contextlib import suppress
+from errno import ETOOMANYREFS
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -53,6 +55,12 @@ MOST_BLOB_BYTES: Final = 4 << 30
 
 MOST_DESCRIPTORS: Final = 200
 """Descriptors that come with one message; the kernel takes 253."""
+
+_RETRY_SECONDS: Final = 0.001
+
+_MOST_RETRIES: Final = 2000
+"""How often a message is tried again while its user has more descriptors under way than it may have open: those are
+received meanwhile, unless somebody never does."""
 
 _HEAD: Final = struct.Struct("<B?IQ")
 # Numbers: to put members of enumerations together takes longer than to send.
@@ -104,7 +112,7 @@ def send(
         waits: Whether to wait until there is room for it.
 
     Raises:
-        Gone: There is nobody to take it, or nobody takes it.
+        Gone: There is nobody to take it, or nobody takes it; or the kernel lets this user send no descriptors.
     """
     head, body = packed(message, blob)
     flags = _NO_SIGNAL if waits else _NO_SIGNAL | _DONT_WAIT
@@ -125,8 +133,20 @@ def send(
 
 
 def _send(line: socket.socket, parts: Sequence[bytes | memoryview], descriptors: Sequence[int], flags: int) -> None:
-    with_it = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-    line.sendmsg(parts, with_it, flags)
+    if not descriptors:
+        line.sendmsg(parts, (), flags)
+        return
+    with_it = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
+    for _ in range(_MOST_RETRIES):
+        try:
+            line.sendmsg(parts, with_it, flags)
+        except OSError as problem:
+            if problem.errno != ETOOMANYREFS:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
+    raise Gone
 
 
 def _receive(line: socket.socket, most: int, most_descriptors: int, flags: int) -> tuple[bytes, list[int], int]:

@@ -30,7 +30,9 @@ _THREADS: Final = 4096
 
 _SPARE_SECONDS: Final = 10
 
-_SPARE_FILES: Final = 256
+_SPARE_FILES: Final = 4096
+"""A worker needs few. But the kernel refuses to send a descriptor where all processes of its user together have
+more under way than the sender may have open."""
 
 
 def jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
