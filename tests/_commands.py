@@ -76,13 +76,16 @@ def ran(
 
 
 def _can_be_forked(variables: Mapping[str, str]) -> bool:
-    """Whether nothing is asked for that Python looks at when it begins, but for the encoding of its streams."""
+    """Whether nothing is asked for that is looked at where Python begins or a module is loaded.
+
+    But for the encoding of the streams.
+    """
 
     def settings(given: Mapping[str, str]) -> dict[str, str]:
         return {
             name: value
             for name, value in given.items()
-            if name.startswith(("PYTHON", "LC_", "LANG")) and name != _ENCODING
+            if name.startswith(("PYTHON", "LC_", "LANG", "STOCKADE_LOG")) and name != _ENCODING
         }
 
     return "STOCKADE_QUICK" in os.environ and hasattr(os, "fork") and settings(variables) == settings(os.environ)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import AuditLog, Module, Sandbox
+from tests._commands import ran
 from tests.audit._logs import events, names
 from tests.conftest import HELLO, wat
 
@@ -28,15 +27,8 @@ def hello(tmp_path: Path) -> Path:
 
 def run(*arguments: object, **variables: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stockade", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout, done.stderr
+    done = ran([*map(str, arguments)], env={**os.environ, **variables})
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def test_a_run_is_put_on_record_and_checked(hello: Path, tmp_path: Path) -> None:

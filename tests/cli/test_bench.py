@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +11,7 @@ from click.testing import CliRunner
 
 from stockade.cli import _bench
 from stockade.cli._commands import stockade
+from tests._commands import ran
 from tests.cli.test_run import in_terminal, save
 
 if TYPE_CHECKING:
@@ -23,13 +22,7 @@ JOBS = ["first", "cold", "cached", "hot"]
 
 def test_bench_prints_all_figures_with_a_verdict() -> None:
     """Minimum, median, 95th and 99th percentile, mean and maximum, and PASS or FAIL by the median."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stockade", "bench", "--cold", "3", "--hot", "20", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ran(["bench", "--cold", "3", "--hot", "20", "--json"])
 
     told = json.loads(done.stdout)
     assert [line["job"] for line in told["figures"]] == JOBS

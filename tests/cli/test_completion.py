@@ -11,7 +11,7 @@ import pytest
 
 from stockade import Module
 from stockade.policy import PRESETS
-from tests._commands import COMMAND
+from tests._commands import COMMAND, ran
 from tests.cli.test_run import NUMBERS, save
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def test_exports_of_hostile_modules_are_left_out(folder: Path) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script_is_printed(shell: str) -> None:
     """What the shell is to evaluate."""
-    done = subprocess.run([*COMMAND, "completion", shell], capture_output=True, text=True, timeout=60, check=False)
+    done = ran(["completion", shell])
 
     assert done.returncode == 0
-    assert "_STOCKADE_COMPLETE" in done.stdout
+    assert b"_STOCKADE_COMPLETE" in done.stdout
 
 
 def test_help_tells_where_each_script_goes() -> None:

@@ -58,8 +58,7 @@ def test_our_own_characters_have_a_plain_form(tmp_path: Path) -> None:
     shown = {}
     for encoding in ("ascii", "utf-8"):
         environment = {**os.environ, "PYTHONIOENCODING": encoding}
-        command = [*COMMAND, "policy", "diff", "strict", "minimal"]
-        shown[encoding] = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False).stdout
+        shown[encoding] = ran(["policy", "diff", "strict", "minimal"], env=environment).stdout
 
     assert shown["ascii"].splitlines()[0] == b'name                  "strict" -> "minimal"'
     assert shown["utf-8"].splitlines()[0] == 'name                  "strict" → "minimal"'.encode()
@@ -68,13 +67,7 @@ def test_our_own_characters_have_a_plain_form(tmp_path: Path) -> None:
 def test_guest_output_on_a_file_keeps_its_bytes(tmp_path: Path) -> None:
     """The encoding of a terminal is nothing to a file: bytes pass as they are."""
     data = "é→\n".encode()
-    done = subprocess.run(
-        [*COMMAND, "run", str(save(tmp_path, speaker(data)))],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        timeout=60,
-        check=False,
-    )
+    done = ran(["run", save(tmp_path, speaker(data))], env={**os.environ, "PYTHONIOENCODING": "ascii"})
 
     assert (done.returncode, done.stdout, done.stderr) == (0, data, b"")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +12,7 @@ from click.testing import CliRunner
 from stockade import Policy, Sandbox
 from stockade.cli._commands import stockade as command
 from stockade.gate import GateRules, quarantined
+from tests._commands import ran
 from tests._folders import use_state
 from tests.gate._guests import printer
 
@@ -102,15 +101,11 @@ def test_what_run_prints_has_passed_the_gate(tmp_path: Path) -> None:
     module = tmp_path / "guest.wasm"
     module.write_bytes(printer({1: b"password=hunt3r2 and more\n"}).data)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "stockade", "run", "--policy", str(policy), str(module)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = ran(["run", "--policy", policy, module])
 
-    assert "hunt3r2" not in done.stdout + done.stderr
-    assert done.stdout == "password=[redacted:password] and more\n"
+    assert done.returncode == 0
+    assert b"hunt3r2" not in done.stdout + done.stderr
+    assert done.stdout == b"password=[redacted:password] and more\n"
 
 
 @pytest.mark.parametrize("isolation", ["inprocess", "process"])
@@ -122,13 +117,8 @@ def test_what_was_held_is_printed_at_the_end(tmp_path: Path, isolation: str) -> 
     module.write_bytes(printer({1: b"this ends in not-a-re", 2: b"and so does not-a"}).data)
     arguments = ["--isolation", isolation, "--policy", str(policy), "--secret", "API_KEY=env:MY_KEY", str(module)]
 
-    done = subprocess.run(
-        [sys.executable, "-m", "stockade", "run", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "MY_KEY": "not-a-real-key"},
-    )
+    done = ran(["run", *arguments], env={**os.environ, "MY_KEY": "not-a-real-key"})
 
-    assert done.stdout == "this ends in not-a-re"
-    assert "and so does not-a" in done.stderr
+    assert done.returncode == 0
+    assert done.stdout == b"this ends in not-a-re"
+    assert b"and so does not-a" in done.stderr

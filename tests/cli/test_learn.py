@@ -6,12 +6,12 @@ Holds P-LEARN-1.
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import Policy
+from tests._commands import ran as begun
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ OPENS = rb"""(module
 
 def ran(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """The command, done."""
-    command = [sys.executable, "-m", "stockade", *map(str, args)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=110, check=False)
+    done = begun(args, stdin.encode())
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from stockade.cli._run import run as run_command
 from stockade.report import json_schema
+from tests._commands import ran
 from tests.cli.test_run import LOOP, save, speaker, stockade
 
 if TYPE_CHECKING:
@@ -146,8 +147,7 @@ def test_code_is_reported_on_in_files_too(tmp_path: Path) -> None:
     """`stockade python --report out.html`."""
     html = tmp_path / "out.html"
     # To compile the interpreter takes longer than anything else.
-    words = (sys.executable, "-m", "stockade", "python", "--report", html, "-c", "print(sum(range(1_000_000)))")
-    done = subprocess.run(words, capture_output=True, timeout=110, check=False)
+    done = ran(["python", "--report", html, "-c", "print(sum(range(1_000_000)))"])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"499999500000\n", b"")
     assert "<polyline" in html.read_text()

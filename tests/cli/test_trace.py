@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests._commands import ran
 from tests.conftest import program_path
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ GUEST = rb"""(module
 
 def traced(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """The command, done."""
-    command = [sys.executable, "-m", "stockade", "trace", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    done = ran(["trace", *args], timeout=timeout)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def plain(text: str) -> list[str]:
