@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests._commands import COMMAND, ran
+from tests._commands import ran
 from tests.cli.test_run import LOOP, save, speaker
 from tests.conftest import HELLO
 
@@ -90,13 +89,6 @@ def test_full_stderr_changes_no_exit_status(tmp_path: Path, arguments: list[str]
         "LOOP": save(tmp_path, LOOP, "loop.wat"),
     }
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
-        done = subprocess.run(
-            [*COMMAND, *(str(files.get(word, word)) for word in arguments)],
-            stdout=subprocess.PIPE,
-            stderr=full,
-            cwd=tmp_path,
-            timeout=60,
-            check=False,
-        )
+        done = ran([files.get(word, word) for word in arguments], cwd=tmp_path, stderr=full)
 
     assert done.returncode == status

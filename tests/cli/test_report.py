@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade.cli._run import run as run_command
 from stockade.report import json_schema
-from tests._commands import ran
-from tests.cli.test_run import LOOP, save, speaker, stockade
+from tests._commands import begun, ran
+from tests.cli.test_run import SPEAK_THEN_SLEEP, save, speaker, stockade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,12 +128,11 @@ def test_what_was_there_stays_until_the_report_is_whole(tmp_path: Path) -> None:
     """A command that is killed leaves the old report, not half of a new one."""
     path = tmp_path / "report.json"
     path.write_text("old")
-    guest = save(tmp_path, LOOP)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stockade", "run", "--timeout", "60s", "--report", path, guest], stderr=subprocess.PIPE
-    )
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)
+    guest = save(tmp_path, SPEAK_THEN_SLEEP)
+    process = begun(["run", "--timeout", "60s", "--report", path, guest])
+    assert process.stdout is not None
+    # By then it has looked at the file, and runs the guest.
+    assert process.stdout.read(1)
     process.kill()
     process.communicate()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade.cli._run import run as run_command
-from tests._commands import COMMAND, ran
+from tests._commands import COMMAND, begun, ran
 from tests._processes import children, gone, threads, until
 from tests.conftest import HELLO
 
@@ -164,9 +164,8 @@ def in_terminal(streams: Sequence[str], *args: str | Path) -> tuple[int, bytes, 
         The exit status, what the terminal was sent, and what the other streams were.
     """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, args)],
-        stdin=subprocess.DEVNULL,
+    process = begun(
+        args,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
         stdout=theirs if "stdout" in streams else subprocess.PIPE,
         stderr=theirs if "stderr" in streams else subprocess.PIPE,
@@ -661,26 +660,20 @@ def test_stdin_is_left_alone_where_the_guest_cannot_read(tmp_path: Path) -> None
     """A guest that does not read does not wait for a pipe that nobody closes."""
     reading, writing = os.pipe()
     try:
-        done = subprocess.run(
-            [*COMMAND, "run", str(save(tmp_path, HELLO))], stdin=reading, capture_output=True, timeout=60, check=False
-        )
+        process = begun(["run", save(tmp_path, HELLO)], stdin=reading)
+        out, _ = process.communicate(timeout=60)
     finally:
         os.close(reading)
         os.close(writing)
 
-    assert (done.returncode, done.stdout) == (0, b"hello world\n")
+    assert (process.returncode, out) == (0, b"hello world\n")
 
 
 @pytest.mark.parametrize(("guest", "what"), [(LOOP, "loop"), (SLEEP, "sleep")])
 def test_interrupt_ends_the_command_at_once(tmp_path: Path, interrupts: None, guest: str, what: str) -> None:
     """Ctrl-C stops computing and sleeping guests, which would go on for hours, and leaves 130, without a traceback."""
     path = save(tmp_path, guest, f"{what}.wat")
-    process = subprocess.Popen(
-        [*COMMAND, "run", "--timeout", "1h", "--fuel", "unlimited", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = begun(["run", "--timeout", "1h", "--fuel", "unlimited", path])
     try:
         # The thread beside the main one looks after signals.
         assert until(lambda: threads(process.pid) > 1)
@@ -700,9 +693,7 @@ def test_interrupt_ends_compiling_at_once(tmp_path: Path, interrupts: None) -> N
     """A module that takes long to compile, for ever here, can be given up."""
     path = tmp_path / "large.wasm"
     path.write_bytes(large_module(100_000))
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = begun(["run", path])
     try:
         # The process that compiles is there, and so is the child that it has forked.
         assert until(lambda: any(children(child) for child in children(process.pid)))
@@ -769,9 +760,7 @@ def test_closed_pipe_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
     """Whoever reads our output, such as `head`, may stop at any time."""
     data = b"line\n" * 100_000
     guest = save(tmp_path, speaker(data))
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(guest)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = begun(["run", guest])
     try:
         assert process.stdout is not None
         assert os.read(process.stdout.fileno(), 5) == b"line\n"
@@ -802,14 +791,7 @@ def test_closed_stdout_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
 def test_full_disk_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
     """What the guest wrote may not fit where it should go: that is our failure, told in one line."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
-        done = subprocess.run(
-            [*COMMAND, "run", str(save(tmp_path, HELLO))],
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
+        done = ran(["run", save(tmp_path, HELLO)], stdout=full)
 
     assert b"Traceback" not in done.stderr
     assert b"No space left on device" in done.stderr

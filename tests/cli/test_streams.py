@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests._commands import COMMAND
+from tests._commands import begun
 from tests.cli.test_run import CAT, LOOP, SPEAK_THEN_SLEEP, large_module, save, stockade
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests._commands import Forked, Stream
 
 FLOOD = """
 (module
@@ -91,12 +93,11 @@ NUMBERS = """
 
 
 @contextmanager
-def running(*args: str | Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+def running(*args: str | Path, **streams: Stream) -> Iterator[subprocess.Popen[bytes] | Forked]:
     """Starts the command, and ends it whatever happens. Its children can be interrupted."""
-    given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = subprocess.Popen([*COMMAND, *map(str, args)], **given)  # type: ignore[call-overload]
+        process = begun(args, **streams)
     finally:
         signal.signal(signal.SIGINT, previous)
     try:
@@ -106,7 +107,7 @@ def running(*args: str | Path, **options: object) -> Iterator[subprocess.Popen[b
         process.communicate()
 
 
-def wait_until_listening(process: subprocess.Popen[bytes]) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes] | Forked) -> None:
     """Waits until the command handles signals itself."""
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -116,7 +117,7 @@ def wait_until_listening(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.005)
 
 
-def read_first(process: subprocess.Popen[bytes], size: int = 100) -> bytes:
+def read_first(process: subprocess.Popen[bytes] | Forked, size: int = 100) -> bytes:
     """Waits for output."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], 60)[0]

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from tests.conftest import HELLO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 HOSTILE = "\x9b31m\u202edrowssap\U000e0041[link=https://evil.example]x[/link]"
 """A C1 control sequence, a change of direction, a tag that nobody sees, and markup that would be a link."""
@@ -181,13 +181,18 @@ def test_a_stderr_that_takes_nothing_does_not_change_the_status(
 ) -> None:
     """Scripts look at the exit status; where messages go is another matter, a full disk included."""
     path = tmp_path / "none.wasm" if text is None else save(tmp_path, text)
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'"$@" {where}', "sh", *COMMAND, "run", *options, str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    words = ["run", *options, str(path)]
+    if where == STDERRS["full"]:
+        with Path("/dev/full").open("wb") as full:
+            done = ran(words, stderr=full)
+    else:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'"$@" {where}', "sh", *COMMAND, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
 
     assert done.returncode == status
     assert done.stdout == (b"hello world\n" if text is HELLO and status == 0 else b"")

@@ -11,8 +11,6 @@ import pty
 import re
 import select
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -24,7 +22,7 @@ from stockade import Sandbox, serve_monitor
 from stockade.cli._top import _lines, _summary, _table, top
 from stockade.monitoring import Found, LiveRun, ProcessRuns
 from stockade.report import Progress, RunLimits
-from tests._commands import COMMAND
+from tests._commands import begun
 from tests._processes import until
 from tests.cli.test_run import stockade
 from tests.conftest import wat
@@ -144,9 +142,7 @@ def test_an_interval_is_a_time(interval: str) -> None:
 def test_json_comes_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until Ctrl-C, which is no failure."""
     own_folders(tmp_path, monkeypatch)
-    process = subprocess.Popen(
-        [*COMMAND, "top", "--json", "--interval", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = begun(["top", "--json", "--interval", "0.1"])
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGINT)
@@ -162,8 +158,8 @@ def test_a_terminal_is_renewed_and_given_back(tmp_path: Path, monkeypatch: pytes
     own_folders(tmp_path, monkeypatch)
     ours, theirs = pty.openpty()
     with serve_monitor(), Sandbox(POLICY) as box, box.open(wat(WORK)):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stockade", "top", "--interval", "0.1"],
+        process = begun(
+            ["top", "--interval", "0.1"],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
