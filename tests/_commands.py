@@ -123,9 +123,7 @@ def _can_be_forked(variables: Mapping[str, str]) -> bool:
             if name.startswith(("PYTHON", "LC_", "LANG", "STOCKADE_LOG")) and name != _ENCODING
         }
 
-    return (
-        "STOCKADE_QUICK" in os.environ and hasattr(os, "pidfd_open") and settings(variables) == settings(os.environ)
-    )
+    return "STOCKADE_QUICK" in os.environ and hasattr(os, "pidfd_open") and settings(variables) == settings(os.environ)
 
 
 class Forked:
