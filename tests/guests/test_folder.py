@@ -9,6 +9,7 @@ import pytest
 from stockade import Python
 from stockade._wasi import WASI
 from stockade.guests._folder import is_untouched
+from tests._examples import part
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -40,19 +41,21 @@ def one(python: Python, request: pytest.FixtureRequest) -> Iterator[Python]:
 
 @pytest.mark.parametrize(
     "code",
-    [
-        "[os.utime(one, (MARK, MARK)) for one in ('/workspace', '/tmp', '/run', '/run/result')]",
-        "[os.utime(os.open(one, os.O_RDONLY), (MARK, MARK)) for one in ('/workspace', '/tmp', '/run')]",
-        "for fd in range(3, 64):\n try: os.utime(fd, (MARK, MARK))\n except OSError: pass",
-        "open('marker', 'w').write('x')\nos.utime('marker', (MARK, MARK))",
-        "os.mkdir('/tmp/marker')",
-        "os.mkdir('/workspace/m')\nopen('m/n', 'w').write('x')\nos.rename('m/n', '/run/marker')",
-        "open('/run/request', 'w').write('marker')",
-        "open('/run/result', 'w').write('marker')\nos._exit(0)",
-        "fd = os.open('/run/result', os.O_WRONLY)\nos.write(fd, b'marker' * 1000)\nos._exit(0)",
-        "os.unlink('/run/result')",
-        "os.rename('/run/result', '/run/marker')",
-    ],
+    part(
+        [
+            "[os.utime(one, (MARK, MARK)) for one in ('/workspace', '/tmp', '/run', '/run/result')]",
+            "[os.utime(os.open(one, os.O_RDONLY), (MARK, MARK)) for one in ('/workspace', '/tmp', '/run')]",
+            "for fd in range(3, 64):\n try: os.utime(fd, (MARK, MARK))\n except OSError: pass",
+            "open('marker', 'w').write('x')\nos.utime('marker', (MARK, MARK))",
+            "os.mkdir('/tmp/marker')",
+            "os.mkdir('/workspace/m')\nopen('m/n', 'w').write('x')\nos.rename('m/n', '/run/marker')",
+            "open('/run/request', 'w').write('marker')",
+            "open('/run/result', 'w').write('marker')\nos._exit(0)",
+            "fd = os.open('/run/result', os.O_WRONLY)\nos.write(fd, b'marker' * 1000)\nos._exit(0)",
+            "os.unlink('/run/result')",
+            "os.rename('/run/result', '/run/marker')",
+        ]
+    ),
 )
 def test_a_run_leaves_no_mark_for_the_next_one(one: Python, code: str) -> None:
     """A guest leaves a mark by each way that there is into its folders: files, names, and times of folders and files.

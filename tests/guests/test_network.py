@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stockade import JavaScript, Network, Outcome, Policy, Python
+from tests._examples import examples
 from tests._http_server import AUTHORITY, HttpServer
 from tests.conftest import program_path
 
@@ -186,7 +187,7 @@ def test_sessions_ask_again_and_again(python: Python, server: HttpServer) -> Non
 
 def test_code_that_waits_holds_no_thread(python: Python, server: HttpServer) -> None:
     """Holds P-NET-4: interpreters wait for a server, and next to no thread does."""
-    most, many = 0, 20
+    most, many = 0, examples(20)
 
     async def all_of_them() -> list[object]:
         nonlocal most
