@@ -16,15 +16,16 @@ from hypothesis import settings
 
 import stockade
 from stockade.runner import RunControl
-from stockade.worker._process import Worker
+from stockade.worker import _process
 from tests._examples import examples
 from tests._small_guests import ECHO, HELLO, wat
 from tests._timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import IO
+    from typing import IO, Literal
 
+    from stockade.execution import Isolation
     from stockade.worker._compile_queue import Turn
 
 __all__ = ["ECHO", "HELLO", "load_program", "program_path", "wat"]
@@ -78,16 +79,18 @@ def _patient() -> Iterator[None]:
 
     Deadlines that tests wait for are shorter than the four seconds from which on one is for runs that end before it.
     """
-    run, start, default = Worker.run, RunControl.start, stockade.Policy().limits.compile_time
+    run, start, default = _process.Worker.run, RunControl.start, stockade.Policy().limits.compile_time
 
-    def patient_run(worker: Worker, source: IO[bytes], seconds: float, turn: Turn) -> tuple[int | None, IO[bytes]]:
+    def patient_run(
+        worker: _process.Worker, source: IO[bytes], seconds: float, turn: Turn
+    ) -> tuple[int | None, IO[bytes]]:
         return run(worker, source, 3600.0 if seconds == default else seconds, turn)
 
     def patient_start(control: RunControl, seconds: float | None, passed: float = 0.0) -> None:
         start(control, seconds if seconds is None or seconds < 4.0 else max(seconds, 100.0), passed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "run", patient_run)
+        patch.setattr(_process.Worker, "run", patient_run)
         patch.setattr(RunControl, "start", patient_start)
         yield
 
@@ -140,6 +143,22 @@ def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     for name, value in list(vars(request.module).items()):
         if isinstance(value, stockade.Sandbox):
             monkeypatch.setattr(request.module, name, stockade.Sandbox(value.policy, request.param))
+
+
+@pytest.fixture(params=["inprocess", "process"])
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """Where runs happen: a test that asks for this is done for each."""
+    name: Literal["inprocess", "process"] = request.param
+    return name
+
+
+@pytest.fixture
+def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
+    """A compiling process of this test's own, not started yet."""
+    own = _process.Worker()
+    monkeypatch.setattr(_process, "worker", own)
+    yield own
+    own.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from stockade.guard import Woven, guard, weave
 from stockade.modules import _weaving
 from stockade.policy import Limits
 from stockade.wasm import _scan
-from tests.cli.test_run import in_terminal
+from tests.cli.test_run import in_terminal, save
 from tests.cli.test_run import stockade as process
 from tests.compilation.test_compiling import with_items
 from tests.conftest import HELLO, program_path
@@ -31,13 +31,6 @@ from tests.guard.test_encodings import hidden_call
 def command(*args: str | Path) -> Result:
     """What the command prints, not on a terminal: `return_value` is None or its exit status."""
     return CliRunner().invoke(command_line, ["inspect", *map(str, args)], standalone_mode=False)
-
-
-def save(folder: Path, text: str, name: str = "guest.wat") -> Path:
-    """Writes a guest in the text format to a file."""
-    path = folder / name
-    path.write_text(text)
-    return path
 
 
 WIDE = """

@@ -21,6 +21,7 @@ import pytest
 from stockade.cli._run import run as run_command
 from tests._commands import COMMAND, begun, ran
 from tests._processes import children, gone, threads, until
+from tests._small_guests import ENVIRONMENT, SLEEP
 from tests.conftest import HELLO
 
 if TYPE_CHECKING:
@@ -28,16 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOOP = '(module (func (export "_start") (loop br 0)))'
-
-SLEEP = """
-(module
-  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (func (export "_start")
-    (i32.store (i32.const 16) (i32.const 1))
-    (i64.store (i32.const 24) (i64.const 3600000000000))
-    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
-"""
 
 CAT = """
 (module
@@ -62,19 +53,6 @@ NUMBERS = """
   (func (export "half") (param f64) (result f64) (f64.div (local.get 0) (f64.const 2)))
   (func (export "swap") (param i64 f32) (result f32 i64) (local.get 1) (local.get 0))
   (func (export "nothing")))
-"""
-
-ENVIRONMENT = """
-(module
-  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (func (export "_start")
-    (drop (call $sizes (i32.const 0) (i32.const 20)))
-    (drop (call $get (i32.const 64) (i32.const 1024)))
-    (i32.store (i32.const 16) (i32.const 1024))
-    (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 32)))))
 """
 
 # Tries to create the file "new" in the first granted folder; its exit code is the errno.

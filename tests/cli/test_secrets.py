@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests._commands import ran
-from tests.limits.test_environment import SHOW
+from tests._small_guests import ENVIRONMENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ VALUE = "v4lue-of-a-secret-97531"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With a guest that writes its environment, and a policy that names a secret."""
-    (tmp_path / "show.wat").write_text(SHOW)
+    (tmp_path / "show.wat").write_text(ENVIRONMENT)
     (tmp_path / "policy.toml").write_text('[custom]\nsecrets = ["API_KEY"]\n')
     (tmp_path / "key").write_text(f"{VALUE}\n")
     (tmp_path / "key").chmod(0o600)

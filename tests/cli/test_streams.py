@@ -379,7 +379,8 @@ def test_invoke_names_the_argument_that_does_not_fit(tmp_path: Path, arguments: 
 
 def test_docker_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`-v`, `-e` and `-m` mean what they mean there; but a folder is read-only unless asked for."""
-    from tests.cli.test_run import CREATE, ENVIRONMENT
+    from tests._small_guests import ENVIRONMENT
+    from tests.cli.test_run import CREATE
 
     guest = save(tmp_path, CREATE)
     data = tmp_path / "data:1"

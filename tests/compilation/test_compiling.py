@@ -45,7 +45,7 @@ from tests.conftest import HELLO, program_path, wat
 from tests.guard._modules import HEADER, custom, leb, name, section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from stockade.policy import Features
     from stockade.worker._compile_queue import Turn
@@ -80,15 +80,6 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_programs, "compile_aside", watch)
     return names
-
-
-@pytest.fixture
-def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
-    """A compiling process of this test's own, not started yet."""
-    own = _process.Worker()
-    monkeypatch.setattr(_process, "worker", own)
-    yield own
-    own.close()
 
 
 def padded(size: int) -> bytes:

@@ -24,11 +24,11 @@ from stockade.egress import Client, Credentials, FailureCode, GuestNetwork, Requ
 from stockade.egress._scrubber import Scrubber
 from stockade.gate import Gate, SecretFinder
 from tests._examples import examples
-from tests._http_server import AUTHORITY, HttpServer
+from tests._http_server import HttpServer
 from tests.egress.test_exchange import LOCAL, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 SECRET = 's3cr3t/Value+of&some"length<=>'
@@ -36,10 +36,8 @@ LOOPBACK = Policy(network=Network(mode="loopback"))
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
-    with HttpServer(tls=True) as serving:
-        yield serving
+def server(secure: HttpServer) -> HttpServer:
+    return secure
 
 
 def _scrubber(secret: str = SECRET) -> Scrubber:

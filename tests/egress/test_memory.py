@@ -16,11 +16,12 @@ import pytest
 
 from stockade import Credential, Network, Outcome, Policy, Sandbox
 from stockade.gate import Gate
-from tests._http_server import AUTHORITY, HttpServer
 from tests.egress.test_guests import GUEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from tests._http_server import HttpServer
 
 LOOPBACK = Policy(network=Network(mode="loopback"))
 
@@ -42,10 +43,8 @@ def _forms() -> list[bytes]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
-    with HttpServer(tls=True) as serving:
-        yield serving
+def server(secure: HttpServer) -> HttpServer:
+    return secure
 
 
 def _descendants() -> list[int]:

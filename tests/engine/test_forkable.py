@@ -24,25 +24,13 @@ from stockade.engine._libc import libc
 from stockade.system import is_sealed
 from tests._processes import ended, forked, open_descriptors, until
 from tests.conftest import wat
+from tests.engine._holder import HOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = 65_536
 PAGES = 40
-
-HOLDER = wat("""
-(module
-  (memory (export "memory") 2)
-  (global $number (mut i32) (i32.const 0))
-  (data (i32.const 100) "own data")
-  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
-  (func (export "put") (param i32 i32) (i32.store (local.get 0) (local.get 1)))
-  (func (export "get") (param i32) (result i32) (i32.load (local.get 0)))
-  (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
-  (func (export "count") (result i32)
-    (global.set $number (i32.add (global.get $number) (i32.const 1))) (global.get $number)))
-""")
 
 LOST = "the session was opened with forks=True before this process was forked, and goes on in its parent: open one here"
 

@@ -34,21 +34,13 @@ from stockade.engine._memory_image import overlaid
 from stockade.execution import SavedGuest
 from stockade.system import is_sealed
 from tests.conftest import wat
+from tests.engine._holder import HOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGES = 40
 """Pages of 64 KiB of the guests here, grown and initial."""
-
-HOLDER = wat("""
-(module
-  (memory (export "memory") 2)
-  (global $number (mut i32) (i32.const 0))
-  (data (i32.const 100) "own data")
-  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
-  (func (export "number") (result i32) (global.get $number)))
-""")
 
 _OF_SNAPSHOT, _OF_GUEST = b"held by the snapshot", b"written by its guest"
 

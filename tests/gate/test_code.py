@@ -15,6 +15,7 @@ from stockade.guests._result import Frame
 from stockade.policy import HostRule, Network
 from stockade.report import ModuleInfo, Outcome, PolicyInfo, Report
 from tests._folders import use_state
+from tests.guests._forging import ASK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,15 +139,6 @@ def test_files_whose_names_are_replaced_alike_are_all_there() -> None:
     assert given.files == dict(zip(names, (b"1", b"2", b"3"), strict=True))
 
 
-_ASK = """
-const own = await import('qjs:std');
-function ask(text) {
-  own.writeFile('/run/request', text);
-  const size = new ArrayBuffer(8);
-  return own.in.read(size, 0, 8) ? own.in.readAsString(new DataView(size).getUint32(0, true)) : null;
-}
-"""
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -183,7 +175,7 @@ def test_names_of_tools_that_are_not_there_are_not_told() -> None:
     with JavaScript(secrets=_SECRETS) as javascript:
         javascript.tool(_mended, name="mend")
         result = javascript.run(
-            _ASK
+            ASK
             + f"""ask('{{"name": "mend", "args": [], "named": {{}}}}');
             ask('{{"name": "{_SECRET}", "args": [], "named": {{}}}}'); 1"""
         )

@@ -10,18 +10,12 @@ import pytest
 
 from stockade.gate import _quarantine, quarantined, quarantined_as, remove_leftovers
 from stockade.gate._quarantine import keep_aside
-from tests._folders import use_state
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for what is kept aside."""
-    folder = tmp_path / "state"
-    use_state(folder, monkeypatch)
-    return folder
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def _kept(folder: Path) -> list[str]:

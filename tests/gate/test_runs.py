@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,7 +17,6 @@ from stockade import Credential, Policy, Sandbox
 from stockade.gate import GateRules, Verdict, quarantined, quarantined_as
 from stockade.policy import Network
 from stockade.report import Outcome
-from tests._folders import use_state
 from tests._small_guests import ECHO
 from tests.conftest import wat
 from tests.gate._guests import printer, source
@@ -26,28 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stockade import Report
+    from stockade.execution import Isolation
 
 _SECRET = "sk-live-9fJ2kQ_x7Lm3PzT8"
 _SECRETS = {"api": _SECRET}
 _LEAK = f"it is {_SECRET}!".encode()
 
-Isolation = Literal["inprocess", "process"]
-PLACES: tuple[Isolation, ...] = ("inprocess", "process")
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for what is kept aside."""
-    folder = tmp_path / "state"
-    use_state(folder, monkeypatch)
-    return folder
-
-
-@pytest.fixture(params=PLACES)
-def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """Where runs happen."""
-    found: Isolation = request.param
-    return found
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def _policy(**rules: str) -> Policy:

@@ -11,6 +11,7 @@ import pytest
 
 from stockade import JavaScript, Mount, Outcome
 from stockade.guests import _folder
+from tests.guests._forging import ASK
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
@@ -181,14 +182,6 @@ def test_it_reaches_no_tool_by_forging(fresh: JavaScript) -> None:
     def double(number: int) -> int:
         return number * 2
 
-    ask = """
-const own = await import('qjs:std');
-function ask(text) {
-  own.writeFile('/run/request', text);
-  const size = new ArrayBuffer(8);
-  return own.in.read(size, 0, 8) ? own.in.readAsString(new DataView(size).getUint32(0, true)) : null;
-}
-"""
     forged = [
         "not JSON",
         "{}",
@@ -200,14 +193,14 @@ function ask(text) {
         "[" * 100_000,
     ]
     result = fresh.run(
-        ask + "forged.map(ask).map(text => JSON.parse(text).error !== undefined)", inputs={"forged": forged}
+        ASK + "forged.map(ask).map(text => JSON.parse(text).error !== undefined)", inputs={"forged": forged}
     )
     assert (result.value, result.error) == ([True] * len(forged), None)
     assert [call.ok for call in result.tool_calls] == [False] * len(forged)
-    twin = fresh.run(ask + """JSON.parse(ask('{"name": "double", "args": [21], "named": {}}'))""")
+    twin = fresh.run(ASK + """JSON.parse(ask('{"name": "double", "args": [21], "named": {}}'))""")
     assert (twin.value, [call.ok for call in twin.tool_calls]) == ({"value": 42}, [True])
     with JavaScript(PATIENT, runtime=fresh.runtime) as without:
-        nothing = without.run(ask + """ask('{"name": "double", "args": [21], "named": {}}')""")
+        nothing = without.run(ASK + """ask('{"name": "double", "args": [21], "named": {}}')""")
         assert (nothing.value, nothing.tool_calls) == (None, ())
 
 

@@ -21,27 +21,32 @@ if TYPE_CHECKING:
 PRICES = {"apple": 0.5}
 
 
+def _stock(language: Python | JavaScript) -> None:
+    """Gives a language the tools of the shop."""
+
+    @language.tool
+    def price(item: str) -> float:
+        """Looks up a price.
+
+        Ask for one item at a time.
+        """
+        return PRICES[item]
+
+    @language.tool(name="wait")
+    async def waiting(times: int = 1) -> list[int]:
+        await asyncio.sleep(0)
+        return [times] * times
+
+    @language.tool(requires="mail")
+    def mail(to: str) -> None:
+        raise AssertionError(f"mail to {to}")
+
+
 @pytest.fixture
 def shop(python: Python) -> Iterator[Python]:
     """A language with tools."""
     with Python(PATIENT.replace(custom={"mail": False}), runtime=python.runtime) as language:
-
-        @language.tool
-        def price(item: str) -> float:
-            """Looks up a price.
-
-            Ask for one item at a time.
-            """
-            return PRICES[item]
-
-        @language.tool(name="wait")
-        async def waiting(times: int = 1) -> list[int]:
-            await asyncio.sleep(0)
-            return [times] * times
-
-        @language.tool(requires="mail")
-        def mail(to: str) -> None:
-            raise AssertionError(f"mail to {to}")
+        _stock(language)
 
         @language.tool
         def wrong() -> int:
@@ -223,23 +228,7 @@ async def _waits() -> int:
 def kiosk(javascript: JavaScript) -> Iterator[JavaScript]:
     """The same shop for JavaScript."""
     with JavaScript(PATIENT.replace(custom={"mail": False}), runtime=javascript.runtime) as language:
-
-        @language.tool
-        def price(item: str) -> float:
-            """Looks up a price.
-
-            Ask for one item at a time.
-            """
-            return PRICES[item]
-
-        @language.tool(name="wait")
-        async def waiting(times: int = 1) -> list[int]:
-            await asyncio.sleep(0)
-            return [times] * times
-
-        @language.tool(requires="mail")
-        def mail(to: str) -> None:
-            raise AssertionError(f"mail to {to}")
+        _stock(language)
 
         @language.tool
         def scaled(item: dict[str, list[int]], *, by: int = 2) -> list[int]:

@@ -6,22 +6,11 @@ import pytest
 
 import stockade
 from stockade import Environment, Policy, PolicyError
+from tests._small_guests import ENVIRONMENT
 from tests.conftest import wat
 
 pytestmark = pytest.mark.usefixtures("everywhere")
 
-SHOW = """
-(module
-  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 4)
-  (func (export "_start")
-    (drop (call $sizes (i32.const 0) (i32.const 12)))
-    (drop (call $get (i32.const 1024) (i32.const 65536)))
-    (i32.store (i32.const 8) (i32.const 65536))
-    (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))
-"""
 HOST = {"HOME": "/home/me", "LANG": "C", "Lang": "x", "DB_SECRET": "s", "LD_PRELOAD": "l", "AWS_REGION": "r"}
 
 
@@ -45,17 +34,17 @@ def test_what_the_policy_passes_on(environment: Environment, seen: dict[str, str
 def test_guest_sees_what_the_policy_passes_on_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack: a secret of the host is read from the environment."""
     monkeypatch.setattr("os.environ", dict(HOST))
-    full = stockade.Sandbox(Policy(environment=Environment(mode="full"))).run(wat(SHOW)).stdout
+    full = stockade.Sandbox(Policy(environment=Environment(mode="full"))).run(wat(ENVIRONMENT)).stdout
     assert b"HOME=/home/me" in full
     assert b"SECRET" not in full
-    assert stockade.Sandbox(Policy()).run(wat(SHOW)).stdout == b""
+    assert stockade.Sandbox(Policy()).run(wat(ENVIRONMENT)).stdout == b""
 
 
 def test_variables_of_the_caller_come_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given to a run outweighs what the policy passes on."""
     monkeypatch.setattr("os.environ", HOST)
     policy = Policy(environment=Environment(mode="allow", names=("LANG", "HOME")))
-    report = stockade.Sandbox(policy).run(wat(SHOW), env={"LANG": "fr"})
+    report = stockade.Sandbox(policy).run(wat(ENVIRONMENT), env={"LANG": "fr"})
     assert sorted(report.stdout.decode().split("\0")) == ["", "HOME=/home/me", "LANG=fr"]
 
 

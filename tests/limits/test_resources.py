@@ -13,6 +13,7 @@ import pytest
 
 from stockade import Monitoring, Mount, Outcome, Policy, Sandbox
 from stockade.policy import Wasi
+from tests._small_guests import SLEEP
 from tests.conftest import HELLO, wat
 from tests.limits._guests import CREAT, EMFILE, MOUNT, SUCCESS, Script, files_policy
 from tests.report._reports import BUSY
@@ -30,13 +31,6 @@ DEEP = '(module (func $f (export "_start") (call $f)))'
 GROWS = '(module (memory 1) (func (export "_start") (drop (memory.grow (i32.const 100)))))'
 TABLE = """(module (table 1 funcref)
   (func (export "_start") (drop (table.grow (ref.null func) (i32.const 100)))))"""
-SLEEPS = """(module
-  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (func (export "_start")
-    (i32.store (i32.const 16) (i32.const 1))
-    (i64.store (i32.const 24) (i64.const 3600000000000))
-    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"""
 
 
 def ran(text: str, **limits: object) -> Report:
@@ -81,7 +75,7 @@ VIOLATIONS: dict[str, tuple[str, Callable[[Path], Report]]] = {
     "memory_growth": ("memory_growth", lambda folder: ran(GROWS, memory_growth=10)),
     "table": ("table_elements", lambda folder: ran(TABLE, table_elements=10)),
     "timeout": ("wall_time", lambda folder: ran(SPIN, wall_time=0.05)),
-    "idle": ("idle_time", lambda folder: ran(SLEEPS, idle_time=0.05)),
+    "idle": ("idle_time", lambda folder: ran(SLEEP, idle_time=0.05)),
     "fuel": ("fuel", lambda folder: ran(SPIN, fuel=1000)),
     "stack": ("stack", lambda folder: ran(DEEP)),
     "calls": ("calls", lambda folder: played(folder, lambda script: yields(script, 6), calls=5)),

@@ -82,7 +82,14 @@ def all_of(client: socket.socket) -> bytes:
     return found
 
 
-SERVING = "import stockade, time; s = stockade.serve_monitor(); print(flush=True); time.sleep(100)"
+def served() -> subprocess.Popen[bytes]:
+    """Another process that serves."""
+    code = "import stockade, time; s = stockade.serve_monitor(); print(flush=True); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
 
 ASK = b'{"want":"runs"}\n'
 
@@ -257,16 +264,7 @@ def test_no_more_than_a_thousand_runs_are_told(server: MonitorServer, monkeypatc
 
 def test_a_socket_whose_process_is_over_is_removed(server: MonitorServer, state: Path) -> None:
     """Killed, it leaves its socket; who looks removes it, and nothing else."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import stockade, time; s = stockade.serve_monitor(); print(flush=True); time.sleep(100)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
+    process = served()
     assert {found.pid for found in look().processes} == {os.getpid(), process.pid}
     process.kill()
     process.communicate()
@@ -292,16 +290,7 @@ def test_a_process_that_ends_removes_its_socket(state: Path) -> None:
 
 def test_a_stopped_process_is_told_as_silent(server: MonitorServer) -> None:
     """It is waited for a second, together with all others; its socket stays."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import stockade, time; s = stockade.serve_monitor(); print(flush=True); time.sleep(100)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
+    process = served()
     process.send_signal(signal.SIGSTOP)
     try:
         assert until(lambda: ") T " in Path(f"/proc/{process.pid}/stat").read_text())

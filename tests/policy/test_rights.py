@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import stockade
 from stockade import Environment, Filesystem, Mount, Policy, PolicyError, Process
 from tests._examples import examples, part
+from tests._small_guests import ENVIRONMENT
 from tests.conftest import wat
 from tests.limits._guests import (
     CREAT,
@@ -61,23 +62,10 @@ PASSES = {
 }
 VARIABLES = {"plain": "LANG", "secret": "DB_PASSWORD"}
 
-SHOW = """
-(module
-  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 4)
-  (func (export "_start")
-    (drop (call $sizes (i32.const 0) (i32.const 12)))
-    (drop (call $get (i32.const 1024) (i32.const 65536)))
-    (i32.store (i32.const 8) (i32.const 65536))
-    (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))
-"""
-
 
 def seen_by_a_guest(environment: Environment) -> dict[str, str]:
     """The environment as a guest sees it."""
-    text = stockade.Sandbox(Policy(environment=environment)).run(wat(SHOW)).stdout.decode()
+    text = stockade.Sandbox(Policy(environment=environment)).run(wat(ENVIRONMENT)).stdout.decode()
     return dict(entry.split("=", 1) for entry in text.split("\0")[:-1])
 
 

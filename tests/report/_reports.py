@@ -19,6 +19,7 @@ from stockade.report import (
     Truncated,
     ViolationEvent,
 )
+from tests._small_guests import EXIT, SLEEP
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -82,17 +83,8 @@ def busy() -> Report:
 def endings(folder: Path) -> dict[Outcome, Report]:
     """A real run of each outcome that a guest can bring about."""
     spin = '(module (func (export "_start") (loop (br 0))))'
-    exits = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-      (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const 3))))"""
     deep = '(module (func $f (export "_start") (call $f)))'
     large = '(module (memory 4000) (func (export "_start")))'
-    sleeps = """(module
-      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-      (memory (export "memory") 1)
-      (func (export "_start")
-        (i32.store (i32.const 16) (i32.const 1))
-        (i64.store (i32.const 24) (i64.const 3600000000000))
-        (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"""
     socket = """(module (import "wasi_snapshot_preview1" "sock_shutdown" (func $shut (param i32 i32) (result i32)))
       (memory (export "memory") 1) (func (export "_start") (drop (call $shut (i32.const 3) (i32.const 1)))))"""
     text = """(module (memory (export "memory") 1)
@@ -101,11 +93,11 @@ def endings(folder: Path) -> dict[Outcome, Report]:
     with Sandbox(base, monitoring=Monitoring(samples=True, alerts=0.5)) as box:
         return {
             Outcome.OK: box.run(wat(HELLO)),
-            Outcome.EXIT: box.run(wat(exits)),
+            Outcome.EXIT: box.run(wat(EXIT)),
             Outcome.TRAP: box.run(wat('(module (func (export "_start") unreachable))')),
             Outcome.FUEL: box.run(wat(spin), policy=Policy().replace(fuel=100_000)),
             Outcome.TIMEOUT: box.run(wat(spin), policy=Policy().replace(wall_time=0.05)),
-            Outcome.IDLE: box.run(wat(sleeps), policy=Policy().replace(idle_time=0.05)),
+            Outcome.IDLE: box.run(wat(SLEEP), policy=Policy().replace(idle_time=0.05)),
             Outcome.MEMORY: box.run(wat(large)),
             Outcome.STACK: box.run(wat(deep)),
             Outcome.OUTPUT: box.call(wat(text), "long", returns="text", policy=Policy().replace(stdout=100)),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PATIENT = Policy().replace(fuel=None, wall_time=None)
 SPIN = wat('(module (func (export "_start") (loop $l (br $l))) (func (export "f") (loop $l (br $l))))')
+STOPS = wat('(module (import "env" "stop" (func $stop)) (func (export "f") (call $stop) (loop $l (br $l))))')
 NOTHING = wat('(module (func (export "_start")) (func (export "f")))')
 WAIT_SECONDS = 30
 
@@ -82,8 +83,7 @@ def test_a_callback_or_a_host_function_may_close_the_sandbox_that_it_runs_in() -
     def stop() -> None:
         box.close()
 
-    module = wat('(module (import "env" "stop" (func $stop)) (func (export "f") (call $stop) (loop $l (br $l))))')
-    assert box.call(module, "f").outcome is Outcome.CANCELLED
+    assert box.call(STOPS, "f").outcome is Outcome.CANCELLED
 
     talking = Sandbox(PATIENT)
     report = talking.run(wat(ECHO), stdin=lambda _: b"x", on_stdout=lambda _: talking.close())
@@ -100,9 +100,8 @@ def test_a_host_function_of_a_task_may_close_the_sandbox() -> None:
         box.close()
 
     both = threading.Barrier(2, timeout=WAIT_SECONDS)
-    module = wat('(module (import "env" "stop" (func $stop)) (func (export "f") (call $stop) (loop $l (br $l))))')
     with Scheduler(box) as scheduler:
-        handles = [scheduler.submit(Task(module=module, export="f")) for _ in range(2)]
+        handles = [scheduler.submit(Task(module=STOPS, export="f")) for _ in range(2)]
         assert [handle.result(WAIT_SECONDS).outcome for handle in handles] == [Outcome.CANCELLED] * 2
 
 

@@ -28,6 +28,7 @@ from stockade import (
     Usage,
     UsageError,
 )
+from tests._small_guests import EXIT
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ MEBIBYTE = 1 << 20
 
 GUESTS = {
     "ok": HELLO,
-    "exit": """(module
-        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-        (memory (export "memory") 1)
-        (func (export "_start") (call $exit (i32.const 3))))""",
+    "exit": EXIT,
     "trap": '(module (func (export "_start") unreachable))',
     "spin": SPIN,
     "refused": '(module (import "env" "nobody" (func)) (func (export "_start")))',

@@ -13,8 +13,7 @@ import pytest
 
 from stockade import JavaScript, Outcome, Policy, PolicyError, Python, Sandbox, Secret, SnapshotError, UsageError
 from stockade.audit import AuditLog
-from tests._small_guests import ECHO, wat
-from tests.limits.test_environment import SHOW
+from tests._small_guests import ECHO, ENVIRONMENT, wat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +32,7 @@ def box(policy: Policy = NAMED, isolation: Isolation = "inprocess", **more: Any)
 def test_a_guest_has_the_variable_that_its_policy_names(isolation: Isolation) -> None:
     """And what it writes of it is redacted: the value is there, and does not leave."""
     with box(isolation=isolation) as sandbox:
-        report = sandbox.run(wat(SHOW))
+        report = sandbox.run(wat(ENVIRONMENT))
 
     assert report.outcome is Outcome.OK
     assert report.stdout.startswith(b"API_KEY=")
@@ -55,17 +54,17 @@ def test_a_guest_whose_policy_names_none_is_given_none(secret: Secret, isolation
     """The attack: a guest of a sandbox that has secrets for others; also one whose own run is narrowed."""
     for own, narrower in ((UNNAMED, None), (NAMED, UNNAMED), (NAMED.replace(custom={"secrets": ["other"]}), None)):
         with box(own, isolation, secrets={"api": secret}) as sandbox:
-            assert sandbox.run(wat(SHOW), policy=narrower).stdout == b""
+            assert sandbox.run(wat(ENVIRONMENT), policy=narrower).stdout == b""
             assert sandbox.run(wat(ECHO), policy=narrower).stdout == b""
 
 
 def test_nothing_that_is_told_has_it(tmp_path: Path) -> None:
     """The attack: a report, an audit log, an error or a `repr` that comes to have the value."""
     with AuditLog(tmp_path / "log") as log, box(audit=log) as sandbox:
-        report = sandbox.run(wat(SHOW))
+        report = sandbox.run(wat(ENVIRONMENT))
         told = [repr(sandbox), repr(report), report.to_json(), report.render(), report.to_html()]
         with pytest.raises(UsageError) as problem:
-            sandbox.run(wat(SHOW), env={"A": "\0"})
+            sandbox.run(wat(ENVIRONMENT), env={"A": "\0"})
         told.append(str(problem.value))
 
     assert not any(VALUE in text for text in told)

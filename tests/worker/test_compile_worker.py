@@ -42,15 +42,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_plan, "programs", _programs._Programs())
 
 
-@pytest.fixture
-def own_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[_process.Worker]:
-    """A compiling process of this test's own, not started yet."""
-    own = _process.Worker()
-    monkeypatch.setattr(_process, "worker", own)
-    yield own
-    own.close()
-
-
 def hello(greeting: str) -> Module:
     """A module of its own."""
     return wat(HELLO.replace("hello", greeting))
