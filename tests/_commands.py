@@ -8,6 +8,7 @@ each process anew, and `tests/cli/test_start.py` always does.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -35,6 +37,22 @@ COMMAND = (sys.executable, "-m", "stockade")
 _ENCODING = "PYTHONIOENCODING"
 _REQUEST_BYTES = 100_000
 """More than any test asks for but those that ask for much; those begin anew."""
+
+_NAMED = """
+import sys
+sys.argv[:2] = sys.argv[1:2]
+from stockade.cli import main
+main()
+"""
+
+# Ctrl-C goes to the processes whose terminal it is typed on, and whoever runs the tests may ignore it.
+_ON_ITS_TERMINAL = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 _WAITING = """
 import sys
@@ -76,7 +94,13 @@ def ran(
 
 
 def begun(
-    words: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None, **streams: Stream
+    words: Sequence[str | Path],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    name: str = "",
+    on_its_terminal: bool = False,
+    **streams: Stream,
 ) -> subprocess.Popen[bytes] | Forked:
     """Begins the command.
 
@@ -84,6 +108,8 @@ def begun(
         words: Its arguments.
         cwd: Its working folder.
         env: Its environment; None for that of the tests.
+        name: As what it was typed; "" for `python -m`.
+        on_its_terminal: Whether stdin is a terminal that nobody else has, so that Ctrl-C goes to it.
         streams: `stdin`, `stdout` and `stderr` as `subprocess` takes them; without them it reads nothing, and writes
             to pipes.
 
@@ -102,11 +128,15 @@ def begun(
         "words": given,
         "cwd": str(cwd or Path.cwd()),
         "env": variables,
-        "interrupted": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
+        "name": name,
+        "on_its_terminal": on_its_terminal,
+        "interrupted": on_its_terminal or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
     }
     told = json.dumps(request).encode()
     if not _can_be_forked(variables) or len(told) > _REQUEST_BYTES:
-        return subprocess.Popen([*COMMAND, *given], cwd=cwd, env=variables, **chosen)  # type: ignore[call-overload,no-any-return]
+        command = [sys.executable, "-c", _NAMED, name] if name else COMMAND
+        before = [sys.executable, "-S", "-c", _ON_ITS_TERMINAL] if on_its_terminal else []
+        return subprocess.Popen([*before, *command, *given], cwd=cwd, env=variables, **chosen)  # type: ignore[call-overload,no-any-return]
     return _waiting().begin(told, chosen)
 
 
@@ -322,8 +352,9 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    signal.signal(signal.SIGINT, signal.default_int_handler if request["interrupted"] else signal.SIG_IGN)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    if request["on_its_terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler if request["interrupted"] else signal.SIG_IGN)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     if encoding := variables.get(_ENCODING):
@@ -334,5 +365,5 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
     _start.LEFT_OUT[:] = [folder]
     for module in (_start, _table, _folders):
         module.START_FOLDER = folder  # type: ignore[attr-defined]
-    sys.argv = [str(Path(stockade.__file__).with_name("__main__.py")), *words]
+    sys.argv = [request["name"] or str(Path(stockade.__file__).with_name("__main__.py")), *words]
     stockade.cli.main()

@@ -8,15 +8,14 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade.cli._interactive import _is_whole_javascript, _is_whole_python
-from tests._commands import COMMAND
-from tests._commands import ran as begun
+from tests._commands import begun
+from tests._commands import ran as done_by
 from tests.cli.test_completion import offered
 from tests.guests._snippets import DENIED
 
@@ -24,20 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Ctrl-C goes to the processes whose terminal it is typed on, and whoever runs the tests may ignore it.
-ON_ITS_TERMINAL = """
-import fcntl, os, signal, sys, termios
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, "-m", "stockade", *sys.argv[1:]])
-"""
 PATIENT = ("--timeout", "60s")
 
 
 def ran(*words: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What the command does."""
-    done = begun(words, stdin.encode(), cwd)
+    done = done_by(words, stdin.encode(), cwd)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -147,17 +138,12 @@ def test_json_has_everything() -> None:
 @pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_ends_it() -> None:
     """With the status of an interrupted command."""
-    process = subprocess.Popen(
-        [*COMMAND, "python", *PATIENT, "-c", "print('on', flush=True)\nwhile True: pass"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(["python", *PATIENT, "-c", "print('on', flush=True)\nwhile True: pass"])
     assert process.stdout is not None
-    assert process.stdout.readline() == "on\n"
+    assert process.stdout.readline() == b"on\n"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (130, "stockade: interrupted\n")
+    assert (process.returncode, stderr) == (130, b"stockade: interrupted\n")
 
 
 class Terminal:
@@ -167,8 +153,7 @@ class Terminal:
         ours, theirs = pty.openpty()
         self._descriptor = ours
         environment = {**os.environ, "TERM": "dumb"}
-        command = [sys.executable, "-S", "-c", ON_ITS_TERMINAL, *words]
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        self.process = begun(words, env=environment, on_its_terminal=True, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
 
     def until(self, text: str, seconds: float = 90) -> str:

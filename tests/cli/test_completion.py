@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stockade import Module
 from stockade.policy import PRESETS
-from tests._commands import COMMAND, ran
+from tests._commands import begun, ran
 from tests.cli.test_run import NUMBERS, save
 
 if TYPE_CHECKING:
@@ -34,17 +32,10 @@ def folder(tmp_path: Path) -> Path:
 
 def offered(folder: Path, words: str, place: int) -> list[str]:
     """What bash gets for a command line with the cursor at a word."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.argv[0] = 'stockade'; from stockade.cli import main; main()"],
-        env={**os.environ, "_STOCKADE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr == ""
-    return [line for line in done.stdout.splitlines() if line]
+    asked = {**os.environ, "_STOCKADE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    out, err = begun([], folder, asked, name="stockade").communicate(timeout=60)
+    assert err == b""
+    return [line for line in out.decode().splitlines() if line]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +108,11 @@ def test_script_is_printed(shell: str) -> None:
 
 def test_help_tells_where_each_script_goes() -> None:
     """For all three shells."""
-    done = subprocess.run([*COMMAND, "completion", "--help"], capture_output=True, text=True, timeout=60, check=True)
+    told = ran(["completion", "--help"]).stdout.decode()
 
     for line in (
         'eval "$(stockade completion bash)"',
         'eval "$(stockade completion zsh)"',
         "stockade completion fish > ~/.config/fish/completions/stockade.fish",
     ):
-        assert line in done.stdout
+        assert line in told
