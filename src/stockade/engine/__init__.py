@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
+from stockade.engine._asking import ASKING
 from stockade.engine._capi import library_folder, wasmtime_version
 from stockade.engine._compiled import CompiledModule, LinkedModule, ResourceCost, compile_to_bytes
 from stockade.engine._engine import (
@@ -67,6 +68,7 @@ else:
     )
 
 __all__ = [
+    "ASKING",
     "F32_OVERFLOW",
     "FUEL_SLICE",
     "INTEGER_BITS",

@@ -65,6 +65,7 @@ class LinkedModule:
     Attributes:
         engine: Its engine.
         prelinked: The `wasmtime_instance_pre_t`.
+        asking: The same for guards that ask for what halts their guests; None before it is made.
         linker: The linker of native WASI.
         parks: Whether it imports the function that halts guests.
         small: Whether an instance is made in no time.
@@ -83,15 +84,11 @@ class LinkedModule:
         memories: int = 2,
         tables: int = 1,
     ) -> None:
-        api = capi()
-        prelinked = c_void_p()
-        # SAFETY: linker and module are alive; the result holds its own references to both contents.
-        if error := api.linker_instantiate_pre(compiled.engine.linker, compiled.module, ctypes.addressof(prelinked)):
-            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
-        assert prelinked.value is not None
+        self._compiled = compiled
         self.engine = compiled.engine
         self.linker = compiled.engine.linker
-        self.prelinked = prelinked.value
+        self.prelinked = self._link(self.linker)
+        self.asking: int | None = None
         self.parks = parks
         self.small = small
         self.memory_handles: dict[bytes, int] = {}
@@ -100,8 +97,25 @@ class LinkedModule:
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))
-        self._compiled = compiled
+
+    def link_asking(self) -> int:
+        """Links it for guards that ask for what halts their guests.
+
+        Raises:
+            LinkError: An import is none of native WASI's.
+        """
+        # Of two threads that come here at once, both make one; each is freed with this.
+        made = self.asking = self._link(self.engine.asking_linker)
+        return made
+
+    def _link(self, linker: int) -> int:
+        prelinked = c_void_p()
+        # SAFETY: linker and module are alive; the result holds its own references to both contents.
+        if error := capi().linker_instantiate_pre(linker, self._compiled.module, ctypes.addressof(prelinked)):
+            raise LinkError(f"the module's imports cannot be linked: {error_text(error)}")
+        assert prelinked.value is not None
         weakref.finalize(self, _free_linked, prelinked.value).atexit = False
+        return prelinked.value
 
 
 def _compile(engine: Engine, wasm: bytes) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
+from stockade.engine._asking import define_asking
 from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
 from stockade.engine._features import RUN_PROPOSALS
@@ -215,7 +216,7 @@ def _most_maps() -> int:
 
 
 class _Native:
-    """The library's engine and its linker of native WASI, to be freed when nothing refers to this any more.
+    """The library's engine and its linkers of native WASI, to be freed when nothing refers to this any more.
 
     The thread that raises the engine's epoch refers to it, too: it may be about to when the last run ends.
 
@@ -233,18 +234,21 @@ class _Native:
         self._api = api
         self._lock = reentrant_lock()
         self.pointer = _build(api, config)
-        self.linkers: list[int] = []
+        self.linkers: dict[bool, int] = {}
 
-    @property
-    def linker(self) -> int:
-        """The linker of native WASI, made on first use: whoever only compiles or validates needs none."""
-        if not self.linkers:
+    def linker(self, *, asking: bool) -> int:
+        """Returns a linker of native WASI, made on first use: whoever only compiles or validates needs none.
+
+        Args:
+            asking: Whether the guards of what is linked ask for what halts their guests.
+        """
+        if asking not in self.linkers:
             with self._lock:
-                if not self.linkers:
-                    self._link()
-        return self.linkers[0]
+                if asking not in self.linkers:
+                    self._link(asking=asking)
+        return self.linkers[asking]
 
-    def _link(self) -> None:
+    def _link(self, *, asking: bool) -> None:
         api = self._api
         deafen_stores()
         # SAFETY: the linker holds its own reference to the engine; both are ours until `_free`.
@@ -253,21 +257,23 @@ class _Native:
             if error := api.linker_define_wasi(linker):
                 raise EngineError(f"native WASI cannot be linked: {error_text(error)}")
             define_parking(api, linker)
+            if asking:
+                define_asking(api, linker)
         except BaseException:
             api.linker_delete(linker)
             raise
-        self.linkers.append(linker)
+        self.linkers[asking] = linker
 
     def after_fork(self) -> None:
         """Begins anew in a forked child: another thread may have held the lock."""
         self._lock = reentrant_lock()
 
 
-def _free(pointer: int, linkers: list[int], freed: deque[int], maps: int) -> None:
+def _free(pointer: int, linkers: dict[bool, int], freed: deque[int], maps: int) -> None:
     api = capi()
     # SAFETY: called once, when nothing refers to the engine any more. Modules, stores and other linkers hold their own
     # references to its contents, so that their order does not matter.
-    for linker in linkers:
+    for linker in linkers.values():
         api.linker_delete(linker)
     api.engine_delete(pointer)
     # Not by a lock: this may be called in the middle of anything, also of what holds that lock.
@@ -288,7 +294,7 @@ class _Scarce:
 
 
 class Engine:
-    """A wasmtime engine with its linker of native WASI and its ticker. Lives as long as something refers to it.
+    """A wasmtime engine with its linkers of native WASI and its ticker. Lives as long as something refers to it.
 
     Attributes:
         api: The C API.
@@ -332,7 +338,12 @@ class Engine:
     @property
     def linker(self) -> int:
         """The linker of native WASI, made on first use."""
-        return self._native.linker
+        return self._native.linker(asking=False)
+
+    @property
+    def asking_linker(self) -> int:
+        """The same for modules whose guards ask for what halts their guests: native WASI without reads and writes."""
+        return self._native.linker(asking=True)
 
     @property
     def live_instances(self) -> int:

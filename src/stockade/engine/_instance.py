@@ -20,7 +20,7 @@ from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_te
 from stockade.engine._fork_gate import forks, inside, stand_back
 from stockade.engine._parking import MODULE, PARKING, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
-from stockade.engine._store import Out, Owner, Store
+from stockade.engine._store import FUNCREF, Out, Owner, Store
 from stockade.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -71,9 +71,6 @@ _FAR_AWAY: Final = 1 << 62
 """An epoch that is never reached."""
 
 _MODULE_BYTES: Final = len(MODULE)
-
-_FUNCREF: Final = 5
-"""The kind of a `wasmtime_val_t` that is a reference to a function."""
 
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -152,25 +149,29 @@ class Loan(NamedTuple):
     Attributes:
         table: Name of the exported table.
         natives: Each with its slot there, its name, and how long that is.
-        halts: Whether one of them halts the guest.
+        halts: Whether one halts the guest, of these or the next.
+        asked: The slot of the function that halts the guest, where the guard asks for that; None where it does not.
     """
 
     table: bytes
     natives: tuple[tuple[int, bytes, int], ...]
     halts: bool
+    asked: int | None = None
 
     @classmethod
-    def of(cls, table: bytes | None, calls: Sequence[tuple[int, bytes]]) -> Loan | None:
+    def of(cls, table: bytes | None, calls: Sequence[tuple[int, bytes]], *, asks: bool = False) -> Loan | None:
         """Returns what is lent; None where that is nothing.
 
         Args:
             table: Name of the exported table; None where there is none.
             calls: The names of the functions, each with its slot.
+            asks: Whether the guard asks for the function that halts the guest when it needs it.
         """
         if table is None or not calls:
             return None
-        natives = tuple((slot, name, len(name)) for slot, name in calls)
-        return cls(table, natives, any(name == PARKING for _, name in calls))
+        parking = next((slot for slot, name in calls if name == PARKING), None)
+        natives = tuple((slot, name, len(name)) for slot, name in calls if not (asks and slot == parking))
+        return cls(table, natives, parking is not None, parking if asks else None)
 
 
 def _lend(
@@ -195,7 +196,7 @@ def _lend(
     for slot, name, size in natives:
         if not api.linker_get(linker, context, MODULE, _MODULE_BYTES, name, size, lent):
             raise KeyError(name)
-        out[_LENT] = _FUNCREF
+        out[_LENT] = FUNCREF
         if error := api.table_set(context, base, slot, lent):
             raise EngineError(f"native {name.decode()} cannot be given to the guard: {error_text(error)}")
 
@@ -444,12 +445,14 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
+            asks = loan is not None and loan.asked is not None
+            prelinked = (linked.asking or linked.link_asking()) if asks else linked.prelinked
             if not linked.small:
-                error = self._instantiate(linked)
+                error = self._instantiate(linked, prelinked)
             elif linked.parks:
                 error = self._instantiate_async(linked, api.call_future_poll)
             else:
-                error = api.instance_pre_instantiate(linked.prelinked, context, base, base + _TRAP)
+                error = api.instance_pre_instantiate(prelinked, context, base, base + _TRAP)
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 # But for objects that globals, tables and elements begin with, for which the heap may be too small.
@@ -459,12 +462,17 @@ class Instance:
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
             elif loan is not None:
-                table, natives, halts = loan
-                if halts:
-                    self.bed = store.bed or self._make_bed()
+                table, natives, halts, asked = loan
                 number = linked.natives_table
-                store.words[_ITEM_WORD] = self._find_natives(table) if number is None else number
-                _lend(natives, api, linked.linker, context, store.bytes, base)
+                if number is None:
+                    number = self._find_natives(table)
+                if halts:
+                    bed = self.bed = store.bed or self._make_bed()
+                    if asked is not None:
+                        bed.asked = context, linked.linker, base, store.words, store.bytes, number, asked
+                if natives:
+                    store.words[_ITEM_WORD] = number
+                    _lend(natives, api, linked.linker, context, store.bytes, base)
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
@@ -478,7 +486,7 @@ class Instance:
         bed = self._place.bed = ParkingSlot()
         return bed
 
-    def _instantiate(self, linked: LinkedModule) -> int | None:
+    def _instantiate(self, linked: LinkedModule, prelinked: int) -> int | None:
         """Instantiates without the interpreter lock, which others have meanwhile."""
         inside[self] = get_ident()
         try:
@@ -488,7 +496,7 @@ class Instance:
                 return self._instantiate_async(linked, self._api.call_future_poll_long)
             # SAFETY: as above.
             error: int | None = self._api.instance_pre_instantiate_long(
-                linked.prelinked, self._context, self._base, self._base + _TRAP
+                prelinked, self._context, self._base, self._base + _TRAP
             )
             return error
         finally:

@@ -14,7 +14,7 @@ import ctypes
 import sys
 from ctypes import CFUNCTYPE, POINTER, addressof, c_char, c_size_t, c_void_p
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stockade.engine._callbacks import function_type, running, skip_signal_check
 from stockade.engine._failure import error_text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctypes import _Pointer
     from typing import Any
 
-__all__ = ["MODULE", "PARKING", "ParkingSlot", "define_parking"]
+__all__ = ["MODULE", "PARKING", "Asked", "ParkingSlot", "define_parking"]
 
 MODULE = b"wasi_snapshot_preview1"
 """The import module of native WASI."""
@@ -37,6 +37,10 @@ class _Continuation(ctypes.Structure):
 
     _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p))
 
+
+Asked: TypeAlias = tuple[int, int, int, memoryview, memoryview, int, int]
+"""The store, the linker, where the library writes to and that word by word and byte by byte, the number of the table,
+and the slot."""
 
 _Awake = c_char * 2
 
@@ -54,11 +58,12 @@ class ParkingSlot:
 
     Attributes:
         taken: Whether its guest is halted here.
+        asked: What is put where, once its guest asks for what halts it (`_asking.py`); None where it need not ask.
         awake: The byte that says whether it may go on, and a zero.
         continuation: What the library is told when that begins.
     """
 
-    __slots__ = ("awake", "continuation", "taken")
+    __slots__ = ("asked", "awake", "continuation", "taken")
 
     def __init__(self) -> None:
         if _ENDS_ON_OTHER_STACKS:
@@ -67,6 +72,7 @@ class ParkingSlot:
                 "install Python 3.14.1 or later"
             )
         self.taken = False
+        self.asked: Asked | None = None
         # SAFETY: two bytes, the second always zero, so `strlen` stays inside: it returns 0 or 1, of which the library
         # reads the lowest byte as a bool. They live as long as this object, which the instance keeps until its store
         # is gone.

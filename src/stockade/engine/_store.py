@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from stockade.engine._forkable import ForkableMemory
     from stockade.engine._parking import ParkingSlot
 
-__all__ = ["Out", "Owner", "Store", "deafen_stores", "lost"]
+__all__ = ["FUNCREF", "Out", "Owner", "Store", "deafen_stores", "lost"]
+
+FUNCREF: Final = 5
+"""The kind of a `wasmtime_val_t` that is a reference to a function."""
 
 _MOST_IDLE: Final = 4
 """Places of instances that an engine keeps admitted for the next ones. Where room is short, they are given back."""

@@ -333,7 +333,8 @@ def make_plan(
     imports = [(entry.module, entry.name) for entry in module.parsed.imports if entry.module != MODULE.encode()]
     rates = rates_of(limits)
     (natives, parking), woven, table = _natives(program), program.woven, program.woven.natives_export
-    loan_for_streams = Loan.of(table, (*natives, *parking))
+    # Where something is mounted, what the guard would ask by reads and writes files.
+    loan_for_streams = Loan.of(table, (*natives, *parking), asks=woven.asks and not directories)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _state(policy, program, directories)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")

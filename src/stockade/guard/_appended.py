@@ -100,14 +100,25 @@ class Appended:
         )
         self.code += [uleb(len(code)), code]
 
-    def add_thunk(self, call: WasiCall, slot: int, table: int) -> None:
-        """A function that passes its arguments to a native function in the table."""
+    def add_thunk(self, call: WasiCall, slot: int, table: int, ask: int | None = None) -> None:
+        """A function that passes its arguments to a native function in the table.
+
+        Args:
+            call: The native function.
+            slot: Its place in the table.
+            table: The table.
+            ask: What is called before where nothing is there, with four zeros; None where that ends the run.
+        """
         type_index = self.type_index(FuncType(call.params, call.results))
         self.names.append(call.name)
         self.function_types.append(type_index)
         arguments = b"".join(b"\x20" + uleb(index) for index in range(len(call.params)))
         slot_code = b"\x41" + uleb(slot)  # fewer than 64 natives: signed and unsigned encodings agree
-        code = b"\x00" + arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
+        code = b"\x00"
+        if ask is not None:
+            code += slot_code + b"\x25" + uleb(table) + b"\xd1\x04\x40"  # table.get, ref.is_null, if
+            code += b"\x41\x00" * 4 + b"\x10" + uleb(ask) + b"\x1a\x0b"
+        code += arguments + slot_code + b"\x11" + uleb(type_index) + uleb(table) + b"\x0b"
         self.code += [uleb(len(code)), code]
 
     def add_grower(self, grower: Grower, reserve: int, settle: int) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from stockade._pages import PAGE_BYTES
 from stockade._wasi import MODULE, WASI_BY_NAME, WasiCall
-from stockade.engine import PARKING
+from stockade.engine import ASKING, PARKING
 from stockade.errors import InvalidModule, LinkError
 from stockade.guard import _sections
 from stockade.guard._appended import Appended, AtomicWait, Grower, Indices
@@ -102,6 +102,8 @@ class _Weaver:
                 continue
             self.wasi[index] = guard.exports[call.name]
             self.native_index.setdefault(call.name, index)
+        # The import by which the guard asks for what halts the guest; None where there is none.
+        self._asking = next((self.native_index[name] for name in ASKING if name in self.native_index), None)
         self._appended = Appended(len(module.types))
         self.entries: list[int] = []
         self.renamed: dict[bytes, bytes] = {}
@@ -198,7 +200,7 @@ class _Weaver:
             self._appended.add(guard.bodies[index], indices)
         natives_table = len(module.tables)
         for slot, call in enumerate(natives):
-            self._appended.add_thunk(call, slot, natives_table)
+            self._appended.add_thunk(call, slot, natives_table, self._asking if call.name == PARKING.decode() else None)
         for grower in growers:
             self._appended.add_grower(grower, place[by_name["reserve_pages"]], place[by_name["settle_pages"]])
         for grower in table_growers:
@@ -387,6 +389,7 @@ class _Weaver:
             waits=any(site.kind in WAITS for sites in self._scan.sites.values() for site in sites),
             collects=module.collects,
             throws_only=module.throws_only,
+            asks=self._asking is not None and any(call.name == PARKING.decode() for call in natives),
             redirected=dict(Counter(site.kind.value for sites in self._scan.sites.values() for site in sites)),
         )
 

@@ -10,7 +10,7 @@ from stockade._wasi import WasiCall  # noqa: TC001 - msgspec reads the annotatio
 
 __all__ = ["ELEMENT_BYTES", "PROOF_VERSION", "WEAVER_VERSION", "Exposed", "Woven"]
 
-WEAVER_VERSION: Final = 4
+WEAVER_VERSION: Final = 5
 """The version of what is woven, the guard left out: part of every cache key, as its digest is."""
 
 PROOF_VERSION: Final = 2
@@ -61,6 +61,8 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
         waits: Whether an instruction of the guest's may wait for another thread.
         collects: Whether it can make objects that the engine collects, in a heap beside its memories.
         throws_only: Whether these objects are exceptions, and nothing else.
+        asks: Whether the guard asks for the function that halts the guest, where that is not there, by an import that
+            is called natively for files alone.
     """
 
     wasm: bytes
@@ -84,6 +86,7 @@ class Woven(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False
     collects: bool = False
     throws_only: bool = False
+    asks: bool = False
 
     @property
     def shares_heap(self) -> bool:
