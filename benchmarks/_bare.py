@@ -70,7 +70,7 @@ def bare_hello(policy: Policy | None = None) -> Callable[[], bytes]:
     """
     context = PolicyContext(policy or Policy(), HostFunctions())
     plan = context.plan(Module.load(HELLO.encode(), text=True))
-    api, engine, prelinked = _library(), plan.linked.engine.pointer, plan.linked.prelinked
+    api, engine, prelinked = _library(), plan.linked.engine.pointer, plan.linked.link()[0]
     limits, memory, block = plan.policy.limits, plan.program.woven.state_export, plan.bare.block
     layout = guard().layout
     begin, stdout = layout.block, layout.offsets["stdout"]

@@ -244,7 +244,8 @@ def test_what_is_woven_can_be_compiled_and_linked(rich: bytes) -> None:
     woven = weave(rich, guard())
 
     check_woven(rich, woven)
-    LinkedModule(CompiledModule(Engine.shared(_WOVEN), woven.wasm))
+    linked = LinkedModule(CompiledModule(Engine.shared(_WOVEN), woven.wasm))
+    assert linked.link() == linked.link() == linked.native
 
 
 # -- what passes through ----------------------------------------------------------------------------------------------

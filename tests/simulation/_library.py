@@ -449,7 +449,7 @@ class Library:
 class _Linked:
     """What an instance is made of."""
 
-    prelinked = 1
+    native = 1, 1
     lends = True
     parks = True
     small = False

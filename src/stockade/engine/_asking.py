@@ -61,13 +61,14 @@ def _lender(api: Any) -> Callable[..., None]:
         # does another thread get the interpreter lock meanwhile.
         results[0].of.i32 = _EBADF
         instance: Any = running.innermost[0]
-        asked = instance.bed.asked
+        bed = instance.bed
         # SAFETY: the library lends us the caller for this call, and with it the store, which so may be used. It is the
         # one that is meant, or nothing is done: the guard finds the table empty again, and traps.
         (context,) = context_of[((caller,),)]
-        if asked is None or asked[0] != context:
+        if context != bed.asks_of:
             return
-        _, linker, base, words, out, number, slot = asked
+        linker, number, slot = bed.asked
+        base, out, words = bed.out
         lent = base + _LENT
         # SAFETY: as in `_lend` (`_instance.py`). The call under way borrows other places of `out` than these two.
         (found,) = find[((linker, context, MODULE, _MODULE_BYTES, PARKING, _PARKING_BYTES, lent),)]

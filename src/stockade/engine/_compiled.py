@@ -14,6 +14,7 @@ from stockade.errors import EngineError, LinkError
 
 if TYPE_CHECKING:
     from stockade.engine._engine import Engine
+    from stockade.engine._parking import Asked
 
 __all__ = ["CompiledModule", "LinkedModule", "ResourceCost", "compile_to_bytes"]
 
@@ -50,7 +51,7 @@ def _free_linked(prelinked: int) -> None:
 
 
 class LinkedModule:
-    """Machine code with its imports resolved, ready to be instantiated.
+    """Machine code that is to be instantiated, and its imports as far as they are resolved.
 
     Args:
         compiled: The machine code.
@@ -59,19 +60,16 @@ class LinkedModule:
         memories: How many memories it has.
         tables: How many tables it has.
 
-    Raises:
-        LinkError: An import is none of native WASI's.
-
     Attributes:
         engine: Its engine.
-        prelinked: The `wasmtime_instance_pre_t`.
-        asking: The same for guards that ask for what halts their guests; None before it is made.
-        linker: The linker of native WASI.
+        native: The `wasmtime_instance_pre_t`, and the linker that has made it; None before that.
+        asking: The same for guards that ask for what halts their guests.
         parks: Whether it imports the function that halts guests.
         small: Whether an instance is made in no time.
         claim: What an instance takes, the files left out that its policy lets it open.
         memory_handles: What is known of the handles of memories that its instances export, by their names.
         table_handles: The same for tables.
+        asked: What is put where when a guard asks for what halts its guest; None before it is known.
         natives_table: The same for the table through which the guard reaches what it is lent; None before it is known.
     """
 
@@ -86,26 +84,36 @@ class LinkedModule:
     ) -> None:
         self._compiled = compiled
         self.engine = compiled.engine
-        self.linker = compiled.engine.linker
-        self.prelinked = self._link(self.linker)
-        self.asking: int | None = None
+        self.native: tuple[int, int] | None = None
+        self.asking: tuple[int, int] | None = None
         self.parks = parks
         self.small = small
         self.memory_handles: dict[bytes, int] = {}
         self.table_handles: dict[bytes, int] = {}
+        self.asked: Asked | None = None
         self.natives_table: int | None = None
         # The stacks of a pool are all there from its beginning on.
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))
 
-    def link_asking(self) -> int:
-        """Links it for guards that ask for what halts their guests.
+    def link(self, *, asking: bool = False) -> tuple[int, int]:
+        """Resolves its imports, unless that was done; returns what instances are made of, and the linker.
+
+        Args:
+            asking: Whether its guard asks for what halts its guest.
 
         Raises:
             LinkError: An import is none of native WASI's.
         """
-        # Of two threads that come here at once, both make one; each is freed with this.
-        made = self.asking = self._link(self.engine.asking_linker)
+        made = self.asking if asking else self.native
+        if made is None:
+            # Of two threads that come here at once, both make one; each is freed with this.
+            linker = self.engine.linker(asking=asking)
+            made = self._link(linker), linker
+            if asking:
+                self.asking = made
+            else:
+                self.native = made
         return made
 
     def _link(self, linker: int) -> int:

@@ -335,15 +335,13 @@ class Engine:
         self.idle: deque[Store] = deque()
         self._slots_left: float = _POOL_INSTANCES if config.pooled else math.inf
 
-    @property
-    def linker(self) -> int:
-        """The linker of native WASI, made on first use."""
-        return self._native.linker(asking=False)
+    def linker(self, *, asking: bool) -> int:
+        """Returns the linker of native WASI, made on first use.
 
-    @property
-    def asking_linker(self) -> int:
-        """The same for modules whose guards ask for what halts their guests: native WASI without reads and writes."""
-        return self._native.linker(asking=True)
+        Args:
+            asking: Whether it is for guards that ask for what halts their guests: then it is without reads and writes.
+        """
+        return self._native.linker(asking=asking)
 
     @property
     def live_instances(self) -> int:

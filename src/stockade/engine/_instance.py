@@ -18,7 +18,7 @@ from stockade.engine._callbacks import check_stack, check_stack_to_call_out, run
 from stockade.engine._capi import Extern, Value
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._fork_gate import forks, inside, stand_back
-from stockade.engine._parking import MODULE, PARKING, ParkingSlot
+from stockade.engine._parking import MODULE, PARKING, Asked, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import FUNCREF, Out, Owner, Store
 from stockade.errors import EngineError, UsageError
@@ -445,12 +445,17 @@ class Instance:
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            asks = loan is not None and loan.asked is not None
-            prelinked = (linked.asking or linked.link_asking()) if asks else linked.prelinked
+            natives, halts, asked = None, False, None
+            if loan is not None:
+                table, natives, halts, asked = loan
+            if asked is None:
+                prelinked, linker = linked.native or linked.link()
+            else:
+                prelinked, linker = linked.asking or linked.link(asking=True)
             if not linked.small:
                 error = self._instantiate(linked, prelinked)
             elif linked.parks:
-                error = self._instantiate_async(linked, api.call_future_poll)
+                error = self._instantiate_async(prelinked, api.call_future_poll)
             else:
                 error = api.instance_pre_instantiate(prelinked, context, base, base + _TRAP)
             if error:
@@ -461,18 +466,18 @@ class Instance:
                 )
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
-            elif loan is not None:
-                table, natives, halts, asked = loan
-                number = linked.natives_table
-                if number is None:
-                    number = self._find_natives(table)
+            else:
                 if halts:
                     bed = self.bed = store.bed or self._make_bed()
+                    # What the place had before must not count any more.
+                    bed.asks_of = 0
                     if asked is not None:
-                        bed.asked = context, linked.linker, base, store.words, store.bytes, number, asked
+                        bed.asked = linked.asked or self._note_asked(linker, table, asked)
+                        bed.asks_of = context
                 if natives:
-                    store.words[_ITEM_WORD] = number
-                    _lend(natives, api, linked.linker, context, store.bytes, base)
+                    number = linked.natives_table
+                    store.words[_ITEM_WORD] = self._find_natives(table) if number is None else number
+                    _lend(natives, api, linker, context, store.bytes, base)
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
             api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
@@ -483,8 +488,16 @@ class Instance:
     def _make_bed(self) -> ParkingSlot:
         # Kept with the place: the library refers to it until the store is gone. Whoever comes to the place after us
         # sleeps there, too: we are gone by then, and have not gone to sleep for good, else it would not be used again.
-        bed = self._place.bed = ParkingSlot()
+        place = self._place
+        bed = place.bed = ParkingSlot(place.address, place.bytes, place.words)
         return bed
+
+    def _note_asked(self, linker: int, table: bytes, slot: int) -> Asked:
+        """Notes what is put where when a guard asks for it: for all instances."""
+        linked = self._linked
+        number = linked.natives_table
+        noted = linked.asked = linker, self._find_natives(table) if number is None else number, slot
+        return noted
 
     def _instantiate(self, linked: LinkedModule, prelinked: int) -> int | None:
         """Instantiates without the interpreter lock, which others have meanwhile."""
@@ -493,7 +506,7 @@ class Instance:
             if forks:
                 stand_back(inside, self)
             if linked.parks:
-                return self._instantiate_async(linked, self._api.call_future_poll_long)
+                return self._instantiate_async(prelinked, self._api.call_future_poll_long)
             # SAFETY: as above.
             error: int | None = self._api.instance_pre_instantiate_long(
                 prelinked, self._context, self._base, self._base + _TRAP
@@ -502,18 +515,18 @@ class Instance:
         finally:
             del inside[self]
 
-    def _instantiate_async(self, linked: LinkedModule, poll: Callable[[int], bool]) -> int | None:
+    def _instantiate_async(self, prelinked: int, poll: Callable[[int], bool]) -> int | None:
         """Instantiates what imports an asynchronous function, which the library does no other way.
 
         Args:
-            linked: What to instantiate.
+            prelinked: What to instantiate.
             poll: What polls the future, with the interpreter lock or without.
         """
         api, place, base = self._api, self._place, self._base
         # SAFETY: the future borrows module, store and the places in `out` until it is deleted, here. Nothing of the
         # guest runs in it, so there is nothing to wait for; should the library wait all the same, it is polled again.
         future = place.future = api.instance_pre_instantiate_async(
-            linked.prelinked, self._context, base, base + _TRAP, base + _ERROR
+            prelinked, self._context, base, base + _TRAP, base + _ERROR
         )
         while not poll(future):
             pass

@@ -38,9 +38,9 @@ class _Continuation(ctypes.Structure):
     _fields_ = (("callback", c_void_p), ("env", c_void_p), ("finalizer", c_void_p))
 
 
-Asked: TypeAlias = tuple[int, int, int, memoryview, memoryview, int, int]
-"""The store, the linker, where the library writes to and that word by word and byte by byte, the number of the table,
-and the slot."""
+Asked: TypeAlias = tuple[int, int, int]
+"""What is put where when a guard asks for what halts its guest: the linker that has it, the number of the guard's table
+of natives, as it stands behind the instance in its handle, and the slot in it."""
 
 _Awake = c_char * 2
 
@@ -53,19 +53,26 @@ _ENDS_ON_OTHER_STACKS = sys.version_info[:3] == (3, 14, 0)
 class ParkingSlot:
     """Where one instance sleeps.
 
+    Args:
+        address: Where the library writes to (`Out`).
+        out: The same, byte by byte.
+        words: And word by word.
+
     Raises:
         EngineError: It must not, for this Python would end the process.
 
     Attributes:
         taken: Whether its guest is halted here.
-        asked: What is put where, once its guest asks for what halts it (`_asking.py`); None where it need not ask.
+        asked: What is put where when its guard asks for what halts it (`_asking.py`).
+        asks_of: The store whose guard may ask; 0 where none may.
+        out: The arguments.
         awake: The byte that says whether it may go on, and a zero.
         continuation: What the library is told when that begins.
     """
 
-    __slots__ = ("asked", "awake", "continuation", "taken")
+    __slots__ = ("asked", "asks_of", "awake", "continuation", "out", "taken")
 
-    def __init__(self) -> None:
+    def __init__(self, address: int, out: memoryview, words: memoryview) -> None:
         if _ENDS_ON_OTHER_STACKS:
             raise EngineError(
                 "guests that may come to wait do not run on Python 3.14.0, which would end this process when one does: "
@@ -73,6 +80,8 @@ class ParkingSlot:
             )
         self.taken = False
         self.asked: Asked | None = None
+        self.asks_of = 0
+        self.out = address, out, words
         # SAFETY: two bytes, the second always zero, so `strlen` stays inside: it returns 0 or 1, of which the library
         # reads the lowest byte as a bool. They live as long as this object, which the instance keeps until its store
         # is gone.

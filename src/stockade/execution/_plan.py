@@ -335,6 +335,8 @@ def make_plan(
     (natives, parking), woven, table = _natives(program), program.woven, program.woven.natives_export
     # Where something is mounted, what the guard would ask by reads and writes files.
     loan_for_streams = Loan.of(table, (*natives, *parking), asks=woven.asks and not directories)
+    loan = loan_for_streams if rates or trace or woven.waits or woven.shares_heap else Loan.of(table, natives)
+    linked.link(asking=loan is not None and loan.asked is not None)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _state(policy, program, directories)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
@@ -352,7 +354,7 @@ def make_plan(
         fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
         overdraft=_OVERDRAFT_FOR_REFILLS if limits.fuel_refill else 1,
         fuel_most=most,
-        loan=loan_for_streams if rates or trace or woven.waits or woven.shares_heap else Loan.of(table, natives),
+        loan=loan,
         loan_for_streams=loan_for_streams,
         rates=rates,
         state=state,
