@@ -116,7 +116,7 @@ def hello_world(console: Console) -> list[Promise]:
             8.0,
             least=True,
         ),
-        Promise("hello world: every limit over none", limits["every limit set"].p50 / limits["no limit set"].p50, 1.15),
+        Promise("hello world: every limit over none", limits["every limit set"].p50 / limits["no limit set"].p50, 1.1),
     ]
 
 

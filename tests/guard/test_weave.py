@@ -811,6 +811,43 @@ def test_wasi_alone_is_provided() -> None:
     assert Sandbox().run(built.build()).ok
 
 
+@pytest.mark.parametrize(
+    ("imports", "asked"),
+    [
+        (("fd_write",), 0),
+        (("proc_exit", "fd_read"), 1),
+        (("fd_read", "fd_write"), 1),
+        (("fd_write", "poll_oneoff"), None),
+        (("sched_yield",), None),
+        ((), None),
+    ],
+)
+def test_the_guard_asks_by_a_read_or_write_for_what_halts_the_guest(
+    imports: tuple[str, ...], asked: int | None
+) -> None:
+    """Where the guest imports one, and not what halts it. Nothing else of the guard is changed by that."""
+    built = Builder(memories=[(1, None)])
+    for wanted in imports:
+        built.wasi(wanted, WASI_BY_NAME[wanted].params, WASI_BY_NAME[wanted].results)
+    built.exports = [("memory", MEMORY, 0), ("_start", FUNC, built.function(b""))]
+    data = built.build()
+
+    woven = weave(data, guard())
+
+    check_woven(data, woven)
+    prove(parse(data), woven)
+    assert woven.asks is (asked is not None)
+    result = decode(woven.wasm)
+    for native in woven.natives:
+        # Behind the functions of the guard itself.
+        *_, place = (place for place, found in enumerate(woven.guard_functions) if found == native.name)
+        body = result.code[woven.guest_functions - result.imported_functions + place].instrs
+        calls = [instr.args[0] for instr in body if instr.op == "call"]
+        assert calls == ([asked] if native.name == "poll_oneoff" and asked is not None else [])
+        assert [instr.op for instr in body if instr.op == "call_indirect"] == ["call_indirect"]
+        assert [instr.args for instr in body if instr.op == "table.get"] == [(0,)] * len(calls)
+
+
 def test_hello_world_is_woven_alike_every_time() -> None:
     """What is woven depends on the module alone, so that it can be cached by its hash."""
     data = wat(HELLO).data

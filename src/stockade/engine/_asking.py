@@ -5,7 +5,8 @@ that may halt takes a longer way to be instantiated. So it is lent through a tab
 library for each instance. Most guests never wait. So where the guest has an import that nothing calls natively, the
 guard calls that when it finds the table empty, and then its place in the table.
 
-Such an import is `fd_write` or `fd_read` where nothing is mounted: standard streams are the guard's.
+Such an import is `fd_write` or `fd_read` where nothing is mounted: standard streams are the guard's, and there is
+nothing else that could be read or written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ASKING: Final = ("fd_write", "fd_read")
 """Imports by which a guard may ask, where nothing is mounted. All are of the type of `poll_oneoff`."""
 
 _EBADF: Final = 8
-"""What they return: so it is, should anybody mean to write or read."""
+"""What they return, should anybody mean to write or read all the same."""
 
 _LENT: Final[int] = Out.lent.offset
 _ITEM_WORD: Final = Out.item.offset // 8
@@ -72,10 +73,12 @@ def _lender(api: Any) -> Callable[..., None]:
         lent = base + _LENT
         # SAFETY: as in `_lend` (`_instance.py`). The call under way borrows other places of `out` than these two.
         (found,) = find[((linker, context, MODULE, _MODULE_BYTES, PARKING, _PARKING_BYTES, lent),)]
+        # Once: each time takes room in the store.
+        bed.asks_of = 0
         if found:
             out[_LENT] = FUNCREF
             words[_ITEM_WORD] = number
-            # What cannot be put there leaves an error behind, a few bytes, and a table that is empty, as above.
+            # What cannot be put there leaves an error behind, a few bytes, and a table that is empty, as before.
             (_,) = put[((context, base, slot, lent),)]
 
     skip_signal_check(lend)
