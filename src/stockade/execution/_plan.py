@@ -326,21 +326,18 @@ def make_plan(
         made: Its program.
         trace: What of its calls is traced.
     """
-    limits = policy.limits
-    program = made.program
+    limits, program = policy.limits, made.program
     linked = program.linked
     # In the order of their imports, as the weaver numbers them.
     imports = [(entry.module, entry.name) for entry in module.parsed.imports if entry.module != MODULE.encode()]
     rates = rates_of(limits)
     (natives, parking), woven, table = _natives(program), program.woven, program.woven.natives_export
-    # Where something is mounted, what the guard would ask by reads and writes files.
     loan_for_streams = Loan.of(table, (*natives, *parking), asks=woven.asks and not directories)
     loan = loan_for_streams if rates or trace or woven.waits or woven.shares_heap else Loan.of(table, natives)
     linked.link(asking=loan is not None and loan.asked is not None)
     most = None if limits.fuel_time is None else units_for(limits.fuel_time)
     state = _state(policy, program, directories)
     bare = place_inputs(state, limits, [PROGRAM_NAME], {}, b"")
-    info = ModuleInfo(module.sha256, module.name)
     return Plan(
         module=module,
         policy=policy,
@@ -348,7 +345,7 @@ def make_plan(
         linked=linked,
         claim=linked.claim._replace(descriptors=_most_descriptors(program, limits, directories)),
         directories=directories,
-        info=info,
+        info=ModuleInfo(module.sha256, module.name),
         heap_bytes=heap_bytes(program.woven, limits),
         memories_bytes=memories_bytes(program.woven, limits),
         fuel=min((units for units in (limits.fuel, most) if units is not None), default=None),
