@@ -27,11 +27,10 @@ _SOURCES = Path(stockade.__file__).parent
 _LOSE_NOTHING = {
     "BoundedDict.keep": "one entry more than there should be is let go of with the next",
     "Cache.clear": "the descriptor is closed when it is dropped",
-    "CacheHit.__init__": "as above",
     "ReadyPool.fill": "whoever has the pool closes it",
     "_Turn.perform": "the block is for what the guest's memory raises",
     "_copied": "as above",
-    "_folders_around": "a descriptor, by Ctrl-C while a sandbox is made",
+    "_folders_around": "the block is for what the system refuses",
     "waited_for": "what waits is told by its own cancellation",
 }
 """Functions where it does not matter, and why."""

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 __all__ = ["new_lock", "reentrant_lock"]
 
-_made: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+_made: Final[set[weakref.ref[Any]]] = set()
+"""No `WeakSet`: where a lock was dropped, that would lose what the handler of a signal raises (`_dropped.py`)."""
 
 _WAIT: Final = (True,)
 
@@ -40,14 +41,14 @@ def reentrant_lock() -> threading.RLock:
 def new_lock() -> threading.RLock:
     """Makes a reentrant lock that a forked child finds open where another thread had it."""
     lock = reentrant_lock()
-    _made.add(lock)
+    _made.add(weakref.ref(lock, _made.discard))
     return lock
 
 
 def _after_fork() -> None:
-    for lock in list(_made):
+    for lock in [kept() for kept in list(_made)]:
         # This thread's own stays, for it goes on where it was.
-        if not lock._is_owned():  # noqa: SLF001 - as conditions do
+        if lock is not None and not lock._is_owned():  # noqa: SLF001 - as conditions do
             lock._at_fork_reinit()  # noqa: SLF001 - as the modules of Python do
 
 

@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stockade import EngineError, LinkError, Outcome, Policy, Sandbox, Session, Snapshot, UsageError
-from stockade.engine import SealedFile, _forkable, _memory_copy, _memory_map
-from stockade.engine._libc import libc
+from stockade import EngineError, HostCall, LinkError, Outcome, Policy, Sandbox, Session, Snapshot, UsageError
+from stockade.engine import SealedFile, _forkable, _memory_copy, _memory_image, _memory_map
+from stockade.engine._libc import MAP_FAILED, libc
+from stockade.execution._guest import LiveGuest
 from stockade.system import is_sealed
+from tests._interrupting import after_a_signal, interrupted, raised_in
 from tests._processes import ended, forked, open_descriptors, until
 from tests.conftest import wat
 from tests.engine._holder import HOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PAGE = 65_536
 PAGES = 40
@@ -294,7 +296,7 @@ def test_where_it_cannot_be_had_forks_copy(box: Sandbox, why: str, monkeypatch: 
             raise OSError(errno.EMFILE, "Too many open files")
 
         with monkeypatch.context() as patch:
-            patch.setattr("stockade.engine._memory_image.open_memory_file", none_left)
+            patch.setattr("stockade.engine._memory_image.own_memory_file", none_left)
             session = _filled(box)
     else:
         if why == "no mremap":
@@ -357,6 +359,111 @@ def test_a_forked_process_refuses_the_session_and_changes_nothing_of_it(box: San
         assert fork.read_memory(0, 1) == b"\0"
         session.call("put", 0, 5).check()
         session.fork().close()
+
+
+NOT_APART = (
+    "the session was opened with forks=True before this process was forked, and its memory could not be set apart "
+    "here, for the kernel had no memory maps left: open one here"
+)
+
+
+def _refuses(*_: object) -> None:
+    raise EngineError("a snapshot cannot be mapped: Cannot allocate memory")
+
+
+def test_what_cannot_be_set_apart_in_a_forked_process_is_refused_there_and_the_rest_is_set_apart(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: with no memory map left, the child would write to what the parent's guest has in its memory."""
+    real, refused = _forkable.map_over, range(0)
+
+    def map_over(address: int, *rest: int) -> None:
+        if address in refused:
+            _refuses()
+        real(address, *rest)
+
+    monkeypatch.setattr(_forkable, "map_over", map_over)
+    with _filled(box) as first, _filled(box) as second, _filled(box) as third:
+        sessions = [first, second, third]
+        for at, refusing in enumerate(sessions):
+            begin = _place(refusing)
+            refused = range(begin, begin + (16 << 20))
+
+            def work(at: int = at) -> None:
+                for number, session in enumerate(sessions):
+                    if number != at:
+                        assert session.read_memory(PAGE, 1) == b"\7"
+                        session.write_memory(PAGE, b"\x63")
+                _check_as_child(sessions, at)
+                # And so in a child of this one.
+                assert ended(forked(lambda: _check_as_child(sessions, at))) == 0
+                for session in sessions:
+                    with pytest.raises(UsageError) as problem:
+                        session.call("put", 0, 99)
+                    assert str(problem.value) == LOST
+                    session.close()
+
+            assert ended(forked(work)) == 0
+            refused = range(0)
+            for session in sessions:
+                assert session.read_memory(PAGE, 2) == b"\7\7"
+                session.call("put", 0, 5).check()
+                session.fork().close()
+
+
+def _place(session: Session) -> int:
+    guest = session._guest
+    assert isinstance(guest, LiveGuest)
+    assert guest._instance is not None
+    return guest._instance.memory(b"memory").span()[0]
+
+
+def _check_as_child(sessions: list[Session], at: int) -> None:
+    for number, session in enumerate(sessions):
+        if number != at:
+            assert session.read_memory(PAGE, 2) == b"\x63\7"
+            continue
+        with pytest.raises(UsageError) as problem:
+            session.read_memory(PAGE, 1)
+        assert str(problem.value) == NOT_APART
+        with pytest.raises(UsageError) as problem:
+            session.write_memory(PAGE, b"\x63")
+        assert str(problem.value) == NOT_APART
+
+
+def test_a_host_function_in_a_forked_process_uses_no_memory_that_could_not_be_set_apart(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: the same by a call that is under way as the process is forked."""
+    calls = wat("""
+    (module
+      (import "app" "fork" (func $fork))
+      (memory (export "memory") 1)
+      (func (export "go") (call $fork)))
+    """)
+    children: list[int] = []
+
+    @box.host_function("app")
+    def fork(call: HostCall) -> None:
+        call.memory.write(0, b"right")
+        with monkeypatch.context() as patch:
+            patch.setattr(_forkable, "map_over", _refuses)
+            child = _plain_fork()
+        if child:
+            children.append(child)
+            return
+        found = []
+        for use in (lambda: call.memory.read(0, 5), lambda: call.memory.write(0, b"wrong")):
+            try:
+                use()
+            except UsageError as problem:
+                found.append(str(problem))
+        os._exit(0 if found == [NOT_APART] * 2 else 5)
+
+    with box.open(calls, forks=True) as session:
+        session.call("go").check()
+        assert ended(children[0]) == 0
+        assert session.read_memory(0, 5) == b"right"
 
 
 def test_a_host_function_that_forks_ends_the_call_in_the_child(box: Sandbox) -> None:
@@ -440,7 +547,7 @@ def test_what_is_put_aside_is_where_it_was(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_forked_child_gives_back_nothing_that_was_put_aside() -> None:
     """The attack: where address space was put aside in the parent, a child has memory of its own, which stays."""
     place = _mine(4 << 20)
-    rooms = [_memory_map.Room(place, 4 << 20)]
+    rooms = [_memory_map.Room(4 << 20, int, place, piece=2 << 20)]
 
     def look() -> None:
         rooms.clear()
@@ -450,6 +557,130 @@ def test_a_forked_child_gives_back_nothing_that_was_put_aside() -> None:
     # The twin: where it was put aside it is given back.
     rooms.clear()
     assert f"{place:x}-" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("refused", [-1, None], ids=repr)
+def test_a_kernel_that_does_not_move_tables_unmaps_nothing(
+    refused: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: on Linux before 5.13 such a move is refused, and one to a fixed place has given back what lay there.
+
+    So another thread comes to be there, and loses what it has as the room is given back.
+    """
+    asked: list[tuple[int, ...]] = []
+    theirs: list[int] = []
+
+    def mremap(*arguments: int) -> int | None:
+        asked.append(arguments)
+        _, _, size, flags, place = arguments
+        if flags & _MREMAP_FIXED:
+            assert libc().munmap(place, size) == 0
+        # In the first hole that there is, as the kernel does it.
+        theirs.append(libc().mmap(place, size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+        return None if refused is None else MAP_FAILED
+
+    monkeypatch.setattr(libc(), "mremap", mremap)
+    with mmap.mmap(-1, 4 << 20) as held:
+        view = (ctypes.c_char * len(held)).from_buffer(held)
+        assert _memory_map.put_aside(ctypes.addressof(view), len(held)) is None
+        del view
+    assert len(asked) == 1
+    assert not asked[0][3] & _MREMAP_FIXED
+    assert f"{theirs[0]:x}-" in Path("/proc/self/maps").read_text(), "what somebody else has mapped is gone"
+    libc().munmap(theirs[0], 4 << 20)
+
+
+def test_a_place_that_somebody_has_taken_meanwhile_stays_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: the kernel takes another one."""
+    real, theirs = libc().mremap, []
+
+    def mremap(*arguments: int) -> int | None:
+        place = arguments[-1]
+        found = libc().mmap(place, PAGE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        assert found == place
+        theirs.append(found)
+        return int(real(*arguments))
+
+    monkeypatch.setattr(libc(), "mremap", mremap)
+    with mmap.mmap(-1, 4 << 20) as held:
+        held[:] = b"x" * len(held)
+        view = (ctypes.c_char * len(held)).from_buffer(held)
+        room = _memory_map.put_aside(ctypes.addressof(view), len(held))
+        del view
+        assert room is not None
+        assert room.address != theirs[0]
+        assert held[:] == b"x" * len(held)
+    assert ctypes.string_at(theirs[0], PAGE) == bytes(PAGE)
+    del room
+    assert ctypes.string_at(theirs[0], PAGE) == bytes(PAGE)
+    libc().munmap(theirs[0], PAGE)
+
+
+def test_tables_that_are_put_aside_are_moved_whole() -> None:
+    """Both begin at the same place within one."""
+    with mmap.mmap(-1, 4 << 20) as held:
+        view = (ctypes.c_char * len(held)).from_buffer(held)
+        address = ctypes.addressof(view) + PAGE
+        room = _memory_map.put_aside(address, len(held) - PAGE)
+        del view
+        assert room is not None
+        assert room.address % (2 << 20) == address % (2 << 20)
+
+
+_MREMAP_FIXED = 2
+
+_ROOM = 4 << 20
+
+_THINGS: dict[str, Callable[[], object]] = {
+    "file": lambda: _memory_image.MemoryFile(PAGE),
+    "sealed file": lambda: SealedFile(SealedFile.new()),
+    "received file": lambda: _received(SealedFile(SealedFile.new())),
+    "room": lambda: _memory_map.new_room(_ROOM),
+    "file with a room": lambda: SealedFile.of(
+        _memory_image.MemoryFile(PAGE), [_memory_map.Room(_ROOM, _mine, _ROOM, piece=PAGE)]
+    ),
+    "memory": lambda: _begun(_mine(_ROOM), _ROOM),
+}
+"""What holds something of the system's."""
+
+
+def _received(file: SealedFile) -> SealedFile:
+    return SealedFile.received(os.dup(file.descriptor))
+
+
+def _begun(address: int, size: int) -> _forkable.ForkableMemory:
+    memory = _forkable.ForkableMemory(address, size, ())
+    memory.begin(size)
+    return memory
+
+
+def _maps() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", _THINGS)
+def test_a_signal_while_something_is_dropped_loses_neither_it_nor_what_the_handler_raises(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: Ctrl-C, while what a session or a snapshot was kept in is given back."""
+    _THINGS[name]()
+    before, maps = open_descriptors(), _maps()
+    for _ in range(10):
+        held = [_THINGS[name]()]
+        raised_in(held.clear, monkeypatch)
+    assert open_descriptors() == before
+    # What the memory lay in is the test's.
+    assert _maps() <= maps + 4 + (10 if name == "memory" else 0)
+
+
+def test_a_signal_while_a_room_is_made_loses_none() -> None:
+    maps = _maps()
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    for number in range(10):
+        get = after_a_signal(libc().mmap, None, _ROOM, number % 2, flags, -1, 0)
+        with interrupted():
+            _memory_map.Room(_ROOM, get, piece=PAGE)
+    assert _maps() <= maps + 4
 
 
 def _mine(size: int) -> int:

@@ -389,7 +389,7 @@ def test_what_many_begin_with_is_put_into_large_pages(wide_box: Sandbox, monkeyp
             if name == "no room":
                 patch.setattr(libc(), "mmap", lambda *_: None)
             else:
-                patch.setattr(_memory_image, "open_memory_file", _no_file)
+                patch.setattr(_memory_image, "own_memory_file", _no_file)
             assert state.in_large_pages().instance.memories == state.instance.memories
 
 
@@ -404,14 +404,11 @@ def test_whatever_large_pages_cost_the_same_is_copied(
     """At an offset and with a size that are no multiples of a large page; what lies around it stays as it is."""
     monkeypatch.setattr(_memory_copy, "_SPARE_SECONDS", -1.0)
     data = bytearray(random.Random(7).randbytes(6 * LARGE + 5_000))
-    descriptor = SealedFile.new()
-    try:
-        os.ftruncate(descriptor, 8 * LARGE)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
-        _memory_copy.copy_into(descriptor, address, len(data), LARGE - 4_096, large_pages)
-        held = os.pread(descriptor, 8 * LARGE, 0)
-    finally:
-        os.close(descriptor)
+    file = SealedFile.new()
+    os.ftruncate(file.number, 8 * LARGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+    _memory_copy.copy_into(file.number, address, len(data), LARGE - 4_096, large_pages)
+    held = os.pread(file.number, 8 * LARGE, 0)
     assert held == bytes(LARGE - 4_096) + data + bytes(len(held) - len(data) - LARGE + 4_096)
 
 

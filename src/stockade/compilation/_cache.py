@@ -23,8 +23,8 @@ from stockade.system import (
     has_memory_files,
     new_file,
     open_file,
-    open_memory_file,
     open_private,
+    own_memory_file,
     seal,
     state_folder,
     sweep,
@@ -34,6 +34,8 @@ from stockade.system import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import FileIO
+
+    from stockade._dropped import OwnedDescriptor
 
 __all__ = ["Cache", "CacheEntry", "CacheHit"]
 
@@ -248,49 +250,42 @@ class CacheHit:
         size_bytes: How many bytes of machine code there are.
     """
 
-    _descriptor = -1
-
     def __init__(self, told: bytes, file: FileIO, size: int) -> None:
         self.told = told
         self.size_bytes = size
         self._bytes = b""
-        self._descriptor = -1
+        self._file: OwnedDescriptor | None = None
         if not has_memory_files() or not size:
             self._bytes = file.read(size) or b""
             return
         # The engine can map a file, which is faster than to copy bytes; this one is in memory, and sealed.
-        self._descriptor = open_memory_file("stockade")
-        try:
-            while size > 0 and (copied := os.sendfile(self._descriptor, file.fileno(), None, size)):
-                size -= copied
-            seal(self._descriptor)
-        except BaseException:
-            self.close()
-            raise
+        self._file = own_memory_file("stockade")
+        copy = self._file.number
+        while size > 0 and (copied := os.sendfile(copy, file.fileno(), None, size)):
+            size -= copied
+        seal(copy)
 
     @contextmanager
     def looked_at(self) -> Iterator[memoryview]:
         """Shows the machine code."""
-        if self._descriptor < 0 or not os.fstat(self._descriptor).st_size:
+        if self._file is None or not os.fstat(self._file.number).st_size:
             yield memoryview(self._bytes)
             return
         from mmap import PROT_READ, mmap
 
-        with mmap(self._descriptor, 0, prot=PROT_READ) as mapped, memoryview(mapped) as view:
+        with mmap(self._file.number, 0, prot=PROT_READ) as mapped, memoryview(mapped) as view:
             yield view
 
     @property
     def code(self) -> bytes | Path:
         """The machine code, or the path of a file that has it while this is not closed."""
-        return self._bytes if self._descriptor < 0 else Path(f"/proc/self/fd/{self._descriptor}")
+        return self._bytes if self._file is None else Path(f"/proc/self/fd/{self._file.number}")
 
     def close(self) -> None:
         """Lets go of the copy. Closing twice is harmless."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    __del__ = close
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class _Place(NamedTuple):

@@ -35,7 +35,7 @@ from stockade.engine._memory_image import (
     stored_bytes,
 )
 from stockade.engine._memory_map import map_clear, map_in_place, map_over, put_aside
-from stockade.errors import EngineError
+from stockade.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +56,8 @@ _MOST_ASIDE: Final = 16
 _NEVER_OVERCOMMITTED: Final = "2"
 """How the kernel says that it promises no memory that it has not (Documentation/mm/overcommit-accounting.rst)."""
 
-_live: Final[weakref.WeakSet[ForkableMemory]] = weakref.WeakSet()
+_live: Final[set[weakref.ref[ForkableMemory]]] = set()
+"""No `WeakSet`: where a memory was dropped, that would lose what the handler of a signal raises (`_dropped.py`)."""
 
 
 @cache
@@ -127,7 +128,7 @@ class ForkableMemory:
         OSError: There is no room.
     """
 
-    __slots__ = ("__weakref__", "_address", "_extents", "_file", "_is_whole", "_last", "_most", "_process")
+    __slots__ = ("__weakref__", "_address", "_extents", "_file", "_is_left", "_is_whole", "_last", "_most", "_process")
 
     def __init__(
         self, address: int, most: int, extents: tuple[Extent, ...], held: Sequence[tuple[int, int]] = ()
@@ -143,11 +144,31 @@ class ForkableMemory:
         self._is_whole = False
         self._last: weakref.ref[SealedFile] | None = None
         self._process = os.getpid()
+        self._is_left = False
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is of this process: a forked child has its parent's memory there, and must not use it."""
-        return self._process == os.getpid()
+    def check_process(self) -> None:
+        """Checks that it is of this process: the guest of a forked one must not run in its child.
+
+        Raises:
+            UsageError: It is of a process from which this one was forked.
+        """
+        if self._process != os.getpid():
+            raise UsageError(
+                "the session was opened with forks=True before this process was forked, and goes on in its parent: "
+                "open one here"
+            )
+
+    def check_apart(self) -> None:
+        """Checks that what is read and written here is of this process: its own, or what it has of its parent's.
+
+        Raises:
+            UsageError: It could not be set apart as this process was forked.
+        """
+        if not self._is_left and self._process != os.getpid():
+            raise UsageError(
+                "the session was opened with forks=True before this process was forked, and its memory could not be "
+                "set apart here, for the kernel had no memory maps left: open one here"
+            )
 
     def begin(self, size: int) -> None:
         """Has it lie in its file.
@@ -158,7 +179,7 @@ class ForkableMemory:
         Raises:
             EngineError: There is no memory map for it.
         """
-        _live.add(self)
+        _live.add(weakref.ref(self, _live.discard))
         self._lay((), self._extents, size, self._file)
 
     def take(self, size: int) -> MemoryImage | None:
@@ -228,7 +249,10 @@ class ForkableMemory:
     def leave_to_parent(self) -> None:
         """Sees to it, in a forked child, that nothing that is written here reaches the parent's guest.
 
-        No guest runs here. Functions of the host that are under way may still look at the memory.
+        No guest runs here. Functions of the host that are under way may still look at the memory, if it could be done.
+
+        Raises:
+            EngineError: There is no memory map for it.
         """
         file = self._file
         if self._is_whole:
@@ -236,6 +260,7 @@ class ForkableMemory:
                 map_over(self._address + start, end - start, file.descriptor, start)
         else:
             map_clear(self._address, self._most)
+        self._is_left = True
 
     def _new_file(self) -> MemoryFile:
         try:
@@ -299,8 +324,14 @@ def _with_data(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int
 
 
 def _after_fork() -> None:
-    for memory in list(_live):
-        memory.leave_to_parent()
+    found = [kept() for kept in list(_live)]
+    # What a child of this one has of them then, it has of this one.
+    _live.clear()
+    for memory in found:
+        if memory is not None:
+            # Where it is refused, nobody comes to use it here (`check_apart`).
+            with suppress(EngineError):
+                memory.leave_to_parent()
 
 
 if hasattr(os, "register_at_fork"):

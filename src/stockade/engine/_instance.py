@@ -21,7 +21,7 @@ from stockade.engine._fork_gate import forks, inside, stand_back
 from stockade.engine._parking import MODULE, PARKING, Asked, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
 from stockade.engine._store import FUNCREF, Out, Owner, Store
-from stockade.errors import EngineError, UsageError
+from stockade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -576,7 +576,9 @@ class Instance:
 
         Raises:
             KeyError: There is no memory of that name.
+            UsageError: It may not be looked at in this process.
         """
+        self._check_memory()
         return self.woven_memory(self._renamed.get(name, name))
 
     def woven_memory(self, name: bytes, known_bytes: int = 0) -> Memory:
@@ -655,11 +657,20 @@ class Instance:
 
     def _check_process(self) -> None:
         forkable = self._place.forkable
-        if forkable is not None and not all(memory.is_ours for memory in forkable):
-            raise UsageError(
-                "the session was opened with forks=True before this process was forked, and goes on in its parent: "
-                "open one here"
-            )
+        if forkable is not None:
+            for memory in forkable:
+                memory.check_process()
+
+    def _check_memory(self) -> None:
+        """Checks that its memory may be looked at in this process.
+
+        Raises:
+            UsageError: It may not.
+        """
+        forkable = self._place.forkable
+        if forkable is not None:
+            for memory in forkable:
+                memory.check_apart()
 
     @property
     def is_pooled(self) -> bool:

@@ -13,12 +13,13 @@ from ctypes import c_char, memmove
 from errno import EBUSY
 from functools import cache
 from math import inf
-from mmap import MAP_ANON, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
+from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from stockade.engine._libc import MADV_DONTFORK, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
+from stockade.engine._libc import MADV_DONTFORK, MAP_FIXED, MAP_NORESERVE, libc
 from stockade.engine._memory_image import Extent, SealedFile
+from stockade.engine._memory_map import new_room
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -107,21 +108,17 @@ def _write(descriptor: int, address: int, size: int, offset: int) -> None:
 def _copy_in_large_pages(descriptor: int, address: int, size: int, offset: int, large: int, spare: float) -> int:
     """Copies large pages, as long as they are had in time. Returns how many bytes were copied."""
     library, begun = libc(), time.thread_time()
-    # SAFETY: address space of our own that nobody else knows, given back before this returns.
-    room = library.mmap(None, size + large, 0, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0)
-    if room in {None, MAP_FAILED}:
+    room = new_room(size + large)
+    if room is None:
         return 0
-    try:
-        place = -(-room // large) * large
-        # SAFETY: it lies inside that room. A forked child does not get it: it could write to the file.
-        flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
-        if library.mmap(place, size, PROT_READ | PROT_WRITE, flags, descriptor, offset) != place:
-            return 0
-        library.madvise(place, size, MADV_DONTFORK)
-        return _filled(descriptor, address, size, offset, large, place, begun + spare)
-    finally:
-        # SAFETY: nobody knows it but this function.
-        library.munmap(room, size + large)
+    place = -(-room.address // large) * large
+    # SAFETY: it lies inside that room, which is given back as this returns. A forked child does not get it: it could
+    # write to the file.
+    flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
+    if library.mmap(place, size, PROT_READ | PROT_WRITE, flags, descriptor, offset) != place:
+        return 0
+    library.madvise(place, size, MADV_DONTFORK)
+    return _filled(descriptor, address, size, offset, large, place, begun + spare)
 
 
 def _filled(descriptor: int, address: int, size: int, offset: int, large: int, place: int, since: float) -> int:
@@ -194,19 +191,15 @@ def _stored(parts: Sequence[tuple[int, int, int]], size: int, large_pages: Large
     Raises:
         EngineError: There is no room.
     """
-    descriptor = SealedFile.new()
+    file = SealedFile.new()
     try:
-        os.ftruncate(descriptor, size)
+        os.ftruncate(file.number, size)
         for part in parts:
-            copy_into(descriptor, *part, large_pages)
+            copy_into(file.number, *part, large_pages)
     except OSError as problem:
-        os.close(descriptor)
         raise EngineError(f"there is no room for a snapshot: {problem.strerror}") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
     try:
-        return SealedFile(descriptor)
+        return SealedFile(file)
     except OSError as problem:
         # While memory was copied by a mapping of the file, the process was forked, and its child has that, too.
         if problem.errno == EBUSY:

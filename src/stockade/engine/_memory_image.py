@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import weakref
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stockade._dropped import OwnedDescriptor
 from stockade._locks import new_lock
 from stockade.errors import EngineError
-from stockade.system import has_memory_files, is_sealed, open_memory_file, seal, seal_against_mapping
+from stockade.system import has_memory_files, is_sealed, own_memory_file, seal, seal_against_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class SealedFile:
     """A file in memory that nobody can change. It is closed with the last reference to it.
 
     Args:
-        descriptor: The file, which is sealed here, and closed by this object.
+        file: The file, which is sealed here.
         aside: Where pages of it are that could be written to, if it is sealed but for that.
         is_sealed: Whether it is sealed already.
 
@@ -49,13 +49,13 @@ class SealedFile:
         stored_bytes: What it takes: less, where there are holes in it.
     """
 
-    __slots__ = ("__weakref__", "_aside", "_lock", "descriptor", "size_bytes", "stored_bytes")
+    __slots__ = ("__weakref__", "_aside", "_file", "_lock", "descriptor", "size_bytes", "stored_bytes")
 
-    def __init__(self, descriptor: int, aside: list[Room] | None = None, *, is_sealed: bool = False) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: OwnedDescriptor, aside: list[Room] | None = None, *, is_sealed: bool = False) -> None:
+        self._file = file
+        descriptor = self.descriptor = file.number
         self._aside = aside
         self._lock = None if aside is None else new_lock()
-        weakref.finalize(self, os.close, descriptor).atexit = False
         if not is_sealed:
             seal(descriptor)
         status = os.fstat(descriptor)
@@ -83,27 +83,25 @@ class SealedFile:
                 seal(file.descriptor)
         except OSError as problem:
             raise EngineError(f"a snapshot cannot be sealed: {problem.strerror}") from None
-        return cls(file.release(), aside, is_sealed=True)
+        return cls(file.file, aside, is_sealed=True)
 
     @classmethod
     def received(cls, descriptor: int) -> SealedFile:
         """Returns a file that another process has made, and says that it has sealed.
 
         Args:
-            descriptor: The file, which is closed by what is returned, or here.
+            descriptor: The file, which is ours from now on.
 
         Raises:
             EngineError: It is none in memory, or not sealed.
         """
+        file = OwnedDescriptor.of(descriptor)
         try:
             if not is_sealed(descriptor):
                 raise EngineError("the file of a snapshot is not sealed")
-        except BaseException as problem:
-            os.close(descriptor)
-            if isinstance(problem, OSError):
-                raise EngineError("the file of a snapshot is none in memory") from None
-            raise
-        return cls(descriptor, is_sealed=True)
+        except OSError:
+            raise EngineError("the file of a snapshot is none in memory") from None
+        return cls(file, is_sealed=True)
 
     @property
     def is_settled(self) -> bool:
@@ -130,7 +128,7 @@ class SealedFile:
                 self._aside = None
 
     @staticmethod
-    def new() -> int:
+    def new() -> OwnedDescriptor:
         """Makes a file in memory, empty and not sealed yet.
 
         Raises:
@@ -139,7 +137,7 @@ class SealedFile:
         if not has_memory_files():
             raise EngineError("snapshots need files in memory (memfd_create), which this system does not have")
         try:
-            return open_memory_file("stockade snapshot")
+            return own_memory_file("stockade snapshot")
         except OSError as problem:
             raise EngineError(f"no file in memory can be made for a snapshot: {problem.strerror}") from None
 
@@ -155,24 +153,16 @@ class MemoryFile:
         OSError: There is no room, or no descriptor.
 
     Attributes:
-        descriptor: The file.
+        file: The file, which may come to be that of others.
+        descriptor: The same.
     """
 
-    __slots__ = ("descriptor",)
+    __slots__ = ("descriptor", "file")
 
     def __init__(self, size: int) -> None:
-        self.descriptor = -1
-        self.descriptor = SealedFile.new()
+        self.file = SealedFile.new()
+        self.descriptor = self.file.number
         os.ftruncate(self.descriptor, size)
-
-    def release(self) -> int:
-        """Returns the file, which whoever calls this closes."""
-        descriptor, self.descriptor = self.descriptor, -1
-        return descriptor
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.release())
 
 
 class Extent(NamedTuple):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+from itertools import compress, cycle, repeat, starmap
 from mmap import MAP_ANON, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
-from typing import TYPE_CHECKING, Final
+from operator import add
+from typing import TYPE_CHECKING, Any, Final
 
+from stockade._dropped import when_dropped
 from stockade.engine._libc import MADV_DONTFORK, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, libc
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stockade.engine._memory_image import MemoryImage
 
-__all__ = ["Room", "map_clear", "map_image", "map_in_place", "map_over", "put_aside"]
+__all__ = ["Room", "map_clear", "map_file", "map_image", "map_in_place", "map_over", "new_room", "put_aside"]
 
 _MREMAP_MAYMOVE: Final = 1
-_MREMAP_FIXED: Final = 2
 _MREMAP_DONTUNMAP: Final = 4
 """As on Linux from 5.13 on for files; Python does not name them."""
 
@@ -89,25 +93,66 @@ class Room:
     """Address space of our own, given back when this is dropped. A forked child does not have it.
 
     Args:
-        address: Where.
         size: How many bytes.
+        get: A function in C that returns where it is, or that nothing could be had: `mmap`, `mremap`.
+        *arguments: What it is called with.
+        piece: How much is given back at a time: nobody else in the process can map anything meanwhile.
+
+    Raises:
+        EngineError: There is none.
+
+    Attributes:
+        address: Where it is.
     """
 
-    __slots__ = ("_address", "_process", "_size")
+    __slots__ = ("__del__", "address")
 
-    def __init__(self, address: int, size: int) -> None:
-        self._address = address
-        self._size = size
-        self._process = os.getpid()
+    def __init__(self, size: int, get: Callable[..., int | None], *arguments: int | None, piece: int) -> None:
+        got, held = starmap(get, (arguments,)), list[Any]()
+        offsets = range(0, size, piece)
+        sizes = [min(piece, size - offset) for offset in offsets]
+        # What is mapped there in a child is somebody else's.
+        is_ours = map(os.getpid().__eq__, starmap(os.getpid, repeat(())))
+        # SAFETY: nobody else knows it, and all of it is mapped until then, so nobody else comes to be there. Without
+        # the interpreter lock, for there may be much to give back.
+        pieces = compress(zip(map(add, cycle(held), offsets), sizes, strict=False), is_ours)
+        self.__del__ = when_dropped(starmap(libc().munmap_long, pieces))
+        # By an operator: signals are looked for behind calls.
+        held += got
+        self.address: int = held[0]
+        if self.address in {None, MAP_FAILED}:
+            held.clear()
+            raise EngineError(f"there is no address space: {os.strerror(ctypes.get_errno())}")
 
-    def __del__(self) -> None:
-        if self._process != os.getpid():
-            # What is mapped there in a child is somebody else's.
-            return
-        # Piece by piece, for nobody else in the process can map anything while one is given back.
-        for at in range(0, self._size, _TABLE_BYTES):
-            # SAFETY: nobody else knows it. Without the interpreter lock, for there may be much to give back.
-            libc().munmap_long(self._address + at, min(_TABLE_BYTES, self._size - at))
+
+def map_file(descriptor: int, offset: int, size: int) -> Room:
+    """Maps a file somewhere, to be read.
+
+    Args:
+        descriptor: The file, which nobody shortens.
+        offset: Where what is mapped begins there.
+        size: How many bytes of it.
+
+    Raises:
+        EngineError: There is no room.
+    """
+    # SAFETY: it replaces nothing.
+    return Room(
+        size, libc().mmap, None, size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, descriptor, offset, piece=_TABLE_BYTES
+    )
+
+
+def new_room(size: int) -> Room | None:
+    """Returns address space in which nothing can be read or written; None where there is none.
+
+    Args:
+        size: How many bytes.
+    """
+    try:
+        # SAFETY: it replaces nothing.
+        return Room(size, libc().mmap, None, size, 0, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0, piece=size)
+    except EngineError:
+        return None
 
 
 def put_aside(address: int, size: int) -> Room | None:
@@ -122,20 +167,23 @@ def put_aside(address: int, size: int) -> Room | None:
     Returns:
         Where it is now; None where the kernel does not do so.
     """
+    # Tables are moved whole where both begin at the same place within one. So it is found out where there is room for
+    # that, and the kernel takes the hint, or another place where somebody has come to be there since. Told that it must
+    # be there (`MREMAP_FIXED`), it would give back what is there first, even if it then refuses, as it does for files
+    # on Linux before 5.13. There others could come to be, and lose what they have when the room is dropped.
+    hole = new_room(size + _TABLE_BYTES)
+    if hole is None:
+        return None
+    place = hole.address + (address - hole.address) % _TABLE_BYTES
+    del hole
     library = libc()
-    whole = size + _TABLE_BYTES
-    # SAFETY: address space of our own that nobody else knows.
-    begun = library.mmap(None, whole, 0, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0)
-    if begun in {None, MAP_FAILED}:
+    flags = _MREMAP_MAYMOVE | _MREMAP_DONTUNMAP
+    try:
+        # SAFETY: the pages of one mapping of a file, shared, come to lie where nothing is instead. The old mapping
+        # stays where it is, and finds them in the file again: nobody sees a change. A guest reaches its own
+        # reservation only, so not this room; and no forked child gets it.
+        room = Room(size, library.mremap, address, size, size, flags, place, piece=_TABLE_BYTES)
+    except EngineError:
         return None
-    room = Room(begun, whole)
-    # Tables are moved whole where both begin at the same place within one.
-    place = begun + (address - begun) % _TABLE_BYTES
-    # SAFETY: the pages of one mapping of a file, shared, come to lie in that room instead, which has space for them.
-    # The old mapping stays where it is, and finds them in the file again: nobody sees a change. A guest reaches its own
-    # reservation only, so not this room; and no forked child gets it.
-    flags = _MREMAP_MAYMOVE | _MREMAP_FIXED | _MREMAP_DONTUNMAP
-    if library.mremap(address, size, size, flags, place) != place:
-        return None
-    library.madvise(begun, whole, MADV_DONTFORK)
+    library.madvise(room.address, size, MADV_DONTFORK)
     return room

@@ -10,7 +10,6 @@ slot of a pool would keep it, and show it to the next guest.
 
 from __future__ import annotations
 
-from mmap import MAP_PRIVATE, PROT_READ
 from typing import TYPE_CHECKING, Final
 
 from stockade.engine._host_pages import (
@@ -25,10 +24,10 @@ from stockade.engine._host_pages import (
     touched,
 )
 from stockade.engine._instance import GLOBAL_KINDS
-from stockade.engine._libc import MAP_FAILED, MAP_NORESERVE, libc
+from stockade.engine._libc import libc
 from stockade.engine._memory_copy import stored_at
 from stockade.engine._memory_image import InstanceState, MemoryImage, is_wasteful, overlaid, stored_bytes
-from stockade.engine._memory_map import map_image
+from stockade.engine._memory_map import map_file, map_image
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -226,25 +225,16 @@ def in_large_pages(state: InstanceState) -> InstanceState:
     Args:
         state: The state, with which many instances will begin.
     """
-    library = libc()
     extents = [part for image in state.memories for part in image.extents]
-    mapped: list[tuple[int, int]] = []
     try:
-        for part in extents:
-            # SAFETY: a mapping of our own of a sealed file, somewhere, that nobody else knows.
-            flags = MAP_PRIVATE | MAP_NORESERVE
-            address = library.mmap(None, part.size, PROT_READ, flags, part.file.descriptor, part.offset)
-            if address in {None, MAP_FAILED}:
-                return state
-            mapped.append((address, part.size))
-        stretches = [(at - part.start, part.start, part.size) for (at, _), part in zip(mapped, extents, strict=True)]
+        # SAFETY: mappings of our own of sealed files, somewhere, that nobody else knows, until this returns.
+        mapped = [map_file(part.file.descriptor, part.offset, part.size) for part in extents]
+        stretches = [
+            (room.address - part.start, part.start, part.size) for room, part in zip(mapped, extents, strict=True)
+        ]
         stored = iter(stored_at(stretches, "always"))
     except EngineError:
         return state
-    finally:
-        for address, size in mapped:
-            # SAFETY: one of those from above.
-            library.munmap(address, size)
     memories = (MemoryImage(image.size_bytes, tuple(next(stored) for _ in image.extents)) for image in state.memories)
     made = state._replace(memories=tuple(memories))
     made.check()

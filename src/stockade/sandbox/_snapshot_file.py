@@ -196,16 +196,11 @@ def _believed(file: FileIO, secret: bytes, path: Path) -> tuple[_Told, SealedFil
 
 def _copied(file: FileIO, size: int) -> SealedFile:
     """Copies a part of a file to where nobody can change it."""
-    descriptor = SealedFile.new()
-    try:
-        left = size
-        while left > 0 and (copied := os.sendfile(descriptor, file.fileno(), None, left)):
-            left -= copied
-        os.ftruncate(descriptor, size)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return SealedFile(descriptor)
+    copy, left = SealedFile.new(), size
+    while left > 0 and (copied := os.sendfile(copy.number, file.fileno(), None, left)):
+        left -= copied
+    os.ftruncate(copy.number, size)
+    return SealedFile(copy)
 
 
 def _not_ours(path: Path) -> SnapshotError:

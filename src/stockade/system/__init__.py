@@ -14,7 +14,14 @@ from stockade.system._folders import (
     private_folders,
     state_folder,
 )
-from stockade.system._memory_file import has_memory_files, is_sealed, open_memory_file, seal, seal_against_mapping
+from stockade.system._memory_file import (
+    has_memory_files,
+    is_sealed,
+    open_memory_file,
+    own_memory_file,
+    seal,
+    seal_against_mapping,
+)
 from stockade.system._mount_table import kernel_file_system
 from stockade.system._open_folder import (
     Identity,
@@ -65,6 +72,7 @@ __all__ = [
     "open_file",
     "open_memory_file",
     "open_private",
+    "own_memory_file",
     "prctl",
     "private_files",
     "private_folders",

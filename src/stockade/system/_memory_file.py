@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-__all__ = ["has_memory_files", "is_sealed", "open_memory_file", "seal", "seal_against_mapping"]
+from stockade._dropped import OwnedDescriptor
+
+__all__ = ["has_memory_files", "is_sealed", "open_memory_file", "own_memory_file", "seal", "seal_against_mapping"]
 
 _F_SEAL_FUTURE_WRITE: Final = 0x10
 """As on Linux from 5.1 on; Python names it from 3.13 on only."""
@@ -29,6 +31,18 @@ def open_memory_file(name: str) -> int:
         OSError: There is no room, or no descriptor.
     """
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def own_memory_file(name: str) -> OwnedDescriptor:
+    """Makes the same, which is closed when it is dropped: a handler of a signal that raises loses none.
+
+    Args:
+        name: What the system calls it.
+
+    Raises:
+        OSError: There is no room, or no descriptor.
+    """
+    return OwnedDescriptor(os.memfd_create, name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 def seal(descriptor: int) -> None:

@@ -10,8 +10,11 @@ import errno
 import os
 import stat
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
+
+from stockade._dropped import OwnedDescriptor
 
 __all__ = [
     "Identity",
@@ -39,7 +42,8 @@ _DEEPEST: Final = 4096
 """No path has more folders on its way; where one seems to, folders are being moved while they are looked at."""
 
 
-_granted: Final[weakref.WeakSet[OpenFolder]] = weakref.WeakSet()
+_granted: Final[set[weakref.ref[OpenFolder]]] = set()
+"""No `WeakSet`: where a folder was dropped, that would lose what the handler of a signal raises (`_dropped.py`)."""
 
 
 class NotGranted(Exception):  # noqa: N818 - becomes an error with the name of the mount
@@ -63,11 +67,11 @@ class OpenFolder:
         within: What the folders are in which it lies, itself first.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "identity", "path", "within")
+    __slots__ = ("__weakref__", "_owner", "descriptor", "identity", "path", "within")
 
     def __init__(self, path: str, *, writable: bool) -> None:
-        self.descriptor = _open(path, writable=writable)
-        weakref.finalize(self, os.close, self.descriptor)
+        self._owner = _open(path, writable=writable)
+        self.descriptor = self._owner.number
         self.within = _folders_around(self.descriptor)
         self.identity = self.within[0]
         self.path = _path_of(path, self.descriptor, self.identity)
@@ -80,11 +84,11 @@ class OpenFolder:
             descriptor: The folder, which is ours from now on.
         """
         folder = cls.__new__(cls)
+        folder._owner = OwnedDescriptor.of(descriptor)  # noqa: SLF001 - it is one of ours
         status = os.fstat(descriptor)
         folder.descriptor, folder.path = descriptor, ""
         folder.identity = status.st_dev, status.st_ino
         folder.within = (folder.identity,)
-        weakref.finalize(folder, os.close, descriptor)
         return folder
 
     @property
@@ -104,28 +108,29 @@ class OpenFolder:
 
 def note_granted(folder: OpenFolder) -> None:
     """Notes a folder that guests may reach, as long as anything refers to it."""
-    _granted.add(folder)
+    _granted.add(weakref.ref(folder, _granted.discard))
 
 
 def forget_granted(folder: OpenFolder) -> None:
     """Forgets a folder that was noted, and that guests may not reach after all."""
-    _granted.discard(folder)
+    _granted.discard(weakref.ref(folder))
 
 
 def granted_folders() -> list[OpenFolder]:
     """Returns the folders that guests of this process may reach now."""
-    return list(_granted)
+    return [folder for kept in list(_granted) if (folder := kept()) is not None]
 
 
-def _open(path: str, *, writable: bool) -> int:
+def _open(path: str, *, writable: bool) -> OwnedDescriptor:
     try:
-        looked_at = os.open(path, _LOOK)
+        owner = OwnedDescriptor(os.open, path, _LOOK)
     except ValueError:
         raise NotGranted("does not exist") from None
     except OSError as problem:
         if problem.errno in _MISSING:
             raise NotGranted("does not exist") from None
         raise NotGranted(f": {problem.strerror}") from None
+    looked_at = owner.number
     try:
         if not stat.S_ISDIR(os.fstat(looked_at).st_mode):
             raise NotGranted("is not a folder")
@@ -134,17 +139,15 @@ def _open(path: str, *, writable: bool) -> int:
             raise NotGranted("cannot be read and written by this user")
         if not os.access(".", os.R_OK | os.X_OK, dir_fd=looked_at):
             raise NotGranted("cannot be read by this user")
-        return os.open(".", _READ, dir_fd=looked_at)
+        return OwnedDescriptor(partial(os.open, dir_fd=looked_at), ".", _READ)
     except OSError as problem:
         raise NotGranted("does not exist" if problem.errno in _MISSING else f": {problem.strerror}") from None
-    finally:
-        os.close(looked_at)
 
 
 def _folders_around(descriptor: int) -> tuple[Identity, ...]:
     """Returns what the folders are in which an open one lies, itself first, up to the root."""
     found: list[Identity] = []
-    here = os.dup(descriptor)
+    here, above = descriptor, None
     try:
         while len(found) < _DEEPEST:
             status = os.fstat(here)
@@ -152,13 +155,10 @@ def _folders_around(descriptor: int) -> tuple[Identity, ...]:
             if found and found[-1] == identity:
                 return tuple(found)
             found.append(identity)
-            above = os.open("..", _LOOK, dir_fd=here)
-            os.close(here)
-            here = above
+            above = OwnedDescriptor(partial(os.open, dir_fd=here), "..", _LOOK)
+            here = above.number
     except OSError as problem:
         raise NotGranted(f": a folder in which it lies cannot be opened: {problem.strerror}") from None
-    finally:
-        os.close(here)
     raise NotGranted("lies too deep")
 
 
