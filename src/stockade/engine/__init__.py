@@ -34,7 +34,7 @@ from stockade.engine._parking import PARKING
 from stockade.engine._store import Store
 
 if TYPE_CHECKING:
-    from stockade.engine._forkable import ForkableMemory, make_forkable
+    from stockade.engine._forkable import make_forkable
     from stockade.engine._host_pages import PAGE_BYTES_OF_HOST, keep_page_table
     from stockade.engine._memory_image import Extent, InstanceState, MemoryImage, SealedFile
     from stockade.engine._snapshot import (
@@ -51,7 +51,7 @@ else:
     __getattr__ = found_later(
         __name__,
         {
-            "_forkable": ("ForkableMemory", "make_forkable"),
+            "_forkable": ("make_forkable",),
             "_host_pages": ("PAGE_BYTES_OF_HOST", "keep_page_table"),
             "_memory_image": ("Extent", "InstanceState", "MemoryImage", "SealedFile"),
             "_snapshot": (
@@ -89,7 +89,6 @@ __all__ = [
     "EngineFrame",
     "Extent",
     "Failure",
-    "ForkableMemory",
     "GuestBytes",
     "HaltedMemory",
     "Instance",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,17 +18,17 @@ from stockade.execution._classify import StopReason
 from stockade.execution._first_pages import memories_of
 from stockade.execution._plan import SLACK_BYTES
 from stockade.execution._reentry import Reentry
-from stockade.execution._snapshot import make_forkable, put_guest_state, take_guest_state
+from stockade.execution._snapshot import known_apart, make_forkable, put_guest_state, take_guest_state
 from stockade.execution._string_calls import MEMORY
 from stockade.guard import PROGRAM_NAME, Mailbox, State, place_inputs
 from stockade.report import QuotaUse
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from stockade.egress import Client, GuestNetwork
-    from stockade.engine import ForkableMemory, HaltedMemory, Instance, InstanceState, Memory
+    from stockade.engine import HaltedMemory, Instance, InstanceState, Memory
     from stockade.execution._first_pages import FirstPages
     from stockade.execution._monitoring import RunMonitor
     from stockade.execution._mounts import OpenMounts
@@ -55,13 +54,6 @@ _NO_VARIABLES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 _MOST_DOUBLINGS = 10
 """How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
-
-
-def _known_apart(memories: Sequence[ForkableMemory], known_bytes: Callable[[], int]) -> int:
-    """Tells the size of a memory that a host function looks at, where this process may look at it."""
-    for memory in memories:
-        memory.check_apart()
-    return known_bytes()
 
 
 class LiveGuest(GuestAnywhere):
@@ -294,10 +286,7 @@ class LiveGuest(GuestAnywhere):
         instance.calls_out = True
         # Found before any call is halted in which it could be asked for.
         with suppress(KeyError):
-            forkable, known_bytes = instance.forkable, mailbox.memory_bytes
-            if forkable is not None:
-                known_bytes = partial(_known_apart, forkable, known_bytes)
-            self.halted_memory = instance.memory(MEMORY).while_halted(known_bytes)
+            self.halted_memory = instance.memory(MEMORY).while_halted(known_apart(instance, mailbox.memory_bytes))
 
     def _limit_memories(self, instance: Instance, *, growing: bool = False) -> None:
         """Tells the engine how large any memory may become, the heap of the guest's objects included.

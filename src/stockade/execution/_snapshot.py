@@ -21,6 +21,8 @@ from stockade.execution._first_pages import FirstPages
 from stockade.runner import GO_ON, RunControl, WorkItem, executor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stockade.engine import Instance, InstanceState
     from stockade.execution._plan import Plan
     from stockade.execution._warm import WarmPool
@@ -32,6 +34,7 @@ __all__ = [
     "SPARE_MAPS",
     "GuestState",
     "SavedGuest",
+    "known_apart",
     "make_forkable",
     "plan_and_pool",
     "put_guest_state",
@@ -224,6 +227,27 @@ def make_forkable(plan: Plan, instance: Instance) -> None:
     if not (exposed.obstacles or instance.is_pooled):
         below = None if held is None else held.instance.memories
         _make_forkable(instance, exposed.memories, _initial_bytes(plan.module), plan.limits.memory, below)
+
+
+def known_apart(instance: Instance, known_bytes: Callable[[], int]) -> Callable[[], int]:
+    """Returns what tells how large a memory is that functions of the embedder look at, while a call is halted.
+
+    Where a process was forked meanwhile and may not look at the memory, that is refused in words.
+
+    Args:
+        instance: The instance of the guest.
+        known_bytes: Tells its size, as the guest knows it.
+    """
+    memories = instance.forkable
+    if memories is None:
+        return known_bytes
+
+    def told() -> int:
+        for memory in memories:
+            memory.check_apart()
+        return known_bytes()
+
+    return told
 
 
 def _check(state: State) -> None:
