@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockade._later import found_later
-from stockade.execution._anywhere import GuestAnywhere
 from stockade.execution._asked import awaited_call, awaited_of
 from stockade.execution._classify import GuestStopped, StopReason
 from stockade.execution._context import PolicyContext
@@ -57,7 +56,6 @@ __all__ = [
     "CallExport",
     "Convention",
     "Guest",
-    "GuestAnywhere",
     "GuestState",
     "GuestStopped",
     "Inputs",

@@ -12,10 +12,10 @@ from stockade._locks import reentrant_lock
 from stockade._pages import PAGE_BYTES
 from stockade.engine import InstantiationError
 from stockade.errors import UsageError
-from stockade.execution._anywhere import GuestAnywhere
 from stockade.execution._budget import Budget
 from stockade.execution._classify import StopReason
 from stockade.execution._first_pages import memories_of
+from stockade.execution._open import OpenGuest
 from stockade.execution._plan import SLACK_BYTES
 from stockade.execution._reentry import Reentry
 from stockade.execution._snapshot import known_apart, make_forkable, put_guest_state, take_guest_state
@@ -56,7 +56,7 @@ _MOST_DOUBLINGS = 10
 """How often an open that is interrupted may take twice as long the next time: up to 20 seconds."""
 
 
-class LiveGuest(GuestAnywhere):
+class LiveGuest(OpenGuest):
     """One live instance of a module under a policy, from when it is made until it is freed.
 
     Args:

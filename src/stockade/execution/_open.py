@@ -1,48 +1,89 @@
-"""An open guest as all rooms above this one know it: it may live in this process, or in one of its own."""
+"""An open guest as all rooms above this one know it, and what it does in the same way wherever it lives."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from stockade.execution._asked import ask
+from stockade.execution._values import bind_arguments
+from stockade.runner import run_blocking
 
 if TYPE_CHECKING:
-    from stockade.egress import GuestNetwork
+    from collections.abc import Sequence
+
+    from stockade.egress import Client, GuestNetwork
     from stockade.engine import GuestBytes
+    from stockade.execution._monitoring import RunMonitor
+    from stockade.execution._plan import Plan
     from stockade.execution._snapshot import GuestState
-    from stockade.execution._values import Call
+    from stockade.execution._streams import Streams
+    from stockade.execution._string_calls import Returns
+    from stockade.execution._values import Argument, Call
     from stockade.policy import Policy
-    from stockade.report import Progress, Report
-    from stockade.runner import AwaitedCall, RunCoroutine
+    from stockade.report import Progress, Report, Value
+    from stockade.runner import AwaitedCall, RunControl, RunCoroutine
 
 __all__ = ["OpenGuest"]
 
 
-class OpenGuest(Protocol):
-    """One live instance of a module under a policy, to call into. For one thread at a time."""
+class OpenGuest(ABC):
+    """One live instance of a module under a policy, to call into. For one thread at a time.
+
+    It may live in this process, or in one of its own.
+    """
+
+    _plan: Plan
+    _control: RunControl
+    _streams: Streams | None
+    _monitor: RunMonitor | None
+    _client: Client | None
+    _network: GuestNetwork | None
 
     @property
     def policy(self) -> Policy:
         """The policy that it runs under."""
+        return self._plan.policy
 
     @property
     def calls_out(self) -> bool:
         """Whether functions of the embedder are called while it runs, on the thread that drives it."""
+        if self._monitor is not None and self._monitor.asked.on_alert is not None:
+            return True
+        return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether it has come to its end, so that it can not be called again."""
 
     @property
+    @abstractmethod
     def is_restored(self) -> bool:
         """Whether it began with what another guest held, so that it is not to be initialized."""
 
     @property
+    @abstractmethod
     def is_in_function(self) -> bool:
         """Whether a plain host function is called just now, on the thread that drives it."""
 
     @property
     def network(self) -> GuestNetwork:
-        """What it has of the network."""
+        """What it has of the network, whatever its policy permits of that; all of it is in this process."""
+        if self._network is None:
+            # Most guests have no use for it.
+            from stockade.egress import Client, GuestNetwork
 
+            self._network = GuestNetwork(
+                self._client or Client(), self.policy, self._seconds, lambda: self._control.gate
+            )
+        return self._network
+
+    @abstractmethod
+    def _seconds(self) -> float:
+        """Says how long its call has been under way."""
+
+    @abstractmethod
     def invoke(self, call: Call, *, command: bool = False) -> RunCoroutine[Report]:
         """Calls an exported function and reports on it, in steps.
 
@@ -51,21 +92,27 @@ class OpenGuest(Protocol):
             command: Whether its result is an exit code.
         """
 
+    @abstractmethod
     def renew(self) -> None:
         """Gives it a fresh budget of fuel and fresh counters, for the next call."""
 
+    @abstractmethod
     def begin_turn(self) -> None:
         """Begins another turn of a call in which it waits for its standard input."""
 
+    @abstractmethod
     def end_turn(self) -> Report:
         """Reports on a turn of a call that goes on later."""
 
+    @abstractmethod
     def final_report(self) -> Report:
         """Reports on a guest that had ended before anything of it was called."""
 
+    @abstractmethod
     def progress(self) -> Progress | None:
         """Tells how far it is; None where it has been closed. May be called from any thread, at any time."""
 
+    @abstractmethod
     def memory(self, name: bytes) -> GuestBytes:
         """Returns an exported memory.
 
@@ -73,6 +120,7 @@ class OpenGuest(Protocol):
             UsageError: It has none of that name, or has ended.
         """
 
+    @abstractmethod
     def take_state(self) -> GuestState:
         """Takes what it holds, between two calls.
 
@@ -82,13 +130,43 @@ class OpenGuest(Protocol):
             EngineError: There is no room for a snapshot.
         """
 
+    @abstractmethod
+    def keep(self) -> None:
+        """Sees to it that it is freed after all that could look at it, where it is dropped and not closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees everything. Closing twice is harmless."""
+
+    # -- exports called while it is halted in a host function ----------------------------------------------------------
+
+    @abstractmethod
+    def within(self, call: Call) -> RunCoroutine[Report]:
+        """Makes a call while the guest is halted in one of a host function, in steps.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+
+    def call_back(self, export: str, args: Sequence[Argument], returns: Returns | None) -> Value:
+        """Calls an export within a plain host function, on its thread; returns its value.
+
+        Raises:
+            GuestError: The guest has ended in it.
+            LinkError: There is no such function.
+            UsageError: The call cannot be made.
+        """
+        return self.call_within(bind_arguments(self._plan.module, export, args, returns)).check().value
+
     def call_within(self, call: Call) -> Report:
         """Makes a call within a plain host function, on its thread.
 
         Raises:
             UsageError: It cannot be made.
         """
+        return run_blocking(self.within(call), self._control)
 
+    @abstractmethod
     def awaited_here(self) -> AwaitedCall | None:
         """Returns the call of a coroutine host function in whose context this is; None where there is none such."""
 
@@ -102,9 +180,4 @@ class OpenGuest(Protocol):
         Raises:
             UsageError: It cannot be made.
         """
-
-    def keep(self) -> None:
-        """Sees to it that it is freed after all that could look at it, where it is dropped and not closed."""
-
-    def close(self) -> None:
-        """Frees everything. Closing twice is harmless."""
+        return await ask(awaited, self._control.wake, call)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from stockade._locks import new_lock
-from stockade.execution import GuestAnywhere, tracer_of, with_network
+from stockade.execution import OpenGuest, tracer_of, with_network
 from stockade.isolation._calls import RemoteCalls
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import (
@@ -102,7 +102,7 @@ def _let_go(worker: WorkerHandle) -> None:
         worker.hub.release()
 
 
-class ToldGuest(GuestAnywhere):
+class ToldGuest(OpenGuest):
     """A live instance in a worker. For one thread at a time, but for what says otherwise.
 
     Args:
@@ -142,7 +142,7 @@ class ToldGuest(GuestAnywhere):
         self._worker = worker
         self._streams = streams
         self._files = tuple(files or ())
-        self.is_restored = files is not None
+        self._is_restored = files is not None
         self._opened = begun
         # What the worker was told to call, when it was told what the guest is given.
         self._told: Request | None = None
@@ -195,6 +195,11 @@ class ToldGuest(GuestAnywhere):
         self._expects: type[Entered | Looked | Taken] | None = None
 
     # -- what is known of it -------------------------------------------------------------------------------------------
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether it began with what another guest held, so that it is not to be initialized."""
+        return self._is_restored
 
     @property
     def ended(self) -> bool:
