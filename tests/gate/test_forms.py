@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from stockade.errors import UsageError
 from stockade.gate import Gate, SecretFinder
+from stockade.gate._index import Index
 from tests._examples import examples
 
 if TYPE_CHECKING:
@@ -286,6 +287,23 @@ def test_many_secrets_that_begin_alike_are_looked_for_as_one_is() -> None:
         assert list(finder.find(data, is_last=True)) == []
     # What is compared does not grow with how many there are.
     (look,) = finder._looks
-    assert max(len(places) for each in look.index._words for places in each._places.values()) <= 64
+    words = [(each, word) for each in look.index._words for word in sorted(each._known)[::50]]
+    assert max(len(each._placed(word)) for each, word in words) <= 64
 
     assert Gate(secrets=many).scan(data + many["s778"]).data == data + b"[redacted:s778]"
+
+
+@given(
+    st.lists(st.binary(min_size=7, max_size=40) | st.text("ab", min_size=7, max_size=20).map(str.encode), max_size=12),
+    st.data(),
+)
+def test_an_index_finds_what_a_search_for_each_text_finds(texts: list[bytes], data: st.DataObject) -> None:
+    """Wherever they stand, however long and alike they are; words that were met before are known."""
+    index = Index(texts)
+    for _ in range(2):
+        parts = data.draw(st.lists(st.sampled_from([*texts, b"a", b"bb", b"\0" * 5]), max_size=12))
+        through = b"".join(parts)
+        expected = {
+            (at, text) for text in set(texts) for at in range(len(through)) if through[at : at + len(text)] == text
+        }
+        assert set(index.find(through)) == expected

@@ -12,7 +12,7 @@ import json
 import quopri
 import unicodedata
 from contextlib import suppress
-from itertools import pairwise
+from operator import sub
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stockade._text import is_utf8
@@ -39,6 +39,12 @@ _GROUPS: Final = ((6, 3, base64.b64encode), (5, 5, base64.b32encode))
 
 _CHARSETS: Final = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "latin-1")
 """In which text other than ASCII is looked for, too. In ASCII, they add but zeros, which are dropped."""
+
+
+_DECIMAL: Final = tuple(map(str, range(256)))
+_THREE_DECIMAL: Final = tuple(f"{byte:03}" for byte in range(256))
+_THREE_OCTAL: Final = tuple(f"{byte:03o}" for byte in range(256))
+"""Each byte as lists of programs show it."""
 
 
 class Form(NamedTuple):
@@ -78,11 +84,19 @@ def forms_of(secret: bytes) -> Iterator[Form]:
         secret: The secret.
     """
     for text in (*_written(secret), *_digits(secret), *_encoded(secret)):
-        yield from _looked_for(_view_of(text), text)
+        yield from _pieces_of(text)
     if is_utf8(secret) and not secret.isascii():
         for charset in _CHARSETS:
             with suppress(UnicodeEncodeError):
                 yield from _looked_for(RAW, secret.decode().encode(charset))
+
+
+def _pieces_of(text: bytes) -> Iterator[Form]:
+    kept = LETTERS.of(text)
+    if len(kept) == len(text) >= LEAST_CHARACTERS:
+        # As most forms are: nothing of them is dropped.
+        return _pieces(LETTERS, kept)
+    return _looked_for(_view_of(text), text)
 
 
 def plain_forms_of(secret: bytes) -> list[Form]:
@@ -91,7 +105,7 @@ def plain_forms_of(secret: bytes) -> list[Form]:
     Args:
         secret: The secret.
     """
-    return list(_looked_for(_view_of(secret), secret))
+    return list(_pieces_of(secret))
 
 
 def edges_of(secret: bytes) -> tuple[bytes, bytes]:
@@ -117,19 +131,26 @@ def longest_gap(secret: bytes) -> int:
 
 def _longest_gap(view: View, text: bytes) -> int:
     places = view.places_of(text)
-    return max((after - before - 1 for before, after in pairwise(places)), default=0)
+    if not places or places[-1] - places[0] == len(places) - 1:
+        return 0
+    return max(map(sub, places[1:], places)) - 1
 
 
 def _looked_for(view: View | None, text: bytes) -> Iterator[Form]:
-    if view is None:
+    return iter(()) if view is None else _pieces(view, view.of(text))
+
+
+def _pieces(view: View, kept: bytes) -> Iterator[Form]:
+    if len(kept) <= _MOST_CHARACTERS:
+        if len(kept) >= LEAST_CHARACTERS:
+            yield Form(view, kept, False)
         return
-    kept = view.of(text)
     count = -(-len(kept) // _MOST_CHARACTERS)
-    size = -(-len(kept) // count) if count else 1
+    size = -(-len(kept) // count)
     for at in range(0, len(kept), size):
         piece = kept[at : at + size]
         if len(piece) >= LEAST_CHARACTERS:
-            yield Form(view, piece, count > 1)
+            yield Form(view, piece, True)
 
 
 def _written(secret: bytes) -> set[bytes]:
@@ -150,13 +171,13 @@ def _written(secret: bytes) -> set[bytes]:
 
 def _digits(secret: bytes) -> set[bytes]:
     """Returns the digits of a secret: in hexadecimal, also of words of two bytes; decimal, and octal."""
-    texts = {"".join(map(str, secret)), "".join(f"{byte:03}" for byte in secret)}
-    texts.add("".join(f"{byte:03o}" for byte in secret))
+    texts = {"".join(map(digits.__getitem__, secret)) for digits in (_DECIMAL, _THREE_DECIMAL, _THREE_OCTAL)}
     texts.add(secret.hex())
     for before in range(2):
         # What touches its neighbours in a word is left out.
-        words = secret[before : before + (len(secret) - before) // 2 * 2]
-        texts.add("".join(words[at : at + 2][::-1].hex() for at in range(0, len(words), 2)))
+        words = bytearray(secret[before : before + (len(secret) - before) // 2 * 2])
+        words[::2], words[1::2] = words[1::2], words[::2]
+        texts.add(words.hex())
     return {text.encode() for text in texts}
 
 

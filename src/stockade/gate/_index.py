@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 __all__ = ["Index"]
 
@@ -31,15 +31,11 @@ class _Words:
     def __init__(self, texts: Iterable[bytes], size: int) -> None:
         self._size = size
         self._texts = frozenset(texts)
-        places: dict[int, set[tuple[int, int]]] = {}
-        for text in self._texts:
-            # Keys of one issuer begin alike, so their ends are looked for. One of these is where words are taken.
-            for at in range(len(text) - 2 * size + 1, len(text) - size + 1):
-                word = int.from_bytes(text[at : at + size], sys.byteorder)
-                places.setdefault(word, set()).add((at, len(text)))
-        # Of texts that are alike, only the places are kept: there are few, however many texts there are.
-        self._places = {word: tuple(found) for word, found in places.items()}
-        self._known = frozenset(places)
+        self._known = set[int]()
+        for words in _words_of(self._texts, size):
+            self._known.update(words)
+        # Of words that were met.
+        self._places: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         size = self._size
@@ -48,10 +44,45 @@ class _Words:
         if not met:
             return
         for at, word in _all_of(met, data, size) if len(met) <= _FEW else _each_of(met, words, size):
-            for before, length in self._places[word]:
+            for before, length in self._places.get(word) or self._placed(word):
                 begin = at - before
                 if begin >= 0 and (text := data[begin : begin + length]) in self._texts:
                     yield begin, text
+
+    def _placed(self, word: int) -> tuple[tuple[int, int], ...]:
+        """Returns where a word stands in texts, and how long these are."""
+        found = self._places[word] = tuple((at, length) for at, length, words in self._by_place if word in words)
+        return found
+
+    @cached_property
+    def _by_place(self) -> list[tuple[int, int, frozenset[int]]]:
+        """The words by where they stand in texts, and by how long these are.
+
+        Of texts that are alike, only the places are kept: there are few, however many texts there are.
+        """
+        by_length: dict[int, list[bytes]] = {}
+        for text in self._texts:
+            by_length.setdefault(len(text), []).append(text)
+        return [
+            (length - 2 * self._size + 1 + at, length, frozenset(words))
+            for length, texts in by_length.items()
+            for at, words in enumerate(_words_of(texts, self._size))
+        ]
+
+
+def _words_of(texts: Collection[bytes], size: int) -> Iterator[memoryview]:
+    """Yields the first words of the ends of texts, then the second ones, and so on.
+
+    Keys of one issuer begin alike, so their ends are looked for: one of these words is where words are taken.
+
+    Args:
+        texts: The texts.
+        size: The bytes of a word; an end has one less than two of them.
+    """
+    # With a byte behind it, each takes as much as two words, of which every other one is looked at.
+    ends = memoryview(b"\0".join([text[1 - 2 * size :] for text in texts]) + bytes(1 + size))
+    for at in range(size):
+        yield ends[at : at + 2 * size * len(texts)].cast("Q" if size == _LONG else "I")[::2]
 
 
 def _all_of(met: Iterable[int], data: bytes, size: int) -> Iterator[tuple[int, int]]:
@@ -67,7 +98,7 @@ def _all_of(met: Iterable[int], data: bytes, size: int) -> Iterator[tuple[int, i
                 at = data.find(text, at + size)
 
 
-def _each_of(met: frozenset[int], words: memoryview, size: int) -> Iterator[tuple[int, int]]:
+def _each_of(met: set[int], words: memoryview, size: int) -> Iterator[tuple[int, int]]:
     """Yields the same for many words, in one go through all there are."""
     for number, word in enumerate(words):
         if word in met:
@@ -89,7 +120,8 @@ class Index:
         long = [text for text in self._sorted if len(text) >= 2 * _LONG - 1]
         short = [text for text in self._sorted if len(text) < 2 * _LONG - 1]
         self._words = [_Words(texts, size) for texts, size in ((long, _LONG), (short, _SHORT)) if texts]
-        self._beginnings = frozenset(text[:length] for text in self._sorted for length in (1, 2, 3))
+        begun = {text[:3] for text in self._sorted}
+        self._beginnings = begun.union(*({text[:length] for text in begun} for length in (1, 2)))
         self.longest = max(map(len, self._sorted), default=0)
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -43,7 +43,7 @@ class View:
         """
         if self._is_exact:
             return data
-        return self._folded(data).translate(_SMALL, self._dropped)
+        return (self._folded(data) if self._separates else data).translate(_SMALL, self._dropped)
 
     def places_of(self, data: bytes) -> list[int]:
         """Returns where each byte that is kept stands in the bytes.
