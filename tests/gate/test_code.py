@@ -9,7 +9,8 @@ import pytest
 
 from stockade import AuditLog, JavaScript, Policy, Sandbox
 from stockade.egress import GuestNetwork, Request, RequestFailed
-from stockade.gate import Gate, GateRules, GateRun, Given, quarantined, quarantined_as
+from stockade.gate import Gate, GateRules, GateRun, Given, _run, quarantined, quarantined_as
+from stockade.gate._stream import PIECE_BYTES
 from stockade.guests._leaving import gated
 from stockade.guests._result import Frame
 from stockade.policy import HostRule, Network
@@ -164,7 +165,7 @@ def test_frames_with_figures_pass_the_gate() -> None:
     texts = [base64.b64encode(_PNG + data).decode() for data in (b"fine", _SECRET.encode())]
     frame = Frame(1, shown=False, error=None, exit=0, figures=texts)
 
-    _, passed, _ = gated(_gate_run("redact"), _report(), frame, {})
+    _, passed, _, _ = gated(_gate_run("redact"), _report(), frame, {})
 
     assert isinstance(passed, Frame)
     assert passed.figures == texts[:1]
@@ -421,3 +422,69 @@ def test_a_url_without_a_secret_is_asked_for_as_it_was_written() -> None:
 def test_without_a_gate_a_sandbox_loads_nothing_of_it() -> None:
     with Sandbox() as box:
         assert box._contexts.under().gates is None
+
+
+class _Clock:
+    """Processor time, of which a second has gone by whenever somebody asks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("verdict", ["warn", "redact", "quarantine", "block"])
+def test_files_that_take_too_long_to_be_looked_at_do_not_leave(verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a file that is slow to be looked at, so that the host looks at it for ever, or lets the rest pass."""
+    monkeypatch.setattr(_run, "thread_time", _Clock())
+    monkeypatch.setattr(_run, "MOST_FILES_SECONDS", 4.0)
+    files = {"few": b"x", "long": b"." * (PIECE_BYTES * 5), "leak": _SECRET.encode(), "more": b"y"}
+    given = Given(1, (), files, (_PNG,))
+
+    report = _gate_run(verdict).release_given(_report(), given)
+
+    assert (given.value, given.files, given.figures, given.left_out) == (1, {"few": b"x"}, [], 3)
+    assert report.findings == ()
+    (violation,) = report.violations
+    assert (violation.kind, violation.subject, violation.action, violation.count, violation.limit) == (
+        "gate",
+        "files that took too long to look at",
+        "deny",
+        4,
+        4.0,
+    )
+
+
+def test_files_that_are_looked_at_in_time_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin."""
+    monkeypatch.setattr(_run, "thread_time", _Clock())
+    files = {"few": b"x", "long": b"." * (PIECE_BYTES * 5)}
+    given = Given(None, (), files)
+
+    report = _gate_run("block").release_given(_report(), given)
+
+    assert (given.files, given.left_out, report) == (files, 0, _report())
+
+
+def test_what_was_not_looked_at_is_not_kept_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: what is blocked is kept aside beside what is quarantined, for nobody has looked at it."""
+    monkeypatch.setattr(_run, "thread_time", _Clock())
+    monkeypatch.setattr(_run, "MOST_FILES_SECONDS", 2.0)
+    given = Given(None, (), {"leak": _SECRET.encode(), "long": b"." * (PIECE_BYTES * 5)})
+
+    report = _gate_run("quarantine").release_given(_report(), given)
+
+    kept = quarantined_as(report.quarantine)
+    assert [*kept.parts] == ["stdout", "stderr", "files/leak"]
+    assert (given.files, given.left_out) == ({}, 1)
+
+
+def test_a_result_counts_files_that_took_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_run, "MOST_FILES_SECONDS", 0.0)
+    with JavaScript(secrets=_SECRETS) as javascript:
+        result = javascript.run("const f = std.open('a', 'w'); f.puts('x'); f.close()", collect=["*"])
+
+    assert (result.files, result.files_left_out) == ({}, 1)
+    assert [each.subject for each in result.report.violations] == ["files that took too long to look at"]

@@ -224,7 +224,7 @@ def _command(language: type[Python | JavaScript], name: str, suffixes: tuple[str
         if result.files_left_out:
             click.echo(
                 f"stockade: {result.files_left_out:,} more files match --collect: at most 1,000 plain files of 64 MiB "
-                "together are collected",
+                "together are collected, and those that a gate can look at in time",
                 err=True,
             )
         if streams.problem is not None:

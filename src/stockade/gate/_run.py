@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import thread_time
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import msgspec
@@ -10,7 +11,7 @@ from stockade._text import printable
 from stockade.errors import StockadeError
 from stockade.gate._gate import FIELDS, Findings
 from stockade.gate._requests import SEAM_BYTES, look_at_request
-from stockade.gate._stream import placeholder
+from stockade.gate._stream import PIECE_BYTES, placeholder
 from stockade.gate._words import call_with, look_at_words
 from stockade.report import Finding, Outcome, Report, Verdict, Violation
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from stockade.gate._stream import GateStream
     from stockade.report import TracedCall
 
-__all__ = ["GateRun", "Given", "violation_of"]
+__all__ = ["MOST_FILES_SECONDS", "GateRun", "Given", "violation_of"]
+
+MOST_FILES_SECONDS: Final = 10.0
+"""How long the files of a run are looked at, in processor time: code can write some that take a hundred times as long
+as others. What was not looked at by then does not leave."""
 
 Json: TypeAlias = "str | int | float | bool | bytes | list[Json] | dict[str, Json] | None"
 
@@ -42,6 +47,7 @@ class Given:
         texts: What its error says.
         files: What was collected, by names.
         figures: Pictures that it drew. Those in which something is to be replaced are left out.
+        left_out: How many files it would have taken too long to look at.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Given:
         self.texts = list(texts)
         self.files = dict(files)
         self.figures = list(figures)
+        self.left_out = 0
 
 
 class GateRun:
@@ -210,22 +217,30 @@ class GateRun:
         was_withheld = any(finding.verdict.withholds and finding.channel != "request" for finding in report.findings)
         given.value = self._value(value, "value", found)
         given.texts = [self._text(text, found, "error") for text in texts]
-        given.files = {}
+        given.files, until, late = {}, thread_time() + MOST_FILES_SECONDS, set[str]()
         for name, data in files.items():
             shown = self._free(self._text(name, found, "file"), given.files)
-            given.files[shown] = self._gate.look(data, f"file {printable(shown)}", found.note)
+            passed = self._looked_at(data, f"file {printable(shown)}", found, until)
+            if passed is None:
+                late.add(name)
+            else:
+                given.files[shown] = passed
+        looked = [self._looked_at(data, "figure", found, until) for data in figures]
         # A picture with other bytes in it is none.
-        given.figures = [data for data in figures if self._gate.look(data, "figure", found.note) == data]
-        changes: dict[str, object] = {}
+        given.figures = [data for data, passed in zip(figures, looked, strict=True) if passed == data]
+        given.left_out, count = len(late), len(late) + looked.count(None)
+        changes: dict[str, object] = {"violations": (*report.violations, _late(count))} if count else {}
         if found.verdict.withholds or was_withheld:
             given.value, given.texts, given.files, given.figures = None, ["" for _ in texts], {}, []
             parts = {"value": _written(value), "error": "\n".join(texts).encode("utf-8", "surrogateescape")}
-            parts |= {f"files/{name}": data for name, data in files.items()}
-            parts |= {f"figures/{number}.png": data for number, data in enumerate(figures, 1)}
+            # What was not looked at may be worse than what was found.
+            parts |= {f"files/{name}": data for name, data in files.items() if name not in late}
+            seen = [(number, data) for number, data in enumerate(figures, 1) if looked[number - 1] is not None]
+            parts |= {f"figures/{number}.png": data for number, data in seen}
             parts = {name: data for name, data in parts.items() if data not in (b"", b"null")}
             if not was_withheld:
                 parts = {"stdout": report.stdout, "stderr": report.stderr, **parts}
-                changes = {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
+                changes |= {"stdout": b"", "stderr": b"", "value": None, "trace_calls": ()}
             if parts and (not was_withheld or report.quarantine):
                 changes |= self._withheld(report, found, parts, kept=report.quarantine)
         if not found.all() and not changes:
@@ -305,6 +320,15 @@ class GateRun:
             stdout, stderr = (before, behind) if first == "stdout" else (behind, before)
         return stdout, stderr
 
+    def _looked_at(self, data: bytes, channel: str, found: Findings, until: float) -> bytes | None:
+        """Returns what may leave of a file; None where it takes too long to look at it."""
+        stream, passed = self._gate.stream(channel, found.note), list[bytes]()
+        for at in range(0, len(data), PIECE_BYTES):
+            if thread_time() > until:
+                return None
+            passed.append(stream.feed(data[at : at + PIECE_BYTES]))
+        return b"".join((*passed, stream.finish()))
+
     def _text(self, text: str, found: Findings, channel: str) -> str:
         return self._gate.look_at_text(text, channel, found.note)
 
@@ -383,6 +407,12 @@ def _written(value: object) -> bytes:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):
         return repr(value).encode("utf-8", "replace")
+
+
+def _late(count: int) -> Violation:
+    """Returns what a report tells of files that were not looked at."""
+    subject = "files that took too long to look at"
+    return Violation(kind="gate", subject=subject, limit=MOST_FILES_SECONDS, action="deny", count=count)
 
 
 _ACTIONS: Final[Mapping[Verdict, Literal["audit", "deny"]]] = {Verdict.WARN: "audit", Verdict.REDACT: "deny"}

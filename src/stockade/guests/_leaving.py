@@ -46,7 +46,8 @@ def result_of(
         frame = read_frame(data if data is not None and len(data) <= most else None)
     if control.gate is not None:
         before = len(report.findings)
-        report, frame, files = gated(control.gate, report, frame, files)
+        report, frame, files, late = gated(control.gate, report, frame, files)
+        left_out += late
         if control.on_found is not None:
             control.on_found(report.findings[before:])
         toolbox.forget_unknown()
@@ -55,14 +56,14 @@ def result_of(
 
 def gated(
     gate: GateRun, report: Report, frame: Frame | str | None, files: dict[str, bytes]
-) -> tuple[Report, Frame | str | None, dict[str, bytes]]:
-    """Has what code gives looked at, and returns it as it may leave."""
+) -> tuple[Report, Frame | str | None, dict[str, bytes], int]:
+    """Has what code gives looked at, and returns it as it may leave, and how many files could not be looked at."""
     from stockade.gate import Given
 
     if not isinstance(frame, Frame):
         given = Given(None, () if frame is None else (frame,), files)
         report = gate.release_given(report, given)
-        return report, given.texts[0] if given.texts else None, given.files
+        return report, given.texts[0] if given.texts else None, given.files, given.left_out
     error = frame.error
     given = Given(
         frame.value,
@@ -75,4 +76,5 @@ def gated(
         kind, message, traceback = given.texts
         error = FrameError(kind, message, traceback, error.line)
     figures = [base64.b64encode(data).decode() for data in given.figures]
-    return report, msgspec.structs.replace(frame, value=given.value, error=error, figures=figures), given.files
+    frame = msgspec.structs.replace(frame, value=given.value, error=error, figures=figures)
+    return report, frame, given.files, given.left_out

@@ -108,7 +108,8 @@ class CodeResult(msgspec.Struct, JsonRecord, frozen=True):
         error: Why it did not come to its end; None where it did.
         exit_code: 0; what it gave to `sys.exit`; 1 after an exception; None where the run was stopped.
         files: The files under `/workspace` that `collect` asked for, by their names there.
-        files_left_out: How many more matched that were too many, too long, or no plain files of their own.
+        files_left_out: How many more matched that were too many, too long, or no plain files of their own, or that the
+            gate of the policy could not look at in time.
         figures: Figures that matplotlib drew, as PNG.
         tool_calls: The calls of tools, as they began; at most 1,000.
         tool_call_count: How many there were.

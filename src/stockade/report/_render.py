@@ -114,6 +114,8 @@ def _what(violation: Violation) -> str:
         return f"{call} needs {field or violation.subject}, which the policy does not grant"
     if violation.kind == "call":
         return f"{call or violation.subject} is refused{_BY_FIELD.get(field, f' by {field}' if field else '')}"
+    if violation.kind == "gate" and not violation.field:
+        return f"gave {violation.subject}, and they are left out"
     if violation.kind == "gate":
         does = "reports" if violation.action == "audit" else "keeps back"
         return f"found {violation.subject}, which {field} {does}"
