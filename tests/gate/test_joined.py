@@ -112,6 +112,64 @@ def test_a_secret_that_both_have_is_told_once(verdict: str) -> None:
         assert (report.stdout, report.outcome) == (b"", Outcome.DENIED)
 
 
+_TOKEN = b"ghp_" + b"aB3dE6gH9j" * 3 + b"kL2mN5"
+_CARD = b"4539 5787 6362 1486"
+
+
+def _looking(**rules: str) -> GateRun:
+    run = GateRun(Gate(GateRules(**rules)))  # type: ignore[arg-type] # as they come
+    run.joins = True
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rules", "leak", "detector"),
+    [({"keys": "redact"}, _TOKEN, "github-token"), ({"personal": "redact"}, _CARD, "card-number")],
+)
+@pytest.mark.parametrize("at", [2, 9, 16])
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "report"])
+def test_keys_and_personal_data_are_found_in_both_streams(
+    rules: dict[str, str], leak: bytes, detector: str, at: int, is_live: bool
+) -> None:
+    """P-GATE-2. The attack: a part stands in one stream, and the rest in the other, which one terminal shows."""
+    run = _looking(**rules)
+    writes = [("stderr", b"so: " + leak[:at]), ("stdout", leak[at:] + b" it is\n")]
+
+    passed = _passed(run, writes) if is_live else []
+    report = run.release(_report(_of("stdout", writes), _of("stderr", writes)))
+
+    for kept in [report.stderr + report.stdout, *([b"".join(piece for _, piece in passed)] if is_live else [])]:
+        before, _, behind = kept.partition(b"[redacted:" + detector.encode() + b"]")
+        # Three letters may have left before it was known what they begin.
+        assert before in (b"so: ", b"so: " + leak[: min(at, 3)] if is_live else b"")
+        assert behind.endswith(b" it is\n")
+        assert leak[at:] not in behind
+    assert [(each.detector, each.channel, each.count) for each in report.findings] == [
+        (detector, "stderr and stdout", 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        [("stdout", b"Enter password: "), ("stderr", b"abc123 is no command\n")],
+        [("stderr", b"https://me:"), ("stdout", b"some12word@x is none\n")],
+        [("stdout", b"aB3dE6gH9jkL2"), ("stderr", b"mN5pQ8rS1tU4vW7x\n")],
+        [("stdout", b"done: 4539"), ("stderr", b" warnings\n")],
+    ],
+)
+def test_what_only_stands_side_by_side_in_both_streams_leaves(writes: _Writes) -> None:
+    """The twin: nothing says that these belong together."""
+    run = _looking(keys="block", personal="block", entropy="block")
+
+    passed = _passed(run, writes)
+    report = run.release(_report(_of("stdout", writes), _of("stderr", writes)))
+
+    for stream in ("stdout", "stderr"):
+        assert _of(stream, passed) == _of(stream, writes)
+    assert (report.findings, report.outcome) == ((), Outcome.OK)
+
+
 def test_no_more_is_held_than_a_window() -> None:
     """The attack: output that always looks like the beginning of a secret, in turns, so that all of it is kept."""
     run = _run("redact")

@@ -163,6 +163,7 @@ class Gate:
         self.rules = rules
         self._secrets = () if secrets is None or rules.registered == "allow" else (secrets,)
         self._others: tuple[Finder, ...] = tuple(_finders(rules))
+        self._across: tuple[Finder, ...] = tuple(_finders(rules, across=True))
         self._verdicts = {kind: Verdict(getattr(rules, field)) for kind, field in FIELDS.items()}
         return self
 
@@ -251,17 +252,19 @@ class Gate:
             dropped: How much was dropped between them.
             channel: What it is called in what is told.
             found: Is told each thing that is found.
-            told: Where parts of secrets lie that were told before, as spans of all output.
+            told: Where parts of something lie that was told before, as spans of all output.
         """
-        if not data or not self._secrets or not (dropped or told):
+        if not data or not (told or (dropped and self._secrets)):
             return self.look(data, channel, found)
         judge, known = self._judge(channel, found), _cut(told, len(data), dropped)
-        verdict, quiet = self._verdicts["secret"], frozenset(known)
+        verdicts, quiet = self._verdicts, frozenset(known)
         if dropped:
             at = len(data) - len(data) // 2
             known += [span for finder in self._secrets for span in finder.find_cut(data[:at], data[at:])]
         stream = GateStream(
-            self._finders(channel), lambda span, data: verdict if span in quiet else judge(span, data), sorted(known)
+            self._finders(channel),
+            lambda span, data: verdicts[span.kind] if span in quiet else judge(span, data),
+            sorted(known),
         )
         return stream.whole(data)
 
@@ -279,14 +282,15 @@ class Gate:
         return GateStream(self._finders(channel), self._judge(channel, found), known).whole(data)
 
     def join(self, found: Callable[[Finding], object]) -> JoinedStreams | None:
-        """Returns what looks for registered secrets that lie in both streams of output; None where there are none.
+        """Returns what looks for what lies in both streams of output; None where nothing is looked for there.
 
         Args:
             found: Is told each thing that is found.
         """
-        if not self._secrets:
+        finders = self._finders_across("stdout")
+        if not finders:
             return None
-        return JoinedStreams(self._secrets, lambda channel, span, data: self._judge(channel, found)(span, data))
+        return JoinedStreams(finders, lambda channel, span, data: self._judge(channel, found)(span, data))
 
     def follow(self, channel: str, found: Callable[[Finding], object]) -> GateStream | None:
         """Returns what looks for registered secrets alone, piece by piece; None where there are none.
@@ -311,8 +315,8 @@ class Gate:
 
     def across(
         self, tail: bytes, head: bytes, channel: str, found: Callable[[Finding], object]
-    ) -> Iterable[tuple[int, int, str]]:
-        """Yields where registered secrets lie across the border of two channels: begin and end in both, and which.
+    ) -> Iterable[tuple[int, int, str, Verdict]]:
+        """Yields what lies across the border of two channels: begin and end in both, which it is, and its verdict.
 
         Args:
             tail: The end of the one.
@@ -321,11 +325,20 @@ class Gate:
             found: Is told each thing that is found.
         """
         judge, data = self._judge(channel, found), tail + head
-        for finder in self._secrets:
+        for finder in self._finders_across(channel):
             for span in sorted(finder.find(data, is_last=True)):
                 if span.start < len(tail) < span.end:
-                    judge(span, data[span.start : span.end])
-                    yield span.start, span.end, span.detector
+                    verdict = judge(span, data[span.start : span.end])
+                    yield span.start, span.end, span.detector, verdict
+
+    def _finders_across(self, channel: str) -> Sequence[Finder]:
+        """Returns what is looked for where one channel goes on in another one.
+
+        What is split among parts of a request is told by nothing else than that it was registered; nor does anything
+        say of a password, or of random text, that both parts of it belong together.
+        """
+        looks = _group(channel) == "output" and "output" in self.rules.channels
+        return (*self._secrets, *self._across) if looks else self._secrets
 
     def _finders(self, channel: str) -> Sequence[Finder]:
         return (*self._secrets, *self._others) if _group(channel) in self.rules.channels else self._secrets
@@ -366,17 +379,22 @@ def _cut(spans: Iterable[Span], left: int, dropped: int) -> list[Span]:
     return found
 
 
-def _finders(rules: GateRules) -> Iterable[Finder]:
-    """Yields what looks for what a policy names. Most name nothing, and nothing is loaded for it."""
+def _finders(rules: GateRules, *, across: bool = False) -> Iterable[Finder]:
+    """Yields what looks for what a policy names. Most name nothing, and nothing is loaded for it.
+
+    Args:
+        rules: What the policy says.
+        across: Whether only for what is told by itself, wherever its parts stand.
+    """
     if rules.keys != "allow":
         from stockade.gate._known import KeyFinder
 
-        yield KeyFinder()
+        yield KeyFinder(named=not across)
     if rules.personal != "allow":
         from stockade.gate._personal import PersonalFinder
 
         yield PersonalFinder()
-    if rules.entropy != "allow":
+    if rules.entropy != "allow" and not across:
         from stockade.gate._entropy import EntropyFinder
 
         yield EntropyFinder()

@@ -183,4 +183,4 @@ class JoinedStreams:
                 return
             own = [(begin - each.shift, until - each.shift) for each, begin, until in within if each.stream == stream]
             # Nothing else of this stream lies between them.
-            spans.append(Span(own[0][0], own[-1][1], "secret", place.detector))
+            spans.append(Span(own[0][0], own[-1][1], place.kind, place.detector))

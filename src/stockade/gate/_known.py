@@ -136,7 +136,14 @@ _PLACEHOLDER: Final = re.compile(
 
 
 class KeyFinder:
-    """Looks for keys of known forms. Safe to share between threads."""
+    """Looks for keys of known forms. Safe to share between threads.
+
+    Args:
+        named: Whether also for those that are told by what stands before them, such as passwords.
+    """
+
+    def __init__(self, *, named: bool = True) -> None:
+        self._named = named
 
     def find(self, data: bytes, *, is_last: bool) -> Iterator[Span]:
         """Returns the keys in data.
@@ -152,10 +159,10 @@ class KeyFinder:
             if at and begin not in _ANYWHERE and data[at - 1] in (_TOKEN_BYTES if begin == b"eyJ" else _WORD_BYTES):
                 continue
             for form in _AT_BEGIN[begin]:
-                found = form.pattern.match(data, at)
+                group = form.pattern.groups
+                found = form.pattern.match(data, at) if self._named or not group else None
                 if found is None:
                     continue
-                group = found.re.groups
                 start, end = found.span(group)
                 if end == len(data) and not is_last:
                     # It may go on.

@@ -306,14 +306,14 @@ class GateRun:
         return self._without_seams(out, err, found)
 
     def _without_seams(self, stdout: bytes, stderr: bytes, found: Findings) -> tuple[bytes, bytes]:
-        """Looks for secrets of which a part is the end of one stream, and the rest the beginning of the other."""
+        """Looks for what ends one stream in part, and of which the rest begins the other."""
         for first, second in (("stdout", "stderr"), ("stderr", "stdout")):
             before, behind = (stdout, stderr) if first == "stdout" else (stderr, stdout)
             if not before or not behind:
                 continue
             tail, head = before[-SEAM_BYTES:], behind[:SEAM_BYTES]
-            for start, end, detector in self._gate.across(tail, head, f"{first} and {second}", found.note):
-                if self._gate.rules.registered in ("redact", "quarantine", "block"):
+            for start, end, detector, verdict in self._gate.across(tail, head, f"{first} and {second}", found.note):
+                if verdict.severity >= Verdict.REDACT.severity:
                     before = before[: len(before) - len(tail) + start] + placeholder(detector)
                     behind = behind[end - len(tail) :]
                 break
