@@ -11,6 +11,7 @@ from stockade import JavaScript, Python, Random, UsageError
 from stockade.engine import PAGE_BYTES_OF_HOST, touched_pages
 from stockade.execution import ReadyPool
 from stockade.execution._first_pages import FirstPages
+from stockade.guests._boot_cache import BootCache
 from stockade.guests._place import at_hand
 from tests._processes import wait_for
 from tests.guests.conftest import PATIENT
@@ -217,6 +218,7 @@ def test_our_program_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return answer
 
     monkeypatch.setattr(Python, "_ask", counted)
+    monkeypatch.setattr(BootCache, "get", lambda _: b"")
     code = "import sys\n1 / 0"
     with Python(PATIENT, runtime="cpython-3.12") as language:
         first = language.run(code)
@@ -237,6 +239,7 @@ def test_our_program_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interpreter_that_cannot_compile_our_program_is_given_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Python, "_ask", lambda *_: None)
+    monkeypatch.setattr(BootCache, "get", lambda _: b"")
     with Python(PATIENT, runtime="cpython-3.12", pool_size=1) as language:
         language.prepare()
         assert [language.run("6 * 7").value for _ in range(2)] == [42, 42]

@@ -453,6 +453,12 @@ def _config(module: Module, policy: Policy) -> EngineConfig:
 # -- from the cache, or compiled -------------------------------------------------------------------------------------
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """Of an entry of the cache, what is shown of it."""
+
+    name: str = ""
+
+
 class _Entry(msgspec.Struct, frozen=True):
     """What is kept beside machine code."""
 
@@ -549,7 +555,7 @@ def cached_name(key: str) -> str:
         key: The key of the entry.
     """
     try:
-        return msgspec.msgpack.decode(Cache().told(key), type=_Entry).name
+        return msgspec.msgpack.decode(Cache().told(key), type=_Named).name
     except msgspec.MsgspecError:
         return ""
 

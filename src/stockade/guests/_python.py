@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.execution import Call, Convention, StringCall
 from stockade.guests._boot import boot_code
+from stockade.guests._boot_cache import BootCache
 from stockade.guests._driver import CalledDriver, CommandDriver
 from stockade.guests._language import Language
 from stockade.guests._library import library_mounts
@@ -78,15 +79,27 @@ class _CPythonCommand(CommandDriver):
 
     hints: Sequence[bytes] = tuple(map(_hint, _IMPORTED))
 
-    def __init__(self) -> None:
+    def __init__(self, module: Module) -> None:
+        self._module = module
         self._compiled: str | None = None
         self._is_first = True
 
     def prepare(self, ask: Callable[[Sequence[str]], bytes | None], *, is_often: bool) -> None:
-        """Has the interpreter compile our program: not for the first one, which would come later for it."""
-        if self._compiled is None and (is_often or not self._is_first):
-            program = boot_code("python.py")
-            self._compiled = (ask((*_FLAGS, _COMPILER, program)) or b"").decode("ascii", "replace")
+        """Has the interpreter compile our program: not for the first one, which would come later for it.
+
+        It is kept on disk, so that only the first process has it compiled.
+        """
+        makes = is_often or not self._is_first
+        if self._compiled is None:
+            arguments = (*_FLAGS, _COMPILER, boot_code("python.py"))
+            kept = BootCache(self._module, arguments)
+            program = kept.get()
+            if not program and makes:
+                program = ask(arguments) or b""
+                if program:
+                    kept.put(program)
+            if program or makes:
+                self._compiled = program.decode("ascii", "replace")
         self._is_first = False
 
     def turns(self, guest: OpenGuest, module: Module, streams: JobStreams, answered: Callable[[], bool]) -> Turns:
@@ -228,7 +241,7 @@ class Python(Language):
 
     def _driver_for(self, module: Module) -> Driver:
         if module.kind == "command":
-            return _CPythonCommand()
+            return _CPythonCommand(module)
         if {"turn", "host_alloc"} <= {item.name for item in module.exports}:
             return _CPythonReactor(self._library)
         raise self._unfit(module)
