@@ -133,7 +133,8 @@ def _longest_gap(view: View, text: bytes) -> int:
     places = view.places_of(text)
     if not places or places[-1] - places[0] == len(places) - 1:
         return 0
-    return max(map(sub, places[1:], places)) - 1
+    longest: int = max(map(sub, places[1:], places))
+    return longest - 1
 
 
 def _looked_for(view: View | None, text: bytes) -> Iterator[Form]:
