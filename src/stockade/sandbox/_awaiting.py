@@ -1,14 +1,11 @@
-"""How a run is awaited, on an event loop.
-
-What belongs to event loops takes longer to import than a small guest to run, and most never need it: it is imported
-where a run is awaited.
-"""
+"""How a run is awaited, on an event loop. Imported where one is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from stockade.report import Report
+from stockade.runner.loop import await_run, loop_bridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,26 +15,10 @@ if TYPE_CHECKING:
     from stockade.runner import RunControl, RunCoroutine
     from stockade.sandbox._registry import UnderWay
 
-__all__ = ["awaited", "awaited_if_long", "loop_streams"]
-
-_Result = TypeVar("_Result")
+__all__ = ["await_if_long", "loop_streams"]
 
 
-async def awaited(steps: RunCoroutine[_Result], control: RunControl, priority: int, tenant: str) -> _Result:
-    """Has the steps of a run taken by the executor, and awaits what comes of them.
-
-    Args:
-        steps: The steps.
-        control: The control of the run.
-        priority: Its share of the threads among the runs of its tenant.
-        tenant: For whom it runs.
-    """
-    from stockade.runner.loop import await_run
-
-    return await await_run(steps, control, priority, tenant)
-
-
-async def awaited_if_long(
+async def await_if_long(
     attempt: Callable[[], Report | RunCoroutine[Report] | None],
     steps: Callable[[], RunCoroutine[Report]],
     run: UnderWay,
@@ -53,14 +34,12 @@ async def awaited_if_long(
         priority: Its share of the threads among the runs of its tenant.
         tenant: For whom it runs.
     """
-    from stockade.runner.loop import loop_bridge
-
     bridge = loop_bridge()
     begun = await bridge.turn() and attempt()
     if isinstance(begun, Report):
         bridge.spend(begun.timings.total)
         return begun
-    return await awaited(run.until_over(begun or steps()), run.control, priority, tenant)
+    return await await_run(run.until_over(begun or steps()), run.control, priority, tenant)
 
 
 def loop_streams(inputs: Inputs, control: RunControl) -> LoopStreams | None:

@@ -13,7 +13,6 @@ from stockade.modules import Module
 from stockade.policy import isolation_of, policy_of
 from stockade.report import FuelSample, Report, history_of
 from stockade.runner import NORMAL_PRIORITY, RunControl
-from stockade.sandbox._awaiting import awaited, awaited_if_long, loop_streams
 from stockade.sandbox._checks import check_count, check_keywords, check_text
 from stockade.sandbox._contexts import PolicyContexts
 from stockade.sandbox._options import (
@@ -764,6 +763,10 @@ class Sandbox:
             priority: Its share of the threads among the runs of its tenant, 1 to 100.
             tenant: For whom it runs: tenants have equal shares.
         """
+        # What belongs to event loops takes longer to import than a small guest to run, and most never need it.
+        from stockade.runner.loop import await_run
+        from stockade.sandbox._awaiting import await_if_long, loop_streams
+
         check_keywords("Sandbox.run_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
@@ -785,7 +788,7 @@ class Sandbox:
                         lambda loaded: run_steps(context, control, loaded, NO_INPUTS, None, tenant),
                     )
 
-                return await awaited_if_long(attempt, steps, run, priority, tenant)
+                return await await_if_long(attempt, steps, run, priority, tenant)
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
             streams = loop_streams(inputs, control)
             try:
@@ -797,7 +800,7 @@ class Sandbox:
                     "",
                     lambda loaded: run_steps(context, control, loaded, inputs, streams, tenant),
                 )
-                return await awaited(run.until_over(served), control, priority, tenant)
+                return await await_run(run.until_over(served), control, priority, tenant)
             finally:
                 if streams is not None:
                     streams.close()
@@ -865,6 +868,8 @@ class Sandbox:
             priority: Its share of the threads among the runs of its tenant, 1 to 100.
             tenant: For whom it runs.
         """
+        from stockade.sandbox._awaiting import await_if_long
+
         check_keywords("Sandbox.call_async()", _unknown)
         check_count("priority", priority, 1, 100)
         check_text("tenant", tenant)
@@ -886,7 +891,7 @@ class Sandbox:
                     lambda loaded: call_steps(context, control, loaded, export, args, returns, tenant),
                 )
 
-            return await awaited_if_long(attempt, steps, run, priority, tenant)
+            return await await_if_long(attempt, steps, run, priority, tenant)
 
     async def open_async(
         self,
@@ -924,6 +929,9 @@ class Sandbox:
     async def _open_async(
         self, context: PolicyContext, module: Source | Snapshot, inputs: Inputs, priority: int, tenant: str
     ) -> AsyncSession:
+        from stockade.runner.loop import await_run
+        from stockade.sandbox._awaiting import loop_streams
+
         async def again(snapshot: Snapshot, inputs: Inputs) -> AsyncSession:
             self._contexts.under()
             return await self._open_async(context, snapshot, inputs, priority, tenant)
@@ -931,7 +939,7 @@ class Sandbox:
         control = RunControl()
         steps = prepare_steps(context, control, module, tenant)
         try:
-            loaded, saved = await awaited(steps, control, priority, tenant)
+            loaded, saved = await await_run(steps, control, priority, tenant)
         except ModuleError as problem:
             if self._auditor is not None:
                 self._auditor.refused(context, problem)
@@ -941,7 +949,7 @@ class Sandbox:
             guest: OpenGuest = context.guest(loaded, control, inputs, streams, saved)
         else:
             opening = open_steps(context, control, loaded, inputs, streams, saved, tenant)
-            guest = await awaited(opening, control, priority, tenant)
+            guest = await await_run(opening, control, priority, tenant)
         self._registry.note_session(guest, control)
         told = self.audited(control, module if isinstance(module, Snapshot) else loaded, context)
         session = AsyncSession(loaded, guest, control, inputs, again, told, streams, priority, tenant)
