@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -244,7 +243,7 @@ class _Scene:
                     if hasattr(module, name):
                         patch.setattr(module, name, getattr(world, name))
             # Locks of the world are no business of children that other tests fork.
-            patch.setattr(_locks, "_made", weakref.WeakSet())
+            patch.setattr(_locks, "_made", set())
             patch.setattr(_tellers, "_tellers", _tellers._Tellers())
             patch.setattr(_outside, "get_ident", world.threading.get_ident)
             patch.setattr(Engine, "_counts_lock", world.threading.RLock())
