@@ -57,9 +57,23 @@ def _readable(page: Path) -> list[Block]:
 
 _SLOW = {
     "README.md": (pytest.mark.slow, pytest.mark.timeout(300)),
-    "docs/uploads.md": (pytest.mark.slow,),
+    **dict.fromkeys(
+        (
+            "docs/audit.md",
+            "docs/command-line.md",
+            "docs/fastapi.md",
+            "docs/fuel.md",
+            "docs/isolation.md",
+            "docs/languages.md",
+            "docs/plugins.md",
+            "docs/snapshots.md",
+            "docs/troubleshooting.md",
+            "docs/uploads.md",
+        ),
+        (pytest.mark.slow,),
+    ),
 }
-"""The README compiles CPython and shows a little of everything; programs of many toolchains are uploaded."""
+"""Those that begin many processes, or compile CPython: the README shows a little of everything."""
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from stockade.cli._interactive import _is_whole_javascript, _is_whole_python
 from tests._commands import begun
 from tests._commands import ran as done_by
+from tests._examples import part
 from tests.cli.test_completion import offered
 from tests.guests._snippets import DENIED
 
@@ -42,50 +43,52 @@ def _prepared() -> None:
 
 @pytest.mark.parametrize(
     ("words", "stdin", "stdout", "stderr", "status"),
-    [
-        (["python", *PATIENT, "-c", "print(6 * 7)"], "", "42\n", "", 0),
-        (
-            ["python", *PATIENT, "-c", "import sys; print(sys.argv[1:])", "a", "-c", "--x"],
-            "",
-            "['a', '-c', '--x']\n",
-            "",
-            0,
-        ),
-        (["python", *PATIENT, "-c", "print(input())"], "line\n", "line\n", "", 0),
-        (["python", *PATIENT], "print('from stdin')", "from stdin\n", "", 0),
-        (["python", *PATIENT, "-", "a"], "import sys; print(sys.argv)", "['<stdin>', 'a']\n", "", 0),
-        (["python", *PATIENT, "-c", "import sys; sys.exit(5)"], "", "", "", 5),
-        (["python", *PATIENT, "-c", "import sys; sys.exit('no')"], "", "", "no\n", 1),
-        (["python", *PATIENT, "-e", "A=b", "-c", "import os; print(os.environ['A'])"], "", "b\n", "", 0),
-        (
-            ["python", *PATIENT, "-c", "1 / 0"],
-            "",
-            "",
+    part(
+        [
+            (["python", *PATIENT, "-c", "print(6 * 7)"], "", "42\n", "", 0),
             (
-                'Traceback (most recent call last):\n  File "-c", line 1, in <module>\n    1 / 0\n    ~~^~~\n'
-                "ZeroDivisionError: division by zero\n"
+                ["python", *PATIENT, "-c", "import sys; print(sys.argv[1:])", "a", "-c", "--x"],
+                "",
+                "['a', '-c', '--x']\n",
+                "",
+                0,
             ),
-            1,
-        ),
-        (
-            ["python", *PATIENT, "-c", "import os; os._exit(4)"],
-            "",
-            "",
-            "stockade: the code ended the interpreter with exit code 4\n",
-            4,
-        ),
-        (["python", "no.py"], "", "", "stockade: no file at no.py\n", 127),
-        (["python", "-f", "no.csv", "-c", "1"], "", "", "stockade: no file at no.csv\n", 127),
-        (["js", *PATIENT, "-c", "console.log(6 * 7)"], "", "42\n", "", 0),
-        (["js", *PATIENT, "-c", "print(scriptArgs.slice(1))", "a"], "", '["a"]\n', "", 0),
-        (
-            ["js", *PATIENT, "-c", "missing"],
-            "",
-            "",
-            "ReferenceError: missing is not defined\n    at <eval> (-c:1:1)\n",
-            1,
-        ),
-    ],
+            (["python", *PATIENT, "-c", "print(input())"], "line\n", "line\n", "", 0),
+            (["python", *PATIENT], "print('from stdin')", "from stdin\n", "", 0),
+            (["python", *PATIENT, "-", "a"], "import sys; print(sys.argv)", "['<stdin>', 'a']\n", "", 0),
+            (["python", *PATIENT, "-c", "import sys; sys.exit(5)"], "", "", "", 5),
+            (["python", *PATIENT, "-c", "import sys; sys.exit('no')"], "", "", "no\n", 1),
+            (["python", *PATIENT, "-e", "A=b", "-c", "import os; print(os.environ['A'])"], "", "b\n", "", 0),
+            (
+                ["python", *PATIENT, "-c", "1 / 0"],
+                "",
+                "",
+                (
+                    'Traceback (most recent call last):\n  File "-c", line 1, in <module>\n    1 / 0\n    ~~^~~\n'
+                    "ZeroDivisionError: division by zero\n"
+                ),
+                1,
+            ),
+            (
+                ["python", *PATIENT, "-c", "import os; os._exit(4)"],
+                "",
+                "",
+                "stockade: the code ended the interpreter with exit code 4\n",
+                4,
+            ),
+            (["python", "no.py"], "", "", "stockade: no file at no.py\n", 127),
+            (["python", "-f", "no.csv", "-c", "1"], "", "", "stockade: no file at no.csv\n", 127),
+            (["js", *PATIENT, "-c", "console.log(6 * 7)"], "", "42\n", "", 0),
+            (["js", *PATIENT, "-c", "print(scriptArgs.slice(1))", "a"], "", '["a"]\n', "", 0),
+            (
+                ["js", *PATIENT, "-c", "missing"],
+                "",
+                "",
+                "ReferenceError: missing is not defined\n    at <eval> (-c:1:1)\n",
+                1,
+            ),
+        ]
+    ),
 )
 def test_code_runs(words: list[str], stdin: str, stdout: str, stderr: str, status: int) -> None:
     """Arguments, stdin, output, errors and exit statuses."""
@@ -235,7 +238,8 @@ def test_a_piece_that_ends_the_interpreter_is_told(terminal: list[Terminal]) -> 
 
 
 @pytest.mark.parametrize(
-    ("typed", "status"), [("quit()", 0), ("exit()", 0), ("raise SystemExit(0)", 0), ("exit('no')", 1), ("exit(7)", 7)]
+    ("typed", "status"),
+    part([("quit()", 0), ("exit()", 0), ("raise SystemExit(0)", 0), ("exit('no')", 1), ("exit(7)", 7)]),
 )
 def test_leaving_ends_a_session_on_a_terminal(terminal: list[Terminal], typed: str, status: int) -> None:
     """As in Python itself, whatever the exit code is."""

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,6 +107,7 @@ def section(number: int, content: bytes) -> bytes:
     return bytes([number]) + leb(len(content)) + content
 
 
+@cache
 def large_module(functions: int) -> bytes:
     """A module that takes a while to compile; `_start` is its first function and does nothing."""
     bodies = b"".join(

@@ -250,7 +250,9 @@ def _unread(pipe: int) -> int:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("option", ["--quiet", "--report", "--json"])
+@pytest.mark.parametrize(
+    "option", ["--json", *(pytest.param(option, marks=pytest.mark.slow) for option in ("--quiet", "--report"))]
+)
 def test_signals_while_compiling_are_reported(tmp_path: Path, option: str, number: signal.Signals, status: int) -> None:
     """A module that takes long to load and compile can be given up; the run that never began is reported on, too."""
     path = tmp_path / "large.wasm"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests._commands import COMMAND, ran
+from tests._examples import part
 from tests.cli.test_run import LOOP, in_terminal, save, speaker, stockade
 from tests.conftest import HELLO
 
@@ -162,19 +163,20 @@ STDERRS = {"full": "2>/dev/full", "closed": "2>&-", "read only": "2</dev/null"}
 )
 @pytest.mark.parametrize(
     ("status", "text", "options"),
-    [
-        (134, TRAP, ()),
-        (134, TRAP, ("--report",)),
-        (124, LOOP, ("--timeout", "50ms", "--fuel", "unlimited")),
-        (137, LOOP, ("--fuel", "1000")),
-        (127, None, ()),
-        (0, HELLO, ("--report",)),
-        (0, speaker(b"psst\n", stream=2), ()),
-        (0, speaker(b"psst\n", stream=2), ("--live",)),
-        (3, speaker(b"psst\n", stream=2, exit_code=3), ()),
-        (125, HELLO, ("--timeout", "soon")),
-    ],
-    ids=["trap", "report", "time", "fuel", "missing", "ok", "guest", "live", "exit", "usage"],
+    part(
+        [
+            pytest.param(134, TRAP, (), id="trap"),
+            pytest.param(134, TRAP, ("--report",), id="report"),
+            pytest.param(124, LOOP, ("--timeout", "50ms", "--fuel", "unlimited"), id="time"),
+            pytest.param(137, LOOP, ("--fuel", "1000"), id="fuel"),
+            pytest.param(127, None, (), id="missing"),
+            pytest.param(0, HELLO, ("--report",), id="ok"),
+            pytest.param(0, speaker(b"psst\n", stream=2), (), id="guest"),
+            pytest.param(0, speaker(b"psst\n", stream=2), ("--live",), id="live"),
+            pytest.param(3, speaker(b"psst\n", stream=2, exit_code=3), (), id="exit"),
+            pytest.param(125, HELLO, ("--timeout", "soon"), id="usage"),
+        ]
+    ),
 )
 def test_a_stderr_that_takes_nothing_does_not_change_the_status(
     status: int, text: str | None, options: Sequence[str], where: str, tmp_path: Path

@@ -439,12 +439,11 @@ compile_time = "10m"
 @pytest.mark.parametrize(
     ("script", "with_", "status"),
     [
-        (LONG, signal.SIGINT, -signal.SIGINT),
-        (LONG, signal.SIGTERM, -signal.SIGTERM),
-        (LONG, signal.SIGKILL, -signal.SIGKILL),
-        (COMMAND, signal.SIGINT, 130),
+        pytest.param(LONG, signal.SIGINT, -signal.SIGINT, id="interrupted", marks=pytest.mark.slow),
+        pytest.param(LONG, signal.SIGTERM, -signal.SIGTERM, id="terminated", marks=pytest.mark.slow),
+        pytest.param(LONG, signal.SIGKILL, -signal.SIGKILL, id="killed"),
+        pytest.param(COMMAND, signal.SIGINT, 130, id="command interrupted"),
     ],
-    ids=["interrupted", "terminated", "killed", "command interrupted"],
 )
 def test_whoever_stops_waiting_leaves_no_compiler_behind(
     script: str, with_: signal.Signals, status: int, tmp_path: Path
@@ -640,13 +639,20 @@ def test_no_python_to_compile_with_is_said(
     "surroundings",
     [
         # More descriptors than select() can wait for.
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)); kept = [os.dup(0) for _ in range(1100)]",
-        "os.environ['PYTHONPATH'] = '/nowhere'; os.environ['PYTHONSTARTUP'] = os.environ['PYTHONHOME'] = '/nowhere'",
-        "os.close(0); os.close(2)",
-        "signal.signal(signal.SIGCHLD, signal.SIG_DFL); os.chdir('/')",
-        "os.environ.clear(); os.environ['STOCKADE_CACHE'] = 'off'",
+        pytest.param(
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)); kept = [os.dup(0) for _ in range(1100)]",
+            id="descriptors",
+        ),
+        pytest.param(
+            "for name in ('PYTHONPATH', 'PYTHONSTARTUP', 'PYTHONHOME'): os.environ[name] = '/nowhere'",
+            id="python",
+        ),
+        pytest.param("os.close(0); os.close(2)", id="closed", marks=pytest.mark.slow),
+        pytest.param(
+            "signal.signal(signal.SIGCHLD, signal.SIG_DFL); os.chdir('/')", id="elsewhere", marks=pytest.mark.slow
+        ),
+        pytest.param("os.environ.clear(); os.environ['STOCKADE_CACHE'] = 'off'", id="bare", marks=pytest.mark.slow),
     ],
-    ids=["descriptors", "python", "closed", "elsewhere", "bare"],
 )
 def test_whatever_the_host_is_like_it_compiles(surroundings: str) -> None:
     """The other process depends on none of it."""
@@ -839,7 +845,11 @@ def grown():
 
 
 @pytest.mark.parametrize(
-    ("module", "bytes_"), [(over_blocks, 9_000), (over_loops, 45_000)], ids=["9 KB of blocks", "45 KB of loops"]
+    ("module", "bytes_"),
+    [
+        pytest.param(over_blocks, 9_000, id="9 KB of blocks"),
+        pytest.param(over_loops, 45_000, id="45 KB of loops", marks=pytest.mark.slow),
+    ],
 )
 def test_a_small_module_takes_neither_time_nor_memory_of_the_host(module: Callable[[], bytes], bytes_: int) -> None:
     """The attack: kilobytes for which the compiler takes seconds or minutes, and gigabytes, in the host's own process.

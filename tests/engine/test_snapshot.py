@@ -330,7 +330,14 @@ def test_long_stretches_lie_where_large_pages_can_be_mapped(wide_box: Sandbox) -
         _check_wide(restored)
 
 
-@pytest.mark.parametrize("refused", ["none", "no room", "no mapping", "no advice", "too slow"])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "no mapping",
+        "too slow",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("none", "no room", "no advice")),
+    ],
+)
 def test_where_there_are_no_large_pages_small_ones_are_copied(
     wide_box: Sandbox, refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_it_is_short() -> None:
     assert len([line for line in text.partition('"""\n\n')[2].splitlines() if line.strip()]) < 80
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_table_becomes_a_plot(url: str) -> None:
     """Upload a table, have it drawn, see the output as it comes, and fetch the drawing; nobody else has it."""

@@ -264,7 +264,9 @@ print(resident() - before, granted, usage.memory_peak_bytes, usage.table_element
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("kind", ["memory", "table", "both"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("memory", "table")), "both"]
+)
 def test_the_host_has_no_more_of_it_than_the_report_says(kind: str) -> None:
     """Attack: what the report does not tell, the host still pays for. Every page granted is touched."""
     root = str(Path(__file__).parents[2])

@@ -92,7 +92,9 @@ def test_a_reader_that_loses_step_is_found_by_the_proof(monkeypatch: pytest.Monk
     assert str(problem).startswith("not valid WebAssembly: ")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=() if place == "locals" else pytest.mark.slow) for place in PLACES]
+)
 def test_what_a_reader_that_loses_step_lets_through_the_proof_refuses(place: str) -> None:
     """The attack: calls of native WASI that the reader does not see. Not one of them is proven, wherever it stands.
 

@@ -280,7 +280,7 @@ def test_what_would_be_found_where_it_is_none_is_refused(secret: str | bytes) ->
 def test_many_secrets_that_begin_alike_are_looked_for_as_one_is() -> None:
     """The attack: output full of what a thousand tokens of one issuer begin with, so that looking takes long."""
     many = {f"s{at}": f"acme_prod_sk_{at:06}_{at * at % 9973:05}_tail".encode() for at in range(1_000)}
-    data = (b"acme_prod_sk_00" * 5_000)[: 64 << 10]
+    data = (b"acme_prod_sk_00" * 2_000)[: 16 << 10]
 
     for secrets in ({"one": many["s7"]}, many):
         finder = SecretFinder(secrets)

@@ -533,7 +533,7 @@ def test_what_is_no_secret_is_refused(secrets: dict[str, str], message: str) -> 
         Sandbox(secrets=secrets)
 
 
-@pytest.mark.parametrize("kept", [1000, 128 << 10, 200_001])
+@pytest.mark.parametrize("kept", [1000, 128 << 10, pytest.param(200_001, marks=pytest.mark.slow)])
 def test_a_secret_out_of_which_the_middle_was_cut_is_found(isolation: Isolation, kept: int) -> None:
     """The attack: output is made so long that it is cut within a secret, of which all but a character is kept."""
     with Sandbox(Policy().replace(stdout=kept), isolation, secrets=_SECRETS) as box:

@@ -12,6 +12,7 @@ import pytest
 
 import stockade
 from stockade import Features, Outcome, Policy, Sandbox
+from tests._examples import part
 from tests.guard._modules import (
     END,
     FUNC,
@@ -200,10 +201,10 @@ def _before_the_call() -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("before", list(_before_the_call().values()), ids=list(_before_the_call()))
-def test_a_call_behind_padded_numbers_is_counted(before: bytes) -> None:
+@pytest.mark.parametrize("what", part(list(_before_the_call())))
+def test_a_call_behind_padded_numbers_is_counted(what: str) -> None:
     """The attack: numbers behind prefixes, memory arguments and counts in other lengths than usual."""
-    built = _yielding(before + call(0), b"\x00")
+    built = _yielding(_before_the_call()[what] + call(0), b"\x00")
     built.type((), ())
     built.memories = [(1, None), (1, None)]
     policy = Policy(features=Features(multi_memory=True, relaxed_simd=True)).replace(memories=2)

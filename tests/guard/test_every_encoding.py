@@ -418,7 +418,7 @@ def test_every_encoding_does_under_the_guard_what_it_does_without(what: str) -> 
 
 def test_every_encoding_is_woven_and_proven() -> None:
     """A second decoder finds everything of the guest where it was, and `inspect` reads all of it."""
-    for data in _MODULES.values():
+    for data in part(tuple(_MODULES.values())):
         woven = weave(data, guard())
         check_woven(data, woven)
         prove(parse(data), woven)

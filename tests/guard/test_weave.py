@@ -393,7 +393,7 @@ def test_an_import_that_is_exported_is_the_guards() -> None:
     assert Sandbox().call(module, "other").usage.calls == {}
 
 
-@pytest.mark.parametrize("imports", [1, 43, 127, 128, 129, 200, 16_385, 20_000])
+@pytest.mark.parametrize("imports", [1, 43, 127, 128, 129, 200, 16_385, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_every_one_of_many_imports_leads_to_the_guard(imports: int) -> None:
     """The attack: as many imports as it takes to make the index of one look like that of another function.
 

@@ -11,6 +11,7 @@ import pytest
 
 from stockade import JavaScript, Mount, Outcome
 from stockade.guests import _folder
+from tests._examples import part
 from tests.guests._forging import ASK
 from tests.guests.conftest import PATIENT
 
@@ -104,7 +105,7 @@ REPLACED = [
 ]
 
 
-@pytest.mark.parametrize("code", REPLACED)
+@pytest.mark.parametrize("code", part(REPLACED))
 def test_what_it_replaces_is_missed_by_itself(fresh: JavaScript, code: str) -> None:
     """It takes away, or puts its own in the place of, whatever the result is made with: that is made without it."""
     plain = fresh.run(f"{code}; ({{ a: [1, 'x', null, 2.5, true] }})", collect=["*"])
@@ -118,17 +119,19 @@ def test_what_it_replaces_is_missed_by_itself(fresh: JavaScript, code: str) -> N
 
 @pytest.mark.parametrize(
     "code",
-    [
-        "Object.prototype.then = function (done) { done({ value: 'forged', shown: 7, report: 8 }) }",
-        "Promise.prototype.constructor = 5",
-        "Object.prototype.toJSON = () => ({ value: 'forged' })",
-        "for (let n = 0; n < 100; n++) os.close(n)",
-        "os.remove('/run/result'); os.mkdir('/run/result')",
-        "while (std.open('/tmp/x', 'w'));",
-        "gc(); std.gc(); bjson.read(new ArrayBuffer(100), 0, 100, 0xffff)",
-        "throw new Proxy(class extends Error {}, { get() { throw globalThis } })",
-        "globalThis.__proto__ = new Proxy({}, { get() { throw 1 }, has() { throw 2 }, set() { throw 3 } })",
-    ],
+    part(
+        [
+            "Object.prototype.then = function (done) { done({ value: 'forged', shown: 7, report: 8 }) }",
+            "Promise.prototype.constructor = 5",
+            "Object.prototype.toJSON = () => ({ value: 'forged' })",
+            "for (let n = 0; n < 100; n++) os.close(n)",
+            "os.remove('/run/result'); os.mkdir('/run/result')",
+            "while (std.open('/tmp/x', 'w'));",
+            "gc(); std.gc(); bjson.read(new ArrayBuffer(100), 0, 100, 0xffff)",
+            "throw new Proxy(class extends Error {}, { get() { throw globalThis } })",
+            "globalThis.__proto__ = new Proxy({}, { get() { throw 1 }, has() { throw 2 }, set() { throw 3 } })",
+        ]
+    ),
 )
 def test_whatever_it_breaks_is_its_own(fresh: JavaScript, code: str) -> None:
     """It breaks what the interpreter itself stands on: its run ends with what it has come to, or without.
@@ -217,6 +220,7 @@ def test_an_answer_cannot_be_made_another_by_what_it_replaces(fresh: JavaScript)
     assert (result.error.type, result.error.message) == ("ValueError", '", "value": 5, "x": "\N{CHEESE WEDGE}\x1b')
 
 
+@pytest.mark.slow
 def test_many_files_are_removed(fresh: JavaScript) -> None:
     """It writes as many as the policy lets it; the host reads a part, and removes all."""
     policy = PATIENT.replace(files_created=None, open_files=8)

@@ -273,6 +273,7 @@ const sent = await (await fetch(`${url}/echo`, { method: "POST", body: new Uint8
     assert server.seen[-1].body == b"\0\xff\n"
 
 
+@pytest.mark.slow
 def test_fetch_reads_fifty_megabytes(javascript: JavaScript, server: HttpServer) -> None:
     result = javascript.run(
         "(await (await fetch(`${url}/large?bytes=50000000`)).text()).length",

@@ -12,6 +12,7 @@ import pytest
 from stockade import JavaScript, Python, Sandbox, UsageError
 from stockade.guests._python import _CPythonReactor
 from stockade.guests._tools import Tool, Toolbox
+from tests._examples import part
 from tests.guests._snippets import DENIED
 from tests.guests.conftest import PATIENT
 
@@ -57,16 +58,18 @@ def shop(python: Python) -> Iterator[Python]:
 
 @pytest.mark.parametrize(
     ("code", "value"),
-    [
-        ("tools.price('apple')", 0.5),
-        ("tools.price(item='apple') * 2", 1.0),
-        ("tools.wait(2)", [2, 2]),
-        ("tools.wait()", [1]),
-        ("from tools import price\n[price('apple') for _ in range(3)]", [0.5, 0.5, 0.5]),
-        ("tools.__all__", ["price", "wait", "mail", "wrong"]),
-        ("tools.price.__doc__", "price(item: str) -> float\n\nLooks up a price.\n\nAsk for one item at a time."),
-        ("input() + str(tools.price('apple'))", "line0.5"),
-    ],
+    part(
+        [
+            ("tools.price('apple')", 0.5),
+            ("tools.price(item='apple') * 2", 1.0),
+            ("tools.wait(2)", [2, 2]),
+            ("tools.wait()", [1]),
+            ("from tools import price\n[price('apple') for _ in range(3)]", [0.5, 0.5, 0.5]),
+            ("tools.__all__", ["price", "wait", "mail", "wrong"]),
+            ("tools.price.__doc__", "price(item: str) -> float\n\nLooks up a price.\n\nAsk for one item at a time."),
+            ("input() + str(tools.price('apple'))", "line0.5"),
+        ]
+    ),
 )
 def test_code_calls_tools(shop: Python, code: str, value: object) -> None:
     """By place and by name; plain functions and coroutine functions."""
@@ -76,16 +79,18 @@ def test_code_calls_tools(shop: Python, code: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("code", "error", "message"),
-    [
-        ("tools.price('plum')", "KeyError", "'plum'"),
-        ("tools.price(5)", "TypeError", "item: Expected `str`, got `int`"),
-        ("tools.price()", "TypeError", "missing a required argument: 'item'"),
-        ("tools.price('a', 'b')", "TypeError", "too many positional arguments"),
-        ("tools.wait('x')", "TypeError", "times: Expected `int`, got `str`"),
-        ("tools.mail('a')", DENIED, "the policy does not grant mail, which the tool mail needs"),
-        ("tools.wrong()", "TypeError", "the tool returned something else than it says: Expected `int`, got `str`"),
-        ("tools.price(object())", "TypeError", None),
-    ],
+    part(
+        [
+            ("tools.price('plum')", "KeyError", "'plum'"),
+            ("tools.price(5)", "TypeError", "item: Expected `str`, got `int`"),
+            ("tools.price()", "TypeError", "missing a required argument: 'item'"),
+            ("tools.price('a', 'b')", "TypeError", "too many positional arguments"),
+            ("tools.wait('x')", "TypeError", "times: Expected `int`, got `str`"),
+            ("tools.mail('a')", DENIED, "the policy does not grant mail, which the tool mail needs"),
+            ("tools.wrong()", "TypeError", "the tool returned something else than it says: Expected `int`, got `str`"),
+            ("tools.price(object())", "TypeError", None),
+        ]
+    ),
 )
 def test_what_goes_wrong_is_raised_in_the_code(shop: Python, code: str, error: str, message: str | None) -> None:
     """By its type and text; nothing of the host's traceback is there."""

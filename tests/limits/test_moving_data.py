@@ -13,6 +13,7 @@ import pytest
 import stockade
 from stockade.guard import guard
 from stockade.policy import Limits, Policy
+from tests._examples import part
 from tests.conftest import wat
 from tests.limits._guests import (
     ALL_RIGHTS,
@@ -310,7 +311,7 @@ def test_output_of_a_run_that_ends_while_it_is_captured_is_what_was_captured() -
     """The attack: a run that ends between counting output and keeping it makes the host read what is not there."""
     metered = Policy(limits=Limits(fuel=10_000_000))
     enough = stockade.Sandbox(metered).call(OUTPUT, "print", 65, 0).usage.fuel or 0
-    for fuel in range(max(1, enough - 500), enough + 1):
+    for fuel in (*part(range(max(1, enough - 500), enough)), enough):
         report = stockade.Sandbox(Policy(limits=Limits(fuel=fuel))).call(OUTPUT, "print", 65, 0)
         assert report.stdout == b"A" * report.usage.stdout_bytes
     assert report.usage.stdout_bytes == 900_000

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from stockade import Amount, Clock, Limits, Policy, PolicyError, Process, Random
-from tests._examples import examples
+from tests._examples import examples, part
 from tests.policy._strategies import (
     AMOUNTS,
     CALL_PATTERNS,
@@ -657,15 +657,17 @@ def test_deep_nesting_is_refused(format_: Format, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("format_", "text"),
-    [
-        ("toml", "'a.' * 50_000 + 'b = 1'"),
-        ("toml", "'limits.' + 'a . ' * 50_000 + 'b = 1'"),
-        ("toml", "'x = { ' + '\\'a\\'.' * 50_000 + 'b = 1 }'"),
-        ("toml", "'y = ' + '\"' * 3 + 'a' + '\"' * 4 + ' # \\\\\\n' + 'a.' * 50_000 + 'b = 1 # \"'"),
-        ("yaml", "'[' * 100_000"),
-        ("yaml", "'{' * 100_000"),
-        ("yaml", "'[' * 100_000 + ']' * 100_000"),
-    ],
+    part(
+        [
+            ("toml", "'a.' * 50_000 + 'b = 1'"),
+            ("toml", "'limits.' + 'a . ' * 50_000 + 'b = 1'"),
+            ("toml", "'x = { ' + '\\'a\\'.' * 50_000 + 'b = 1 }'"),
+            ("toml", "'y = ' + '\"' * 3 + 'a' + '\"' * 4 + ' # \\\\\\n' + 'a.' * 50_000 + 'b = 1 # \"'"),
+            ("yaml", "'[' * 100_000"),
+            ("yaml", "'{' * 100_000"),
+            ("yaml", "'[' * 100_000 + ']' * 100_000"),
+        ]
+    ),
 )
 def test_deep_nesting_does_not_exhaust_the_host(format_: Format, text: str) -> None:
     """Attack: 100 kB of text for which the TOML library takes ten gigabytes, and the YAML library an hour."""
@@ -1265,8 +1267,8 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any] | None]:
         told_twice = "limits.fuel_time" in written
         written["limits.fuel"], seconds = draw(ESTIMATES)
         meaning["limits.fuel"], meaning["limits.fuel_time"] = None, REFUSED if told_twice else seconds
-    for part in whole_parts if draw(st.booleans()) else ():
-        section = draw(part)
+    for one in whole_parts if draw(st.booleans()) else ():
+        section = draw(one)
         for field, value in section.to_document().items():
             written[f"{section.PATH}.{field}"] = value
             meaning[f"{section.PATH}.{field}"] = meaning_of(Policy().replace(**{section.PATH: section}))[
@@ -1745,14 +1747,14 @@ def test_fields_of_every_part_are_frozen() -> None:
         *(FULL.features, FULL.wasi, FULL.custom["cores"], FULL.filesystem.mounts[0], FULL.network.hosts[0]),
         FULL.network.hosts[0].ports[0],
     ]
-    for part in parts:
-        for name in part.__struct_fields__:
+    for one in parts:
+        for name in one.__struct_fields__:
             with pytest.raises(AttributeError):
-                setattr(part, name, getattr(part, name))
+                setattr(one, name, getattr(one, name))
             with pytest.raises(AttributeError):
-                delattr(part, name)
+                delattr(one, name)
         with pytest.raises(AttributeError):
-            part.something_new = True
+            one.something_new = True
 
 
 @settings(max_examples=examples(60))

@@ -353,6 +353,9 @@ VIRTUAL = MappingProxyType({"clock.mode": "virtual", "clock.start": 1.0})
 
 # Far too much for a tenth of a second and for 64 MiB.
 # Each of them another module: what was compiled once is at hand.
+_COMPILING = ("limits.compile_memory", "limits.compile_process", "limits.compile_time")
+"""What is shown by modules that take long to compile."""
+
 MANY = [f"{'(func)' * (30_000 + number)} {ANSWER}" for number in range(3)]
 ASIDE = MappingProxyType({"limits.compile_process": "always"})
 YIELD = '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))'
@@ -656,7 +659,13 @@ def test_every_field_is_checked() -> None:
     assert sorted(checked) == sorted(paths_of(Policy))
 
 
-@pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.path)
+@pytest.mark.parametrize(
+    "effect",
+    [
+        pytest.param(effect, id=effect.path, marks=pytest.mark.slow if effect.path.startswith(_COMPILING) else ())
+        for effect in EFFECTS
+    ],
+)
 def test_a_field_changes_what_happens(effect: Effect, folder: Path) -> None:
     """Policies that differ in one field only, and a guest that tells."""
     assert len(effect.seen) == len(set(effect.seen.values())) >= 2

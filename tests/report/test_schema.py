@@ -15,6 +15,7 @@ import pytest
 
 from stockade import Outcome, Report
 from stockade.report import json_schema
+from tests._examples import part
 from tests.report._reports import busy, endings, hostile
 from tests.report.test_report import FULL, make
 
@@ -71,16 +72,18 @@ def test_reports_with_every_field_are_as_the_schema_says(report: Report) -> None
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"outcome": "fine"},
-        {"ok": 1},
-        {"utilization": {"memory": 1.5}},
-        {"utilization": {"luck": 0.5}},
-        {"stdout": None},
-        {"usage": {}},
-        {"violations": [{"kind": "memory"}]},
-        {"exit_code": "0"},
-    ],
+    part(
+        [
+            {"outcome": "fine"},
+            {"ok": 1},
+            {"utilization": {"memory": 1.5}},
+            {"utilization": {"luck": 0.5}},
+            {"stdout": None},
+            {"usage": {}},
+            {"violations": [{"kind": "memory"}]},
+            {"exit_code": "0"},
+        ]
+    ),
 )
 def test_what_is_no_report_is_not_as_the_schema_says(change: dict[str, object]) -> None:
     """The twin: the schema says something."""
@@ -95,7 +98,7 @@ def test_what_is_no_report_is_not_as_the_schema_says(change: dict[str, object]) 
 
 def test_every_field_is_told() -> None:
     """A schema without descriptions is half a reference."""
-    for part in (SCHEMA, *SCHEMA["$defs"].values()):  # type: ignore[union-attr, misc]
-        assert part["description"], part  # type: ignore[index, call-overload]
-        for name, field in part.get("properties", {}).items():  # type: ignore[union-attr]
-            assert field.get("description"), (part.get("title"), name)  # type: ignore[union-attr]
+    for one in (SCHEMA, *SCHEMA["$defs"].values()):  # type: ignore[union-attr, misc]
+        assert one["description"], one  # type: ignore[index, call-overload]
+        for name, field in one.get("properties", {}).items():  # type: ignore[union-attr]
+            assert field.get("description"), (one.get("title"), name)  # type: ignore[union-attr]

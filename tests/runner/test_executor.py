@@ -457,6 +457,7 @@ def test_tenants_have_equal_shares() -> None:
     assert min(many) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_who_waited_has_no_share_saved_up(runs: Runs) -> None:
     """The attack: a run sleeps for a while, to have the processor for itself afterwards. Shares are even from then."""
@@ -489,6 +490,7 @@ def test_who_waited_has_no_share_saved_up(runs: Runs) -> None:
     assert 1 / 2.5 < gained["sleeper"] / gained["steady"] < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_who_comes_and_goes_owes_what_it_has_used(runs: Runs) -> None:
     """The attack: a tenant has one short run after the other, each of which begins as if it had used nothing."""

@@ -300,7 +300,7 @@ def test_the_loop_goes_on_while_guests_spin() -> None:
             runs = [asyncio.create_task(box.run_async(SPIN)) for _ in range(4)]
             await wait_for(lambda: len(box.monitor()) == 4)
             begun = time.thread_time()
-            for _ in range(100):
+            for _ in range(30):
                 await asyncio.sleep(0.01)
             used = time.thread_time() - begun
             assert not any(run.done() for run in runs)
@@ -308,7 +308,7 @@ def test_the_loop_goes_on_while_guests_spin() -> None:
         return used
 
     # A turn takes a hundredth of a millisecond.
-    assert asyncio.run(scenario()) < 0.2
+    assert asyncio.run(scenario()) < 0.06
 
 
 def test_a_short_run_passes_by_those_that_spin() -> None:
@@ -394,13 +394,13 @@ def test_deadlines_do_not_wait_for_their_turn() -> None:
     """
 
     async def scenario() -> list[Report]:
-        box = Sandbox(UNMETERED.replace(wall_time=0.5))
+        box = Sandbox(UNMETERED.replace(wall_time=0.2))
         return await asyncio.gather(*(box.run_async(SPIN) for _ in range(200)))
 
     reports = asyncio.run(scenario())
 
     assert {report.outcome for report in reports} == {Outcome.TIMEOUT}
-    assert min(report.usage.wall_seconds for report in reports) >= 0.5
+    assert min(report.usage.wall_seconds for report in reports) >= 0.2
 
 
 def test_cancelling_does_not_wait_for_its_turn() -> None:

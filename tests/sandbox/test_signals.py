@@ -35,7 +35,7 @@ _SOURCE = str(Path(stockade.__file__).parent)
 _WHOLE = frozenset({"Engine._count_dismissed", "Engine.admit", "Owner.__del__", "Store.free"})
 """Functions that are written so that Python looks for no signals between lines that belong together."""
 
-_TIMES = max(40, examples(100))
+_TIMES = max(20, examples(100))
 """Lines of each operation that a handler comes after."""
 
 _SHARES = 5

@@ -399,6 +399,7 @@ def test_a_pool_of_sessions_opens_a_snapshot(box: Sandbox) -> None:
                 value(leased, "put", 0, 4)
 
 
+@pytest.mark.slow
 def test_many_snapshots_of_a_restored_guest_keep_its_memory_maps_bounded(box: Sandbox) -> None:
     """The attack: a guest that writes here and there, so that each snapshot of it has more stretches of memory."""
 

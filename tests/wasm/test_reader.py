@@ -547,6 +547,7 @@ def test_imported_tables_and_memories_count_too() -> None:
     )
 
 
+@pytest.mark.slow
 def test_items_of_all_kinds_are_bounded_together() -> None:
     """The attack: of each kind as many as the engine takes. Functions are counted apart, for they take little."""
     types, globals_ = _many(1, b"\x60\x00\x00", 200_000), _many(6, b"\x7f\x00\x41\x00\x0b", 200_000)

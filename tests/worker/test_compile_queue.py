@@ -21,6 +21,7 @@ from stockade.execution import _plan
 from stockade.worker import _compile_queue, _process
 from stockade.worker._compile_queue import CompileJob, CompileQueue, Turn
 from tests._compiling import Compiling, compiling_by_hand
+from tests._examples import examples
 from tests._processes import busy, until
 from tests._signals import Signal, Signals
 from tests.conftest import HELLO, wat
@@ -443,15 +444,17 @@ def test_a_failure_that_is_not_the_modules_is_not_remembered(compiling: Compilin
 
 
 def test_awaited_runs_hold_no_thread_while_they_are_compiled(compiling: Compiling) -> None:
-    """A hundred wait for compiling, and one whose module is there runs at once; nor is the loop's own pool needed."""
+    """Many wait for compiling, and one whose module is there runs at once; nor is the loop's own pool needed."""
+
+    many = max(40, examples(100))
 
     async def main() -> None:
         box, ready = Sandbox(PATIENT), compiling.module(0)
         compiling.let_go("0")
         assert (await box.run_async(ready)).ok
         before = threading.active_count()
-        waiting = [asyncio.create_task(box.run_async(compiling.module(number))) for number in range(1, 101)]
-        while compiling.waiting < 98:
+        waiting = [asyncio.create_task(box.run_async(compiling.module(number))) for number in range(1, many + 1)]
+        while compiling.waiting < many - 2:
             await asyncio.sleep(0.001)
         assert (await box.run_async(ready)).ok
         # A busy machine makes the executor start some more of its few threads.

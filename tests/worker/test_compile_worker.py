@@ -432,6 +432,7 @@ parents = server()
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_compiles_what_its_parent_has_not() -> None:
     """A server that forks its workers after it has compiled something: small modules and large ones, here and aside.
 
@@ -449,6 +450,7 @@ assert server() == parents
     assert script(FORKED + code) == ["done", "0"]
 
 
+@pytest.mark.slow
 def test_a_child_of_multiprocessing_compiles_what_its_parent_has_not() -> None:
     """The same by the way that libraries take."""
     code = """
@@ -472,6 +474,7 @@ print(len(os.listdir("/proc/self/task")) - before)
     assert script(code) == ["0"]
 
 
+@pytest.mark.slow
 def test_a_child_does_not_end_its_parents_jobs() -> None:
     """One that is forked while a job is under way, and ends."""
     code = """
@@ -495,6 +498,7 @@ print(box.run(large).stdout)
 # -- surroundings ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_works_in_little_address_space() -> None:
     """Under `ulimit -v`, with less than the memory of a guest takes."""
     code = """

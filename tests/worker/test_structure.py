@@ -297,7 +297,7 @@ def test_the_deepest_of_many_bodies_is_found_wherever_it_is() -> None:
             assert deepest_nesting(data, bodies) == 12
 
 
-@pytest.mark.parametrize("name", ["quickjs", "graphviz", "resvg"])
+@pytest.mark.parametrize("name", ["quickjs", "graphviz", pytest.param("resvg", marks=pytest.mark.slow)])
 def test_figures_of_real_programs_are_those_of_a_naive_reader(name: str) -> None:
     """Every function read byte by byte, by a reader that shares nothing with the one under test."""
     data = program_path(name).read_bytes()
