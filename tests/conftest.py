@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 import stockade
+from stockade.policy import _files
 from stockade.runner import RunControl
 from stockade.worker import _process
 from tests._examples import examples
@@ -51,6 +52,11 @@ _PROGRAMS = {
 def pytest_configure() -> None:
     """Ten thousand tests are no garbage: they are not looked for while there come to be more and more of them."""
     gc.disable()
+
+
+def pytest_runtest_teardown() -> None:
+    """No guest may reach a file that a policy was read from: what one test has read is nothing to the next."""
+    _files._files.clear()
 
 
 def pytest_collection_finish() -> None:
