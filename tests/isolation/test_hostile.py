@@ -182,7 +182,7 @@ def test_a_worker_that_does_not_answer_in_a_call(monkeypatch: pytest.MonkeyPatch
         report = box.run(LOOKS, run_id="it")
 
     assert report.outcome is (Outcome.CANCELLED if cancels else Outcome.TIMEOUT)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 90
 
 
 SECRET = "notarealkey4711"
