@@ -1,7 +1,8 @@
-"""The fork server and its workers as seen from here: one server for each process of ours, started when it is needed.
+"""The fork server, its templates and their workers as seen from here: one server for each process of ours.
 
-One thread listens to the server and to all workers, and wakes the runs that have something to hear. Everything that a
-worker says is read by its run, in its own steps. A forked child of this process starts a server of its own.
+It is started when it is needed, and has a template for each module, in machine code, that runs. One thread listens to
+all of them, and wakes the runs that have something to hear. Everything that a worker says is read by its run, in its
+own steps. A forked child of this process starts a server of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import atexit
 import itertools
 import os
 import select
-import signal
 import socket
 import threading
 import time
@@ -24,16 +24,10 @@ from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
 from stockade.errors import IsolationError
 from stockade.isolation._ahead import WorkersAhead
-from stockade.isolation._frames import Garbled, Gone, receive, send
+from stockade.isolation._frames import Gone, send
 from stockade.isolation._handle import WorkerHandle
-from stockade.isolation._messages import (
-    FROM_SERVER,
-    Forget,
-    Open,
-    Register,
-    Spawn,
-    Spawned,
-)
+from stockade.isolation._messages import Forget, Make, Open, Register
+from stockade.isolation._template_handle import TemplateHandle
 from stockade.worker import ServerProcess, socket_pair
 
 if TYPE_CHECKING:
@@ -48,7 +42,13 @@ MOST_WORKERS: Final = 256
 """Workers at a time; a run beyond them waits for its turn."""
 
 MOST_PROGRAMS: Final = 64
-"""Modules under policies that a fork server has ready, those used last."""
+"""Modules under policies that templates have ready, those used last."""
+
+MOST_TEMPLATES: Final = 16
+"""Templates that stay although none of their workers is there: those used last."""
+
+TEMPLATE_SECONDS: Final = 300.0
+"""For so long they do; as long as the fork server itself. To load machine code anew takes longer than many runs."""
 
 _LOOK_SECONDS: Final = 10.0
 """How often it is looked, while there are workers, whether some have waited for long."""
@@ -83,22 +83,28 @@ class _Watcher:
     """The thread that listens.
 
     Args:
-        control: The socket to the server.
-        hear: Takes what the server says; whether there is more to come.
+        control: The socket to the server, which says nothing.
+        lose: Is called when that is closed: the server has ended.
         tend: Does what is due, and says in how many seconds something will be; None where nothing is.
     """
 
-    def __init__(self, control: socket.socket, hear: Callable[[], bool], tend: Callable[[], float | None]) -> None:
+    def __init__(self, control: socket.socket, lose: Callable[[], object], tend: Callable[[], float | None]) -> None:
         self._control = control
-        self._hear = hear
+        self._lose = lose
         self._tend = tend
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
+        self._templates: dict[int, TemplateHandle] = {}
         self._workers: dict[int, WorkerHandle] = {}
         self._thread = threading.Thread(target=self._run, name="stockade-workers", daemon=True)
 
     def start(self) -> None:
         start_thread(self._thread)
+
+    def follow(self, template: TemplateHandle) -> None:
+        """Listens to a template until it has ended; then its socket is closed."""
+        self._templates[template.line.fileno()] = template
+        self._poll.register(template.line, select.EPOLLIN)
 
     def add(self, line: socket.socket, worker: WorkerHandle) -> None:
         """Listens to a worker, once it is armed."""
@@ -126,8 +132,15 @@ class _Watcher:
                 return
             for descriptor, _ in ready:
                 if descriptor == control:
-                    if not self._hear():
-                        return
+                    self._lose()
+                    return
+                template = self._templates.get(descriptor)
+                if template is not None:
+                    if not template.hear():
+                        with suppress(OSError, ValueError):
+                            self._poll.unregister(descriptor)
+                        # Nobody else closes it, so that the number is not another's before this.
+                        self._templates.pop(descriptor).close()
                     continue
                 worker = self._workers.get(descriptor)
                 if worker is not None:
@@ -135,6 +148,8 @@ class _Watcher:
 
     def close(self) -> None:
         self._poll.close()
+        while self._templates:
+            self._templates.popitem()[1].close()
 
 
 class _Server:
@@ -142,8 +157,17 @@ class _Server:
 
     Args:
         module: What it is.
-        numbers: What its workers are called.
+        numbers: What its workers and programs are called.
         tend: What the thread that listens does from time to time; see there.
+
+    Attributes:
+        process: The process.
+        programs: What templates know, by the keys of what is to run.
+        templates: Those that have not ended.
+        workers: Those that have not ended, by their numbers.
+        lost: Whether it has ended, and all templates with it.
+        ahead: Workers that wait.
+        watcher: The thread that listens.
     """
 
     def __init__(self, module: str, numbers: Iterator[int], tend: Callable[[], float | None]) -> None:
@@ -154,46 +178,104 @@ class _Server:
             'isolation="inprocess"',
             _KIND,
         )
-        self._control = self.process.control
         self.programs: BoundedDict[tuple[int, str], int] = BoundedDict(MOST_PROGRAMS + 1)
-        # By machine code, that which was told of it last.
-        self._codes: weakref.WeakKeyDictionary[CompiledModule, int] = weakref.WeakKeyDictionary()
+        self.templates: set[TemplateHandle] = set()
+        self._by_program: dict[int, TemplateHandle] = {}
+        self._by_code: weakref.WeakKeyDictionary[CompiledModule, TemplateHandle] = weakref.WeakKeyDictionary()
         self.workers: dict[int, WorkerHandle] = {}
         self.lost = False
         self.ahead = WorkersAhead(self.make)
-        self.watcher = _Watcher(self._control, self._hear, tend)
+        self.watcher = _Watcher(self.process.control, self._lose, tend)
         self.watcher.start()
 
-    def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
-        """Tells the server something.
+    # -- programs ------------------------------------------------------------------------------------------------------
+
+    def find(self, key: tuple[int, str]) -> int | None:
+        """Returns the number of what is to run, where a template knows it."""
+        program = self.programs.find(key)
+        if program is not None and self._by_program[program].lost:
+            self._drop(key)
+            return None
+        return program
+
+    def register(self, what: Registered) -> int:
+        """Has a template know what is to run: that of its machine code, or a new one. Returns its number.
 
         Raises:
-            Gone: It is no more.
+            Gone: There is no template, or no server.
+            OSError: There are no more descriptors.
         """
-        if self.lost:
-            raise Gone
-        send(self._control, message, descriptors=descriptors)
-
-    def like(self, code: CompiledModule) -> int | None:
-        """Returns the number of something with this machine code that the server knows; None where it knows none."""
-        program = self._codes.get(code)
-        return program if program in self.programs.values() else None
-
-    def keep(self, what: Registered, program: int) -> None:
-        """Notes that the server knows what is to run; it forgets what was not used for longest."""
+        program = next(self._numbers)
+        template = self._by_code.get(what.code)
+        if template is None or template.lost or not template.programs:
+            self._make_room()
+            template = self._by_code[what.code] = self._new_template()
+        template.order(*what.make(program, next(iter(template.programs), None)))
+        template.programs.add(program)
+        self._by_program[program] = template
         self.programs.keep(what.key, program)
-        self._codes[what.code] = program
         if len(self.programs) > MOST_PROGRAMS:
-            self._forget(self.programs.popitem(last=False)[1])
+            self._drop(next(iter(self.programs)))
+        return program
 
     def drop(self, policy: int) -> None:
-        """Has the server forget what ran under a policy that is no more."""
+        """Has templates forget what ran under a policy that is no more."""
         for key in [key for key in self.programs if key[0] == policy]:
-            self._forget(self.programs.pop(key))
+            self._drop(key)
 
-    def _forget(self, program: int) -> None:
+    def _drop(self, key: tuple[int, str]) -> None:
+        program = self.programs.pop(key)
         self.ahead.drop(program)
-        self.order(Forget(program))
+        template = self._by_program.pop(program)
+        template.programs.discard(program)
+        # Where it has ended, it has forgotten it.
+        with suppress(Gone):
+            template.order(Forget(program))
+
+    # -- templates -----------------------------------------------------------------------------------------------------
+
+    def _new_template(self) -> TemplateHandle:
+        if self.lost:
+            raise Gone
+        template, theirs = TemplateHandle.pair(_KIND, time.monotonic, self._ended)
+        with theirs:
+            self.watcher.follow(template)
+            self.templates.add(template)
+            try:
+                send(self.process.control, Make(), descriptors=[theirs.fileno()])
+            except BaseException:
+                self._end(template)
+                raise
+        return template
+
+    def _make_room(self) -> None:
+        """Ends templates that nobody needs, the oldest first, where there are many."""
+        idle = sorted((one for one in self.templates if not one.workers), key=lambda one: one.used)
+        for template in idle[: max(0, len(self.templates) - MOST_TEMPLATES + 1)]:
+            self._end(template)
+
+    def end_idle(self) -> None:
+        """Ends templates that nobody needs."""
+        now = time.monotonic()
+        for template in list(self.templates):
+            if template.lost or (not template.workers and (not template.programs or self._due(template) <= now)):
+                self._end(template)
+
+    def idle_at(self) -> float | None:
+        """Returns when there is a template to end, by the clock; None where there is none. For any thread."""
+        return min((self._due(one) for one in list(self.templates) if not one.workers), default=None)
+
+    def _due(self, template: TemplateHandle) -> float:
+        return template.used + TEMPLATE_SECONDS if template.programs and not template.lost else template.used
+
+    def _end(self, template: TemplateHandle) -> None:
+        """Ends a template, and forgets what it knows."""
+        self.templates.discard(template)
+        template.end()
+        for key in [key for key, program in self.programs.items() if program in template.programs]:
+            self._drop(key)
+
+    # -- workers -------------------------------------------------------------------------------------------------------
 
     def make(self, program: int, *, keeps: bool = False) -> WorkerHandle:
         """Has a worker made, which waits to be told what to do.
@@ -203,9 +285,12 @@ class _Server:
             keeps: Whether its guest is called any number of times.
 
         Raises:
-            Gone: The server is no more.
+            Gone: Its template is no more.
             OSError: There are no more descriptors.
         """
+        template = self._by_program.get(program)
+        if template is None:
+            raise Gone
         number = next(self._numbers)
         ours, theirs = socket_pair(_KIND)
         worker = WorkerHandle(number, program, ours, self)
@@ -213,7 +298,7 @@ class _Server:
             with theirs:
                 self.workers[number] = worker
                 self.watcher.add(ours, worker)
-                self.order(Spawn(number, program, keeps), [theirs.fileno()])
+                template.spawn(worker, theirs, keeps=keeps)
         except BaseException:
             self.workers.pop(number, None)
             self.watcher.forget(ours)
@@ -226,39 +311,25 @@ class _Server:
         self.ahead.left(worker)
         if worker.refused or worker.status is not None or self.lost:
             self.workers.pop(worker.number, None)
+            template = self._by_program.get(worker.program)
+            if template is not None:
+                template.drop(worker)
 
-    def _hear(self) -> bool:
-        """On the thread that listens: takes what the server says; whether there is more to come."""
-        while True:
-            try:
-                found = receive(self._control, FROM_SERVER, most_descriptors=1, waits=False)
-            except (Gone, Garbled, OSError):
-                self._lose()
-                return False
-            if found is None:
-                return True
-            message, _, descriptors = found
-            worker = self.workers.get(message.worker)
-            if isinstance(message, Spawned):
-                process = descriptors[0] if descriptors else None
-                if worker is not None:
-                    worker.spawned(process, message.errno)
-                elif process is not None:
-                    os.close(process)
-            elif worker is not None:
-                self.workers.pop(message.worker, None)
-                worker.ended(message.status)
+    def _ended(self, worker: WorkerHandle) -> None:
+        """On the thread that listens: a worker has ended."""
+        self.workers.pop(worker.number, None)
 
     def _lose(self) -> None:
-        """The server has ended, and its workers with it."""
+        """On the thread that listens: the server has ended, and all templates and workers with it."""
         self.lost = True
-        for worker in list(self.workers.values()):
-            worker.ended(-signal.SIGKILL)
-        self.workers.clear()
+        for template in list(self.templates):
+            template.lose()
 
     def close(self) -> None:
         self.lost = True
         self.ahead.close()
+        for template in self.templates:
+            template.end()
         self.process.close()
         self.watcher.close()
 
@@ -389,11 +460,9 @@ class Hub:
     def _program(self, server: _Server, what: Registered) -> int:
         """The number by which a server knows what is to run."""
         self._drop_stale(server)
-        program = server.programs.find(what.key)
+        program = server.find(what.key)
         if program is None:
-            program = next(self._numbers)
-            server.order(*what.make(program, server.like(what.code)))
-            server.keep(what, program)
+            program = server.register(what)
             if kept := self._kept.get(what.key):
                 server.ahead.keep(program, kept)
         return program
@@ -463,14 +532,14 @@ class Hub:
         It comes here when a worker has ended, for one: then the next one is made, and nobody waits for that.
         """
         server = self._server
-        if server is None or not (server.workers or server.ahead.is_short):
+        if server is None or not (server.workers or server.templates or server.ahead.is_short):
             # Whatever comes to be wanted is heard of.
             return None
         if not (server.ahead.is_short or self.stale):
-            due = server.ahead.idle_at()
-            left = _LOOK_SECONDS if due is None else due - time.monotonic()
+            due = [at for at in (server.ahead.idle_at(), server.idle_at()) if at is not None]
+            left = min(due) - time.monotonic() if due else _LOOK_SECONDS
             if left > 0:
-                return min(left, _LOOK_SECONDS)
+                return min(left, _LOOK_SECONDS) if server.workers else left
         # Whoever has the lock may wait for the server, and that for what it says to be heard here.
         if not self._lock.acquire(blocking=False):
             return _BUSY_SECONDS
@@ -479,6 +548,7 @@ class Hub:
                 self._drop_stale(server)
             server.ahead.refill_all()
             server.ahead.end_idle()
+            server.end_idle()
         finally:
             self._lock.release()
         return _BUSY_SECONDS

@@ -15,9 +15,10 @@ from stockade.report import Progress, Report, Violation  # noqa: TC001 - likewis
 
 __all__ = [
     "FAILURES",
-    "FROM_SERVER",
+    "FROM_TEMPLATE",
     "FROM_WORKER",
     "TO_SERVER",
+    "TO_TEMPLATE",
     "TO_WORKER",
     "Answer",
     "Called",
@@ -29,11 +30,12 @@ __all__ = [
     "Failed",
     "Finished",
     "Forget",
-    "FromServer",
+    "FromTemplate",
     "FromWorker",
     "Input",
     "Leave",
     "Looked",
+    "Make",
     "MemoryTold",
     "Open",
     "Order",
@@ -41,6 +43,7 @@ __all__ = [
     "Peek",
     "Poke",
     "Ready",
+    "Refused",
     "Register",
     "Request",
     "Rest",
@@ -58,6 +61,13 @@ __all__ = [
 ]
 
 # -- to the fork server ----------------------------------------------------------------------------------------------
+
+
+class Make(msgspec.Struct, frozen=True, tag=True):
+    """A template is wanted. With it comes its socket."""
+
+
+# -- to a template ---------------------------------------------------------------------------------------------------
 
 
 class TraceTold(msgspec.Struct, frozen=True):
@@ -136,7 +146,17 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     keeps: bool = False
 
 
-# -- from the fork server --------------------------------------------------------------------------------------------
+# -- from a template -------------------------------------------------------------------------------------------------
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """There can be no template: the fork server says this on its socket.
+
+    Attributes:
+        errno: Why.
+    """
+
+    errno: int
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):
@@ -481,8 +501,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-ToServer: TypeAlias = Register | Forget | Spawn
-FromServer: TypeAlias = Spawned | Ended
+ToTemplate: TypeAlias = Register | Forget | Spawn
+FromTemplate: TypeAlias = Refused | Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
 ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
 FromWorker: TypeAlias = (
@@ -500,7 +520,8 @@ def _frozen(kind: type, value: object) -> object:
 _FROZEN_DICT: Final = type(Policy().custom)
 
 
-TO_SERVER: Final = msgspec.msgpack.Decoder(ToServer, dec_hook=_frozen)
-FROM_SERVER: Final = msgspec.msgpack.Decoder(FromServer)
+TO_SERVER: Final = msgspec.msgpack.Decoder(Make)
+TO_TEMPLATE: Final = msgspec.msgpack.Decoder(ToTemplate, dec_hook=_frozen)
+FROM_TEMPLATE: Final = msgspec.msgpack.Decoder(FromTemplate)
 TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)
 FROM_WORKER: Final = msgspec.msgpack.Decoder(FromWorker)

@@ -1,18 +1,21 @@
-"""What a worker is forked with: all that it can come to need loaded, and a module under a policy, but no engine."""
+"""What a worker is forked with: all that it can come to need loaded, and a module under a policy in machine code."""
 
 from __future__ import annotations
 
 import os
 import pkgutil
+import re
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
+from stockade._text import printable
 from stockade.compilation import MadeProgram, Program
 from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
+from stockade.errors import IsolationError
 from stockade.execution import (
     Call,
     OpenMounts,
@@ -24,14 +27,14 @@ from stockade.isolation._messages import (
     FAILURES,
     Register,
 )
-from stockade.jail import Step, detach_folders
+from stockade.jail import Jail, Step, detach_folders, has_other_threads, warm_up
 from stockade.modules import Entry, Module, load_module
 from stockade.report import Trace
 from stockade.runner import RunControl
 from stockade.wasm import FuncType, parse, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stockade.execution import Guest
     from stockade.report import Report
@@ -64,45 +67,56 @@ _TINY: Final = """
 """
 
 
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+_MAPS: Final = Path("/proc/self/maps")
+_SHARED: Final = re.compile(rb"^\S+ .w.s .*$", re.MULTILINE)
+
+
+class LoadedCode(NamedTuple):
+    """Machine code in an engine.
+
+    Attributes:
+        compiled: That.
+        files: Descriptors that the engine has opened for it, and maps what memories begin with from.
+    """
+
+    compiled: CompiledModule
+    files: tuple[int, ...]
+
+
 class Prepared:
-    """A module under a policy, made as ready as it can be without an engine.
+    """A module under a policy, made ready for a guest.
 
     Attributes:
         order: What was told of it.
         module: The module.
-        code: The file with its machine code.
+        code: Its machine code; None where it cannot be loaded.
         context: The policy made ready.
         namespaces: What came of the namespaces that its workers are in.
+        problem: Why there can be no guest, which its workers tell; None where there can be.
     """
 
     def __init__(
-        self, order: Register, module: Module, code: int, context: PolicyContext, namespaces: tuple[Step, ...]
+        self,
+        order: Register,
+        module: Module,
+        code: LoadedCode | None,
+        context: PolicyContext,
+        namespaces: tuple[Step, ...],
+        problem: Exception | None,
     ) -> None:
         self.order = order
         self.module = module
         self.code = code
         self.context = context
         self.namespaces = namespaces
-
-    def close(self) -> None:
-        """Lets go of its files; its folders go with the context."""
-        os.close(self.code)
-
-    def load(self) -> None:
-        """Makes an engine, with the machine code in it."""
-        order = self.order
-        config = EngineConfig(**order.config)  # type: ignore[arg-type]
-        compiled = CompiledModule.load(
-            Engine.shared(config._replace(pooled=False, parallel=False)), Path(f"/proc/self/fd/{self.code}")
-        )
-        self._engine = compiled.engine
-        program = Program.of(compiled, order.woven, order.figures, self.module, order.features)
-        self.context.adopt(self.module, MadeProgram(program, at_hand=True))
+        self.problem = problem
 
     def wait(self) -> None:
         """Starts what a run needs a thread for, which stays."""
         with suppress(*FAILURES.values()):
-            self._engine.ticker.stay()
+            if self.code is not None:
+                self.code.compiled.engine.ticker.stay()
 
     def rehearse(self) -> Report | None:
         """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
@@ -146,22 +160,29 @@ class Prepared:
 def prepared(
     order: Register, descriptors: Sequence[int], namespaces: tuple[Step, ...], known: Prepared | None
 ) -> Prepared:
-    """Makes a module under a policy ready, in the fork server.
+    """Makes a module under a policy ready, in a template.
 
     Args:
         order: What is told of it.
         descriptors: The module and its machine code, unless these are known, and the folders of its mounts.
-        namespaces: What came of the namespaces that the server is in.
+        namespaces: What came of the namespaces that the template is in.
         known: The same under another policy.
     """
+    code = problem = None
     if known is None:
-        wasm, code, *given = descriptors
+        wasm, file_of_code, *given = descriptors
         with os.fdopen(wasm, "rb") as file:
             file.seek(0)
             module = load_module(file.read(), order.policy, text=False, name=order.name)
+        try:
+            code = _loaded(order, file_of_code)
+        except tuple(FAILURES.values()) as failed:
+            problem = failed
+        finally:
+            os.close(file_of_code)
     else:
         # The host has held it to this policy, too.
-        module, code, given = known.module, os.dup(known.code), list(descriptors)
+        module, code, problem, given = known.module, known.code, known.problem, list(descriptors)
     assert module.sha256 == order.sha256
     mounts = order.policy.filesystem.mounts
     folders, namespaces = detach_folders(
@@ -173,7 +194,58 @@ def prepared(
     told = order.trace
     trace = None if told is None else Trace(**msgspec.structs.asdict(told))
     context = PolicyContext(order.policy, functions, grants, trace=trace, units_for=lambda _: units or 0)
-    return Prepared(order, module, code, context, namespaces)
+    if code is not None:
+        try:
+            program = Program.of(code.compiled, order.woven, order.figures, module, order.features)
+            context.adopt(module, MadeProgram(program, at_hand=True))
+            _check_forkable()
+        except tuple(FAILURES.values()) as failed:
+            problem = failed
+    if known is None:
+        # What was taken apart is enough: each fork would copy the kernel's tables of all these pages.
+        module.drop_data()
+    if order.removed:
+        warm_up(Jail(executable=False, remove=frozenset(order.removed)))
+    return Prepared(order, module, code, context, namespaces, problem)
+
+
+def _loaded(order: Register, file: int) -> LoadedCode:
+    """Makes an engine, with machine code in it that is in a file, which may be closed afterwards.
+
+    Raises:
+        EngineError: It cannot be loaded.
+    """
+    config = EngineConfig(**order.config)  # type: ignore[arg-type]
+    engine = Engine.shared(config._replace(pooled=False, parallel=False))
+    compiled = CompiledModule.load(engine, Path(f"/proc/self/fd/{file}"))
+    return LoadedCode(compiled, tuple(_others_of(file)))
+
+
+def _others_of(file: int) -> Iterator[int]:
+    """Finds descriptors of the same file."""
+    status = os.fstat(file)
+    for entry in _DESCRIPTORS.iterdir():
+        # That of the folder is closed when it has been read.
+        with suppress(OSError):
+            other = int(entry.name)
+            if other != file and os.path.samestat(os.fstat(other), status):
+                yield other
+
+
+def _check_forkable() -> None:
+    """Checks that what is loaded is whole in a child, and that nothing which one child writes is seen by another.
+
+    Raises:
+        IsolationError: There is a thread, which no child would have, or memory that children would share.
+    """
+    if has_other_threads():
+        raise IsolationError("there are threads beside the one that makes workers, which these would lack")
+    try:
+        maps = _MAPS.read_bytes()
+    except OSError as problem:
+        raise IsolationError(f"the kernel does not tell what workers would share ({problem.strerror})") from None
+    if shared := _SHARED.search(maps):
+        raise IsolationError(f"workers would share memory that they can write to: {printable(shared[0].decode())}")
 
 
 class FunctionHost(Protocol):

@@ -1,7 +1,7 @@
-"""The fork server: has everything loaded and modules taken apart, and forks a fresh process for each run.
+"""The fork server: has everything loaded, and forks a template for each module, which forks a process for each run.
 
-It has one thread and no engine. What it is told comes from the host, which started it; workers have sockets of their
-own, of which this process keeps none. It reaps them, tells how they ended, and ends with the host, and they with it.
+It has one thread, no engine and no module. What it is told comes from the host, which started it; templates have
+sockets of their own, of which this process keeps none. It reaps them, and ends with the host, and they with it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import gc
 import os
 import resource
 import socket
+import time
 from contextlib import suppress
 from signal import SIGKILL
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from stockade.engine import wasmtime_version
 from stockade.guard import guard
-from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
-from stockade.isolation._messages import TO_SERVER, Ended, Forget, FromServer, Register, Spawn, Spawned
-from stockade.isolation._prepared import Prepared, prepared, rehearse
-from stockade.isolation._worker import work
+from stockade.isolation._frames import Garbled, Gone, receive, send
+from stockade.isolation._messages import TO_SERVER, Refused
+from stockade.isolation._prepared import rehearse
+from stockade.isolation._template import be_template
 from stockade.jail import (
     NAMESPACES,
     Jail,
@@ -27,15 +28,26 @@ from stockade.jail import (
     enter_namespaces,
     leave_root,
     left_before,
+    line_to_mounter,
     namespaces_of_this_process,
+    take_line_to_mounter,
     warm_up,
 )
+from stockade.system import prctl
 from stockade.worker import ForkLoop, watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["main", "serve"]
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_FIRST: Final = 1
+"""The number of the first process of a namespace: when it ends, the kernel ends all others there."""
+
+_MOST_REAPED_SECONDS: Final = 0.2
+_REAP_SECONDS: Final = 0.001
 
 
 def main(control: int, host: int) -> NoReturn:
@@ -80,7 +92,7 @@ def _warm_up() -> None:
     guard()
     wasmtime_version()
     rehearse()
-    warm_up(Jail(seal_later=True))
+    warm_up(Jail(executable=False))
     # What is there already is not looked at in the children, whose memory it would become.
     gc.collect()
     gc.freeze()
@@ -91,71 +103,63 @@ class _Server(ForkLoop):
     def __init__(self, control: socket.socket, host: int | None, namespaces: tuple[Step, ...]) -> None:
         super().__init__(control, host)
         self._namespaces = namespaces
-        self._programs: dict[int, Prepared] = {}
-        self._running: dict[int, int] = {}
-        self._halted: dict[int, int] = {}
+        self._templates: set[int] = set()
+        # Where it is the first process of a namespace, what a template leaves behind comes to it anyway.
+        with suppress(OSError):
+            prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def _is_busy(self) -> bool:
-        return bool(self._running)
+        return bool(self._templates)
 
     def _children(self) -> Sequence[int]:
-        return tuple(self._running)
+        return tuple(self._templates)
 
-    def _reaped(self, child: int, status: int) -> None:
-        worker = self._running.pop(child, None)
-        # What has stopped it says more than that it was ended for that.
-        status = self._halted.pop(child, status)
-        if worker is not None:
-            self._tell(Ended(worker, status))
+    def _reaped(self, child: int, status: int) -> None:  # noqa: ARG002 - the host sees it by the socket
+        self._templates.discard(child)
 
-    def _stopped(self, child: int, signal: int) -> None:
-        """Ends a worker that was stopped: nobody says when it would go on, and its run would wait for that."""
-        if child in self._running:
-            self._halted[child] = -signal
+    def _stopped(self, child: int, signal: int) -> None:  # noqa: ARG002 - whatever has stopped it
+        """Ends a template that was stopped, or a worker whose template has ended: whoever waits for it is told."""
+        with suppress(ProcessLookupError):
             os.kill(child, SIGKILL)
 
     def _take(self) -> bool:
         try:
-            found = receive(self._control, TO_SERVER, most_descriptors=MOST_DESCRIPTORS)
+            found = receive(self._control, TO_SERVER, most_descriptors=1)
         except (Gone, Garbled):
             return False
         assert found is not None
-        order, _, descriptors = found
-        if isinstance(order, Register):
-            known = None if order.like is None else self._programs[order.like]
-            self._programs[order.program] = prepared(order, descriptors, self._namespaces, known)
-        elif isinstance(order, Forget):
-            gone = self._programs.pop(order.program, None)
-            if gone is not None:
-                gone.close()
-        else:
-            line = socket.socket(fileno=descriptors[0])
-            with line:
-                self._spawn(order, self._programs[order.program], line)
+        _, _, descriptors = found
+        with socket.socket(fileno=descriptors[0]) as line:
+            try:
+                self._make(line)
+            except OSError as problem:
+                with suppress(Gone):
+                    send(line, Refused(problem.errno or 1))
         return True
 
-    def _spawn(self, order: Spawn, program: Prepared, line: socket.socket) -> None:
-        server = os.getpid()
+    def _make(self, line: socket.socket) -> None:
+        """Forks a template."""
+        server, mounter = os.getpid(), line_to_mounter()
         try:
             child = os.fork()
-        except OSError as problem:
-            self._tell(Spawned(order.worker, problem.errno or 1))
-            return
-        if child == 0:
-            try:
-                self.leave_loop()
-                work(program, line, server, keeps=order.keeps)
-            finally:
-                os._exit(1)
-        self._running[child] = order.worker
-        # It is not reaped before this thread comes to that, so the number is its own.
-        process = os.pidfd_open(child)
-        try:
-            self._tell(Spawned(order.worker), (process,))
+            if child == 0:
+                try:
+                    self.leave_loop()
+                    take_line_to_mounter(mounter)
+                    be_template(line, server, self._namespaces)
+                finally:
+                    os._exit(1)
         finally:
-            os.close(process)
+            if mounter is not None:
+                mounter.close()
+        self._templates.add(child)
 
-    def _tell(self, message: FromServer, descriptors: Sequence[int] = ()) -> None:
-        # That there is nobody is found out in the next turn, too.
-        with suppress(Gone):
-            send(self._control, message, descriptors=descriptors)
+    def _end(self) -> int:
+        status = super()._end()
+        # Workers end with their templates, and are this process's then, to be waited for.
+        end = time.monotonic() + _MOST_REAPED_SECONDS
+        with suppress(ChildProcessError):
+            while os.getpid() != _FIRST and time.monotonic() < end:
+                if not os.waitpid(-1, os.WNOHANG)[0]:
+                    time.sleep(_REAP_SECONDS)
+        return status

@@ -61,10 +61,14 @@ def jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
     # A snapshot is a file, too.
     largest = max(limits.file_size or 0, output, 0 if table is None else limits.memory)
     seconds = limits.wall_time if table is None else None
+    keep = [line.fileno()]
+    if program.code is not None:
+        keep += program.code.files
+    if table is not None:
+        keep.append(table)
     return Jail(
         mounts=mounts,
-        files=(program.code,),
-        keep=(line.fileno(),) if table is None else (line.fileno(), table),
+        keep=tuple(keep),
         limits=ResourceLimits(
             data_bytes=_own_bytes(5) + limits.memory + 2 * output + _SPARE_BYTES,
             # What it has run for is looked at elsewhere; this is for a worker that nobody looks after any more.
@@ -75,7 +79,7 @@ def jail_of(program: Prepared, line: socket.socket, table: int | None) -> Jail:
             address_space_bytes=_own_bytes(0) + (limits.memories + 2) * _RESERVED_BYTES,
             processes=_THREADS if "user" in JailReport(program.namespaces).active else None,
         ),
-        seal_later=True,
+        executable=False,
         remove=frozenset(program.order.removed),
         require=REQUIRED_WALLS,
     )

@@ -78,7 +78,7 @@ from stockade.isolation._messages import (
 from stockade.isolation._prepared import Prepared, RemoteFunction
 from stockade.isolation._state import state_of, told_state
 from stockade.isolation._walls import jail_of
-from stockade.jail import confine, seal_code
+from stockade.jail import confine
 from stockade.modules import Entry
 from stockade.runner import FOREVER, GO_ON, RunControl
 from stockade.system import end_with
@@ -135,8 +135,8 @@ def _serve(program: Prepared, line: socket.socket, *, keeps: bool) -> bool:
         try:
             table = keep_page_table() if keeps else None
             report = confine(jail_of(program, line, table), inherited=program.namespaces)
-            program.load()
-            seal_code()
+            if program.problem is not None:
+                raise program.problem
             walls = tuple(sorted(report.active))
             if not keeps and not host.has_said():
                 host.rehearse(walls)

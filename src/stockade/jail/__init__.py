@@ -13,10 +13,15 @@ from stockade.jail._model import (
     Step,
     Wall,
 )
-from stockade.jail._mounts import detach_folders
-from stockade.jail._namespaces import enter_namespaces, leave_root, left_before, namespaces_of_this_process
+from stockade.jail._mounts import detach_folders, line_to_mounter, take_line_to_mounter
+from stockade.jail._namespaces import (
+    enter_namespaces,
+    has_other_threads,
+    leave_root,
+    left_before,
+    namespaces_of_this_process,
+)
 from stockade.jail._rehearsal import rehearse
-from stockade.jail._seccomp import seal_code
 
 __all__ = [
     "NAMESPACES",
@@ -31,11 +36,13 @@ __all__ = [
     "confine",
     "detach_folders",
     "enter_namespaces",
+    "has_other_threads",
     "landlock_version",
     "leave_root",
     "left_before",
+    "line_to_mounter",
     "namespaces_of_this_process",
     "rehearse",
-    "seal_code",
+    "take_line_to_mounter",
     "warm_up",
 ]

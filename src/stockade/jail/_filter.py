@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from stockade.syscalls import Platform, Syscall, SyscallTable
 
-__all__ = ["FilterOptions", "build_filter", "seal_filter"]
+__all__ = ["FilterOptions", "build_filter"]
 
 _LOAD, _ALU_AND, _JUMP, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x54, 0x05, 0x15, 0x35, 0x45, 0x06
 """BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JA, BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_JMP|JSET|K, BPF_RET|K."""
@@ -163,24 +163,6 @@ def _search(ranges: list[_Range]) -> _Code:
     if len(before) <= _FARTHEST:
         return [(_JGE, len(before), 0, upper[0].first), *before, *after]
     return [(_JGE, 0, 1, upper[0].first), (_JUMP, 0, 0, len(before)), *before, *after]
-
-
-@lru_cache(2)
-def seal_filter(platform: Platform) -> bytes:
-    """Makes a program that refuses to make memory executable, and any further filter; it allows all else.
-
-    It is put before another one.
-
-    Args:
-        platform: A Linux.
-    """
-    # mmap, mprotect, pkey_mprotect; seccomp
-    numbers, last = {"linux-x86_64": ((9, 10, 329), 317), "linux-aarch64": ((222, 226, 288), 277)}[platform]
-    code = [*_head(platform), (_JEQ, 0, 1, last), _give(_refusal(False, "EPERM"))]
-    for number in numbers:
-        part = _without_execution()
-        code += [(_JEQ, 0, len(part), number), *part]
-    return _assemble([*code, _give(_ALLOW)])
 
 
 def _assemble(code: _Code) -> bytes:

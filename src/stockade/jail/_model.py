@@ -115,9 +115,8 @@ class Jail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         files: Regular files that it may open again and read, such as machine code; they stay open.
         keep: Other descriptors that stay open, such as the socket to the host.
         limits: What it may use.
-        executable: Whether memory may be made executable: until machine code is loaded, it must be. Never is memory
-            both writable and executable.
-        seal_later: Whether `seal_code` is going to be called.
+        executable: Whether memory may be made executable, for a process that loads machine code in its jail. Never is
+            memory both writable and executable.
         on_forbidden: What becomes of it when it makes a system call that no worker may make: `kill` or `errno`.
         on_unlisted: The same for all other calls that are not allowed. Libraries of other releases may try some.
         remove: System calls and categories that are not allowed either (`SyscallTable.without`).
@@ -129,7 +128,6 @@ class Jail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep: tuple[int, ...] = ()
     limits: ResourceLimits = ResourceLimits()
     executable: bool = True
-    seal_later: bool = False
     on_forbidden: Literal["kill", "errno"] = "kill"
     on_unlisted: Literal["kill", "errno"] = "errno"
     remove: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 
     from stockade.jail._model import Step
 
-__all__ = ["detach_folders", "start_mounter"]
+__all__ = ["detach_folders", "line_to_mounter", "start_mounter", "take_line_to_mounter"]
 
 _FOLDER: Final = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _EMPTY_PATH, _RECURSIVE, _CLONE, _CLOEXEC = 0x1000, 0x8000, 1, os.O_CLOEXEC
 _READ_ONLY, _NO_SETUID, _NO_DEVICES, _NO_PROGRAMS = 1, 2, 4, 8
 _PR_SET_PDEATHSIG: Final = 1
 _ANSWER: Final = struct.Struct("<i")
-_WRITABLE, _READABLE = b"w", b"r"
+_WRITABLE, _READABLE, _ANOTHER = b"w", b"r", b"a"
 
 _line: socket.socket | None = None
-"""To the process that makes mounts; None where there is none."""
+"""To the process that makes mounts; None where there is none, or another process asks by this one."""
 
 
 def start_mounter() -> None:
@@ -60,6 +61,38 @@ def start_mounter() -> None:
             _serve(theirs)
     finally:
         os._exit(1)
+
+
+def line_to_mounter() -> socket.socket | None:
+    """Makes another line to the process that makes mounts, for a process that is going to be forked from this one.
+
+    Two that asked by one line could each get what is the other's.
+
+    Returns:
+        The line; None where there is no such process.
+    """
+    if _line is None:
+        return None
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            socket.send_fds(_line, [_ANOTHER], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            return None
+    return ours
+
+
+def take_line_to_mounter(line: socket.socket | None) -> None:
+    """In the process that was forked: asks by its own line from now on, and gives up that of its parent.
+
+    Args:
+        line: Its own line; None where nobody makes mounts.
+    """
+    global _line
+    if _line is not None:
+        _line.close()
+    _line = line
 
 
 def detach_folders(folders: Iterable[tuple[int, bool]], steps: tuple[Step, ...]) -> tuple[list[int], tuple[Step, ...]]:
@@ -112,18 +145,41 @@ def _serve(line: socket.socket) -> NoReturn:
     with suppress(OSError):
         hide_memory()
         forgo_new_privileges()
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    others: dict[int, socket.socket] = {}
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(line, 1, 1)
-        if not asked:
-            os._exit(0)
-        made: list[int] = []
-        problem = 0
-        try:
-            made.append(_clone(descriptors[0], writable=asked == _WRITABLE))
-        except OSError as failed:
-            problem = failed.errno or 1
+        for ready, _ in poll.poll():
+            asking = others.get(ready, line)
+            asked, descriptors = b"", []
+            with suppress(OSError):
+                asked, descriptors, _, _ = socket.recv_fds(asking, 1, 1)
+            if not asked:
+                if asking is line:
+                    os._exit(0)
+                poll.unregister(asking)
+                others.pop(ready).close()
+            elif asked == _ANOTHER and asking is line:
+                another = socket.socket(fileno=descriptors[0])
+                others[another.fileno()] = another
+                poll.register(another, select.POLLIN)
+            else:
+                with suppress(OSError):
+                    _answer(asking, asked, descriptors)
+
+
+def _answer(line: socket.socket, asked: bytes, folders: list[int]) -> None:
+    """Makes the mount that is asked for, and hands it over."""
+    made: list[int] = []
+    problem = 0
+    try:
+        made.append(_clone(folders[0], writable=asked == _WRITABLE))
+    except OSError as failed:
+        problem = failed.errno or 1
+    try:
         socket.send_fds(line, [_ANSWER.pack(problem)], made)
-        for descriptor in (*descriptors, *made):
+    finally:
+        for descriptor in (*folders, *made):
             os.close(descriptor)
 
 

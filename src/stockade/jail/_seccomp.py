@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import TYPE_CHECKING, Final
 
-from stockade.jail._filter import FilterOptions, build_filter, seal_filter
+from stockade.jail._filter import FilterOptions, build_filter
 from stockade.jail._libc import syscall
 from stockade.jail._model import JailError
 from stockade.syscalls import load_table, this_platform
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from stockade.jail._model import Jail
     from stockade.syscalls import Platform
 
-__all__ = ["filter_mode", "install_filter", "prepare_filters", "seal_code"]
+__all__ = ["filter_mode", "install_filter", "prepare_filters"]
 
 _SET_MODE_FILTER: Final = 1
-_TSYNC: Final = 1
 _PR_GET_SECCOMP: Final = 21
 _FILTERED: Final = 2
 
@@ -38,7 +37,6 @@ def prepare_filters(jail: Jail) -> None:
     """
     for trial in (True, False):
         _program(jail, trial=trial)
-    seal_filter(_platform())
 
 
 def install_filter(jail: Jail, *, trial: bool) -> None:
@@ -51,45 +49,26 @@ def install_filter(jail: Jail, *, trial: bool) -> None:
     Raises:
         OSError: The kernel does not do so.
     """
-    _install(_program(jail, trial=trial))
+    program = _program(jail, trial=trial)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    # SAFETY: the kernel copies the program before the call returns; `buffer` outlives the call.
+    syscall("seccomp", _SET_MODE_FILTER, 0, _Program(len(program) // 8, ctypes.addressof(buffer)))
 
 
 def _program(jail: Jail, *, trial: bool) -> bytes:
     table = load_table().without(jail.remove) if jail.remove else load_table()
     options = FilterOptions(
         executable=jail.executable,
-        may_tighten=trial or jail.seal_later,
+        may_tighten=trial,
         on_forbidden=not trial and jail.on_forbidden == "kill",
         on_unlisted=not trial and jail.on_unlisted == "kill",
     )
     return build_filter(table, _platform(), options, os.getpid())
 
 
-def seal_code() -> None:
-    """Has the kernel refuse from now on that memory of this process is made executable, in all its threads.
-
-    It is called in a worker whose jail says `seal_later`, when the last machine code has been loaded.
-
-    Raises:
-        JailError: The kernel does not do so.
-    """
-    try:
-        _install(seal_filter(_platform()), _TSYNC)
-    except OSError as problem:
-        raise JailError(f"machine code cannot be sealed: {problem.strerror}") from None
-
-
 def filter_mode() -> bool:
     """Whether a filter stands."""
     return prctl(_PR_GET_SECCOMP) == _FILTERED
-
-
-def _install(program: bytes, flags: int = 0) -> None:
-    buffer = ctypes.create_string_buffer(program, len(program))
-    # SAFETY: the kernel copies the program before the call returns; `buffer` outlives the call.
-    result = syscall("seccomp", _SET_MODE_FILTER, flags, _Program(len(program) // 8, ctypes.addressof(buffer)))
-    if result:  # the thread that could not be brought into line
-        raise OSError(0, f"thread {result} has another filter")
 
 
 def _platform() -> Platform:

@@ -119,6 +119,11 @@ class Module:
             raise UsageError(f"limit_bytes is {type(limit_bytes).__name__}: it must be a whole number")
         return _load(source, limit_bytes, Limits(), None, text=text)
 
+    def drop_data(self) -> None:
+        """Lets go of its bytes, in a process that only runs it: much memory, for some. Whoever looks for them raises."""
+        self.parsed.drop_data()
+        del self.data
+
     @property
     def _is_component(self) -> bool:
         return is_component(self.data)

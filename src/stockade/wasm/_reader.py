@@ -254,6 +254,7 @@ class ParsedModule(msgspec.Struct):
         exports: What it offers, by name.
         start: The function that runs at instantiation, if any.
         bodies: For every own function, where its code lies (after the size).
+        has_objects: What `may_begin_with_objects` says, once the file is dropped.
     """
 
     data: bytes
@@ -274,6 +275,12 @@ class ParsedModule(msgspec.Struct):
     exports: Exports = msgspec.field(default_factory=Exports)
     start: int | None = None
     bodies: Spans = msgspec.field(default_factory=Spans)
+    has_objects: bool | None = None
+
+    def drop_data(self) -> None:
+        """Lets go of the file, and keeps what a run comes to ask of it: whoever asks for more raises."""
+        self.has_objects = self.may_begin_with_objects
+        del self.data
 
     def section(self, wanted: SectionId) -> Section | None:
         """Returns a section by its number, or None."""
@@ -305,6 +312,8 @@ class ParsedModule(msgspec.Struct):
 
         Where it is not, they are not: there is no byte that the instructions which make them begin with.
         """
+        if self.has_objects is not None:
+            return self.has_objects
         begins = [section for section in self.sections if section.id in _BEGINNINGS]
         return not self._only_functions and any(
             self.data.find(_OBJECT_PREFIX, section.start, section.end) >= 0 for section in begins

@@ -1,0 +1,152 @@
+"""A template as the host holds it: its socket, what it knows, and the workers that it has made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from stockade.isolation._frames import Garbled, Gone, receive, send
+from stockade.isolation._messages import FROM_TEMPLATE, Forget, Refused, Register, Spawn, Spawned
+from stockade.system import socket_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stockade.isolation._handle import WorkerHandle
+
+__all__ = ["TemplateHandle"]
+
+
+class TemplateHandle:
+    """A template, from when it is asked for. For one thread at a time, but for `hear`.
+
+    Args:
+        line: The socket to it.
+        clock: Tells the time, in seconds.
+        over: Is called with a worker that has ended, or that there cannot be, on the thread that listens.
+
+    Attributes:
+        line: The socket to it.
+        programs: Numbers of what it knows.
+        workers: Those that have not ended, by their numbers.
+        used: When it was last asked for a worker, or one of its workers has ended.
+        lost: Whether it has ended, and its workers with it.
+    """
+
+    def __init__(self, line: socket.socket, clock: Callable[[], float], over: Callable[[WorkerHandle], object]) -> None:
+        self.line = line
+        self._clock = clock
+        self._over = over
+        self.programs: set[int] = set()
+        self.workers: dict[int, WorkerHandle] = {}
+        self.used = clock()
+        self.lost = False
+
+    @classmethod
+    def pair(
+        cls, kind: int, clock: Callable[[], float], over: Callable[[WorkerHandle], object]
+    ) -> tuple[Self, socket.socket]:
+        """Makes one, and the socket that its process is to have.
+
+        Args:
+            kind: What kind of socket it is.
+            clock: As above.
+            over: As above.
+
+        Raises:
+            OSError: There are no more descriptors.
+        """
+        ours, theirs = socket_pair(kind)
+        return cls(ours, clock, over), theirs
+
+    def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
+        """Tells it something.
+
+        Raises:
+            Gone: It is no more.
+        """
+        if self.lost:
+            raise Gone
+        send(self.line, message, descriptors=descriptors)
+
+    def spawn(self, worker: WorkerHandle, line: socket.socket, *, keeps: bool) -> None:
+        """Has it make a worker.
+
+        Args:
+            worker: The worker.
+            line: The worker's end of the socket between it and the host.
+            keeps: Whether its guest is called any number of times.
+
+        Raises:
+            Gone: It is no more.
+        """
+        self.used = self._clock()
+        self.workers[worker.number] = worker
+        try:
+            self.order(Spawn(worker.number, worker.program, keeps), [line.fileno()])
+        except BaseException:
+            self.workers.pop(worker.number, None)
+            raise
+
+    def hear(self) -> bool:
+        """On the thread that listens: takes what it says; whether there is more to come."""
+        while True:
+            try:
+                found = receive(self.line, FROM_TEMPLATE, most_descriptors=1, waits=False)
+            except (Gone, Garbled, OSError):
+                self.lose()
+                return False
+            if found is None:
+                return True
+            message, _, descriptors = found
+            if isinstance(message, Refused):
+                self.lose(message.errno)
+                return False
+            worker = self.workers.get(message.worker)
+            if isinstance(message, Spawned):
+                process = descriptors[0] if descriptors else None
+                if worker is not None:
+                    worker.spawned(process, message.errno)
+                elif process is not None:
+                    os.close(process)
+            elif worker is not None:
+                self._gone(worker)
+                worker.ended(message.status)
+
+    def lose(self, errno: int = 0) -> None:
+        """It has ended, and its workers with it; or there can be none.
+
+        Args:
+            errno: Why there can be none; 0 where there was one.
+        """
+        self.lost = True
+        for worker in list(self.workers.values()):
+            self._gone(worker)
+            if errno:
+                worker.spawned(None, errno)
+            else:
+                worker.ended(-signal.SIGKILL)
+
+    def _gone(self, worker: WorkerHandle) -> None:
+        self.drop(worker)
+        self._over(worker)
+
+    def drop(self, worker: WorkerHandle) -> None:
+        """Forgets a worker that has ended, or that there could not be."""
+        self.used = self._clock()
+        self.workers.pop(worker.number, None)
+
+    def end(self) -> None:
+        """Ends it, and all its workers. It is closed when that is heard."""
+        self.lost = True
+        # A process that was forked without our knowing may have it, too. Where the other end is gone, all is well.
+        with suppress(OSError):
+            self.line.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self.lost = True
+        self.line.close()
