@@ -294,8 +294,8 @@ NOT_FOR_USERS: dict[ModuleType, set[str]] = {
     stockade.metrics: set(),
     stockade.jail: {
         *("NAMESPACES", "WALLS", "Granted", "Jail", "JailError", "ResourceLimits", "Wall"),
-        *("confine", "detach_folders", "enter_namespaces", "landlock_version", "leave_root", "left_before"),
-        *("namespaces_of_this_process", "seal_code", "warm_up"),
+        *("confine", "detach_folders", "enter_namespaces", "has_other_threads", "landlock_version", "leave_root"),
+        *("left_before", "line_to_mounter", "namespaces_of_this_process", "take_line_to_mounter", "warm_up"),
     },
     stockade.syscalls: {"PLATFORMS", "Platform", "calls_removed_by_user", "this_platform"},
     stockade.typing: set(),

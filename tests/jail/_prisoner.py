@@ -35,7 +35,6 @@ from stockade.jail import (
     detach_folders,
     enter_namespaces,
     leave_root,
-    seal_code,
 )
 from stockade.jail._filter import _assemble, _give, _head
 from stockade.jail._libc import syscall
@@ -634,10 +633,6 @@ def find_environment() -> None:
     assert LIBC.getenv(b"PATH") == 0
 
 
-def seal() -> None:
-    seal_code()
-
-
 def reserve_gigabytes() -> None:
     mmap.mmap(-1, 8 << 30, prot=0, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
 
@@ -774,4 +769,5 @@ def main() -> None:
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    main()

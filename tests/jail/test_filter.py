@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockade.jail._filter import FilterOptions, build_filter, seal_filter
+from stockade.jail._filter import FilterOptions, build_filter
 from stockade.syscalls import load_table
 
 if TYPE_CHECKING:
@@ -169,20 +169,12 @@ def test_arguments_are_looked_at(platform: Platform, call: str, arguments: tuple
 
 @pytest.mark.parametrize("platform", LINUX)
 def test_nothing_becomes_executable_where_code_is_loaded(platform: Platform) -> None:
-    """By the filter itself, and by the one that is put before it later; the rest is as it was."""
+    """While machine code is loaded, it can; nothing else differs."""
     options = FilterOptions(executable=False, on_forbidden=False)
     for call in ("mmap", "mprotect"):
         assert verdict(call, 0, 4096, 5, platform=platform, options=options) == EPERM
         assert verdict(call, 0, 4096, 3, platform=platform, options=options) == ALLOW
-    sealed = seal_filter(platform)
-    for name in ("mmap", "mprotect", "pkey_mprotect", "read", "execve", "seccomp"):
-        found = TABLE.find(name, platform)
-        assert found is not None
-        number = found.number(platform) or 0
-        expected = EPERM if "m" in name[:6] or name == "seccomp" else ALLOW
-        assert run(sealed, ARCHITECTURES[platform], number, (0, 4096, 4)) == expected
-        # No other filter can follow, whatever its arguments are.
-        assert run(sealed, ARCHITECTURES[platform], number, (0, 4096, 3)) == (EPERM if name == "seccomp" else ALLOW)
+        assert verdict(call, 0, 4096, 5, platform=platform) == ALLOW
 
 
 @pytest.mark.parametrize("platform", LINUX)

@@ -49,10 +49,7 @@ def install_filter(jail: Jail, *, trial: bool) -> None:
     Raises:
         OSError: The kernel does not do so.
     """
-    program = _program(jail, trial=trial)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    # SAFETY: the kernel copies the program before the call returns; `buffer` outlives the call.
-    syscall("seccomp", _SET_MODE_FILTER, 0, _Program(len(program) // 8, ctypes.addressof(buffer)))
+    _install(_program(jail, trial=trial))
 
 
 def _program(jail: Jail, *, trial: bool) -> bytes:
@@ -69,6 +66,12 @@ def _program(jail: Jail, *, trial: bool) -> bytes:
 def filter_mode() -> bool:
     """Whether a filter stands."""
     return prctl(_PR_GET_SECCOMP) == _FILTERED
+
+
+def _install(program: bytes) -> None:
+    buffer = ctypes.create_string_buffer(program, len(program))
+    # SAFETY: the kernel copies the program before the call returns; `buffer` outlives the call.
+    syscall("seccomp", _SET_MODE_FILTER, 0, _Program(len(program) // 8, ctypes.addressof(buffer)))
 
 
 def _platform() -> Platform:
