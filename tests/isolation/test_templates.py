@@ -69,6 +69,12 @@ RANDOM = f"""
 """
 
 
+@pytest.fixture(autouse=True)
+def templates_from_the_first_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of modules that are made ready in no time."""
+    monkeypatch.setattr("stockade.isolation._process._LARGE_BYTES", -1)
+
+
 def parent(process: int) -> int:
     """Who has started a process, as this process sees both."""
     found = re.search(r"^PPid:\t(\d+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
@@ -328,7 +334,7 @@ def test_a_fork_that_the_system_refuses_is_told(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(_hub, "send", refused)
 
-    with pytest.raises(IsolationError, match="see that (this user may have more processes|there is memory)"):
+    with pytest.raises(IsolationError, match=r"see that (this user may have more processes|there is memory)"):
         box.run(wat(SPINNER))
     monkeypatch.undo()
     assert box.run(wat(SPINNER)).ok
@@ -358,6 +364,57 @@ def test_a_template_with_other_threads_forks_nothing(monkeypatch: pytest.MonkeyP
         assert receive(ours, FROM_TEMPLATE) == (Spawned(7, 35), b"", ())
 
 
+# -- what runs once ----------------------------------------------------------------------------------------------------
+
+
+def test_what_runs_once_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes the worker itself: two would take twice as long. What runs again has a template from then on."""
+    monkeypatch.setattr("stockade.isolation._process._LARGE_BYTES", 1 << 20)
+    box = Sandbox(isolation="process")
+
+    async def thrice() -> list[int]:
+        runs, found = [], []
+        for count in (1, 2, 3):
+            runs.append(call(box, SLEEPER, HOUR))
+            found.append(parent(number_of((await working(count))[-1])))
+        for run in runs:
+            run.cancel()
+        return found
+
+    first, *others = asyncio.run(thrice())
+
+    assert len(set(others)) == 1
+    assert first not in others
+    # Both were forked by the same process.
+    assert until(all_gone)
+
+
+@pytest.mark.parametrize(
+    ("befalls", "message"),
+    [
+        (signal.SIGKILL, "the worker was ended by SIGKILL"),
+        (signal.SIGSTOP, "the worker was stopped by SIGSTOP, and ended for that"),
+    ],
+)
+def test_what_befalls_such_a_process_is_told(
+    befalls: signal.Signals, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack, or want of memory: as of any worker. P-ISO-4."""
+    monkeypatch.setattr("stockade.isolation._process._LARGE_BYTES", 1 << 20)
+    box = Sandbox(isolation="process")
+
+    async def one() -> Report:
+        run = call(box, SLEEPER, HOUR)
+        (worker,) = await working(1)
+        os.kill(number_of(worker), befalls)
+        return await asyncio.wait_for(run, 60)
+
+    assert told(asyncio.run(one())) == (Outcome.CRASHED, message)
+    assert until(all_gone)
+    assert until(lambda: not server().watcher._templates)
+    assert box.call(wat(SLEEPER), "sleep", 1).ok
+
+
 # -- how long they stay ------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +436,6 @@ def test_a_template_that_nobody_needs_ends(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert until(lambda: gone(process))
     assert until(lambda: not server().templates)
-    assert not server().programs
     assert box.call(wat(SLEEPER), "sleep", 1).ok
 
 

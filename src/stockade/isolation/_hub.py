@@ -65,10 +65,12 @@ class Registered(Protocol):
     Attributes:
         key: By which it is known that it knows it.
         code: The machine code.
+        is_large: Whether to make it ready takes longer than many runs.
     """
 
     key: tuple[int, str]
     code: CompiledModule
+    is_large: bool
 
     def make(self, number: int, like: int | None) -> tuple[Register, Sequence[int]]:
         """Says what it has to know, and the descriptors that go with it.
@@ -190,33 +192,37 @@ class _Server:
 
     # -- programs ------------------------------------------------------------------------------------------------------
 
-    def find(self, key: tuple[int, str]) -> int | None:
-        """Returns the number of what is to run, where a template knows it."""
-        program = self.programs.find(key)
-        if program is not None and self._by_program[program].lost:
-            self._drop(key)
-            return None
-        return program
+    def program(self, what: Registered, *, kept: bool) -> tuple[int, bool]:
+        """Has a template know what is to run: that of its machine code, or a new one.
 
-    def register(self, what: Registered) -> int:
-        """Has a template know what is to run: that of its machine code, or a new one. Returns its number.
+        Args:
+            what: What is to run.
+            kept: Whether workers are to wait for it in any case.
+
+        Returns:
+            Its number, and whether its template did not know it before.
 
         Raises:
             Gone: There is no template, or no server.
             OSError: There are no more descriptors.
         """
-        program = next(self._numbers)
+        program = self.programs.find(what.key)
+        if program is not None and not self._by_program[program].spent:
+            return program, False
+        if program is None:
+            program = next(self._numbers)
         template = self._by_code.get(what.code)
-        if template is None or template.lost or not template.programs:
-            self._make_room()
-            template = self._by_code[what.code] = self._new_template()
+        if template is None or template.spent or not template.programs:
+            # What has not run before may never do so again.
+            template = self._new_template(alone=template is None and not (kept or what.is_large))
+            self._by_code[what.code] = template
         template.order(*what.make(program, next(iter(template.programs), None)))
         template.programs.add(program)
         self._by_program[program] = template
         self.programs.keep(what.key, program)
         if len(self.programs) > MOST_PROGRAMS:
             self._drop(next(iter(self.programs)))
-        return program
+        return program, True
 
     def drop(self, policy: int) -> None:
         """Has templates forget what ran under a policy that is no more."""
@@ -234,10 +240,12 @@ class _Server:
 
     # -- templates -----------------------------------------------------------------------------------------------------
 
-    def _new_template(self) -> TemplateHandle:
+    def _new_template(self, *, alone: bool) -> TemplateHandle:
         if self.lost:
             raise Gone
-        template, theirs = TemplateHandle.pair(_KIND, time.monotonic, self._ended)
+        if not alone:
+            self._make_room()
+        template, theirs = TemplateHandle.pair(_KIND, time.monotonic, self._ended, alone=alone)
         with theirs:
             self.watcher.follow(template)
             self.templates.add(template)
@@ -250,30 +258,27 @@ class _Server:
 
     def _make_room(self) -> None:
         """Ends templates that nobody needs, the oldest first, where there are many."""
-        idle = sorted((one for one in self.templates if not one.workers), key=lambda one: one.used)
-        for template in idle[: max(0, len(self.templates) - MOST_TEMPLATES + 1)]:
+        made = [one for one in self.templates if not one.spent]
+        idle = sorted((one for one in made if not one.workers), key=lambda one: one.used)
+        for template in idle[: max(0, len(made) - MOST_TEMPLATES + 1)]:
             self._end(template)
 
     def end_idle(self) -> None:
         """Ends templates that nobody needs."""
         now = time.monotonic()
-        for template in list(self.templates):
-            if template.lost or (not template.workers and (not template.programs or self._due(template) <= now)):
-                self._end(template)
+        for template in [one for one in self.templates if not one.workers and self._due(one) <= now]:
+            self._end(template)
 
     def idle_at(self) -> float | None:
         """Returns when there is a template to end, by the clock; None where there is none. For any thread."""
         return min((self._due(one) for one in list(self.templates) if not one.workers), default=None)
 
     def _due(self, template: TemplateHandle) -> float:
-        return template.used + TEMPLATE_SECONDS if template.programs and not template.lost else template.used
+        return template.used + TEMPLATE_SECONDS * (bool(template.programs) and not template.spent)
 
     def _end(self, template: TemplateHandle) -> None:
-        """Ends a template, and forgets what it knows."""
         self.templates.discard(template)
         template.end()
-        for key in [key for key, program in self.programs.items() if program in template.programs]:
-            self._drop(key)
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
@@ -460,11 +465,10 @@ class Hub:
     def _program(self, server: _Server, what: Registered) -> int:
         """The number by which a server knows what is to run."""
         self._drop_stale(server)
-        program = server.find(what.key)
-        if program is None:
-            program = server.register(what)
-            if kept := self._kept.get(what.key):
-                server.ahead.keep(program, kept)
+        kept = self._kept.get(what.key, 0)
+        program, is_new = server.program(what, kept=kept > 0)
+        if is_new and kept:
+            server.ahead.keep(program, kept)
         return program
 
     def _drop_stale(self, server: _Server) -> None:

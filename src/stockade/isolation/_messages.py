@@ -40,6 +40,7 @@ __all__ = [
     "Open",
     "Order",
     "Output",
+    "Over",
     "Peek",
     "Poke",
     "Ready",
@@ -139,24 +140,36 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
         worker: The number by which the host calls it.
         program: What it is to run.
         keeps: Whether its guest is called any number of times: the worker lives until it is ended.
+        becomes: Whether the template becomes the worker itself, and makes no other.
     """
 
     worker: int
     program: int
     keeps: bool = False
+    becomes: bool = False
 
 
 # -- from a template -------------------------------------------------------------------------------------------------
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """There can be no template: the fork server says this on its socket.
+    """There can be no template: the fork server says this on the socket that was for it.
 
     Attributes:
         errno: Why.
     """
 
     errno: int
+
+
+class Over(msgspec.Struct, frozen=True, tag=True):
+    """A template has ended, which the fork server says on its socket.
+
+    Attributes:
+        status: Its exit status; negative for the signal that ended it, or has stopped it.
+    """
+
+    status: int
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):
@@ -502,7 +515,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToTemplate: TypeAlias = Register | Forget | Spawn
-FromTemplate: TypeAlias = Refused | Spawned | Ended
+FromTemplate: TypeAlias = Refused | Over | Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
 ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
 FromWorker: TypeAlias = (

@@ -45,6 +45,9 @@ _MOST_MOUNTS: Final = MOST_DESCRIPTORS - 2
 MOST_KEPT: Final = 64
 """Workers that can be had to wait for a module under a policy."""
 
+_LARGE_BYTES: Final = 1 << 20
+"""Modules from this size on take long to be made ready."""
+
 _LOOK_SECONDS: Final = 0.05
 """How often it is looked whether a run has taken a worker that somebody waits for."""
 
@@ -322,11 +325,12 @@ _known: weakref.WeakKeyDictionary[PolicyContext, int] = weakref.WeakKeyDictionar
 
 
 class _Registration:
-    """What the fork server has to know of a module under a policy; files that are made for that are closed after it.
+    """What a template has to know of a module under a policy; files that are made for that are closed after it.
 
     Attributes:
         key: By which it is known that it knows it.
-        code: The machine code: what the fork server has of that is not sent again.
+        code: The machine code: what its template has of that is not sent again.
+        is_large: Whether to make it ready takes longer than many runs.
     """
 
     def __init__(self, context: PolicyContext, plan: Plan) -> None:
@@ -340,6 +344,7 @@ class _Registration:
             weakref.finalize(context, hub_of(context.isolation).stale.append, number).atexit = False
         self.key = (number, plan.module.sha256)
         self.code = plan.program.compiled
+        self.is_large = len(plan.module.data) > _LARGE_BYTES
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """The fork server: has everything loaded, and forks a template for each module, which forks a process for each run.
 
 It has one thread, no engine and no module. What it is told comes from the host, which started it; templates have
-sockets of their own, of which this process keeps none. It reaps them, and ends with the host, and they with it.
+sockets of their own, on which this process says how they have ended. It ends with the host, and they with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from stockade.engine import wasmtime_version
 from stockade.guard import guard
 from stockade.isolation._frames import Garbled, Gone, receive, send
-from stockade.isolation._messages import TO_SERVER, Refused
+from stockade.isolation._messages import TO_SERVER, Over, Refused
 from stockade.isolation._prepared import rehearse
 from stockade.isolation._template import be_template
 from stockade.jail import (
@@ -103,7 +103,8 @@ class _Server(ForkLoop):
     def __init__(self, control: socket.socket, host: int | None, namespaces: tuple[Step, ...]) -> None:
         super().__init__(control, host)
         self._namespaces = namespaces
-        self._templates: set[int] = set()
+        self._templates: dict[int, socket.socket] = {}
+        self._halted: dict[int, int] = {}
         # Where it is the first process of a namespace, what a template leaves behind comes to it anyway.
         with suppress(OSError):
             prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -114,11 +115,18 @@ class _Server(ForkLoop):
     def _children(self) -> Sequence[int]:
         return tuple(self._templates)
 
-    def _reaped(self, child: int, status: int) -> None:  # noqa: ARG002 - the host sees it by the socket
-        self._templates.discard(child)
+    def _reaped(self, child: int, status: int) -> None:
+        line = self._templates.pop(child, None)
+        # What has stopped it says more than that it was ended for that.
+        status = self._halted.pop(child, status)
+        if line is not None:
+            with line, suppress(Gone):
+                send(line, Over(status), waits=False)
 
-    def _stopped(self, child: int, signal: int) -> None:  # noqa: ARG002 - whatever has stopped it
-        """Ends a template that was stopped, or a worker whose template has ended: whoever waits for it is told."""
+    def _stopped(self, child: int, signal: int) -> None:
+        """Ends a template that was stopped: nobody says when it would go on, and runs would wait for that."""
+        if child in self._templates:
+            self._halted[child] = -signal
         with suppress(ProcessLookupError):
             os.kill(child, SIGKILL)
 
@@ -129,12 +137,12 @@ class _Server(ForkLoop):
             return False
         assert found is not None
         _, _, descriptors = found
-        with socket.socket(fileno=descriptors[0]) as line:
-            try:
-                self._make(line)
-            except OSError as problem:
-                with suppress(Gone):
-                    send(line, Refused(problem.errno or 1))
+        line = socket.socket(fileno=descriptors[0])
+        try:
+            self._make(line)
+        except OSError as problem:
+            with line, suppress(Gone):
+                send(line, Refused(problem.errno or 1))
         return True
 
     def _make(self, line: socket.socket) -> None:
@@ -145,6 +153,8 @@ class _Server(ForkLoop):
             if child == 0:
                 try:
                     self.leave_loop()
+                    for other in self._templates.values():
+                        other.close()
                     take_line_to_mounter(mounter)
                     be_template(line, server, self._namespaces)
                 finally:
@@ -152,7 +162,7 @@ class _Server(ForkLoop):
         finally:
             if mounter is not None:
                 mounter.close()
-        self._templates.add(child)
+        self._templates[child] = line
 
     def _end(self) -> int:
         status = super()._end()

@@ -4,6 +4,8 @@ It was forked by the fork server, has one thread, and has never run a guest. It 
 that its workers have nothing of any other in their memory. What it is told comes from the host; workers have sockets
 of their own, of which this process keeps none and reads nothing. It reaps them, tells how they ended, ends with the
 fork server or when the host closes its socket, and they end with it.
+
+For a module that has not run before, it becomes the first worker itself: two processes would take twice as long.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ def be_template(line: socket.socket, server: int, namespaces: tuple[Step, ...]) 
         namespaces: What came of the namespaces that it is in.
     """
     end_with(server)
-    os._exit(_Template(line, namespaces).run())
+    os._exit(_Template(line, server, namespaces).run())
 
 
 class _Template(ForkLoop):
-    def __init__(self, line: socket.socket, namespaces: tuple[Step, ...]) -> None:
+    def __init__(self, line: socket.socket, server: int, namespaces: tuple[Step, ...]) -> None:
         super().__init__(line, None)
+        self._server = server
         self._namespaces = namespaces
         self._programs: dict[int, Prepared] = {}
         self._running: dict[int, int] = {}
@@ -90,8 +93,16 @@ class _Template(ForkLoop):
         else:
             line = socket.socket(fileno=descriptors[0])
             with line:
+                if order.becomes:
+                    self._become(order, self._programs[order.program], line)
                 self._spawn(order, self._programs[order.program], line)
         return True
+
+    def _become(self, order: Spawn, program: Prepared, line: socket.socket) -> NoReturn:
+        """Is a worker from now on."""
+        self._tell_of(order, os.getpid())
+        self.leave_loop()
+        work(program, line, self._server, keeps=order.keeps)
 
     def _spawn(self, order: Spawn, program: Prepared, line: socket.socket) -> None:
         template = os.getpid()
@@ -110,8 +121,12 @@ class _Template(ForkLoop):
             finally:
                 os._exit(1)
         self._running[child] = order.worker
+        self._tell_of(order, child)
+
+    def _tell_of(self, order: Spawn, worker: int) -> None:
+        """Tells that there is a worker."""
         # It is not reaped before this thread comes to that, so the number is its own.
-        process = os.pidfd_open(child)
+        process = os.pidfd_open(worker)
         try:
             self._tell(Spawned(order.worker), (process,))
         finally:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from stockade.isolation._frames import Garbled, Gone, receive, send
-from stockade.isolation._messages import FROM_TEMPLATE, Forget, Refused, Register, Spawn, Spawned
+from stockade.isolation._messages import FROM_TEMPLATE, Forget, Over, Refused, Register, Spawn, Spawned
 from stockade.system import socket_pair
 
 if TYPE_CHECKING:
@@ -27,27 +27,39 @@ class TemplateHandle:
         line: The socket to it.
         clock: Tells the time, in seconds.
         over: Is called with a worker that has ended, or that there cannot be, on the thread that listens.
+        alone: Whether it is for one worker, which it becomes itself.
 
     Attributes:
+        alone: The same.
         line: The socket to it.
         programs: Numbers of what it knows.
         workers: Those that have not ended, by their numbers.
         used: When it was last asked for a worker, or one of its workers has ended.
-        lost: Whether it has ended, and its workers with it.
+        spent: Whether it makes no more workers: it has ended, or has become one.
     """
 
-    def __init__(self, line: socket.socket, clock: Callable[[], float], over: Callable[[WorkerHandle], object]) -> None:
+    def __init__(
+        self,
+        line: socket.socket,
+        clock: Callable[[], float],
+        over: Callable[[WorkerHandle], object],
+        *,
+        alone: bool = False,
+    ) -> None:
         self.line = line
+        self.alone = alone
         self._clock = clock
         self._over = over
         self.programs: set[int] = set()
         self.workers: dict[int, WorkerHandle] = {}
+        # Of these, those that it has not said to be there.
+        self._awaited: set[int] = set()
         self.used = clock()
-        self.lost = False
+        self.spent = False
 
     @classmethod
     def pair(
-        cls, kind: int, clock: Callable[[], float], over: Callable[[WorkerHandle], object]
+        cls, kind: int, clock: Callable[[], float], over: Callable[[WorkerHandle], object], *, alone: bool
     ) -> tuple[Self, socket.socket]:
         """Makes one, and the socket that its process is to have.
 
@@ -55,12 +67,13 @@ class TemplateHandle:
             kind: What kind of socket it is.
             clock: As above.
             over: As above.
+            alone: As above.
 
         Raises:
             OSError: There are no more descriptors.
         """
         ours, theirs = socket_pair(kind)
-        return cls(ours, clock, over), theirs
+        return cls(ours, clock, over, alone=alone), theirs
 
     def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
         """Tells it something.
@@ -68,7 +81,7 @@ class TemplateHandle:
         Raises:
             Gone: It is no more.
         """
-        if self.lost:
+        if self.spent:
             raise Gone
         send(self.line, message, descriptors=descriptors)
 
@@ -85,11 +98,13 @@ class TemplateHandle:
         """
         self.used = self._clock()
         self.workers[worker.number] = worker
+        self._awaited.add(worker.number)
         try:
-            self.order(Spawn(worker.number, worker.program, keeps), [line.fileno()])
+            self.order(Spawn(worker.number, worker.program, keeps, self.alone), [line.fileno()])
         except BaseException:
-            self.workers.pop(worker.number, None)
+            self.drop(worker)
             raise
+        self.spent = self.spent or self.alone
 
     def hear(self) -> bool:
         """On the thread that listens: takes what it says; whether there is more to come."""
@@ -103,11 +118,15 @@ class TemplateHandle:
                 return True
             message, _, descriptors = found
             if isinstance(message, Refused):
-                self.lose(message.errno)
+                self.lose(errno=message.errno)
+                return False
+            if isinstance(message, Over):
+                self.lose(message.status)
                 return False
             worker = self.workers.get(message.worker)
             if isinstance(message, Spawned):
                 process = descriptors[0] if descriptors else None
+                self._awaited.discard(message.worker)
                 if worker is not None:
                     worker.spawned(process, message.errno)
                 elif process is not None:
@@ -116,19 +135,22 @@ class TemplateHandle:
                 self._gone(worker)
                 worker.ended(message.status)
 
-    def lose(self, errno: int = 0) -> None:
+    def lose(self, status: int = -signal.SIGKILL, errno: int = 0) -> None:
         """It has ended, and its workers with it; or there can be none.
 
         Args:
+            status: How it has ended, as a worker's status is told.
             errno: Why there can be none; 0 where there was one.
         """
-        self.lost = True
+        self.spent = True
         for worker in list(self.workers.values()):
+            # What had come to be was ended by the kernel, for that.
+            is_own = self.alone or worker.number in self._awaited
             self._gone(worker)
             if errno:
                 worker.spawned(None, errno)
             else:
-                worker.ended(-signal.SIGKILL)
+                worker.ended(status if is_own else -signal.SIGKILL)
 
     def _gone(self, worker: WorkerHandle) -> None:
         self.drop(worker)
@@ -138,15 +160,16 @@ class TemplateHandle:
         """Forgets a worker that has ended, or that there could not be."""
         self.used = self._clock()
         self.workers.pop(worker.number, None)
+        self._awaited.discard(worker.number)
 
     def end(self) -> None:
         """Ends it, and all its workers. It is closed when that is heard."""
-        self.lost = True
+        self.spent = True
         # A process that was forked without our knowing may have it, too. Where the other end is gone, all is well.
         with suppress(OSError):
             self.line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Lets go of it."""
-        self.lost = True
+        self.spent = True
         self.line.close()

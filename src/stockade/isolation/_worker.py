@@ -1,4 +1,4 @@
-"""A worker: the process of one guest. It is forked with everything loaded, jailed, makes an engine and the guest.
+"""A worker: the process of one guest. It is forked with everything loaded, jailed, and makes the guest.
 
 Then it does what the host orders: for a run that is one call, for a session any number of them, and snapshots between.
 Calls go the one way that all go (`execution/`). What differs is who waits: here it is one loop that listens to the host
@@ -116,7 +116,7 @@ def work(program: Prepared, line: socket.socket, server: int, *, keeps: bool) ->
     Args:
         program: What it is to run.
         line: The socket to the host.
-        server: The process that has forked this one.
+        server: The template that has forked this one.
         keeps: Whether its guest is called any number of times.
     """
     end_with(server)

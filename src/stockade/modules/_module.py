@@ -120,7 +120,7 @@ class Module:
         return _load(source, limit_bytes, Limits(), None, text=text)
 
     def drop_data(self) -> None:
-        """Lets go of its bytes, in a process that only runs it: much memory, for some. Whoever looks for them raises."""
+        """Lets go of its bytes, in a process that only runs it. Whoever looks for them there raises."""
         self.parsed.drop_data()
         del self.data
 
