@@ -306,8 +306,12 @@ def test_a_killed_worker_that_waited_is_no_run_s_loss() -> None:
 def test_nothing_is_left_of_what_waited() -> None:
     """Neither processes nor descriptors, when it is closed."""
     box = Sandbox("strict", isolation="process")
-    assert box.run(wat(HELLO)).ok
-    until(lambda: not server().workers)
+    for _ in range(2):
+        assert box.run(wat(HELLO)).ok
+    waiting()
+    server().ahead.close()
+    # The process of the first run, and that of the others.
+    assert until(lambda: not server().workers and len(server().watcher._templates) == 1)
     before = descriptors()
     for _ in range(3):
         assert box.run(wat(HELLO)).ok
@@ -357,7 +361,7 @@ def test_what_waits_has_run_nothing_of_its_guest(cpu_percent: int) -> None:
     module = wat(COUNTS)
     context = PolicyContext(Policy().replace(cpu_percent=cpu_percent, fuel=10**6), functions)
     context.plan(module)
-    waits = Prepared(None, module, -1, context, ())  # type: ignore[arg-type]
+    waits = Prepared(None, module, None, context, ())  # type: ignore[arg-type]
 
     waits.rehearse()
 
@@ -374,7 +378,7 @@ def test_what_cannot_be_made_is_told_by_its_run() -> None:
     context = PolicyContext(Policy(), HostFunctions())
     context.plan(module)
 
-    Prepared(None, module, -1, context, ()).rehearse()  # type: ignore[arg-type]
+    Prepared(None, module, None, context, ()).rehearse()  # type: ignore[arg-type]
 
     assert not run_blocking(InProcess().run(context, RunControl(), Task(module), ""), RunControl()).ok
 

@@ -103,7 +103,7 @@ class Prepared:
         code: LoadedCode | None,
         context: PolicyContext,
         namespaces: tuple[Step, ...],
-        problem: Exception | None,
+        problem: Exception | None = None,
     ) -> None:
         self.order = order
         self.module = module
