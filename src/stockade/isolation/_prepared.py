@@ -168,7 +168,8 @@ def prepared(
         namespaces: What came of the namespaces that the template is in.
         known: The same under another policy.
     """
-    code = problem = None
+    code: LoadedCode | None = None
+    problem: Exception | None = None
     if known is None:
         wasm, file_of_code, *given = descriptors
         with os.fdopen(wasm, "rb") as file:

@@ -151,7 +151,8 @@ def _serve(line: socket.socket) -> NoReturn:
     while True:
         for ready, _ in poll.poll():
             asking = others.get(ready, line)
-            asked, descriptors = b"", []
+            asked = b""
+            descriptors: list[int] = []
             with suppress(OSError):
                 asked, descriptors, _, _ = socket.recv_fds(asking, 1, 1)
             if not asked:
