@@ -12,6 +12,8 @@ import re
 import signal
 import socket
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +23,9 @@ import pytest
 from stockade import EngineError, IsolationError, Mount, Outcome, Policy, Report, Sandbox
 from stockade.engine import CompiledModule
 from stockade.isolation import _hub, _template
-from stockade.isolation._frames import receive
-from stockade.isolation._messages import FROM_TEMPLATE, Spawn, Spawned
+from stockade.isolation._frames import receive, send
+from stockade.isolation._messages import FROM_TEMPLATE, TO_TEMPLATE, Ended, Forget, Spawn, Spawned
+from stockade.isolation._template_handle import TemplateHandle
 from stockade.policy import Filesystem
 from stockade.system import _server_process
 from tests._processes import descriptors, gone, until
@@ -321,16 +324,16 @@ def test_a_fork_that_the_system_refuses_is_told(monkeypatch: pytest.MonkeyPatch)
     """There can be no template: the run says so, and nothing is run elsewhere."""
     box = Sandbox(isolation="process")
     assert box.run(wat(HELLO)).ok
-    send = _hub.send
+    sends = _hub.send
 
     def refused(line: socket.socket, message: object, descriptors: list[int]) -> None:
         if isinstance(message, _hub.Make):
             from stockade.isolation._messages import Refused
 
             with socket.socket(fileno=os.dup(descriptors[0])) as theirs:
-                send(theirs, Refused(11))
+                sends(theirs, Refused(11))
         else:
-            send(line, message, descriptors=descriptors)
+            sends(line, message, descriptors=descriptors)
 
     monkeypatch.setattr(_hub, "send", refused)
 
@@ -362,6 +365,35 @@ def test_a_template_with_other_threads_forks_nothing(monkeypatch: pytest.MonkeyP
     with ours, theirs:
         template._spawn(Spawn(7, 1), None, theirs)  # type: ignore[arg-type]
         assert receive(ours, FROM_TEMPLATE) == (Spawned(7, 35), b"", ())
+
+
+def test_who_listens_never_waits_for_room() -> None:
+    """A template that waits for what it says to be heard takes no order meanwhile: neither waits for the other."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    template = TemplateHandle(ours, time.monotonic, lambda _: None)
+    many = 2_000
+    orders = []
+
+    def be_template() -> None:
+        for number in range(many):
+            send(theirs, Ended(number, 0))
+        while len(orders) < many:
+            found = receive(theirs, TO_TEMPLATE)
+            assert found is not None
+            orders.append(found[0])
+
+    def listen() -> None:
+        template.listener = threading.current_thread()
+        for number in range(many):
+            template.order(Forget(number))
+
+    with ours, theirs:
+        threads = [threading.Thread(target=work, daemon=True) for work in (be_template, listen)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert orders == [Forget(number) for number in range(many)]
 
 
 # -- what runs once ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ __all__ = [
     "MOST_DESCRIPTORS",
     "MOST_INLINE_BYTES",
     "MOST_MESSAGE_BYTES",
+    "Full",
     "Garbled",
     "Gone",
     "packed",
@@ -78,6 +79,10 @@ class Gone(Exception):  # noqa: N818 - it says what was found
     """There is nobody at the other end any more."""
 
 
+class Full(Gone):
+    """There is no room for it now, and whoever sends it does not wait for that."""
+
+
 _encode = msgspec.msgpack.Encoder().encode
 
 _Message = TypeVar("_Message")
@@ -112,6 +117,7 @@ def send(
         waits: Whether to wait until there is room for it.
 
     Raises:
+        Full: There is no room for it, and it is not to be waited for.
         Gone: There is nobody to take it, or nobody takes it; or the kernel lets this user send no descriptors.
     """
     head, body = packed(message, blob)
@@ -125,7 +131,9 @@ def send(
             _send(line, [head], [file, *descriptors], flags)
         finally:
             os.close(file)
-    except (BrokenPipeError, ConnectionResetError, BlockingIOError, TimeoutError):
+    except BlockingIOError:
+        raise Full from None
+    except (BrokenPipeError, ConnectionResetError, TimeoutError):
         raise Gone from None
 
 

@@ -105,6 +105,7 @@ class _Watcher:
 
     def follow(self, template: TemplateHandle) -> None:
         """Listens to a template until it has ended; then its socket is closed."""
+        template.listener = self._thread
         self._templates[template.line.fileno()] = template
         self._poll.register(template.line, select.EPOLLIN)
 

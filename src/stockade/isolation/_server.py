@@ -33,7 +33,7 @@ from stockade.jail import (
     take_line_to_mounter,
     warm_up,
 )
-from stockade.system import prctl
+from stockade.system import forgo_interrupts, prctl
 from stockade.worker import ForkLoop, watched
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def _warm_up() -> None:
     guard()
     wasmtime_version()
     rehearse()
+    # Runs are planned here, and happen behind walls.
+    forgo_interrupts()
     warm_up(Jail(executable=False))
     # What is there already is not looked at in the children, whose memory it would become.
     gc.collect()

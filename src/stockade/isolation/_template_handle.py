@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from stockade.isolation._frames import Garbled, Gone, receive, send
+from stockade.isolation._frames import Full, Garbled, Gone, receive, send
 from stockade.isolation._messages import FROM_TEMPLATE, Forget, Over, Refused, Register, Spawn, Spawned
 from stockade.system import socket_pair
 
@@ -36,7 +38,10 @@ class TemplateHandle:
         workers: Those that have not ended, by their numbers.
         used: When it was last asked for a worker, or one of its workers has ended.
         spent: Whether it makes no more workers: it has ended, or has become one.
+        listener: The thread that listens.
     """
+
+    listener: threading.Thread
 
     def __init__(
         self,
@@ -81,9 +86,23 @@ class TemplateHandle:
         Raises:
             Gone: It is no more.
         """
-        if self.spent:
-            raise Gone
-        send(self.line, message, descriptors=descriptors)
+        while not self.spent:
+            try:
+                send(self.line, message, descriptors=descriptors, waits=False)
+            except Full:
+                self._wait_for_room()
+            else:
+                return
+        raise Gone
+
+    def _wait_for_room(self) -> None:
+        """Waits until it takes more. The thread that listens hears it meanwhile, for it may wait for that itself."""
+        poll = select.poll()
+        poll.register(self.line, select.POLLOUT)
+        if threading.current_thread() is self.listener:
+            poll.register(self.line, select.POLLIN | select.POLLOUT)
+            self.hear()
+        poll.poll()
 
     def spawn(self, worker: WorkerHandle, line: socket.socket, *, keeps: bool) -> None:
         """Has it make a worker.

@@ -3,7 +3,7 @@
 from stockade._later import TYPE_CHECKING, found_later
 from stockade.system._below import folder_below
 from stockade.system._descriptors import Descriptors
-from stockade.system._fifo import can_interrupt_opens, interrupt_opens, let_interrupts_in
+from stockade.system._fifo import can_interrupt_opens, forgo_interrupts, interrupt_opens, let_interrupts_in
 from stockade.system._folders import (
     cache_folder,
     forget_private_file,
@@ -57,6 +57,7 @@ __all__ = [
     "folder_below",
     "forget_granted",
     "forget_private_file",
+    "forgo_interrupts",
     "forgo_privileges",
     "granted_folders",
     "has_memory_files",

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["can_interrupt_opens", "interrupt_opens", "let_interrupts_in"]
+__all__ = ["can_interrupt_opens", "forgo_interrupts", "interrupt_opens", "let_interrupts_in"]
 
 
 class _Numbers(NamedTuple):
@@ -108,9 +108,18 @@ def _tells_calls() -> bool:
         return False
 
 
+_forgone = False
+
+
+def forgo_interrupts() -> None:
+    """Has no opens interrupted in this process, nor in jailed ones that it forks: there the system tells no calls."""
+    global _forgone
+    _forgone = True
+
+
 def can_interrupt_opens() -> bool:
     """Whether the system tells in which call a thread is, and the program leaves a signal to be used."""
-    return _tells_calls() and any(_can_be_ours(number) for number in _SIGNALS)
+    return not _forgone and _tells_calls() and any(_can_be_ours(number) for number in _SIGNALS)
 
 
 def let_interrupts_in() -> None:
