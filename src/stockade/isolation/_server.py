@@ -169,9 +169,19 @@ class _Server(ForkLoop):
     def _end(self) -> int:
         status = super()._end()
         # Workers end with their templates, and are this process's then, to be waited for.
-        end = time.monotonic() + _MOST_REAPED_SECONDS
-        with suppress(ChildProcessError):
-            while os.getpid() != _FIRST and time.monotonic() < end:
-                if not os.waitpid(-1, os.WNOHANG)[0]:
-                    time.sleep(_REAP_SECONDS)
+        if os.getpid() != _FIRST:
+            with suppress(ChildProcessError):
+                _reap_all()
         return status
+
+
+def _reap_all() -> None:
+    """Waits for children that are about to end.
+
+    Raises:
+        ChildProcessError: There are no more.
+    """
+    end = time.monotonic() + _MOST_REAPED_SECONDS
+    while time.monotonic() < end:
+        if not os.waitpid(-1, os.WNOHANG)[0]:
+            time.sleep(_REAP_SECONDS)
