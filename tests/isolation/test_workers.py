@@ -37,6 +37,7 @@ SPIN = '(module (func (export "_start") (loop $l (br $l))))'
 
 def number_of(worker: _handle.WorkerHandle) -> int:
     """The number of a worker's process, as this process sees it."""
+    assert until(lambda: worker._process is not None)
     found = re.search(r"^Pid:\t(\d+)", Path(f"/proc/self/fdinfo/{worker._process}").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1])
