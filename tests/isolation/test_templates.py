@@ -454,6 +454,7 @@ def test_what_befalls_such_a_process_is_told(
 
 async def template_of(box: Sandbox, text: str) -> int:
     """Has a template made, and returns its process, while one of its runs is under way."""
+    assert _hub.hub._server is None or until(all_gone)
     run = call(box, text, HOUR)
     (worker,) = await working(1)
     found = parent(number_of(worker))
