@@ -11,6 +11,7 @@ import atexit
 import itertools
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -24,9 +25,9 @@ from stockade._bounded import BoundedDict
 from stockade._locks import reentrant_lock
 from stockade.errors import IsolationError
 from stockade.isolation._ahead import WorkersAhead
-from stockade.isolation._frames import Gone, send
+from stockade.isolation._frames import Garbled, Gone, receive, send
 from stockade.isolation._handle import WorkerHandle
-from stockade.isolation._messages import Forget, Make, Open, Register
+from stockade.isolation._messages import FROM_SERVER, Forget, Make, Open, Register
 from stockade.isolation._template_handle import TemplateHandle
 from stockade.worker import ServerProcess, socket_pair
 
@@ -85,14 +86,14 @@ class _Watcher:
     """The thread that listens.
 
     Args:
-        control: The socket to the server, which says nothing.
-        lose: Is called when that is closed: the server has ended.
+        control: The socket to the server.
+        hear: Takes what the server says; whether there is more to come.
         tend: Does what is due, and says in how many seconds something will be; None where nothing is.
     """
 
-    def __init__(self, control: socket.socket, lose: Callable[[], object], tend: Callable[[], float | None]) -> None:
+    def __init__(self, control: socket.socket, hear: Callable[[], bool], tend: Callable[[], float | None]) -> None:
         self._control = control
-        self._lose = lose
+        self._hear = hear
         self._tend = tend
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
@@ -135,8 +136,9 @@ class _Watcher:
                 return
             for descriptor, _ in ready:
                 if descriptor == control:
-                    self._lose()
-                    return
+                    if not self._hear():
+                        return
+                    continue
                 template = self._templates.get(descriptor)
                 if template is not None:
                     if not template.hear():
@@ -148,6 +150,11 @@ class _Watcher:
                 worker = self._workers.get(descriptor)
                 if worker is not None:
                     worker.wake()
+
+    def hear_templates(self) -> None:
+        """On this thread: takes what templates have said."""
+        for template in list(self._templates.values()):
+            template.hear()
 
     def close(self) -> None:
         self._poll.close()
@@ -186,9 +193,11 @@ class _Server:
         self._by_program: dict[int, TemplateHandle] = {}
         self._by_code: weakref.WeakKeyDictionary[CompiledModule, TemplateHandle] = weakref.WeakKeyDictionary()
         self.workers: dict[int, WorkerHandle] = {}
+        # Workers whose template has ended, by the numbers of their processes.
+        self._orphans: dict[int, WorkerHandle] = {}
         self.lost = False
         self.ahead = WorkersAhead(self.make)
-        self.watcher = _Watcher(self.process.control, self._lose, tend)
+        self.watcher = _Watcher(self.process.control, self._hear, tend)
         self.watcher.start()
 
     # -- programs ------------------------------------------------------------------------------------------------------
@@ -246,7 +255,7 @@ class _Server:
             raise Gone
         if not alone:
             self._make_room()
-        template, theirs = TemplateHandle.pair(_KIND, time.monotonic, self._ended, alone=alone)
+        template, theirs = TemplateHandle.pair(_KIND, time.monotonic, self._ended, self._orphaned, alone=alone)
         with theirs:
             self.watcher.follow(template)
             self.templates.add(template)
@@ -325,11 +334,37 @@ class _Server:
         """On the thread that listens: a worker has ended."""
         self.workers.pop(worker.number, None)
 
+    def _orphaned(self, worker: WorkerHandle, process: int) -> None:
+        """On the thread that listens: a worker goes on without its template; the server tells how it ends."""
+        self._orphans[process] = worker
+
+    def _hear(self) -> bool:
+        """On the thread that listens: takes what the server says; whether there is more to come."""
+        while True:
+            try:
+                found = receive(self.process.control, FROM_SERVER, waits=False)
+            except (Gone, Garbled, OSError):
+                self._lose()
+                return False
+            if found is None:
+                return True
+            left = found[0]
+            if left.process not in self._orphans:
+                # That its template has ended was said before, on another line.
+                self.watcher.hear_templates()
+            worker = self._orphans.pop(left.process, None)
+            if worker is not None:
+                self._ended(worker)
+                worker.ended(left.status)
+
     def _lose(self) -> None:
-        """On the thread that listens: the server has ended, and all templates and workers with it."""
+        """The server has ended, and all templates and workers with it."""
         self.lost = True
         for template in list(self.templates):
             template.lose()
+        for worker in list(self.workers.values()):
+            self._ended(worker)
+            worker.ended(-signal.SIGKILL)
 
     def close(self) -> None:
         self.lost = True

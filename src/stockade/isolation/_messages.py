@@ -15,6 +15,7 @@ from stockade.report import Progress, Report, Violation  # noqa: TC001 - likewis
 
 __all__ = [
     "FAILURES",
+    "FROM_SERVER",
     "FROM_TEMPLATE",
     "FROM_WORKER",
     "TO_SERVER",
@@ -34,6 +35,7 @@ __all__ = [
     "FromWorker",
     "Input",
     "Leave",
+    "Left",
     "Looked",
     "Make",
     "MemoryTold",
@@ -66,6 +68,21 @@ __all__ = [
 
 class Make(msgspec.Struct, frozen=True, tag=True):
     """A template is wanted. With it comes its socket."""
+
+
+# -- from the fork server ----------------------------------------------------------------------------------------------
+
+
+class Left(msgspec.Struct, frozen=True, tag=True):
+    """A worker has ended whose template had ended before.
+
+    Attributes:
+        process: Its number as a process, as the fork server sees it.
+        status: Its exit status; negative for the signal that ended it, or has stopped it.
+    """
+
+    process: int
+    status: int
 
 
 # -- to a template ---------------------------------------------------------------------------------------------------
@@ -178,10 +195,12 @@ class Spawned(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         worker: Its number.
         errno: Why there is none; 0 where there is one.
+        process: Its number as a process, as the fork server sees it.
     """
 
     worker: int
     errno: int = 0
+    process: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
@@ -534,6 +553,7 @@ _FROZEN_DICT: Final = type(Policy().custom)
 
 
 TO_SERVER: Final = msgspec.msgpack.Decoder(Make)
+FROM_SERVER: Final = msgspec.msgpack.Decoder(Left)
 TO_TEMPLATE: Final = msgspec.msgpack.Decoder(ToTemplate, dec_hook=_frozen)
 FROM_TEMPLATE: Final = msgspec.msgpack.Decoder(FromTemplate)
 TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

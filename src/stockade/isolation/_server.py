@@ -1,7 +1,8 @@
 """The fork server: has everything loaded, and forks a template for each module, which forks a process for each run.
 
 It has one thread, no engine and no module. What it is told comes from the host, which started it; templates have
-sockets of their own, on which this process says how they have ended. It ends with the host, and they with it.
+sockets of their own, on which this process says how they have ended. It ends with the host, and they with it. Workers
+whose template has ended are its children then: they go on, and it tells how they end.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from stockade.engine import wasmtime_version
 from stockade.guard import guard
 from stockade.isolation._frames import Garbled, Gone, receive, send
-from stockade.isolation._messages import TO_SERVER, Over, Refused
+from stockade.isolation._messages import TO_SERVER, Left, Over, Refused
 from stockade.isolation._prepared import rehearse
-from stockade.isolation._template import be_template
+from stockade.isolation._template import FIRST, be_template
 from stockade.jail import (
     NAMESPACES,
     Jail,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "serve"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-
-_FIRST: Final = 1
-"""The number of the first process of a namespace: when it ends, the kernel ends all others there."""
 
 _MOST_REAPED_SECONDS: Final = 0.2
 _REAP_SECONDS: Final = 0.001
@@ -121,14 +119,16 @@ class _Server(ForkLoop):
         line = self._templates.pop(child, None)
         # What has stopped it says more than that it was ended for that.
         status = self._halted.pop(child, status)
-        if line is not None:
-            with line, suppress(Gone):
-                send(line, Over(status), waits=False)
+        with suppress(Gone):
+            if line is None:
+                send(self._control, Left(child, status))
+            else:
+                with line:
+                    send(line, Over(status), waits=False)
 
     def _stopped(self, child: int, signal: int) -> None:
-        """Ends a template that was stopped: nobody says when it would go on, and runs would wait for that."""
-        if child in self._templates:
-            self._halted[child] = -signal
+        """Ends what was stopped: nobody says when it would go on, and runs would wait for that."""
+        self._halted[child] = -signal
         with suppress(ProcessLookupError):
             os.kill(child, SIGKILL)
 
@@ -169,7 +169,7 @@ class _Server(ForkLoop):
     def _end(self) -> int:
         status = super()._end()
         # Workers end with their templates, and are this process's then, to be waited for.
-        if os.getpid() != _FIRST:
+        if os.getpid() != FIRST:
             with suppress(ChildProcessError):
                 _reap_all()
         return status

@@ -3,7 +3,8 @@
 It was forked by the fork server, has one thread, and has never run a guest. It knows programs of this module alone, so
 that its workers have nothing of any other in their memory. What it is told comes from the host; workers have sockets
 of their own, of which this process keeps none and reads nothing. It reaps them, tells how they ended, ends with the
-fork server or when the host closes its socket, and they end with it.
+fork server or when the host closes its socket, and they end with it. Where something else has ended it, they go on: the
+fork server has them then.
 
 For a module that has not run before, it becomes the first worker itself: two processes would take twice as long.
 """
@@ -16,7 +17,7 @@ import os
 import socket
 from contextlib import suppress
 from signal import SIGKILL
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from stockade.isolation._frames import MOST_DESCRIPTORS, Garbled, Gone, receive, send
 from stockade.isolation._messages import TO_TEMPLATE, Ended, Forget, FromTemplate, Register, Spawn, Spawned
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
     from stockade.jail import Step
 
-__all__ = ["be_template"]
+__all__ = ["FIRST", "be_template"]
+
+FIRST: Final = 1
+"""The number of the first process of a namespace: when it ends, the kernel ends all others there."""
 
 
 def be_template(line: socket.socket, server: int, namespaces: tuple[Step, ...]) -> NoReturn:
@@ -117,7 +121,8 @@ class _Template(ForkLoop):
         if child == 0:
             try:
                 self.leave_loop()
-                work(program, line, template, keeps=order.keeps)
+                # Where the fork server is the first process, nothing outlives that.
+                work(program, line, None if self._server == FIRST else template, keeps=order.keeps)
             finally:
                 os._exit(1)
         self._running[child] = order.worker
@@ -128,7 +133,7 @@ class _Template(ForkLoop):
         # It is not reaped before this thread comes to that, so the number is its own.
         process = os.pidfd_open(worker)
         try:
-            self._tell(Spawned(order.worker), (process,))
+            self._tell(Spawned(order.worker, process=worker), (process,))
         finally:
             os.close(process)
 

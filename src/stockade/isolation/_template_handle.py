@@ -29,6 +29,7 @@ class TemplateHandle:
         line: The socket to it.
         clock: Tells the time, in seconds.
         over: Is called with a worker that has ended, or that there cannot be, on the thread that listens.
+        orphaned: Is called with a worker that goes on when its template has ended, and the number of its process.
         alone: Whether it is for one worker, which it becomes itself.
 
     Attributes:
@@ -48,6 +49,7 @@ class TemplateHandle:
         line: socket.socket,
         clock: Callable[[], float],
         over: Callable[[WorkerHandle], object],
+        orphaned: Callable[[WorkerHandle, int], object],
         *,
         alone: bool = False,
     ) -> None:
@@ -55,16 +57,23 @@ class TemplateHandle:
         self.alone = alone
         self._clock = clock
         self._over = over
+        self._orphaned = orphaned
         self.programs: set[int] = set()
         self.workers: dict[int, WorkerHandle] = {}
-        # Of these, those that it has not said to be there.
-        self._awaited: set[int] = set()
+        # Of these, those that it has said to be there, by their numbers, with those of their processes.
+        self._processes: dict[int, int] = {}
         self.used = clock()
         self.spent = False
 
     @classmethod
     def pair(
-        cls, kind: int, clock: Callable[[], float], over: Callable[[WorkerHandle], object], *, alone: bool
+        cls,
+        kind: int,
+        clock: Callable[[], float],
+        over: Callable[[WorkerHandle], object],
+        orphaned: Callable[[WorkerHandle, int], object],
+        *,
+        alone: bool,
     ) -> tuple[Self, socket.socket]:
         """Makes one, and the socket that its process is to have.
 
@@ -72,13 +81,14 @@ class TemplateHandle:
             kind: What kind of socket it is.
             clock: As above.
             over: As above.
+            orphaned: As above.
             alone: As above.
 
         Raises:
             OSError: There are no more descriptors.
         """
         ours, theirs = socket_pair(kind)
-        return cls(ours, clock, over, alone=alone), theirs
+        return cls(ours, clock, over, orphaned, alone=alone), theirs
 
     def order(self, message: Register | Forget | Spawn, descriptors: Sequence[int] = ()) -> None:
         """Tells it something.
@@ -117,7 +127,6 @@ class TemplateHandle:
         """
         self.used = self._clock()
         self.workers[worker.number] = worker
-        self._awaited.add(worker.number)
         try:
             self.order(Spawn(worker.number, worker.program, keeps, self.alone), [line.fileno()])
         except BaseException:
@@ -145,8 +154,8 @@ class TemplateHandle:
             worker = self.workers.get(message.worker)
             if isinstance(message, Spawned):
                 process = descriptors[0] if descriptors else None
-                self._awaited.discard(message.worker)
                 if worker is not None:
+                    self._processes[message.worker] = message.process
                     worker.spawned(process, message.errno)
                 elif process is not None:
                     os.close(process)
@@ -155,7 +164,7 @@ class TemplateHandle:
                 worker.ended(message.status)
 
     def lose(self, status: int = -signal.SIGKILL, errno: int = 0) -> None:
-        """It has ended, and its workers with it; or there can be none.
+        """It has ended, or there can be none: no worker comes to be any more. Of those that there are, others tell.
 
         Args:
             status: How it has ended, as a worker's status is told.
@@ -163,13 +172,16 @@ class TemplateHandle:
         """
         self.spent = True
         for worker in list(self.workers.values()):
-            # What had come to be was ended by the kernel, for that.
-            is_own = self.alone or worker.number in self._awaited
+            process = self._processes.get(worker.number)
+            if process is not None and not self.alone:
+                self.drop(worker)
+                self._orphaned(worker, process)
+                continue
             self._gone(worker)
             if errno:
                 worker.spawned(None, errno)
             else:
-                worker.ended(status if is_own else -signal.SIGKILL)
+                worker.ended(status)
 
     def _gone(self, worker: WorkerHandle) -> None:
         self.drop(worker)
@@ -179,7 +191,7 @@ class TemplateHandle:
         """Forgets a worker that has ended, or that there could not be."""
         self.used = self._clock()
         self.workers.pop(worker.number, None)
-        self._awaited.discard(worker.number)
+        self._processes.pop(worker.number, None)
 
     def end(self) -> None:
         """Ends it, and all its workers. It is closed when that is heard."""

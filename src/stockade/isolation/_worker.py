@@ -110,16 +110,17 @@ _MOST_TOLD: Final = 2_000
 """Characters of a message that the host is told."""
 
 
-def work(program: Prepared, line: socket.socket, server: int, *, keeps: bool) -> NoReturn:
+def work(program: Prepared, line: socket.socket, parent: int | None, *, keeps: bool) -> NoReturn:
     """Is a worker.
 
     Args:
         program: What it is to run.
         line: The socket to the host.
-        server: The template that has forked this one.
+        parent: The process that has forked this one, and that it ends with; None where it may outlive that.
         keeps: Whether its guest is called any number of times.
     """
-    end_with(server)
+    if parent is not None:
+        end_with(parent)
     if keeps:
         # What was there before is frozen.
         gc.enable()
