@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from stockade import Clock, Policy, Random, Report, Sandbox
+from stockade import Clock, Policy, Random, Report, Sandbox, StockadeError
 from stockade.execution import PolicyContext
 from stockade.host import HostFunctions
 from stockade.isolation import InProcess, Task, _handle, _hub
 from stockade.isolation._ahead import IDLE_SECONDS, MOST_FOR_ONE, WorkersAhead
 from stockade.isolation._frames import Gone
 from stockade.isolation._prepared import Prepared
+from stockade.isolation._worker import _Host
 from stockade.runner import RunControl, run_blocking
 from tests._processes import descriptors, ended, forked, until
 from tests.conftest import ECHO, HELLO, wat
@@ -338,6 +341,21 @@ def test_a_forked_host_leaves_what_waits_to_its_parent() -> None:
     assert box.run(wat(HELLO)).ok
 
 
+def rehearse(prepared: Prepared) -> None:
+    """Does in this process what a worker does before it waits."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        host = _Host(ours, prepared)
+        with suppress(StockadeError):
+            host._rehearse_run(())
+        prepared.forget()
+        ahead = prepared.guest_ahead(host.control)
+        if ahead is not None:
+            ahead.close()
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1, socket.MSG_DONTWAIT)
+
+
 COUNTS = """
 (module
   (import "env" "tick" (func $tick))
@@ -361,9 +379,8 @@ def test_what_waits_has_run_nothing_of_its_guest(cpu_percent: int) -> None:
     module = wat(COUNTS)
     context = PolicyContext(Policy().replace(cpu_percent=cpu_percent, fuel=10**6), functions)
     context.plan(module)
-    waits = Prepared(None, module, None, context, ())  # type: ignore[arg-type]
 
-    waits.rehearse()
+    rehearse(Prepared(None, module, None, context, ()))  # type: ignore[arg-type]
 
     assert ticks == []
     assert not context.history(module)
@@ -378,7 +395,7 @@ def test_what_cannot_be_made_is_told_by_its_run() -> None:
     context = PolicyContext(Policy(), HostFunctions())
     context.plan(module)
 
-    Prepared(None, module, None, context, ()).rehearse()  # type: ignore[arg-type]
+    rehearse(Prepared(None, module, None, context, ()))  # type: ignore[arg-type]
 
     assert not run_blocking(InProcess().run(context, RunControl(), Task(module), ""), RunControl()).ok
 

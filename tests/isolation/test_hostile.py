@@ -14,8 +14,8 @@ import pytest
 from stockade import AuditLog, EngineError, HostCall, Outcome, Policy, Sandbox, UsageError
 from stockade.gate import GateRules
 from stockade.isolation import _handle
-from stockade.isolation._messages import Failed, Finished, Looked, Ready, Started, Taken
-from stockade.report import TrapInfo, Usage, Violation
+from stockade.isolation._messages import Failed, Finished, Looked, Ready, Returned, Started, Taken
+from stockade.report import FuelStatistics, ModuleInfo, PolicyInfo, Report, TrapInfo, Usage, Violation
 from tests._processes import descriptors, until
 from tests.conftest import wat
 from tests.isolation.test_workers import all_gone
@@ -37,12 +37,37 @@ SUM = wat("""
 LOOKS = wat('(module (import "env" "look" (func $f)) (memory (export "memory") 1) (func (export "_start") (call $f)))')
 
 
+def whole(told: Returned, output: bytes) -> Finished:
+    """Says all that a report has of a run of which a worker has told little."""
+    usage = Usage(
+        wall_seconds=told.wall_seconds,
+        cpu_seconds=told.cpu_seconds,
+        memory_bytes=told.memory_bytes,
+        calls=told.calls,
+        fuel=None if told.fuel is None else told.fuel[0],
+    )
+    fuel = None if told.fuel is None else FuelStatistics(sum(told.fuel[:2]), *told.fuel, told.wall_seconds, 0.0)
+    report: Report = Report(
+        outcome=Outcome.EXIT if told.exit_code else Outcome.OK,
+        exit_code=told.exit_code,
+        value=told.values[0] if len(told.values) == 1 else list(told.values) or None,
+        usage=usage,
+        fuel=fuel,
+        module=ModuleInfo("", ""),
+        policy=PolicyInfo("", ""),
+    )
+    assert len(output) == told.stdout + told.stderr
+    return Finished(report, told.stdout, told.stderr)
+
+
 def lies(monkeypatch: pytest.MonkeyPatch, told: Callable[[Any, bytes], tuple[Any, bytes]], kind: type) -> None:
     """Has workers say something else than they do."""
     receive = _handle.WorkerHandle.receive
 
     def lying(handle: _handle.WorkerHandle, most_blob: int) -> object:
         found = receive(handle, most_blob)
+        if found is not None and kind is Finished and isinstance(found[0], Returned):
+            found = whole(found[0], found[1]), found[1], found[2]
         if found is not None and isinstance(found[0], kind):
             return *told(found[0], found[1]), found[2]
         return found

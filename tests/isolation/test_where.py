@@ -12,6 +12,7 @@ from stockade.audit import AuditEvent, EventName, RunHook, RunInfo
 from stockade.isolation import _messages
 from stockade.runner import RunControl
 from tests.conftest import HELLO, wat
+from tests.isolation.test_hostile import whole
 
 if TYPE_CHECKING:
     import pytest
@@ -74,7 +75,9 @@ def test_a_worker_cannot_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Lying:
         def decode(self, data: bytes) -> object:
-            message = finished(data)
+            message: object = finished(data)
+            if isinstance(message, _messages.Returned):
+                message = whole(message, b"hello world\n")
             if isinstance(message, _messages.Finished):
                 report = msgspec.structs.replace(message.report, isolation="bubblewrap")
                 lies.append(report)

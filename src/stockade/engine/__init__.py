@@ -34,6 +34,7 @@ from stockade.engine._parking import PARKING
 from stockade.engine._store import Store
 
 if TYPE_CHECKING:
+    from stockade.engine._beforehand import hold_still, make_stack
     from stockade.engine._forkable import make_forkable
     from stockade.engine._host_pages import PAGE_BYTES_OF_HOST, keep_page_table
     from stockade.engine._memory_image import Extent, InstanceState, MemoryImage, SealedFile
@@ -51,6 +52,7 @@ else:
     __getattr__ = found_later(
         __name__,
         {
+            "_beforehand": ("hold_still", "make_stack"),
             "_forkable": ("make_forkable",),
             "_host_pages": ("PAGE_BYTES_OF_HOST", "keep_page_table"),
             "_memory_image": ("Extent", "InstanceState", "MemoryImage", "SealedFile"),
@@ -107,11 +109,13 @@ __all__ = [
     "can_reserve_pool",
     "compile_to_bytes",
     "features_used",
+    "hold_still",
     "in_large_pages",
     "is_global",
     "keep_page_table",
     "library_folder",
     "make_forkable",
+    "make_stack",
     "populate",
     "put_state",
     "share_state",

@@ -24,7 +24,7 @@ from stockade.execution._open import OpenGuest
 from stockade.execution._pipe import Pipe
 from stockade.execution._plan import Plan
 from stockade.execution._ready import ReadyPool
-from stockade.execution._reporting import with_network
+from stockade.execution._reporting import with_earlier, with_network
 from stockade.execution._run import Guest, initialized, with_guest
 from stockade.execution._snapshot import GuestState, SavedGuest
 from stockade.execution._streams import Streams, StreamState
@@ -33,6 +33,7 @@ from stockade.execution._values import Argument, Call, bind_arguments
 from stockade.policy import Isolation
 
 if TYPE_CHECKING:
+    from stockade.execution._beforehand import hold_still, make_stack
     from stockade.execution._calibrate import Calibration, calibrate
     from stockade.execution._monitoring import Monitoring, RunMonitor, check_monitoring
     from stockade.execution._tracing import Tracer, trace_of, tracer_of
@@ -40,6 +41,7 @@ else:
     __getattr__ = found_later(
         __name__,
         {
+            "_beforehand": ("hold_still", "make_stack"),
             "_calibrate": ("Calibration", "calibrate"),
             "_monitoring": ("Monitoring", "RunMonitor", "check_monitoring"),
             "_tracing": ("Tracer", "trace_of", "tracer_of"),
@@ -86,9 +88,12 @@ __all__ = [
     "check_arguments",
     "check_monitoring",
     "environment",
+    "hold_still",
     "initialized",
+    "make_stack",
     "trace_of",
     "tracer_of",
+    "with_earlier",
     "with_guest",
     "with_network",
 ]

@@ -151,6 +151,11 @@ class PolicyContext:
         """Returns what was made of a module; None where it is to be made, or runs begin elsewhere, or began ahead."""
         return None if self._parked or self.isolation != "inprocess" else self._plans.get(module.sha256)
 
+    def find_apart(self, module: Module) -> Plan | None:
+        """Returns what was made of a module whose runs begin in workers, and need nothing set up; None of others."""
+        plan = None if self.isolation == "inprocess" or self._parked else self._plans.get(module.sha256)
+        return plan if plan is not None and plan.is_bare and plan.was_compiled else None
+
     def prepare(self, module: Module, control: RunControl, tenant: str = "") -> RunCoroutine[bool]:
         """Makes a module ready to run, in steps: while it is compiled, or waits for its turn, no thread is held.
 

@@ -114,6 +114,8 @@ class LiveGuest(OpenGuest):
     _earlier = _NOTHING_EARLIER
     _memory_before: int | None = None
     _longest_wait = 0.0
+    # Whether little was told of its last call.
+    _was_plain = False
     # Whether it began with no page of its own; and who is to learn which pages it has written to.
     _shares_all = False
     _learns: FirstPages | None = None

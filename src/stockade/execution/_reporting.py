@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     _Told: TypeAlias = tuple[Outcome, int | None, Value, bytes, bytes, Usage, Mapping[str, Any]]
 
-__all__ = ["ReportingGuest", "with_network"]
+__all__ = ["ReportingGuest", "with_earlier", "with_network"]
 
 _Record = TypeVar("_Record", Violation, ViolationEvent)
 
@@ -86,7 +86,7 @@ class ReportingGuest(LiveGuest):
         used = self._usage
         if used is not None:
             self._memory_before = used.memory_bytes
-            self._earlier = _with(self._earlier, used)
+            self._earlier = with_earlier(self._earlier, used)
             self._usage = None
         self._longest_wait = 0.0
         if self._monitor is not None:
@@ -151,7 +151,7 @@ class ReportingGuest(LiveGuest):
 
     def _whole(self, results: Sequence[Number | str] | None, command: bool, fuel: int | None) -> _Told:
         """What is told of any guest."""
-        plan, state, wall = self._plan, self._state, self._wall_seconds
+        self._was_plain, plan, state, wall = False, self._plan, self._state, self._wall_seconds
         reading = None
         stdout = stderr = b""
         noted: Sequence[GuardViolation] = ()
@@ -195,7 +195,7 @@ class ReportingGuest(LiveGuest):
     def _plain(self, glance: Glance, results: Sequence[Number | str], command: bool, fuel: int | None) -> _Told:
         """What is told of a guest that has returned, of which the guard tells nothing but what it used and wrote."""
         memory_bytes, elements, stdout, stderr, calls = glance
-        self._used_bytes = memory_bytes + len(stdout) + len(stderr) + len(self._placed.block)
+        self._was_plain, self._used_bytes = True, memory_bytes + len(stdout) + len(stderr) + len(self._placed.block)
         if self._plan.grows:
             self._check_growth(memory_bytes)
         outcome, exit_code, value = returned(results, command)
@@ -386,8 +386,8 @@ def _into_the_call(record: _Record, since: float) -> _Record:
     return msgspec.structs.replace(record, at=max(0.0, record.at - since))
 
 
-def _with(earlier: QuotaUse, used: Usage) -> QuotaUse:
-    """Adds what one more call used to what earlier ones did."""
+def with_earlier(earlier: QuotaUse, used: Usage) -> QuotaUse:
+    """Adds what one more call used of the limits that hold for all of them to what earlier ones did."""
     calls = sum(used.calls.values()) + used.host_calls
     if not (calls or used.read_bytes or used.written_bytes or used.random_bytes or used.files_created):
         return earlier

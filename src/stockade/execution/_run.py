@@ -62,6 +62,17 @@ class Guest(CallingGuest):
         elif self.pool is None:
             self._learns = pages
 
+    @property
+    def told_little(self) -> bool:
+        """Whether the last report says of the call that it has returned, what it used in all, and nothing else."""
+        return (
+            self._was_plain
+            and self._budget is None
+            and self._tracer is None
+            and self._network is None
+            and self._earlier is Guest._earlier  # nothing, as every guest begins
+        )
+
     def attempt(self, call: Call, *, command: bool = False) -> Report | None:
         """Calls an exported function, and lets the guest run until it halts for the first time. Most are over by then.
 

@@ -36,6 +36,7 @@ __all__ = [
     "receive",
     "sealed_file",
     "send",
+    "send_packed",
     "unpacked",
 ]
 
@@ -134,6 +135,22 @@ def send(
     except BlockingIOError:
         raise Full from None
     except (BrokenPipeError, ConnectionResetError, TimeoutError):
+        raise Gone from None
+
+
+def send_packed(line: socket.socket, message: bytes) -> None:
+    """Sends a message that `packed` has made, which is small, and behind which nothing stands.
+
+    Args:
+        line: The socket.
+        message: Its head and its struct.
+
+    Raises:
+        Gone: There is nobody to take it.
+    """
+    try:
+        line.send(message, _NO_SIGNAL)
+    except (BrokenPipeError, ConnectionResetError, BlockingIOError, TimeoutError):
         raise Gone from None
 
 

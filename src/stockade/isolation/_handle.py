@@ -6,11 +6,14 @@ import math
 import os
 import select
 import signal
+import socket
+import struct
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stockade._locks import reentrant_lock
-from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone, receive, send
+from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone, receive, send, send_packed
 from stockade.isolation._messages import (
     FROM_WORKER,
     FromWorker,
@@ -19,13 +22,18 @@ from stockade.isolation._messages import (
 )
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
     from stockade.isolation._hub import Hub, _Server
 
 
-__all__ = ["WorkerHandle"]
+__all__ = ["BRIEF_SECONDS", "WorkerHandle"]
+
+BRIEF_SECONDS: Final = 0.005
+"""How long a call is waited for on the thread that makes it, and how long no other worker is made meanwhile."""
+
+_BRIEF_TIME: Final = struct.pack("@ll", 0, round(BRIEF_SECONDS * 1e6))
+"""The same as a `timeval`."""
 
 
 class WorkerHandle:
@@ -54,6 +62,9 @@ class WorkerHandle:
         self.most_descriptors = 0
         self._closed = False
         self._line = line
+        # How long `receive_soon` waits.
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _BRIEF_TIME)
+        self._put_back: deque[tuple[FromWorker, bytes, tuple[int, ...]] | Garbled | Gone] = deque()
         self._server = server
         self._wake: Callable[[], object] = _nobody
         self._process: int | None = None
@@ -90,12 +101,46 @@ class WorkerHandle:
         """
         if self._closed:
             raise Gone
+        if self._put_back:
+            heard = self._put_back.popleft()
+            if isinstance(heard, Exception):
+                raise heard
+            return heard
         most = {"most_bytes": self.most_bytes, "most_blob": most_blob, "most_descriptors": self.most_descriptors}
         try:
             return receive(self._line, FROM_WORKER, **most, waits=False)
         except Garbled:
             self.is_garbled = True
             raise
+
+    def tell_first(self, message: bytes, wake: Callable[[], object]) -> None:
+        """Does what `begin` does, where nothing goes with the message, which is put together already.
+
+        Args:
+            message: Its head and its struct.
+            wake: As there.
+
+        Raises:
+            Gone: It has ended.
+        """
+        self._wake = wake
+        send_packed(self._line, message)
+
+    def receive_soon(self, most_blob: int) -> tuple[FromWorker, bytes, tuple[int, ...]] | None:
+        """Does what `receive` does, and waits a moment for it, on this thread."""
+        try:
+            return receive(self._line, FROM_WORKER, most_bytes=self.most_bytes, most_blob=most_blob)
+        except Garbled:
+            self.is_garbled = True
+            raise
+
+    def put_back(self, heard: tuple[FromWorker, bytes, tuple[int, ...]] | Garbled | Gone) -> None:
+        """Has something received once more, before what comes later, and in the order in which it was put back.
+
+        Args:
+            heard: What was received, or was raised for it.
+        """
+        self._put_back.append(heard)
 
     def send(self, message: ToWorker, blob: bytes | memoryview = b"", descriptors: Sequence[int] = ()) -> None:
         """Tells the worker something. What it does not take is lost: that is seen by what it does next."""
@@ -123,24 +168,37 @@ class WorkerHandle:
 
     def _end(self) -> None:
         if self._killed and self._process is not None and self.status is None:
-            with suppress(ProcessLookupError):
+            # Each run comes here, and `suppress` takes three calls.
+            try:  # noqa: SIM105
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def close(self) -> bool:
         """Ends the worker, if it has not ended, and forgets it. Closing twice is harmless.
+
+        Its socket is closed by the thread that listens, when it hears that the worker has ended: whoever waits for the
+        run's report does not wait for that.
 
         Returns:
             Whether it was not closed before.
         """
         with self._lock:
-            was_closed, self._closed = self._closed, True
-        if was_closed:
-            return False
-        self.kill()
-        self._server.watcher.forget(self._line)
-        self._line.close()
+            if self._closed:
+                return False
+            self._closed = self._killed = True
+            self._end()
+            ends_later = self.status is None and self._process is not None and not self._server.lost
+        if not ends_later:
+            self.drop()
         self._server.left(self)
         return True
+
+    def drop(self) -> None:
+        """Closes its socket, if it is closed itself. May be called from any thread, and again."""
+        if self._closed:
+            self._server.watcher.forget(self._line)
+            self._line.close()
 
     def forget(self) -> None:
         """In a forked child: lets go of it, for it is the parent's."""
@@ -173,6 +231,7 @@ class WorkerHandle:
             process, self._process = self._process, None
         if process is not None:
             os.close(process)
+        self.drop()
         self._wake()
 
 

@@ -373,6 +373,8 @@ class _Server:
             template.end()
         self.process.close()
         self.watcher.close()
+        for worker in list(self.workers.values()):
+            worker.drop()
 
     def forget(self) -> None:
         """In a forked child: lets go of it."""
@@ -497,6 +499,43 @@ class Hub:
             worker.close()
             raise
         return worker
+
+    def tell_waiting(
+        self,
+        key: tuple[int, str],
+        message: bytes,
+        wake: Callable[[], object],
+        taken: list[WorkerHandle],
+    ) -> bool:
+        """Tells a worker that waits what its guest is given, if one does, and there is a place for it.
+
+        Args:
+            key: By which the server knows what is to run.
+            message: What the guest is given, put together.
+            wake: As for `spawn`.
+            taken: Gets the worker, once it has a place: who has it there ends it, and gives that back.
+
+        Returns:
+            Whether it was told.
+        """
+        with self._lock:
+            server = self._server
+            if server is None or server.lost or self.stale or not self._free:
+                return False
+            program = server.programs.find(key)
+            worker = None if program is None else server.ahead.take(program)
+            if worker is None:
+                return False
+            worker.hub = self
+            # Nowhere between these two does Python look for signals.
+            self._free -= 1
+            taken.append(worker)
+            try:
+                worker.tell_first(message, wake)
+            except Gone:
+                return False
+            server.ahead.took(worker)
+        return True
 
     def _program(self, server: _Server, what: Registered) -> int:
         """The number by which a server knows what is to run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, get_origin
 
 import msgspec
 
@@ -50,6 +50,7 @@ __all__ = [
     "Register",
     "Request",
     "Rest",
+    "Returned",
     "Spawn",
     "Spawned",
     "Started",
@@ -481,6 +482,46 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     depth: int = 0
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+
+
+class Returned(msgspec.Struct, frozen=True, tag=True):
+    """The run is over as most are: the guest has returned, and there is little to tell.
+
+    It says what a report has of such a run that the host does not know: to say all of a report takes longer than most
+    guests run. Behind it are stdout and stderr.
+
+    Attributes:
+        wall_seconds: From the first instruction to the last.
+        cpu_seconds: Processor time.
+        memory_bytes: What the guest's memories and tables have at the end.
+        grown_bytes: By how much they grew.
+        table_elements: Elements of its tables.
+        calls: WASI call -> how often the guest made it.
+        stdout: How many bytes stdout has.
+        stderr: The same of stderr.
+        fuel: Units that it consumed, and that are left; None where it was not metered.
+        exit_code: Its exit code, where what it has returned is one.
+        values: What it has returned, where that is none.
+    """
+
+    wall_seconds: _Seconds
+    cpu_seconds: _Seconds
+    memory_bytes: _Count
+    grown_bytes: _Count
+    table_elements: _Count
+    calls: dict[str, _Count]
+    stdout: _Count = 0
+    stderr: _Count = 0
+    fuel: tuple[_Count, _Count, bool] | None = None
+    exit_code: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)] | None = None
+    values: tuple[_Number, ...] = ()
+
+    depth: ClassVar[int] = 0
+    over: ClassVar[bool] = False
+
+
 class Entered(msgspec.Struct, frozen=True, tag=True):
     """A function has returned, of those that a driven call is made of; or such a call has begun.
 
@@ -538,7 +579,7 @@ FromTemplate: TypeAlias = Refused | Over | Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
 ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
 FromWorker: TypeAlias = (
-    Ready | Started | Output | Wants | Called | Told | Traced | Finished | Failed | Entered | Looked | Taken
+    Ready | Started | Output | Wants | Called | Told | Traced | Finished | Returned | Failed | Entered | Looked | Taken
 )
 
 

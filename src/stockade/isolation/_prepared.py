@@ -20,6 +20,8 @@ from stockade.execution import (
     Call,
     OpenMounts,
     PolicyContext,
+    hold_still,
+    make_stack,
 )
 from stockade.guard import guard, state_format, weave
 from stockade.host import HostFunctions
@@ -28,16 +30,15 @@ from stockade.isolation._messages import (
     Register,
 )
 from stockade.jail import Jail, Step, detach_folders, has_other_threads, warm_up
-from stockade.modules import Entry, Module, load_module
+from stockade.modules import Module, load_module
 from stockade.report import Trace
-from stockade.runner import RunControl
-from stockade.wasm import FuncType, parse, scan
+from stockade.wasm import ExternKind, parse, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stockade.execution import Guest
-    from stockade.report import Report
+    from stockade.runner import RunControl
 
 __all__ = ["Prepared", "RemoteFunction", "prepared", "rehearse"]
 
@@ -118,32 +119,30 @@ class Prepared:
             if self.code is not None:
                 self.code.compiled.engine.ticker.stay()
 
-    def rehearse(self) -> Report | None:
-        """Does what a run does, but for the guest's own code: of a run that is cancelled before it begins.
+    def still_guest(self, control: RunControl) -> Guest | None:
+        """Makes a guest that is given nothing, and of which nothing ever runs; None where there can be none.
 
-        What is touched then is in place when the run comes that this is for: most of what it takes is that memory is
-        touched for the first time.
-
-        Returns:
-            What is reported on it; None where there is no report.
+        Args:
+            control: The control of its run.
         """
-        report = None
-        control = RunControl()
-        control.cancel()
-        # What is wrong with it is told by the run.
-        with suppress(*FAILURES.values()):
-            guest = self.context.guest(self.module, control)
-            try:
-                steps = guest.invoke(Call(Entry(b"", FuncType((), ()))))
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    report = end.value
-                steps.close()
-            finally:
-                guest.close()
+        guest = self.guest_ahead(control)
+        if guest is not None:
+            hold_still(guest)
+        return guest
+
+    def forget(self) -> None:
+        """Forgets what was noted of runs that were none."""
         self.context.ready(self.module).history.clear()
-        return report
+
+    @property
+    def first_call(self) -> Call | None:
+        """What most runs of the module call; None where it exports no function."""
+        plan = self.context.ready(self.module)
+        if plan.command is not None:
+            return plan.command
+        exports = self.module.parsed.exports.items()
+        name = next((name for name, export in exports if export.kind is ExternKind.FUNC), None)
+        return None if name is None else Call(self.module.function_entry(name.decode("utf-8", "surrogateescape")))
 
     def guest_ahead(self, control: RunControl) -> Guest | None:
         """Makes a guest that is given nothing, for a run that comes later; None where that is to be done then.
@@ -153,7 +152,9 @@ class Prepared:
         """
         with suppress(*FAILURES.values()):
             if self.context.trace is None:
-                return self.context.guest(self.module, control)
+                guest = self.context.guest(self.module, control)
+                make_stack(guest)
+                return guest
         return None
 
 

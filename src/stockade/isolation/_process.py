@@ -15,6 +15,7 @@ from stockade.errors import Cancelled, IsolationError, SnapshotError, UsageError
 from stockade.execution import environment, with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
+from stockade.isolation._brief import run_briefly
 from stockade.isolation._bubblewrap import missing_command
 from stockade.isolation._frames import MOST_DESCRIPTORS, sealed_file
 from stockade.isolation._hub import hub_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stockade.engine import SealedFile
-    from stockade.execution import Isolation, OpenGuest, Plan, PolicyContext, Streams
+    from stockade.execution import Call, Isolation, OpenGuest, Plan, PolicyContext, Streams
     from stockade.isolation._backend import Task
     from stockade.isolation._handle import WorkerHandle
     from stockade.isolation._hub import Hub
@@ -87,6 +88,26 @@ class Workers:
             UsageError: What the guest is given does not fit.
         """
         return _run(context, control, task, tenant)
+
+    def run_briefly(
+        self, context: PolicyContext, plan: Plan, control: RunControl, call: Call, *, command: bool
+    ) -> Report | None:
+        """Makes a call of a guest that is given nothing, on this thread, in a worker that waits.
+
+        Args:
+            context: The policy made ready.
+            plan: What was made of the module, whose runs need nothing set up.
+            control: What tells it to stop.
+            call: What is called, with numbers.
+            command: Whether its result is an exit code.
+
+        Returns:
+            The report; None where no worker waits, or runs are given something or looked at: then nothing was begun.
+        """
+        number = _known.get(context)
+        if number is None or context.monitoring is not None or context.provided.has_variables:
+            return None
+        return run_briefly((number, plan.module.sha256), context, plan, control, call, command=command)
 
     def open(
         self, context: PolicyContext, control: RunControl, task: Task, tenant: str, *, keeps: bool = True

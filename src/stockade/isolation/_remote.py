@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from stockade.engine import SealedFile
 from stockade.errors import EngineError, SnapshotError, UsageError
-from stockade.execution import MEMORY, GuestState, StringCall, awaited_of
+from stockade.execution import MEMORY, GuestState, StringCall, awaited_of, with_earlier
 from stockade.host import MEMORY_OVER
 from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled
 from stockade.isolation._messages import (
@@ -24,6 +24,7 @@ from stockade.isolation._messages import (
     Poke,
     Request,
     Rest,
+    Returned,
     Take,
     Taken,
     ToWorker,
@@ -110,6 +111,8 @@ class RemoteGuest(HeardGuest):
         """Gives it a fresh budget of fuel and fresh counters, for the next call."""
         self._renews = True
         self._timed = False
+        if self._used is not None:
+            self._earlier = with_earlier(self._earlier, self._used.usage)
         if self._monitor is not None:
             self._monitor.begin()
 
@@ -144,7 +147,8 @@ class RemoteGuest(HeardGuest):
 
     def _begin(self) -> None:
         """Begins a call, or a turn: what counts for one counts from now."""
-        self._asked_at = self._called = time.monotonic()
+        told_at, self._told_at = self._told_at, None
+        self._asked_at = self._called = time.monotonic() if told_at is None else told_at
         self._told_cancel = self._finished = self._used = None
         self._calls.count = 0
         self._calls.raised = None
@@ -162,15 +166,20 @@ class RemoteGuest(HeardGuest):
             request = request_of(call, command=command, initializes=initializes, renews=renews, depth=self._depth)
             self.send(request)
 
-    def was_told(self, call: Request, *, at_once: bool) -> None:
+    def was_told(
+        self, call: Request, *, at_once: bool, asked_at: float | None = None, ready_at: float | None = None
+    ) -> None:
         """Notes that the worker was told what to call when it was told what the guest is given.
 
         Args:
             call: What is called.
             at_once: Whether the guest is given nothing, so that one that was made ahead says nothing before it is over.
+            asked_at: When it was told, by `time.monotonic`; None for just now.
+            ready_at: When it was heard that it is ready, likewise; None where that is to be heard.
         """
         self._told = call
         self._begins_at_once = at_once
+        self._told_at, self._ready_at = asked_at, ready_at
 
     def _until_over(self, call: Call) -> RunCoroutine[Report]:
         results: Sequence[Number | str | bytes] | None = None
@@ -187,7 +196,7 @@ class RemoteGuest(HeardGuest):
                 raise
         return (yield from self._finish_call(finished, blob, call, results))
 
-    def _take_finished(self) -> tuple[Finished, bytes] | None:
+    def _take_finished(self) -> tuple[Finished | Returned, bytes] | None:
         return self._finished
 
     def _drive(self, call: Call) -> RunCoroutine[Sequence[Number | str | bytes]]:

@@ -17,6 +17,7 @@ import msgspec
 
 from stockade.errors import IsolationError, UsageError
 from stockade.isolation._frames import Garbled, Gone
+from stockade.isolation._handle import BRIEF_SECONDS
 from stockade.isolation._messages import (
     FAILURES,
     Called,
@@ -28,6 +29,7 @@ from stockade.isolation._messages import (
     Looked,
     Output,
     Ready,
+    Returned,
     Started,
     Taken,
     Told,
@@ -55,9 +57,6 @@ GRACE_SECONDS: Final = 0.5
 
 START_SECONDS: Final = 60.0
 """How long it may take until a worker is ready, on a machine that is very busy."""
-
-BRIEF_SECONDS: Final = 0.005
-"""How long a call is waited for on the thread that makes it, and how long no other worker is made meanwhile."""
 
 REPLY_SECONDS: Final = 30.0
 """How long a worker may take to answer, whose guest is halted: on a machine that is very busy, or for a snapshot."""
@@ -285,7 +284,7 @@ class HeardGuest(ToldGuest):
             for descriptor in descriptors:
                 os.close(descriptor)
             raise Garbled("something stands behind it")
-        if isinstance(message, Finished):
+        if isinstance(message, Finished | Returned):
             if self._started is None:
                 raise Garbled("it has ended before it began")
             if not message.depth:
@@ -389,10 +388,11 @@ class HeardGuest(ToldGuest):
             self._begin_time()
 
     def _begin_time(self) -> None:
-        self._started = time.monotonic()
+        now = time.monotonic()
+        self._started = now if self._ready_at is None else self._ready_at
         if self._called is not None:
             self._called = self._started
-            self._control.start(self._plan.limits.wall_time)
+            self._control.start(self._plan.limits.wall_time, now - self._started)
             self._timed = True
 
     def _hear_of(self, told: Progress) -> None:

@@ -20,10 +20,11 @@ from stockade.isolation._messages import (
     Input,
     Looked,
     Request,
+    Returned,
     Taken,
 )
-from stockade.isolation._sound import check_value, most_output_bytes, sound_report
-from stockade.report import Outcome, Progress, Report, Timings, TrapInfo, Usage, Violation, note_cause
+from stockade.isolation._sound import check_value, most_output_bytes, returned_report, sound_report
+from stockade.report import Outcome, Progress, QuotaUse, Report, Timings, TrapInfo, Usage, Violation, note_cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from stockade.report import PolicyInfo
     from stockade.runner import RunControl, RunCoroutine
 
-__all__ = ["OUTPUT_BYTES", "Ending", "Streamed", "ToldGuest"]
+__all__ = ["OUTPUT_BYTES", "Ending", "Streamed", "ToldGuest", "let_go"]
 
 OUTPUT_BYTES: Final = 1 << 16
 """What a piece of output has at most."""
@@ -97,7 +98,8 @@ class Ending(NamedTuple):
     why: str = ""
 
 
-def _let_go(worker: WorkerHandle) -> None:
+def let_go(worker: WorkerHandle) -> None:
+    """Ends a worker, and gives back its place, which it has: once, however often this is called."""
     if worker.close():
         worker.hub.release()
 
@@ -133,7 +135,7 @@ class ToldGuest(OpenGuest):
         keeps: bool = True,
     ) -> None:
         # First: whoever drops it, at whatever moment, ends the worker.
-        self._finish = weakref.finalize(self, _let_go, worker)
+        self._finish = weakref.finalize(self, let_go, worker)
         self._finish.atexit = False
         self._plan = plan
         self._policy = policy
@@ -147,6 +149,9 @@ class ToldGuest(OpenGuest):
         # What the worker was told to call, when it was told what the guest is given.
         self._told: Request | None = None
         self._begins_at_once = False
+        # When it was told so, and when it was heard that it has begun, where that was before this was made.
+        self._told_at: float | None = None
+        self._ready_at: float | None = None
         self._is_ready = False
         # Whether no other worker has been made for the next run: where it is over soon, that is done after it.
         self._wants_more = not keeps
@@ -168,6 +173,8 @@ class ToldGuest(OpenGuest):
         # When the call under way was asked for, and when the budget was that it is held to.
         self._asked_at = self._since = time.monotonic()
         self._renews = False
+        # What earlier calls have used of the limits that hold for all of them.
+        self._earlier = QuotaUse()
         self._timed = False
         self._depth = 0
         self._told_cancel: float | None = None
@@ -182,8 +189,8 @@ class ToldGuest(OpenGuest):
         self._ended = False
         self._closed = False
         # What was said, and is waited for.
-        self._finished: tuple[Finished, bytes] | None = None
-        self._returned: tuple[Finished, bytes] | None = None
+        self._finished: tuple[Finished | Returned, bytes] | None = None
+        self._returned: tuple[Finished | Returned, bytes] | None = None
         self._entered: Entered | None = None
         self._looked: tuple[Looked, bytes] | None = None
         self._taken: tuple[Taken, tuple[int, ...]] | None = None
@@ -274,7 +281,7 @@ class ToldGuest(OpenGuest):
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def _finish_call(
-        self, finished: Finished, blob: bytes, call: Call, results: Sequence[Number | str | bytes] | None
+        self, finished: Finished | Returned, blob: bytes, call: Call, results: Sequence[Number | str | bytes] | None
     ) -> RunCoroutine[Report]:
         """Returns the report of the worker, once all output was taken."""
         report = self._checked(finished, blob, call)
@@ -292,18 +299,26 @@ class ToldGuest(OpenGuest):
             report = msgspec.structs.replace(report, value=value)
         return report
 
-    def _checked(self, finished: Finished, blob: bytes, call: Call | None = None, *, is_within: bool = False) -> Report:
+    def _checked(
+        self, finished: Finished | Returned, blob: bytes, call: Call | None = None, *, is_within: bool = False
+    ) -> Report:
         """Returns the report of the worker as far as it makes sense; else that on its end."""
         seconds = time.monotonic() - self._since
-        timings = self._timings(finished.report.usage.wall_seconds)
+        plan, policy, isolation = self._plan, self._policy, self._isolation
         try:
-            report = sound_report(
-                finished, blob, self._plan, self._policy, self._isolation, seconds, timings, is_within=is_within
-            )
-            if call is not None:
-                check_value(report.value, call)
-            elif report.value is not None:
-                raise Garbled("it has a value where no call is over")
+            if isinstance(finished, Returned):
+                if call is None or call.exchange is not None or is_within:
+                    raise Garbled("it tells too little of its run")
+                timings = self._timings(finished.wall_seconds)
+                told = finished, blob, call, plan, policy, isolation, seconds, timings
+                report = returned_report(*told, earlier=self._earlier)
+            else:
+                timings = self._timings(finished.report.usage.wall_seconds)
+                report = sound_report(finished, blob, plan, policy, isolation, seconds, timings, is_within=is_within)
+                if call is not None:
+                    check_value(report.value, call)
+                elif report.value is not None:
+                    raise Garbled("it has a value where no call is over")
             if not is_within and report.usage.host_calls < self._calls.count:
                 raise Garbled("it has made more calls than it says")
         except Garbled as problem:

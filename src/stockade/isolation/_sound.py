@@ -7,16 +7,16 @@ a log, nothing is larger than the policy lets it be, and what the host knows its
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from stockade._wasi import WASI
+from stockade._wasi import WASI, WASI_BY_NAME
 from stockade.engine import INTEGER_BITS
 from stockade.execution import StringCall
 from stockade.guard import entries_in, traced_numbers
 from stockade.isolation._frames import Garbled
-from stockade.report import Outcome, Report, Timings
+from stockade.report import FuelStatistics, Outcome, QuotaUse, Report, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,18 @@ if TYPE_CHECKING:
     from stockade.engine import Number
     from stockade.execution import Call, Isolation, Plan
     from stockade.guard import TraceEntry
-    from stockade.isolation._messages import Finished
+    from stockade.isolation._messages import Finished, Returned
     from stockade.report import PolicyInfo
 
-__all__ = ["check_numbers", "check_value", "check_values", "most_output_bytes", "sound_entries", "sound_report"]
+__all__ = [
+    "check_numbers",
+    "check_value",
+    "check_values",
+    "most_output_bytes",
+    "returned_report",
+    "sound_entries",
+    "sound_report",
+]
 
 _MOST_TEXT: Final = 4_000
 """Characters of any text in a report, output and values left out."""
@@ -39,6 +47,11 @@ _MOST_NUMBER: Final = 1 << 64
 
 _KNOWN_HERE: Final = frozenset({"stdout", "stderr", "value", "module", "policy", "isolation", "limits", "timings"})
 """Fields of a report that are not taken as they are told."""
+
+_CALLS: Final = frozenset(WASI_BY_NAME)
+"""The calls that a guest that has returned, and of which there is little to tell, can have made."""
+
+_NOTHING_EARLIER: Final = QuotaUse()
 
 _CLOCK_SECONDS: Final = 1.0
 """How much later than the host a worker may say that it is."""
@@ -148,6 +161,87 @@ def sound_report(
         limits=plan.run_limits,
         timings=timings,
     )
+
+
+def returned_report(
+    told: Returned,
+    blob: bytes,
+    call: Call,
+    plan: Plan,
+    policy: PolicyInfo,
+    isolation: Isolation,
+    seconds: float,
+    timings: Timings,
+    *,
+    earlier: QuotaUse = _NOTHING_EARLIER,
+) -> Report:
+    """Returns the report on a run of which a worker says that its guest has returned, if that can be.
+
+    Args:
+        told: What it says.
+        blob: What stands behind that.
+        call: The call.
+        plan: What ran.
+        policy: The policy, as reports say it.
+        isolation: Where it ran.
+        seconds: How long it has run, as the host knows it.
+        timings: Where the time went, likewise.
+        earlier: What earlier calls have used.
+
+    Raises:
+        Garbled: It cannot be.
+    """
+    limits, fuel, code, calls, wall = plan.limits, told.fuel, told.exit_code, told.calls, told.wall_seconds
+    end, elements, memory_bytes = told.stdout, told.table_elements, told.memory_bytes
+    if end > limits.stdout or told.stderr > limits.stderr:
+        raise Garbled("it has more output than the policy allows")
+    if end + told.stderr != len(blob):
+        raise Garbled("its output is of another length")
+    if wall > seconds + _CLOCK_SECONDS:
+        raise Garbled("it has run for longer than it was there")
+    if not _CALLS.issuperset(calls):
+        raise Garbled("it has made a call that there is not")
+    if (fuel is None) != (plan.fuel is None):
+        raise Garbled("its ending contradicts itself")
+    value: Any = None
+    if code is None:
+        values = check_values(told.values, call.entry.type.results)
+        value = values[0] if len(values) == 1 else values or None
+    elif told.values:
+        raise Garbled("it has two values")
+    return Report(
+        outcome=Outcome.EXIT if code else Outcome.OK,
+        exit_code=code,
+        value=value,
+        stdout=blob[:end],
+        stderr=blob[end:],
+        usage=Usage(
+            fuel=None if fuel is None else fuel[0],
+            wall_seconds=wall,
+            cpu_seconds=told.cpu_seconds,
+            memory_bytes=memory_bytes,
+            memory_peak_bytes=memory_bytes,
+            memory_grown_bytes=told.grown_bytes,
+            table_elements=elements,
+            calls=calls,
+            stdout_bytes=end,
+            stderr_bytes=told.stderr,
+        ),
+        fuel=None if fuel is None else _statistics(fuel, plan, wall),
+        module=plan.info,
+        policy=policy,
+        isolation=isolation,
+        timings=timings,
+        limits=plan.run_limits,
+        earlier=earlier,
+    )
+
+
+def _statistics(fuel: tuple[int, int, bool], plan: Plan, seconds: float) -> FuelStatistics:
+    consumed, left, exact = fuel
+    if plan.fuel is None or consumed + left != plan.fuel:
+        raise Garbled("it has used other fuel than it was given")
+    return FuelStatistics(plan.fuel, consumed, left, exact, seconds, consumed / seconds if seconds > 0 else 0.0)
 
 
 def sound_entries(data: bytes, plan: Plan, seconds: float) -> list[TraceEntry]:

@@ -160,8 +160,8 @@ class TemplateHandle:
                 elif process is not None:
                     os.close(process)
             elif worker is not None:
-                self._gone(worker)
                 worker.ended(message.status)
+                self._gone(worker)
 
     def lose(self, status: int = -signal.SIGKILL, errno: int = 0) -> None:
         """It has ended, or there can be none: no worker comes to be any more. Of those that there are, others tell.

@@ -13,6 +13,7 @@ import os
 import select
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -41,7 +42,6 @@ from stockade.isolation._frames import (
     packed,
     receive,
     send,
-    unpacked,
 )
 from stockade.isolation._messages import (
     FAILURES,
@@ -66,6 +66,7 @@ from stockade.isolation._messages import (
     Ready,
     Request,
     Rest,
+    Returned,
     Started,
     Take,
     Taken,
@@ -191,9 +192,19 @@ class _Host:
         kind = next(name for name, kind in FAILURES.items() if isinstance(problem, kind))
         self.tell(Failed(kind, printable(str(problem), _MOST_TOLD)))  # type: ignore[arg-type]
 
-    def _finish(self, report: Report, depth: int = 0) -> None:
-        """Tells what came of a call."""
-        self.tell(*self._finished(report, depth, over=self.guest.ended))
+    def _finish(self, report: Report, depth: int = 0, *, plain: bool = False) -> None:
+        """Tells what came of a call.
+
+        Args:
+            report: The report on it.
+            depth: How many calls of functions of the embedder's it was made in.
+            plain: Whether nothing but numbers was passed and returned.
+        """
+        guest = self.guest
+        if plain and guest.told_little and not guest.ended:
+            self.tell(_returned(report), report.stdout + report.stderr)
+        else:
+            self.tell(*self._finished(report, depth, over=guest.ended))
 
     def _finished(self, report: Report, depth: int, *, over: bool) -> tuple[Finished, bytes]:
         """Returns what is told of what came of a call, and what stands behind that."""
@@ -280,16 +291,40 @@ class _Host:
         Args:
             walls: What stands around the guest.
         """
-        self._program.wait()
-        report = self._program.rehearse()
-        if report is not None:
-            finished, behind = self._finished(report, 0, over=True)
-            packed(finished, behind)
-        unpacked(b"".join(packed(Open(call=Request(b"")))), TO_WORKER)
-        self._ahead = self._program.guest_ahead(self.control)
+        program = self._program
+        program.wait()
+        with suppress(*FAILURES.values()):
+            self._rehearse_run(walls)
+        program.forget()
+        self._ahead = program.guest_ahead(self.control)
         self._said_ready = True
         self.tell(Ready(walls))
         self._first = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS, waits=False)
+
+    def _rehearse_run(self, walls: tuple[str, ...]) -> None:
+        """Does what a run does, from the order to the answer, but for the guest's own code.
+
+        What is touched then is in place when the run comes that this is for: most of what it takes is that memory is
+        touched for the first time.
+
+        Args:
+            walls: What stands around the guest.
+        """
+        call = self._program.first_call
+        if call is None:
+            return
+        type_ = call.entry.type
+        order = Request(call.entry.name, type_.params, type_.results, is_command=True)
+        rehearsed = _Host(_Nowhere(self._line, b"".join(packed(Open(call=order)))), self._program)  # type: ignore[arg-type]
+        rehearsed._ahead = self._program.still_guest(rehearsed.control)
+        if rehearsed._ahead is None:
+            return
+        rehearsed._said_ready = True
+        rehearsed.open(walls)
+        try:
+            rehearsed._call(order)
+        finally:
+            rehearsed.guest.close()
 
     def open(self, walls: tuple[str, ...]) -> None:
         """Makes the guest.
@@ -364,7 +399,7 @@ class _Host:
             steps = initialized(self._program.module, guest, call)
         else:
             steps = guest.invoke(call, command=order.is_command)
-        self._finish(self._driven(steps))
+        self._finish(self._driven(steps), plain=call.exchange is None)
 
     def _bound(self, order: Request) -> Call:
         entry = Entry(order.export, FuncType(order.params, order.results))
@@ -484,8 +519,52 @@ class _Host:
         return pass_on
 
 
+def _returned(report: Report) -> Returned:
+    """Returns what is told of a run of which there is little to tell."""
+    usage, fuel, value = report.usage, report.fuel, report.value
+    values: Any = () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    return Returned(
+        usage.wall_seconds,
+        usage.cpu_seconds,
+        usage.memory_bytes,
+        usage.memory_grown_bytes,
+        usage.table_elements,
+        usage.calls,
+        len(report.stdout),
+        len(report.stderr),
+        None if fuel is None else (fuel.consumed, fuel.left, fuel.exact),
+        report.exit_code,
+        values,
+    )
+
+
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+class _Nowhere:
+    """Stands for the socket to a host that says one thing, and hears nothing.
+
+    Args:
+        line: The socket to the host that there is.
+        said: What it says.
+    """
+
+    def __init__(self, line: socket.socket, said: bytes) -> None:
+        self._line = line
+        self._said = said
+
+    def fileno(self) -> int:
+        """Returns what would be waited for, by whoever did."""
+        return self._line.fileno()
+
+    def recvmsg(self, most: int, room: int, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:  # noqa: ARG002
+        """Returns what is said."""
+        return self._said, [], 0, None
+
+    def sendmsg(self, parts: Sequence[bytes], with_it: object, flags: int) -> int:  # noqa: ARG002
+        """Hears something."""
+        return sum(map(len, parts))
 
 
 class _PassedTrace:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from stockade.errors import Cancelled
 from stockade.execution import NO_INPUTS, Call, Inputs, bind_arguments, with_guest
-from stockade.isolation import Task, backend
+from stockade.isolation import Task, backend, workers_of
 from stockade.modules import Module
 from stockade.runner import run_blocking
 from stockade.sandbox._snapshot import load_source
@@ -52,6 +52,11 @@ def run_here(control: RunControl, context: PolicyContext, module: Source | Snaps
     loaded, saved = (module, None) if isinstance(module, Module) else load_source(context, module)
     plan = context.find(loaded)
     if plan is None or plan.command is None or not plan.is_plain or (inputs is not NO_INPUTS and inputs.served):
+        apart = context.find_apart(loaded) if plan is None and inputs is NO_INPUTS and saved is None else None
+        if apart is not None and apart.command is not None:
+            report = workers_of(context.isolation).run_briefly(context, apart, control, apart.command, command=True)
+            if report is not None:
+                return report
         return run_blocking(run_steps(context, control, module, inputs), control)
     if inputs is NO_INPUTS and saved is None:
         guest = context.bare_guest(plan, control)
@@ -81,6 +86,13 @@ def call_here(
     loaded, saved = (module, None) if isinstance(module, Module) else load_source(context, module)
     plan = context.find(loaded)
     if plan is None or not plan.is_plain or loaded.initializer is not None:
+        apart = context.find_apart(loaded) if plan is None and saved is None else None
+        if apart is not None and loaded.initializer is None:
+            call = bind_arguments(loaded, export, args, returns)
+            if call.exchange is None:
+                report = workers_of(context.isolation).run_briefly(context, apart, control, call, command=False)
+                if report is not None:
+                    return report
         return run_blocking(call_steps(context, control, module, export, args, returns), control)
     call = bind_arguments(loaded, export, args, returns)
     guest = context.bare_guest(plan, control) if saved is None else context.guest(loaded, control, saved=saved)
