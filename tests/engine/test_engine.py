@@ -518,6 +518,8 @@ def test_a_full_pool_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None
     )
     assert box.run(wat(HELLO)).ok
     assert live_instances() == 0
+    # What is kept for the next run has a slot, which would be counted as free when the counts are as they were.
+    Engine._let_idle_go()
 
 
 @pytest.mark.parametrize(
