@@ -239,7 +239,14 @@ def test_a_piece_that_ends_the_interpreter_is_told(terminal: list[Terminal]) -> 
 
 @pytest.mark.parametrize(
     ("typed", "status"),
-    part([("quit()", 0), ("exit()", 0), ("raise SystemExit(0)", 0), ("exit('no')", 1), ("exit(7)", 7)]),
+    [
+        ("quit()", 0),
+        *(
+            pytest.param(typed, status, marks=pytest.mark.slow)
+            for typed, status in (("exit()", 0), ("raise SystemExit(0)", 0), ("exit('no')", 1))
+        ),
+        ("exit(7)", 7),
+    ],
 )
 def test_leaving_ends_a_session_on_a_terminal(terminal: list[Terminal], typed: str, status: int) -> None:
     """As in Python itself, whatever the exit code is."""

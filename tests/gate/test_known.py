@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockade.gate import Gate, GateRules, Verdict
-from tests._examples import part
 
 _ALL = GateRules(keys="block", personal="block", entropy="block")
 
@@ -96,7 +95,7 @@ def test_keys_are_found_in_the_forms_of_their_issuers(detector: str) -> None:
 
 
 @pytest.mark.parametrize("detector", _KEYS)
-@pytest.mark.parametrize("size", part([1, 7, 64]))
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_keys_are_found_across_the_borders_of_pieces(detector: str, size: int) -> None:
     """The attack: code writes a key in pieces, none of which looks like one."""
     for key in _KEYS[detector]:
