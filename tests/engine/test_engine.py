@@ -409,20 +409,26 @@ def test_a_late_tick_is_let_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
             assert ticker.due == (math.inf if times else due)
 
 
-def test_who_lets_a_tick_by_goes_on_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before, also where it rang for somebody who did not wait for so long."""
+@pytest.mark.parametrize("runs", [True, False])
+def test_who_lets_a_tick_by_goes_on_when_it_is_over(runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether anything runs then or not."""
     monkeypatch.setattr(_ticker, "_LET_BY_SECONDS", 3600.0)
-    ticker = Ticker(lambda: None)
-    ticker._over.ring()
+    monkeypatch.setattr(_ticker, "_LINGER_TICKS", math.inf)
+    ticked = threading.Event()
+    ticker = Ticker(ticked.set)
+    if runs:
+        ticker.running[ticked] = 0
+    ticker._start()
+
     waiting = threading.Thread(target=ticker.let_by)
     waiting.start()
-    assert until(lambda: ticker._is_awaited)
-    assert waiting.is_alive()
-
-    ticker._let_go()
-
     waiting.join(60)
+
+    # Then it ends.
+    ticker._thread = None
+    ticker.running.clear()
     assert not waiting.is_alive()
+    assert ticked.is_set() is runs
 
 
 def test_ticker_thread_ends_after_the_last_run() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from stockade._bell import MOST_RAISED, Bell, Once, start_thread
 from stockade._locks import new_lock
+from stockade._rendezvous import Rendezvous
 from stockade._text import printable
 from stockade.audit._events import EventName, Severity
 from stockade.audit._records import number
@@ -157,9 +158,9 @@ class Outlet:
         # Whether nobody comes by on its own: then whoever has something has to ring.
         self._asleep = self.alert = True
         self._hurried = False
-        # Whether the thread waits to be let by, and what who does so waits at.
-        self._meets = self._is_awaited = False
-        self._met = Bell()
+        # Whether the thread waits to be let by, and where those are that do so.
+        self._meets = False
+        self._rendezvous = Rendezvous()
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
         """Has an event brought to the sink.
@@ -204,20 +205,9 @@ class Outlet:
                 self.dropped += 1
 
     def _meet(self) -> None:
-        """Lets the thread take what has gathered.
-
-        A thread that comes on its own has to get the interpreter lock. Whoever lets go of that for a moment, as each
-        call of a guest does, then wakes it each time, and has the lock back before it is awake: which costs more than
-        all that it has to do. So whoever has noted much waits for it.
-        """
+        """Lets the thread take what has gathered: that costs less than to wake it in vain until it has got its turn."""
         self._meets = False
-        self._is_awaited = True
-        self._bell.ring()
-        end = time.monotonic() + _MEET_SECONDS
-        # It may have rung for somebody who did not wait for so long.
-        while self._is_awaited and (left := end - time.monotonic()) > 0:
-            self._met.wait(left)
-        self._is_awaited = False
+        self._rendezvous.let_by(_MEET_SECONDS, self._bell.ring)
 
     def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
@@ -346,9 +336,7 @@ class Outlet:
                 return
             seconds = _MET_SECONDS
             done = self._try(self._feed)
-            if self._is_awaited:
-                self._is_awaited = False
-                self._met.ring()
+            self._rendezvous.is_done()
             if not done:
                 return
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stockade._bell import Bell, start_thread
 from stockade._locks import reentrant_lock
+from stockade._rendezvous import Rendezvous
 from stockade.engine._fork_gate import forks, keep_list, stand_back
 from stockade.errors import EngineError
 from stockade.system import interrupt_opens, let_interrupts_in
@@ -75,9 +76,8 @@ class Ticker:
         self.running = keep_list(self)
         self.watched: dict[Watched, int] = {}
         self.due = inf
-        # Whether a tick is waited for, and what whoever does so waits at.
-        self._is_awaited = False
-        self._over = Bell()
+        # Where those are that let it by.
+        self._rendezvous = Rendezvous()
         self._met = threading.local()
         # Where its thread rests when nothing runs; None where it ends then.
         self._rest: Bell | None = None
@@ -96,18 +96,9 @@ class Ticker:
             self._start()
 
     def let_by(self) -> None:
-        """Lets the thread tick that has not got the interpreter lock.
-
-        Short calls of guests let go of that lock and have it back before a thread that waits for it is awake. Each of
-        them would wake it in vain, which takes as long as half such a run, until Python makes them hand it over after
-        5 ms.
-        """
+        """Lets the thread tick that has not got the interpreter lock."""
         self.due = inf
-        self._is_awaited = True
-        end = time.perf_counter() + _LET_BY_SECONDS
-        while self._is_awaited and (left := end - time.perf_counter()) > 0:
-            self._over.wait(left)
-        self._is_awaited = False
+        self._rendezvous.let_by(_LET_BY_SECONDS)
 
     def watch(self, guest: Watched) -> None:
         """Has a guest looked after that begins to run now, on this thread."""
@@ -120,8 +111,8 @@ class Ticker:
         """Begins anew in a forked child, which has the parent's memory but not its threads."""
         self._lock = reentrant_lock()
         self._thread = self._rest = None
-        self._rests = self._is_awaited = False
-        self._over = Bell()
+        self._rests = False
+        self._rendezvous = Rendezvous()
         self.due = inf
         self.watched = {}
         # A handler of a signal has forked, in the middle of a run that goes on here.
@@ -200,9 +191,9 @@ class Ticker:
                     # at the next tick.
                     with suppress(Exception):
                         self._interrupt()
-                self._let_go()
+                self._rendezvous.is_done()
                 continue
-            self._let_go()
+            self._rendezvous.is_done()
             idle = 0 if self._was_used else idle + 1
             self._was_used = False
             if self._rest is not None:
@@ -220,11 +211,6 @@ class Ticker:
                             # It came before that was to be seen, and did not start another one.
                             self._thread = me
                 idle = 0
-
-    def _let_go(self) -> None:
-        if self._is_awaited:
-            self._is_awaited = False
-            self._over.ring()
 
     def _interrupt(self) -> None:
         """Lets guests go on that open what takes long."""
