@@ -94,12 +94,9 @@ class AuditLog:
         hooks: What is called around each run.
         required: Whether nothing runs where a sink fails.
         blocks: Whether runs wait for something of it.
-        guarded: Whether `check` may raise.
-        next_number: Returns the number of the next event.
+        noting: What whoever notes runs needs, at once: whether `check` may raise; what adds the record of a run; what
+            has to be looked after then, by `look`, where its `alert` says so; what returns the number of the next event.
         next_session: Returns the number of the next session.
-        add: Adds the record of a run; then whoever does looks at `queue.alert`.
-        queue: Has to be looked after, by `look`, where its `alert` says so.
-        put: Passes an event of a severity on.
     """
 
     def __init__(
@@ -132,14 +129,13 @@ class AuditLog:
         self.blocks = bool(hooks) or fsync == "run" or required
         self._waits_for_disk = fsync == "run"
         self._closed = False
-        self.guarded = required
         self._file: ChainFile[Noted] | None = None
         self._aside: Aside | None = None
         self._kinds: dict[int, KindFields] = {}
         self._kind_numbers: dict[KindFields, int] = {}
         self.writer = os.urandom(4).hex()
         self._lock = new_lock()
-        self.next_number: Callable[[], int] = itertools.count(1).__next__
+        self._next_number: Callable[[], int] = itertools.count(1).__next__
         self.next_session: Callable[[], int] = itertools.count(1).__next__
         made: list[Outlet] = []
         if path is not None:
@@ -229,7 +225,8 @@ class AuditLog:
         Args:
             seconds: The longest to wait.
         """
-        self._closed = self.guarded = True
+        self._closed = True
+        self._renew()
         if not self.flush(seconds):
             for outlet in self._outlets:
                 outlet.tell_lost()
@@ -277,8 +274,12 @@ class AuditLog:
     def _renew(self) -> None:
         """Finds where records go: with a single sink, nobody is in between."""
         outlet = self._outlets[0] if len(self._outlets) == 1 else None
-        self.add: Callable[[bytes], None] = self.note_run if outlet is None else outlet.add
-        self.queue: Outlet | _Quiet = _QUIET if outlet is None else outlet
+        self.noting: tuple[bool, Callable[[bytes], None], Outlet | _Quiet, Callable[[], int]] = (
+            self.required or self._closed,
+            self.note_run if outlet is None else outlet.add,
+            _QUIET if outlet is None else outlet,
+            self._next_number,
+        )
 
     def number_kind(self, kind: RunKind) -> None:
         """Has runs of a kind noted as records, unless there are too many kinds.
@@ -301,7 +302,7 @@ class AuditLog:
             kind: What it has in common with others.
             at: The time.
         """
-        seq = self.next_number()
+        seq = self._next_number()
         self._put(AuditEvent(EventName.RUN_STARTED, at, seq, self.writer, f"{self.writer}-{seq}", *kind.fields[0]))
         return seq
 
@@ -324,7 +325,7 @@ class AuditLog:
             usage: What it used; None where that is not known.
             reason: Why it came to no report.
         """
-        seq, at = self.next_number(), time.time()
+        seq, at = self._next_number(), time.time()
         figures = None if usage is None else figures_of(usage)
         name = f"{self.writer}-{run}"
         _, end, isolation = kind.fields
@@ -366,12 +367,12 @@ class AuditLog:
             event: What happened.
             **fields: Its fields, as `AuditEvent` has them.
         """
-        self._put(AuditEvent(event, time.time(), self.next_number(), self.writer, **fields))  # type: ignore[arg-type]
+        self._put(AuditEvent(event, time.time(), self._next_number(), self.writer, **fields))  # type: ignore[arg-type]
 
     def _make(self, name: EventName, reason: str, count: int) -> AuditEvent:
         """Makes an event of the log's own."""
         reason = printable(reason, 400)
-        return AuditEvent(name, time.time(), self.next_number(), self.writer, reason=reason, count=count)
+        return AuditEvent(name, time.time(), self._next_number(), self.writer, reason=reason, count=count)
 
     def _expand(self, noted: Sequence[Noted]) -> list[AuditEvent]:
         return events_of(noted, self.writer, self._kinds)

@@ -562,12 +562,12 @@ class HostFunctions:
         count: How many there are of the embedder's.
     """
 
-    count = 0
-
     def __init__(self, own: Mapping[str, Callable[[], Iterable[tuple[str, Callable[..., object]]]]] = _NOTHING) -> None:
         self._lock = new_lock()
         self._functions: dict[tuple[bytes, bytes], HostFunction] = {}
         self._own = dict(own)
+        # Not of the class: it is looked at for each run.
+        self.count = 0
 
     def provide(self, modules: Iterable[bytes]) -> None:
         """Has those of Stockade's own there which a guest imports.

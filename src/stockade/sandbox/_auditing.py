@@ -140,8 +140,8 @@ class Auditor:
         self._log = log
         self._met: set[str] = set()
         self._kinds: dict[tuple[str, ...], RunKind] = {}
-        # What the last run was of, which the next one is, mostly: module, policy, function, and their kind.
-        self._last: tuple[object, PolicyContext | None, str, RunKind | None] = None, None, "", None
+        # What the last run was of, which the next one is, mostly: module, policy, function, and the number of their kind.
+        self._last: tuple[object, PolicyContext | None, str, int] = None, None, "", 0
         log.tell(
             EventName.CONFIGURATION,
             name=f"stockade {__version__}",
@@ -158,9 +158,10 @@ class Auditor:
         export: str,
         context: PolicyContext,
         module: Source | Snapshot,
-        *given: object,
+        given: object,
+        *more: object,
     ) -> Report:
-        """Does all of a run on this thread, and tells of it.
+        """Does all of a run on this thread that the caller has given no name, and tells of it.
 
         Args:
             control: Its control.
@@ -168,26 +169,25 @@ class Auditor:
             export: The function that is called; empty for a command.
             context: The policy made ready.
             module: The module.
-            *given: What it is given.
+            given: What it is given.
+            *more: What else.
         """
-        log = self._log
-        if log.guarded:
-            log.check()
-        # As little as it takes, for most runs.
+        # As little as it takes, for most runs: each name that is looked up here, and each call, is one for each run.
+        guarded, add, queue, next_number = self._log.noting
         last, under, called, kind = self._last
-        if last is not module or under is not context or called != export:
+        if last is not module or under is not context or called != export or guarded:
             kind = self._recurring(context, module, export)
-        if kind is None or context.functions.count or control.name is not None:
-            return self._whole(control, do, export, context, module, *given)
-        add, queue, next_number, number = log.add, log.queue, log.next_number, log.next_number()
-        code = kind.number
-        add(pack((STARTED, code, number, time())))
+        if not kind or context.functions.count:
+            return self.whole(control, do, export, context, module, given, *more)
+        number = next_number()
+        add(pack((STARTED, kind, number, time())))
         try:
             if queue.alert or not number & _RARELY:
                 queue.look()
-            report = do(control, context, module, *given)
+            # To unpack nothing takes as long as the rest of a call.
+            report = do(control, context, module, given, *more) if more else do(control, context, module, given)
         except BaseException as problem:
-            self._fail(self._briefly(number, kind, control, context, module), problem)
+            self._fail(self._briefly(number, control, context, module, export), problem)
             raise
         if report.outcome is _OK and not report.violations:
             usage = report.usage
@@ -195,7 +195,7 @@ class Auditor:
                 pack(
                     (
                         ENDED,
-                        code,
+                        kind,
                         next_number(),
                         number,
                         time(),
@@ -217,29 +217,31 @@ class Auditor:
             if queue.alert:
                 queue.look()
         else:
-            self._end(self._briefly(number, kind, control, context, module), report)
+            self._end(self._briefly(number, control, context, module, export), report)
         return report
 
-    def _recurring(self, context: PolicyContext, module: Source | Snapshot, export: str) -> RunKind | None:
-        """Returns the kind of a run that can be noted as most are; None where it cannot."""
+    def _recurring(self, context: PolicyContext, module: Source | Snapshot, export: str) -> int:
+        """Returns the number of the kind of a run that can be noted as most are; 0 where it cannot."""
+        self._log.check()
         if self._log.blocks or module.__class__ is not Module:
-            return None
+            return 0
         kind = self._kind(self.told or context.info, context.isolation, module, export)
         if not kind.number:
             self._log.number_kind(kind)
-        if not kind.number:
-            return None
-        self._last = module, context, export, kind
-        return kind
+        if kind.number:
+            self._last = module, context, export, kind.number
+        return kind.number
 
     def _briefly(
-        self, number: int, kind: RunKind, control: RunControl, context: PolicyContext, module: Source | Snapshot
+        self, number: int, control: RunControl, context: PolicyContext, module: Source | Snapshot, export: str
     ) -> _Run:
         """Returns a run of which no more was made at its begin than its number."""
         assert isinstance(module, Module)
-        return _Run(number, kind, control, module, self.told or context.info, export=kind.export)
+        policy = self.told or context.info
+        kind = self._kind(policy, context.isolation, module, export)
+        return _Run(number, kind, control, module, policy, export=export)
 
-    def _whole(
+    def whole(
         self,
         control: RunControl,
         do: Callable[..., Report],
@@ -248,7 +250,17 @@ class Auditor:
         module: Source | Snapshot,
         *given: object,
     ) -> Report:
-        """Does all of any run on this thread, and tells of it."""
+        """Does all of any run on this thread, and tells of it.
+
+        Args:
+            control: Its control; so are the other arguments as those of `here`.
+            do: What does it.
+            export: The function that is called.
+            context: The policy made ready.
+            module: The module.
+            *given: What it is given.
+        """
+        self._log.check()
         loaded = module if isinstance(module, Module) else self._loaded(context, module)
         run = self.begin(control, context, loaded, "", export, "")
         try:

@@ -434,7 +434,8 @@ class Sandbox:
             inputs = Inputs(args, stdin, env, on_stdout, on_stderr, on_progress)
         auditor = self._auditor
         if auditor is not None:
-            return self._registry.here(run_id, auditor.here, run_here, "", context, module, inputs)
+            here = auditor.here if run_id is None else auditor.whole
+            return self._registry.here(run_id, here, run_here, "", context, module, inputs)
         return self._registry.here(run_id, run_here, context, module, inputs)
 
     @overload
@@ -504,7 +505,8 @@ class Sandbox:
         context = self._contexts.under(policy)
         auditor = self._auditor
         if auditor is not None:
-            return self._registry.here(run_id, auditor.here, call_here, export, context, module, export, args, returns)
+            here = auditor.here if run_id is None else auditor.whole
+            return self._registry.here(run_id, here, call_here, export, context, module, export, args, returns)
         return self._registry.here(run_id, call_here, context, module, export, args, returns)
 
     def open(
