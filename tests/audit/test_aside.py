@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,14 +113,14 @@ def test_a_writer_that_is_gone_before_it_has_answered(
 ) -> None:
     """Whether it has written its batch or not: what is in the log already is not written again."""
     path = tmp_path / "log"
-    real_send, real_receive = _aside.send, _aside.receive
+    real_send, real_receive = _aside.begin_to_send, _aside.receive
     lost: list[int] = []
 
-    def send(line: object, message: bytes) -> None:
-        if before and b"event" in message:
+    def send(line: socket.socket, message: bytes) -> memoryview:
+        if before:
             lost.append(1)
-            raise BrokenPipeError
-        real_send(line, message)  # type: ignore[arg-type]
+            line.shutdown(socket.SHUT_RDWR)
+        return real_send(line, message)
 
     def receive(line: object) -> object:
         answer = real_receive(line)  # type: ignore[arg-type]
@@ -128,7 +129,7 @@ def test_a_writer_that_is_gone_before_it_has_answered(
         lost.append(1)
         return None
 
-    monkeypatch.setattr(_aside, "send", send)
+    monkeypatch.setattr(_aside, "begin_to_send", send)
     if not before:
         monkeypatch.setattr(_aside, "receive", receive)
     with AuditLog(path, key=KEY) as log:
@@ -205,12 +206,12 @@ _log._MANY = 1
 while (line := _aside._writer.connect()) is None:
     time.sleep(0.01)
 line.close()
-send, _aside.sent = _aside.send, []
+send, _aside.sent = _aside.begin_to_send, []
 def sending(line, message):
-    send(line, message)
     if b"denied" in message:
         _aside.sent.append(message)
-_aside.send = sending
+    return send(line, message)
+_aside.begin_to_send = sending
 def killed(_line):
     os.kill(os.getpid(), signal.SIGKILL)
 real = _aside.receive

@@ -357,7 +357,7 @@ class AuditLog:
         file, aside = self._file, self._aside
         assert file is not None
         assert aside is not None
-        if (len(noted) < _MANY and not aside.awaits) or not aside.append(noted):
+        if (len(noted) < _MANY and not aside.is_unsure) or not aside.append(noted):
             file.append(noted)
 
     def tell(self, event: EventName, /, **fields: str | float | None) -> None:
@@ -382,7 +382,7 @@ class AuditLog:
         self._renew()
         self.writer = os.urandom(4).hex()
         if self._aside is not None:
-            self._aside.close()
+            self._aside.forget()
         if self._file is not None:
             # The lock belongs to what is open, which is the parent's, too.
             self._file.close()

@@ -53,6 +53,12 @@ _MEET_SECONDS: Final = 0.002
 _MET_SECONDS: Final = 0.1
 """How long events gather where others let the thread come by: else it would come in their way."""
 
+_EARLY_SECONDS: Final = 0.02
+"""How long before it would come on its own it is let by."""
+
+_TURN_SECONDS: Final = 0.1
+"""How long it waits for whoever hands over what has gathered, which takes a thousandth of that."""
+
 _LINGER_SECONDS: Final = 1.0
 """How long the thread stays that has nothing to do."""
 
@@ -75,7 +81,7 @@ outlets: Final[weakref.WeakSet[Outlet]] = weakref.WeakSet()
 
 
 class Feeder(Protocol):
-    """Brings events to a sink, and is not waited for."""
+    """Brings events to a sink, and is not waited for. For one thread at a time."""
 
     @property
     def is_ready(self) -> bool:
@@ -85,13 +91,30 @@ class Feeder(Protocol):
     def is_starting(self) -> bool:
         """Whether it takes some soon."""
 
-    def feed(self, noted: list[Noted]) -> None:
-        """Is given a batch; then, is asked with the same list whether that is with the sink, and takes it off the list.
+    @property
+    def awaits(self) -> bool:
+        """Whether it has taken some that are not known to be with the sink."""
+
+    @property
+    def waiting(self) -> int:
+        """How many these are."""
+
+    def hand_over(self, queue: deque[Noted], most: int) -> bool:
+        """Takes some out of a queue, unless it is not done with those before; whether no other thread has to come."""
+
+    def feed(self, noted: list[Noted]) -> bool:
+        """Takes events off a list, where it is done with those before; whether it does."""
+
+    def collect(self, noted: list[Noted], *, wait: bool) -> bool:
+        """Looks what has become of what it has taken; whether that is known. What has failed is put on the list.
 
         Raises:
             OSError: It cannot be brought there.
             AuditError: What is in the place of the sink cannot be used.
         """
+
+    def break_off(self) -> None:
+        """Comes in the place of whoever is in the middle of something, and may never go on."""
 
 
 class Outlet:
@@ -158,9 +181,13 @@ class Outlet:
         # Whether nobody comes by on its own: then whoever has something has to ring.
         self._asleep = self.alert = True
         self._hurried = False
-        # Whether the thread waits to be let by, and where those are that do so.
+        # Whether the thread waits to be let by, from when on it should be, and where those are that do so.
         self._meets = False
+        self._due = 0.0
         self._rendezvous = Rendezvous()
+        # Of whoever takes events: of the thread, but while it waits to be let by.
+        self._turn = threading.Lock()
+        self._turn.acquire()
 
     def put(self, event: AuditEvent, severity: Severity) -> None:
         """Has an event brought to the sink.
@@ -205,9 +232,29 @@ class Outlet:
                 self.dropped += 1
 
     def _meet(self) -> None:
-        """Lets the thread take what has gathered: that costs less than to wake it in vain until it has got its turn."""
+        """Hands over what has gathered; or lets the thread do so, which costs more, and less than to wake it in vain."""
+        if time.monotonic() < self._due and self._hands_over():
+            return
         self._meets = False
         self._rendezvous.let_by(_MEET_SECONDS, self._bell.ring)
+
+    def _hands_over(self) -> bool:
+        """Hands over what has gathered, in the place of the thread; whether that has nothing to do.
+
+        The handler of a signal may interrupt this anywhere, for ever: then the thread takes its turn back.
+        """
+        feeder, turn = self._feeder, self._turn
+        assert feeder is not None
+        if any(queue for queue in self._queues if queue is not self._notices) or self.dropped > self._told_dropped:
+            return False
+        if not turn.acquire(blocking=False):
+            return True
+        is_done = False
+        # In a forked child, the handler of which has made it here, the line is closed.
+        with suppress(OSError, ValueError):
+            is_done = not self._held and feeder.hand_over(self._notices, _MOST_IN_BATCH)
+        turn.release()
+        return is_done
 
     def _has_room(self, queue: deque[Noted], room: int) -> bool:
         """Waits until there is room, where it is to wait; whether there is."""
@@ -247,7 +294,8 @@ class Outlet:
     @property
     def waiting(self) -> int:
         """How many events are not with the sink yet."""
-        return len(self._held) + sum(map(len, self._queues))
+        under_way = 0 if self._feeder is None else self._feeder.waiting
+        return len(self._held) + under_way + sum(map(len, self._queues))
 
     def tell_lost(self) -> None:
         """Tells of events that the sink has not taken in its time."""
@@ -326,10 +374,7 @@ class Outlet:
         self._asleep = self.alert = False
         seconds = _GATHER_SECONDS
         while not self._hurried:
-            self._meets = can_meet = self._feeder is not None and self._feeder.is_ready
-            self._bell.wait(seconds)
-            is_met = can_meet and not self._meets
-            self._meets = False
+            is_met = self._is_met(seconds)
             if not is_met:
                 if self._has_time():
                     continue
@@ -339,6 +384,27 @@ class Outlet:
             self._rendezvous.is_done()
             if not done:
                 return
+
+    def _is_met(self, seconds: float) -> bool:
+        """Waits for events to gather; whether somebody waits for them to be handed over.
+
+        Args:
+            seconds: How long to wait.
+        """
+        if self._feeder is None or not self._feeder.is_ready:
+            self._bell.wait(seconds)
+            return False
+        self._due = time.monotonic() + seconds - _EARLY_SECONDS
+        self._turn.release()
+        self._meets = True
+        self._bell.wait(seconds)
+        is_met = not self._meets
+        self._meets = False
+        if not self._turn.acquire(timeout=_TURN_SECONDS):
+            self._turn = threading.Lock()
+            self._turn.acquire()
+            self._feeder.break_off()
+        return is_met
 
     def _has_time(self) -> bool:
         """Whether what has gathered can wait for the feeder, which takes it with less harm to the runs."""
@@ -350,25 +416,29 @@ class Outlet:
         """Hands over what has gathered, where what was handed over before is with the sink."""
         feeder = self._feeder
         assert feeder is not None
-        if self._held:
-            feeder.feed(self._held)
-        if not self._held:
+        if not self._held and feeder.collect(self._held, wait=False) and not self._held:
             self._take()
-            if self._held:
-                feeder.feed(self._held)
+        if self._held and not feeder.feed(self._held):
+            self._bring_held()
 
     def _bring_all(self) -> bool:
         """Brings to the sink what waits; whether it took all."""
-        while self._held or any(self._queues):
-            if not self._bring():
-                return False
-        return True
+        while self._bring():
+            if not self._held and not any(self._queues):
+                return True
+        return False
 
     def _bring(self) -> bool:
         """Brings a batch to the sink; whether it took that."""
+        if not self._held and self._feeder is not None and self._feeder.awaits and not self._try(self._collect):
+            return False
         if not self._held:
             self._take()
         return not self._held or self._try(self._bring_held) or not self._held
+
+    def _collect(self) -> None:
+        assert self._feeder is not None
+        self._feeder.collect(self._held, wait=True)
 
     def _bring_held(self) -> None:
         problem = self._consume(self._held)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stockade.audit._events import EventName
     from stockade.audit._packed import KindFields
 
-__all__ = ["READY", "Answer", "is_readable", "main", "receive", "send"]
+__all__ = ["READY", "Answer", "begin_to_send", "is_readable", "main", "receive", "send"]
 
 READY: Final = b"r"
 """What it says when it takes logs."""
@@ -72,6 +72,15 @@ def send(line: socket.socket, message: bytes) -> None:
     """
     # In one piece, for each call lets others have the interpreter lock, which has to be got back then.
     line.sendall(_SIZE.pack(len(message)) + message, NO_SIGNAL)
+
+
+def begin_to_send(line: socket.socket, message: bytes) -> memoryview:
+    """Sends as much of a message as there is room for, and waits for nothing; returns what is left of it."""
+    data = memoryview(_SIZE.pack(len(message)) + message)
+    sent = 0
+    with suppress(OSError):
+        sent = line.send(data, NO_SIGNAL | socket.MSG_DONTWAIT)
+    return data[sent:]
 
 
 def is_readable(line: socket.socket) -> bool:
