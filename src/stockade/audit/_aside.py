@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stockade.audit._chain_file import ChainFile
-    from stockade.audit._packed import KindFields
+    from stockade.audit._lines import KindTexts
     from stockade.audit._records import Noted
 
 __all__ = ["Aside"]
@@ -155,16 +155,16 @@ class Aside:
     Args:
         file: The log.
         writer: Returns who notes its events.
-        kinds: Kinds of runs, by their numbers; grows.
+        texts: What the lines of runs have in common, by the numbers of their kinds; grows.
 
     Attributes:
         is_unsure: Whether the other process may have written what comes next, and has ended before it could say so.
     """
 
-    def __init__(self, file: ChainFile[Noted], writer: Callable[[], str], kinds: Mapping[int, KindFields]) -> None:
+    def __init__(self, file: ChainFile[Noted], writer: Callable[[], str], texts: Mapping[int, KindTexts]) -> None:
         self._file = file
         self._writer = writer
-        self._kinds = kinds
+        self._texts = texts
         # Where the other process writes next, at the earliest.
         self._end = 0
         self.is_unsure = False
@@ -336,9 +336,10 @@ class Aside:
     def _send(self, line: _Line, noted: list[Noted]) -> None:
         """Sends events, as far as that takes no waiting."""
         self._file.note_written()
-        kinds = {kind: self._kinds[kind] for kind in range(line.known + 1, len(self._kinds) + 1)}
-        line.known += len(kinds)
-        line.rest = begin_to_send(line.socket, join(noted, kinds))
+        texts = self._texts
+        new = {kind: _as_bytes(texts[kind]) for kind in range(line.known + 1, len(texts) + 1)}
+        line.known += len(new)
+        line.rest = begin_to_send(line.socket, join(noted, new))
 
     def _send_rest(self, line: _Line) -> None:
         """Sends what is left of a batch. Where nobody takes it, there is no answer."""
@@ -388,6 +389,11 @@ class Aside:
         # It may never have come to have one.
         if hasattr(self, "_line"):
             self.close()
+
+
+def _as_bytes(texts: KindTexts) -> tuple[bytes, bytes]:
+    started, ended = texts
+    return bytes(started), bytes(ended)
 
 
 def _answer_of(line: _Line) -> Answer | None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from stockade.audit._lines import Line
+
     Fsync: TypeAlias = Literal["never", "second", "run"]
 
 __all__ = ["ChainFile", "Opening", "follow"]
@@ -108,7 +110,7 @@ class ChainFile(Generic[_Item]):
         key: bytes | None,
         fsync: Fsync,
         make: Callable[[EventName, str, int], AuditEvent],
-        expand: Callable[[Sequence[_Item]], Sequence[AuditEvent | msgspec.Raw]],
+        expand: Callable[[Sequence[_Item]], Sequence[AuditEvent | Line | msgspec.Raw]],
     ) -> None:
         self.place = place
         self._make = make
@@ -312,7 +314,7 @@ class ChainFile(Generic[_Item]):
             self.sync()
         return len(sums) - more
 
-    def _put(self, events: Sequence[AuditEvent | msgspec.Raw], pieces: list[bytes], sums: list[int]) -> int:
+    def _put(self, events: Sequence[AuditEvent | Line | msgspec.Raw], pieces: list[bytes], sums: list[int]) -> int:
         """Adds the lines of events, and their checksums; returns how many bytes they have."""
         lines = list(map(self._encode, events))
         sums += checksums(lines)

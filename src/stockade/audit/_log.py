@@ -16,6 +16,7 @@ from stockade.audit._aside import Aside
 from stockade.audit._chain_file import ChainFile
 from stockade.audit._events import SEVERITIES, AuditEvent, EventName
 from stockade.audit._hooks import RunHook
+from stockade.audit._lines import lines_of, texts_of
 from stockade.audit._outlet import Outlet, outlets
 from stockade.audit._places import find_place
 from stockade.audit._records import batched, events_of, figures_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from stockade.audit._lines import KindTexts, Line
     from stockade.audit._packed import KindFields
     from stockade.audit._records import Noted, RunKind
     from stockade.report import Usage
@@ -94,8 +96,8 @@ class AuditLog:
         hooks: What is called around each run.
         required: Whether nothing runs where a sink fails.
         blocks: Whether runs wait for something of it.
-        noting: What whoever notes runs needs, at once: whether `check` may raise; what adds the record of a run; what
-            has to be looked after then, by `look`, where its `alert` says so; what returns the number of the next event.
+        noting: What whoever notes runs needs: whether `check` may raise; what adds the record of a run; what has to be
+            looked after then, by `look`, where its `alert` says so; what returns the number of the next event.
         next_session: Returns the number of the next session.
     """
 
@@ -132,6 +134,7 @@ class AuditLog:
         self._file: ChainFile[Noted] | None = None
         self._aside: Aside | None = None
         self._kinds: dict[int, KindFields] = {}
+        self._texts: dict[int, KindTexts] = {}
         self._kind_numbers: dict[KindFields, int] = {}
         self.writer = os.urandom(4).hex()
         self._lock = new_lock()
@@ -140,9 +143,9 @@ class AuditLog:
         made: list[Outlet] = []
         if path is not None:
             place = find_place(path)
-            self._file = file = ChainFile(place, key, fsync, self._make, self._expand)
+            self._file = file = ChainFile(place, key, fsync, self._make, self._lines)
             self.path = place.path
-            self._aside = aside = Aside(file, lambda: self.writer, self._kinds)
+            self._aside = aside = Aside(file, lambda: self.writer, self._texts)
             made.append(
                 Outlet(
                     place.shown,
@@ -292,6 +295,7 @@ class AuditLog:
             with self._lock:
                 found = len(self._kinds) + 1
                 self._kinds[found] = kind.fields
+                self._texts[found] = texts_of(kind.fields)
                 self._kind_numbers[kind.fields] = found
         kind.number = found or 0
 
@@ -373,6 +377,9 @@ class AuditLog:
         """Makes an event of the log's own."""
         reason = printable(reason, 400)
         return AuditEvent(name, time.time(), self._next_number(), self.writer, reason=reason, count=count)
+
+    def _lines(self, noted: Sequence[Noted]) -> list[AuditEvent | Line]:
+        return lines_of(noted, self.writer, self._texts)
 
     def _expand(self, noted: Sequence[Noted]) -> list[AuditEvent]:
         return events_of(noted, self.writer, self._kinds)

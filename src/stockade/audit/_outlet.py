@@ -232,7 +232,7 @@ class Outlet:
                 self.dropped += 1
 
     def _meet(self) -> None:
-        """Hands over what has gathered; or lets the thread do so, which costs more, and less than to wake it in vain."""
+        """Hands over what has gathered; or lets the thread do so, for less than it costs to wake it in vain."""
         if time.monotonic() < self._due and self._hands_over():
             return
         self._meets = False

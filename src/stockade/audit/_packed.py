@@ -6,6 +6,7 @@ is: nothing is added up or looked at on the thread of the run.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -13,9 +14,22 @@ import msgspec
 from stockade.audit._events import AuditEvent, EventName, RunFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["ENDED", "STARTED", "KindFields", "join", "number_of", "pack", "split", "unpack"]
+__all__ = [
+    "ENDED",
+    "STARTED",
+    "Ended",
+    "KindFields",
+    "Started",
+    "event_of",
+    "figures_in",
+    "join",
+    "number_of",
+    "pack",
+    "records_in",
+    "split",
+]
 
 _Fields: TypeAlias = tuple[str, str, str, str, str, str, str]
 
@@ -26,13 +40,17 @@ STARTED: Final = 1
 ENDED: Final = 2
 
 
-class _Started(msgspec.Struct, frozen=True, array_like=True, tag=STARTED, gc=False):
+class Started(msgspec.Struct, frozen=True, array_like=True, tag=STARTED, gc=False):
+    """What is noted of a run that begins."""
+
     kind: int
     seq: int
     at: float
 
 
-class _Ended(msgspec.Struct, frozen=True, array_like=True, tag=ENDED, gc=False):
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=ENDED, gc=False):
+    """What is noted of a run that went well."""
+
     kind: int
     seq: int
     start: int
@@ -55,11 +73,15 @@ class _Ended(msgspec.Struct, frozen=True, array_like=True, tag=ENDED, gc=False):
 _RUN_STARTED, _RUN_ENDED = EventName.RUN_STARTED, EventName.RUN_ENDED
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Started | _Ended).decode
+_decode: Final = msgspec.msgpack.Decoder(Started | Ended).decode
+_decode_all: Final = msgspec.msgpack.Decoder(list[Started | Ended]).decode
+
+_LIST: Final = struct.Struct(">BI")
+"""How MessagePack begins a list of many."""
 
 
 pack: Final = _encode
-"""Returns the record of a run: a tuple of STARTED or ENDED and the fields of `_Started` or `_Ended`, in their order.
+"""Returns the record of a run: a tuple of STARTED or ENDED and the fields of `Started` or `Ended`, in their order.
 
 Whoever notes a run calls it with no function between: that would be a tenth of what it costs.
 """
@@ -70,21 +92,24 @@ def number_of(record: bytes) -> int:
     return _decode(record).seq
 
 
-def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> AuditEvent:
-    """Makes an event of a record.
+def records_in(items: Sequence[object]) -> Iterator[Started | Ended]:
+    """Reads the records among what was noted, at once.
 
     Args:
-        record: The record.
-        writer: Who noted it.
-        kinds: Kinds of runs, by their numbers.
+        items: Records, and what is none.
     """
-    found = _decode(record)
-    seq, at = found.seq, found.at
-    started, ended, isolation = kinds[found.kind]
-    if isinstance(found, _Started):
-        return AuditEvent(_RUN_STARTED, at, seq, writer, f"{writer}-{seq}", *started)
-    calls, denied, run = found.calls, found.denied, f"{writer}-{found.start}"
-    figures = RunFigures(
+    records = [item for item in items if isinstance(item, bytes)]
+    return iter(_decode_all(_LIST.pack(0xDD, len(records)) + b"".join(records)))
+
+
+def figures_in(found: Ended) -> RunFigures:
+    """Returns what a record tells of what its run used.
+
+    Args:
+        found: The record.
+    """
+    calls, denied = found.calls, found.denied
+    return RunFigures(
         found.wall_seconds,
         found.cpu_seconds,
         found.fuel,
@@ -97,41 +122,58 @@ def unpack(record: bytes, writer: str, kinds: Mapping[int, KindFields]) -> Audit
         found.stdout_bytes,
         found.stderr_bytes,
     )
+
+
+def event_of(found: Started | Ended, writer: str, kinds: Mapping[int, KindFields]) -> AuditEvent:
+    """Makes an event of a record.
+
+    Args:
+        found: The record.
+        writer: Who noted it.
+        kinds: Kinds of runs, by their numbers.
+    """
+    seq, at = found.seq, found.at
+    started, ended, isolation = kinds[found.kind]
+    if isinstance(found, Started):
+        return AuditEvent(_RUN_STARTED, at, seq, writer, f"{writer}-{seq}", *started)
+    figures, run = figures_in(found), f"{writer}-{found.start}"
     return AuditEvent(
         _RUN_ENDED, at, seq, writer, run, *ended, "", "ok", found.exit_code, None, None, 0, figures, isolation
     )
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    """What is sent to the writer: records, and events as they are."""
+    """What is sent to the writer: what it has not been told of runs, and records, and events as they are."""
 
-    kinds: dict[int, KindFields]
+    texts: dict[int, tuple[bytes, bytes]]
     items: list[bytes | dict[str, object]]
 
 
 _decode_batch: Final = msgspec.msgpack.Decoder(_Batch).decode
 
 
-def join(items: Sequence[bytes | AuditEvent], kinds: Mapping[int, KindFields]) -> bytes:
+def join(items: Sequence[bytes | AuditEvent], texts: Mapping[int, tuple[bytes, bytes]]) -> bytes:
     """Returns a batch as it is sent to the writer.
 
     Args:
         items: Records and events.
-        kinds: Kinds that the writer has not been told of, by their numbers.
+        texts: What the lines of runs have in common of which the writer has not been told, by the numbers of their
+            kinds.
     """
-    return _encode((kinds, items))
+    return _encode((texts, items))
 
 
-def split(batch: bytes | bytearray, kinds: dict[int, KindFields]) -> list[bytes | msgspec.Raw]:
-    """Returns what is in a batch: records, and lines of events.
+def split(
+    batch: bytes | bytearray,
+) -> tuple[Mapping[int, tuple[bytes, bytes]], list[bytes | msgspec.Raw]]:
+    """Returns what is in a batch: what `join` was given; of events, their lines.
 
     Args:
         batch: What `join` returned.
-        kinds: Is told of the kinds that are in it.
 
     Raises:
         msgspec.MsgspecError: It is none.
     """
     told = _decode_batch(batch)
-    kinds.update(told.kinds)
-    return [item if isinstance(item, bytes) else msgspec.Raw(msgspec.json.encode(item)) for item in told.items]
+    items = [item if isinstance(item, bytes) else msgspec.Raw(msgspec.json.encode(item)) for item in told.items]
+    return told.texts, items

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from stockade._text import printable
 from stockade.audit._events import AuditEvent, RunFigures
-from stockade.audit._packed import number_of, unpack
+from stockade.audit._packed import event_of, number_of, records_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,4 +123,5 @@ def events_of(items: Sequence[_Item | bytes], writer: str, kinds: Mapping[int, K
         writer: Who noted them.
         kinds: Kinds of runs, by their numbers.
     """
-    return [unpack(item, writer, kinds) if isinstance(item, bytes) else item for item in items]
+    found = records_in(items)
+    return [event_of(next(found), writer, kinds) if isinstance(item, bytes) else item for item in items]

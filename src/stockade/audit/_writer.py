@@ -23,9 +23,9 @@ import msgspec
 from stockade._text import printable
 from stockade.audit._chain_file import ChainFile, Opening
 from stockade.audit._events import AuditEvent
+from stockade.audit._lines import lines_of
 from stockade.audit._packed import split
 from stockade.audit._places import LogPlace
-from stockade.audit._records import events_of
 from stockade.errors import AuditError
 from stockade.system import NO_SIGNAL
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stockade.audit._events import EventName
-    from stockade.audit._packed import KindFields
+    from stockade.audit._lines import KindTexts, Line
 
 __all__ = ["READY", "Answer", "begin_to_send", "is_readable", "main", "receive", "send"]
 
@@ -173,14 +173,16 @@ class _Log:
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._kinds: dict[int, KindFields] = {}
+        self._texts: dict[int, KindTexts] = {}
         self._file: ChainFile[bytes | msgspec.Raw] | None = None
         self._own_name = os.urandom(4).hex()
         self._number = itertools.count(1).__next__
 
     def write(self, batch: bytearray) -> Answer:
         """Writes a batch."""
-        items = split(batch, self._kinds)
+        texts, items = split(batch)
+        for kind, (started, ended) in texts.items():
+            self._texts[kind] = msgspec.Raw(started), msgspec.Raw(ended)
         size = len(items)
         try:
             self._opened().append(items)
@@ -210,5 +212,5 @@ class _Log:
         """Makes an event of the log's own, by this writer."""
         return AuditEvent(name, time.time(), self._number(), self._own_name, reason=printable(reason, 400), count=count)
 
-    def _expand(self, items: Sequence[bytes | msgspec.Raw]) -> list[msgspec.Raw | AuditEvent]:
-        return events_of(items, self._opening.writer, self._kinds)
+    def _expand(self, items: Sequence[bytes | msgspec.Raw]) -> list[msgspec.Raw | Line]:
+        return lines_of(items, self._opening.writer, self._texts)

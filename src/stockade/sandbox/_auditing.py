@@ -140,7 +140,7 @@ class Auditor:
         self._log = log
         self._met: set[str] = set()
         self._kinds: dict[tuple[str, ...], RunKind] = {}
-        # What the last run was of, which the next one is, mostly: module, policy, function, and the number of their kind.
+        # What the last run was of, which the next one is, mostly: module, policy, function; and their kind's number.
         self._last: tuple[object, PolicyContext | None, str, int] = None, None, "", 0
         log.tell(
             EventName.CONFIGURATION,
