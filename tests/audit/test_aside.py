@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -18,7 +20,9 @@ from stockade import AuditLog, Sandbox
 from stockade.audit import EventName, _aside, _log, verify
 from stockade.audit import _chain_file as chain
 from stockade.audit import _outlet as outlets
-from stockade.audit._writer import Answer
+from stockade.audit._packed import join
+from stockade.audit._writer import Answer, begin_to_send, is_readable, receive
+from tests._processes import until
 from tests.audit._logs import GUEST, KEY, events, names
 
 if TYPE_CHECKING:
@@ -354,6 +358,164 @@ def test_runs_let_by_whoever_hands_events_over(tmp_path: Path, monkeypatch: pyte
 
     assert numbers == list(range(1, len(numbers) + 1))
     assert log.failures == log.dropped == 0
+    assert verify(path, key=KEY).ok
+
+
+def test_runs_hand_events_over_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there is somebody to take them, no thread has to come: what was written is seen, and the next follows."""
+    path = tmp_path / "log"
+    handed: list[int] = []
+    with AuditLog(path, key=KEY) as log, Sandbox("strict", audit=log) as box:
+        box.call(GUEST, "add", 1, 1)
+        assert log.flush()
+        aside, outlet = log._aside, log._outlets[0]
+        assert aside is not None
+        monkeypatch.setattr(outlets, "_GATHER_SECONDS", 60.0)
+        monkeypatch.setattr(outlets, "_MET_SECONDS", 60.0)
+        box.call(GUEST, "add", 1, 1)
+        assert until(lambda: outlet._meets)
+        outlet._meet()
+        assert until(lambda: outlet._meets)
+        monkeypatch.setattr(outlets.Rendezvous, "let_by", lambda *_: handed.append(-1))
+        forbid_writing_here(monkeypatch)
+        for number in range(5):
+            box.call(GUEST, "add", 1, 1)
+            assert until(lambda: aside._line is not None and is_readable(aside._line.socket))
+            outlet._meet()
+            handed.append(aside.waiting)
+            assert not outlet._notices, number
+        assert log.flush()
+
+    assert handed == [2] * 5
+    assert [event["seq"] for event in events(path)] == list(range(1, len(events(path)) + 1))
+    assert verify(path, key=KEY).ok
+
+
+@pytest.mark.parametrize("does", ["raises", "waits"])
+@pytest.mark.parametrize("where", ["before", "taken", "sent", "answered"])
+def test_who_is_interrupted_while_he_hands_events_over(
+    where: str, does: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: the handler of a signal raises there, or waits until all is written. Each event is told once."""
+    path = tmp_path / "log"
+    me = threading.get_ident()
+    times = 0
+    monkeypatch.setattr(outlets, "_TURN_SECONDS", 0.01)
+
+    def interrupt() -> None:
+        nonlocal times
+        if threading.get_ident() != me or sys._getframe(2).f_code.co_name not in {"hand_over", "_send", "_answer_of"}:
+            return
+        times += 1
+        if times % 3 == 2:
+            if does == "raises":
+                raise InterruptedError_
+            assert log.flush()
+
+    class InterruptedError_(BaseException):  # noqa: N801 - what a handler raises
+        pass
+
+    def before(line: object) -> bool:
+        interrupt()
+        return is_readable(line)  # type: ignore[arg-type]
+
+    def taken(*given: Any) -> bytes:
+        interrupt()
+        return join(*given)
+
+    def sent(*given: Any) -> memoryview:
+        rest = begin_to_send(*given)
+        interrupt()
+        return rest
+
+    def answered(line: Any) -> Any:
+        answer = receive(line)
+        interrupt()
+        return answer
+
+    name, do = {
+        "before": ("is_readable", before),
+        "taken": ("join", taken),
+        "sent": ("begin_to_send", sent),
+        "answered": ("receive", answered),
+    }[where]
+    runs = 0
+    with AuditLog(path, key=KEY) as log, Sandbox("strict", audit=log) as box:
+        box.call(GUEST, "add", 1, 1)
+        assert log.flush()
+        monkeypatch.setattr(_aside, name, do)
+        end = time.monotonic() + 60
+        while times < 8:
+            assert time.monotonic() < end
+            with suppress(InterruptedError_):
+                for _ in range(100):
+                    runs += 1
+                    box.call(GUEST, "add", 1, 1)
+        assert log.flush()
+        assert log.failures == log.dropped == 0
+    numbers = [event["seq"] for event in events(path) if event["writer"] == log.writer]
+
+    assert len(numbers) == len(set(numbers))
+    assert set(numbers) == set(range(1, max(numbers) + 1))
+    assert names(path).count("run_started") == names(path).count("run_ended") == runs + 1
+    assert verify(path, key=KEY).ok
+
+
+_FORKED_WITHIN = """
+import os, sys, threading, time
+from tests.audit._logs import GUEST, KEY
+from stockade import AuditLog, Sandbox
+from stockade.audit import _aside, _log, _outlet
+while (line := _aside._writer.connect()) is None:
+    time.sleep(0.01)
+line.close()
+where, join, send, children, times = sys.argv[2], _aside.join, _aside.begin_to_send, [], 0
+def fork():
+    global times
+    times += threading.current_thread() is threading.main_thread()
+    if times == 3:
+        times += 1
+        children.append(os.fork())
+def joining(*given):
+    if where == "taken":
+        fork()
+    return join(*given)
+def sending(*given):
+    rest = send(*given)
+    if where == "sent":
+        fork()
+    return rest
+_aside.join, _aside.begin_to_send = joining, sending
+log = AuditLog(sys.argv[1], key=KEY)
+box = Sandbox("strict", audit=log)
+end = time.monotonic() + 60
+while not children and time.monotonic() < end:
+    box.call(GUEST, "add", 1, 1)
+for number in range(1000):
+    box.call(GUEST, "add", 1, 1)
+log.close()
+assert log.failures == log.dropped == 0
+child, = children
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("where", ["taken", "sent"])
+def test_who_is_forked_while_he_hands_events_over(where: str, tmp_path: Path) -> None:
+    """By the handler of a signal: what was to be handed over is the parent's, and each goes on with its own."""
+    path = tmp_path / "log"
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _FORKED_WITHIN, str(path), where], check=True)
+
+    numbers: dict[str, list[int]] = {}
+    for event in events(path):
+        numbers.setdefault(event["writer"], []).append(event["seq"])
+    assert len(numbers) == 2
+    for told in numbers.values():
+        # The child goes on where the parent was.
+        assert sorted(told) == list(range(min(told), max(told) + 1))
     assert verify(path, key=KEY).ok
 
 
