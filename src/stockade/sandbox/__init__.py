@@ -14,7 +14,7 @@ from stockade.sandbox._snapshot import Snapshot, is_snapshot_file
 
 if TYPE_CHECKING:
     # Where there is no audit log, it is never loaded.
-    from stockade.sandbox._auditing import SessionAuditor as SessionAuditor
+    from stockade.sandbox._session_auditing import SessionAuditor as SessionAuditor
 
 __all__ = [
     "AsyncSession",

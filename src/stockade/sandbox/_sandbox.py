@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from stockade.policy import Policy, PolicyLike
     from stockade.report import FuelHistory, PolicyInfo, Progress, Trace
     from stockade.runner import RunCoroutine
-    from stockade.sandbox._auditing import SessionAuditor
     from stockade.sandbox._runs import Program
+    from stockade.sandbox._session_auditing import SessionAuditor
     from stockade.secrets import Secret
 
 __all__ = ["Sandbox"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stockade.modules import Module
     from stockade.report import Report
     from stockade.runner import RunControl, RunCoroutine
-    from stockade.sandbox._auditing import SessionAuditor
+    from stockade.sandbox._session_auditing import SessionAuditor
 
 __all__ = ["AsyncSession", "Session"]
 
