@@ -27,6 +27,7 @@ SOURCES = Path(stockade.__file__).parent
 WITHIN_ONE_PROCESS = {
     "_bell.py": "whoever waits at a bell is a thread of the process that made it",
     "_locks.py": "here they are made",
+    "audit/_outlet.py": "all that waits is the parent's: `begin_anew` makes another",
     "cli/_guest_io.py": "the command forks nothing",
     "execution/_guest.py": "of one run, which its own thread takes on",
     "host/_guest.py": "of one call of a function, on its own thread",
