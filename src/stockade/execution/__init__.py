@@ -20,7 +20,7 @@ from stockade.execution._inputs import (
     environment,
 )
 from stockade.execution._mounts import OpenMounts
-from stockade.execution._open import OpenGuest
+from stockade.execution._open import OpenGuest, does_call_out
 from stockade.execution._pipe import Pipe
 from stockade.execution._plan import Plan
 from stockade.execution._ready import ReadyPool
@@ -87,6 +87,7 @@ __all__ = [
     "calibrate",
     "check_arguments",
     "check_monitoring",
+    "does_call_out",
     "environment",
     "hold_still",
     "initialized",

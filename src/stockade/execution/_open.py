@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stockade.egress import Client, GuestNetwork
     from stockade.engine import GuestBytes
-    from stockade.execution._monitoring import RunMonitor
+    from stockade.execution._monitoring import Monitoring, RunMonitor
     from stockade.execution._plan import Plan
     from stockade.execution._snapshot import GuestState
     from stockade.execution._streams import Streams
@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from stockade.report import Progress, Report, Value
     from stockade.runner import AwaitedCall, RunControl, RunCoroutine
 
-__all__ = ["OpenGuest"]
+__all__ = ["OpenGuest", "does_call_out"]
+
+
+def does_call_out(plan: Plan, streams: Streams | None, monitoring: Monitoring | None) -> bool:
+    """Returns whether functions of the embedder are called while a guest runs, on the thread that drives it.
+
+    Args:
+        plan: What runs.
+        streams: Who serves it.
+        monitoring: Who looks at it in its course.
+    """
+    if monitoring is not None and monitoring.on_alert is not None:
+        return True
+    return plan.calls_out or (streams is not None and streams.calls_out)
 
 
 class OpenGuest(ABC):
@@ -48,9 +61,7 @@ class OpenGuest(ABC):
     @property
     def calls_out(self) -> bool:
         """Whether functions of the embedder are called while it runs, on the thread that drives it."""
-        if self._monitor is not None and self._monitor.asked.on_alert is not None:
-            return True
-        return self._plan.calls_out or (self._streams is not None and self._streams.calls_out)
+        return does_call_out(self._plan, self._streams, None if self._monitor is None else self._monitor.asked)
 
     @property
     @abstractmethod

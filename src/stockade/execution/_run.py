@@ -365,11 +365,11 @@ def with_guest(guest: OpenGuest, control: RunControl, steps: RunCoroutine[_Resul
         control: The control of the run.
         steps: What is done.
     """
-    control.progress = guest.progress
     try:
-        if guest.calls_out:
+        if guest.calls_out and not control.calls_out:
             control.calls_out = True
             yield ASIDE
+        control.progress = guest.progress
         return (yield from steps)
     finally:
         control.progress = None

@@ -105,6 +105,10 @@ class RemoteCalls:
             values = function.checked(called.values)
         except ValueError as problem:
             raise Garbled(f"it calls a function so that {problem}") from None
+        if self._control.cancelled:
+            # While it was on its way here.
+            self._answer(guest, Answer(problem="the run is over"))
+            return
         if self._control.on_function is not None:
             self._control.on_function(function.label)
         call = HostCall(guest, awaited=function.is_awaited)

@@ -192,7 +192,9 @@ def prepared(
     )
     grants = OpenMounts.received(mounts, folders)
     units = order.units
-    functions = HostFunctions.described(order.functions, RemoteFunction)
+    functions = HostFunctions.described(
+        order.functions, lambda place: RemoteFunction(place, is_awaited=order.functions[place].is_awaited)
+    )
     told = order.trace
     trace = None if told is None else Trace(**msgspec.structs.asdict(told))
     context = PolicyContext(order.policy, functions, grants, trace=trace, units_for=lambda _: units or 0)
@@ -253,7 +255,7 @@ def _check_forkable() -> None:
 class FunctionHost(Protocol):
     """The host, as functions of the embedder's need it."""
 
-    def call(self, number: int, values: tuple[object, ...]) -> object:
+    def call(self, number: int, values: tuple[object, ...], *, is_awaited: bool) -> object:
         """Calls a function of the embedder's, and waits for what comes of it."""
 
 
@@ -262,16 +264,18 @@ class RemoteFunction:
 
     Args:
         number: Its place among those of the module.
+        is_awaited: Whether it is a coroutine function.
     """
 
     host: ClassVar[FunctionHost]
     """Set in a worker."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_awaited: bool) -> None:
         self._number = number
+        self._is_awaited = is_awaited
 
     def __call__(self, *values: object) -> object:
-        return self.host.call(self._number, values)
+        return self.host.call(self._number, values, is_awaited=self._is_awaited)
 
 
 _LOADED_LATER: Final = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from stockade.errors import Cancelled, IsolationError, SnapshotError, UsageError
-from stockade.execution import environment, with_guest
+from stockade.execution import does_call_out, environment, with_guest
 from stockade.host import MOST_TEXT_BYTES
 from stockade.isolation._backend import check
 from stockade.isolation._brief import run_briefly
@@ -23,7 +23,7 @@ from stockade.isolation._messages import Open, Register, Request, TraceTold
 from stockade.isolation._remote import RemoteGuest, request_of
 from stockade.isolation._remote_heard import START_SECONDS
 from stockade.isolation._state import told_state
-from stockade.runner import FOREVER
+from stockade.runner import ASIDE, FOREVER
 from stockade.syscalls import calls_removed_by_user
 from stockade.system import has_memory_files
 
@@ -255,8 +255,12 @@ def _made(
         context.gates.begin(control, streams)
     if streams is not None:
         given = msgspec.structs.replace(given, listens=streams.listening, asks=streams.stdin is not None)
+    if does_call_out(plan, streams, context.monitoring):
+        # Before there is a worker, which calls functions as soon as it can.
+        control.calls_out = True
+        yield ASIDE
     hub = hub_of(context.isolation)
-    if not (yield from _place(hub, control)):
+    if control.cancelled or not (yield from _place(hub, control)):
         return None
     begun = time.perf_counter()
     worker = guest = None

@@ -215,7 +215,8 @@ class HeardGuest(ToldGuest):
                 continue
             if streams is not None:
                 streams.serve(self._state, self.progress)
-                if self._state.wanted and self._finished is None and streams.answer(self._state):
+                is_asked = self._state.wanted and self._finished is None and not self._control.cancelled
+                if is_asked and streams.answer(self._state):
                     continue
             if self._finished is not None:
                 raise Over

@@ -440,8 +440,13 @@ class _Host:
             raise Garbled("there is no turn under way")
         self.guest.begin_turn()
 
-    def call(self, number: int, values: tuple[object, ...]) -> object:
+    def call(self, number: int, values: tuple[object, ...], *, is_awaited: bool) -> object:
         """Calls a function of the embedder's, and waits for what comes of it.
+
+        Args:
+            number: Its place among those of the module.
+            values: What it is given.
+            is_awaited: Whether it is a coroutine, which is not waited for once the run is to end.
 
         Raises:
             ToldFailure: It has raised something, or the run is to end.
@@ -450,13 +455,14 @@ class _Host:
         """
         self.tell(Called(number, values))
         while self._answer is None:
-            if not self.control():
+            if is_awaited and not self.control():
                 # Whatever it comes to, it is too late.
                 raise ToldFailure("the run is over")
             if self.orders:
                 self._call_within(self.orders.popleft())
                 continue
-            deadline = self.control.deadline
+            # Nobody can end a plain function: it says what has become of it, and that counts beside its being late.
+            deadline = self.control.deadline if is_awaited else FOREVER
             self._wait(None if deadline == FOREVER else max(0.001, deadline - time.monotonic()))
         answer, self._answer = self._answer, None
         if answer.capability:
