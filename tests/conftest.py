@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stockade.execution import Isolation
     from stockade.worker._compile_queue import Turn
 
-__all__ = ["ECHO", "HELLO", "load_program", "program_path", "wat"]
+__all__ = ["ECHO", "HELLO", "isolation_here", "load_program", "program_path", "wat"]
 
 # How long an example takes depends on how busy the machine is.
 settings.register_profile("patient", deadline=None, max_examples=examples(100))
@@ -131,6 +131,15 @@ def python(load_program: Callable[[str], stockade.Module]) -> stockade.Module:
     return load_program("python")
 
 
+def _defaults() -> tuple[Any, ...]:
+    return stockade.Sandbox.__init__.__defaults__ or ()
+
+
+def isolation_here() -> str:
+    """Where the guests of a test live that does not say so itself."""
+    return str(_defaults()[1] or "inprocess")
+
+
 @pytest.fixture(params=["inprocess", pytest.param("process", marks=pytest.mark.slow)])
 def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has a test done for each place where guests may live: where it makes a sandbox and does not say so itself.
@@ -144,7 +153,7 @@ def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     differs = request.node.get_closest_marker("differs")
     if differs is not None:
         pytest.skip(differs.args[0])
-    policy, _, *rest = stockade.Sandbox.__init__.__defaults__ or ()
+    policy, _, *rest = _defaults()
     monkeypatch.setattr(stockade.Sandbox.__init__, "__defaults__", (policy, request.param, *rest))
     for name, value in list(vars(request.module).items()):
         if isinstance(value, stockade.Sandbox):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from stockade import Module, Report
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def lending(function: Callable[..., object], **changes: object) -> Sandbox:
     """A sandbox that lends one function, as env.f."""
@@ -135,7 +137,7 @@ def test_a_session_has_one_loop_for_all_its_calls() -> None:
 
 def test_guests_that_wait_for_one_hold_no_thread() -> None:
     """All are in the function at once, which returns when the last one is there; and fewer than 20 threads."""
-    many = 300
+    many = 200
     threads: set[int] = set()
     # Some may be there that other tests have left lingering.
     before = threading.active_count()

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from stockade._later import found_later
 from stockade.engine._asking import ASKING
+from stockade.engine._callbacks import check_stack_to_call_out
 from stockade.engine._capi import library_folder, wasmtime_version
 from stockade.engine._compiled import CompiledModule, LinkedModule, ResourceCost, compile_to_bytes
 from stockade.engine._engine import (
@@ -107,6 +108,7 @@ __all__ = [
     "Store",
     "assemble",
     "can_reserve_pool",
+    "check_stack_to_call_out",
     "compile_to_bytes",
     "features_used",
     "hold_still",

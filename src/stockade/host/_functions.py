@@ -102,7 +102,6 @@ class Signature(msgspec.Struct, frozen=True):
         takes: What becomes of its parameters: `str`, `bytes`, `bool`, or the type of a number, as `i32` or `u32`.
         returns: The types of its results.
         requires: The capability that it needs.
-        is_awaited: Whether it is a coroutine function, so that a run that is over does not wait for it.
     """
 
     module: str
@@ -110,7 +109,6 @@ class Signature(msgspec.Struct, frozen=True):
     takes: tuple[str, ...]
     returns: tuple[str, ...]
     requires: str | None = None
-    is_awaited: bool = False
 
 
 class ToldFailure(Exception):  # noqa: N818 - says what happened; never leaves the run path
@@ -216,8 +214,7 @@ class HostFunction:
     def signature(self) -> Signature:
         """How it is called."""
         takes = tuple(map(_reader_name, self.readers))
-        returns = tuple(type_.name for type_ in self.results)
-        return Signature(self.module, self.name, takes, returns, self.requires, self.is_awaited)
+        return Signature(self.module, self.name, takes, tuple(type_.name for type_ in self.results), self.requires)
 
     def _result_types(self, hint: object) -> list[_Type]:
         if hint is None or hint is type(None):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from stockade._outside import call_outside
+from stockade.engine import check_stack_to_call_out
 from stockade.execution import awaited_call
 from stockade.host import CallRefused, CapabilityMissing, HostCall, HostFunctionFailed
 from stockade.isolation._frames import Garbled
 from stockade.isolation._messages import Answer, Called, Cancel
+from stockade.runner import FOREVER, GRACE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,12 +47,16 @@ class _Awaiting:
         function: The function.
         call: The call, as it may see it.
         awaited: The same, as a loop awaits it.
+
+    Attributes:
+        last: Until when it may come to its end, once it was cancelled.
     """
 
     def __init__(self, function: BoundFunction, call: HostCall, awaited: AwaitedCall) -> None:
         self.function = function
         self.call = call
         self.awaited = awaited
+        self.last: float | None = None
 
 
 class RemoteCalls:
@@ -107,7 +114,7 @@ class RemoteCalls:
             raise Garbled(f"it calls a function so that {problem}") from None
         if self._control.cancelled:
             # While it was on its way here.
-            self._answer(guest, Answer(problem="the run is over"))
+            self._answer(guest, Answer(late=True))
             return
         if self._control.on_function is not None:
             self._control.on_function(function.label)
@@ -116,6 +123,8 @@ class RemoteCalls:
         if function.is_awaited:
             self._begin(function, given, guest, call)
             return
+        # None is called where there is no room on the stack to answer the guest.
+        check_stack_to_call_out()
         before, self.here = self.here, True
         self._open.append(None)
         try:
@@ -169,15 +178,13 @@ class RemoteCalls:
             else:
                 asked.answer(report, None)
             return True
-        if not awaited.is_over():
-            if not self._control() and self._control.awaiter is not None:
-                self._control.awaiter.stop(awaited)
+        if not awaited.is_over() and self._may_go_on(waiting):
             return False
         self._open.pop()
         waiting.call.end()
         if not awaited.has_answered():
-            # The run is to end, which its worker knows, or is told.
-            return False
+            self._answer(guest, Answer(late=True))
+            return True
         try:
             result = awaited.result()
         except Exception as problem:
@@ -186,10 +193,25 @@ class RemoteCalls:
             self._reply(guest, waiting.function, result)
         return True
 
+    def _may_go_on(self, waiting: _Awaiting) -> bool:
+        """Whether a coroutine function is waited for; once the run is to end, it is for a moment, and was cancelled."""
+        if self._control():
+            return True
+        awaiter = self._control.awaiter
+        if awaiter is None:
+            return False
+        if waiting.last is None:
+            # The memory goes first: what the coroutine does from now on is of no concern for the guest.
+            waiting.call.end()
+            awaiter.stop(waiting.awaited)
+            waiting.last = time.monotonic() + GRACE_SECONDS
+        return time.monotonic() < waiting.last
+
     @property
-    def is_awaiting(self) -> bool:
-        """Whether a coroutine function is under way that a loop of the run's own has to perform."""
-        return bool(self._open) and self._own_loop is not None
+    def waits_until(self) -> float:
+        """Until when to wait at most: for a coroutine function that was cancelled."""
+        waiting = self._open[-1] if self._open else None
+        return FOREVER if waiting is None or waiting.last is None else waiting.last
 
     def is_under_way(self, awaited: AwaitedCall) -> bool:
         """Whether a call of a coroutine function has not been answered."""

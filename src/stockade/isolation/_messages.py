@@ -374,12 +374,14 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
         problem: What it has raised, in words; "" where it has returned.
         capability: The capability that it has missed.
         refused: What it has refused, where the policy ends the run for that.
+        late: Whether nothing has come of it before the run was to end.
     """
 
     values: tuple[int | float, ...] = ()
     problem: str = ""
     capability: str = ""
     refused: Violation | None = None
+    late: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -192,9 +192,7 @@ def prepared(
     )
     grants = OpenMounts.received(mounts, folders)
     units = order.units
-    functions = HostFunctions.described(
-        order.functions, lambda place: RemoteFunction(place, is_awaited=order.functions[place].is_awaited)
-    )
+    functions = HostFunctions.described(order.functions, RemoteFunction)
     told = order.trace
     trace = None if told is None else Trace(**msgspec.structs.asdict(told))
     context = PolicyContext(order.policy, functions, grants, trace=trace, units_for=lambda _: units or 0)
@@ -255,7 +253,7 @@ def _check_forkable() -> None:
 class FunctionHost(Protocol):
     """The host, as functions of the embedder's need it."""
 
-    def call(self, number: int, values: tuple[object, ...], *, is_awaited: bool) -> object:
+    def call(self, number: int, values: tuple[object, ...]) -> object:
         """Calls a function of the embedder's, and waits for what comes of it."""
 
 
@@ -264,18 +262,16 @@ class RemoteFunction:
 
     Args:
         number: Its place among those of the module.
-        is_awaited: Whether it is a coroutine function.
     """
 
     host: ClassVar[FunctionHost]
     """Set in a worker."""
 
-    def __init__(self, number: int, *, is_awaited: bool) -> None:
+    def __init__(self, number: int) -> None:
         self._number = number
-        self._is_awaited = is_awaited
 
     def __call__(self, *values: object) -> object:
-        return self.host.call(self._number, values, is_awaited=self._is_awaited)
+        return self.host.call(self._number, values)
 
 
 _LOADED_LATER: Final = (

@@ -472,7 +472,7 @@ class HeardGuest(ToldGuest):
         if self._wants_more:
             until = min(until, self._asked_at + BRIEF_SECONDS)
         if self._told_cancel is not None:
-            return min(until, self._told_cancel + GRACE_SECONDS)
+            return min(until, self._told_cancel + GRACE_SECONDS, self._calls.waits_until)
         if self._started is None:
             return min(until, self._asked_at + START_SECONDS)
         return min(until, self._control.deadline)

@@ -440,13 +440,8 @@ class _Host:
             raise Garbled("there is no turn under way")
         self.guest.begin_turn()
 
-    def call(self, number: int, values: tuple[object, ...], *, is_awaited: bool) -> object:
+    def call(self, number: int, values: tuple[object, ...]) -> object:
         """Calls a function of the embedder's, and waits for what comes of it.
-
-        Args:
-            number: Its place among those of the module.
-            values: What it is given.
-            is_awaited: Whether it is a coroutine, which is not waited for once the run is to end.
 
         Raises:
             ToldFailure: It has raised something, or the run is to end.
@@ -455,16 +450,17 @@ class _Host:
         """
         self.tell(Called(number, values))
         while self._answer is None:
-            if is_awaited and not self.control():
-                # Whatever it comes to, it is too late.
-                raise ToldFailure("the run is over")
             if self.orders:
                 self._call_within(self.orders.popleft())
                 continue
-            # Nobody can end a plain function: it says what has become of it, and that counts beside its being late.
-            deadline = self.control.deadline if is_awaited else FOREVER
-            self._wait(None if deadline == FOREVER else max(0.001, deadline - time.monotonic()))
+            # Beyond the deadline, too: what has become of it counts beside its being late.
+            self._wait(None)
         answer, self._answer = self._answer, None
+        if answer.late:
+            while self.control():
+                # The host's clock began a moment before.
+                self._wait(max(0.001, self.control.deadline - time.monotonic()))
+            raise ToldFailure("the run is over")
         if answer.capability:
             raise CapabilityMissing(answer.capability)
         if answer.refused is not None:
