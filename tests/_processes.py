@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockade.engine import Engine
+from stockade.isolation._hub import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ __all__ = [
     "fork",
     "forked",
     "gone",
+    "live_guests",
     "live_instances",
     "open_descriptors",
     "threads",
@@ -114,6 +116,13 @@ def cancelling(cancel: Callable[[], object]) -> Iterator[None]:
 def live_instances() -> int:
     """How many instances exist in all engines."""
     return sum(engine.live_instances for engine in Engine._engines.values())
+
+
+def live_guests() -> int:
+    """How many guests there are, in this process and in workers. A worker's is there until it is known to have ended."""
+    server = hub._server
+    workers = 0 if server is None or server.lost else len(server.workers) - len(server.ahead)
+    return live_instances() + workers
 
 
 def open_descriptors() -> int:

@@ -1037,7 +1037,10 @@ def test_failures_leave_nothing_behind() -> None:
     # More than there are instances to be had at once.
     for _ in range(1200):
         fail()
-    assert left() == before
+    (descriptors, *others), (most, *expected) = left(), before
+    # Workers of earlier tests, which nobody has asked for in a while, may go meanwhile.
+    assert descriptors <= most
+    assert others == expected
     assert threading.active_count() <= tickers + 3
 
 

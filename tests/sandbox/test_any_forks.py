@@ -17,6 +17,8 @@ from tests.conftest import wat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 GUEST = wat("""
 (module
   (memory (export "memory") 80)

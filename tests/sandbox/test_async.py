@@ -22,10 +22,12 @@ import pytest
 import stockade
 from stockade import EngineError, Outcome, Pipe, Policy, Report, Sandbox, UsageError
 from stockade.engine import Engine, _parking
+from stockade.isolation._ahead import MOST_AHEAD
+from stockade.isolation._hub import MOST_WORKERS
 from stockade.runner import executor
 from tests._processes import live_instances, open_descriptors, until
 from tests.conftest import ECHO as ECHO_TEXT
-from tests.conftest import HELLO, wat
+from tests.conftest import HELLO, isolation_here, wat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,13 +68,15 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_many_guests_asleep_hold_few_threads() -> None:
-    """More asleep at once than the pool has slots for, in a handful of threads."""
+    """More asleep at once than the pool has slots for, in a handful of threads; of workers, as many as there may be."""
+    is_here = isolation_here() == "inprocess"
+    many = 1200 if is_here else MOST_WORKERS
 
     async def scenario() -> list[Report]:
         with Sandbox(PATIENT.replace(wall_time=None)) as box:
-            runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(1200)]
-            await wait_for(lambda: len(box.monitor()) == 1200)
-            assert live_instances() == 1200
+            runs = [asyncio.create_task(box.run_async(SLEEPER)) for _ in range(many)]
+            await wait_for(lambda: len(box.monitor()) == many)
+            assert live_instances() == (many if is_here else 0)
             assert executor().threads < 20
         return await asyncio.gather(*runs)
 
@@ -81,13 +85,14 @@ def test_many_guests_asleep_hold_few_threads() -> None:
 
 
 def test_many_guests_asleep_have_deadlines_of_their_own() -> None:
-    """Each ends at its own, and has waited by then."""
+    """Each ends at its own, and has waited by then; of workers, more than there may be at a time."""
+    many = 1200 if isolation_here() == "inprocess" else MOST_WORKERS + 50
 
     async def scenario() -> list[Report]:
         boxes = [Sandbox(PATIENT.replace(wall_time=1.0 + 0.2 * place)) for place in range(4)]
         for box in boxes:
             box.prepare(SLEEPER)
-        return await asyncio.gather(*(boxes[number % 4].run_async(SLEEPER) for number in range(1200)))
+        return await asyncio.gather(*(boxes[number % 4].run_async(SLEEPER) for number in range(many)))
 
     reports = asyncio.run(scenario())
 
@@ -210,6 +215,7 @@ def test_a_guest_may_wait_at_the_limit_of_recursion() -> None:
     assert (result.returncode, result.stdout) == (0, "over\n"), result.stderr
 
 
+@pytest.mark.differs("another Python is pretended here, which workers have not")
 def test_a_python_that_ends_on_other_stacks_runs_what_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.14.0 ends a process that runs Python on the stack of a guest. What cannot come to that runs."""
     monkeypatch.setattr(_parking, "_ENDS_ON_OTHER_STACKS", True)
@@ -340,6 +346,7 @@ def fuel_of(box: Sandbox) -> dict[str, int]:
     return {name: progress.fuel or 0 for name, progress in box.monitor().items()}
 
 
+@pytest.mark.differs("the system divides the processors between workers")
 def test_priority_is_a_share() -> None:
     """Of two guests that spin side by side, the one of nine times the priority gets more done."""
 
@@ -364,6 +371,7 @@ def test_priority_is_a_share() -> None:
     assert high > low > 0
 
 
+@pytest.mark.differs("the system divides the processors between workers")
 def test_tenants_have_equal_shares_whatever_number_of_runs_they_have() -> None:
     """Attack: one tenant begins ten runs that spin, so that another one's single run hardly gets on."""
 
@@ -553,7 +561,8 @@ def test_cancelling_at_random_moments_leaks_nothing() -> None:
 
     assert live_instances() == 0
     assert box.monitor() == {}
-    assert open_descriptors() <= descriptors
+    # A worker that waits for the next run has two: its socket, and itself.
+    assert open_descriptors() <= descriptors + (0 if isolation_here() == "inprocess" else 2 * MOST_AHEAD)
     # Threads that a busy machine made necessary go again.
     assert until(lambda: threading.active_count() <= threads)
     assert all(not engine.ticker.running for engine in Engine._engines.values())
@@ -1041,7 +1050,6 @@ def test_a_guest_ends_whose_loop_is_closed() -> None:
     loop.run_until_complete(wait_for(lambda: bool(box.monitor())))
     loop.close()
 
-    assert until(lambda: live_instances() == 0)
-    assert box.monitor() == {}
+    assert until(lambda: live_instances() == 0 and not box.monitor())
     # It is pending for ever, as tasks of a closed loop are.
     run._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -16,6 +16,8 @@ from tests.conftest import ECHO, wat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 PATIENT = Policy().replace(fuel=None, wall_time=None)
 SPIN = wat('(module (func (export "_start") (loop $l (br $l))) (func (export "f") (loop $l (br $l))))')
 STOPS = wat('(module (import "env" "stop" (func $stop)) (func (export "f") (call $stop) (loop $l (br $l))))')

@@ -187,6 +187,8 @@ class WorkerHandle:
             if self._closed:
                 return False
             self._closed = self._killed = True
+            # Whoever listens may know this for longer than the run is known, and its loop.
+            self._wake = _nobody
             self._end()
             ends_later = self.status is None and self._process is not None and not self._server.lost
         if not ends_later:
