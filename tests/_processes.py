@@ -119,7 +119,7 @@ def live_instances() -> int:
 
 
 def live_guests() -> int:
-    """How many guests there are, in this process and in workers. A worker's is there until it is known to have ended."""
+    """How many guests there are, here and in workers: those of a worker until it is known to have ended."""
     server = hub._server
     workers = 0 if server is None or server.lost else len(server.workers) - len(server.ahead)
     return live_instances() + workers
