@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -19,7 +20,8 @@ from stockade.execution import PolicyContext
 from stockade.host import HostFunctions
 from stockade.isolation import InProcess, Task, _handle, _hub
 from stockade.isolation._ahead import IDLE_SECONDS, MOST_FOR_ONE, WorkersAhead
-from stockade.isolation._frames import Gone
+from stockade.isolation._frames import Garbled, Gone, send
+from stockade.isolation._messages import Expect, Open
 from stockade.isolation._prepared import Prepared
 from stockade.isolation._worker import _Host
 from stockade.runner import RunControl, run_blocking
@@ -40,6 +42,11 @@ class Made:
         self.status: int | None = None
         self.refused = 0
         self.closed = False
+        self.given: object = None
+        self.expected: object = None
+
+    def expect(self, given: object) -> None:
+        self.expected = given
 
     def close(self) -> None:
         self.closed = True
@@ -423,3 +430,105 @@ def test_what_waits_keeps_no_process_from_ending() -> None:
     assert count == 1
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+# -- what is expected ------------------------------------------------------------------------------------------------
+
+
+KEEPS = """
+(module
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (global $count (mut i32) (i32.const 0))
+  (func (export "count") (result i32)
+    (i32.store (i32.const 70000) (i32.add (i32.load (i32.const 70000)) (i32.const 1)))
+    (global.set $count (i32.add (global.get $count) (i32.const 1)))
+    (i32.add (global.get $count) (i32.load (i32.const 70000))))
+  (func (export "variables") (result i32)
+    (drop (call $sizes (i32.const 0) (i32.const 4)))
+    (i32.load (i32.const 0))))
+"""
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What workers are told before their guest is there."""
+    found: list[Any] = []
+
+    def noted(line: socket.socket, message: Any, *given: Any, **named: Any) -> None:
+        if isinstance(message, Open | Expect):
+            found.append(message)
+        send(line, message, *given, **named)
+
+    monkeypatch.setattr(_handle, "send", noted)
+    return found
+
+
+def saved(box: Sandbox) -> Any:
+    with box.open(wat(KEEPS)) as session:
+        assert session.call("count").value == 2
+        return session.snapshot()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_waits_has_the_snapshot_that_was_used_last(orders: list[Any]) -> None:
+    """Each run begins with it, and none with what another has left. P-ISO-8."""
+    box = Sandbox(isolation="process")
+    first, second = saved(box), saved(box)
+    for _ in range(2):
+        assert box.call(first, "count").value == 4
+    waiting()
+    orders.clear()
+
+    assert box.call(first, "count").value == 4
+    waiting()
+    (told,) = [order for order in orders if isinstance(order, Open)]
+    assert told.as_expected
+    assert told.saved is None
+    orders.clear()
+
+    # Another one is another one, though it says the same.
+    assert box.call(second, "count").value == 4
+    assert [order.as_expected for order in orders if isinstance(order, Open)] == [False]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_is_not_as_expected_is_given_what_it_is_given(orders: list[Any]) -> None:
+    """A run of the module alone, where a snapshot is expected, and one with a snapshot after it."""
+    box = Sandbox(isolation="process")
+    snapshot = saved(box)
+    for _ in range(2):
+        assert box.call(snapshot, "count").value == 4
+    waiting()
+    assert box.call(wat(KEEPS), "count").value == 2
+    waiting()
+    assert box.call(snapshot, "count").value == 4
+    waiting()
+    assert box.call(snapshot, "count").value == 4
+    assert any(isinstance(order, Expect) for order in orders)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_closed_snapshot_is_kept_while_it_is_expected() -> None:
+    """The descriptors of its files are nobody else's until then."""
+    box = Sandbox(isolation="process")
+    snapshot = saved(box)
+    for _ in range(2):
+        assert box.call(snapshot, "count").value == 4
+    waiting()
+    del snapshot
+    gc.collect()
+    others = [saved(box) for _ in range(3)]
+    for _ in range(2):
+        for other in others:
+            waiting()
+            assert box.call(other, "count").value == 4
+
+
+def test_what_was_never_told_is_not_expected() -> None:
+    """A host that says so is none of ours: the worker ends."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        send(theirs, Open(as_expected=True))
+        with pytest.raises(Garbled, match="nothing was to be expected"):
+            _Host(ours, None).open(())  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ from stockade.engine._parking import PARKING
 from stockade.engine._store import Store
 
 if TYPE_CHECKING:
-    from stockade.engine._beforehand import hold_still, make_stack
+    from stockade.engine._beforehand import hold_still, make_stack, map_code
     from stockade.engine._forkable import make_forkable
     from stockade.engine._host_pages import PAGE_BYTES_OF_HOST, keep_page_table
     from stockade.engine._memory_image import Extent, InstanceState, MemoryImage, SealedFile
@@ -53,7 +53,7 @@ else:
     __getattr__ = found_later(
         __name__,
         {
-            "_beforehand": ("hold_still", "make_stack"),
+            "_beforehand": ("hold_still", "make_stack", "map_code"),
             "_forkable": ("make_forkable",),
             "_host_pages": ("PAGE_BYTES_OF_HOST", "keep_page_table"),
             "_memory_image": ("Extent", "InstanceState", "MemoryImage", "SealedFile"),
@@ -118,6 +118,7 @@ __all__ = [
     "library_folder",
     "make_forkable",
     "make_stack",
+    "map_code",
     "populate",
     "put_state",
     "share_state",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, Final
 
-from stockade.engine._capi import Extern, Value
+from stockade.engine._capi import Extern, Value, capi
 from stockade.engine._failure import Failure, error_text
+from stockade.engine._libc import libc
 from stockade.engine._parking import MODULE
 from stockade.engine._store import Out
 
 if TYPE_CHECKING:
+    from stockade.engine._compiled import CompiledModule
     from stockade.engine._instance import Instance
 
-__all__ = ["hold_still", "make_stack"]
+__all__ = ["hold_still", "make_stack", "map_code"]
+
+_MADV_POPULATE_READ: Final = 22
+"""As on Linux from 5.14 on; Python does not name it."""
 
 _NATIVE: Final = b"sched_yield"
 """A native function that does nothing: it finds no memory of a guest that it could answer to."""
@@ -80,3 +86,19 @@ def make_stack(instance: Instance) -> None:
         Failure.from_trap(trap)
     if error:
         error_text(error)
+
+
+def map_code(compiled: CompiledModule) -> None:
+    """Has the system map all pages of machine code, which it does else where each is first run.
+
+    Args:
+        compiled: The machine code, which lies in a file.
+    """
+    bounds = (ctypes.c_size_t * 2)()
+    place = ctypes.addressof(bounds)
+    # SAFETY: the module is alive, and with it what lies between the two addresses that are written into our places.
+    capi().module_image_range(compiled.module, place, place + ctypes.sizeof(ctypes.c_size_t))
+    start, end = bounds
+    start -= start % PAGESIZE
+    # SAFETY: that is mapped, and may be read. Where the kernel does not know the advice, nothing happens.
+    libc().madvise(start, end - start, _MADV_POPULATE_READ)

@@ -155,6 +155,7 @@ SHORT_CALLS: _Prototypes = {
     "wasmtime_context_epoch_deadline_async_yield_and_update": (None, (_P, _W)),
     "wasmtime_context_set_wasi": (_P, (_P, _P)),
     "wasmtime_context_has_exception": (c_bool, (_P,)),
+    "wasmtime_module_image_range": (None, (_P, _P, _P)),
     "wasi_config_new": (_P, ()),
     "wasi_config_delete": (None, (_P,)),
     "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),

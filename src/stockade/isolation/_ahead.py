@@ -18,7 +18,7 @@ from stockade.isolation._frames import Gone
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stockade.isolation._handle import WorkerHandle
+    from stockade.isolation._handle import Expectation, WorkerHandle
 
 __all__ = ["MOST_AHEAD", "MOST_FOR_ONE", "WorkersAhead"]
 
@@ -42,6 +42,8 @@ class _Expected:
         asked: When that was.
         is_usual: Whether that was not the first time.
         kept: How many are to wait at least, whether anybody asks for them or not.
+        given: What the guest of the last run was given, where that of the next one may be given the same; None where
+            nothing is gained by having that ready.
     """
 
     def __init__(self, asked: float) -> None:
@@ -51,6 +53,7 @@ class _Expected:
         self.asked = asked
         self.is_usual = False
         self.kept = 0
+        self.given: Expectation | None = None
 
     @property
     def spare(self) -> int:
@@ -143,6 +146,7 @@ class WorkersAhead:
             expected = self._expected[program] = _Expected(now)
         else:
             expected.asked, expected.is_usual = now, True
+        expected.given = worker.given
         expected.working.add(worker.number)
         expected.wanted = len(expected.working)
 
@@ -173,7 +177,10 @@ class WorkersAhead:
             spare = sum(one.spare for one in self._expected.values())
             if len(expected.waiting) >= expected.kept and spare >= self._most and not self._end_oldest(program):
                 return
-            expected.waiting.append(self._make(program))
+            worker = self._make(program)
+            expected.waiting.append(worker)
+            if expected.given is not None:
+                worker.expect(expected.given)
 
     def left(self, worker: WorkerHandle) -> None:
         """Notes that a run needs its worker no more. May be called from any thread, and again."""

@@ -10,12 +10,15 @@ import socket
 import struct
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from stockade._locks import reentrant_lock
 from stockade.isolation._frames import MOST_MESSAGE_BYTES, Garbled, Gone, receive, send, send_packed
 from stockade.isolation._messages import (
     FROM_WORKER,
+    Expect,
     FromWorker,
     Open,
     ToWorker,
@@ -24,16 +27,29 @@ from stockade.isolation._messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stockade.engine import SealedFile
     from stockade.isolation._hub import Hub, _Server
 
 
-__all__ = ["BRIEF_SECONDS", "WorkerHandle"]
+__all__ = ["BRIEF_SECONDS", "Expectation", "WorkerHandle"]
 
 BRIEF_SECONDS: Final = 0.005
 """How long a call is waited for on the thread that makes it, and how long no other worker is made meanwhile."""
 
 _BRIEF_TIME: Final = struct.pack("@ll", 0, round(BRIEF_SECONDS * 1e6))
 """The same as a `timeval`."""
+
+
+class Expectation(NamedTuple):
+    """What a guest is given, but for its call.
+
+    Attributes:
+        message: That, as a worker is told of it.
+        files: Files of what it begins with.
+    """
+
+    message: Open
+    files: tuple[SealedFile, ...]
 
 
 class WorkerHandle:
@@ -47,6 +63,7 @@ class WorkerHandle:
         is_garbled: Whether it has said what makes no sense.
         most_bytes: How many bytes a message of its may have, what stands behind it left out.
         most_descriptors: How many descriptors may come with one.
+        given: What its guest was given, where that takes long, and others may be given the same.
         hub: Who had it made, once a run has got it.
     """
 
@@ -60,6 +77,8 @@ class WorkerHandle:
         self.is_garbled = False
         self.most_bytes = MOST_MESSAGE_BYTES
         self.most_descriptors = 0
+        self.given: Expectation | None = None
+        self._expected: Expectation | None = None
         self._closed = False
         self._line = line
         # How long `receive_soon` waits.
@@ -71,20 +90,36 @@ class WorkerHandle:
         self._killed = False
         self._lock = reentrant_lock()
 
-    def begin(self, message: Open, blob: bytes, descriptors: Sequence[int], wake: Callable[[], object]) -> None:
+    def begin(self, message: Open, blob: bytes, files: Sequence[SealedFile], wake: Callable[[], object]) -> None:
         """Tells the worker what its guest is given, whether it waits already or there is none yet.
 
         Args:
             message: That.
             blob: What stands behind it.
-            descriptors: What goes with it.
+            files: Files of what it begins with.
             wake: Is called, from any thread, when it has said something, or has ended.
 
         Raises:
             Gone: It has ended.
         """
         self._wake = wake
-        send(self._line, message, blob, descriptors)
+        if message.saved is not None and not blob:
+            self.given = Expectation(msgspec.structs.replace(message, call=None, watched=False), tuple(files))
+            if self.given == self._expected:
+                send(self._line, Open(watched=message.watched, call=message.call, as_expected=True))
+                return
+        send(self._line, message, blob, [file.descriptor for file in files])
+
+    def expect(self, given: Expectation) -> None:
+        """Tells a worker that waits what its guest may come to be given.
+
+        Args:
+            given: That.
+        """
+        self._expected = given
+        # Where it has ended, that is seen by whoever tells it more.
+        with suppress(Gone):
+            send(self._line, Expect(given.message), descriptors=[file.descriptor for file in given.files])
 
     def receive(self, most_blob: int) -> tuple[FromWorker, bytes, tuple[int, ...]] | None:
         """Returns what the worker says next; None where there is nothing yet.

@@ -34,7 +34,7 @@ from stockade.worker import ServerProcess, socket_pair
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from stockade.engine import CompiledModule
+    from stockade.engine import CompiledModule, SealedFile
     from stockade.execution import Isolation
 
 __all__ = ["Hub", "hub", "hub_of"]
@@ -453,7 +453,7 @@ class Hub:
     def spawn(
         self,
         what: Registered,
-        given: tuple[Open, bytes, Sequence[int]],
+        given: tuple[Open, bytes, Sequence[SealedFile]],
         wake: Callable[[], object],
         *,
         keeps: bool = False,
@@ -462,7 +462,7 @@ class Hub:
 
         Args:
             what: What it is to run.
-            given: What the guest is given, what stands behind that, and the descriptors that go with it.
+            given: What the guest is given, what stands behind that, and the files of what it begins with.
             wake: Is called, from any thread, when it has said something, or has ended.
             keeps: Whether its guest is called any number of times.
 
@@ -480,7 +480,7 @@ class Hub:
     def _spawn(
         self,
         what: Registered,
-        given: tuple[Open, bytes, Sequence[int]],
+        given: tuple[Open, bytes, Sequence[SealedFile]],
         wake: Callable[[], object],
         *,
         keeps: bool,

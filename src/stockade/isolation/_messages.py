@@ -28,6 +28,7 @@ __all__ = [
     "Ended",
     "Enter",
     "Entered",
+    "Expect",
     "Failed",
     "Finished",
     "Forget",
@@ -290,6 +291,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
         watched: Whether somebody looks at how far it is in its course.
         saved: What it begins with, where that is not what the module begins with.
         call: What is called first, where that is known already.
+        as_expected: Whether all but this, the call, and whether it is watched is what the worker was told to expect.
     """
 
     args: tuple[bytes, ...] = ()
@@ -299,11 +301,24 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     watched: bool = False
     saved: StateTold | None = None
     call: Request | None = None
+    as_expected: bool = False
 
     @property
     def gives_nothing(self) -> bool:
         """Whether the guest is as any that is given nothing, the standard input left out, which stands behind this."""
         return not (self.args or self.env or self.listens or self.asks or self.saved)
+
+
+class Expect(msgspec.Struct, frozen=True, tag=True):
+    """What the guest of a worker that waits may come to be given: if it is, all is ready by then.
+
+    With it come the files of what it begins with.
+
+    Attributes:
+        given: That.
+    """
+
+    given: Open
 
 
 class Enter(msgspec.Struct, frozen=True, tag=True):
@@ -579,7 +594,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 ToTemplate: TypeAlias = Register | Forget | Spawn
 FromTemplate: TypeAlias = Refused | Over | Spawned | Ended
 Order: TypeAlias = Request | Enter | Leave | Take | Conclude | Rest | Turn
-ToWorker: TypeAlias = Open | Order | Input | Answer | Cancel | Peek | Poke
+ToWorker: TypeAlias = Open | Expect | Order | Input | Answer | Cancel | Peek | Poke
 FromWorker: TypeAlias = (
     Ready | Started | Output | Wants | Called | Told | Traced | Finished | Returned | Failed | Entered | Looked | Taken
 )

@@ -14,10 +14,12 @@ import msgspec
 
 from stockade._text import printable
 from stockade.compilation import MadeProgram, Program
-from stockade.engine import CompiledModule, Engine, EngineConfig, assemble
+from stockade.engine import CompiledModule, Engine, EngineConfig, assemble, map_code
 from stockade.errors import IsolationError
 from stockade.execution import (
+    NO_INPUTS,
     Call,
+    Inputs,
     OpenMounts,
     PolicyContext,
     hold_still,
@@ -37,7 +39,7 @@ from stockade.wasm import ExternKind, parse, scan
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stockade.execution import Guest
+    from stockade.execution import Guest, SavedGuest, Streams
     from stockade.runner import RunControl
 
 __all__ = ["Prepared", "RemoteFunction", "prepared", "rehearse"]
@@ -119,6 +121,10 @@ class Prepared:
             if self.code is not None:
                 self.code.compiled.engine.ticker.stay()
 
+    def map_code(self) -> None:
+        """Has all of its machine code mapped."""
+        map_code(self.context.ready(self.module).program.compiled)
+
     def still_guest(self, control: RunControl) -> Guest | None:
         """Makes a guest that is given nothing, and of which nothing ever runs; None where there can be none.
 
@@ -144,15 +150,24 @@ class Prepared:
         name = next((name for name, export in exports if export.kind is ExternKind.FUNC), None)
         return None if name is None else Call(self.module.function_entry(name.decode("utf-8", "surrogateescape")))
 
-    def guest_ahead(self, control: RunControl) -> Guest | None:
-        """Makes a guest that is given nothing, for a run that comes later; None where that is to be done then.
+    def guest_ahead(
+        self,
+        control: RunControl,
+        inputs: Inputs = NO_INPUTS,
+        streams: Streams | None = None,
+        saved: SavedGuest | None = None,
+    ) -> Guest | None:
+        """Makes a guest for a run that comes later; None where that is to be done then.
 
         Args:
             control: The control of that run.
+            inputs: What it is given.
+            streams: What serves it.
+            saved: What it begins with, where that is not what the module begins with.
         """
         with suppress(*FAILURES.values()):
             if self.context.trace is None:
-                guest = self.context.guest(self.module, control)
+                guest = self.context.guest(self.module, control, inputs, streams, saved)
                 make_stack(guest)
                 return guest
         return None

@@ -265,7 +265,7 @@ def _made(
     begun = time.perf_counter()
     worker = guest = None
     try:
-        whole = given, stdin, [file.descriptor for file in files or ()]
+        whole = given, stdin, files or ()
         with _Registration(context, plan) as registration:
             worker = hub.spawn(registration, whole, control.wake, keeps=keeps)
         if plan.functions:

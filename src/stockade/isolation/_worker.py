@@ -52,6 +52,7 @@ from stockade.isolation._messages import (
     Conclude,
     Enter,
     Entered,
+    Expect,
     Failed,
     Finished,
     FromWorker,
@@ -106,6 +107,9 @@ _WATCHED_SECONDS: Final = 0.01
 
 _TRACED_BYTES: Final = MOST_INLINE_BYTES // 2
 """What a message has of the trace, or one entry."""
+
+_NOTHING: Final = Open()
+"""What most guests are given."""
 
 _MOST_TOLD: Final = 2_000
 """Characters of a message that the host is told."""
@@ -178,8 +182,10 @@ class _Host:
         self.control = RunControl()
         # What was made ahead.
         self._ahead: Guest | None = None
+        self._ready_for: Open | None = None
         self._said_ready = False
         self._first: tuple[ToWorker, bytes, tuple[int, ...]] | None = None
+        self._expected: Open | None = None
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
@@ -240,8 +246,18 @@ class _Host:
                 self.orders.append(message)
 
     def has_said(self) -> bool:
-        """Whether it has said something that has not been heard."""
-        return bool(self._poll.poll(0))
+        """Whether it has said what the guest is given. What it may come to be given is heard, too."""
+        while self._first is None and self._poll.poll(0):
+            self._hear_first(waits=False)
+        return self._first is not None
+
+    def _hear_first(self, *, waits: bool) -> None:
+        """Hears what it says before the guest is there."""
+        found = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS, waits=waits)
+        if found is not None and isinstance(found[0], Expect):
+            self._expected, self._files = found[0].given, tuple(map(SealedFile.received, found[2]))
+        elif found is not None:
+            self._first = found
 
     def _wait(self, seconds: float | None) -> None:
         """Waits until it says something."""
@@ -294,12 +310,15 @@ class _Host:
         program = self._program
         program.wait()
         with suppress(*FAILURES.values()):
+            program.map_code()
             self._rehearse_run(walls)
         program.forget()
-        self._ahead = program.guest_ahead(self.control)
+        self._ready_for = self._expected or _NOTHING
+        self._ahead = program.guest_ahead(self.control, *self._given(self._ready_for, b""))
         self._said_ready = True
         self.tell(Ready(walls))
-        self._first = receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS, waits=False)
+        # What is said already is not waited for.
+        self.has_said()
 
     def _rehearse_run(self, walls: tuple[str, ...]) -> None:
         """Does what a run does, from the order to the answer, but for the guest's own code.
@@ -319,7 +338,7 @@ class _Host:
         rehearsed._ahead = self._program.still_guest(rehearsed.control)
         if rehearsed._ahead is None:
             return
-        rehearsed._said_ready = True
+        rehearsed._said_ready, rehearsed._ready_for = True, _NOTHING
         rehearsed.open(walls)
         try:
             rehearsed._call(order)
@@ -332,14 +351,48 @@ class _Host:
         Args:
             walls: What stands around it.
         """
-        found = self._first or receive(self._line, TO_WORKER, most_descriptors=MOST_DESCRIPTORS)
-        assert found is not None
-        given, stdin, files = found
+        while self._first is None:
+            self._hear_first(waits=True)
+        given, stdin, files = self._first
         if not isinstance(given, Open):
             raise Garbled("it does not say what the guest is given")
-        self._files = tuple(map(SealedFile.received, files))
+        expected = self._expected
+        if given.as_expected:
+            if expected is None:
+                raise Garbled("nothing was to be expected")
+            given = msgspec.structs.replace(expected, call=given.call, watched=given.watched)
+            is_ready = self._ready_for is expected
+        else:
+            is_ready = self._ready_for is _NOTHING and given.gives_nothing and not stdin
+            self._files = tuple(map(SealedFile.received, files))
         if given.watched:
             self._told_every = _WATCHED_SECONDS
+        is_bare = given.gives_nothing and not stdin
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and is_ready:
+            self.guest = ahead
+            ahead.begin_under(self.control)
+        else:
+            if ahead is not None:
+                # It has its share of what this process may have.
+                ahead.close()
+            self.guest = self._program.context.guest(self._program.module, self.control, *self._given(given, stdin))
+        ring = self.guest.ring
+        if ring is not None:
+            self.guest.trace_by(_PassedTrace(self, ring))
+        self.control.progress = self.guest.progress
+        if given.call is not None:
+            self.orders.append(given.call)
+        if not (self._said_ready and is_bare and given.call is not None):
+            self.tell(Started(() if self._said_ready else walls, over=self.guest.ended))
+
+    def _given(self, given: Open, stdin: bytes) -> tuple[Inputs, Streams | None, SavedGuest | None]:
+        """Returns what a guest is given: inputs, what serves it, and what it begins with.
+
+        Args:
+            given: What the host says of that.
+            stdin: Its standard input.
+        """
         module, streams, saved = self._program.module, None, None
         if given.saved is not None:
             saved = SavedGuest(GuestState(module, state_of(given.saved, self._files), given.saved.started))
@@ -350,27 +403,9 @@ class _Host:
                 self._passes_on("stderr") if given.listens else None,
                 wakes=True,
             )
-        is_bare = given.gives_nothing and not stdin
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and is_bare:
-            self.guest = ahead
-            ahead.begin_under(self.control)
-        else:
-            if ahead is not None:
-                # It has its share of what this process may have.
-                ahead.close()
-            # Text that came from the system becomes the bytes that it was made of.
-            env = {_text(name): _text(value) for name, value in given.env.items()}
-            inputs = Inputs(given.args, stdin, env)
-            self.guest = self._program.context.guest(module, self.control, inputs, streams, saved)
-        ring = self.guest.ring
-        if ring is not None:
-            self.guest.trace_by(_PassedTrace(self, ring))
-        self.control.progress = self.guest.progress
-        if given.call is not None:
-            self.orders.append(given.call)
-        if not (self._said_ready and is_bare and given.call is not None):
-            self.tell(Started(() if self._said_ready else walls, over=self.guest.ended))
+        # Text that came from the system becomes the bytes that it was made of.
+        env = {_text(name): _text(value) for name, value in given.env.items()}
+        return Inputs(given.args, stdin, env), streams, saved
 
     def obey(self) -> NoReturn:
         """Does what it is ordered to, until nobody orders anything any more."""
