@@ -237,7 +237,7 @@ class _Host:
                 self._input.append(blob)
             elif isinstance(message, Peek | Poke):
                 self._look(message, blob)
-            elif isinstance(message, Open):
+            elif isinstance(message, Open | Expect):
                 raise Garbled("it is open already")
             else:
                 if isinstance(message, Turn) or (isinstance(message, Request) and not message.depth):
