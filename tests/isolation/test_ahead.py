@@ -532,3 +532,28 @@ def test_what_was_never_told_is_not_expected() -> None:
         send(theirs, Open(as_expected=True))
         with pytest.raises(Garbled, match="nothing was to be expected"):
             _Host(ours, None).open(())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "exports",
+    [
+        '(func (export "f") (param externref) (result externref) (local.get 0))',
+        '(func (export "f") (result v128 i64) (v128.const i64x2 1 2) (i64.const 3))',
+        '(func (export "f") (param f32 f64 v128))',
+        '(func (export "f") (result funcref) (ref.null func))',
+        '(func (export "\\c3\\a4 name") (result f64) (f64.const 0.5))',
+        '(func (export "main") (param i32 i32) (result i32) (unreachable))',
+        '(global (export "g") i32 (i32.const 1))',
+        '(func $s unreachable) (start $s) (func (export "_start"))',
+        '(func (export "_initialize") unreachable) (func (export "f"))',
+        "",
+    ],
+)
+@pytest.mark.parametrize("imports", ["", '(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))'])
+def test_a_worker_waits_whatever_its_module_exports(exports: str, imports: str) -> None:
+    """What it does beforehand fails for none of them, with a guard or without."""
+    module = wat(f'(module {imports} (memory (export "memory") 1) {exports})')
+    context = PolicyContext(Policy().replace(fuel=10**6), HostFunctions())
+    context.plan(module)
+    rehearse(Prepared(None, module, None, context, ()))  # type: ignore[arg-type]
+    assert not context.history(module)
