@@ -444,14 +444,11 @@ class Instance:
             # Instantiation runs code of the engine's own, which must not be interrupted; no guest code, for the weaver
             # took the start function out. Yielding is for the guest, and begins after it.
             api.context_set_epoch_deadline(context, _FAR_AWAY)
-            # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
-            natives, halts, asked = None, False, None
-            if loan is not None:
-                table, natives, halts, asked = loan
-            if asked is None:
+            if loan is None or loan.asked is None:
                 prelinked, linker = linked.native or linked.link()
             else:
                 prelinked, linker = linked.asking or linked.link(asking=True)
+            # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
             if not linked.small:
                 error = self._instantiate(linked, prelinked)
             elif linked.parks:
@@ -466,7 +463,8 @@ class Instance:
                 )
             if store.words[_TRAP_WORD]:
                 self.failure = self._take_trap()
-            else:
+            elif loan is not None:
+                table, natives, halts, asked = loan
                 if halts:
                     bed = self.bed = store.bed or self._make_bed()
                     # What the place had before must not count any more.
