@@ -29,7 +29,17 @@ import stockade
 from stockade import EngineError, Outcome, Policy, Report, Sandbox, Session
 from stockade._wasi import ERRNO, MODULE, WASI
 from stockade.engine import Engine, EngineConfig, _capi, _instance, _ticker
-from stockade.engine._capi import LONG_CALLS, SHORT_CALLS, SWITCHES_SINCE, Extern, Value, capi, wasmtime_version
+from stockade.engine._capi import (
+    LONG_CALLS,
+    QUICK_CALLS,
+    SHORT_CALLS,
+    SWITCHES_SINCE,
+    Extern,
+    Value,
+    capi,
+    prepare,
+    wasmtime_version,
+)
 from stockade.engine._store import Store
 from stockade.engine._ticker import Ticker
 from stockade.guard import guard
@@ -37,11 +47,12 @@ from tests._processes import cancelling, live_instances, open_descriptors, until
 from tests.conftest import HELLO, wat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests._timeline import Timeline
 
 SOURCES = Path(stockade.__file__).parent
+ADD = wat('(module (func (export "add") (param i64 i64) (result i64) (i64.add (local.get 0) (local.get 1))))')
 SPIN = wat(
     '(module (func (export "_start") (loop $forever (br $forever))) (func (export "fine") (result i32) (i32.const 7)))'
 )
@@ -79,6 +90,35 @@ def test_declarations_agree_with_the_bindings_of_the_wheel(name: str) -> None:
     assert [shape(own) for own in arguments] == [shape(theirs) for theirs in official.argtypes]
     if name not in WRONG_HEADERS:
         assert shape(result) == shape(official.restype)
+
+
+@pytest.mark.parametrize("fuel", [None, 10_000_000])
+def test_quick_calls_are_given_what_is_passed_whole(monkeypatch: pytest.MonkeyPatch, fuel: int | None) -> None:
+    """What ctypes does not convert is an argument that was made before, a small number, bytes or None: nothing is cut."""
+    api, made = capi(), type(prepare(0))
+    called: dict[str, int] = {}
+
+    def checked(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            for argument in arguments:
+                small = isinstance(argument, int) and 0 <= argument < 2**31
+                assert small or argument is None or isinstance(argument, (made, bytes)), (name, argument)
+            assert len(arguments) == len(SHORT_CALLS[f"wasmtime_{name}"][1])
+            called[name] = called.get(name, 0) + 1
+            return real(*arguments)
+
+        return call
+
+    for name in QUICK_CALLS:
+        monkeypatch.setattr(api, f"quick_{name}", checked(name, getattr(api, f"quick_{name}")))
+    sandbox = Sandbox(Policy().replace(fuel=fuel))
+
+    assert sandbox.run(wat(HELLO)).stdout == b"hello world\n"
+    assert sandbox.call(ADD, "add", 2**62, 5).value == 2**62 + 5
+    with sandbox.open(ADD) as session:
+        assert session.call("add", -1, 1).value == 0
+
+    assert called.keys() == {*QUICK_CALLS} - (set() if fuel else {"context_get_fuel"})
 
 
 def test_structures_have_the_sizes_of_the_bindings() -> None:

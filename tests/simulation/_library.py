@@ -343,6 +343,14 @@ class Library:
         self.world.check(not guest.polled, "fuel is set while the guest runs")
         guest.fuel = guest.known_fuel = fuel
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("quick_"):
+            return getattr(self, name.removeprefix("quick_"))
+        raise AttributeError(name)
+
+    def prepare(self, number: int) -> int:
+        return number
+
     def context_get_fuel(self, context: int, out: int) -> None:
         guest = self._alive(context)
         ctypes.c_uint64.from_address(out).value = guest.known_fuel
@@ -449,7 +457,7 @@ class Library:
 class _Linked:
     """What an instance is made of."""
 
-    native = 1, 1
+    native = 1, 1, 1
     lends = True
     parks = True
     small = False

@@ -21,19 +21,24 @@ import sys
 from ctypes import c_bool, c_char_p, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stockade.engine._fork_gate import counted, others_were_inside
 from stockade.errors import EngineError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
     "LONG_CALLS",
+    "QUICK_CALLS",
     "SHORT_CALLS",
     "SUPPORTED_MAJORS",
     "Extern",
     "Value",
     "capi",
     "library_folder",
+    "prepare",
     "wasmtime_version",
 ]
 
@@ -207,6 +212,21 @@ LONG_CALLS: _Prototypes = {
 """Functions that compile, map or unmap memory, or run guest code: called with the interpreter lock released. One that
 is short for most, and so stands in both tables, is called `…_long` here."""
 
+QUICK_CALLS = (
+    "context_epoch_deadline_async_yield_and_update",
+    "context_get_fuel",
+    "context_set_epoch_deadline",
+    "func_call_async",
+    "instance_export_get",
+    "instance_pre_instantiate",
+)
+"""Short calls that are made for each run, under a second name, `quick_…`, by which ctypes converts nothing: that takes a
+third as long for each argument. They take what `prepare` has made of an address or of any whole number, a whole number
+from 0 to 2^31-1 as it is, bytes, and None. Of a larger number they would take 32 bits."""
+
+prepare: Callable[[int], object] = c_void_p.from_param
+"""Makes an argument of quick calls of an address, or of any whole number of 64 bits."""
+
 _COUNTED_BY_CALLERS = ("instance_pre_instantiate_long", "call_future_poll_long", "store_delete_long")
 """Long calls that are made for each run: who makes them puts itself on the list of calls under way (_fork_gate.py)."""
 
@@ -217,6 +237,9 @@ class _CApi:
     Args:
         path: The library.
         release: Its major version.
+
+    Attributes:
+        prepare: The same as the function of that name.
     """
 
     def __init__(self, path: Path, release: int) -> None:
@@ -224,6 +247,7 @@ class _CApi:
         # that could need the lock, and none runs guest code: callbacks into Python (host functions) can come out of
         # long calls only, which release the lock.
         short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+        self.prepare = prepare
         missing = []
         for library, prototypes in ((short, SHORT_CALLS), (long, LONG_CALLS)):
             for name, (result, arguments) in prototypes.items():
@@ -238,6 +262,11 @@ class _CApi:
                 attribute = f"{attribute}_long" if attribute in vars(self) else attribute
                 by_us = library is long and attribute not in _COUNTED_BY_CALLERS
                 setattr(self, attribute, counted(function) if by_us else function)
+                if library is short and attribute in QUICK_CALLS:
+                    # Another object for the same function, which has no types of arguments.
+                    quick = type(function)((name, short))
+                    quick.restype = result
+                    setattr(self, f"quick_{attribute}", quick)
         if missing:
             raise EngineError(
                 f"the wasmtime library at {path} lacks {', '.join(missing)}. "

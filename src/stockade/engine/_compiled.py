@@ -6,7 +6,7 @@ import ctypes
 import weakref
 from ctypes import c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from stockade.engine._capi import capi
 from stockade.engine._failure import error_text
@@ -50,6 +50,10 @@ def _free_linked(prelinked: int) -> None:
     capi().instance_pre_delete(prelinked)
 
 
+Linked: TypeAlias = tuple[int, int, object]
+"""What instances are made of: see `LinkedModule.native`."""
+
+
 class LinkedModule:
     """Machine code that is to be instantiated, and its imports as far as they are resolved.
 
@@ -62,7 +66,8 @@ class LinkedModule:
 
     Attributes:
         engine: Its engine.
-        native: The `wasmtime_instance_pre_t`, and the linker that has made it; None before that.
+        native: The `wasmtime_instance_pre_t`, the linker that has made it, and the former as quick calls take it; None
+            before it is made.
         asking: The same for guards that ask for what halts their guests.
         parks: Whether it imports the function that halts guests.
         small: Whether an instance is made in no time.
@@ -84,8 +89,8 @@ class LinkedModule:
     ) -> None:
         self._compiled = compiled
         self.engine = compiled.engine
-        self.native: tuple[int, int] | None = None
-        self.asking: tuple[int, int] | None = None
+        self.native: Linked | None = None
+        self.asking: Linked | None = None
         self.parks = parks
         self.small = small
         self.memory_handles: dict[bytes, int] = {}
@@ -96,8 +101,8 @@ class LinkedModule:
         maps = MAPS_PER_MEMORY * memories + (0 if compiled.engine.config.pooled else MAPS_PER_STACK)
         self.claim = ResourceCost(maps, max(1, -(-memories // 2), -(-tables // 2)))
 
-    def link(self, *, asking: bool = False) -> tuple[int, int]:
-        """Resolves its imports, unless that was done; returns what instances are made of, and the linker.
+    def link(self, *, asking: bool = False) -> Linked:
+        """Resolves its imports, unless that was done; returns what instances are made of (see `native`).
 
         Args:
             asking: Whether its guard asks for what halts its guest.
@@ -109,7 +114,8 @@ class LinkedModule:
         if made is None:
             # Of two threads that come here at once, both make one; each is freed with this.
             linker = self.engine.linker(asking=asking)
-            made = self._link(linker), linker
+            prelinked = self._link(linker)
+            made = prelinked, linker, self.engine.api.prepare(prelinked)
             if asking:
                 self.asking = made
             else:

@@ -15,12 +15,23 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stockade._pages import PAGE_BYTES
 from stockade._text import printable
 from stockade.engine._callbacks import check_stack, check_stack_to_call_out, running
-from stockade.engine._capi import Extern, Value
+from stockade.engine._capi import Extern, Value, prepare
 from stockade.engine._failure import OUT_OF_FUEL, UNREACHABLE, Failure, error_text
 from stockade.engine._fork_gate import forks, inside, stand_back
 from stockade.engine._parking import MODULE, PARKING, Asked, ParkingSlot
 from stockade.engine._runtime_threads import lost_by_forking
-from stockade.engine._store import FUNCREF, Out, Owner, Store
+from stockade.engine._store import (
+    AT_ERROR,
+    AT_EXPORT,
+    AT_HANDLE,
+    AT_INSTANCE,
+    AT_NUMBER,
+    AT_TRAP,
+    FUNCREF,
+    Out,
+    Owner,
+    Store,
+)
 from stockade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -67,7 +78,7 @@ _TICKS: Final = 2
 """A guest that counts fuel also yields at the second tick of the epoch after it went on, for fuel may last long; at the
 first, which may come at once, it would seldom get to the end of a slice of fuel."""
 
-_FAR_AWAY: Final = 1 << 62
+_FAR_AWAY: Final = prepare(1 << 62)
 """An epoch that is never reached."""
 
 _MODULE_BYTES: Final = len(MODULE)
@@ -89,7 +100,6 @@ _ERROR_WORD: Final = _ERROR // 8
 _EXTERN: Final[int] = Out.extern.offset
 _HANDLE: Final[int] = Out.extern.offset + Extern.of.offset
 _LENT: Final[int] = Out.lent.offset
-_NUMBER: Final[int] = Out.number.offset
 
 _VALUE_BYTES: Final = ctypes.sizeof(Value)
 
@@ -383,6 +393,7 @@ class Instance:
     # Python reads these several times as fast as others.
     __slots__ = (
         "_api",
+        "_at",
         "_base",
         "_context",
         "_is_over",
@@ -429,7 +440,9 @@ class Instance:
         pointer = store.open()
         context: int = api.store_context(pointer)
         self._context = context
+        at = self._at = api.prepare(context)
         base = self._base = store.address
+        places = store.places
         try:
             if linked.parks:
                 self.bed = store.bed or self._make_bed()
@@ -443,18 +456,18 @@ class Instance:
                 raise EngineError(f"native WASI cannot be set up: {error_text(error)}")
             # Instantiation runs code of the engine's own, which must not be interrupted; no guest code, for the weaver
             # took the start function out. Yielding is for the guest, and begins after it.
-            api.context_set_epoch_deadline(context, _FAR_AWAY)
+            api.quick_context_set_epoch_deadline(at, _FAR_AWAY)
             if loan is None or loan.asked is None:
-                prelinked, linker = linked.native or linked.link()
+                prelinked, linker, quick = linked.native or linked.link()
             else:
-                prelinked, linker = linked.asking or linked.link(asking=True)
+                prelinked, linker, quick = linked.asking or linked.link(asking=True)
             # SAFETY: prelinked module and store belong to one engine; the results land in `out`.
             if not linked.small:
                 error = self._instantiate(linked, prelinked)
             elif linked.parks:
                 error = self._instantiate_async(prelinked, api.call_future_poll)
             else:
-                error = api.instance_pre_instantiate(prelinked, context, base, base + _TRAP)
+                error = api.quick_instance_pre_instantiate(quick, at, places[AT_INSTANCE], places[AT_TRAP])
             if error:
                 # Limits were checked before, so it is not the guest that failed: the engine is out of slots or memory.
                 # But for objects that globals, tables and elements begin with, for which the heap may be too small.
@@ -478,7 +491,7 @@ class Instance:
                     _lend(natives, api, linker, context, store.bytes, base)
             if fuel is not None:
                 api.context_fuel_async_yield_interval(context, FUEL_SLICE)
-            api.context_epoch_deadline_async_yield_and_update(context, self._ticks)
+            api.quick_context_epoch_deadline_async_yield_and_update(at, self._ticks)
         except BaseException:
             self.close()
             raise
@@ -564,10 +577,11 @@ class Instance:
     def _find(self, name: bytes) -> int:
         """Looks an export up; returns its kind, its handle is in `out`."""
         # SAFETY: the name is borrowed for the call; the handle written to `out` is a copy.
-        base = self._base
-        if not self._api.instance_export_get(self._context, base, name, len(name), base + _EXTERN):
+        place = self._place
+        places = place.places
+        if not self._api.quick_instance_export_get(self._at, places[AT_INSTANCE], name, len(name), places[AT_EXPORT]):
             raise KeyError(name)
-        return self._place.bytes[_EXTERN]
+        return place.bytes[_EXTERN]
 
     def memory(self, name: bytes) -> Memory:
         """Returns a memory that the guest exports.
@@ -731,7 +745,7 @@ class Instance:
         renamed = self._renamed
         if self._find(renamed.get(export, export) if renamed else export) != _FUNCTION:
             raise KeyError(export)
-        api, base = self._api, self._base
+        api = self._api
         values = first = results = None
         if arguments or result_types:
             values = (Value * (len(arguments) + len(result_types)))()
@@ -740,8 +754,8 @@ class Instance:
                 # SAFETY: ctypes copies into `values`, which is ours: a number into its member, cut to that member's
                 # bits; a vector byte by byte into its 16. References never come here: callers refuse them.
                 setattr(values[index].of, member, tuple(number) if isinstance(number, bytes) else number)
-            first = addressof(values)
-            results = first + _VALUE_BYTES * len(arguments)
+            address = addressof(values)
+            first, results = api.prepare(address), api.prepare(address + _VALUE_BYTES * len(arguments))
         self._values = values
         self._result_types = result_types
         self._is_over = False
@@ -750,21 +764,22 @@ class Instance:
             (check_stack_to_call_out if self.calls_out else check_stack)()
         place = self._place
         assert place.future is None
+        places = place.places
         place.kept = values
         # SAFETY: the future borrows context, function handle, arguments, results, trap and error until it is deleted:
         # all of them are kept by the owner of the store, and nothing else uses the store before that but to ask
         # for fuel and to set it, which the library reads and writes between two polls. Deleting an unfinished future
         # unwinds the guest. `poll` is never called again after it said that it is done. Where a handler of a signal
         # raises before the future is kept, a few bytes are lost, and nothing has begun.
-        place.future = api.func_call_async(
-            self._context,
-            base + _HANDLE,
+        place.future = api.quick_func_call_async(
+            self._at,
+            places[AT_HANDLE],
             first,
             len(arguments),
             results,
             len(result_types),
-            base + _TRAP,
-            base + _ERROR,
+            places[AT_TRAP],
+            places[AT_ERROR],
         )
 
     def poll(self) -> bool:
@@ -780,7 +795,7 @@ class Instance:
         ticks = ticker.raised
         # SAFETY: writes a number into the store, whose guest is halted. Counted from here, for it may have been halted
         # for long: it must not yield at once, and whoever finds fewer ticks than these knows that it yielded by fuel.
-        api.context_set_epoch_deadline(self._context, self._ticks)
+        api.quick_context_set_epoch_deadline(self._at, self._ticks)
         watched = innermost = before = None
         if self._watched is not None:
             watched = self._watched()
@@ -873,8 +888,9 @@ class Instance:
     def fuel_left(self) -> int:
         """Returns the fuel that is left; `exact` tells whether that is old."""
         # SAFETY: writes one number into `out`. The engine counts fuel where the caller asks for this.
-        self._api.context_get_fuel(self._context, self._base + _NUMBER)
-        return int(self._place.out.number)
+        place = self._place
+        self._api.quick_context_get_fuel(self._at, place.places[AT_NUMBER])
+        return int(place.out.number)
 
     def close(self, used_bytes: float = math.inf) -> None:
         """Frees the store and all that is in it. Closing twice is harmless.

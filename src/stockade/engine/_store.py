@@ -18,7 +18,7 @@ from collections import deque
 from ctypes import addressof, c_char, c_uint64, c_void_p, sizeof
 from functools import cache
 from itertools import starmap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stockade.engine._callbacks import skip_signal_check
 from stockade.engine._capi import Extern
@@ -32,7 +32,20 @@ if TYPE_CHECKING:
     from stockade.engine._forkable import ForkableMemory
     from stockade.engine._parking import ParkingSlot
 
-__all__ = ["FUNCREF", "Out", "Owner", "Store", "deafen_stores", "lost"]
+__all__ = [
+    "AT_ERROR",
+    "AT_EXPORT",
+    "AT_HANDLE",
+    "AT_INSTANCE",
+    "AT_NUMBER",
+    "AT_TRAP",
+    "FUNCREF",
+    "Out",
+    "Owner",
+    "Store",
+    "deafen_stores",
+    "lost",
+]
 
 FUNCREF: Final = 5
 """The kind of a `wasmtime_val_t` that is a reference to a function."""
@@ -55,6 +68,20 @@ class Out(ctypes.Structure):
     )
 
 
+AT_INSTANCE, AT_TRAP, AT_ERROR, AT_EXPORT, AT_HANDLE, AT_NUMBER = range(6)
+_PLACES: Final = (
+    Out.instance.offset,
+    Out.trap.offset,
+    Out.error.offset,
+    Out.extern.offset,
+    Out.extern.offset + Extern.of.offset,
+    Out.number.offset,
+)
+
+Places: TypeAlias = tuple[object, ...]
+"""Arguments that were made before: see `QUICK_CALLS`."""
+
+
 class Store:
     """A place for an instance that an engine has admitted, and the `wasmtime_store_t` in it. For one thread at a time.
 
@@ -72,6 +99,7 @@ class Store:
         future: The call under way.
         out: What the library writes to: as long as the store is.
         address: Where that is.
+        places: Where in it is what, by `AT_…`, as quick calls take it; nothing where this stays empty.
         bytes: The same, byte by byte.
         handle: The bytes of the instance among them, and of the number of what is asked for of it.
         words: All of them, word by word.
@@ -92,6 +120,7 @@ class Store:
         "home",
         "kept",
         "out",
+        "places",
         "pointer",
         "words",
     )
@@ -103,7 +132,8 @@ class Store:
         self.pointer: int | None = None
         self.future: int | None = None
         self.out = Out()
-        self.address = addressof(self.out)
+        address = self.address = addressof(self.out)
+        self.places: Places = () if engine is None else tuple(engine.api.prepare(address + at) for at in _PLACES)
         # To look at a field of `out` takes several times as long.
         self.bytes = memoryview((c_char * sizeof(Out)).from_buffer(self.out)).cast("B")
         self.words = self.bytes.cast("Q")
