@@ -94,7 +94,7 @@ def test_declarations_agree_with_the_bindings_of_the_wheel(name: str) -> None:
 
 @pytest.mark.parametrize("fuel", [None, 10_000_000])
 def test_quick_calls_are_given_what_is_passed_whole(monkeypatch: pytest.MonkeyPatch, fuel: int | None) -> None:
-    """What ctypes does not convert is an argument that was made before, a small number, bytes or None: nothing is cut."""
+    """What ctypes does not convert was made before, or is a small number, bytes or None: nothing of it is cut."""
     api, made = capi(), type(prepare(0))
     called: dict[str, int] = {}
 
