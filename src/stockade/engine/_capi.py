@@ -221,8 +221,8 @@ QUICK_CALLS = (
     "instance_pre_instantiate",
 )
 """Short calls that are made for each run, under a second name, `quick_…`, by which ctypes converts nothing: that takes
-a third as long for each argument. They take what `prepare` has made of an address or of any whole number, a whole number
-from 0 to 2^31-1 as it is, bytes, and None. Of a larger number they would take 32 bits."""
+a third as long for each argument. They take what `prepare` has made of an address or of any whole number, a whole
+number from 0 to 2^31-1 as it is, bytes, and None. Of a larger number they would take 32 bits."""
 
 prepare: Callable[[int], object] = c_void_p.from_param
 """Makes an argument of quick calls of an address, or of any whole number of 64 bits."""
