@@ -67,7 +67,7 @@ def make_stack(instance: Instance) -> None:
     api, place, context, base = instance._api, instance._place, instance._context, instance._base  # noqa: SLF001
     linked = instance._linked  # noqa: SLF001
     # fmt: on
-    _, linker = linked.native or linked.asking or linked.link()
+    _, linker, _ = linked.native or linked.asking or linked.link()
     result = Value()
     function = base + Out.lent.offset
     # SAFETY: linker and store belong to one engine; the function lands in `out.lent`, and is one of native WASI. The
