@@ -13,6 +13,7 @@ import pytest
 
 from stockade._dropped import OwnedDescriptor, when_dropped
 from stockade._locks import new_lock
+from stockade.engine._store import Owner
 from tests._interrupting import after_a_signal, interrupted, raised_in
 
 if TYPE_CHECKING:
@@ -94,3 +95,13 @@ def test_calls_are_made_once_in_order() -> None:
 def test_a_signal_while_a_lock_is_dropped_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [new_lock()]
     raised_in(held.clear, monkeypatch)
+
+
+def test_what_was_not_made_is_dropped_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes while what keeps a store is made: there is nothing to free, and nothing is said of that."""
+    told: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda problem: told.append(problem.exc_value))
+
+    Owner.__new__(Owner)
+
+    assert told == []

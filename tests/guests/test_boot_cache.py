@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stockade import Python
+from stockade import Mount, Policy, Python, Sandbox
 from stockade.compilation import Cache, cached_name
 from stockade.guests._boot_cache import BootCache
 from stockade.guests._python import _CPythonCommand
@@ -145,3 +145,43 @@ def test_a_real_interpreter_begins_with_what_another_one_has_compiled(monkeypatc
             results += [language.run("import sys\n1 / 0") for _ in range(2)]
     assert asked == []
     assert len({str(result.error) for result in results}) == len({result.stderr for result in results}) == 1
+
+
+def test_what_compiles_reaches_no_folder_of_anybody(cache: Cache, tmp_path: Path) -> None:
+    """The attack: a policy's folder lies over the interpreter's library, and what is in it changes what is compiled.
+
+    Whoever uses the interpreter later, under whatever policy, would begin with that program.
+    """
+    # It writes "0" if descriptor 3 is a folder, else "8", for EBADF.
+    module = wat("""
+      (module
+        (import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\\10\\00\\00\\00\\01\\00\\00\\00")
+        (func (export "_start")
+          (i32.store8 (i32.const 16) (i32.add (i32.const 48) (call $prestat (i32.const 3) (i32.const 32))))
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 24)))))
+    """)
+    (tmp_path / "library").mkdir()
+    policy = Policy().replace(mounts=[Mount(tmp_path / "library", "/usr/local/lib", "rw")], create=True, delete=True)
+
+    with Python() as language:
+        assert language._ask(module, policy, ()) == b"8"
+    assert Sandbox(policy).run(module).stdout == b"0"
+
+
+def test_what_the_gate_has_changed_is_not_kept() -> None:
+    """Else a policy that looks for keys would spoil the program for all others."""
+    module = wat("""
+      (module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\\10\\00\\00\\00\\14\\00\\00\\00")
+        (data (i32.const 16) "AKIAQ2W3E4R5T6Y7U8I9")
+        (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))))
+    """)
+
+    with Python() as language:
+        assert language._ask(module, Policy(), ()) == b"AKIAQ2W3E4R5T6Y7U8I9"
+        assert language._ask(module, Policy().replace(keys="redact"), ()) is None

@@ -242,8 +242,12 @@ class Owner:
 
     def __del__(self) -> None:
         # Nowhere here does Python look for signals, for this is deaf at its entry.
-        self._store = _stores[self._number]
-        del _stores[self._number]
+        try:
+            self._store = _stores[self._number]
+            del _stores[self._number]
+        except (AttributeError, KeyError):
+            # What the handler of a signal raised has come before it was made.
+            return
 
 
 _numbers = itertools.count(1)

@@ -195,9 +195,12 @@ class LoadedLanguage:
 
     def _ask(self, module: Module, policy: Policy, arguments: Sequence[str]) -> bytes | None:
         """Runs an interpreter that is a command, without code of anybody's; returns its output, None if it fails."""
-        with Sandbox(roomy(policy).replace(stdout=_MOST_ANSWER_BYTES), isolation=self._isolation) as box:
+        # Whoever uses the interpreter later may be given what it says, so nothing of the policy's has a part in that.
+        made = roomy(policy).replace(stdout=_MOST_ANSWER_BYTES, mounts=())
+        with Sandbox(made, isolation=self._isolation) as box:
             report = box.run(module, arguments, env=ENVIRONMENT)
-        return report.stdout if report.ok and not report.truncated.stdout else None
+        is_whole = report.ok and not report.truncated.stdout and not report.findings
+        return report.stdout if is_whole else None
 
     def _make_base(self, module: Module, driver: Driver, policy: Policy) -> Snapshot:
         box = Sandbox(roomy(policy), isolation=self._isolation)
