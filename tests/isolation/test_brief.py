@@ -270,7 +270,7 @@ _LIES: dict[str, Callable[[Returned, bytes], tuple[Any, bytes]]] = {
 @pytest.mark.parametrize("lie", _LIES)
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_makes_no_sense_ends_the_run(monkeypatch: pytest.MonkeyPatch, lie: str, *, waits: bool) -> None:
-    """Attack: a worker that says of a run what cannot be, whether it was made for it or has waited."""
+    """Attack: a worker that says of a run what cannot be, whether it was made for it or has waited. P-ISO-8."""
     box = Sandbox(Policy().replace(fuel=10**6, stdout=100, stderr=100), isolation="process")
     if waits:
         ready(box, lambda: box.run(wat(HELLO)))
