@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 PATIENT = Policy().replace(wall_time=30.0)
 UNMETERED = PATIENT.replace(fuel=None)
 
