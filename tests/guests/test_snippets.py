@@ -13,6 +13,8 @@ from tests.guests._snippets import PYTHON, Snippet
 from tests.guests.conftest import PATIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stockade.guests import CodeResult
 
 
@@ -66,3 +68,34 @@ def test_python(python: Python, snippet: Snippet) -> None:
 def test_javascript(javascript: JavaScript, snippet: Snippet) -> None:
     """The same, with what is peculiar to the language."""
     check(ran(javascript, snippet), snippet)
+
+
+# -- in workers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def python_apart(python: Python) -> Iterator[Python]:
+    """The same runtime, in processes of its own."""
+    with Python(PATIENT, runtime=python.runtime, isolation="process") as language:
+        yield language
+
+
+@pytest.fixture(scope="module")
+def javascript_apart(javascript: JavaScript) -> Iterator[JavaScript]:
+    """The same."""
+    with JavaScript(PATIENT, runtime=javascript.runtime, isolation="process") as language:
+        yield language
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", PYTHON[::5], ids=lambda snippet: repr(snippet.code)[:60])
+def test_python_in_workers(python_apart: Python, snippet: Snippet) -> None:
+    """A fifth of the table comes to the same there."""
+    check(ran(python_apart, snippet), snippet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", JAVASCRIPT[::5], ids=lambda snippet: repr(snippet.code)[:60])
+def test_javascript_in_workers(javascript_apart: JavaScript, snippet: Snippet) -> None:
+    """The same, with what is peculiar to the language."""
+    check(ran(javascript_apart, snippet), snippet)
