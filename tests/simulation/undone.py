@@ -146,10 +146,10 @@ ALL = (
     Undone(
         "a store in a cycle is freed after all that looks at it",
         "engine/_store.py",
-        """        self._store = _stores[self._number]
-        del _stores[self._number]
+        """            self._store = _stores[self._number]
+            del _stores[self._number]
 """,
-        """        _stores.pop(self._number).free()
+        """            _stores.pop(self._number).free()
 """,
     ),
     Undone(
