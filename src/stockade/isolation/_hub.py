@@ -268,7 +268,7 @@ class _Server:
 
     def _make_room(self) -> None:
         """Ends templates that nobody needs, the oldest first, where there are many."""
-        made = [one for one in self.templates if not one.spent]
+        made = [one for one in list(self.templates) if not one.spent]
         idle = sorted((one for one in made if not one.workers), key=lambda one: one.used)
         for template in idle[: max(0, len(made) - MOST_TEMPLATES + 1)]:
             self._end(template)
@@ -276,7 +276,7 @@ class _Server:
     def end_idle(self) -> None:
         """Ends templates that nobody needs."""
         now = time.monotonic()
-        for template in [one for one in self.templates if not one.workers and self._due(one) <= now]:
+        for template in [one for one in list(self.templates) if not one.workers and self._due(one) <= now]:
             self._end(template)
 
     def idle_at(self) -> float | None:
@@ -369,7 +369,7 @@ class _Server:
     def close(self) -> None:
         self.lost = True
         self.ahead.close()
-        for template in self.templates:
+        for template in list(self.templates):
             template.end()
         self.process.close()
         self.watcher.close()
