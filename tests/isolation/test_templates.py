@@ -125,6 +125,10 @@ def files_of(process: int) -> set[int]:
     return found
 
 
+PATIENT = Policy().replace(wall_time=600)
+"""However busy the machine is, a run that is to last does."""
+
+
 async def working(count: int) -> list[WorkerHandle]:
     """Waits until there are so many workers."""
     while _hub.hub._server is None or len([*server().workers.values()]) < count:
@@ -295,7 +299,7 @@ NEED_MORE = {"read_inherited", "type_into_terminal", "switch_terminal"}
 @pytest.mark.parametrize("befalls", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_workers_outlive_their_template(befalls: signal.Signals) -> None:
     """Attack, or want of memory, in the middle of 20 runs: they go on, and are told as any others. P-ISO-18."""
-    box, other = Sandbox(isolation="process"), Sandbox(isolation="process")
+    box, other = Sandbox(PATIENT, "process"), Sandbox(PATIENT, "process")
     box.prepare(wat(HOLDER))
     other.prepare(wat(SLEEPER))
     outlive = "pid" in backend("process").check()
@@ -453,7 +457,7 @@ def test_what_befalls_such_a_process_is_told(
 ) -> None:
     """Attack, or want of memory: as of any worker. P-ISO-4."""
     monkeypatch.setattr("stockade.isolation._process._LARGE_BYTES", 1 << 20)
-    box = Sandbox(isolation="process")
+    box = Sandbox(PATIENT, "process")
 
     async def one() -> Report:
         run = call(box, SLEEPER, HOUR)
@@ -531,11 +535,14 @@ def test_there_are_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_left_at_the_end() -> None:
     """Templates end with their server, and workers with them, whatever they do."""
-    box = Sandbox(isolation="process")
+    box = Sandbox(PATIENT, "process")
     assert box.run(wat(HELLO)).ok
 
     async def leave() -> set[int]:
         run = call(box, SLEEPER, HOUR)
+        # One that has not begun is begun again.
+        while not box.monitor():
+            await asyncio.sleep(0.01)
         (worker,) = await working(1)
         found = {number_of(worker), parent(number_of(worker))}
         os.kill(server().process.popen.pid, signal.SIGKILL)
