@@ -14,15 +14,13 @@ import pytest
 
 import stockade
 from stockade import GuestTrap, LinkError, Outcome, Policy, Sandbox, Session, SessionPool, UsageError
-from tests._processes import live_guests, wait_for
+from tests._processes import live_instances, wait_for
 from tests.conftest import wat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests._timeline import Timeline
-
-pytestmark = pytest.mark.usefixtures("everywhere")
 
 PATIENT = Policy().replace(fuel=None, wall_time=20.0)
 
@@ -70,7 +68,7 @@ def box() -> Iterator[Sandbox]:
     """A patient sandbox. Afterwards no instance is left, and no thread of a pool."""
     with Sandbox(PATIENT) as found:
         yield found
-    wait_for(lambda: live_guests() == 0)
+    wait_for(lambda: live_instances() == 0)
     wait_for(lambda: not any(thread.name == "stockade-pool" for thread in threading.enumerate()))
 
 
@@ -181,19 +179,19 @@ def test_many_threads_lease_at_once(box: Sandbox) -> None:
         assert wrong == []
         assert len(set(map(id, seen))) == len(seen) == 8 * 12
         wait_for(lambda: pool.ready == 3)
-        assert live_guests() == 3
+        assert live_instances() == 3
 
 
 def test_as_many_are_ready_as_were_asked_for(box: Sandbox) -> None:
     """From the beginning on, and again after each lease; never more."""
     with SessionPool(box, VAULT, size=3) as pool:
-        assert pool.ready == live_guests() == 3
+        assert pool.ready == live_instances() == 3
         with pool.lease(), pool.lease():
             wait_for(lambda: pool.ready == 3)
-            assert live_guests() == 5
-        wait_for(lambda: live_guests() == 3)
+            assert live_instances() == 5
+        wait_for(lambda: live_instances() == 3)
         time.sleep(0.05)
-        assert pool.ready == live_guests() == 3
+        assert pool.ready == live_instances() == 3
     assert pool.ready == 0
 
 
@@ -277,7 +275,7 @@ def test_modules_that_cannot_be_opened(box: Sandbox) -> None:
     with pytest.raises(GuestTrap) as caught:
         SessionPool(box, wat('(module (func (export "_initialize") unreachable))'))
     assert caught.value.report.outcome is Outcome.TRAP
-    wait_for(lambda: live_guests() == 0)
+    assert live_instances() == 0
 
 
 @pytest.mark.parametrize("raised", [None, ValueError, KeyboardInterrupt, SystemExit])
@@ -332,7 +330,7 @@ def test_a_pool_that_there_is_no_room_for(box: Sandbox, monkeypatch: pytest.Monk
     monkeypatch.setattr(box, "open", scarce)
     with pytest.raises(stockade.EngineError, match="no room"):
         SessionPool(box, VAULT, size=5)
-    wait_for(lambda: live_guests() == 0)
+    assert live_instances() == 0
     assert all(session._guest.ended for session in opened)
 
 
@@ -341,12 +339,12 @@ def test_a_pool_that_is_dropped_lets_go_of_its_sessions() -> None:
     with Sandbox() as box:
         pool = SessionPool(box, VAULT, size=3)
         threads = [thread for thread in threading.enumerate() if thread.name == "stockade-pool"]
-        assert live_guests() == 3
+        assert live_instances() == 3
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             del pool
         assert any(str(one.message).startswith("unclosed pool of ") for one in told)
-        wait_for(lambda: live_guests() == 0)
+        assert live_instances() == 0
         for thread in threads:
             thread.join(60)
             assert not thread.is_alive()

@@ -34,8 +34,6 @@ from tests.conftest import HELLO, wat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("everywhere")
-
 SPIN = '(module (func (export "_start") (loop br 0)))'
 MEBIBYTE = 1 << 20
 
