@@ -527,7 +527,9 @@ def test_there_are_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
         await working(1)
         for number in range(4):
             assert (await box.run_async(wat(f'(module (global i32 (i32.const {number})) (func (export "_start")))'))).ok
-        assert len(server().templates) == 2
+        # One that ends is there until that is heard.
+        while len([one for one in server().templates if not one.spent]) > 2:
+            await asyncio.sleep(0.01)
         assert (await run).ok
 
     asyncio.run(many())
