@@ -215,6 +215,8 @@ def test_handlers_come_between_any_two_lines(
         finally:
             all_.end()
 
+    # Workers of other tests may be there.
+    before = live_guests()
     once(0)
     lines = once(0)
     assert lines > 20
@@ -222,7 +224,7 @@ def test_handlers_come_between_any_two_lines(
         once(1 + (number * lines) // _TIMES)
     gc.collect()
     # The thread of a pool may just be closing what it has opened for nobody.
-    assert until(lambda: live_guests() == 0)
+    assert until(lambda: live_guests() <= before)
 
 
 def close_the_sandbox(all_: Everything) -> None:
